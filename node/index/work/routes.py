@@ -2,7 +2,8 @@
 
 Messages to destinations are rows of the ledger (`node.index.work.deliveries`). A message about a series stands for many
 instances; `sent_instances` says which of them the destination has taken, so that an attempt after a failure, or an
-event of the same series, sends the others only.
+event of the same series, sends the others only. A series may be deleted once every destination of a route has confirmed
+it, and nobody waits for it any more.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
-from sqlalchemy.orm import join
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, true, update
+from sqlalchemy.orm import aliased, join
 
 from node.errors import VoxelnodeError
 from node.index.engine.rows import ReadRepository
@@ -22,6 +23,9 @@ from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import insert, listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
+    OPEN_STATES,
+    ConflictRow,
+    EventRow,
     ImageRow,
     PatientRow,
     SentInstanceRow,
@@ -31,8 +35,7 @@ from node.index.models import (
     WorkRow,
 )
 from node.index.nouns.converted import SeriesKey
-from node.index.work.confirmed import deletable_series, taken_by
-from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
+from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber, kinds_of
 from node.index.work.ledger import Ended, Lane, in_lane
 from node.index.work.messages import (
     Attempt,
@@ -491,3 +494,83 @@ class ReadRoutes(ReadRepository):
     ) -> list[SeriesKey]:
         """Return the series that all destinations have confirmed. See `node.index.work.routes.deletable_series`."""
         return deletable_series(self._connection, lanes, subscribers)
+
+
+def deletable_series(
+    connection: Connection, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
+) -> list[SeriesKey]:
+    """Return the series that all of `lanes` have confirmed, and that nobody waits for any more.
+
+    Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
+
+    `lanes`: the destinations of a route. `subscribers`: all hooks and destinations, and the events to which each
+    subscribes.
+    """
+    unconfirmed = [
+        ~exists().where(
+            SentInstanceRow.image_id == ImageRow.id,
+            taken_by(lane),
+            SentInstanceRow.sha256 == ImageRow.sha256,
+            SentInstanceRow.state == "confirmed",
+        )
+        for lane in lanes
+    ]
+    confirmed = select(SentInstanceRow.image_id).where(
+        taken_by(next(iter(lanes))), SentInstanceRow.state == "confirmed"
+    )
+    other = aliased(SeriesRow)
+    candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
+    # A study that is not quiet yet has an event to come.
+    is_waited_for = any("study-quiet" in events for events in subscribers.values())
+    is_to_be_quiet = or_(
+        StudyRow.closed_at.is_not(None),
+        exists().where(other.study_id == StudyRow.id, other.state.in_(OPEN_STATES)).correlate(StudyRow),
+    )
+    rows = connection.execute(
+        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, func.max(ImageRow.id).label("last_image"))
+        .select_from(join(ImageRow, SeriesRow).join(StudyRow))
+        .where(SeriesRow.id.in_(candidates), SeriesRow.state.not_in(OPEN_STATES))
+        .where(~is_to_be_quiet if is_waited_for else true())
+        .where(~exists().where(ImageRow.series_id == SeriesRow.id, or_(*unconfirmed)).correlate(SeriesRow))
+        .where(
+            ~exists().where(
+                WorkRow.study_instance_uid == StudyRow.study_instance_uid,
+                WorkRow.kind.in_(("hook", "route")),
+                WorkRow.outcome.is_(None),
+            )
+        )
+        .where(~exists().where(ConflictRow.series_instance_uid == SeriesRow.series_instance_uid))
+        .group_by(SeriesRow.id, StudyRow.id)
+        .limit(100)
+    ).all()
+    return [
+        (row.study_instance_uid, row.series_instance_uid)
+        for row in rows
+        if all(
+            _is_done(connection, lane, events, row.study_instance_uid, row.last_image)
+            for lane, events in subscribers.items()
+        )
+    ]
+
+
+def _is_done(
+    connection: Connection, lane: Lane, events: Collection[LedgerEvent], study_instance_uid: str, last_image: int
+) -> bool:
+    """Return whether a subscriber has passed all events of a study."""
+    columns = SubscriberRow.event_id, SubscriberRow.image_id
+    cursors = connection.execute(select(*columns).where(is_subscriber(lane))).first()
+    if cursors is None:
+        return True
+    if cursors.image_id is not None and cursors.image_id < last_image:
+        return False
+    left = select(EventRow.id).where(
+        EventRow.id > cursors.event_id,
+        EventRow.study_instance_uid == study_instance_uid,
+        EventRow.kind.in_(kinds_of(events)),
+    )
+    return connection.execute(left.limit(1)).first() is None
+
+
+def taken_by(lane: Lane) -> ColumnElement[bool]:
+    """Return the condition of what a destination has taken."""
+    return and_(SentInstanceRow.route == lane.name, SentInstanceRow.destination == lane.destination)
