@@ -33,7 +33,7 @@ def project(
     plane: Annotated[Plane, typer.Option("--plane", help="Plane that the projection shows.")] = Plane.AXIAL,
     minimum: Annotated[bool, typer.Option("--minimum", help="Smallest values (MinIP) instead of largest.")] = False,
 ) -> Answer:
-    """Write the largest or smallest values of a whole volume along a line of sight.
+    """Project the largest or smallest values along an axis.
 
     The file has one slice, in the place of the first one, with the values of the volume.
     """
@@ -59,7 +59,7 @@ def mask(
         typer.Option("--outside", metavar="VALUE", help="Write the volume with this value outside, not the mask."),
     ] = None,
 ) -> Answer:
-    """Write which voxels have values in a range, or the volume without the others.
+    """Write which voxels have values in a range, or only these.
 
     Every such voxel counts, whether or not it is connected with others: the body of a CT, without table and clothes, is
     `voxelnode convert --mask`.
