@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -119,8 +120,8 @@ HEAD_SECONDS = 20.0
 
 IDLE_SECONDS = 10
 
-RESUMED_BYTES = 49_152
-"""What a client has taken at least when asyncio's buffer of 64 KB is down to 16 KB."""
+TCP_INFO_BYTES, BYTES_ACKED_OFFSET = 128, 120
+"""Of `struct tcp_info` in linux/tcp.h: its first bytes, and where tcpi_bytes_acked stands in them."""
 
 READ_SECONDS = 60.0
 READ_BYTES = 65_536
@@ -229,7 +230,7 @@ class _Protocol(H11Protocol):
     claim: Claim
     _head_timer: asyncio.TimerHandle | None = None
     _address = ""
-    _unread = _taken = 0
+    _taken = _read = 0
     _read_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -270,19 +271,26 @@ class _Protocol(H11Protocol):
 
     def check_reader(self, now: float) -> None:
         """Disconnect a client that takes too little of what waits for it, also after its request."""
-        unsent = self._unsent_bytes
-        self._take(self._unread - unsent)
-        self._unread = unsent
-        if unsent == 0:
-            self._taken, self._read_at = 0, now
-            self._leave()
+        taken = self._taken_bytes()
+        self.claim.moved(taken - self._taken)
+        self._read += taken - self._taken
+        self._taken = taken
+        if self._unsent_bytes == 0 or self._read >= READ_BYTES:
+            self._read, self._read_at = 0, now
         elif now - self._read_at > READ_SECONDS:
             log.info("web_reader_dropped", address=self.claim.address)
             self.transport.abort()
+        self._leave()
 
-    def resume_writing(self) -> None:
-        self._take(RESUMED_BYTES)
-        super().resume_writing()
+    def _taken_bytes(self) -> int:
+        """What the client has acknowledged so far. The kernel holds megabytes for it: our buffer shows only bursts."""
+        try:
+            info = self.transport.get_extra_info("socket").getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES
+            )
+            return int(struct.unpack_from("Q", info, BYTES_ACKED_OFFSET)[0])
+        except (OSError, struct.error):  # closed, or a kernel before 4.1
+            return self._taken
 
     def _leave(self) -> None:
         """Leave the place unless an answer is under way; one that is not taken occupies memory."""
@@ -290,13 +298,6 @@ class _Protocol(H11Protocol):
             self.places.budget.leave(self.claim)
             self.claim.standing, self.claim.caller = Standing.STRANGER, ""
             self.claim.locate(self._address)
-
-    def _take(self, count: int) -> None:
-        """Note that the client took so many bytes."""
-        self.claim.moved(max(count, 0))
-        self._taken += max(count, 0)
-        if self._taken >= READ_BYTES:
-            self._taken, self._read_at = 0, monotonic()
 
     def give_way(self) -> None:
         """Close the connection, at once if a request is under way."""
