@@ -80,6 +80,9 @@ DUMMIES: Mapping[str, Any] = {
 _ENCRYPTED_ATTRIBUTES = 0x04000500
 """Encrypted Attributes Sequence: identities, for whoever has the key of an earlier de-identification (PS3.15 E.1.1)."""
 
+_REFERENCED_STUDY = 0x00081110
+"""Referenced Study Sequence, X/Z: Type 3 with an item or more in a study (PS3.3 C.7.2.1), Type 2 in a request."""
+
 _NOT_LISTED = frozenset(
     (0x00100033, 0x00100034, 0x00401006, 0x00401007, 0x00402006, 0x00402007, 0x04000120, 0x04000520)
 )
@@ -247,7 +250,7 @@ class Cleaner:
 
     def _sequence(self, ds: Dataset, tag: BaseTag, action: Action, depth: int) -> DataElement | None:
         if action is Action.EMPTY:
-            return DataElement(tag, "SQ", Sequence())
+            return None if tag == _REFERENCED_STUDY and not depth else DataElement(tag, "SQ", Sequence())
         items = ds[tag].value
         if action is Action.DUMMY:
             return DataElement(tag, "SQ", Sequence(self._dummy(item, depth + 1) for item in items[:1]))
@@ -264,7 +267,7 @@ class Cleaner:
             if vr == "SQ":
                 new[tag] = DataElement(tag, "SQ", Sequence())
             else:
-                new[tag] = DataElement(tag, vr, DUMMIES[vr])
+                new[tag] = _dummy(item, tag, vr)
         return new
 
     def _cleaned(self, ds: Dataset, tag: BaseTag, vr: str) -> _Element | None:

@@ -104,6 +104,18 @@ def test_every_row_is_treated_as_the_table_asks(every_attribute: Dataset, chosen
     assert wrong == []
 
 
+def test_sequences_are_left_as_their_modules_need_them() -> None:
+    item, channels = Dataset(), Dataset()
+    item.ReferencedSOPInstanceUID, channels.ReferencedWaveformChannels = "1.2.3.4", [1, 2, 3, 4]
+    request, ds = Dataset(), Dataset()
+    request.ReferencedStudySequence, ds.ReferencedStudySequence = [item], [item]
+    ds.ReferencedRequestSequence, ds.WaveformAnnotationSequence = [request], [channels]
+    cleaned = Cleaner(Profile(), KEY, PATIENT).data_set(ds)
+    assert "ReferencedStudySequence" not in cleaned  # Type 3, not without an item
+    assert list(cleaned.ReferencedRequestSequence[0].ReferencedStudySequence) == []  # Type 2
+    assert cleaned.WaveformAnnotationSequence[0].ReferencedWaveformChannels == [0, 0, 0, 0]
+
+
 def test_the_table_is_whole() -> None:
     assert edition() == "2026d"
     counted = Counter(row.basic for row in rows())
