@@ -55,6 +55,7 @@ class Sender:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS)
         if context is not None:
             self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+        self._unread = b""
 
     def __enter__(self) -> Sender:
         return self
@@ -68,11 +69,12 @@ class Sender:
         return self.answer()
 
     def answer(self) -> list[str]:
-        data = b""
-        while not data.endswith(b"\x1c\x0d"):
+        """The next answer; those that come with it are kept for the next calls."""
+        while b"\x1c\x0d" not in self._unread:
             more = self.socket.recv(4096)
             assert more, "the node closed"
-            data += more
+            self._unread += more
+        data, _, self._unread = self._unread.partition(b"\x1c\x0d")
         assert data.startswith(b"\x0bMSH|^~\\&|VOXELNODE||RIS|HOSPITAL|") or b"|AR|" in data
         return re.findall(rb"\r(MSA[^\r]*)\r", data)[0].decode().split("|")
 

@@ -13,7 +13,7 @@ import pytest
 
 from node.index.models import SERIES_STATES
 from node.index.nouns.records import CountedRefusal, Refused
-from node.web.api import events, models
+from node.web.api import models
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, UNKNOWN_PARAMETER
 from tests import make
 from tests.web.conftest import Site, until
@@ -328,7 +328,9 @@ def test_what_gave_no_volume_is_told_with_its_reason(site: Site) -> None:
     assert [job["state"] for job in items(site, "queue", state="refused")] == ["refused"]
     [verdict] = items(site, "verdicts")
     assert verdict["verdict_reason"]
-    assert site.client().get("/api/v1/status").json()["failures"] == {failure["reason"]: 1}
+    status = site.client().get("/api/v1/status").json()
+    assert status["failures"] == {failure["reason"]: 1}
+    assert {dt.datetime.fromisoformat(sender["learnt_at"]).tzinfo for sender in status["senders"]} == {dt.UTC}
     assert "series-refused" in [event["kind"] for event in items(site, "history", series_instance_uid="1.5")]
 
 
@@ -434,20 +436,6 @@ def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site:
     site.server.stop(5)
     listener.ended()
     resumed.ended()
-
-
-def test_streams_have_a_bound(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_STREAMS", 1)
-    listener = HttpListener(site)
-    assert site.client().get("/api/v1/events").status_code == 503
-    site.server.stop(5)
-    listener.ended()
-
-
-def test_a_stream_that_the_client_left_is_given_back(site: Site) -> None:
-    with site.client().stream("GET", "/api/v1/events") as answer:
-        assert next(answer.iter_lines()).startswith(":")
-    until(lambda: site.server._app.state.streams.count == 0)
 
 
 def test_problems_are_told_to_programs_as_rfc_9457_says(site: Site) -> None:

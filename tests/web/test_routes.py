@@ -68,6 +68,7 @@ def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
     [row] = [row for row in client.get("/api/v1/routes").json()["items"] if row["route"]]
     assert "401" in row["trouble"]
     assert "token_file" in row["trouble"]
+    assert row["trouble_since"].endswith("Z")
     held = RouteResource.of(row)
     assert (held.instances_behind, held.series_behind, held.waiting, held.given_up) == (3, None, 0, 0)
     assert held.waiting_since is None

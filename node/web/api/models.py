@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from node.index.nouns.events import EventKind
 from node.web.problem_types import ProblemType
@@ -24,6 +24,10 @@ State = Literal["receiving", "converting", "converted", "refused", "not-an-image
 Certainty = Literal["verified", "no gap seen", "suspect", "incomplete"]
 """How certain it is that nothing is missing; see `node.completeness.certainty`."""
 
+Moment = Annotated[
+    dt.datetime, AfterValidator(lambda moment: moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
+]
+"""A moment, with its offset from UTC; the views have moments in UTC without one."""
 
 TimeOfDay = Annotated[
     dt.time | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d\d:\d\d:\d\d"}, {"type": "null"}]})
@@ -85,7 +89,7 @@ class StudyResource(DescribedStudy):
     states: dict[str, int]
     incomplete: int
     certainties: dict[Certainty, int]
-    last_received_at: dt.datetime | None
+    last_received_at: Moment | None
 
 
 class CompletenessResource(ResourceOfSeries):
@@ -111,9 +115,9 @@ class QueueResource(ResourceOfSeries):
     state: State
     instances: int
     revision: int
-    open_since: dt.datetime | None
-    last_received_at: dt.datetime
-    due_at: dt.datetime | None
+    open_since: Moment | None
+    last_received_at: Moment
+    due_at: Moment | None
     attempts: int
     error: str | None
 
@@ -126,9 +130,9 @@ class SeriesResource(CompletenessResource):
     series_description: str | None
     body_part_examined: str | None
     protocol_name: str | None
-    open_since: dt.datetime | None
-    last_received_at: dt.datetime
-    due_at: dt.datetime | None
+    open_since: Moment | None
+    last_received_at: Moment
+    due_at: Moment | None
     attempts: int
     error: str | None
 
@@ -149,7 +153,7 @@ class InstanceResource(ResourceOfSeries):
     source: str
     calling_ae_title: str | None
     called_ae_title: str | None
-    received_at: dt.datetime
+    received_at: Moment
 
 
 class VolumeResource(Resource):
@@ -187,7 +191,7 @@ class VolumeResource(Resource):
     bytes: int
     sha256: str
     converter: str
-    created_at: dt.datetime
+    created_at: Moment
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -205,7 +209,7 @@ class FailureResource(ResourceOfSeries):
     stack: int | None
     reason: str
     detail: str
-    failed_at: dt.datetime
+    failed_at: Moment
 
 
 class ExclusionResource(ResourceOfSeries):
@@ -231,8 +235,8 @@ class RejectionResource(Resource):
     reason: str
     remedy: str
     count: int
-    first_at: dt.datetime
-    last_at: dt.datetime
+    first_at: Moment
+    last_at: Moment
 
 
 class LostInstanceResource(Resource):
@@ -245,8 +249,8 @@ class LostInstanceResource(Resource):
     source: str
     calling_ae_title: str
     peer: str
-    received_at: dt.datetime
-    noticed_at: dt.datetime
+    received_at: Moment
+    noticed_at: Moment
 
 
 class ConflictResource(Resource):
@@ -260,9 +264,9 @@ class ConflictResource(Resource):
     detail: str
     sha256: str | None
     calling_ae_title: str | None
-    found_at: dt.datetime
+    found_at: Moment
     decision: str | None
-    decided_at: dt.datetime | None
+    decided_at: Moment | None
     decided_by: str | None
 
 
@@ -294,7 +298,7 @@ class QuarantinedFileResource(Resource):
 
     name: str
     bytes: int
-    modified_at: dt.datetime
+    modified_at: Moment
     reason: str
     detail: str
     study_instance_uid: str | None
@@ -343,8 +347,8 @@ class TrashResource(Resource):
     study_date: dt.date | None = None
     study_description: str | None = None
     reason: str
-    deleted_at: dt.datetime
-    until: dt.datetime
+    deleted_at: Moment
+    until: Moment
     files: int
     bytes: int
 
@@ -371,16 +375,16 @@ class RouteResource(Resource):
     destination: str
     paused: bool
     trouble: str | None
-    trouble_since: dt.datetime | None
-    retry_at: dt.datetime | None
+    trouble_since: Moment | None
+    retry_at: Moment | None
     instances_behind: int | None
     series_behind: int | None
     waiting: int
-    waiting_since: dt.datetime | None
+    waiting_since: Moment | None
     given_up: int
     unconfirmed: int
     delivered: int
-    delivered_at: dt.datetime | None
+    delivered_at: Moment | None
 
 
 class RouteChange(Resource):
@@ -422,12 +426,12 @@ class WorkResource(Resource):
     series_instance_uid: str | None
     sop_instance_uid: str | None
     revision: int | None
-    happened_at: dt.datetime
+    happened_at: Moment
     requested_by: str
     state: WorkState
     attempts: int
-    due_at: dt.datetime | None
-    tried_at: dt.datetime | None
+    due_at: Moment | None
+    tried_at: Moment | None
     percent: int | None
     reason: str | None
     cancelled_by: str | None
@@ -437,9 +441,9 @@ class WorkResource(Resource):
     refused: int | None = None
     failed: int | None = None
     location: str | None = None
-    created_at: dt.datetime
-    changed_at: dt.datetime
-    ended_at: dt.datetime | None
+    created_at: Moment
+    changed_at: Moment
+    ended_at: Moment | None
 
 
 class EventResource(Resource):
@@ -452,7 +456,7 @@ class EventResource(Resource):
     sop_instance_uid: str | None
     revision: int | None
     detail: str | None
-    happened_at: dt.datetime
+    happened_at: Moment
 
 
 class SenderResource(Resource):
@@ -462,7 +466,7 @@ class SenderResource(Resource):
     quiet_seconds: float | None
     series: int
     longest_gap_seconds: float
-    learnt_at: dt.datetime
+    learnt_at: Moment
 
 
 class HostResource(Resource):
@@ -477,8 +481,8 @@ class HostResource(Resource):
     state: Literal["alive", "draining", "stopped", "lost"]
     roles: list[str]
     version: str
-    started_at: dt.datetime
-    seen_at: dt.datetime
+    started_at: Moment
+    seen_at: Moment
     is_behind: bool
     not_ready: dict[str, str]
     leases: list[str]
@@ -501,7 +505,7 @@ class NodeStatus(Resource):
     journal_lag_seconds: float
     series: dict[str, int]
     failures: dict[str, int]
-    oldest_unconverted_at: dt.datetime | None
+    oldest_unconverted_at: Moment | None
     senders: list[SenderResource]
     hosts: list[HostResource]
     last_event: int
@@ -578,10 +582,10 @@ class JobResource(Resource):
     detail: str | None
     location: str | None
     results_stored: int
-    created_at: dt.datetime
-    changed_at: dt.datetime
-    due_at: dt.datetime | None
-    ended_at: dt.datetime | None
+    created_at: Moment
+    changed_at: Moment
+    due_at: Moment | None
+    ended_at: Moment | None
 
 
 class ResultResource(Resource):
@@ -595,7 +599,7 @@ class ResultResource(Resource):
     sop_instance_uid: str
     sop_class_uid: str
     segments: dict[str, int] | None
-    stored_at: dt.datetime
+    stored_at: Moment
 
 
 class JobWithResults(JobResource):
