@@ -65,7 +65,8 @@ def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: 
     assert [one.content["event"] for one in told] == [
         *["instance-stored"] * 4, "series-quiet", "volume-written", "study-quiet"
     ]  # fmt: skip
-    assert found == ["instance True"] * 4 + ["nifti True", "mhd True", "png True"]
+    files = ["nifti True", "mhd True", "png True"]  # the message that the series is quiet may go when they are there
+    assert found in (["instance True"] * 4 + files, ["instance True"] * 4 + files * 2)
 
 
 @pytest.mark.slow
