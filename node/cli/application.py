@@ -175,12 +175,12 @@ def _wrong_use(error: typer.TyperException) -> int:
     if context and message == context.get_help():  # no command was given
         print(message)
     else:
-        print(f"{path}: {message}{_instead(path, message)} See `{path} --help`.", file=sys.stderr)
+        print(f"{path}: {message}{_instead(path, error)} See `{path} --help`.", file=sys.stderr)
     return 2
 
 
-def _instead(path: str, message: str) -> str:
+def _instead(path: str, error: typer.TyperException) -> str:
     """Return what does the work of an option that another program has."""
     known = next((command.instead for command in commands() if path == f"voxelnode {command.name}"), {})
-    option = message.removeprefix("No such option: ").split(" ")[0].rstrip(".")
+    option = getattr(error, "option_name", "")
     return f": {known[option]}." if option in known else ""

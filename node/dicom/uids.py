@@ -135,3 +135,9 @@ def web_transfer_syntax(transfer_syntax_uid: str) -> str:
     PS3.18 8.7.3 forbids Implicit VR Little Endian and Explicit VR Big Endian; Explicit VR Little Endian replaces them.
     """
     return EXPLICIT_LITTLE_ENDIAN if transfer_syntax_uid in _FORBIDDEN_ON_THE_WEB else transfer_syntax_uid
+
+
+def registered_name(uid: str) -> str | None:
+    """Return the name of a UID that the standard registers (PS3.6 Annex A), else None."""
+    known = UID(uid, IGNORE)
+    return known.name if known == uid and known.name != uid else None

@@ -125,9 +125,9 @@ def _names(element: DumpedElement) -> str:
     """Return the names of UIDs that the standard registers (PS3.6 Annex A), in brackets."""
     if element.vr != "UI":
         return ""
-    from pydicom._uid_dict import UID_dictionary
+    from node.dicom.uids import registered_name
 
-    names = [UID_dictionary[uid][0] for uid in map(str, element.values[:MAX_NAMES]) if uid in UID_dictionary]
+    names = [name for uid in element.values[:MAX_NAMES] if (name := registered_name(str(uid))) is not None]
     return f" ({', '.join(names)})" if names else ""
 
 

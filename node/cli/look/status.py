@@ -193,7 +193,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
         }
     )
     if facts["hosts"]:
-        listing("hosts of this index", HOSTS | {"host": "name"}, facts["hosts"]).show()
+        listing("hosts of this index", HOSTS, facts["hosts"]).show()
     if facts["senders"]:
         listing('learnt from senders, for [series] quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
     if failures:

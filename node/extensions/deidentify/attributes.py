@@ -10,13 +10,13 @@ from functools import cache
 from typing import Any
 
 from pydicom import Dataset
-from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
+from node.dicom.uids import registered_name
 from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, text
 from node.extensions.deidentify.deidentification import NotDeidentified, Reason
 from node.extensions.deidentify.profile import Action, Option, Profile, rows, safe_private
@@ -380,7 +380,7 @@ class Cleaner:
 
     def _instance_uid(self, tag: BaseTag, uid: str) -> str:
         """Return the UID in the place of one of an instance; those of PS3.6 stay where they name no study or so."""
-        if uid in UID_dictionary and not _INSTANCE_UIDS.search(keyword_for_tag(tag)):
+        if registered_name(uid) is not None and not _INSTANCE_UIDS.search(keyword_for_tag(tag)):
             return uid
         return self.key.uid(uid)
 
@@ -394,7 +394,7 @@ class Cleaner:
 
     def is_of_class(self, uid: str) -> bool:
         """Return whether a UID can be that of a kind: of PS3.6, or a private one without the number of a person."""
-        if uid in UID_dictionary:
+        if registered_name(uid) is not None:
             return True
         components = uid.split(".")
         return (

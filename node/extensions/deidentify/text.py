@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import cache, lru_cache
 
-from pydicom._uid_dict import UID_dictionary
+from node.dicom.uids import registered_name
 
 _PROTOCOL = """
 2d 3d 4d abd abdo acq act adc adj ap art arterial asl avg axi axial b0 bh bold brain brainstem breath breathhold bravo
@@ -206,7 +206,7 @@ class Identities:
         plain, places = _plain(text)
         kept, end = [], 0
         for match in pattern.finditer(plain):
-            if match[0] in UID_dictionary:
+            if registered_name(match[0]) is not None:
                 continue
             kept.append(text[end : places[match.start()]])
             end = places[match.end()]

@@ -141,13 +141,6 @@ class CachedStore:
         Bound of the local copies.
     identity : str
         Of this archive. A store of another one is never read or written.
-
-    Attributes
-    ----------
-    is_away : bool
-        Whether the last upload found that the store does not answer.
-    awaited : AwaitedUploads or None
-        The uploads for which senders wait; None: nobody waits for uploads.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Which files the object store has, and which objects are to be removed, as far as the node without it writes that.
 
-These are the files of instances, and those of revisions: volumes, and what lies beside them. Hosts that share a store
-move what is on their own disks. What is to be moved is, here, always what this host has.
+The files are those of instances and of revisions. The extension of the object store moves and removes them: see
+`node.extensions.object_store.places`.
 """
 
 from __future__ import annotations
