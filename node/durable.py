@@ -8,7 +8,9 @@ import fcntl
 import os
 from pathlib import Path
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+NO_ROOM = DISK_FULL | {errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Errors that end once resources are free again; after any other error, the disk cannot be trusted."""
 
 

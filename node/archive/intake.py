@@ -88,7 +88,13 @@ class Intake:
 
     def has_room(self) -> bool:
         """Return whether the disk works and has more room than the reserve."""
-        return self.stopped is None and self._lack(self._reserve_bytes, 1.0, "") is None
+        return self.waits_for() is None
+
+    def waits_for(self) -> str | None:
+        """Return why work that needs room on the disk has to wait, with the remedy; None if it may begin."""
+        if self.stopped is not None:
+            return self._stopped_for()
+        return self._told(self._lack(self._reserve_bytes, 1.0, self._reserved()))
 
     @property
     def is_short(self) -> bool:
@@ -101,8 +107,7 @@ class Intake:
         Raises OutOfResources if the free space is down to the reserve, no file can be created, or intake has stopped.
         """
         self.require_open()
-        rule = f"{self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
-        lack = self._lack(self._reserve_bytes, RESUME_FACTOR if self._full else 1.0, rule)
+        lack = self._lack(self._reserve_bytes, RESUME_FACTOR if self._full else 1.0, self._reserved())
         self._full = lack is not None
         if lack is not None:
             raise OutOfResources(lack)
@@ -125,11 +130,21 @@ class Intake:
     def refusal(self) -> str | None:
         """Return the reason to refuse a new association, or None to accept it."""
         if self.stopped is not None:
-            return f"intake has stopped: {self._stopped}; check the disk and the folder, then restart the node"
-        rule = f"but {self._low_bytes} are required (twice [storage] reserve_bytes): free space"
+            return self._stopped_for()
+        rule = f"but {self._low_bytes} are required (twice [storage] reserve_bytes)"
         lack = self._lack(self._low_bytes, RESUME_FACTOR if self._low else 1.0, rule)
         self._low = lack is not None
-        return lack
+        return self._told(lack)
+
+    def _stopped_for(self) -> str:
+        return f"intake has stopped: {self._stopped}; check the disk and the folder, then restart the node"
+
+    def _reserved(self) -> str:
+        return f"{self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
+
+    def _told(self, lack: str | None) -> str | None:
+        """Return what is lacking for people of this machine: peers hear neither the path nor the remedy."""
+        return None if lack is None else f"{self._root}: {lack}; remove files from its disk, or delete studies"
 
     def _lack(self, required_bytes: int, factor: float, rule: str) -> str | None:
         """Return how little room is left, with the rule for bytes, or None if it is enough."""
@@ -141,7 +156,7 @@ class Intake:
             return f"{free} bytes free, {rule}"
         inodes = space.free_inodes(disk)
         if inodes is not None and inodes < MIN_FREE_INODES * factor:
-            return f"{inodes} inodes free: the disk takes no more files; remove some that are not needed"
+            return f"{inodes} inodes free, {MIN_FREE_INODES} are needed: the disk takes no more files"
         return None
 
     def _look(self) -> None:
@@ -169,7 +184,8 @@ class Intake:
         """Return the refusal for a disk error; any error but lack of space stops intake."""
         name = errno.errorcode.get(error.errno or 0, "EUNKNOWN")
         if error.errno in NO_ROOM:
-            self._shortage, self._short_until = f"{name}: {error.strerror}", monotonic() + SHORTAGE_SECONDS
+            reason = space.reason_of(error, self._root)
+            self._shortage, self._short_until = f"{name}: {reason}", monotonic() + SHORTAGE_SECONDS
         else:
             self.stop(f"disk: {name}: {error.strerror}")
         return OutOfResources(f"archive: {name}: {error.strerror}")

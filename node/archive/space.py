@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from node.durable import DISK_FULL
+
 STOPPED_FILE = "intake-stopped.json"
 """File in the root while intake is stopped, from which other processes read the reason."""
 
@@ -12,6 +14,23 @@ MIN_FREE_BYTES = 1 << 20
 """Reserve of a configuration without one: with less, nothing can be written, whatever is preallocated."""
 
 MIN_FREE_INODES = 32
+
+
+def reason_of(error: OSError, folder: Path) -> str:
+    """Return an error of the disk of a folder in words; if the disk is full, with its room and a remedy."""
+    reason = error.strerror or str(error)
+    return f"{reason}; {room_of(folder)}" if error.errno in DISK_FULL else reason
+
+
+def room_of(folder: Path) -> str:
+    """Return how much room the disk of a folder has left, as a sentence for who can make some."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    inodes = free_inodes(disk)
+    files = "" if inodes is None else f" and {inodes} inodes"
+    return f"{folder} has {free_bytes(disk)} bytes{files} free: remove files from its disk, or raise the quota"
 
 
 def free_bytes_of(folder: Path) -> int:

@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import typer
@@ -153,6 +154,10 @@ def _limit_behind(error: Exception) -> str | None:
             f"this process may use {memory_bytes} bytes of address space, which is too little: remove the limit "
             "(`ulimit -v`, `prlimit --as`, LimitAS= of systemd)"
         )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename:
+        from node.archive.space import room_of
+
+        return room_of(next(folder for folder in Path(error.filename).absolute().parents if folder.is_dir()))
     if is_out_of_memory(error):
         return (
             "the machine gives this process no more memory or threads: end other programs, or allow it more "

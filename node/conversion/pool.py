@@ -14,12 +14,13 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from node.archive.space import room_of
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildLate
 from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart, use_one_thread
 from node.conversion.answers import NoAnswer, read_answer, write_answer
 from node.dicom.lean_import import in_parts, load_pydicom
-from node.durable import NO_ROOM
+from node.durable import DISK_FULL, NO_ROOM
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
 from node.registry import resolve
 
@@ -34,9 +35,9 @@ MAX_CAUSE_CHARACTERS = 500
 MAX_ASSISTANTS = 4
 """As many as there are threads that read frames; see `node.volume.intensities`."""
 
-CONVERTED, SHORTAGE, FAILURE = b"c", b"s", b"f"
-"""First byte of an answer; behind it a `Converted`, or the cause of a failure, which a shortage does not blame on the
-series."""
+CONVERTED, FULL, SHORTAGE, FAILURE = b"c", b"d", b"s", b"f"
+"""First byte of an answer; behind it a `Converted`, or the cause of a failure, for which neither a full disk nor
+another shortage blames the series."""
 
 
 class ConverterDied(VoxelnodeError):
@@ -96,6 +97,8 @@ class Converters:
         if kind == CONVERTED:
             return _checked(content, job)
         cause = content[:MAX_CAUSE_CHARACTERS].decode("utf-8", "replace")
+        if kind == FULL:
+            raise ShortOfResources(f"{cause}; {room_of(job.folder.parent)}")
         raise ShortOfResources(cause) if kind == SHORTAGE else ConverterDied(cause)
 
     def _assistants(self) -> int:
@@ -146,7 +149,8 @@ def _failure(error: Exception, limits: ChildLimits) -> bytes:
     if is_out_of_memory(error):
         return FAILURE + _memory_exceeded(limits).encode()
     if is_of_system(error):
-        return (SHORTAGE if error.errno in NO_ROOM else FAILURE) + f"disk: {error.strerror}".encode()
+        kind = FULL if error.errno in DISK_FULL else SHORTAGE if error.errno in NO_ROOM else FAILURE
+        return kind + f"disk: {error.strerror}".encode()
     return FAILURE + type_and_location(error).encode()
 
 

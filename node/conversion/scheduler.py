@@ -19,6 +19,7 @@ import structlog
 
 from node.archive.base import StoreAway
 from node.archive.filesystem import Archive
+from node.archive.space import reason_of
 from node.child_process.messages import ChildCancelled
 from node.completeness import lost_instances
 from node.conversion.job import limits
@@ -130,6 +131,7 @@ class Worker(IndexFollower):
         self._is_cut_short = False
         self._unrecorded: dict[str, Callable[[], None]] = {}
         self._shortage_logged_at = -inf
+        self._is_lack_told = True  # by the process before, for all that is known
         self._unfollowed = dt.timedelta()
 
     def start(self) -> None:
@@ -161,8 +163,9 @@ class Worker(IndexFollower):
     def step(self) -> float:
         """Claim due series while a converter is free; return the seconds until the next step."""
         self._follow_clock()
-        if not self._archive.intake.has_room():  # no space for volumes: the series stay due
-            self._log_shortage(self._archive.intake.refusal() or "the disk is full")
+        lack = self._archive.intake.waits_for()
+        self._tell_lack(lack)
+        if lack is not None:  # no space for volumes: the series stay due
             return ROOM_SECONDS
         self._record_again()
         self._release_stalled()
@@ -279,11 +282,15 @@ class Worker(IndexFollower):
         except ReferencedSeriesOpen as error:
             return partial(self._wait_for, claimed, error)
         except (ConverterDied, OSError, OutOfResources) as error:
-            cause = f"{_origin(error)}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            cause = self._cause(error) if isinstance(error, OSError) else str(error)
             if self._is_short(error):
                 return partial(self._postpone, claimed, cause)
             return partial(self._record_crash, claimed, cause)
         return partial(self._record_outcome, claimed, outcome)
+
+    def _cause(self, error: OSError) -> str:
+        origin = "object store" if isinstance(error, StoreAway) else "disk"
+        return f"{origin}: {reason_of(error, self._archive.root)}"
 
     def _is_short(self, error: Exception) -> bool:
         """Return whether the machine lacks something: then it is not the fault of the series."""
@@ -364,11 +371,22 @@ class Worker(IndexFollower):
         self._index.series.wait_for(claimed, error.references, str(error), REFERENCE_WAIT, self._now())
         _log(claimed).info("conversion_waits", reason="a series to which it refers is open")
 
-    def _log_shortage(self, why: str) -> None:
-        """Log once in `SHORTAGE_LOG_SECONDS` that conversions wait."""
-        if monotonic() >= self._shortage_logged_at + SHORTAGE_LOG_SECONDS:
+    def _tell_lack(self, lack: str | None) -> None:
+        """Have due series tell that they wait for room, once in a while how much there is, and no more if there is."""
+        if lack is None and not self._is_lack_told:
+            return
+        again = lack is not None and self._log_shortage(lack)
+        with suppress(OutOfResources):  # the index lacks room as well: the log tells it
+            self._index.series.tell_lack(lack, self._clock.moment, self._longest_wait, again=again)
+            self._is_lack_told = lack is not None
+
+    def _log_shortage(self, why: str) -> bool:
+        """Log once in `SHORTAGE_LOG_SECONDS` that conversions wait; return whether that was now."""
+        is_now = monotonic() >= self._shortage_logged_at + SHORTAGE_LOG_SECONDS
+        if is_now:
             self._shortage_logged_at = monotonic()
             log.warning("conversions_wait", reason=why)
+        return is_now
 
     def _hand_back(self, claimed: ClaimedSeries) -> None:
         if self._index.series.release_claim(claimed, self._now()):
@@ -390,10 +408,6 @@ class Worker(IndexFollower):
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
         again = self._index.series.record_crash(claimed, detail, self._settings.attempts, self._now())
         _log(claimed).warning("conversion_crashed", reason=detail, tried_again=again)
-
-
-def _origin(error: OSError) -> str:
-    return "object store" if isinstance(error, StoreAway) else "disk"
 
 
 def _log(claimed: ClaimedSeries) -> structlog.stdlib.BoundLogger:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from node.archive.base import LocalFile, StoreAway
 from node.archive.intact import MISSING, intact_bytes, problem_with
+from node.archive.space import reason_of
 from node.association.client.send import Outgoing
 from node.child_process.messages import Garbled
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
@@ -156,7 +157,8 @@ class Preparer:
             raise NotTaken(f"it cannot be changed as the route demands: {error}", is_final=True) from error
         except (DecoderBusy, OSError) as error:  # of this node: no instance is to blame
             into.unlink(missing_ok=True)
-            raise Unreachable(f"copies cannot be made here now: {error}") from error
+            reason = reason_of(error, self._folder) if isinstance(error, OSError) else error
+            raise Unreachable(f"copies cannot be made here now: {reason}") from error
         return Outgoing(
             into, copy.sop_class_uid, copy.sop_instance_uid, copy.transfer_syntax_uid, copy.data_set_offset, length
         )

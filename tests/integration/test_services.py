@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -408,8 +409,8 @@ def test_a_disk_that_fills_up_during_a_step_ends_the_claims(
 ) -> None:
     for _ in range(2):
         root.take(make.ct_series(1)[0])
-    looks = iter([True, True])  # at the begin of the step, and before the first claim
-    monkeypatch.setattr(root.archive.intake, "has_room", lambda: next(looks, False))
+    looks = iter([None, None])  # at the begin of the step, and before the first claim
+    monkeypatch.setattr(root.archive.intake, "waits_for", lambda: next(looks, "the disk is full"))
     worker = begin()
     worker.step()
     until(lambda: not worker._under_way)
@@ -542,6 +543,38 @@ def test_a_disk_without_room_is_logged_once_and_not_with_every_step(
         worker.start()
         until(lambda: worker.steps > 10)
     assert [line["event"] for line in lines] == ["conversions_wait"]
+
+
+def test_a_series_that_is_due_tells_that_it_waits_for_room_and_how_much_there_is(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "ROOM_SECONDS", 0.01)
+    for ds in make.ct_series(3):
+        root.take(ds)
+    with monkeypatch.context() as full:
+        full.setattr("node.archive.space.free_bytes", lambda disk: 4242)
+        begin().start()
+        until(lambda: the_series(root)["error"])
+        told = the_series(root)
+        assert (told["state"], told["attempts"]) == ("receiving", 0)
+        for part in ("waits: for room", str(root.folder), "4242 bytes free", "[storage] reserve_bytes", "remove files"):
+            assert part in told["error"]
+    until(lambda: the_series(root)["state"] == "converted")
+    assert the_series(root)["error"] is None
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_during_a_conversion_is_named_with_its_room(root: Root, begin: Begin, error: int) -> None:
+    root.take(make.ct_series(1)[0])
+
+    def convert_into_nothing(job: ConversionJob) -> Converted:
+        raise OSError(error, os.strerror(error))
+
+    begin(convert_into_nothing).start()
+    until(lambda: the_series(root)["error"])
+    told = the_series(root)["error"]
+    for part in ("waits: disk: ", os.strerror(error), str(root.folder), "bytes and", "free: remove files"):
+        assert part in told
 
 
 def test_a_claim_whose_thread_could_not_start_is_given_back(

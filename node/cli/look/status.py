@@ -134,7 +134,7 @@ def readiness_of(live: Mapping[str, Any] | None) -> str:
 
 def intake_of(settings: Settings) -> str:
     """Return a description of whether a node on this root currently accepts instances."""
-    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of
+    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of, room_of
 
     root = settings.storage.root.absolute()
     with suppress(OSError, ValueError):
@@ -144,9 +144,9 @@ def intake_of(settings: Settings) -> str:
     if inodes is not None and inodes < MIN_FREE_INODES:
         return f"{inodes} inodes free: instances and associations are refused; remove files from the disk"
     if free < max(settings.storage.reserve_bytes, MIN_FREE_BYTES):
-        return "the disk is full except for the reserve: instances and associations are refused"
-    if free < settings.storage.low_bytes:
-        return "disk space is low: new associations are refused"
+        return f"the disk is full except for the reserve ({room_of(root)}): instances and associations are refused"
+    if free < (low := settings.storage.low_bytes):
+        return f"disk space is low, below {low} bytes ({room_of(root)}): new associations are refused"
     return "open"
 
 

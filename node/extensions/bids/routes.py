@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from node.archive.base import StoreAway
+from node.archive.space import reason_of
 from node.audit.audit_log import DESTINATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.bids.dataset import DatasetUnusable
@@ -141,7 +142,7 @@ class DatasetWorker(HeldWorker):
             self._hold(f"object store: {error.strerror}")
             raise Interrupted from error
         except OSError as error:
-            self._hold(f"{folder} cannot be changed: {error.strerror}")
+            self._hold(f"{folder} cannot be changed: {reason_of(error, folder)}")
             raise Interrupted from error
         reached("study-exported")
         if self._trouble:

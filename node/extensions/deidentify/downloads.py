@@ -27,6 +27,7 @@ from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
+from node.archive.space import reason_of
 from node.audit.audit_log import Action, AuditEvent, Result
 from node.child_process.messages import ChildCancelled, Garbled
 from node.children.decoder import STOPPING, Decoder, DecoderBusy, NotDecoded
@@ -203,7 +204,7 @@ class Deidentifier:
         except (NotDecoded, Garbled) as error:
             left_out = LeftOut(Reason.UNREADABLE, str(error))
         except OSError as error:
-            raise OutOfResources(f"a copy cannot be made now: {error.strerror}") from error
+            raise OutOfResources(f"a copy cannot be made now: {reason_of(error, into.parent)}") from error
         into.unlink(missing_ok=True)
         return left_out
 
@@ -304,8 +305,8 @@ def deidentified_zip(
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid in there]
     if not there:
         raise ResourceNotFound("study" if series_instance_uid is None else "series")
-    if not call.node.archive.intake.has_room():
-        raise OutOfResources(call.node.archive.intake.refusal() or "the disk is full")
+    if (lack := call.node.archive.intake.waits_for()) is not None:
+        raise OutOfResources(lack)
     end_turn = ways.take_turn(call.account.name)
     try:
         download = _Download(

@@ -9,6 +9,7 @@ from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from node.archive.space import reason_of
 from node.conversion.naming import safe_name
 from node.dicom.attributes import attributes_by_windows
 from node.durable import sync_folder
@@ -72,7 +73,7 @@ class FolderDestination(WrittenDestination):
             if error.errno in OF_ITS_NAME:
                 problem = f"what is below {self._folder} is in the way of its name ({error.strerror}): remove it"
                 return Delivered(prepared, NotTaken(problem))
-            raise Unreachable(f"{self._folder} cannot be written: {error.strerror}") from error
+            raise Unreachable(f"{self._folder} cannot be written: {reason_of(error, self._folder)}") from error
         return Delivered(prepared, is_confirmed=self._is_read_again)
 
     def rest(self) -> None:

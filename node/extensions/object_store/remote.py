@@ -477,8 +477,8 @@ class CachedStore:
         """Return the path of a new part file, if the disk has room for it."""
         if not self._intake.has_room():
             self.trim()
-            if not self._intake.has_room():
-                raise OSError(errno.ENOSPC, "no room on the local disk for files of the object store")
+            if (lack := self._intake.waits_for()) is not None:
+                raise OSError(errno.ENOSPC, f"no room for files of the object store: {lack}")
         return self._root / "incoming" / f"{uuid.uuid4().hex}.part"
 
     def recheck(self) -> None:

@@ -25,6 +25,7 @@ from typing import IO, Any
 import structlog
 
 from node.archive.intact import problem_with
+from node.archive.space import reason_of
 from node.background import BackgroundService
 from node.durable import NO_ROOM, make_folder
 from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy
@@ -146,7 +147,7 @@ class ResultIntake:
             except OSError as error:
                 if error.errno not in NO_ROOM:
                     raise
-                raise OutOfResources(f"disk: {error.strerror}") from error
+                raise OutOfResources(f"disk: {reason_of(error, path)}") from error
             finally:
                 with suppress(FileNotFoundError):
                     os.unlink(part, dir_fd=folder)
@@ -359,7 +360,7 @@ def _taken(folder: Path, entry: Entry, into: Path) -> str:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise OutOfResources(f"disk: {error.strerror}") from error
+        raise OutOfResources(f"disk: {reason_of(error, into.parent)}") from error
     return digest.hexdigest()
 
 

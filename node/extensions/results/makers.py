@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from node.archive.space import room_of
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
@@ -140,7 +141,7 @@ def made_of(content: bytes, making: Making) -> dict[str, Any]:
     """Return what an answer of a child says of the instance that it made; errors as of `Makers.make`."""
     outcome, result = json.loads(content)
     if outcome == "shortage":
-        raise OutOfResources(f"disk: {result['reason']}")
+        raise OutOfResources(f"disk: {result['reason']}; {room_of(making.into.parent)}")
     if outcome != "made":
         raise ResultRefused(f"{making.entry.file}: {str(result['reason'])[:MAX_REASON_CHARACTERS]}")
     return dict(result)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
 from sqlalchemy.orm import join
 
 from node.completeness import (
@@ -59,6 +59,9 @@ from node.retries import wait_seconds
 
 RECONVERSION_REQUESTED = "reconversion requested"
 """Detail of the event by which a series opens again on request."""
+
+FOR_ROOM = "waits: for room: "
+"""How the `error` of a series begins that is due while the disk has no room for its volumes."""
 
 _COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 
@@ -118,10 +121,7 @@ class SeriesRepository(IndexRepository):
 
     def _due(self, now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
         """Select the series that has been due the longest, of those whose instances can be read here."""
-        is_due = SeriesRow.due_at <= now
-        if longest_wait is not None:
-            is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
-        waiting = select(SeriesRow.id).where(SeriesRow.state == "receiving", is_due)
+        waiting = select(SeriesRow.id).where(_is_due(now, longest_wait))
         return waiting.where(self._turn.has_files_of(SeriesRow.id)).order_by(SeriesRow.due_at.nulls_first()).limit(1)
 
     def take_over(self, now: dt.datetime) -> tuple[ClaimedSeries, str] | None:
@@ -281,6 +281,24 @@ class SeriesRepository(IndexRepository):
         """Give up a claim because the machine lacked something: the series is due again later, and did not fail."""
         if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
             _update(connection, series.id, {"due_at": now + wait})
+
+    def tell_lack(self, lack: str | None, now: dt.datetime, longest_wait: dt.timedelta, *, again: bool) -> None:
+        """Have the series that are due tell in `error` what disk has no room for their volumes.
+
+        `lack`: None if there is room again: nothing is told any more. `again`: series that tell it already tell it
+        with these words.
+        """
+        tells = SeriesRow.error.startswith(FOR_ROOM)
+        if lack is None:
+            concerned = and_(SeriesRow.state == "receiving", tells)
+        else:
+            concerned = and_(_is_due(now, longest_wait), true() if again else tells.is_not(true()))
+        if self._is_any(concerned):
+            self._tell(concerned, None if lack is None else f"{FOR_ROOM}{lack}")
+
+    @on_writer
+    def _tell(self, connection: Connection, concerned: ColumnElement[bool], error: str | None) -> None:
+        connection.execute(update(SeriesRow).where(concerned).values(error=error))
 
     @on_writer
     def wait_for(
@@ -723,6 +741,13 @@ def _record_quiet(
     elif expected.reported is not None and expected.reported.instances == expected.received:
         why += ", as many as the sender has"
     record_series_event(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, row.revision + 1)
+
+
+def _is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:
+    is_due = SeriesRow.due_at <= now
+    if longest_wait is not None:
+        is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
+    return and_(SeriesRow.state == "receiving", is_due)
 
 
 def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
