@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from node.version import __version__
 
 if TYPE_CHECKING:
+    from node.control.connected import connect
     from node.control.handlers import Handlers
     from node.control.opened import contours, convert, masked, montage, open, project, threshold
 
 __all__ = [
-    "__version__", "contours", "convert", "handlers", "masked", "montage", "open", "project", "threshold",
+    "__version__", "connect", "contours", "convert", "handlers", "masked", "montage", "open", "project", "threshold",
 ]  # fmt: skip
 
 
@@ -31,6 +32,6 @@ def __getattr__(name: str) -> Any:
     """Return what programs read volumes with, loaded when it is first used (docs/python.md)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from node.control import opened
+    from node.control import connected, opened
 
-    return getattr(opened, name)
+    return getattr(connected if name == "connect" else opened, name)

@@ -1,21 +1,25 @@
 """What a program sees of a node or of a folder of ``voxelnode convert``: patients, studies, series and volumes.
 
-Nothing is kept open: each call reads what is there then, also beside a running node.
+Nothing is kept open: each call reads what is there then, also beside a running node. The objects are the same for
+every `Source`: a root and a folder here, a node that is asked by REST in `node.control.connected`.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from node.conversion.volume_files import stem_of
 from node.errors import UsageError
 from node.index.database.look import looking
 from node.index.engine.backend import Place, place_of
@@ -38,21 +42,33 @@ LISTING = "conversion.json"
 SUFFIXES = (".nii.gz", ".nii", ".mhd", ".mha", ".nrrd")
 """Volume files that are read here, the preferred first."""
 
+VOXELS = (".zraw", ".raw")
+"""Suffixes of the data file of a MetaImage header."""
+
+BESIDE = (".json", ".bval", ".bvec", *VOXELS)
+"""Suffixes of what lies beside a volume file."""
+
 LISTS = ("shape", "spacing_mm", "affine_lps", "warnings")
 """Columns of volumes that the views have as JSON."""
 
 
-class _Source(Protocol):
-    """Where rows come from; their columns are those of the views (docs/data.md)."""
+class Source(Protocol):
+    """Where rows and files come from; the names of columns are those of the views (docs/data.md).
+
+    A row of a file has ``path`` or, if the file is not on this machine, ``name``.
+    """
 
     def patients(self) -> list[Row]: ...
-    def studies(self) -> list[Row]: ...
-    def series(self) -> list[Row]: ...
+    def studies(self, patient: Row | None = None) -> list[Row]: ...
+    def series(self, study_instance_uid: str | None = None) -> list[Row]: ...
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
     def exclusions(self, series: Row) -> list[Row]: ...
     def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]: ...
     def sources(self, volume: Row) -> list[Row]: ...
     def catalog(self) -> list[Row]: ...
+
+    def copy(self, volume: Row, name: str, into: Path) -> None:
+        """Copy the file of a volume, or one beside it, by its name. Raises FileNotFoundError if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +77,29 @@ class Volume:
 
     Attributes
     ----------
-    path : Path
+    name : str
     row : mapping
         Columns of ``v_volumes``, such as ``shape``, ``spacing_mm``, ``geometry``, ``warnings`` and ``sha256``.
     """
 
-    path: Path
+    name: str
     row: Row
-    _source: _Source = field(repr=False)
+    _source: Source = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The file; `save` copies one of a node that is asked by REST, which raises FileNotFoundError here."""
+        if "path" not in self.row:
+            raise FileNotFoundError(f"{self.name} is at the node and not on this machine: save(folder) copies it")
+        return Path(self.row["path"])
 
     @property
     def affine_lps(self) -> Float:
         """(4, 4) float64, mm: from (i, j, k) of `array` to LPS+, as DICOM and ITK have it (PS3.3 C.7.6.2.1.1)."""
-        return read_affine(self.path)
+        if "path" not in self.row and self.row["affine_lps"] is not None:
+            return np.array(self.row["affine_lps"], dtype=np.float64)  # does not fetch the voxels
+        with self._file() as path:
+            return read_affine(path)
 
     @property
     def affine_ras(self) -> Float:
@@ -89,19 +115,46 @@ class Volume:
             The file is missing: it was replaced or deleted, or only the object store has it.
         ValueError
             The file is no volume any more.
+        NodeFailed
+            The node does not send it.
         """
-        return read_voxels(self.path)[0]
+        with self._file() as path:
+            return read_voxels(path)[0]
 
     @property
     def sidecar(self) -> dict[str, Any]:
         """The fields of the JSON file beside the volume (docs/sidecar.md); none if there is no such file."""
-        ending = next(suffix for suffix in SUFFIXES if self.path.name.endswith(suffix))
-        try:
-            file = self.path.with_name(f"{self.path.name.removesuffix(ending)}.json")
-            fields: dict[str, Any] = json.loads(file.read_bytes())
-        except FileNotFoundError:
-            return {}
-        return fields
+        with TemporaryDirectory() as folder, suppress(FileNotFoundError):
+            copied = self._copy(Path(folder), f"{stem_of(self.name)}.json")
+            fields: dict[str, Any] = json.loads(copied.read_bytes())
+            return fields
+        return {}
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Copy the file into an existing folder, with what lies beside it: sidecar, gradients, the data of a header.
+
+        Files of the same names are replaced. Returns the path of the copy; raises as `array`.
+        """
+        for suffix in BESIDE:
+            with suppress(FileNotFoundError):
+                self._copy(Path(folder), f"{stem_of(self.name)}{suffix}")
+        return self._copy(Path(folder), self.name)
+
+    def _copy(self, folder: Path, name: str) -> Path:
+        self._source.copy(self.row, name, folder / name)
+        return folder / name
+
+    @contextmanager
+    def _file(self) -> Iterator[Path]:
+        """Give the file, with its voxels beside it if it is a header; a fetched one for the time of a block."""
+        if "path" in self.row:
+            yield self.path
+            return
+        with TemporaryDirectory() as folder:
+            for suffix in VOXELS if self.name.endswith(".mhd") else ():
+                with suppress(FileNotFoundError):
+                    self._copy(Path(folder), f"{stem_of(self.name)}{suffix}")
+            yield self._copy(Path(folder), self.name)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -121,7 +174,8 @@ class Volume:
         return self._apply(montage, time, plane, step, columns)
 
     def _apply(self, function: Any, time: int, *arguments: Any) -> Array:
-        array, affine = read_voxels(self.path)
+        with self._file() as path:
+            array, affine = read_voxels(path)
         result: Array = function(array[..., time] if array.ndim == 4 else array, affine, *arguments)
         return result
 
@@ -146,7 +200,7 @@ class Series:
     verdict: str | None
     reason: str | None
     row: Row
-    _source: _Source = field(repr=False)
+    _source: Source = field(repr=False)
 
     def files(self) -> list[Row]:
         """Return the rows of all current files: volumes in every format, masks, pictures."""
@@ -154,12 +208,7 @@ class Series:
 
     def volumes(self) -> list[Volume]:
         """Return the current volumes, of each one file: NIfTI if there is one."""
-        best: dict[tuple[Any, Any], Volume] = {}
-        for suffix in SUFFIXES:
-            for row in self.files():
-                if row["kind"] == "volume" and str(row["path"]).endswith(suffix):
-                    best.setdefault((row["stack"], row["suffix"]), Volume(Path(row["path"]), row, self._source))
-        return [best[key] for key in sorted(best)]
+        return [Volume(name_of(row), row, self._source) for row in one_file_each(self.files())]
 
     @property
     def exclusions(self) -> list[Row]:
@@ -178,11 +227,11 @@ class Study:
 
     uid: str
     row: Row
-    _source: _Source = field(repr=False)
+    _source: Source = field(repr=False)
 
     def series(self) -> list[Series]:
         """Return its series, the last received first."""
-        return [one for one in _series(self._source) if one.study_uid == self.uid]
+        return _series(self._source, self.uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,27 +241,43 @@ class Patient:
     patient_id: str | None
     name: str | None
     row: Row
-    _source: _Source = field(repr=False)
+    _source: Source = field(repr=False)
 
     def studies(self) -> list[Study]:
         """Return the studies of the patient."""
-        return [Study(row["study_instance_uid"], row, self._source) for row in self._source.studies()
-                if row["patient"] == self.row["id"]]  # fmt: skip
+        rows = self._source.studies(self.row)
+        return [Study(row["study_instance_uid"], row, self._source) for row in rows]
 
 
-def _series(source: _Source) -> list[Series]:
+def name_of(row: Row) -> str:
+    """Return the name of the file of a row."""
+    return str(row["name"]) if "name" in row else PurePath(row["path"]).name
+
+
+def one_file_each(rows: Iterable[Row]) -> list[Row]:
+    """Return of each volume among the rows of files the one that is read here: NIfTI if there is one."""
+    best: dict[tuple[Any, ...], tuple[int, Row]] = {}
+    for row in rows:
+        ending = next((place for place, suffix in enumerate(SUFFIXES) if name_of(row).endswith(suffix)), None)
+        key = row["study_instance_uid"], row["series_instance_uid"], row["stack"], row["suffix"]
+        if row["kind"] == "volume" and ending is not None and (key not in best or ending < best[key][0]):
+            best[key] = ending, row
+    return [best[key][1] for key in sorted(best)]
+
+
+def _series(source: Source, study_instance_uid: str | None = None) -> list[Series]:
     return [
         Series(
             row["series_instance_uid"], row["study_instance_uid"], row["verdict"], row["verdict_reason"], row, source
         )
-        for row in source.series()
+        for row in source.series(study_instance_uid)
     ]
 
 
 class Opened:
     """A node, or a folder of conversions."""
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
 
     def patients(self) -> list[Patient]:
@@ -248,7 +313,14 @@ class Opened:
         self.to_polars().write_parquet(path)
 
 
-class _Root:
+class _OnDisk:
+    """Files of this machine."""
+
+    def copy(self, volume: Row, name: str, into: Path) -> None:
+        shutil.copyfile(Path(volume["path"]).with_name(name), into)
+
+
+class _Root(_OnDisk):
     """The rows of the index of a root."""
 
     def __init__(self, place: Place) -> None:
@@ -259,13 +331,13 @@ class _Root:
         with looking(self._place) as index:
             return [*index.patients.all()]
 
-    def studies(self) -> list[Row]:
+    def studies(self, patient: Row | None = None) -> list[Row]:
         with looking(self._place) as index:
-            return [*index.studies.all()]
+            return [*(index.studies.all() if patient is None else index.studies.of_patients([patient["id"]]))]
 
-    def series(self) -> list[Row]:
+    def series(self, study_instance_uid: str | None = None) -> list[Row]:
         with looking(self._place) as index:
-            return [*index.series.newest(_ALL)]
+            return [*index.series.newest(_ALL, study=study_instance_uid)]
 
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         with looking(self._place) as index:
@@ -299,7 +371,7 @@ def _parsed(row: Row) -> Row:
     return {name: json.loads(value) if name in LISTS and value else value for name, value in row.items()}
 
 
-class _Folder:
+class _Folder(_OnDisk):
     """The rows of ``conversion.json``, with the names of the views."""
 
     def __init__(self, folder: Path) -> None:
@@ -317,13 +389,15 @@ class _Folder:
     def patients(self) -> list[Row]:
         return []
 
-    def studies(self) -> list[Row]:
+    def studies(self, patient: Row | None = None) -> list[Row]:
         uids = dict.fromkeys(row["study_instance_uid"] for row in self._listing("series"))
         return [{"study_instance_uid": uid} for uid in uids]
 
-    def series(self) -> list[Row]:
+    def series(self, study_instance_uid: str | None = None) -> list[Row]:
         found = []
         for row in self._listing("series"):
+            if study_instance_uid not in (None, row["study_instance_uid"]):
+                continue
             verdict = row["verdict"] or {}
             found.append({**row, "verdict": verdict.get("state"), "verdict_reason": verdict.get("reason")})
         return [*found]

@@ -54,6 +54,11 @@ def folder_name(uid: str) -> str:
     return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
+def stem_of(name: str) -> str:
+    """Return the name of a file of a volume without what its format adds; its sidecar is STEM.json."""
+    return name.removesuffix(".gz").rpartition(".")[0].removesuffix("_analyze")
+
+
 def stored_files(folder: Path, key: str, known: Mapping[str, str]) -> list[RevisionFile]:
     """Return all files in a folder of a revision, as an object store is to have them.
 

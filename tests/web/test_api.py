@@ -199,7 +199,7 @@ def test_every_list_can_be_counted(filled: Site) -> None:
     ]
     assert len(lists) > 10
     for path in lists:
-        told = filled.client().get(path, params={"total": True, "limit": 1000}).json()
+        told = filled.client().get(path.replace("{id}", "1"), params={"total": True, "limit": 1000}).json()
         assert told["total"] == len(told["items"]), path
 
 

@@ -12,8 +12,8 @@ from fastapi import Path as FromPath
 
 from node.children.decoder import NotDecoded
 from node.children.decoding import reduced_volume
-from node.conversion.volume_files import folder_name, revision_files
-from node.extensions.pages.viewable import VIEWED_FORMATS, stem_of
+from node.conversion.volume_files import folder_name, revision_files, stem_of
+from node.extensions.pages.viewable import VIEWED_FORMATS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
 from node.web.access import Call, ReaderCall

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from node.conversion.volume_files import LocalPath
+from node.conversion.volume_files import LocalPath, stem_of
 from node.extensions.pages.rendering import series_url
 from node.index.database.reading import ReadIndex
 
@@ -113,11 +113,6 @@ def _sidecar(path: str, local: LocalPath) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content
-
-
-def stem_of(name: str) -> str:
-    """Return the name of a file of a volume without what its format adds; its sidecar is STEM.json."""
-    return name.removesuffix(".gz").rpartition(".")[0].removesuffix("_analyze")
 
 
 def _thumbnail(file: Mapping[str, Any] | None) -> str:

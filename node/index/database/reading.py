@@ -49,7 +49,7 @@ from node.index.nouns.senders import ReadSenders
 from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
 from node.index.nouns.trash import ReadTrash
-from node.index.nouns.volumes import ReadExclusions, ReadVolumes
+from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
 from node.index.search import finder
 from node.index.work.deliveries import ReadHooks
 from node.index.work.jobs import ReadJobs
@@ -89,6 +89,7 @@ class ReadIndex:
         self.scheduled_steps = ReadScheduledSteps(connection)
         self.senders = ReadSenders(connection)
         self.series = ReadSeries(connection)
+        self.sources = ReadSources(connection)
         self.studies = ReadStudies(connection)
         self.trash = ReadTrash(connection)
         self.volumes = ReadVolumes(connection)

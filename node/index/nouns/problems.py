@@ -149,7 +149,7 @@ class ReadFailures(PagedRepository, FailureViews):
         FailureRow.detail,
         FailureRow.failed_at,
     ).select_from(join(FailureRow, SeriesRow).join(StudyRow))
-    filters = (FailureRow.reason,)
+    filters = (FailureRow.reason, StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
 
     def beyond_mending(self, limit: int, skip: int) -> list[Row]:
         """Return the failures of images about which nobody can do anything, with series and patient, newest first."""

@@ -30,6 +30,8 @@ class ReadSeries(PagedRepository, SeriesViews):
         SeriesRow.series_description,
         SeriesRow.body_part_examined,
         SeriesRow.protocol_name,
+        SeriesRow.manufacturer,
+        SeriesRow.manufacturer_model_name,
         SeriesRow.state,
         SeriesRow.verdict,
         literal_column(certainty_of("series"), String).label("certainty"),

@@ -8,7 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Select,
+    and_,
+    case,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import COUNTED_RULES, Certainty, certainty
@@ -16,6 +29,7 @@ from node.dicom.key_values import folded
 from node.index.engine.hot_statements import read_ids
 from node.index.engine.rows import ReadRepository, distinct_values
 from node.index.engine.sql import JsonNumber, Position, Unindexed, contains, in_partial_index, listed_in
+from node.index.engine.views import years_of
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     DOUBTED_SERIES,
@@ -208,6 +222,10 @@ class ListedStudy:
 
     Attributes
     ----------
+    patient : int
+        The `id` of the patient.
+    patient_age : float or None
+        In years.
     series, instances : int
         Numbers of series and instances.
     modalities : tuple of str
@@ -222,10 +240,12 @@ class ListedStudy:
 
     cursor: StudyCursor
     study_instance_uid: str
+    patient: int
     patient_name: str | None
     patient_id: str | None
     patient_birth_date: dt.date | None
     patient_sex: str | None
+    patient_age: float | None
     study_time: dt.time | None
     accession_number: str | None
     study_description: str | None
@@ -284,10 +304,12 @@ class ReadStudies(ReadRepository, StudyViews):
                 StudyRow.study_date,
                 _TEXTS.get(order, null()).label("text"),
                 StudyRow.study_instance_uid,
+                PatientRow.id.label("patient"),
                 PatientRow.patient_name,
                 PatientRow.patient_id,
                 PatientRow.patient_birth_date,
                 PatientRow.patient_sex,
+                literal_column(years_of("studies.patient_age"), Float).label("patient_age"),
                 StudyRow.study_time,
                 StudyRow.accession_number,
                 StudyRow.study_description,

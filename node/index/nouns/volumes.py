@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, union_all
 from sqlalchemy.orm import join
 
-from node.index.engine.rows import PagedRepository, Row, columns_but
+from node.index.engine.rows import PagedRepository, Row
 from node.index.models import (
     SPOOL,
     STORE,
@@ -20,6 +20,7 @@ from node.index.models import (
     SeriesRow,
     StudyRow,
     VolumeRow,
+    VolumeSourceRow,
 )
 from node.index.nouns.objects import REVISION_FILES
 from node.index.nouns.records import RevisionFile
@@ -55,7 +56,7 @@ class ReadVolumes(PagedRepository, VolumeViews):
     """Rows of ``volumes``, ``v_volumes`` and ``v_sources``; paths are relative to the root."""
 
     listing = select(
-        *columns_but(VolumeRow, "conversion_id"),
+        *VolumeRow.__table__.columns,
         StudyRow.study_instance_uid,
         SeriesRow.series_instance_uid,
         ConversionRow.revision,
@@ -168,6 +169,15 @@ class ReadVolumes(PagedRepository, VolumeViews):
         return [key for key in keys if key not in named]
 
 
+class ReadSources(PagedRepository):
+    """Rows of ``volume_sources``: the instances in the stacks of conversions."""
+
+    listing = select(
+        VolumeSourceRow.id, VolumeSourceRow.sop_instance_uid, VolumeSourceRow.frames, VolumeSourceRow.sha256
+    )
+    filters = (VolumeSourceRow.conversion_id, VolumeSourceRow.stack)
+
+
 class ReadExclusions(PagedRepository, ExclusionViews):
     """Rows of ``exclusions`` and ``v_exclusions``."""
 
@@ -182,4 +192,4 @@ class ReadExclusions(PagedRepository, ExclusionViews):
         ExclusionRow.reason,
         ExclusionRow.detail,
     ).select_from(join(ExclusionRow, ConversionRow).join(SeriesRow).join(StudyRow))
-    filters = (SeriesRow.series_instance_uid,)
+    filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid)

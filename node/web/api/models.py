@@ -82,8 +82,10 @@ class DescribedStudy(Resource):
 
 
 class StudyResource(DescribedStudy):
-    """A study, with its number of series in each state."""
+    """A study, with its number of series in each state; `patient` is the `id` of its patient."""
 
+    patient: int
+    patient_age: float | None
     series: int
     instances: int
     states: dict[str, int]
@@ -130,6 +132,8 @@ class SeriesResource(CompletenessResource):
     series_description: str | None
     body_part_examined: str | None
     protocol_name: str | None
+    manufacturer: str | None
+    manufacturer_model_name: str | None
     open_since: Moment | None
     last_received_at: Moment
     due_at: Moment | None
@@ -200,6 +204,14 @@ class VolumeResource(Resource):
         is_on_disk = row["files_removed_at"] is None
         url = f"/api/v1/volumes/{row['id']}/file/{quote(name)}" if is_on_disk else None
         return cls.model_validate({**row, "name": name, "url": url})
+
+
+class SourceResource(Resource):
+    """An instance that is in a volume, with `frames` of its frames; `sha256` is that of its data set then."""
+
+    sop_instance_uid: str
+    frames: int
+    sha256: str
 
 
 class FailureResource(ResourceOfSeries):

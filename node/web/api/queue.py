@@ -10,7 +10,7 @@ from node.index.nouns.events import EventKind
 from node.version import __version__
 from node.web.access import ReaderCall
 from node.web.api import models
-from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage
+from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage, UidFilters
 from node.web.api.routing import api_router, problems
 from node.web.problem_types import WRONG_CURSOR
 
@@ -46,20 +46,17 @@ def list_queue(
 @router.get("/failures", responses=problems(WRONG_CURSOR))
 def list_failures(
     page: RequestedPage,
+    uids: UidFilters,
     reason: Annotated[str | None, Query(max_length=64, description="keyword of docs/conversion.md")] = None,
 ) -> Page[models.FailureResource]:
     """The reasons why series, or some of their stacks, have no volume (docs/conversion.md), newest first."""
-    return page.read("failures", models.FailureResource, lambda index: index.failures, reason=reason)
+    return page.read("failures", models.FailureResource, lambda index: index.failures, **uids, reason=reason)
 
 
 @router.get("/exclusions", responses=problems(WRONG_CURSOR))
-def list_exclusions(
-    page: RequestedPage, series_instance_uid: OptionalSeriesUid = None
-) -> Page[models.ExclusionResource]:
+def list_exclusions(page: RequestedPage, uids: UidFilters) -> Page[models.ExclusionResource]:
     """Instances, or some of their frames, that conversions excluded from their volumes, newest first."""
-    return page.read(
-        "exclusions", models.ExclusionResource, lambda index: index.exclusions, series_instance_uid=series_instance_uid
-    )
+    return page.read("exclusions", models.ExclusionResource, lambda index: index.exclusions, **uids)
 
 
 @router.get("/rejections", responses=problems(WRONG_CURSOR))

@@ -1,4 +1,4 @@
-"""Patients, studies, series, instances and volumes: lists, single resources, files, deletion, reconversion."""
+"""Patients, studies, series and instances: lists, single resources, files, deletion, reconversion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, HTTPException, Path, Query, Response
@@ -35,9 +34,8 @@ from node.web.api.paging import (
 from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import DAMAGED, OCTETS, Damaged, file_response, local_or_gone, whole_file
-from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, NOT_FOUND, WRONG_CURSOR
-from node.web.services import Services
+from node.web.files import DAMAGED, OCTETS, Damaged, file_response, whole_file
+from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, WRONG_CURSOR
 
 router = api_router()
 
@@ -355,67 +353,3 @@ def _delete(
         terms = terms.answered(lambda _: result.model_dump_json())
         actions.delete(call, level, uid, plan.study_instance_uid, terms, erase=erase)
     return result
-
-
-VolumeNumber = Annotated[RowId, Path(description="`id` of the file")]
-MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
-"""Media types by suffix; other files are application/octet-stream."""
-
-FILE = downloads("The file", OCTETS, *MEDIA_TYPES.values())
-
-
-@router.get("/volumes", responses=problems(WRONG_CURSOR), tags=["volumes"])
-def list_volumes(
-    page: RequestedPage,
-    uids: UidFilters,
-    kind: Annotated[str | None, Query(max_length=16, description="kind of file, such as `volume`")] = None,
-    format: Annotated[str | None, Query(max_length=16, description="format, such as `nifti`")] = None,
-    superseded: Annotated[bool | None, Query(description="null: current and superseded revisions")] = False,
-) -> Page[models.VolumeResource]:
-    """Files of conversions, newest first: volumes in each format, and pictures."""
-    wanted = {**uids, "kind": kind, "format": format, "superseded": superseded}
-    return page.read("volumes", models.VolumeResource, lambda index: index.volumes, **wanted)
-
-
-@router.get("/volumes/{id}", responses=problems(NOT_FOUND), tags=["volumes"])
-def show_volume(call: ReaderCall, id: VolumeNumber) -> models.VolumeResource:
-    """One file of a conversion."""
-    row = _volume(call.node, id)
-    call.audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
-    return models.VolumeResource.of(row)
-
-
-@router.head("/volumes/{id}/file", include_in_schema=False)
-@router.get("/volumes/{id}/file", response_class=Response, responses=FILE, tags=["volumes"])
-def download_volume(call: ReaderCall, id: VolumeNumber) -> Response:
-    """Download a file."""
-    return _file(call, _volume(call.node, id))
-
-
-@router.head("/volumes/{id}/file/{name}", include_in_schema=False)
-@router.get("/volumes/{id}/file/{name}", response_class=Response, responses=FILE, tags=["volumes"])
-def download_volume_by_name(
-    call: ReaderCall, id: VolumeNumber, name: Annotated[str, Path(description="`name` of the file")]
-) -> Response:
-    """Download a file by its `url`, for viewers that rely on the suffix; another name is not found."""
-    row = _volume(call.node, id)
-    if name != PurePath(row["path"]).name:
-        raise ResourceNotFound("file")
-    return _file(call, row)
-
-
-def _file(call: Call, row: dict[str, Any]) -> Response:
-    if row["files_removed_at"] is not None:
-        raise ResourceNotFound("file")
-    call.audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
-    name = PurePath(row["path"]).name
-    media_type = MEDIA_TYPES.get(PurePath(name).suffix, OCTETS)
-    with call.node.index.reading() as index:
-        kept = index.volumes.kept(row["path"])
-    path = call.node.archive.path(row["path"]) if kept is None else local_or_gone(call.node, kept)
-    return file_response(path, media_type, name, row["sha256"])
-
-
-def _volume(node: Services, id: int) -> dict[str, Any]:
-    with node.index.reading() as index:
-        return only_row(index.volumes, "volume", id=id)

@@ -1,0 +1,194 @@
+"""A running node as `node.open` shows a root: the same objects, from REST (docs/web.md).
+
+Nothing is kept open: a list is read page by page on one connection, and each file on one of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx2
+
+from node.control.opened import Opened, Row, name_of, one_file_each
+from node.errors import NodeFailed, UsageError
+
+PAGE_ROWS = 1000
+CHUNK_BYTES = 1 << 20
+MOVED = "the node has this file no more: its series was converted again, or deleted; ask for volumes() again"
+
+OF_SERIES = (
+    "modality", "series_number", "series_description", "protocol_name", "body_part_examined", "manufacturer",
+    "manufacturer_model_name", "verdict", "state",
+)  # fmt: skip
+OF_STUDY = (
+    "patient", "patient_id", "patient_sex", "patient_age", "study_date", "study_description", "accession_number",
+)  # fmt: skip
+"""Columns of ``v_catalog`` that volumes have from their series and studies; the others are their own."""
+
+AXES = "columns", "rows", "slices", "times"
+SPACINGS = "column_spacing_mm", "row_spacing_mm", "slice_spacing_mm"
+
+
+class _Served:
+    """What a node serves."""
+
+    def __init__(self, url: str, token: str | None, tls: ssl.SSLContext | bool, timeout: float) -> None:
+        self._url, self._tls, self._timeout = url, tls, timeout
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if "version" not in self._get("status"):
+            raise NodeFailed(f"{url} answers, but not as a voxelnode: give the address of its pages")
+
+    def patients(self) -> list[Row]:
+        return self._list("patients")
+
+    def studies(self, patient: Row | None = None) -> list[Row]:
+        if patient is None:
+            return self._list("studies")
+        named = {} if patient["patient_id"] is None else {"patient_id": patient["patient_id"]}
+        return [row for row in self._list("studies", **named) if row["patient"] == patient["id"]]
+
+    def series(self, study_instance_uid: str | None = None) -> list[Row]:
+        return self._list("series", study_instance_uid=study_instance_uid)
+
+    def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        return self._list("volumes", study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)
+
+    def exclusions(self, series: Row) -> list[Row]:
+        uids = {name: series[name] for name in ("study_instance_uid", "series_instance_uid")}
+        return [row for row in self._list("exclusions", **uids) if row["revision"] == series["revision"]]
+
+    def failures(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        return self._list("failures", study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)
+
+    def sources(self, volume: Row) -> list[Row]:
+        return self._list(f"volumes/{volume['id']}/sources")
+
+    def catalog(self) -> list[Row]:
+        series = {_key(row): row for row in self._list("series")}
+        studies = {row["study_instance_uid"]: row for row in self._list("studies")}
+        files = [row for row in one_file_each(self._list("volumes", kind="volume")) if _key(row) in series]
+        return [
+            _cataloged(row, series[_key(row)], studies[row["study_instance_uid"]])
+            for row in files
+            if row["study_instance_uid"] in studies
+        ]
+
+    def copy(self, volume: Row, name: str, into: Path) -> None:
+        digest = hashlib.sha256()
+        path = f"volumes/{volume['id']}/file/{quote(name)}"
+        with self._client() as client, client.stream("GET", path) as answer, into.open("wb") as file:
+            if answer.status_code in (404, 410):
+                raise FileNotFoundError(f"{name}: {MOVED}")
+            self._require(answer)
+            for piece in answer.iter_bytes(CHUNK_BYTES):
+                digest.update(piece)
+                file.write(piece)
+        if name == name_of(volume) and digest.hexdigest() != volume["sha256"]:
+            raise NodeFailed(f"{name} came with other bytes than the node has noted: fetch it again, or run fsck there")
+
+    def _list(self, path: str, **query: str | None) -> list[Row]:
+        wanted = {name: value for name, value in query.items() if value is not None} | {"limit": str(PAGE_ROWS)}
+        found: list[Row] = []
+        with self._client() as client:
+            while True:
+                page = self._json(client.get(path, params=wanted))
+                found += page["items"]
+                if page["next"] is None:
+                    return found
+                wanted["after"] = page["next"]
+
+    def _get(self, path: str) -> Mapping[str, Any]:
+        with self._client() as client:
+            return self._json(client.get(path))
+
+    @contextmanager
+    def _client(self) -> Iterator[httpx2.Client]:
+        base = f"{self._url}/api/v1/"
+        options: dict[str, Any] = {"headers": self._headers, "verify": self._tls, "timeout": self._timeout}
+        try:
+            with httpx2.Client(base_url=base, follow_redirects=False, **options) as client:
+                yield client
+        except httpx2.HTTPError as error:
+            raise NodeFailed(f"{self._url} does not answer: {_reason(error)}") from error
+
+    def _json(self, answer: httpx2.Response) -> Mapping[str, Any]:
+        self._require(answer)
+        try:
+            content = answer.json()
+        except ValueError as error:
+            raise NodeFailed(f"{self._url} answers, but not as a voxelnode: give the address of its pages") from error
+        return content if isinstance(content, dict) else {}
+
+    def _require(self, answer: httpx2.Response) -> None:
+        """Raise NodeFailed unless the answer is 200, in the words of the problem that it has (RFC 9457)."""
+        if answer.status_code == 200:
+            return
+        try:
+            answer.read()
+            problem = answer.json()
+            said = ". ".join(str(problem[name]) for name in ("title", "detail", "remedy") if problem.get(name))
+        except (ValueError, AttributeError):
+            said = "it is no voxelnode, or another server stands before it: give the address of its pages"
+        raise NodeFailed(f"{self._url} answered {answer.status_code}: {said}", answer.status_code)
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row["study_instance_uid"], row["series_instance_uid"]
+
+
+def _cataloged(volume: Row, series: Row, study: Row) -> Row:
+    """Return a row of the catalog, with ``name`` and ``url`` in the place of ``path``."""
+    parts = {
+        **{name: study[name] for name in OF_STUDY},
+        **{name: series[name] for name in OF_SERIES},
+        **dict(zip(AXES, [*volume["shape"], 1], strict=False)),
+        **dict(zip(SPACINGS, volume["spacing_mm"], strict=False)),
+    }
+    left_out = "id", "shape", "spacing_mm", "kind", "superseded", "converter"
+    return parts | {name: value for name, value in volume.items() if name not in left_out}
+
+
+def _reason(error: httpx2.HTTPError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"{error}: name the authority of its certificate by ca_file"
+    return f"{type(error).__name__} {error}".strip()
+
+
+def connect(
+    url: str, token: str | None = None, ca_file: str | PathLike[str] | None = None, timeout: float = 60
+) -> Opened:
+    """Connect to a running node, for reading by REST.
+
+    Parameters
+    ----------
+    url : str
+        Address of its pages, such as ``https://pacs.example.org:8080``.
+    token : str, optional
+        Of ``voxelnode account token``, if the node requires accounts. The role ``read`` suffices.
+    ca_file : path, optional
+        Certificates (PEM) of the authorities that vouch for the node; by default those of this machine. The
+        certificate of the node is always verified.
+    timeout : float
+        Seconds that the node may be silent.
+
+    Raises
+    ------
+    UsageError
+        The address is none.
+    NodeFailed
+        The node does not answer, or refuses: without a valid token, with status 401. Every call of the objects may
+        raise it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        raise UsageError(f"{url!r} is no address of a node: http://HOST:PORT or https://HOST:PORT")
+    secure = parts.scheme == "https"
+    tls = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file)) if secure else False
+    return Opened(_Served(url.rstrip("/"), token, tls, timeout))

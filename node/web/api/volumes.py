@@ -1,0 +1,112 @@
+"""Files of conversions: lists, single files and what lies beside them, and the instances that are in a volume."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from fastapi import Path, Query, Response
+
+from node.archive.base import ArchivedFile
+from node.conversion.volume_files import revision_files, stem_of
+from node.web.access import Call, ReaderCall
+from node.web.api import models
+from node.web.api.models import RowId
+from node.web.api.paging import Page, RequestedPage, UidFilters, only_row
+from node.web.api.routing import api_router, downloads, problems
+from node.web.audit_trail import of_study
+from node.web.errors import ResourceNotFound
+from node.web.files import OCTETS, file_response, local_or_gone
+from node.web.problem_types import NOT_FOUND, WRONG_CURSOR
+from node.web.services import Services
+
+router = api_router("volumes")
+
+VolumeNumber = Annotated[RowId, Path(description="`id` of the file")]
+MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
+"""Media types by suffix; other files are application/octet-stream."""
+
+FILE = downloads("The file", OCTETS, *MEDIA_TYPES.values())
+
+
+@router.get("/volumes", responses=problems(WRONG_CURSOR))
+def list_volumes(
+    page: RequestedPage,
+    uids: UidFilters,
+    kind: Annotated[str | None, Query(max_length=16, description="kind of file, such as `volume`")] = None,
+    format: Annotated[str | None, Query(max_length=16, description="format, such as `nifti`")] = None,
+    superseded: Annotated[bool | None, Query(description="null: current and superseded revisions")] = False,
+) -> Page[models.VolumeResource]:
+    """Files of conversions, newest first: volumes in each format, and pictures."""
+    wanted = {**uids, "kind": kind, "format": format, "superseded": superseded}
+    return page.read("volumes", models.VolumeResource, lambda index: index.volumes, **wanted)
+
+
+@router.get("/volumes/{id}", responses=problems(NOT_FOUND))
+def show_volume(call: ReaderCall, id: VolumeNumber) -> models.VolumeResource:
+    """One file of a conversion."""
+    row = _volume(call.node, id)
+    call.audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
+    return models.VolumeResource.of(row)
+
+
+@router.get("/volumes/{id}/sources", responses=problems(NOT_FOUND, WRONG_CURSOR))
+def list_sources(page: RequestedPage, id: VolumeNumber) -> Page[models.SourceResource]:
+    """The instances that are in a volume, with the digests that they had, last first."""
+    row = _volume(page.call.node, id)
+    wanted = {"conversion_id": row["conversion_id"], "stack": row["stack"]}
+    return page.read("sources", models.SourceResource, lambda index: index.sources, **wanted)
+
+
+@router.head("/volumes/{id}/file", include_in_schema=False)
+@router.get("/volumes/{id}/file", response_class=Response, responses=FILE)
+def download_volume(call: ReaderCall, id: VolumeNumber) -> Response:
+    """Download a file."""
+    return _file(call, _volume(call.node, id))
+
+
+@router.head("/volumes/{id}/file/{name}", include_in_schema=False)
+@router.get("/volumes/{id}/file/{name}", response_class=Response, responses=FILE)
+def download_volume_by_name(
+    call: ReaderCall,
+    id: VolumeNumber,
+    name: Annotated[str, Path(description="`name` of the file, or of one beside it")],
+) -> Response:
+    """Download a file by its `url`, or what lies beside it: its sidecar, gradients, the data of a header.
+
+    Their names differ from that of the volume after the stem: `volume.json` is beside `volume.nii.gz`.
+    """
+    row = _volume(call.node, id)
+    path = PurePath(row["path"])
+    if name == path.name:
+        return _file(call, row)
+    beside = _beside(call.node, row, name) if stem_of(name) == stem_of(path.name) else None
+    if beside is None or row["files_removed_at"] is not None:
+        raise ResourceNotFound("file")
+    return _sent(call, row, beside, beside.sha256 or None)
+
+
+def _beside(node: Services, row: dict[str, Any], name: str) -> ArchivedFile | None:
+    """Return a file of the same revision by its name, which is compared and never used as a path."""
+    with node.index.reading() as index:
+        files = revision_files(node.archive.root, index, row["path"].rpartition("/")[0])
+    return next((file for file in files if PurePath(file.key).name == name), None)
+
+
+def _file(call: Call, row: dict[str, Any]) -> Response:
+    if row["files_removed_at"] is not None:
+        raise ResourceNotFound("file")
+    with call.node.index.reading() as index:
+        kept = index.volumes.kept(row["path"])
+    return _sent(call, row, kept, row["sha256"])
+
+
+def _sent(call: Call, row: dict[str, Any], file: ArchivedFile | None, sha256: str | None) -> Response:
+    call.audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
+    path = call.node.archive.path(row["path"]) if file is None else local_or_gone(call.node, file)
+    return file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256)
+
+
+def _volume(node: Services, id: int) -> dict[str, Any]:
+    with node.index.reading() as index:
+        return only_row(index.volumes, "volume", id=id)

@@ -1,0 +1,117 @@
+"""`node.connect`: what `node.open` shows of a root, from the node that runs on it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import node
+from node.control.opened import Opened, Volume
+from node.errors import NodeFailed, UsageError
+from node.index.engine.backend import Place
+from tests import make
+from tests.protocol.conftest import keys  # noqa: F401
+from tests.web.conftest import Site
+
+
+def beside(site: Site) -> Opened:
+    place: Place = site.store.index.place
+    return node.open(site.root, {} if isinstance(place, Path) else {"index.url": place.url})
+
+
+def test_a_running_node_shows_what_its_root_does(filled: Site, tmp_path: Path) -> None:
+    there, here = node.connect(filled.url), beside(filled)
+    assert [(one.patient_id, one.name) for one in there.patients()] == [
+        (one.patient_id, one.name) for one in here.patients()
+    ]
+    assert {study.uid for study in there.patients()[0].studies()} == {"1.2.3", "1.2.4"}
+    [study] = [study for study in there.studies() if study.uid == "1.2.3"]
+    [series], [same] = study.series(), [one for one in here.series() if one.uid == "1.2.3.1"]
+    assert (series.uid, series.verdict, series.reason) == (same.uid, same.verdict, same.reason)
+    assert {row["kind"] for row in series.files()} == {row["kind"] for row in same.files()}
+    [volume], [on_disk] = series.volumes(), same.volumes()
+    assert volume.name == on_disk.name
+    assert np.array_equal(volume.array(), on_disk.array())
+    assert np.allclose(volume.affine_ras, on_disk.affine_ras, atol=1e-4)
+    assert volume.sidecar == on_disk.sidecar
+    made_of, known = volume.provenance, on_disk.provenance
+    assert made_of["sha256"] == known["sha256"]
+    assert {row["sop_instance_uid"]: row["sha256"] for row in made_of["instances"]} == {
+        row["sop_instance_uid"]: row["sha256"] for row in known["instances"]
+    }
+    assert np.array_equal(volume.project("coronal"), on_disk.project("coronal"))
+    saved = volume.save(tmp_path)
+    assert saved.read_bytes() == on_disk.path.read_bytes()
+    assert saved.with_name("volume.json").exists()
+    with pytest.raises(FileNotFoundError, match="save"):
+        _ = volume.path
+
+
+def test_a_header_comes_with_its_voxels(filled: Site) -> None:
+    [series] = [series for series in node.connect(filled.url).series() if series.uid == "1.2.3.1"]
+    [row] = [row for row in series.files() if row["format"] == "mhd"]
+    header = Volume(row["name"], row, series._source)
+    assert np.array_equal(header.array(), series.volumes()[0].array())
+
+
+def test_what_was_refused_and_excluded_is_told(site: Site) -> None:
+    site.take(*make.duplicate_series(5), make.structured_report(study_uid="1.9", series_uid="1.9.1"))
+    site.convert()
+    for one in node.connect(site.url).series():
+        [same] = [other for other in beside(site).series() if other.uid == one.uid]
+        assert [row["reason"] for row in one.failures] == [row["reason"] for row in same.failures]
+        assert sorted(row["sop_instance_uid"] for row in one.exclusions) == sorted(
+            row["sop_instance_uid"] for row in same.exclusions
+        )
+
+
+def test_the_catalog_has_the_columns_of_the_view(filled: Site) -> None:
+    [row], [known] = node.connect(filled.url).catalog(), beside(filled).catalog()
+    assert row.keys() - {"name", "url"} == known.keys() - {"path"}
+    for column in ("patient", "patient_age", "rows", "slices", "times", "slice_spacing_mm", "verdict", "sha256"):
+        assert row[column] == known[column], column
+
+
+def test_a_volume_that_was_replaced_is_told_from_one_that_is_wrong(site: Site) -> None:
+    site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.2.1"))
+    site.convert()
+    [series] = node.connect(site.url).series()
+    [volume] = series.volumes()
+    copy = next((site.root / "volumes").rglob("volume.nii.gz"))
+    copy.write_bytes(copy.read_bytes()[:-1] + b"x")
+    with pytest.raises(NodeFailed, match="other bytes"):
+        volume.array()
+    site.client().delete("/api/v1/studies/1.2").raise_for_status()
+    with pytest.raises(FileNotFoundError, match="deleted"):
+        volume.array()
+
+
+def test_refusals_have_a_status_and_a_remedy(guarded: Site) -> None:
+    with pytest.raises(NodeFailed, match="account") as refused:
+        node.connect(guarded.url)
+    assert refused.value.status == 401
+    assert node.connect(guarded.url, token=guarded.token("reader")).series() == []
+    with pytest.raises(UsageError, match="no address"):
+        node.connect("pacs:8080")
+    with pytest.raises(NodeFailed, match=r"/healthz answered 404: "):
+        node.connect(f"{guarded.url}/healthz")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(NodeFailed, match="does not answer: ReadTimeout"):
+            node.connect(address, timeout=0.2)
+    with pytest.raises(NodeFailed, match="does not answer: ConnectError"):
+        node.connect(address)
+
+
+def test_the_certificate_of_a_node_is_verified(
+    start_site: Callable[..., Site],
+    keys: Path,  # noqa: F811
+) -> None:
+    site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
+    with pytest.raises(NodeFailed, match="name the authority of its certificate by ca_file"):
+        node.connect(site.url)
+    assert node.connect(site.url, ca_file=keys / "ca.pem").studies() == []
