@@ -484,8 +484,11 @@ class StoreKind(Protocol):
         `losers`: keys of files that lost a conflict.
         """
 
-    def tried(self, settings: Settings) -> tuple[str, str | None]:
-        """Try what the archive needs of the store; return its place, and what it does not do as it should."""
+    def tried(self, settings: Settings) -> tuple[str, str | None, str | None]:
+        """Try what the archive needs of the store; return its place, what it does not do as it should, and a warning.
+
+        A warning tells what the node does itself because the store does not.
+        """
 
 
 class Membership(Protocol):

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,10 +32,13 @@ class Lying:
     ----------
     fault : str or None
         One of the constants of this module; None: it does as it should.
+    looks_at : frozenset of str
+        Headers whose checksums it compares, as S3 does; moto looks at none.
     """
 
     def __init__(self, store: str) -> None:
         self.fault: str | None = None
+        self.looks_at: frozenset[str] = frozenset()
         self._store = store
         self._lock = threading.Lock()
         self._old: bytes | None = None
@@ -70,6 +75,8 @@ class Lying:
         name = path.partition("?")[0]
         is_object = "/objects/" in name or "/volumes/" in name or "/trial-" in name
         fault = self.fault if is_object else None
+        if method == "PUT" and any(headers.get(name, true) != true for name, true in self._checksums(body)):
+            return 400, {}, b"<Error><Code>BadDigest</Code></Error>"
         if method == "PUT" and fault == KEEPS_NOTHING:
             return 200, {"ETag": '"0123456789abcdef0123456789abcdef"'}, b""
         if method == "PUT" and fault == TRUNCATES:
@@ -87,6 +94,11 @@ class Lying:
         if method == "GET" and answer.status_code == 200 and is_object:
             content = self._read_wrongly(fault, name, content)
         return answer.status_code, told, content
+
+    def _checksums(self, body: bytes) -> Iterator[tuple[str, str]]:
+        for name, digest in (("x-amz-checksum-sha256", hashlib.sha256), ("content-md5", hashlib.md5)):
+            if name in self.looks_at:
+                yield name, b64encode(digest(body).digest()).decode()
 
     def _read_wrongly(self, fault: str | None, name: str, content: bytes) -> bytes:
         with self._lock:

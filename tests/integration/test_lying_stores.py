@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from node.archive.intact import problem_with
+from node.cli.run.doctor import _objects
 from node.conversion.scheduler import Worker
 from node.extensions.object_store.remote import try_store
+from node.index.database.look import looking
+from node.index.engine.place import place_of
 from node.receive.stored_files import report_damage
 from node.settings.model import Convert as ConvertSettings
 from tests import make
@@ -99,6 +102,35 @@ def test_a_store_is_tried_before_anything_moves_there(node: Served, lying: Lying
     lying.fault = None
     assert node.upload() is None
     assert node.places() == ["store"]
+
+
+def test_a_store_that_looks_at_no_checksum_is_named_and_every_upload_is_read_back(
+    node: Served, lying: Lying, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """moto takes every checksum; each way in which a store can look at them is enough."""
+    problem = "takes an object whose checksum is wrong: uploads are verified by reading back"
+
+    def told() -> tuple[str, str]:
+        """Return what the doctor and the status tell of the store, after a start."""
+        node.uploads._has_begun = False
+        assert node.upload() is None
+        checks = [check.found for check in _objects(node.settings) if check.state == "warning"]
+        with looking(place_of(node.root, None)) as index:
+            return "".join(checks), index.store_checksums or ""
+
+    for looks_at, names in (({"x-amz-checksum-sha256"}, False), ({"content-md5"}, True), (set(), True)):
+        lying.looks_at = frozenset(looks_at)
+        capfd.readouterr()
+        expected = f"{node.remote.store.place} {problem}" if names else ""
+        assert told() == (expected, expected), looks_at
+        assert ("object_store_ignores_checksums" in "".join(capfd.readouterr())) is names
+    [ds] = make.ct_series(1)
+    node.take(ds)
+    lying.fault = TRUNCATES
+    assert node.upload() is None
+    node.forget()
+    assert node.places() == ["spool"]
+    assert len(node.local()) == 1
 
 
 def test_a_copy_stays_if_its_object_was_lost_since(

@@ -235,12 +235,15 @@ def _objects(settings: Settings) -> Iterator[Check]:
         kind = store_kind(settings)
         if kind is None:
             return
-        place, problem = kind.tried(settings)
+        place, problem, warning = kind.tried(settings)
     except UsageError as error:
         yield Check("object store", "broken", str(error), "correct [storage]")
         return
     if problem is None:
         yield Check("object store", "ok", f"{place} creates, returns and removes objects")
+        if warning is not None:
+            remedy = "nothing is lost by it; a store or gateway that refuses them finds a bad line sooner"
+            yield Check("object store", "warning", warning, remedy)
     else:
         remedy = "instances stay on the local disk until it works; correct [storage], the bucket or its rights"
         yield Check("object store", "broken", problem, remedy)

@@ -24,6 +24,7 @@ def status(root: Root) -> Answer:
     from node.extensions.object_store.stores import configured_store
 
     with root.reading() as index:
+        checksums = index.store_checksums
         counts = index.instances.count_by_place()
         identity, has_used_store = index.archive_in_store, index.has_used_store
         by_host = index.instances.count_by_holder()
@@ -37,8 +38,10 @@ def status(root: Root) -> Answer:
             problem = str(error.strerror)
     numbers = {place: asdict(count) for place, count in counts.items()}
     volumes = {place: {"files": count, "bytes": size} for place, (count, size) in files.items()}
-    where = {"object_store": None if store is None else store.place, "problem": problem}
+    where = {"object_store": None if store is None else store.place, "problem": problem, "checksums": checksums}
     fields: dict[str, Any] = {"object store": "none" if store is None else f"{store.place}, {problem or 'it answers'}"}
+    if checksums is not None:
+        fields["checksums"] = checksums
     for name, place in (("folder", "folder"), ("to be moved", "spool"), ("in the object store", "store")):
         fields[name] = f"{counts[place].instances} instances, {sized(counts[place].bytes)}"
         number, size = files[place]

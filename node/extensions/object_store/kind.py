@@ -10,7 +10,7 @@ from node.archive.base import Uploads as UploadService
 from node.archive.filesystem import Archive
 from node.extensions.object_store.findings import findings
 from node.extensions.object_store.opened import RootStore
-from node.extensions.object_store.remote import fetching, try_store
+from node.extensions.object_store.remote import checksum_problem, fetching, try_store
 from node.extensions.object_store.stores import NotTaken, configured_store
 from node.extensions.object_store.uploads import Uploads
 from node.index.database.index import Index
@@ -46,15 +46,16 @@ class _Kind:
         except StoreAway as error:
             yield Finding("store-away", store.place, str(error.strerror))
 
-    def tried(self, settings: Settings) -> tuple[str, str | None]:
+    def tried(self, settings: Settings) -> tuple[str, str | None, str | None]:
         store = configured_store(settings.storage)
         identity, has_used_store = None, False
         with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
             identity, has_used_store = index.archive_in_store, index.has_used_store
         try:
-            return store.place, try_store(store, identity, has_used_store)
+            problem = try_store(store, identity, has_used_store)
+            return store.place, problem, None if problem is not None else checksum_problem(store)
         except (StoreAway, NotTaken) as error:
-            return store.place, str(getattr(error, "strerror", None) or error)
+            return store.place, str(getattr(error, "strerror", None) or error), None
 
 
 KIND = _Kind()

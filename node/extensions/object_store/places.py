@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, 
 
 from node.index.engine.about import set_about
 from node.index.engine.about_keys import STORE as STORE_IDENTITY
-from node.index.engine.about_keys import STORE_SPOOLED
+from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
 from node.index.engine.sql import in_partial_index, insert
 from node.index.engine.writer import on_reader, on_writer
 from node.index.models import (
@@ -223,6 +223,7 @@ class PlaceRepository(ObjectRepository):
         connection.execute(of_holder.values(host=None))  # from now on, in the archive of all
         set_about(connection, STORE_SPOOLED, "")
         set_about(connection, STORE_IDENTITY, "")
+        set_about(connection, STORE_CHECKSUMS, "")
 
     @on_reader
     def removals(self, connection: Connection, limit: int | None = None) -> list[str]:

@@ -201,8 +201,14 @@ class CachedStore:
 
     def trial_problem(self) -> str | None:
         """Return what the store does not do as it should, or None; see `try_store`."""
-        name = uuid.uuid5(uuid.NAMESPACE_URL, f"{gethostname()} {self._root}").hex
-        return try_store(self.store, self.identity, has_used_store=True, name=name)
+        return try_store(self.store, self.identity, has_used_store=True, name=self._name_of_trials())
+
+    def checksum_problem(self) -> str | None:
+        """Return how the store takes an object whose checksum is wrong, or None."""
+        return checksum_problem(self.store, self._name_of_trials())
+
+    def _name_of_trials(self) -> str:
+        return uuid.uuid5(uuid.NAMESPACE_URL, f"{gethostname()} {self._root}").hex
 
     def local(self, file: ArchivedFile) -> Path:
         """Return the path of the local file, which is fetched if it is only in the store.
@@ -622,6 +628,13 @@ def try_store(store: ObjectStore, identity: str | None, has_used_store: bool, na
     if store.find(trial.key) is not None:
         return f"{store.place} still has an object that was removed"
     return None
+
+
+def checksum_problem(store: ObjectStore, name: str | None = None) -> str | None:
+    """Return how a store takes an object whose checksum is wrong, or None; `name` as for `try_store`."""
+    trial = f"trial-{name or uuid.uuid4().hex}"
+    store.delete([trial])
+    return store.checksum_problem(trial, CONTENT)
 
 
 def _kept_problem(store: ObjectStore, trial: ArchivedFile, content: bytes) -> str | None:

@@ -15,9 +15,11 @@ import shutil
 import stat
 import time
 import uuid
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -51,6 +53,12 @@ INCOMING = "incoming"
 
 PART_SECONDS = 86400.0
 """Time after which nobody writes to the part of an object any more. An upload that lost its part is done again."""
+
+FALSE_CHECKSUMS = {
+    "x-amz-checksum-sha256": b64encode(bytes(32)).decode(),
+    "content-md5": b64encode(bytes(16)).decode(),
+}
+"""Headers that an upload of any bytes must not pass with: the one that uploads have, and the one of every S3."""
 
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -121,6 +129,12 @@ class ObjectStore(Protocol):
         Raises FileNotFoundError if there is no object with this key.
         """
 
+    def checksum_problem(self, key: str, content: bytes) -> str | None:
+        """Return how the store takes an object whose checksum is wrong; None if it refuses it, or none is sent.
+
+        No object stays under the key, which must be free.
+        """
+
     def sweep(self) -> None:
         """Remove what uploads of this host have left that a kill interrupted; before its first upload."""
 
@@ -147,16 +161,21 @@ def configured_store(storage: Storage, host: str | None = None) -> ObjectStore:
         credentials_of(storage.credentials_file)
     from obstore.store import S3Store
 
-    store = S3Store(
-        parts.netloc,
-        prefix=parts.path.strip("/") or None,
-        config=config,
-        client_options=client,
-        retry_config=RETRIES,
-        credential_provider=provider_of(storage.credentials_file),
-    )
+    def opened(config: S3Config, **headers: str) -> S3Store:
+        return S3Store(
+            parts.netloc,
+            prefix=parts.path.strip("/") or None,
+            config=config,
+            client_options=client | {"default_headers": headers} if headers else client,
+            retry_config=RETRIES,
+            credential_provider=provider_of(storage.credentials_file),
+        )
+
     place = f"s3://{parts.netloc}" + (f" at {storage.endpoint}" if storage.endpoint else "")
-    return BucketStore(store, place, storage.storage_class)
+    without = config.copy()
+    del without["checksum_algorithm"]
+    falsely = tuple(partial(opened, without, **{header: value}) for header, value in FALSE_CHECKSUMS.items())
+    return BucketStore(opened(config), place, storage.storage_class, falsely)
 
 
 def bucket_options(
@@ -204,10 +223,15 @@ def provider_of(credentials_file: Path | None) -> Callable[[], S3Credential] | N
 
 
 class BucketStore:
-    """A bucket of S3, below a prefix; see `ObjectStore`."""
+    """A bucket of S3, below a prefix; see `ObjectStore`.
 
-    def __init__(self, store: S3Store, place: str, storage_class: str | None = None) -> None:
-        self._store, self.place = store, place
+    `falsely`: each opens it so that every upload has one of `FALSE_CHECKSUMS`.
+    """
+
+    def __init__(
+        self, store: S3Store, place: str, storage_class: str | None, falsely: Sequence[Callable[[], S3Store]]
+    ) -> None:
+        self._store, self.place, self._falsely = store, place, falsely
         self._class = {} if storage_class is None else {"Storage-Class": storage_class}
         self._is_conditional = True
 
@@ -284,6 +308,25 @@ class BucketStore:
             if piece is None:
                 return
             yield memoryview(piece)
+
+    def checksum_problem(self, key: str, content: bytes) -> str | None:
+        """See `ObjectStore.checksum_problem`.
+
+        A signature does not cover a false checksum; S3 demands that it covers those of its own kind, and not the MD5.
+        """
+        import obstore
+
+        for opened in self._falsely:
+            try:
+                with self._asking():
+                    obstore.put(opened(), key, content, use_multipart=False)
+            except NotTaken:
+                return None
+            except StoreAway:  # for its signature
+                continue
+            self.delete([key])
+            return f"{self.place} takes an object whose checksum is wrong: uploads are verified by reading back"
+        return None
 
     def sweep(self) -> None:
         """Do nothing: an object appears whole, and a rule of the bucket removes parts of interrupted uploads."""
@@ -415,6 +458,9 @@ class FolderStore:
                 if not piece:
                     return
                 yield memoryview(piece)
+
+    def checksum_problem(self, key: str, content: bytes) -> str | None:
+        """Return None: no checksum is sent, and every file is read back."""
 
     def sweep(self) -> None:
         """See `ObjectStore.sweep`."""

@@ -32,7 +32,7 @@ from node.extensions.object_store.remote import IN_FLIGHT, CachedStore
 from node.extensions.object_store.stores import MAX_WHOLE_BYTES, NotTaken
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.engine.about_keys import STORE_SPOOLED
+from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
 from node.index.models import SPOOL, STORE
 from node.index.nouns.records import InstanceFile, RevisionFile
 from node.lifecycle.deletion import unlink
@@ -224,6 +224,7 @@ class Uploads(UploadService):
             self._places.spool_all()
         if (problem := self._remote.trial_problem()) is not None:
             raise StoreAway(problem)
+        self._note_checksums()
         self._remote.store.sweep()
         for folder in self._archive.local_folders():
             self._note_copies(self._places.stored_among(self._archive.keys(folder)))
@@ -232,6 +233,14 @@ class Uploads(UploadService):
             for begin in range(0, len(keys), MAX_KEYS):
                 self._note_copies(self._places.stored_among(keys[begin : begin + MAX_KEYS]))
         self._has_begun = True
+
+    def _note_checksums(self) -> None:
+        """Note in the index, for the status, whether the store looks at checksums."""
+        problem = self._remote.checksum_problem() or ""
+        if problem:
+            log.warning("object_store_ignores_checksums", reason=problem)
+        if (self._index.about.get(STORE_CHECKSUMS) or "") != problem:
+            self._index.about.set(STORE_CHECKSUMS, problem)
 
     def _note_revisions(self) -> bool:
         """Note the files of some revisions from before the store as to be moved; return False if there are none left.

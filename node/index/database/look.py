@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, Applied
+from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, STORE_CHECKSUMS, Applied
 from node.index.engine.backend import IndexUnusable, Place, reason_of
 from node.index.engine.sqlite_file import connect, missing
 from node.index.engine.view_rows import Row, ViewRows
@@ -72,6 +72,11 @@ class Look(ViewRows):
     def retention(self) -> RetentionState:
         """What retention has seen, and what it waits for."""
         return retention_state(self._about(RETENTION))
+
+    @property
+    def store_checksums(self) -> str | None:
+        """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
+        return self._about(STORE_CHECKSUMS) or None
 
     def count_levels(self) -> dict[str, int]:
         """Count patients, studies, series and instances."""

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.dicom.answers import Answer
 from node.dicom.matching import Query
 from node.index.engine.about import about, applied
-from node.index.engine.about_keys import RETENTION, SCRUB, STORE, STORE_SPOOLED, Applied
+from node.index.engine.about_keys import RETENTION, SCRUB, STORE, STORE_CHECKSUMS, STORE_SPOOLED, Applied
 from node.index.engine.backend import backend_of, place_of, reason_of
 from node.index.engine.place import IndexUnusable, open_engine, require_there, revision_of
 from node.index.engine.sql import RootFolder
@@ -125,6 +125,11 @@ class ReadIndex:
     def has_used_store(self) -> bool:
         """Whether the archive has made an object store its own: an empty one is then another one, or was emptied."""
         return about(self._connection, STORE_SPOOLED) == "yes"
+
+    @property
+    def store_checksums(self) -> str | None:
+        """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
+        return about(self._connection, STORE_CHECKSUMS) or None
 
     @property
     def scrub(self) -> str | None:

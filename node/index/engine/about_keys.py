@@ -30,6 +30,9 @@ STORE = "store"
 STORE_SPOOLED = "store_spooled"
 """``yes`` once the instances from before the object store are noted as to be moved to it."""
 
+STORE_CHECKSUMS = "store_checksums"
+"""How the object store takes an object whose checksum is wrong; empty if it refuses it."""
+
 COPYING = "copying"
 """The index of which this is a copy that is not finished, see `node.index.care.copying`."""
 
