@@ -259,7 +259,7 @@ def one_file_each(rows: Iterable[Row]) -> list[Row]:
     best: dict[tuple[Any, ...], tuple[int, Row]] = {}
     for row in rows:
         ending = next((place for place, suffix in enumerate(SUFFIXES) if name_of(row).endswith(suffix)), None)
-        key = row["study_instance_uid"], row["series_instance_uid"], row["stack"], row["suffix"]
+        key = row.get("study_instance_uid"), row["series_instance_uid"], row["stack"], row["suffix"]
         if row["kind"] == "volume" and ending is not None and (key not in best or ending < best[key][0]):
             best[key] = ending, row
     return [best[key][1] for key in sorted(best)]
@@ -310,7 +310,7 @@ class Opened:
 
     def to_parquet(self, path: str | PathLike[str]) -> None:
         """Write the catalog as a Parquet file, by polars, which must be installed."""
-        self.to_polars().write_parquet(path)
+        self.to_polars().write_parquet(Path(path))
 
 
 class _OnDisk:

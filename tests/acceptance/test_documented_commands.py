@@ -170,6 +170,7 @@ def test_the_notebook_runs_and_ends_with_a_picture(site: Site) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "3 instances, the first one 1.2.3.1." in done.stdout
+    assert "coronal (" in done.stdout
     with Image.open(site.folder / "middle.png") as picture:
         assert picture.getextrema() == (0, 255)
 

@@ -116,7 +116,6 @@ def test_the_commands_write_projections_and_masks(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_page_about_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("polars")
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scans").mkdir()
