@@ -40,6 +40,12 @@ class ObjectStore:
         assert answer.status_code < 300, answer.text
         return answer
 
+    def content(self, path: str) -> bytes | None:
+        """Return an object, or None if there is none."""
+        answer = httpx2.get(self.url + path, headers={"authorization": SIGNED}, timeout=60)
+        assert answer.status_code in (200, 404), answer.text
+        return answer.content if answer.status_code == 200 else None
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()

@@ -20,10 +20,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.uid import generate_uid
@@ -239,21 +240,27 @@ class Faults:
             self.problems.append(f"{len(lost)} of {len(self.acknowledged)} acknowledged instances are lost")
         if back := self.deleted & kept.keys():
             self.problems.append(f"{len(back)} deleted instances are back")
-        for uid, data in self.acknowledged.items():
-            if uid in kept:
-                content = store.ask("GET", f"/archive/one/{kept[uid]['key']}").content
-                if content[kept[uid]["data_set_offset"] :] != data:
-                    self.problems.append(f"{uid} has other bytes in the store")
         files = view_rows(settings.storage.root, "SELECT key, bytes, sha256 FROM revision_files")
-        for file in files:
-            content = store.ask("GET", f"/archive/one/{file['key']}").content
-            if (len(content), hashlib.sha256(content).hexdigest()) != (file["bytes"], file["sha256"]):
-                self.problems.append(f"{file['key']} has other bytes in the store")
+        self._compare_objects(store, kept, files)
         listed = set(re.findall(r"<Key>one/((?:objects|volumes)/.*?)</Key>", listing(store)))
         if listed != {row["key"] for row in (*rows, *files)}:
             self.problems.append(f"the store has {len(listed)} objects instead of {len(rows) + len(files)}")
         self._compare_series(settings.storage.root, {file["key"] for file in files})
         self.done["instances in the end"], self.done["files of volumes in the end"] = len(rows), len(files)
+
+    def _compare_objects(self, store: ObjectStore, kept: Mapping[str, Any], files: list[Any]) -> None:
+        for uid in self.acknowledged.keys() & kept.keys():
+            content = store.content(f"/archive/one/{kept[uid]['key']}")
+            if content is None:
+                self.problems.append(f"{uid} is not in the store")
+            elif content[kept[uid]["data_set_offset"] :] != self.acknowledged[uid]:
+                self.problems.append(f"{uid} has other bytes in the store")
+        for file in files:
+            content = store.content(f"/archive/one/{file['key']}")
+            if content is None:
+                self.problems.append(f"{file['key']} is not in the store")
+            elif (len(content), hashlib.sha256(content).hexdigest()) != (file["bytes"], file["sha256"]):
+                self.problems.append(f"{file['key']} has other bytes in the store")
 
     def _compare_series(self, root: Path, keys: set[str]) -> None:
         """Each series has a current revision of all of its instances, whose volumes and sidecars are in the store."""

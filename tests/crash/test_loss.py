@@ -1,0 +1,22 @@
+"""An index that is lost, cut or left, with files of the archive, and rebuilt by a command that is killed.
+
+This is the short form of ``python -m tests.crash.loss --cycles 100``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.loss import HARMS, Losses
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_was_acknowledged_is_there_or_named_after_every_rebuild(tmp_path: Path) -> None:
+    losses = Losses(tmp_path)
+    losses.run(len(HARMS))
+    assert losses.problems == []
+    assert losses.done["instances lost"]
+    assert any(what.startswith("rebuild killed") for what in losses.done)
