@@ -195,12 +195,17 @@ def test_the_changelog_knows_the_version() -> None:
 
 
 def test_every_warning_and_every_reason_is_documented() -> None:
+    from node.extensions.pages.status_chips import REMEDIES
+    from node.selector.fields import STATES
     from node.volume.reasons import Reason, WarningKind
 
     text = (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
-    warnings, reasons = (text.split(f"## {title}")[1].split("\n## ")[0] for title in ("Warnings", "Refusals"))
+    warnings = text.split("## Warnings")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `([\w-]+)`", warnings, flags=re.MULTILINE)) == {warn.value for warn in WarningKind}
-    assert set(re.findall(r"^\| `([\w-]+)`", reasons, flags=re.MULTILINE)) == {reason.value for reason in Reason}
+    states, reasons = (ROOT / "docs" / "no-volume.md").read_text(encoding="utf-8").split("## Refusals")
+    remedies = dict(re.findall(r"^\| `([\w-]+)` \| .* \| (.*) \|$", reasons, flags=re.MULTILINE))
+    assert remedies == {reason.value: REMEDIES.get(reason.value, "Nothing to do.") for reason in Reason}
+    assert set(STATES) <= set(re.findall(r"`([\w-]+)`", states))
 
 
 def test_every_option_and_refusal_of_deidentification_is_documented() -> None:

@@ -1,4 +1,6 @@
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -6,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.preloaded import Process, run
+from tests.preloaded import run
 
 
 @pytest.mark.slow
@@ -51,17 +53,30 @@ def test_the_demo_needs_an_empty_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_kept_demo_answers_until_it_is_stopped(tmp_path: Path) -> None:
+def test_a_demo_on_a_terminal_speaks_at_once_opens_the_page_stays_and_cleans_up(tmp_path: Path) -> None:
     # Other signals: test_the_first_signal_asks_to_stop_and_the_second_aborts, which is about the same handler.
-    with (tmp_path / "log").open("w") as log:
-        process = Process(["demo", "--root", str(tmp_path / "demo"), "--keep"], {}, log)
+    temporary, opened = tmp_path / "tmp", tmp_path / "opened"
+    temporary.mkdir()
+    (tmp_path / "browser").write_text(f"#!/bin/sh\necho $1 > {opened}\n")
+    (tmp_path / "browser").chmod(0o755)
+    environment = {"TMPDIR": str(temporary), "DISPLAY": ":9", "BROWSER": f"{tmp_path / 'browser'} %s"}
+    ours, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "node", "demo"],
+        stdin=terminal, stdout=terminal, stderr=subprocess.DEVNULL, env={**os.environ, **environment},
+    )  # fmt: skip
+    os.close(terminal)
     try:
-        with process.stdout:
-            line = next(line for line in process.stdout if "dcmsend" in line)
-            _, _, title, _, _, _, host, port, *_ = line.split()
-            done = run("echo", f"{title}@{host}:{port}")
-            assert "answers" in done.stdout, done.stderr
+        with os.fdopen(ours, encoding="utf-8") as screen:
+            assert str(temporary) in screen.readline()
+            address = next(line for line in screen if line.startswith("look ")).split()[1]
+            sender = next(line for line in screen if "dcmsend" in line).split("dcmsend")[1].split()
+            title, host, port = sender[1], sender[5], sender[6]
+            assert "answers" in run("echo", f"{title}@{host}:{port}").stdout
+            next(line for line in screen if line.startswith("read more"))
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
     finally:
         process.kill()
+    assert opened.read_text().strip() == address
+    assert list(temporary.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Take the pictures of ``docs/pages.md`` from the pages of a running node, in Chromium.
+"""Take the pictures of the README and of ``docs/pages.md`` from a running node and a command, in Chromium.
 
 ``python -m tests.documents.pictures docs/images`` starts a node on an empty root and sends it a study: a head, the same
 without some slices, contours, a dose and a report. It takes half a minute. Run it again when the pages have changed.
@@ -6,7 +6,9 @@ without some slices, contours, a dose and a report. It takes half a minute. Run 
 
 from __future__ import annotations
 
+import html
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,13 +21,17 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydicom import Dataset, FileDataset
 from pydicom.uid import RTDoseStorage, generate_uid
 
+from node.cli.exchange.sample_series import shipped_with_pydicom
 from node.extensions.demo.known_series import head_phantom
 from tests import make
 from tests.acceptance.served import Served
 from tests.documents.tour import send
+from tests.preloaded import run
 from tests.web.pages import ARGUMENTS, CHROMIUM
 
 STUDY_SIZE, SERIES_SIZE = {"width": 1180, "height": 740}, {"width": 1180, "height": 860}
+FOLDER_SIZE = {"width": 1180, "height": 300}
+TERMINAL = '<pre style="margin: 1.2rem; font: 14px/1.5 monospace; white-space: pre-wrap">'
 REGIONS = {"Right hemisphere": (62, 92, 18, 34), "Cerebellum": (88, 148, 24, 12)}
 """Middle (column, row) and radii of ellipses on the slices of the head, in pixels."""
 COLOURS = ([230, 80, 70], [90, 210, 130])
@@ -134,8 +140,20 @@ def take_series(browser: Browser, url: str, path: Path) -> None:
     take(page, path)
 
 
+def take_folder(browser: Browser, scans: Path, path: Path) -> None:
+    """Write a picture of what `voxelnode convert` says about three patients among the test files of pydicom."""
+    for name in ("77654033", "98892001", "TINY_ALPHA"):
+        [folder] = (file for file in shipped_with_pydicom("dicomdirtests") if file.name == name)
+        shutil.copytree(folder, scans / "scans" / name)
+    done = run("convert", "scans", "-o", "volumes", folder=scans)
+    page = browser.new_page(viewport=FOLDER_SIZE, color_scheme="dark")
+    text = html.escape(f"$ voxelnode convert scans -o volumes\n{done.stdout}")
+    page.set_content(f'<body style="margin: 0; background: #10141a; color: #dbe4ec">{TERMINAL}{text}</pre>')
+    take(page, path)
+
+
 def record(folder: Path) -> None:
-    """Take both pictures."""
+    """Take all pictures."""
     with (
         tempfile.TemporaryDirectory() as name,
         sync_playwright() as playwright,
@@ -149,6 +167,7 @@ def record(folder: Path) -> None:
         [row] = node.rows("SELECT * FROM v_series WHERE series_number = 1")
         url = f"{found[0]}/studies/{row['study_instance_uid']}"
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        take_folder(browser, Path(name), folder / "folder.png")
         take_study(browser, url, folder / "study.png")
         take_series(browser, f"{url}/series/{row['series_instance_uid']}", folder / "series.png")
         browser.close()

@@ -144,3 +144,20 @@ def test_our_commands_find_get_and_send_with_orthanc(
     assert uids(series) <= held(node)
     run(*voxelnode, "send", STUDY, "--to", "orthanc", *root)
     assert uids(study) <= orthanc.instances()
+
+
+@pytest.mark.slow
+def test_the_storage_folder_of_orthanc_is_imported_byte_for_byte(tmp_path: Path, study: list[FileDataset]) -> None:
+    (tmp_path / "files").mkdir()
+    with orthanc_beside(tmp_path, free_port(), free_port(), free_port()) as orthanc:
+        for number, ds in enumerate(study):
+            path = tmp_path / "files" / f"{number}.dcm"
+            ds.save_as(path, enforce_file_format=True)
+            orthanc.ask("/instances", raw=path.read_bytes(), method="POST")
+    digests = []
+    for folder in ("files", "orthanc"):
+        run(sys.executable, "-m", "node", "import", "--root", str(tmp_path / f"from-{folder}"), str(tmp_path / folder))
+        rows = Served(tmp_path / f"from-{folder}").rows("SELECT sha256 FROM v_images")
+        digests.append({row["sha256"] for row in rows})
+    assert len(digests[0]) == len(study)
+    assert digests[0] == digests[1]

@@ -413,6 +413,7 @@ def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Vi
     expect(cards).to_have_count(4)
     for text in ("no gap seen", "incomplete", "missing-slice", "refused", "no image"):
         expect(cards.filter(has_text=text).first).to_be_visible()
+    expect(visitor.page.locator("#cards .explained")).to_contain_text("no count was announced")
     pictures = cards.locator("img")
     assert pictures.count() == 2
     for picture in pictures.all():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import tempfile
 import threading
+import webbrowser
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from node.association.client.association import Address
+    from node.control.node import Endpoints
     from node.extensions.demo.known_series import Truth
 
 QUIET_SECONDS = 1.0
@@ -42,19 +48,50 @@ class DemoFailed(VoxelnodeError):
 
 
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the node running until Ctrl-C.")] = False,
+    keep: Annotated[
+        bool | None,
+        typer.Option("--keep/--no-keep", help="Keep the node running until Ctrl-C. [default: only on a terminal]"),
+    ] = None,
     root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="New or empty folder. [default: a temporary folder]")
+        Path | None,
+        typer.Option(
+            "--root", metavar="DIR", help="New or empty folder, which stays. [default: a temporary folder, removed]"
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Send known series through a node and check the volumes.
+    """Try a node with known series, and look at them.
 
     Starts a node on this machine, sends it two real CT series and a head phantom, and compares every volume with
-    the known voxels and positions. Exit 1 if a volume is missing or differs.
+    the known voxels and positions. Exit 1 if a volume is missing or differs. On a terminal, the node then runs until
+    Ctrl-C, and its pages open in the browser if there is a desktop.
     """
-    folder = _fresh(root)
+    is_on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    stays = keep if keep is not None else is_on_terminal and not json
+    with ExitStack() as temporary:
+        folder = _empty(root, temporary)
+        if not json:
+            print(f"Starting a node in {folder} ...", flush=True)
+        try:
+            _demonstrate(folder, root is not None, stays, stays and is_on_terminal, json)
+        except DemoFailed:
+            temporary.pop_all()  # its message names files
+            raise
 
+
+def _empty(root: Path | None, temporary: ExitStack) -> Path:
+    """Return an empty folder; a temporary one is removed with `temporary`."""
+    if root is None:
+        folder = Path(tempfile.mkdtemp(prefix="voxelnode-demo-"))
+        temporary.callback(shutil.rmtree, folder)
+        return folder
+    if root.is_dir() and any(root.iterdir()):
+        raise UsageError(f"{root} is not empty; the demo needs a new or empty folder")
+    return root.absolute()
+
+
+def _demonstrate(folder: Path, is_left: bool, stays: bool, opens: bool, json: bool) -> None:
+    """Run a node in `folder` with the known series, check what it wrote, and let people look at it if it stays."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from node import logs
@@ -69,28 +106,24 @@ def demo(
         web=Web(port=0),
     )
     node = Node(settings)
-    address = node.start().dicom
-    assert address is not None  # by default, a node has all roles
+    endpoints = node.start()
+    assert endpoints.dicom is not None  # by default, a node has all roles
     try:
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, transient=True, disable=json) as progress:
-            truths = _send(address, progress)
+            truths = _send(endpoints.dicom, progress)
             rows, counts = _converted(folder, len(truths), progress)
             verdicts = {row["path"]: _verdict(row, truths) for row in rows}
         _report(folder, rows, verdicts, truths, counts, json)
         _require_right(rows, verdicts, truths, settings.convert.formats)
-        if keep:
-            _keep(node.serve_until, address)
+        if stays:
+            _stay(node.serve_until, endpoints, folder, opens)
+        elif not json:
+            print(
+                f"Files: {folder}" if is_left else "The files are removed now; --root DIR keeps them, --keep the node."
+            )
     finally:
         node.stop(drain_seconds=5)
-
-
-def _fresh(root: Path | None) -> Path:
-    if root is None:
-        return Path(tempfile.mkdtemp(prefix="voxelnode-demo-"))
-    if root.is_dir() and any(root.iterdir()):
-        raise UsageError(f"{root} is not empty; the demo needs a new or empty folder")
-    return root.absolute()
 
 
 def _send(address: Address, progress: Progress) -> dict[str, Truth]:
@@ -195,19 +228,27 @@ def _report(
     if json:
         return
     print_table("rows of the index", tuple(counts), [tuple(counts.values())])
-    picture = max((row for row in rows if row["kind"] == "thumbnail"), key=lambda row: row["bytes"], default=None)
-    paths = {"everything": folder, "index": f"sqlite3 {folder / 'index.sqlite'} .tables"}
-    if picture:
-        paths |= {"the head": Path(picture["path"]).parent, "its thumbnail": picture["path"]}
-    print_fields(paths)
 
 
-def _keep(serve_until: Callable[[threading.Event], None], address: Address) -> None:
+def _stay(serve_until: Callable[[threading.Event], None], endpoints: Endpoints, folder: Path, opens: bool) -> None:
+    """Name what to try, and serve until a signal."""
     stop = threading.Event()
     stop_at_signal(stop)
-    print(
-        f"\nThe node runs until Ctrl-C. Send it your own files:\n"
-        f"  dcmsend -aec {address.ae_title} +sd +r --no-halt {address.host} {address.port} FOLDER",
-        flush=True,
+    dicom = endpoints.dicom
+    assert dicom is not None
+    print("\nThe node runs until Ctrl-C. Try it, in the browser and in a second terminal:")
+    print_fields(
+        {
+            "look": endpoints.web,
+            "your own files": f"{endpoints.web}upload",
+            "a sender": f"dcmsend -aec {dicom.ae_title} +sd +r --no-halt {dicom.host} {dicom.port} FOLDER",
+            "series": f"voxelnode series --root {folder}",
+            "a selection": f"voxelnode select 'slices >= 50' --root {folder}",
+            "SQL": f"sqlite3 {folder / 'index.sqlite'} 'SELECT path, shape FROM v_volumes'",
+            "read more": "voxelnode help tutorial",
+        }
     )
+    sys.stdout.flush()
+    if opens and endpoints.web is not None and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        webbrowser.open(endpoints.web)
     serve_until(stop)

@@ -40,7 +40,11 @@ def series_chip(series: Mapping[str, Any]) -> StatusChip:
 
 _CERTAINTIES: Mapping[Certainty, StatusChip] = {
     "verified": StatusChip("good", "verified", "A count of instances was announced, and all of them are here."),
-    "no gap seen": StatusChip("plain", "no gap seen", "Nothing seems to be missing; no count was announced."),
+    "no gap seen": StatusChip(
+        "plain",
+        "no gap seen",
+        "Nothing seems to be missing, but no count was announced: slices missing at an end would go unnoticed.",
+    ),
     "suspect": StatusChip("warning", "suspect", "Something may be missing; the evidence is weak or contradictory."),
     "incomplete": StatusChip("warning", "incomplete", "Instances are missing."),
 }
