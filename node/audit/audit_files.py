@@ -11,6 +11,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from node.durable import sync_folder
@@ -18,6 +19,11 @@ from node.durable import sync_folder
 FILE_NAME = "audit.jsonl"
 FIRST = "0" * 64
 """Digest in the first line of all, which has no predecessor."""
+
+_LEAVING = frozenset({"110104", "110106"})
+"""Codes of events by which something leaves: DICOM Instances Transferred and Export (PS3.16 context group 400)."""
+
+_OF_EXPORT, _DESTINATION, _MINOR_FAILURE = b'"110106"', "110152", 4
 
 _FULL = re.compile(r"audit-(\d{6,})\.jsonl")
 
@@ -53,6 +59,47 @@ def last_lines(folder: Path, count: int) -> list[bytes]:
         if len(lines) >= count:
             break
     return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """Who was sent something, or took it: the name of a destination, an account or a command, and how."""
+
+    who: str
+    how: str
+    last_at: str
+
+
+def takers_of(folder: Path, study_instance_uid: str) -> list[Taker]:
+    """Return who has what was sent of a study, as far as the audit log tells; each once, in the order of the first.
+
+    Commands that take everything out of a root, such as backups, name no study: they may have it.
+    """
+    takers: dict[tuple[str, str], Taker] = {}
+    of_study = json.dumps(study_instance_uid).encode()
+    for path in audit_files(folder):
+        with path.open("rb") as file:
+            for line in file:
+                if of_study in line or (_OF_EXPORT in line and b'"objects": []' in line):
+                    takers |= {(taker.who, taker.how): taker for taker in _takers_in(line, study_instance_uid)}
+    return list(takers.values())
+
+
+def _takers_in(text: bytes, study_instance_uid: str) -> Iterator[Taker]:
+    try:
+        line = json.loads(text)
+        named = {each.get("study_instance_uid") for each in line["objects"]}
+        if line["event"]["code"] not in _LEAVING or line["action"] != "R" or line["outcome"] > _MINOR_FAILURE:
+            return
+        if named and study_instance_uid not in named:
+            return
+        people = line["participants"]
+        for one in [each for each in people if each["role"] == _DESTINATION] or people:
+            who = f"{one['user']} {one['address']}".strip()
+            how = line["event"]["meaning"] if named else re.sub(r": (begun|done, .*|broken off)$", "", line["detail"])
+            yield Taker(who, how, line["at"])
+    except (ValueError, TypeError, KeyError, AttributeError):  # torn by a power cut, or of another version
+        return
 
 
 def verify(folder: Path) -> list[str]:

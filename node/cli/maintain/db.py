@@ -65,9 +65,12 @@ def backup(
     Copy the journal and then the archive afterwards, never before, so that each row of the copy has its file, and each
     instance that is not in the index yet is in the copy of the journal.
     """
+    from node.control.audited_export import audited_export
     from node.index.engine.place import backup as copy_database
 
-    size = copy_database(_place(root.settings), target.absolute())
+    with audited_export(root.settings, f"voxelnode db backup to {target.absolute()}") as outcome:
+        size = copy_database(_place(root.settings), target.absolute())
+        outcome.counts = f"{size} bytes"
     remark = f"now copy the folders of {root.settings.storage.root}, the journal first"
     return Answer({"path": target, "bytes": size}, f"{target}: {sized(size)} written; {remark}")
 

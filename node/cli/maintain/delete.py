@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from node.archive.proof import Proof
+    from node.audit.audit_files import Taker
     from node.index.database.reading import ReadIndex
     from node.index.nouns.records import DeletionPlan, Level
 
@@ -40,12 +41,15 @@ def delete(
     `voxelnode trash restore` brings them back. If a node runs on this root, the node does it.
     """
     from node.archive.proof import last_proof
+    from node.audit.audit_files import takers_of
 
     with root.reading() as index:
         plan = index.deletions.plan(_level(index, uid), uid, study)
     if not json:
         _print(plan)
+    takers = takers_of(root.folder, plan.study_instance_uid)
     fields = {name: value for name, value in asdict(plan).items() if name != "patient_id"}
+    fields["taken_by"] = [asdict(taker) for taker in takers]
     if dry_run:
         return Answer({**fields, "deleted": False, "trash_until": None}, lambda: None)
     keeps = root.settings.retention.trash_days > 0 and not erase
@@ -55,17 +59,18 @@ def delete(
     until = done["trash_until"]
     text = "deleted" if until is None else f"deleted; `voxelnode trash` can bring it back until {until[:10]}"
     if done["erased"] is not None:
-        text = _erased(done["sent_to"], last_proof(root.folder))
+        text = _erased(done["sent_to"], last_proof(root.folder), takers)
     if done["erased"] is False:
         text += "; the index keeps deleted rows until its write-ahead log is reused, or the server vacuums"
     return Answer({**fields, "deleted": True, "trash_until": until}, text)
 
 
-def _erased(sent_to: Sequence[str], proof: Proof | None) -> str:
-    """Say who keeps what was erased, as far as the node knows them."""
+def _erased(sent_to: Sequence[str], proof: Proof | None, takers: Sequence[Taker]) -> str:
+    """Say who keeps what was erased, as far as the node knows them: by its index, and by its audit log."""
     sent = f" ({', '.join(sent_to)})" if sent_to else ", of which none has taken it by a route,"
     known = f", such as {proof.backup}," if proof is not None else ""
-    return f"erased; backups{known} destinations{sent} receivers of hooks and the audit log keep what they have"
+    kept = f"erased; backups{known} destinations{sent} receivers of hooks and the audit log keep what they have"
+    return kept + "".join(f"\n  {taker.who} may have it: {taker.how}, last {taker.last_at[:19]}" for taker in takers)
 
 
 def _level(index: ReadIndex, uid: str) -> Level:
