@@ -13,12 +13,12 @@ Sta9 to Sta12 do not occur. Three rules keep the rest short:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from enum import Enum
+from enum import StrEnum
 
 from pynetdicom.fsm import ACTIONS, TRANSITION_TABLE
 
 
-class State(Enum):
+class State(StrEnum):
     """States of the protocol machine, PS3.8 tables 9-1 to 9-5."""
 
     IDLE = "Sta1"
@@ -29,7 +29,7 @@ class State(Enum):
     CLOSING = "Sta13"
 
 
-class Event(Enum):
+class Event(StrEnum):
     """Events of the protocol machine, PS3.8 table 9-10."""
 
     CONNECTED = "Evt5"

@@ -70,6 +70,8 @@ _UIDS = frozenset({Element.AFFECTED_SOP_CLASS_UID, Element.AFFECTED_SOP_INSTANCE
 
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
+_NUMBERS_OF_RESPONSE = struct.Struct("<" + 4 * "HHLH")
+"""Four unsigned shorts with their tags and lengths: all numbers of the response to a C-STORE."""
 
 _MAX_UID_LENGTH = 64
 _PLAIN_UID = re.compile(rb"(?=.{1,64}\Z)[0-9.]+\0?", re.DOTALL)
@@ -158,8 +160,10 @@ def decode_command(encoded: bytes | bytearray) -> Command:
         data_set_type != NO_DATA_SET,
         _uid(raw_class),
         _uid(raw_instance),
-        all(_PLAIN_UID.fullmatch(uid) for uid in (raw_class, raw_instance))
-        and all(elements.get(number) for number in (Element.MESSAGE_ID, Element.PRIORITY)),
+        _PLAIN_UID.fullmatch(raw_class) is not None
+        and _PLAIN_UID.fullmatch(raw_instance) is not None
+        and bool(elements.get(Element.MESSAGE_ID))
+        and bool(elements.get(Element.PRIORITY)),
         _unsigned_short(elements, Element.MESSAGE_ID_RESPONDED_TO),
         _unsigned_short(elements, Element.STATUS),
         elements,
@@ -192,18 +196,21 @@ def encode_c_store_response(request: Command, answer: Answer) -> bytes:
 
     The affected UIDs are echoed as received; one that is too long to be a UID is omitted.
     """
-    response: dict[Element, int | str | bytes] = {
-        Element.COMMAND_FIELD: C_STORE_RSP,
-        Element.MESSAGE_ID_RESPONDED_TO: request.message_id or 0,
-        Element.DATA_SET_TYPE: NO_DATA_SET,
-        Element.STATUS: answer.status,
-    }
-    for number in _UIDS:
-        if 0 < len(uid := request.elements.get(number, b"")) <= _MAX_UID_LENGTH:
-            response[number] = uid
-    if answer.comment:
-        response[Element.ERROR_COMMENT] = answer.comment
-    return encode_command(response)
+    numbers = _NUMBERS_OF_RESPONSE.pack(
+        *(0, Element.COMMAND_FIELD, _US.size, C_STORE_RSP),
+        *(0, Element.MESSAGE_ID_RESPONDED_TO, _US.size, request.message_id or 0),
+        *(0, Element.DATA_SET_TYPE, _US.size, NO_DATA_SET),
+        *(0, Element.STATUS, _US.size, answer.status),
+    )
+    comment = _element(Element.ERROR_COMMENT, _value(Element.ERROR_COMMENT, answer.comment)) if answer.comment else b""
+    sop_class = _echoed(request, Element.AFFECTED_SOP_CLASS_UID)
+    body = sop_class + numbers + comment + _echoed(request, Element.AFFECTED_SOP_INSTANCE_UID)
+    return _element(0x0000, struct.pack("<L", len(body))) + body
+
+
+def _echoed(request: Command, number: Element) -> bytes:
+    uid = request.elements.get(number, b"")
+    return _element(number, _value(number, uid)) if 0 < len(uid) <= _MAX_UID_LENGTH else b""
 
 
 def _unsigned_short(elements: Mapping[int, bytes], number: int) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from functools import cache
+from functools import cache, lru_cache
 
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, encoding_of
 
@@ -12,6 +12,7 @@ IMPLEMENTATION_CLASS_UID = "2.25.203918237049125317709215371926431094752"
 
 IMPLEMENTATION_VERSION_NAME = "VOXELNODE_0"
 
+_PREAMBLE = b"\x00" * 128 + b"DICM"
 _META_READ = frozenset((0x0002, 0x0003, 0x0010))  # SOP Class UID, SOP Instance UID, Transfer Syntax UID
 _META_ELEMENT = struct.Struct("<H2sH").unpack_from
 _LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
@@ -36,15 +37,21 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: st
     -----
     PS3.10 7.1, table 7.1-1.
     """
-    body = _element(0x00020001, "OB", b"\x00\x01")
-    body += _text(0x00020002, "UI", sop_class_uid)
-    body += _text(0x00020003, "UI", sop_instance_uid)
-    body += _text(0x00020010, "UI", transfer_syntax_uid)
-    body += _text(0x00020012, "UI", IMPLEMENTATION_CLASS_UID)
-    body += _text(0x00020013, "SH", IMPLEMENTATION_VERSION_NAME)
+    before, behind = _around_instance_uid(sop_class_uid, transfer_syntax_uid, source_ae_title)
+    body = before + _text(0x00020003, "UI", sop_instance_uid) + behind
+    return _PREAMBLE + _element(0x00020000, "UL", struct.pack("<L", len(body))) + body
+
+
+@lru_cache(maxsize=256)
+def _around_instance_uid(sop_class_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> tuple[bytes, bytes]:
+    """Return the elements before the SOP Instance UID and those behind it: the same for all instances of a sender."""
+    before = _element(0x00020001, "OB", b"\x00\x01") + _text(0x00020002, "UI", sop_class_uid)
+    behind = _text(0x00020010, "UI", transfer_syntax_uid)
+    behind += _text(0x00020012, "UI", IMPLEMENTATION_CLASS_UID)
+    behind += _text(0x00020013, "SH", IMPLEMENTATION_VERSION_NAME)
     if source_ae_title:
-        body += _text(0x00020016, "AE", source_ae_title)
-    return b"\x00" * 128 + b"DICM" + _element(0x00020000, "UL", struct.pack("<L", len(body))) + body
+        behind += _text(0x00020016, "AE", source_ae_title)
+    return before, behind
 
 
 def file_meta(head: bytes) -> tuple[dict[int, str], int]:

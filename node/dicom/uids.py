@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from pydicom.config import IGNORE
 from pydicom.uid import UID
@@ -79,6 +80,7 @@ def registered(uid: str) -> UID:
     return UID(uid, IGNORE)
 
 
+@lru_cache(maxsize=256)  # asked for every instance
 def is_storage_class(sop_class_uid: str) -> bool:
     """Return whether the node accepts instances of this SOP class by C-STORE.
 

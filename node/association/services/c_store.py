@@ -124,7 +124,7 @@ class Reception:
             except Exception as error:
                 self._refuse(error)
         answer = self._answer or FAILED
-        metrics.c_store_answers.labels(status=f"0x{answer.status:04X}").inc()
+        metrics.c_store_answers.labels(f"0x{answer.status:04X}").inc()
         self._service.on_answer(answer.status)
         return answer
 
