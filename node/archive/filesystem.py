@@ -287,8 +287,8 @@ class Archive:
         return {f"quarantine/{path.name}" for path in self._quarantine.glob("*.dcm")}
 
     def sweep_incoming(self) -> int:
-        """Delete the part files that no record of the journal names; return their number."""
-        parts = list(self.incoming.glob("*.part"))
+        """Delete the part files that no record of the journal names, and unfinished answers; return their number."""
+        parts = list(self.incoming.glob("*.part*"))
         for part in parts:
             part.unlink(missing_ok=True)
         return len(parts)
