@@ -11,17 +11,22 @@ import logging
 import os
 import stat
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
 
+from node.addresses import block_of
 from node.errors import UsageError, VoxelnodeError
+
+log = structlog.get_logger()
 
 ALLOWED_FIELDS = frozenset(
     {
@@ -53,7 +58,43 @@ NOT_LOGGED = "[not logged]"
 QUIET_LIBRARIES = ("pydicom", "pynetdicom", "highdicom", "PIL", "nibabel", "pylibjpeg", "py.warnings", "alembic")
 """Libraries whose messages quote data sets or do not help an operator; `alembic` logs each migration twice."""
 
+MINUTE_SECONDS, LINES_OF_MINUTE, MAX_ADDRESSES = 60.0, 10, 1000
+"""Lines of one event that an address causes in a minute and that are written; and for how many addresses these are
+counted at once."""
+
 Event = MutableMapping[str, Any]
+
+
+class LinesOfAddresses:
+    """Lines that anybody can cause: a flood must not fill the log, nor push out what else it has. Thread-safe.
+
+    Of each event and address, the first lines of a minute are written, and the number of the others once the minute is
+    over and the next line comes.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock, self._lock = clock, threading.Lock()
+        self._counts: dict[tuple[str, str], tuple[float, int]] = {}  # when the minute began; in this order
+
+    def is_due(self, event: str, address: str) -> bool:
+        """Return whether the next line of an event is to be written; else it is counted."""
+        key, now = (event, block_of(address)), self._clock()
+        with self._lock:
+            ended = list(self._take_ended(now))
+            began, count = self._counts.get(key, (now, 0))
+            self._counts[key] = began, count + 1
+        for (kind, block), left_out in ended:
+            if left_out > 0:
+                log.warning("lines_left_out", kind=kind, address=block, count=left_out)
+        return count < LINES_OF_MINUTE
+
+    def _take_ended(self, now: float) -> Iterator[tuple[tuple[str, str], int]]:
+        while self._counts:
+            key, (began, count) = next(iter(self._counts.items()))
+            if now < began + MINUTE_SECONDS and len(self._counts) < MAX_ADDRESSES:
+                return
+            del self._counts[key]
+            yield key, count - LINES_OF_MINUTE
 
 
 def configure(

@@ -473,12 +473,12 @@ class AcceptedAssociation(Association):
     def _violated(self, violation: VoxelnodeError) -> None:
         """Abort after a violation by the peer: action AA-8, with the reason of PS3.8 9.3.8; AA-1 before a request."""
         if self._state is State.AWAITING_REQUEST:
-            self._log().warning("request_not_understood", address=self.connection.address, reason=str(violation))
+            self._log_of_address("request_not_understood", str(violation))
             remedy = "check the client: it sends another protocol or invalid DICOM; port scanners do this too"
             self._report_refusal("connection", "request", str(violation), remedy)
             self._happens(Event.INVALID_PDU, _Ending("violated", _SERVICE_USER))
             return
-        self._log().warning("protocol_violated", reason=str(violation))
+        self._log_of_address("protocol_violated", str(violation))
         remedy = "report this to the vendor of the sender: it violates the protocol"
         self._report_refusal("association", "protocol", str(violation), remedy)
         reason = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
@@ -513,9 +513,14 @@ class AcceptedAssociation(Association):
             self._log().info("association_ended", state=self._outcome)
         self._admission.closed(self.connection)
 
+    def _log_of_address(self, event: str, reason: str) -> None:
+        """Log what anybody can cause, unless the address has done so often in this minute."""
+        if self._admission.lines.is_due(event, self.connection.address):
+            self._log().warning(event, address=self.connection.address, reason=reason)
+
     def _report_failed_connection(self, error: OSError) -> None:
         reason = failure_reason(error)
-        self._log().info("connection_failed", reason=reason, address=self.connection.address)
+        self._log_of_address("connection_failed", reason)
         if isinstance(error, ssl.SSLError):
             remedy = "the sender must use TLS 1.2 or later, with a certificate signed by [dicom] tls_client_ca"
             self._report_refusal("connection", "TLS", f"TLS failed: {reason}", remedy)

@@ -12,6 +12,7 @@ from node.association.tls import PeerCertificate
 from node.budget import Budget, Claim, Holder, Limits, Stage, Standing
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.index.nouns.records import Refused
+from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.settings.model import Dicom, Peer, Verb
 
@@ -122,7 +123,7 @@ class Admission:
         intake_refusal: Callable[[], str | None] = lambda: None,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
-        self.on_refusal = on_refusal
+        self.on_refusal, self.lines = on_refusal, LinesOfAddresses()
         self._dicom, self._peers, self._metrics = dicom, dict(peers), metrics
         self._intake_refusal = intake_refusal
         self._proving = [peer for peer in peers.values() if peer.networks or peer.certificate]

@@ -202,7 +202,8 @@ class Listener:
         )
         rejection = self.admission.judge(association.connection, requested)
         if rejection is not None:
-            log.warning("association_rejected", reason=rejection.rule, detail=rejection.remedy)
+            if self.admission.lines.is_due("association_rejected", association.connection.address):
+                log.warning("association_rejected", reason=rejection.rule, detail=rejection.remedy)
             return rejection
         log.info("association_accepted")
         address = association.connection.address

@@ -20,6 +20,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.budget import Claim, Stage
+from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.settings.model import Web
 from node.web.access import COOKIE, SECURE_COOKIE, address_of, has_token, is_background, is_from_cors_origin, own_origin
@@ -42,7 +43,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class AccessLog:
-    """ASGI middleware: one log line for each answered request, and its duration for `/metrics`.
+    """ASGI middleware: one log line for each answered request, of refused ones a few a minute, and `/metrics`.
 
     The line contains the route, such as ``/studies/{study_instance_uid}``, and never the path or query, which contain
     UIDs and names.
@@ -50,6 +51,7 @@ class AccessLog:
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
+        self._refusals = LinesOfAddresses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,6 +76,8 @@ class AccessLog:
         self._metrics.http_requests.labels(method=method, status=str(status)).inc()
         self._metrics.http_seconds.observe(seconds)
         request = HTTPConnection(scope)
+        if 400 <= status < 500 and not self._refusals.is_due("http_request", address_of(request)):
+            return
         account = getattr(request.state, "account", None)
         is_asked = route and not is_background(scope)  # not stylesheets and scripts, nor what programs poll
         level = log.info if is_asked or status >= 400 else log.debug

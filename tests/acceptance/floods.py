@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,19 +19,29 @@ LINE_BYTES_PER_SECOND = 1_000_000 // 8
 CONNECTION_BYTES = 4 * 60
 """What opening and closing a connection takes of the line."""
 
+HANDSHAKE_BYTES = 700
+"""What a client sends in a handshake of TLS 1.3 without a certificate."""
+
 DRIP_SECONDS = 1.0
 
 
 class Flood:
     """Keeps `count` connections open from each of `addresses`; those that the node closes are opened again.
 
-    Each sends `data` and then, every second, a piece of `drip`. None reads anything.
+    Each sends `data` and then, every second, a piece of `drip`; with `tls`, after a handshake, each piece as a record.
+    None reads anything.
     """
 
     def __init__(
-        self, port: int, addresses: Sequence[str], count: int, data: Callable[[], bytes], drip: bytes = b""
+        self,
+        port: int,
+        addresses: Sequence[str],
+        count: int,
+        data: Callable[[], bytes],
+        drip: bytes = b"",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._port, self._data, self._drip = port, data, drip
+        self._port, self._data, self._drip, self._tls = port, data, drip, tls
         self._missing = [address for _ in range(count) for address in addresses]
         self._wanted = len(self._missing)
         self._open: dict[int, tuple[socket.socket, str]] = {}
@@ -81,6 +92,9 @@ class Flood:
         try:
             connection.bind((address, 0))
             connection.connect(("127.0.0.1", self._port))
+            if self._tls is not None:
+                self._sent_bytes += HANDSHAKE_BYTES
+                connection = self._tls.wrap_socket(connection, server_hostname="localhost")
         except OSError:
             connection.close()
             self._missing.append(address)

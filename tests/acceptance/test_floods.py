@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx2
@@ -14,12 +16,24 @@ import pytest
 
 from node.control.repository import Repository
 from node.index.nouns.accounts import Role
+from node.logs import LINES_OF_MINUTE
 from node.settings.model import Settings, Storage
 from node.web.credentials import digest, new_token
 from tests import make
 from tests.acceptance.floods import Flood, memory_bytes
 from tests.acceptance.served import Served
-from tests.protocol.conftest import Raw, associate_rq, c_echo_rq, c_store_rq, data_set_bytes, p_data, pdu, pdv
+from tests.protocol.conftest import (
+    Raw,
+    associate_rq,
+    c_echo_rq,
+    c_store_rq,
+    client_context,
+    data_set_bytes,
+    make_keys,
+    p_data,
+    pdu,
+    pdv,
+)
 from tests.protocol.test_hl7 import Sender, written
 
 STRANGERS = [f"127.0.0.{number}" for number in range(2, 6)]
@@ -31,6 +45,9 @@ GROWTH_BYTES = 250_000_000
 """What all floods together may add to the memory of the node; 150 MB were measured."""
 
 LARGE_BYTES = 4_000_000
+
+LOGGED_BYTES = 200_000
+"""What a flood may add to the log."""
 
 
 @dataclass
@@ -159,6 +176,72 @@ FLOODS = [
 ]  # fmt: skip
 
 
+TLS_ROUNDS = 2
+
+
+@dataclass
+class Secured:
+    """A node whose ports for DICOM and HL7 speak TLS alone, which strangers may begin as well."""
+
+    served: Served
+    ports: dict[str, int]
+    tls: ssl.SSLContext
+
+    def hello(self) -> bytes:
+        """The first message of a handshake."""
+        sent = ssl.MemoryBIO()
+        with suppress(ssl.SSLWantReadError):
+            self.tls.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost").do_handshake()
+        return sent.read()
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    folder = tmp_path_factory.mktemp("secured")
+    keys = make_keys(folder)
+    certificate, key = str(keys / "server.pem"), str(keys / "server.key")
+    environment = {
+        "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
+        "VOXELNODE_SERIES__QUIET_SECONDS": "600",
+        "VOXELNODE_WORKLIST__HL7_PORT": "0",
+        "VOXELNODE_WORKLIST__HL7_NETWORKS": '["127.0.0.0/8"]',
+        "VOXELNODE_WORKLIST__HL7_TLS_CERTIFICATE": certificate,
+        "VOXELNODE_WORKLIST__HL7_TLS_KEY": key,
+        "VOXELNODE_DICOM__HOST": "127.0.0.1",
+        "VOXELNODE_DICOM__TLS_CERTIFICATE": certificate,
+        "VOXELNODE_DICOM__TLS_KEY": key,
+        "VOXELNODE_PEERS__SCANNER__AE_TITLE": "SCANNER",
+        "VOXELNODE_PEERS__SCANNER__NETWORKS": '["127.0.0.1/32"]',
+        "VOXELNODE_PEERS__ANYWHERE__AE_TITLE": "ANYWHERE",
+    }
+    with Served(folder / "root", **environment) as served:
+        line = re.findall(r".*hl7_ready.*", (folder / "serve.log").read_text())[-1]
+        ports = {"dicom": served.port, "hl7": int(json.loads(line)["port"])}
+        yield Secured(served, ports, client_context(keys, None))
+
+
+def half_hellos(node: Secured, port: int) -> Flood:
+    half = node.hello()
+    return Flood(port, STRANGERS, 100, lambda: half[: len(half) // 2])
+
+
+def dripping_hellos(node: Secured, port: int) -> Flood:
+    hello = node.hello()
+    return Flood(port, STRANGERS, 100, lambda: hello[:5], drip=hello[5:6])
+
+
+def silent_after_the_handshake(node: Secured, port: int) -> Flood:
+    return Flood(port, STRANGERS, 30, lambda: b"", tls=node.tls)
+
+
+def who_read_nothing(node: Secured, port: int) -> Flood:
+    if port == node.ports["dicom"]:
+        asked = associate_rq(calling="ANYWHERE") + p_data(pdv(3, 3, c_echo_rq(1)))
+    else:
+        asked = b"\x0b" + written(control="CA") + b"\x1c\x0d"
+    return Flood(port, STRANGERS, 30, lambda: asked, drip=asked[:1], tls=node.tls)
+
+
 def seconds_of(action: Callable[[], None]) -> float:
     began = time.monotonic()
     action()
@@ -204,3 +287,57 @@ def test_a_good_peer_gets_through_a_flood(node: Flooded, flood: Callable[[Floode
         f"memory: {node.bytes_at_rest >> 20} -> {node.memory_bytes() >> 20} MiB",
     )
     assert max(longest.values()) < LONGEST_SECONDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("service", ["dicom", "hl7"])
+@pytest.mark.parametrize(
+    "flood",
+    [half_hellos, dripping_hellos, silent_after_the_handshake, who_read_nothing],
+    ids=lambda flood: flood.__name__,
+)
+def test_a_good_peer_gets_through_a_flood_of_tls(
+    secured: Secured, flood: Callable[[Secured, int], Flood], service: str
+) -> None:
+    assert secured.served.process is not None
+    process, log = secured.served.process.pid, secured.served.root.parent / "serve.log"
+    at_rest, logged = memory_bytes(process), log.stat().st_size
+
+    def store() -> None:
+        ds = make.instance()
+        with Raw(secured.served.address, LONGEST_SECONDS) as scanner:
+            scanner.socket = secured.tls.wrap_socket(scanner.socket, server_hostname="localhost")
+            scanner.associate(calling="SCANNER")
+            assert scanner.store(ds.SOPInstanceUID, data_set_bytes(ds)) == 0
+
+    def order() -> None:
+        with Sender(secured.ports["hl7"], secured.tls) as ris:
+            ris.socket.settimeout(LONGEST_SECONDS)
+            assert ris.send(written())[1] == "AA"
+
+    with flood(secured, secured.ports[service]):
+        longest = max(seconds_of(action) for _ in range(TLS_ROUNDS) for action in (store, order))
+        assert memory_bytes(process) - at_rest < GROWTH_BYTES
+    added = log.stat().st_size - logged
+    print(f"{longest:.2f} s, memory {at_rest >> 20} -> {memory_bytes(process) >> 20} MiB, log {added} bytes")
+    assert longest < LONGEST_SECONDS
+    assert added < LOGGED_BYTES
+
+
+@pytest.mark.slow
+def test_a_flood_of_refused_requests_does_not_fill_the_log_and_the_audit_trail_tells_of_it(node: Flooded) -> None:
+    root = node.served.root
+    log, audit = root.parent / "serve.log", root / "audit.jsonl"
+    logged, audited = log.stat().st_size, audit.stat().st_size
+    transport = httpx2.HTTPTransport(local_address=STRANGERS[-1])
+    headers = {"Authorization": "Bearer nobody-has-this-token"}
+    with httpx2.Client(base_url=f"http://127.0.0.1:{node.web_port}", transport=transport, headers=headers) as stranger:
+        for number in range(1000):
+            assert stranger.get(f"/api/v1/studies/1.2.{number}").status_code in (401, 429, 503)
+    with log.open() as lines:
+        lines.seek(logged)
+        refusals = [line for line in lines if STRANGERS[-1] in line and "http_request" in line]
+    assert 0 < len(refusals) <= 3 * LINES_OF_MINUTE
+    with audit.open() as lines:
+        lines.seek(audited)
+        assert 0 < sum(STRANGERS[-1] in line and "wrong or expired token" in line for line in lines) < 10

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from node import logs
 from node.errors import OutOfResources, UsageError
+from node.logs import LINES_OF_MINUTE, MAX_ADDRESSES, LinesOfAddresses
 
 NODE = Path(logs.__file__).parent
 
@@ -176,3 +178,30 @@ def test_a_full_disk_costs_lines_of_the_file_and_nothing_else(lines: Any) -> Non
     logs.write_to_file(Path("/dev/full"), 10_000, 3)
     structlog.get_logger().info("instance_kept", count=1)
     assert lines()[0]["count"] == 1
+
+
+def test_a_flood_of_lines_of_one_address_is_counted_and_hides_no_other() -> None:
+    now = [0.0]
+    lines = LinesOfAddresses(lambda: now[0])
+
+    def written(event: str, address: str, times: int) -> int:
+        return sum(lines.is_due(event, address) for _ in range(times))
+
+    with capture_logs() as logged:
+        assert written("http_request", "2001:db8::1", 500) == LINES_OF_MINUTE
+        assert written("http_request", "2001:db8::2", 500) == 0, "the same client"
+        assert written("http_request", "10.0.0.1", 3) == 3
+        assert written("association_rejected", "2001:db8::1", 1) == 1
+        now[0] = 30.0
+        assert written("http_request", "10.0.0.1", 9) == LINES_OF_MINUTE - 3
+        assert logged == []
+        now[0] = 61.0
+        assert lines.is_due("http_request", "10.0.0.9")
+    assert [(line["kind"], line["address"], line["count"]) for line in logged] == [
+        ("http_request", "2001:db8::/64", 990),
+        ("http_request", "10.0.0.1", 2),
+    ]
+    with capture_logs() as logged:
+        assert sum(lines.is_due("http_request", f"10.1.{n >> 8}.{n & 255}") for n in range(5000)) == 5000
+    assert logged == []
+    assert len(lines._counts) <= MAX_ADDRESSES

@@ -25,6 +25,7 @@ from node.errors import OutOfResources, UsageError
 from node.extensions.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.scheduled_steps import ScheduledStepRepository
+from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.tls import failure_reason, server_context
 
@@ -78,6 +79,7 @@ class MllpListener:
         self._stopping = threading.Event()
         maximum, of_address = settings.hl7_maximum_connections, settings.hl7_maximum_connections_per_address
         self._budget = Budget("hl7", Limits(maximum, of_address, maximum, maximum), metrics)
+        self._lines = LinesOfAddresses()
         self._socket: socket.socket | None = None
         self.thread = SupervisedThread("hl7", self._accept, self._stopping)
 
@@ -113,7 +115,7 @@ class MllpListener:
             except TimeoutError:
                 continue
             if not self._is_permitted(str(host)):
-                log.warning("hl7_connection_refused", address=str(host))
+                self._log("hl7_connection_refused", str(host))
                 accepted.close()
                 continue
             peer = _Peer(accepted, self._stopping)
@@ -141,11 +143,15 @@ class MllpListener:
                     peer.send(answer)
                     claim.worked()
         except OSError as error:
-            log.info("hl7_connection_lost", address=host, reason=failure_reason(error))
+            self._log("hl7_connection_lost", host, reason=failure_reason(error))
         except _TooMuch as error:
-            log.warning("hl7_connection_closed", address=host, reason=str(error))
+            self._log("hl7_connection_closed", host, reason=str(error))
         finally:
             self._budget.remove(claim)
+
+    def _log(self, event: str, host: str, **fields: str) -> None:
+        if self._lines.is_due(event, host):
+            log.warning(event, address=host, **fields)
 
     def _answer(self, data: bytes, host: str) -> bytes:
         message: Message | None = None
