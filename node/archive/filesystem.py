@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from node.acknowledged import Ledger
+from node.archive.derived import Derived
 from node.archive.intake import Ballast, Intake
 from node.durable import make_folder, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
@@ -71,6 +72,8 @@ class Archive:
         Folders for files that are not finished; the next start of this host empties them.
     suffix : str
         Of the names of its folders among those of the hosts; empty if there are no others.
+    derived : Derived
+        What was made of instances for requests.
     acknowledged : Ledger
         Of the instances that were acknowledged here.
     remote : Remote or None
@@ -86,6 +89,7 @@ class Archive:
         self._quarantine = self.root / "quarantine"
         for folder in (self.root, self.incoming, self._objects, self._quarantine):
             make_folder(folder)
+        self.derived = Derived(self.root)
         self.acknowledged = Ledger(self.root)
         self.intake = Intake(self.root, reserve_bytes, low_bytes)
         self.ballast = Ballast(self.root)
@@ -229,8 +233,9 @@ class Archive:
         return iter(files) if self.remote is None else self.remote.ahead(files)
 
     def remove(self, key: str) -> None:
-        """Delete a file, if it still exists."""
+        """Delete a file, if it still exists, and what was made of it."""
         self.path(key).unlink(missing_ok=True)
+        self.derived.drop(key)
 
     def move(self, key: str, to: str) -> None:
         """Move a file durably, over the file that has the other key."""

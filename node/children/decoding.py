@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, HTJ2KLossless
 
 from node.dicom.annotation import Annotation, patient_lines, technique_lines
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory
 from node.files.metadata import NoSuchValue, bulk_data_paths, document, long_value
-from node.files.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
+from node.files.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame, with_frame
 from node.files.reading import read_instance
-from node.volume.read.transfer_syntaxes import NotTranscodable
+from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
 from node.volume.window import Window
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ _PILLOW_FORMATS = ("Bmp", "Gif", "Jpeg", "Ppm", "Png")
 """Formats that Pillow loads when it first writes one of them."""
 
 LIBRARIES = (
+    "node.volume.read.encoders",
+    *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []),
     "node.volume.read.transcoding",
     "node.volume.read.single_frame",
     "node.writers.pictures",
@@ -134,6 +138,28 @@ def _profile_of(path: Path, frame_number: int) -> bytes | ColourSpace:
 def frame_file(path: Path, frame_number: int, into: Path) -> bytes:
     """Write the result of `frame`."""
     into.write_bytes(frame(path, frame_number))
+    return b""
+
+
+def compressed_frame_file(path: Path, frame_number: int, transfer_syntax_uid: str, into: Path) -> bytes:
+    """Write one frame (from 1) compressed without loss, in one of `node.volume.read.transfer_syntaxes.ENCODERS`.
+
+    It is decoded again, as one that came so would be: what is written holds the samples that are sent uncompressed.
+    """
+    from node.volume.read.encoders import encoded_frame
+    from node.volume.read.single_frame import decompressed_frame
+
+    header, element = _opened(path)
+    if element is None:
+        raise FrameNotFound("the data set has no pixel data")
+    samples = frame(path, frame_number) if element.encapsulated else b"".join(element.native_frame(frame_number))
+    codestream = encoded_frame(header, samples, transfer_syntax_uid)
+    ds = with_frame(header, codestream)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    if decompressed_frame(ds) != samples:
+        raise NotTranscodable("the compressed frame would not have the same samples")
+    into.write_bytes(codestream)
     return b""
 
 

@@ -181,12 +181,17 @@ def single_frame(header: Dataset, element: PixelElement, number: int) -> Dataset
 
     Raises FrameNotFound as `PixelElement.encapsulated_frame` does.
     """
+    return with_frame(header, element.encapsulated_frame(number))
+
+
+def with_frame(header: Dataset, codestream: bytes) -> Dataset:
+    """Return a data set whose only frame is a codestream in the transfer syntax of the header."""
     ds = Dataset({tag: header.get_item(tag) for tag in header.keys()})  # noqa: SIM118 - iterating converts elements
     ds.file_meta = header.file_meta
     ds.NumberOfFrames = 1
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         ds.pop(keyword, None)
-    ds.PixelData = encapsulate([element.encapsulated_frame(number)])
+    ds.PixelData = encapsulate([codestream])
     ds["PixelData"].is_undefined_length = True
     return ds
 
@@ -213,6 +218,7 @@ def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset
         offset = file.tell() - len(head) + start
         rest = os.fstat(file.fileno()).st_size - offset
     encapsulated = length == UNDEFINED_LENGTH
+    frames = max(whole(header, "NumberOfFrames") or 1, 1)
     return header, PixelElement(
         path=path,
         tag=tag,
@@ -220,10 +226,10 @@ def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset
         offset=offset,
         length=rest if encapsulated else min(length, rest),
         encapsulated=encapsulated,
-        frames=max(whole(header, "NumberOfFrames") or 1, 1),
+        frames=frames,
         frame_bits=_frame_bits(header, vr),
         word_bytes=_word_bytes(header, vr) if syntax == EXPLICIT_BIG_ENDIAN else 1,
-        extended_offsets=_extended_offsets(header),
+        extended_offsets=_extended_offsets(header, frames),
     )
 
 
@@ -232,11 +238,12 @@ def pixel_element(path: Path, max_bytes: int | None = None) -> PixelElement | No
     return header_and_pixels(path, max_bytes)[1]
 
 
-def _extended_offsets(header: Dataset) -> tuple[bytes, bytes] | None:
+def _extended_offsets(header: Dataset, frames: int) -> tuple[bytes, bytes] | None:
+    """Return both tables, if they have no more than the 8 bytes of each frame (PS3.3 C.7.6.3.1.8)."""
     offsets, lengths = value(header, "ExtendedOffsetTable"), value(header, "ExtendedOffsetTableLengths")
     if not isinstance(offsets, bytes) or not isinstance(lengths, bytes):
         return None
-    return (offsets, lengths) if max(len(offsets), len(lengths)) <= MAX_OFFSET_TABLE_BYTES else None
+    return (offsets, lengths) if max(len(offsets), len(lengths)) <= min(8 * frames, MAX_OFFSET_TABLE_BYTES) else None
 
 
 def _frame_bits(header: Dataset, vr: str) -> int:

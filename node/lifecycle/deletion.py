@@ -92,6 +92,9 @@ def finish(archive: Archive, index: Index, ordered: Deletion, listed: int, now: 
     sent again in between.
     """
     unlink(archive, ordered.paths)
+    if ordered.went_to_trash:
+        for file in index.trash.files(ordered.id):
+            archive.derived.drop(file.key)
     reached("deletion-unlinked")
     if removes_instances(ordered.paths) != ordered.went_to_trash:
         archive.acknowledged.settle(ordered.level, [ordered.uid], listed)
@@ -109,7 +112,7 @@ def unlink(archive: Archive, paths: Iterable[str]) -> None:
         if target.is_dir():
             remove_folder(target, archive.sync_folder)
         else:
-            target.unlink(missing_ok=True)
+            archive.remove(path)
             touched.add(target.parent)
     for folder in sorted(touched):
         if folder.is_dir():

@@ -505,6 +505,12 @@ class Web(SettingsSection):
         ge=1_000_000,
         description="largest body of a STOW-RS request, in bytes; a larger one is answered 413",
     )
+    frame_cache_bytes: int = Field(
+        2_000_000_000,
+        ge=0,
+        description="disk for frames that were compressed and pictures that were rendered for clients, in bytes; what "
+        "was read longest ago goes first. 0: none are kept",
+    )
     oidc: Oidc = Field(Oidc(), description="accounts of an identity provider")
 
     @property

@@ -98,7 +98,7 @@ def test_instances_whose_frames_cannot_be_had_as_accepted_make_the_answer_partia
     second.StudyInstanceUID, second.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
     site.take(first, second)
     path = f"/dicom-web/studies/{first.StudyInstanceUID}/pixeldata"
-    answer = site.client().get(path, headers={"Accept": 'multipart/related; type="image/jls"'})
+    answer = site.client().get(path, headers={"Accept": 'multipart/related; type="image/dicom-rle"'})
     assert (answer.status_code, len(parts_of(answer))) == (206, 1)
 
 

@@ -32,6 +32,8 @@ pytestmark = pytest.mark.slow
 
 SECONDS = 60
 
+COMPRESSED = {f'multipart/related; type="{kind}"; ' for kind in ("image/jls", "image/jphc")}
+
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -91,7 +93,9 @@ def test_ohif_shows_a_study_that_was_sent_over_c_store(root: Path, browser: Brow
         study = sent_series(served, tmp_path)
         page = browser.new_page(viewport={"width": 1280, "height": 800}, base_url=url)
         refused: list[str] = []
+        kinds: set[str] = set()
         page.on("response", lambda answer: refused.append(answer.url) if answer.status >= 400 else None)
+        page.on("response", lambda answer: kinds.add(answer.headers["content-type"]) if "/frames/" in answer.url else 0)
         page.on(
             "request",
             lambda request: (
@@ -110,6 +114,8 @@ def test_ohif_shows_a_study_that_was_sent_over_c_store(root: Path, browser: Brow
         page.get_by_text("Voxel").first.wait_for(timeout=SECONDS * 1000)
         page.close()
         assert refused == []
+        assert {kind.partition("boundary")[0] for kind in kinds} <= COMPRESSED
+        assert kinds
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -14,6 +14,7 @@ from fastapi import HTTPException, Response
 
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded
 from node.children.decoding import (
+    compressed_frame_file,
     frame,
     frame_file,
     pixel_location,
@@ -25,33 +26,37 @@ from node.children.decoding import (
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
 from node.extensions.dicomweb.media_types import (
+    FRAME_TYPES,
     MULTIPART,
     OCTETS,
     UNCOMPRESSED,
     FrameForm,
     NotAcceptable,
     accepted,
-    frame_form,
+    frame_forms,
 )
 from node.extensions.dicomweb.resources import (
     READ,
-    Instances,
     Multipart,
     Part,
+    Pieces,
     RequestedInstances,
     Target,
     decoded_file,
+    derived_file,
     dicomweb_router,
     instance_url,
     length_of,
     one_instance,
     pieces_of,
     respond,
+    sent,
 )
 from node.files.bounded import TooLong
 from node.files.metadata import bulk_data_paths
 from node.files.pixel_element import FrameNotFound, PixelElement, pixel_element
 from node.index.search.selection import StoredInstance
+from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
 from node.web.files import Damaged, Unavailable, whole_file
 from node.web.headers import has_etag
 
@@ -63,11 +68,20 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_BYTES_IN_MEMORY = 16 << 20
 """Longest frame, and longest compressed pixel data, held in memory; longer ones go through a file."""
 
+AT_ONCE_BYTES = 1 << 20
+"""Longest frame sent from memory in one piece."""
+
 MAX_FRAGMENTS = 1000
 """Most fragments that are visited in this process; a million take seconds."""
 
+FEW_FRAMES = 1000
+
 MAX_FRAMES = 10_000
 """Maximum frames per request; a longer list does not fit into a URL."""
+
+
+COMPRESSED = " and ".join(FRAME_TYPES[syntax] for syntax in ENCODERS) or "none"
+"""Media types in which frames are compressed here, for messages."""
 
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", methods=READ)
@@ -79,7 +93,7 @@ def retrieve_frames(target: RequestedInstances, frames: str) -> Response:
     if max(numbers) > element.frames:
         raise HTTPException(404, f"frame {max(numbers)} does not exist: the instance has {element.frames} frames")
     target.audit_access("frames")
-    return answer_frames(target, instance, element, numbers, target.etag(f"frames {frames} {accept_of(target)}"))
+    return answer_frames(target, instance, element, numbers, f"frames {frames}")
 
 
 def frame_numbers(text: str) -> list[int]:
@@ -107,7 +121,8 @@ def find_pixel_data(target: Target, instance: StoredInstance) -> PixelElement | 
     try:
         if instance.transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:  # its frames cannot be located
             return None
-        return _element(whole_file(target.node, instance), target.node.decoder)
+        located = _of_many_frames if (instance.number_of_frames or 1) > FEW_FRAMES else _of_few_frames
+        return located(whole_file(target.node, instance), target.node.decoder)
     except OSError as error:
         raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
     except (Damaged, Unavailable, DecoderBusy):
@@ -116,14 +131,18 @@ def find_pixel_data(target: Target, instance: StoredInstance) -> PixelElement | 
         raise Damaged("the data set of the instance cannot be read") from error
 
 
-@lru_cache(maxsize=128)
-def _element(path: Path, decoder: Decoder) -> PixelElement | None:
-    """Return the pixel data element of a file, cached: viewers request frames singly, and long headers take seconds."""
+def _located(path: Path, decoder: Decoder) -> PixelElement | None:
+    """Return the pixel data element of a file."""
     try:
         return pixel_element(path, MAX_HEADER_BYTES)
     except TooLong:
         located = decoder.run(pixel_location, path)
         return PixelElement.from_json(path, located) if located else None
+
+
+# Viewers request frames singly, and long headers take seconds. The location of many frames may be a long table.
+_of_few_frames = lru_cache(maxsize=4096)(_located)
+_of_many_frames = lru_cache(maxsize=128)(_located)
 
 
 @lru_cache(maxsize=128)
@@ -136,47 +155,70 @@ def accept_of(target: Target) -> str:
     return f"{target.request.query_params.get('accept', '')} {target.request.headers.get('accept', '')}"
 
 
-def form_of_frames(target: Target, element: PixelElement, instance: StoredInstance) -> FrameForm:
-    """Return the form in which the frames of an instance are accepted; 406 if there is none."""
-    form = frame_form(accepted(target.request), instance.transfer_syntax_uid, element.encapsulated)
-    if form is None:
+def forms_of_frames(target: Target, element: PixelElement, instance: StoredInstance) -> list[FrameForm]:
+    """Return the forms in which the frames of an instance are accepted, the best first; 406 if there is none."""
+    forms = frame_forms(accepted(target.request), instance.transfer_syntax_uid, element.encapsulated)
+    if not forms:
         raise NotAcceptable(
-            f'{MULTIPART} or a single part of the type "{OCTETS}", as stored (transfer-syntax=*) or uncompressed'
+            f'{MULTIPART} or a single part of the type "{OCTETS}", as stored (transfer-syntax=*) or uncompressed; '
+            f"compressed without loss: {COMPRESSED}"
         )
-    return form
+    return forms
 
 
 def answer_frames(
-    target: Target, instance: StoredInstance, element: PixelElement, numbers: Sequence[int], etag: str
+    target: Target, instance: StoredInstance, element: PixelElement, numbers: Sequence[int], what: str
 ) -> Response:
     """Respond with frames in the accepted form, each in its own part unless there is one frame."""
-    form = form_of_frames(target, element, instance)
-    if not form.multipart and len(numbers) > 1:
+    forms = [one for one in forms_of_frames(target, element, instance) if one.multipart or len(numbers) == 1]
+    if not forms:
         raise NotAcceptable(f"{MULTIPART} for several frames")
     try:  # before the response starts, so that an error can set the status
-        first = read_frame(target, element, numbers[0], form)
+        form, first = begun_frame(target, instance, element, numbers[0], forms)
     except FrameNotFound as error:
         raise HTTPException(404, str(error)) from error
     except NotDecoded as error:
         raise NotAcceptable("the frames as stored (transfer-syntax=*)", str(error)) from error
-    if not form.multipart:
-        return respond(target, first.pieces, form.content_type, etag, first.length)
-    message = Multipart(form.media_type)
-    url = instance_url(target.base, instance)
-    parts = chain(
-        [Part(form.content_type, first.pieces, f"{url}/frames/{numbers[0]}")],
-        frame_parts(target, instance, element, form, numbers[1:]),
-    )
-    return respond(target, message.write(parts), message.content_type, etag)
+    etag = target.etag(f"{what} {accept_of(target)} {form} {encoder_of(form.transfer_syntax)}")
+    if form.multipart:
+        message = Multipart(form.media_type)
+        part = _part(target, instance, numbers[0], form, first)
+        parts = chain([part], frame_parts(target, instance, element, form, numbers[1:]))
+        content = message.write(parts)
+        is_short = len(numbers) == 1 and first.length <= AT_ONCE_BYTES
+        return respond(target, b"".join(content) if is_short else content, message.content_type, etag)
+    pieces = b"".join(first.pieces) if first.length <= AT_ONCE_BYTES else first.pieces
+    if form.as_stored or form.is_compressed_now:
+        return respond_with_range(target, partial(skipped, pieces), first.length, form.content_type, etag)
+    return respond(target, pieces, form.content_type, etag, first.length)
+
+
+def begun_frame(
+    target: Target, instance: StoredInstance, element: PixelElement, number: int, forms: Sequence[FrameForm]
+) -> tuple[FrameForm, Frame]:
+    """Return a frame in the first of these forms that it can have: not every frame can be compressed.
+
+    Raises as `read_frame` does for the last one.
+    """
+    *others, last = forms
+    for form in others:
+        try:
+            return form, read_frame(target, instance, element, number, form)
+        except NotDecoded:
+            continue
+    return last, read_frame(target, instance, element, number, last)
 
 
 def frame_parts(
     target: Target, instance: StoredInstance, element: PixelElement, form: FrameForm, numbers: Iterable[int]
 ) -> Iterator[Part]:
     """Yield each frame of an instance in its own part."""
-    url = instance_url(target.base, instance)
     for number in numbers:
-        yield Part(form.content_type, read_frame(target, element, number, form).pieces, f"{url}/frames/{number}")
+        yield _part(target, instance, number, form, read_frame(target, instance, element, number, form))
+
+
+def _part(target: Target, instance: StoredInstance, number: int, form: FrameForm, read: Frame) -> Part:
+    return Part(form.content_type, read.pieces, f"{instance_url(target.base, instance)}/frames/{number}")
 
 
 class Frame(NamedTuple):
@@ -186,10 +228,12 @@ class Frame(NamedTuple):
     pieces: Iterator[bytes]
 
 
-def read_frame(target: Target, element: PixelElement, number: int, form: FrameForm) -> Frame:
+def read_frame(target: Target, instance: StoredInstance, element: PixelElement, number: int, form: FrameForm) -> Frame:
     """Return one frame; a long frame is streamed from a file. Raises FrameNotFound and NotDecoded."""
     decoder = target.node.decoder
     try:
+        if form.is_compressed_now:
+            return _from_file(_compressed(target, instance, element, number, form.transfer_syntax))
         if not element.encapsulated:
             return Frame(element.frame_bytes, _read(element.native_frame(number)))
         if not form.as_stored:
@@ -205,12 +249,22 @@ def read_frame(target: Target, element: PixelElement, number: int, form: FrameFo
         raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
 
 
+def _compressed(target: Target, instance: StoredInstance, element: PixelElement, number: int, syntax: str) -> IO[bytes]:
+    def write(into: Path) -> None:
+        target.node.decoder.run(compressed_frame_file, element.path, number, syntax, into=into)
+
+    return derived_file(target.node, instance, f"{number}-{syntax}", write)
+
+
 def _in_memory(data: bytes) -> Frame:
     return Frame(len(data), iter((data,)))
 
 
 def _from_file(file: IO[bytes]) -> Frame:
-    return Frame(length_of(file), pieces_of(file))
+    if length_of(file) > MAX_BYTES_IN_MEMORY:
+        return Frame(length_of(file), pieces_of(file))
+    with file:
+        return _in_memory(file.read())
 
 
 def _read(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -255,9 +309,10 @@ def retrieve_all_bulk_data(target: RequestedInstances) -> Response:
 def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
     """One long value, by its path in the metadata; for pixel data, all frames. A single part may be a byte range."""
     instance = one_instance(target)
-    etag = target.etag(f"bulkdata {path} {accept_of(target)}")
+    what = f"bulkdata {path}"
+    etag = target.etag(f"{what} {accept_of(target)}")
     if path.upper() in _PIXEL_PATHS:
-        response = _answer_pixel_data(target, instance, etag)
+        response = _answer_pixel_data(target, instance, what)
         target.audit_access("bulk data")
         return response
     ranges = [media_range for media_range in accepted(target.request) if media_range.covers(OCTETS)]
@@ -280,24 +335,30 @@ def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
     return respond(target, message.write([Part(OCTETS, pieces_of(file), location)]), message.content_type, etag)
 
 
-def _answer_pixel_data(target: Target, instance: StoredInstance, etag: str) -> Response:
+def _answer_pixel_data(target: Target, instance: StoredInstance, what: str) -> Response:
     """Answer pixel data as bulk data: uncompressed by themselves, otherwise each frame in its own part."""
     element = pixel_data(target, instance)
-    form = form_of_frames(target, element, instance)
+    is_one = element.frames == 1
+    forms = forms_of_frames(target, element, instance)
+    form = next((one for one in forms if one.multipart or is_one or not one.is_compressed_now), None)
+    if form is None:
+        raise NotAcceptable(f"{MULTIPART} for several frames")
     numbers = range(1, element.frames + 1)
-    if element.encapsulated or form.multipart:
-        if form.multipart or element.frames == 1:
-            return answer_frames(target, instance, element, numbers, etag)
-        frames = (read_frame(target, element, number, form).pieces for number in numbers)
+    if form.multipart or (is_one and (element.encapsulated or form.is_compressed_now)):
+        return answer_frames(target, instance, element, numbers, what)
+    etag = target.etag(f"{what} {accept_of(target)}")
+    if element.encapsulated:
+        frames = (read_frame(target, instance, element, number, form).pieces for number in numbers)
         return respond(target, chain.from_iterable(frames), form.content_type, etag)
     try:
-        read_frame(target, element, element.frames, form)  # the pixel data are long enough
+        read_frame(target, instance, element, element.frames, form)  # the pixel data are long enough
     except FrameNotFound as error:
         raise HTTPException(404, str(error)) from error
 
-    def content(start: int) -> Iterator[bytes]:
+    def content(start: int) -> Pieces:
         first, skip = divmod(start, element.frame_bytes)
-        frames = (read_frame(target, element, number, form).pieces for number in range(first + 1, element.frames + 1))
+        numbers = range(first + 1, element.frames + 1)
+        frames = (read_frame(target, instance, element, number, form).pieces for number in numbers)
         return skipped(chain.from_iterable(frames), skip)
 
     return respond_with_range(target, content, element.frames * element.frame_bytes, form.content_type, etag)
@@ -309,8 +370,8 @@ def _with_frames_in_accepted_form(target: Target) -> list[StoredInstance]:
     given = []
     for instance in target.instances:
         syntax = instance.transfer_syntax_uid
-        form = frame_form(ranges, syntax, encapsulated=syntax not in UNCOMPRESSED)
-        if syntax != DEFLATED_LITTLE_ENDIAN and form is not None and form.multipart:
+        forms = frame_forms(ranges, syntax, encapsulated=syntax not in UNCOMPRESSED)
+        if syntax != DEFLATED_LITTLE_ENDIAN and any(form.multipart for form in forms):
             given.append(instance)
     if not given:
         raise NotAcceptable(f"{MULTIPART}, as stored (transfer-syntax=*) or uncompressed")
@@ -320,11 +381,10 @@ def _with_frames_in_accepted_form(target: Target) -> list[StoredInstance]:
 def _pixel_parts(target: Target, instance: StoredInstance) -> Iterator[Part]:
     element = find_pixel_data(target, instance)
     if element is not None:
-        yield from _frames(target, instance, element, form_of_frames(target, element, instance))
-
-
-def _frames(target: Target, instance: StoredInstance, element: PixelElement, form: FrameForm) -> Iterator[Part]:
-    return frame_parts(target, instance, element, form, range(1, element.frames + 1))
+        forms = [one for one in forms_of_frames(target, element, instance) if one.multipart]
+        form, first = begun_frame(target, instance, element, 1, forms)
+        yield _part(target, instance, 1, form, first)
+        yield from frame_parts(target, instance, element, form, range(2, element.frames + 1))
 
 
 def _bulk_parts(target: Target, instance: StoredInstance, *, with_pixels: bool) -> Iterator[Part]:
@@ -366,7 +426,7 @@ def _answer(target: Target, parts: Iterator[Part], detail: str, *, is_whole: boo
 
 
 def respond_with_range(
-    target: Target, content: Callable[[int], Iterator[bytes]], length: int, content_type: str, etag: str
+    target: Target, content: Callable[[int], Pieces], length: int, content_type: str, etag: str
 ) -> Response:
     """Respond with the whole representation, or with the one byte range that the request asks for.
 
@@ -396,7 +456,7 @@ def respond_with_range(
         "Content-Length": str(end - start),
         "Accept-Ranges": "bytes",
     }
-    return Instances(_cut(content(start), end - start), 206, headers)
+    return sent(_cut(content(start), end - start), 206, headers)
 
 
 def byte_range(header: str, length: int) -> tuple[int, int] | None:
@@ -415,16 +475,24 @@ def byte_range(header: str, length: int) -> tuple[int, int] | None:
     return start, end
 
 
-def skipped(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
-    """Yield pieces without their first `count` bytes."""
+def skipped(pieces: Pieces, count: int) -> Pieces:
+    """Return pieces without their first `count` bytes."""
+    return pieces[count:] if isinstance(pieces, bytes) else _skipped(pieces, count)
+
+
+def _skipped(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
     for piece in pieces:
         if count < len(piece):
             yield piece[count:]
         count = max(count - len(piece), 0)
 
 
-def _cut(pieces: Iterator[bytes], left: int) -> Iterator[bytes]:
-    """Yield the first `left` bytes of pieces."""
+def _cut(pieces: Pieces, left: int) -> Pieces:
+    """Return the first `left` bytes of pieces."""
+    return pieces[:left] if isinstance(pieces, bytes) else _yielded(pieces, left)
+
+
+def _yielded(pieces: Iterator[bytes], left: int) -> Iterator[bytes]:
     for piece in pieces:
         yield piece[:left]
         left -= min(len(piece), left)

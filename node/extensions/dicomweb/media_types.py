@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from fastapi import HTTPException, Request
 from python_multipart.multipart import parse_options_header
 
+from node.volume.read.transfer_syntaxes import ENCODERS
+
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 UNCOMPRESSED = frozenset((EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.2"))
@@ -188,7 +190,10 @@ def document_form(ranges: Sequence[MediaRange], *, is_single: bool = False) -> D
 
 @dataclass(frozen=True, slots=True)
 class FrameForm:
-    """The form in which frames or bulk data are sent: media type of each frame, as stored or decompressed."""
+    """The form in which frames or bulk data are sent: media type of each frame, as stored or not.
+
+    What is not sent `as_stored` is decompressed, or compressed for the answer if the transfer syntax says so.
+    """
 
     media_type: str
     transfer_syntax: str
@@ -200,26 +205,38 @@ class FrameForm:
         """The value of the Content-Type header."""
         return f"{self.media_type}; transfer-syntax={self.transfer_syntax}"
 
+    @property
+    def is_compressed_now(self) -> bool:
+        """Whether frames are compressed for the answer."""
+        return not self.as_stored and self.transfer_syntax not in UNCOMPRESSED
+
 
 def frame_media_type(transfer_syntax_uid: str) -> str:
     """Return the media type of a frame of encapsulated pixel data."""
     return FRAME_TYPES.get(transfer_syntax_uid, OCTETS)
 
 
-def frame_form(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) -> FrameForm | None:
-    """Return the form in which a client accepts the frames of an instance, or None if no available form is accepted.
+def frame_forms(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) -> list[FrameForm]:
+    """Return the forms in which a client accepts the frames of an instance, the best one first.
 
     `stored` is the transfer syntax of the instance, whose frames are compressed if `encapsulated` (PS3.18 8.7.3.3).
-    ``application/octet-stream; transfer-syntax=*`` means as stored, following common use in viewers.
+    ``application/octet-stream; transfer-syntax=*`` means as stored, following common use in viewers. Frames are
+    compressed only for who names the media type, and only without loss: wild cards give what there is.
     """
+    forms = []
     for media_range in ranges:
         multipart = media_range.multipart or media_range.type == "*/*"
         if encapsulated and _takes_stored(media_range, stored):
-            return FrameForm(frame_media_type(stored), stored, multipart, True)
+            forms.append(FrameForm(frame_media_type(stored), stored, multipart, True))
         wanted = media_range.transfer_syntax or EXPLICIT_LITTLE_ENDIAN
         if media_range.covers(OCTETS) and media_range.type != "image/*" and (wanted in UNCOMPRESSED or wanted == ANY):
-            return FrameForm(OCTETS, EXPLICIT_LITTLE_ENDIAN, multipart, not encapsulated)
-    return None
+            forms.append(FrameForm(OCTETS, EXPLICIT_LITTLE_ENDIAN, multipart, not encapsulated))
+        forms += [
+            FrameForm(media_range.type, syntax, multipart, False)
+            for syntax in ENCODERS
+            if FRAME_TYPES[syntax] == media_range.type and media_range.transfer_syntax in (None, ANY, syntax)
+        ]
+    return forms
 
 
 def _takes_stored(accepted_range: MediaRange, stored: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from node.extensions.dicomweb.resources import (
     Target,
     by_series,
     decoded_file,
+    derived_file,
     dicomweb_router,
     instance_url,
     length_of,
@@ -151,11 +153,22 @@ def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder
     """Respond with a picture of one frame, or 406 if it cannot be rendered."""
     target.audit_access("rendered")
     try:
-        data = target.node.decoder.run(picture, whole_file(target.node, instance), order)
+        data = rendered(target, instance, order)
     except NotDecoded as error:
         raise NotShown("the instance itself", f"this instance cannot be rendered: {error}") from error
     media_type = next(name for name, picture_format in FORMATS.items() if picture_format == order.format)
-    return _with_warnings(target, respond(target, iter((data,)), media_type, target.etag(f"{order}"), len(data)))
+    return _with_warnings(target, respond(target, data, media_type, target.etag(f"{order}"), len(data)))
+
+
+def rendered(target: Target, instance: StoredInstance, order: PictureOrder) -> bytes:
+    """Return a picture of one frame, which is kept for the next request. Raises NotDecoded."""
+    path, decoder = whole_file(target.node, instance), target.node.decoder
+
+    def write(into: Path) -> None:
+        into.write_bytes(decoder.run(picture, path, order))
+
+    with derived_file(target.node, instance, hashlib.sha256(f"{order}".encode()).hexdigest(), write) as file:
+        return file.read()
 
 
 def _with_warnings(target: Target, response: Response) -> Response:
@@ -191,7 +204,7 @@ def profile_of(text: str | None, media_type: str) -> Profile:
 def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[Part]:
     for instance in target.instances:
         try:
-            data = target.node.decoder.run(picture, whole_file(target.node, instance), order)
+            data = rendered(target, instance, order)
         except NotDecoded:
             continue  # a report, a structure set, or an encoding without a decoder
         yield Part(media_type, (data,), f"{instance_url(target.base, instance)}/rendered")

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -31,6 +31,9 @@ log = structlog.get_logger()
 
 PREFIX = "/dicom-web"
 CHUNK_BYTES = 1 << 18
+
+Pieces = bytes | Iterator[bytes]
+"""Bytes in memory, or what is read piece by piece while it is sent."""
 
 READ = ["GET", "HEAD"]
 """Methods of read-only resources."""
@@ -97,7 +100,8 @@ def find_target(call: ReaderCall, study: str, series: str | None = None, instanc
     """
     with call.node.index.reading() as index:
         instances = list(index.instances.stored(study, series, [instance] if instance else ()))
-        unavailable = index.instances.count_unavailable(study, series, instance)
+        is_one = instance is not None and bool(instances)
+        unavailable = 0 if is_one else index.instances.count_unavailable(study, series, instance)
         if not instances:
             if unavailable:
                 raise Damaged(DAMAGED)
@@ -116,9 +120,9 @@ def one_instance(target: Target) -> StoredInstance:
 
 
 def respond(
-    target: Target, content: Iterator[bytes], content_type: str, etag: str, length: int | None = None, status: int = 200
+    target: Target, content: Pieces, content_type: str, etag: str, length: int | None = None, status: int = 200
 ) -> Response:
-    """Stream `content`, of `length` bytes if known; HEAD has the headers only, a matching If-None-Match 304."""
+    """Send `content`, of `length` bytes if known; HEAD has the headers only, a matching If-None-Match 304."""
     headers = {"ETag": etag, "Vary": "Accept", "Content-Type": content_type}
     if has_etag(target.request.headers, etag):
         return Response(status_code=304, headers={"ETag": etag, "Vary": "Accept"})
@@ -126,6 +130,13 @@ def respond(
         headers["Content-Length"] = str(length)
     if target.request.method == "HEAD":
         return Response(status_code=status, headers=headers)
+    return sent(content, status, headers)
+
+
+def sent(content: Pieces, status: int, headers: Mapping[str, str]) -> Response:
+    """Return the response with these headers, at once if its bytes are in memory."""
+    if isinstance(content, bytes):
+        return Response(content, status, headers)
     return Instances(content, status, headers)
 
 
@@ -147,12 +158,15 @@ class Multipart:
 
     def write(self, parts: Iterable[Part]) -> Iterator[bytes]:
         """Yield a message with `parts` in pieces."""
+        end = b""
         for part in parts:
             location = f"Content-Location: {part.location}\r\n" if part.location else ""
-            yield f"--{self._boundary}\r\nContent-Type: {part.content_type}\r\n{location}\r\n".encode("ascii")
-            yield from part.body
-            yield b"\r\n"
-        yield f"--{self._boundary}--\r\n".encode("ascii")
+            head = f"--{self._boundary}\r\nContent-Type: {part.content_type}\r\n{location}\r\n".encode("ascii")
+            pieces = iter(part.body)
+            yield end + head + next(pieces, b"")  # a piece less costs the server a tenth of a millisecond less
+            yield from pieces
+            end = b"\r\n"
+        yield end + f"--{self._boundary}--\r\n".encode("ascii")
 
 
 def file_length(instance: StoredInstance) -> int:
@@ -252,6 +266,24 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
         file.close()
         raise
     return file
+
+
+def derived_file(node: Services, instance: StoredInstance, name: str, write: Callable[[Path], object]) -> IO[bytes]:
+    """Return a file that is made of an instance, and kept for the next request within `[web] frame_cache_bytes`.
+
+    `name` says what of the instance it is. `write` writes an empty file. Raises what `write` does, and Unavailable.
+    """
+    is_short = node.archive.intake.is_short
+    try:
+        return node.archive.derived.opened(
+            instance.key,
+            local_file(node, instance),
+            f"{instance.sha256}-{name}",
+            0 if is_short else node.settings.web.frame_cache_bytes,
+            write,
+        )
+    except OSError as error:
+        raise Unavailable(f"an instance cannot be decoded: {error.strerror}") from error
 
 
 def length_of(file: IO[bytes]) -> int:

@@ -90,7 +90,9 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         "Retrieve Bulkdata", "10.4.1.1.5", (*_PARTS, OCTETS), ACCEPT, (*CONDITIONAL, "Range", "If-Range")
     ),
     bulk_data.retrieve_pixel_data: Transaction("Retrieve Pixel Data", "10.4.1.1.6", _PARTS, ACCEPT, CONDITIONAL),
-    bulk_data.retrieve_frames: Transaction("Retrieve Frames", "10.4.1.1.6", (*_PARTS, OCTETS), ACCEPT, CONDITIONAL),
+    bulk_data.retrieve_frames: Transaction(
+        "Retrieve Frames", "10.4.1.1.6", (*_PARTS, OCTETS), ACCEPT, (*CONDITIONAL, "Range", "If-Range")
+    ),
     wado_uri.retrieve_by_uri: Transaction(
         "Retrieve (URI)", "9.4", (*rendered.FORMATS, DICOM), wado_uri.PARAMETERS, ("If-None-Match",)
     ),

@@ -429,6 +429,7 @@ class Uploads(UploadService):
         gone = [key for key in ready if self._remote.store.find(key) is None]
         for key in gone:  # somebody may have fetched it since its row went
             self._remote.forget(key)
+            self._archive.derived.drop(key)
         reached("objects-removed")
         if gone:
             self._remote.recheck()

@@ -97,6 +97,12 @@ window.config = {{
         singlepart: "bulkdata,pdf",
         bulkDataURI: {{ enabled: true }},
         omitQuotationForMultipartRequest: true,
+        acceptHeader: [  // as stored if that is compressed, else compressed for us, else as stored
+          "multipart/related; type=image/*",
+          "multipart/related; type=image/jphc",
+          "multipart/related; type=image/jls",
+          "multipart/related; type=application/octet-stream; transfer-syntax=*",
+        ],
       }},
     }},
   ],

@@ -68,8 +68,8 @@ class TrashRepository(IndexRepository):
         return list(connection.scalars(rows))
 
     @on_reader
-    def files(self, connection: Connection, number: int, limit: int) -> list[TrashedFile]:
-        """Return files of instances of a deletion, in the order of their numbers."""
+    def files(self, connection: Connection, number: int, limit: int | None = None) -> list[TrashedFile]:
+        """Return files of instances of a deletion, in the order of their numbers; all without a limit."""
         rows = select(TrashRow).where(TrashRow.deletion == number, TrashRow.is_loser.is_(False))
         return [
             TrashedFile(row.key, row.content, row.place, row.holder)

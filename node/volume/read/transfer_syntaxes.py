@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.metadata
 import zlib
 from collections.abc import Collection
+from functools import cache
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 
 from pydicom import uid
@@ -50,6 +52,20 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 """The packages that decode the frames of each compressed transfer syntax; see `node.volume.read.decoders`."""
 
 
+def _has_module(package: str, module: str) -> bool:
+    """Return whether an installed package has a module, without importing either."""
+    spec = find_spec(package)
+    return spec is not None and PathFinder.find_spec(module, spec.submodule_search_locations) is not None
+
+
+ENCODERS: dict[str, str] = {
+    **({uid.JPEGLSLossless: "pyjpegls"} if HAS_PYJPEGLS else {}),
+    **({uid.HTJ2KLossless: "imagecodecs"} if _has_module("imagecodecs", "_htj2k") else {}),
+}
+"""The package that encodes frames in each transfer syntax, which is one without loss; see
+`node.volume.read.encoders`."""
+
+
 class NotTranscodable(VoxelnodeError):
     """An instance cannot be sent in any transfer syntax that its receiver accepts; the message gives the reason."""
 
@@ -74,6 +90,13 @@ def choose_target(transfer_syntax_uid: str, accepted: Collection[str]) -> str | 
 def decoders_by_transfer_syntax() -> dict[str, tuple[str, ...]]:
     """Return the packages that decode each transfer syntax UID, with their versions."""
     return {syntax: tuple(map(_with_version, packages)) for syntax, packages in PACKAGES.items()}
+
+
+@cache
+def encoder_of(transfer_syntax_uid: str) -> str:
+    """Return the package that encodes a transfer syntax, with its version: others may write other bytes; else empty."""
+    package = ENCODERS.get(transfer_syntax_uid)
+    return _with_version(package) if package else ""
 
 
 def _with_version(package: str) -> str:

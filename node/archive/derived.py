@@ -1,0 +1,104 @@
+"""Frames and pictures that were made of instances for requests, kept on disk for the next request, within a bound.
+
+    work/derived/<name of the instance's file>/<name>
+
+They go with the file of their instance, wherever that is removed (`Archive.remove`), and with the next start of the
+node. They are never synced: what is lost is made again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path, PurePath
+from tempfile import mkstemp
+from typing import IO
+
+
+def derived_folder(root: Path, key: str) -> Path:
+    """Return the folder of what is made of the instance with an archive key."""
+    return root / "work" / "derived" / PurePath(key).stem
+
+
+class Derived:
+    """What was made of the instances of one root. Thread-safe."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, int] = OrderedDict()  # bytes by key, the least recently read first
+        self._bytes = 0
+
+    def opened(self, key: str, source: Path, name: str, max_bytes: int, write: Callable[[Path], object]) -> IO[bytes]:
+        """Return a file made of an instance, which is written if it is not there; the caller closes it.
+
+        Parameters
+        ----------
+        key : str
+            Of the instance, in the archive.
+        source : Path
+            The file of the instance: what is made of it is kept only as long as this is there.
+        name : str
+            Of the file; says by which bytes and how it is made.
+        max_bytes : int
+            What all that is kept may take; what was read longest ago goes first. 0: nothing is kept.
+        write : callable (Path)
+            Writes an existing, empty file; what it raises is raised.
+
+        Raises
+        ------
+        OSError
+        """
+        folder = derived_folder(self._root, key)
+        with suppress(FileNotFoundError):
+            file = (folder / name).open("rb")
+            self._note(key, 0)
+            return file
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        number, part = mkstemp(dir=folder.parent, suffix=".part")
+        file = os.fdopen(number, "rb")
+        try:
+            write(Path(part))
+            if max_bytes:
+                self._keep(key, source, Path(part), name)
+        except BaseException:
+            file.close()
+            raise
+        finally:
+            Path(part).unlink(missing_ok=True)
+        self._trim(max_bytes)
+        return file
+
+    def drop(self, key: str) -> None:
+        """Remove all that was made of an instance; call it after the file of the instance was removed."""
+        with self._lock:
+            self._bytes -= self._kept.pop(key, 0)
+        shutil.rmtree(derived_folder(self._root, key), ignore_errors=True)
+
+    def _keep(self, key: str, source: Path, part: Path, name: str) -> None:
+        folder = derived_folder(self._root, key)
+        size = part.stat().st_size
+        with suppress(FileNotFoundError):  # dropped meanwhile
+            folder.mkdir(mode=0o700, exist_ok=True)
+            os.rename(part, folder / name)
+            self._note(key, size)
+        if not source.exists():  # who removes an instance may have dropped this before it was here
+            self.drop(key)
+
+    def _note(self, key: str, added: int) -> None:
+        with self._lock:
+            if added or key in self._kept:
+                self._kept[key] = self._kept.pop(key, 0) + added
+                self._bytes += added
+
+    def _trim(self, max_bytes: int) -> None:
+        while True:
+            with self._lock:
+                if self._bytes <= max_bytes or not self._kept:
+                    return
+                oldest = next(iter(self._kept))
+            self.drop(oldest)

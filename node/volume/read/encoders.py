@@ -1,0 +1,70 @@
+"""Compress single frames without loss, for clients that ask for it: JPEG-LS and HTJ2K (PS3.5 A.4.3 and A.4.11)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from pydicom import Dataset, uid
+
+from node.volume.model import Array
+from node.volume.read.pixel_layout import PixelLayout, pixel_layout
+from node.volume.read.transfer_syntaxes import NotTranscodable
+
+
+def encoded_frame(header: Dataset, samples: bytes, transfer_syntax_uid: str) -> bytes:
+    """Return the codestream of one frame; decode it before anybody gets it, since an encoder may err.
+
+    Parameters
+    ----------
+    header : Dataset
+        The header of its instance.
+    samples : bytes
+        The frame as an uncompressed data set in little endian holds it.
+    transfer_syntax_uid : str
+        One of `node.volume.read.transfer_syntaxes.ENCODERS`.
+
+    Raises
+    ------
+    NotTranscodable
+        The frame is neither grey nor RGB by pixel, or has other samples than of 8 or 16 bits.
+    ConversionRefused
+        The header contradicts itself.
+    """
+    layout = pixel_layout(header, "PixelData")
+    return _ENCODE[transfer_syntax_uid](_shaped(layout, samples), layout)
+
+
+def _shaped(layout: PixelLayout, samples: bytes) -> Array:
+    """Return the samples as (rows, columns) or (rows, columns, 3), signed if the data set says so."""
+    is_colour = layout.samples == 3 and layout.photometric == "RGB" and not layout.by_plane
+    if layout.bits_allocated not in (8, 16) or not (layout.samples == 1 or is_colour):
+        raise NotTranscodable("only frames of 8 or 16 bits, grey or RGB by pixel, are compressed")
+    shape = (layout.rows, layout.columns, *([3] if is_colour else []))
+    dtype = layout.stored_dtype.newbyteorder("<")
+    if len(samples) != dtype.itemsize * int(np.prod(shape)):
+        raise NotTranscodable(f"the frame has {len(samples)} bytes, not those of {shape} samples")
+    return np.frombuffer(samples, dtype).reshape(shape)
+
+
+def _jpeg_ls(frame: Array, layout: PixelLayout) -> bytes:
+    """JPEG-LS knows no sign: negative samples are the large numbers that have their bits."""
+    import jpeg_ls
+
+    bits = layout.bits_allocated
+    if not layout.signed and bits == 16 and int(frame.max()) >> max(layout.bits_stored, 9) == 0:
+        bits = max(layout.bits_stored, 9)  # of 8 bits or less, readers would expect one byte a sample
+    mode = 2 if layout.samples > 1 else 0
+    return bytes(jpeg_ls.encode_buffer(frame.tobytes(), layout.rows, layout.columns, layout.samples, bits, 0, mode))
+
+
+def _htj2k(frame: Array, layout: PixelLayout) -> bytes:
+    from imagecodecs import htj2k_encode
+
+    return bytes(htj2k_encode(frame, reversible=True))
+
+
+_ENCODE: dict[str, Callable[[Array, PixelLayout], bytes]] = {
+    uid.JPEGLSLossless: _jpeg_ls,
+    uid.HTJ2KLossless: _htj2k,
+}
