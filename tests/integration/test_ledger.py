@@ -68,6 +68,18 @@ def test_in_a_lane_one_is_due_at_a_time_and_a_busy_lane_keeps_no_other_back(root
     assert root.index.work.next_due_at(("retrieval",), now) == later
 
 
+def test_loops_sleep_unless_work_of_theirs_waits(root: Root) -> None:
+    waits = root.index.work.is_any_waiting
+    assert not waits(("retrieval", "commitment"))
+    work, now = retrieval(root), root.clock()
+    assert waits(("retrieval", "commitment"))
+    assert not waits(("commitment",))
+    root.index.work.begin(work.id, now)
+    assert not waits(("retrieval",)), "its end wakes the loop"
+    root.index.work.record(work.id, Postponed(now + dt.timedelta(hours=1), "busy"), now)
+    assert waits(("retrieval",)), "it has to be woken when that is due"
+
+
 def test_what_was_cancelled_is_over_at_once_or_when_whoever_does_it_hears_it(root: Root) -> None:
     waiting, running = retrieval(root), retrieval(root, "1.2.4")
     now = root.clock()

@@ -156,6 +156,10 @@ class RequestLoop(WorkLoop):
         limits = {kind: step.max_attempts for kind, step in self._steps.items()}
         self._index.work.resume(limits, self._now())
 
+    def step(self) -> float | None:
+        """Begin what is due; most commits, such as those of received instances, add no work."""
+        return super().step() if self._index.work.is_any_waiting(self._steps.keys()) else None
+
     def work(self) -> bool:
         """Begin the first due work of each lane that has none under way; its end wakes the loop."""
         with self._lock:

@@ -27,6 +27,7 @@ from node.completeness import (
     expectation,
     with_reported,
 )
+from node.index.engine.hot_statements import Prepared
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import (
@@ -82,17 +83,14 @@ class SeriesRepository(IndexRepository):
     @on_reader
     def next_due_at(self, connection: Connection, longest_wait: dt.timedelta | None = None) -> dt.datetime | None:
         """Return when `claim_due` will find the next series, or None if no series waits."""
-        is_waiting = SeriesRow.state == "receiving"
-        moments = [connection.execute(select(func.min(SeriesRow.due_at)).where(is_waiting)).scalar()]
-        if longest_wait is not None:
-            oldest = select(func.min(SeriesRow.open_since)).where(is_waiting, SeriesRow.attempts == 0)
-            opened = connection.execute(oldest).scalar()
-            moments.append(opened and opened + longest_wait)
-        return min((moment for moment in moments if moment is not None), default=None)
+        return _next_due_at(connection, longest_wait)
 
     @on_reader
     def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
         """Return whether `claim_due` would find a series."""
+        next_at = _next_due_at(connection, longest_wait)
+        if next_at is None or next_at > now:
+            return False
         return connection.execute(self._due(now, longest_wait)).first() is not None
 
     @on_reader
@@ -321,7 +319,12 @@ class SeriesRepository(IndexRepository):
 
     def release_stalled_claims(self, held: Collection[str], now: dt.datetime) -> int:
         """Release every claim of this host that no running conversion has (`held`); return how many were released."""
-        return self._release_claims(held, now) if self._is_any(self._is_stalled(held)) else 0
+        is_any = self._is_any_claimed() and self._is_any(self._is_stalled(held))
+        return self._release_claims(held, now) if is_any else 0
+
+    @on_reader
+    def _is_any_claimed(self, connection: Connection) -> bool:
+        return _ANY_CLAIMED.execute(connection, {}).fetchone() is not None
 
     @on_writer
     def _release_claims(self, connection: Connection, held: Collection[str], now: dt.datetime) -> int:
@@ -741,6 +744,20 @@ def _record_quiet(
     elif expected.reported is not None and expected.reported.instances == expected.received:
         why += ", as many as the sender has"
     record_series_event(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, row.revision + 1)
+
+
+# The worker asks these after each commit, so they are made once.
+_FIRST_DUE_AT = select(func.min(SeriesRow.due_at)).where(SeriesRow.state == "receiving")
+_FIRST_OPENED_AT = select(func.min(SeriesRow.open_since)).where(SeriesRow.state == "receiving", SeriesRow.attempts == 0)
+_ANY_CLAIMED = Prepared(select(SeriesRow.id).where(SeriesRow.state == "converting").limit(1))
+
+
+def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None) -> dt.datetime | None:
+    moments = [connection.execute(_FIRST_DUE_AT).scalar()]
+    if longest_wait is not None:
+        opened = connection.execute(_FIRST_OPENED_AT).scalar()
+        moments.append(opened and opened + longest_wait)
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def _is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:

@@ -54,20 +54,16 @@ class StudyRepository(IndexRepository):
 
     def mark_quiet(self, quiet: dt.timedelta, now: dt.datetime) -> int:
         """Mark the studies that have had no open series for `quiet`; return how many became quiet."""
-        if not self._has_quiet(quiet, now):  # polled often: usually no write is needed
+        next_at = self.next_quiet_at(quiet)
+        if next_at is None or next_at > now:  # polled often: usually no write is needed
             return 0
         return self._mark_quiet(quiet, now)
 
     @on_reader
     def next_quiet_at(self, connection: Connection, quiet: dt.timedelta) -> dt.datetime | None:
         """Return when `mark_quiet` will next find a study if nothing is received, or None if none is pending."""
-        first = select(func.min(StudyRow.closed_at)).where(StudyRow.closed_at.is_not(None), ~_is_open())
-        closed_at = connection.execute(first).scalar()
+        closed_at = connection.execute(_FIRST_CLOSED_AT).scalar()
         return closed_at and closed_at + quiet
-
-    @on_reader
-    def _has_quiet(self, connection: Connection, quiet: dt.timedelta, now: dt.datetime) -> bool:
-        return connection.execute(select(StudyRow.id).where(_is_quiet(quiet, now)).limit(1)).first() is not None
 
     @on_writer
     def _mark_quiet(self, connection: Connection, quiet: dt.timedelta, now: dt.datetime) -> int:
@@ -120,6 +116,9 @@ def _is_quiet(quiet: dt.timedelta, now: dt.datetime) -> ColumnElement[bool]:
 
 def _is_open() -> ColumnElement[bool]:
     return select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id, SeriesRow.state.in_(OPEN_STATES)).exists()
+
+
+_FIRST_CLOSED_AT = select(func.min(StudyRow.closed_at)).where(StudyRow.closed_at.is_not(None), ~_is_open())
 
 
 StudyOrder = Literal["received", "date", "name", "patient-id", "accession", "description"]

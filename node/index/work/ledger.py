@@ -17,11 +17,27 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from node.errors import UsageError, VoxelnodeError
+from node.index.engine.hot_statements import Prepared
 from node.index.engine.rows import PagedRepository
 from node.index.engine.rows import Row as Listed
+from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PatientRow, ResultRow, SeriesRow, StudyRow, WorkRow
 from node.index.work.payloads import Counts, Payload, Reference, Request, document_of, payload_of
@@ -198,6 +214,11 @@ class WorkRepository(IndexRepository):
         return work_of(connection.execute(_rows(WorkRow.id == id)).one())
 
     # What is to be done
+
+    @on_reader
+    def is_any_waiting(self, connection: Connection, kinds: Collection[Kind]) -> bool:
+        """Return whether any work waits, due or not; asked after each commit, and hardly ever does any."""
+        return _ANY_WAITING.execute(connection, {"kinds": list(kinds)}).fetchone() is not None
 
     @on_reader
     def due(
@@ -417,6 +438,13 @@ def correct_due(connection: Connection, longest: dt.datetime, now: dt.datetime) 
     """Let work be due that would have to wait longer than it ever does; a job waits for others, as long as it takes."""
     late = WorkRow.state == "waiting", WorkRow.kind != "job", WorkRow.due_at > longest
     connection.execute(update(WorkRow).where(*late).values(due_at=now))
+
+
+_ANY_WAITING = Prepared(
+    select(WorkRow.id)
+    .where(looked_up_in(WorkRow.kind, bindparam("kinds", type_=JSON)), WorkRow.state == "waiting")
+    .limit(1)
+)
 
 
 def _is_due(now: dt.datetime) -> ColumnElement[bool]:
