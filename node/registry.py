@@ -90,7 +90,9 @@ def installed() -> tuple[Extension, ...]:
         except Exception as error:
             raise UsageError(f"the extension {point.name} ({point.value}) cannot be loaded: {error}") from error
         if not isinstance(extension, Extension):
-            raise UsageError(f"the extension {point.name} ({point.value}) is no instance of node.hookspecs.Extension")
+            raise UsageError(
+                f"the extension {point.name} ({point.value}) is not an instance of node.hookspecs.Extension"
+            )
         if extension.name in found:
             raise UsageError(f"two extensions are called {extension.name}: uninstall the package of {point.value}")
         found[extension.name] = extension

@@ -231,7 +231,7 @@ def _optional(read: Callable[[Any, str], Any], value: Any, where: str) -> Any:
 
 def _one_of(values: dict[str, Any], value: Any, where: str) -> Any:
     if not isinstance(value, str) or value not in values:
-        raise WrongType(f"{where} is none of its words")
+        raise WrongType(f"{where} is not one of its words")
     return values[value]
 
 

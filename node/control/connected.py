@@ -135,7 +135,7 @@ class _Served:
             problem = answer.json()
             said = ". ".join(str(problem[name]) for name in ("title", "detail", "remedy") if problem.get(name))
         except (ValueError, AttributeError):
-            said = "it is no voxelnode, or another server stands before it: give the address of its pages"
+            said = "it is not a voxelnode, or another server stands before it: give the address of its pages"
         raise NodeFailed(f"{self._url} answered {answer.status_code}: {said}", answer.status_code)
 
 
@@ -188,7 +188,7 @@ def connect(
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-        raise UsageError(f"{url!r} is no address of a node: http://HOST:PORT or https://HOST:PORT")
+        raise UsageError(f"{url!r} is not the address of a node: http://HOST:PORT or https://HOST:PORT")
     secure = parts.scheme == "https"
     tls = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file)) if secure else False
     return Opened(_Served(url.rstrip("/"), token, tls, timeout))

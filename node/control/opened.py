@@ -383,7 +383,7 @@ class _Folder(_OnDisk):
             return list(content[key])
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"{self._folder / LISTING} is no list of a conversion: convert the folder again"
+                f"{self._folder / LISTING} is not the list of a conversion: convert the folder again"
             ) from error
 
     def patients(self) -> list[Row]:

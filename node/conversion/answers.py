@@ -53,7 +53,7 @@ def read_answer(content: bytes, job: ConversionJob) -> Converted:
     if strangers := set(_uids(converted)) - set(job.files.values()):
         raise NoAnswer(f"it names {len(strangers)} instances that are not of the series")
     if not all(is_identifier(uid) and (not study or is_identifier(study)) for study, uid in converted.references):
-        raise NoAnswer("it refers to a series by what is no UID")
+        raise NoAnswer("it refers to a series by a value that is not a UID")
     _check_files(converted, job.folder)
     return converted
 
@@ -84,7 +84,7 @@ def _check_files(converted: Converted, folder: Path) -> None:
             raise NoAnswer("it names a file that is not in its folder")
         words = file.suffix, file.kind, file.format, file.dtype, file.geometry, file.orientation or ""
         if not all(map(_WORD.fullmatch, words)) or not _SHA256.fullmatch(file.sha256):
-            raise NoAnswer("a file has a kind, format or digest that is none")
+            raise NoAnswer("a file has a kind, format or digest that is not valid")
         _check_scan(file)
 
 
@@ -92,13 +92,13 @@ def _check_scan(file: ConvertedFile) -> None:
     """Raise `NoAnswer` unless what describes the scan of a file are finite numbers and short plain texts."""
     texts = file.sequence, file.weighting, file.contrast_agent, file.convolution_kernel
     if not all(_PLAIN.fullmatch(text or "") for text in texts):
-        raise NoAnswer("a file has a description of its scan that is none")
+        raise NoAnswer("a file has a description of its scan that is not valid")
     affine = file.affine_lps or ()
     if affine and (len(affine) != 4 or any(len(row) != 4 for row in affine)):
-        raise NoAnswer("a file has an affine that is none")
+        raise NoAnswer("a file has an affine that is not valid")
     numbers = (
         file.slice_thickness_mm, file.repetition_time_ms, file.echo_time_ms, file.inversion_time_ms,
         file.flip_angle_degrees, file.magnetic_field_strength_t, *chain.from_iterable(affine),
     )  # fmt: skip
     if not all(math.isfinite(number or 0) for number in numbers):
-        raise NoAnswer("a file has a number that is none")
+        raise NoAnswer("a file has a number that is not valid")

@@ -115,7 +115,7 @@ def _checked(content: bytes, job: ConversionJob) -> Converted:
     try:
         return read_answer(content, job)
     except NoAnswer as error:
-        raise ConverterDied(f"the converter gave an answer that is none: {error}") from error
+        raise ConverterDied(f"the converter gave an invalid answer: {error}") from error
 
 
 def serve(

@@ -96,7 +96,7 @@ class Coercion:
         for tag, value in values.items():
             vr = dictionary_VR(tag)
             if not _is_value(vr, value):
-                raise NotCoerced(f"the value that the route gives {keyword_for_tag(tag)} is none of VR {vr}")
+                raise NotCoerced(f"the value that the route gives {keyword_for_tag(tag)} is not valid for VR {vr}")
             ds.add_new(tag, vr, value.split("\\") if "\\" in value else value)
 
 
@@ -105,7 +105,7 @@ def _tag(name: str, key: str) -> int:
     tag = int(number[1] + number[2], 16) if number else tag_for_keyword(name)
     if tag is None:
         known = [keyword for keyword in keyword_dict if keyword[:2].lower() == name[:2].lower()]
-        raise UsageError(f"{key}: {name!r} is no keyword of PS3.6{nearest(name, known) if known else ''}")
+        raise UsageError(f"{key}: {name!r} is not a keyword of PS3.6{nearest(name, known) if known else ''}")
     if keyword_for_tag(tag) in KEPT or tag >> 16 in (0x0000, 0x0002):
         raise UsageError(f"{key}: {name} says what the instance is, or how it is read, and cannot be changed")
     return int(tag)
@@ -122,13 +122,13 @@ def _settable(name: str, value: str, key: str) -> int:
     for placeholder in _PLACEHOLDER.findall(value):
         filling = tag_for_keyword(placeholder)
         if filling is None:
-            raise UsageError(f"{key}: {{{placeholder}}} in the value of {name} is no keyword of PS3.6")
+            raise UsageError(f"{key}: {{{placeholder}}} in the value of {name} is not a keyword of PS3.6")
         if dictionary_VR(filling) not in FILLING_REPRESENTATIONS:
             raise UsageError(
                 f"{key}: {{{placeholder}}} in the value of {name} has neither text nor a number as its value"
             )
     if not _PLACEHOLDER.search(value) and not _is_value(vr, value):
-        raise UsageError(f"{key}: {value!r} is no value of {name} (VR {vr}, PS3.5 6.2)")
+        raise UsageError(f"{key}: {value!r} is not a value of {name} (VR {vr}, PS3.5 6.2)")
     return tag
 
 

@@ -264,4 +264,4 @@ def _read_value(vr: str, text: str) -> Any:
             return {"INF": "inf", "-INF": "-inf", "NaN": "NaN"}.get(text) or float(text)
         return int(text) if vr in _WHOLE else text
     except ValueError:
-        raise NotNative(f"a value of {vr} is no number") from None
+        raise NotNative(f"a value of {vr} is not a number") from None

@@ -124,7 +124,7 @@ class Conflicts:
         NotDecidable
             The conflict has no version to accept. With `alike`, those before it are decided.
         NotReleased
-            The file is no DICOM file that can be indexed.
+            The file is not a DICOM file that can be indexed.
         """
         decided = []
         for row in self._rows(conflict, alike):

@@ -148,7 +148,7 @@ def _read(root: Path, key: str) -> tuple[InstanceAttributes, StoredFile]:
         return stored_instance(root, key, dt.datetime.now(dt.UTC))
     except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError) as error:
         raise NotReleased(
-            f"{PurePath(key).name} is no DICOM file that can be indexed ({type(error).__name__})"
+            f"{PurePath(key).name} is not a DICOM file that can be indexed ({type(error).__name__})"
         ) from error
 
 
@@ -190,7 +190,7 @@ class Quarantine:
         """Take an instance back into the archive.
 
         `replace`: if other bytes are current under its SOP Instance UID, let it take their place, in whichever series;
-        they go to quarantine. Raises NotReleased if it is no DICOM file, or another version is current.
+        they go to quarantine. Raises NotReleased if it is not a DICOM file, or another version is current.
         """
         self._require(name)
         return self.take(f"{FOLDER}/{name}", who, replace=replace)

@@ -139,7 +139,7 @@ def adopt(
             attributes, file = stored_instance(archive.root, key, now)
         except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError):
             archive.quarantine(key)
-            fates[key] = "to quarantine: it is no DICOM file that can be read"
+            fates[key] = "to quarantine: it is not a DICOM file that can be read"
         except OSError as error:  # it says nothing about the bytes: the file stays
             log.error("file_unreadable", path=key, reason=error.strerror)
         else:

@@ -166,7 +166,7 @@ def _flaw(archive: Archive, held: HeldFile, is_digest_due: IsDigestDue) -> Flaw 
     try:
         offset = held.data_set_offset if held.data_set_offset is not None else data_set_offset(path)
         if offset is None:
-            problem: str | None = "is no DICOM file"
+            problem: str | None = "is not a DICOM file"
         else:
             compare = partial(problem_with, path, offset, held.bytes)
             is_cheap = held.bytes is None or held.bytes <= CHEAP_BYTES

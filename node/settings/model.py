@@ -498,7 +498,7 @@ class Web(SettingsSection):
         100, ge=1, le=10_000, description="simultaneous requests of identified callers from one address"
     )
     maximum_connections_per_account: int = Field(
-        50, ge=1, le=10_000, description="simultaneous requests of one account that is no administrator"
+        50, ge=1, le=10_000, description="simultaneous requests of one account that is not an administrator"
     )
     maximum_upload_bytes: int = Field(
         16_000_000_000,
@@ -1016,7 +1016,7 @@ class Settings(SettingsSection):
         names = [extension.name for extension in installed()]
         for name in self.extensions.disabled:
             if name not in names:
-                yield f"extensions: disabled: {name!r} is no extension{nearest(name, names)}"
+                yield f"extensions: disabled: {name!r} is not an extension{nearest(name, names)}"
         for extension in installed():
             yield from extension.mistakes(self)
 
@@ -1056,7 +1056,7 @@ class Settings(SettingsSection):
         for other_name in route.otherwise:
             other = self.routes.get(other_name)
             if other is None:
-                yield f"{other_name!r} is no route{nearest(other_name, self.routes)}"
+                yield f"{other_name!r} is not a route{nearest(other_name, self.routes)}"
             elif name in self._before(other_name):
                 yield f"routes.{other_name} is in turn for what this route leaves: one of them must go first"
             elif other.where is None and not other.otherwise:

@@ -57,7 +57,7 @@ def _plane(name: str) -> Plane:
     try:
         return Plane[name.upper()]
     except KeyError:
-        raise ValueError(f"{name!r} is no plane: axial, coronal or sagittal") from None
+        raise ValueError(f"{name!r} is not a plane: axial, coronal or sagittal") from None
 
 
 def project(array: Array, affine_lps: Float, plane: PlaneName, projection: ProjectionName = "mip") -> Array:
@@ -84,7 +84,7 @@ def _extreme(projection: str) -> np.ufunc:
     try:
         return np.fmax if Projection(projection) is Projection.MIP else np.fmin
     except ValueError:
-        raise ValueError(f"{projection!r} is no projection: mip or minip") from None
+        raise ValueError(f"{projection!r} is not a projection: mip or minip") from None
 
 
 def _require_numbers(array: Array) -> None:

@@ -94,7 +94,7 @@ def _affine(header: nifti1.Nifti1Header, shape: tuple[int, ...]) -> Float:
         raise NotAMask("the mask has no position: sform_code and qform_code are 0; copy the affine of the volume")
     affine = np.asarray(stated[0], dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise NotAMask("the affine of the mask is none")
+        raise NotAMask("the affine of the mask is not valid")
     if len(stated) == 2:
         corners = np.array([(*corner, 1.0) for corner in np.ndindex(2, 2, 2)])
         corners[:, :3] *= np.array(shape) - 1

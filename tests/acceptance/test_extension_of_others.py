@@ -117,7 +117,7 @@ def test_it_is_switched_off_by_the_configuration(serving: httpx2.Client, configu
     ("place", "problem"),
     [
         ("voxelnode_hello:ABSENT", "cannot be loaded: "),
-        ("voxelnode_hello.command:hello", "is no instance of node.hookspecs.Extension"),
+        ("voxelnode_hello.command:hello", "is not an instance of node.hookspecs.Extension"),
         ("node.extensions.worklist:EXTENSION", "two extensions are called worklist"),
     ],
 )

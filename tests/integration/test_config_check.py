@@ -70,13 +70,13 @@ def test_what_a_start_would_refuse_is_a_problem(tmp_path: Path, text: str, probl
         ("db/v?sslmod=require", ['[index] url: invalid URI query parameter: "sslmod"']),
         ("db/v?pass:geheim", ['[index] url: missing key/value separator "=" in URI query parameter: "..."']),
         ("a:1,b/v?port=1,2,3", ["[index] url has 2 of host and 3 of port: give each server one, or all the same"]),
-        ("a:1,b:x,c/v", ["[index] url: port = 'x' is no number from 1 to 65535"]),
+        ("a:1,b:x,c/v", ["[index] url: port = 'x' is not a number from 1 to 65535"]),
         (
             "db/v?target_session_attrs=standby&connect_timeout=soon&sslmode=full",
             [
                 "[index] url: sslmode = 'full' must be disable, allow, prefer, require, verify-ca or verify-full",
                 "[index] url: target_session_attrs = 'standby' must be any, read-write or primary",
-                "[index] url: connect_timeout = 'soon' is no whole number",
+                "[index] url: connect_timeout = 'soon' is not a whole number",
             ],
         ),
         (

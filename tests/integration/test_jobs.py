@@ -126,7 +126,7 @@ def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, b
     take(root, make.ct_series(1))
     work(root, worker)
     [job] = jobs(root)
-    assert (job["state"], job["detail"]) == ("failed", "Nemo_Captain.json: the file is no JSON object")
+    assert (job["state"], job["detail"]) == ("failed", "Nemo_Captain.json: the file is not a JSON object")
     [delivery] = rows(root, "SELECT * FROM v_deliveries")
     assert (delivery["state"], "Nemo" in delivery["reason"]) == ("given-up", False)
     assert rows(root, "SELECT 1 FROM v_images WHERE source = 'result'") == []
@@ -140,7 +140,10 @@ def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, b
         ('truncate -s 300M "$0/report.pdf"', "report.pdf: the file is larger than 200000000 bytes"),
         ('truncate -s 5G "$0/a.nii" "$0/b.nii"', "the files of a job may have 8000000000 bytes"),
         ('truncate -s 2M "$0/results.json"', "results.json: the file is larger than 1000000 bytes"),
-        ('ln -s "$ELSEWHERE/report.pdf" "$0/report.pdf"', "'report.pdf' is no file, or has no name of a result"),
+        (
+            'ln -s "$ELSEWHERE/report.pdf" "$0/report.pdf"',
+            "'report.pdf' is not a file, or its name is not that of a result",
+        ),
         ('rmdir "$0" && ln -s "$ELSEWHERE" "$0"', "the folder of the job is a link or a file"),
         ('rmdir "$0" && touch "$0"', "the folder of the job is a link or a file"),
     ],

@@ -80,7 +80,7 @@ def test_derived_arrays_are_of_the_whole_volume_and_lie_as_they_are_viewed(tmp_p
     assert set(masked(array, mask, -1000).ravel().tolist()) == {-1000, *range(3, 21)}
     with pytest.raises(ValueError, match="int16 has no such value"):
         masked(array, mask, 0.5)
-    with pytest.raises(ValueError, match="'oblique' is no plane"):
+    with pytest.raises(ValueError, match="'oblique' is not a plane"):
         project(array, affine, "oblique")  # type: ignore[arg-type]
     outlines = list(node.contours(mask, affine))
     assert {index for index, _ in outlines} == {0, 1, 2, 3}

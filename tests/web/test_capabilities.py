@@ -97,7 +97,7 @@ def test_every_media_type_that_is_told_is_given(site: Site, resource: Resource) 
             "application/pdf",
             "text/html",
         ):
-            assert answer.status_code == 406  # the image is stored uncompressed, and is no document
+            assert answer.status_code == 406  # the image is stored uncompressed, and is not a document
         elif media_type in ("application/dicom", "application/dicom+xml") and not is_single:
             assert answer.status_code == 406  # of one instance only
         else:

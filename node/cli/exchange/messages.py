@@ -233,7 +233,7 @@ def replay_hook(
                 total[key] += done[key]
     total |= {"left": len(left), "dry_run": dry_run}
     text = (
-        f"{total['series']} series: {len(total['queued'])} messages queued, {total['waiting']} wait already, "
+        f"{total['series']} series: {len(total['queued'])} messages queued, {total['waiting']} are waiting already, "
         f"{total['delivered']} were delivered before, {total['without_event']} series have no event"
     )
     if left and not dry_run:
@@ -393,7 +393,7 @@ def replay_route(
             total["sent"] += done["delivered"]
         total["left"] += len(left)
     text = (
-        f"{total['series']} series: {total['queued']} messages queued, {total['waiting']} wait already, "
+        f"{total['series']} series: {total['queued']} messages queued, {total['waiting']} are waiting already, "
         f"{total['sent']} were sent before"
     )
     if total["left"]:
@@ -409,5 +409,5 @@ def _destinations(root: Root, name: str) -> list[tuple[str, str]]:
         raise UsageError(f"there is no route {route_name!r}{nearest(route_name, settings.routes)}")
     to = settings.routes[route_name].to if route_name else settings.receivers
     if slash and destination not in to:
-        raise UsageError(f"{destination!r} is no destination of {route_name or BY_HAND}{nearest(destination, to)}")
+        raise UsageError(f"{destination!r} is not a destination of {route_name or BY_HAND}{nearest(destination, to)}")
     return [(route_name, each) for each in ([destination] if slash else to)]

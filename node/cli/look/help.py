@@ -25,7 +25,7 @@ def help_(
         return Answer(titles, lambda: print_table("", ("topic", "about"), titles.items()))
     name = topic.removeprefix("docs/").removesuffix(".md")
     if name not in documents:
-        raise UsageError(f"{topic!r} is no document{nearest(name, sorted(documents))}")
+        raise UsageError(f"{topic!r} is not a document{nearest(name, sorted(documents))}")
     text = documents[name].read_text(encoding="utf-8")
     return Answer({"topic": name, "text": text}, lambda: _show(text))
 

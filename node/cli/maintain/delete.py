@@ -67,7 +67,7 @@ def delete(
 
 def _erased(sent_to: Sequence[str], proof: Proof | None, takers: Sequence[Taker]) -> str:
     """Say who keeps what was erased, as far as the node knows them: by its index, and by its audit log."""
-    sent = f" ({', '.join(sent_to)})" if sent_to else ", of which none has taken it by a route,"
+    sent = f" ({', '.join(sent_to)})" if sent_to else ", none of which has taken it by a route,"
     known = f", such as {proof.backup}," if proof is not None else ""
     kept = f"erased; backups{known} destinations{sent} receivers of hooks and the audit log keep what they have"
     return kept + "".join(f"\n  {taker.who} may have it: {taker.how}, last {taker.last_at[:19]}" for taker in takers)

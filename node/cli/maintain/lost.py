@@ -47,6 +47,6 @@ def write_off(
         raise UsageError("give either a UID, or --all")
     if not reason:
         raise UsageError("say in --reason why nobody sends them again: the audit log has it")
-    confirm("writing off", f"Write off {uid or 'all lost instances'}? Nobody is asked for them any more.", yes)
+    confirm("writing off", f"Write off {uid or 'all lost instances'}? They will not be asked for again.", yes)
     done = root.order("write-off-lost", uid=uid, reason=reason)
     return Answer(done, f"written off: {done['instances']} instances")

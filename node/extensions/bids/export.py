@@ -241,7 +241,7 @@ class Exporter:
 
 
 OF_DATASET = "data set"
-"""What the mark of a key is made of; it is no UID."""
+"""What the mark of a key is made of; it is not a UID."""
 
 OF_ANOTHER = "its series is of another subject now"
 DELETED = "its series was deleted from the node"

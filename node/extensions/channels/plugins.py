@@ -98,7 +98,7 @@ class Plugin:
         try:
             return Delivered(results=json.loads(answer[1:]))
         except (ValueError, RecursionError):
-            raise NotDelivered("the process of the plugin gave an answer that is none") from None
+            raise NotDelivered("the process of the plugin gave an invalid answer") from None
 
     def close(self) -> None:
         """Kill the child process, even during a call."""

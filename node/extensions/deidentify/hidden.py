@@ -145,7 +145,7 @@ def _frames(ds: Dataset, stored: bytes, is_jpeg_2000: bool) -> list[list[tuple[i
         if stored.startswith((_SOC_SIZ, _JP2) if is_jpeg_2000 else _SOI, start):
             frames.append([])
         elif not frames:
-            raise NotDeidentified(Reason.UNREADABLE, "the pixel data are no codestreams of their transfer syntax")
+            raise NotDeidentified(Reason.UNREADABLE, "the pixel data are not codestreams of their transfer syntax")
         frames[-1].append((start, end))
     announced = max(whole(ds, "NumberOfFrames") or 1, 1)
     if len(frames) > announced:

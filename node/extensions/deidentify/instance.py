@@ -81,7 +81,7 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     patient = patient_of(ds)
     cleaner = Cleaner(how.profile, how.key, patient, identities_of(ds, how.profile))
     if not cleaner.is_of_class(text(ds, "SOPClassUID")):
-        raise NotDeidentified(Reason.NO_IDENTITY, "SOPClassUID is none of PS3.6, and no private one without numbers")
+        raise NotDeidentified(Reason.NO_IDENTITY, "SOPClassUID is neither in PS3.6 nor a private one without numbers")
     cleaned = cleaner.data_set(ds)
     new = with_elements(ds, dict(held_elements(cleaned)))
     new.file_meta = _file_meta(new, text(ds.file_meta, "TransferSyntaxUID"))

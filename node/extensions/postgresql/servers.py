@@ -47,7 +47,7 @@ def mistakes_in(url: str) -> list[str]:
     except IndexUnusable as error:
         return [str(error)]
     found = [
-        f"port = {port!r} is no number from 1 to 65535"
+        f"port = {port!r} is not a number from 1 to 65535"
         for port in (address.get("port") for address in addresses)
         if port and not (port.isdecimal() and 0 < int(port) < 1 << 16)
     ]
@@ -56,7 +56,7 @@ def mistakes_in(url: str) -> list[str]:
             found.append(f"{name} = {parameters[name]!r} must be {', '.join(words[:-1])} or {words[-1]}")
     for name in _NUMBERS:
         if re.fullmatch(r"-?\d+", value := str(parameters.get(name, 0))) is None:
-            found.append(f"{name} = {value!r} is no whole number")
+            found.append(f"{name} = {value!r} is not a whole number")
     for name in _FILES:
         if (file := parameters.get(name)) is not None and (name, file) != ("sslrootcert", "system"):
             found += _mistakes_in_file(name, file)

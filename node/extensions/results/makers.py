@@ -34,7 +34,7 @@ def answer(making: Making, _limits: object) -> bytes:
     except (ResultRefused, ConversionRefused) as error:
         return _encoded("refused", {"reason": str(error)})
     except InvalidDicomError:
-        return _encoded("refused", {"reason": "the file is no DICOM file"})
+        return _encoded("refused", {"reason": "the file is not a DICOM file"})
     except Exception as error:  # the boundary of the process
         if is_out_of_memory(error):
             return _encoded("refused", {"reason": "it needs more memory than the node allows"})

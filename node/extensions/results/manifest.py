@@ -176,7 +176,7 @@ def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Alg
         if ending is None:
             known = ", ".join(KINDS)
             raise ResultRefused(
-                f"{result.file} is no result: the names of results end in {known}; list them in {MANIFEST}"
+                f"{result.file} is not a result: the names of results end in {known}; list them in {MANIFEST}"
             )
         if result.file in named:
             raise ResultRefused(f"{result.file} is listed twice")
@@ -227,7 +227,7 @@ def opened_file(folder: int, name: str, max_bytes: int) -> IO[bytes]:
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOENT, errno.ENXIO):
             raise
-        raise ResultRefused(f"{name} was removed, or is no file") from None
+        raise ResultRefused(f"{name} was removed, or is not a file") from None
     stream = os.fdopen(file, "rb")
     status = os.fstat(file)
     if stat.S_ISREG(status.st_mode) and status.st_size <= max_bytes:
@@ -235,7 +235,7 @@ def opened_file(folder: int, name: str, max_bytes: int) -> IO[bytes]:
     stream.close()
     if stat.S_ISREG(status.st_mode):
         raise ResultRefused(f"{name}: the file is larger than {max_bytes} bytes")
-    raise ResultRefused(f"{name} is no file")
+    raise ResultRefused(f"{name} is not a file")
 
 
 def left_in(folder: Path, manifest: Manifest | None, hook: str) -> list[Entry]:
@@ -254,7 +254,9 @@ def left_in(folder: Path, manifest: Manifest | None, hook: str) -> list[Entry]:
                 if entry.name.startswith("."):
                     continue
                 if not entry.is_file(follow_symlinks=False) or FILE_NAME.fullmatch(entry.name) is None:
-                    raise ResultRefused(f"{entry.name[:100]!r} is no file, or has no name of a result: remove it")
+                    raise ResultRefused(
+                        f"{entry.name[:100]!r} is not a file, or its name is not that of a result: remove it"
+                    )
                 sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
         if manifest is None and MANIFEST in sizes:
             manifest = _read_manifest(descriptor)
@@ -273,7 +275,7 @@ def _read_manifest(folder: int) -> Manifest:
     try:
         return Manifest.of(json.loads(content.decode()))
     except (ValueError, RecursionError):
-        raise ResultRefused(f"{MANIFEST} is no JSON in UTF-8") from None
+        raise ResultRefused(f"{MANIFEST} is not JSON in UTF-8") from None
 
 
 def measurements_of(content: Mapping[str, Any]) -> list[Measured]:

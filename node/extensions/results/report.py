@@ -49,14 +49,14 @@ REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 def make_report(making: Making) -> dict[str, Any]:
     """Write the report of a JSON file; return its identifiers.
 
-    Raises ResultRefused if the file is no JSON object, or its measurements have no name, value or unit.
+    Raises ResultRefused if the file is not a JSON object, or its measurements have no name, value or unit.
     """
     try:
         content = json.loads(making.file.read_text(encoding="utf-8"), parse_constant=_refused)
     except (ValueError, RecursionError) as error:
-        raise ResultRefused("the file is no JSON in UTF-8") from error
+        raise ResultRefused("the file is not JSON in UTF-8") from error
     if not isinstance(content, dict):
-        raise ResultRefused("the file is no JSON object")
+        raise ResultRefused("the file is not a JSON object")
     _require_text(content)
     tree = _measurements(content, making) if "measurements" in content else _texts(content, making)
     sample = sample_of(making)
@@ -90,7 +90,7 @@ def _texts_in(content: object) -> Iterator[str]:
 
 
 def _refused(constant: str) -> None:
-    raise ResultRefused(f"the JSON has {constant}, which is no number (RFC 8259 6)")
+    raise ResultRefused(f"the JSON has {constant}, which is not a number (RFC 8259 6)")
 
 
 def _evidence(making: Making) -> list[Dataset]:
@@ -168,7 +168,7 @@ def make_document(making: Making) -> dict[str, Any]:
     """
     pdf = making.file.read_bytes()
     if b"%PDF-" not in pdf[:HEAD_BYTES] or b"%%EOF" not in pdf[-HEAD_BYTES:]:
-        raise ResultRefused("the file is no whole PDF: %PDF- at its begin or %%EOF at its end is missing")
+        raise ResultRefused("the file is not a whole PDF: %PDF- at its beginning or %%EOF at its end is missing")
     entry, identity, sample = making.entry, making.identity, sample_of(making)
     now = local_time(making, sample)
     ds = Dataset()

@@ -323,7 +323,7 @@ MOVE_MODELS = {PATIENT_ROOT_MOVE: QueryModel.PATIENT_ROOT, STUDY_ROOT_MOVE: Quer
 
 
 MAX_SHOWN_TITLE = 16
-"""Longest AE title (PS3.5 6.2); a longer one is no destination, and is cut where it is shown."""
+"""Longest AE title (PS3.5 6.2); a longer one is not a destination, and is cut where it is shown."""
 
 
 def serve_c_move(operation: Operation, service: RetrieveService) -> None:

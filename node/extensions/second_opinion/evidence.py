@@ -78,7 +78,7 @@ def _tag(name: str) -> int:
     if name.startswith("("):
         return int(Tag(*(int(part, 16) for part in name.strip("()").split(","))))
     tag = tag_for_keyword(name)
-    assert tag is not None, f"{name} is no keyword of PS3.6"
+    assert tag is not None, f"{name} is not a keyword of PS3.6"
     return tag
 
 

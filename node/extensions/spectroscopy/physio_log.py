@@ -172,7 +172,7 @@ def log_of(
 def _texts(data: bytes, rows: int) -> list[str]:
     size = BLOCK_BYTES * rows
     if rows <= 0 or len(data) < size or len(data) % size:
-        detail = f"{len(data)} bytes are no multiple of {BLOCK_BYTES} times Acquisition Number (0020,0012), {rows}"
+        detail = f"{len(data)} bytes are not a multiple of {BLOCK_BYTES} times Acquisition Number (0020,0012), {rows}"
         raise ConversionRefused(Reason.CONTRADICTORY, detail)
     texts = []
     for start in range(0, len(data), size):

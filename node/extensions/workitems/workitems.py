@@ -405,7 +405,7 @@ def read_data_set(request: Request, body: bytes, max_bytes: int) -> Json | None:
     try:
         document: Any = json_from_native(body) if media_type == DICOM_XML else json.loads(body)
     except (NotNative, ValueError, RecursionError) as error:
-        raise HTTPException(400, "the body is no data set in the form of its Content-Type") from error
+        raise HTTPException(400, "the body is not a data set in the form of its Content-Type") from error
     items = document if isinstance(document, list) else [document]
     if len(items) != 1 or not isinstance(items[0], dict):
         raise HTTPException(400, "the body must hold one data set (PS3.18 F.2)")

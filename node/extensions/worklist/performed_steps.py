@@ -128,7 +128,7 @@ def _step(sop_instance_uid: str, model: Json) -> PerformedStep:
 
 
 def _listed(model: Json) -> Iterator[ListedSeries]:
-    """Yield the series that a step lists; what is no UID is left out."""
+    """Yield the series that a step lists; what is not a UID is left out."""
     for series in _items(model, SERIES):
         uid = entry_text(series, "SeriesInstanceUID")
         references = (item for keyword in REFERENCES for item in _items(series, keyword))
@@ -192,7 +192,7 @@ def serve_n_create(operation: Operation, service: StepService) -> None:
             None
         )  # by the SCP if the SCU names none, PS3.7 10.1.5
         if not is_identifier(uid):
-            raise StepRefused(INVALID_ATTRIBUTE_VALUE, "Affected SOP Instance UID is no UID (PS3.5 9.1)")
+            raise StepRefused(INVALID_ATTRIBUTE_VALUE, "Affected SOP Instance UID is not a UID (PS3.5 9.1)")
         step = created(str(uid), operation.data_set(PROCESSING_FAILURE, MAXIMUM_ELEMENTS))
         if not service.steps.create(step, operation.origin.calling_ae_title, service.now()):
             raise StepRefused(DUPLICATE_INSTANCE, "there is a step with this UID")

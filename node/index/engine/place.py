@@ -127,7 +127,7 @@ def upgrade(place: Place) -> tuple[str | None, str]:
     """Create the database, or bring it to the schema of this version; no other host may be running if it has another.
 
     Returns the revision before and after. Raises IndexUnusable if it was written by a newer version, or before the
-    first release; other hosts of another schema are running; or it is no usable database. While another process
+    first release; other hosts of another schema are running; or it is not a usable database. While another process
     migrates it, such as a host that starts at the same time, waits for up to `MIGRATION_SECONDS`.
     """
     backend = backend_at(place)
@@ -157,7 +157,7 @@ def _upgraded(place: Place, backend: Backend) -> tuple[str | None, str]:
         if Failure.LOCKED in backend.failure(error):
             raise IndexUnusable(f"{place}: {backend.lockers(place)}") from error
         cause = getattr(error, "orig", error)
-        raise IndexUnusable(f"{place} is no usable database ({cause}): {REMEDY}") from error
+        raise IndexUnusable(f"{place} is not a usable database ({cause}): {REMEDY}") from error
 
 
 def _revision_at(place: Place) -> str | None:

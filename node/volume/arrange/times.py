@@ -231,14 +231,14 @@ def _arrange_first_frames(bins: list[Bin]) -> Arrangement:
     if len(dropped) > max(1, MAX_TAKEN_TWICE * len(bins)):
         raise ConversionRefused(
             Reason.SAME_POSITION_TWICE,
-            f"{len(dropped)} of {len(bins)} positions have several frames that are no copies, and no attribute says "
+            f"{len(dropped)} of {len(bins)} positions have several frames that are not copies, and no attribute says "
             "which frames belong together",
         )
     warning = VolumeWarning(
         WarningKind.SAME_POSITION_TWICE,
-        f"{len(dropped)} frames were left out because another frame, of which they are no copy, has the same position",
+        f"{len(dropped)} frames were left out because another frame, which is not a copy, has the same position",
     )
-    detail = "another instance, of which it is no copy, has the same position"
+    detail = "another instance, of which it is not a copy, has the same position"
     return Arrangement(
         [[frames[0] for frames in ordered]],
         [(frame, Reason.SAME_POSITION_TWICE, detail) for frame in dropped],

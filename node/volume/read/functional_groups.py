@@ -289,5 +289,5 @@ def _refused(what: str) -> ConversionRefused:
     return ConversionRefused(
         Reason.UNPROVEN_LAYOUT,
         f"the planes of the volume {what} (Plane Position (Volume) (0020,930E), Plane Orientation (Volume) "
-        "(0020,930F)): they are no grid of voxels; send the volume that the scanner makes of them",
+        "(0020,930F)): they do not form a grid of voxels; send the volume that the scanner makes of them",
     )

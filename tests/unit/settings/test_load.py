@@ -266,7 +266,7 @@ def test_only_extensions_that_there_are_can_be_switched_off(tmp_path: Path) -> N
     file = tmp_path / "voxelnode.toml"
     file.write_text('[extensions]\ndisabled = ["worklst"]\n', encoding="utf-8")
     with pytest.raises(
-        UsageError, match=r"extensions: disabled: 'worklst' is no extension, did you mean \"worklist\"\?"
+        UsageError, match=r"extensions: disabled: 'worklst' is not an extension, did you mean \"worklist\"\?"
     ):
         load(file)
 

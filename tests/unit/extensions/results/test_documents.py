@@ -100,7 +100,7 @@ def test_a_pdf_is_encapsulated_as_it_is(making: Making) -> None:
         uid for _, uid in making.source.instances
     ]
     making.file.write_bytes(pdf[:-20])
-    with pytest.raises(ResultRefused, match="no whole PDF"):
+    with pytest.raises(ResultRefused, match="not a whole PDF"):
         make_document(making)
 
 
@@ -139,9 +139,9 @@ def test_a_manifest_that_is_wrong_is_refused(tmp_path: Path, manifest: dict[str,
 
 def test_only_plain_files_with_proper_names_are_taken(tmp_path: Path) -> None:
     (tmp_path / "secret.pdf").symlink_to("/etc/passwd")
-    with pytest.raises(ResultRefused, match="is no file"):
+    with pytest.raises(ResultRefused, match="is not a file"):
         left_in(tmp_path, None, "hook")
     (tmp_path / "secret.pdf").unlink()
     leave(tmp_path, "log.txt")
-    with pytest.raises(ResultRefused, match=r"log\.txt is no result"):
+    with pytest.raises(ResultRefused, match=r"log\.txt is not a result"):
         left_in(tmp_path, None, "hook")

@@ -116,7 +116,7 @@ def test_a_copy_of_an_instance_with_an_unreadable_value_is_not_called_one() -> N
     assert exclusion.reason is Reason.SAME_POSITION_TWICE
 
 
-# Times that are no copies
+# Times that are not copies
 
 
 @pytest.mark.parametrize("clock", [True, False])
