@@ -72,12 +72,12 @@ def test_other_json_is_a_list_of_texts(making: Making) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("[1]", "no JSON object"),
-        ("{", "no JSON in UTF-8"),
+        ("[1]", "not a JSON object"),
+        ("{", "not JSON in UTF-8"),
         ('{"measurements": [{"name": "x", "value": NaN, "unit": "mm"}]}', "NaN"),
         ('{"measurements": [{"name": "x", "value": 1}]}', "measurements.0.unit: Field required"),
         ('{"measurements": []}', "at least 1"),
-        ("[" * 100_000, "no JSON in UTF-8"),
+        ("[" * 100_000, "not JSON in UTF-8"),
         ('{"measurements": [{"name": "x", "value": true, "unit": "mm"}]}', "a valid number"),
         ('{"a": [{"b\\u0000": 1}]}', "a control character"),
         ('{"\\ud800": "x"}', "half of a surrogate pair"),
