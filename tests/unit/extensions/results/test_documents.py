@@ -124,7 +124,7 @@ def test_files_are_results_by_their_names(tmp_path: Path) -> None:
     ("manifest", "reason"),
     [
         ({"results": [{"file": "lung.nii"}]}, "no file 'lung.nii'.*did you mean"),
-        ({"results": [{"file": "log.txt"}]}, "log.txt is no result"),
+        ({"results": [{"file": "log.txt"}]}, "log.txt is not a result"),
         ({"results": [{"file": "lung.nii.gz"}, {"file": "lung.nii.gz"}]}, "listed twice"),
         ({"results": [{"file": "lung.nii.gz", "labels": {"1": "a\\b"}}]}, "without a backslash"),
         ({"results": [{"file": "lung.nii.gz", "labels": {"70000": "a"}}]}, "less than or equal to 65535"),
