@@ -9,6 +9,7 @@ from pydantic import Field
 from node.settings.section import Seconds, SettingsSection
 
 VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"]
+PlaneName = Literal["axial", "coronal", "sagittal"]
 SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 
 
@@ -29,6 +30,20 @@ class Convert(SettingsSection):
         "show the face",
     )
     montages: bool = Field(False, description="write a PNG of every fifth slice beside each volume")
+    slices: bool = Field(False, description="write a PNG of every slice beside each volume, of its middle time")
+    projected_planes: tuple[PlaneName, ...] = Field(
+        (),
+        description="write the maximum and minimum intensity projections on these planes (axial, coronal, sagittal) as "
+        "volumes of one slice, with the values of the volume",
+    )
+    mask_above: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="write a mask beside each volume, of every voxel with at least this real value, such as 300 HU",
+    )
+    mask_below: float | None = Field(
+        None, allow_inf_nan=False, description="the same with at most this value; with both, the values between them"
+    )
     body_masks: bool = Field(False, description="write a label volume of the body beside each CT volume")
     body_contours: bool = Field(
         False, description="write the outlines of the body beside each CT volume: polygons in mm, as JSON"

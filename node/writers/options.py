@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from node.settings.convert import Convert, SuvTypeName, VolumeFormat
+    from node.settings.convert import Convert, PlaneName, SuvTypeName, VolumeFormat
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
     """The files to write for one volume: the keys of ``[convert]`` that concern writers, and options of commands.
 
-    `slices` writes a picture of each slice, `split_times` a volume of each time.
+    `split_times` writes a volume of each time.
     """
 
     formats: tuple[VolumeFormat, ...] = ("nifti", "mhd")
@@ -24,6 +24,10 @@ class WriteOptions:
     previews: bool = False
     projections: bool = False
     montages: bool = False
+    slices: bool = False
+    projected_planes: tuple[PlaneName, ...] = ()
+    mask_above: float | None = None
+    mask_below: float | None = None
     body_masks: bool = False
     body_contours: bool = False
     masked_volumes: bool = False
@@ -31,13 +35,17 @@ class WriteOptions:
     suv: bool = False
     suv_types: tuple[SuvTypeName, ...] = ("BW",)
     repair: bool = True
-    slices: bool = False
     split_times: bool = False
 
     @property
     def makes_pictures(self) -> bool:
         """Whether a volume may have a picture beside it."""
         return self.thumbnails or self.previews or self.projections or self.montages or self.slices
+
+    @property
+    def derives_volumes(self) -> bool:
+        """Whether a volume may have others beside it that are made of its values alone."""
+        return bool(self.projected_planes) or self.mask_above is not None or self.mask_below is not None
 
     @property
     def segments_body(self) -> bool:

@@ -404,7 +404,9 @@ def test_a_child_over_its_memory_says_so_and_works_on(job: ConversionJob, tmp_pa
 
 def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(job: ConversionJob) -> None:
     [at_least] = Convert.model_fields["memory_bytes"].metadata
-    everything = write_options(Convert(previews=True, montages=True, projections=True, body_masks=True))
+    everything = write_options(
+        Convert(previews=True, montages=True, projections=True, body_masks=True, projected_planes=("axial",))
+    )
     limits = dataclasses.replace(LIMITS, memory_bytes=at_least.ge)
     converters = Converters()
     try:

@@ -137,7 +137,7 @@ def convert(
     """
     began = time.monotonic()
     settings, objects = _settings(
-        configured, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask, repair=repair
+        configured, format, compress, thumbnails, workers, montage=montage, mip=mip, png=png, mask=mask, repair=repair
     )
     layout = _layout(name, flat=flat, anonymous=anonymous)
 
@@ -159,7 +159,7 @@ def convert(
     listing = convert_folder(
         paths,
         out,
-        replace(write_options(settings), slices=png, split_times=split_times),
+        replace(write_options(settings), split_times=split_times),
         lambda job, cancelled: converters().run(job, bounds, cancelled),
         settings.workers,
         (lambda listing: None) if json else _print_series,
@@ -181,6 +181,7 @@ def _settings(
     *,
     montage: bool,
     mip: bool,
+    png: bool,
     mask: bool,
     repair: bool | None,
 ) -> tuple[Convert, tuple[ObjectKind, ...]]:
@@ -196,6 +197,7 @@ def _settings(
         "--workers": ("convert.workers", workers),
         "--montage": ("convert.montages", montage or None),
         "--mip": ("convert.projections", mip or None),
+        "--png": ("convert.slices", png or None),
         "--mask": ("convert.body_masks", mask or None),
         "--repair": ("convert.repair", repair),
     }
