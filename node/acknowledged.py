@@ -33,7 +33,7 @@ from node.failpoints import reached
 FOLDER = "acknowledged"
 
 SEGMENT_ENTRIES = 65_536
-"""A segment with so many entries, about 4 MB, is sealed."""
+"""Entries of a full segment, about 4 MB."""
 
 VERSION = 1
 

@@ -136,7 +136,7 @@ class Claim:
         self.worked_at = monotonic()
 
     def moved(self, count: int) -> None:
-        """Note that so many bytes of a message came or went."""
+        """Record how many bytes of a message came or went."""
         self._bytes += count
         if self._bytes >= PROGRESS_BYTES:
             self._bytes, self.moved_at = 0, monotonic()

@@ -319,7 +319,7 @@ class DestinationKind(Protocol):
         """Raise `UsageError` if a destination cannot be used."""
 
     def events(self, route: Route) -> Collection[LedgerEvent]:
-        """Return the events of which such a destination of a route has messages."""
+        """Return the events that such a destination of a route has messages about."""
 
     def worker(self, parts: RouteParts) -> HeldWorker:
         """Return the service that does what the messages to a destination of a route ask for."""
@@ -675,7 +675,7 @@ class Extension:
     """An `ErrorPage`. Where none is, routers of pages are not served, and people are answered as programs are."""
     services: Sequence[Service] = ()
     asks: Sequence[str] = ()
-    """UIDs of the SOP classes of which the node is an SCU, for the conformance statement."""
+    """UIDs of the SOP classes that the node uses as SCU, for the conformance statement."""
     destinations: Sequence[Key] = ()
     """Keys of [destinations.NAME] that stand for a `DestinationKind`."""
     receivers: Sequence[Key] = ()

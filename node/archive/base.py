@@ -1,4 +1,4 @@
-"""What the archive asks of the object store behind it, of which an extension has an implementation."""
+"""What the archive asks of the object store behind it; an extension implements it."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ MAX_PENDING_CONNECTIONS = 128
 """Connections that have not asked for an association, or whose association is over."""
 
 KNOWN_SHARE = 4
-"""One in so many associations is reserved for peers with a network or certificate, if there are such peers."""
+"""One association in this many is reserved for peers with a network or certificate, if there are any."""
 
 MAX_REPORTED_SYNTAXES = 10
 """Abstract syntaxes listed for a rejected association."""

@@ -27,7 +27,7 @@ from node.children.forwarding import Change
 from node.errors import OutOfResources, VoxelnodeError
 
 MAX_JOBS_PER_PROCESS = 2000
-"""A process decodes so many frames of one file at most, because codecs leak memory."""
+"""Most frames of one file that a process decodes: codecs leak memory."""
 
 MAX_REASON_CHARACTERS = 500
 

@@ -164,7 +164,7 @@ def _padded(text: str, width: int, is_right: bool) -> str:
 
 
 def _width(text: str) -> int:
-    """Return how many characters of a terminal a text takes, of which letters of Chinese and Japanese take two."""
+    """Return the width of a text in columns of a terminal; Chinese and Japanese letters take two."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width

@@ -143,7 +143,7 @@ def _require_room(backup: Path, parent: Path) -> None:
 
 
 def _left_out(folder: str, names: list[str]) -> list[str]:
-    """Return what is not copied: what is of a process, and all that is neither file nor folder."""
+    """Return what is not copied: files of a process, and what is neither file nor folder."""
     modes = {name: os.lstat(f"{folder}/{name}").st_mode for name in names}
     return [name for name, mode in modes.items()
             if name in NOT_RESTORED or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))]  # fmt: skip

@@ -448,7 +448,7 @@ def _unequal_stacks(volumes: Sequence[Volume]) -> Iterator[Evidence]:
 
 
 def _originals(grids: Sequence[_Grid]) -> list[_Grid]:
-    """Return the volumes of several acquired images, of which counts in headers speak."""
+    """Return the volumes that counts in headers are about: those of several acquired images."""
     return [
         grid
         for grid in grids

@@ -59,7 +59,7 @@ class SeriesObjects:
         return False
 
     def _kinds_of(self, sop_class_uid: str) -> list[ObjectKind]:
-        """Return the kinds of which instances of a SOP class may be; a series has thousands of one class."""
+        """Return the kinds that instances of a SOP class may have; a series has thousands of one class."""
         if sop_class_uid not in self._possible:
             self._possible[sop_class_uid] = [kind for kind in self._job.objects if kind.may_be(sop_class_uid)]
         return self._possible[sop_class_uid]

@@ -104,7 +104,7 @@ class ConversionJob:
         return any(uid.startswith("1.2.840.10008.1.2.4.") for uid in self.transfer_syntax_uids)
 
     def with_objects(self, objects: tuple[ObjectKind, ...]) -> ConversionJob:
-        """Return the job with those of these kinds of which its instances may be; a child loads what they need."""
+        """Return the job with the kinds that its instances may have; a child loads what they need."""
         uids = self.sop_class_uids
         possible = objects if uids is None else tuple(kind for kind in objects if any(map(kind.may_be, uids)))
         return replace(self, objects=possible)

@@ -48,7 +48,7 @@ DESCRIBED = ("series_number", "series_description", "protocol_name", "modality")
 """Attributes of a series in ``conversion.json``."""
 
 NIFTI = ("nifti", "nifti-pair")
-"""Formats of which another converter's volumes are compared."""
+"""Formats in which volumes are compared with those of another converter."""
 
 TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolName"}
 """Attributes that people typed, by their names in BIDS."""

@@ -281,7 +281,7 @@ _WHOLE = len("YYYYMMDDHHMMSS")
 
 
 def _meant(begin: dt.datetime, digits: int, decimals: int) -> dt.timedelta:
-    """Return how long the time is that a DT with so many digits may mean."""
+    """Return the length of the time span that a DT with this many digits means."""
     days = {4: 366 if isleap(begin.year) else 365, 6: monthrange(begin.year, begin.month)[1], 8: 1}
     if digits in days:
         return dt.timedelta(days=days[digits])

@@ -541,7 +541,7 @@ def _read_mark(folder: Path) -> dict[str, Any]:
 
 
 def _fitting(batch: list[_Waiting], room: int) -> int:
-    """Return how many of the first that wait fit into so many bytes; at least one, for which there is room."""
+    """Return how many of the first waiting ones fit into these bytes; at least one, which has room."""
     count = 0
     for waiting in batch:
         room -= waiting.size

@@ -71,7 +71,7 @@ class HeldWorker(MessageLoop):
         return seconds_until_open(self._route.between, now) or None
 
     def _failed(self, pending: PendingEvent, before: int, reason: str, *, is_final: bool) -> Attempt:
-        """Return the outcome of an attempt that failed, after so many before it that count."""
+        """Return the outcome of a failed attempt, given the number of earlier attempts that count."""
         attempts = before + 1
         decision = after_failure(attempts, self._route.attempts, reason, self._now(), is_final=is_final)
         log.warning(

@@ -200,7 +200,7 @@ class Step:
         self._skipped = keys[True] - keys[False]
 
     def progress(self) -> list[tuple[PendingEvent, int, int]]:
-        """Return the messages of which some instances were taken, but not all, with both numbers, if they are new."""
+        """Return new messages that were taken in part, with the numbers of instances taken and in all."""
         found = []
         for message_id, asked in self._asked.items():
             if not asked.left or asked.pending.sop_instance_uid is not None:

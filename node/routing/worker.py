@@ -330,7 +330,7 @@ class RouteWorker(HeldWorker):
         self._transfers.write_if_due()
 
     def _show_progress(self) -> None:
-        """Record how far the messages are of which some instances were taken, but not all."""
+        """Record the progress of messages that were taken in part."""
         if progress := self._under_way.progress():
             self._index.routes.show_progress(self.lane, progress, self._now())
 

@@ -128,7 +128,7 @@ READ_BYTES = 65_536
 """A client that takes less of an answer in so many seconds is disconnected: about 1 KB/s."""
 
 ADMINISTRATORS_SHARE = 8
-"""One in so many places is reserved for administrators."""
+"""One place in this many is reserved for administrators."""
 
 
 class WebServer:

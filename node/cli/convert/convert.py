@@ -329,7 +329,7 @@ def _verdict(verdict: dict[str, Any]) -> str:
 
 
 def _print_problems(listing: dict[str, Any]) -> None:
-    """Print what is no part of a series: files without one, and files that are not DICOM."""
+    """Print what is not part of a series: files without one, and files that are not DICOM."""
     for refusal in listing["refusals"]:
         if not refusal["series_instance_uid"]:
             print(f"refused {refusal['instances']} files: {refusal['reason']}: {refusal['detail']}")

@@ -29,7 +29,7 @@ MAX_PATIENTS = 100
 """Patients of one name that are shown."""
 
 MAX_READ_STUDIES = 20
-"""Newest studies of patients of which a header is read."""
+"""Number of a patient's newest studies whose headers are read."""
 
 PLAIN_COSINE = 0.9962
 """Cosine of 5 degrees: planes that are turned less count as axial, sagittal or coronal."""

@@ -120,7 +120,7 @@ class Dataset:
         }
 
     def subjects(self) -> list[str]:
-        """Return the subjects of which this program wrote something."""
+        """Return the subjects that this program has written files of."""
         files = (*self.out.glob(f"sub-*/{STATE_FILE}"), *self.out.glob(f"sub-*/ses-*/{STATE_FILE}"))
         return sorted({file.relative_to(self.out).parts[0].removeprefix("sub-") for file in files})
 

@@ -200,7 +200,7 @@ def _dimse_services(settings: Settings) -> Table:
 
 
 def _asked(settings: Settings) -> set[str]:
-    """Return the SOP classes of which the node is an SCU, but those of storage."""
+    """Return the SOP classes that the node uses as SCU, except storage."""
     return {STORAGE_COMMITMENT, *(uid for extension in enabled(settings) for uid in extension.asks)}
 
 

@@ -167,7 +167,7 @@ class Profile:
         return self._actions.get(tag)
 
     def dummy_if_empty(self, tag: int) -> bool:
-        """Return whether an attribute of which nothing is left gets a dummy: in some IOD, it must have a value."""
+        """Return whether an attribute that has lost its value gets a dummy: in some IOD, it must have a value."""
         return _actions(frozenset()).get(tag, Action.DUMMY) is Action.DUMMY
 
 

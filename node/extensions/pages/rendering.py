@@ -48,7 +48,7 @@ PageNumber = Annotated[int, Query(ge=1, le=100_000)]
 
 
 def rows_of_page(rows: Sequence[Any], number: int) -> dict[str, Any]:
-    """Return what a template shows of a page of rows, of which one more was read to know whether there are more."""
+    """Return what a template shows of a page of rows; one row more was read, to know whether a page follows."""
     return {"rows": rows[:PAGE_ROWS], "number": number, "more": len(rows) > PAGE_ROWS}
 
 
@@ -141,7 +141,7 @@ def study_links(node: Services, study_instance_uid: str) -> list[tuple[str, str]
 
 
 def menu_of(settings: Settings) -> list[MenuEntry]:
-    """Return the pages of the menu in their order; `base.html` leaves out those of which there is nothing to show."""
+    """Return the pages of the menu in their order; `base.html` leaves out those with nothing to show."""
     entries: list[MenuEntry] = []
     for entry in (entry for extension in enabled(settings) for entry in extension.menu):
         at = [known.path for known in entries].index(entry.before) if entry.before else len(entries)

@@ -25,7 +25,7 @@ router = APIRouter(include_in_schema=False)
 PAGE_STUDIES = 50
 
 MAX_COUNTED = 1000
-"""Studies that a search counts; more are told as more."""
+"""Most studies that a search counts; beyond, it says that there are more."""
 
 MAX_WRITTEN = 100_000
 """Studies of a CSV file."""

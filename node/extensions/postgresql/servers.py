@@ -225,7 +225,7 @@ def _answering(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def _cut(connection: psycopg.Connection[Any]) -> None:
-    """Have whoever waits for an answer get an error; the thread that uses the connection closes it."""
+    """Give those who wait for an answer an error; the thread that uses the connection closes it."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
         line.shutdown(socket.SHUT_RDWR)
 

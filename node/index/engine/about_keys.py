@@ -34,7 +34,7 @@ STORE_CHECKSUMS = "store_checksums"
 """How the object store takes an object whose checksum is wrong; empty if it refuses it."""
 
 COPYING = "copying"
-"""The index of which this is a copy that is not finished, see `node.index.care.copying`."""
+"""The index that this unfinished copy is made of, see `node.index.care.copying`."""
 
 OLDEST_SCHEMA = "oldest_schema"
 """Only an index from before the first release has it, see `node.index.engine.place`."""

@@ -37,7 +37,7 @@ from node.index.nouns.converted import SeriesKey
 from node.selector import Facts, Selector
 
 CHUNK_ROWS = 500
-"""Series of one query: so many rows are in memory at a time, and many queries cost little."""
+"""Series of one query, which bounds the rows in memory."""
 
 _REVISION = bindparam("revision", type_=Integer)
 _NOW, _TODAY = bindparam("now", type_=Utc), bindparam("today", type_=Date)

@@ -33,7 +33,7 @@ SHARE = 0.9
 """Share of them that have the usual number of instances."""
 
 VARIANT = 2
-"""So many other series with as few instances are a variant of the protocol."""
+"""Number of other series with as few instances that make a variant of the protocol."""
 
 KEPT = dt.timedelta(days=400)
 """A protocol without a new series is forgotten after this time."""

@@ -238,7 +238,7 @@ REST_STEP_SECONDS = 0.05
 
 
 def pause_seconds(in_python: float, in_sqlite: float) -> float:
-    """Return how long queries pause after one that ran for so many seconds of the processor."""
+    """Return how long queries pause after one that took these seconds of processor time."""
     return in_python * REST_FACTOR + in_sqlite * SQLITE_REST_FACTOR
 
 

@@ -234,7 +234,7 @@ class DeliveryRepository(IndexRepository):
 
     @on_writer
     def retry_one(self, connection: Connection, id: int, now: dt.datetime) -> None:
-        """Make one message due, whatever became of it."""
+        """Make one message due, in whatever state it is."""
         row = connection.execute(select(WorkRow.kind, WorkRow.name, WorkRow.key).where(WorkRow.id == id)).one()
         if row.kind == "hook":
             jobs.replay(connection, row.name, [row.key])

@@ -34,14 +34,14 @@ class Question(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A series of which a question is: how many instances are here, and when it is due; None if it does not wait."""
+    """The series that a question is about: its stored instances, and when it is due (None: it does not wait)."""
 
     received: int
     due_at: dt.datetime | None
 
 
 class QuestionRepository(IndexRepository):
-    """The questions on the ledger of work, and the series of which they are."""
+    """The questions on the ledger of work, and the series that they are about."""
 
     @on_reader
     def unasked(
