@@ -2,8 +2,8 @@
 
     work/derived/<name of the instance's file>/<name>
 
-They go with the file of their instance, wherever that is removed (`Archive.remove`), and with the next start of the
-node. They are never synced: what is lost is made again.
+They go with the file of their instance, wherever that is removed (`Archive.remove`), and with the process. They are
+never synced: what is lost is made again.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ from tempfile import mkstemp
 from typing import IO
 
 
-def derived_folder(root: Path, key: str) -> Path:
-    """Return the folder of what is made of the instance with an archive key."""
-    return root / "work" / "derived" / PurePath(key).stem
-
-
 class Derived:
     """What was made of the instances of one root. Thread-safe."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._folder = root / "work" / "derived"
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, int] = OrderedDict()  # bytes by key, the least recently read first
         self._bytes = 0
+        self._is_new = True
 
     def opened(self, key: str, source: Path, name: str, max_bytes: int, write: Callable[[Path], object]) -> IO[bytes]:
         """Return a file made of an instance, which is written if it is not there; the caller closes it.
@@ -53,13 +49,15 @@ class Derived:
         ------
         OSError
         """
-        folder = derived_folder(self._root, key)
+        folder = self._of(key)
+        self._forget_earlier()
         with suppress(FileNotFoundError):
             file = (folder / name).open("rb")
             self._note(key, 0)
             return file
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        number, part = mkstemp(dir=folder.parent, suffix=".part")
+        for made in (self._folder.parent, self._folder):
+            made.mkdir(mode=0o700, exist_ok=True)
+        number, part = mkstemp(dir=self._folder, suffix=".part")
         file = os.fdopen(number, "rb")
         try:
             write(Path(part))
@@ -77,10 +75,20 @@ class Derived:
         """Remove all that was made of an instance; call it after the file of the instance was removed."""
         with self._lock:
             self._bytes -= self._kept.pop(key, 0)
-        shutil.rmtree(derived_folder(self._root, key), ignore_errors=True)
+        shutil.rmtree(self._of(key), ignore_errors=True)
+
+    def _of(self, key: str) -> Path:
+        return self._folder / PurePath(key).name
+
+    def _forget_earlier(self) -> None:
+        """Remove what an earlier process has left, which is in no count."""
+        with self._lock:
+            if self._is_new:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._is_new = False
 
     def _keep(self, key: str, source: Path, part: Path, name: str) -> None:
-        folder = derived_folder(self._root, key)
+        folder = self._of(key)
         size = part.stat().st_size
         with suppress(FileNotFoundError):  # dropped meanwhile
             folder.mkdir(mode=0o700, exist_ok=True)

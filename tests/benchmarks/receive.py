@@ -1,19 +1,21 @@
 """How fast the node receives, beside other receivers, in turns within one run: only the ratios count.
 
     python tests/benchmarks/receive.py [--rounds N] [--only LOAD ...] [--receivers NAME ...] [--before CHECKOUT]
+    python tests/benchmarks/receive.py --idle 64 --receivers voxelnode handlers pynetdicom
 
 The node runs as it does at a site (sync, index, digest, quiet state), Debian's Orthanc with its defaults (SQLite,
 synced storage), `storescp --fork` without any of it, `pynetdicom` a bare SCP of that library, which syncs a file for
-each instance.  `postgresql` is a node with its index in PostgreSQL, `hosts` are four receivers of one index, each with
-its share of the associations, that acknowledge what is in the index, and `hosts-local` what is in their journals;
-`before` is the node of another checkout.
+each instance, `handlers` that library in front of a node, as in docs/pynetdicom.md.  `postgresql` is a node with its
+index in PostgreSQL, `hosts` are four receivers of one index, each with its share of the associations, that acknowledge
+what is in the index, and `hosts-local` what is in their journals; `before` is the node of another checkout.
 
 Senders are DCMTK's `storescu`, without Nagle's algorithm (`TCP_NODELAY=1`) and with its defaults, as many modalities
 send.  The variable is set for the receivers too: those made of DCMTK would else wait for our acknowledgements
 themselves.  Needs Debian's `dcmtk` and `orthanc`.
 
 The last columns are the processor time of the receiver for an instance until it rests, and that of the server of
-PostgreSQL in addition.
+PostgreSQL in addition.  With `--idle`, so many associations do nothing instead for ten seconds: what they take of a
+processor, and the memory of the receiver before and with them.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import socket
 import statistics
@@ -47,6 +50,7 @@ from tests.benchmarks import processor  # noqa: E402
 from tests.make import instance  # noqa: E402
 from tests.postgresql import start  # noqa: E402
 from tests.programs import SYSTEM_PATH  # noqa: E402
+from tests.protocol.conftest import associate_rq  # noqa: E402
 
 # pynetdicom has programs of the same names, which a virtual environment puts first.
 STORESCU = shutil.which("storescu", path=SYSTEM_PATH) or "storescu"
@@ -252,6 +256,47 @@ def pynetdicom(folder: Path, nodelay: str) -> Iterator[Receiver]:
         yield Receiver([port], [process.pid])
 
 
+@contextmanager
+def handlers(folder: Path, nodelay: str) -> Iterator[Receiver]:
+    """The program of docs/pynetdicom.md, for more associations than pynetdicom's default of ten."""
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pynetdicom.md").read_text(), re.DOTALL)
+    (folder / "temporary").mkdir()
+    environment = {"VOXELNODE_SERIES__QUIET_SECONDS": "3600", "TMPDIR": str(folder / "temporary")}
+    command = [
+        sys.executable,
+        "-c",
+        code.replace("ae = pynetdicom.AE(", "pynetdicom.AE.maximum_associations = 128\nae = pynetdicom.AE("),
+    ]
+    port = free_port()
+    with running([*command, str(folder / "root"), str(port)], port, nodelay, ROOT, **environment) as process:
+        yield Receiver([port], [process.pid])
+
+
+IDLE_SECONDS = 10.0
+
+
+def idle(receiver: Receiver, associations: int) -> tuple[float, float, float]:
+    """Milliseconds of a processor a second for associations that do nothing; megabytes before and with them."""
+    receiver.await_rest()
+    [process] = receiver.processes
+    before = resident_megabytes(process)
+    with ExitStack() as opened:
+        for _ in range(associations):
+            peer = opened.enter_context(socket.create_connection(("127.0.0.1", receiver.ports[0])))
+            peer.sendall(associate_rq())
+            if peer.recv(1) != b"\x02":
+                raise SystemExit("the receiver does not accept so many associations")
+        time.sleep(1)
+        used = processor.seconds(process)
+        time.sleep(IDLE_SECONDS)
+        return 1000 * (processor.seconds(process) - used) / IDLE_SECONDS, before, resident_megabytes(process)
+
+
+def resident_megabytes(process: int) -> float:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1000
+
+
 def measured(receiver: Receiver, folders: list[Path], load: Load) -> tuple[float, float, float]:
     """Seconds until all was sent, and milliseconds of a processor for an instance: of the receiver, of its server."""
     receiver.await_rest()  # its start may go on
@@ -268,12 +313,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of loads")
     parser.add_argument("--receivers", nargs="*", help="names of receivers")
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another checkout, as the receiver `before`")
+    parser.add_argument("--idle", type=int, metavar="ASSOCIATIONS", help="associations that do nothing, and no loads")
     options = parser.parse_args()
     receivers: dict[str, Callable[[Path, str], AbstractContextManager[Receiver]]] = {
         "voxelnode": voxelnode,
         "orthanc": orthanc,
         "storescp": storescp,
         "pynetdicom": pynetdicom,
+        "handlers": handlers,
         "postgresql": partial(in_postgresql, hosts=1, acknowledge="local"),
         "hosts": partial(in_postgresql, hosts=HOSTS, acknowledge="index"),
         "hosts-local": partial(in_postgresql, hosts=HOSTS, acknowledge="local"),
@@ -281,6 +328,14 @@ def main() -> None:
     if options.before is not None:
         receivers["before"] = partial(voxelnode, checkout=options.before.absolute())
     names = options.receivers or [name for name in receivers if name not in ("postgresql", "hosts", "hosts-local")]
+    if options.idle:
+        for limit in ("MAXIMUM_ASSOCIATIONS", "MAXIMUM_ASSOCIATIONS_PER_ADDRESS"):
+            os.environ[f"VOXELNODE_DICOM__{limit}"] = "128"
+        for name in names:
+            with tempfile.TemporaryDirectory() as temporary, receivers[name](Path(temporary), "1") as receiver:
+                used, before, after = idle(receiver, options.idle)
+            print(f"{name:12}{used:8.1f} ms of a processor a second, {before:.0f} MB before, {after:.0f} MB with them")
+        return
     loads = [load for load in LOADS if load.name in (options.only or ALONE)]
     print(f"{'load':12}{'receiver':12} seconds  per second  ratio   ms of processor  ratio  of the server")
     for load in loads:

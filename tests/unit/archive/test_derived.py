@@ -44,3 +44,11 @@ def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged"):
         derived.opened(KEY, source, "1", 100, lambda into: int("damaged"))
     assert list((tmp_path / "work" / "derived").iterdir()) == []
+
+
+def test_what_an_earlier_process_left_is_removed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.touch()
+    made(Derived(tmp_path), source)
+    assert made(Derived(tmp_path), source, b"again") == b"again"
+    assert len(list((tmp_path / "work" / "derived").glob("*/*"))) == 1
