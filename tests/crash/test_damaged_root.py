@@ -44,6 +44,7 @@ def test_a_lost_write_ahead_log_loses_no_instance(node: Node, journal: Journal) 
     assert Checker(node.root).problems(journal) == []
 
 
+@pytest.mark.slow
 def test_a_lost_index_is_not_replaced_unasked_and_is_rebuilt_when_asked(node: Node, journal: Journal) -> None:
     for path in node.root.glob("index.sqlite*"):
         path.unlink()

@@ -67,6 +67,7 @@ def test_a_plugin_gets_the_message(install: Install) -> None:
     assert len({line["pid"] for line in lines}) == 1  # one child serves many messages
 
 
+@pytest.mark.slow
 def test_a_plugin_that_raises_has_failed_and_its_text_is_not_told(install: Install) -> None:
     install('raise ValueError("Nemo^Captain")')
     with closing(Plugin("recorder", 30)) as plugin, pytest.raises(NotDelivered) as failure:
@@ -110,6 +111,7 @@ def test_a_plugin_without_the_function_says_so(install: Install) -> None:
         plugin.deliver(message("study-quiet"), NEVER)
 
 
+@pytest.mark.slow
 def test_a_function_that_no_specification_has_is_found_out(install: Install) -> None:
     install("pass", function="volume_wirtten")
     with closing(Plugin("recorder", 30)) as plugin, pytest.raises(NotDelivered, match="PluginValidationError"):

@@ -43,6 +43,7 @@ def test_an_extension_that_is_off_serves_and_offers_nothing(start_site: Callable
     assert not any(f'href="{path}"' in without.get("/").text for path in linked)
 
 
+@pytest.mark.slow
 def test_a_node_without_any_extension_receives_converts_and_serves(start_site: Callable[..., Site]) -> None:
     disabled = [extension.name for extension in installed()]
     for kept, status in (("pages", 200), ("", 404)):

@@ -97,6 +97,7 @@ def test_pages_and_rest_fetch_what_they_send(far: Far) -> None:
     lost.write_bytes(made["volume.nii.gz"])
 
 
+@pytest.mark.slow
 def test_hooks_data_sets_and_exports_fetch_what_they_read(far: Far, tmp_path: Path) -> None:
     site, made, stored = far
     archive, index = site.store.archive, site.store.index
