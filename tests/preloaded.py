@@ -73,11 +73,18 @@ def close_forkers() -> None:
 class Process:
     """A `voxelnode` with these arguments and with more in its environment: the part of `Popen` that tests need.
 
+    With the text of a `program` it is that instead, as ``python -c`` runs it.
+
     Its number stays its own until `wait` has returned, even if it is dead: a signal never reaches another process.
     """
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[Any], folder: Path | None = None
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: IO[Any],
+        folder: Path | None = None,
+        program: str = "",
     ) -> None:
         preload = environment.get("LD_PRELOAD", os.environ.get("LD_PRELOAD", ""))
         if preload not in _forkers:
@@ -86,7 +93,7 @@ class Process:
         self.stdout = os.fdopen(output, encoding="utf-8")
         self._connection, its_connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         order = {"arguments": list(arguments), "environment": {**os.environ, **environment}}
-        order["folder"] = str(folder or Path.cwd())
+        order |= {"folder": str(folder or Path.cwd()), "program": program}
         with its_connection:
             descriptors = [its_connection.fileno(), its_output, log.fileno()]
             _forkers[preload].order(order, descriptors)
@@ -222,7 +229,12 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
             mutants.MUTANTS[mutant]()
         # What the converter's child imports as its main module: nothing more than that of a real node.
         sys.modules["__main__"] = node.__main__ if mutant is None else mutants
-        voxelnode(order["arguments"])
+        if order["program"]:
+            sys.argv = ["-c", *order["arguments"]]
+            exec(order["program"], {"__name__": "__main__"})
+            status = 0
+        else:
+            voxelnode(order["arguments"])
     except SystemExit as end:
         status = int(end.code or 0)
     except BaseException:  # the interpreter would print it

@@ -20,7 +20,7 @@ MOMENTS = (*RECEIVING, *CONVERTING, *RECOVERING, None, None, None, None)
 
 @pytest.mark.slow
 def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_converted(tmp_path: Path) -> None:
-    result = Run(tmp_path, senders=4, slices=6, moments=MOMENTS).run(len(MOMENTS))
+    result = Run(tmp_path, senders=2, slices=4, moments=MOMENTS).run(len(MOMENTS))
     assert result.problems == []
     assert result.cycles == len(MOMENTS)
     assert result.acknowledged > 5 * len(MOMENTS)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from pydicom import Dataset
@@ -24,6 +25,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as M
 from node.failpoints import RECEIVING
 from tests import make
 from tests.crash.harness import Node, Run, beside_random_moments, gone
+from tests.preloaded import Process
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "pynetdicom.md"
 START_SECONDS = 60.0
@@ -39,16 +41,9 @@ class Program(Node):
             self.port = probe.getsockname()[1]
         (temporary := self.root.parent / "temporary").mkdir(exist_ok=True)
         with self.log.open("a") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", code, str(self.root), str(self.port)],
-                env={**os.environ, **self._environment, **(environment or {}), "TMPDIR": str(temporary)},
-                cwd=DOCUMENT.parents[1],
-                stdout=log,
-                stderr=log,
-                text=True,
+            self._process = process = self._begin(
+                code, {**self._environment, **(environment or {}), "TMPDIR": str(temporary)}, log
             )
-        process.stdout = io.StringIO()  # which nobody has to read
-        self._process = process  # type: ignore[assignment]  # it has what is used of a `Process`
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and not gone(process.pid, 0):
             try:
@@ -59,11 +54,26 @@ class Program(Node):
         self.end()
         return False
 
+    def _begin(self, code: str, environment: Mapping[str, str], log: IO[str]) -> Any:
+        arguments = [sys.executable, "-c", code, str(self.root), str(self.port)]
+        process = subprocess.Popen(
+            arguments, env={**os.environ, **environment}, cwd=DOCUMENT.parents[1], stdout=log, stderr=log, text=True
+        )
+        process.stdout = io.StringIO()  # which nobody has to read
+        return process
+
+
+class Forked(Program):
+    """The same, without its imports."""
+
+    def _begin(self, code: str, environment: Mapping[str, str], log: IO[str]) -> Any:
+        return Process([str(self.root), str(self.port)], environment, log, program=code)
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_program_that_is_killed_ten_times_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
-    result = Run(tmp_path, senders=2, slices=4, moments=tuple(beside_random_moments(RECEIVING)), node=Program).run(10)
+    result = Run(tmp_path, senders=2, slices=4, moments=tuple(beside_random_moments(RECEIVING)), node=Forked).run(10)
     assert result.problems == []
     assert result.cycles == 10
     assert result.acknowledged > 20
