@@ -108,7 +108,7 @@ def test_nothing_is_deleted_for_an_age_that_a_jump_of_the_clock_gave_it(tmp_path
         until(lambda: node.state["held"], 60, "the clock that was set forward was seen")
         assert node.studies == 6
     with Shifted(root, 0) as node:
-        request_action(root, "confirm-retention", {"who": "somebody"})
         confirmed = node.state["confirmation"]
+        request_action(root, "confirm-retention", {"who": "somebody"})
         until(lambda: node.state["confirmation"] != confirmed, 60, "retention goes on")
         assert (node.studies, node.state["held"]) == (6, None)

@@ -236,6 +236,7 @@ def test_no_volume_of_a_case_that_was_found_lies(case: Case) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
