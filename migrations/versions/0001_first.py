@@ -195,6 +195,24 @@ def _levels() -> None:
         partial_index("ix_images_spooled", "key", "place = 'spool'"),
     )
     op.create_table(
+        "series_documents",
+        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.Column("varying", sa.Text(), nullable=False),
+        sa.Column("is_partial", sa.Boolean(), nullable=False),
+        partial_index("ix_series_documents_partial", "series_id", "is_partial"),
+    )
+    op.create_table(
+        "image_documents",
+        sa.Column(
+            "image_id",
+            sa.Integer(),
+            sa.ForeignKey("images.id", ondelete="CASCADE", onupdate="CASCADE"),
+            primary_key=True,
+        ),
+        sa.Column("document", sa.Text(), nullable=False),
+    )
+    op.create_table(
         "object_removals",
         sa.Column("key", sa.String(200), primary_key=True),
         sa.Column("ordered_at", sa.DateTime(), nullable=False),

@@ -16,7 +16,7 @@ from typing import Literal
 
 from node.dicom.character_sets import complete_pydicom, decoded
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
-from node.dicom.header import HeaderCut, read_header, read_header_by_windows, read_items
+from node.dicom.header import MAX_SEQUENCE_BYTES, Elements, HeaderCut, read_header, read_header_by_windows, read_items
 from node.errors import NotUnderstood
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -121,13 +121,26 @@ Value = str | int | dt.date | dt.time | Requests | None
 
 
 @dataclass(frozen=True, slots=True)
+class OtherElements:
+    """The elements of a data set that have no column, as they are encoded; see `node.dicom.documents`."""
+
+    elements: Elements
+    character_set: bytes
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceAttributes:
-    """The indexed attributes of one instance: for each level, a mapping of column to value."""
+    """The indexed attributes of one instance: for each level, a mapping of column to value.
+
+    `others`: the attributes that have no column; None: they were not read.
+    """
 
     patient: Mapping[str, Value]
     study: Mapping[str, Value]
     series: Mapping[str, Value]
     image: Mapping[str, Value]
+    others: OtherElements | None = None
 
     @property
     def study_instance_uid(self) -> str:
@@ -163,12 +176,15 @@ def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_ui
     NotUnderstood
         The encoding is broken, or one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys).
     """
-    return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
+    others: Elements = {}
+    return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS, others), transfer_syntax_uid, others)
 
 
 def attributes_by_windows(read: Callable[[int, int], bytes], transfer_syntax_uid: str) -> InstanceAttributes:
     """As `instance_attributes`, of a data set that is too large for memory: see `read_header_by_windows`."""
-    return _attributes(read_header_by_windows(read, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
+    others: Elements = {}
+    elements = read_header_by_windows(read, transfer_syntax_uid, INDEXED_TAGS, others)
+    return _attributes(elements, transfer_syntax_uid, others)
 
 
 def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attribute]) -> Mapping[str, Value]:
@@ -189,7 +205,9 @@ def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attr
     return _level(wanted, raws, elements.get(SPECIFIC_CHARACTER_SET, b""), order)
 
 
-def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> InstanceAttributes:
+def _attributes(
+    elements: Mapping[int, bytes], transfer_syntax_uid: str, others: Elements
+) -> InstanceAttributes:
     character_set = elements.get(SPECIFIC_CHARACTER_SET, b"")
     order: ByteOrder = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
     patient, study, series = (
@@ -197,8 +215,12 @@ def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> Inst
         for level in SHARED
     )
     image = _level(IMAGE, [elements.get(attribute.tag) for attribute in IMAGE], character_set, order)
-    requests = _requests(elements.get(REQUEST_ATTRIBUTES_SEQUENCE, b""), transfer_syntax_uid, character_set)
-    attributes = InstanceAttributes(patient, study, {**series, "request_attributes": requests}, image)
+    raw_requests = elements.get(REQUEST_ATTRIBUTES_SEQUENCE, b"")
+    requests = _requests(raw_requests, transfer_syntax_uid, character_set)
+    if raw_requests:  # its items have more attributes than columns
+        others[REQUEST_ATTRIBUTES_SEQUENCE] = b"SQ", raw_requests if len(raw_requests) < MAX_SEQUENCE_BYTES else None
+    rest = OtherElements(others, character_set, transfer_syntax_uid)
+    attributes = InstanceAttributes(patient, study, {**series, "request_attributes": requests}, image, rest)
     for level, column, name in (
         (attributes.image, "sop_instance_uid", "SOP Instance UID (0008,0018)"),
         (attributes.image, "sop_class_uid", "SOP Class UID (0008,0016)"),
@@ -277,14 +299,15 @@ def _value(raw: bytes, attribute: Attribute, character_set: bytes, order: ByteOr
             return date_of(text)
         case "TM":
             return time_of(text)
-    return _clean(text, attribute.width)
+    return clean_text(text, attribute.width)
 
 
 def _text(raw: bytes, attribute: Attribute, character_set: bytes) -> str | None:
-    return _clean(_decoded(raw, character_set, attribute.vr), attribute.width)
+    return clean_text(text_of(raw, character_set, attribute.vr), attribute.width)
 
 
-def _decoded(raw: bytes, character_set: bytes, vr: str) -> str:
+def text_of(raw: bytes, character_set: bytes, vr: str) -> str:
+    """Return the text of a value, decoded by the raw value of *Specific Character Set* (0008,0005)."""
     if raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii")
     try:
@@ -296,7 +319,7 @@ def _decoded(raw: bytes, character_set: bytes, vr: str) -> str:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def _clean(text: str, width: int | None) -> str | None:
+def clean_text(text: str, width: int | None) -> str | None:
     """Return the first value without padding and without characters that could harm a database or a terminal."""
     return _CONTROL.sub("", text.strip(" \0"))[:width] or None
 

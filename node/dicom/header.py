@@ -44,6 +44,22 @@ WINDOW_BYTES = 1 << 20
 MAX_WINDOW_BYTES = 16 << 20
 """Largest part of a file that is read at once, to skip a sequence of undefined length; the first has `WINDOW_BYTES`."""
 
+MAX_OTHER_BYTES, MAX_OTHER_SEQUENCE_BYTES = 1024, 8192
+"""Longest value, and longest sequence, of the elements that are kept beside the wanted ones."""
+
+MAX_OTHERS = 2000
+"""Elements that are kept beside the wanted ones; those behind them are not looked for."""
+
+PER_FRAME_FUNCTIONAL_GROUPS = 0x52009230
+"""A sequence as long as the pixels have frames, which is not walked for the elements behind it."""
+
+REST = 0
+"""In place of a tag: elements that are not named here may be there all the same."""
+
+Elements = dict[int, tuple[bytes, bytes | None]]
+"""VR (empty if the encoding has none) and value by tag. None: the value is too long to be kept. The value of a sequence
+is its items, for `read_sequence`."""
+
 MAX_INFLATED_BYTES = 1 << 30
 """Largest deflated data set that is read, inflated; it is in memory as a whole then."""
 
@@ -57,7 +73,10 @@ class HeaderCut(Exception):
 
 
 def read_header(
-    data: bytes | bytearray | memoryview, transfer_syntax_uid: str, wanted: frozenset[int]
+    data: bytes | bytearray | memoryview,
+    transfer_syntax_uid: str,
+    wanted: frozenset[int],
+    others: Elements | None = None,
 ) -> dict[int, bytes]:
     """Return the raw values of some top-level elements of a data set.
 
@@ -70,6 +89,8 @@ def read_header(
         (PS3.5 A.4).
     wanted : frozenset of int
         Tags as ``0xggggeeee``; the reader stops after the largest.
+    others : dict or None
+        Gets all other elements before the pixels, as far as the encoding behind the largest wanted tag is sound.
 
     Returns
     -------
@@ -86,11 +107,16 @@ def read_header(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    return _Walker(data, found_syntax(data[:8], transfer_syntax_uid)).values(wanted, {})
+    if others is not None and not isinstance(data, bytes):
+        data = bytes(data)  # a slice of bytes is a copy, as `others` needs it
+    return _Walker(data, found_syntax(data[:8], transfer_syntax_uid)).values(wanted, {}, others)
 
 
 def read_header_by_windows(
-    read: Callable[[int, int], bytes], transfer_syntax_uid: str, wanted: frozenset[int]
+    read: Callable[[int, int], bytes],
+    transfer_syntax_uid: str,
+    wanted: frozenset[int],
+    others: Elements | None = None,
 ) -> dict[int, bytes]:
     """As `read_header`, of a data set that is too large for memory.
 
@@ -100,7 +126,7 @@ def read_header_by_windows(
     undefined length takes more than `MAX_WINDOW_BYTES`.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
-        return read_header(read(0, MAX_WINDOW_BYTES), transfer_syntax_uid, wanted)
+        return read_header(read(0, MAX_WINDOW_BYTES), transfer_syntax_uid, wanted, others)
     elements: dict[int, bytes] = {}
     offset, length, left = 0, WINDOW_BYTES, MAX_ELEMENTS
     transfer_syntax_uid = found_syntax(read(0, 8), transfer_syntax_uid)
@@ -109,8 +135,11 @@ def read_header_by_windows(
             raise HeaderCut(offset)
         window = read(offset, length)
         walker = _Walker(window, transfer_syntax_uid, left)
+        if others is not None and len(others) > MAX_OTHERS:
+            others[REST] = b"", None
+            others = None
         try:
-            walker.values(wanted, elements)
+            walker.values(wanted, elements, others)
             if len(window) < length or not walker.is_at_end:
                 return elements
             offset, length, left = offset + walker.at, WINDOW_BYTES, walker.left
@@ -144,6 +173,23 @@ def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> 
             walker.item(length, wanted, items[-1])
     except (HeaderCut, NotUnderstood):
         pass  # the items so far
+    return items
+
+
+def read_sequence(raw: bytes, transfer_syntax_uid: str) -> list[Elements]:
+    """Return the elements of each item of a sequence that `Elements` has.
+
+    Raises NotUnderstood or HeaderCut if it is not encoded as PS3.5 7.5 says.
+    """
+    walker = _Walker(raw, found_syntax(raw[8:16], transfer_syntax_uid))  # behind the tag and the length of an item
+    items: list[Elements] = []
+    while walker.at < walker.end:
+        tag, length = walker.element(walker.at)
+        if tag != ITEM:
+            break
+        items.append({})
+        end = walker.end if length == UNDEFINED_LENGTH else min(walker.end, walker.at + length)
+        walker.rest(items[-1], end)
     return items
 
 
@@ -273,8 +319,10 @@ class _Walker:
         self.implicit = self.encoding.is_implicit
         self.vr = b""
 
-    def values(self, wanted: frozenset[int], elements: dict[int, bytes]) -> dict[int, bytes]:
-        """Add the values of the wanted tags to `elements`; sequences of undefined length are skipped."""
+    def values(
+        self, wanted: frozenset[int], elements: dict[int, bytes], others: Elements | None = None
+    ) -> dict[int, bytes]:
+        """Add the values of the wanted tags to `elements`, and the other elements to `others`."""
         data, at, end, short_head = self.data, self.at, self.end, self.encoding.short_head
         last = min(max(wanted), (PIXELS_GROUP << 16) - 1)
         left = self.left
@@ -282,12 +330,15 @@ class _Walker:
             begin = at
             # Equivalent to `element`, at a third of its cost, for the encoding of nearly all elements.
             if not self.implicit and at + 8 <= end and (head := short_head(data, at))[2] in SHORT_VRS:
-                tag, length, at = head[0] << 16 | head[1], head[3], at + 8
+                tag, vr, length, at = head[0] << 16 | head[1], head[2], head[3], at + 8
             else:
                 self.at, self.left = at, left
                 tag, length = self.element(begin)
-                at = self.at
+                at, vr = self.at, self.vr
             if tag > last:
+                if others is not None:
+                    self.at = begin
+                    self._rest_of_header(others)
                 return elements
             if (left := left - 1) < 0:
                 raise _too_many_elements(tag)
@@ -297,22 +348,73 @@ class _Walker:
                 self.skip_undefined(tag, begin)
                 if is_kept:
                     elements[tag] = bytes(data[at : min(self.at, at + MAX_SEQUENCE_BYTES)])
+                elif others is not None and tag not in wanted:
+                    self._keep(others, tag, vr, at)
                 at, left = self.at, self.left
                 continue
             stop = at + length
-            if tag in wanted and tag not in elements:
+            if tag in wanted:
                 is_short = length <= MAX_VALUE_BYTES or not _is_sequence(tag)
                 kept = min(stop, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
                 if kept > end:
                     self.left = left
                     raise HeaderCut(begin)
-                elements[tag] = bytes(data[at:kept])
+                elements.setdefault(tag, bytes(data[at:kept]))
+            elif others is not None:
+                if length <= MAX_OTHER_BYTES and stop <= end:
+                    others[tag] = vr, data[at:stop]  # type: ignore[assignment]
+                elif length <= MAX_OTHER_SEQUENCE_BYTES and stop > end:
+                    self.left = left
+                    raise HeaderCut(begin)
+                else:
+                    self.at = min(stop, end)
+                    self._keep(others, tag, vr, at)
             if stop > end:
                 self.left = left
                 raise HeaderCut(stop)
             at = stop
         self.at, self.left, self.is_at_end = at, left, True
         return elements
+
+    def _rest_of_header(self, others: Elements) -> None:
+        """Add the elements from here to the pixels to `others`; what cannot be read is nothing that is needed."""
+        self.left = min(self.left, MAX_OTHERS)
+        try:
+            is_whole = self.rest(others, self.end)
+        except (HeaderCut, NotUnderstood):
+            is_whole = False
+        if not is_whole or len(others) > MAX_OTHERS:
+            others[REST] = b"", None
+
+    def rest(self, others: Elements, end: int) -> bool:
+        """Add the elements up to `end`, to the end of an item or to the pixels; return whether these are all."""
+        while self.at < end:
+            begin = self.at
+            tag, length = self.element(begin)
+            if tag == ITEM_END or tag >> 16 == PIXELS_GROUP:
+                return True
+            if tag == PER_FRAME_FUNCTIONAL_GROUPS:
+                others[tag] = self.vr, None
+                return False
+            self.left -= 1
+            if self.left < 0:
+                return False
+            at, vr = self.at, self.vr
+            if length == UNDEFINED_LENGTH:
+                self.skip_undefined(tag, begin)
+            elif at + length > end:
+                raise HeaderCut(begin)
+            else:
+                self.at = at + length
+            self._keep(others, tag, vr, at)
+        return True
+
+    def _keep(self, others: Elements, tag: int, vr: bytes, begin: int) -> None:
+        """Add the element whose value ends here, unless it is too long."""
+        length = self.at - begin
+        is_sequence = vr == b"SQ" or (not vr and length > MAX_OTHER_BYTES and _is_sequence(tag))
+        is_short = length <= (MAX_OTHER_SEQUENCE_BYTES if is_sequence else MAX_OTHER_BYTES)
+        others[tag] = vr, bytes(self.data[begin : self.at]) if is_short else None
 
     def enters(self, tag: int) -> bool:
         """Return whether the current element is a sequence, one of its items or an end: what it holds is next."""

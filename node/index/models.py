@@ -294,6 +294,29 @@ class ImageRow(Base):
     received_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
+class SeriesDocumentRow(Base):
+    """The attributes of the first instance of a series that have no column; see `node.dicom.documents`."""
+
+    __tablename__ = "series_documents"
+    __table_args__ = (partial_index("ix_series_documents_partial", "series_id", "is_partial"),)
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
+    document: Mapped[str] = mapped_column(Text)  # an object of JSON
+    varying: Mapped[str] = mapped_column(Text)  # names that are not the same in all of its instances: an array of JSON
+    is_partial: Mapped[bool] = mapped_column()  # some of its instances have no document
+
+
+class ImageDocumentRow(Base):
+    """What an instance has beside the document of its series, or instead."""
+
+    __tablename__ = "image_documents"
+
+    image_id: Mapped[int] = mapped_column(
+        ForeignKey("images.id", ondelete="CASCADE", onupdate="CASCADE"), primary_key=True
+    )
+    document: Mapped[str] = mapped_column(Text)  # an object of JSON
+
+
 def is_only_at_host() -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of images whose file only one of several hosts has, on its own disk."""
     return ImageRow.spool_host.is_not(None), ImageRow.file_missing.is_(False)

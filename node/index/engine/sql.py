@@ -210,6 +210,29 @@ class JsonText(Word[str]):
         super().__init__(item, literal_column(key))
 
 
+class JsonEntry(Word[str]):
+    """The JSON text of the value that an object has by a name; NULL if it has no such name."""
+
+    type = String()
+    inherit_cache = True
+    in_sqlite = "({0} -> {1})"
+    in_postgresql = "CAST(CAST({0} AS JSON) -> CAST({1} AS TEXT) AS TEXT)"
+
+    def __init__(self, item: Any, name: str) -> None:
+        assert '"' not in name and "\\" not in name, "a path of SQLite has no escapes"
+        super().__init__(item, bindparam(None, name, type_=_JsonName))
+
+
+class _JsonName(TypeDecorator[str]):
+    """The name of an entry of an object."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return f'$."{value}"' if dialect.name == "sqlite" else value
+
+
 # Lists as one parameter: the statement is the same for any number of values.
 
 

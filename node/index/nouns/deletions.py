@@ -29,6 +29,7 @@ from node.index.models import (
     StudyRow,
     TombstoneRow,
 )
+from node.index.nouns.documents import rebase
 from node.index.nouns.emptied import add_tombstone, delete_series_rows, drop_volumes_of
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_removals
@@ -250,6 +251,7 @@ def _delete_instance(
     if trash is None:
         owe_removals(connection, ImageRow.id == image.id, now)
     connection.execute(delete(ImageRow).where(ImageRow.id == image.id))
+    rebase(connection, image.series_id)
     reopen(connection, image.series_id, plan.study_instance_uid, plan.uid, now, "an instance was deleted")
     return [*folders, *sorted(losers), *([image.key] if trash is None else [])]
 

@@ -9,12 +9,14 @@ from pathlib import PurePath
 
 from sqlalchemy import JSON, Connection, bindparam, or_, select, update
 
+from node.dicom.attributes import OtherElements
 from node.errors import VoxelnodeError
 from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import Prepared, PreparedInsert
 from node.index.engine.sql import looked_up_in
 from node.index.models import SPOOL, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
+from node.index.nouns.documents import rebase, write_documents
 from node.index.nouns.emptied import leave_series
 from node.index.nouns.growth import Seen, record_growth
 from node.index.nouns.instance_files import owe_removals
@@ -140,12 +142,14 @@ class _Batch:
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
+        self._current: dict[str, tuple[int, OtherElements | None]] = {}  # what documents are of
 
     def add(self) -> list[Indexed]:
         """Write the rows of all instances; return what became of each."""
         kept = [self._taken(received) for received in self._batch]
         if self._images:
             self._insert_images()
+        write_documents(self._connection, self._current)
         record_growth(self._connection, self._seen)
         return kept
 
@@ -235,6 +239,7 @@ class _Batch:
             detail += ", and the instance leaves its series"
             uid, why = received.attributes.sop_instance_uid, "another version was accepted"
             leave_series(self._connection, first.series_id, uid, received.file.received_at, why)
+            rebase(self._connection, first.series_id)
         record_received_event(self._connection, "instance-replaced", received, detail)
         if self._aside(received, first.sha256) is not None:
             return Indexed(Outcome.REPLACED, remove=first.key)
@@ -281,6 +286,7 @@ class _Batch:
     def _count(self, received: Received, series_id: int, *, replaces: bool = False) -> None:
         """Note that a received instance is the current one from here on."""
         uid, file = received.attributes.sop_instance_uid, received.file
+        self._current[uid] = series_id, received.attributes.others
         is_pending = uid in self._images
         self._first[uid] = First(file.sha256, file.key, series_id, holder=self._holder, is_pending=is_pending)
         self._seen.append(Seen(series_id, received, counts=True, replaces=replaces))

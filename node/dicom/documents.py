@@ -1,0 +1,425 @@
+"""The attributes of an instance that have no column, as one JSON document, and the matching of keys against it.
+
+A document is an object. Its names are keywords of PS3.6; ``GGGGEEEE`` where there is none; and ``GGGG,CREATOR,EE`` for
+private elements, because the block that a creator reserves differs between files (PS3.5 7.8.1). Its values are
+
+- text, decoded, with backslashes between several values; numbers are decimal text, as sent in DS and IS;
+- ``[VR, text]`` if the VR is not that of PS3.6;
+- a list of documents, for a sequence;
+- null for an attribute that is there but left out: bulk data, and values and sequences beyond a bound. Nobody knows
+  whether it matches;
+- false, only in the document of an instance, for an attribute that the document of its series has and it has not.
+
+The document of a series has the attributes of its first instance, that of an instance only what differs.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pydicom.datadict import dictionary_VR, keyword_for_tag, private_dictionary_VR
+
+from node.dicom.attributes import SPECIFIC_CHARACTER_SET, OtherElements
+from node.dicom.attributes import clean_text, text_of
+from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
+from node.dicom.header import REST, Elements, HeaderCut, read_sequence
+from node.dicom.json_model import Json, finite, text_element
+from node.dicom.key_values import Match, matches_any, matches_of
+from node.dicom.keys import InvalidQuery, Key, Level
+from node.dicom.values import standard_tag
+from node.errors import NotUnderstood
+
+Document = dict[str, Any]
+
+OTHERS = "..."
+"""Name in a document, with null: attributes that it does not name may be there all the same."""
+
+MAX_DEPTH = 4
+"""Deepest nesting of sequences in a document; deeper ones are left out."""
+
+MAX_BYTES = 65_536
+"""Bytes of all values from which on those longer than `SHORT_BYTES` are left out."""
+
+SHORT_BYTES = 64
+
+MAX_CHANGED = 100
+"""Elements that are decoded alone; if more have changed, all are."""
+
+_NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+_TEXTS = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
+_SINGLE = frozenset(("LT", "ST", "UR", "UT"))
+"""Value representations in which a backslash is text."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+MATCHED_VRS = _TEXTS | _NUMBERS.keys() | {"AT", "SQ"}
+"""Values of other VRs are left out."""
+
+PIXELS = 0x7FE0
+"""Group from which on documents have nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentKey:
+    """A key of a query for an attribute that has no column: it is returned, and matched if it has values.
+
+    Attributes
+    ----------
+    name : str
+        In documents.
+    tag : int
+        In the query; the block of a private tag is that of the query.
+    creator : str
+        Of a private element; else empty.
+    vr : str
+        Of the query; empty if it is not known.
+    texts : tuple of str
+        Values to match, of which one must match.
+    fuzzy : bool
+    items : tuple of DocumentKey
+        Keys in the item of a sequence (PS3.4 C.2.2.2.6); empty: all attributes of its items.
+    """
+
+    name: str
+    tag: int
+    creator: str = ""
+    vr: str = ""
+    texts: tuple[str, ...] = ()
+    fuzzy: bool = False
+    items: tuple[DocumentKey, ...] = ()
+
+    @property
+    def restricts(self) -> bool:
+        """Whether it is matched, or one of its items."""
+        return bool(self.texts and self.matches(self.vr)) or any(item.restricts for item in self.items)
+
+    def matches(self, vr: str) -> tuple[Match, ...]:
+        """Return the matches of its values for an attribute of a VR; none match everything."""
+        return _matches(self, vr)
+
+
+def document_of(others: OtherElements) -> Document:
+    """Return the document of an instance."""
+    elements = others.elements
+    if sum(len(value) for _, value in elements.values() if value) > MAX_BYTES:
+        elements = {
+            tag: (vr, value if value is not None and len(value) <= SHORT_BYTES else None)
+            for tag, (vr, value) in elements.items()
+        }
+    return _document(elements, others.character_set, others.transfer_syntax_uid, 0)
+
+
+class Base:
+    """The document of a series, beside which the instances of the series tell what differs.
+
+    Most elements of an instance have the bytes that they had in the one before: only the others are decoded.
+    """
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self._last: tuple[OtherElements, Document] | None = None
+
+    def own(self, others: OtherElements) -> Document:
+        """Return the document of an instance of the series."""
+        last = self._last
+        changed = None if last is None else _changed(others, last[0])
+        if last is None or changed is None:
+            own = differences(document_of(others), self.document)
+        else:
+            own = self._updated(last[1], others, changed)
+        self._last = others, own
+        return own
+
+    def _updated(self, own: Document, others: OtherElements, changed: Iterable[int]) -> Document:
+        own = dict(own)
+        for tag in changed:
+            name, value = _named_value(tag, others.elements, others.character_set, others.transfer_syntax_uid, 0)
+            if not name:
+                continue
+            if tag in others.elements:
+                is_same = name in self.document and self.document[name] == value
+            else:
+                value, is_same = False, name not in self.document
+            if is_same:
+                own.pop(name, None)
+            else:
+                own[name] = value
+        return own
+
+
+def _changed(others: OtherElements, before: OtherElements) -> list[int] | None:
+    """Return the tags whose elements differ between two instances; None if everything is to be decoded."""
+    if others.character_set != before.character_set or others.transfer_syntax_uid != before.transfer_syntax_uid:
+        return None
+    known, elements = before.elements, others.elements
+    changed = [tag for tag, element in elements.items() if known.get(tag) != element]
+    if len(known) + len(changed) != len(elements) or not known.keys() >= elements.keys():
+        changed += known.keys() - elements.keys()
+    if len(changed) > MAX_CHANGED or any(tag == REST or (tag >> 16 & 1 and tag & 0xFFFF < 0x1000) for tag in changed):
+        return None
+    return changed
+
+
+def differences(document: Document, base: Document) -> Document:
+    """Return what an instance has to tell beside the document of its series."""
+    new = {name: value for name, value in document.items() if name not in base or base[name] != value}
+    return new | {name: False for name in base if name not in document}
+
+
+def effective(base: Document, own: Document) -> Document:
+    """Return the document of an instance from that of its series and its own."""
+    return {name: value for name, value in (base | own).items() if value is not False}
+
+
+def private_name(group: int, creator: str, element: int) -> str:
+    """Return the name of a private element. No name has characters that a path of JSON would need escaped."""
+    quoted = creator.replace("%", "%25").replace('"', "%22").replace("\\", "%5C")
+    return f"{group:04X},{quoted},{element & 0xFF:02X}"
+
+
+@lru_cache(maxsize=8192)
+def standard_name(tag: int) -> str:
+    """Return the name of an element that is not private."""
+    return keyword_for_tag(tag) or f"{tag:08X}"
+
+
+@lru_cache(maxsize=8192)
+def vr_of(tag: int) -> str:
+    """Return the VR of PS3.6; empty if the tag is not in it, or may have several."""
+    try:
+        vr = dictionary_VR(tag)
+    except KeyError:
+        return ""
+    return vr if len(vr) == 2 else ""
+
+
+def is_known(key: DocumentKey, document: Document) -> bool | None:
+    """Return whether a document matches a key; None if that is not known."""
+    if key.name not in document:
+        return None if OTHERS in document and key.restricts else not key.restricts
+    value = document[key.name]
+    if not key.restricts:
+        return True
+    if value is None:
+        return None
+    if isinstance(value, list) and not (value and isinstance(value[0], str)):
+        return _any(_all(is_known(inner, item) for inner in key.items) for item in value)
+    vr, text = value if isinstance(value, list) else (vr_of(key.tag), value)
+    return matches_any(key.matches(vr), [text] if vr in _SINGLE else text.split("\\")) if not key.items else False
+
+
+def holds(keys: Iterable[DocumentKey], document: Document) -> bool | None:
+    """Return whether a document matches all keys; None if that is not known."""
+    return _all(is_known(key, document) for key in keys)
+
+
+def _all(known: Iterable[bool | None]) -> bool | None:
+    several = set(known)
+    return False if False in several else None if None in several else True
+
+
+def _any(known: Iterable[bool | None]) -> bool | None:
+    several = set(known)
+    return True if True in several else None if None in several else False
+
+
+@lru_cache(maxsize=512)
+def _matches(key: DocumentKey, vr: str) -> tuple[Match, ...]:
+    name = keyword_for_tag(key.tag) if not key.creator else ""
+    try:
+        return matches_of(Key(name or "Unknown", vr or "LO", Level.IMAGE), list(key.texts), fuzzy=key.fuzzy)
+    except InvalidQuery:
+        if name:
+            raise
+    except KeyError:  # a rule without a keyword
+        pass
+    return matches_of(Key("Unknown", "LO", Level.IMAGE), list(key.texts), fuzzy=False)
+
+
+def selected(document: Document, keys: Iterable[DocumentKey]) -> Json:
+    """Return the attributes of a document that keys ask for in the DICOM JSON Model; those it lacks are empty."""
+    model: Json = {}
+    for key in keys:
+        value = document.get(key.name)
+        vr, content = _represented(value, key.tag, key.vr)
+        if key.creator:
+            model[f"{key.tag & 0xFFFF0000 | key.tag >> 8 & 0xFF:08X}"] = {"vr": "LO", "Value": [key.creator]}
+        if isinstance(content, list) and key.items:
+            items = [selected(item, key.items) for item in content]
+            model[f"{key.tag:08X}"] = {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+        else:
+            model[f"{key.tag:08X}"] = _element(vr, content)
+    return model
+
+
+def whole_model(document: Document) -> Json:
+    """Return a document in the DICOM JSON Model; private creators reserve blocks from 10 on."""
+    model: Json = {}
+    blocks: dict[tuple[int, str], int] = {}
+    for name, value in sorted(document.items()):
+        if value is None:
+            continue
+        tag = _tag(name, blocks)
+        if tag is not None:
+            model[f"{tag:08X}"] = _element(*_represented(value, tag, ""))
+    for (group, creator), block in blocks.items():
+        model[f"{group:04X}{block:04X}"] = {"vr": "LO", "Value": [creator]}
+    return model
+
+
+def _tag(name: str, blocks: dict[tuple[int, str], int]) -> int | None:
+    group, comma, rest = name.partition(",")
+    if not comma:
+        return int(name, 16) if len(name) == 8 and name[0] in "0123456789ABCDEF" and _is_tag(name) else _standard(name)
+    quoted, _, element = rest.rpartition(",")
+    creator = quoted.replace("%22", '"').replace("%5C", "\\").replace("%25", "%")
+    of_group = [block for (other, _), block in blocks.items() if other == int(group, 16)]
+    block = blocks.setdefault((int(group, 16), creator), 0x10 + len(of_group))
+    return int(group, 16) << 16 | block << 8 | int(element, 16)
+
+
+def _is_tag(name: str) -> bool:
+    return all(character in "0123456789ABCDEF" for character in name)
+
+
+def _standard(name: str) -> int | None:
+    try:
+        return standard_tag(name)
+    except KeyError:
+        return None
+
+
+def _represented(value: Any, tag: int, vr: str) -> tuple[str, Any]:
+    """Return VR and text, or VR and items, of a value of a document."""
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return value[0], value[1]
+    if isinstance(value, list):
+        return "SQ", value
+    return vr_of(tag) or vr or "UN", value or ""
+
+
+def _element(vr: str, content: Any) -> Json:
+    if isinstance(content, list):
+        items = [whole_model(item) for item in content]
+        return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+    if vr in _SINGLE:
+        return {"vr": vr, "Value": [content]} if content else {"vr": vr}
+    if vr in _NUMBERS or vr in ("DS", "IS"):
+        numbers = [_number(vr, part) for part in content.split("\\")] if content else []
+        return {"vr": vr, "Value": numbers} if numbers and None not in numbers else {"vr": vr}
+    return text_element(vr, content)
+
+
+def _number(vr: str, text: str) -> Any:
+    try:
+        number = float(text)
+        return finite(number) if vr in ("DS", "FL", "FD") else int(text) if "." not in text else int(number)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _document(elements: Elements, character_set: bytes, syntax: str, depth: int) -> Document:
+    document: Document = {}
+    if SPECIFIC_CHARACTER_SET in elements:
+        character_set = elements[SPECIFIC_CHARACTER_SET][1] or b""
+    for tag in elements:
+        name, value = _named_value(tag, elements, character_set, syntax, depth)
+        if name:
+            document[name] = value
+    return document
+
+
+def _named_value(tag: int, elements: Elements, character_set: bytes, syntax: str, depth: int) -> tuple[str, Any]:
+    """Return name and value of an element, which may be absent; an empty name if documents do not have it."""
+    raw_vr, raw = elements.get(tag, (b"", None))
+    name, known_vr = _standard_name_and_vr(tag)
+    if not name:
+        creator = _creator(elements, tag, character_set) if tag >> 16 & 1 and tag & 0xFFFF >= 0x1000 else ""
+        if not creator:
+            return "", None
+        name = private_name(tag >> 16, creator, tag)
+        if raw_vr in (b"", b"UN"):
+            raw_vr = _private_vr(tag, creator).encode()
+    vr = known_vr if not raw_vr or (raw_vr == b"UN" and known_vr) else raw_vr.decode("ascii")
+    value = _value(raw, vr, character_set, syntax, depth)
+    return name, [vr, value] if vr != known_vr and isinstance(value, str) else value
+
+
+@lru_cache(maxsize=8192)
+def _standard_name_and_vr(tag: int) -> tuple[str, str]:
+    """Return name and VR of an element; an empty name for private ones, and those that no document has."""
+    if tag == REST:
+        return OTHERS, ""
+    if tag >> 16 & 1 or tag & 0xFFFF == 0 or tag == SPECIFIC_CHARACTER_SET:
+        return "", ""
+    return standard_name(tag), vr_of(tag)
+
+
+def _creator(elements: Elements, tag: int, character_set: bytes) -> str:
+    raw = elements.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF, (b"", None))[1]
+    return clean_text(text_of(raw, character_set, "LO"), 64) or "" if raw else ""
+
+
+@lru_cache(maxsize=2048)
+def _private_vr(tag: int, creator: str) -> str:
+    try:
+        vr = private_dictionary_VR(tag, creator)
+    except KeyError:
+        return "UN"
+    return vr if len(vr) == 2 else "UN"
+
+
+def _value(raw: bytes | None, vr: str, character_set: bytes, syntax: str, depth: int) -> Any:
+    if vr == "SQ":
+        return _items(raw, character_set, syntax, depth)
+    if raw is None:
+        return None
+    return (_text if len(raw) <= SHORT_BYTES else _text.__wrapped__)(raw, vr, character_set, syntax)
+
+
+def _items(raw: bytes | None, character_set: bytes, syntax: str, depth: int) -> list[Document] | None:
+    if raw is None or depth >= MAX_DEPTH:
+        return None
+    try:
+        return [_document(elements, character_set, syntax, depth + 1) for elements in read_sequence(raw, syntax)]
+    except (NotUnderstood, HeaderCut):
+        return None
+
+
+@lru_cache(maxsize=8192)
+def _text(raw: bytes, vr: str, character_set: bytes, syntax: str) -> str | None:
+    """Return the text of a value; None if its VR has none."""
+    if not raw:
+        return ""
+    if vr in _SINGLE:
+        return _CONTROL.sub("", text_of(raw, character_set, vr)).rstrip(" ")
+    if vr in _TEXTS:
+        return clean_text(text_of(raw, character_set, vr), None) or ""
+    order = ">" if syntax == EXPLICIT_BIG_ENDIAN else "<"
+    if vr == "AT":
+        pairs = struct.unpack(f"{order}{len(raw) // 4 * 2}H", raw[: len(raw) // 4 * 4])
+        return "\\".join(f"{group:04X}{element:04X}" for group, element in zip(pairs[::2], pairs[1::2], strict=True))
+    if vr not in _NUMBERS:
+        return None
+    code = _NUMBERS[vr]
+    size = struct.calcsize("<" + code)
+    numbers = struct.unpack_from(f"{order}{len(raw) // size}{code}", raw)
+    return "\\".join(_decimal(number, vr) for number in numbers)
+
+
+def _decimal(number: float, vr: str) -> str:
+    if vr == "FL" and math.isfinite(number):
+        return next(text for digits in (6, 7, 8, 9) if _same(text := f"{number:.{digits}g}", number))
+    return repr(number)
+
+
+def _same(text: str, number: float) -> bool:
+    return struct.pack("<f", float(text)) == struct.pack("<f", number)
+
+

@@ -1,0 +1,119 @@
+"""The attributes of instances that have no column: a document of each series, and what its instances differ in.
+
+See `node.dicom.documents`. They are written with the rows of the instances, and go with these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import JSON, Connection, bindparam, select, update
+
+from node.dicom.attributes import OtherElements
+from node.dicom.documents import Base, Document, differences, document_of, effective
+from node.index.engine.hot_statements import Prepared
+from node.index.engine.sql import insert, looked_up_in
+from node.index.models import ImageDocumentRow, ImageRow, SeriesDocumentRow
+
+_FIND_IDS = Prepared(
+    select(ImageRow.sop_instance_uid, ImageRow.id).where(
+        looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON))
+    )
+)
+_HOLD_BASES = Prepared(
+    select(SeriesDocumentRow.series_id, SeriesDocumentRow.document, SeriesDocumentRow.varying)
+    .where(looked_up_in(SeriesDocumentRow.series_id, bindparam("ids", type_=JSON)))
+    .order_by(SeriesDocumentRow.series_id)
+    .with_for_update()
+)
+_INSERT_BASE = Prepared(
+    insert(SeriesDocumentRow).on_conflict_do_nothing(), columns=("series_id", "document", "varying", "is_partial")
+)
+_WRITE = insert(ImageDocumentRow)
+_WRITE_OWN = Prepared(
+    _WRITE.on_conflict_do_update(index_elements=["image_id"], set_={"document": _WRITE.excluded.document}),
+    columns=("image_id", "document"),
+)
+_ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+
+
+def write_documents(connection: Connection, current: Mapping[str, tuple[int, OtherElements | None]]) -> None:
+    """Write the documents of instances that have their rows.
+
+    `current`: series and elements, by SOP Instance UID; without elements, an instance gets no document.
+    """
+    known = {uid: (series, others) for uid, (series, others) in current.items() if others is not None}
+    if not known:
+        return
+    ids = dict(_FIND_IDS.execute(connection, {"uids": list(known)}))
+    found = _bases(connection, {series for series, _ in known.values()})
+    for uid, (series, others) in known.items():
+        if series not in found:
+            found |= _new_base(connection, series, others, ids.values())
+    rows = []
+    varying: dict[int, set[str]] = {}
+    for uid, (series, others) in known.items():
+        base, of_series = found[series]
+        own = base.own(others)
+        rows.append({"image_id": ids[uid], "document": _ENCODE(own)})
+        if not own.keys() <= of_series:
+            of_series |= own.keys()
+            varying[series] = of_series
+    _WRITE_OWN.execute_each(connection, rows)
+    for series, names in sorted(varying.items()):
+        _set_varying(connection, series, names)
+
+
+_Bases = dict[int, tuple[Base, set[str]]]
+
+
+def _bases(connection: Connection, series: Collection[int]) -> _Bases:
+    rows = _HOLD_BASES.execute(connection, {"ids": sorted(series)})
+    return {id: (_base(document), set(json.loads(varying))) for id, document, varying in rows}
+
+
+@lru_cache(maxsize=32)
+def _base(document: str) -> Base:
+    """Return the base of a document; the same one as before remembers the last instance."""
+    return Base(json.loads(document))
+
+
+def _new_base(connection: Connection, series: int, others: OtherElements, new: Collection[int]) -> _Bases:
+    """Let a series have the document of an instance, unless another writer was quicker."""
+    document = _ENCODE(document_of(others))
+    before = select(ImageRow.id).where(ImageRow.series_id == series, ImageRow.id.not_in(list(new))).limit(1)
+    is_partial = connection.execute(before).first() is not None
+    values = {"series_id": series, "document": document, "varying": "[]", "is_partial": is_partial}
+    _INSERT_BASE.execute(connection, values)
+    return _bases(connection, [series])
+
+
+def _set_varying(connection: Connection, series: int, names: Collection[str]) -> None:
+    row = update(SeriesDocumentRow).where(SeriesDocumentRow.series_id == series)
+    connection.execute(row.values(varying=_ENCODE(sorted(names))))
+
+
+def rebase(connection: Connection, series: int) -> None:
+    """Let nothing of an instance that left a series stay in the document of the series."""
+    row = connection.execute(
+        select(SeriesDocumentRow.document).where(SeriesDocumentRow.series_id == series).with_for_update()
+    ).first()
+    if row is None:
+        return
+    old = json.loads(row.document)
+    rows: Sequence[Any] = connection.execute(
+        select(ImageDocumentRow.image_id, ImageDocumentRow.document)
+        .join(ImageRow, ImageRow.id == ImageDocumentRow.image_id)
+        .where(ImageRow.series_id == series)
+        .order_by(ImageRow.id)
+    ).all()
+    documents: dict[int, Document] = {id: effective(old, json.loads(own)) for id, own in rows}
+    new: Document = next(iter(documents.values()), {})
+    owns = {id: differences(document, new) for id, document in documents.items()}
+    _WRITE_OWN.execute_each(connection, [{"image_id": id, "document": _ENCODE(own)} for id, own in owns.items()])
+    names = {name for own in owns.values() for name in own}
+    values = {"document": _ENCODE(new), "varying": _ENCODE(sorted(names))}
+    connection.execute(update(SeriesDocumentRow).where(SeriesDocumentRow.series_id == series).values(values))
