@@ -136,8 +136,7 @@ class _Handlers:
         find, status = FindOperation(operation, self._listener.find_service), CANCELLED
         try:
             self._require(event, "query")
-            pending, answers = find.found(operation.is_cancelled)
-            for answer in answers:
+            for pending, answer in find.found(operation.is_cancelled):
                 yield pending, _decoded(answer, operation.context.transfer_syntax_uid)
                 find.count += 1
             status = SUCCESS

@@ -10,15 +10,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import UID
 
-from node.dicom.encoding import ITEM, MAX_SHORT_LENGTH, encoding_of
-from node.dicom.json_model import SHORT_BYTES, Json, text_element
+from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, ITEM, MAX_SHORT_LENGTH, encoding_of
+from node.dicom.json_model import SHORT_BYTES, Json, text_element, write_model
 from node.dicom.values import held_elements, standard_tag
 
 Item = Mapping[str, str]
@@ -28,6 +33,23 @@ Answer = Mapping[str, str | list[Item]]
 """Values by keyword. Text has backslashes between several values, and a number of any value representation is decimal
 text. A sequence is a list of items. An empty value is empty text."""
 
+
+class Found(dict[str, str | list[Item]]):
+    """An answer of the index.
+
+    Attributes
+    ----------
+    others : dict
+        Attributes that have no column, in the DICOM JSON Model.
+    is_certain : bool
+        Whether it is known that it matches all keys.
+    """
+
+    def __init__(self, answer: Answer, others: Json, is_certain: bool) -> None:
+        super().__init__(answer)
+        self.others, self.is_certain = others, is_certain
+
+
 CHARACTER_SET: Answer = {"SpecificCharacterSet": "ISO_IR 192"}
 """UTF-8. Answers have the element if a value needs it; no other element of theirs has a lower tag."""
 
@@ -35,6 +57,21 @@ _TEXT = frozenset(("AE", "AS", "CS", "DA", "IS", "LO", "PN", "SH", "TM", "UI"))
 _NUMBERS = frozenset(("US",))
 FLAT_VRS = _TEXT | _NUMBERS
 """The required value representations besides SQ; all have a two-byte length (PS3.5 7.1.2)."""
+
+
+def encoded_answer(model: Json, transfer_syntax_uid: str) -> bytes:
+    """Return an answer of the DICOM JSON Model as a data set."""
+    out = BytesIO()
+    write_model(out, model, lambda uri: None)
+    if transfer_syntax_uid == EXPLICIT_LITTLE_ENDIAN:
+        return out.getvalue()
+    out.seek(0)
+    ds = read_dataset(out, is_implicit_VR=False, is_little_endian=True)
+    syntax = UID(transfer_syntax_uid)
+    encoded = DicomBytesIO()
+    encoded.is_implicit_VR, encoded.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian
+    write_dataset(encoded, ds)
+    return bytes(encoded.getvalue())
 
 
 class AnswerEncoder:

@@ -205,9 +205,7 @@ def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attr
     return _level(wanted, raws, elements.get(SPECIFIC_CHARACTER_SET, b""), order)
 
 
-def _attributes(
-    elements: Mapping[int, bytes], transfer_syntax_uid: str, others: Elements
-) -> InstanceAttributes:
+def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str, others: Elements) -> InstanceAttributes:
     character_set = elements.get(SPECIFIC_CHARACTER_SET, b"")
     order: ByteOrder = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
     patient, study, series = (

@@ -19,14 +19,13 @@ import math
 import re
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, private_dictionary_VR
 
-from node.dicom.attributes import SPECIFIC_CHARACTER_SET, OtherElements
-from node.dicom.attributes import clean_text, text_of
+from node.dicom.attributes import SPECIFIC_CHARACTER_SET, OtherElements, clean_text, text_of
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
 from node.dicom.header import REST, Elements, HeaderCut, read_sequence
 from node.dicom.json_model import Json, finite, text_element
@@ -52,9 +51,10 @@ MAX_CHANGED = 100
 """Elements that are decoded alone; if more have changed, all are."""
 
 _NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
-_TEXTS = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
 _SINGLE = frozenset(("LT", "ST", "UR", "UT"))
 """Value representations in which a backslash is text."""
+
+_TEXTS = _SINGLE | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI"}
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -84,6 +84,8 @@ class DocumentKey:
     fuzzy : bool
     items : tuple of DocumentKey
         Keys in the item of a sequence (PS3.4 C.2.2.2.6); empty: all attributes of its items.
+    restricts : bool
+        Whether it is matched, or one of its items.
     """
 
     name: str
@@ -93,15 +95,7 @@ class DocumentKey:
     texts: tuple[str, ...] = ()
     fuzzy: bool = False
     items: tuple[DocumentKey, ...] = ()
-
-    @property
-    def restricts(self) -> bool:
-        """Whether it is matched, or one of its items."""
-        return bool(self.texts and self.matches(self.vr)) or any(item.restricts for item in self.items)
-
-    def matches(self, vr: str) -> tuple[Match, ...]:
-        """Return the matches of its values for an attribute of a VR; none match everything."""
-        return _matches(self, vr)
+    restricts: bool = False
 
 
 def document_of(others: OtherElements) -> Document:
@@ -199,24 +193,44 @@ def vr_of(tag: int) -> str:
     return vr if len(vr) == 2 else ""
 
 
-def is_known(key: DocumentKey, document: Document) -> bool | None:
-    """Return whether a document matches a key; None if that is not known."""
-    if key.name not in document:
-        return None if OTHERS in document and key.restricts else not key.restricts
-    value = document[key.name]
-    if not key.restricts:
-        return True
-    if value is None:
+def document_key(
+    name: str,
+    tag: int,
+    *,
+    creator: str = "",
+    vr: str = "",
+    texts: Iterable[str] = (),
+    fuzzy: bool = False,
+    items: tuple[DocumentKey, ...] = (),
+) -> DocumentKey:
+    """Return a key of a query.
+
+    Raises InvalidQuery if a value violates the VR.
+    """
+    key = DocumentKey(name, tag, creator, vr, tuple(texts), fuzzy, items)
+    return replace(key, restricts=bool(_matches(key, vr)) or any(item.restricts for item in items))
+
+
+def _known(key: DocumentKey, document: Document) -> bool | None:
+    """Return whether a document matches a key that restricts; None if that is not known."""
+    value = document.get(key.name, False)
+    if value is None or (value is False and OTHERS in document):
         return None
-    if isinstance(value, list) and not (value and isinstance(value[0], str)):
-        return _any(_all(is_known(inner, item) for inner in key.items) for item in value)
+    if value is False:
+        return False
+    if _is_sequence(value):
+        return _any(holds(key.items, item) for item in value) if key.items else False
     vr, text = value if isinstance(value, list) else (vr_of(key.tag), value)
-    return matches_any(key.matches(vr), [text] if vr in _SINGLE else text.split("\\")) if not key.items else False
+    return matches_any(_matches(key, vr), [text] if vr in _SINGLE else text.split("\\")) if key.texts else False
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list) and not (value and isinstance(value[0], str))
 
 
 def holds(keys: Iterable[DocumentKey], document: Document) -> bool | None:
     """Return whether a document matches all keys; None if that is not known."""
-    return _all(is_known(key, document) for key in keys)
+    return _all(_known(key, document) for key in keys if key.restricts)
 
 
 def _all(known: Iterable[bool | None]) -> bool | None:
@@ -231,15 +245,14 @@ def _any(known: Iterable[bool | None]) -> bool | None:
 
 @lru_cache(maxsize=512)
 def _matches(key: DocumentKey, vr: str) -> tuple[Match, ...]:
-    name = keyword_for_tag(key.tag) if not key.creator else ""
+    """Return the matches of the values of a key, for an attribute that has them in a VR."""
+    name = "" if key.creator else keyword_for_tag(key.tag)
+    if name and vr == key.vr:
+        return matches_of(Key(name, vr or "LO", Level.IMAGE), list(key.texts), fuzzy=key.fuzzy)
     try:
-        return matches_of(Key(name or "Unknown", vr or "LO", Level.IMAGE), list(key.texts), fuzzy=key.fuzzy)
-    except InvalidQuery:
-        if name:
-            raise
-    except KeyError:  # a rule without a keyword
-        pass
-    return matches_of(Key("Unknown", "LO", Level.IMAGE), list(key.texts), fuzzy=False)
+        return matches_of(Key("PatientComments", vr or "LO", Level.IMAGE), list(key.texts), fuzzy=key.fuzzy)
+    except InvalidQuery:  # the key is not written in the VR that this attribute has: it is compared as text
+        return matches_of(Key("PatientComments", "LO", Level.IMAGE), list(key.texts), fuzzy=False)
 
 
 def selected(document: Document, keys: Iterable[DocumentKey]) -> Json:
@@ -259,7 +272,7 @@ def selected(document: Document, keys: Iterable[DocumentKey]) -> Json:
 
 
 def whole_model(document: Document) -> Json:
-    """Return a document in the DICOM JSON Model; private creators reserve blocks from 10 on."""
+    """Return a document in the DICOM JSON Model, without what it left out; creators reserve blocks from 10 on."""
     model: Json = {}
     blocks: dict[tuple[int, str], int] = {}
     for name, value in sorted(document.items()):
@@ -421,5 +434,3 @@ def _decimal(number: float, vr: str) -> str:
 
 def _same(text: str, number: float) -> bool:
     return struct.pack("<f", float(text)) == struct.pack("<f", number)
-
-

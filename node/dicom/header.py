@@ -336,39 +336,26 @@ class _Walker:
                 tag, length = self.element(begin)
                 at, vr = self.at, self.vr
             if tag > last:
-                if others is not None:
-                    self.at = begin
-                    self._rest_of_header(others)
+                self._rest_of_header(begin, others)
                 return elements
             if (left := left - 1) < 0:
                 raise _too_many_elements(tag)
             if length == UNDEFINED_LENGTH:
                 self.left = left
-                is_kept = tag in wanted and tag not in elements and _is_sequence(tag) and self.vr != b"UN"
                 self.skip_undefined(tag, begin)
-                if is_kept:
-                    elements[tag] = bytes(data[at : min(self.at, at + MAX_SEQUENCE_BYTES)])
-                elif others is not None and tag not in wanted:
-                    self._keep(others, tag, vr, at)
+                self._take_sequence(tag, vr, at, wanted, elements, others)
                 at, left = self.at, self.left
                 continue
             stop = at + length
             if tag in wanted:
-                is_short = length <= MAX_VALUE_BYTES or not _is_sequence(tag)
-                kept = min(stop, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
-                if kept > end:
-                    self.left = left
-                    raise HeaderCut(begin)
-                elements.setdefault(tag, bytes(data[at:kept]))
+                self.left = left
+                self._take(tag, begin, at, length, elements)
             elif others is not None:
-                if length <= MAX_OTHER_BYTES and stop <= end:
-                    others[tag] = vr, data[at:stop]  # type: ignore[assignment]
-                elif length <= MAX_OTHER_SEQUENCE_BYTES and stop > end:
+                if length > MAX_OTHER_BYTES or stop > end:
                     self.left = left
-                    raise HeaderCut(begin)
+                    self._keep_long(others, tag, vr, begin, at, length)
                 else:
-                    self.at = min(stop, end)
-                    self._keep(others, tag, vr, at)
+                    others[tag] = vr, data[at:stop]  # type: ignore[assignment]  # of bytes
             if stop > end:
                 self.left = left
                 raise HeaderCut(stop)
@@ -376,9 +363,41 @@ class _Walker:
         self.at, self.left, self.is_at_end = at, left, True
         return elements
 
-    def _rest_of_header(self, others: Elements) -> None:
+    def _take(self, tag: int, begin: int, at: int, length: int, elements: dict[int, bytes]) -> None:
+        """Add the value of a wanted tag to `elements`."""
+        is_short = length <= MAX_VALUE_BYTES or not _is_sequence(tag)
+        kept = min(at + length, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
+        if kept > self.end:
+            raise HeaderCut(begin)
+        elements.setdefault(tag, bytes(self.data[at:kept]))
+
+    def _take_sequence(
+        self,
+        tag: int,
+        vr: bytes,
+        begin: int,
+        wanted: frozenset[int],
+        elements: dict[int, bytes],
+        others: Elements | None,
+    ) -> None:
+        """Add the sequence that ends here to `elements` if it is wanted, else to `others`."""
+        if tag in wanted and tag not in elements and _is_sequence(tag) and vr != b"UN":
+            elements[tag] = bytes(self.data[begin : min(self.at, begin + MAX_SEQUENCE_BYTES)])
+        elif others is not None and tag not in wanted:
+            self._keep(others, tag, vr, begin)
+
+    def _keep_long(self, others: Elements, tag: int, vr: bytes, begin: int, at: int, length: int) -> None:
+        """Add an element that may be too long, or of which the bytes may be there only in part."""
+        if at + length > self.end and length <= MAX_OTHER_SEQUENCE_BYTES:
+            raise HeaderCut(begin)
+        self.at = min(at + length, self.end)
+        self._keep(others, tag, vr, at)
+
+    def _rest_of_header(self, begin: int, others: Elements | None) -> None:
         """Add the elements from here to the pixels to `others`; what cannot be read is nothing that is needed."""
-        self.left = min(self.left, MAX_OTHERS)
+        if others is None:
+            return
+        self.at, self.left = begin, min(self.left, MAX_OTHERS)
         try:
             is_whole = self.rest(others, self.end)
         except (HeaderCut, NotUnderstood):

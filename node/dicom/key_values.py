@@ -33,6 +33,13 @@ class OneOf:
 
 
 @dataclass(frozen=True, slots=True)
+class NumberOf:
+    """Single Value Matching of numbers with decimals, whichever way they are written."""
+
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Like:
     """Wild Card Matching (PS3.4 C.2.2.2.4): ``*`` is any text, ``?`` any character; everything else is literal."""
 
@@ -104,7 +111,7 @@ class InItem:
     keys: tuple[tuple[Key, tuple[Match, ...]], ...]
 
 
-Match = OneOf | Like | Between | Instants | Moments | NameLike | NameWords | InItem
+Match = OneOf | NumberOf | Like | Between | Instants | Moments | NameLike | NameWords | InItem
 
 
 _ANYTHING = re.compile(r"\**")
@@ -127,8 +134,10 @@ def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
             return ()
         case "UI" | "AS":
             return (OneOf(tuple(_plain(key, text) for text in wanted)),)
-        case "IS" | "US":
+        case "IS" | "US" | "SS" | "UL" | "SL" | "UV" | "SV":
             return (OneOf(tuple(_number(key, text) for text in wanted)),)
+        case "DS" | "FL" | "FD":
+            return (NumberOf(tuple(_decimal(key, text) for text in wanted)),)
         case "DA":
             return tuple(_dates(key, text) for text in wanted)
         case "TM":
@@ -197,6 +206,12 @@ def _number(key: Key, text: str) -> int:
     if re.fullmatch(r"[+-]?\d{1,12}(\.0*)?", text) is None:
         raise _invalid(key, "the value must be a whole number (PS3.4 C.2.2.2.1)")
     return int(text.partition(".")[0])
+
+
+def _decimal(key: Key, text: str) -> float:
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", text) is None:
+        raise _invalid(key, "the value must be a number (PS3.4 C.2.2.2.1)")
+    return float(text)
 
 
 def _literal(text: str) -> Match:
@@ -337,6 +352,8 @@ def _is_match(match: Match, value: str) -> bool:
     match match:
         case OneOf(wanted):
             return value in wanted or _whole(value) in wanted
+        case NumberOf(numbers):
+            return as_number(value) in numbers
         case Like(pattern):
             return is_like(value, pattern)
         case Between(first, last):
@@ -358,6 +375,14 @@ def _is_match(match: Match, value: str) -> bool:
             groups = [re.split(r"[\s^]+", group) for group in folded_groups(value) if group]
             return any(all(any(one.startswith(word) for one in group) for word in words) for group in groups)
     return False
+
+
+def as_number(text: str) -> float | None:
+    """Return a number in the text of a value, or None."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _whole(value: str) -> int | None:

@@ -6,15 +6,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from pydicom.datadict import dictionary_description, dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_description, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
 
+from node.dicom.attributes import clean_text
+from node.dicom.documents import (
+    MATCHED_VRS,
+    PIXELS,
+    DocumentKey,
+    document_key,
+    private_name,
+    standard_name,
+    vr_of,
+)
 from node.dicom.key_values import (
     Between,
     InItem,
@@ -26,7 +38,7 @@ from node.dicom.key_values import (
     require_order,
 )
 from node.dicom.keys import TIMEZONE, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Key, Level, QueryModel, key_of
-from node.dicom.values import CONVERSION_ERRORS, held, items, standard_tag
+from node.dicom.values import CONVERSION_ERRORS, held, held_elements, standard_tag
 
 MAX_KEY_LENGTH = 1024
 """Maximum characters in a value of a key. A PN has up to 324, and a pattern may be longer than the matching text."""
@@ -95,6 +107,10 @@ class Query:
         level, and values of a key that is only returned.
     limit, offset : int
         Limit and offset in the ordered answers; None: no limit.
+    documents : tuple of DocumentKey
+        Keys for attributes that have no column. An entity matches if one instance of it matches all of them.
+    with_all : bool
+        All attributes are returned.
     """
 
     level: Level
@@ -104,6 +120,13 @@ class Query:
     unsupported: tuple[str, ...] = ()
     limit: int | None = None
     offset: int = 0
+    documents: tuple[DocumentKey, ...] = ()
+    with_all: bool = False
+
+    @property
+    def reads_documents(self) -> bool:
+        """Whether answers have attributes that have no column."""
+        return bool(self.documents) or self.with_all
 
 
 def read_query(
@@ -113,6 +136,7 @@ def read_query(
     *,
     limit: int | None = None,
     offset: int = 0,
+    with_all: bool = False,
 ) -> Query:
     """Return the query of an identifier.
 
@@ -122,7 +146,7 @@ def read_query(
         The keys, with *Query/Retrieve Level* (0008,0052). Text is decoded by its *Specific Character Set* (0008,0005).
     model : QueryModel
     options : Options
-    limit, offset : int
+    limit, offset, with_all
         See `Query`.
 
     Raises
@@ -142,13 +166,17 @@ def read_query(
     returned = [UNIQUE_KEYS[above] for above in Level if model.value <= above <= level]
     returned_items: dict[str, tuple[str, ...]] = {}
     unsupported: list[str] = []
+    documents: list[DocumentKey] = []
     for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts its elements
         keyword = keyword_for_tag(tag)
         if keyword in _NO_KEYS or tag.element == 0:  # group lengths are retired
             continue
         key = _key(keyword, level, options)
-        if key is None:
-            unsupported.append(keyword or str(tag))
+        if key is None or not _has_columns(key, identifier, tag):
+            has_column = key is None and key_of(keyword, level) is not None  # of a level below
+            of_document = None if has_column else _of_document(identifier, tag, options)
+            documents += [] if of_document is None else [of_document]
+            unsupported += [keyword or str(tag)] if of_document is None and not _is_creator(tag) else []
             continue
         if key.level <= level:
             returned.append(keyword)
@@ -164,16 +192,71 @@ def read_query(
     if options.combined_datetime:
         conditions = _combined(conditions)
     _require_order(conditions)
-    _require_few_matches(conditions)
+    _require_few_matches(conditions, documents)
     unique = tuple(dict.fromkeys(returned))
     in_items = {keyword: names for keyword, names in returned_items.items() if names}
-    return Query(level, tuple(conditions), unique, in_items, tuple(unsupported), limit, offset)
+    others = tuple(documents)
+    return Query(level, tuple(conditions), unique, in_items, tuple(unsupported), limit, offset, others, with_all)
 
 
 def _key(keyword: str, level: Level, options: Options) -> Key | None:
     """Return the key for a keyword in a query of a level, or None if it is unsupported."""
     key = key_of(keyword, level)
     return key if key is not None and (key.level <= level or options.relational) else None
+
+
+def _has_columns(key: Key, identifier: Dataset, tag: BaseTag) -> bool:
+    """Return whether columns have all that a key asks for; of some sequences they have a part."""
+    known = {inner.keyword for inner in key.items}
+    return not key.items or all(keyword_for_tag(inner) in known for inner in _tags(key_item(identifier, tag)))
+
+
+def _tags(ds: Dataset) -> list[BaseTag]:
+    return [BaseTag(tag) for tag in held_elements(ds)]  # iterating over a Dataset converts its elements
+
+
+def _is_creator(tag: BaseTag) -> bool:
+    return tag.is_private and tag.element < 0x1000
+
+
+def _of_document(identifier: Dataset, tag: BaseTag, options: Options) -> DocumentKey | None:
+    """Return the key for an attribute that has no column, or None if documents do not have it either."""
+    if tag.group >= PIXELS or _is_creator(tag):
+        return None
+    creator = _creator_of(identifier, tag) if tag.is_private else ""
+    if tag.is_private and not creator:
+        return None
+    name = private_name(tag.group, creator, tag.element) if creator else standard_name(tag)
+    element = held(identifier, tag)
+    vr = vr_of(tag) or (str(element.VR or "") if tag.is_private else "")
+    vr = "" if vr == "UN" or (tag.is_private and not isinstance(element, RawDataElement) and vr == "LO") else vr
+    if vr == "SQ":
+        item = key_item(identifier, tag)
+        keys = (_of_document(item, inner, options) for inner in _tags(item) if not _is_creator(inner))
+        return document_key(name, tag, creator=creator, vr=vr, items=tuple(key for key in keys if key is not None))
+    if vr and vr not in MATCHED_VRS:
+        return None
+    texts = _plain_texts(element) if creator else texts_of(identifier, tag)
+    return document_key(name, tag, creator=creator, vr=vr, texts=texts, fuzzy=options.fuzzy)
+
+
+def _creator_of(identifier: Dataset, tag: BaseTag) -> str:
+    """Return the private creator that reserves the block of a key in the same data set (PS3.5 7.8.1)."""
+    creator = BaseTag(tag.group << 16 | tag.element >> 8)
+    values = texts_of(identifier, creator) if creator in identifier else []
+    return clean_text(values[0], 64) or "" if values else ""
+
+
+def _plain_texts(element: Any) -> list[str]:
+    """Return the values of a private key; those of unknown VR are text as well."""
+    value = element.value
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace").split("\\")
+    parts = value if isinstance(value, (MultiValue, list, tuple)) else [] if value is None else [value]
+    texts = [str(part).strip(" \0") for part in parts]
+    if any(len(text) > MAX_KEY_LENGTH for text in texts):
+        raise InvalidQuery(element.tag, f"a value must not be longer than {MAX_KEY_LENGTH} characters")
+    return texts
 
 
 def _matches(
@@ -205,7 +288,11 @@ def key_item(identifier: Dataset, tag: BaseTag) -> Dataset:
 
     Raises InvalidQuery if it has several.
     """
-    found = items(identifier, keyword_for_tag(tag))
+    try:
+        value = identifier[tag].value if tag in identifier else None
+    except CONVERSION_ERRORS:
+        value = None
+    found = [item for item in value if isinstance(item, Dataset)] if isinstance(value, Items) else []
     if len(found) > 1:
         raise InvalidQuery(tag, "a key that is a sequence must have one item (PS3.4 C.2.2.2.6)")
     return found[0] if found else Dataset()
@@ -247,17 +334,21 @@ def texts_of(identifier: Dataset, tag: BaseTag) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # patterns and ranges are not valid values of their VR
         try:
-            if isinstance(raw, RawDataElement) and raw.value and dictionary_VR(tag) == "IS":
+            if isinstance(raw, RawDataElement) and raw.value and vr_of(tag) in ("IS", "DS"):
                 value = raw.value.decode("ascii").split("\\")  # pydicom rejects a ``*`` there
             else:
                 value = identifier[tag].value
             parts = value if isinstance(value, (MultiValue, list, tuple)) else [] if value is None else [value]
-            texts = [str(part).strip(" \0") for part in parts]
+            texts = [_text(part) for part in parts]
         except CONVERSION_ERRORS as error:
             raise InvalidQuery(tag, "the value cannot be decoded (PS3.5 6.2)") from error
     if any(len(text) > MAX_KEY_LENGTH for text in texts):
         raise InvalidQuery(tag, f"a value must not be longer than {MAX_KEY_LENGTH} characters")
     return texts
+
+
+def _text(part: object) -> str:
+    return f"{part:08X}" if isinstance(part, BaseTag) else str(part).strip(" \0")
 
 
 def _combined(conditions: list[Condition]) -> list[Condition]:
@@ -276,8 +367,14 @@ def _combined(conditions: list[Condition]) -> list[Condition]:
     return list(combined.values())
 
 
-def _require_few_matches(conditions: list[Condition]) -> None:
+def _require_few_matches(conditions: list[Condition], documents: Sequence[DocumentKey]) -> None:
     count = 0
+    for key in documents:
+        count += max(1, len(key.texts)) if key.restricts else 0
+        if count > MAX_MATCHES:
+            raise InvalidQuery(
+                key.tag, f"a query must not have more than {MAX_MATCHES} values and wildcards: narrow it"
+            )
     for condition in conditions:
         count += compared(condition.matches)
         if count > MAX_MATCHES:

@@ -19,7 +19,7 @@ from node.association.acceptor import PeerGone
 from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import encoded
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.dicom.answers import AnswerEncoder, NotFlat, encode_flat
+from node.dicom.answers import AnswerEncoder, NotFlat, answer_model, encode_flat, encoded_answer
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel
 from node.dicom.matching import Options, read_query
 from node.dicom.status import (
@@ -174,18 +174,19 @@ class FindOperation:
 
     def _answers(self) -> None:
         stopped = self._operation.is_cancelled
-        pending, answers = self.found(stopped)
-        response_pdus = self._operation.responses_pdus(pending)
-        for answer in answers:
-            self._queue(response_pdus(answer))
+        responses: dict[int, Callable[[bytes], bytes]] = {}
+        for pending, answer in self.found(stopped):
+            if pending not in responses:
+                responses[pending] = self._operation.responses_pdus(pending)
+            self._queue(responses[pending](answer))
             if self._waiting_bytes >= SEND_BYTES or self.count == 0:
                 self._flush()
                 if stopped():
                     raise QueryStopped
             self.count += 1
 
-    def found(self, stopped: Callable[[], bool]) -> tuple[int, Iterator[bytes]]:
-        """Return the status of an answer, which says whether all keys are supported, and the encoded answers."""
+    def found(self, stopped: Callable[[], bool]) -> Iterator[tuple[int, bytes]]:
+        """Yield the encoded answers, each with its status: whether all keys are supported, and known of it."""
         operation, service = self._operation, self._service
         sop_class_uid = operation.context.abstract_syntax
         model, find = MODELS.get(sop_class_uid), service.added.get(sop_class_uid)
@@ -195,13 +196,19 @@ class FindOperation:
         self._keys = _audited_keys(identifier)
         if find is not None:
             is_supported, found = find(identifier, service.maximum_results, stopped)
-            return _pending(is_supported), (_encoded(answer, self._syntax) for answer in found)
+            yield from ((_pending(is_supported), _encoded(answer, self._syntax)) for answer in found)
+            return
         assert model is not None
         query = read_query(identifier, model, _options(operation.association.extended_negotiation, sop_class_uid))
         added = {"QueryRetrieveLevel": query.level.name, "RetrieveAETitle": service.ae_title}
         encode = AnswerEncoder((*query.returned, *added), self._syntax, query.items).encode
-        answers = service.index.find(query, service.maximum_results, stopped)
-        return _pending(not query.unsupported), (encode({**answer, **added}) for answer in answers)
+        for one in service.index.find(query, service.maximum_results, stopped):
+            answer = {**one, **added}
+            if one.others:
+                answer_bytes = encoded_answer({**one.others, **answer_model(answer)}, self._syntax)
+            else:
+                answer_bytes = encode(answer)
+            yield _pending(not query.unsupported and one.is_certain), answer_bytes
 
     def _queue(self, pdus: bytes) -> None:
         self._waiting.append(pdus)

@@ -9,7 +9,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from node.dicom.answers import Answer, answer_model
+from node.dicom.answers import Found, answer_model
 from node.dicom.keys import SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
 from node.dicom.metadata import encoded_model
@@ -49,7 +49,7 @@ DEFAULTS = {
         "RequestAttributesSequence", "TimezoneOffsetFromUTC",
     ),
     Level.IMAGE: (
-        "SOPClassUID", "InstanceAvailability", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
+        "SOPClassUID", "InstanceAvailability", "InstanceNumber", "Rows", "Columns", "BitsAllocated", "NumberOfFrames",
         "AvailableTransferSyntaxUID", "TimezoneOffsetFromUTC",
     ),
 }  # fmt: skip
@@ -90,12 +90,13 @@ def _search(call: Call, level: Level) -> Response:
     options = Options(relational=True, combined_datetime=True, fuzzy=is_fuzzy(request), timezone=True)
     try:
         # One more than is returned, to detect that there are more.
-        query = read_query(identifier, options=options, limit=limit + 1, offset=offset)
+        query = read_query(identifier, options=options, limit=limit + 1, offset=offset, with_all=_is_all(request))
     except InvalidQuery as error:
         raise HTTPException(400, str(error)) from error
     base = base_url(request)
     try:
-        answers = [_encoded(answer, level, base, form) for answer in call.node.index.find(query, limit + 1)]
+        found = list(call.node.index.find(query, limit + 1))
+        answers = [_encoded(one, level, base, form) for one in found]
     except QueryRefused as error:
         raise HTTPException(503, str(error)) from error
     if len(answers) > limit:
@@ -107,19 +108,22 @@ def _search(call: Call, level: Level) -> Response:
     returned = [*query.returned, "RetrieveURL"]
     if neither := [name for name in query.unsupported if name not in returned]:
         warnings.append(f"These attributes are neither matched nor returned: {', '.join(neither)[:500]}")
+    if not all(one.is_certain for one in found):
+        warnings.append("Of some results it is not known whether they match: their values are not in the index")
     if unmatched := [name for name in query.unsupported if name in returned]:
         warnings.append(f"These attributes are returned, but not matched: {', '.join(unmatched)[:500]}")
     headers = {"Warning": warning_header(warnings)} if warnings else {}
     return respond_data_sets(request, answers, form, etag_of(answers, form), headers)
 
 
-def _encoded(answer: Answer, level: Level, base: str, form: DocumentForm) -> bytes:
+def _encoded(found: Found, level: Level, base: str, form: DocumentForm) -> bytes:
     """Return an answer in JSON or XML, with Retrieve URL (0008,1190)."""
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")[: level - Level.PATIENT]
-    added = {"RetrieveURL": resource_url(base, *(str(answer[keyword]) for keyword in keywords))}
-    if syntax := str(answer.get("AvailableTransferSyntaxUID", "")):
+    added = {"RetrieveURL": resource_url(base, *(str(found[keyword]) for keyword in keywords))}
+    if syntax := str(found.get("AvailableTransferSyntaxUID", "")):
         added["AvailableTransferSyntaxUID"] = web_transfer_syntax(syntax)
-    return encoded_model(answer_model({**answer, **added}), as_xml=form.media_type == DICOM_XML)
+    model = {**found.others, **answer_model({**found, **added})}
+    return encoded_model(model, as_xml=form.media_type == DICOM_XML)
 
 
 def _page(request: Request) -> tuple[int, int, list[str]]:
@@ -162,12 +166,21 @@ def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
 
 def _fields(request: Request, level: Level) -> Iterable[str]:
     """Return the requested attributes, in addition to the matched ones (PS3.18 8.3.4.3)."""
+    included = _included(request)
     above = {Level.STUDY: "study" in request.path_params, Level.SERIES: "series" in request.path_params}
-    included = [name for text in request.query_params.getlist("includefield") for name in text.split(",") if name]
-    if len(included) > MAX_FIELDS:
-        raise HTTPException(400, f"at most {MAX_FIELDS} attributes are allowed in includefield")
     levels = [other for other in Level if Level.STUDY <= other <= level and not above.get(other, False)]
     keywords = [keyword for other in levels for keyword in DEFAULTS[other]]
     if "all" in included:
         keywords += [keyword for other in Level if other <= level for keyword in SUPPORTED[other]]
     return dict.fromkeys([*keywords, *(name for name in included if name != "all")])
+
+
+def _included(request: Request) -> list[str]:
+    included = [name for text in request.query_params.getlist("includefield") for name in text.split(",") if name]
+    if len(included) > MAX_FIELDS:
+        raise HTTPException(400, f"at most {MAX_FIELDS} attributes are allowed in includefield")
+    return included
+
+
+def _is_all(request: Request) -> bool:
+    return "all" in _included(request)

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.background import SupervisedThread
-from node.dicom.answers import Answer
+from node.dicom.answers import Found
 from node.dicom.matching import Query
 from node.index.care.copying import require_current
 from node.index.care.salvage import SalvageRepository
@@ -181,7 +181,7 @@ class Index:
 
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Found]:
         """Answer a query beside the writer, a page of rows at a time. See `node.index.search.finder.Finder.find`."""
         self.ahead.require_caught_up()
         return self._finder.find(query, maximum, stop)

@@ -21,7 +21,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.dicom.answers import Answer
+from node.dicom.answers import Found
 from node.dicom.matching import Query
 from node.index.engine.about import about, applied
 from node.index.engine.about_keys import RETENTION, SCRUB, STORE, STORE_CHECKSUMS, STORE_SPOOLED, Applied
@@ -141,7 +141,7 @@ class ReadIndex:
         """What retention has seen, and what it waits for."""
         return retention_state(about(self._connection, RETENTION))
 
-    def find(self, query: Query) -> Iterator[Answer]:
+    def find(self, query: Query) -> Iterator[Found]:
         """Answer a query. See `node.index.search.finder.find`."""
         return finder.find(self._connection, query)
 

@@ -219,7 +219,7 @@ class JsonEntry(Word[str]):
     in_postgresql = "CAST(CAST({0} AS JSON) -> CAST({1} AS TEXT) AS TEXT)"
 
     def __init__(self, item: Any, name: str) -> None:
-        assert '"' not in name and "\\" not in name, "a path of SQLite has no escapes"
+        assert not {'"', "\\"}.intersection(name), "a path of SQLite has no escapes"
         super().__init__(item, bindparam(None, name, type_=_JsonName))
 
 

@@ -50,7 +50,7 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Oth
         return
     ids = dict(_FIND_IDS.execute(connection, {"uids": list(known)}))
     found = _bases(connection, {series for series, _ in known.values()})
-    for uid, (series, others) in known.items():
+    for series, others in known.values():
         if series not in found:
             found |= _new_base(connection, series, others, ids.values())
     rows = []

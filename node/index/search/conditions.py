@@ -48,6 +48,11 @@ def restrictions(query: Query) -> list[ColumnElement[bool]]:
     return conditions
 
 
+def own_conditions(query: Query, level: Level) -> list[ColumnElement[bool]]:
+    """Return the conditions on the rows of one level."""
+    return _own(query.conditions, level)
+
+
 def _own(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
     own = [condition for condition in conditions if condition.key.level == level]
     if level == Level.PATIENT:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Select, String, bindparam, cast, func, literal, select, text
 from sqlalchemy.exc import OperationalError
 
-from node.dicom.answers import Answer, Item
+from node.dicom.answers import Answer, Found, Item
 from node.dicom.keys import Key, Level, key_of
 from node.dicom.matching import Query
 from node.errors import VoxelnodeError
@@ -28,6 +28,7 @@ from node.index.engine.hot_statements import PreparedRows, read_ids
 from node.index.engine.sql import Unindexed, looked_up_in
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.search.conditions import PARENT, TABLES, restrictions
+from node.index.search.documents import matched, models, restriction
 
 MAX_ROWS = (1 << 63) - 1
 """No limit: SQLite and PostgreSQL have no other number for it in common."""
@@ -54,31 +55,45 @@ _WANTED = bindparam("ids", type_=String)
 """Row ids, as JSON."""
 
 
-def find(connection: Connection, query: Query) -> Iterator[Answer]:
+def find(connection: Connection, query: Query) -> Iterator[Found]:
     """Yield the answers to a query, in an order that is stable while nothing is stored or deleted.
 
     Each answer has the requested attributes, as stored even if they violate their value representation.
     """
-    ids = matching_ids(connection, query)
-    for at in range(0, len(ids), PAGE):
-        yield from answers(connection, query, ids[at : at + PAGE])
+    matches = matching_ids(connection, query)
+    for at in range(0, len(matches.ids), PAGE):
+        yield from answers(connection, query, matches.ids[at : at + PAGE], is_certain=matches.is_certain)
 
 
-def matching_ids(connection: Connection, query: Query) -> array[int]:
-    """Return the row ids of the matches at the query's level, in the order of the answers: eight bytes each."""
+class Matches(NamedTuple):
+    """The row ids of the matches at the query's level, in the order of the answers: eight bytes each.
+
+    `is_certain`: whether it is known of all of them that they match.
+    """
+
+    ids: array[int]
+    is_certain: bool = True
+
+
+def matching_ids(connection: Connection, query: Query) -> Matches:
+    """Return the matches of a query."""
     table: Any = TABLES[query.level]
     order = _ORDER[query.level]
     if query.level == Level.STUDY and any(condition.key.level == Level.PATIENT for condition in query.conditions):
         # By no index, SQLite sorts the few studies of these patients; else it would scan all studies by date.
         order = (Unindexed(StudyRow.study_date).desc().nulls_last(), StudyRow.id.desc())
-    matching = select(table.id).where(*restrictions(query)).order_by(*order)
+    found = matched(connection, query)
+    conditions = restrictions(query) if found is None else [*restrictions(query), restriction(query, found)]
+    matching = select(table.id).where(*conditions).order_by(*order)
     limited = matching.limit(MAX_ROWS if query.limit is None else query.limit).offset(query.offset)
-    return array("q", read_ids(connection, limited))
+    return Matches(array("q", read_ids(connection, limited)), found is None or found.is_certain)
 
 
-def answers(connection: Connection, query: Query, ids: Sequence[int]) -> list[Answer]:
+def answers(connection: Connection, query: Query, ids: Sequence[int], *, is_certain: bool = True) -> list[Found]:
     """Return the answers for the rows `ids` of the query's level; rows deleted meanwhile are omitted."""
-    return _attributes(query.level, query.returned).read(connection, query, ids)
+    found = _attributes(query.level, query.returned).read(connection, query, ids)
+    others = models(connection, query, ids) if query.reads_documents else {}
+    return [Found(answer, others.get(id, {}), is_certain) for id, answer in found]
 
 
 class _Attributes:
@@ -97,22 +112,22 @@ class _Attributes:
             statement = statement.join(TABLES[Level(below - 1)], _id(Level(below - 1)) == PARENT[below])
         self._rows = PreparedRows(statement.where(looked_up_in(table.id, _WANTED)))
 
-    def read(self, connection: Connection, query: Query, ids: Sequence[int]) -> list[Answer]:
-        """Return the answers for rows of the level."""
+    def read(self, connection: Connection, query: Query, ids: Sequence[int]) -> list[tuple[int, Answer]]:
+        """Return the ids and the answers for rows of the level."""
         levels, stored = len(self._levels), [key.keyword for key in self._stored]
         by_id = {row[levels - 1]: row for row in self._rows.read(connection, ids=_listed(ids))}
         computed = [
             (keyword, owner, _computed(connection, keyword, owner, {row[owner] for row in by_id.values()}))
             for keyword, owner in self._computed
         ]
-        found: list[Answer] = []
-        for row in (by_id[id] for id in ids if id in by_id):
+        found: list[tuple[int, Answer]] = []
+        for id, row in ((id, by_id[id]) for id in ids if id in by_id):
             answer: dict[str, str | list[Item]] = dict(zip(stored, row[levels:], strict=True))
             for keyword, owner, values in computed:
                 answer[keyword] = values[row[owner]]
             for keyword in self._sequences:
                 answer[keyword] = _items(row[levels + stored.index(keyword)], query.items[keyword])
-            found.append(answer)
+            found.append((id, answer))
         return found
 
 
@@ -269,7 +284,7 @@ class Finder:
 
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Found]:
         """Answer a query as `node.index.search.finder.find` does, reading one page of rows at a time.
 
         Instances stored or deleted during the query may or may not be in the answers.
@@ -290,15 +305,16 @@ class Finder:
         """
         if maximum is not None and (query.limit is None or query.limit > maximum):
             query = replace(query, limit=maximum + 1)
-        ids: array[int] | None = None
+        matches: Matches | None = None
         read = 0
-        while ids is None or read < len(ids):
+        while matches is None or read < len(matches.ids):
             with self.turn(stop) as connection:
-                if ids is None:
-                    ids = matching_ids(connection, query)
-                    if maximum is not None and len(ids) > maximum:
+                if matches is None:
+                    matches = matching_ids(connection, query)
+                    if maximum is not None and len(matches.ids) > maximum:
                         raise QueryRefused(f"more than {maximum} answers: narrow the query")
-                page = answers(connection, query, ids[read : read + PAGE])
+                ids = matches.ids[read : read + PAGE]
+                page = answers(connection, query, ids, is_certain=matches.is_certain)
             read += PAGE
             began_at = time.thread_time()
             yield from page

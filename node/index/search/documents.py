@@ -1,0 +1,207 @@
+"""Attributes that have no column: which instances match keys for them, and what answers have of them.
+
+`node.dicom.documents` defines documents and matches them. SQL reads only the values that a query names. A series whose
+instances all have the same values is decided by its own document; the instances of the others are read one by one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, literal, or_, select
+
+from node.dicom.documents import OTHERS, Document, effective, holds, selected, whole_model
+from node.dicom.json_model import Json
+from node.dicom.keys import Level
+from node.dicom.matching import Query
+from node.index.engine.sql import JsonEntry, listed_in
+from node.index.models import ImageDocumentRow, ImageRow, PatientRow, SeriesDocumentRow, SeriesRow, StudyRow
+from node.index.search.conditions import own_conditions, restrictions
+
+CHUNK = 500
+"""Series whose instances are read at a time."""
+
+
+@dataclass(slots=True)
+class Matched:
+    """What matches the keys of a query that have no column.
+
+    `series`: all instances of these; `images`: further instances, by the id of their series. `is_certain`: whether all
+    values were known; instances for which they are not known are among them.
+    """
+
+    series: list[int] = field(default_factory=list)
+    images: dict[int, list[int]] = field(default_factory=dict)
+    is_certain: bool = True
+
+    def add(self, known: bool | None, series: int, image: int | None = None) -> None:
+        """Take a series, or an instance, unless it is known that it does not match."""
+        if known is False:
+            return
+        self.is_certain &= known is True
+        if image is None:
+            self.series.append(series)
+        else:
+            self.images.setdefault(series, []).append(image)
+
+
+def matched(connection: Connection, query: Query) -> Matched | None:
+    """Return what matches the keys of a query that have no column; None if no such key restricts it."""
+    keys = [key for key in query.documents if key.restricts]
+    if not keys:
+        return None
+    names = list(dict.fromkeys([*(key.name for key in keys), OTHERS]))
+    found, various = Matched(), {}
+    for series, document, is_same in _series_documents(connection, query, names):
+        if is_same or document is None:
+            found.add(None if document is None else holds(keys, document), series)
+        else:
+            various[series] = document
+    for series, image, own in _image_documents(connection, various, names):
+        found.add(None if own is None else holds(keys, effective(various[series], own)), series, image)
+    return found
+
+
+def restriction(query: Query, found: Matched) -> ColumnElement[bool]:
+    """Return the condition that rows of the query's level have something below that matches."""
+    ids = [image for images in found.images.values() for image in images]
+    images = or_(listed_in(ImageRow.series_id, found.series), listed_in(ImageRow.id, ids))
+    if query.level == Level.IMAGE:
+        return images
+    of_images = own_conditions(query, Level.IMAGE)
+    series: ColumnElement[bool]
+    if of_images:
+        series = SeriesRow.id.in_(select(ImageRow.series_id).where(images, *of_images))
+    else:
+        series = listed_in(SeriesRow.id, [*found.series, *found.images])
+    if query.level == Level.SERIES:
+        return series
+    studies = StudyRow.id.in_(select(SeriesRow.study_id).where(series))
+    if query.level == Level.STUDY:
+        return studies
+    return PatientRow.id.in_(select(StudyRow.patient_id).where(studies))
+
+
+def models(connection: Connection, query: Query, ids: Sequence[int]) -> dict[int, Json]:
+    """Return the attributes without a column that answers have, by the row id of the query's level.
+
+    An attribute that is not the same in all instances of an entity is no attribute of the entity: it is empty.
+    """
+    names = None if query.with_all else [key.name for key in query.documents]
+    documents = (
+        _of_images(connection, ids, names)
+        if query.level == Level.IMAGE
+        else _of_entities(connection, query.level, ids, names)
+    )
+    return {
+        id: (whole_model(documents.get(id, {})) if query.with_all else {})
+        | selected(documents.get(id, {}), query.documents)
+        for id in ids
+    }
+
+
+def _of_images(connection: Connection, ids: Sequence[int], names: Sequence[str] | None) -> dict[int, Document]:
+    columns = _columns(ImageDocumentRow.document, names)
+    rows = connection.execute(
+        select(ImageRow.id, ImageRow.series_id, *columns)
+        .join(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
+        .where(listed_in(ImageRow.id, ids))
+    ).all()
+    of_series = select(SeriesDocumentRow.series_id, *_columns(SeriesDocumentRow.document, names))
+    series = {row[1] for row in rows}
+    found = connection.execute(of_series.where(listed_in(SeriesDocumentRow.series_id, series)))
+    bases = {id: _document(names, texts) for id, *texts in found}
+    return {id: effective(bases.get(of, {}), _document(names, texts)) for id, of, *texts in rows}
+
+
+def _of_entities(
+    connection: Connection, level: Level, ids: Sequence[int], names: Sequence[str] | None
+) -> dict[int, Document]:
+    owner: Any = {Level.PATIENT: StudyRow.patient_id, Level.STUDY: SeriesRow.study_id, Level.SERIES: SeriesRow.id}[
+        level
+    ]
+    statement = (
+        select(
+            owner, SeriesDocumentRow.varying, SeriesDocumentRow.is_partial, *_columns(SeriesDocumentRow.document, names)
+        )
+        .select_from(SeriesRow)
+        .join(StudyRow)
+    )
+    rows = connection.execute(
+        statement.outerjoin(SeriesDocumentRow, SeriesDocumentRow.series_id == SeriesRow.id).where(listed_in(owner, ids))
+    )
+    documents: dict[int, Document] = {}
+    for id, varying, is_partial, *texts in rows:
+        same: Document = {}
+        if varying is not None and not is_partial:
+            different = _names(varying)
+            same = {name: value for name, value in _document(names, texts).items() if name not in different}
+        before = documents.setdefault(id, same)
+        documents[id] = {name: value for name, value in before.items() if name in same and same[name] == value}
+    return documents
+
+
+def _series_documents(
+    connection: Connection, query: Query, names: Sequence[str]
+) -> Iterator[tuple[int, Document | None, bool]]:
+    """Yield the series that may have matches, what their documents have, and whether all of their instances have it."""
+    conditions = restrictions(replace(query, level=Level.SERIES))
+    statement = select(
+        SeriesRow.id,
+        SeriesDocumentRow.varying,
+        SeriesDocumentRow.is_partial,
+        *_columns(SeriesDocumentRow.document, names),
+    ).outerjoin(SeriesDocumentRow, SeriesDocumentRow.series_id == SeriesRow.id)
+    for id, varying, is_partial, *texts in connection.execute(statement.where(*conditions)):
+        if varying is None:
+            yield id, None, True
+        else:
+            yield id, _document(names, texts), not is_partial and _names(varying).isdisjoint(names)
+
+
+def _image_documents(
+    connection: Connection, series: Collection[int], names: Sequence[str]
+) -> Iterator[tuple[int, int, Document | None]]:
+    """Yield the instances of some series, and what their own documents have; None if they have no document."""
+    ids = sorted(series)
+    columns = _columns(ImageDocumentRow.document, names)
+    for at in range(0, len(ids), CHUNK):
+        rows = connection.execute(
+            select(ImageRow.series_id, ImageRow.id, ImageDocumentRow.image_id, *columns)
+            .outerjoin(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
+            .where(listed_in(ImageRow.series_id, ids[at : at + CHUNK]))
+        )
+        for of, id, has_document, *texts in rows:
+            yield of, id, None if has_document is None else _document(names, texts)
+
+
+def _columns(document: Any, names: Sequence[str] | None) -> list[Any]:
+    """Return the JSON texts of some names of a document, or of all of it."""
+    return [document] if names is None else [JsonEntry(document, name) for name in names] or [literal("")]
+
+
+def _document(names: Sequence[str] | None, texts: Iterable[str | None]) -> Document:
+    if names is None:
+        return dict(_object(next(iter(texts)) or "{}"))
+    return {name: _value(text) for name, text in zip(names, texts, strict=False) if text is not None}
+
+
+@lru_cache(maxsize=64)
+def _object(text: str) -> Document:
+    found: Document = json.loads(text)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _value(text: str) -> Any:
+    """Return the value of a JSON text; it is shared and must not be changed."""
+    return json.loads(text)
+
+
+@lru_cache(maxsize=256)
+def _names(text: str) -> frozenset[str]:
+    return frozenset(json.loads(text))

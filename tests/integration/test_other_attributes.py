@@ -1,0 +1,269 @@
+"""Attributes without a column: what queries match and return, compared with pydicom's reading of the same data sets."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom import DataElement, Dataset, FileDataset
+from pydicom.config import IGNORE
+from pydicom.datadict import dictionary_VR
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from node.audit.audit_log import Audit
+from node.dicom.answers import Found
+from node.dicom.keys import Level, QueryModel
+from node.dicom.matching import Options, read_query
+from node.index.nouns.records import Received
+from node.lifecycle.deletion import Order, delete
+from tests import make
+from tests.integration.conftest import Root
+from tests.integration.test_lifecycle import arrived_at
+from tests.rows import view_rows
+
+OPTIONS = Options(relational=True, combined_datetime=True)
+CREATOR = "EXAMPLE 1.0"
+TEXTS = {
+    "InstitutionName": ("General", "West\\wing", "Klinik Süd", None),
+    "ImageType": (["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "SECONDARY"]),
+    "KVP": ("120", "120.0", "80", None),
+    "EchoNumbers": ("1", "2"),
+    "OperatorsName": ("Roe^Ann", "Doe^Jim", None),
+    "AcquisitionDateTime": ("20240102101500", "20240103", None),
+    "BitsAllocated": (8, 16),
+    "FlipAngle": ("9.5", "90"),
+    "AcquisitionDate": ("20240102", "20240104"),
+}  # fmt: skip
+
+
+def with_private(ds: Dataset, value: str, block: int, creator: str = CREATOR) -> None:
+    ds.add_new((0x0029, block), "LO", creator)
+    ds.add_new(Tag(0x0029, block << 8 | 0x10), "LO", value)
+
+
+def coded(ds: Dataset, value: str) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "99X", f"about {value}"
+    ds.ProcedureCodeSequence = [code]
+
+
+def population(seed: int = 3, count: int = 60) -> list[FileDataset]:
+    chance, made = random.Random(seed), []
+    for number in range(count):
+        study, series = number % 4, number % 12
+        ds = make.instance(
+            study_uid=f"1.2.{study}", series_uid=f"1.2.{study}.{series}", SpecificCharacterSet="ISO_IR 100"
+        )
+        ds.InstanceNumber = number
+        steady = random.Random(series)
+        for keyword, values in TEXTS.items():
+            value = (steady if series < 8 else chance).choice(values)
+            if value is not None:
+                setattr(ds, keyword, value)
+        coded(ds, chance.choice(("P1", "P2")) if series % 2 else "P3")
+        with_private(ds, chance.choice("ab"), 0x10 + number % 3)
+        if number % 3:
+            with_private(ds, "z", 0x20, "OTHER")
+        made.append(ds)
+    return made
+
+
+def store(root: Root, instances: Sequence[FileDataset]) -> None:
+    now = dt.datetime(2024, 1, 2, tzinfo=dt.UTC)
+    root.index.instances.add([arrived_at(ds, now) for ds in instances])
+
+
+def identifier(level: Level = Level.IMAGE, **keys: Any) -> Dataset:
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level.name
+    for keyword, value in keys.items():
+        ds.add(DataElement(keyword, dictionary_VR(keyword), value, validation_mode=IGNORE))
+    return ds
+
+
+def answers(root: Root, keys: Dataset) -> list[Found]:
+    return list(root.index.find(read_query(keys, QueryModel.PATIENT_ROOT, OPTIONS)))
+
+
+def found(root: Root, keys: Dataset) -> set[str]:
+    return {str(answer["SOPInstanceUID"]) for answer in answers(root, keys)}
+
+
+def values_of(ds: Dataset, keyword: str) -> list[str]:
+    value = ds.get(keyword)
+    parts = value if isinstance(value, list) or hasattr(value, "append") else [value]
+    return [str(part) for part in parts if part not in (None, "")]
+
+
+def is_match(keyword: str, key: str, value: str) -> bool:
+    """A plain reading of PS3.4 C.2.2.2 for the keys below."""
+    if keyword in ("KVP", "FlipAngle", "EchoNumbers", "BitsAllocated"):
+        return float(value) == float(key)
+    if keyword in ("AcquisitionDateTime", "AcquisitionDate"):
+        return value.startswith(key) or key.startswith(value)
+    if key.endswith("*"):
+        return value.lower().startswith(key[:-1].lower()) if keyword == "OperatorsName" else value.startswith(key[:-1])
+    return value == key
+
+
+@dataclass(repr=False)
+class World:
+    root: Root
+    instances: list[FileDataset]
+
+
+@pytest.fixture
+def filled(root: Root) -> World:
+    instances = population()
+    for at in range(0, len(instances), 7):
+        store(root, instances[at : at + 7])
+    return World(root, instances)
+
+
+KEYS = {
+    "InstitutionName": ("General", "West*", "Klinik S*", "nothing"),
+    "ImageType": ("AXIAL", "DERIVED", "PRIM*"),
+    "KVP": ("120", "80.0", "7"),
+    "EchoNumbers": ("1", "2"),
+    "OperatorsName": ("ROE*", "Doe^Jim"),
+    "AcquisitionDateTime": ("20240102", "20240103"),
+    "BitsAllocated": ("8", "16"),
+    "FlipAngle": ("9.50", "90"),
+    "AcquisitionDate": ("20240102", "20240104"),
+}  # fmt: skip
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(KEYS)), st.integers(0, 3), min_size=1, max_size=3), st.booleans())
+def test_random_keys_find_what_pydicom_reads(filled: World, chosen: dict[str, int], with_code: bool) -> None:
+    keys = {keyword: KEYS[keyword][number % len(KEYS[keyword])] for keyword, number in chosen.items()}
+    asked = identifier(**{k: int(v) if k == "BitsAllocated" else v for k, v in keys.items()})
+    if with_code:
+        asked.ProcedureCodeSequence = [identifier_item(CodeValue="P1", CodingSchemeDesignator="99X")]
+    wanted = {
+        str(ds.SOPInstanceUID)
+        for ds in filled.instances
+        if all(any(is_match(k, key, value) for value in values_of(ds, k)) for k, key in keys.items())
+        and (not with_code or ds.ProcedureCodeSequence[0].CodeValue == "P1")
+    }
+    assert found(filled.root, asked) == wanted
+
+
+def identifier_item(**keys: Any) -> Dataset:
+    item = Dataset()
+    for keyword, value in keys.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def test_private_elements_are_matched_by_creator_and_element_whatever_their_block(
+    filled: World,
+) -> None:
+    asked = identifier()
+    with_private(asked, "a", 0x77)
+    wanted = {str(ds.SOPInstanceUID) for ds in filled.instances if ds.private_block(0x0029, CREATOR)[0x10].value == "a"}
+    assert found(filled.root, asked) == wanted
+    model = answers(filled.root, asked)[0].others
+    assert model["00297710"] == {"vr": "LO", "Value": ["a"]}
+    assert model["00290077"] == {"vr": "LO", "Value": [CREATOR]}
+
+
+def test_twenty_private_keys_of_a_creator_are_known(root: Root) -> None:
+    """Also of implicit encoding, if pydicom knows the creator; else their VR is lost, and they are not known."""
+    ds = make.instance(transfer_syntax_uid=ExplicitVRLittleEndian)
+    block = ds.private_block(0x0021, "TWENTY", create=True)
+    for element in range(20):
+        block.add_new(
+            element, ("DS", "IS", "FD", "SH", "US")[element % 5], (f"{element}.5", element, 0.25, "x", 7)[element % 5]
+        )
+    store(root, [ds])
+    for element in range(20):
+        for key, is_there in ((str((f"{element}.5", element, 0.25, "x", 7)[element % 5]), True), ("99", False)):
+            asked = identifier()
+            asked.add_new(Tag(0x0021, 0x0044), "LO", "TWENTY")
+            asked.add_new(Tag(0x0021, 0x4400 | element), "LO", key)
+            assert bool(found(root, asked)) is is_there, (element, key)
+
+
+def test_what_is_left_out_is_not_known_and_never_a_false_no(root: Root) -> None:
+    ds, short = make.instance(ImageComments="x" * 5000), make.instance(ImageComments="short")
+    store(root, [ds, short])
+    [answer] = answers(root, identifier(ImageComments="other"))
+    assert answer["SOPInstanceUID"] == ds.SOPInstanceUID
+    assert not answer.is_certain
+    assert found(root, identifier(ImageComments="short")) == {str(ds.SOPInstanceUID), str(short.SOPInstanceUID)}
+
+
+def test_an_instance_without_a_document_is_not_known(root: Root) -> None:
+    old, new = make.instance(KVP="80"), make.instance(KVP="80")
+    received = arrived_at(old, dt.datetime(2024, 1, 2, tzinfo=dt.UTC))
+    bare = Received(replace(received.attributes, others=None), received.file, 60.0)
+    root.index.instances.add([bare])
+    store(root, [new])
+    assert found(root, identifier(KVP="80")) == {str(old.SOPInstanceUID), str(new.SOPInstanceUID)}
+    assert found(root, identifier(KVP="81")) == {str(old.SOPInstanceUID)}
+    later = make.instance(KVP="81", study_uid=old.StudyInstanceUID, series_uid=old.SeriesInstanceUID)
+    store(root, [later])  # the series has a document now, its first instance still has none
+    assert found(root, identifier(KVP="81")) == {str(old.SOPInstanceUID), str(later.SOPInstanceUID)}
+
+
+def test_higher_levels_have_what_all_of_their_instances_have(root: Root) -> None:
+    same = {"study_uid": "1.2.3", "InstitutionName": "General"}
+    store(root, [make.instance(series_uid="1.2.3.1", KVP=kvp, **same) for kvp in ("80", "120")])
+    store(root, [make.instance(series_uid="1.2.3.2", KVP="80", **same)])
+    [study] = answers(root, identifier(Level.STUDY, InstitutionName="Gen*", KVP=None))
+    assert study.others["00080080"]["Value"] == ["General"]
+    assert study.others["00180060"] == {"vr": "DS"}
+    series = answers(root, identifier(Level.SERIES, KVP="120"))
+    assert [one["SeriesInstanceUID"] for one in series] == ["1.2.3.1"]
+    assert answers(root, identifier(Level.PATIENT, KVP="120")) != []
+    assert answers(root, identifier(Level.STUDY, KVP="120", InstitutionName="West")) == []
+
+
+def test_a_second_version_takes_the_document_of_the_first(root: Root) -> None:
+    first = make.instance(KVP="80")
+    second = make.instance(
+        KVP="120", study_uid=first.StudyInstanceUID, series_uid=first.SeriesInstanceUID,
+        sop_instance_uid=first.SOPInstanceUID,
+    )  # fmt: skip
+    store(root, [first])
+    received = arrived_at(second, dt.datetime(2024, 1, 3, tzinfo=dt.UTC))
+    file = replace(received.file, sha256="1" * 64, key=received.file.key + "2", quarantine_key="quarantine/2")
+    root.index.instances.add([Received(received.attributes, file, 60.0, "replace")])
+    assert found(root, identifier(KVP="120")) == {str(first.SOPInstanceUID)}
+    assert found(root, identifier(KVP="80")) == set()
+
+
+def test_what_is_deleted_leaves_no_document(root: Root) -> None:
+    kept = make.instance(KVP="80", InstitutionName="General")
+    gone = make.instance(KVP="81", study_uid=kept.StudyInstanceUID, series_uid=kept.SeriesInstanceUID)
+    gone.ImageComments = "only here"
+    store(root, [gone, kept])
+    plan = root.index.deletions.plan("instance", str(gone.SOPInstanceUID))
+    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
+    delete(root.archive, root.index, audit, plan, Order("x", "test"), root.clock())
+    audit.close()
+    [base] = view_rows(root.folder, "SELECT document FROM series_documents")
+    assert json.loads(base["document"])["KVP"] == "80"
+    assert "only here" not in base["document"]
+    [count] = view_rows(root.folder, "SELECT count(*) AS of_images FROM image_documents")
+    assert count["of_images"] == 1
+    assert found(root, identifier(KVP="80")) == {str(kept.SOPInstanceUID)}
+
+
+def test_text_is_decoded_in_implicit_encoding_and_code_extensions(root: Root) -> None:
+    ds = make.instance(transfer_syntax_uid=ImplicitVRLittleEndian, SpecificCharacterSet=["", "ISO 2022 IR 87"])
+    ds.InstitutionName = "病院"
+    store(root, [ds])
+    asked = identifier(InstitutionName="病*")
+    asked.SpecificCharacterSet = "ISO_IR 192"
+    [answer] = answers(root, asked)
+    assert answer.others["00080080"]["Value"] == ["病院"]
