@@ -323,16 +323,32 @@ def _element(vr: str, content: Any) -> Json:
         return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
     if vr in _SINGLE:
         return {"vr": vr, "Value": [content]} if content else {"vr": vr}
-    if vr in _NUMBERS or vr in ("DS", "IS"):
+    if vr in _NUMBERS:
         numbers = [_number(vr, part) for part in content.split("\\")] if content else []
         return {"vr": vr, "Value": numbers} if numbers and None not in numbers else {"vr": vr}
+    if vr in ("DS", "IS"):
+        return {"vr": vr, "Value": [part or None for part in content.split("\\")]} if content else {"vr": vr}
     return text_element(vr, content)
+
+
+def with_numbers(model: Json) -> Json:
+    """Return a model of documents, in which DS and IS are text as it was sent, with numbers in their place."""
+    return {tag: _with_numbers(element) for tag, element in model.items()}
+
+
+def _with_numbers(element: Json) -> Json:
+    vr, values = element["vr"], element.get("Value")
+    if not values or vr not in ("DS", "IS", "SQ"):
+        return element
+    if vr == "SQ":
+        return {"vr": vr, "Value": [with_numbers(item) for item in values]}
+    return text_element(vr, "\\".join(part or "" for part in values))
 
 
 def _number(vr: str, text: str) -> Any:
     try:
         number = float(text)
-        return finite(number) if vr in ("DS", "FL", "FD") else int(text) if "." not in text else int(number)
+        return finite(number) if vr in ("FL", "FD") else int(text)
     except (ValueError, OverflowError):
         return None
 

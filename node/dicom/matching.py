@@ -37,7 +37,17 @@ from node.dicom.key_values import (
     matches_of,
     require_order,
 )
-from node.dicom.keys import TIMEZONE, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Key, Level, QueryModel, key_of
+from node.dicom.keys import (
+    KEYS_OF_ANSWERS,
+    TIMEZONE,
+    UNIQUE_KEYS,
+    IdentifierMismatch,
+    InvalidQuery,
+    Key,
+    Level,
+    QueryModel,
+    key_of,
+)
 from node.dicom.values import CONVERSION_ERRORS, held, held_elements, standard_tag
 
 MAX_KEY_LENGTH = 1024
@@ -64,6 +74,9 @@ _NO_KEYS = frozenset(
         "RetrieveAETitle",  # added by the responder
     }
 )
+
+_OF_THE_NODE = frozenset({"RetrieveURL", "RetrieveURI", *KEYS_OF_ANSWERS})
+"""What instances have of these attributes is not meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +186,8 @@ def read_query(
             continue
         key = _key(keyword, level, options)
         if key is None or not _has_columns(key, identifier, tag):
-            has_column = key is None and key_of(keyword, level) is not None  # of a level below
-            of_document = None if has_column else _of_document(identifier, tag, options)
+            is_other = key is not None or (keyword not in _OF_THE_NODE and key_of(keyword, level) is None)
+            of_document = _of_document(identifier, tag, options) if is_other else None
             documents += [] if of_document is None else [of_document]
             unsupported += [keyword or str(tag)] if of_document is None and not _is_creator(tag) else []
             continue

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +26,7 @@ from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import Options, read_query
 from node.index.nouns.records import Received
 from node.lifecycle.deletion import Order, delete
+from node.lifecycle.documents import Documents
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_lifecycle import arrived_at
@@ -141,7 +144,7 @@ KEYS = {
 }  # fmt: skip
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(KEYS)), st.integers(0, 3), min_size=1, max_size=3), st.booleans())
 def test_random_keys_find_what_pydicom_reads(filled: World, chosen: dict[str, int], with_code: bool) -> None:
     keys = {keyword: KEYS[keyword][number % len(KEYS[keyword])] for keyword, number in chosen.items()}
@@ -213,6 +216,24 @@ def test_an_instance_without_a_document_is_not_known(root: Root) -> None:
     later = make.instance(KVP="81", study_uid=old.StudyInstanceUID, series_uid=old.SeriesInstanceUID)
     store(root, [later])  # the series has a document now, its first instance still has none
     assert found(root, identifier(KVP="81")) == {str(old.SOPInstanceUID), str(later.SOPInstanceUID)}
+
+
+def test_instances_of_an_old_index_get_their_documents_whatever_stops_it(root: Root, monkeypatch: Any) -> None:
+    monkeypatch.setattr("node.lifecycle.documents.BATCH", 2)
+    made = make.ct_series(5)
+    for number, ds in enumerate(made):
+        ds.KVP = str(80 + number)
+        root.take(ds)
+    with closing(sqlite3.connect(root.folder / "index.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM image_documents")
+        connection.execute("DELETE FROM series_documents")
+    assert len(found(root, identifier(KVP="80"))) == 5
+    Documents(root.archive, root.index).step()  # and the process ends
+    documents = Documents(root.archive, root.index)
+    while documents.step() is not None:
+        pass
+    assert found(root, identifier(KVP="80")) == {str(made[0].SOPInstanceUID)}
+    assert all(answer.is_certain for answer in answers(root, identifier(KVP="84")))
 
 
 def test_higher_levels_have_what_all_of_their_instances_have(root: Root) -> None:

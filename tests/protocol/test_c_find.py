@@ -194,11 +194,36 @@ def test_a_query_that_breaks_the_rules_is_refused_with_the_offending_element(
 
 def test_keys_that_are_not_supported_are_told_by_the_status(archive: tuple[Running, dict[str, str]]) -> None:
     node, _ = archive
-    ds = identifier("STUDY", PatientID="A1", RequestAttributesSequence=[Dataset()], InstitutionName="NOWHERE")
+    ds = identifier("STUDY", PatientID="A1", RequestAttributesSequence=[Dataset()], EncapsulatedDocument=b"NO")
     answers, final = ask(node, ds)
     assert final.Status == 0
     assert [status for status, _ in answers] == [PENDING_WITHOUT_KEYS] * 2
-    assert all("InstitutionName" not in answer and "RequestAttributesSequence" not in answer for _, answer in answers)
+    assert found(node, identifier("STUDY", PatientID="A1", InstitutionName="NOWHERE")) == []
+    assert all(
+        "EncapsulatedDocument" not in answer and "RequestAttributesSequence" not in answer for _, answer in answers
+    )
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_any_attribute_is_matched_and_answered(start_node: Callable[..., Running], syntax: str) -> None:
+    node = start_node()
+    ds = make.instance(study_uid="1.2.3", InstitutionName="Klinik Süd", KVP="120.0", BitsAllocated=16)
+    ds.SpecificCharacterSet = "ISO_IR 100"
+    ds.ProcedureCodeSequence = [make.dataset(CodeValue="P1", CodeMeaning="Head")]
+    ds.private_block(0x0029, "EXAMPLE", create=True).add_new(0x10, "SH", "private")
+    assoc = associate(node, build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian))
+    assert assoc.send_c_store(ds).Status == 0
+    assoc.release()
+    query = identifier("STUDY", KVP="120", BitsAllocated=None, ProcedureCodeSequence=[make.dataset(CodeValue="P*")])
+    query.SpecificCharacterSet, query.InstitutionName = "ISO_IR 192", "Klinik Sü*"
+    query.private_block(0x0029, "EXAMPLE", create=True).add_new(0x20, "SH", "")
+    query.private_block(0x0029, "EXAMPLE").add_new(0x10, "SH", "private")
+    [answer] = found(node, query, transfer_syntax=syntax)
+    assert (answer.InstitutionName, str(answer.KVP), answer.BitsAllocated) == ("Klinik Süd", "120.0", 16)
+    assert [item.CodeValue for item in answer.ProcedureCodeSequence] == ["P1"]
+    assert answer.private_block(0x0029, "EXAMPLE")[0x10].value in ("private", b"private ")
+    query.ProcedureCodeSequence[0].CodeValue = "Q*"
+    assert found(node, query, transfer_syntax=syntax) == []
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])

@@ -185,9 +185,9 @@ def test_a_field_that_every_answer_has_is_no_cause_of_a_warning(client: httpx2.C
 
 
 def test_what_is_not_searched_for_is_told_by_a_warning(client: httpx2.Client) -> None:
-    response = client.get("/dicom-web/studies", params={"RequestAttributesSequence.CodeValue": "7"})
+    response = client.get("/dicom-web/studies", params={"EncapsulatedDocument": "7", "00291010": "x"})
     assert len(response.json()) == 3
-    assert "neither matched nor returned: RequestAttributesSequence.CodeValue" in response.headers["warning"]
+    assert "neither matched nor returned: (0029,1010), EncapsulatedDocument" in response.headers["warning"]
 
 
 def test_what_is_returned_and_not_matched_is_not_told_to_be_missing(client: httpx2.Client) -> None:
@@ -196,6 +196,29 @@ def test_what_is_returned_and_not_matched_is_not_told_to_be_missing(client: http
     warning = response.headers["warning"]
     assert "returned, but not matched: NumberOfStudyRelatedSeries, RetrieveURL" in warning
     assert "neither" not in warning
+
+
+def test_any_attribute_is_matched_and_answered(tmp_path: Path) -> None:
+    site = open_site(tmp_path / "root")
+    ds = make.ct_series(1)[0]
+    ds.InstitutionName, ds.KVP, ds.OperatorsName = "General", "120.0", "Roe^Ann=山"
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.ProcedureCodeSequence = [make.dataset(CodeValue="P1", CodeMeaning="Head")]
+    ds.private_block(0x0029, "EXAMPLE", create=True).add_new(0x10, "DS", "1.50")
+    site.take(ds)
+    client = site.client()
+    private = {"00290077": "EXAMPLE", "00297710": "1.5"}
+    [one] = search(client, "instances", InstitutionName="Gen*", **{"ProcedureCodeSequence.CodeValue": "P1"}, **private)
+    assert one["00280100"] == {"vr": "US", "Value": [16]}  # Bits Allocated, always
+    assert one["00297710"] == {"vr": "DS", "Value": [1.5]}
+    [study] = search(client, "studies", includefield="all")
+    assert study["00080080"]["Value"] == ["General"]
+    assert study["00180060"]["Value"] == [120.0]
+    assert study["00081070"]["Value"] == [{"Alphabetic": "Roe^Ann", "Ideographic": "山"}]
+    assert study["00081032"]["Value"][0]["00080104"]["Value"] == ["Head"]
+    assert study["00290010"]["Value"] == ["EXAMPLE"]
+    assert study["00291010"]["Value"] == [1.5]
+    assert search(client, "studies", OperatorsName="doe*") == []
 
 
 def test_series_are_found_by_their_requests_and_offsets(tmp_path: Path) -> None:

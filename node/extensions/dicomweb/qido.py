@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from node.dicom.answers import Found, answer_model
+from node.dicom.documents import with_numbers
 from node.dicom.keys import SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
 from node.dicom.metadata import encoded_model
@@ -122,7 +123,7 @@ def _encoded(found: Found, level: Level, base: str, form: DocumentForm) -> bytes
     added = {"RetrieveURL": resource_url(base, *(str(found[keyword]) for keyword in keywords))}
     if syntax := str(found.get("AvailableTransferSyntaxUID", "")):
         added["AvailableTransferSyntaxUID"] = web_transfer_syntax(syntax)
-    model = {**found.others, **answer_model({**found, **added})}
+    model = {**with_numbers(found.others), **answer_model({**found, **added})}
     return encoded_model(model, as_xml=form.media_type == DICOM_XML)
 
 

@@ -10,13 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, Connection, bindparam, select, update
+from sqlalchemy import JSON, Connection, bindparam, func, select, update
 
 from node.dicom.attributes import OtherElements
 from node.dicom.documents import Base, Document, differences, document_of, effective
 from node.index.engine.hot_statements import Prepared
-from node.index.engine.sql import insert, looked_up_in
+from node.index.engine.sql import insert, listed_in, looked_up_in
 from node.index.models import ImageDocumentRow, ImageRow, SeriesDocumentRow
+from node.index.nouns.instance_files import FILES
+from node.index.nouns.records import InstanceFile
 
 _FIND_IDS = Prepared(
     select(ImageRow.sop_instance_uid, ImageRow.id).where(
@@ -65,6 +67,51 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Oth
     _WRITE_OWN.execute_each(connection, rows)
     for series, names in sorted(varying.items()):
         _set_varying(connection, series, names)
+
+
+WINDOW = 20_000
+"""Numbers of instances that are looked through in one step."""
+
+
+def without_document(
+    connection: Connection, after: int, limit: int
+) -> tuple[int | None, list[tuple[int, str, InstanceFile]]]:
+    """See `node.index.nouns.instances.InstanceRepository.without_document`."""
+    rows = connection.execute(
+        FILES.add_columns(ImageRow.id, ImageRow.transfer_syntax_uid)
+        .outerjoin(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
+        .where(ImageDocumentRow.image_id.is_(None), ImageRow.file_missing.is_(False))
+        .where(ImageRow.id > after, ImageRow.id <= after + WINDOW)
+        .order_by(ImageRow.id)
+        .limit(limit)
+    ).all()
+    found = [(id, syntax, InstanceFile(*file)) for *file, id, syntax in rows]
+    if len(found) == limit:
+        return found[-1][0], found
+    following = connection.execute(select(func.min(ImageRow.id)).where(ImageRow.id > after + WINDOW)).scalar()
+    return None if following is None else following - 1, found
+
+
+def fill_documents(connection: Connection, found: Mapping[int, tuple[str, OtherElements]]) -> None:
+    """See `node.index.nouns.instances.InstanceRepository.fill_documents`."""
+    rows = connection.execute(
+        select(ImageRow.id, ImageRow.sop_instance_uid, ImageRow.series_id, ImageRow.key)
+        .outerjoin(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
+        .where(ImageDocumentRow.image_id.is_(None), listed_in(ImageRow.id, list(found)))
+    ).all()
+    same = [row for row in rows if found[row.id][0] == row.key]
+    write_documents(connection, {row.sop_instance_uid: (row.series_id, found[row.id][1]) for row in same})
+    bare = (
+        select(ImageRow.id)
+        .outerjoin(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
+        .where(ImageRow.series_id == SeriesDocumentRow.series_id, ImageDocumentRow.image_id.is_(None))
+    )
+    whole = update(SeriesDocumentRow).where(
+        listed_in(SeriesDocumentRow.series_id, sorted({row.series_id for row in rows})),
+        SeriesDocumentRow.is_partial,
+        ~bare.correlate(SeriesDocumentRow).exists(),
+    )
+    connection.execute(whole.values(is_partial=False))
 
 
 _Bases = dict[int, tuple[Base, set[str]]]

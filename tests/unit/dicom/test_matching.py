@@ -175,8 +175,9 @@ def test_what_is_not_supported_is_reported_and_not_looked_for() -> None:
     ds.add_new(0x00091001, "LO", "private")
     query = read_query(ds)
     assert query.conditions == ()
+    assert [key.name for key in query.documents] == ["InstitutionName"]
     assert set(query.unsupported) == {
-        "InstitutionName", "SeriesDescription", "RequestAttributesSequence", "(0009,1001)",
+        "SeriesDescription", "RequestAttributesSequence", "(0009,1001)",
         "NumberOfStudyRelatedSeries",  # answered, but not looked for
     }  # fmt: skip
     assert query.returned == ("StudyInstanceUID", "NumberOfStudyRelatedSeries")
@@ -203,13 +204,17 @@ def request(**keys: str | None) -> Dataset:
 
 
 def test_the_item_of_a_sequence_has_keys_of_its_own() -> None:
-    query = read_query(request(ScheduledProcedureStepID="S*", RequestedProcedureID=None, CodeValue="X"))
+    query = read_query(request(ScheduledProcedureStepID="S*", RequestedProcedureID=None))
     [condition] = [one for one in query.conditions if one.key.keyword == "RequestAttributesSequence"]
     [in_item] = condition.matches
     assert isinstance(in_item, InItem)
     assert [(key.keyword, matches) for key, matches in in_item.keys] == [("ScheduledProcedureStepID", (Like("S*"),))]
     assert query.items == {"RequestAttributesSequence": ("ScheduledProcedureStepID", "RequestedProcedureID")}
-    assert query.unsupported == ("RequestAttributesSequence.CodeValue",)
+    [other] = read_query(request(ScheduledProcedureStepID="S*", CodeValue="X")).documents  # no column has both
+    assert [(key.name, key.texts) for key in other.items] == [
+        ("CodeValue", ("X",)),
+        ("ScheduledProcedureStepID", ("S*",)),
+    ]
 
 
 def test_an_empty_item_asks_for_all_and_several_are_refused() -> None:

@@ -1,0 +1,56 @@
+"""Give instances a document of their attributes that have none: those of an index from before there were documents.
+
+Which ones these are is in the index itself: whatever ends the process, the next start goes on with the rest. A file
+that cannot be read now is tried again after the next start.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from node.archive.filesystem import Archive
+from node.background import BackgroundService
+from node.dicom.attributes import OtherElements
+from node.dicom.header import HeaderCut
+from node.errors import NotUnderstood
+from node.index.database.index import Index
+from node.index.nouns.records import InstanceFile
+from node.receive.apply import attributes_of
+
+BATCH = 100
+"""Instances of one transaction."""
+
+REST = 4.0
+"""It rests this many times as long as it works."""
+
+TURN = "documents"
+
+
+class Documents(BackgroundService):
+    """Reads the headers of instances without a document, by their numbers, until it has been at the last one."""
+
+    def __init__(self, archive: Archive, index: Index) -> None:
+        super().__init__(TURN)
+        self._archive, self._index, self._after = archive, index, 0
+
+    def step(self) -> float | None:
+        """Fill some; return the seconds until the next ones, or None if none is left."""
+        if not self._index.turn.has(TURN):
+            return 60.0
+        began_at = monotonic()
+        after, files = self._index.instances.without_document(self._after, BATCH)
+        found = {
+            id: (file.key, others) for id, syntax, file in files if (others := self._read(file, syntax)) is not None
+        }
+        if found:
+            self._index.instances.fill_documents(found)
+        if after is None:
+            return None
+        self._after = after
+        return (monotonic() - began_at) * REST
+
+    def _read(self, file: InstanceFile, transfer_syntax_uid: str) -> OtherElements | None:
+        try:
+            return attributes_of(self._archive.local(file), file.data_set_offset, transfer_syntax_uid).others
+        except (OSError, NotUnderstood, HeaderCut):
+            return None
