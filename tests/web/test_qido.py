@@ -187,7 +187,7 @@ def test_a_field_that_every_answer_has_is_no_cause_of_a_warning(client: httpx2.C
 def test_what_is_not_searched_for_is_told_by_a_warning(client: httpx2.Client) -> None:
     response = client.get("/dicom-web/studies", params={"EncapsulatedDocument": "7", "00291010": "x"})
     assert len(response.json()) == 3
-    assert "neither matched nor returned: (0029,1010), EncapsulatedDocument" in response.headers["warning"]
+    assert "neither matched nor returned: EncapsulatedDocument, (0029,1010)" in response.headers["warning"]
 
 
 def test_what_is_returned_and_not_matched_is_not_told_to_be_missing(client: httpx2.Client) -> None:
