@@ -58,6 +58,8 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Oth
     rows = []
     varying: dict[int, set[str]] = {}
     for uid, (series, others) in known.items():
+        if uid not in ids:  # the database has changed a character of it
+            continue
         base, of_series = found[series]
         own = base.own(others)
         rows.append({"image_id": ids[uid], "document": _ENCODE(own)})
