@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +198,14 @@ def minute(moment: str | datetime | None) -> str:
     """Return a time up to the minute, in the zone of this machine."""
     if not moment:
         return ""
-    time = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    time = moment_of(moment) if isinstance(moment, str) else moment
     return f"{time.astimezone():%Y-%m-%d %H:%M %Z}"
+
+
+def moment_of(text: str) -> datetime:
+    """Return the moment that a text of the index says; those of the views have no offset, and are in UTC."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 @contextmanager
