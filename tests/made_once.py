@@ -22,9 +22,10 @@ from typing import Any
 import pytest
 
 from node.index.database import index as database
+from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace
 from node.index.engine.place import FILE_NAME, backup, exists, upgrade
-from node.index.models import REVISION, Base
+from node.index.models import Base
 from tests.postgresql import Server, programs, shared
 
 IN_POSTGRESQL = os.environ.get("TESTS_INDEX") == "postgresql"

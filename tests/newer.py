@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import indent
 
 from node.index.engine import place
-from node.index.models import REVISION
+from node.index.engine.about_keys import REVISION
 
 NEWER = f"{int(REVISION) + 1:04}"
 """Its schema."""

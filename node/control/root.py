@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.durable import locked
 from node.errors import VoxelnodeError
-from node.index.engine.place import IndexUnusable, exists, place_of, require_there
+from node.index.engine.backend import IndexUnusable, place_of
 from node.journal.journal import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
@@ -85,6 +85,8 @@ def require_created(settings: Settings) -> None:
 
     Raises IndexUnusable.
     """
+    from node.index.engine.place import require_there
+
     place = place_of(settings.storage.root.absolute(), settings.index.url)
     require_there(place)
 
@@ -99,6 +101,10 @@ def require_index(root: Path, url: str | None = None) -> None:
     if (root / REBUILDING_FILE).exists():
         raise IndexUnusable(f"the index of {root} is not finished: run `voxelnode db rebuild` again")
     place = place_of(root, url)
+    if isinstance(place, Path) and place.exists():
+        return
+    from node.index.engine.place import exists, require_there  # here, because a look at a root needs no SQLAlchemy
+
     if exists(place):
         return
     journal = inspect(root / JOURNAL_FOLDER)

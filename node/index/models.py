@@ -34,9 +34,6 @@ from sqlalchemy.types import TypeDecorator
 from node.dicom.key_values import folded_groups
 from node.index.engine.sql import NO_ID_TWICE, partial_index
 
-REVISION = "0001"
-"""The last migration, which gives a database the tables below."""
-
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
 """receiving: waits to become quiet; converting: claimed by a worker; converted: has at least one volume;
 refused: has no volume, with a reason for each stack; not-an-image: contains no instance that could be in a volume;

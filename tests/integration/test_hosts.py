@@ -29,10 +29,11 @@ from node.extensions.postgresql.hosts import Forgotten, HostRepository, Member
 from node.extensions.postgresql.membership import LeaseWatch, Membership
 from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.index.database.index import Index
+from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import check, upgrade
 from node.index.engine.turn import TurnLost
-from node.index.models import REVISION, STORE
+from node.index.models import STORE
 from node.index.nouns.events import record_event
 from node.index.nouns.records import ClaimedSeries, Received, StoredFile
 from node.index.nouns.terms import KeyReused, KeyUnderWay

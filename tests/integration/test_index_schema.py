@@ -15,10 +15,11 @@ from sqlalchemy.exc import IntegrityError
 
 from node.index.database.reading import reading
 from node.index.engine import sqlite_file
+from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.index.engine.turn import FOLLOWED
-from node.index.models import REVISION, Base
+from node.index.models import Base
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer
 from tests.postgresql import shared

@@ -39,10 +39,11 @@ from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked, reading
 from node.index.engine import writer
 from node.index.engine.about import set_about
+from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.engine.sql import listed_in
-from node.index.models import REVISION, Base, ImageRow
+from node.index.models import Base, ImageRow
 from node.index.nouns import deletions, patients
 from node.index.nouns import series_claims as series
 from node.index.nouns.instances import NotIndexable

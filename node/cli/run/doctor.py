@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,10 +24,14 @@ from node.archive.root import NETWORK, file_system, lock_problem, make_private, 
 from node.child_process.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
 from node.cli.options import Root
-from node.cli.output import Listing, listing, sized
+from node.cli.output import Listing, listing, moment_of, sized
+from node.dicom.lean_import import absent, load_names
 from node.durable import NO_ROOM
 
 if TYPE_CHECKING:
+    from node.index.database.look import Look
+    from node.index.database.reading import ReadIndex
+    from node.index.engine.backend import Place
     from node.settings.model import Settings
 
 State = Literal["ok", "warning", "broken"]
@@ -63,6 +67,9 @@ def doctor(
     node, port, open files and clock.
     Exit 1 if a check fails.
     """
+    load_names()
+    with absent("rich"):  # with which structlog would colour tracebacks
+        import structlog  # noqa: F401
     if mend and root.folder.is_dir():
         make_private(root.folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
@@ -188,18 +195,19 @@ def _disk(settings: Settings) -> Iterator[Check]:
 
 def _index(settings: Settings) -> Iterator[Check]:
     from node.control.root import require_index
-    from node.index.engine.place import IndexUnusable, check, exists, place_of
+    from node.index.database.look import problems_of
+    from node.index.engine.backend import IndexUnusable, place_of
 
     place = place_of(settings.storage.root, settings.index.url)
     try:
         require_index(settings.storage.root.absolute(), settings.index.url)
-        if not exists(place):
+        if not _is_there(place):
             yield Check("index", "ok", f"{place} does not exist yet; the first start creates it")
             return
     except IndexUnusable as error:
         yield Check("index", "broken", str(error), "restore a backup, or run `voxelnode db rebuild`")
         return
-    problems = check(place)
+    problems = problems_of(place)
     for problem in problems:
         yield Check(
             "index",
@@ -212,12 +220,26 @@ def _index(settings: Settings) -> Iterator[Check]:
         yield Check("index", "ok", str(place))
 
 
+def _is_there(place: Place) -> bool:
+    if isinstance(place, Path):
+        return place.exists()
+    from node.index.engine.place import exists
+
+    return exists(place)
+
+
+def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
+    from node.index.database.look import looking
+    from node.index.engine.backend import place_of
+
+    return looking(place_of(settings.storage.root, settings.index.url))
+
+
 def _missing_files(settings: Settings) -> Iterator[Check]:
-    from node.index.database.reading import reading
-    from node.index.engine.place import IndexUnusable
+    from node.index.engine.backend import IndexUnusable
 
     try:
-        with reading(settings.storage.root, settings.index.url) as index:
+        with _looking(settings) as index:
             missing = index.instances.count_missing_files()
     except IndexUnusable:  # reported already
         return
@@ -277,11 +299,10 @@ def _journal(settings: Settings) -> Iterator[Check]:
 
 def _acknowledgement(settings: Settings) -> Iterator[Check]:
     """Tell what senders wait for, and whether the index can lose it."""
-    from node.index.database.reading import reading
-    from node.index.engine.place import IndexUnusable
+    from node.index.engine.backend import IndexUnusable
 
     weakness = stall = None
-    with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
+    with suppress(IndexUnusable), _looking(settings) as index:
         weakness = index.weakness() if settings.acknowledge != "local" else None
         stall = index.stall()
     if stall is not None:
@@ -339,16 +360,15 @@ def _files(settings: Settings) -> Iterator[Check]:
 
 
 def _clock(settings: Settings) -> Iterator[Check]:
-    from node.index.database.reading import reading
-    from node.index.engine.place import IndexUnusable
+    from node.index.engine.backend import IndexUnusable
 
     now = dt.datetime.now(dt.UTC)
     try:
-        with reading(settings.storage.root, settings.index.url) as index:
+        with _looking(settings) as index:
             newest = index.series.last_received_at()
     except IndexUnusable:
         newest = None
-    if newest is not None and newest > now:
+    if newest is not None and moment_of(newest) > now:
         yield Check(
             "clock", "warning", f"{now:%F %T} UTC is earlier than the newest instance", "set the clock with NTP"
         )

@@ -45,6 +45,7 @@ from node.extensions.postgresql.dialect import (
 )
 from node.extensions.postgresql.servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.extensions.postgresql.several import SeveralHosts
+from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import (
     BeingMigrated,
     Failure,
@@ -57,7 +58,6 @@ from node.index.engine.backend import (
 )
 from node.index.engine.place import other_schema
 from node.index.engine.turn import COMPLETED, FOLLOWED, Settled
-from node.index.models import REVISION
 
 Error = psycopg.Error
 FIRST_VERSION = 15

@@ -8,13 +8,21 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, STORE_CHECKSUMS, Applied
+from node.index.engine.about_keys import (
+    APPLIED,
+    OLDEST_SCHEMA,
+    RETENTION,
+    REVISION,
+    SCRUB,
+    STORE_CHECKSUMS,
+    Applied,
+)
 from node.index.engine.backend import IndexUnusable, Place, reason_of
-from node.index.engine.sqlite_file import connect, missing
+from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Row, ViewRows
 from node.index.nouns.retention_state import RetentionState, retention_state
 from node.index.nouns.views import (
@@ -78,6 +86,22 @@ class Look(ViewRows):
         """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
         return self._about(STORE_CHECKSUMS) or None
 
+    def weakness(self) -> None:
+        """Return None: a commit of one file waits for no standby."""
+
+    def stall(self) -> None:
+        """Return None, for the same reason."""
+
+    @property
+    def has_newest_schema(self) -> bool:
+        """Whether the last migration is that of this version."""
+        row = self._row("SELECT version_num FROM alembic_version")
+        return row is not None and row["version_num"] == REVISION and self._about(OLDEST_SCHEMA) is None
+
+    def damage(self) -> list[str]:
+        """Return what is wrong with the file, as sentences."""
+        return damage(self._file.execute)
+
     def count_levels(self) -> dict[str, int]:
         """Count patients, studies, series and instances."""
         tables = {"patients": "patients", "studies": "studies", "series": "series", "instances": "images"}
@@ -109,3 +133,18 @@ def looking(place: Place) -> Iterator[Look | ReadIndex]:
             yield Look(connection)
     except sqlite3.Error as error:
         raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
+
+
+def problems_of(place: Place) -> list[str]:
+    """Return the problems of an index as sentences; empty if there are none.
+
+    The tables of a file with the newest schema are not compared with the models, for which the libraries take longer to
+    load than the rest of the check: that is ``voxelnode db check``.
+    """
+    if isinstance(place, Path):
+        with suppress(IndexUnusable), looking(place) as index:  # if it cannot be read: the whole check says why
+            if isinstance(index, Look) and index.has_newest_schema:
+                return index.damage()
+    from node.index.engine.place import check
+
+    return check(place)

@@ -24,12 +24,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.dicom.answers import Found
 from node.dicom.matching import Query
 from node.index.engine.about import about, applied
-from node.index.engine.about_keys import RETENTION, SCRUB, STORE, STORE_CHECKSUMS, STORE_SPOOLED, Applied
+from node.index.engine.about_keys import RETENTION, REVISION, SCRUB, STORE, STORE_CHECKSUMS, STORE_SPOOLED, Applied
 from node.index.engine.backend import backend_of, place_of, reason_of
 from node.index.engine.place import IndexUnusable, open_engine, require_there, revision_of
 from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
-from node.index.models import OPEN_STATES, REVISION, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.audit_lines import ReadAuditLines
 from node.index.nouns.conflicts import ReadConflicts

@@ -1,8 +1,11 @@
-"""The keys of the facts about an index, and the position in a journal that is one of them."""
+"""The schema of an index, the keys of the facts about it, and the position in a journal that is one of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+REVISION = "0001"
+"""The last migration, which gives a database the tables of `node.index.models`."""
 
 CLOSED = "closed"
 """``yes`` if the last process that wrote to the index shut down cleanly, else ``no``."""

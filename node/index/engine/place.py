@@ -19,7 +19,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.types import TypeEngine
 
 from node.index.engine.about import about
-from node.index.engine.about_keys import OLDEST_SCHEMA
+from node.index.engine.about_keys import OLDEST_SCHEMA, REVISION
 from node.index.engine.backend import (
     REMEDY,
     Backend,
@@ -34,7 +34,7 @@ from node.index.engine.backend import (
 )
 from node.index.engine.sqlite_file import FILE_NAME
 from node.index.engine.views import drop_views, make_views
-from node.index.models import REVISION, Base
+from node.index.models import Base
 
 if TYPE_CHECKING:
     from alembic.config import Config

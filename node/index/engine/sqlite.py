@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import QueuePool
 
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Standbys, column
-from node.index.engine.sqlite_file import connect, missing
+from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.turn import OneHost
 
 __all__ = ["missing"]  # of `node.index.engine.backend.Backend`
@@ -68,14 +68,7 @@ def enter(connection: Connection, path: Path) -> None:
 
 
 def problems(connection: Connection, *, after_crash: bool = False) -> list[str]:
-    check = "PRAGMA quick_check(1)" if after_crash else "PRAGMA quick_check"  # of all but its indexes
-    found = [f"integrity: {row[0]}" for row in connection.execute(text(check)) if row[0] != "ok"]
-    if after_crash:
-        return found
-    return found + [
-        f"foreign key: {table} row {row} names a missing {parent}"
-        for table, row, parent, _ in connection.execute(text("PRAGMA foreign_key_check"))
-    ]
+    return damage(lambda pragma: connection.execute(text(pragma)), after_crash=after_crash)
 
 
 def backup(path: Path, target: Path) -> int:

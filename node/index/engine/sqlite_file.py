@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -58,6 +59,18 @@ def missing(path: Path) -> str | None:
     if any(next(files, None) is not None for files in instances):
         return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
     return f"no index at {path}: is the root right? `voxelnode db upgrade` makes a new index"
+
+
+def damage(execute: Callable[[str], Iterable[Any]], *, after_crash: bool = False) -> list[str]:
+    """Return what is wrong with a file, as sentences; see `node.index.engine.backend.Backend.problems`."""
+    check = "PRAGMA quick_check(1)" if after_crash else "PRAGMA quick_check"  # of all but its indexes
+    found = [f"integrity: {row[0]}" for row in execute(check) if row[0] != "ok"]
+    if after_crash:
+        return found
+    return found + [
+        f"foreign key: {table} row {row} names a missing {parent}"
+        for table, row, parent, _ in execute("PRAGMA foreign_key_check")
+    ]
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

@@ -106,10 +106,6 @@ class ReadSeries(PagedRepository, SeriesViews):
         is_due = SeriesRow.state == "receiving", SeriesRow.due_at <= now
         return self._connection.execute(select(func.min(SeriesRow.due_at)).where(*is_due)).scalar()
 
-    def last_received_at(self) -> dt.datetime | None:
-        """Return when the newest instance was received, or None if there are no instances."""
-        return self._connection.execute(select(func.max(SeriesRow.last_received_at))).scalar()
-
 
 class ReadExports(ReadRepository):
     """Rows of patients, studies, series and volumes, for programs that write data sets."""

@@ -226,6 +226,12 @@ class SeriesViews(ViewRows):
         """Count the series whose verdict is ``incomplete`` or ``suspect``."""
         return self._number("SELECT count(*) FROM series WHERE verdict <> 'complete'")
 
+    def last_received_at(self) -> str | None:
+        """Return when the newest instance was received, in the format of ``v_series``, or None if there are none."""
+        (row,) = self._rows("SELECT max(last_received_at) AS last_received_at FROM v_series")
+        last_received_at: str | None = row["last_received_at"]
+        return last_received_at
+
     def next_due_at(self) -> str | None:
         """Return when the next waiting series is due, in the format of ``v_series``, or None if no series waits."""
         (row,) = self._rows("SELECT min(due_at) AS due_at FROM v_series WHERE state = 'receiving'")
