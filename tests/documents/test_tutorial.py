@@ -88,6 +88,7 @@ def comparable(lines: list[str], folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # ten seconds of a processor, in some twenty processes one after the other
 def test_the_tutorial_does_what_it_shows(tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     typed = list(steps())

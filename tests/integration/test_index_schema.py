@@ -94,7 +94,7 @@ def test_a_database_of_a_newer_version_is_refused(database: Place) -> None:
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     path.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(IndexUnusable, match="no usable database"):
+    with pytest.raises(IndexUnusable, match="not a usable database"):
         upgrade(path)
     assert path.read_bytes().startswith(b"not a database")
 

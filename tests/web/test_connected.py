@@ -95,7 +95,7 @@ def test_refusals_have_a_status_and_a_remedy(guarded: Site) -> None:
         node.connect(guarded.url)
     assert refused.value.status == 401
     assert node.connect(guarded.url, token=guarded.token("reader")).series() == []
-    with pytest.raises(UsageError, match="no address"):
+    with pytest.raises(UsageError, match="not the address"):
         node.connect("pacs:8080")
     with pytest.raises(NodeFailed, match=r"/healthz answered 404: "):
         node.connect(f"{guarded.url}/healthz")

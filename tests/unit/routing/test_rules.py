@@ -103,7 +103,7 @@ def test_placeholders_give_names_and_numbers_too() -> None:
         ({"InstitutionNam": "x"}, (), 'mean "InstitutionName"'),
         ({"SOPInstanceUID": "1.2"}, (), "says what the instance is"),
         ({"FrameOfReferenceUID": "1.2"}, (), "only be removed"),
-        ({"StudyDate": "today"}, (), "no value of StudyDate"),
+        ({"StudyDate": "today"}, (), "not a value of StudyDate"),
         ({"PatientID": "{Nobody}"}, (), "{Nobody}"),
         ({"PatientID": "{PixelData}"}, (), "neither text nor a number"),
         ({}, ("PixelData",), "cannot be changed"),
