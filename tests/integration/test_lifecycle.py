@@ -82,6 +82,24 @@ def verdict(root: Root) -> tuple[Any, ...]:
     return tuple(series[name] for name in ("verdict", "verdict_rule", "expected_instances", "missing_instances"))
 
 
+def written_verdicts(root: Root) -> set[tuple[str, int | None]]:
+    """State and missing instances of the verdicts in the sidecars of current volumes."""
+    volumes = rows(root, "SELECT path FROM v_volumes WHERE NOT superseded")
+    sidecars = {path for volume in volumes for path in Path(volume["path"]).parent.glob("*.json")}
+    told = [json.loads(path.read_text())["completeness"] for path in sidecars]
+    return {(one["state"], one["missing"]) for one in told}
+
+
+def require_sidecars_to_follow(root: Root) -> None:
+    """The verdict of the index is in the sidecars after one more conversion, and no other one is due then."""
+    series = the_series(root)
+    assert (series["state"], series["revision"]) == ("receiving", 1)
+    settle(root, 1)
+    now = the_series(root)
+    assert (now["state"], now["revision"], now["verdict"]) == ("converted", 2, series["verdict"])
+    assert written_verdicts(root) == {(now["verdict"], now["missing_instances"])}
+
+
 def events(root: Root) -> list[str]:
     return [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id")]
 
@@ -259,7 +277,9 @@ def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judg
     root.clock.move(60)
     root.ingest.association_ended("a1", "aborted")
     assert verdict(root) == ("incomplete", "association", None, None)
-    assert events(root) == ["series-quiet", "series-converted", "sender-aborted"]
+    assert events(root) == ["series-quiet", "series-converted", "sender-aborted", "series-reopened"]
+    assert written_verdicts(root) == {("complete", 0)}
+    require_sidecars_to_follow(root)
 
 
 def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
@@ -271,6 +291,37 @@ def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
     root.ingest.association_ended("a1", "aborted")
     convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
     assert verdict(root) == ("incomplete", "association", None, None)
+    require_sidecars_to_follow(root)
+
+
+@pytest.mark.parametrize("during", [False, True], ids=["after", "during"])
+def test_an_answer_of_the_sender_that_comes_late_is_in_the_sidecars_as_well(root: Root, during: bool) -> None:
+    instances = make.ct_series(4)
+    for ds in instances:
+        root.take(ds, origin("a1"))
+    root.clock.move(400)
+    listed = Reported(4, 5, 1, ("1.2.3",))
+    claimed = due(root)
+    assert claimed is not None
+    if during:
+        root.index.series.record_reported(place_of(instances[0]), listed, root.clock())
+    convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+    if not during:
+        root.index.series.record_reported(place_of(instances[0]), listed, root.clock())
+    assert verdict(root) == ("incomplete", "c-find", 5, 1)
+    require_sidecars_to_follow(root)
+    root.index.series.record_reported(place_of(instances[0]), listed, root.clock())  # asked again, because it was open
+    assert the_series(root)["state"] == "converted"
+
+
+def test_an_answer_that_says_the_same_converts_nothing_again(root: Root) -> None:
+    instances = make.ct_series(4)
+    for ds in instances:
+        root.take(ds, origin("a1"))
+    settle(root)
+    root.index.series.record_reported(place_of(instances[0]), Reported(4, 4), root.clock())
+    assert verdict(root)[:2] == ("complete", "c-find")
+    assert (the_series(root)["state"], the_series(root)["revision"]) == ("converted", 1)
 
 
 def test_a_late_abort_changes_nothing_that_a_count_says(root: Root) -> None:

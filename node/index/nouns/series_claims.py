@@ -29,7 +29,7 @@ from node.completeness import (
 )
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, ConversionRow, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import (
     Conclusion,
     conclude,
@@ -195,6 +195,9 @@ class SeriesRepository(IndexRepository):
         if is_stale:
             change = "a series to which it refers has changed meanwhile"
             reopen(connection, series.id, series.study_instance_uid, None, now, change)
+        written = outcome.completeness
+        if written and completeness and (written.state, written.missing) != (completeness.state, completeness.missing):
+            _convert_for_verdict(connection, series.id, now)
         if not outcome.references:
             convert_referring(connection, [series.series_instance_uid], now, f"has revision {series.revision}")
         return True
@@ -577,7 +580,27 @@ def _judge_again(
         SeriesRow.missing_instances, SeriesRow.verdict_reason, SeriesRow.missing_detail,
     ).where(SeriesRow.id == series_id, SeriesRow.verdict.is_not(None), SeriesRow.last_received_at <= now)  # fmt: skip
     for before in connection.execute(verdict):
-        _update(connection, series_id, _completeness_columns(judge(Completeness(*before))))
+        _change_verdict(connection, series_id, judge(Completeness(*before)), now)
+
+
+def _change_verdict(connection: Connection, series_id: int, verdict: Completeness, now: dt.datetime) -> None:
+    """Give a closed series another verdict; the sidecars of its volumes get it by another conversion."""
+    columns = select(SeriesRow.verdict, SeriesRow.missing_instances).where(SeriesRow.id == series_id)
+    before = connection.execute(columns).one()
+    _update(connection, series_id, _completeness_columns(verdict))
+    if tuple(before) != (verdict.state, verdict.missing):
+        _convert_for_verdict(connection, series_id, now)
+
+
+def _convert_for_verdict(connection: Connection, series_id: int, now: dt.datetime) -> None:
+    """Have a converted series converted again, although its volumes will be the same: its sidecars tell the verdict."""
+    converted = select(StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
+    study = connection.scalar(converted.where(SeriesRow.id == series_id, SeriesRow.state == "converted"))
+    if study is None:
+        return
+    current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
+    connection.execute(update(ConversionRow).where(*current).values(input_sha256=None))
+    reopen(connection, series_id, study, None, now, "what was heard of it has changed its verdict")
 
 
 def _last_verdict(
@@ -622,7 +645,7 @@ def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, i
         if row.state == "receiving" and (is_over or not performed.missing):
             _update(connection, row.id, {"due_at": now, "waits": None})
         elif row.state not in OPEN_STATES:
-            _update(connection, row.id, _completeness_columns(verdict))
+            _change_verdict(connection, row.id, verdict, now)
         record_series_event(
             connection, "series-confirmed", (row.study_instance_uid, series_instance_uid), now, verdict.reason
         )
