@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
@@ -23,6 +23,8 @@ Cell = str | Callable[[Any], Any]
 """Where a cell comes from: a key of the row, or a function of it. A key that ends in ``_at`` is that of a time."""
 
 Columns = dict[str, Cell]
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,14 +213,24 @@ def moment_of(text: str) -> datetime:
 @contextmanager
 def progress_bar(task: str, total: int) -> Iterator[Callable[[], None]]:
     """Show a progress bar on a terminal; yield the function that advances it by one."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         number = bar.add_task(task, total=total)
         yield lambda: bar.advance(number)
+
+
+def each_shown(task: str, items: Sequence[Item]) -> Iterator[Item]:
+    """Yield items, with a progress bar on a terminal that advances after each."""
+    with progress_bar(task, len(items)) as advance:
+        for item in items:
+            yield item
+            advance()
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:

@@ -125,6 +125,7 @@ def convert_folder(
     layout: Layout | None = None,
     chosen: Chosen | None = None,
     compare: Comparer | None = None,
+    shown: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Listing:
     """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return ``conversion.json``.
 
@@ -145,6 +146,8 @@ def convert_folder(
         Which series are converted; by default all. Regions are drawn on images also if these are not chosen.
     compare : Comparer or None
         What another converter makes of each series; the listing then has ``comparisons``, too.
+    shown : callable
+        Yields the series that it gets, and may show how many are done.
 
     Returns
     -------
@@ -175,7 +178,7 @@ def convert_folder(
                 )
                 for series in all_series
             ]
-            for series, future in zip(all_series, converting, strict=True):
+            for series, future in shown([*zip(all_series, converting, strict=True)]):
                 row = _listed(series, future.result(), layout)
                 for key, rows in row.items():
                     listing.setdefault(key, []).extend(rows)

@@ -12,10 +12,11 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from node.archive.base import LocalFile
 from node.conversion.volume_files import revision_files
@@ -42,6 +43,7 @@ class Exported:
 
 
 OpenFiles = Callable[[], AbstractContextManager[LocalFile]]
+Shown = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 def export(
@@ -50,6 +52,7 @@ def export(
     group: str | None = None,
     url: str | None = None,
     open_files: OpenFiles | None = None,
+    shown: Shown = iter,
 ) -> Exported:
     """Bring an export of a root up to date, also while a node runs.
 
@@ -63,6 +66,8 @@ def export(
         ``[index] url``.
     open_files : callable or None
         Yields what gives the files of the archive; None: all are below `root`.
+    shown : callable
+        Yields the conversions that it gets, and may show how many are done.
 
     Raises
     ------
@@ -86,7 +91,7 @@ def export(
     try:
         with reading(root, url) as index:
             files = open_files or (lambda: nullcontext(lambda file: root / file.key))
-            return _export(root, place_of(root, url), target, gid, index, files)
+            return _export(root, place_of(root, url), target, gid, index, files, shown)
     finally:
         os.close(lock)
 
@@ -110,13 +115,14 @@ def _export(
     gid: int | None,
     index: ReadIndex,
     open_files: OpenFiles,
+    shown: Shown,
 ) -> Exported:
     work = target / _WORK
     shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted
     work.mkdir(mode=0o700)
     copy_for_readers(place, work / FILE_NAME)
     folders, absent, copied, size = files_of(work / FILE_NAME), [], 0, 0
-    for folder, files in folders.items():
+    for folder, files in shown([*folders.items()]):
         if (target / folder).is_dir():
             continue
         with open_files() as local:

@@ -8,13 +8,14 @@ import textwrap
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node.cli.options import Configured, Given, Json
-from node.cli.output import Answer, printable
+from node.cli.output import Answer, each_shown, printable
 from node.registry import enabled, installed, objects_of
 from node.settings import is_configured
 
@@ -166,6 +167,7 @@ def convert(
         layout,
         selection,
         comparer,
+        partial(each_shown, "converting"),
     )
     took = time.monotonic() - began
     failed = not listing["volumes"] or any(row["reason"] == "failed" for row in listing["refusals"])

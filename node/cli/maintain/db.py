@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, archive_files
-from node.cli.output import Answer, problems_of, sized
+from node.cli.output import Answer, each_shown, problems_of, sized
 
 if TYPE_CHECKING:
     from node.control.care import Rebuilt
@@ -120,7 +121,8 @@ def export(
     settings = root.settings
     target = folder.absolute()
     with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
-        done = export_to(root.folder, target, group, settings.index.url, lambda: archive_files(settings))
+        shown = partial(each_shown, "exporting")
+        done = export_to(root.folder, target, group, settings.index.url, lambda: archive_files(settings), shown)
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     lines = [
         f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.kept} already there, "
