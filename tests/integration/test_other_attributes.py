@@ -5,9 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +28,7 @@ from node.lifecycle.documents import Documents
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_lifecycle import arrived_at
-from tests.rows import view_rows
+from tests.rows import view_rows, write_rows
 
 OPTIONS = Options(relational=True, combined_datetime=True)
 CREATOR = "EXAMPLE 1.0"
@@ -224,9 +222,8 @@ def test_instances_of_an_old_index_get_their_documents_whatever_stops_it(root: R
     for number, ds in enumerate(made):
         ds.KVP = str(80 + number)
         root.take(ds)
-    with closing(sqlite3.connect(root.folder / "index.sqlite")) as connection, connection:
-        connection.execute("DELETE FROM image_documents")
-        connection.execute("DELETE FROM series_documents")
+    write_rows(root.folder, "DELETE FROM image_documents")
+    write_rows(root.folder, "DELETE FROM series_documents")
     assert len(found(root, identifier(KVP="80"))) == 5
     Documents(root.archive, root.index).step()  # and the process ends
     documents = Documents(root.archive, root.index)
