@@ -1,9 +1,9 @@
-"""One instance of many gigabytes: does the node take it, how fast, and in how much memory?
+"""Instances of gigabytes: does the node take them, how fast, and in how much memory?
 
-    python tests/benchmarks/large.py [--gigabytes N] [--folder FOLDER]
+    python tests/benchmarks/large.py [--gigabytes N] [--at-once N] [--folder FOLDER]
 
-The node runs as it does at a site.  A raw sender streams an instance whose pixel data are zeros, in PDUs of 128 KB.
-Needs as much free disk; all of it is given back.
+The node runs as it does at a site.  Raw senders stream instances whose pixel data are zeros, in PDUs of 128 KB, each
+over an association of its own.  Needs as much free disk; all of it is given back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import struct
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,34 +36,42 @@ def memory(process_id: int, key: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=8)
+    parser.add_argument("--at-once", type=int, default=1, help="so many instances of this size")
     parser.add_argument("--folder", help="where the archive lies meanwhile")
     options = parser.parse_args()
     size = int(options.gigabytes * 1e9)
-    ds = instance(BitsAllocated=1, NumberOfFrames=1)
-    # Explicit VR: a length of undefined size is for encapsulated data only, and OV has 32 bits too.  Beyond 4 GiB an
-    # instance holds several elements; Pixel Data goes last.
-    head = data_set_bytes(ds)
     with tempfile.TemporaryDirectory(prefix="voxelnode-benchmark-", dir=options.folder) as temporary:
-        with voxelnode(Path(temporary), "1") as receiver:
+        with voxelnode(Path(temporary), "1") as receiver, ThreadPoolExecutor(options.at_once) as senders:
             [port], [process_id] = receiver.ports, receiver.processes
-            peer = Raw(Address("VOXELNODE", "127.0.0.1", port), 600)
-            with peer.associate():
-                before = memory(process_id, "VmRSS")
-                began = time.perf_counter()
-                peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, head)))
-                for value_bytes in elements(size):
-                    send_element(peer, *value_bytes)
-                peer.send(p_data(pdv(1, 2, b"")))
-                status = status_of(peer.receive())
-                seconds = time.perf_counter() - began
+            before = memory(process_id, "VmRSS")
+            began = time.perf_counter()
+            statuses = set(senders.map(lambda _: send(port, size), range(options.at_once)))
+            seconds = time.perf_counter() - began
             peak = memory(process_id, "VmHWM")
         stored = sum(path.stat().st_size for path in Path(temporary).rglob("*.dcm"))
-    print(f"status 0x{status:04X}, {stored} bytes at rest, {seconds:.1f} s, {size / seconds / 1e6:.0f} MB/s")
+    told = " and ".join(f"0x{status:04X}" for status in sorted(statuses))
+    print(f"status {told}, {stored} bytes at rest, {seconds:.1f} s, {stored / seconds / 1e6:.0f} MB/s")
     print(f"memory of the node: {before} MB before, {peak} MB at its peak")
 
 
+def send(port: int, size: int) -> int:
+    """Send an instance; return its status."""
+    ds = instance(BitsAllocated=1, NumberOfFrames=1)
+    peer = Raw(Address("VOXELNODE", "127.0.0.1", port), 600)
+    with peer.associate():
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, data_set_bytes(ds))))
+        for value_bytes in elements(size):
+            send_element(peer, *value_bytes)
+        peer.send(p_data(pdv(1, 2, b"")))
+        return status_of(peer.receive())
+
+
 def elements(size: int) -> list[tuple[int, int, int]]:
-    """Group, element and length of what fills `size` bytes: overlays, then the pixel data."""
+    """Group, element and length of what fills `size` bytes: overlays, then the pixel data.
+
+    Explicit VR: a length of undefined size is for encapsulated data only, and OV has 32 bits too.  Beyond 4 GiB an
+    instance holds several elements; Pixel Data goes last.
+    """
     largest = 0xFFFFFFFE
     overlays = []
     while size > largest:

@@ -10,17 +10,25 @@ REST_SECONDS = 0.3
 """A process that uses less than a tenth of this time has nothing more to do."""
 
 
-def seconds(process: int) -> float:
-    """Return the user and system time of a process and of all processes that it started, ended ones included."""
+def user_and_system(process: int) -> tuple[float, float]:
+    """Return the user and the system time of a process and of all processes that it started, ended ones included, in
+    seconds."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    used = sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    user, system, user_of_ended, system_of_ended = (int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in fields[11:15])
+    user, system = user + user_of_ended, system + system_of_ended
     for thread in Path(f"/proc/{process}/task").glob("*/children"):
         for child in thread.read_text().split():
             try:
-                used += seconds(int(child))
+                of_child = user_and_system(int(child))
             except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 continue
-    return used
+            user, system = user + of_child[0], system + of_child[1]
+    return user, system
+
+
+def seconds(process: int) -> float:
+    """Return the user and system time of a process and of all processes that it started, ended ones included."""
+    return sum(user_and_system(process))
 
 
 def await_rest(process: int) -> None:

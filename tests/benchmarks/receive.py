@@ -1,6 +1,6 @@
 """How fast the node receives, beside other receivers, in turns within one run: only the ratios count.
 
-    python tests/benchmarks/receive.py [--rounds N] [--only LOAD ...] [--receivers NAME ...] [--before CHECKOUT]
+    python tests/benchmarks/receive.py [--rounds N] [--only LOAD ...] [--receivers NAME ...] [--before CHECKOUT] [--pin]
     python tests/benchmarks/receive.py --idle 64 --receivers voxelnode handlers pynetdicom
 
 The node runs as it does at a site (sync, index, digest, quiet state), Debian's Orthanc with its defaults (SQLite,
@@ -13,9 +13,15 @@ Senders are DCMTK's `storescu`, without Nagle's algorithm (`TCP_NODELAY=1`) and 
 send.  The variable is set for the receivers too: those made of DCMTK would else wait for our acknowledgements
 themselves.  Needs Debian's `dcmtk` and `orthanc`.
 
-The last columns are the processor time of the receiver for an instance until it rests, and that of the server of
-PostgreSQL in addition.  With `--idle`, so many associations do nothing instead for ten seconds: what they take of a
-processor, and the memory of the receiver before and with them.
+The last columns are the processor time of the receiver for an instance until it rests, how much of it was in user
+mode, and that of the server of PostgreSQL in addition. A receiver in Python computes in user mode with the lock of its
+interpreter, and waits for the disk and the network without it, so one interpreter ends at about 1000 / user ms
+instances a second, however many cores there are: the column `ends at`, 0 for receivers in C++.
+
+`--pin` gives the first half of the cores to the receiver, and the other half to the senders.
+
+With `--idle`, so many associations do nothing instead for ten seconds: what they take of a processor, and the memory of
+the receiver before and with them.
 """
 
 from __future__ import annotations
@@ -33,7 +39,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -76,10 +82,11 @@ class Receiver:
     processes: Sequence[int]
     server: int | None = None
 
-    def used(self) -> tuple[float, float]:
-        """Return the processor time of the receiver and of the server, in seconds."""
+    def used(self) -> tuple[float, float, float]:
+        """Return the user and the system time of the receiver, and the processor time of the server, in seconds."""
         server = processor.seconds(self.server) if self.server is not None else 0.0
-        return sum(map(processor.seconds, self.processes)), server
+        user, system = zip(*map(processor.user_and_system, self.processes), strict=True)
+        return sum(user), sum(system), server
 
     def await_rest(self) -> None:
         """Return when everything that was received is indexed."""
@@ -88,6 +95,9 @@ class Receiver:
 
 
 HOSTS = 4
+
+INTERPRETERS = {"orthanc": 0, "storescp": 0, "hosts": HOSTS, "hosts-local": HOSTS}
+"""Of receivers that have not one interpreter of Python."""
 
 LOADS = [
     Load("N ct", 400, 512, 1, "1"),
@@ -297,14 +307,54 @@ def resident_megabytes(process: int) -> float:
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1000
 
 
-def measured(receiver: Receiver, folders: list[Path], load: Load) -> tuple[float, float, float]:
+@contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """Have the processes that begin within run on these cores."""
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_cores)
+
+
+def halves() -> tuple[set[int], set[int]]:
+    """Return the cores of the receiver and those of the senders."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("--pin needs two cores")
+    return set(cores[: len(cores) // 2]), set(cores[len(cores) // 2 :])
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
     """Seconds until all was sent, and milliseconds of a processor for an instance: of the receiver, of its server."""
+
+    seconds: float
+    user: float
+    system: float
+    server: float
+
+    @property
+    def own(self) -> float:
+        """Of the receiver."""
+        return self.user + self.system
+
+
+def measured(receiver: Receiver, folders: list[Path], load: Load, senders_cores: set[int]) -> Measured:
+    """Send a load, and measure until the receiver rests."""
     receiver.await_rest()  # its start may go on
     before = receiver.used()
-    seconds = send(folders, receiver.ports, load.nodelay)
+    with on_cores(senders_cores):
+        seconds = send(folders, receiver.ports, load.nodelay)
     receiver.await_rest()
-    own, server = (1000 * (now - then) / load.instances for then, now in zip(before, receiver.used(), strict=True))
-    return seconds, own, server
+    used = (1000 * (now - then) / load.instances for then, now in zip(before, receiver.used(), strict=True))
+    return Measured(seconds, *used)
+
+
+def median(rounds: Sequence[Measured]) -> Measured:
+    """Return the median of each figure."""
+    return Measured(*map(statistics.median, zip(*map(astuple, rounds), strict=True)))
 
 
 def main() -> None:
@@ -314,6 +364,7 @@ def main() -> None:
     parser.add_argument("--receivers", nargs="*", help="names of receivers")
     parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="another checkout, as the receiver `before`")
     parser.add_argument("--idle", type=int, metavar="ASSOCIATIONS", help="associations that do nothing, and no loads")
+    parser.add_argument("--pin", action="store_true", help="cores of their own for the receiver and for the senders")
     options = parser.parse_args()
     receivers: dict[str, Callable[[Path, str], AbstractContextManager[Receiver]]] = {
         "voxelnode": voxelnode,
@@ -336,22 +387,29 @@ def main() -> None:
                 used, before, after = idle(receiver, options.idle)
             print(f"{name:12}{used:8.1f} ms of a processor a second, {before:.0f} MB before, {after:.0f} MB with them")
         return
+    all_cores = os.sched_getaffinity(0)
+    receivers_cores, senders_cores = halves() if options.pin else (all_cores, all_cores)
     loads = [load for load in LOADS if load.name in (options.only or ALONE)]
-    print(f"{'load':12}{'receiver':12} seconds  per second  ratio   ms of processor  ratio  of the server")
+    print(
+        f"{'load':12}{'receiver':12} seconds  per second  ratio   ms of processor  ratio  in user mode  ends at  "
+        "of the server"
+    )
     for load in loads:
-        rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+        rounds: dict[str, list[Measured]] = {name: [] for name in names}
         for number in range(options.rounds):
             for name in names if number % 2 == 0 else reversed(names):
-                with tempfile.TemporaryDirectory(prefix="voxelnode-benchmark-") as temporary:
+                with tempfile.TemporaryDirectory(prefix="voxelnode-benchmark-") as temporary, ExitStack() as opened:
                     folders = write_instances(Path(temporary, "sent"), load)
-                    with receivers[name](Path(temporary), load.nodelay) as receiver:
-                        rounds[name].append(measured(receiver, folders, load))
-        medians = {name: [statistics.median(values) for values in zip(*rounds[name], strict=True)] for name in names}
-        first, first_own, _ = medians[names[0]]
-        for name, (seconds, own, server) in medians.items():
+                    with on_cores(receivers_cores):
+                        receiver = opened.enter_context(receivers[name](Path(temporary), load.nodelay))
+                    rounds[name].append(measured(receiver, folders, load, senders_cores))
+        medians = {name: median(rounds[name]) for name in names}
+        first = medians[names[0]]
+        for name, one in medians.items():
             print(
-                f"{load.name:12}{name:12}{seconds:8.2f}{load.instances / seconds:12.0f}{seconds / first:7.2f}"
-                f"{own:18.3f}{own / first_own:7.3f}{server:15.3f}",
+                f"{load.name:12}{name:12}{one.seconds:8.2f}{load.instances / one.seconds:12.0f}"
+                f"{one.seconds / first.seconds:7.2f}{one.own:18.3f}{one.own / first.own:7.3f}{one.user:14.3f}"
+                f"{1000 * INTERPRETERS.get(name, 1) / one.user:9.0f}{one.server:15.3f}",
                 flush=True,
             )
 
