@@ -229,10 +229,11 @@ def _arrange_first_frames(bins: list[Bin]) -> Arrangement:
     ]
     dropped = [frame for frames in ordered for frame in frames[1:]]
     if len(dropped) > max(1, MAX_TAKEN_TWICE * len(bins)):
+        several = sum(len(frames) > 1 for frames in bins)
         raise ConversionRefused(
             Reason.SAME_POSITION_TWICE,
-            f"{len(dropped)} of {len(bins)} positions have several frames that are not copies, and no attribute says "
-            "which frames belong together",
+            f"{several} of {len(bins)} positions have several frames that are not copies, and no attribute says which "
+            "frames belong together",
         )
     warning = VolumeWarning(
         WarningKind.SAME_POSITION_TWICE,

@@ -233,6 +233,15 @@ def test_instance_numbers_in_no_order_mix_no_times() -> None:
     assert refusal.reason is Reason.SAME_POSITION_TWICE
 
 
+def test_a_refusal_counts_the_positions_that_have_several_frames() -> None:
+    series = make.time_series(3, 4)
+    for ds, number in zip(series, np.random.default_rng(3).permutation(12), strict=True):
+        del ds.AcquisitionTime
+        ds.InstanceNumber = int(number) + 1
+    [refusal] = assemble(series[:7] + series[8:11]).refusals
+    assert refusal.detail.startswith("3 of 4 positions have several frames")
+
+
 @pytest.mark.parametrize("order", ["time by time", "slice by slice", "package by package"])
 def test_instance_numbers_that_follow_each_other_give_the_times(order: str) -> None:
     series = make.time_series(3, 4)
