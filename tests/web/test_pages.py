@@ -409,11 +409,12 @@ def test_everything_is_reached_by_keys(visitor: Visitor) -> None:
 
 @pytest.mark.slow
 def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Visitor) -> None:
-    cards = visitor.open("/studies/1.2.65").locator(".card")
+    page = visitor.open("/studies/1.2.65")
+    cards = page.locator(".card")
     expect(cards).to_have_count(4)
     for text in ("no gap seen", "incomplete", "missing-slice", "refused", "no image"):
         expect(cards.filter(has_text=text).first).to_be_visible()
-    expect(visitor.page.locator("#cards .explained")).to_contain_text("no count was announced")
+    expect(page.locator("#cards .explained")).to_contain_text("no count was announced")
     pictures = cards.locator("img")
     assert pictures.count() == 2
     for picture in pictures.all():
