@@ -271,7 +271,7 @@ def require_inflatable(pieces: Iterable[bytes]) -> None:
     inflator, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
     try:
         for piece in pieces:
-            while piece:
+            while piece and not inflator.eof:  # behind the end is the byte that makes the length even
                 inflated += len(inflator.decompress(piece, WINDOW_BYTES))
                 if inflated > MAX_INFLATED_BYTES:
                     raise NotUnderstood(f"the deflated data set inflates to more than {MAX_INFLATED_BYTES} bytes")

@@ -196,6 +196,7 @@ def test_a_deflated_data_set_is_taken_whole_and_within_its_limit(monkeypatch: py
     whole = deflated(b"\0" * 3_000_000)
     require_inflatable([whole])
     require_inflatable([whole[:1000], whole[1000:], b"\0"])  # padded to an even length (PS3.5 A.5)
+    require_inflatable([whole + b"\0"])
     with pytest.raises(NotUnderstood, match="more than 3000000 bytes"):
         require_inflatable([deflated(b"\0" * 3_000_001)])
     with pytest.raises(NotUnderstood, match="cut"):
