@@ -118,12 +118,15 @@ def account_for(
     if is_short or is_absent:
         lost = index.lost.record(gone, now)
         written = _rewrite(archive, index)
-        log.warning(
-            "ledger_rewritten",
-            count=written,
-            detail=f"the ledger of acknowledged instances has {position.entries} entries, the index knew "
-            f"{mark.entries}: it was written again from the index; what only it named is not known any more",
-        )
+        if is_short:
+            log.warning(
+                "ledger_rewritten",
+                count=written,
+                detail=f"the ledger of acknowledged instances has {position.entries} entries, the index knew "
+                f"{mark.entries}: it was written again from the index; what only it named is not known any more",
+            )
+        else:  # a first run that was killed: the journal still has what the ledger was to get
+            log.info("ledger_written", count=written, detail="a ledger without entries got those of the index")
     since = mark.entries if mark.identity == position.identity and not is_new else 0
     lost += note_lost(archive, index, now, min(since, position.entries))
     if (position := ledger.position) != mark:
