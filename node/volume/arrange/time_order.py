@@ -6,6 +6,7 @@ frame of one position and the first frame of another belong to one time; `is_tim
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
@@ -28,6 +29,18 @@ TIME_KEYS = (
     "instance",
 )
 """Attributes that can order the planes at one position; the first usable one is used."""
+
+SHARED_TIME_KEYS = {
+    "temporal_position": "Temporal Position Identifier (0020,0100)",
+    "time_slice": "time slices by Image Index (0054,1330)",
+    "frame_reference_time": "Frame Reference Time (0054,1300)",
+    "acquisition_number": "Acquisition Number (0020,0012)",
+    "acquisition_time": "Acquisition Time (0008,0032)",
+}
+"""Attributes that frames of one time may share, by their time key."""
+
+RUNNING_KEYS = frozenset({"content_time", "instance"})
+"""Attributes that differ in every frame, and say nothing of how it was acquired."""
 
 B_VALUE_TOLERANCE = 0.01  # relative, or 5 s/mm2 if that is more: scanners write measured values
 DIRECTION_TOLERANCE = 0.01
@@ -144,13 +157,16 @@ def is_time_order(bins: list[Bin], name: str) -> bool:
     They do if every position has the same values. If each frame has a different value, as from a clock or a counter,
     the frames of one time must follow each other: time by time, slice by slice, or package by package. Phases are
     counted anew from each trigger, for each slice separately; a phase that most positions share must have one rank in
-    all of them. Instances with exactly one frame at every position are a time each.
+    all of them. Instances with exactly one frame at every position are a time each. A number puts no frames into one
+    time that attributes of the acquisition tell apart.
 
     `bins`: frames by position; within a bin in order of the attribute. All bins have equally many frames. `name`: one
     of `TIME_KEYS`.
     """
     if _are_whole_instances(bins):
         return all(len({frame.sop_instance_uid for frame in time}) == 1 for time in zip(*bins, strict=True))
+    if name in RUNNING_KEYS and told_apart(bins) is not None:
+        return False
     values = [{frame.time_key[name] for frame in frames} for frames in bins]
     if all(own == values[0] for own in values[1:]):
         return True
@@ -173,6 +189,19 @@ def is_time_order(bins: list[Bin], name: str) -> bool:
         if time != index % len(bins[0]) or slices != package:
             return False
     return True
+
+
+def told_apart(bins: list[Bin]) -> str | None:
+    """Return the attribute that tells frames of one rank apart; None if none does.
+
+    Its values name times, although several may share one, if every position has the same ones equally often: as those
+    of two acquisitions do, each from its start.
+    """
+    for key, attribute in SHARED_TIME_KEYS.items():
+        values = [[frame.time_key.get(key) for frame in frames] for frames in bins]
+        if any(own != values[0] for own in values) and all(Counter(own) == Counter(values[0]) for own in values):
+            return attribute
+    return None
 
 
 def _are_whole_instances(bins: list[Bin]) -> bool:

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 
 from node.errors import ConversionRefused
 from node.volume.arrange.time_order import (
+    SHARED_TIME_KEYS,
     TIME_KEYS,
     doubt_of_counts,
     is_time_order,
     order_by_diffusion,
     same_diffusion,
     time_orders,
+    told_apart,
     weighting,
     without_wrong_clocks,
 )
@@ -36,11 +38,11 @@ from node.volume.arrange.whole_times import (
 from node.volume.model import Frame
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
-SHARED_TIME_KEYS = ("temporal_position", "acquisition_number", "acquisition_time")
-"""Attributes that frames of one time may share."""
-
 MAX_TAKEN_TWICE = 0.25
 """Largest share of positions that may have been acquired twice; beyond it, two volumes might be mixed."""
+
+SEND_AGAIN = "send the instances with all attributes that the scanner wrote, or each part as a series of its own"
+"""What to do if no attribute says which frames belong together."""
 
 SHIFTED_DETAIL = (
     "Instance Numbers (0020,0013), which alone order the times of each slice, are missing between slices: some slices "
@@ -89,12 +91,7 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
     if order is None and (weighted := order_by_diffusion(bins)) is not None:
         order = "diffusion", weighted
     if order is None:
-        raise ConversionRefused(
-            Reason.SAME_POSITION_TWICE,
-            f"each of {len(bins)} positions has {len(bins[0])} frames, but no attribute (such as Temporal Position "
-            "Identifier (0020,0100), Acquisition Time (0008,0032) or Instance Number (0020,0013)) assigns them to "
-            "times",
-        )
+        raise ConversionRefused(Reason.SAME_POSITION_TWICE, f"{_why_no_times(bins)}; {SEND_AGAIN}")
     warnings = _number_warnings(order[1]) if order[0] == "instance" else ()
     if (doubt := doubt_of_counts(*order)) is not None:
         warnings = (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
@@ -103,6 +100,18 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
         return _arrange_without_remains(order[1], labels)
     whole = _whole_of_incomplete(*order, clocks=False)
     return whole or Arrangement([list(time) for time in zip(*order[1], strict=True)], warnings=warnings)
+
+
+def _why_no_times(bins: list[Bin]) -> str:
+    """Return why no attribute orders the frames of a stack with equally many at every position."""
+    numbered = dict(time_orders(bins)).get("instance")
+    if numbered is not None and (attribute := told_apart(numbered)) is not None:
+        return f"Instance Numbers (0020,0013) put frames into one time that differ in {attribute}"
+    return (
+        f"each of {len(bins)} positions has {len(bins[0])} frames, but no attribute (such as Temporal Position "
+        "Identifier (0020,0100), Acquisition Time (0008,0032), or Instance Numbers (0020,0013) that run time by time "
+        "or slice by slice) assigns them to times"
+    )
 
 
 def _arrange_without_remains(bins: list[Bin], labels: Labels) -> Arrangement:
@@ -184,9 +193,9 @@ def _whole_by_number(bins: list[Bin]) -> Arrangement | None:
 
 
 def _whole_by(bins: list[Bin], labels: Labels) -> Arrangement | None:
-    """Return the grid of the whole times; None if all are whole, or if a time mixes diffusion weightings."""
+    """Return the grid of the whole times; None if all are whole, or if one mixes weightings or acquisitions."""
     whole = whole_times(bins, labels)
-    if whole is None or not same_diffusion(whole[0]):
+    if whole is None or not same_diffusion(whole[0]) or told_apart(whole[0]) is not None:
         return None
     return _arrange_whole(*whole)
 
@@ -233,7 +242,7 @@ def _arrange_first_frames(bins: list[Bin]) -> Arrangement:
         raise ConversionRefused(
             Reason.SAME_POSITION_TWICE,
             f"{several} of {len(bins)} positions have several frames that are not copies, and no attribute says which "
-            "frames belong together",
+            f"frames belong together; {SEND_AGAIN}",
         )
     warning = VolumeWarning(
         WarningKind.SAME_POSITION_TWICE,

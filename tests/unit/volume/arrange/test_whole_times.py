@@ -110,3 +110,49 @@ def test_clocks_of_whole_seconds_that_agree_by_chance_are_no_times() -> None:
             plane.time_key["acquisition_time"] = float(int(1.5 * time + 0.5 * place))
             frames.append(plane)
     assert times_of(frames) == [[time] * 3 for time in range(6)]
+
+
+# Times that an attribute repeats
+
+
+def of_two_acquisitions(swapped: tuple[int, int], key: str, *, lost: int | None = None) -> list[Frame]:
+    """Two acquisitions of two times, at three positions; each acquisition counts its times by `key` from the first.
+
+    Two frames have each other's Instance Numbers.
+    """
+    numbers = list(range(1, 13))
+    first, second = swapped
+    numbers[first], numbers[second] = numbers[second], numbers[first]
+    return [
+        axial_frame(
+            number,
+            np.full((2, 2), index // 3, np.int16),
+            (0.0, 0.0, 3.0 * (index % 3)),
+            time_key={"instance": (number, 1), "acquisition_number": index // 6, key: index // 3 % 2},
+        )
+        for index, number in enumerate(numbers)
+        if index != lost
+    ]
+
+
+REPEATED = ("temporal_position", "time_slice", "frame_reference_time", "acquisition_time")
+
+
+@pytest.mark.parametrize("key", REPEATED)
+def test_instance_numbers_order_acquisitions_that_count_their_times_alike(key: str) -> None:
+    assert times_of(of_two_acquisitions((0, 0), key)) == [[time] * 3 for time in range(4)]
+
+
+@pytest.mark.parametrize("key", REPEATED)
+@pytest.mark.parametrize("swapped", [(1, 4), (4, 7), (1, 7)])
+def test_instance_numbers_put_no_frames_into_one_time_that_other_attributes_tell_apart(
+    swapped: tuple[int, int], key: str
+) -> None:
+    with pytest.raises(ConversionRefused, match=r"Instance Numbers .* that differ in .*; send the instances"):
+        arrange(of_two_acquisitions(swapped, key))
+
+
+@pytest.mark.parametrize("lost", [0, 9, 11])
+def test_nor_do_numbers_of_times_that_lost_a_frame(lost: int) -> None:
+    mixed = {len(set(time)) for time in times_or_refusal(of_two_acquisitions((4, 7), "acquisition_time", lost=lost))}
+    assert mixed <= {1}
