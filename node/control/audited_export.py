@@ -33,29 +33,34 @@ class Outcome:
 def audited_export(settings: Settings, order: str) -> Iterator[Outcome]:
     """Write a line before and after a command; the command goes on if they cannot be written, and the log says so.
 
+    Where the first line could not be written, the second is not tried: each may wait for the process with the root.
+
     Parameters
     ----------
     order : str
         What the command does, how, and to where.
     """
-    _note(settings, f"{order}: begun", Result.SUCCESS)
+    is_audited = _note(settings, f"{order}: begun", Result.SUCCESS)
     outcome = Outcome()
     try:
         yield outcome
     finally:
-        if outcome.counts:
+        if is_audited and outcome.counts:
             _note(settings, f"{order}: done, {outcome.counts}", Result.SUCCESS)
-        else:
+        elif is_audited:
             _note(settings, f"{order}: broken off", Result.MINOR_FAILURE)
 
 
-def _note(settings: Settings, detail: str, result: Result) -> None:
+def _note(settings: Settings, detail: str, result: Result) -> bool:
+    """Return whether there is a line."""
     if not os.access(settings.storage.root / FILE_NAME, os.W_OK):
-        return
+        return False
     try:
         _write(settings, detail, result)
     except (VoxelnodeError, OSError) as error:
         log.warning("not_audited", kind="Export", reason=str(error))
+        return False
+    return True
 
 
 def _write(settings: Settings, detail: str, result: Result) -> None:

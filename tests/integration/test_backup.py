@@ -6,11 +6,13 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from node.control.care import check_repository
+from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.settings.model import OverwritePolicy, Settings, Storage
 from tests.crash.journal import Sent, new_series
@@ -32,6 +34,23 @@ def documented(document: str, title: str) -> list[list[str]]:
     """The commands of a section, in their order; a line that ends with a backslash goes on."""
     section = (DOCS / document).read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
     return [shlex.split(line) for line in re.findall(r"^ {4}(\S.*)$", section.replace("\\\n", ""), flags=re.MULTILINE)]
+
+
+@contextmanager
+def audited(root: Path) -> Iterator[list[str]]:
+    """Answer commands that ask the holder of the root for lines of its audit log."""
+    lines: list[str] = []
+
+    def note(detail: str, **_: object) -> dict[str, object]:
+        lines.append(detail)
+        return {}
+
+    server = ControlServer(root, {"note-export": note})
+    server.start()
+    try:
+        yield lines
+    finally:
+        server.stop()
 
 
 class Senders:
@@ -89,7 +108,7 @@ def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledg
     copy.mkdir()
     commands = documented("backup.md", "Backup while the node receives")
     assert [words[0] for words in commands] == ["voxelnode", "rsync", "rsync"]
-    with Repository(settings_of(root, policy)) as repository:
+    with Repository(settings_of(root, policy)) as repository, audited(root) as lines:
         senders = Senders(repository)
         senders.take(*new_series(25))
         senders.go_on()
@@ -102,6 +121,7 @@ def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledg
             else:
                 Rsync(senders.go_on)(here)
             repository.applier.checkpoint()
+    assert [line.split(": ")[1].split(",")[0] for line in lines] == ["begun", "done"]
     if IN_POSTGRESQL:
         put_index_back(copy, copy / "index.sqlite")
     settings = settings_of(copy, policy)
@@ -115,7 +135,7 @@ def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledg
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_way_back_after_an_upgrade_keeps_what_was_received_since(tmp_path: Path, policy: OverwritePolicy) -> None:
     root, copy = tmp_path / "root", tmp_path / "index.sqlite"
-    with Repository(settings_of(root, policy)) as repository:
+    with Repository(settings_of(root, policy)) as repository, audited(root):
         senders = Senders(repository)
         senders.take(*new_series(5))
         run("db", "backup", copy, "--root", root, check=True)
