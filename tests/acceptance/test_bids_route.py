@@ -116,7 +116,7 @@ def test_a_data_set_follows_a_route_whoever_is_killed(tmp_path: Path, monkeypatc
         log = (tmp_path / "serve.log").read_text()
         assert node.terminate() == 0
     assert images().items() > before.items()
-    assert errors(str(out)) == []
+    assert errors(out) == []
     told = log + "".join(str(row["reason"]) for row in listed)
     assert not [word for word in ("Secret", "MRN4711Q", subject.name) if word in told]
     report = json.loads(run("bids", out, "--rules", "rules.toml", "--root", root, "--json", check=True).stdout)

@@ -96,7 +96,7 @@ def test_the_validator_finds_no_error_in_any_kind_of_file(tmp_path: Path) -> Non
     report = Exporter(Listed(*series), rules_of(example, tmp_path), PSEUDONYMS).export(tmp_path / "out")
     assert report.skipped == []
     assert report.volumes == 15
-    assert errors(str(tmp_path / "out")) == []
+    assert errors(tmp_path / "out") == []
 
 
 @pytest.mark.corpus
@@ -111,7 +111,7 @@ def test_the_validator_finds_no_error_in_a_data_set_of_the_corpus(corpus: Path, 
     assert {path.parent.name for path in out.rglob("*.nii.gz")} == {"anat", "dwi", "fmap", "func"}
     reasons = {skipped.reason.split(":")[0] for skipped in report.skipped}
     assert reasons <= {"its geometry is none", "its geometry is irregular", "no rule fits"}
-    assert errors(str(out)) == []
+    assert errors(out) == []
 
 
 def test_the_validator_knows_every_name(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_validator_knows_every_name(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    found = errors(str(tmp_path), "--ignoreNiftiHeaders")
+    found = errors(tmp_path, "--ignoreNiftiHeaders")
     of_names = {error["location"] for error in found if error["code"] in OF_NAMES}
     assert of_names == {f"/{name}" for name in names[:3]}
 
