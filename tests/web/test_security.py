@@ -413,8 +413,8 @@ def status_of(connection: socket.socket) -> int | None:
     return int(data.split()[1])
 
 
-def test_log_lines_name_the_route_and_never_what_was_asked_for(empty: Site) -> None:
-    client = empty.client()
+def test_log_lines_name_the_route_and_never_what_was_asked_for(site: Site) -> None:  # who has refused nobody yet
+    client = site.client()
     with capture_logs() as lines:
         client.get("/api/v1/studies/9.8.7.6", headers={"X-Test": "1"})
         client.get("/api/v1/patients", params={"name": "Secret"})
