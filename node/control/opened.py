@@ -25,8 +25,9 @@ from node.index.database.look import looking
 from node.index.engine.backend import Place, place_of
 from node.settings.convert import Convert
 from node.settings.load import load
-from node.volume.derived import PlaneName, ProjectionName, masked, montage, project, threshold
+from node.volume.derived import masked, montage, project, threshold
 from node.volume.model import Array, Float
+from node.volume.planes import PlaneName, ProjectionName
 from node.writers.contours import outlines, points_lps
 from node.writers.reading import read_affine, read_voxels
 

@@ -7,15 +7,12 @@ levels (`node.volume.rendering` makes pictures).
 from __future__ import annotations
 
 from math import ceil
-from typing import Literal
 
 import numpy as np
 
 from node.volume.model import Array, Float
+from node.volume.planes import PlaneName, ProjectionName
 from node.volume.rendering import Plane, Projection, nearest_axes
-
-PlaneName = Literal["axial", "coronal", "sagittal"]
-ProjectionName = Literal["mip", "minip"]
 
 
 def viewed(array: Array, affine_lps: Float, plane: PlaneName) -> Array:

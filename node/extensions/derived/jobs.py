@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from node.errors import ConversionRefused
 
 if TYPE_CHECKING:
-    from node.volume.derived import PlaneName, ProjectionName
     from node.volume.model import Array, Float
+    from node.volume.planes import PlaneName, ProjectionName
 
 PERCENTILES = (1, 99.5)
 """Values at black and white, if a request has none."""

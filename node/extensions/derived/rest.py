@@ -16,7 +16,7 @@ from node.children.decoder import NotDecoded
 from node.conversion.volume_files import revision_files, stem_of
 from node.errors import UsageError
 from node.extensions.derived import jobs
-from node.volume.derived import PlaneName, ProjectionName
+from node.volume.planes import PlaneName, ProjectionName
 from node.web.access import Call, ReaderCall
 from node.web.api.models import BINARY
 from node.web.api.paging import only_row
