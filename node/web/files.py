@@ -12,6 +12,7 @@ from anyio import CancelScope
 from fastapi import Response
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -29,6 +30,11 @@ FILE_MISSING = "the file is missing: run `voxelnode fsck`"
 DAMAGED = (
     "damaged: a file is missing or is not as it was received; send the instance again, or run `voxelnode fsck --hash`"
 )
+
+
+def type_or_octets(headers: Headers, media_type: str) -> str:
+    """Return the media type of a file, or application/octet-stream if the request accepts only this."""
+    return OCTETS if headers.get("accept") == OCTETS else media_type
 
 
 class Member(NamedTuple):

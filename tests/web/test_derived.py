@@ -41,7 +41,11 @@ def test_a_projection_is_a_picture_or_values(filled: Site, volume: Any, tmp_path
         assert image.width / image.height == pytest.approx(width * volume.row["spacing_mm"][0] / height, rel=0.1)
     values = derived(filled, volume, "projection", plane="axial", projection="minip", format="nifti")
     assert np.array_equal(as_volume(values.content, tmp_path)[0], array.min(axis=2, keepdims=True))
-    assert derived(filled, volume, "montage", step=2, columns=2).headers["content-type"] == "image/png"
+    montage = derived(filled, volume, "montage", step=2, columns=2)
+    assert (montage.headers["content-type"], montage.headers["vary"]) == ("image/png", "Accept")
+    octets = {"Accept": "application/octet-stream"}
+    same = filled.client().get(montage.request.url, headers=octets)
+    assert (same.headers["content-type"], same.content) == ("application/octet-stream", montage.content)
 
 
 def test_masks_and_contours_are_those_of_the_values(filled: Site, volume: Any, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ from node.volume.reasons import Reason as NoVolume
 from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import DownloadsBusy, ResourceNotFound
-from node.web.files import OCTETS, ZIP, Damaged, Member, whole_file, zip_stream
+from node.web.files import ZIP, Damaged, Member, type_or_octets, whole_file, zip_stream
 from node.web.services import Services
 from node.writers.options import write_options
 
@@ -332,7 +332,7 @@ def deidentified_zip(
         call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: {outcome}, {download.counts}", result)
 
     headers = {
-        "Content-Type": OCTETS if call.request.headers.get("accept") == OCTETS else ZIP,
+        "Content-Type": type_or_octets(call.request.headers, ZIP),
         "Content-Disposition": 'attachment; filename="deidentified.zip"',
         "Vary": "Accept",
     }

@@ -1,4 +1,7 @@
-"""Projections, montages, masks and contours of a volume, over HTTP; the node keeps none of them."""
+"""Projections, montages, masks and contours of a volume, over HTTP; the node keeps none of them.
+
+Each is also sent as application/octet-stream, if the request accepts only this: generated clients know no pictures.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from node.web.api.routing import api_router, problems
 from node.web.api.volumes import VolumeNumber
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import Streamed, Unavailable, local_or_gone
+from node.web.files import OCTETS, Streamed, Unavailable, local_or_gone, type_or_octets
 from node.web.problem_types import GONE, INVALID_REQUEST, NOT_FOUND
 
 router = api_router("volumes")
@@ -38,6 +41,8 @@ CHUNK_BYTES = 1 << 18
 
 PNG, GZIP, JSON = "image/png", "application/gzip", "application/json"
 
+POINTS: dict[str, Any] = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+
 POLYGONS: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -45,7 +50,7 @@ POLYGONS: dict[str, Any] = {
             "type": "array",
             "items": {
                 "type": "object",
-                "properties": {"slice": {"type": "integer"}, "points_lps_mm": {"type": "array"}},
+                "properties": {"slice": {"type": "integer"}, "points_lps_mm": POINTS},
             },
         }
     },
@@ -61,7 +66,9 @@ Below = Annotated[float | None, Query(allow_inf_nan=False, description="largest 
 
 
 def _sends(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
-    content = {media_type: {"schema": POLYGONS if media_type == JSON else BINARY} for media_type in media_types}
+    content = {
+        media_type: {"schema": POLYGONS if media_type == JSON else BINARY} for media_type in (*media_types, OCTETS)
+    }
     return {
         **problems(NOT_FOUND, INVALID_REQUEST, GONE),
         200: {"description": description, "content": content},
@@ -162,7 +169,7 @@ class _Volume:
         return local_or_gone(self._call.node, file)
 
     def picture(self, job: Callable[..., bytes], *arguments: Any) -> Response:
-        return Response(self._run(job, *arguments), media_type=PNG, headers={"Cache-Control": "private, no-cache"})
+        return Response(self._run(job, *arguments), headers=self._headers(PNG))
 
     def file(self, name: str, media_type: str, job: Callable[..., bytes], *arguments: Any) -> Response:
         """Return a file that a child writes; it is beside files that arrive, and a start removes what a crash left."""
@@ -176,12 +183,15 @@ class _Volume:
             file.close()
             raise
         headers = {
-            "Content-Type": media_type,
+            **self._headers(media_type),
             "Content-Length": str(os.fstat(file.fileno()).st_size),
             "Content-Disposition": f'attachment; filename="{name}"',
-            "Cache-Control": "private, no-cache",
         }
         return Streamed(_pieces(file), 200, headers)
+
+    def _headers(self, media_type: str) -> dict[str, str]:
+        sent_as = type_or_octets(self._call.request.headers, media_type)
+        return {"Content-Type": sent_as, "Vary": "Accept", "Cache-Control": "private, no-cache"}
 
     def _run(self, job: Callable[..., bytes], *arguments: Any, **into: Path) -> bytes:
         try:

@@ -34,7 +34,7 @@ from node.web.api.paging import (
 from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import DAMAGED, OCTETS, Damaged, file_response, whole_file
+from node.web.files import DAMAGED, OCTETS, Damaged, file_response, type_or_octets, whole_file
 from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, WRONG_CURSOR
 
 router = api_router()
@@ -296,7 +296,7 @@ def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Respon
     except Damaged as error:
         raise HTTPException(410, str(error)) from error
     call.audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
-    media_type = OCTETS if call.request.headers.get("accept") == OCTETS else DICOM
+    media_type = type_or_octets(call.request.headers, DICOM)
     response = file_response(path, media_type, f"{sop_instance_uid}.dcm", row["sha256"])
     response.headers.add_vary_header("Accept")
     return response
