@@ -23,20 +23,21 @@ BATCH = 100
 REST = 4.0
 """It rests this many times as long as it works."""
 
-TURN = "documents"
-
 
 class Documents(BackgroundService):
     """Reads the headers of instances without a document, by their numbers, until it has been at the last one."""
 
+    turn: str = "documents"
+
     def __init__(self, archive: Archive, index: Index) -> None:
-        super().__init__(TURN)
+        super().__init__(self.turn)
         self._archive, self._index, self._after = archive, index, 0
+
+    def _is_ours(self) -> bool:
+        return self._index.turn.has(self.turn)
 
     def step(self) -> float | None:
         """Fill some; return the seconds until the next ones, or None if none is left."""
-        if not self._index.turn.has(TURN):
-            return 60.0
         began_at = monotonic()
         after, files = self._index.instances.without_document(self._after, BATCH)
         found = {
