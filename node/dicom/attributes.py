@@ -16,7 +16,7 @@ from typing import Literal
 
 from node.dicom.character_sets import complete_pydicom, decoded
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
-from node.dicom.header import MAX_SEQUENCE_BYTES, Elements, HeaderCut, read_header, read_header_by_windows, read_items
+from node.dicom.header import HeaderCut, read_header, read_header_by_windows, read_items
 from node.errors import NotUnderstood
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -111,6 +111,9 @@ INDEXED_TAGS = frozenset(
         *(attribute.tag for level in (*SHARED, IMAGE) for attribute in level),
     ]
 )
+COLUMN_TAGS = INDEXED_TAGS - {SPECIFIC_CHARACTER_SET, REQUEST_ATTRIBUTES_SEQUENCE}
+"""Of the elements with a column of their own; the items of a sequence have more attributes than columns."""
+
 _REQUEST_TAGS = frozenset(attribute.tag for attribute in REQUEST)
 
 ByteOrder = Literal["big", "little"]
@@ -121,26 +124,13 @@ Value = str | int | dt.date | dt.time | Requests | None
 
 
 @dataclass(frozen=True, slots=True)
-class OtherElements:
-    """The elements of a data set that have no column, as they are encoded; see `node.dicom.documents`."""
-
-    elements: Elements
-    character_set: bytes
-    transfer_syntax_uid: str
-
-
-@dataclass(frozen=True, slots=True)
 class InstanceAttributes:
-    """The indexed attributes of one instance: for each level, a mapping of column to value.
-
-    `others`: the attributes that have no column; None: they were not read.
-    """
+    """The indexed attributes of one instance: for each level, a mapping of column to value."""
 
     patient: Mapping[str, Value]
     study: Mapping[str, Value]
     series: Mapping[str, Value]
     image: Mapping[str, Value]
-    others: OtherElements | None = None
 
     @property
     def study_instance_uid(self) -> str:
@@ -176,15 +166,12 @@ def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_ui
     NotUnderstood
         The encoding is broken, or one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys).
     """
-    others: Elements = {}
-    return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS, others), transfer_syntax_uid, others)
+    return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
 
 
 def attributes_by_windows(read: Callable[[int, int], bytes], transfer_syntax_uid: str) -> InstanceAttributes:
     """As `instance_attributes`, of a data set that is too large for memory: see `read_header_by_windows`."""
-    others: Elements = {}
-    elements = read_header_by_windows(read, transfer_syntax_uid, INDEXED_TAGS, others)
-    return _attributes(elements, transfer_syntax_uid, others)
+    return _attributes(read_header_by_windows(read, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
 
 
 def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attribute]) -> Mapping[str, Value]:
@@ -205,7 +192,7 @@ def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attr
     return _level(wanted, raws, elements.get(SPECIFIC_CHARACTER_SET, b""), order)
 
 
-def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str, others: Elements) -> InstanceAttributes:
+def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> InstanceAttributes:
     character_set = elements.get(SPECIFIC_CHARACTER_SET, b"")
     order: ByteOrder = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
     patient, study, series = (
@@ -213,12 +200,8 @@ def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str, others:
         for level in SHARED
     )
     image = _level(IMAGE, [elements.get(attribute.tag) for attribute in IMAGE], character_set, order)
-    raw_requests = elements.get(REQUEST_ATTRIBUTES_SEQUENCE, b"")
-    requests = _requests(raw_requests, transfer_syntax_uid, character_set)
-    if raw_requests:  # its items have more attributes than columns
-        others[REQUEST_ATTRIBUTES_SEQUENCE] = b"SQ", raw_requests if len(raw_requests) < MAX_SEQUENCE_BYTES else None
-    rest = OtherElements(others, character_set, transfer_syntax_uid)
-    attributes = InstanceAttributes(patient, study, {**series, "request_attributes": requests}, image, rest)
+    requests = _requests(elements.get(REQUEST_ATTRIBUTES_SEQUENCE, b""), transfer_syntax_uid, character_set)
+    attributes = InstanceAttributes(patient, study, {**series, "request_attributes": requests}, image)
     for level, column, name in (
         (attributes.image, "sop_instance_uid", "SOP Instance UID (0008,0018)"),
         (attributes.image, "sop_class_uid", "SOP Class UID (0008,0016)"),

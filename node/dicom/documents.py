@@ -25,9 +25,9 @@ from typing import Any
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, private_dictionary_VR
 
-from node.dicom.attributes import SPECIFIC_CHARACTER_SET, OtherElements, clean_text, text_of
+from node.dicom.attributes import COLUMN_TAGS, SPECIFIC_CHARACTER_SET, clean_text, text_of
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
-from node.dicom.header import REST, Elements, HeaderCut, read_sequence
+from node.dicom.header import REST, Elements, Head, Header, HeaderCut, read_changed, read_elements, read_sequence
 from node.dicom.json_model import Json, finite, text_element
 from node.dicom.key_values import Match, matches_any, matches_of
 from node.dicom.keys import InvalidQuery, Key, Level
@@ -46,9 +46,6 @@ MAX_BYTES = 65_536
 """Bytes of all values from which on those longer than `SHORT_BYTES` are left out."""
 
 SHORT_BYTES = 64
-
-MAX_CHANGED = 100
-"""Elements that are decoded alone; if more have changed, all are."""
 
 _NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _SINGLE = frozenset(("LT", "ST", "UR", "UT"))
@@ -98,66 +95,65 @@ class DocumentKey:
     restricts: bool = False
 
 
-def document_of(others: OtherElements) -> Document:
+def document_of(header: Header) -> Document:
     """Return the document of an instance."""
-    elements = others.elements
-    if sum(len(value) for _, value in elements.values() if value) > MAX_BYTES:
+    elements = header.elements
+    if _bytes(elements) > MAX_BYTES:
         elements = {
             tag: (vr, value if value is not None and len(value) <= SHORT_BYTES else None)
             for tag, (vr, value) in elements.items()
         }
-    return _document(elements, others.character_set, others.transfer_syntax_uid, 0)
+    return _document(elements, _character_set(header.elements), header.transfer_syntax_uid, 0)
+
+
+def _bytes(elements: Elements) -> int:
+    return sum(len(value) for _, value in elements.values() if value)
+
+
+def _character_set(elements: Elements) -> bytes:
+    return elements.get(SPECIFIC_CHARACTER_SET, (b"", b""))[1] or b""
 
 
 class Base:
     """The document of a series, beside which the instances of the series tell what differs.
 
-    Most elements of an instance have the bytes that they had in the one before: only the others are decoded.
+    Most elements of an instance have the bytes that they had in one before: only the others are read and decoded.
     """
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self._last: tuple[OtherElements, Document] | None = None
+        self._read: tuple[Header, int, Document] | None = None  # with its number of bytes
 
-    def own(self, others: OtherElements) -> Document:
+    def own(self, head: Head) -> Document:
         """Return the document of an instance of the series."""
-        last = self._last
-        changed = None if last is None else _changed(others, last[0])
-        if last is None or changed is None:
-            own = differences(document_of(others), self.document)
-        else:
-            own = self._updated(last[1], others, changed)
-        self._last = others, own
+        if self._read is not None:
+            before, bytes_before, own = self._read
+            changed = read_changed(head, before)
+            if changed is not None and _are_alone(changed, bytes_before):
+                return self._updated(own, before, changed)
+        header = read_elements(head)
+        own = differences(document_of(header), self.document)
+        self._read = (header, _bytes(header.elements), own) if header.pieces else None
         return own
 
-    def _updated(self, own: Document, others: OtherElements, changed: Iterable[int]) -> Document:
+    def _updated(self, own: Document, before: Header, changed: Elements) -> Document:
         own = dict(own)
-        for tag in changed:
-            name, value = _named_value(tag, others.elements, others.character_set, others.transfer_syntax_uid, 0)
-            if not name:
-                continue
-            if tag in others.elements:
-                is_same = name in self.document and self.document[name] == value
-            else:
-                value, is_same = False, name not in self.document
-            if is_same:
+        elements = before.elements | changed
+        character_set = _character_set(elements)
+        for tag in changed.keys() - COLUMN_TAGS:
+            name, value = _named_value(tag, elements, character_set, before.transfer_syntax_uid, 0)
+            if name and name in self.document and self.document[name] == value:
                 own.pop(name, None)
-            else:
+            elif name:
                 own[name] = value
         return own
 
 
-def _changed(others: OtherElements, before: OtherElements) -> list[int] | None:
-    """Return the tags whose elements differ between two instances; None if everything is to be decoded."""
-    if others.character_set != before.character_set or others.transfer_syntax_uid != before.transfer_syntax_uid:
-        return None
-    known, elements = before.elements, others.elements
-    changed = [tag for tag, element in elements.items() if known.get(tag) != element]
-    if len(known) + len(changed) != len(elements) or not known.keys() >= elements.keys():
-        changed += known.keys() - elements.keys()
-    if len(changed) > MAX_CHANGED or any(tag == REST or (tag >> 16 & 1 and tag & 0xFFFF < 0x1000) for tag in changed):
-        return None
-    return changed
+def _are_alone(changed: Elements, bytes_before: int) -> bool:
+    """Return whether elements can be decoded alone: no other elements depend on them, nor on how long they are."""
+    if any(tag == SPECIFIC_CHARACTER_SET or (tag >> 16 & 1 and tag & 0xFFFF < 0x1000) for tag in changed):
+        return False
+    return bytes_before + _bytes(changed) <= MAX_BYTES
 
 
 def differences(document: Document, base: Document) -> Document:
@@ -355,8 +351,8 @@ def _number(vr: str, text: str) -> Any:
 
 def _document(elements: Elements, character_set: bytes, syntax: str, depth: int) -> Document:
     document: Document = {}
-    if SPECIFIC_CHARACTER_SET in elements:
-        character_set = elements[SPECIFIC_CHARACTER_SET][1] or b""
+    if depth and SPECIFIC_CHARACTER_SET in elements:
+        character_set = _character_set(elements)
     for tag in elements:
         name, value = _named_value(tag, elements, character_set, syntax, depth)
         if name:
@@ -365,8 +361,10 @@ def _document(elements: Elements, character_set: bytes, syntax: str, depth: int)
 
 
 def _named_value(tag: int, elements: Elements, character_set: bytes, syntax: str, depth: int) -> tuple[str, Any]:
-    """Return name and value of an element, which may be absent; an empty name if documents do not have it."""
-    raw_vr, raw = elements.get(tag, (b"", None))
+    """Return name and value of an element; an empty name if documents do not have it."""
+    if depth == 0 and tag in COLUMN_TAGS:
+        return "", None
+    raw_vr, raw = elements[tag]
     name, known_vr = _standard_name_and_vr(tag)
     if not name:
         creator = _creator(elements, tag, character_set) if tag >> 16 & 1 and tag & 0xFFFF >= 0x1000 else ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
@@ -41,14 +42,21 @@ MAX_ITEMS = 16
 """Items of a sequence that are read."""
 
 WINDOW_BYTES = 1 << 20
+HEAD_BYTES = 32 << 10
 MAX_WINDOW_BYTES = 16 << 20
 """Largest part of a file that is read at once, to skip a sequence of undefined length; the first has `WINDOW_BYTES`."""
 
 MAX_OTHER_BYTES, MAX_OTHER_SEQUENCE_BYTES = 1024, 8192
-"""Longest value, and longest sequence, of the elements that are kept beside the wanted ones."""
+"""Longest value, and longest sequence, of `Elements`."""
 
 MAX_OTHERS = 2000
-"""Elements that are kept beside the wanted ones; those behind them are not looked for."""
+"""Elements of a data set that are read as `Elements`; those behind them are not looked for."""
+
+MAX_COMPARED_BYTES = 65_536
+"""Bytes of a header up to which others are compared with it."""
+
+MAX_CHANGED = 100
+"""Elements that are read alone; if more have changed, all are."""
 
 PER_FRAME_FUNCTIONAL_GROUPS = 0x52009230
 """A sequence as long as the pixels have frames, which is not walked for the elements behind it."""
@@ -64,6 +72,40 @@ MAX_INFLATED_BYTES = 1 << 30
 """Largest deflated data set that is read, inflated; it is in memory as a whole then."""
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A data set, from byte `at` of `data` on, in its transfer syntax; `is_cut`: there may be more than `data` has."""
+
+    data: bytes
+    at: int
+    transfer_syntax_uid: str
+    is_cut: bool = False
+
+
+ReadHead = Callable[[], Head]
+"""Reads a head when it is needed: those of many large instances are not in memory at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The elements before the pixels.
+
+    Attributes
+    ----------
+    elements : Elements
+    transfer_syntax_uid : str
+        By whose encoding they were read.
+    pieces : list of tuple
+        Of each element, in their order: tag, the bytes that it begins with, and how many it has in all. One that
+        begins with them elsewhere has the same value, or one that is too long. Empty: other headers cannot be compared
+        with this one.
+    """
+
+    elements: Elements
+    transfer_syntax_uid: str
+    pieces: list[tuple[int, bytes, int]]
+
+
 class HeaderCut(Exception):
     """The bytes end before the last wanted element; the walk can go on at `offset`, which may be beyond the end."""
 
@@ -73,10 +115,7 @@ class HeaderCut(Exception):
 
 
 def read_header(
-    data: bytes | bytearray | memoryview,
-    transfer_syntax_uid: str,
-    wanted: frozenset[int],
-    others: Elements | None = None,
+    data: bytes | bytearray | memoryview, transfer_syntax_uid: str, wanted: frozenset[int]
 ) -> dict[int, bytes]:
     """Return the raw values of some top-level elements of a data set.
 
@@ -89,8 +128,6 @@ def read_header(
         (PS3.5 A.4).
     wanted : frozenset of int
         Tags as ``0xggggeeee``; the reader stops after the largest.
-    others : dict or None
-        Gets all other elements before the pixels, as far as the encoding behind the largest wanted tag is sound.
 
     Returns
     -------
@@ -107,16 +144,11 @@ def read_header(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    if others is not None and not isinstance(data, bytes):
-        data = bytes(data)  # a slice of bytes is a copy, as `others` needs it
-    return _Walker(data, found_syntax(data[:8], transfer_syntax_uid)).values(wanted, {}, others)
+    return _Walker(data, found_syntax(data[:8], transfer_syntax_uid)).values(wanted, {})
 
 
 def read_header_by_windows(
-    read: Callable[[int, int], bytes],
-    transfer_syntax_uid: str,
-    wanted: frozenset[int],
-    others: Elements | None = None,
+    read: Callable[[int, int], bytes], transfer_syntax_uid: str, wanted: frozenset[int]
 ) -> dict[int, bytes]:
     """As `read_header`, of a data set that is too large for memory.
 
@@ -126,7 +158,7 @@ def read_header_by_windows(
     undefined length takes more than `MAX_WINDOW_BYTES`.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
-        return read_header(read(0, MAX_WINDOW_BYTES), transfer_syntax_uid, wanted, others)
+        return read_header(read(0, MAX_WINDOW_BYTES), transfer_syntax_uid, wanted)
     elements: dict[int, bytes] = {}
     offset, length, left = 0, WINDOW_BYTES, MAX_ELEMENTS
     transfer_syntax_uid = found_syntax(read(0, 8), transfer_syntax_uid)
@@ -135,11 +167,8 @@ def read_header_by_windows(
             raise HeaderCut(offset)
         window = read(offset, length)
         walker = _Walker(window, transfer_syntax_uid, left)
-        if others is not None and len(others) > MAX_OTHERS:
-            others[REST] = b"", None
-            others = None
         try:
-            walker.values(wanted, elements, others)
+            walker.values(wanted, elements)
             if len(window) < length or not walker.is_at_end:
                 return elements
             offset, length, left = offset + walker.at, WINDOW_BYTES, walker.left
@@ -174,6 +203,58 @@ def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> 
     except (HeaderCut, NotUnderstood):
         pass  # the items so far
     return items
+
+
+def read_elements(head: Head) -> Header:
+    """Return all elements before the pixels, as far as they can be read."""
+    elements: Elements = {}
+    pieces: list[tuple[int, bytes, int]] = []
+    try:
+        head = _plain(head)
+        walker = _Walker(head.data, head.transfer_syntax_uid, MAX_OTHERS, head.at)
+        is_whole = walker.rest(elements, walker.end, pieces) and not (head.is_cut and walker.at >= walker.end)
+    except (HeaderCut, NotUnderstood):
+        is_whole = False
+    if not is_whole:
+        elements[REST] = b"", None
+    is_compared = len(pieces) == len(elements) and sum(len(piece) for _, piece, _ in pieces) <= MAX_COMPARED_BYTES
+    return Header(elements, head.transfer_syntax_uid, pieces if is_compared else [])
+
+
+def _plain(head: Head) -> Head:
+    """Return a head inflated, with the transfer syntax by whose encoding it is to be read."""
+    data, at, is_cut = head.data, head.at, head.is_cut
+    if head.transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
+        data, at = _inflated(memoryview(data)[at:], WINDOW_BYTES), 0
+        is_cut |= len(data) == WINDOW_BYTES
+    return Head(data, at, found_syntax(data[at : at + 8], head.transfer_syntax_uid), is_cut)
+
+
+def read_changed(head: Head, before: Header) -> Elements | None:
+    """Return the elements that are not as in another header; None unless this has the same elements in this order.
+
+    Nearly all elements of an instance have the bytes that they have in the others of its series: comparing them takes a
+    tenth of the time of reading them.
+    """
+    changed: Elements = {}
+    try:
+        head = _plain(head)
+        if head.transfer_syntax_uid != before.transfer_syntax_uid:
+            return None
+        walker = _Walker(head.data, head.transfer_syntax_uid)
+        at, is_same = head.at, head.data.startswith
+        for tag, piece, length in before.pieces:
+            if is_same(piece, at):
+                at += length
+                continue
+            walker.at = at
+            if len(changed) == MAX_CHANGED or not walker.keep_one(tag, changed):
+                return None
+            at = walker.at
+        is_whole = not head.is_cut if at == walker.end else walker.is_at_pixels(at)
+    except (HeaderCut, NotUnderstood):
+        return None
+    return changed if is_whole else None
 
 
 def read_sequence(raw: bytes, transfer_syntax_uid: str) -> list[Elements]:
@@ -311,18 +392,20 @@ class _Walker:
     """A position in the bytes, and the encoding at that position."""
 
     def __init__(
-        self, data: bytes | bytearray | memoryview, transfer_syntax_uid: str, max_elements: int = MAX_ELEMENTS
+        self,
+        data: bytes | bytearray | memoryview,
+        transfer_syntax_uid: str,
+        max_elements: int = MAX_ELEMENTS,
+        at: int = 0,
     ) -> None:
-        self.data, self.at, self.end, self.left = data, 0, len(data), max_elements
+        self.data, self.at, self.end, self.left = data, at, len(data), max_elements
         self.is_at_end = False  # the bytes ended behind an element, before the last wanted one
         self.encoding = encoding_of(transfer_syntax_uid)
         self.implicit = self.encoding.is_implicit
         self.vr = b""
 
-    def values(
-        self, wanted: frozenset[int], elements: dict[int, bytes], others: Elements | None = None
-    ) -> dict[int, bytes]:
-        """Add the values of the wanted tags to `elements`, and the other elements to `others`."""
+    def values(self, wanted: frozenset[int], elements: dict[int, bytes]) -> dict[int, bytes]:
+        """Add the values of the wanted tags to `elements`; sequences of undefined length are skipped."""
         data, at, end, short_head = self.data, self.at, self.end, self.encoding.short_head
         last = min(max(wanted), (PIXELS_GROUP << 16) - 1)
         left = self.left
@@ -330,32 +413,31 @@ class _Walker:
             begin = at
             # Equivalent to `element`, at a third of its cost, for the encoding of nearly all elements.
             if not self.implicit and at + 8 <= end and (head := short_head(data, at))[2] in SHORT_VRS:
-                tag, vr, length, at = head[0] << 16 | head[1], head[2], head[3], at + 8
+                tag, length, at = head[0] << 16 | head[1], head[3], at + 8
             else:
                 self.at, self.left = at, left
                 tag, length = self.element(begin)
-                at, vr = self.at, self.vr
+                at = self.at
             if tag > last:
-                self._rest_of_header(begin, others)
                 return elements
             if (left := left - 1) < 0:
                 raise _too_many_elements(tag)
             if length == UNDEFINED_LENGTH:
                 self.left = left
+                is_kept = tag in wanted and tag not in elements and _is_sequence(tag) and self.vr != b"UN"
                 self.skip_undefined(tag, begin)
-                self._take_sequence(tag, vr, at, wanted, elements, others)
+                if is_kept:
+                    elements[tag] = bytes(data[at : min(self.at, at + MAX_SEQUENCE_BYTES)])
                 at, left = self.at, self.left
                 continue
             stop = at + length
-            if tag in wanted:
-                self.left = left
-                self._take(tag, begin, at, length, elements)
-            elif others is not None:
-                if length > MAX_OTHER_BYTES or stop > end:
+            if tag in wanted and tag not in elements:
+                is_short = length <= MAX_VALUE_BYTES or not _is_sequence(tag)
+                kept = min(stop, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
+                if kept > end:
                     self.left = left
-                    self._keep_long(others, tag, vr, begin, at, length)
-                else:
-                    others[tag] = vr, data[at:stop]  # type: ignore[assignment]  # of bytes
+                    raise HeaderCut(begin)
+                elements[tag] = bytes(data[at:kept])
             if stop > end:
                 self.left = left
                 raise HeaderCut(stop)
@@ -363,49 +445,7 @@ class _Walker:
         self.at, self.left, self.is_at_end = at, left, True
         return elements
 
-    def _take(self, tag: int, begin: int, at: int, length: int, elements: dict[int, bytes]) -> None:
-        """Add the value of a wanted tag to `elements`."""
-        is_short = length <= MAX_VALUE_BYTES or not _is_sequence(tag)
-        kept = min(at + length, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
-        if kept > self.end:
-            raise HeaderCut(begin)
-        elements.setdefault(tag, bytes(self.data[at:kept]))
-
-    def _take_sequence(
-        self,
-        tag: int,
-        vr: bytes,
-        begin: int,
-        wanted: frozenset[int],
-        elements: dict[int, bytes],
-        others: Elements | None,
-    ) -> None:
-        """Add the sequence that ends here to `elements` if it is wanted, else to `others`."""
-        if tag in wanted and tag not in elements and _is_sequence(tag) and vr != b"UN":
-            elements[tag] = bytes(self.data[begin : min(self.at, begin + MAX_SEQUENCE_BYTES)])
-        elif others is not None and tag not in wanted:
-            self._keep(others, tag, vr, begin)
-
-    def _keep_long(self, others: Elements, tag: int, vr: bytes, begin: int, at: int, length: int) -> None:
-        """Add an element that may be too long, or of which the bytes may be there only in part."""
-        if at + length > self.end and length <= MAX_OTHER_SEQUENCE_BYTES:
-            raise HeaderCut(begin)
-        self.at = min(at + length, self.end)
-        self._keep(others, tag, vr, at)
-
-    def _rest_of_header(self, begin: int, others: Elements | None) -> None:
-        """Add the elements from here to the pixels to `others`; what cannot be read is nothing that is needed."""
-        if others is None:
-            return
-        self.at, self.left = begin, min(self.left, MAX_OTHERS)
-        try:
-            is_whole = self.rest(others, self.end)
-        except (HeaderCut, NotUnderstood):
-            is_whole = False
-        if not is_whole or len(others) > MAX_OTHERS:
-            others[REST] = b"", None
-
-    def rest(self, others: Elements, end: int) -> bool:
+    def rest(self, elements: Elements, end: int, pieces: list[tuple[int, bytes, int]] | None = None) -> bool:
         """Add the elements up to `end`, to the end of an item or to the pixels; return whether these are all."""
         while self.at < end:
             begin = self.at
@@ -413,7 +453,7 @@ class _Walker:
             if tag == ITEM_END or tag >> 16 == PIXELS_GROUP:
                 return True
             if tag == PER_FRAME_FUNCTIONAL_GROUPS:
-                others[tag] = self.vr, None
+                elements[tag] = self.vr, None
                 return False
             self.left -= 1
             if self.left < 0:
@@ -425,15 +465,32 @@ class _Walker:
                 raise HeaderCut(begin)
             else:
                 self.at = at + length
-            self._keep(others, tag, vr, at)
+            self._keep(elements, tag, vr, at)
+            if pieces is not None:
+                is_compared = length == UNDEFINED_LENGTH or elements[tag][1] is not None
+                pieces.append((tag, bytes(self.data[begin : self.at if is_compared else at]), self.at - begin))
         return True
 
-    def _keep(self, others: Elements, tag: int, vr: bytes, begin: int) -> None:
+    def keep_one(self, tag: int, elements: Elements) -> bool:
+        """Add the current element; return False if it has another tag, or its length is undefined."""
+        found, length = self.element(self.at)
+        begin, self.at = self.at, self.at + length
+        if found != tag or self.at > self.end:  # an undefined length is the largest one
+            return False
+        self._keep(elements, tag, self.vr, begin)
+        return True
+
+    def is_at_pixels(self, at: int) -> bool:
+        """Return whether the element at an offset is of the pixels."""
+        self.at = at
+        return self.element(at)[0] >> 16 == PIXELS_GROUP
+
+    def _keep(self, elements: Elements, tag: int, vr: bytes, begin: int) -> None:
         """Add the element whose value ends here, unless it is too long."""
         length = self.at - begin
         is_sequence = vr == b"SQ" or (not vr and length > MAX_OTHER_BYTES and _is_sequence(tag))
         is_short = length <= (MAX_OTHER_SEQUENCE_BYTES if is_sequence else MAX_OTHER_BYTES)
-        others[tag] = vr, bytes(self.data[begin : self.at]) if is_short else None
+        elements[tag] = vr, bytes(self.data[begin : self.at]) if is_short else None
 
     def enters(self, tag: int) -> bool:
         """Return whether the current element is a sequence, one of its items or an end: what it holds is next."""

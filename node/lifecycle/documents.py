@@ -10,15 +10,14 @@ from time import monotonic
 
 from node.archive.filesystem import Archive
 from node.background import BackgroundService
-from node.dicom.attributes import OtherElements
-from node.dicom.header import HeaderCut
+from node.dicom.header import Head
 from node.errors import NotUnderstood
+from node.files.heads import head_of
 from node.index.database.index import Index
 from node.index.nouns.records import InstanceFile
-from node.receive.apply import attributes_of
 
-BATCH = 100
-"""Instances of one transaction."""
+BATCH = 50
+"""Instances of one transaction; all their heads are in memory."""
 
 REST = 4.0
 """It rests this many times as long as it works."""
@@ -40,9 +39,7 @@ class Documents(BackgroundService):
         """Fill some; return the seconds until the next ones, or None if none is left."""
         began_at = monotonic()
         after, files = self._index.instances.without_document(self._after, BATCH)
-        found = {
-            id: (file.key, others) for id, syntax, file in files if (others := self._read(file, syntax)) is not None
-        }
+        found = {id: (file.key, head) for id, syntax, file in files if (head := self._read(file, syntax)) is not None}
         if found:
             self._index.instances.fill_documents(found)
         if after is None:
@@ -50,8 +47,8 @@ class Documents(BackgroundService):
         self._after = after
         return (monotonic() - began_at) * REST
 
-    def _read(self, file: InstanceFile, transfer_syntax_uid: str) -> OtherElements | None:
+    def _read(self, file: InstanceFile, transfer_syntax_uid: str) -> Head | None:
         try:
-            return attributes_of(self._archive.local(file), file.data_set_offset, transfer_syntax_uid).others
-        except (OSError, NotUnderstood, HeaderCut):
+            return head_of(self._archive.local(file), file.data_set_offset, transfer_syntax_uid)
+        except (OSError, NotUnderstood):
             return None

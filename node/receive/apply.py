@@ -36,9 +36,10 @@ from node.archive.filesystem import Archive
 from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes
-from node.dicom.header import HeaderCut
+from node.dicom.header import Head, HeaderCut, ReadHead
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
+from node.files.heads import head_of
 from node.index.database.index import Index
 from node.index.engine.about_keys import Applied
 from node.index.nouns.instances import NotIndexable
@@ -530,10 +531,14 @@ class Applier(BackgroundService):
         except (NotUnderstood, HeaderCut, FileNotFoundError):
             log.exception("record_not_understood", record=record.sequence)
             return None
+        head: ReadHead
+        where = facts.data_set_offset, facts.transfer_syntax_uid
         if facts.sha256:
             self._archive.keep_part(facts.key)
             digest = facts.sha256
+            head = partial(head_of, self._archive.path(facts.key), *where)
         else:
+            head = partial(Head, record.payload, *where)
             self._archive.write(facts.key, record.payload)
             digest = hashlib.sha256(memoryview(record.payload)[facts.data_set_offset :]).hexdigest()
         self._written(facts.key)  # not before: a checkpoint on another thread would find nothing to sync
@@ -551,7 +556,7 @@ class Applier(BackgroundService):
             received_at=facts.received_at,
             place=self._archive.place_of_new,
         )
-        return Received(attributes, file, facts.quiet_seconds, facts.overwrite_policy, facts.began_at)
+        return Received(attributes, file, facts.quiet_seconds, facts.overwrite_policy, facts.began_at, head)
 
 
 def _pass_on(outcome: Future[Outcome], kept: Outcome, upload: Future[None]) -> None:

@@ -17,6 +17,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +33,7 @@ from node.dicom.header import HeaderCut
 from node.durable import make_folder
 from node.errors import NotUnderstood
 from node.failpoints import reached
+from node.files.heads import head_of
 from node.index.database.index import Index
 from node.index.models import STORE
 from node.index.nouns.instances import NotIndexable
@@ -144,7 +146,8 @@ def adopt(
             log.error("file_unreadable", path=key, reason=error.strerror)
         else:
             file = replace(file, place=archive.place_of_new, **facts.get(key, {}))
-            readable.append(Received(attributes, file, quiet_seconds(file.calling_ae_title)))
+            head = partial(head_of, archive.path(key), file.data_set_offset, file.transfer_syntax_uid)
+            readable.append(Received(attributes, file, quiet_seconds(file.calling_ae_title), head=head))
     for begin in range(0, len(readable), MAX_BATCH):
         fates |= _indexed(archive, index, readable[begin : begin + MAX_BATCH])
     return fates

@@ -45,6 +45,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,13 +66,17 @@ STORESCP = shutil.which("storescp", path=SYSTEM_PATH) or "storescp"
 
 @dataclass(frozen=True)
 class Load:
-    """So many instances of so many bytes, over so many associations at once."""
+    """So many instances of so many bytes, over so many associations at once.
+
+    `elements`: further ones in each header; one in ten differs from instance to instance.
+    """
 
     name: str
     instances: int
     side: int
     associations: int
     nodelay: str
+    elements: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ LOADS = [
     Load("N ct", 400, 512, 1, "1"),
     Load("N small", 2000, 64, 4, "1"),
     Load("N small x1", 1000, 64, 1, "1"),
+    Load("N header", 2000, 64, 4, "1", elements=100),
     Load("N small x16", 4000, 64, 16, "1"),
     Load("D ct", 100, 512, 1, "0"),
     Load("D small", 400, 64, 4, "0"),
@@ -128,6 +134,9 @@ def write_instances(folder: Path, load: Load) -> list[Path]:
             ds.BitsAllocated = ds.BitsStored = 16
             ds.HighBit, ds.PixelRepresentation, ds.SamplesPerPixel = 15, 1, 1
             ds.PhotometricInterpretation = "MONOCHROME2"
+            for element in range(load.elements):
+                value = number if element % 10 == 0 else element
+                ds.add_new(Tag(0x0018, 0x9004 + element), "LO", f"value {value} of element {element}")
             ds.PixelData = random.integers(0, 2000, (load.side, load.side), np.int16).tobytes()
             ds.save_as(place / f"{number:05d}.dcm", enforce_file_format=True)
         folders.append(place)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from node.conversion.pipeline import convert
 from node.conversion.scheduler import Housekeeping, Worker
 from node.conversion.series import input_sha256, is_unchanged
 from node.dicom.attributes import instance_attributes
+from node.dicom.header import Head
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.models import Base
 from node.index.nouns.converted import SeriesKey
@@ -109,7 +111,7 @@ def arrived_at(ds: FileDataset, received_at: dt.datetime, began_at: dt.datetime 
     syntax, data = str(ds.file_meta.TransferSyntaxUID), data_set_bytes(ds)
     origin = "dicom", "MODALITY", "VOXELNODE", "", received_at
     file = StoredFile(f"objects/00000000/{ds.SOPInstanceUID}.dcm", "", len(data), "0" * 64, 0, syntax, *origin)
-    return Received(instance_attributes(data, syntax), file, 60.0, began_at=began_at)
+    return Received(instance_attributes(data, syntax), file, 60.0, "never", began_at, partial(Head, data, 0, syntax))
 
 
 def place_of(ds: FileDataset) -> SeriesKey:

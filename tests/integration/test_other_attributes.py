@@ -206,7 +206,7 @@ def test_what_is_left_out_is_not_known_and_never_a_false_no(root: Root) -> None:
 def test_an_instance_without_a_document_is_not_known(root: Root) -> None:
     old, new = make.instance(KVP="80"), make.instance(KVP="80")
     received = arrived_at(old, dt.datetime(2024, 1, 2, tzinfo=dt.UTC))
-    bare = Received(replace(received.attributes, others=None), received.file, 60.0)
+    bare = Received(received.attributes, received.file, 60.0)
     root.index.instances.add([bare])
     store(root, [new])
     assert found(root, identifier(KVP="80")) == {str(old.SOPInstanceUID), str(new.SOPInstanceUID)}
@@ -255,7 +255,7 @@ def test_a_second_version_takes_the_document_of_the_first(root: Root) -> None:
     store(root, [first])
     received = arrived_at(second, dt.datetime(2024, 1, 3, tzinfo=dt.UTC))
     file = replace(received.file, sha256="1" * 64, key=received.file.key + "2", quarantine_key="quarantine/2")
-    root.index.instances.add([Received(received.attributes, file, 60.0, "replace")])
+    root.index.instances.add([replace(received, file=file, overwrite_policy="replace")])
     assert found(root, identifier(KVP="120")) == {str(first.SOPInstanceUID)}
     assert found(root, identifier(KVP="80")) == set()
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import JSON, Connection, bindparam, func, select, update
 
-from node.dicom.attributes import OtherElements
 from node.dicom.documents import Base, Document, differences, document_of, effective
+from node.dicom.header import Head, ReadHead, read_elements
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.sql import insert, listed_in, looked_up_in
 from node.index.models import ImageDocumentRow, ImageRow, SeriesDocumentRow
@@ -42,26 +42,26 @@ _WRITE_OWN = Prepared(
 _ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
-def write_documents(connection: Connection, current: Mapping[str, tuple[int, OtherElements | None]]) -> None:
+def write_documents(connection: Connection, current: Mapping[str, tuple[int, ReadHead | None]]) -> None:
     """Write the documents of instances that have their rows.
 
-    `current`: series and elements, by SOP Instance UID; without elements, an instance gets no document.
+    `current`: series, and what returns the head, by SOP Instance UID; without that, an instance gets no document.
     """
-    known = {uid: (series, others) for uid, (series, others) in current.items() if others is not None}
+    known = {uid: (series, read) for uid, (series, read) in current.items() if read is not None}
     if not known:
         return
     ids = dict(_FIND_IDS.execute(connection, {"uids": list(known)}))
     found = _bases(connection, {series for series, _ in known.values()})
-    for series, others in known.values():
+    for series, read in known.values():
         if series not in found:
-            found |= _new_base(connection, series, others, ids.values())
+            found |= _new_base(connection, series, read(), ids.values())
     rows = []
     varying: dict[int, set[str]] = {}
-    for uid, (series, others) in known.items():
+    for uid, (series, read) in known.items():
         if uid not in ids:  # the database has changed a character of it
             continue
         base, of_series = found[series]
-        own = base.own(others)
+        own = base.own(read())
         rows.append({"image_id": ids[uid], "document": _ENCODE(own)})
         if not own.keys() <= of_series:
             of_series |= own.keys()
@@ -94,7 +94,7 @@ def without_document(
     return None if following is None else following - 1, found
 
 
-def fill_documents(connection: Connection, found: Mapping[int, tuple[str, OtherElements]]) -> None:
+def fill_documents(connection: Connection, found: Mapping[int, tuple[str, Head]]) -> None:
     """See `node.index.nouns.instances.InstanceRepository.fill_documents`."""
     rows = connection.execute(
         select(ImageRow.id, ImageRow.sop_instance_uid, ImageRow.series_id, ImageRow.key)
@@ -102,7 +102,7 @@ def fill_documents(connection: Connection, found: Mapping[int, tuple[str, OtherE
         .where(ImageDocumentRow.image_id.is_(None), listed_in(ImageRow.id, list(found)))
     ).all()
     same = [row for row in rows if found[row.id][0] == row.key]
-    write_documents(connection, {row.sop_instance_uid: (row.series_id, found[row.id][1]) for row in same})
+    write_documents(connection, {row.sop_instance_uid: (row.series_id, _ready(found[row.id][1])) for row in same})
     bare = (
         select(ImageRow.id)
         .outerjoin(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
@@ -114,6 +114,10 @@ def fill_documents(connection: Connection, found: Mapping[int, tuple[str, OtherE
         ~bare.correlate(SeriesDocumentRow).exists(),
     )
     connection.execute(whole.values(is_partial=False))
+
+
+def _ready(head: Head) -> ReadHead:
+    return lambda: head
 
 
 _Bases = dict[int, tuple[Base, set[str]]]
@@ -130,9 +134,9 @@ def _base(document: str) -> Base:
     return Base(json.loads(document))
 
 
-def _new_base(connection: Connection, series: int, others: OtherElements, new: Collection[int]) -> _Bases:
+def _new_base(connection: Connection, series: int, head: Head, new: Collection[int]) -> _Bases:
     """Let a series have the document of an instance, unless another writer was quicker."""
-    document = _ENCODE(document_of(others))
+    document = _ENCODE(document_of(read_elements(head)))
     before = select(ImageRow.id).where(ImageRow.series_id == series, ImageRow.id.not_in(list(new))).limit(1)
     is_partial = connection.execute(before).first() is not None
     values = {"series_id": series, "document": document, "varying": "[]", "is_partial": is_partial}

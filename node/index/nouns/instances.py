@@ -12,7 +12,7 @@ from sqlalchemy import Row as SelectedRow
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
-from node.dicom.attributes import OtherElements
+from node.dicom.header import Head
 from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
 from node.failpoints import reached
@@ -146,7 +146,7 @@ class InstanceRepository(IndexRepository):
         return without_document(connection, after, limit)
 
     @on_writer
-    def fill_documents(self, connection: Connection, found: Mapping[int, tuple[str, OtherElements]]) -> None:
+    def fill_documents(self, connection: Connection, found: Mapping[int, tuple[str, Head]]) -> None:
         """Write documents by the numbers of instances, unless their file is not that of the key any more."""
         fill_documents(connection, found)
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from sqlalchemy import JSON, Connection, bindparam, or_, select, update
 
-from node.dicom.attributes import OtherElements
+from node.dicom.header import ReadHead
 from node.errors import VoxelnodeError
 from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import Prepared, PreparedInsert
@@ -142,7 +142,7 @@ class _Batch:
         self._series: dict[tuple[object, ...], int] = {}
         self._images: dict[str, dict[str, object]] = {}  # rows to be inserted
         self._seen: list[Seen] = []
-        self._current: dict[str, tuple[int, OtherElements | None]] = {}  # what documents are of
+        self._current: dict[str, tuple[int, ReadHead | None]] = {}  # what documents are of
 
     def add(self) -> list[Indexed]:
         """Write the rows of all instances; return what became of each."""
@@ -286,7 +286,7 @@ class _Batch:
     def _count(self, received: Received, series_id: int, *, replaces: bool = False) -> None:
         """Note that a received instance is the current one from here on."""
         uid, file = received.attributes.sop_instance_uid, received.file
-        self._current[uid] = series_id, received.attributes.others
+        self._current[uid] = series_id, received.head
         is_pending = uid in self._images
         self._first[uid] = First(file.sha256, file.key, series_id, holder=self._holder, is_pending=is_pending)
         self._seen.append(Seen(series_id, received, counts=True, replaces=replaces))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from node.completeness import Completeness, Expectation
 from node.dicom.attributes import InstanceAttributes
+from node.dicom.header import ReadHead
 from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.settings.model import OverwritePolicy
 
@@ -39,7 +40,7 @@ class StoredFile:
 class Received:
     """An instance to be indexed; its series is due `quiet_seconds` later unless more is to be waited for.
 
-    `began_at`: begin of the association or request that brought it.
+    `began_at`: begin of the association or request that brought it. `head`: for its document; None: it gets that later.
     """
 
     attributes: InstanceAttributes
@@ -47,6 +48,7 @@ class Received:
     quiet_seconds: float
     overwrite_policy: ReceivedPolicy = "never"
     began_at: dt.datetime | None = None
+    head: ReadHead | None = None
 
 
 class Outcome(Enum):

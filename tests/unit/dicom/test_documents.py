@@ -1,0 +1,76 @@
+"""Documents of instances are the same whether all elements are read, or only those that differ from one before."""
+
+from __future__ import annotations
+
+import zlib
+from io import BytesIO
+from random import Random
+
+import pytest
+from pydicom import Dataset, dcmwrite
+from pydicom.tag import Tag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from node.dicom.documents import OTHERS, Base, document_of
+from node.dicom.header import Head, read_changed, read_elements
+from tests import make
+
+SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+
+
+def item(value: str) -> Dataset:
+    ds = Dataset()
+    ds.CodeValue, ds.CodingSchemeDesignator = value, "99X"
+    return ds
+
+
+def head_of(chance: Random, syntax: str) -> Head:
+    """An instance of a series; some of its elements are its own, too long, absent or in another form."""
+    ds = make.instance(transfer_syntax_uid=syntax, study_uid="1.2.3", series_uid="1.2.3.1", KVP=chance.choice("89"))
+    ds.ImageComments = "x" * chance.choice((2, 2, 2, 1030, 1040))
+    ds.ProcedureCodeSequence = [item(chance.choice("1112")) for _ in range(chance.choice((1, 1, 1, 0, 2)))]
+    ds["ProcedureCodeSequence"].is_undefined_length = chance.random() < 0.3
+    ds.add_new(0x00290010, "LO", chance.choice(("EXAMPLE 1", "EXAMPLE 1", "EXAMPLE 2")))
+    ds.add_new(0x00291001, "LO", chance.choice(("first", "second")))
+    ds.add_new(0x00291002, "OB", bytes(chance.choice((4, 2000, 2002))))
+    if chance.random() < 0.2:
+        ds.InstitutionName = "Klinik"
+    if chance.random() < 0.2:
+        ds.SpecificCharacterSet = "ISO_IR 192"
+    if chance.random() < 0.2:
+        ds.add_new(Tag(0x7FE00010), "OW", bytes(8))
+    stream = BytesIO()
+    is_implicit, is_little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    dcmwrite(stream, Dataset(ds), implicit_vr=is_implicit, little_endian=is_little)
+    data = stream.getvalue()
+    if syntax == DeflatedExplicitVRLittleEndian:
+        data = zlib.compress(data, wbits=-zlib.MAX_WBITS)
+    return Head(b"file" + data, 4, syntax)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_what_differs_is_all_that_is_to_be_read(syntax: str) -> None:
+    chance = Random(5)
+    first = head_of(chance, syntax)
+    base = Base(document_of(read_elements(first)))
+    compared = 0
+    for _ in range(60):
+        head, before = head_of(chance, syntax), read_elements(first)
+        compared += read_changed(head, before) is not None
+        assert base.own(head) == Base(base.document).own(head)
+        first = head
+    assert compared > 2
+
+
+def test_a_head_that_is_cut_is_never_taken_for_the_whole() -> None:
+    whole = head_of(Random(5), ExplicitVRLittleEndian)
+    header = read_elements(whole)
+    for length in range(4, len(whole.data)):
+        cut = Head(whole.data[:length], 4, ExplicitVRLittleEndian, is_cut=True)
+        assert OTHERS in document_of(read_elements(cut))
+        assert read_changed(cut, header) is None
