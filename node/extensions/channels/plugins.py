@@ -28,6 +28,9 @@ from node.settings.model import Settings
 PROJECT = "voxelnode"
 GROUP = "voxelnode.plugins"
 
+START_SECONDS = 60.0
+"""How long the process of a plugin has to load this program, which a busy machine does slowly."""
+
 MAX_CAUSE_CHARACTERS = 1000
 MAX_ANSWER_BYTES = 1 << 20
 
@@ -85,14 +88,9 @@ class Plugin:
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Call the plugin and wait for it. See `Channel.deliver`."""
-        try:
-            answer = self._child.call(dict(message.content), self._timeout_seconds, cancelled)
-        except ChildCancelled:
-            raise Interrupted from None
-        except ChildLate:
-            raise NotDelivered(f"the plugin did not return within {self._timeout_seconds:g} s") from None
-        except ChildDied as died:
-            raise NotDelivered(f"the process of the plugin exited with status {died.exitcode}") from died
+        if not self._child.is_running:  # the time of the plugin begins when it can be called
+            self._ask(None, START_SECONDS, "start", cancelled)
+        answer = self._ask(dict(message.content), self._timeout_seconds, "return", cancelled)
         if answer[:1] != RETURNED:
             raise NotDelivered(answer.decode("utf-8", "replace")[:MAX_CAUSE_CHARACTERS])
         try:
@@ -100,15 +98,31 @@ class Plugin:
         except (ValueError, RecursionError):
             raise NotDelivered("the process of the plugin gave an invalid answer") from None
 
+    def _ask(self, request: object, seconds: float, what: str, cancelled: threading.Event) -> bytes:
+        try:
+            return self._child.call(request, seconds, cancelled)
+        except ChildCancelled:
+            raise Interrupted from None
+        except ChildLate:
+            raise NotDelivered(f"the plugin did not {what} within {seconds:g} s") from None
+        except ChildDied as died:
+            raise NotDelivered(f"the process of the plugin exited with status {died.exitcode}") from died
+
     def close(self) -> None:
         """Kill the child process, even during a call."""
         self._child.close()
 
 
 def serve(channel: Channel, name: str) -> None:
-    """Call the plugin for each message until the channel closes; answer what it returned, or the cause of a failure."""
+    """Call the plugin for each message until the channel closes; answer what it returned, or the cause of a failure.
+
+    A request of None asks whether the process has started.
+    """
     manager: pluggy.PluginManager | None = None
     for event in channel.requests():
+        if event is None:
+            channel.answer(b"")
+            continue
         try:
             if manager is None:
                 manager = _loaded(name)
