@@ -123,5 +123,5 @@ def test_a_moment_is_before_the_next_one() -> None:
     before = now()
     assert sum(range(1_000_000)) > 0
     passed = now() - before
-    assert 0 < passed.processor <= passed.seconds
+    assert 0 < passed.processor <= passed.seconds + 0.001  # the clocks are read one after the other
     assert passed.stalled >= 0
