@@ -24,7 +24,7 @@ from node.archive.intact import data_set_offset
 from node.failpoints import RECEIVING, UPLOADING, VARIABLE
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
-from tests.crash.harness import ONCE, Node, gone
+from tests.crash.harness import ONCE, Node, gone, report
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.postgresql import Server, start
 
@@ -122,12 +122,8 @@ def main() -> int:
                 break
         acknowledged = len(journal.acknowledged())
         statuses = Counter(f"0x{status:04X}" for status in journal.statuses)
-    print(
-        f"{options.promise}, {options.cycles} cycles, seed {options.seed}: {time.monotonic() - began:.0f} s", end=", "
-    )
-    print(*(f"{number} x {what}" for what, number in sorted((died + statuses).items())), sep=", ")
-    print(*(problems or [f"all of {acknowledged} acknowledged instances are there"]), sep="\n")
-    return 1 if problems else 0
+    campaign = f"{options.promise}, {options.cycles} cycles, seed {options.seed}"
+    return report(campaign, began, died + statuses, problems, f"all of {acknowledged} acknowledged instances are there")
 
 
 if __name__ == "__main__":

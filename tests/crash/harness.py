@@ -268,3 +268,11 @@ def _wait_for_some(senders: Sequence[Sender], count: int, seconds: float) -> Non
     while sum(sender.answered for sender in senders) < count and any(sender.is_alive() for sender in senders):
         pause.wait(0.001)
     pause.wait(seconds)
+
+
+def report(campaign: str, began: float, done: Mapping[str, int], problems: Sequence[str], sound: str) -> int:
+    """Print what a campaign did and for how long, and its problems, or `sound` without any; return its exit code."""
+    counts = (f"{count} x {what}" for what, count in sorted(done.items()))
+    print(f"{campaign}: {time.monotonic() - began:.0f} s", *counts, sep=", ")
+    print(*(problems or [sound]), sep="\n")
+    return 1 if problems else 0

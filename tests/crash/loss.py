@@ -25,7 +25,7 @@ from subprocess import TimeoutExpired
 
 from node.failpoints import RECOVERING, VARIABLE
 from tests.crash.checker import Checker
-from tests.crash.harness import SETTINGS, Node
+from tests.crash.harness import SETTINGS, Node, report
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.made_once import lose_index
 from tests.preloaded import Process, run
@@ -189,10 +189,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="voxelnode-loss-") as folder:
         losses = Losses(Path(folder), options.seed)
         losses.run(options.cycles)
-    print(f"{options.cycles} cycles, seed {options.seed}: {time.monotonic() - began:.0f} s", end=", ")
-    print(*(f"{count} x {what}" for what, count in sorted(losses.done.items())), sep=", ")
-    print(*(losses.problems or ["what was acknowledged is there, or named"]), sep="\n")
-    return 1 if losses.problems else 0
+    campaign = f"{options.cycles} cycles, seed {options.seed}"
+    return report(campaign, began, losses.done, losses.problems, "what was acknowledged is there, or named")
 
 
 if __name__ == "__main__":

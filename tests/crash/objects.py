@@ -36,6 +36,7 @@ from node.errors import VoxelnodeError
 from node.failpoints import CONVERTING, UPLOADING
 from node.failpoints import VARIABLE as FAILPOINT
 from node.settings.model import Settings, Storage
+from tests.crash.harness import report
 from tests.crash.routes import Node, send_all
 from tests.interop.conftest import free_port
 from tests.lying_store import FLIPS, FLIPS_ONCE, ON_WRITING, Lying, lying_store
@@ -301,10 +302,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="voxelnode-objects-") as folder:
         faults = Faults(Path(folder), options.cycles, options.seed)
         faults.run()
-    print(f"{options.cycles} cycles, seed {options.seed}: {time.monotonic() - began:.0f} s", end=", ")
-    print(*(f"{count} x {what}" for what, count in sorted(faults.done.items())), sep=", ")
-    print(*(faults.problems or ["what was acknowledged is in the store, and nothing else"]), sep="\n")
-    return 1 if faults.problems else 0
+    campaign, sound = (
+        f"{options.cycles} cycles, seed {options.seed}",
+        "what was acknowledged is in the store, and nothing else",
+    )
+    return report(campaign, began, faults.done, faults.problems, sound)
 
 
 if __name__ == "__main__":

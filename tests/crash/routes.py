@@ -34,6 +34,7 @@ from node.association.client.send import Outgoing, SendOutcome, never_transcode,
 from node.errors import VoxelnodeError
 from tests.acceptance.served import READY
 from tests.benchmarks.forward import worked_seconds
+from tests.crash.harness import report
 from tests.crash.small_disk import fill, mount_small
 from tests.interop.conftest import free_port
 from tests.make import instance, set_pixels
@@ -331,14 +332,8 @@ def main() -> int:
             kinds=kinds,
         )
         faults.run()
-    print(f"{options.instances} instances in {options.series} series, seed {options.seed}: ", end="")
-    print(
-        f"{time.monotonic() - began:.0f} s",
-        *(f"{count} x {what}" for what, count in sorted(faults.done.items())),
-        sep=", ",
-    )
-    print(*(faults.problems or ["each came to both destinations, in order"]), sep="\n")
-    return 1 if faults.problems else 0
+    campaign = f"{options.instances} instances in {options.series} series, seed {options.seed}"
+    return report(campaign, began, faults.done, faults.problems, "each came to both destinations, in order")
 
 
 if __name__ == "__main__":
