@@ -1,9 +1,9 @@
-"""Frames and pictures that were made of instances for requests, kept on disk for the next request, within a bound.
+"""Frames and pictures made from instances for requests. They stay on disk for the next request, within a bound.
 
     work/derived/<name of the instance's file>/<name>
 
-They go with the file of their instance, wherever that is removed (`Archive.remove`), and with the process. They are
-never synced: what is lost is made again.
+`Archive.remove` deletes them with the file of their instance, and a new process deletes those of the process before.
+They are never synced: a request makes a lost file again.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class Intake:
         return f"{self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
 
     def _told(self, lack: str | None) -> str | None:
-        """Return what is lacking for people of this machine: peers hear neither the path nor the remedy."""
+        """Add the path and the remedy to a shortage, for readers on this machine; peers receive neither."""
         return None if lack is None else f"{self._root}: {lack}; remove files from its disk, or delete studies"
 
     def _lack(self, required_bytes: int, factor: float, rule: str) -> str | None:

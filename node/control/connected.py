@@ -21,7 +21,7 @@ from node.errors import NodeFailed, UsageError
 
 PAGE_ROWS = 1000
 CHUNK_BYTES = 1 << 20
-MOVED = "the node has this file no more: its series was converted again, or deleted; ask for volumes() again"
+MOVED = "the node no longer has this file: its series was converted again, or deleted; ask for volumes() again"
 
 OF_SERIES = (
     "modality", "series_number", "series_description", "protocol_name", "body_part_examined", "manufacturer",
@@ -181,7 +181,7 @@ def connect(
     Raises
     ------
     UsageError
-        The address is none.
+        The URL is not the address of a node.
     NodeFailed
         The node does not answer, or refuses: without a valid token, with status 401. Every call of the objects may
         raise it.

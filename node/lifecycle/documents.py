@@ -1,7 +1,7 @@
-"""Give instances a document of their attributes that have none: those of an index from before there were documents.
+"""Write the documents of instances that have none: those of an index from before there were documents.
 
-Which ones these are is in the index itself: whatever ends the process, the next start goes on with the rest. A file
-that cannot be read now is tried again after the next start.
+The index itself says which instances these are: whatever ends the process, the next start goes on with the rest, and
+tries again the files that could not be read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REST = 4.0
 
 
 class Documents(BackgroundService):
-    """Reads the headers of instances without a document, by their numbers, until it has been at the last one."""
+    """Reads the headers of the instances without a document, in the order of their row ids, up to the last."""
 
     turn: str = "documents"
 

@@ -32,7 +32,7 @@ AXES: dict[PlaneName, tuple[int, int]] = {"axial": (1, 0), "coronal": (2, 0), "s
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """Turn what arithmetic says of a wrong order into a refusal that the caller reads."""
+    """Turn the ValueError of a wrong request into a refusal, whose reason the caller reads."""
     try:
         yield
     except ValueError as error:

@@ -1,6 +1,6 @@
 """The attributes of instances that have no column: a document of each series, and what its instances differ in.
 
-See `node.dicom.documents`. They are written with the rows of the instances, and go with these.
+See `node.dicom.documents`. The transaction that writes or deletes the row of an instance does so with its document.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _set_varying(connection: Connection, series: int, names: Collection[str]) ->
 
 
 def rebase(connection: Connection, series: int) -> None:
-    """Let nothing of an instance that left a series stay in the document of the series."""
+    """Write the document of a series again from the instances that remain, so that it has nothing of a removed one."""
     row = connection.execute(
         select(SeriesDocumentRow.document).where(SeriesDocumentRow.series_id == series).with_for_update()
     ).first()
