@@ -50,6 +50,9 @@ def _index_and_hosts() -> None:
         sa.Column("lease_until", sa.DateTime()),
         sa.Column("drain", sa.String(8)),
         sa.Column("left_behind", sa.Integer()),
+        sa.Column("clock_ahead_seconds", sa.Float(), server_default="0", nullable=False),
+        sa.Column("configuration", sa.JSON(), server_default="{}", nullable=False),
+        sa.Column("problems", sa.JSON(), server_default="{}", nullable=False),
     )
     op.create_table(
         "leases",

@@ -49,7 +49,8 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     held = root.is_dir() and is_held(root)
     kind = store_kind(settings)
     with reading(root, settings.index.url) as index:
-        others = [host["name"] for host in index.hosts.living() if host["name"] != settings.cluster.name]
+        hosts = index.hosts.living() if settings.index.url is not None else []
+        others = [host["name"] for host in hosts if host["name"] != settings.cluster.name]
         serving = held or bool(others)
         objects = partial(kind.findings, settings, index, digests=digests, serving=serving) if kind else None
         findings = list(

@@ -109,6 +109,9 @@ class HostRow(Base):
     lease_until: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it has stopped
     drain: Mapped[str | None] = mapped_column(String(8))  # asked: somebody wants it to stop; begun: it does
     left_behind: Mapped[int | None] = mapped_column(Integer)  # what only its disk has, since it stopped
+    clock_ahead_seconds: Mapped[float] = mapped_column(Float, server_default="0")  # of the clock of the index
+    configuration: Mapped[dict[str, str]] = mapped_column(JSON, server_default="{}")  # digests, by section
+    problems: Mapped[dict[str, str]] = mapped_column(JSON, server_default="{}")  # how it differs from other hosts
 
 
 class LeaseRow(Base):

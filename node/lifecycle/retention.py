@@ -59,7 +59,7 @@ def confirm(index: Index, now: dt.datetime, up: Uptime) -> str:
     Studies that were received while the clock was in doubt count as received now.
     """
     state = index.retention.state()
-    if state.waits_for is None:
+    if state.held is None and state.asked is None:
         return ""
     after = None if state.last is None else state.last.image
     image = index.retention.receipts(after or 0).image
@@ -153,11 +153,11 @@ class Retention(BackgroundService):
         now = self._now()  # the pass takes this time: the clock may jump between the look and the pass
         state = self._after_look(now)
         is_due = self._passed_at is None or monotonic() - self._passed_at >= PASS_SECONDS or state.approved
-        if self._rules.is_active and state.held is None and is_due:
+        if self._rules.is_active and state.is_free and is_due:
             self.run_once(now)
             self._passed_at = monotonic()
             state = self._state()
-        empty_due(self._archive, self._index, self._audit, now, is_clock_right=state.held is None)
+        empty_due(self._archive, self._index, self._audit, now, is_clock_right=state.is_free)
         self._held.set(state.waits_for is not None)
         return STEP_SECONDS
 
@@ -178,8 +178,13 @@ class Retention(BackgroundService):
             state = RetentionState(
                 look_of(confirmed["look"]), approved=confirmed["approved"], confirmation=confirmed["id"]
             )
+        with self._index.reading(wait=False) as view:
+            differs = "; ".join(view.hosts.problems().values()) or None
+        if differs != state.differs:
+            log.error("hosts_differ", detail=differs) if differs else log.info("hosts_agree")
+            state = replace(state, differs=differs)
         if state.held is not None:
-            return state
+            return self._keep(before, state)
         up = self._up()
         after = 0 if state.last is None else state.last.image
         receipts = self._index.retention.receipts(after)

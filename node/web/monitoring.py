@@ -40,7 +40,10 @@ INDEX_SECONDS = 5.0
 """Longest wait for what the index knows of the cluster."""
 
 NOTED_SECONDS = 0.5
-"""Longest wait for how many instances are lost, and why retention waits."""
+"""Longest wait for what is noted beside readiness."""
+
+NOTED = "lost_instances", "retention_waits", "clock_differs", "configuration_differs"
+"""What a person is to know of a node that is ready nevertheless."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -65,16 +68,16 @@ async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "c
 
     With `role`, look only at what this role needs; with ``scope=cluster``, ask whether any host can do it.
 
-    ``lost_instances`` counts those that were acknowledged and are not here, if there are any, and ``retention_waits``
-    says why nothing is deleted: the node is ready to receive nevertheless. No account is required: orchestrators have
-    none, and the answer contains no secrets.
+    ``lost_instances`` counts those that were acknowledged and are not here, if there are any, ``retention_waits`` says
+    why nothing is deleted, ``clock_differs`` and ``configuration_differs`` about what hosts do not agree: the node is
+    ready to receive nevertheless. No account is required: orchestrators have none, and the answer has no secrets.
     """
     if scope == "cluster":
         content = await _answered(_readers, lambda: _of_cluster(node, role), INDEX_SECONDS)
     else:
         content = await _answered(_threads, lambda: _of_host(node, role), None)
     noted = await _answered(_readers, lambda: _noted(node), NOTED_SECONDS)
-    content |= {name: noted[name] for name in ("lost_instances", "retention_waits") if noted.get(name)}
+    content |= {name: noted[name] for name in NOTED if noted.get(name)}
     return JSONResponse(content, 200 if content["ready"] else 503)
 
 
@@ -90,7 +93,9 @@ async def _answered(
 def _noted(node: Services) -> dict[str, Any]:
     try:
         waits_for = retention_state(node.index.about.get(RETENTION)).waits_for
-        return {"lost_instances": node.index.lost.count(), "retention_waits": waits_for}
+        with node.index.reading(wait=False) as index:
+            problems = index.hosts.problems()
+        return {"lost_instances": node.index.lost.count(), "retention_waits": waits_for, **problems}
     except VoxelnodeError:  # the index does not answer, which is another reason
         return {}
 
@@ -163,6 +168,11 @@ class NodeGauges(Collector):
         text = "Time since a host of this index, unless it was stopped, said that it lives"
         unseen = [([host["name"]], _age(host["seen_at"], now)) for host in hosts if host["state"] != "stopped"]
         yield _gauge("voxelnode_host_unseen_seconds", text, ["host"], unseen)
+        text = "1 for each problem of a host that differs from the others: clock_differs, configuration_differs"
+        differing = [
+            ([host["name"], problem], 1) for host in hosts if host["state"] == "alive" for problem in host["problems"]
+        ]
+        yield _gauge("voxelnode_host_problem", text, ["host", "problem"], differing)
         text = "1; name, roles and version of this host"  # to be joined with its other metrics
         this_host = [cluster.name, ",".join(cluster.roles), __version__]
         yield _gauge("voxelnode_host_info", text, ["host", "roles", "version"], [(this_host, 1)])

@@ -24,6 +24,7 @@ from node.live import read_counters
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
+from tests.crash.clock import ShiftedClock
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, start
 from tests.preloaded import Process, run
@@ -139,6 +140,38 @@ def events_until(client: httpx2.Client, kind: str, after: int) -> tuple[int, lis
 def ready(client: httpx2.Client, query: str = "") -> tuple[int, dict[str, Any]]:
     answer = client.get(f"/readyz{query}")
     return answer.status_code, answer.json()
+
+
+@pytest.mark.slow
+def test_a_host_with_a_wrong_clock_loses_takes_and_deletes_nothing(server: Server, tmp_path: Path) -> None:
+    """Its clock is 10 minutes behind, then as much ahead: leases and waits are of the clock of the server."""
+    url, clock = server.create("skewed", "migrated"), ShiftedClock(tmp_path)
+    clock.set(-600)
+    received = [make.ct_series(3) for _ in range(4)]
+    uids = [str(one[0].SeriesInstanceUID) for one in received]
+    rules = {"VOXELNODE_RETENTION__DAYS": "0.002", "VOXELNODE_RETENTION__ONLY_CONVERTED": "false"}  # 173 s
+    with ExitStack() as running:
+        a = running.enter_context(Host(tmp_path, url, "a", '["receive", "convert", "web"]', **rules))
+        assert a.process is not None
+        client = running.enter_context(httpx2.Client(base_url=a.process.stdout.readline().split()[-1], timeout=60))
+        skewed = {**rules, **clock.environment, "VOXELNODE_CONVERT__WORKERS": "2"}
+        b = running.enter_context(Host(tmp_path, url, "b", **skewed))
+        until(lambda: "clock_differs" in ready(client)[1], 30, "the clock that is behind is noticed")
+        assert "600 s behind that of PostgreSQL" in ready(client)[1]["clock_differs"]
+        send(a, received[0]), send(b, received[1])
+        until(lambda: a.states(*uids[:2]) == ["converted"] * 2, 60, "series of both hosts")
+        clock.set(600)
+        until(lambda: "600 s ahead" in ready(client)[1]["clock_differs"], 30, "the clock that is ahead is noticed")
+        send(a, received[2]), send(b, received[3])
+        until(lambda: a.states(*uids) == ["converted"] * 4, 60, "series of both hosts")
+        assert {host["state"] for host in a.hosts().values()} == {"alive"}
+        clock.set(0)
+        until(lambda: "clock_differs" not in ready(client)[1], 30, "clocks that agree")
+        with reading(a.root, url) as index:
+            rows = [row for uid in uids for row in index.series.with_uid(uid)]
+            kinds = Counter(row["kind"] for row in index.events.since(0, 1000))
+        assert [(row["revision"], row["instances"]) for row in rows] == [(1, 3)] * 4
+        assert (kinds["series-quiet"], kinds["series-converted"], kinds["study-deleted"]) == (4, 4, 0)
 
 
 @pytest.mark.slow

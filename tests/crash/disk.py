@@ -21,11 +21,16 @@ Inode = tuple[int, int]
 
 def built(folder: Path) -> Path:
     """The library for LD_PRELOAD; the test is skipped where it cannot be built."""
+    return compiled(SOURCE, folder)
+
+
+def compiled(source: Path, folder: Path) -> Path:
+    """A library for LD_PRELOAD; the test is skipped where it cannot be built."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        pytest.skip("no C compiler: the failing disk cannot be built")
-    library = folder / "disk.so"
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl", "-lpthread"], check=True)
+        pytest.skip(f"no C compiler: {source.name} cannot be built")
+    library = folder / f"{source.stem}.so"
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl", "-lpthread"], check=True)
     return library
 
 

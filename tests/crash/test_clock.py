@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from node.association.client.association import Address
 from node.association.client.send import send_files
 from node.control.control_socket import request_action
 from tests import make
-from tests.acceptance.served import READY, until
-from tests.programs import needs
-from tests.rows import view_rows
+from tests.acceptance.served import Served, until
+from tests.crash.clock import ShiftedClock
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -30,36 +25,18 @@ RULES = {
 YEAR = 365 * 86400
 
 
-class Shifted:
-    """A node with a clock that a file sets, before it starts and while it runs; the uptime is that of the machine."""
+class Shifted(Served):
+    """A node whose clock the test sets; the uptime is that of the machine."""
 
-    def __init__(self, root: Path, seconds: int) -> None:
-        self.root, self._shift = root, root.parent / "shift"
-        self.set_clock(seconds)
+    def __init__(self, root: Path) -> None:
+        self.clock = ShiftedClock(root.parent)
+        super().__init__(root, **RULES, **self.clock.environment)
 
-    def set_clock(self, seconds: int) -> None:
-        """Set the clock to so many seconds from now."""
-        part = self._shift.with_suffix(".part")
-        part.write_text(f"{seconds:+d}\n")
-        part.replace(self._shift)
-
-    def __enter__(self) -> Shifted:
-        needs("faketime", "faketime")
-        library = next(Path("/usr/lib").glob("**/libfaketime.so.1"))
-        faked = {"FAKETIME_TIMESTAMP_FILE": str(self._shift), "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
-        with (self.root.parent / "serve.log").open("a") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "node", "serve", "--root", str(self.root), "--port", "0"],
-                env={**os.environ, **RULES, **faked, "LD_PRELOAD": str(library)},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self._process.stdout is not None
-        ready = READY.fullmatch(self._process.stdout.readline().strip())
-        assert ready, (self.root.parent / "serve.log").read_text()[-2000:]
-        self.address = Address("VOXELNODE", "127.0.0.1", int(ready[3]))
-        return self
+    def start_at(self, seconds: int) -> None:
+        """End it as a power cut would, and start it under a clock that is so much ahead."""
+        self.kill()
+        self.clock.set(seconds)
+        self.start()
 
     def send(self, folder: Path, studies: int) -> None:
         """Send studies of one instance each."""
@@ -74,41 +51,34 @@ class Shifted:
     @property
     def state(self) -> dict[str, Any]:
         """What retention has seen and waits for."""
-        rows = view_rows(self.root, "SELECT value FROM about WHERE key = 'retention'")
+        rows = self.rows("SELECT value FROM about WHERE key = 'retention'")
         return json.loads(rows[0]["value"]) if rows else {}
 
     @property
     def studies(self) -> int:
-        return int(view_rows(self.root, "SELECT count(*) AS n FROM v_studies")[0]["n"])
-
-    def __exit__(self, *_: object) -> None:
-        """End it as a power cut would."""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        return int(self.rows("SELECT count(*) AS n FROM v_studies")[0]["n"])
 
 
 def test_nothing_is_deleted_for_an_age_that_a_jump_of_the_clock_gave_it(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    with Shifted(root, 0) as node:
+    with Shifted(tmp_path / "root") as node:
         node.send(tmp_path / "first", 5)
         until(lambda: node.state.get("last"), 60, "retention has looked at the clock")
-        node.set_clock(-3 * YEAR)
+        node.start_at(-3 * YEAR)
         node.send(tmp_path / "second", 1)
         until(lambda: node.state["held"], 60, "the clock that was set back was seen")
         assert "the clock was set back by 3.0 years" in node.state["held"]
-    with Shifted(root, 11 * YEAR) as node:
+        node.start_at(11 * YEAR)
         until(lambda: node.studies == 6, 60, "what the journal had is in the index")
         assert "set back" in node.state["held"], "the doubt survives a kill"
-        node.set_clock(0)
-        assert "set back" in request_action(root, "confirm-retention", {"who": "somebody"})["confirmed"]
+        node.start_at(0)
+        assert "set back" in request_action(node.root, "confirm-retention", {"who": "somebody"})["confirmed"]
         until(lambda: node.state["held"] is None, 60, "retention goes on")
-        node.set_clock(11 * YEAR)
+        node.clock.set(11 * YEAR)
         until(lambda: node.state["held"], 60, "the clock that was set forward was seen")
         assert node.studies == 6
-    with Shifted(root, 0) as node:
+        node.clock.set(0)
         confirmed = node.state["confirmation"]
-        request_action(root, "confirm-retention", {"who": "somebody"})
+        request_action(node.root, "confirm-retention", {"who": "somebody"})
+        node.start_at(0)
         until(lambda: node.state["confirmation"] != confirmed, 60, "retention goes on")
         assert (node.studies, node.state["held"]) == (6, None)

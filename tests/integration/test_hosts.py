@@ -8,9 +8,10 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -20,13 +21,14 @@ from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from node.archive.filesystem import Archive
+from node.audit.audit_log import Audit
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
 from node.extensions.postgresql import engine as postgresql
 from node.extensions.postgresql.hosts import Forgotten, HostRepository, Member
-from node.extensions.postgresql.membership import LeaseWatch, Membership
+from node.extensions.postgresql.membership import LeaseWatch, Membership, digests
 from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.index.database.index import Index
 from node.index.engine.about_keys import REVISION
@@ -40,8 +42,11 @@ from node.index.nouns.terms import KeyReused, KeyUnderWay
 from node.index.work.deliveries import turn_of
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
+from node.lifecycle.clock import uptime
+from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
 from node.settings.convert import Convert
+from node.settings.model import HookSettings, RetentionSettings, Settings
 from tests import make
 from tests.acceptance.served import until
 from tests.ingest import opened_ingest
@@ -72,10 +77,13 @@ class Host:
         self.index, self.leases = index, Leases()
         self.member = Member(name, ["convert"], "1", [], LEASE)
 
-    def beat(self, now: dt.datetime, *wanted: str, is_behind: bool = False) -> frozenset[str]:
+    def beat(
+        self, now: dt.datetime, *wanted: str, is_behind: bool = False, clock_ahead_seconds: float = 0.0
+    ) -> frozenset[str]:
         assert isinstance(self.index.turn, SeveralHosts)
         self.index.turn.join(self.leases)
-        return self.index.repository(HostRepository).beat(self.member, wanted, now, now, is_behind=is_behind)
+        says = {"is_behind": is_behind, "clock_ahead_seconds": clock_ahead_seconds}
+        return self.index.repository(HostRepository).beat(self.member, wanted, now, now, **says)
 
 
 @pytest.fixture
@@ -364,6 +372,57 @@ def test_a_wrong_clock_of_one_host_changes_no_wait(hosts: Callable[[str], Host],
     worker._follow_clock()
     with a.index.reading() as view:
         assert [row["due_at"] for row in view.series.under_way(10)] == [due_at]
+
+
+def test_hosts_that_differ_say_so_and_nothing_is_deleted_meanwhile(
+    hosts: Callable[[str], Host], tmp_path: Path
+) -> None:
+    a, b = hosts("a"), hosts("b")
+    now = a.index.now()
+    of_a = digests(Settings(retention=RetentionSettings(days=1, only_converted=False)))
+    of_b = digests(Settings(retention=RetentionSettings(days=1)))
+    assert [name for name in of_a if of_a[name] != of_b[name]] == ["retention"]
+
+    def tell(host: Host, configuration: Mapping[str, str], ahead: float) -> None:
+        host.member = replace(host.member, configuration=configuration)
+        host.beat(now, "retention", clock_ahead_seconds=ahead)
+
+    def problems() -> dict[str, str]:
+        with a.index.reading() as view:
+            return view.hosts.problems()
+
+    tell(a, of_a, 0.4), tell(b, of_a, -1.0)
+    add(a.index, now - dt.timedelta(days=3))
+    a.leases.holds("retention")
+    a.leases.renew(frozenset({"retention"}), inf)
+    assert problems() == {}
+    rules = RetentionSettings(days=1, only_converted=False)
+    audit = Audit(tmp_path, "VOXELNODE", now=a.index.now)
+    retention = Retention(Archive(tmp_path), a.index, audit, Metrics(), rules, a.index.now)
+
+    tell(b, of_b, -600.2)
+    assert problems() == {
+        "clock_differs": "host b: its clock is 600 s behind that of PostgreSQL: synchronize both (NTP)",
+        "configuration_differs": "host b: [retention] not as host a has it: give both one configuration, and start "
+        "them again",
+    }
+    retention.step()
+    waits_for = a.index.retention.state().waits_for or ""
+    assert waits_for.startswith("host b: its clock is 600 s behind")
+    assert waits_for.endswith("nothing is deleted until the hosts agree")
+    assert confirm(a.index, now, uptime()) == ""
+    assert len(a.index.studies.stored()) == 1
+
+    tell(b, of_a, 0.0)
+    retention.step()
+    assert (a.index.retention.state().waits_for, a.index.studies.stored()) == (None, [])
+
+
+def test_what_differs_between_machines_is_no_different_configuration(tmp_path: Path) -> None:
+    hook = HookSettings(on=["series-failed"], url="https://a.example.org", secret_file=tmp_path / "one")
+    one = Settings(hooks={"h": hook}, convert=Convert(workers=1))
+    other = Settings(hooks={"h": hook.model_copy(update={"secret_file": tmp_path / "two"})}, convert=Convert(workers=4))
+    assert digests(one) == digests(other) != digests(Settings())
 
 
 def test_standbys_are_counted_by_how_they_follow(hosts: Callable[[str], Host], server: Server) -> None:

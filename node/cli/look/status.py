@@ -30,6 +30,7 @@ SHOWN_FAILURES = 10
 HOSTS: Columns = {
     "host": "name",
     "state": lambda row: "not ready" if row["state"] == "alive" and row["not_ready"] else row["state"],
+    "problems": lambda row: "; ".join(row["problems"].values()),
     "seen": "seen_at",
     "roles": lambda row: ", ".join(row["roles"]),
     "version": "version",

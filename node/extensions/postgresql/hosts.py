@@ -13,7 +13,8 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, delete, exists, func, select, update
 from sqlalchemy.orm import join
@@ -38,19 +39,27 @@ from node.index.nouns.instance_files import aside_of_order
 
 NOTHING: Mapping[str, str] = {}
 
+CLOCK_SECONDS = 30.0
+"""Largest difference of the clock of a host from that of the index; one that NTP corrects is off by less than 1 s."""
+
 ASKED, BEGUN = "asked", "begun"
 """Why a host drains: somebody has asked it to, or it has begun."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A host as it joins. `subscribers` are the hooks and destinations of its configuration, as in the ledger."""
+    """A host as it joins.
+
+    `subscribers`: the hooks and destinations of its configuration, as in the ledger. `configuration`: digests of what
+    must be the same on all hosts, by section.
+    """
 
     name: str
     roles: Sequence[str]
     version: str
     subscribers: Sequence[str]
     lease: dt.timedelta
+    configuration: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,7 @@ class HostRepository(IndexRepository):
         now: dt.datetime,
         *,
         is_behind: bool,
+        clock_ahead_seconds: float = 0.0,
         not_ready: Mapping[str, str] = NOTHING,
         gives: Collection[str] = (),
     ) -> frozenset[str]:
@@ -108,6 +118,8 @@ class HostRepository(IndexRepository):
         ----------
         is_behind : bool
             It has acknowledged instances that are not in the index after a second.
+        clock_ahead_seconds : float, seconds
+            Of its own clock before that of the database.
         not_ready : mapping of str to str
             Why it is not ready, by role.
         gives : collection of str
@@ -119,6 +131,9 @@ class HostRepository(IndexRepository):
             "subscribers": list(member.subscribers),
             "is_behind": is_behind,
             "not_ready": dict(not_ready),
+            "clock_ahead_seconds": clock_ahead_seconds,
+            "configuration": dict(member.configuration),
+            "problems": _problems(connection, member, clock_ahead_seconds, now),
             "started_at": started_at,
             "seen_at": now,
             "lease_until": now + member.lease,
@@ -143,7 +158,13 @@ class HostRepository(IndexRepository):
         `left_behind`: instances that only the disk of the host has.
         """
         connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
-        values = {"lease_until": None, "seen_at": now, "drain": None, "left_behind": left_behind}
+        values: dict[str, Any] = {
+            "lease_until": None,
+            "seen_at": now,
+            "drain": None,
+            "left_behind": left_behind,
+            "problems": {},
+        }
         connection.execute(update(HostRow).where(HostRow.name == name).values(values))
 
     @on_writer
@@ -236,6 +257,25 @@ class HostRepository(IndexRepository):
         for series_id, error in _series_waiting_for_hosts(connection, since).items():
             is_waiting = SeriesRow.id == series_id, SeriesRow.state == "receiving"
             connection.execute(update(SeriesRow).where(*is_waiting).values(error=error))
+
+
+def _problems(connection: Connection, member: Member, ahead: float, now: dt.datetime) -> dict[str, str]:
+    """Return what of a host is not as the index and the host that started first have it."""
+    problems = {}
+    if abs(ahead) > CLOCK_SECONDS:
+        way = "ahead of" if ahead > 0 else "behind"
+        problems["clock_differs"] = f"its clock is {abs(ahead):.0f} s {way} that of PostgreSQL: synchronize both (NTP)"
+    living = select(HostRow.name, HostRow.configuration).where(HostRow.lease_until > now)
+    first = connection.execute(living.order_by(HostRow.started_at, HostRow.name).limit(1)).first()
+    if first is None or first.name == member.name:
+        return problems
+    own, others = member.configuration, first.configuration
+    if differing := [name for name in sorted({*own, *others}) if own.get(name) != others.get(name)]:
+        named = ", ".join(f"[{name}]" for name in differing)
+        problems["configuration_differs"] = (
+            f"{named} not as host {first.name} has it: give both one configuration, and start them again"
+        )
+    return problems
 
 
 def require_gone(connection: Connection, name: str, now: dt.datetime) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 import random
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,6 +20,7 @@ from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.hookspecs import HostParts
 from node.index.database.index import Index
 from node.receive.ingest import Ingest
+from node.settings.model import Settings
 from node.version import __version__
 
 log = structlog.get_logger()
@@ -192,6 +195,7 @@ class Membership(BackgroundService):
             self._started_at,
             self._index.now(),
             is_behind=self._is_behind,
+            clock_ahead_seconds=self._turn.clock.ahead_seconds,
             not_ready=self._not_ready,
             gives=gives,
         )
@@ -218,8 +222,39 @@ def membership(parts: HostParts) -> Membership:
     """Return this host among the others; see `node.hookspecs.IndexServer`."""
     cluster = parts.settings.cluster
     lease = dt.timedelta(seconds=cluster.lease_seconds)
-    member = Member(cluster.name, cluster.roles, __version__, parts.subscribers, lease)
+    configuration = digests(parts.settings)
+    member = Member(cluster.name, cluster.roles, __version__, parts.subscribers, lease, configuration)
     return Membership(parts.index, parts.ingest, member, parts.on_cut_off, parts.not_ready)
+
+
+SHARED_SECTIONS = "convert", "destinations", "hooks", "peers", "retention", "routes", "series"
+"""Sections of the configuration that must be the same on all hosts."""
+
+OF_A_MACHINE = frozenset({"workers", "memory_bytes", "deadline_seconds"})
+"""Keys of [convert] that say what a machine can do, and not what becomes of a series."""
+
+
+def digests(settings: Settings) -> dict[str, str]:
+    """Return a digest of each section that must be the same on all hosts; paths and secrets may differ."""
+    told = {}
+    for name in SHARED_SECTIONS:
+        section = getattr(settings, name)
+        is_table = isinstance(section, Mapping)
+        tables = section if is_table else {"": section}
+        content = {key: _plain(table.model_dump(exclude=set(OF_A_MACHINE))) for key, table in tables.items()}
+        told[name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return told
+
+
+def _plain(value: object) -> object:
+    """Return a value of a configuration as JSON has it, the same in every process, without paths of a host."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items() if not isinstance(each, Path)}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(each) for each in value)
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 class AuditCopies(BackgroundService):

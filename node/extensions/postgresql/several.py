@@ -59,7 +59,10 @@ class Leases:
 
 
 class SharedClock:
-    """The clock of the database, followed by the monotonic clock of this machine: its wall clock may be wrong."""
+    """The clock of the database, followed by the monotonic clock of this machine: its wall clock may be wrong.
+
+    `ahead_seconds`: by how much that was ahead of the database at the last measurement.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -70,7 +73,9 @@ class SharedClock:
         with self._engine.connect() as connection:
             began = monotonic()
             moment = backend_of(connection).moment(connection)
-            self._measured = moment, (began + monotonic()) / 2
+            ended, wall = monotonic(), dt.datetime.now(dt.UTC)
+            self._measured = moment, (began + ended) / 2
+            self.ahead_seconds = (wall - moment).total_seconds() - (ended - began) / 2
 
     def __call__(self) -> dt.datetime:
         """Return the time in UTC."""

@@ -23,7 +23,8 @@ class ReadHosts(ReadRepository):
         `state`: alive, draining, stopped, or lost, if it has said nothing for as long as its lease. `not_ready`: why it
         is not ready, as it said last, by role. `spooled_instances`: whose files it alone has, because they have not
         been moved to the object store. `left_behind`: those that only its disk had when it stopped; None if it was not
-        counted.
+        counted. `problems`: what of it was not as the others have it, when it was seen, by ``clock_differs`` and
+        ``configuration_differs``.
         """
         spooled = select(ImageRow.spool_host, func.count()).where(*is_only_at_host()).group_by(ImageRow.spool_host)
         counts = {host: count for host, count in self._connection.execute(spooled)}
@@ -44,6 +45,8 @@ class ReadHosts(ReadRepository):
                 "leases": leases.get(row.name, []),
                 "spooled_instances": counts.get(row.name, 0),
                 "left_behind": row.left_behind,
+                "clock_ahead_seconds": row.clock_ahead_seconds,
+                "problems": row.problems,
             }
             for row in hosts
         ]
@@ -51,6 +54,15 @@ class ReadHosts(ReadRepository):
     def living(self) -> list[Row]:
         """Return the hosts that are alive by the clock of the index."""
         return [host for host in self.all(self.now()) if host["state"] in ("alive", "draining")]
+
+    def problems(self) -> dict[str, str]:
+        """Return what hosts that live do not agree about, in words, by the names of the problems."""
+        found: dict[str, str] = {}
+        living = select(HostRow.name, HostRow.problems).where(HostRow.lease_until > self.now())
+        for host, problems in self._connection.execute(living.order_by(HostRow.name)):
+            for problem, text in problems.items():
+                found[problem] = "; ".join(filter(None, [found.get(problem), f"host {host}: {text}"]))
+        return found
 
     def spooling(self) -> list[str]:
         """Return the hosts that alone have files, because these are not in the object store yet."""

@@ -31,7 +31,7 @@ class RetentionState:
 
     `last`: the last look at the clock that contradicted nothing. `held`: why nothing is deleted, since `held_at` by the
     clock in doubt. `asked`: how many studies a pass would delete. `approved`: how many a person has agreed to.
-    `confirmation`: the last one that was followed.
+    `confirmation`: the last one that was followed. `differs`: what the hosts of the index do not agree about.
     """
 
     last: Look | None = None
@@ -40,12 +40,20 @@ class RetentionState:
     asked: int | None = None
     approved: int = 0
     confirmation: str = ""
+    differs: str | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether anything may be deleted by its age."""
+        return self.held is None and self.differs is None
 
     @property
     def waits_for(self) -> str | None:
         """What a person is to decide, in words, or None."""
         if self.held is not None:
             return f"{self.held}: nothing is deleted until `voxelnode retention confirm` says that the clock is right"
+        if self.differs is not None:
+            return f"{self.differs}: nothing is deleted until the hosts agree"
         if self.asked is not None:
             return (
                 f"{self.asked} studies are due at once, an unusual number: `voxelnode retention confirm` deletes them"

@@ -486,7 +486,8 @@ class HostResource(Resource):
 
     `not_ready` says why it is not, by role; `leases` is what it does alone; `spooled_instances` are those whose files
     it alone has, because they are still to be moved to the object store. `left_behind` are those that only its disk had
-    when it stopped.
+    when it stopped. `clock_ahead_seconds`: its own clock before that of PostgreSQL. `problems` says by name what of it
+    differs from the other hosts.
     """
 
     name: str
@@ -500,6 +501,8 @@ class HostResource(Resource):
     leases: list[str]
     spooled_instances: int
     left_behind: int | None
+    clock_ahead_seconds: float
+    problems: dict[str, str]
 
 
 class NodeStatus(Resource):
