@@ -1,4 +1,4 @@
-"""What Lighthouse thinks of the pages, in the chromium of the other tests."""
+"""What Lighthouse thinks of the pages, in the Chromium of the other tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root with more studies than a page shows, and pictures of the newest ones."""
     if not LIGHTHOUSE.exists() or not Path(CHROMIUM).exists():
-        pytest.skip("lighthouse or chromium is not installed")
+        pytest.skip("lighthouse or chromium-headless-shell is not installed")
     site = open_site(tmp_path_factory.mktemp("many") / "root")
     site.take(*(make.instance(PatientID=f"P{number}", Rows=None) for number in range(40)))
     for number in range(20):
@@ -64,7 +64,7 @@ def measured(url: str, report: Path) -> dict[str, dict[str, dict[str, float]]]:
         "--only-categories=performance,accessibility",
         "--output=json",
         f"--output-path={report}",
-        f"--chrome-flags=--headless=new {' '.join(ARGUMENTS)}",
+        f"--chrome-flags=--headless {' '.join(ARGUMENTS)}",
     ]
     environment = {**os.environ, "CHROME_PATH": CHROMIUM, "HOME": str(report.parent)}
     subprocess.run(command, env=environment, capture_output=True, timeout=120, check=True)
