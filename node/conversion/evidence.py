@@ -20,7 +20,7 @@ from node.completeness import IMAGES_OF_ALL_TIMES, SLICES, SLICES_OF_ALL_TIMES, 
 from node.dicom import values
 from node.dicom.per_series import once_per_series
 from node.volume.arrange.timing import is_of_labelling
-from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, is_even, missing_slices
+from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, ROUNDING, is_even, missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
 from node.volume.series import WITHOUT_EXCITATION, find_shortages, has_all_times
@@ -65,8 +65,6 @@ class InstanceHeader:
     """Attributes of one instance that say what should lie beside it; None if the data set lacks one."""
 
     number: int | None
-    thickness_mm: float | None
-    spacing_between_mm: float | None
     temporal_positions: int | None
     position: tuple[float, ...] | None
     is_derived: bool
@@ -75,28 +73,18 @@ class InstanceHeader:
 
 def header_of(ds: Dataset, counts: InstanceCounts) -> InstanceHeader:
     """Return the header of an instance with these counts."""
-    thickness_mm, spacing_between_mm, is_derived = _header_of_series(ds)
     return InstanceHeader(
         counts.instance_number,
-        thickness_mm,
-        spacing_between_mm,
         counts.number_of_temporal_positions,
         values.numbers(ds, "ImagePositionPatient", 3),
-        is_derived,
+        _is_derived(ds),
         counts,
     )
 
 
-@once_per_series("ImageType", "SliceThickness", "SpacingBetweenSlices")
-def _header_of_series(ds: Dataset) -> tuple[float | None, float | None, bool]:
-    """Return thickness and distance of slices in mm, and whether the image is derived: equal in most instances."""
-    is_derived = (values.text(ds, "ImageType") or "").upper().startswith("DERIVED")
-    return _distance(ds, "SliceThickness"), _distance(ds, "SpacingBetweenSlices"), is_derived
-
-
-def _distance(ds: Dataset, keyword: str) -> float | None:
-    distance_mm = values.number(ds, keyword)
-    return abs(distance_mm) if distance_mm else None
+@once_per_series("ImageType")
+def _is_derived(ds: Dataset) -> bool:
+    return (values.text(ds, "ImageType") or "").upper().startswith("DERIVED")
 
 
 def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> list[Evidence]:
@@ -157,6 +145,10 @@ class _Grid:
         normal = np.cross(row, column)
         return float(abs(step @ normal) / np.linalg.norm(normal))
 
+    def stated_mm(self, name: str) -> float:
+        """Return a distance that the first instance, or a functional group of its first frame, states; 0 if none."""
+        return abs(float(self.volume.attributes.get(name) or 0.0))
+
     @property
     def interleaves_instances(self) -> bool:
         """Whether slices of an instance with several lie between those of another one."""
@@ -191,11 +183,10 @@ class _Grid:
         Some senders write the gap between slices into Spacing Between Slices (0018,0088): then it is less than their
         thickness, and the reading that fits is taken.
         """
-        header = self.first
-        if header is None or len(self.uids[0]) < 2:
+        if self.first is None or len(self.uids[0]) < 2:
             return None
-        spacing, thickness = header.spacing_between_mm, header.thickness_mm
-        if spacing is None or spacing <= 0:
+        spacing, thickness = self.stated_mm("SpacingBetweenSlices"), self.stated_mm("SliceThickness")
+        if not spacing:
             return None if not thickness else self.step_mm / thickness
         ratio = self.step_mm / spacing
         if thickness and spacing < thickness * (1 - DISTANCE_TOLERANCE):
@@ -556,15 +547,16 @@ def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     for grid in grids:
         header = grid.first
         oriented = any(warning.name is WarningKind.SEVERAL_ORIENTATIONS for warning in grid.volume.warnings)
-        if header is None or not grid.placed or grid.of_time < 2 or header.is_derived or oriented:
+        slices = grid.volume.shape[2]
+        if header is None or not grid.placed or slices < 2 or header.is_derived or oriented:
             continue
-        spacing, thickness = header.spacing_between_mm, header.thickness_mm
+        spacing, thickness = grid.stated_mm("SpacingBetweenSlices"), grid.stated_mm("SliceThickness")
         if not spacing or (thickness and spacing < thickness * (1 - DISTANCE_TOLERANCE)):
             continue
         ratio = grid.step_mm / spacing
         if round(ratio) >= 2 and abs(ratio - round(ratio)) <= DISTANCE_TOLERANCE * ratio:
             fact = f"slices lie {grid.step_mm:.4g} mm apart, but Spacing Between Slices (0018,0088) is {spacing:.4g} mm"
-            count = (round(ratio) - 1) * (grid.volume.shape[2] - 1) * len(grid.times)
+            count = (round(ratio) - 1) * (slices - 1) * len(grid.times) if grid.of_time == slices else None
             yield Evidence("spacing", fact, f"{round(ratio) - 1} of {round(ratio)} slices", count, doubtful=True)
             return
 
@@ -582,7 +574,7 @@ def _crowded(grids: Sequence[_Grid]) -> Iterator[Evidence]:
             along = np.arange(grid.volume.shape[2], dtype=np.float64) * grid.step_along_normal_mm
         if along is None or header is None or not grid.placed:
             continue
-        thickness_mm = header.thickness_mm or float(grid.volume.attributes.get("SliceThickness") or 0.0)
+        thickness_mm = grid.stated_mm("SliceThickness")
         steps = np.diff(along)
         numbers = grid.numbers(0)
         known = [number for number in numbers if number is not None]
@@ -615,7 +607,7 @@ def _moved_parts(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     for own in parts.values():
         affines = np.array([grid.volume.affine_lps for grid in own])
         apart_mm = float(np.linalg.norm(affines[:, :3, 3] - affines[0, :3, 3], axis=1).max())
-        if POSITION_TOLERANCE_MM < apart_mm < MOVED_SHARE * own[0].step_mm:
+        if POSITION_TOLERANCE_MM < apart_mm <= MOVED_SHARE * own[0].step_mm * ROUNDING:
             fact = f"{len(own)} volumes lie up to {apart_mm:.4g} mm apart: they may be times of one series"
             yield Evidence("spacing", fact, "", doubtful=True)
             return

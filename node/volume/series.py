@@ -31,7 +31,7 @@ COMPONENTS = frozenset({"ph", "real", "imag", "fieldmap"})
 """Suffixes of volumes that hold a component other than the magnitude."""
 
 MAX_LACKING = 1 / 2
-"""Largest share of the slices of a part of a stack that may be lost; beyond it, a shorter part was planned."""
+"""Largest share of the slices, or of the field of view, in which parts of a stack differ that were planned as one."""
 
 SAME_GRID = 0.05
 """Largest deviation, in voxels, of the planes of two parts that share their positions."""
@@ -262,7 +262,7 @@ def find_shortages(volumes: Sequence[Volume]) -> Iterator[Shortage]:
 
 
 def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
-    """Yield the parts of a divided stack that lack a few slices of the largest part, and have no others."""
+    """Yield the parts of a divided stack that lack a few slices which other parts have at the same positions."""
     parts: dict[tuple[object, ...], list[Volume]] = defaultdict(list)
     for volume in volumes:
         *names, number = volume.suffix.split("-")
@@ -271,21 +271,28 @@ def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
     for own in parts.values():
         slices = [volume.shape[2] for volume in own]
         largest = own[slices.index(max(slices))]
-        if any(_is_short(volume, largest) for volume in own):
-            detail = f"parts of one stack have unequal numbers of slices, at the same positions: {_listed(own, slices)}"
-            missing = max(slices) * len(slices) - sum(slices)
-            yield Shortage(_below_most(own, slices), False, detail, missing, is_doubtful=True)
+        ranges = {volume.stack: within for volume in own if (within := _range_within(volume, largest)) is not None}
+        whole = range(min(within.start for within in ranges.values()), max(within.stop for within in ranges.values()))
+        short = {stack: len(whole) - len(within) for stack, within in ranges.items() if within != whole}
+        if short:
+            detail = f"parts of one stack lack slices that others have at the same positions: {_listed(own, slices)}"
+            yield Shortage(frozenset(short), False, detail, sum(short.values()), is_doubtful=True)
 
 
-def _is_short(volume: Volume, largest: Volume) -> bool:
-    """Return whether a volume lacks a few slices of the largest one, and all others of its slices are there."""
-    lacking = largest.shape[2] - volume.shape[2]
-    if not 0 < lacking <= MAX_LACKING * largest.shape[2] or volume.affine_lps is None or largest.affine_lps is None:
-        return False
+def _range_within(volume: Volume, largest: Volume) -> range | None:
+    """Return the slices of the largest part where those of a part lie; None if they lie elsewhere, or share too few.
+
+    A part that lies beside the largest one within the planes has its slices too.
+    """
+    if volume.affine_lps is None or largest.affine_lps is None:
+        return None
     offset = np.linalg.solve(largest.affine_lps, volume.affine_lps)
-    first = offset[:3, 3]
-    is_same_grid = np.abs(offset[:3, :3] - np.eye(3)).max() < SAME_GRID
-    return bool(is_same_grid and np.abs(first - np.rint(first)).max() < SAME_GRID and 0 <= round(first[2]) <= lacking)
+    column, row, first = offset[:3, 3]
+    is_same_grid = np.abs(offset[:3, :3] - np.eye(3)).max() < SAME_GRID and abs(first - round(first)) < SAME_GRID
+    within = range(round(first), round(first) + volume.shape[2])
+    shared = min(within.stop, largest.shape[2]) - max(within.start, 0)
+    is_over_it = max(abs(column) / volume.shape[0], abs(row) / volume.shape[1]) < MAX_LACKING
+    return within if is_same_grid and is_over_it and shared >= MAX_LACKING * largest.shape[2] else None
 
 
 def with_shortages(volumes: Sequence[Volume]) -> tuple[Volume, ...]:

@@ -38,6 +38,7 @@ from tests.reference.truth_series import (
     LABELS,
     NUMBERINGS,
     ORIENTATIONS,
+    OTHERS,
     PIXEL_SPACING_MM,
     STEP_S,
     TELLING_NUMBERINGS,
@@ -325,7 +326,7 @@ def _are_apart(series: Series) -> bool:
 
 def _is_loss_evident(series: Series) -> bool:
     """Return whether losses show: a time without some of its slices, or a hole in numbers that tell the order."""
-    if not series.lost or series.case.kind not in CLASSIC:
+    if not series.lost or series.case.kind in OTHERS:
         return False
     kept: dict[tuple[int, object], set[int]] = defaultdict(set)
     for plane in series.planes.values():
@@ -333,13 +334,12 @@ def _is_loss_evident(series: Series) -> bool:
     held = Counter((group, slice_) for (_, group), own in kept.items() for slice_ in own)
     if len({frozenset(own) for own in kept.values()}) > 1 < max(held.values()):
         return True
-    if series.case.numbering not in TELLING_NUMBERINGS or "InstanceNumber" in series.false:
+    is_numbered = series.case.kind in CLASSIC and series.case.numbering in TELLING_NUMBERINGS
+    if not is_numbered or "InstanceNumber" in series.false:
         return False
-    if (
-        len({plane.time for plane in series.lost} - {plane.time for plane in every(series)})
-        == 0
-        < series.case.times - 1
-    ):
+    times = {plane.time for plane in every(series)}
+    is_time_lost = any(min(times) < plane.time < max(times) and plane.time not in times for plane in series.lost)
+    if series.case.times > 1 and not is_time_lost:
         return False  # slices at an end of all times: some senders skip numbers between times
     numbers = sorted({int(ds.InstanceNumber) for ds in series.datasets})
     holes = numbers[-1] - numbers[0] + 1 - len(numbers)
@@ -357,7 +357,7 @@ def _changes(kind: str) -> st.SearchStrategy[Change]:
         st.integers(0, 5).map(lambda time: ("lose-time", time)),
         st.integers(0, 5).map(lambda slice_: ("lose-slice", slice_)),
     )
-    losses = whole if kind in ENHANCED else st.one_of(some.map(lambda own: ("lose", *own)), whole)
+    losses = st.one_of(some.map(lambda own: ("lose", *own)), whole)
     how = st.sampled_from(("constant", "exchange", "mix", "wrong"))
     may_be_false = [keyword for keyword in _KEYWORDS[kind] if keyword != "RescaleSlope"]  # nothing else tells
     false = st.tuples(st.just("lie"), st.sampled_from(may_be_false), how, seed)
@@ -370,9 +370,9 @@ def _changes(kind: str) -> st.SearchStrategy[Change]:
         st.tuples(st.just("drift"), st.sampled_from((0.004, 0.02, 0.05, 0.2, 0.6, 1.25, 2.5)), st.integers(0, 2)),
         st.tuples(st.just("jitter"), st.sampled_from((0.004, 0.02, 0.045, 0.2)), seed, st.booleans()),
     )
-    if kind in ENHANCED:
-        return st.one_of(losses, false, missing, movement)
     copies = st.builds(lambda own, is_numbered: ("copy", is_numbered, *own), some, st.booleans())
+    if kind in ENHANCED:
+        return st.one_of(losses, false, missing, movement, copies)
     return st.one_of(losses, false, missing, movement, copies, some.map(lambda own: ("matrix", *own)))
 
 

@@ -398,12 +398,16 @@ def _lose_slice(draft: _Draft, slice_: int) -> None:
 
 
 def _copy(draft: _Draft, is_numbered: bool, *indices: int) -> None:
-    """Add copies under other SOP Instance UIDs, with the number of their original or one of their own."""
+    """Add copies under other SOP Instance UIDs, with the number of their original or one of their own.
+
+    A frame of an enhanced instance is stored twice in it.
+    """
     for rank, index in enumerate(sorted({index % len(draft.planes) for index in indices})):
         plane, ds = draft.planes[index]
         again = deepcopy(ds)
-        again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        if is_numbered:
+        if not draft.case.is_enhanced:
+            again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        if is_numbered and not draft.case.is_enhanced:
             again.InstanceNumber = 5000 + rank
             draft.false.add("InstanceNumber")
         draft.planes.append((replace(plane, is_copy=True), again))

@@ -154,28 +154,28 @@ def copy_warnings(frames: Sequence[Frame], copies: Sequence[Copy]) -> tuple[Volu
 
 
 def equal_times_warnings(planes: Sequence[Sequence[Frame]], voxels: Array) -> tuple[VolumeWarning, ...]:
-    """Return a warning if times of several instances have the same voxels, and nothing but numbers tells them apart.
+    """Return a warning if times have the same voxels, and nothing but numbers tells them apart.
 
     `planes`: (times, slices) sequences of Frame. `voxels`: (times, slices, rows, columns[, 3]) array.
     """
     time_of = {id(frames[0]): time for time, frames in enumerate(planes)}
     equal = 0
-    for firsts in _several([frames[0] for frames in planes], _facts) if len(planes) > 1 else ():
+    for firsts in _grouped([frames[0] for frames in planes], _facts_of_time):
         times = [time_of[id(first)] for first in firsts]
         for likely in _equal(times, voxels[:, :1]):  # most times differ in their first slice
             equal += sum(len(own) - 1 for own in _equal(likely, voxels) if _are_alike(own, planes))
     if not equal:
         return ()
     detail = (
-        f"{equal} times have the same voxels as earlier ones, and only Instance Number (0020,0013) or Content Time "
-        "(0008,0033) separates them: they may be copies; all were kept"
+        f"{equal} times have the same voxels as earlier ones, and only the numbers of instances or frames, or Content "
+        "Time (0008,0033), separate them: they may be copies; all were kept"
     )
     return (VolumeWarning(WarningKind.EQUAL_TIMES, detail),)
 
 
 def _are_alike(times: Sequence[int], planes: Sequence[Sequence[Frame]]) -> bool:
     """Return whether all slices of these times agree in what is known without their data sets."""
-    return len({tuple(map(_facts, planes[time])) for time in times}) == 1
+    return len({tuple(map(_facts_of_time, planes[time])) for time in times}) == 1
 
 
 def _equal(times: Sequence[int], voxels: Array) -> list[list[int]]:
@@ -210,10 +210,15 @@ def _by_clock(frames: Bin) -> list[Bin]:
 
 def _several(frames: Bin, trait: Callable[[Frame], Hashable]) -> list[Bin]:
     """Return the frames grouped by a trait, without groups of a single instance."""
+    return [group for group in _grouped(frames, trait) if len({frame.sop_instance_uid for frame in group}) > 1]
+
+
+def _grouped(frames: Bin, trait: Callable[[Frame], Hashable]) -> list[Bin]:
+    """Return the frames grouped by a trait, without groups of one."""
     groups: dict[Hashable, Bin] = defaultdict(list)
     for frame in frames:
         groups[trait(frame)].append(frame)
-    return [group for group in groups.values() if len({frame.sop_instance_uid for frame in group}) > 1]
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _places(frames: Sequence[Frame]) -> dict[Hashable, Bin]:
@@ -226,10 +231,15 @@ def _places(frames: Sequence[Frame]) -> dict[Hashable, Bin]:
 
 def _facts(frame: Frame) -> Hashable:
     """Return the attributes of a frame that are known without its data set, and that a copy shares."""
+    return frame.frame_number, _facts_of_time(frame)
+
+
+def _facts_of_time(frame: Frame) -> Hashable:
+    """Return what tells a frame of one time from one of another, except numbers and Content Time."""
     times = tuple((name, value) for name, value in frame.time_key.items() if name not in COPY_TIME_KEYS)
     variant = tuple(frame.variant_key.items())
     scaling = frame.slope, frame.intercept
-    return frame.frame_number, times, variant, weighting(frame), scaling, frame.acquisition_time_s, frame.duration_s
+    return times, variant, weighting(frame), scaling, frame.acquisition_time_s, frame.duration_s
 
 
 def _are_numbered_times(bins: list[Bin]) -> bool:

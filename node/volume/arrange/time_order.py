@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from node.volume.arrange.whole_times import Bin, instance_order
+from node.volume.arrange.whole_times import Bin, are_instances, instance_order
 from node.volume.model import Frame
 
 TIME_KEYS = (
@@ -86,13 +86,16 @@ def without_wrong_clocks(name: str, bins: list[Bin]) -> tuple[str, list[Bin]]:
 def doubt_of_counts(name: str, bins: list[Bin]) -> str | None:
     """Return what contradicts an order by an attribute that counts times; None if nothing does.
 
-    The other count may put frames into other times. Frames of one instance that nearly all slices have in the order of
-    times are so in the others too: those may have exchanged all that they say of their times.
+    Slices may not share its values, or the other count may put frames into other times. Frames of one instance that
+    nearly all slices have in the order of times are so in the others too: those may have exchanged all that they say of
+    their times.
 
     `bins`: frames by position; within a bin in the order of the attribute. All bins have equally many frames.
     """
     if name not in COUNTS:
         return None
+    if len({frozenset(frame.time_key[name] for frame in frames) for frames in bins}) > 1:
+        return f"the slices do not share values of {COUNTS[name]}: only the order of these says which are of one time"
     is_lone = len(bins) == 1 and name == "temporal_position"  # slices may have clocks of their own, and phases wrap
     others = COUNTS | ({"acquisition_time": "acquisition times"} if is_lone else {})
     for other, of_other in others.items():
@@ -163,7 +166,7 @@ def is_time_order(bins: list[Bin], name: str) -> bool:
     `bins`: frames by position; within a bin in order of the attribute. All bins have equally many frames. `name`: one
     of `TIME_KEYS`.
     """
-    if _are_whole_instances(bins):
+    if _are_whole_instances(bins) or (name == "instance" and are_instances(bins)):
         return all(len({frame.sop_instance_uid for frame in time}) == 1 for time in zip(*bins, strict=True))
     if name in RUNNING_KEYS and told_apart(bins) is not None:
         return False

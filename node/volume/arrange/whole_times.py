@@ -43,11 +43,19 @@ def labels_by_attribute(bins: Sequence[Bin], name: str) -> Labels | None:
     """Return the values of an attribute as labels, if positions share values; else None.
 
     If the attribute counts the times, two positions must share a value. Clocks may agree by chance: there, all
-    positions must share a value.
+    positions must share a value. Instances are numbered by "instance"; each of several frames may be a time.
     """
+    if name == "instance":
+        return {id(frame): frame.sop_instance_uid for own in bins for frame in own} if are_instances(bins) else None
     values = [{frame.time_key[name] for frame in frames} for frames in bins]
     shared = any(a & b for a, b in pairwise(values)) if name in COUNTING_KEYS else bool(set.intersection(*values))
     return {id(frame): frame.time_key[name] for frames in bins for frame in frames} if shared else None
+
+
+def are_instances(bins: Sequence[Bin]) -> bool:
+    """Return whether times are instances: each has a position once at most, and one of them has all positions."""
+    uids = [[frame.sop_instance_uid for frame in frames] for frames in bins]
+    return len(bins) > 1 and bool(set.intersection(*map(set, uids))) and all(len(set(own)) == len(own) for own in uids)
 
 
 def labels_by_number(bins: Sequence[Bin]) -> Labels | None:
