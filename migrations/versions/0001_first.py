@@ -563,6 +563,7 @@ def _work() -> None:
         sa.UniqueConstraint("kind", "name", "destination", "key"),
         sa.CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
         sa.Index("ix_work_kind_id", "kind", "id"),
+        sa.Index("ix_work_state_kind_name_destination_due_at", "state", "kind", "name", "destination", "due_at"),
         sa.Index("ix_work_kind_name_destination_outcome_due_at", "kind", "name", "destination", "outcome", "due_at"),
         **NO_ID_TWICE,
     )

@@ -821,6 +821,7 @@ class WorkRow(Base):
         UniqueConstraint("kind", "name", "destination", "key"),
         Index("ix_work_kind_name_destination_outcome_due_at", "kind", "name", "destination", "outcome", "due_at"),
         Index("ix_work_kind_id", "kind", "id"),
+        Index("ix_work_state_kind_name_destination_due_at", "state", "kind", "name", "destination", "due_at"),
         CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
         NO_ID_TWICE,  # workitems are read behind the last one
     )

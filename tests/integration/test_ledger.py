@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import get_args
+import sqlite3
+from contextlib import closing
+from typing import Any, get_args
 
 import pytest
+from sqlalchemy import Engine, event
 
+from node.index.engine.place import FILE_NAME
 from node.index.models import WorkRow
 from node.index.work import ledger
 from node.index.work.deliveries import Cursors
@@ -14,6 +18,7 @@ from node.index.work.ledger import Ended, Lane, NoSuchWork, Postponed, Work, Wor
 from node.index.work.messages import Attempt, PendingEvent
 from node.index.work.states import TRANSITIONS, Move, State
 from tests.integration.conftest import Root
+from tests.made_once import IN_POSTGRESQL
 from tests.rows import read_rows
 
 HOOK = Lane("hook", "one")
@@ -66,6 +71,28 @@ def test_in_a_lane_one_is_due_at_a_time_and_a_busy_lane_keeps_no_other_back(root
     root.index.work.record(first.id, Postponed(later, "busy"), now)
     assert due() == [second.id, other.id], "what waits for another attempt keeps the lane free"
     assert root.index.work.next_due_at(("retrieval",), now) == later
+
+
+@pytest.mark.skipif(IN_POSTGRESQL, reason="asks SQLite for its plan")
+def test_what_is_due_is_found_without_reading_what_has_ended(root: Root) -> None:
+    ran: list[tuple[str, Any]] = []
+    event.listen(Engine, "before_cursor_execute", record := lambda *call: ran.append((call[2], call[3])))
+    try:
+        root.index.work.due(("job", "retrieval"), root.clock())
+        root.index.work.next_due_at(("job", "retrieval"), root.clock())
+        root.index.work.resume({"job": 3}, root.clock())
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
+    statements = [(sql, values) for sql, values in ran if "work.state" in sql and sql.startswith(("SELECT", "UPDATE"))]
+    assert len(statements) >= 5
+    with closing(sqlite3.connect(root.folder / FILE_NAME)) as connection:
+        for sql, values in statements:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+            assert any("ix_work_state_kind_name_destination_due_at (state=? AND kind=?" in step for step in plan), (
+                sql,
+                plan,
+            )
+            assert not any(step.startswith("SCAN") for step in plan), (sql, plan)
 
 
 def test_loops_sleep_unless_work_of_theirs_waits(root: Root) -> None:
