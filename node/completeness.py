@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 State = Literal["complete", "suspect", "incomplete"]
 Rule = Literal[
@@ -195,6 +195,8 @@ class Expectation:
         Number of instances that were acknowledged and are not here.
     usual : Usual or None
         What the series of its protocol usually have, if that is more.
+    lacking : tuple of (str, str) or None
+        What says that its study lacks series of its protocol, and which.
     """
 
     received: int
@@ -209,6 +211,7 @@ class Expectation:
     performed: Performed | None = None
     lost: int = 0
     usual: Usual | None = None
+    lacking: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,34 +259,9 @@ def certainty(state: State, rule: Rule) -> Certainty:
     return "verified" if rule in COUNTED_RULES else "no gap seen"
 
 
-def expectation(
-    instances: Sequence[InstanceCounts],
-    *,
-    reported: Reported | None = None,
-    aborted: bool = False,
-    forced: bool = False,
-    siblings: Sequence[int] = (),
-    split: bool = False,
-    is_part: bool = False,
-    performed: Performed | None = None,
-    lost: int = 0,
-    usual: Usual | None = None,
-) -> Expectation:
-    """Return the known facts about a series from the attributes of its instances."""
-    return Expectation(
-        len(instances),
-        tuple(_announced(instances)),
-        _holes(instances),
-        reported,
-        aborted,
-        forced,
-        tuple(siblings),
-        split,
-        is_part,
-        performed,
-        lost,
-        usual,
-    )
+def expectation(instances: Sequence[InstanceCounts], **known: Any) -> Expectation:
+    """Return the known facts about a series: what the attributes of its instances say, and other fields in `known`."""
+    return Expectation(len(instances), tuple(_announced(instances)), _holes(instances), **known)
 
 
 def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
@@ -482,6 +460,8 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
     """
     agrees = count is not None and count[0] == known.received
     parts = [Evidence("siblings", PART_OF_ACQUISITION, "", doubtful=True)] if known.is_part else []
+    if known.lacking is not None:
+        parts.append(Evidence("protocol", *known.lacking, doubtful=True))
     weighed = [
         replace(finding, doubtful=True) if agrees and finding.rule in ("instance-numbers", "times") else finding
         for finding in findings

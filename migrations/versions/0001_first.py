@@ -147,7 +147,7 @@ def _levels() -> None:
         sa.Column("expected_source", sa.String(64)),
         sa.Column("missing_instances", sa.Integer()),
         sa.Column("missing_detail", sa.Text()),
-        sa.Column("undoubted", sa.JSON()),
+        sa.Column("lacking", sa.JSON()),
         sa.Column("acknowledged_problem", sa.String(64)),
         sa.Column("acknowledged_reason", sa.Text()),
         sa.Column("acknowledged_by", sa.String(64)),

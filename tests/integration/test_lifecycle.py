@@ -92,6 +92,24 @@ def written_verdicts(root: Root) -> set[tuple[str, int | None]]:
     return {(one["state"], one["missing"]) for one in told}
 
 
+def told_by_sidecars(root: Root, uid: str) -> set[tuple[str, str]]:
+    """The verdicts and the reasons in the sidecars of the volumes of a series."""
+    query = "SELECT path FROM v_volumes WHERE NOT superseded AND series_instance_uid = :uid"
+    sidecars = {path for row in rows(root, query, uid=uid) for path in Path(row["path"]).parent.glob("*.json")}
+    told = [json.loads(path.read_text())["completeness"] for path in sidecars]
+    return {(one["state"], one["reason"]) for one in told}
+
+
+def settle_all(root: Root) -> int:
+    """Convert what is due; return how often."""
+    count = 0
+    while (claimed := due(root)) is not None:
+        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+        count += 1
+        assert count < 10, "it is converted for ever"
+    return count
+
+
 def require_sidecars_to_follow(root: Root) -> None:
     """The verdict of the index is in the sidecars after one more conversion, and no other one is due then."""
     series = the_series(root)
@@ -212,7 +230,12 @@ def test_series_that_are_volumes_of_one_acquisition_say_so(root: Root, numbered:
             ds.SeriesNumber, ds.InstanceNumber, ds.AcquisitionNumber = 7 + time, slice_ + 1, time + 1
         root.take(ds)
         if slice_ == 3:
-            settle(root)  # each is converted before the next one is received
+            root.clock.move(61)
+            settle_all(root)  # each is converted before the next one is received
+    root.clock.move(61)
+    settle_all(root)
+    for row in rows(root, "SELECT series_instance_uid AS uid, verdict, verdict_reason FROM v_series"):
+        assert told_by_sidecars(root, row["uid"]) == {(row["verdict"], row["verdict_reason"])}
     found = rows(root, "SELECT verdict, verdict_rule, verdict_reason FROM v_series")
     assert [(row["verdict"], row["verdict_rule"]) for row in found] == [("suspect", "siblings")] * 3
     assert all("seem to be of the same acquisition" in row["verdict_reason"] for row in found)

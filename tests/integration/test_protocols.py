@@ -14,7 +14,7 @@ from node.index.models import ProtocolRow, SeriesRow
 from node.index.nouns.protocols import KEPT, MAX_SERIES, learn, usual_count, usual_of
 from tests import make
 from tests.integration.conftest import Root
-from tests.integration.test_lifecycle import rows, settle
+from tests.integration.test_lifecycle import rows, settle, settle_all, told_by_sidecars
 
 USUAL = 8
 
@@ -142,10 +142,15 @@ def test_a_field_map_without_its_other_half_is_suspect_until_that_comes(root: Ro
             uids.append(str(ds.SeriesInstanceUID))
         root.clock.move(86400)
         root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
+        settle_all(root)  # what is doubted, or no more, is converted again
+        root.clock.move(3600)
+        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
+        assert settle_all(root) == 0, "it is converted once"
         return uids
 
     def verdict_of(uid: str) -> tuple[Any, ...]:
         [row] = rows(root, "SELECT * FROM v_series WHERE series_instance_uid = :uid", uid=uid)
+        assert told_by_sidecars(root, uid) == {(row["verdict"], row["verdict_reason"])}
         return row["verdict"], row["verdict_rule"], row["verdict_reason"], row["missing_detail"]
 
     for _ in range(10):

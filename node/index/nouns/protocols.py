@@ -16,12 +16,13 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, null, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.orm import join
 
 from node.completeness import Usual, lacking_companions
 from node.index.engine.sql import insert
 from node.index.models import ImageRow, ProtocolRow, SeriesRow, StudyRow
+from node.index.nouns.reopening import convert_for_verdict
 
 MAX_SERIES = 50
 """The last series of a protocol that are remembered."""
@@ -74,10 +75,11 @@ def usual_of(connection: Connection, row: Row[Any], received: int) -> Usual | No
     return None if usual is None else replace(usual, studies=_studies_of(connection, row, usual.instances))
 
 
-def judge_companions(connection: Connection, study_id: int, now: dt.datetime) -> None:
+def judge_companions(connection: Connection, study_id: int, now: dt.datetime) -> bool:
     """Remember how many series of each protocol a quiet study has; doubt those of which it has fewer than usual.
 
-    Those that were doubted before, and of which the others have come since, are as they were.
+    Those that were doubted before, and of which the others have come since, are doubted no more. Return whether any
+    series is converted again, so that its sidecars tell the same.
     """
     study = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == study_id)).scalar_one()
     together: dict[str, list[Row[Any]]] = defaultdict(list)
@@ -87,24 +89,24 @@ def judge_companions(connection: Connection, study_id: int, now: dt.datetime) ->
         name = " ".join(_DIRECTION.sub("", row.protocol_name.lower()).split())
         scanner = row.modality, row.manufacturer, row.manufacturer_model_name, row.station_name
         together[_digest(json.dumps(["study", *scanner, name]))].append(row)
+    is_any = False
     for key, series in together.items():
         usual = _usual(connection, key, study, len(series))
         _remember(connection, key, study, len(series), now)
+        lacking = None
+        if usual is not None:
+            lacking = [
+                lacking_companions(usual, len(series)),
+                f"{usual.instances - len(series)} series of this protocol",
+            ]
         for row in series:
-            if row.undoubted is not None and usual is None:
-                before = {**row.undoubted, "verdict": "complete", "missing_instances": 0, "missing_detail": ""}
-                connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(**before, undoubted=null()))
-            elif row.verdict == "complete" and usual is not None:
-                missing = usual.instances - len(series)
-                doubt = {
-                    "verdict": "suspect",
-                    "verdict_rule": "protocol",
-                    "verdict_reason": f"{lacking_companions(usual, len(series))}; {row.verdict_reason}",
-                    "missing_instances": None,
-                    "missing_detail": f"{missing} series of this protocol",
-                    "undoubted": {"verdict_rule": row.verdict_rule, "verdict_reason": row.verdict_reason},
-                }
-                connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(doubt))
+            if row.state != "converted" or (row.lacking is None) == (lacking is None):
+                continue
+            if lacking is None or row.verdict == "complete":
+                connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(lacking=lacking))
+                convert_for_verdict(connection, row.id, now)
+                is_any = True
+    return is_any
 
 
 def _usual(connection: Connection, key: str, uid: str, received: int) -> Usual | None:

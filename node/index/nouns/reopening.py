@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, and_, case, delete, exists, insert, sele
 from sqlalchemy.orm import join
 
 from node.index.engine.writer import IndexRepository, on_reader
-from node.index.models import OPEN_STATES, ImageRow, SeriesReferenceRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, ConversionRow, ImageRow, SeriesReferenceRow, SeriesRow, StudyRow
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_event
 from node.index.nouns.records import FoundSeries
@@ -68,6 +68,17 @@ def reopen_damaged(connection: Connection, images: Sequence[int], now: dt.dateti
     set_aside = set_aside.where(SeriesRow.id.in_(of_images), SeriesRow.state == "failed")
     for row in connection.execute(set_aside.where(SeriesRow.error.startswith(DAMAGED, autoescape=True))).all():
         reopen(connection, row.id, row.study_instance_uid, None, now, "a damaged file is whole again")
+
+
+def convert_for_verdict(connection: Connection, series_id: int, now: dt.datetime) -> None:
+    """Have a converted series converted again, although its volumes will be the same: its sidecars tell the verdict."""
+    converted = select(StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
+    study = connection.scalar(converted.where(SeriesRow.id == series_id, SeriesRow.state == "converted"))
+    if study is None:
+        return
+    current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
+    connection.execute(update(ConversionRow).where(*current).values(input_sha256=None))
+    reopen(connection, series_id, study, None, now, "what was heard of it has changed its verdict")
 
 
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"

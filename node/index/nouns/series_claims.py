@@ -17,7 +17,6 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func,
 from sqlalchemy.orm import join
 
 from node.completeness import (
-    PART_OF_ACQUISITION,
     Completeness,
     Expectation,
     InstanceCounts,
@@ -29,7 +28,7 @@ from node.completeness import (
 )
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import OPEN_STATES, ConversionRow, EventRow, ImageRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import (
     Conclusion,
     conclude,
@@ -47,6 +46,7 @@ from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import (
     DAMAGED,
     REVOKED,
+    convert_for_verdict,
     convert_referring,
     end_waits_for,
     find_series,
@@ -184,7 +184,7 @@ class SeriesRepository(IndexRepository):
             return False
         completeness = _last_verdict(connection, series, outcome.completeness)
         _update(connection, series.id, {"attempts": 0} | _completeness_columns(completeness))
-        _doubt_parts(connection, series.id)
+        _doubt_parts(connection, series.id, now)
         if completeness is not None and completeness.state != "incomplete":
             learn(connection, series.id, len(series.instances), now)
         insert_conversion(connection, series, outcome, self._turn.holder, now)
@@ -197,7 +197,7 @@ class SeriesRepository(IndexRepository):
             reopen(connection, series.id, series.study_instance_uid, None, now, change)
         written = outcome.completeness
         if written and completeness and (written.state, written.missing) != (completeness.state, completeness.missing):
-            _convert_for_verdict(connection, series.id, now)
+            convert_for_verdict(connection, series.id, now)
         if not outcome.references:
             convert_referring(connection, [series.series_instance_uid], now, f"has revision {series.revision}")
         return True
@@ -545,12 +545,13 @@ def _expectation(
         reported=reported_of(row.reported),
         aborted=_was_aborted(connection, (study_uid, row.series_instance_uid), row.last_received_at),
         forced=row.due_at is not None and row.due_at > now,
-        siblings=_siblings(connection, row),
+        siblings=tuple(_siblings(connection, row)),
         split=_is_split(connection, row, counts),
         is_part=bool(_parts(connection, row)),
         performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
         lost=count_lost(connection, (study_uid, row.series_instance_uid)),
         usual=usual_of(connection, row, len(counts)),
+        lacking=None if row.lacking is None else (row.lacking[0], row.lacking[1]),
     )
 
 
@@ -589,18 +590,7 @@ def _change_verdict(connection: Connection, series_id: int, verdict: Completenes
     before = connection.execute(columns).one()
     _update(connection, series_id, _completeness_columns(verdict))
     if tuple(before) != (verdict.state, verdict.missing):
-        _convert_for_verdict(connection, series_id, now)
-
-
-def _convert_for_verdict(connection: Connection, series_id: int, now: dt.datetime) -> None:
-    """Have a converted series converted again, although its volumes will be the same: its sidecars tell the verdict."""
-    converted = select(StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
-    study = connection.scalar(converted.where(SeriesRow.id == series_id, SeriesRow.state == "converted"))
-    if study is None:
-        return
-    current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
-    connection.execute(update(ConversionRow).where(*current).values(input_sha256=None))
-    reopen(connection, series_id, study, None, now, "what was heard of it has changed its verdict")
+        convert_for_verdict(connection, series_id, now)
 
 
 def _last_verdict(
@@ -722,15 +712,13 @@ def _acquisitions(connection: Connection, series_id: int) -> set[int | None]:
     )
 
 
-def _doubt_parts(connection: Connection, series_id: int) -> None:
-    """Say of complete series that a series just converted seems to be of the same acquisition."""
+def _doubt_parts(connection: Connection, series_id: int, now: dt.datetime) -> None:
+    """Have complete series converted again of whose acquisition a series just converted seems to be."""
     row = connection.execute(select(SeriesRow.__table__).where(SeriesRow.id == series_id)).one()
-    if parts := _parts(connection, row):
-        doubted = update(SeriesRow).where(SeriesRow.id.in_(parts), SeriesRow.verdict == "complete")
-        reason = SeriesRow.verdict_reason + f"; {PART_OF_ACQUISITION}"
-        connection.execute(
-            doubted.values(verdict="suspect", verdict_rule="siblings", verdict_reason=reason, missing_instances=null())
-        )
+    of_list = SeriesRow.verdict_rule == "mpps"  # which outweighs the doubt
+    complete = select(SeriesRow.id).where(SeriesRow.verdict == "complete", ~of_list)
+    for part in connection.scalars(complete.where(SeriesRow.id.in_(_parts(connection, row)))).all():
+        convert_for_verdict(connection, part, now)
 
 
 def _first_image(series_id: int) -> Select[int | None, int | None]:
@@ -837,7 +825,6 @@ def _completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
         "expected_source": completeness.expected_source,
         "missing_instances": completeness.missing,
         "missing_detail": completeness.missing_detail,
-        "undoubted": None,
     }
 
 

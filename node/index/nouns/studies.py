@@ -76,7 +76,8 @@ class StudyRepository(IndexRepository):
         for study in studies:
             count = connection.execute(select(func.count()).where(SeriesRow.study_id == study.id)).scalar_one()
             detail = f"{count} series, none of them open"
-            judge_companions(connection, study.id, now)
+            if judge_companions(connection, study.id, now):
+                continue  # it is quiet once these series are closed again
             record_event(connection, "study-quiet", now, study_instance_uid=study.study_instance_uid, detail=detail)
         return len(studies)
 
