@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import threading
@@ -167,10 +167,16 @@ class Service:
     verb: Verb
 
 
-Find = Callable[["Dataset", int, Callable[[], bool]], tuple[bool, "Iterator[Dataset]"]]
-"""Answers a C-FIND: takes the identifier, the largest number of answers, and a function that says whether to stop;
-returns whether all keys are supported, and the answers. It may raise what `node.index.search.finder` raises."""
+class Found(NamedTuple):
+    """Whether all keys of a C-FIND are supported, and the data sets that answer it."""
 
+    is_supported: bool
+    answers: Iterator[Dataset]
+
+
+Find = Callable[["Dataset", int, Callable[[], bool]], Found]
+"""Answers a C-FIND: takes the identifier, the largest number of answers, and a function that says whether to stop. It
+may raise what `node.index.search.finder` raises."""
 
 Operate = Callable[["Operation"], None]
 """Serves another request, on the thread of the association: it sends the response."""
@@ -384,13 +390,20 @@ class IdentityProvider(Protocol):
         """Return the identity in an access token; raise `SignInFailed` or `ProviderUnavailable`."""
 
 
+class BegunSignIn(NamedTuple):
+    """The address at the provider for the browser, and the value of its cookie."""
+
+    url: str
+    cookie: str
+
+
 class SignIns(Protocol):
     """Sign-ins by an identity provider: a browser is sent there and returns with a code. Thread-safe."""
 
     provider: IdentityProvider
 
-    def begin(self, redirect_uri: str, next_path: str) -> tuple[str, str]:
-        """Begin a sign-in; return the address at the provider for the browser, and the value of its cookie."""
+    def begin(self, redirect_uri: str, next_path: str) -> BegunSignIn:
+        """Begin a sign-in."""
 
     def returned(self, cookie: str, state: str) -> SignIn:
         """Return the sign-in from which a browser returns; raise `SignInFailed` unless that browser began it."""
@@ -460,6 +473,17 @@ class ResultsKind(Protocol):
         """Return what would be made of the files in a folder, each with `file`, `kind` and `description`."""
 
 
+class TriedStore(NamedTuple):
+    """The place of a store, what it does not do as it should, and what the node does itself because the store does not.
+
+    None: nothing.
+    """
+
+    place: str
+    problem: str | None
+    warning: str | None
+
+
 class StoreKind(Protocol):
     """The object store that `[storage] url` names.
 
@@ -484,11 +508,8 @@ class StoreKind(Protocol):
         `losers`: keys of files that lost a conflict.
         """
 
-    def tried(self, settings: Settings) -> tuple[str, str | None, str | None]:
-        """Try what the archive needs of the store; return its place, what it does not do as it should, and a warning.
-
-        A warning tells what the node does itself because the store does not.
-        """
+    def tried(self, settings: Settings) -> TriedStore:
+        """Try what the archive needs of the store."""
 
 
 class Membership(Protocol):
@@ -602,6 +623,21 @@ class Output:
     options: WriteOptions
 
 
+class FileSource(NamedTuple):
+    """An instance of which a file has frames: the number of its stack, its SOP Instance UID, how many frames."""
+
+    stack: int
+    sop_instance_uid: str
+    frames: int
+
+
+class WrittenObjects(NamedTuple):
+    """Files that were written, and all their sources."""
+
+    files: Sequence[ConvertedFile]
+    sources: Sequence[FileSource]
+
+
 class Objects:
     """The instances of one kind in a series. Each that was taken is in a file, in an exclusion or in a refusal.
 
@@ -638,9 +674,9 @@ class Objects:
         """Yield volumes one by one; `stack` is the number of the first stack, each further one has the next."""
         return iter(())
 
-    def write(self, output: Output) -> tuple[Sequence[ConvertedFile], Sequence[tuple[int, str, int]]]:
-        """Write the other files; return them, and the stack, SOP Instance UID and number of frames of each source."""
-        return (), ()
+    def write(self, output: Output) -> WrittenObjects:
+        """Write the other files."""
+        return WrittenObjects((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -658,6 +694,14 @@ class Statement:
 
     sections: Mapping[str, Place]
     tables: Place = ""
+
+
+class Port(NamedTuple):
+    """The key of a port in the configuration, and the host and number that it has."""
+
+    key: str
+    host: str
+    number: int
 
 
 class Extension:
@@ -711,8 +755,8 @@ class Extension:
         """Return what commands and pages do on a root, by names that are free (`node.control.actions`)."""
         return {}
 
-    def ports(self, settings: Settings) -> Iterator[tuple[str, str, int]]:
-        """Yield the key, host and port of each listener, which no other listener may have."""
+    def ports(self, settings: Settings) -> Iterator[Port]:
+        """Yield the port of each listener, which no other listener may have."""
         return iter(())
 
     def run(self, node: Parts) -> Running:

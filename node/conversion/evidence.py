@@ -64,8 +64,6 @@ GAPS: dict[str, str] = {
 class InstanceHeader:
     """Attributes of one instance that say what should lie beside it; None if the data set lacks one."""
 
-    number: int | None
-    temporal_positions: int | None
     position: tuple[float, ...] | None
     is_derived: bool
     counts: InstanceCounts
@@ -73,13 +71,7 @@ class InstanceHeader:
 
 def header_of(ds: Dataset, counts: InstanceCounts) -> InstanceHeader:
     """Return the header of an instance with these counts."""
-    return InstanceHeader(
-        counts.instance_number,
-        counts.number_of_temporal_positions,
-        values.numbers(ds, "ImagePositionPatient", 3),
-        _is_derived(ds),
-        counts,
-    )
+    return InstanceHeader(values.numbers(ds, "ImagePositionPatient", 3), _is_derived(ds), counts)
 
 
 @once_per_series("ImageType")
@@ -165,7 +157,7 @@ class _Grid:
 
     def numbers(self, time: int) -> list[int | None]:
         """Return the Instance Numbers of a time, one for each instance, by slice."""
-        return [self.headers[uid].number if uid in self.headers else None for uid in self.times[time]]
+        return [self.headers[uid].counts.instance_number if uid in self.headers else None for uid in self.times[time]]
 
     def along(self) -> Float | None:
         """Return the distances in mm of the slices of the first time from the first; None if they are not known."""
@@ -250,7 +242,7 @@ def _missing_positions(grids: Sequence[_Grid]) -> tuple[str, int | None]:
 
 def _count_without_hole(headers: Mapping[str, InstanceHeader]) -> bool:
     """Return whether Instance Numbers count the instances one by one."""
-    numbers = {header.number for header in headers.values()} - {None}
+    numbers = {header.counts.instance_number for header in headers.values()} - {None}
     known = [number for number in numbers if number is not None]
     return len(known) == len(headers) > 0 and max(known) - min(known) + 1 == len(known)
 
@@ -262,7 +254,7 @@ def _holes(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, ref
     """Yield the Instance Numbers that are missing between others, as one finding."""
     missing: set[range] = set()
     for uids in _numbered_groups(headers, grids):
-        places = {number: uid for uid in uids if (number := headers[uid].number) is not None}
+        places = {number: uid for uid in uids if (number := headers[uid].counts.instance_number) is not None}
         own = [grid for grid in grids if not grid.places.keys().isdisjoint(uids)]
         far = () if refused else _far_numbers(sorted(places))
         if any(len(far) >= grid.of_time for grid in own if len(grid.times) > 1):
@@ -313,7 +305,7 @@ def _numbered_groups(headers: Mapping[str, InstanceHeader], grids: Sequence[_Gri
 
 
 def _are_distinct(uids: Iterable[str], headers: Mapping[str, InstanceHeader]) -> bool:
-    counts = Counter(headers[uid].number for uid in dict.fromkeys(uids))
+    counts = Counter(headers[uid].counts.instance_number for uid in dict.fromkeys(uids))
     counts.pop(None, None)
     return bool(counts) and max(counts.values()) == 1
 
@@ -413,8 +405,8 @@ def _explains(grid: _Grid, low: str, high: str, difference: int, step: int) -> b
     before, after = grid.numbers(time_low), grid.numbers(time_high)
     if None in before or None in after:
         return False
-    ends = max(number for number in before if number is not None) == grid.headers[low].number
-    begins = min(number for number in after if number is not None) == grid.headers[high].number
+    ends = max(number for number in before if number is not None) == grid.headers[low].counts.instance_number
+    begins = min(number for number in after if number is not None) == grid.headers[high].counts.instance_number
     return ends and begins and not whole_times
 
 
@@ -455,7 +447,7 @@ def _announced_times(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     originals = _originals(grids)
     divided = any(WITHOUT_EXCITATION in grid.volume.suffix.split("-") for grid in originals)
     for grid in originals:
-        announced = grid.first.temporal_positions or 0 if grid.first is not None else 0
+        announced = grid.first.counts.number_of_temporal_positions or 0 if grid.first is not None else 0
         whole = has_all_times(grid.volume) and not divided
         times = grid.volume.times if whole else sum(other.volume.times for other in originals)
         if times < announced:

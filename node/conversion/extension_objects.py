@@ -12,7 +12,7 @@ from node.conversion.datasets import SeriesFiles
 from node.conversion.job import ConversionJob
 from node.dicom.values import text
 from node.errors import ConversionRefused, VoxelnodeError
-from node.hookspecs import ObjectKind, Objects, Output
+from node.hookspecs import FileSource, Objects, Output, WrittenObjects
 from node.index.nouns.converted import ConvertedFile, SeriesKey
 from node.registry import resolve
 from node.volume.assemble import DAMAGE, damage_detail
@@ -34,7 +34,7 @@ class SeriesObjects:
         self._objects: dict[str, Objects] = {}
         self._taken: set[str] = set()
         self._exclusions: list[Exclusion] = []
-        self._possible: dict[str, list[ObjectKind]] = {}
+        self._possible: dict[str, list[Objects]] = {}
 
     def set_apart(self, datasets: Iterable[Dataset]) -> Iterator[Dataset]:
         """Yield the data sets that no extension takes."""
@@ -43,12 +43,10 @@ class SeriesObjects:
                 yield ds
 
     def _is_taken(self, ds: Dataset) -> bool:
-        for kind in self._kinds_of(text(ds, "SOPClassUID")):
+        for objects in self._objects_of(text(ds, "SOPClassUID")):
             uid = text(ds, "SOPInstanceUID")
-            if kind.place not in self._objects:
-                self._objects[kind.place] = resolve(kind.place)()
             try:
-                if not self._objects[kind.place].take(ds):
+                if not objects.take(ds):
                     continue
             except ConversionRefused as refused:
                 self._exclusions.append(Exclusion(uid, 0, Reason(refused.reason), refused.detail))
@@ -58,10 +56,15 @@ class SeriesObjects:
             return True
         return False
 
-    def _kinds_of(self, sop_class_uid: str) -> list[ObjectKind]:
-        """Return the kinds that instances of a SOP class may have; a series has thousands of one class."""
+    def _objects_of(self, sop_class_uid: str) -> list[Objects]:
+        """Return the objects of all kinds that instances of a SOP class may have; a series has thousands of one class.
+
+        Their modules are imported when the first instance of a class comes.
+        """
         if sop_class_uid not in self._possible:
-            self._possible[sop_class_uid] = [kind for kind in self._job.objects if kind.may_be(sop_class_uid)]
+            places = [kind.place for kind in self._job.objects if kind.may_be(sop_class_uid)]
+            self._objects |= {place: resolve(place)() for place in places if place not in self._objects}
+            self._possible[sop_class_uid] = [self._objects[place] for place in places]
         return self._possible[sop_class_uid]
 
     @property
@@ -106,26 +109,24 @@ class SeriesObjects:
         """Return what speaks against completeness."""
         return [finding for objects in self._objects.values() for finding in objects.evidence()]
 
-    def write(self, output: Output) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
-        """Write all other files; return them, and the stack, SOP Instance UID and number of frames of each source.
-
-        All volumes were made before.
+    def write(self, output: Output) -> WrittenObjects:
+        """Write all other files, after all volumes were made.
 
         Raises VoxelnodeError if an instance is lost: a bug of an extension, never a fault of the data.
         """
         files: list[ConvertedFile] = []
-        sources: list[tuple[int, str, int]] = []
+        sources: list[FileSource] = []
         for objects in self._objects.values():
             stack = max((file.stack + 1 for file in files), default=output.stack)
-            written, used = objects.write(replace(output, stack=stack))
-            files += written
-            sources += used
+            written = objects.write(replace(output, stack=stack))
+            files += written.files
+            sources += written.sources
         known = (
             self._in_volumes
-            | {uid for _, uid, _ in sources}
+            | {source.sop_instance_uid for source in sources}
             | {exclusion.sop_instance_uid for exclusion in self.exclusions}
         )
         known.update(uid for refusal in self.refusals for uid in refusal.sop_instance_uids)
         if lost := self._taken - known:
             raise VoxelnodeError(f"{len(lost)} instances are in no file, exclusion or refusal")
-        return files, sources
+        return WrittenObjects(files, sources)

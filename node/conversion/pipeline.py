@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -30,7 +30,8 @@ from node.volume.assemble import assemble
 from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Float, Geometry, Volume
-from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
+from node.volume.reasons import Reason, Refusal, VolumeWarning, WarningKind
+from node.volume.series import as_refusals
 from node.volume.volumes import times_of
 from node.writers.base import WrittenFile, stem_of
 from node.writers.options import WriteOptions
@@ -87,15 +88,15 @@ def _convert(job: ConversionJob, began: float) -> Converted:
         files += [_converted_file(volume, file, job.folder) for file in written]
         sources |= dict.fromkeys(_sources_of(volume))
         stack = max(stack, volume.stack + 1)
-    of_objects, used = objects.write(Output(job.folder, stack, job.name, of_series, job.options))
-    files += of_objects
+    written_objects = objects.write(Output(job.folder, stack, job.name, of_series, job.options))
+    files += written_objects.files
     exclusions = (*assembly.exclusions, *objects.exclusions)
     refusals = (*assembly.refusals, *objects.refusals)
     if not any(file.shape for file in files):
-        exclusions, refusals = (), (*refusals, *_as_refusals(exclusions))
+        exclusions, refusals = (), (*refusals, *as_refusals(exclusions))
     return Converted(
         files=tuple(files),
-        sources=(*_counted(sources), *used),
+        sources=(*_counted(sources), *written_objects.sources),
         exclusions=exclusions,
         refusals=refusals,
         completeness=completeness,
@@ -108,14 +109,6 @@ def _next_stack(assembly: Assembly) -> int:
     """Return the number after those of the stacks of an assembly."""
     refused = (refusal.stack for refusal in assembly.refusals if refusal.stack is not None)
     return max((*(volume.stack for volume in assembly.volumes), *refused), default=-1) + 1
-
-
-def _as_refusals(exclusions: Sequence[Exclusion]) -> list[Refusal]:
-    """Return the exclusions of a series without any volume as refusals, one per reason."""
-    uids: dict[tuple[Reason, str], dict[str, None]] = defaultdict(dict)
-    for exclusion in exclusions:
-        uids[exclusion.reason, exclusion.detail][exclusion.sop_instance_uid] = None
-    return [Refusal(reason, detail, tuple(own)) for (reason, detail), own in uids.items()]
 
 
 def _damaged(job: ConversionJob, damaged: Sequence[tuple[str, str]], known: Expectation, seconds: float) -> Converted:

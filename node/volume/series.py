@@ -7,7 +7,7 @@ that before it returns anything. Echoes and components that lack slices or times
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 
@@ -124,12 +124,9 @@ class SeriesUnderAssembly:
 
     def refuse_all(self) -> None:
         """Turn the exclusions of a series without any volume into refusals, one per reason."""
-        uids: dict[tuple[Reason, str], dict[str, None]] = defaultdict(dict)
-        for exclusion in self.exclusions:
-            uids[exclusion.reason, exclusion.detail][exclusion.sop_instance_uid] = None
-            self.refused_frames += exclusion.frames
+        self.refused_frames += sum(exclusion.frames for exclusion in self.exclusions)
+        self.refusals += as_refusals(self.exclusions)
         self.exclusions.clear()
-        self.refusals += [Refusal(reason, detail, tuple(own)) for (reason, detail), own in uids.items()]
 
     def warnings(self) -> tuple[VolumeWarning, ...]:
         """Return warnings about instances that are in no volume or were not received."""
@@ -163,6 +160,14 @@ class SeriesUnderAssembly:
                 f"{len(known)} frames, but {placed} in volumes, {excluded} excluded, {self.refused_frames} refused"
             )
         return assembly
+
+
+def as_refusals(exclusions: Iterable[Exclusion]) -> list[Refusal]:
+    """Return the exclusions of a series without any volume as refusals, one per reason."""
+    uids: dict[tuple[Reason, str], dict[str, None]] = defaultdict(dict)
+    for exclusion in exclusions:
+        uids[exclusion.reason, exclusion.detail][exclusion.sop_instance_uid] = None
+    return [Refusal(reason, detail, tuple(own)) for (reason, detail), own in uids.items()]
 
 
 def _exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning, ...]:

@@ -223,7 +223,7 @@ def _lies_of_time(
         return
     if len({tuple(plane.slice for plane in own) for own in planes}) > 1:
         yield "times have other slices than the first"
-    if "AcquisitionTime" not in series.false:  # no other attribute states when a time began
+    if is_order_known and "AcquisitionTime" not in series.false:  # Acquisition Number names times, and counts none
         yield from _lies_of_starts(volume, order)
 
 

@@ -13,6 +13,7 @@ from node.extensions.object_store.opened import RootStore
 from node.extensions.object_store.remote import checksum_problem, fetching, try_store
 from node.extensions.object_store.stores import NotTaken, configured_store
 from node.extensions.object_store.uploads import Uploads
+from node.hookspecs import TriedStore
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, other_host_of, reading
 from node.index.engine.place import IndexUnusable
@@ -46,16 +47,16 @@ class _Kind:
         except StoreAway as error:
             yield Finding("store-away", store.place, str(error.strerror))
 
-    def tried(self, settings: Settings) -> tuple[str, str | None, str | None]:
+    def tried(self, settings: Settings) -> TriedStore:
         store = configured_store(settings.storage)
         identity, has_used_store = None, False
         with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
             identity, has_used_store = index.archive_in_store, index.has_used_store
         try:
             problem = try_store(store, identity, has_used_store)
-            return store.place, problem, None if problem is not None else checksum_problem(store)
+            return TriedStore(store.place, problem, None if problem is not None else checksum_problem(store))
         except (StoreAway, NotTaken) as error:
-            return store.place, str(getattr(error, "strerror", None) or error), None
+            return TriedStore(store.place, str(getattr(error, "strerror", None) or error), None)
 
 
 KIND = _Kind()

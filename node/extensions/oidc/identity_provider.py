@@ -29,7 +29,7 @@ from joserfc.jwk import KeySet, OctKey
 from joserfc.jwt import JWTClaimsRegistry
 
 from node.errors import UsageError
-from node.hookspecs import SignIn
+from node.hookspecs import BegunSignIn, SignIn
 from node.index.nouns.accounts import Role
 from node.settings.model import Oidc
 from node.tls import client_context
@@ -321,8 +321,8 @@ class ProvidedSignIns:
         self._lock = threading.Lock()
         self._ended: OrderedDict[str, None] = OrderedDict()
 
-    def begin(self, redirect_uri: str, next_path: str) -> tuple[str, str]:
-        """Begin a sign-in; return the address at the provider for the browser, and the value of its cookie."""
+    def begin(self, redirect_uri: str, next_path: str) -> BegunSignIn:
+        """Begin a sign-in."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         url = self.provider.authorization_url(redirect_uri, state, nonce, verifier)
         claims = {
@@ -333,7 +333,7 @@ class ProvidedSignIns:
             "next_path": next_path,
             "exp": int(time.time()) + SIGN_IN_SECONDS,
         }
-        return url, jwt.encode({"alg": COOKIE_ALGORITHMS[0]}, claims, self._key, COOKIE_ALGORITHMS)
+        return BegunSignIn(url, jwt.encode({"alg": COOKIE_ALGORITHMS[0]}, claims, self._key, COOKIE_ALGORITHMS))
 
     def returned(self, cookie: str, state: str) -> SignIn:
         """Return the sign-in from which a browser returns; works once for each.

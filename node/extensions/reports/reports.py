@@ -8,8 +8,7 @@ from node.conversion.job import converted_file
 from node.dicom.values import text
 from node.errors import ConversionRefused
 from node.extensions.reports.report import Document, read_document
-from node.hookspecs import Objects, Output
-from node.index.nouns.converted import ConvertedFile
+from node.hookspecs import FileSource, Objects, Output, WrittenObjects
 from node.volume.assemble import DAMAGE, damage_detail
 from node.volume.model import Geometry
 from node.volume.reasons import Exclusion, Reason
@@ -44,7 +43,7 @@ class ReportsOfSeries(Objects):
     def _exclude(self, ds: Dataset, reason: Reason, detail: str) -> None:
         self.exclusions.append(Exclusion(text(ds, "SOPInstanceUID"), 0, reason, detail))
 
-    def write(self, output: Output) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
+    def write(self, output: Output) -> WrittenObjects:
         """Write a file for each report; see `Objects`."""
         files, sources = [], []
         for stack, uid in enumerate(sorted(self._documents), start=output.stack):
@@ -55,5 +54,5 @@ class ReportsOfSeries(Objects):
             files.append(
                 converted_file(written, output.folder, stack=stack, suffix=suffix, geometry=Geometry.NONE, instances=1)
             )
-            sources.append((stack, uid, 1))
-        return files, sources
+            sources.append(FileSource(stack, uid, 1))
+        return WrittenObjects(files, sources)

@@ -16,7 +16,7 @@ from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, Log, is_log, read_log
 from node.extensions.spectroscopy.physio_xml import read_xml
-from node.hookspecs import Objects, Output
+from node.hookspecs import FileSource, Objects, Output, WrittenObjects
 from node.index.nouns.converted import ConvertedFile
 from node.version import __version__
 from node.volume.describe.sidecar_fields import describe
@@ -96,16 +96,16 @@ class Recordings(Objects):
                 found.append(Evidence("times", fact, f"{planned - recorded} volumes", 0, doubtful=True))
         return found
 
-    def write(self, output: Output) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
+    def write(self, output: Output) -> WrittenObjects:
         """See `Objects`."""
         files: list[ConvertedFile] = []
-        sources: list[tuple[int, str, int]] = []
+        sources: list[FileSource] = []
         ordered = sorted(self._recordings.values(), key=lambda each: (each.number, each.sop_instance_uid))
         for index, recording in enumerate(ordered):
             suffix = f"s{index + 1}" if len(ordered) > 1 else ""
             files.append(_written(recording, output.stack + index, suffix, output))
-            sources.append((output.stack + index, recording.sop_instance_uid, 1))
-        return files, sources
+            sources.append(FileSource(output.stack + index, recording.sop_instance_uid, 1))
+        return WrittenObjects(files, sources)
 
 
 def _data(ds: Dataset) -> bytes | None:

@@ -18,7 +18,7 @@ from node.extensions.spectroscopy.enhanced import read_enhanced
 from node.extensions.spectroscopy.nifti_mrs import Spectra, write_spectra
 from node.extensions.spectroscopy.siemens import is_spectrum, read_classic
 from node.extensions.spectroscopy.signals import Signals
-from node.hookspecs import Objects, Output
+from node.hookspecs import FileSource, Objects, Output, WrittenObjects
 from node.index.nouns.converted import ConvertedFile
 from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
 from node.volume.model import Frame
@@ -75,16 +75,16 @@ class SpectraOfSeries(Objects):
                 found.append(Evidence("headers", fact, f"{missing} averages", missing, doubtful=True))
         return found
 
-    def write(self, output: Output) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
+    def write(self, output: Output) -> WrittenObjects:
         """See `Objects`."""
         files: list[ConvertedFile] = []
-        sources: list[tuple[int, str, int]] = []
+        sources: list[FileSource] = []
         made = list(self._made())
         suffixes = _suffixes([spectra.signals for spectra in made])
         for stack, (spectra, suffix) in enumerate(zip(made, suffixes, strict=True), start=output.stack):
             files.append(write_spectra(replace(spectra, suffix=suffix), replace(output, stack=stack)))
-            sources += [(stack, signal.sop_instance_uid, len(signal.frames)) for signal in spectra.signals]
-        return files, sources
+            sources += [FileSource(stack, signal.sop_instance_uid, len(signal.frames)) for signal in spectra.signals]
+        return WrittenObjects(files, sources)
 
     def _grouped(self) -> list[list[Signals]]:
         """Return the signals that belong together, each group in the order of Instance Numbers; drop copies."""

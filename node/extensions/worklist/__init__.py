@@ -6,7 +6,19 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from node.hookspecs import Command, Extension, MenuEntry, Parts, Router, Running, Service, Statement, Table
+from node.hookspecs import (
+    Command,
+    Extension,
+    Found,
+    MenuEntry,
+    Parts,
+    Port,
+    Router,
+    Running,
+    Service,
+    Statement,
+    Table,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -72,10 +84,10 @@ class _Worklist(Extension):
 
             yield partial(hl7_tls_context, worklist)
 
-    def ports(self, settings: Settings) -> Iterator[tuple[str, str, int]]:
+    def ports(self, settings: Settings) -> Iterator[Port]:
         worklist = _settings(settings)
         if worklist.hl7_port is not None:
-            yield "[worklist] hl7_port", worklist.hl7_host, worklist.hl7_port
+            yield Port("[worklist] hl7_port", worklist.hl7_host, worklist.hl7_port)
 
     def run(self, node: Parts) -> Running:
         from node.dicom.command import N_CREATE_RQ, N_SET_RQ
@@ -92,9 +104,9 @@ class _Worklist(Extension):
         if settings.hl7_port is not None:
             listeners["hl7"] = MllpListener(settings, ae_title, index.scheduled_steps, node.metrics, node.audit, now)
 
-        def find(identifier: Dataset, maximum: int, stop: Callable[[], bool]) -> tuple[bool, Iterator[Dataset]]:
+        def find(identifier: Dataset, maximum: int, stop: Callable[[], bool]) -> Found:
             query = read_worklist_query(identifier)
-            return not query.unsupported, worklist.find(query, maximum, stop)
+            return Found(not query.unsupported, worklist.find(query, maximum, stop))
 
         return Running(
             services=(worklist,),

@@ -9,7 +9,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pydicom import DataElement, Dataset
@@ -48,6 +48,8 @@ _PIXEL_TAGS = frozenset(map(tag_for_keyword, PIXELS))
 
 COPY_TIME_KEYS = frozenset({"content_time", "instance"})
 """Time keys that a second export of the same object changes."""
+
+Member = TypeVar("Member")
 
 COPY_DETAIL = "the instance is a copy of another one, under a different SOP Instance UID (0008,0018)"
 
@@ -180,10 +182,7 @@ def _are_alike(times: Sequence[int], planes: Sequence[Sequence[Frame]]) -> bool:
 
 def _equal(times: Sequence[int], voxels: Array) -> list[list[int]]:
     """Return the times grouped by equal voxels, without those that equal no other."""
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for time in times:
-        groups[hashlib.sha256(np.ascontiguousarray(voxels[time]).data).digest()].append(time)
-    return [group for group in groups.values() if len(group) > 1]
+    return _grouped(times, lambda time: hashlib.sha256(np.ascontiguousarray(voxels[time]).data).digest())
 
 
 def _header_digest(uid: str, dataset_of: Callable[[str], Dataset]) -> bytes:
@@ -213,11 +212,11 @@ def _several(frames: Bin, trait: Callable[[Frame], Hashable]) -> list[Bin]:
     return [group for group in _grouped(frames, trait) if len({frame.sop_instance_uid for frame in group}) > 1]
 
 
-def _grouped(frames: Bin, trait: Callable[[Frame], Hashable]) -> list[Bin]:
-    """Return the frames grouped by a trait, without groups of one."""
-    groups: dict[Hashable, Bin] = defaultdict(list)
-    for frame in frames:
-        groups[trait(frame)].append(frame)
+def _grouped(members: Sequence[Member], trait: Callable[[Member], Hashable]) -> list[list[Member]]:
+    """Return frames, or times, grouped by a trait, without groups of one."""
+    groups: dict[Hashable, list[Member]] = defaultdict(list)
+    for member in members:
+        groups[trait(member)].append(member)
     return [group for group in groups.values() if len(group) > 1]
 
 
