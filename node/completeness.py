@@ -384,14 +384,9 @@ def with_reported(verdict: Completeness, reported: Reported) -> Completeness:
         if verdict.state == "complete" or verdict.rule in ("association", "forced"):
             fact = f"{received} of {received} instances that the sender has (C-FIND){counts}"
             return replace(
-                verdict,
-                state="complete",
-                rule="c-find",
-                expected=received,
-                expected_source=C_FIND,
-                missing=0,
+                verdict, state="complete", rule="c-find", expected=received, expected_source=C_FIND, missing=0,
                 reason=fact,
-            )
+            )  # fmt: skip
         doubtful = verdict.rule in ("headers", "instance-numbers", "times")
         return replace(
             verdict,

@@ -187,7 +187,7 @@ class Intake:
             reason = space.reason_of(error, self._root)
             self._shortage, self._short_until = f"{name}: {reason}", monotonic() + SHORTAGE_SECONDS
         else:
-            self.stop(f"disk: {name}: {error.strerror}")
+            self.stop(f"disk: {name}: {space.reason_of(error, self._root)}")
         return OutOfResources(f"archive: {name}: {error.strerror}")
 
     def stop(self, reason: str, *, is_sound: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -16,10 +17,16 @@ MIN_FREE_BYTES = 1 << 20
 MIN_FREE_INODES = 32
 
 
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOTCONN, errno.ESTALE), "its server or process (NFS, FUSE) has gone: mount it again"),
+    errno.EOPNOTSUPP: "this file system cannot do what the node needs: use one like ext4 or XFS",
+}
+
+
 def reason_of(error: OSError, folder: Path) -> str:
-    """Return an error of the disk of a folder in words; if the disk is full, with its room and a remedy."""
-    reason = error.strerror or str(error)
-    return f"{reason}; {room_of(folder)}" if error.errno in DISK_FULL else reason
+    """Return an error of the disk of a folder in words, with a remedy if it is known; if it is full, with its room."""
+    remedy = room_of(folder) if error.errno in DISK_FULL else _REMEDIES.get(error.errno or 0)
+    return "; ".join(filter(None, [error.strerror or str(error), remedy]))
 
 
 def room_of(folder: Path) -> str:

@@ -280,11 +280,7 @@ class Node:
     @property
     def services(self) -> tuple[BackgroundService, ...]:
         """All background services required by the configuration."""
-        of_receiver = (
-            *self.listener.added.services,
-            *self._notifier.workers,
-            *self._router.workers,
-        )
+        of_receiver = (*self.listener.added.services, *self._notifier.workers, *self._router.workers)
         return (
             self._repository.applier,
             *((watch,) if (watch := self._repository.index.watch) is not None else ()),

@@ -37,11 +37,7 @@ from node.receive.apply import Applier
 from node.receive.ingest import Ingest
 from node.receive.quarantine import take_back
 from node.receive.quiet_times import quiet_seconds_of
-from node.receive.recovery import (
-    mark_all_missing,
-    record_quarantined,
-    recover,
-)
+from node.receive.recovery import mark_all_missing, record_quarantined, recover
 from node.registry import audit_copy_of, results_kind, store_kind
 from node.settings.model import Settings
 

@@ -24,13 +24,7 @@ from node.child_process.messages import ChildCancelled
 from node.completeness import lost_instances
 from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
-from node.conversion.series import (
-    ReferencedSeriesOpen,
-    SeriesDamaged,
-    is_unchanged,
-    record_outcome,
-    write_volumes,
-)
+from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged, record_outcome, write_volumes
 from node.conversion.volume_files import remove_folder
 from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
@@ -64,8 +58,8 @@ and several seconds of a busy machine."""
 
 SHORTAGE_LOG_SECONDS = 60.0
 
-SHORTAGES = NO_ROOM | {errno.EAGAIN}
-"""Errors that are not the fault of a series; EAGAIN: no process or thread can start."""
+SHORTAGES = NO_ROOM | {errno.EAGAIN, errno.ENOTCONN, errno.ESTALE}
+"""Errors that are not the fault of a series; EAGAIN: no process or thread can start; the others: it is not mounted."""
 
 REFERENCE_WAIT = dt.timedelta(seconds=60)
 """Longest time between checks whether a referenced series is still open; usually its end is noticed at once."""

@@ -218,11 +218,7 @@ def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions
 
 
 def _outcome(
-    claimed: ClaimedSeries,
-    converted: Converted,
-    destination: Path,
-    options: WriteOptions,
-    used: _Used,
+    claimed: ClaimedSeries, converted: Converted, destination: Path, options: WriteOptions, used: _Used
 ) -> SeriesOutcome:
     return SeriesOutcome(
         state=_state(converted),

@@ -109,13 +109,7 @@ def _gid(group: str | None) -> int | None:
 
 
 def _export(
-    root: Path,
-    place: Place,
-    target: Path,
-    gid: int | None,
-    index: ReadIndex,
-    open_files: OpenFiles,
-    shown: Shown,
+    root: Path, place: Place, target: Path, gid: int | None, index: ReadIndex, open_files: OpenFiles, shown: Shown
 ) -> Exported:
     work = target / _WORK
     shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted

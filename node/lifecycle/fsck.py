@@ -30,13 +30,7 @@ from node.index.nouns.records import InstanceFile
 from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.accounting import mend_ledger, note_lost, unaccounted
-from node.receive.recovery import (
-    ADOPTED,
-    adopt,
-    return_from_quarantine,
-    stored_instance,
-    without_deleted,
-)
+from node.receive.recovery import ADOPTED, adopt, return_from_quarantine, stored_instance, without_deleted
 
 Kind = Literal[
     "index-damaged",

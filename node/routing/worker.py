@@ -43,14 +43,7 @@ from node.index.work.deliveries import Batch
 from node.index.work.ledger import REASON_LENGTH, Ended
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import DueInstance, OwedInstance, SentInstance
-from node.routing.destination import (
-    Delivered,
-    Destination,
-    NotConfirmable,
-    NotTaken,
-    Prepared,
-    Unreachable,
-)
+from node.routing.destination import Delivered, Destination, NotConfirmable, NotTaken, Prepared, Unreachable
 from node.routing.held import HeldWorker
 from node.routing.parallel import interleaved
 from node.routing.preparing import Preparer

@@ -4,7 +4,7 @@
    DISK_LOG      file; each successful sync appends what is durable from then on: the content of the file, or the names
                  in the folder (see Record); of a file system, all files and folders below DISK_ROOT
    DISK_CONTROL  symbolic link; while it is there, where it leads says which calls fail: "<calls> <errno> <part of a
-                 path>", where calls are of w (write), s (sync), r (rename), o (open for creation), m (make a folder),
+                 path>", where calls are of w (write), s (sync), r (rename), l (link), o (open for creation), m (make a folder),
                  i (open for reading). A link, because processes that may open nothing but their own files can read it.
 */
 #define _GNU_SOURCE
@@ -242,6 +242,24 @@ int rename(const char *from, const char *to) {
         return -1;
     }
     return ((int (*)(const char *, const char *))real("rename"))(from, to);
+}
+
+int link(const char *from, const char *to) {
+    int error = fault('l', to);
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    return ((int (*)(const char *, const char *))real("link"))(from, to);
+}
+
+int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags) {
+    int error = fault('l', to);
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    return ((int (*)(int, const char *, int, const char *, int))real("linkat"))(from_folder, from, to_folder, to, flags);
 }
 
 int mkdir(const char *path, mode_t mode) {

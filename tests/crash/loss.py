@@ -27,6 +27,7 @@ from node.failpoints import RECOVERING, VARIABLE
 from tests.crash.checker import Checker
 from tests.crash.harness import SETTINGS, Node, report
 from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.crash.mutants import VARIABLE as VARIABLE_OF_MUTANT
 from tests.made_once import lose_index
 from tests.preloaded import Process, run
 from tests.rows import view_rows
@@ -39,10 +40,14 @@ DAMAGED_BYTES = 3 << 12
 
 @dataclass(slots=True)
 class Losses:
-    """One run below `folder`: `done` counts what happened, `problems` says what was wrong."""
+    """One run below `folder`: `done` counts what happened, `problems` says what was wrong.
+
+    `mutant`: of `tests.crash.mutants`, for node and rebuild; the run then ends with the first problem.
+    """
 
     folder: Path
     seed: int = 0
+    mutant: str | None = None
     done: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     _series: dict[str, list[Sent]] = field(default_factory=dict)
@@ -53,6 +58,12 @@ class Losses:
             for number in range(cycles):
                 found = list(self._cycle(random_, journal, HARMS[number % len(HARMS)]))
                 self.problems += [f"cycle {number}: {problem}" for problem in found]
+                if self.mutant and self.problems:
+                    break
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**SETTINGS, **({VARIABLE_OF_MUTANT: self.mutant} if self.mutant else {})}
 
     @property
     def _root(self) -> Path:
@@ -61,7 +72,7 @@ class Losses:
     def _cycle(self, random_: random.Random, journal: Journal, harm: str) -> Iterator[str]:
         new = [new_series(random_.randint(2, 6)) for _ in range(3)]
         self._series |= {series[0].series_instance_uid: series for series in new}
-        with Node(self._root) as node:
+        with Node(self._root, self.mutant) as node:
             assert node.start(), node.log.read_text()[-2000:]
             self._send(node, [one for series in new for one in series], journal)
             if random_.random() < 0.7:
@@ -75,14 +86,16 @@ class Losses:
         self.done["instances lost"] += len(lost)
         if unharmed := lost - removed:
             yield f"{len(unharmed)} instances are called lost whose files nobody removed"
-        with Node(self._root) as node:
+        with Node(self._root, self.mutant) as node:
             assert node.start(), node.log.read_text()[-2000:]
             yield from self._instances(journal, lost)
             self._settle()
             yield from self._verdicts(lost, whole)
             self._send(node, [one for series in self._series.values() for one in series], journal)
             self._settle()
-        with Node(self._root) as node:  # the checker looks at a node that has received nothing since its start
+        with Node(
+            self._root, self.mutant
+        ) as node:  # the checker looks at a node that has received nothing since its start
             assert node.start(), node.log.read_text()[-2000:]
             checker = Checker(self._root)
             yield from (f"sent again: {problem}" for problem in (*checker.problems(journal), *checker.unsettled()))
@@ -131,7 +144,11 @@ class Losses:
         arguments = ["db", "rebuild", "--json", "--root", str(self._root)]
         for _ in range(random_.choice((0, 1, 3))):
             point = random_.choice((None, None, *REBUILDING))
-            environment = SETTINGS if point is None else SETTINGS | {VARIABLE: f"{point}:{random_.randint(1, 4)}"}
+            environment = (
+                self._environment
+                if point is None
+                else self._environment | {VARIABLE: f"{point}:{random_.randint(1, 4)}"}
+            )
             with (self.folder / "rebuild.log").open("a") as log:
                 process = Process(arguments, environment, log)
             with suppress(TimeoutExpired), process.stdout:
@@ -139,7 +156,7 @@ class Losses:
             process.kill()
             if process.wait() < 0:
                 self.done[f"rebuild killed at {point or 'a random moment'}"] += 1
-        told = run(*arguments, environment=SETTINGS)
+        told = run(*arguments, environment=self._environment)
         if told.returncode not in (0, 1):
             yield f"the rebuild failed: {told.stderr[-2000:]}"
             return

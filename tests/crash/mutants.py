@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
+from node.acknowledged import Acknowledged
 from node.archive import filesystem
 from node.archive.filesystem import Archive
 from node.control import repository
@@ -22,6 +23,7 @@ from node.index.nouns.series_claims import SeriesRepository
 from node.journal import journal, segment
 from node.journal.journal import Journal
 from node.receive import apply
+from node.receive.accounting import Accounted
 from node.receive.apply import Applier, Replayed
 from tests.crash.operators_mutants import OPERATORS_MUTANTS
 
@@ -231,6 +233,27 @@ def strays_stay() -> None:
     InstanceRepository.unknown_keys = lambda self, keys: []  # type: ignore[method-assign]
 
 
+def ledger_is_not_written() -> None:
+    """A checkpoint frees the journal of what no ledger names."""
+    Applier._list = lambda self, unlisted: None  # type: ignore[method-assign]
+
+
+def ledger_is_one_checkpoint_late() -> None:
+    """A checkpoint frees the journal, and the ledger gets what was applied with the next one."""
+    real, late = Applier._list, []
+
+    def list_late(self: Applier, unlisted: Sequence[Acknowledged]) -> None:
+        real(self, late)
+        late[:] = unlisted
+
+    Applier._list = list_late  # type: ignore[method-assign]
+
+
+def rebuilds_forget() -> None:
+    """A new index is not compared with what was acknowledged."""
+    repository.account_for = lambda *_, **__: Accounted()
+
+
 MUTANTS: dict[str, Callable[[], None]] = OPERATORS_MUTANTS | {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -259,6 +282,9 @@ MUTANTS: dict[str, Callable[[], None]] = OPERATORS_MUTANTS | {
         claims_stay,
         parts_stay,
         strays_stay,
+        ledger_is_not_written,
+        ledger_is_one_checkpoint_late,
+        rebuilds_forget,
     )
 }
 

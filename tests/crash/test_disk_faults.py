@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.crash.site import within
 from tests.crash.small_disk import fill, mount_small, use_inodes
-from tests.preloaded import FIRST_WAIT
+from tests.preloaded import FIRST_WAIT, run
 from tests.protocol.conftest import Raw, associate_rq, echo_seconds
 
 pytestmark = [pytest.mark.timeout(120)]
@@ -152,6 +153,25 @@ def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("call", "place", "error"),
+    [("r", "/objects/", errno.ESTALE), ("s", "/journal/", errno.ENOTCONN), ("s", "/objects/", errno.EOPNOTSUPP)],
+)
+def test_a_file_system_that_is_away_stops_intake_with_a_remedy_and_nothing_acknowledged_is_lost(
+    disk: Disk, node: Node, journal: Journal, call: str, place: str, error: int
+) -> None:
+    series = begin_fault(disk, node, journal, (call, place), error)
+    send(node, [*series[2:4], *new_series(20)], journal)  # enough for a checkpoint
+    assert within(30, lambda: refuses(node, journal))
+    name = errno.errorcode[error]
+    assert within(10, lambda: f"disk: {name}: {os.strerror(error)}; " in noted_reason(node))
+    disk.heal()
+    node.kill()
+    assert node.start()
+    assert Checker(node.root).problems(journal) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("place", FAULTS_BEHIND)
 def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -184,7 +204,7 @@ def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.ESTALE, errno.ENOTCONN])
 def test_a_conversion_that_the_disk_spoils_is_tried_again(disk: Disk, node: Node, journal: Journal, error: int) -> None:
     disk.fail("wo", error, "/work/")
     assert send(node, new_series(4), journal) == [0] * 4
@@ -193,6 +213,27 @@ def test_a_conversion_that_the_disk_spoils_is_tried_again(disk: Disk, node: Node
     disk.heal()
     assert within(30, lambda: not checker.unsettled())
     assert checker.problems(journal) == []
+
+
+PUT = (
+    "import sys; from pathlib import Path; from node.extensions.object_store.stores import FolderStore; "
+    "FolderStore(Path(sys.argv[1]), None).put_bytes('objects/1.dcm', b'1')"
+)
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named_with_a_remedy(disk: Disk, error: int) -> None:
+    disk.fail("l", error, "/")
+    key = disk.root / "key"
+    made = run("pseudonyms", "new", key, environment=disk.environment)
+    assert made.returncode != 0
+    assert f"{errno.errorcode[error]}: its file system has no hard links" in made.stderr
+    assert [*disk.root.iterdir()] == []
+    put = [sys.executable, "-c", PUT, str(disk.root)]
+    done = subprocess.run(put, env={**os.environ, **disk.environment}, capture_output=True, text=True, check=False)
+    assert f"{errno.errorcode[error]}: this file system has no hard links" in done.stderr
+    assert "s3://" in done.stderr
+    assert [path for path in disk.root.rglob("*") if path.is_file()] == []
 
 
 def _free(folder: Path) -> int:

@@ -7,6 +7,7 @@ every pseudonym is an HMAC-SHA256 by the key (RFC 2104).
 from __future__ import annotations
 
 import base64
+import errno
 import hmac
 import os
 import re
@@ -159,6 +160,13 @@ def _new_file(path: Path, name: str | None) -> PseudonymKey:
     part = _written(path, [key])
     try:
         os.link(part, path)  # never replaces the key of another run, and is there as a whole or not at all
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        raise UsageError(
+            f"{path}: {errno.errorcode[error.errno]}: its file system has no hard links, without which a key may be "
+            "replaced or torn: make the key on another one, and move it here"
+        ) from None
     finally:
         part.unlink()
     sync_folder(path.absolute().parent)

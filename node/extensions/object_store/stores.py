@@ -8,6 +8,7 @@ process in six aborts at its end (obstore 0.12.1). It is imported when a store i
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import hashlib
 import os
 import re
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from node.archive.base import ArchivedFile, StoreAway, is_of_revision
+from node.archive.space import reason_of
 from node.durable import make_folder, sync_file, sync_folder
 from node.errors import UsageError
 from node.failpoints import reached
@@ -379,6 +381,15 @@ class BucketStore:
         return StoreAway(f"{self.place}: {word}{f': {remedy}' if remedy else ''}")
 
 
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""Errors of a file system without hard links, such as some of FUSE."""
+
+LINKS_NEEDED = (
+    "this file system has no hard links, without which two hosts could replace each other's objects: mount one that "
+    "has, such as NFS 4 or CephFS, or give [storage] url a bucket (s3://)"
+)
+
+
 class FolderStore:
     """A folder, such as a mounted file system; files are synced, and created only where there is none.
 
@@ -425,6 +436,11 @@ class FolderStore:
                         os.link(part, target)
                     except FileExistsError:
                         return False
+                    except OSError as error:
+                        if error.errno not in NO_LINKS:
+                            raise
+                        name = errno.errorcode[error.errno]
+                        raise StoreAway(f"{self.place}: {name}: {LINKS_NEEDED}") from error
             finally:
                 part.unlink(missing_ok=True)
             sync_folder(target.parent)
@@ -508,7 +524,7 @@ class FolderStore:
         except (FileNotFoundError, StoreAway):
             raise
         except OSError as error:
-            raise StoreAway(f"{self.place}: {error.strerror}") from error
+            raise StoreAway(f"{self.place}: {reason_of(error, self._folder)}") from error
 
 
 def credentials_of(file: Path) -> S3Credential:

@@ -12,15 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.index.engine.about_keys import (
-    APPLIED,
-    OLDEST_SCHEMA,
-    RETENTION,
-    REVISION,
-    SCRUB,
-    STORE_CHECKSUMS,
-    Applied,
-)
+from node.index.engine.about_keys import APPLIED, OLDEST_SCHEMA, RETENTION, REVISION, SCRUB, STORE_CHECKSUMS, Applied
 from node.index.engine.backend import IndexUnusable, Place, reason_of
 from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Row, ViewRows

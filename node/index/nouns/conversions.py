@@ -58,12 +58,7 @@ class Conclusion(TypedDict):
 
 
 def conclude(
-    connection: Connection,
-    series_id: int,
-    kind: FinalKind,
-    now: dt.datetime,
-    detail: str | None,
-    revision: int | None,
+    connection: Connection, series_id: int, kind: FinalKind, now: dt.datetime, detail: str | None, revision: int | None
 ) -> None:
     """Record the end of a conversion: as an event, and with its series, which may await the next one already."""
     columns = StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.conversion_begun_at

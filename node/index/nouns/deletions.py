@@ -20,15 +20,7 @@ from sqlalchemy.orm import join
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import (
-    ConflictRow,
-    ImageRow,
-    PatientRow,
-    SentInstanceRow,
-    SeriesRow,
-    StudyRow,
-    TombstoneRow,
-)
+from node.index.models import ConflictRow, ImageRow, PatientRow, SentInstanceRow, SeriesRow, StudyRow, TombstoneRow
 from node.index.nouns.documents import rebase
 from node.index.nouns.emptied import add_tombstone, delete_series_rows, drop_volumes_of
 from node.index.nouns.events import record_event
@@ -257,10 +249,7 @@ def _delete_instance(
 
 
 def _delete_conflicts(
-    connection: Connection,
-    sop_instance_uids: Sequence[str],
-    trash: Trash,
-    in_scope: ColumnElement[bool] | None = None,
+    connection: Connection, sop_instance_uids: Sequence[str], trash: Trash, in_scope: ColumnElement[bool] | None = None
 ) -> set[str]:
     """Delete the conflicts of the instances, and those in scope; return the keys of the files that go with them."""
     keys: set[str] = set()

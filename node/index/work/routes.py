@@ -361,12 +361,7 @@ class RouteRepository(IndexRepository):
 
     @on_writer
     def replay(
-        self,
-        connection: Connection,
-        lane: Lane,
-        series: Sequence[SeriesKey],
-        again: bool,
-        now: dt.datetime,
+        self, connection: Connection, lane: Lane, series: Sequence[SeriesKey], again: bool, now: dt.datetime
     ) -> Replay:
         """Queue a message about each series of which the destination has not taken everything.
 

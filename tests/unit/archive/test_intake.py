@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,17 @@ def test_want_of_room_stops_nothing(tmp_path: Path, error: int) -> None:
     assert errno.errorcode[error] in str(intake.failed(OSError(error, "full")))
     assert intake.stopped is None
     intake.require()
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [(errno.ENOTCONN, "mount it again"), (errno.ESTALE, "mount it again"), (errno.EOPNOTSUPP, "like ext4 or XFS")],
+)
+def test_errors_of_network_file_systems_have_a_remedy(tmp_path: Path, error: int, remedy: str) -> None:
+    intake = Intake(tmp_path)
+    refused = intake.failed(OSError(error, os.strerror(error)))
+    assert remedy in (intake.stopped or "")
+    assert remedy not in str(refused), "peers get the error only"
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EROFS])
