@@ -84,11 +84,13 @@ def _levels() -> None:
         sa.Column("patient_birth_time", sa.Time()),
         sa.Column("patient_sex", sa.String(16)),
         sa.Column("merged_into", sa.Integer(), sa.ForeignKey("patients.id"), index=True),
+        sa.Column("merged_first_into", sa.Integer()),
     )
     op.create_table(
         "studies",
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("patient_id", sa.Integer(), sa.ForeignKey("patients.id"), nullable=False, index=True),
+        sa.Column("named_patient_id", sa.Integer()),
         sa.Column("study_instance_uid", sa.String(64), nullable=False, unique=True),
         sa.Column("study_date", sa.Date(), index=True),
         sa.Column("study_time", sa.Time()),

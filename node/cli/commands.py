@@ -132,7 +132,6 @@ COMMANDS = (
         ("voxelnode retention", "voxelnode retention confirm"),
     ),
     Command("trash", "Maintain", "node.cli.maintain.trash:app", ("voxelnode trash", "voxelnode trash restore 12")),
-    Command("patient", "Maintain", "node.cli.maintain.patient:app", ("voxelnode patient list",)),
     Command(
         "account", "Maintain", "node.cli.maintain.account:app", ("voxelnode account add doe", "voxelnode account list")
     ),

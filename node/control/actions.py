@@ -1,4 +1,4 @@
-"""The actions of commands and pages on a root, by name: convert again, delete, merge, send, cancel and others.
+"""The actions of commands and pages on a root, by name: convert again, delete, send, cancel and others.
 
 Each changes what people decide about; what they say of an account goes to the audit log.
 """
@@ -6,7 +6,7 @@ Each changes what people decide about; what they say of an account goes to the a
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -75,7 +75,6 @@ class Actions:
                 "empty-trash": self._empty_trash,
                 "confirm-retention": self._confirm_retention,
                 "write-off-lost": self._write_off_lost,
-                "merge-patients": self._merge_patients,
                 "echo": self._echo,
                 "cancel-work": self._cancel_work,
                 "retry-work": self._retry_work,
@@ -250,28 +249,6 @@ class Actions:
         objects = [{"study_instance_uid": work.study_instance_uid}] if work.study_instance_uid is not None else []
         event, detail = AuditEvent.BEGIN_TRANSFERRING, f"{work.lane.kind} {work.key}: {what}"
         self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, objects, detail))
-
-    def _merge_patients(self, source: int, target: int, who: str, terms: Terms | None = None) -> Mapping[str, Any]:
-        def message(
-            result: Result, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()
-        ) -> AuditMessage:
-            objects = [
-                *({"patient_id": patient_id} for patient_id in patients),
-                *({"study_instance_uid": uid} for uid in studies),
-            ]
-            participants = [Participant(who, APPLICATION, is_requestor=True)]
-            return AuditMessage(AuditEvent.PATIENT_RECORD, Action.UPDATE, result, participants, objects, detail)
-
-        self._applier.require_caught_up()
-        self._audit.require(message(Result.SUCCESS, f"ordered: merge patient #{source} into #{target}"))
-        try:
-            merged = self._index.patients.merge(source, target, self._index.now(), terms)
-        except VoxelnodeError:
-            self._audit.note(message(Result.SERIOUS_FAILURE, "not done: the index did not change"))
-            raise
-        patients = merged.source_patient_id, merged.target_patient_id
-        self._audit.note(message(Result.SUCCESS, "done", patients, merged.studies))
-        return {"studies": list(merged.studies)}
 
 
 def export_message(detail: str, result: Result, who: str) -> AuditMessage:

@@ -154,6 +154,7 @@ class PatientRow(Base):
     patient_birth_time: Mapped[dt.time | None] = mapped_column(Time)
     patient_sex: Mapped[str | None] = mapped_column(String(16))
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # decided by a person
+    merged_first_into: Mapped[int | None] = mapped_column(Integer)  # that decision, if that patient was merged as well
 
 
 class StudyRow(Base):
@@ -161,6 +162,7 @@ class StudyRow(Base):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     patient_id: Mapped[int] = mapped_column(ForeignKey("patients.id"), index=True)
+    named_patient_id: Mapped[int | None] = mapped_column(Integer)  # who its files name, if merged into that patient
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     study_date: Mapped[dt.date | None] = mapped_column(Date, index=True)
     study_time: Mapped[dt.time | None] = mapped_column(Time)
@@ -484,9 +486,7 @@ class ConflictRow(Base):
     host: Mapped[str | None] = mapped_column(String(63))  # whose disk has that file, if each has a root of its own
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
-    decision: Mapped[str | None] = mapped_column(
-        String(16)
-    )  # accepted (what was received counts), kept (what was there)
+    decision: Mapped[str | None] = mapped_column(String(16))  # accepted (what was received), kept, merged (patients)
     decided_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     decided_by: Mapped[str | None] = mapped_column(String(64))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from node.extensions.identity.persons import PersonRepository
 from node.extensions.worklist.entries import step_of
 from tests import make
 from tests.integration.conftest import Root
@@ -71,7 +72,7 @@ def test_a_patient_who_was_merged_is_the_one_of_the_order(root: Root) -> None:
         int(view_rows(root.folder, "SELECT id FROM v_patients WHERE patient_id = :id", id=patient_id)[0]["id"])
         for patient_id in ("OLD", "P1")
     )
-    root.index.patients.merge(old, new, NOW)
+    root.index.repository(PersonRepository).merge(old, new, NOW)
     order(root, accession_number="A1", patient_id="OLD")
     take(root)
     order(root, accession_number="A1")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
+from node.extensions.identity.persons import PersonRepository
 from node.index.nouns.records import Outcome
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
@@ -248,7 +249,7 @@ def test_a_person_merged_into_another_of_the_same_patient_id_stays_merged(root: 
     for name in ("Doe^Jo", "Doe^Joe"):
         root.take(make.ct_series(1, PatientName=name)[0])
     first, second = (row["id"] for row in rows(root, "SELECT id FROM v_patients ORDER BY id"))
-    root.index.patients.merge(second, first, dt.datetime.now(dt.UTC))
+    root.index.repository(PersonRepository).merge(second, first, dt.datetime.now(dt.UTC))
     root.take(make.ct_series(1, PatientName="Doe^Joe")[0])
     assert [row["patient"] for row in rows(root, "SELECT patient FROM v_studies")] == [first] * 3
     assert len(rows(root, "SELECT 1 FROM v_conflicts")) == 1

@@ -1,15 +1,25 @@
-"""Merging two patients: whose the studies are, now and when more of them come."""
+"""Merging two patients and separating them again: whose the studies are, now and when more of them come."""
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from node.audit.audit_log import Audit
+from node.dicom.keys import Level, QueryModel
+from node.dicom.matching import read_query
+from node.errors import UsageError
+from node.extensions.identity.persons import PersonRepository
 from node.index.nouns.patients import NoSuchPatient
+from node.index.nouns.studies import StudyFilter
+from node.lifecycle.deletion import Order, delete
 from tests import make
 from tests.integration.conftest import Root
-from tests.rows import view_rows
+from tests.integration.test_find import identifier
+from tests.rows import read_rows, view_rows
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
@@ -21,8 +31,12 @@ def number(root: Root, patient_id: str) -> int:
     return int(row["id"])
 
 
-def take(root: Root, patient_id: str, **more: Any) -> str:
-    [ds] = make.ct_series(1, PatientID=patient_id, **more)
+def persons(root: Root) -> PersonRepository:
+    return root.index.repository(PersonRepository)
+
+
+def take(root: Root, patient_id: str = "", **more: Any) -> str:
+    [ds] = make.ct_series(1, **{"PatientID": patient_id, **more})
     root.take(ds)
     return str(ds.StudyInstanceUID)
 
@@ -34,7 +48,7 @@ def owners(root: Root) -> dict[str, str]:
 
 def test_the_studies_of_one_are_those_of_the_other_from_then_on(root: Root) -> None:
     first, second = take(root, "OLD"), take(root, "NEW")
-    merged = root.index.patients.merge(number(root, "OLD"), number(root, "NEW"), root.clock())
+    merged = persons(root).merge(number(root, "OLD"), number(root, "NEW"), root.clock())
     assert merged.studies == (first,)
     later = take(root, "OLD")
     assert owners(root) == {first: "NEW", second: "NEW", later: "NEW"}
@@ -47,7 +61,7 @@ def test_an_instance_of_a_moved_study_is_no_conflict(root: Root) -> None:
     instances = make.ct_series(2, PatientID="OLD")
     root.take(instances[0])
     take(root, "NEW")
-    root.index.patients.merge(number(root, "OLD"), number(root, "NEW"), root.clock())
+    persons(root).merge(number(root, "OLD"), number(root, "NEW"), root.clock())
     root.take(instances[1])
     assert rows(root, "SELECT 1 FROM v_conflicts") == []
     assert rows(root, "SELECT instances FROM v_series WHERE instances = 2")
@@ -57,17 +71,142 @@ def test_a_chain_of_merges_leads_to_its_end(root: Root) -> None:
     for patient_id in ("A", "B", "C"):
         take(root, patient_id)
     a, b, c = (number(root, patient_id) for patient_id in ("A", "B", "C"))
-    root.index.patients.merge(a, b, root.clock())
-    root.index.patients.merge(b, c, root.clock())
+    persons(root).merge(a, b, root.clock())
+    persons(root).merge(b, c, root.clock())
     take(root, "A")
     assert set(owners(root).values()) == {"C"}
     with pytest.raises(NoSuchPatient, match=f"#{a} was merged into #{c}"):
-        root.index.patients.merge(a, b, root.clock())
+        persons(root).merge(a, b, root.clock())
 
 
 def test_nobody_is_merged_with_himself_or_with_nobody(root: Root) -> None:
     take(root, "A")
     with pytest.raises(NoSuchPatient, match="into itself"):
-        root.index.patients.merge(number(root, "A"), number(root, "A"), root.clock())
+        persons(root).merge(number(root, "A"), number(root, "A"), root.clock())
     with pytest.raises(NoSuchPatient, match="no patient #99"):
-        root.index.patients.merge(number(root, "A"), 99, root.clock())
+        persons(root).merge(number(root, "A"), 99, root.clock())
+
+
+def table_rows(root: Root) -> dict[str, list[str]]:
+    """Everything in the index but its log of events."""
+    tables = ("patients", "studies", "series", "images", "conflicts", "scheduled_steps", "tombstones")
+    return {name: sorted(map(repr, read_rows(root.folder, f"SELECT * FROM {name}"))) for name in tables}
+
+
+def files(root: Root) -> set[Path]:
+    return {path.relative_to(root.folder) for path in (root.folder / "objects").rglob("*")}
+
+
+def answers(root: Root) -> list[Any]:
+    """What the list of studies and C-FIND answer to everything that any study or patient is known by."""
+    found: list[Any] = []
+    with root.index.reading() as index:
+        for words in ("", "ann", "bob", "carl", "P1", "P2"):
+            found.append([repr(one) for one in index.studies.listed(StudyFilter(words), limit=100)])
+    keys = {"PatientName": "", "PatientID": "", "PatientSex": "", "PatientBirthDate": "", "IssuerOfPatientID": ""}
+    for wanted in ({}, {"PatientID": "P1"}, {"PatientID": "P2"}, {"PatientName": "Ann*"}, {"PatientSex": "F"}):
+        for level, model in ((Level.PATIENT, QueryModel.PATIENT_ROOT), (Level.STUDY, QueryModel.STUDY_ROOT)):
+            uid = {"StudyInstanceUID": ""} if level == Level.STUDY else {}
+            query = read_query(identifier(level, {**keys, **uid, **wanted}), model)
+            found.append(sorted(str(answer) for answer in root.index.find(query)))
+    return found
+
+
+PEOPLE = [
+    {"PatientID": "P1", "PatientName": "Ann^A", "PatientBirthDate": "19700101", "PatientSex": "F"},
+    {"PatientID": "P1", "PatientName": "Bob^B", "PatientBirthDate": "19800101", "PatientSex": "M"},
+    {"PatientID": "P1", "PatientName": "Carl^C", "PatientBirthDate": "19900101", "PatientSex": "M"},
+    {"PatientID": "P2", "PatientName": "Ann^A", "PatientBirthDate": "19700101", "PatientSex": "F"},
+    {"PatientID": "P3", "PatientName": "Dora", "PatientBirthDate": "", "PatientSex": ""},
+]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_merges_that_are_undone_leave_index_answers_and_files_as_they_were(root: Root, seed: int) -> None:
+    chance = random.Random(seed)
+    for person in PEOPLE:
+        for _ in range(chance.randint(1, 2)):
+            take(root, **person)
+    states = []
+    for _ in range(chance.randint(2, 4)):
+        alone = [row["id"] for row in rows(root, "SELECT id FROM v_patients WHERE merged_into IS NULL")]
+        source, target = chance.sample(sorted(alone), 2)
+        states.append((source, target, table_rows(root), answers(root), files(root)))
+        planned = persons(root).planned_merge(source, target)
+        assert persons(root).merge(source, target, root.clock(), who="somebody") == planned
+        assert table_rows(root) != states[-1][2]
+    for source, target, before, answered, there in reversed(states):
+        planned = persons(root).planned_separation(source)
+        assert persons(root).separate(source, root.clock()) == planned
+        assert table_rows(root) == before, (source, target)
+        assert answers(root) == answered
+        assert files(root) == there
+
+
+def test_a_study_that_came_after_the_merge_belongs_to_the_person_whom_it_names_once_it_is_undone(root: Root) -> None:
+    first, second = take(root, "OLD"), take(root, "NEW")
+    old = number(root, "OLD")
+    persons(root).merge(old, number(root, "NEW"), root.clock())
+    later, other = take(root, "OLD"), take(root, "NEW")
+    assert persons(root).separate(old, root.clock()).studies == tuple(sorted((first, later)))
+    assert owners(root) == {first: "OLD", later: "OLD", second: "NEW", other: "NEW"}
+    assert take(root, "OLD") in {uid for uid, owner in owners(root).items() if owner == "OLD"}
+    events = rows(root, "SELECT study_instance_uid FROM v_events WHERE kind = 'patient-separated'")
+    assert {row["study_instance_uid"] for row in events} == {first, later}
+
+
+def test_a_patient_in_the_middle_of_a_chain_takes_those_who_were_merged_into_it_before(root: Root) -> None:
+    studies = {patient_id: take(root, patient_id) for patient_id in ("A", "B", "C")}
+    a, b, c = (number(root, patient_id) for patient_id in ("A", "B", "C"))
+    persons(root).merge(a, b, root.clock())
+    persons(root).merge(b, c, root.clock())
+    persons(root).separate(b, root.clock())
+    assert owners(root) == {studies["A"]: "B", studies["B"]: "B", studies["C"]: "C"}
+    persons(root).separate(a, root.clock())
+    assert owners(root) == {uid: patient_id for patient_id, uid in studies.items()}
+
+
+def test_a_merge_decides_the_conflict_of_a_shared_patient_id_and_its_end_opens_it_again(root: Root) -> None:
+    for person in PEOPLE[:3]:
+        take(root, **person)
+    decisions = "SELECT decision, decided_by FROM v_conflicts ORDER BY id"
+    one, two, three = (row["id"] for row in rows(root, "SELECT id FROM v_patients ORDER BY id"))
+    persons(root).merge(two, one, root.clock(), who="doe")
+    assert [row["decision"] for row in rows(root, decisions)] == [None, None], "the third still shares the Patient ID"
+    persons(root).merge(three, one, root.clock(), who="doe")
+    assert [tuple(row.values()) for row in rows(root, decisions)] == [("merged", "doe")] * 2
+    persons(root).separate(two, root.clock())
+    assert [tuple(row.values()) for row in rows(root, decisions)] == [(None, None)] * 2, "one of three is apart again"
+
+
+def test_an_issuer_tells_two_people_with_one_patient_id_apart_and_stays(root: Root) -> None:
+    ann, bob = take(root, **PEOPLE[0]), take(root, **PEOPLE[1])
+    [row] = rows(root, "SELECT patient FROM v_studies WHERE study_instance_uid = :uid", uid=bob)
+    assert persons(root).separate(row["patient"], root.clock(), "CLINIC-B").studies == (bob,)
+    later = take(root, **PEOPLE[1])
+    query = "SELECT s.study_instance_uid, p.issuer_of_patient_id FROM v_studies s JOIN v_patients p ON p.id = s.patient"
+    issuers = {row["study_instance_uid"]: row["issuer_of_patient_id"] for row in rows(root, query)}
+    assert issuers == {ann: None, bob: "CLINIC-B", later: "CLINIC-B"}
+    persons(root).separate(row["patient"], root.clock(), "")
+    assert {row["issuer_of_patient_id"] for row in rows(root, query)} == {None}
+
+
+def test_what_is_not_merged_is_not_separated_and_an_issuer_has_rules(root: Root) -> None:
+    take(root, "A")
+    with pytest.raises(UsageError, match="merged into nobody"):
+        persons(root).separate(number(root, "A"), root.clock())
+    with pytest.raises(UsageError, match="at most 64 printable"):
+        persons(root).separate(number(root, "A"), root.clock(), "a\\b")
+    with pytest.raises(NoSuchPatient, match="no patient #99"):
+        persons(root).separate(99, root.clock())
+
+
+def test_of_a_merged_patient_without_studies_nothing_is_left_when_the_merge_is_undone(root: Root) -> None:
+    gone, stays = take(root, "OLD"), take(root, "NEW")
+    old = number(root, "OLD")
+    persons(root).merge(old, number(root, "NEW"), root.clock())
+    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
+    delete(root.archive, root.index, audit, root.index.deletions.plan("study", gone), Order("a", "b"), root.clock())
+    persons(root).separate(old, root.clock())
+    assert [row["patient_id"] for row in rows(root, "SELECT patient_id FROM v_patients")] == ["NEW"]
+    assert owners(root) == {stays: "NEW"}

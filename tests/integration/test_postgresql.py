@@ -30,6 +30,8 @@ from node.control.care import copy_index, rebuild_index
 from node.dicom.json_model import elements
 from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources
+from node.extensions.identity import persons
+from node.extensions.identity.persons import PersonRepository
 from node.extensions.workitems import created
 from node.extensions.workitems.created import WorkitemRepository
 from node.extensions.workitems.unified_steps import Status
@@ -44,7 +46,7 @@ from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.engine.sql import listed_in
 from node.index.models import Base, ImageRow
-from node.index.nouns import deletions, patients
+from node.index.nouns import deletions
 from node.index.nouns import series_claims as series
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.performed_steps import ListedSeries, PerformedStep
@@ -644,8 +646,9 @@ def test_a_study_that_comes_while_its_patient_is_merged_is_one_of_the_target(
     hosts[0].instances.add([received(1, 1)])
     server.run("INSERT INTO patients (id, identity) VALUES (1000, 'other')", database_of(hosts[0]))
     meanwhile(
-        monkeypatch, server, hosts, (patients, "record_event"),
-        lambda: hosts[0].patients.merge(1, 1000, NOW), lambda: hosts[1].instances.add([received(2, 2, study=9)]),
+        monkeypatch, server, hosts, (persons, "record_event"),
+        lambda: hosts[0].repository(PersonRepository).merge(1, 1000, NOW),
+        lambda: hosts[1].instances.add([received(2, 2, study=9)]),
     )  # fmt: skip
     assert server.run("SELECT patient_id FROM studies", database_of(hosts[0])) == [(1000,), (1000,)]
 
@@ -835,7 +838,7 @@ def filled(root: Root) -> Path:
     claimed = root.index.series.claim_due(root.clock())
     assert claimed is not None
     assert converted(root, claimed)
-    root.index.patients.merge(1, 2, root.clock())
+    root.index.repository(PersonRepository).merge(1, 2, root.clock())
     root.index.close()
     with closing(sqlite3.connect(root.folder / FILE_NAME)) as connection, connection:
         connection.execute("INSERT INTO sqlite_sequence VALUES ('workitems', 7)")  # of workitems that were deleted

@@ -14,6 +14,7 @@ from pydicom.uid import generate_uid
 from node.audit.audit_log import Audit
 from node.conversion.scheduler import REFERENCE_WAIT, Worker
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged
+from node.extensions.identity.persons import PersonRepository
 from node.index.nouns.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete
 from node.registry import installed, objects_of
@@ -252,7 +253,7 @@ def test_images_of_another_patient_are_refused_until_the_patients_are_merged(roo
     assert "another patient" in state(root)[1]
     assert "OTHER" not in state(root)[1]
     numbers = {row["patient_id"]: row["id"] for row in rows(root, "SELECT id, patient_id FROM v_patients")}
-    root.index.patients.merge(numbers["OTHER"], numbers["TEST-1"], root.clock())
+    root.index.repository(PersonRepository).merge(numbers["OTHER"], numbers["TEST-1"], root.clock())
     structures = rows(root, "SELECT * FROM v_series WHERE modality = 'RTSTRUCT'")
     root.index.series.reopen(
         [(row["study_instance_uid"], row["series_instance_uid"]) for row in structures], root.clock()

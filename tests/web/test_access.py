@@ -281,6 +281,7 @@ ROLES = {
         "DELETE /api/v1/studies/1.2/series/1.3",
         "DELETE /api/v1/instances/1.2",
         "POST /api/v1/patients/1/merge",
+        "POST /api/v1/patients/1/separate",
         "GET /studies/1.2/delete",
         "POST /studies/1.2/delete",
         "POST /studies/1.2/series/1.3/delete",
@@ -292,7 +293,13 @@ def test_a_lower_role_may_not_do_it(guarded: Site) -> None:
     for name, role in (("reader", Role.READ), ("writer", Role.WRITE), ("admin", Role.ADMIN)):
         client = guarded.client(headers={"Authorization": f"Bearer {guarded.token(name)}"})
         for needed, request in [(needed, request) for needed, requests in ROLES.items() for request in requests]:
-            body = {"json": {"into": 2}} if request.endswith("merge") else {}
+            body = (
+                {"json": {"into": 2}}
+                if request.endswith("merge")
+                else {"json": {}}
+                if request.endswith("separate")
+                else {}
+            )
             answer = client.request(*request.split(), **body)
             assert (answer.status_code == 403) == (role < needed), (name, request, answer.text)
             assert answer.status_code != 401

@@ -29,6 +29,12 @@ NOT_READ = (
         ("POST", path)
         for path in (
             "/api/v1/patients/{id}/merge",
+            "/api/v1/patients/{id}/separate",
+            "/patients/merge",
+            "/patients/separate",
+            "/patients/apart",
+            "/patients/apart/undo",
+            "/patients/compare",
             "/api/v1/conflicts/{conflict}/accept",
             "/api/v1/conflicts/{conflict}/keep",
             "/api/v1/quarantine/{name}/release",
@@ -76,6 +82,8 @@ NOT_READ = (
     | {
         ("GET", "/api/v1/peers/{peer}/studies/{study_instance_uid}/series"),
         ("GET", "/peers/series"),
+        ("GET", "/patients/merge"),  # of two patients: see test_persons
+        ("GET", "/patients/separate"),
         ("DELETE", "/api/v1/quarantine/{name}"),
         ("DELETE", "/api/v1/trash/{number}"),
         ("PUT", "/api/v1/worklist/{entry}"),
@@ -169,6 +177,8 @@ def _query(path: str) -> dict[str, str]:
     """Return what a route demands beside its path."""
     if path == "/dicom-web/wado":
         return {"requestType": "WADO", "studyUID": STUDY, "seriesUID": SERIES, "objectUID": INSTANCE}
+    if path.startswith("/patients/"):
+        return {"a": "1", "source": "1", "target": "1"}
     if path == "/news":
         return {"since": "0"}
     if path.endswith(("/mask", "/contours")):

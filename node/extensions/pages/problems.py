@@ -9,6 +9,8 @@ from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
+from node.extensions.identity.persons import PersonRepository
+from node.extensions.pages.persons import desk_of_conflict
 from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, page, rows_of_page
 from node.index.database.reading import ReadIndex
 from node.receive.conflicts import compared
@@ -108,11 +110,11 @@ def conflicts(call: ReaderCall, number: PageNumber = 1) -> Response:
 
 @router.get("/problems/conflicts/{conflict}")
 def compare_versions(call: AdminCall, conflict: Number) -> Response:
-    """The version in a conflict beside the current one."""
+    """The version in a conflict beside the current one, or the persons who share a Patient ID."""
     call.audit.queried(f"conflict {conflict}")
     with call.node.index.reading() as index:
         found = compared(call.node.archive.root, index, conflict, call.node.archive.local)
-    return page(call, "conflict.html", found=found)
+    return desk_of_conflict(call, found.conflict) or page(call, "conflict.html", found=found)
 
 
 @router.post("/problems/conflicts/{conflict}")
@@ -125,6 +127,15 @@ def decide_conflict(
     else:
         call.act("keep-conflict", conflict=conflict, alike=True)
     return RedirectResponse("/problems/conflicts", SEE_OTHER)
+
+
+@router.get("/problems/merged")
+def merged(call: ReaderCall, number: PageNumber = 1) -> Response:
+    """Patients who were merged into others."""
+    rows = call.node.index.repository(PersonRepository).merged(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+    with call.node.index.reading() as index:
+        counts = _counts(index)
+    return _section(call, "merged", counts, rows, number)
 
 
 @router.get("/problems/quarantine")

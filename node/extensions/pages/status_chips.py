@@ -160,6 +160,6 @@ CONFLICT_REMEDIES: Mapping[str, str] = {
     "series-in-two-studies": "Both series are stored. Delete the wrong one.",
     "no-patient-id": "Have the sender fill in Patient ID (0010,0020). Until then, the study has a patient of its own.",
     "other-patient-than-ordered": "Find out whose images these are; correct the order, or have the study sent again.",
-    "shared-patient-id": "Find out whether both are the same person. If so: voxelnode patient merge FROM INTO.",
+    "shared-patient-id": "Find out whether both are the same person: compare them, then merge them or keep them apart.",
 }
 """Remedies by kind of conflict (docs/custody.md)."""

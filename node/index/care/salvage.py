@@ -28,6 +28,7 @@ from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
 from node.index.nouns.deletions import is_deletable
 from node.index.nouns.events import record_event
+from node.index.nouns.levels import identity_of
 from node.index.nouns.received import DIGEST_MENDED
 
 Row = dict[str, Any]
@@ -321,10 +322,12 @@ _HARMLESS: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
 
 
 def _merged_patients(old: OldIndex) -> list[dict[str, Any]]:
-    """Return the patients that were merged, after those that they were merged into."""
+    """Return the patients that were merged, after those that they were merged into, or got an issuer from a person."""
     rows = list(old.rows("patients", _names("patients")))
     targets = {row["merged_into"] for row in rows} - {None}
-    return [row for row in rows if row["id"] in targets] + [row for row in rows if row["merged_into"] is not None]
+    targets |= {row["id"] for row in rows if row["patient_id"] and row["identity"] != identity_of(row, "")}
+    kept = [row for row in rows if row["id"] in targets and row["merged_into"] is None]
+    return kept + [row for row in rows if row["merged_into"] is not None]
 
 
 def _read_images(connection: Connection, old: OldIndex) -> None:

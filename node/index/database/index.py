@@ -33,7 +33,6 @@ from node.index.nouns.growth import TimerRepository
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.lost import LostRepository
 from node.index.nouns.objects import ObjectRepository
-from node.index.nouns.patients import PatientRepository
 from node.index.nouns.performed_steps import PerformedStepRepository
 from node.index.nouns.problems import ProblemRepository
 from node.index.nouns.rejections import RejectionRepository
@@ -152,7 +151,6 @@ class Index:
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
         self.lost = LostRepository(writer, self._watcher)
         self.objects = ObjectRepository(writer, self._watcher)
-        self.patients = PatientRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)
         self.problems = ProblemRepository(writer, self._watcher)
         self.questions = QuestionRepository(writer, self._watcher)

@@ -120,11 +120,12 @@ def correct_levels(connection: Connection, received: Received, identity: str) ->
         return
     backend_of(connection).hold(connection, [identity])
     person, of_whom = _person(connection, attributes, identity)
-    connection.execute(update(PatientRow).where(PatientRow.id == person).values(attributes.patient))
+    corrected = {name: value for name, value in attributes.patient.items() if name != "issuer_of_patient_id"}
+    connection.execute(update(PatientRow).where(PatientRow.id == person).values(corrected))
+    values = {**attributes.study, "patient_id": of_whom, "named_patient_id": person if person != of_whom else None}
+    connection.execute(update(StudyRow).where(of_study).values(values))
     if of_whom != study.patient_id:
-        connection.execute(update(StudyRow).where(of_study).values(patient_id=of_whom))
         delete_empty_patient(connection, study.patient_id)
-    connection.execute(update(StudyRow).where(of_study).values(attributes.study))
     of_series = and_(
         SeriesRow.study_id == study.id, SeriesRow.series_instance_uid == attributes.series["series_instance_uid"]
     )
@@ -144,14 +145,15 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
             _compare_persons(connection, received, [row, *merged])
         return int(row.study)
     known = connection.execute(_PERSONS, {"identity": identity}).all()
-    _, patient_id = _person(connection, received.attributes, identity)
+    person_id, patient_id = _person(connection, received.attributes, identity)
     if known:
         _compare_persons(connection, received, known)
     elif not received.attributes.patient["patient_id"]:
         detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
         record_conflict(connection, "no-patient-id", received, detail)
     study = received.attributes.study
-    study_id = _inserted(connection, StudyRow, {**study, "patient_id": patient_id})
+    named = person_id if person_id != patient_id else None
+    study_id = _inserted(connection, StudyRow, {**study, "patient_id": patient_id, "named_patient_id": named})
     person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in _PERSON}
     sender, now = received.file.calling_ae_title or None, received.file.received_at
     accession_number = str(study["accession_number"] or "")

@@ -265,15 +265,6 @@ class Deletion:
 
 
 @dataclass(frozen=True, slots=True)
-class PatientMerge:
-    """A merge of two patients: their Patient IDs, and the UIDs of the moved studies."""
-
-    source_patient_id: str
-    target_patient_id: str
-    studies: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class StoredStudy:
     """A study as retention sees it; `settled` if each series is converted or contains no images."""
 

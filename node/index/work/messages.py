@@ -29,7 +29,7 @@ MAX_READ_ROWS = 200
 
 LedgerEvent = HookEvent | RouteEvent | Literal["replay", "send", "resend", "changed"]
 """replay: a person sends a route over a series that is here; send: a person sends something to a destination; resend:
-the destination does not keep an instance that it took; changed: a deletion, or a merge of patients."""
+the destination does not keep an instance that it took; changed: a deletion, or a merge of patients or its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -557,20 +557,6 @@ class DeletionResult(Resource):
     deleted: bool
 
 
-class MergeRequest(BaseModel):
-    """The patient into which another one is merged."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    into: RowId
-
-
-class MergeResult(Resource):
-    """The studies that were moved."""
-
-    studies: list[str]
-
-
 JobState = Literal["waiting", "running", "succeeded", "failed", "cancelled", "expired"]
 """State of a job; see `node.index.models.JOB_STATES`."""
 

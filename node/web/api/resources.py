@@ -83,17 +83,6 @@ def show_patient(call: ReaderCall, response: Response, id: PatientNumber) -> mod
     return tagged(response, patient)
 
 
-@router.post("/patients/{id}/merge", responses=problems(*OF_CHANGES), tags=["patients"])
-def merge_patient(call: AdminCall, change: Change, id: PatientNumber, merge: models.MergeRequest) -> models.MergeResult:
-    """Merge this patient into another one, which gets its current and future studies."""
-
-    def act(terms: Terms) -> Mapping[str, Any]:
-        terms = terms.answered(lambda merged: models.MergeResult(studies=list(merged.studies)).model_dump_json())
-        return call.act("merge-patients", source=id, target=merge.into, terms=terms)
-
-    return change.make(models.MergeResult, lambda index: _patient(index, id), act)
-
-
 @router.get("/studies", responses=problems(WRONG_CURSOR), tags=["studies"])
 def list_studies(
     page: RequestedPage,

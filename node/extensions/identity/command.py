@@ -1,4 +1,4 @@
-"""``voxelnode patient list|merge``."""
+"""``voxelnode patient list|merge|separate``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
 
-app = Commands(help="List and merge patients.", no_args_is_help=True)
+app = Commands(help="List, merge and separate patients.", no_args_is_help=True)
 
 PATIENTS: Columns = {
     "#": "id", "ID": "patient_id", "issuer": "issuer_of_patient_id", "name": "patient_name",
     "birth date": "patient_birth_date", "sex": "patient_sex", "studies": "studies", "merged into #": "merged_into",
 }  # fmt: skip
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the studies that would move.")]
 
 
 @app.command("list")
@@ -38,17 +41,50 @@ def merge(
         str,
         typer.Argument(metavar="INTO", help="Patient that remains: Patient ID, or # and a number from `patient list`."),
     ],
+    dry_run: DryRun = False,
+    *,
     root: ChangedRoot,
 ) -> Answer:
     """Merge two patients into one.
 
-    All studies of FROM move to INTO, including studies received later.
+    All studies of FROM move to INTO, including studies received later. `patient separate FROM` undoes it.
     """
     with root.reading() as index:
         numbers = _number(index, source), _number(index, target)
-    done = root.order("merge-patients", source=numbers[0], target=numbers[1])
-    text = f"patient #{numbers[0]} merged into #{numbers[1]}; {len(done['studies'])} studies moved"
-    return Answer({"from": numbers[0], "into": numbers[1], **done}, text)
+    done = root.order("merge-patients", source=numbers[0], target=numbers[1], dry_run=dry_run)
+    text = (
+        f"patient #{numbers[0]} would be merged into #{numbers[1]}; {len(done['studies'])} studies would move"
+        if dry_run
+        else f"patient #{numbers[0]} merged into #{numbers[1]}; {len(done['studies'])} studies moved"
+    )
+    return Answer({"from": numbers[0], "into": numbers[1], "dry_run": dry_run, **done}, text)
+
+
+@app.command()
+def separate(
+    patient: Annotated[
+        str, typer.Argument(metavar="PATIENT", help="Patient ID, or # and a number from `patient list`.")
+    ],
+    issuer: Annotated[
+        str | None,
+        typer.Option(
+            "--issuer", metavar="TEXT", help="Issuer of the Patient ID of this person; '' restores that of the files."
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Undo the merge of a patient, or keep two people apart who share a Patient ID, by an issuer for one of them.
+
+    The studies whose files name this person are this patient's again.
+    """
+    with root.reading() as index:
+        number = _number(index, patient)
+    done = root.order("separate-patient", patient=number, issuer=issuer, dry_run=dry_run)
+    would = "would be" if dry_run else "are"
+    text = f"{len(done['studies'])} studies {would} those of patient #{number}"
+    return Answer({"patient": number, "dry_run": dry_run, **done}, text)
 
 
 def _number(index: ReadIndex, wanted: str) -> int:

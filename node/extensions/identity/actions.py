@@ -1,0 +1,66 @@
+"""Actions on patients, with an audit line before and after each: merge, separate, and open a decision again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.errors import VoxelnodeError
+from node.extensions.identity.persons import Moved, PersonRepository
+from node.hookspecs import Action as RootAction
+from node.index.nouns.terms import Terms
+from node.receive.ingest import Ingest
+
+
+def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+    """Return the actions by name."""
+    index = ingest.index
+    persons = index.repository(PersonRepository)
+
+    def change(order: str, who: str, make: Callable[[], Moved]) -> Mapping[str, Any]:
+        index.ahead.require_caught_up()
+        audit.require(_message(Action.UPDATE, Result.SUCCESS, who, f"ordered: {order}"))
+        try:
+            moved = make()
+        except VoxelnodeError:
+            audit.note(_message(Action.UPDATE, Result.SERIOUS_FAILURE, who, "not done: the index did not change"))
+            raise
+        audit.note(_message(Action.UPDATE, Result.SUCCESS, who, "done", moved.patient_ids, moved.studies))
+        return {"studies": list(moved.studies)}
+
+    def plan(order: str, who: str, moved: Moved) -> Mapping[str, Any]:
+        audit.note(_message(Action.READ, Result.SUCCESS, who, f"planned: {order}", moved.patient_ids, moved.studies))
+        return {"studies": list(moved.studies)}
+
+    def merge(
+        source: int, target: int, who: str, terms: Terms | None = None, *, dry_run: bool = False
+    ) -> Mapping[str, Any]:
+        order = f"merge patient #{source} into #{target}"
+        if dry_run:
+            return plan(order, who, persons.planned_merge(source, target))
+        return change(order, who, lambda: persons.merge(source, target, index.now(), terms, who))
+
+    def separate(
+        patient: int, who: str, issuer: str | None = None, terms: Terms | None = None, *, dry_run: bool = False
+    ) -> Mapping[str, Any]:
+        order = f"separate patient #{patient}" + (", with an issuer of its own" if issuer else "")
+        if dry_run:
+            return plan(order, who, persons.planned_separation(patient, issuer))
+        return change(order, who, lambda: persons.separate(patient, index.now(), issuer, terms))
+
+    def reopen(conflict: int, who: str) -> Mapping[str, Any]:
+        return change(f"open conflict {conflict} again", who, lambda: Moved((), persons.reopen(conflict)))
+
+    return {"merge-patients": merge, "separate-patient": separate, "reopen-conflict": reopen}
+
+
+def _message(
+    action: Action, result: Result, who: str, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()
+) -> AuditMessage:
+    objects = [
+        *({"patient_id": patient_id} for patient_id in patients),
+        *({"study_instance_uid": uid} for uid in studies),
+    ]
+    participants = [Participant(who, APPLICATION, is_requestor=True)]
+    return AuditMessage(AuditEvent.PATIENT_RECORD, action, result, participants, objects, detail)

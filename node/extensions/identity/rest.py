@@ -1,0 +1,81 @@
+"""REST: merge a patient into another one, separate them again, and the plan of either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from node.extensions.identity.persons import MAX_ISSUER_CHARACTERS, Moved
+from node.index.database.reading import ReadIndex
+from node.index.nouns.terms import Terms
+from node.web.access import AdminCall
+from node.web.api import models
+from node.web.api.changes import Change
+from node.web.api.models import RowId
+from node.web.api.paging import only_row
+from node.web.api.routing import OF_CHANGES, api_router, problems
+
+router = api_router("patients")
+
+PatientNumber = Annotated[RowId, Path(description="`id` of the patient")]
+DryRun = Annotated[bool, Query(description="only list the studies that would move")]
+
+
+class MergeRequest(BaseModel):
+    """The patient into which another one is merged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    into: RowId
+
+
+class SeparateRequest(BaseModel):
+    """The issuer of the Patient ID of this person; empty: the one in the files; null: as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    issuer: Annotated[str | None, Field(max_length=MAX_ISSUER_CHARACTERS)] = None
+
+
+class MergeResult(models.Resource):
+    """The studies that were moved, or would be in a dry run."""
+
+    studies: list[str]
+
+
+def _patient(index: ReadIndex, id: int) -> models.PatientResource:
+    return models.PatientResource.of(only_row(index.patients, "patient", id=id))
+
+
+def _answered(terms: Terms) -> Terms:
+    def answer(moved: Moved) -> str:
+        return MergeResult(studies=list(moved.studies)).model_dump_json()
+
+    return terms.answered(answer)
+
+
+@router.post("/patients/{id}/merge", responses=problems(*OF_CHANGES))
+def merge_patient(
+    call: AdminCall, change: Change, id: PatientNumber, merge: MergeRequest, dry_run: DryRun = False
+) -> MergeResult:
+    """Merge this patient into another one, which gets its current and future studies."""
+
+    def act(terms: Terms) -> Mapping[str, Any]:
+        return call.act("merge-patients", source=id, target=merge.into, terms=_answered(terms), dry_run=dry_run)
+
+    return change.make(MergeResult, lambda index: _patient(index, id), act)
+
+
+@router.post("/patients/{id}/separate", responses=problems(*OF_CHANGES))
+def separate_patient(
+    call: AdminCall, change: Change, id: PatientNumber, separate: SeparateRequest, dry_run: DryRun = False
+) -> MergeResult:
+    """Undo the merge of this patient, or give its Patient ID an issuer, or both; see `voxelnode patient separate`."""
+
+    def act(terms: Terms) -> Mapping[str, Any]:
+        return call.act("separate-patient", patient=id, issuer=separate.issuer, terms=_answered(terms), dry_run=dry_run)
+
+    return change.make(MergeResult, lambda index: _patient(index, id), act)

@@ -1,0 +1,214 @@
+"""The identity desk: two patients side by side, merged or kept apart, and each of that undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field
+
+from node.extensions.identity.persons import MAX_ISSUER_CHARACTERS, SHARED, PersonRepository
+from node.extensions.pages.rendering import SEE_OTHER, page, series_url
+from node.index.database.reading import ReadIndex
+from node.web.access import AdminCall, Call, ReaderCall
+from node.web.audit_trail import of_study
+from node.web.errors import ResourceNotFound
+
+router = APIRouter(include_in_schema=False)
+
+SHOWN_STUDIES = 20
+"""Studies of each person; more are counted."""
+
+SHOWN_PERSONS = 50
+"""Persons that a search for somebody to compare with lists."""
+
+COMPARED = (
+    ("patient_name", "Name"),
+    ("patient_id", "Patient ID"),
+    ("issuer_of_patient_id", "Issuer"),
+    ("patient_birth_date", "Born"),
+    ("patient_sex", "Sex"),
+)
+
+Patient = Annotated[int, Field(ge=1, le=1 << 53)]
+Conflict = Annotated[int | None, Field(ge=1, le=1 << 53)]
+
+
+def _persons(call: Call) -> PersonRepository:
+    return call.node.index.repository(PersonRepository)
+
+
+def _shown(call: Call, patients: Iterable[int]) -> list[dict[str, Any]]:
+    """Return the persons with their studies and pictures, or raise ResourceNotFound; that is noted in the audit log."""
+    found = []
+    for patient in patients:
+        person = _persons(call).shown(patient, SHOWN_STUDIES)
+        if person is None:
+            raise ResourceNotFound("patient")
+        found.append(person)
+    studies = [study for person in found for study in person["studies"]]
+    with call.node.index.reading() as index:
+        pictures = index.studies.thumbnails([study["id"] for study in studies])
+    for study in studies:
+        if (one := pictures.get(study["id"])) is not None:
+            url = series_url(one.study_instance_uid, one.series_instance_uid)
+            study["thumbnail"] = f"{url}/thumbnails/{one.revision}/{one.name}"
+    objects = [
+        of_study(study["study_instance_uid"], person["patient_id"]) for person in found for study in person["studies"]
+    ]
+    call.audit.accessed(objects or [{"patient_id": person["patient_id"] or ""} for person in found], "pages")
+    return found
+
+
+def desk(call: Call, patients: list[int], conflict: Mapping[str, Any] | None = None) -> Response:
+    """Return the page with two persons side by side; of more who share a Patient ID, links to the others."""
+    first, second = shown = _shown(call, patients[:2])
+    rows = [
+        {"label": label, "values": (first[name], second[name]), "differs": first[name] != second[name], "name": name}
+        for name, label in COMPARED
+    ]
+    merged = next(
+        (one for one, other in ((first, second), (second, first)) if one["merged_into"] == other["id"]),
+        first if first["merged_into"] is not None else second if second["merged_into"] is not None else None,
+    )
+    values: dict[str, Any] = {
+        "persons": shown,
+        "compared": rows,
+        "merged": merged,
+        "others": patients[2:],
+        "conflict": conflict,
+    }
+    return page(call, "persons.html", **values)
+
+
+def desk_of_conflict(call: Call, conflict: Mapping[str, Any]) -> Response | None:
+    """Return the desk for a shared Patient ID; None: it is not such a conflict, or one of its persons is gone."""
+    if conflict["kind"] != SHARED:
+        return None
+    patients = _persons(call).of_conflict(conflict["id"])
+    if len(patients) < 2:
+        return None
+    return desk(call, patients, conflict)
+
+
+@router.get("/patients/compare")
+def compare(
+    call: ReaderCall,
+    a: Annotated[int, Query(ge=1, le=1 << 53)],
+    b: Annotated[int | None, Query(ge=1, le=1 << 53)] = None,
+) -> Response:
+    """Two patients side by side; with one, a search for the other."""
+    if b is None:
+        return page(call, "person_search.html", persons=_shown(call, [a]), words="", found=None)
+    return desk(call, [a, b])
+
+
+class PersonSearch(BaseModel):
+    """What to compare a patient with, sent in a request body to keep names out of the logs of proxies."""
+
+    a: Patient
+    words: Annotated[str, Field(max_length=324)] = ""
+
+
+@router.post("/patients/compare")
+def find_other(call: ReaderCall, search: Annotated[PersonSearch, Form()]) -> Response:
+    """The patients whose name has these words, or whose Patient ID this is."""
+    words = search.words.strip()
+    with call.node.index.reading() as index:
+        found = index.patients.with_patient_id(words) + index.patients.named(words, SHOWN_PERSONS) if words else []
+    others = {row["id"]: row for row in found if row["id"] != search.a}
+    call.audit.queried("patients to compare with", len(others))
+    values: dict[str, Any] = {"persons": _shown(call, [search.a]), "words": words, "found": list(others.values())}
+    return page(call, "person_search.html", **values)
+
+
+class Pair(BaseModel):
+    """Two patients, and the conflict in which they were found."""
+
+    source: Patient
+    target: Patient
+    conflict: Conflict = None
+
+    @property
+    def desk(self) -> str:
+        """The URL of the page with both."""
+        if self.conflict is not None:
+            return f"/problems/conflicts/{self.conflict}"
+        return f"/patients/compare?a={self.source}&b={self.target}"
+
+
+@router.get("/patients/merge")
+def plan_merge(call: AdminCall, pair: Annotated[Pair, Query()]) -> Response:
+    """What a merge would move."""
+    plan = call.act("merge-patients", source=pair.source, target=pair.target, dry_run=True)
+    return _plan(call, "merge", plan, pair)
+
+
+@router.post("/patients/merge")
+def merge(call: AdminCall, pair: Annotated[Pair, Form()]) -> Response:
+    """Merge one patient into the other."""
+    call.act("merge-patients", source=pair.source, target=pair.target)
+    return RedirectResponse(pair.desk, SEE_OTHER)
+
+
+@router.get("/patients/separate")
+def plan_separation(call: AdminCall, pair: Annotated[Pair, Query()]) -> Response:
+    """What the end of a merge would move back."""
+    plan = call.act("separate-patient", patient=pair.source, dry_run=True)
+    return _plan(call, "separate", plan, pair)
+
+
+@router.post("/patients/separate")
+def separate(call: AdminCall, pair: Annotated[Pair, Form()]) -> Response:
+    """Undo the merge of the first patient into the second."""
+    call.act("separate-patient", patient=pair.source)
+    with call.node.index.reading() as index:
+        has_both = _is_there(index, pair.source) and _is_there(index, pair.target)
+    return RedirectResponse(pair.desk if has_both else "/problems/merged", SEE_OTHER)
+
+
+def _is_there(index: ReadIndex, patient: int) -> bool:
+    return bool(index.patients.page(None, 1, id=patient))
+
+
+class KeptApart(Pair):
+    """Two patients who are different people; an issuer is given to the Patient ID of one, if it is not empty."""
+
+    patient: Patient | None = None
+    issuer: Annotated[str, Field(max_length=MAX_ISSUER_CHARACTERS)] = ""
+
+
+@router.get("/patients/apart")
+def plan_apart(call: AdminCall, pair: Annotated[Pair, Query()]) -> Response:
+    """What it means to keep two patients apart; asks for an issuer."""
+    return _plan(call, "apart", {"studies": []}, pair)
+
+
+@router.post("/patients/apart")
+def keep_apart(call: AdminCall, form: Annotated[KeptApart, Form()]) -> Response:
+    """Keep two patients apart, by an issuer for one of them if there is one, and decide their conflict."""
+    if form.patient is not None and form.issuer.strip():
+        call.act("separate-patient", patient=form.patient, issuer=form.issuer.strip())
+    if form.conflict is not None:
+        call.act("keep-conflict", conflict=form.conflict, alike=True)
+    return RedirectResponse(form.desk, SEE_OTHER)
+
+
+@router.post("/patients/apart/undo")
+def undo_apart(call: AdminCall, pair: Annotated[Pair, Form()]) -> Response:
+    """Remove the issuers that were given, and open the conflict again."""
+    for patient in (pair.source, pair.target):
+        if _persons(call).has_given_issuer(patient):
+            call.act("separate-patient", patient=patient, issuer="")
+    if pair.conflict is not None:
+        call.act("reopen-conflict", conflict=pair.conflict)
+    return RedirectResponse(pair.desk, SEE_OTHER)
+
+
+def _plan(call: Call, what: str, plan: Mapping[str, Any], pair: Pair) -> Response:
+    """Return the page that asks before something is done."""
+    persons = _shown(call, (pair.source, pair.target))
+    known = {study["study_instance_uid"]: study for person in persons for study in person["studies"]}
+    return page(call, "person_plan.html", what=what, plan=plan, pair=pair, persons=persons, known=known)
