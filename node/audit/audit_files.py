@@ -12,6 +12,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from node.durable import sync_folder
@@ -70,19 +71,27 @@ class Taker:
     last_at: str
 
 
-def takers_of(folder: Path, study_instance_uid: str) -> list[Taker]:
+def takers_of(folder: Path, study_instance_uid: str, copies: Iterable[bytes] = ()) -> list[Taker]:
     """Return who has what was sent of a study, as far as the audit log tells; each once, in the order of the first.
 
     Commands that take everything out of a root, such as backups, name no study: they may have it.
+
+    `copies`: lines of the logs of other hosts.
     """
     takers: dict[tuple[str, str], Taker] = {}
     of_study = json.dumps(study_instance_uid).encode()
+    for line in chain(_lines(folder), copies):
+        if of_study in line or (_OF_EXPORT in line and b'"objects": []' in line):
+            for taker in _takers_in(line, study_instance_uid):
+                known = takers.get((taker.who, taker.how), taker)
+                takers[taker.who, taker.how] = max(known, taker, key=lambda one: one.last_at)
+    return list(takers.values())
+
+
+def _lines(folder: Path) -> Iterator[bytes]:
     for path in audit_files(folder):
         with path.open("rb") as file:
-            for line in file:
-                if of_study in line or (_OF_EXPORT in line and b'"objects": []' in line):
-                    takers |= {(taker.who, taker.how): taker for taker in _takers_in(line, study_instance_uid)}
-    return list(takers.values())
+            yield from file
 
 
 def _takers_in(text: bytes, study_instance_uid: str) -> Iterator[Taker]:

@@ -25,6 +25,7 @@ from node.notify.channel import Channel
 from node.notify.notifier import HookWorker
 from node.settings.model import HookSettings
 from tests import make
+from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.integration.test_hooks import remove, rows, settle, take
 from tests.receivers import Answer, Received, Receiver, channel_of
@@ -242,6 +243,32 @@ def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
     thread.join(30)
     assert not thread.is_alive()
     assert [(job["state"], job["detail"]) for job in jobs(root)] == [("cancelled", None)]
+
+
+@pytest.mark.parametrize("host", ["this one", "another one"])
+def test_each_host_removes_its_folders_of_ended_jobs_and_one_ends_those_that_are_late(
+    root: Root, begin: Begin, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Receiver(lambda _: Answer(202, ())) as receiver:
+        worker = begin("one", url=receiver.url, job_seconds=100)
+        take(root, make.ct_series(1))
+        settle(root)
+        worker.work()
+    ended = root.results.folder("0" * 32)
+    ended.mkdir(parents=True)
+    (ended / "report.pdf").write_bytes(b"of a patient")
+    root.clock.move(101)
+    monkeypatch.setattr(root.index.turn, "has", lambda work: host == "this one")
+    expiry = JobExpiry(root.index, root.results, root.clock)
+    expiry.start()
+    try:
+        until(lambda: not ended.exists(), 30, "the folder of no open job is gone")
+        if host == "this one":
+            until(lambda: jobs(root)[0]["state"] == "expired", 30, "the job is ended")
+        else:
+            assert (jobs(root)[0]["state"], expiry.step()) == ("running", None)
+    finally:
+        expiry.stop()
 
 
 @pytest.mark.slow

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
     from node.index.nouns.records import DeletionPlan, Level
 
+MAX_NAMED = 20
+"""Rows of jobs that are named after an erasure."""
+
 
 def delete(
     uid: Annotated[str, typer.Argument(metavar="STUDY|SERIES|INSTANCE", help="UID to delete.")],
@@ -45,9 +48,12 @@ def delete(
 
     with root.reading() as index:
         plan = index.deletions.plan(_level(index, uid), uid, study)
+        others = [host for host in index.audit_lines.hosts() if host != root.settings.cluster.name]
+        copies = (line for host in others for _, line in index.audit_lines.of_host(host))
+        takers = takers_of(root.folder, plan.study_instance_uid, copies)
+        kept = index.work.page(None, MAX_NAMED, kind="job", study_instance_uid=plan.study_instance_uid)
     if not json:
         _print(plan)
-    takers = takers_of(root.folder, plan.study_instance_uid)
     fields = {name: value for name, value in asdict(plan).items() if name != "patient_id"}
     fields["taken_by"] = [asdict(taker) for taker in takers]
     if dry_run:
@@ -59,18 +65,21 @@ def delete(
     until = done["trash_until"]
     text = "deleted" if until is None else f"deleted; `voxelnode trash` can bring it back until {until[:10]}"
     if done["erased"] is not None:
-        text = _erased(done["sent_to"], last_proof(root.folder), takers)
+        text = _erased(done["sent_to"], last_proof(root.folder), takers, [row["key"] for row in kept])
     if done["erased"] is False:
         text += "; the index keeps deleted rows until its write-ahead log is reused, or the server vacuums"
     return Answer({**fields, "deleted": True, "trash_until": until}, text)
 
 
-def _erased(sent_to: Sequence[str], proof: Proof | None, takers: Sequence[Taker]) -> str:
+def _erased(sent_to: Sequence[str], proof: Proof | None, takers: Sequence[Taker], jobs: Sequence[str]) -> str:
     """Say who keeps what was erased, as far as the node knows them: by its index, and by its audit log."""
     sent = f" ({', '.join(sent_to)})" if sent_to else ", none of which has taken it by a route,"
     known = f", such as {proof.backup}," if proof is not None else ""
     kept = f"erased; backups{known} destinations{sent} receivers of hooks and the audit log keep what they have"
-    return kept + "".join(f"\n  {taker.who} may have it: {taker.how}, last {taker.last_at[:19]}" for taker in takers)
+    kept += "".join(f"\n  {taker.who} may have it: {taker.how}, last {taker.last_at[:19]}" for taker in takers)
+    if jobs:
+        kept += f"\n  rows of jobs keep its UIDs: {', '.join(jobs)}"
+    return kept
 
 
 def _level(index: ReadIndex, uid: str) -> Level:

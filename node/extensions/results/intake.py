@@ -372,11 +372,17 @@ def _remove(folder: Path) -> None:
 
 
 class JobExpiry(WorkLoop):
-    """Ends the jobs whose hooks report no outcome in time, and removes the files of those that have ended."""
+    """Ends the jobs whose hooks report no outcome in time, and removes the files of those that have ended.
+
+    Of several hosts, one ends jobs, and each removes its own files.
+    """
 
     def __init__(self, index: Index, intake: ResultIntake, now: Callable[[], dt.datetime]) -> None:
         super().__init__("jobs", index, now, turn="jobs")
         self._intake = intake
+
+    def _is_ours(self) -> bool:
+        return True
 
     def work(self) -> bool:
         """End late jobs, and remove what ended ones left."""
@@ -389,7 +395,7 @@ class JobExpiry(WorkLoop):
         return is_any_late
 
     def _next_due_at(self) -> dt.datetime | None:
-        return self._index.jobs.next_due_at()
+        return self._index.jobs.next_due_at() if super()._is_ours() else None
 
 
 class _Results:

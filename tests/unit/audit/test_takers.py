@@ -64,6 +64,21 @@ def test_everybody_who_was_sent_a_study_or_took_it_is_named_once(written: Path) 
     ]
 
 
+def test_lines_of_other_hosts_count_and_the_last_time_stands(written: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with closing(Audit(other, "VOXELNODE")) as audit:
+        audit.note(line(AuditEvent.EXPORT, NODE, Participant("carl", DESTINATION)))
+        audit.note(line(AuditEvent.INSTANCES_TRANSFERRED, NODE, Participant("PACS", DESTINATION)))
+    copies = (other / FILE_NAME).read_bytes().splitlines(keepends=True)
+    own = {taker.who: taker for taker in takers_of(written, STUDY)}
+    everybody = {taker.who: taker for taker in takers_of(written, STUDY, copies)}
+    assert everybody.keys() == {*own, "carl"}
+    assert everybody["PACS"].last_at > own["PACS"].last_at
+    elsewhere = (written / "audit-000001.jsonl").read_bytes().splitlines(keepends=True)
+    assert everybody["PACS"] in takers_of(other, STUDY, elsewhere), "whichever host looks"
+
+
 def test_a_torn_line_hides_no_other(written: Path) -> None:
     with (written / FILE_NAME).open("ab") as file:
         file.write(b'{"event": {"code": "110106"}, "objects": [], "study": "1.2.840.1"\n[]\n')
