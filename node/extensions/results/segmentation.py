@@ -18,6 +18,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import DSfloat
 
 from node.errors import ConversionRefused, ResultRefused
 from node.extensions.results.lattice import Lattice, lattice_of, on_lattice
@@ -153,9 +154,19 @@ def _sources(lattice: Lattice, headers: dict[str, Dataset]) -> tuple[list[Datase
     uids = [frame.sop_instance_uid for frame in lattice.frames]
     first = headers[uids[0]]
     if len(set(uids)) == len(uids) and "PerFrameFunctionalGroupsSequence" not in first:
+        _state_measured_spacing(first, lattice)
         return [headers[uid] for uid in uids], {}
     others = [headers[uid] for uid in dict.fromkeys(uids) if uid != uids[0]]
     return [first], {"further_source_images": others or None, **_planes(lattice)}
+
+
+def _state_measured_spacing(first: Dataset, lattice: Lattice) -> None:
+    """Correct the Spacing Between Slices that highdicom copies of the first image, even if it is given the planes."""
+    if lattice.geometry is Geometry.REGULAR:
+        between = float(np.linalg.norm(lattice.affine_lps[:3, 2]))
+        first.SpacingBetweenSlices = DSfloat(between, auto_format=True)
+    elif "SpacingBetweenSlices" in first:
+        del first.SpacingBetweenSlices
 
 
 def _planes(lattice: Lattice) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,24 +94,33 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
 
 def _geometry(ds: Dataset) -> VolumeGeometry:
     """Return highdicom's geometry of the grid of the planes: index order slice, row, column; mm in LPS."""
-    from highdicom.seg import Segmentation  # here: its import takes longer than the conversion of most series
-
     header = Dataset({tag: element for tag, element in held_elements(ds).items() if tag != PIXEL_DATA})
     header.file_meta = FileMetaDataset()  # highdicom refuses transfer syntaxes that pydicom does not name
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     if "FrameOfReferenceUID" not in header:  # some anonymisers remove it; highdicom has no geometry without it
         header.FrameOfReferenceUID = generate_uid(entropy_srcs=[text(ds, "SOPInstanceUID")])
     try:
-        geometry = Segmentation.from_dataset(header, copy=True).get_volume_geometry(allow_missing_positions=True)
+        geometry = _grid(header, trusted=True) or _grid(header, trusted=False)
     except MemoryError:
         raise
     except Exception as error:  # a missing attribute makes highdicom raise anything
-        raise ConversionRefused(
-            Reason.CONTRADICTORY, f"highdicom cannot read the segmentation ({type(error).__name__})"
-        ) from error
+        detail = f"highdicom cannot read the segmentation ({type(error).__name__})"
+        raise ConversionRefused(Reason.CONTRADICTORY, detail) from error
     if geometry is None:
         raise ConversionRefused(Reason.BAD_GEOMETRY, "the planes of the segmentation must be evenly spaced")
     return geometry
+
+
+def _grid(header: Dataset, *, trusted: bool) -> VolumeGeometry | None:
+    """Return the even grid of the planes, None if there is none; `trusted`: Spacing Between Slices tells of gaps."""
+    from highdicom.seg import Segmentation  # here: its import takes longer than the conversion of most series
+
+    header = deepcopy(header)
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for measures in (one for group in items(header, keyword) for one in items(group, "PixelMeasuresSequence")):
+            if not (trusted and number(measures, "SpacingBetweenSlices")):
+                measures.pop("SpacingBetweenSlices", None)
+    return Segmentation.from_dataset(header, copy=False).get_volume_geometry(allow_missing_positions=True)
 
 
 def _frame_group(ds: Dataset, index: int, keyword: str) -> Sequence[Dataset]:
@@ -150,9 +160,8 @@ def _segment_number(ds: Dataset, index: int) -> int:
         segment = number(item, "ReferencedSegmentNumber")
         if segment and segment == int(segment) and 0 < segment < 65536:
             return int(segment)
-    raise ConversionRefused(
-        Reason.CONTRADICTORY, f"frame {index + 1} of the segmentation has no (0062,000B) Referenced Segment Number"
-    )
+    detail = f"frame {index + 1} of the segmentation has no (0062,000B) Referenced Segment Number"
+    raise ConversionRefused(Reason.CONTRADICTORY, detail)
 
 
 def _overlap(reader: FrameReader, planes: list[int]) -> bool:
@@ -194,13 +203,12 @@ def _volume(
         plane[...] = stored if value is None else np.where(stored != 0, dtype.type(value), plane)
         sources.append(Source(uid, index + 1, planes[index], 0))
     affine_lps: Float = geometry.affine[:, [2, 1, 0, 3]]
-    single = geometry.spatial_shape[0] == 1
     between_slices, between_rows, between_columns = map(float, geometry.spacing)
     return Volume(
         voxels=voxels,
         affine_lps=affine_lps,
         spacing_mm=(between_columns, between_rows, between_slices),
-        geometry=Geometry.SINGLE if single else Geometry.REGULAR,
+        geometry=Geometry.SINGLE if geometry.spatial_shape[0] == 1 else Geometry.REGULAR,
         kind=Kind.VOLUME,
         stack=stack,
         suffix=suffix,

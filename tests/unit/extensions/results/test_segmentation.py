@@ -163,6 +163,37 @@ def test_slices_of_a_tilted_gantry_have_their_own_positions(tmp_path: Path) -> N
     assert seen == expected
 
 
+@pytest.mark.parametrize("stated", [9.9, 1.0, -4.5, 0.0])
+def test_a_wrong_spacing_between_slices_does_not_count(tmp_path: Path, stated: float) -> None:
+    """The spacing of a result is that of the positions, here 4.5 mm; see PS3.3 C.7.6.2.1.1."""
+    making, volume = prepared(tmp_path, make.ct_series(5, spacing=4.5, SpacingBetweenSlices=stated))
+    mask = labelled(np.asarray(volume.dataobj))
+    nibabel.save(Nifti(mask, volume.affine), making.file)
+    make_segmentation(making)
+    found = dcmread(making.into)
+    [measures] = found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.SpacingBetweenSlices == 4.5
+    of_frames = [item.DerivationImageSequence[0].SourceImageSequence for item in found.PerFrameFunctionalGroupsSequence]
+    assert {len(images) for images in of_frames} == {1}
+    [back] = volumes(read_instance(making.into), 0)
+    assert placed(back.voxels[0].transpose(2, 1, 0), back.affine_lps) == placed(mask, LPS_TO_RAS @ volume.affine)
+
+
+@pytest.mark.parametrize("stated", [9.9, 1.3, -4.5, 0])
+def test_a_segmentation_with_a_wrong_spacing_between_slices_is_read_by_its_positions(
+    tmp_path: Path, stated: float
+) -> None:
+    making, volume = prepared(tmp_path, make.ct_series(5, spacing=4.5))
+    mask = labelled(np.asarray(volume.dataobj))
+    nibabel.save(Nifti(mask, volume.affine), making.file)
+    make_segmentation(making)
+    ds = dcmread(making.into)
+    ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = stated
+    ds.save_as(making.into)
+    [back] = volumes(read_instance(making.into), 0)
+    assert placed(back.voxels[0].transpose(2, 1, 0), back.affine_lps) == placed(mask, LPS_TO_RAS @ volume.affine)
+
+
 def test_a_mask_that_finds_nothing_is_a_result(tmp_path: Path) -> None:
     making, volume = prepared(tmp_path, make.ct_series(3))
     nibabel.save(Nifti(np.zeros(volume.shape[:3], np.uint8), volume.affine), making.file)
