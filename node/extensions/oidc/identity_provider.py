@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import secrets
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -331,7 +330,7 @@ class ProvidedSignIns:
             "code_verifier": verifier,
             "redirect_uri": redirect_uri,
             "next_path": next_path,
-            "exp": int(time.time()) + SIGN_IN_SECONDS,
+            "exp": int(monotonic()) + SIGN_IN_SECONDS,  # this process alone has the key: no step of the clock counts
         }
         return BegunSignIn(url, jwt.encode({"alg": COOKIE_ALGORITHMS[0]}, claims, self._key, COOKIE_ALGORITHMS))
 
@@ -342,7 +341,7 @@ class ProvidedSignIns:
         """
         try:
             claims = jwt.decode(cookie, self._key, COOKIE_ALGORITHMS).claims
-            JWTClaimsRegistry(exp={"essential": True}).validate(claims)
+            JWTClaimsRegistry(now=lambda: int(monotonic()), exp={"essential": True}).validate(claims)
         except (JoseError, ValueError) as error:
             raise SignInFailed("this sign-in took too long, or began in another browser") from error
         del claims["exp"]
