@@ -183,8 +183,9 @@ def test_a_wrong_spacing_between_slices_does_not_count(tmp_path: Path, stated: f
 def test_a_segmentation_with_a_wrong_spacing_between_slices_is_read_by_its_positions(
     tmp_path: Path, stated: float
 ) -> None:
-    making, volume = prepared(tmp_path, make.ct_series(5, spacing=4.5))
+    making, volume = prepared(tmp_path, make.ct_series(7, spacing=4.5))
     mask = labelled(np.asarray(volume.dataobj))
+    mask[:, :, 3] = 0  # has no frame: of the planes 1, 2, 4 and 5, two have twice the spacing
     nibabel.save(Nifti(mask, volume.affine), making.file)
     make_segmentation(making)
     ds = dcmread(making.into)
