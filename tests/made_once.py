@@ -26,6 +26,7 @@ from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace
 from node.index.engine.place import FILE_NAME, backup, exists, upgrade
 from node.index.models import Base
+from tests.compiled_once import compile_once
 from tests.postgresql import Server, programs, shared
 
 IN_POSTGRESQL = os.environ.get("TESTS_INDEX") == "postgresql"
@@ -34,6 +35,7 @@ IN_POSTGRESQL = os.environ.get("TESTS_INDEX") == "postgresql"
 def share_indexes() -> None:
     """Have new indexes of this process, and of those that it forks, begin as a copy of one that was migrated."""
     database.upgrade = _copy_or_upgrade  # type: ignore[attr-defined]
+    compile_once()
     if IN_POSTGRESQL:
         _put_into_postgresql()
 
