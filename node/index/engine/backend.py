@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from node.acknowledged import Acknowledged
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.engine.sqlite_file import FILE_NAME
 from node.registry import index_server
 
 
@@ -87,6 +86,8 @@ class ServerPlace:
     def __str__(self) -> str:
         return self.url
 
+
+FILE_NAME = "index.sqlite"
 
 Place = Path | ServerPlace
 """Where an index is: a file of SQLite, or a database of PostgreSQL."""

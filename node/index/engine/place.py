@@ -21,6 +21,7 @@ from sqlalchemy.types import TypeEngine
 from node.index.engine.about import about
 from node.index.engine.about_keys import OLDEST_SCHEMA, REVISION
 from node.index.engine.backend import (
+    FILE_NAME,
     REMEDY,
     Backend,
     BeingMigrated,
@@ -32,7 +33,6 @@ from node.index.engine.backend import (
     place_of,
     reason_of,
 )
-from node.index.engine.sqlite_file import FILE_NAME
 from node.index.engine.views import drop_views, make_views
 from node.index.models import Base
 

@@ -40,8 +40,6 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType, TypeDecorator, TypeEngine
 
-from node.index.engine.view_rows import literal, pattern_of
-
 Value = TypeVar("Value")
 
 
@@ -84,37 +82,6 @@ class Position(Word[int]):
     inherit_cache = True
     in_sqlite = "instr({0}, {1})"
     in_postgresql = "strpos({0}, {1})"
-
-
-def contains(column: Any, part: str) -> ColumnElement[bool]:
-    """Return the condition that a text contains another; ASCII letters match in either case, others in their own."""
-    return _Like(column, _pattern(f"%{literal(part)}%"))
-
-
-def contains_words(column: Any, words: Collection[str]) -> ColumnElement[bool]:
-    """Return the condition that a text contains words with one character between them; letters as by `contains`."""
-    return _Like(column, _pattern(pattern_of(words)))
-
-
-def starts_with(column: Any, start: str) -> ColumnElement[bool]:
-    """Return the condition that a text starts with another; letters match as by `contains`."""
-    return _Like(column, _pattern(f"{literal(start)}%"))
-
-
-class _Like(Condition):
-    """LIKE of SQLite, which ignores the case of ASCII letters; the pattern has none of A to Z.
-
-    lower() of PostgreSQL changes these letters alone under the collation "C". ILIKE would change the pattern for each
-    row.
-    """
-
-    inherit_cache = True
-    in_sqlite = "({0} LIKE {1} ESCAPE '/')"
-    in_postgresql = "(lower({0} COLLATE \"C\") LIKE {1} ESCAPE '/')"
-
-
-def _pattern(pattern: str) -> BindParameter[str]:
-    return bindparam(None, pattern, type_=String)
 
 
 def matches(column: Any, pattern: str) -> ColumnElement[bool]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from time import thread_time
 from typing import Any
 
-FILE_NAME = "index.sqlite"
 BUSY_SECONDS = 5.0
 
 
