@@ -49,6 +49,14 @@ from tests.rows import view_rows
 SETTLE_SECONDS = 300.0
 FAULTS = ("away", "cut", "error", "slow")
 HELD = "held"
+UNSETTLED = """
+SELECT series_instance_uid AS what FROM series WHERE state IN ('receiving', 'converting')
+UNION ALL SELECT key FROM images WHERE place IS NOT 'store'
+UNION ALL SELECT key FROM revision_files WHERE place IS NOT 'store'
+UNION ALL SELECT key FROM object_removals
+"""
+"""What waits, of one moment: a conversion that ends leaves files to upload, and its series waits no more."""
+
 ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -222,10 +230,7 @@ class Faults:
         deadline = time.monotonic() + SETTLE_SECONDS
         left: list[object] = []
         while time.monotonic() < deadline:
-            left = view_rows(root, "SELECT key FROM images WHERE place IS NOT 'store'")
-            left += view_rows(root, "SELECT key FROM revision_files WHERE place IS NOT 'store'")
-            left += view_rows(root, "SELECT key FROM object_removals")
-            left += view_rows(root, "SELECT series_instance_uid FROM series WHERE state IN ('receiving', 'converting')")
+            left = view_rows(root, UNSETTLED)
             if not left:
                 return
             time.sleep(0.2)
