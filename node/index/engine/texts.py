@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, String, bindparam
+from sqlalchemy import ColumnElement, String, bindparam
 
 from node.index.engine.sql import Condition
 from node.index.engine.view_rows import literal, pattern_of
@@ -13,17 +13,17 @@ from node.index.engine.view_rows import literal, pattern_of
 
 def contains(column: Any, part: str) -> ColumnElement[bool]:
     """Return the condition that a text contains another; ASCII letters match in either case, others in their own."""
-    return _Like(column, _pattern(f"%{literal(part)}%"))
+    return _Like(column, f"%{literal(part)}%")
 
 
 def contains_words(column: Any, words: Collection[str]) -> ColumnElement[bool]:
     """Return the condition that a text contains words with one character between them; letters as by `contains`."""
-    return _Like(column, _pattern(pattern_of(words)))
+    return _Like(column, pattern_of(words))
 
 
 def starts_with(column: Any, start: str) -> ColumnElement[bool]:
     """Return the condition that a text starts with another; letters match as by `contains`."""
-    return _Like(column, _pattern(f"{literal(start)}%"))
+    return _Like(column, f"{literal(start)}%")
 
 
 class _Like(Condition):
@@ -37,6 +37,5 @@ class _Like(Condition):
     in_sqlite = "({0} LIKE {1} ESCAPE '/')"
     in_postgresql = "(lower({0} COLLATE \"C\") LIKE {1} ESCAPE '/')"
 
-
-def _pattern(pattern: str) -> BindParameter[str]:
-    return bindparam(None, pattern, type_=String)
+    def __init__(self, column: Any, pattern: str) -> None:
+        super().__init__(column, bindparam(None, pattern, type_=String))
