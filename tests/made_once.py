@@ -8,6 +8,7 @@ With ``TESTS_INDEX=postgresql``, the indexes of tests are databases of a Postgre
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -21,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from node.children.decoder import Decoder
 from node.index.database import index as database
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace
@@ -38,6 +40,17 @@ def share_indexes() -> None:
     compile_once()
     if IN_POSTGRESQL:
         _put_into_postgresql()
+
+
+@cache
+def decoder() -> Decoder:
+    """That of all nodes in this process: a child takes most of a second of a processor until it has loaded its codecs.
+
+    What tests have decoded is in files of their own, and refusals are remembered for each file.
+    """
+    shared = Decoder()
+    atexit.register(shared.close)
+    return shared
 
 
 @cache

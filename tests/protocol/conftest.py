@@ -30,7 +30,6 @@ from node.archive.filesystem import Archive
 from node.association.client.association import Address
 from node.association.listener import Listener
 from node.audit.audit_log import Audit
-from node.children.decoder import Decoder
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
 from node.index.engine.place import FILE_NAME
@@ -39,6 +38,7 @@ from node.receive.ingest import Announced, Incoming, Ingest, Origin
 from node.receive.refusals import Rejections
 from node.settings.model import Acknowledge, Dicom, ExtensionsSettings, Peer, Settings
 from tests.ingest import opened_ingest
+from tests.made_once import decoder
 from tests.rows import view_rows
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -176,10 +176,8 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         rejections.start()
         opened.callback(rejections.stop)
         try:
-            decoder = Decoder()
-            opened.callback(decoder.close)
             taken = ingest(real) if ingest else real
-            listener = Listener(settings, taken, metrics, decoder, rejections.record, audit)
+            listener = Listener(settings, taken, metrics, decoder(), rejections.record, audit)
             running = Running(listener, real, metrics, root)
             running.host, running.port = listener.start()
         except BaseException:

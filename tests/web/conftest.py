@@ -18,7 +18,6 @@ import pytest
 from fastapi.routing import APIRoute
 from pydicom import Dataset, FileDataset, dcmwrite
 
-from node.children.decoder import Decoder
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.index.nouns.accounts import Role
@@ -32,6 +31,7 @@ from node.web.server import WebServer
 from node.web.services import Services
 from tests import make
 from tests.ingest import indexed
+from tests.made_once import decoder
 
 PASSWORD = "correct horse battery"
 DEADLINE_SECONDS = 20.0
@@ -108,7 +108,6 @@ class Site:
         for client in self.clients:
             client.close()
         self.server.stop(5)
-        self.services.decoder.close()
         self.store.close()
 
 
@@ -140,7 +139,7 @@ def open_site(
         store.metrics,
         store.audit,
         store.actions.by_name,
-        Decoder(),
+        decoder(),
         store.results,
     )
     server = WebServer(settings.web, application(services))

@@ -13,6 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, generate_uid
 
+from node.children.decoder import NotDecoded
 from node.volume.read.transfer_syntaxes import ENCODERS
 from tests import make
 from tests.web.conftest import Site, open_site
@@ -129,15 +130,21 @@ def test_who_does_not_ask_gets_what_is_there_and_who_asks_the_best_that_can_be_h
     assert f"Content-Type: {JPEG_LS}".encode() in answer.content
 
 
-def test_what_was_made_is_sent_again_without_another_look_at_the_pixels(site: Site) -> None:
+def test_what_was_made_is_sent_again_without_another_look_at_the_pixels(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ds = signed_ct()
     site.take(ds)
     first = get(site, ds, "image/jls"), get(site, ds, "image/png", "rendered")
-    site.services.decoder.close()
+
+    def run(*_: object, **__: object) -> bytes:
+        raise NotDecoded("nothing is made any more")
+
+    monkeypatch.setattr(site.services.decoder, "run", run)
     again = get(site, ds, "image/jls"), get(site, ds, "image/png", "rendered")
     assert [answer.content for answer in again] == [answer.content for answer in first]
     assert len(kept(site)) == 2
-    assert get(site, ds, "image/jpeg", "rendered").status_code == 406  # nothing is made any more
+    assert get(site, ds, "image/jpeg", "rendered").status_code == 406
 
 
 def test_a_frame_is_sent_in_byte_ranges(site: Site) -> None:

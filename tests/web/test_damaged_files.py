@@ -111,14 +111,14 @@ def test_a_file_that_cannot_be_read_now_is_not_damaged(
 
 
 @pytest.mark.slow
-def test_a_picture_beyond_its_budget_is_refused_with_the_reason(site: Site) -> None:
+def test_a_picture_beyond_its_budget_is_refused_with_the_reason(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     [ds] = make.ct_series(1)
     ds.file_meta.TransferSyntaxUID = RLELossless
     item = b"\xfe\xff\x00\xe0\x02\x00\x00\x00\x00\x00"
     ds.PixelData = item[:4] + bytes(4) + item * 2_000_000 + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
     ds["PixelData"].is_undefined_length = True
     site.take(ds)
-    site.services.decoder._frame_cpu_seconds = 1
+    monkeypatch.setattr(site.services.decoder, "_frame_cpu_seconds", 1)
     path = f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
     for _ in range(3):
         answer = site.client().get(f"{path}/rendered", headers={"Accept": "image/png"})
