@@ -11,6 +11,7 @@ from node.hookspecs import (
     Extension,
     Found,
     MenuEntry,
+    OpenedRoot,
     Parts,
     Port,
     Router,
@@ -94,6 +95,7 @@ class _Worklist(Extension):
         from node.dicom.worklist import read_worklist_query
         from node.extensions.worklist.mllp import MllpListener
         from node.extensions.worklist.modality_worklist import Worklist
+        from node.extensions.worklist.patients import PatientChanges
         from node.extensions.worklist.performed_steps import StepService, serve_n_create, serve_n_set
 
         settings = _settings(node.settings)
@@ -102,7 +104,12 @@ class _Worklist(Extension):
         steps = StepService(index.performed_steps, ae_title, node.audit, now)
         listeners = {}
         if settings.hl7_port is not None:
-            listeners["hl7"] = MllpListener(settings, ae_title, index.scheduled_steps, node.metrics, node.audit, now)
+            patients = None
+            if node.audit is not None and "identity" not in node.settings.extensions.disabled:
+                patients = PatientChanges(OpenedRoot(node.settings, node.ingest, node.audit))
+            listeners["hl7"] = MllpListener(
+                settings, ae_title, index.scheduled_steps, node.metrics, node.audit, now, patients
+            )
 
         def find(identifier: Dataset, maximum: int, stop: Callable[[], bool]) -> Found:
             query = read_worklist_query(identifier)

@@ -122,7 +122,7 @@ def orders_of(message: Message, stations: Mapping[str, str]) -> list[Order]:
     header = message.named("MSH")
     kind = tuple(message.value(header, 8, part) for part in (1, 2))  # MSH-9: MSH-1 is the delimiter itself
     if kind not in (("ORM", "O01"), ("OMI", "O23")):
-        raise MessageRefused("AR", "only ORM^O01 and OMI^O23 are accepted")
+        raise MessageRefused("AR", "only ORM^O01, OMI^O23, ADT^A37 and ADT^A40 are accepted")
     found = [order for group in _groups(message) for order in _orders(message, group, stations)]
     if not found:
         raise MessageRefused("AE", "the message has no ORC and OBR segments")
@@ -191,11 +191,11 @@ def _step(
     step_id = value(step, 4) or value(request, 20) or _short(number)
     fields = {
         "patient_id": value(patient, 3),
-        "patient_name": _name(message, patient, 5, first=1),
+        "patient_name": name_of(message, patient, 5, first=1),
         "patient_birth_date": value(patient, 7)[:8],
         "patient_sex": value(patient, 8).upper(),
         "accession_number": value(step, 1) or value(request, 18),
-        "referring_physician_name": _name(message, message.named("PV1"), 8, first=2),
+        "referring_physician_name": name_of(message, message.named("PV1"), 8, first=2),
         "study_instance_uid": value(step, 3) or value(message.named("ZDS"), 1) or _uid(number),
         "requested_procedure_id": value(step, 2) or value(request, 19) or _short(number),
         "requested_procedure_description": value(request, 4, 2)[:64],
@@ -225,7 +225,7 @@ def _start(message: Message, group: _Group, request: tuple[str, ...]) -> tuple[s
     return (moment[1], moment[2] or "") if moment else ("", "")
 
 
-def _name(message: Message, segment: tuple[str, ...], field: int, *, first: int) -> str:
+def name_of(message: Message, segment: tuple[str, ...], field: int, *, first: int) -> str:
     """Return a name as a PN: family, given, middle, prefix, suffix (PS3.5 6.2.1); XPN and XCN have the suffix first."""
     family, given, middle, suffix, prefix = (message.value(segment, field, first + part) for part in range(5))
     return "^".join(

@@ -23,6 +23,7 @@ from node.background import SupervisedThread
 from node.budget import Budget, Claim, Limits, Stage
 from node.errors import OutOfResources, UsageError
 from node.extensions.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
+from node.extensions.worklist.patients import PatientChanges, changes_of
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.scheduled_steps import ScheduledStepRepository
 from node.logs import LinesOfAddresses
@@ -60,7 +61,7 @@ def hl7_tls_context(settings: WorklistSettings) -> ssl.SSLContext | None:
 
 
 class MllpListener:
-    """Accepts order messages from the addresses of [worklist] hl7_networks.
+    """Accepts messages from the addresses of [worklist] hl7_networks; those about patients only with `patients`.
 
     Raises UsageError if TLS is not configured correctly or, when started, the address cannot be bound.
     """
@@ -73,8 +74,10 @@ class MllpListener:
         metrics: Metrics,
         audit: Audit | None = None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        patients: PatientChanges | None = None,
     ) -> None:
         self._settings, self._ae_title, self._steps, self._audit, self._now = settings, ae_title, steps, audit, now
+        self._patients = patients
         self._context = hl7_tls_context(settings)
         self._stopping = threading.Event()
         maximum, of_address = settings.hl7_maximum_connections, settings.hl7_maximum_connections_per_address
@@ -160,8 +163,12 @@ class MllpListener:
         orders: list[Order] = []
         try:
             message = parse(data)
-            orders = orders_of(message, self._settings.hl7_station_by_modality)
-            self._steps.apply_orders({order.key: order.step for order in orders}, self._now())
+            changes = changes_of(message) if self._patients is not None else None
+            if self._patients is not None and changes is not None:
+                reason = ", ".join(self._patients.make(change, f"HL7 {host}") for change in changes)
+            else:
+                orders = orders_of(message, self._settings.hl7_station_by_modality)
+                self._steps.apply_orders({order.key: order.step for order in orders}, self._now())
         except MessageRefused as refused:
             verdict, reason = refused.code, str(refused)
         except OutOfResources:

@@ -1,0 +1,104 @@
+"""Patients that an HL7 v2 message merges (ADT^A40) or takes apart (ADT^A37), HL7 v2.5.1 3.3.37 and 3.3.40."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from node.dicom.attributes import date_of
+from node.errors import UsageError
+from node.extensions.identity.actions import actions
+from node.extensions.identity.persons import Person, PersonRepository
+from node.extensions.worklist.hl7 import Message, MessageRefused, name_of
+from node.hookspecs import Action
+from node.hookspecs import OpenedRoot as Root
+
+MERGE, UNLINK = ("ADT", "A40"), ("ADT", "A37")
+
+LEFT, MERGED, SEPARATED = "nothing to change", "merged", "separated"
+
+
+@dataclass(frozen=True, slots=True)
+class PatientChange:
+    """Two patients: `one` is merged into `other`, or the two are taken apart."""
+
+    is_merge: bool
+    one: Person
+    other: Person
+
+
+def changes_of(message: Message) -> list[PatientChange] | None:
+    """Return what a message about patients asks for; None if it is of another type. Raises MessageRefused."""
+    header = message.named("MSH")
+    kind = tuple(message.value(header, 8, part) for part in (1, 2))
+    if kind not in (MERGE, UNLINK):
+        return None
+    found: list[PatientChange] = []
+    last: Person | None = None
+    for segment in message.segments:
+        if segment[0] == "PID":
+            person = Person(
+                message.value(segment, 3),
+                message.value(segment, 3, 4),
+                name_of(message, segment, 5, first=1)[:324],
+                date_of(message.value(segment, 7)[:8]),
+                message.value(segment, 8).upper()[:16],
+            )
+            if kind == UNLINK and last is not None:
+                found.append(PatientChange(False, last, person))
+            last = person
+        elif segment[0] == "MRG" and kind == MERGE and last is not None:
+            prior = Person(message.value(segment, 1), message.value(segment, 1, 4), "", None, "")
+            found.append(PatientChange(True, prior, last))
+    if not found:
+        raise MessageRefused("AE", "ADT^A40 needs PID and MRG segments, ADT^A37 two PID segments")
+    for one in (person for change in found for person in (change.one, change.other)):
+        if not one.patient_id or len(one.patient_id) > 64 or len(one.issuer) > 64:
+            raise MessageRefused("AE", "PID-3 and MRG-1 must have a Patient ID and an issuer of up to 64 characters")
+    return found
+
+
+class PatientChanges:
+    """Carries out what messages ask for, with the actions and the audit lines of commands and pages."""
+
+    def __init__(self, root: Root) -> None:
+        self._persons = root.ingest.index.repository(PersonRepository)
+        self._actions: Mapping[str, Action] = actions(root.ingest, root.audit)
+
+    def make(self, change: PatientChange, who: str) -> str:
+        """Merge or separate two patients, and return what was done; a repetition changes nothing.
+
+        Raises MessageRefused if people share one of the Patient IDs: a person decides whom the message means.
+        """
+        one, other = self._who(change.one), self._who(change.other)
+        try:
+            if change.is_merge:
+                return self._merge(one, other, change.other, who)
+            for patient, into in ((one, other), (other, one)):
+                if patient is not None and into is not None and self._merged_into(patient) == into:
+                    self._actions["separate-patient"](patient=patient, who=who)
+                    return SEPARATED
+        except UsageError as error:
+            raise MessageRefused("AE", str(error)) from error
+        return LEFT
+
+    def _merge(self, source: int | None, target: int | None, remaining: Person, who: str) -> str:
+        if source is None or source == target:
+            return LEFT  # of whom there is no study
+        if target is None:
+            target = self._persons.add(remaining)
+        target = self._merged_into(target) or target
+        if target in (source, self._merged_into(source)):
+            return LEFT
+        self._actions["merge-patients"](source=source, target=target, who=who)
+        return MERGED
+
+    def _merged_into(self, patient: int) -> int | None:
+        row = self._persons.shown(patient, 0)
+        return None if row is None else row["merged_into"]
+
+    def _who(self, person: Person) -> int | None:
+        found = self._persons.with_id(person.patient_id, person.issuer)
+        if len(found) > 1:
+            raise MessageRefused("AE", "people share this Patient ID: decide on the page Problems, Conflicts")
+        return found[0] if found else None
