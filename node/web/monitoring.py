@@ -19,7 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from node.archive.proof import last_proof
-from node.errors import VoxelnodeError
+from node.errors import type_and_location
 from node.index.engine.about_keys import RETENTION
 from node.index.models import SERIES_STATES
 from node.index.nouns.retention_state import retention_state
@@ -88,16 +88,15 @@ async def _answered(
         return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(threads, look), seconds)
     except TimeoutError:
         return _content({"index": f"no answer within {seconds:g} s"})
+    except Exception as error:  # of ours, of SQLAlchemy or of a driver, whose texts may quote rows and addresses
+        return _content({"index": f"cannot be read: {type_and_location(error)}"})
 
 
 def _noted(node: Services) -> dict[str, Any]:
-    try:
-        waits_for = retention_state(node.index.about.get(RETENTION)).waits_for
-        with node.index.reading(wait=False) as index:
-            problems = index.hosts.problems()
-        return {"lost_instances": node.index.lost.count(), "retention_waits": waits_for, **problems}
-    except VoxelnodeError:  # the index does not answer, which is another reason
-        return {}
+    waits_for = retention_state(node.index.about.get(RETENTION)).waits_for
+    with node.index.reading(wait=False) as index:
+        problems = index.hosts.problems()
+    return {"lost_instances": node.index.lost.count(), "retention_waits": waits_for, **problems}
 
 
 def _content(reasons: dict[str, str], **more: Any) -> dict[str, Any]:
