@@ -33,7 +33,7 @@ PROGRAMS = (
 NOT_RUN = {
     r"voxelnode (init|serve|config check|doctor)\b": "tests/acceptance/test_cli_serve.py, test_commands.py",
     r"voxelnode ready: ": "output",
-    r"voxelnode .*\b(NAME|ID|NUMBER|UID)\b": "how it is used: capitals stand for values",
+    r"voxelnode .*\b(FROM|NAME|ID|NUMBER|PATIENT|UID)\b": "how it is used: capitals stand for values",
     r"voxelnode account add (anna|nightly)": "asks for a password; tests/acceptance/test_cli_account.py",
     r"voxelnode account token": "needs that account; tests/acceptance/test_cli_account.py",
     r"voxelnode (fsck|serve) (.* )?--root /restored": "needs a backup; tests/acceptance has restores",

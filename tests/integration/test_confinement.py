@@ -29,7 +29,13 @@ MEMORY_BYTES = 2_000_000_000
 
 
 @pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
+def others() -> set[int | None]:
+    """Children of tests that ran in this process before."""
+    return {child.pid for child in multiprocessing.active_children()}
+
+
+@pytest.fixture(scope="module")
+def decoder(others: set[int | None]) -> Iterator[Decoder]:
     with closing(Decoder(memory_bytes=MEMORY_BYTES)) as decoder:
         yield decoder
 
@@ -174,10 +180,12 @@ def process(given: Path) -> bytes:
     return b"%d" % os.getpid()
 
 
-def test_each_file_has_a_process_of_its_own(decoder: Decoder, given: Path, tmp_path: Path) -> None:
+def test_each_file_has_a_process_of_its_own(
+    decoder: Decoder, others: set[int | None], given: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "neighbour"
     first, again = (decoder.run(process, given) for _ in range(2))
-    descriptor = os.pidfd_open(known_outside_as(keeper(), int(first)))
+    descriptor = os.pidfd_open(known_outside_as(keeper(others), int(first)))
     another, back = (decoder.run(process, path) for path in (other, given))
     assert first == again
     assert len({first, another, back}) == 3
@@ -202,23 +210,23 @@ def forge(given: Path, kind: bytes) -> bytes:
     return b"own"
 
 
-def keeper() -> int:
-    """Return the number of the process that forks those of the only decoder."""
-    [only] = multiprocessing.active_children()
-    assert only.pid is not None
-    return only.pid
+def keeper(others: set[int | None]) -> int:
+    """Return the number of the process that forks those of the decoder of this module."""
+    [own] = (child.pid for child in multiprocessing.active_children() if child.pid not in others)
+    assert own is not None
+    return own
 
 
 @pytest.mark.parametrize("end", [crash, exit_quietly])
 def test_the_end_of_such_a_process_is_told_and_costs_no_start(
-    decoder: Decoder, given: Path, end: Callable[[Path], bytes]
+    decoder: Decoder, others: set[int | None], given: Path, end: Callable[[Path], bytes]
 ) -> None:
     decoder.run(process, given.parent / "neighbour")
-    before = keeper()
+    before = keeper(others)
     with pytest.raises(NotDecoded, match="crashed"):
         decoder.run(end, given)
     decoder.run(process, given.parent / "neighbour")
-    assert keeper() == before
+    assert keeper(others) == before
 
 
 @pytest.mark.parametrize("kind", [b"a", b"d"])

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -423,8 +424,8 @@ def test_a_child_that_the_kernel_kills_is_told_as_such(job: ConversionJob) -> No
             waiting = dataclasses.replace(job, instances=(("1.2", fifo),))
             running = thread.submit(converters.run, waiting, LIMITS, threading.Event())
             with fifo.open("wb"):  # returns when the child reads
-                [child] = multiprocessing.active_children()
-                child.kill()
+                [child] = children()
+                os.kill(child, signal.SIGKILL)
                 with pytest.raises(ConverterDied, match="killed by SIGKILL"):
                     running.result(60)
         finally:

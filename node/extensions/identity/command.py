@@ -75,9 +75,10 @@ def separate(
     *,
     root: ChangedRoot,
 ) -> Answer:
-    """Undo the merge of a patient, or keep two people apart who share a Patient ID, by an issuer for one of them.
+    """Undo the merge of a patient, or keep two people apart.
 
-    The studies whose files name this person are this patient's again.
+    The studies whose files name this person are this patient's again. Two people who share a Patient ID are told apart
+    by an issuer for one of them.
     """
     with root.reading() as index:
         number = _number(index, patient)
