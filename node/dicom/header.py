@@ -82,8 +82,11 @@ class Head:
     is_cut: bool = False
 
 
-ReadHead = Callable[[], Head]
-"""Reads a head when it is needed: those of many large instances are not in memory at the same time."""
+ReadHead = Callable[[], Head | None]
+"""Reads a head when it is needed: those of many large instances are not in memory at the same time.
+
+None: what it is read from is gone.
+"""
 
 
 @dataclass(frozen=True, slots=True)

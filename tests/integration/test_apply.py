@@ -226,6 +226,32 @@ def test_the_moved_part_of_a_large_instance_is_moved_again_where_a_power_cut_und
     started().require(ds)
 
 
+def test_a_file_that_somebody_removes_while_its_row_is_written_holds_up_nothing(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, other = large_instance(), make.ct_series(1)[0]
+    parts = started()
+    keep_part = parts.archive.keep_part
+
+    def removed(key: str) -> bool:
+        kept = keep_part(key)
+        parts.archive.path(key).unlink()
+        return kept
+
+    monkeypatch.setattr(parts.archive, "keep_part", removed)
+    parts.receive(gone)
+    parts.receive(other)
+    parts.applier.step()
+    assert {row["sop_instance_uid"] for row in parts.rows()} == {str(gone.SOPInstanceUID), str(other.SOPInstanceUID)}
+    documents = parts.rows("SELECT sop_instance_uid FROM images JOIN image_documents ON image_id = images.id")
+    assert [row["sop_instance_uid"] for row in documents] == [str(other.SOPInstanceUID)]
+    monkeypatch.undo()
+    parts.receive(gone)  # its sender has it still
+    parts.applier.step()
+    parts.require(gone, other)
+    assert len(parts.rows("SELECT 1 FROM image_documents")) == 2
+
+
 def test_a_deleted_instance_does_not_come_back_from_the_journal(started: Started) -> None:
     first, second = make.ct_series(1)[0], make.ct_series(1)[0]
     parts = started()

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, Connection, bindparam, func, select, update
+from sqlalchemy import JSON, Connection, bindparam, delete, func, select, update
 
 from node.dicom.documents import Base, Document, differences, document_of, effective
 from node.dicom.header import Head, ReadHead, read_elements
@@ -45,7 +45,8 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=
 def write_documents(connection: Connection, current: Mapping[str, tuple[int, ReadHead | None]]) -> None:
     """Write the documents of instances that have their rows.
 
-    `current`: series, and what returns the head, by SOP Instance UID; without that, an instance gets no document.
+    `current`: series, and what returns the head, by SOP Instance UID; without that, or once the file is gone, an
+    instance gets no document.
     """
     known = {uid: (series, read) for uid, (series, read) in current.items() if read is not None}
     if not known:
@@ -53,15 +54,19 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Rea
     ids = dict(_FIND_IDS.execute(connection, {"uids": list(known)}))
     found = _bases(connection, {series for series, _ in known.values()})
     for series, read in known.values():
-        if series not in found:
-            found |= _new_base(connection, series, read(), ids.values())
+        if series not in found and (head := read()) is not None:
+            found |= _new_base(connection, series, head, ids.values())
     rows = []
     varying: dict[int, set[str]] = {}
+    without: dict[int, int] = {}
     for uid, (series, read) in known.items():
         if uid not in ids:  # the database has changed a character of it
             continue
+        if series not in found or (head := read()) is None:
+            without[ids[uid]] = series
+            continue
         base, of_series = found[series]
-        own = base.own(read())
+        own = base.own(head)
         rows.append({"image_id": ids[uid], "document": _ENCODE(own)})
         if not own.keys() <= of_series:
             of_series |= own.keys()
@@ -69,6 +74,10 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Rea
     _WRITE_OWN.execute_each(connection, rows)
     for series, names in sorted(varying.items()):
         _set_varying(connection, series, names)
+    if without:
+        connection.execute(delete(ImageDocumentRow).where(listed_in(ImageDocumentRow.image_id, sorted(without))))
+        partial = listed_in(SeriesDocumentRow.series_id, sorted(set(without.values())))
+        connection.execute(update(SeriesDocumentRow).where(partial).values(is_partial=True))
 
 
 WINDOW = 20_000
