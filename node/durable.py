@@ -10,6 +10,9 @@ from pathlib import Path
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""Errors of a file system without hard links, such as some of FUSE."""
+
 NO_ROOM = DISK_FULL | {errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Errors that end once resources are free again; after any other error, the disk cannot be trusted."""
 

@@ -12,10 +12,9 @@ from node.association.client.send import send_files
 from node.failpoints import VARIABLE
 from tests import make
 from tests.acceptance.served import Served, until
-from tests.interop.conftest import free_port
 from tests.peers import Pacs
 from tests.preloaded import FIRST_WAIT, run
-from tests.programs import needs
+from tests.programs import free_port, needs
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -39,7 +39,8 @@ from node.extensions.peers import find  # noqa: E402
 from node.extensions.peers.asking import reported_of  # noqa: E402
 from node.receive.dicom_files import SkippedFile, find_instances  # noqa: E402
 from node.writers.options import WriteOptions  # noqa: E402
-from tests.interop.conftest import free_port, orthanc_beside  # noqa: E402
+from tests.interop.conftest import orthanc_beside  # noqa: E402
+from tests.programs import free_port  # noqa: E402
 
 OPTIONS = WriteOptions(formats=("nifti",), compress=False, thumbnails=False)
 

@@ -35,9 +35,9 @@ from pydicom.uid import generate_uid
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.benchmarks.receive import STORESCU, Load, free_port, running, storescp, voxelnode  # noqa: E402
+from tests.benchmarks.receive import STORESCU, Load, running, storescp, voxelnode  # noqa: E402
 from tests.make import instance  # noqa: E402
-from tests.programs import SYSTEM_PATH  # noqa: E402
+from tests.programs import SYSTEM_PATH, free_port  # noqa: E402
 
 LOADS = {
     "ct": (Load("ct", 400, 512, 1, "1"), 1),

@@ -34,8 +34,9 @@ sys.path.insert(0, str(ROOT))
 
 from node.volume.read.transfer_syntaxes import ENCODERS  # noqa: E402
 from tests.benchmarks import processor  # noqa: E402
-from tests.benchmarks.receive import free_port, node, running, send  # noqa: E402
+from tests.benchmarks.receive import node, running, send  # noqa: E402
 from tests.conftest import corpus_folder  # noqa: E402
+from tests.programs import free_port  # noqa: E402
 
 CONNECTIONS = 6
 LINE_BYTES = 100e6 / 8

@@ -56,7 +56,7 @@ from node.index.engine.place import upgrade  # noqa: E402
 from tests.benchmarks import processor  # noqa: E402
 from tests.make import instance  # noqa: E402
 from tests.postgresql import start  # noqa: E402
-from tests.programs import SYSTEM_PATH  # noqa: E402
+from tests.programs import SYSTEM_PATH, free_port  # noqa: E402
 from tests.protocol.conftest import associate_rq  # noqa: E402
 
 # pynetdicom has programs of the same names, which a virtual environment puts first.
@@ -159,11 +159,6 @@ def send(folders: Sequence[Path], ports: Sequence[int], nodelay: str) -> float:
     if any(codes):
         raise SystemExit(f"storescu ended with {codes}")
     return time.perf_counter() - began
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -38,11 +38,11 @@ from node.failpoints import VARIABLE as FAILPOINT
 from node.settings.model import Settings, Storage
 from tests.crash.harness import report
 from tests.crash.routes import Node, send_all
-from tests.interop.conftest import free_port
 from tests.lying_store import FLIPS, FLIPS_ONCE, ON_WRITING, Lying, lying_store
 from tests.make import instance, set_pixels
 from tests.object_store import ObjectStore, object_store
 from tests.preloaded import FIRST_WAIT, STAYS
+from tests.programs import free_port
 from tests.protocol.conftest import data_set_bytes
 from tests.rows import view_rows
 

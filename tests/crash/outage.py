@@ -33,7 +33,7 @@ from tests.crash.routes import (
     send_all,
     waiting_at,
 )
-from tests.interop.conftest import free_port
+from tests.programs import free_port
 from tests.rows import view_rows
 
 PARTS = 12

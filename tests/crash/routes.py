@@ -36,9 +36,9 @@ from tests.acceptance.served import READY
 from tests.benchmarks.forward import worked_seconds
 from tests.crash.harness import report
 from tests.crash.small_disk import fill, mount_small
-from tests.interop.conftest import free_port
 from tests.make import instance, set_pixels
 from tests.preloaded import FIRST_WAIT, Process
+from tests.programs import free_port
 from tests.protocol.conftest import data_set_bytes
 from tests.rows import view_rows
 

@@ -39,11 +39,6 @@ def run(*command: str, ok: bool = True, folder: Path | None = None, **environmen
     return told
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def is_answered(port: int) -> bool:
     """Whether something listens there."""
     try:
@@ -138,7 +133,8 @@ def orthanc_beside(folder: Path, http_port: int, dicom_port: int, node_port: int
         subprocess.Popen([program, str(config)], stdout=log, stderr=log) as process,
     ):
         try:
-            until(lambda: is_answered(http_port) and is_answered(dicom_port), 30)
+            until(lambda: process.poll() is not None or (is_answered(http_port) and is_answered(dicom_port)), 60)
+            assert process.poll() is None, Path(log.name).read_text()
             yield Orthanc(http_port, dicom_port)
         finally:
             process.terminate()

@@ -11,9 +11,9 @@ import pytest
 from pydicom import FileDataset
 
 from tests.acceptance.served import Served
-from tests.interop.conftest import NODE_MODULES, STUDY, free_port, run, served, stored
+from tests.interop.conftest import NODE_MODULES, STUDY, run, served, stored
 from tests.make import ct_series
-from tests.programs import needs
+from tests.programs import free_port, needs
 
 pytestmark = pytest.mark.peer
 

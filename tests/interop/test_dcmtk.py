@@ -10,9 +10,9 @@ from pydicom import FileDataset, dcmread
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
 from tests.acceptance.served import Served
-from tests.interop.conftest import STUDY, free_port, run, served, stored
+from tests.interop.conftest import STUDY, run, served, stored
 from tests.make import rgb_capture
-from tests.programs import needs
+from tests.programs import free_port, needs
 from tests.protocol.conftest import after_file_meta, data_set_bytes
 
 pytestmark = pytest.mark.peer

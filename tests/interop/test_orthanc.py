@@ -13,7 +13,6 @@ from tests.acceptance.served import Served
 from tests.interop.conftest import (
     STUDY,
     Orthanc,
-    free_port,
     orthanc_beside,
     run,
     served,
@@ -21,7 +20,7 @@ from tests.interop.conftest import (
     until,
 )
 from tests.make import ct_series
-from tests.programs import needs
+from tests.programs import free_port, needs
 
 pytestmark = pytest.mark.peer
 

@@ -11,9 +11,9 @@ import pytest
 
 from node.association.client.association import Address
 from node.association.client.send import send_files
-from tests.interop.conftest import free_port, is_answered, orthanc_beside, served, until
+from tests.interop.conftest import is_answered, orthanc_beside, served, until
 from tests.make import ct_series
-from tests.programs import needs
+from tests.programs import free_port, needs
 
 
 @contextmanager

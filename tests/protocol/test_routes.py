@@ -30,9 +30,9 @@ from node.routing.worker import RouteWorker
 from node.settings.model import Destination, Dicom, Peer, Route, Settings
 from tests import make
 from tests.ingest import indexed
-from tests.interop.conftest import free_port
 from tests.object_store import object_store
 from tests.peers import Pacs, Proxy, Stow
+from tests.programs import free_port
 from tests.protocol.conftest import Running, data_set_bytes, until
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows, write_rows

@@ -24,8 +24,8 @@ from node.index.database.work_loop import RequestLoop
 from node.index.nouns.accounts import Role
 from node.index.work.payloads import Counts
 from tests import make
-from tests.interop.conftest import free_port, is_answered
-from tests.programs import needs
+from tests.interop.conftest import is_answered
+from tests.programs import free_port, needs
 from tests.web.conftest import Site, until
 from tests.web.pages import NARROW, Visitor, accessibility_faults, is_wider_than_window, start_browser
 
@@ -55,20 +55,16 @@ def dcmtk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def started(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start DCMTK's archive on a free port; on another one, if somebody takes that one meanwhile."""
-    program, config = needs("dcmqrscp", "dcmtk"), folder / "dcmqrscp.cfg"
-    for _ in range(5):
-        port = free_port()
-        config.write_text(
-            f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
-            "HostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
-            f"AETable BEGIN\nDCMTK {folder / 'db'} RW (9, 1024mb) ANY\nAETable END\n"
-        )
-        peer = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until(lambda peer=peer, port=port: peer.poll() is not None or is_answered(port))
-        if peer.poll() is None:
-            return peer, port
-    raise AssertionError("dcmqrscp does not start")
+    """Start DCMTK's archive on a free port."""
+    program, config, port = needs("dcmqrscp", "dcmtk"), folder / "dcmqrscp.cfg", free_port()
+    config.write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+        "HostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nDCMTK {folder / 'db'} RW (9, 1024mb) ANY\nAETable END\n"
+    )
+    peer = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: is_answered(port))
+    return peer, port
 
 
 class Stranger:

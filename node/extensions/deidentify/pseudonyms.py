@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from node.durable import sync_folder
+from node.durable import NO_LINKS, sync_folder
 from node.errors import UsageError
 
 NO_KEY = "none"
@@ -161,7 +161,7 @@ def _new_file(path: Path, name: str | None) -> PseudonymKey:
     try:
         os.link(part, path)  # never replaces the key of another run, and is there as a whole or not at all
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+        if error.errno not in NO_LINKS:
             raise
         raise UsageError(
             f"{path}: {errno.errorcode[error.errno]}: its file system has no hard links, without which a key may be "

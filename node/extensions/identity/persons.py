@@ -37,6 +37,8 @@ _GROUP = func.coalesce(PatientRow.merged_into, PatientRow.id)
 
 _CHOSEN = func.coalesce(PatientRow.merged_first_into, PatientRow.merged_into)
 
+_UNDECIDED = {"decision": None, "decided_at": None, "decided_by": None}
+
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -147,8 +149,7 @@ class PersonRepository(IndexRepository):
         if former is not None:
             found = _conflicts(connection, (patient, former), "merged")
             open_again = [number for number, is_settled in found if not is_settled]
-            undecided = {"decision": None, "decided_at": None, "decided_by": None}
-            connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, open_again)).values(undecided))
+            connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, open_again)).values(_UNDECIDED))
             delete_empty_patient(connection, patient)
             delete_empty_patient(connection, former)
         if terms is not None:
@@ -169,8 +170,7 @@ class PersonRepository(IndexRepository):
             ConflictRow.study_instance_uid == row.study_instance_uid,
             ConflictRow.decision == "kept",
         )
-        undecided = {"decision": None, "decided_at": None, "decided_by": None}
-        done = update(ConflictRow).where(*alike).values(undecided).returning(ConflictRow.study_instance_uid)
+        done = update(ConflictRow).where(*alike).values(_UNDECIDED).returning(ConflictRow.study_instance_uid)
         return tuple({str(uid) for uid in connection.execute(done).scalars()})
 
     @on_reader
@@ -235,6 +235,12 @@ class PersonRepository(IndexRepository):
             return []
         others = select(PatientRow.id).where(PatientRow.identity == person.identity, PatientRow.id != person.id)
         return [person.id, *connection.scalars(others.order_by(PatientRow.id))]
+
+    @on_reader
+    def merged_into(self, connection: Connection, patient: int) -> int | None:
+        """Return the `id` of the patient into whom a person was merged."""
+        query = select(PatientRow.merged_into).where(PatientRow.id == patient)
+        return connection.execute(query).scalar_one_or_none()
 
     @on_reader
     def shown(self, connection: Connection, patient: int, limit: int) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from urllib.parse import unquote, urlsplit
 
 from node.archive.base import ArchivedFile, StoreAway, is_of_revision
 from node.archive.space import reason_of
-from node.durable import make_folder, sync_file, sync_folder
+from node.durable import NO_LINKS, make_folder, sync_file, sync_folder
 from node.errors import UsageError
 from node.failpoints import reached
 
@@ -380,9 +380,6 @@ class BucketStore:
         remedy = REMEDIES.get(word)
         return StoreAway(f"{self.place}: {word}{f': {remedy}' if remedy else ''}")
 
-
-NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
-"""Errors of a file system without hard links, such as some of FUSE."""
 
 LINKS_NEEDED = (
     "this file system has no hard links, without which two hosts could replace each other's objects: mount one that "

@@ -236,14 +236,14 @@ OF_A_MACHINE = frozenset({"workers", "memory_bytes", "deadline_seconds"})
 
 def digests(settings: Settings) -> dict[str, str]:
     """Return a digest of each section that must be the same on all hosts; paths and secrets may differ."""
-    told = {}
+    of_sections = {}
     for name in SHARED_SECTIONS:
         section = getattr(settings, name)
         is_table = isinstance(section, Mapping)
         tables = section if is_table else {"": section}
         content = {key: _plain(table.model_dump(exclude=set(OF_A_MACHINE))) for key, table in tables.items()}
-        told[name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    return told
+        of_sections[name] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return of_sections
 
 
 def _plain(value: object) -> object:

@@ -163,8 +163,7 @@ class MllpListener:
         orders: list[Order] = []
         try:
             message = parse(data)
-            changes = changes_of(message) if self._patients is not None else None
-            if self._patients is not None and changes is not None:
+            if self._patients is not None and (changes := changes_of(message)) is not None:
                 reason = ", ".join(self._patients.make(change, f"HL7 {host}") for change in changes)
             else:
                 orders = orders_of(message, self._settings.hl7_station_by_modality)

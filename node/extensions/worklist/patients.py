@@ -75,7 +75,7 @@ class PatientChanges:
             if change.is_merge:
                 return self._merge(one, other, change.other, who)
             for patient, into in ((one, other), (other, one)):
-                if patient is not None and into is not None and self._merged_into(patient) == into:
+                if patient is not None and into is not None and self._persons.merged_into(patient) == into:
                     self._actions["separate-patient"](patient=patient, who=who)
                     return SEPARATED
         except UsageError as error:
@@ -87,15 +87,11 @@ class PatientChanges:
             return LEFT  # of whom there is no study
         if target is None:
             target = self._persons.add(remaining)
-        target = self._merged_into(target) or target
-        if target in (source, self._merged_into(source)):
+        target = self._persons.merged_into(target) or target
+        if target in (source, self._persons.merged_into(source)):
             return LEFT
         self._actions["merge-patients"](source=source, target=target, who=who)
         return MERGED
-
-    def _merged_into(self, patient: int) -> int | None:
-        row = self._persons.shown(patient, 0)
-        return None if row is None else row["merged_into"]
 
     def _who(self, person: Person) -> int | None:
         found = self._persons.with_id(person.patient_id, person.issuer)
