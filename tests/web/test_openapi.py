@@ -1,4 +1,7 @@
-"""The OpenAPI document, and what schemathesis makes of it: no request that it allows is an error of ours."""
+"""The OpenAPI document, and what schemathesis makes of it: no request that it allows is an error of ours.
+
+Tests import what judges them themselves: that takes two seconds, and every worker imports this module.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from openapi_spec_validator import OpenAPIV31SpecValidator
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from node.index.nouns.accounts import Role
 from node.index.work.messages import PendingEvent
@@ -50,6 +48,11 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.mark.parametrize("requests", [8, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
 def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
     """As many requests of each operation, the same ones every time."""
+    import schemathesis
+    from schemathesis import GenerationMode
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
     schema = schemathesis.openapi.from_url(f"{fuzzed.url}/api/v1/openapi.json")
     schema = schema.include(path_regex="^/api/").exclude(path="/api/v1/events")  # which has no end
     declared = described(fuzzed)["paths"]
@@ -114,6 +117,8 @@ def described(site: Site) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_document_is_valid(fuzzed: Site) -> None:
+    from openapi_spec_validator import OpenAPIV31SpecValidator
+
     assert list(OpenAPIV31SpecValidator(described(fuzzed)).iter_errors()) == []
 
 
