@@ -94,6 +94,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         *_announced_times(grids),
         *_declared_grid(headers, grids),
         *_declared_directions(grids),
+        *_crossed_echoes(grids),
         *_wide_spacing(grids),
         *_crowded(grids),
         *_moved_parts(grids),
@@ -185,6 +186,14 @@ class _Grid:
             with_gap = self.step_mm / (spacing + thickness)
             return min((ratio, with_gap), key=lambda value: abs(value - 1))
         return ratio
+
+    @property
+    def divides_stated_spacing(self) -> bool:
+        """Whether two or more slices lie where Spacing Between Slices (0018,0088), no less than a slice, has one."""
+        spacing = self.stated_mm("SpacingBetweenSlices")
+        ratio = spacing / self.step_along_normal_mm
+        is_whole = round(ratio) >= 2 and abs(ratio - round(ratio)) <= DISTANCE_TOLERANCE
+        return is_whole and spacing >= self.stated_mm("SliceThickness") * (1 - DISTANCE_TOLERANCE)
 
     def clock_ratio(self) -> float | None:
         """Return the step between the starts of the times over Repetition Time (0018,0080); None if unknown."""
@@ -530,6 +539,16 @@ def _declared_directions(grids: Sequence[_Grid]) -> Iterator[Evidence]:
             return
 
 
+def _crossed_echoes(grids: Sequence[_Grid]) -> Iterator[Evidence]:
+    """Yield a finding if each of several Echo Numbers has all of several Echo Times: one of the two is false."""
+    stated = [(grid.volume.attributes.get("EchoNumber"), grid.volume.attributes.get("EchoTime")) for grid in grids]
+    echoes = {echo for echo in stated if None not in echo}
+    numbers, times = ({echo[part] for echo in echoes} for part in (0, 1))
+    if min(len(numbers), len(times)) > 1 and len(echoes) == len(numbers) * len(times):
+        fact = f"each of {len(numbers)} Echo Numbers (0018,0086) has all of {len(times)} Echo Times (0018,0081)"
+        yield Evidence("headers", fact, "", doubtful=True)
+
+
 def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     """Yield a finding if slices lie a whole number of stated distances apart.
 
@@ -556,7 +575,8 @@ def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Evidence]:
 def _crowded(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     """Yield a finding if planes lie so close that several times may have become one stack.
 
-    An even stack whose Instance Numbers follow the positions is one, unless it is an impossible one. Two planes always
+    So they are if they divide the stated distance of slices, but out of order. An even stack whose Instance Numbers
+    follow the positions is one, unless it is an impossible one. Two planes always
     are even and in order: a stack no thicker than a share of one slice is impossible too.
     """
     for grid in grids:
@@ -574,14 +594,17 @@ def _crowded(grids: Sequence[_Grid]) -> Iterator[Evidence]:
         follow = in_order and len(set(known)) == len(numbers)
         share, limit = (1.0, IMPLAUSIBLE) if follow and is_even(along) else (MIN_CROWDED, CROWDED)
         crowded = (steps < limit * thickness_mm).mean() >= share or 0 < np.ptp(along) < CROWDED * thickness_mm
+        least_mm = grid.volume.least_step_mm
+        if not known_along and least_mm is not None and least_mm < CROWDED * thickness_mm:
+            crowded, steps = True, np.array([least_mm])
         is_gapped = known_along and missing_slices(along) is not None
         uneven = not follow and grid.volume.geometry is Geometry.IRREGULAR and not is_gapped
-        if crowded or uneven:
+        is_unordered = not follow or (grid.is_one_instance and not header.is_derived)
+        if crowded or uneven or (is_unordered and grid.divides_stated_spacing):
             thick = f", but are {thickness_mm:.4g} mm thick" if thickness_mm else ""
             order = "" if follow else ", and Instance Numbers do not follow them"
-            fact = (
-                f"slices lie {steps.min():.4g} to {steps.max():.4g} mm apart{thick}{order}: several times may be mixed"
-            )
+            distances = " to ".join(dict.fromkeys((f"{steps.min():.4g}", f"{steps.max():.4g}")))
+            fact = f"slices lie {distances} mm apart{thick}{order}: several times may be mixed"
             yield Evidence("spacing", fact, "", doubtful=True)
             return
 

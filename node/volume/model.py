@@ -181,6 +181,8 @@ class Volume:
     suffix : str
         Distinguishes this volume from the others of its series in file names: ``""``, ``"e2"``, ``"ph"``, ``"i1"`` ...
         ASCII letters, digits and ``-`` only.
+    least_step_mm : float or None
+        The smallest distance along the normal between two slices, if they lie unevenly.
     time_step_s : float or None
         Between volumes of a 4-D array.
     times_s : (times,) or None
@@ -203,6 +205,7 @@ class Volume:
     sources: tuple[Source, ...]
     slope: float = 1.0
     intercept: float = 0.0
+    least_step_mm: float | None = None
     time_step_s: float | None = None
     times_s: tuple[float, ...] | None = None
     durations_s: tuple[float, ...] | None = None

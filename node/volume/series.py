@@ -33,6 +33,9 @@ COMPONENTS = frozenset({"ph", "real", "imag", "fieldmap"})
 MAX_LACKING = 1 / 2
 """Largest share of the slices, or of the field of view, in which parts of a stack differ that were planned as one."""
 
+MAX_MOVED = 1 / 2
+"""Smallest distance within the planes, in pixels, at which parts of a stack are planned."""
+
 SAME_GRID = 0.05
 """Largest deviation, in voxels, of the planes of two parts that share their positions."""
 
@@ -287,7 +290,8 @@ def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
 def _range_within(volume: Volume, largest: Volume) -> range | None:
     """Return the slices of the largest part where those of a part lie; None if they lie elsewhere, or share too few.
 
-    A part that lies beside the largest one within the planes has its slices too.
+    A part that lies beside the largest one within the planes has its slices too. One slice that they share is enough in
+    a diffusion series, where each is weighted in all ways, and in a part that lies too close to be planned apart.
     """
     if volume.affine_lps is None or largest.affine_lps is None:
         return None
@@ -297,7 +301,10 @@ def _range_within(volume: Volume, largest: Volume) -> range | None:
     within = range(round(first), round(first) + volume.shape[2])
     shared = min(within.stop, largest.shape[2]) - max(within.start, 0)
     is_over_it = max(abs(column) / volume.shape[0], abs(row) / volume.shape[1]) < MAX_LACKING
-    return within if is_same_grid and is_over_it and shared >= MAX_LACKING * largest.shape[2] else None
+    is_moved = SAME_GRID < max(abs(column), abs(row)) < MAX_MOVED
+    is_weighted = volume.diffusion is not None or largest.diffusion is not None
+    least = 1 if is_moved or is_weighted else MAX_LACKING * largest.shape[2]
+    return within if is_same_grid and is_over_it and shared >= least else None
 
 
 def with_shortages(volumes: Sequence[Volume]) -> tuple[Volume, ...]:

@@ -144,6 +144,7 @@ def volumes_of(
         ),
         slope=slope,
         intercept=intercept,
+        least_step_mm=_least_step_mm(placement),
         time_step_s=None if gaps else step_s(planes, times_s, volume_repetition_s),
         times_s=times_s,
         durations_s=durations_s(planes),
@@ -164,6 +165,13 @@ def volumes_of(
         return [volume]
     uncovered = volume.display.padding[0] if volume.display.padding else float(volume.voxels.min())
     return [volume, *upright_volume(volume, placement, _clipped(uncovered, volume.voxels.dtype))]
+
+
+def _least_step_mm(placement: Placement | None) -> float | None:
+    """Return the smallest distance between slices that lie unevenly."""
+    if placement is None or placement.geometry is not Geometry.IRREGULAR:
+        return None
+    return float(np.diff(placement.along).min())
 
 
 def _reversed_fields(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,8 @@ SAYS_OF_PLACE = frozenset(
 SAYS_OF_PARTS = SAYS_OF_TIMES | SAYS_OF_PLACE | {WarningKind.UNEQUAL_STACKS, WarningKind.SEVERAL_ORIENTATIONS}
 """Warnings by which a volume says why it is not all of what the series has."""
 
+CLOCKS = frozenset({"AcquisitionTime", "FrameAcquisitionDateTime"})
+
 TELL_ECHOES = frozenset({"EchoTime", "EffectiveEchoTime"})
 TELL_COMPONENTS = frozenset({"ImageType", "ComplexImageComponent"})
 """Attributes that tell echoes, or components, apart."""
@@ -154,13 +156,17 @@ def _lies_of_volume(
 def _are_remains(series: Series) -> bool:
     """Return whether so much was lost that no position is left twice, and nothing that is left counts its times.
 
-    The slices of a CT of one time have clocks of their own, and often several Acquisition Numbers. Without labels, the
-    numbers of instances that are left may be those of one time.
+    A clock may be that of each slice, of a package of slices or of a bed, and a CT often has several Acquisition
+    Numbers. One that each slice has for itself may number slices. Without labels, the numbers of instances that are
+    left may be those of one time.
     """
     left = Counter((plane.group, plane.slice) for plane in every(series))
-    counts = (
-        {"TemporalPositionIdentifier"} if series.case.kind == "ct" else {*LABELS.values(), *ENHANCED_LABELS.values()}
-    )
+    counts = {*LABELS.values(), *ENHANCED_LABELS.values()} - CLOCKS
+    if series.case.kind == "ct":
+        counts = {"TemporalPositionIdentifier"}
+    times = [plane.time for plane in every(series)]
+    if len(set(times)) == len(times):
+        counts.discard("AcquisitionNumber")
     return bool(series.lost) and max(left.values()) == 1 and counts.isdisjoint(series.honest_labels)
 
 
@@ -196,7 +202,8 @@ def _lies_of_place(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_move
         return
     rows, columns = volume.voxels.shape[2:4]
     along_mm = max(PLACE_TOLERANCE_MM, PLACE_TOLERANCE_SHARE * volume.spacing_mm[2])
-    limits_mm = np.array([PLACE_TOLERANCE_PIXELS * min(PIXEL_SPACING_MM)] * 2 + [along_mm])
+    between_rows, between_columns = PIXEL_SPACING_MM
+    limits_mm = np.array([PLACE_TOLERANCE_PIXELS * between_columns, PLACE_TOLERANCE_PIXELS * between_rows, along_mm])
     for own in planes[:1] if is_moved else planes:
         for slice_, plane in enumerate(own):
             for row, column in ((0, 0), (rows - 1, 0), (0, columns - 1)):
@@ -332,10 +339,11 @@ def _is_loss_evident(series: Series) -> bool:
     for plane in series.planes.values():
         kept[plane.time, plane.group].add(plane.slice)
     held = Counter((group, slice_) for (_, group), own in kept.items() for slice_ in own)
-    if len({frozenset(own) for own in kept.values()}) > 1 < max(held.values()):
+    is_ordered = bool(series.honest_labels) or len(set(held.values())) > 1
+    if is_ordered and len({frozenset(own) for own in kept.values()}) > 1 < max(held.values()):
         return True
     is_numbered = series.case.kind in CLASSIC and series.case.numbering in TELLING_NUMBERINGS
-    if not is_numbered or "InstanceNumber" in series.false:
+    if _are_remains(series) or not is_numbered or "InstanceNumber" in series.false:
         return False
     times = {plane.time for plane in every(series)}
     is_time_lost = any(min(times) < plane.time < max(times) and plane.time not in times for plane in series.lost)
@@ -356,6 +364,7 @@ def _changes(kind: str) -> st.SearchStrategy[Change]:
     whole = st.one_of(
         st.integers(0, 5).map(lambda time: ("lose-time", time)),
         st.integers(0, 5).map(lambda slice_: ("lose-slice", slice_)),
+        seed.map(lambda own: ("lose-but-one", own)),
     )
     losses = st.one_of(some.map(lambda own: ("lose", *own)), whole)
     how = st.sampled_from(("constant", "exchange", "mix", "wrong"))

@@ -87,6 +87,9 @@ NUMBERINGS = ("times", "slices", "backwards", "echoes", "shuffled", "restarting"
 TELLING_NUMBERINGS = frozenset(NUMBERINGS[:4])
 
 
+MAX_SLICES = 7
+"""More slices than any case has make no other kind of series."""
+
 MIN_SLICES_OF_ORDER = 3
 """Fewer slices have no majority whose frames show the order of an instance."""
 
@@ -397,6 +400,14 @@ def _lose_slice(draft: _Draft, slice_: int) -> None:
     _without(draft, lambda _, plane: plane.slice == slice_ % draft.case.slices)
 
 
+def _lose_but_one(draft: _Draft, seed: int) -> None:
+    """Lose all times of each slice but one, which is another one from slice to slice."""
+    kept = [
+        random.Random(seed * MAX_SLICES + slice_).randrange(draft.case.times) for slice_ in range(draft.case.slices)
+    ]
+    _without(draft, lambda _, plane: plane.time != kept[plane.slice])
+
+
 def _copy(draft: _Draft, is_numbered: bool, *indices: int) -> None:
     """Add copies under other SOP Instance UIDs, with the number of their original or one of their own.
 
@@ -476,6 +487,7 @@ _CHANGES: dict[str, Callable[..., None]] = {
     "lose": _lose,
     "lose-time": _lose_time,
     "lose-slice": _lose_slice,
+    "lose-but-one": _lose_but_one,
     "copy": _copy,
     "lie": _lie,
     "drop": _drop,
@@ -575,7 +587,7 @@ def _frames(case: Case) -> list[Plane]:
     """Return the planes of one instance after those that it never had are left out."""
     draft = _Draft(case, [(plane, Dataset()) for plane in _planes(case)])
     for name, *arguments in case.changes:
-        if name in ("lose", "lose-time", "lose-slice"):
+        if name.startswith("lose"):
             _CHANGES[name](draft, *arguments)
     return [plane for plane, _ in draft.planes]
 

@@ -23,6 +23,7 @@ from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
 TIMES_OF_SLICES = {
     "temporal_position": "temporal positions (0020,0100)",
+    "time_index": "temporal positions by Dimension Index Values (0020,9157)",
     "time_slice": "time slices by Image Index (0054,1330)",
 }
 """Time keys that all slices of a volume share, and their names."""
@@ -124,7 +125,8 @@ def _split_grid(grid: Arrangement) -> list[Arrangement]:
 def _arrange_single_frames(frames: list[Frame]) -> list[Arrangement]:
     """Return the grids of frames without shared positions: usually one.
 
-    There are several if slices of several diffusion weightings were lost.
+    There are several, each with a warning, if slices of several diffusion weightings were lost: otherwise a position
+    would have all weightings.
     """
     weightings: list[list[Frame]] = []
     for frame in frames:
@@ -138,7 +140,14 @@ def _arrange_single_frames(frames: list[Frame]) -> list[Arrangement]:
     if len(weightings) == len(frames):
         detail = "each slice of the volume has a different diffusion weighting"
         return [Arrangement([frames], warnings=(VolumeWarning(WarningKind.PARAMETER_VARIES, detail),))]
-    return [Arrangement([part], variant=str(number)) for number, part in enumerate(weightings, start=1)]
+    detail = (
+        f"the slices have {len(weightings)} diffusion weightings, but no position has two of them: slices of each "
+        "weighting are missing"
+    )
+    lost = VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail)
+    return [
+        Arrangement([part], variant=str(number), warnings=(lost,)) for number, part in enumerate(weightings, start=1)
+    ]
 
 
 def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
@@ -149,6 +158,12 @@ def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
         if len(times) > 1:
             detail = f"the slices of the volume belong to {len(times)} {name}"
             warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
+    acquisitions = {frame.time_key.get("acquisition_number") for frame in frames} - {None}
+    if frames[0].split_key.get("modality") == "MR" and 1 < len(acquisitions) < len(
+        frames
+    ):  # each slice may have its own
+        detail = f"the slices of the volume have {len(acquisitions)} Acquisition Numbers (0020,0012)"
+        warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
     slots = {frame.time_key.get("dimensions") for frame in frames if frame.split_key.get("modality") == "NM"}
     if len(slots) > 1:
         detail = f"the slices of the volume belong to {len(slots)} times by the vectors of nuclear medicine"

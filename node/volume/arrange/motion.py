@@ -54,6 +54,9 @@ other modalities if no attribute counts the times."""
 MIN_OVERLAP = 0.5
 """Share of their thickness by which the times of a slice overlap if they are numbered one after the other."""
 
+NEAR_SLICE = 0.1
+"""Largest distance from the place of another slice, as a share of that between slices, of a slice that may be it."""
+
 MIN_NUMBERED = 4
 """Planes that make two times of two slices, the fewest that a stack has."""
 
@@ -403,8 +406,23 @@ def _motion_warning(pairs: Sequence[tuple[_Time, _Time]]) -> VolumeWarning | Non
         return None
     farthest_mm = max(float(np.linalg.norm(time.centre - first.centre)) for time, first in pairs)
     degrees = max(_degrees(time, first) for time, first in pairs)
+    if all(_is_slices_away(*pair) for pair in pairs if _moves(*pair)):
+        return VolumeWarning(
+            WarningKind.INCOMPLETE_VOLUME,
+            f"the volumes move by up to {farthest_mm:.2f} mm between times, which is nearly the distance of slices: "
+            "they may lack slices at opposite ends instead; all volumes get the position of the first",
+        )
     return VolumeWarning(
         WarningKind.POSITIONS_VARY_IN_TIME,
         f"the volumes move by up to {farthest_mm:.2f} mm and turn by up to {degrees:.2f} degrees between times, as "
         "with prospective motion correction; all volumes get the position of the first",
     )
+
+
+def _is_slices_away(time: _Time, first: _Time) -> bool:
+    """Return whether a time lies nearly a whole number of slices away, as if it and the first lacked others."""
+    if len(first.frames) < 2:
+        return False
+    step_mm = float(np.ptp(first.local[:, 2])) / (len(first.frames) - 1)
+    slices = abs(float((time.centre - first.centre) @ first.axes[:, 2])) / step_mm
+    return slices > 0.5 and abs(slices - round(slices)) <= NEAR_SLICE

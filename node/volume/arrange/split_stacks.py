@@ -53,6 +53,9 @@ MIN_VARIANT_SHARE = 0.5
 STACKS = frozenset({"stack"})
 """Variants that name stacks: frames that belong together (PS3.3 C.7.6.16.2.2.7)."""
 
+STATED = STACKS | {"slice_thickness", "repetition_time"}
+"""Variants of which a frame without a value says nothing."""
+
 
 def split_stack(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Split a stack that holds several: shifted fields of view, variants, interleaved acquisitions.
@@ -153,8 +156,8 @@ def _divisions(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[list[l
     for name in names:
         if all(name in variant for variant in variants) and len({variant[name] for variant in variants}) < 2:
             continue
-        if name in STACKS and len({variant.get(name) for variant in variants} - {None}) < 2:
-            continue  # a frame that names no stack is of the only one
+        if name in STATED and len({variant.get(name) for variant in variants} - {None}) < 2:
+            continue
         parts = [] if name == COLLAPSE_FLAG and _are_weighted(frames) else _by(frames, partial(_key, name))
         if len(parts) > 1:
             yield parts

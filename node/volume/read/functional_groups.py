@@ -31,6 +31,8 @@ ANGLES = ("Primary", "Secondary")
 POSITION_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0x00209113, 0x00209116, 0x0020930E})
 """Dimension Index Pointers to a frame's position. They do not separate frames that share a position."""
 
+TEMPORAL_POSITION_INDEX = 0x00209128
+
 FRAME_TYPES = (
     "MRImageFrameTypeSequence",
     "CTImageFrameTypeSequence",
@@ -92,7 +94,19 @@ def frame_arguments(
             own["position"] = own["orientation"] = own["time_key"]["slice"] = None
         return grouped
     _place_in_volume(grouped, groups)
+    _index_times(grouped, [pointers[index] for index in dimensions])
     return grouped
+
+
+def _index_times(grouped: Sequence[FrameArguments], pointers: Sequence[int]) -> None:
+    """Give frames the index of their temporal position, if that is a dimension and nothing else states it."""
+    if TEMPORAL_POSITION_INDEX not in pointers:
+        return
+    place = pointers.index(TEMPORAL_POSITION_INDEX)
+    for own in grouped:
+        counted = own["time_key"].get("dimensions") or ()
+        if place < len(counted) and "temporal_position" not in own["time_key"]:
+            own["time_key"]["time_index"] = counted[place]
 
 
 def _angles(group: _Group) -> tuple[float | None, ...]:
