@@ -49,6 +49,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.channels:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
     "node.extensions.derived:EXTENSION",
+    "node.extensions.documents:EXTENSION",
     "node.extensions.identity:EXTENSION",
     "node.extensions.destinations:EXTENSION",
     "node.extensions.oidc:EXTENSION",

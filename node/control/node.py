@@ -33,7 +33,6 @@ from node.hookspecs import HostParts, Membership
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
-from node.lifecycle.documents import Documents
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.live import remove_counters, write_counters
@@ -446,7 +445,6 @@ def _optional_services(
     """Yield the services that not every configuration of a receiver needs."""
     now = repository.index.now
     archive, index, audit, metrics = repository.archive, repository.index, repository.audit, repository.metrics
-    yield Documents(archive, index)
     yield Retention(archive, index, audit, metrics, settings.retention, now)
     if settings.storage.scrub_days:
         scrub = Scrub(archive, index, metrics, settings.storage.scrub_days, now)

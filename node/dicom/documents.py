@@ -214,13 +214,14 @@ def _known(key: DocumentKey, document: Document) -> bool | None:
         return None
     if value is False:
         return False
-    if _is_sequence(value):
+    if is_sequence(value):
         return _any(holds(key.items, item) for item in value) if key.items else False
     vr, text = value if isinstance(value, list) else (vr_of(key.tag), value)
     return matches_any(_matches(key, vr), [text] if vr in _SINGLE else text.split("\\")) if key.texts else False
 
 
-def _is_sequence(value: Any) -> bool:
+def is_sequence(value: Any) -> bool:
+    """Return whether a value of a document is that of a sequence."""
     return isinstance(value, list) and not (value and isinstance(value[0], str))
 
 

@@ -351,7 +351,7 @@ def matches_any(matches: Sequence[Match], values: Sequence[str]) -> bool:
 def _is_match(match: Match, value: str) -> bool:
     match match:
         case OneOf(wanted):
-            return value in wanted or _whole(value) in wanted
+            return value in wanted or whole_number(value) in wanted
         case NumberOf(numbers):
             return as_number(value) in numbers
         case Like(pattern):
@@ -385,7 +385,7 @@ def as_number(text: str) -> float | None:
         return None
 
 
-def _whole(value: str) -> int | None:
+def whole_number(value: str) -> int | None:
     text = value.strip().partition(".")[0]
     return int(text) if text.lstrip("+-").isdecimal() and len(text) <= 13 else None
 

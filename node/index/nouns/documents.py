@@ -10,15 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, Connection, bindparam, delete, func, select, update
+from sqlalchemy import JSON, Connection, bindparam, delete, select, update
 
 from node.dicom.documents import Base, Document, differences, document_of, effective
 from node.dicom.header import Head, ReadHead, read_elements
 from node.index.engine.hot_statements import Prepared
+from node.index.engine.indexed import listed
 from node.index.engine.sql import insert, listed_in, looked_up_in
 from node.index.models import ImageDocumentRow, ImageRow, SeriesDocumentRow
-from node.index.nouns.instance_files import FILES
-from node.index.nouns.records import InstanceFile
+from node.index.nouns.terms_of_documents import write_terms, write_terms_again
 
 _FIND_IDS = Prepared(
     select(ImageRow.sop_instance_uid, ImageRow.id).where(
@@ -32,7 +32,8 @@ _HOLD_BASES = Prepared(
     .with_for_update()
 )
 _INSERT_BASE = Prepared(
-    insert(SeriesDocumentRow).on_conflict_do_nothing(), columns=("series_id", "document", "varying", "is_partial")
+    insert(SeriesDocumentRow).on_conflict_do_nothing(),
+    columns=("series_id", "document", "varying", "is_partial", "terms_number"),
 )
 _WRITE = insert(ImageDocumentRow)
 _WRITE_OWN = Prepared(
@@ -53,9 +54,11 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Rea
         return
     ids = dict(_FIND_IDS.execute(connection, {"uids": list(known)}))
     found = _bases(connection, {series for series, _ in known.values()})
+    old = found.keys()
     for series, read in known.values():
         if series not in found and (head := read()) is not None:
-            found |= _new_base(connection, series, head, ids.values())
+            found = found | _new_base(connection, series, head, ids.values())
+    indexed = [(series, base.document) for series, (base, _) in found.items() if series not in old]
     rows = []
     varying: dict[int, set[str]] = {}
     without: dict[int, int] = {}
@@ -68,65 +71,18 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Rea
         base, of_series = found[series]
         own = base.own(head)
         rows.append({"image_id": ids[uid], "document": _ENCODE(own)})
+        indexed.append((series, own))
         if not own.keys() <= of_series:
             of_series |= own.keys()
             varying[series] = of_series
     _WRITE_OWN.execute_each(connection, rows)
+    write_terms(connection, listed(connection), indexed)
     for series, names in sorted(varying.items()):
         _set_varying(connection, series, names)
     if without:
         connection.execute(delete(ImageDocumentRow).where(listed_in(ImageDocumentRow.image_id, sorted(without))))
         partial = listed_in(SeriesDocumentRow.series_id, sorted(set(without.values())))
         connection.execute(update(SeriesDocumentRow).where(partial).values(is_partial=True))
-
-
-WINDOW = 20_000
-"""Numbers of instances that are looked through in one step."""
-
-
-def without_document(
-    connection: Connection, after: int, limit: int
-) -> tuple[int | None, list[tuple[int, str, InstanceFile]]]:
-    """See `node.index.nouns.instances.InstanceRepository.without_document`."""
-    rows = connection.execute(
-        FILES.add_columns(ImageRow.id, ImageRow.transfer_syntax_uid)
-        .outerjoin(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
-        .where(ImageDocumentRow.image_id.is_(None), ImageRow.file_missing.is_(False))
-        .where(ImageRow.id > after, ImageRow.id <= after + WINDOW)
-        .order_by(ImageRow.id)
-        .limit(limit)
-    ).all()
-    found = [(id, syntax, InstanceFile(*file)) for *file, id, syntax in rows]
-    if len(found) == limit:
-        return found[-1][0], found
-    following = connection.execute(select(func.min(ImageRow.id)).where(ImageRow.id > after + WINDOW)).scalar()
-    return None if following is None else following - 1, found
-
-
-def fill_documents(connection: Connection, found: Mapping[int, tuple[str, Head]]) -> None:
-    """See `node.index.nouns.instances.InstanceRepository.fill_documents`."""
-    rows = connection.execute(
-        select(ImageRow.id, ImageRow.sop_instance_uid, ImageRow.series_id, ImageRow.key)
-        .outerjoin(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
-        .where(ImageDocumentRow.image_id.is_(None), listed_in(ImageRow.id, list(found)))
-    ).all()
-    same = [row for row in rows if found[row.id][0] == row.key]
-    write_documents(connection, {row.sop_instance_uid: (row.series_id, _ready(found[row.id][1])) for row in same})
-    bare = (
-        select(ImageRow.id)
-        .outerjoin(ImageDocumentRow, ImageDocumentRow.image_id == ImageRow.id)
-        .where(ImageRow.series_id == SeriesDocumentRow.series_id, ImageDocumentRow.image_id.is_(None))
-    )
-    whole = update(SeriesDocumentRow).where(
-        listed_in(SeriesDocumentRow.series_id, sorted({row.series_id for row in rows})),
-        SeriesDocumentRow.is_partial,
-        ~bare.correlate(SeriesDocumentRow).exists(),
-    )
-    connection.execute(whole.values(is_partial=False))
-
-
-def _ready(head: Head) -> ReadHead:
-    return lambda: head
 
 
 _Bases = dict[int, tuple[Base, set[str]]]
@@ -149,6 +105,7 @@ def _new_base(connection: Connection, series: int, head: Head, new: Collection[i
     before = select(ImageRow.id).where(ImageRow.series_id == series, ImageRow.id.not_in(list(new))).limit(1)
     is_partial = connection.execute(before).first() is not None
     values = {"series_id": series, "document": document, "varying": "[]", "is_partial": is_partial}
+    values["terms_number"] = listed(connection).number
     _INSERT_BASE.execute(connection, values)
     return _bases(connection, [series])
 
@@ -179,3 +136,4 @@ def rebase(connection: Connection, series: int) -> None:
     names = {name for own in owns.values() for name in own}
     values = {"document": _ENCODE(new), "varying": _ENCODE(sorted(names))}
     connection.execute(update(SeriesDocumentRow).where(SeriesDocumentRow.series_id == series).values(values))
+    write_terms_again(connection, [series])

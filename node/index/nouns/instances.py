@@ -12,7 +12,6 @@ from sqlalchemy import Row as SelectedRow
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
-from node.dicom.header import Head
 from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
 from node.failpoints import reached
@@ -24,7 +23,6 @@ from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import JsonGroupDistinct, Position, looked_up_in
 from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer
 from node.index.models import SPOOL, STORE, ConflictRow, ImageRow, ObjectRemovalRow, PatientRow, SeriesRow, StudyRow
-from node.index.nouns.documents import fill_documents, without_document
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.instance_files import (
     FILES,
@@ -134,21 +132,6 @@ class InstanceRepository(IndexRepository):
     def record_damage(self, connection: Connection, detail: str, now: dt.datetime) -> None:
         """Record that instances were acknowledged and cannot be read from the journal."""
         record_event(connection, "journal-damaged", now, detail=detail)
-
-    @on_reader
-    def without_document(
-        self, connection: Connection, after: int, limit: int
-    ) -> tuple[int | None, list[tuple[int, str, InstanceFile]]]:
-        """Return instances without a document: number, transfer syntax and file, at most `limit` behind a number.
-
-        Returns with them the number to go on behind; None if there are no more.
-        """
-        return without_document(connection, after, limit)
-
-    @on_writer
-    def fill_documents(self, connection: Connection, found: Mapping[int, tuple[str, Head]]) -> None:
-        """Write documents by the numbers of instances, unless their file is not that of the key any more."""
-        fill_documents(connection, found)
 
     @on_reader
     def held(self, connection: Connection, sop_instance_uids: Collection[str]) -> list[HeldFile]:

@@ -12,14 +12,24 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, literal, or_, select, union
 
-from node.dicom.documents import OTHERS, Document, effective, holds, selected, whole_model
+from node.dicom.documents import OTHERS, Document, DocumentKey, effective, holds, selected, whole_model
 from node.dicom.json_model import Json
 from node.dicom.keys import Level
 from node.dicom.matching import Query
-from node.index.engine.sql import JsonEntry, listed_in
-from node.index.models import ImageDocumentRow, ImageRow, PatientRow, SeriesDocumentRow, SeriesRow, StudyRow
+from node.dicom.terms import UNKNOWN, wanted_terms
+from node.index.engine.indexed import listed
+from node.index.engine.sql import JsonEntry, listed_in, looked_up_in
+from node.index.models import (
+    ImageDocumentRow,
+    ImageRow,
+    PatientRow,
+    SeriesDocumentRow,
+    SeriesRow,
+    SeriesTermRow,
+    StudyRow,
+)
 from node.index.search.conditions import own_conditions, restrictions
 
 CHUNK = 500
@@ -56,7 +66,8 @@ def matched(connection: Connection, query: Query) -> Matched | None:
         return None
     names = list(dict.fromkeys([*(key.name for key in keys), OTHERS]))
     found, various = Matched(), {}
-    for series, document, is_same in _series_documents(connection, query, names):
+    may_match = [SeriesRow.id.in_(series) for series in candidates(connection, keys)]
+    for series, document, is_same in _series_documents(connection, query, names, may_match):
         if is_same or document is None:
             found.add(None if document is None else holds(keys, document), series)
         else:
@@ -145,8 +156,25 @@ def _of_entities(
     return documents
 
 
+def candidates(connection: Connection, keys: Iterable[DocumentKey]) -> list[ScalarSelect[int]]:
+    """Return subqueries of series; each has all series that may match one of the keys."""
+    known = listed(connection)
+    wanted = [(name, terms) for name, terms in wanted_terms(keys) if name in known.since]
+    return [_candidates(name, known.since[name], terms) for name, terms in wanted]
+
+
+def _candidates(name: str, since: int, terms: set[str]) -> ScalarSelect[int]:
+    having = select(SeriesTermRow.series_id).where(
+        SeriesTermRow.name == name, looked_up_in(SeriesTermRow.value, sorted({*terms, UNKNOWN}))
+    )
+    unfilled = select(SeriesDocumentRow.series_id).where(SeriesDocumentRow.terms_number < since)
+    partial = select(SeriesDocumentRow.series_id).where(SeriesDocumentRow.is_partial)
+    bare = select(SeriesRow.id).where(SeriesRow.id.not_in(select(SeriesDocumentRow.series_id)))
+    return union(having, unfilled, partial, bare).scalar_subquery()
+
+
 def _series_documents(
-    connection: Connection, query: Query, names: Sequence[str]
+    connection: Connection, query: Query, names: Sequence[str], may_match: Sequence[ColumnElement[bool]]
 ) -> Iterator[tuple[int, Document | None, bool]]:
     """Yield the series that may have matches, what their documents have, and whether all of their instances have it."""
     conditions = restrictions(replace(query, level=Level.SERIES))
@@ -156,7 +184,7 @@ def _series_documents(
         SeriesDocumentRow.is_partial,
         *_columns(SeriesDocumentRow.document, names),
     ).outerjoin(SeriesDocumentRow, SeriesDocumentRow.series_id == SeriesRow.id)
-    for id, varying, is_partial, *texts in connection.execute(statement.where(*conditions)):
+    for id, varying, is_partial, *texts in connection.execute(statement.where(*conditions, *may_match)):
         if varying is None:
             yield id, None, True
         else:
