@@ -387,7 +387,7 @@ def as_number(text: str) -> float | None:
 
 def whole_number(value: str) -> int | None:
     text = value.strip().partition(".")[0]
-    return int(text) if text.lstrip("+-").isdecimal() and len(text) <= 13 else None
+    return int(text) if re.fullmatch(r"[+-]?\d{1,13}", text) else None
 
 
 def _is_name(value: str, patterns: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom import DataElement, Dataset, FileDataset
 from pydicom.config import IGNORE
@@ -248,6 +248,7 @@ def test_an_index_leaves_few_series_to_read(root: Root, moment: str) -> None:
     st.text(st.sampled_from("0123.-+eE^=aÄ ｱア_20240102:\\"), min_size=1, max_size=9),
     st.booleans(),
 )
+@example(of_key="IS", of_value="IS", key="0", value="--0", same=False)
 def test_whatever_a_key_equals_has_a_term_in_common(
     of_key: str, of_value: str, key: str, value: str, same: bool
 ) -> None:
@@ -304,6 +305,14 @@ def test_what_is_left_out_is_not_known_and_never_a_false_no(root: Root) -> None:
     assert answer["SOPInstanceUID"] == ds.SOPInstanceUID
     assert not answer.is_certain
     assert found(root, identifier(ImageComments="short")) == {str(ds.SOPInstanceUID), str(short.SOPInstanceUID)}
+
+
+def test_a_value_that_is_nearly_a_number_stops_neither_its_storage_nor_a_query(root: Root) -> None:
+    fill(root, "EchoNumbers")
+    ds, other = make.instance(), make.instance(EchoNumbers="1")
+    ds.add(DataElement("EchoNumbers", "IS", "--1", validation_mode=IGNORE, already_converted=True))
+    store(root, [ds, other])
+    assert found(root, identifier(EchoNumbers="1")) == {str(other.SOPInstanceUID)}
 
 
 def test_an_instance_without_a_document_is_not_known(root: Root) -> None:
