@@ -23,11 +23,12 @@ from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.background import BackgroundService
 from node.index.database.index import Index
-from node.index.database.reading import ReadIndex
+from node.index.database.reading import ReadIndex, checked
 from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import StoredStudy
 from node.index.nouns.retention_state import Look, RetentionState, Uptime, look_of
+from node.index.nouns.terms import Terms
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.trash import empty_due
@@ -220,15 +221,24 @@ class Retention(BackgroundService):
         for number, one in enumerate(expired):
             if self._stopping.is_set():
                 return number
-            self._delete(one.study.study_instance_uid, one.rule, now)
+            self._delete(one, now)
         self._keep(before, replace(before, asked=None, approved=0))
         return len(expired)
 
-    def _delete(self, study_instance_uid: str, rule: str, now: dt.datetime) -> None:
-        order = Order("retention", f"retention: {rule}", trash_until=trash_until(self._rules, now))
+    def _delete(self, expired: Expired, now: dt.datetime) -> None:
+        uid, last = expired.study.study_instance_uid, expired.study.last_received_at
+
+        def require_expired(index: ReadIndex) -> None:
+            """Keep a study that has received something since it was listed: the pass may have taken long."""
+            for study in index.studies.stored(uid):
+                if study.last_received_at != last or (self._rules.only_converted and not study.settled):
+                    raise NotThere("an instance came meanwhile, or a series waits for its conversion again")
+
+        until = trash_until(self._rules, now)
+        order = Order("retention", f"retention: {expired.rule}", Terms(checked(require_expired)), until)
         try:
-            plan = self._index.deletions.plan("study", study_instance_uid)
+            plan = self._index.deletions.plan("study", uid)
             with self._archive.ballast.dropped():
                 delete(self._archive, self._index, self._audit, plan, order, now)
-        except NotThere:  # deleted by a command meanwhile
-            log.info("retention_found_nothing", study_instance_uid=study_instance_uid)
+        except NotThere as error:  # a command was quicker, or the study is not as old any more
+            log.info("retention_found_nothing", study_instance_uid=uid, reason=str(error))

@@ -46,7 +46,7 @@ class Checker:
                 *damage(index),
                 *_alarms(index),
                 *self._instances(index, journal, until),
-                *self._ledger(index, journal, until),
+                *self.ledger(index, journal, until),
                 *self._strays(index),
                 *_unowed(index),
                 *self.volumes(index),
@@ -94,7 +94,7 @@ class Checker:
             if (uid, row["sha256"]) not in journal.sent:
                 yield f"{uid}: indexed, but was never sent like this"
 
-    def _ledger(self, index: sqlite3.Connection, journal: Journal, until: float) -> Iterator[str]:
+    def ledger(self, index: sqlite3.Connection, journal: Journal, until: float = float("inf")) -> Iterator[str]:
         """The ledger lists everything that was acknowledged and is not in the journal any more."""
         listed = {one.sop_instance_uid for _, some in entries(self.root) for one in some}
         unlisted = {uid for uid, _ in journal.acknowledged(until)} - listed

@@ -25,6 +25,7 @@ class Sent:
     sop_instance_uid: str
     data: bytes
     patient_id: str = ""
+    study_instance_uid: str = ""
 
     @property
     def sha256(self) -> str:
@@ -39,7 +40,13 @@ def new_series(slices: int, *, large: bool = False, patient_id: str = "TEST-1") 
     """A series that converts to one volume; large ones go to part files (see `tests.crash.small_journal`)."""
     size = {"rows": 60, "columns": 60} if large else {}
     return [
-        Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds), patient_id)
+        Sent(
+            str(ds.SeriesInstanceUID),
+            str(ds.SOPInstanceUID),
+            data_set_bytes(ds),
+            patient_id,
+            str(ds.StudyInstanceUID),
+        )
         for ds in make.ct_series(slices, PatientID=patient_id, **size)
     ]
 

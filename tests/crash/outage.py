@@ -85,7 +85,7 @@ class Outage:
             sender.join(SETTLE_SECONDS)
             worked += here.worked_seconds()
             self.notes.append(f"during the outage the node used {worked:.1f} s of a processor")
-            self.notes += [f"{row['destination']}: {row['trouble']}" for row in waiting_at(here)]
+            self.notes += [f"{row['destination']}: {row['trouble']}" for row in waiting_at(here.root)]
             held = view_rows(here.root, "SELECT max(attempts) AS attempts FROM v_route_messages")[0]["attempts"]
             self.notes.append(f"most attempts that counted of a message: {held or 0}")
             away.rename(share)
@@ -93,7 +93,11 @@ class Outage:
             killed.start()
             send_all(parts[-1], ports["here"])
             self._await(here, killed, stopped, share, uids)
-            self.problems += [*out_of_order(arrived_at(killed)), *out_of_order(arrived_at(stopped)), *given_up(here)]
+            self.problems += [
+                *out_of_order(arrived_at(killed.root)),
+                *out_of_order(arrived_at(stopped.root)),
+                *given_up(here.root),
+            ]
 
     def _node(self, name: str, ports: dict[str, int], environment: dict[str, str]) -> Node:
         return Node(self.folder / f"{name}.root", ports[name], self.folder / f"{name}.log", **environment)
@@ -112,8 +116,8 @@ class Outage:
         left = {"killed": uids, "stopped": uids, "share": uids}
         while left and time.monotonic() < began + SETTLE_SECONDS:
             there = {
-                "killed": lambda: {uid for _, _, uid in arrived_at(killed)},
-                "stopped": lambda: {uid for _, _, uid in arrived_at(stopped)},
+                "killed": lambda: {uid for _, _, uid in arrived_at(killed.root)},
+                "stopped": lambda: {uid for _, _, uid in arrived_at(stopped.root)},
                 "share": lambda: files_in(share),
             }
             for name in list(left):
@@ -124,10 +128,10 @@ class Outage:
                     )
                     del left[name]
             time.sleep(1.0)
-        while waiting_at(here) and time.monotonic() < began + SETTLE_SECONDS:
+        while waiting_at(here.root) and time.monotonic() < began + SETTLE_SECONDS:
             time.sleep(0.2)
         self.problems += [f"{len(uids)} of {self.instances} instances are not at {name}" for name, uids in left.items()]
-        if waits := waiting_at(here):
+        if waits := waiting_at(here.root):
             self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {waits}")
 
 

@@ -182,18 +182,22 @@ class Faults:
         """Wait until both destinations have everything, or nothing waits any more."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
-            if len(arrived_at(there)) >= len(uids) and len(files_in(share)) >= len(uids) and not waiting_at(here):
+            if (
+                len(arrived_at(there.root)) >= len(uids)
+                and len(files_in(share)) >= len(uids)
+                and not waiting_at(here.root)
+            ):
                 return
             time.sleep(0.2)
-        self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {waiting_at(here)}")
+        self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {waiting_at(here.root)}")
 
     def _compare(self, here: Node, there: Node, share: Path, uids: set[str]) -> None:
-        received = arrived_at(there)
+        received = arrived_at(there.root)
         if missing := uids - {uid for _, _, uid in received}:
             self.problems.append(f"{len(missing)} of {len(uids)} instances did not come to the second node")
         if missing := uids - files_in(share):
             self.problems.append(f"{len(missing)} of {len(uids)} instances did not come to the folder")
-        self.problems += [*out_of_order(received), *given_up(here)]
+        self.problems += [*out_of_order(received), *given_up(here.root)]
 
 
 def made_series(folder: Path, series: int, instances: int, seed: int) -> list[list[Outgoing]]:
@@ -276,19 +280,19 @@ def out_of_order(received: list[tuple[str, int, str]]) -> list[str]:
     return problems
 
 
-def given_up(here: Node) -> list[str]:
+def given_up(root: Path) -> list[str]:
     """Return the reasons of messages that were given up."""
-    rows = view_rows(here.root, "SELECT reason FROM v_route_messages WHERE state = 'given-up'")
+    rows = view_rows(root, "SELECT reason FROM v_route_messages WHERE state = 'given-up'")
     return [f"given up: {row['reason']}" for row in rows]
 
 
-def arrived_at(there: Node) -> list[tuple[str, int, str]]:
-    """Series, number and UID of each instance, in the order in which the second node took them."""
+def arrived_at(root: Path) -> list[tuple[str, int, str]]:
+    """Series, number and UID of each instance, in the order in which a node took them."""
     query = (
         "SELECT series_instance_uid, instance_number, sop_instance_uid FROM images JOIN series "
         "ON series.id = images.series_id ORDER BY images.id"
     )
-    with closing(sqlite3.connect(f"file:{there.root / 'index.sqlite'}?mode=ro", uri=True)) as index:
+    with closing(sqlite3.connect(f"file:{root / 'index.sqlite'}?mode=ro", uri=True)) as index:
         return index.execute(query).fetchall()
 
 
@@ -305,9 +309,9 @@ def _uid_of(path: Path) -> str:
     return head[at + 2 : at + 2 + length].rstrip(b"\0").decode("ascii")
 
 
-def waiting_at(here: Node) -> list[dict[str, Any]]:
+def waiting_at(root: Path) -> list[dict[str, Any]]:
     query = "SELECT route, destination, waiting, instances_behind, trouble FROM v_routes WHERE route <> ''"
-    return [row for row in view_rows(here.root, query) if row["waiting"] or row["instances_behind"]]
+    return [row for row in view_rows(root, query) if row["waiting"] or row["instances_behind"]]
 
 
 def main() -> int:

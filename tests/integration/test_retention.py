@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from node.audit.audit_log import Audit, AuditFailed
+from node.audit.audit_log import Audit, AuditFailed, AuditMessage
 from node.conversion.pipeline import convert
 from node.index.nouns.retention_state import Uptime
 from node.lifecycle.retention import Retention, confirm
@@ -97,6 +98,34 @@ def test_without_an_audit_log_nothing_goes(root: Root, monkeypatch: pytest.Monke
         with pytest.raises(AuditFailed):
             passing.run_once(root.clock())
     assert len(studies(root)) == 1
+
+
+class SlowAudit(Audit):
+    """An audit log whose first line takes until something has happened."""
+
+    def __init__(self, root: Root, meanwhile: Callable[[], object]) -> None:
+        super().__init__(root.folder, "VOXELNODE", now=root.clock)
+        self._meanwhile = [meanwhile]
+
+    def require(self, message: AuditMessage) -> None:
+        while self._meanwhile:
+            self._meanwhile.pop()()
+        super().require(message)
+
+
+@pytest.mark.parametrize("trash_days", [0, 7])
+def test_a_study_that_receives_an_instance_after_it_was_listed_stays(root: Root, trash_days: int) -> None:
+    *early, late = make.ct_series(4)
+    for ds in early:
+        root.take(ds, Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1"))
+    convert_due(root)
+    root.clock.move(31 * DAY)
+    audit = SlowAudit(root, lambda: root.take(late, Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1")))
+    rules = RetentionSettings(days=30, trash_days=trash_days)
+    Retention(root.archive, root.index, audit, Metrics(), rules, root.clock).run_once(root.clock())
+    kept = {row["sop_instance_uid"] for row in view_rows(root.folder, "SELECT sop_instance_uid FROM v_images")}
+    assert kept == {str(ds.SOPInstanceUID) for ds in (*early, late)}
+    assert "not done: the index did not change" in (root.folder / "audit.jsonl").read_text()
 
 
 class Machine:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.orm import aliased, join
@@ -88,12 +89,15 @@ class StudyRepository(IndexRepository):
         return stored_studies(connection)
 
 
-def stored_studies(connection: Connection) -> list[StoredStudy]:
-    """Return every study as retention sees it, in the order in which they last received an instance."""
+def stored_studies(connection: Connection, study_instance_uid: str | None = None) -> list[StoredStudy]:
+    """Return every study, or one, as retention sees it, in the order in which they last received an instance."""
     titles: dict[int, set[str]] = {}
+    is_wanted = true() if study_instance_uid is None else StudyRow.study_instance_uid == study_instance_uid
     senders = (
         select(SeriesRow.study_id, ImageRow.calling_ae_title)
         .join(ImageRow, ImageRow.series_id == SeriesRow.id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(is_wanted)
         .distinct()
     )
     for study_id, title in connection.execute(senders):
@@ -103,6 +107,7 @@ def stored_studies(connection: Connection) -> list[StoredStudy]:
     rows = connection.execute(
         select(StudyRow.id, StudyRow.study_instance_uid, last, settled)
         .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
+        .where(is_wanted)
         .group_by(StudyRow.id)
         .order_by(last, StudyRow.id)
     )
@@ -418,9 +423,9 @@ class ReadStudies(ReadRepository, StudyViews):
         having = self._connection.execute(select(func.count()).select_from(newest).where(newest.c.has_words))
         return int(having.scalar_one()) >= COMMON_STUDIES
 
-    def stored(self) -> list[StoredStudy]:
-        """Return every study as retention sees it, in the order in which they last received an instance."""
-        return stored_studies(self._connection)
+    def stored(self, study_instance_uid: str | None = None) -> list[StoredStudy]:
+        """Return every study, or one, as retention sees it, in the order in which they last received an instance."""
+        return stored_studies(self._connection, study_instance_uid)
 
     def patient_id(self, study_instance_uid: str) -> str | None:
         """Return the Patient ID of a study, for the audit log, or None if the study is not in the index."""
