@@ -82,3 +82,38 @@ def test_each_instance_arrives_in_order_whoever_is_killed(tmp_path: Path) -> Non
         firsts = list(dict.fromkeys(uid for uid in pacs.taken if uid in uids))
         assert firsts == uids
     assert len(pacs.taken) <= 12 + 5  # what was sent in the second before the kill came twice
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["sent again", "put back"])
+def test_what_damage_kept_from_a_destination_is_sent_once_the_file_is_whole(tmp_path: Path, how: str) -> None:
+    path, config = tmp_path / "sent.dcm", tmp_path / "voxelnode.toml"
+    [ds] = make.ct_series(1)
+    ds.save_as(path, enforce_file_format=True)
+    given_up = "SELECT 1 FROM v_route_messages WHERE state = 'given-up'"
+    with Pacs() as pacs:
+        pacs.answer = lambda uid: 0xA700
+        config.write_text(
+            '[storage]\nscrub_days = 1e-7\n[peers.SENDER]\nae_title = "SENDER"\n'
+            f'[peers.PACS]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
+            '[routes.now]\nwhen = "instance-stored"\nto = ["PACS"]\n'
+        )
+        settings = {"VOXELNODE_CONFIG": str(config), "VOXELNODE_DICOM__HOST": "127.0.0.1", FIRST_WAIT: "0.2"}
+        settings["VOXELNODE_SERIES__QUIET_SECONDS"] = "3600"
+        with Served(tmp_path / "root", **settings) as node:
+            send_files([path], node.address, "SENDER")
+            [row] = node.rows("SELECT path FROM v_images")
+            assert node.terminate() == 0  # the start after a kill would write the file again from the journal
+        content = Path(row["path"]).read_bytes()
+        Path(row["path"]).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        pacs.forget()
+        with Served(tmp_path / "root", **settings) as node:
+            until(lambda: node.rows(given_up), 30, "the damaged instance is not sent")
+            until(lambda: node.rows("SELECT 1 FROM v_images WHERE file_missing"), 30, "the damage is marked")
+            assert not pacs.taken
+            if how == "sent again":
+                send_files([path], node.address, "SENDER")
+            else:
+                Path(row["path"]).write_bytes(content)
+            until(lambda: pacs.taken, 30, "the destination has the instance")
+            until(lambda: not node.rows(given_up), 30, "nothing is given up any more")

@@ -243,7 +243,6 @@ class Services:
             yield from self._told(index)
             sent = {row[0] for row in index.execute("SELECT sop_instance_uid FROM v_sent_instances")}
         yield from (f"said to be sent, and did not arrive: {uid}" for uid in sorted(sent - self._arrived()))
-        yield from routes.given_up(self._root)
         yield from self._compared()
 
     def _instances(self, index: sqlite3.Connection, journal: Dated) -> Iterator[str]:
@@ -321,6 +320,7 @@ class Services:
         yield from self._until("every series is converted, and nothing waits", self._is_done)
         yield from self._until("the command has run for each volume", lambda: not self._untold())
         yield from self._until("the second node has every instance", lambda: not self._present() - self._arrived())
+        yield from routes.given_up(self._root)
         self.done["volumes told"] += len(self._called())
         self.done["instances forwarded"] += len(self._arrived())
         self.done["instances acknowledged"] += len(journal.acknowledged())

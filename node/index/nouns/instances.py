@@ -43,6 +43,7 @@ from node.index.nouns.records import Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
 from node.index.nouns.views import InstanceViews
 from node.index.search.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
+from node.index.work.messages import begin_mended
 
 _FIND_HELD = Prepared(
     select(
@@ -320,6 +321,9 @@ class InstanceRepository(IndexRepository):
             record_event(connection, kind, now, detail=damage, **_uids(row))
         if not missing:
             reopen_damaged(connection, [row.id for row in rows], now)
+            for row in rows:
+                uids = row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid
+                begin_mended(connection, *uids, now)
         return len(rows)
 
 

@@ -32,6 +32,7 @@ from node.index.nouns.levels import (
 )
 from node.index.nouns.lost import found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
+from node.index.work.messages import begin_mended
 
 DIGEST_MENDED = "digest-mended"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
@@ -214,6 +215,14 @@ class _Batch:
             f"the kept file {flaw.value}; first received with SHA-256 {first.sha256}, now with {received.file.sha256}"
         )
         record_received_event(self._connection, "file-restored", received, detail)
+        of = received.attributes
+        begin_mended(
+            self._connection,
+            of.study_instance_uid,
+            of.series_instance_uid,
+            of.sop_instance_uid,
+            received.file.received_at,
+        )
         if flaw in (Flaw.MISSING, Flaw.AWAY):
             return Indexed(Outcome.STORED, restored=detail)
         aside = _beside(received.file.quarantine_key, first.key)

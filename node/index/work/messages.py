@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, update
 from sqlalchemy.orm import aliased
 
 from node.index.engine.sql import listed_in
@@ -120,6 +120,18 @@ def retry(connection: Connection, now: dt.datetime, ended_as: Collection[Outcome
     waiting = update(WorkRow).where(*which, WorkRow.state == "waiting")
     count = connection.execute(waiting.values(attempts=0, due_at=now)).rowcount
     return count + begin_again(connection, now, *which, WorkRow.outcome.in_(ended_as))
+
+
+def begin_mended(
+    connection: Connection, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str, now: dt.datetime
+) -> None:
+    """Make what routes gave up due again once a file is whole: what its damage kept back is still owed."""
+    is_about_it = or_(WorkRow.sop_instance_uid.is_(None), WorkRow.sop_instance_uid == sop_instance_uid)
+    is_of_series = or_(WorkRow.series_instance_uid.is_(None), WorkRow.series_instance_uid == series_instance_uid)
+    of_study = WorkRow.study_instance_uid == study_instance_uid
+    begin_again(
+        connection, now, WorkRow.kind == "route", WorkRow.outcome == "failed", of_study, is_of_series, is_about_it
+    )
 
 
 def waiting_by_study(connection: Connection, lane: Lane) -> Counter[str]:
