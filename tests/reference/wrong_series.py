@@ -2,10 +2,10 @@
 
     python -m tests.reference.wrong_series
 
-prints the table of docs/wrong-series.md. Each case is a series after an issue of dcm2niix whose text
-says which kind of wrong result there was; no data of it are used. A case knows where each of its planes lies, what its
-voxels are worth, and of which image (echo, component ...) and time it is. So the judge needs no oracle: whichever way
-rows, slices and times run in a file, each of its planes must be one that was acquired there.
+prints the table of docs/wrong-series.md and the list below it. Each case is a series after an issue of dcm2niix whose
+text says which kind of wrong result there was; no data of it are used. A case knows where each of its planes lies, what
+its voxels are worth, and of which image (echo, component ...) and time it is. So the judge needs no oracle: whichever
+way rows, slices and times run in a file, each of its planes must be one that was acquired there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import re
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ from tests.programs import DCM2NIIX
 from tests.split import by_slice, by_volume, split_series
 
 TOLERANCE_MM = 0.05
+WIDTH = 120
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 Sidecar = Callable[[dict[str, Any], Any], Iterator[str]]
@@ -842,20 +844,31 @@ CASES: dict[str, Callable[[], Case]] = {
 def row_of(case: Case, ours: Outcome) -> str:
     """Return the row of the table as far as dcm2niix has no part in it."""
     issues = ", ".join(f"[#{issue}](https://github.com/rordenlab/dcm2niix/issues/{issue})" for issue in case.issues)
-    return f"| {case.name} | {issues} | {case.mistake} | {_cell(ours)} |"
+    return f"| {case.name} | {issues} | {ours.state} |"
 
 
-def _cell(outcome: Outcome) -> str:
-    return f"{outcome.state}: {outcome.why}" if outcome.why else outcome.state
+def evidence_of(case: Case, ours: Outcome) -> str:
+    """Return what went wrong in a case, and what is wrong with the volumes, as far as dcm2niix has no part in it."""
+    return f"- **{case.name}**: {case.mistake}.{_sentence('voxelnode', ours)}"
+
+
+def _sentence(program: str, outcome: Outcome) -> str:
+    return f" *{program}*: {outcome.why}." if outcome.why else ""
 
 
 def main() -> None:
-    """Print the table of docs/wrong-series.md."""
-    print(f"| Series | Told in | What went wrong there | voxelnode | dcm2niix {version_of_dcm2niix()} |")
-    print("|---|---|---|---|---|")
+    """Print the table of docs/wrong-series.md, and the list below it."""
+    print(f"| Series | Issue | voxelnode | dcm2niix {version_of_dcm2niix()} |")
+    print("|---|---|---|---|")
+    evidence = []
     for make_case in CASES.values():
         case = make_case()
-        print(row_of(case, by_voxelnode(case)), _cell(by_dcm2niix(case)), "|", flush=True)
+        ours, theirs = by_voxelnode(case), by_dcm2niix(case)
+        print(row_of(case, ours), theirs.state, "|", flush=True)
+        evidence.append(evidence_of(case, ours) + _sentence("dcm2niix", theirs))
+    print("\nWhat went wrong by each issue, and what is wrong with volumes that are not right:\n")
+    for entry in evidence:
+        print(textwrap.fill(entry, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 if __name__ == "__main__":
