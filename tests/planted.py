@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Any
 
@@ -31,6 +32,9 @@ _IDENTITY = ("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "PatientID
 _DECIDING = ("BurnedInAnnotation", "RecognizableVisualFeatures", "ImageType", "ConversionType", "Modality")
 _OF_KINDS = ("EncapsulatedDocument", "WaveformSequence", "ContentSequence", "SequenceOfUltrasoundRegions")
 _NOT_PLANTED = frozenset((*_IDENTITY, *_DECIDING, *_OF_KINDS, "DeidentificationMethod"))
+
+_SHORT = re.compile(rb"(?<![\d.])(?:1971|3\.2\.71)(?!\d)|feb")
+"""Parts of the date; a number that is a part of another one, as in a UID, is none of them."""
 
 
 def planted(sop_class_uid: str, **attributes: Any) -> FileDataset:
@@ -75,10 +79,10 @@ def left_in(content: bytes, *, short: bool = True) -> list[bytes]:
     lower = content.lower()
     number = int(NUMBER)
     binary = [struct.pack(form, number) for form in ("<d", "<q", *(("<f", "<i", ">i") if short else ()))]
-    words = [NAME, GIVEN, NUMBER, TELEPHONE, "19710203", "Feb 3 1971", *(("1971", "3.2.71", "Feb") if short else ())]
-    texts = [each.lower().encode() for each in words]
+    texts = [each.lower().encode() for each in (NAME, GIVEN, NUMBER, TELEPHONE, "19710203", "Feb 3 1971")]
     wide = [each.lower().encode("utf-16-le") for each in (NAME, GIVEN)]
-    return [each for each in (*texts, *wide) if each in lower] + [each for each in binary if each in content]
+    dates = _SHORT.findall(lower) if short else []
+    return [each for each in (*texts, *wide) if each in lower] + dates + [each for each in binary if each in content]
 
 
 def where(ds: Dataset, place: str = "") -> list[str]:

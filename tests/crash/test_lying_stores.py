@@ -44,7 +44,7 @@ def test_nothing_is_lost_behind_a_store_that_keeps_nothing(tmp_path: Path) -> No
             lying.fault = KEEPS_NOTHING
             send(node, series, journal)
             assert len(journal.acknowledged()) == 6
-            until(lambda: node.log.read_text().count("object_not_as_received") >= 5, 30, "each object was looked for")
+            until(lambda: node.log.read_text().count("object_not_as_received") >= 5, 60, "each object was looked for")
             node.kill()
             assert len([*root.glob("objects/*/*.dcm")]) >= 5
             lying.fault = None

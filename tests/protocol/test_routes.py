@@ -541,9 +541,7 @@ def test_a_peer_that_hangs_costs_no_attempt_and_an_answer_to_another_request_doe
         return answer[:at] + b"\x63\x00" + answer[at + 2 :]
 
     with Proxy(pacs.port) as proxy:
-        node = source(
-            {"all": Route(when="instance-stored", to=("PACS",), attempts=1)}, proxy.port, response_seconds=0.5
-        )
+        node = source({"all": Route(when="instance-stored", to=("PACS",), attempts=1)}, proxy.port, response_seconds=2)
         one, two = CT(2), CT(2)
         node.take(one)
         node.run("all/PACS")

@@ -13,9 +13,10 @@ from time import monotonic
 
 import structlog
 
-from node.audit.audit_files import LogTail, digest_of
+from node.audit.audit_files import digest_of
 from node.background import BackgroundService
 from node.extensions.postgresql.hosts import BEGUN, HostRepository, Member
+from node.extensions.postgresql.log_tail import LogTail
 from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.hookspecs import HostParts
 from node.index.database.index import Index

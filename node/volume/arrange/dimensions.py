@@ -159,9 +159,8 @@ def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
             detail = f"the slices of the volume belong to {len(times)} {name}"
             warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
     acquisitions = {frame.time_key.get("acquisition_number") for frame in frames} - {None}
-    if frames[0].split_key.get("modality") == "MR" and 1 < len(acquisitions) < len(
-        frames
-    ):  # each slice may have its own
+    # Each slice may have its own.
+    if frames[0].split_key.get("modality") == "MR" and 1 < len(acquisitions) < len(frames):
         detail = f"the slices of the volume have {len(acquisitions)} Acquisition Numbers (0020,0012)"
         warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
     slots = {frame.time_key.get("dimensions") for frame in frames if frame.split_key.get("modality") == "NM"}

@@ -12,7 +12,6 @@ import pytest
 from node.audit import audit_log as module
 from node.audit.audit_files import (
     FIRST,
-    LogTail,
     audit_files,
     copy_problems,
     digest_of,
@@ -32,6 +31,7 @@ from node.audit.audit_log import (
     Transfers,
 )
 from node.dicom.attributes import InstanceAttributes
+from node.extensions.postgresql.log_tail import LogTail
 from node.receive.ingest import Origin
 from node.settings.model import AuditSettings
 

@@ -217,7 +217,7 @@ def test_frames_too_long_for_a_native_value_are_refused_before_they_are_decoded(
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = saved(ct_series(1)[0], tmp_path)
-    path.write_bytes(path.read_bytes()[:700])
+    path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(NotTranscodable, match="ends within"):
         in_syntax(path, IMPLICIT)
 
