@@ -9,10 +9,11 @@ from node.cli.output import Answer
 
 
 def reindex(root: ChangedRoot) -> Answer:
-    """Write missing documents of attributes, and the index of [query] indexed.
+    """Fill the index of the attributes in [query] indexed.
 
-    A running node does the same in the background; the command does it at once, also beside it. Queries are answered
-    meanwhile. If the command is interrupted, run it again: it goes on with what is left.
+    Documents of attributes that instances lack are written first. A running node does the same in the background; the
+    command does it at once, also beside it. Queries are answered meanwhile. If the command is interrupted, run it
+    again: it goes on with what is left.
     """
     after: int | None = 0
     left, written = 1, 0

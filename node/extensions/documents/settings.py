@@ -7,14 +7,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from node.dicom.attributes import COLUMN_TAGS
-from node.dicom.documents import MATCHED_VRS, PIXELS, private_name, standard_name, vr_of
-from node.dicom.values import standard_tag
 from node.settings.section import SettingsSection
 
 
 def _name(text: str) -> str:
     """Return the name of an indexed attribute in documents; see `node.dicom.terms`."""
+    # Here: every command reads settings, and few name an attribute.
+    from node.dicom.attributes import COLUMN_TAGS
+    from node.dicom.documents import MATCHED_VRS, PIXELS, private_name, standard_name, vr_of
+
     if private := re.fullmatch(r"\(?([0-9A-Fa-f]{4}),([^,]{1,64}),([0-9A-Fa-f]{2})\)?", text):
         group = int(private[1], 16)
         if group % 2 and group < PIXELS:
@@ -36,6 +37,8 @@ def _name(text: str) -> str:
 
 
 def _tag(text: str) -> int:
+    from node.dicom.values import standard_tag
+
     if hexadecimal := re.fullmatch(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?", text):
         return int(hexadecimal[1] + hexadecimal[2], 16)
     try:
