@@ -329,15 +329,16 @@ def test_a_flood_of_refused_requests_does_not_fill_the_log_and_the_audit_trail_t
     root = node.served.root
     log, audit = root.parent / "serve.log", root / "audit.jsonl"
     logged, audited = log.stat().st_size, audit.stat().st_size
-    transport = httpx2.HTTPTransport(local_address=STRANGERS[-1])
+    stranger_of_no_flood = "127.0.0.9"  # of the others, the lines of this minute may have been written
+    transport = httpx2.HTTPTransport(local_address=stranger_of_no_flood)
     headers = {"Authorization": "Bearer nobody-has-this-token"}
     with httpx2.Client(base_url=f"http://127.0.0.1:{node.web_port}", transport=transport, headers=headers) as stranger:
         for number in range(1000):
             assert stranger.get(f"/api/v1/studies/1.2.{number}").status_code in (401, 429, 503)
     with log.open() as lines:
         lines.seek(logged)
-        refusals = [line for line in lines if STRANGERS[-1] in line and "http_request" in line]
+        refusals = [line for line in lines if stranger_of_no_flood in line and "http_request" in line]
     assert 0 < len(refusals) <= 3 * LINES_OF_MINUTE
     with audit.open() as lines:
         lines.seek(audited)
-        assert 0 < sum(STRANGERS[-1] in line and "wrong or expired token" in line for line in lines) < 10
+        assert 0 < sum(stranger_of_no_flood in line and "wrong or expired token" in line for line in lines) < 10

@@ -18,6 +18,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwrig
 CHROMIUM = "/usr/bin/chromium-headless-shell"
 ARGUMENTS = [
     "--no-sandbox",
+    "--renderer-process-limit=1",
+    "--process-per-site",
+    "--in-process-gpu",
     "--disable-gpu",
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
