@@ -1,6 +1,7 @@
 """Child processes that convert: untrusted headers and pixels are decoded there, within limits.
 
-`serve` runs in a child; `Converters` is the node's side. Importing this module loads neither NumPy nor codecs.
+`serve` runs in a child; `Converters` is the node's side. ``voxelnode convert`` imports this module before it starts a
+child, which the rest waits for: what only an answer or a job needs is imported with it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ from node.archive.space import room_of
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildLate
 from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart, use_one_thread
-from node.conversion.answers import NoAnswer, read_answer, write_answer
 from node.dicom.lean_import import in_parts, load_pydicom
 from node.durable import DISK_FULL, NO_ROOM
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
-from node.registry import resolve
 
 if TYPE_CHECKING:
     from node.conversion.job import ConversionJob, Converted
@@ -112,6 +111,8 @@ class Converters:
 
 
 def _checked(content: bytes, job: ConversionJob) -> Converted:
+    from node.conversion.answers import NoAnswer, read_answer
+
     try:
         return read_answer(content, job)
     except NoAnswer as error:
@@ -166,6 +167,7 @@ def _loaded() -> tuple[Callable[[ConversionJob], Converted], Callable[[Converted
     gc.disable()
     load_pydicom()
     in_parts("nibabel")
+    from node.conversion.answers import write_answer
     from node.conversion.pipeline import convert
 
     gc.freeze()
@@ -187,8 +189,11 @@ def _load_for(job: ConversionJob) -> None:
 
 
 def _load_writers(options: WriteOptions, objects: tuple[ObjectKind, ...]) -> None:
-    for kind in objects:
-        resolve(kind.place)
+    if objects:
+        from node.registry import resolve
+
+        for kind in objects:
+            resolve(kind.place)
     if options.compress:
         import_module("isal.igzip_threaded")
     if {"mhd", "nrrd"} & set(options.formats):

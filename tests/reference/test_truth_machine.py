@@ -414,6 +414,48 @@ FOUND: dict[str, Case] = {
         numbering="slices",
         changes=(("lie", "EchoTime", "mix", 83), ("drop", "FrameOfReferenceUID", 42, 64, 7)),
     ),
+    "Frame Reference Times run against acquisition times": Case(
+        kind="pt",
+        times=2,
+        slices=2,
+        spacing_mm=0.4,
+        labels=("slice-clock", "frame-reference"),
+        numbering="echoes",
+        changes=(("lie", "FrameReferenceTime", "mix", 62),),
+        arrival=7,
+    ),
+    "Instance Numbers alone contradict clocks that were exchanged": Case(
+        kind="mr", times=2, slices=1, changes=(("lie", "AcquisitionTime", "mix", 1),)
+    ),
+    "Instance Numbers alone contradict clocks that mix two times": Case(
+        kind="ct", times=2, slices=2, numbering="slices", changes=(("lie", "AcquisitionTime", "mix", 1),)
+    ),
+    "Instance Numbers alone contradict Temporal Position Identifiers": Case(
+        kind="pt",
+        times=2,
+        slices=2,
+        labels=("temporal",),
+        changes=(("lie", "TemporalPositionIdentifier", "mix", 0),),
+    ),
+    "Instance Numbers and Image Index contradict Frame Reference Times": Case(
+        kind="pt", times=2, slices=1, labels=("frame-reference",), changes=(("lie", "FrameReferenceTime", "mix", 1),)
+    ),
+    "clocks alone contradict Acquisition Numbers": Case(
+        kind="mr",
+        times=2,
+        slices=2,
+        labels=("acquisition", "clock"),
+        numbering="none",
+        changes=(("lie", "AcquisitionNumber", "mix", 0),),
+    ),
+    "Acquisition Numbers alone contradict Frame Reference Times": Case(
+        kind="ct",
+        times=2,
+        slices=2,
+        labels=("acquisition", "frame-reference"),
+        numbering="none",
+        changes=(("lie", "FrameReferenceTime", "mix", 0),),
+    ),
 }
 """Cases that once gave a wrong volume in silence, by what is wrong with them."""
 

@@ -7,6 +7,7 @@ lost or falsified afterwards. `build` makes its data sets, together with the tru
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
@@ -178,6 +179,8 @@ class Series:
         if self.case.kind in OTHERS:
             return [keyword for keyword in ("FrameTime", "order") if keyword not in self.false][:1]
         is_order_proof = self.case.slices >= MIN_SLICES_OF_ORDER and self.case.numbering in TELLING_NUMBERINGS
+        left = Counter((plane.group, plane.slice) for plane in self.planes.values())
+        is_order_proof &= max(left.values(), default=0) > 1  # one frame at each position has no order in time
         if "FrameContentSequence" in self.false and not is_order_proof:
             return []  # all labels are in it: only frames in the order of times, in most slices, contradict it
         names = ENHANCED_LABELS if self.case.is_enhanced else LABELS

@@ -107,7 +107,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: ``right``, ``told`` (not whole, or refused, and said so) or ``wrong``, and why."""
+    """What became of a case, and why: ``right``, ``told`` (not whole, but said so), ``refused`` or ``wrong``."""
 
     state: str
     why: str = ""
@@ -225,7 +225,7 @@ def by_voxelnode(case: Case) -> Outcome:
         said += [row["reason"] for row in listing["exclusions"]]
         verdicts = [row["verdict"] for row in listing["series"] if row["verdict"]]
         said += [verdict["state"] for verdict in verdicts if verdict["state"] in ("incomplete", "suspect")]
-    return _outcome(wrong, dict.fromkeys(said))
+    return _outcome(wrong, dict.fromkeys(said), is_made=bool(made))
 
 
 def by_dcm2niix(case: Case) -> Outcome:
@@ -238,7 +238,8 @@ def by_dcm2niix(case: Case) -> Outcome:
         paths = [
             path for path in sorted(out.glob("*.nii")) if not re.search(r"_(Eq|Tilt)(_\d+)?[a-z]?\.nii$", path.name)
         ]
-        wrong = next(faults([_made(path) for path in paths], case), None)
+        made = [_made(path) for path in paths]
+        wrong = next(faults(made, case), None)
         text = ended.stdout + ended.stderr
         lines = (line.partition("Convert ")[0].replace(temporary, "") for line in text.splitlines())
         said = dict.fromkeys(
@@ -247,7 +248,7 @@ def by_dcm2niix(case: Case) -> Outcome:
             if line.startswith(("Warning", "Error"))
         )
         said = {line: None for line in said if not any(habit in line for habit in HABITS)}
-    return _outcome(wrong, said)
+    return _outcome(wrong, said, is_made=bool(made))
 
 
 HABITS = (
@@ -281,11 +282,13 @@ def _made(path: Path) -> Made:
         return Made(path, {"SliceTiming": [float("inf")]})
 
 
-def _outcome(wrong: str | None, said: dict[str, None]) -> Outcome:
+def _outcome(wrong: str | None, said: dict[str, None], *, is_made: bool) -> Outcome:
     if wrong is None:
         return Outcome("right")
     if said:
-        return Outcome("told", f"{wrong}; it says: {', '.join(f'`{line}`' for line in list(said)[:3])}")
+        return Outcome(
+            "told" if is_made else "refused", f"{wrong}; it says: {', '.join(f'`{line}`' for line in list(said)[:3])}"
+        )
     return Outcome("wrong", wrong)
 
 

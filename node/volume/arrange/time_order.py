@@ -51,6 +51,17 @@ COUNTS = {
 }
 """Attributes that count times, by their time key."""
 
+BESIDE_FRAME_REFERENCE = {"acquisition_time": "acquisition times", "time_slice": "Image Index (0054,1330)"}
+"""What runs with Frame Reference Time, which counts from the start of the series."""
+
+NUMBERED_KEYS = {
+    "temporal_position": "Temporal Position Identifier (0020,0100)",
+    "frame_reference_time": "Frame Reference Time (0054,1300)",
+    "acquisition_time": "Acquisition Time (0008,0032)",
+    "acquisition_number": "Acquisition Number (0020,0012)",
+}
+"""Attributes, by their time key, with whose times Instance Numbers run if they count times at all."""
+
 MAX_ASTRAY = 1 / 3
 """Largest share of slices whose frames are out of order by mistake; beyond it an instance has an order of its own."""
 
@@ -84,7 +95,7 @@ def without_wrong_clocks(name: str, bins: list[Bin]) -> tuple[str, list[Bin]]:
 
 
 def doubt_of_counts(name: str, bins: list[Bin]) -> str | None:
-    """Return what contradicts an order by an attribute that counts times; None if nothing does.
+    """Return what contradicts an order by an attribute that counts times, or their seconds; None if nothing does.
 
     Slices may not share its values, or the other count may put frames into other times. Frames of one instance that
     nearly all slices have in the order of times are so in the others too: those may have exchanged all that they say of
@@ -92,18 +103,20 @@ def doubt_of_counts(name: str, bins: list[Bin]) -> str | None:
 
     `bins`: frames by position; within a bin in the order of the attribute. All bins have equally many frames.
     """
+    if name == "frame_reference_time":
+        doubt = _doubt_of_order(bins, NUMBERED_KEYS[name], BESIDE_FRAME_REFERENCE)
+        return doubt or _doubt_by_others(name, bins)
     if name not in COUNTS:
-        return None
+        return _doubt_by_others(name, bins)
     if len({frozenset(frame.time_key[name] for frame in frames) for frames in bins}) > 1:
         return f"the slices do not share values of {COUNTS[name]}: only the order of these says which are of one time"
     is_lone = len(bins) == 1 and name == "temporal_position"  # slices may have clocks of their own, and phases wrap
     others = COUNTS | ({"acquisition_time": "acquisition times"} if is_lone else {})
-    for other, of_other in others.items():
-        ordered = None if other == name else _ordered_by(bins, other)
-        if ordered is not None and ordered != bins:
-            return f"{COUNTS[name]}, by which the frames were ordered, and {of_other} put them into different orders"
+    others = {other: attribute for other, attribute in others.items() if other != name}
+    if (doubt := _doubt_of_order(bins, COUNTS[name], others)) is not None:
+        return doubt
     if len({frame.sop_instance_uid for frames in bins for frame in frames}) > 1:
-        return None
+        return _doubt_by_others(name, bins)
     astray = sum(frames != sorted(frames, key=instance_order) for frames in bins)
     if not 0 < astray <= MAX_ASTRAY * len(bins):
         return None
@@ -111,6 +124,37 @@ def doubt_of_counts(name: str, bins: list[Bin]) -> str | None:
         f"by {COUNTS[name]} the frames of {astray} of {len(bins)} slices are not in the order of the instance, but all "
         "others are: frames of these may have each other's times"
     )
+
+
+def _doubt_of_order(bins: list[Bin], attribute: str, others: dict[str, str]) -> str | None:
+    """Return which of other attributes, by their time keys, has another order than bins that `attribute` ordered."""
+    for other, of_other in others.items():
+        if _ordered_by(bins, other) not in (None, bins):
+            return f"{attribute}, by which the frames were ordered, and {of_other} put them into different orders"
+    return None
+
+
+def _doubt_by_others(name: str, bins: list[Bin]) -> str | None:
+    """Return what puts frames into other times than an attribute that nothing confirms; None if nothing does.
+
+    Instance Numbers count times if they run through all of them in one order of slices. Weightings are told by
+    themselves, and the clock of a phase says when its heart beat was.
+    """
+    if name not in NUMBERED_KEYS or any(frame.diffusion is not None for frames in bins for frame in frames):
+        return None
+    orders = {NUMBERED_KEYS[other]: _ordered_by(bins, other) for other in NUMBERED_KEYS if other != name}
+    numbered = _ordered_by(bins, "instance")
+    if numbered is not None and _follow_each_other(numbered, "instance"):
+        orders["Instance Numbers (0020,0013)"] = numbered
+    elif name not in ("frame_reference_time", "acquisition_number"):
+        return None
+    if bins in orders.values():
+        return None
+    times = _times(bins)
+    for other, ordered in orders.items():
+        if ordered is not None and (ordered is numbered or _times(ordered) != times):
+            return f"{NUMBERED_KEYS[name]}, by which the frames were ordered, and {other} tell different times"
+    return None
 
 
 def _times(bins: list[Bin]) -> set[frozenset[int]]:
@@ -176,8 +220,11 @@ def is_time_order(bins: list[Bin], name: str) -> bool:
     are_names = len(set.union(*values)) <= MAX_VALUES_PER_TIME * len(bins[0])  # names of times; some lack slices
     if name in PHASE_KEYS:
         return not are_names or _have_one_rank(bins, name)
-    if are_names:
-        return False
+    return not are_names and _follow_each_other(bins, name)
+
+
+def _follow_each_other(bins: list[Bin], name: str) -> bool:
+    """Return whether values that differ in each frame run time by time, slice by slice, or package by package."""
     ranks = _ranks(bins, name)
     sequence = sorted(
         (ranks[frame.time_key[name]], time, position)
