@@ -24,7 +24,11 @@ class Handlers(list[Any]):
         self._node = Node(settings, listens=False)
         self._drain_seconds = settings.dicom.drain_seconds
         self._stop = threading.Event()
-        self._node.start()
+        try:
+            self._node.start()
+        except BaseException:  # the program goes on, and may try again
+            self._node.stop(0.0)
+            raise
         self._thread = threading.Thread(
             target=self._node.serve_until, args=(self._stop,), name="voxelnode", daemon=True
         )
@@ -33,6 +37,8 @@ class Handlers(list[Any]):
 
     def close(self) -> None:
         """Stop the node: shut the acceptor down first, or what it still receives is refused."""
+        if self._stop.is_set():  # the descriptors of the node may by now be those of the program
+            return
         self._stop.set()
         self._thread.join()
         self._node.stop(self._drain_seconds)

@@ -1,0 +1,36 @@
+"""`node.handlers` in a program that makes mistakes: started again after a failure, and closed more than once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import os, socket, sys
+import node
+
+taken = socket.create_server(("127.0.0.1", 0))
+try:
+    node.handlers(sys.argv[1], {"web.enabled": True, "web.port": taken.getsockname()[1]})
+except Exception as error:
+    print(type(error).__name__)
+with node.handlers(sys.argv[1]) as handlers:
+    handlers.close()
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(64)]  # the numbers that the node gave back
+for descriptor in opened:
+    os.fstat(descriptor)
+with node.handlers(sys.argv[1]):
+    print("again")
+"""
+
+
+@pytest.mark.slow
+def test_handlers_give_the_root_back_once_and_after_a_failed_start(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, tmp_path / "root"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line in ("UsageError", "again")] == ["UsageError", "again"]
