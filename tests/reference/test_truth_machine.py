@@ -456,6 +456,20 @@ FOUND: dict[str, Case] = {
         numbering="none",
         changes=(("lie", "FrameReferenceTime", "mix", 0),),
     ),
+    "clocks and the order of the frames contradict Temporal Position Indices": Case(
+        kind="mr-enhanced",
+        times=2,
+        slices=2,
+        labels=("temporal", "clock"),
+        changes=(("lie", "TemporalPositionIndex", "mix", 0),),
+    ),
+    "clocks and the order of the frames contradict Dimension Index Values": Case(
+        kind="mr-enhanced",
+        times=2,
+        slices=1,
+        labels=("dimensions", "clock"),
+        changes=(("lie", "DimensionIndexValues", "mix", 1),),
+    ),
 }
 """Cases that once gave a wrong volume in silence, by what is wrong with them."""
 

@@ -119,7 +119,10 @@ def doubt_of_counts(name: str, bins: list[Bin]) -> str | None:
         return _doubt_by_others(name, bins)
     astray = sum(frames != sorted(frames, key=instance_order) for frames in bins)
     if not 0 < astray <= MAX_ASTRAY * len(bins):
-        return None
+        clock = _ordered_by(bins, "acquisition_time")
+        if clock in (None, bins) or clock != _ordered_by(bins, "instance"):
+            return None
+        return f"acquisition times and the order of the instance tell other times than {COUNTS[name]}"
     return (
         f"by {COUNTS[name]} the frames of {astray} of {len(bins)} slices are not in the order of the instance, but all "
         "others are: frames of these may have each other's times"
