@@ -23,12 +23,15 @@ _PHASE = ("InPlanePhaseEncodingDirection", "(0051,100E)", "(0018,9034)", "(0021,
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "volumes": (*_PLANES, *_TIMES, "ImageType", "ImageComments", "Rows", "Columns", "SOPClassUID"),
-    "shape": (*_PLANES, *_TIMES, "ImageType", "Rows", "Columns", "(0019,100A)"),
-    "place": (*_PLANES, "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "GantryDetectorTilt"),
+    "shape": (*_PLANES, *_TIMES, "ImageType", "Rows", "Columns", "(0019,100A)", "PhotometricInterpretation"),
+    "place": (
+        *(*_PLANES, "PixelSpacing", "SpacingBetweenSlices", "SliceThickness", "GantryDetectorTilt"),
+        "GridFrameOffsetVector",
+    ),
     "values": (
         *("RescaleSlope", "RescaleIntercept", "RealWorldValueSlope", "RealWorldValueIntercept", "(2005,100E)"),
         *("BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation"),
-        *("LossyImageCompression", "ModalityLUTSequence"),
+        *("LossyImageCompression", "ModalityLUTSequence", "DoseGridScaling", "MaximumFractionalValue"),
     ),
     "order of times": (*_TIMES, "DiffusionBValue", "(0019,100C)", "(2001,1003)", "InstanceNumber"),
     "RepetitionTime": ("RepetitionTime", *_TIMES, "FrameTime", "FrameAcquisitionDuration", "MRAcquisitionType"),
