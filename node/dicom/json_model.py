@@ -481,3 +481,16 @@ def _float(value: Any) -> float:
 
 def _wrong() -> Any:
     raise ValueError
+
+
+def entry_text(model: Json, keyword: str) -> str | None:
+    """Return the first value of an attribute of a data set, or of an item, as text; None if it has none."""
+    values = model.get(f"{standard_tag(keyword):08X}", {}).get("Value", [])
+    return (value_text(values[0]) or None) if values else None
+
+
+def value_text(value: Any) -> str:
+    """Return a value of the DICOM JSON Model as text; a PN is an object of its component groups (PS3.18 F.2.2)."""
+    if isinstance(value, dict):
+        return "=".join(str(value.get(group, "")) for group in NAME_GROUPS).rstrip("=")
+    return "" if value is None else str(value)

@@ -24,11 +24,11 @@ from node.errors import ConversionRefused, ResultRefused
 from node.extensions.results.lattice import Lattice, lattice_of, on_lattice
 from node.extensions.results.making import Making, SourceStack, described, finished, local_time, sample_of
 from node.extensions.results.manifest import Coded, Label
+from node.extensions.results.masks import NotAMask, read_mask
 from node.files.reading import read_instance
 from node.volume.model import Array, Float, Frame, Geometry
 from node.volume.objects import segmentation
 from node.volume.read.frames import frames_of
-from node.writers.reading import NotAMask, read_mask
 
 TISSUE = Coded(value="85756007", scheme="SCT", meaning="Tissue")
 """Category and type of a segment that has none: CID 7150 and CID 7166 begin with it."""

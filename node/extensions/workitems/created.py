@@ -12,8 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
-from node.dicom.json_model import Json, elements
-from node.dicom.worklist import entry_text
+from node.dicom.json_model import Json, elements, entry_text
 from node.errors import OutOfResources
 from node.extensions.workitems import unified_steps as rules
 from node.extensions.workitems.unified_steps import Event, State, Status

@@ -8,7 +8,7 @@ from typing import Any
 
 from node.audit.audit_log import APPLICATION, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
-from node.dicom.worklist import entry_text
+from node.dicom.json_model import entry_text
 from node.extensions.workitems.created import WorkitemRepository
 from node.hookspecs import Action as RootAction
 from node.hookspecs import OpenedRoot

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path, Query
 
-from node.dicom.worklist import entry_text
+from node.dicom.json_model import entry_text
 from node.extensions.workitems.created import ReadCreatedWorkitems
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms

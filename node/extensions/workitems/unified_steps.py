@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 from pydicom.datadict import keyword_for_tag
 
-from node.dicom.json_model import Json, elements
+from node.dicom.json_model import Json, elements, entry_text
 from node.dicom.values import standard_tag
-from node.dicom.worklist import entry_text
 from node.errors import UsageError
 
 State = Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]

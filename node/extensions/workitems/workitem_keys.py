@@ -16,10 +16,10 @@ from node.dicom.key_values import OneOf
 from node.dicom.keys import InvalidQuery
 from node.dicom.matching import Options, Query, read_query
 from node.dicom.values import standard_tag
-from node.dicom.worklist import WorklistKey, is_match, read_worklist_query
 from node.extensions.dicomweb.searches import Path, attribute_path, put_key
 from node.extensions.workitems import workitem_model
 from node.extensions.workitems.unified_steps import STATES, State
+from node.extensions.worklist.queries import WorklistKey, is_match, read_worklist_query
 
 OF_SERIES = {
     "PatientName": ("",),

@@ -13,9 +13,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from node.audit.audit_log import Action, AuditEvent
-from node.dicom.json_model import Json
+from node.dicom.json_model import Json, entry_text
 from node.dicom.metadata import encoded_model
-from node.dicom.worklist import entry_text
 from node.dicom.xml_model import NotNative, json_from_native
 from node.extensions.dicomweb.capabilities import ACCEPT, DOCUMENT, Transaction
 from node.extensions.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header

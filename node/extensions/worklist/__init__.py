@@ -92,11 +92,11 @@ class _Worklist(Extension):
 
     def run(self, node: Parts) -> Running:
         from node.dicom.command import N_CREATE_RQ, N_SET_RQ
-        from node.dicom.worklist import read_worklist_query
         from node.extensions.worklist.mllp import MllpListener
         from node.extensions.worklist.modality_worklist import Worklist
         from node.extensions.worklist.patients import PatientChanges
         from node.extensions.worklist.performed_steps import StepService, serve_n_create, serve_n_set
+        from node.extensions.worklist.queries import read_worklist_query
 
         settings = _settings(node.settings)
         index, now, ae_title = node.ingest.index, node.ingest.now, node.settings.dicom.ae_title

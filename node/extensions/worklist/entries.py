@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from node.dicom.attributes import date_of, time_of
-from node.dicom.json_model import NAME_GROUPS, Json, json_model, name_groups
-from node.dicom.worklist import MAX_DEPTH, STEP_SEQUENCE, entry_text
+from node.dicom.json_model import NAME_GROUPS, Json, entry_text, json_model, name_groups
 from node.errors import UsageError
+from node.extensions.worklist.queries import MAX_DEPTH, STEP_SEQUENCE
 from node.index.nouns.scheduled_steps import ScheduledStep
 
 MAX_ELEMENTS = 1000

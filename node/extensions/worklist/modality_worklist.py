@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset
 
 from node.background import BackgroundService
 from node.dicom.json_model import Json
-from node.dicom.worklist import WorklistQuery, answer, entry_in_progress, is_match
 from node.extensions.worklist.entries import InvalidEntry, checked, model_of, scheduled_step
+from node.extensions.worklist.queries import WorklistQuery, answer, entry_in_progress, is_match
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.scheduled_steps import IN_PROGRESS, ScheduledStep, ScheduledStepRepository
 from node.index.search.finder import QueryRefused, QueryStopped

@@ -18,7 +18,7 @@ from node.association.operation import Operation, RequestRefused
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import is_identifier
 from node.dicom.command import N_CREATE_RQ, N_SET_RQ, MalformedCommand
-from node.dicom.json_model import Json, json_model
+from node.dicom.json_model import Json, entry_text, json_model
 from node.dicom.status import (
     DUPLICATE_INSTANCE,
     INVALID_ATTRIBUTE_VALUE,
@@ -28,7 +28,6 @@ from node.dicom.status import (
     SUCCESS,
 )
 from node.dicom.values import standard_tag
-from node.dicom.worklist import entry_text
 from node.errors import VoxelnodeError
 from node.index.nouns.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository, State
 

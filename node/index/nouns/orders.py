@@ -11,8 +11,7 @@ from sqlalchemy import Connection, bindparam, insert, or_, select
 from sqlalchemy.orm import join
 
 from node.dicom.attributes import date_of
-from node.dicom.json_model import Json
-from node.dicom.worklist import entry_text
+from node.dicom.json_model import Json, entry_text
 from node.index.engine.hot_statements import Prepared
 from node.index.models import ConflictRow, PatientRow, ScheduledStepRow, StudyRow
 

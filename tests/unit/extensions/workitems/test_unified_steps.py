@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from node.dicom.json_model import Json, elements
+from node.dicom.json_model import Json, elements, entry_text
 from node.dicom.key_values import instant_of
-from node.dicom.worklist import entry_text
 from node.extensions.workitems.unified_steps import (
     PERFORMED,
     PROGRESS,

@@ -16,7 +16,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from node.dicom.json_model import NAME_GROUPS, Json
+from node.dicom.json_model import Json, value_text
 from node.dicom.key_values import Match, compared, matches_any, matches_of, require_order
 from node.dicom.keys import InvalidQuery, Key, Level
 from node.dicom.matching import MAX_MATCHES, key_item, texts_of
@@ -127,20 +127,13 @@ def is_match(keys: Sequence[WorklistKey], entry: Json) -> bool:
 def _has_match(key: WorklistKey, entry: Json) -> bool:
     values = _values(key, entry)
     if not key.inner:
-        return matches_any(key.matches, [_text(value) for value in values])
+        return matches_any(key.matches, [value_text(value) for value in values])
     return not any(map(_count, key.inner)) or any(is_match(key.inner, item) for item in values)
 
 
 def _values(key: WorklistKey, entry: Json) -> list[Any]:
     values: list[Any] = entry.get(f"{key.tag:08X}", {}).get("Value", [])
     return values
-
-
-def _text(value: Any) -> str:
-    """Return a value of the DICOM JSON Model as text; a PN is an object of its component groups (PS3.18 F.2.2)."""
-    if isinstance(value, dict):
-        return "=".join(str(value.get(group, "")) for group in NAME_GROUPS).rstrip("=")
-    return "" if value is None else str(value)
 
 
 def answer(query: WorklistQuery, entry: Json) -> Dataset:
@@ -181,15 +174,9 @@ def _data_set(model: Json) -> Dataset:
 
 
 def _element(tag: BaseTag, vr: str, values: Sequence[Any]) -> DataElement:
-    several = [value if isinstance(value, int | float) else _text(value) for value in values]
+    several = [value if isinstance(value, int | float) else value_text(value) for value in values]
     value = None if not several else several[0] if len(several) == 1 else several
     return DataElement(tag, vr[:2], value, validation_mode=config.IGNORE)
-
-
-def entry_text(model: Json, keyword: str) -> str | None:
-    """Return the first value of an attribute of an entry, or of an item in it, as text; None if it has none."""
-    values = model.get(f"{standard_tag(keyword):08X}", {}).get("Value", [])
-    return (_text(values[0]) or None) if values else None
 
 
 def entry_in_progress(entry: Json) -> Json:
