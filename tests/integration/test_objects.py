@@ -300,6 +300,21 @@ def test_an_upload_for_which_somebody_waits_is_not_left_because_others_had_their
     assert third.done()
 
 
+def test_what_comes_behind_a_round_does_not_wait_for_what_was_refused(serve: Callable[..., Served]) -> None:
+    node = serve()
+    damaged, other = make.ct_series(2)
+    node.take(damaged)
+    [path] = node.local()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert node.uploads.step() == 0.0
+    node.take(other)
+    node.uploads._after = "p"  # the round has passed its key
+    assert node.upload() is None
+    assert node.places() == ["spool", "store"]
+
+
 @pytest.mark.parametrize("step", ["object-put", "objects-recorded"])
 def test_an_upload_that_was_interrupted_is_found_to_be_there(
     serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str

@@ -106,6 +106,7 @@ class Uploads(UploadService):
         self._has_begun = False
         self._after = ""  # the last key that this round has seen
         self._refused = 0  # files of this round that are left
+        self._has_news = False  # rows were written in this round: their keys may be behind it
         self._is_first_round = True
         self._noted = 0  # the last revision from before the store that was looked at
         self._attempts = 0
@@ -154,6 +155,8 @@ class Uploads(UploadService):
             self._places.record_spooled(lost)
             self._after = ""
         waiting = self.remove_objects()
+        if not self._after:
+            self._has_news = False
         limit = BATCH if self._awaited is None else IN_FLIGHT
         batch = self._places.spooled(self._after, limit, missing=self._is_first_round)
         if batch:
@@ -166,7 +169,7 @@ class Uploads(UploadService):
         self._after, self._is_first_round = "", False
         waits_for_marks = self._take_marks_away()
         self._remote.trim()
-        if self._awaited is not None and self._awaited.keys(1):  # since its last turn
+        if self._has_news or (self._awaited is not None and self._awaited.keys(1)):  # since its last turn
             return 0.0
         return RETRY_SECONDS if refused or waiting or waits_for_marks or self._remote.is_over else None
 
@@ -212,6 +215,7 @@ class Uploads(UploadService):
             self._stopping.wait(LOOK_SECONDS)
 
     def _wake_by_commit(self) -> None:
+        self._has_news = True
         if self.away is None:
             self.wake(GATHER_SECONDS)
 
