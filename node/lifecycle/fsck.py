@@ -14,11 +14,12 @@ from pathlib import Path, PurePath
 from time import time
 from typing import Literal
 
-from node.acknowledged import FOLDER, problems
+from node.acknowledged import FOLDER, entries, problems
 from node.archive.base import VOLUMES, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.conversion.volume_files import sweep
+from node.durable import make_folder
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory
 from node.files.reading import read_instance
 from node.index.database.index import Index
@@ -26,11 +27,19 @@ from node.index.database.reading import ReadIndex, reading
 from node.index.engine.place import check, place_of
 from node.index.models import SPOOL, STORE
 from node.index.nouns.instance_files import folders_of
-from node.index.nouns.records import InstanceFile
+from node.index.nouns.records import InstanceFile, Received
 from node.index.nouns.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.accounting import mend_ledger, note_lost, unaccounted
-from node.receive.recovery import ADOPTED, adopt, return_from_quarantine, stored_instance, without_deleted
+from node.receive.quarantine import reasons_of
+from node.receive.recovery import (
+    ADOPTED,
+    adopt,
+    not_named,
+    return_from_quarantine,
+    stored_instance,
+    without_deleted,
+)
 
 Kind = Literal[
     "index-damaged",
@@ -45,6 +54,7 @@ Kind = Literal[
     "file-unknown",  # a file without a row
     "loser-missing",  # the file that a conflict names does not exist
     "loser-altered",  # it exists, and its digest is not that of the conflict
+    "loser-unknown",  # an instance in quarantine that no conflict names
     "copy-altered",  # the local copy of an object
     "object-missing",  # a row without its object
     "object-altered",
@@ -124,6 +134,7 @@ def examine(
             yield finding
     yield from _still_unknown(root, url, unknown)
     yield from _losers(root, index, digests=digests, host=host)
+    yield from _unknown_losers(root, url, losers | reasons_of(index).keys(), serving=serving)
     if objects is not None:
         yield from objects(losers)
     yield from _volumes(root, index, digests=digests, host=host)
@@ -158,6 +169,7 @@ def mend(
     * a file without a row gets one, or goes to quarantine if it cannot be read;
     * a row without a file is marked: the next instance with its UID restores it;
     * an altered file goes to quarantine and its row is marked, unless the digest of the row is what is wrong;
+    * an instance in quarantine that no row names is the missing file of its row, if its digest says so, or is noted;
     * a series whose volumes are missing or altered is converted again;
     * folders and objects of volumes that no row names are removed.
 
@@ -168,7 +180,8 @@ def mend(
     if damaged:
         mend_ledger(archive, index, damaged)
     note_lost(archive, index, now)
-    steps = [(finding, _mended(finding, fates, archive, index, quiet_seconds, now)) for finding in findings]
+    received = _digests(archive.root, findings)
+    steps = [(finding, _mended(finding, fates, archive, index, quiet_seconds, now, received)) for finding in findings]
     mended = [replace(finding, mended=_replaced(finding, index) or done) for finding, done in steps]
     if any(finding.kind == "volume-unknown" for finding in findings):
         sweep(archive, index)
@@ -200,18 +213,21 @@ def _mended(
     index: Index,
     quiet_seconds: Callable[[str], float],
     now: dt.datetime,
+    received: Mapping[str, set[str]],
 ) -> str | None:
     match finding.kind:
         case "file-unknown":
             return fates.get(finding.path) or _mended_stray(finding.path, archive, index, quiet_seconds, now)
         case "file-altered" | "file-missing":
-            return fates.get(finding.path) or _mended_file(finding, archive, index, now)
+            return fates.get(finding.path) or _mended_file(finding, archive, index, now, received)
         case "file-back":
             index.instances.mark_files([finding.path], missing=False, now=now)
             return "unmarked"
         case "loser-missing" | "loser-altered":
             index.instances.record_loser_damage(finding.path, finding.detail, now, gone=finding.kind == "loser-missing")
             return "marked"
+        case "loser-unknown":
+            return _mended_loser(finding, archive, index, now, received)
         case "copy-altered" | "object-missing" | "object-altered" | "object-unknown":
             return _mended_object(finding, archive, index, quiet_seconds, now)
         case "volume-missing" | "volume-altered" | "volume-object":
@@ -270,7 +286,9 @@ def _mended_stray(
     return adopt(archive, index, strays, quiet_seconds, now).get(key) if strays else ADOPTED
 
 
-def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str | None:
+def _mended_file(
+    finding: Finding, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
+) -> str | None:
     if not index.instances.named_keys([finding.path]):
         return "replaced by the instance that came again"  # its record was in the journal
     if _is_as_received(finding.path, archive, index):
@@ -284,8 +302,9 @@ def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datet
         return returned.get(finding.path, "marked")
     if not archive.path(finding.path).exists():
         return "gone meanwhile"
+    row = next((row for row in index.instances.files(finding.path.rpartition("/")[0]) if row.key == finding.path), None)
     try:
-        sha256 = _believed(finding.path, archive, index, now)
+        sha256 = None if row is None else _believed(row, finding.path, archive, index, now, received)
     except OSError:  # it cannot be read now
         return None
     if sha256 is not None:
@@ -297,6 +316,29 @@ def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datet
     return "to quarantine, marked as missing"
 
 
+def _mended_loser(
+    finding: Finding, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
+) -> str | None:
+    """Give a file in quarantine back to the row that misses it, or note it as one that lost."""
+    found = next(not_named(archive.root, archive.quarantined() - {finding.path}, now), None)
+    if found is None or finding.path in index.instances.loser_keys():
+        return "noted meanwhile"
+    row = index.instances.current(found.attributes.sop_instance_uid)
+    is_of_row = row is not None and row.file_missing and archive.quarantine_key(row.key) == finding.path
+    try:
+        if row is not None and is_of_row:
+            sha256 = _believed(row, finding.path, archive, index, now, received)
+            if sha256 is not None:
+                make_folder(archive.path(row.key).parent)
+                archive.move(finding.path, row.key)
+                index.instances.mend_digest(row.key, sha256, now)
+                return "moved back: the digest of its row was mended"
+    except OSError:  # it cannot be read now
+        return None
+    index.instances.record_quarantined(found)
+    return "noted as a version that is not current"
+
+
 def _is_in_store(archive: Archive, row: InstanceFile) -> bool:
     """Whether the object store has a file that is missing or damaged here; a damaged one is then replaced."""
     try:
@@ -305,15 +347,15 @@ def _is_in_store(archive: Archive, row: InstanceFile) -> bool:
         return False
 
 
-def _believed(key: str, archive: Archive, index: Index, now: dt.datetime) -> str | None:
+def _believed(
+    row: InstanceFile, key: str, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
+) -> str | None:
     """Return the digest of a file that is believed although its row has another one; None if the file is damaged.
 
     The file is evidence as well: it must be an instance from its first byte to its last, with the UID and the length of
-    its row. If volumes were made of the instance, their sources decide between the two digests.
+    its row. What was acknowledged decides between the two digests (`received`: those of the ledger, by UID); if the
+    ledger has both or neither, and volumes were made of the instance, their sources do.
     """
-    row = next((row for row in index.instances.files(key.rpartition("/")[0]) if row.key == key), None)
-    if row is None:
-        return None
     try:
         attributes, file = stored_instance(archive.root, key, now)
         read_instance(archive.path(key))
@@ -323,8 +365,22 @@ def _believed(key: str, archive: Archive, index: Index, now: dt.datetime) -> str
         return None
     if (attributes.sop_instance_uid, file.bytes) != (row.sop_instance_uid, row.bytes):
         return None
-    sources = index.conversions.source_digests(row.sop_instance_uid)
-    return None if row.sha256 in sources and file.sha256 not in sources else file.sha256
+    digests = received.get(row.sop_instance_uid, set())
+    if (row.sha256 in digests) == (file.sha256 in digests):
+        digests = index.conversions.source_digests(row.sop_instance_uid)
+    return None if row.sha256 in digests and file.sha256 not in digests else file.sha256
+
+
+def _digests(root: Path, findings: list[Finding]) -> Mapping[str, set[str]]:
+    """Return what the ledger has of the instances whose files are in doubt: digests as received, by UID."""
+    kinds = ("file-altered", "file-missing", "loser-unknown")
+    doubted = {finding.sop_instance_uid for finding in findings if finding.kind in kinds}
+    found: dict[str, set[str]] = {}
+    for _, some in entries(root) if doubted else ():
+        for one in some:
+            if one.sop_instance_uid in doubted:
+                found.setdefault(one.sop_instance_uid, set()).add(one.sha256)
+    return found
 
 
 def _is_as_received(key: str, archive: Archive, index: Index) -> bool:
@@ -416,6 +472,22 @@ def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) ->
                     yield Finding("loser-altered", key, problem)
         except OSError as error:
             yield Finding("file-unreadable", key, str(error.strerror))
+
+
+def _unknown_losers(root: Path, url: str | None, named: set[str], *, serving: bool) -> Iterator[Finding]:
+    """Find what quarantine had already when an older copy of the index was made, and what came there since."""
+    unknown = [one for one in not_named(root, named, dt.datetime.now(dt.UTC)) if not (serving and _is_young(one))]
+    if not unknown:
+        return
+    with reading(root, url) as index:  # by now
+        named = index.instances.loser_keys() | reasons_of(index).keys()
+    for one in unknown:
+        if one.file.key not in named:
+            yield Finding("loser-unknown", one.file.key, sop_instance_uid=one.attributes.sop_instance_uid)
+
+
+def _is_young(found: Received) -> bool:
+    return (dt.datetime.now(dt.UTC) - found.file.received_at).total_seconds() <= RECEIVING_SECONDS
 
 
 def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:

@@ -82,7 +82,7 @@ class ExaminedFile:
 
 def quarantined(root: Path, index: ReadIndex) -> list[QuarantinedFile]:
     """Return the files in quarantine, by name."""
-    reasons, in_trash = _reasons(index), index.trash.quarantine_keys()
+    reasons, in_trash = reasons_of(index), index.trash.quarantine_keys()
     files = []
     with os.scandir(root / FOLDER) as entries:
         for entry in entries:
@@ -102,7 +102,7 @@ _NOT_NAMED: Mapping[str, Any] = {
 }
 
 
-def _reasons(index: ReadIndex) -> dict[str, dict[str, Any]]:
+def reasons_of(index: ReadIndex) -> dict[str, dict[str, Any]]:
     """Return why each file is in quarantine, by key."""
     reasons = {
         str(event["detail"]).rpartition(": ")[2]: {"reason": event["kind"], "detail": event["detail"]}

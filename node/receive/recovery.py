@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -263,20 +263,25 @@ def _is_whole(archive: Archive, row: InstanceFile) -> bool:
         return False
 
 
-def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> int:
-    """Record the instances in quarantine that no row names, so that a deletion finds them; return how many.
+def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> None:
+    """Record the instances in quarantine that no row names, so that a deletion finds them.
 
     For a new index, or an older one: which of them lost against which other file is not known.
     """
-    recorded = 0
-    for key in sorted(archive.quarantined() - index.instances.loser_keys()):
+    for found in not_named(archive.root, index.instances.loser_keys(), now):
+        index.instances.record_quarantined(found)
+
+
+def not_named(root: Path, named: set[str], now: dt.datetime) -> Iterator[Received]:
+    """Yield the instances in quarantine whose keys are not among `named`; nothing tells whose any other file is."""
+    for path in sorted((root / "quarantine").glob("*.dcm")):
+        if (key := f"quarantine/{path.name}") in named:
+            continue
         try:
-            attributes, file = stored_instance(archive.root, key, now)
+            attributes, file = stored_instance(root, key, now)
         except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
-            continue  # nothing tells whose it is
-        index.instances.record_quarantined(Received(attributes, file, 0.0))
-        recorded += 1
-    return recorded
+            continue
+        yield Received(attributes, file, 0.0)
 
 
 def stored_instance(root: Path, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from node.conversion.pipeline import convert
 from node.conversion.volume_files import sweep
 from node.errors import VoxelnodeError
 from node.index.database.reading import reading
+from node.lifecycle.deletion import Order, delete
 from node.lifecycle.fsck import Finding, examine
 from node.receive.ingest import Ingest
 from node.settings.model import Settings, Storage
@@ -130,6 +133,67 @@ def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Se
     assert mended.mended == "to quarantine, marked as missing"
     assert len(list((filled / "quarantine").iterdir())) == 1
     assert found(settings, digests=True) == []
+
+
+def test_a_flipped_bit_is_damage_although_no_volume_was_made_of_it(settings: Settings) -> None:
+    root = settings.storage.root
+    with Repository(settings) as store:
+        take(store.ingest, new_series(2))
+    flip(objects(root)[0])
+    [mended] = found(settings, digests=True, repair=True)
+    assert mended.mended == "to quarantine, marked as missing"
+
+
+def test_a_digest_that_was_never_acknowledged_is_mended(settings: Settings, filled: Path) -> None:
+    mislead(filled, objects(filled)[0])
+    [mended] = found(settings, digests=True, repair=True)
+    assert mended.mended == "kept: the digest of its row was mended"
+    assert found(settings, digests=True) == []
+
+
+def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(settings: Settings, filled: Path) -> None:
+    lost, *others = objects(filled)
+    mislead(filled, lost)
+    content = lost.read_bytes()
+    lost.rename(filled / "quarantine" / lost.name)
+    repairs = [finding.mended for finding in found(settings, digests=True, repair=True)]
+    assert "moved back: the digest of its row was mended" in repairs
+    assert (lost.read_bytes(), objects(filled)) == (content, [lost, *others])
+    assert found(settings, digests=True) == []
+
+
+def test_a_damaged_file_does_not_come_back_from_quarantine(settings: Settings, filled: Path) -> None:
+    lost = objects(filled)[0]
+    flip(lost)
+    lost.rename(filled / "quarantine" / lost.name)
+    repairs = [finding.mended for finding in found(settings, digests=True, repair=True)]
+    assert sorted(map(str, repairs)) == ["marked", "noted as a version that is not current"]
+    assert view_rows(filled, "SELECT kind FROM v_conflicts") == [{"kind": "instance-quarantined"}]
+
+
+def test_an_instance_in_quarantine_without_a_row_goes_with_its_study(settings: Settings, filled: Path) -> None:
+    first = view_rows(filled, "SELECT * FROM v_images")[0]
+    other = filled / "quarantine" / f"{'c' * 32}.dcm"
+    make.instance(
+        SOPInstanceUID=first["sop_instance_uid"],
+        SeriesInstanceUID=first["series_instance_uid"],
+        StudyInstanceUID=first["study_instance_uid"],
+    ).save_as(other, enforce_file_format=True)
+    (filled / "quarantine" / "notes.dcm").write_bytes(b"no DICOM")
+    assert kinds(found(settings)) == ["loser-unknown"]
+    assert kinds(found(settings, repair=True)) == ["loser-unknown"]
+    assert found(settings, digests=True) == []
+    with Repository(settings) as store:
+        plan = store.index.deletions.plan("study", first["study_instance_uid"])
+        delete(store.archive, store.index, store.audit, plan, Order("tester", "test"), FAR)
+    assert not other.exists()
+
+
+def mislead(root: Path, path: Path) -> None:
+    """Give the row of a file the digest of other bytes, as a damaged page of the index does."""
+    with closing(sqlite3.connect(root / "index.sqlite")) as index, index:
+        changed = index.execute("UPDATE images SET sha256 = ? WHERE key LIKE ?", ("0" * 64, f"%{path.name}")).rowcount
+        assert changed == 1
 
 
 def test_a_truncated_file_is_seen_without_reading_it(settings: Settings, filled: Path) -> None:
