@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from node.archive.base import LocalFile, Remote, Uploads
     from node.archive.filesystem import Archive
+    from node.association.listener import Listener
     from node.association.operation import Operation
     from node.audit.audit_log import Audit
     from node.background import BackgroundService, SupervisedThread
@@ -185,6 +186,22 @@ Respond = Callable[["Operation"], Iterator[Any]]
 """Yields what a handler of pynetdicom for a C-MOVE or C-GET yields."""
 
 
+class Accepting(Protocol):
+    """Something that accepts associations in place of the node's own acceptor."""
+
+    thread: SupervisedThread
+
+    def start(self, host: str, port: int) -> tuple[str, int]:
+        """Bind and accept; return address and port. Raises OSError if the address cannot be bound."""
+
+    def stop(self) -> None:
+        """Accept nothing more. Associations go on until `node.association.admission.Associated` ends them."""
+
+
+OpenAcceptor = Callable[["Listener"], Accepting]
+"""Returns what accepts for a listener, or raises `UsageError` if it cannot do what the configuration demands."""
+
+
 class Listening(Protocol):
     """Something that peers send to, beside DICOM and HTTP."""
 
@@ -253,7 +270,10 @@ class OpenedRoot:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of [destinations.NAME] or [hooks.NAME] that says what there is, and the place of what it stands for."""
+    """A key of [destinations.NAME] or [hooks.NAME] that says what there is, and the place of what it stands for.
+
+    For acceptors it is the value of the key.
+    """
 
     key: str
     place: Place
@@ -722,6 +742,8 @@ class Extension:
     """UIDs of the SOP classes that the node uses as SCU, for the conformance statement."""
     destinations: Sequence[Key] = ()
     """Keys of [destinations.NAME] that stand for a `DestinationKind`."""
+    acceptors: Sequence[Key] = ()
+    """Values of [dicom] acceptor, each of which stands for an `OpenAcceptor`."""
     receivers: Sequence[Key] = ()
     """Keys of [destinations.NAME] that stand for an `OpenReceiver`."""
     channels: Sequence[Key] = ()

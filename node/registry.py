@@ -21,6 +21,7 @@ from node.hookspecs import (
     IndexServer,
     Key,
     ObjectKind,
+    OpenAcceptor,
     OpenAuditCopy,
     OpenChannel,
     OpenReceiver,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.pages:EXTENSION",
+    "node.extensions.pynetdicom_acceptor:EXTENSION",
     "node.extensions.object_store:EXTENSION",
     "node.extensions.postgresql:EXTENSION",
     "node.extensions.demo:EXTENSION",
@@ -119,6 +121,14 @@ def open_receiver(settings: Settings, key: str) -> OpenReceiver:
 def open_channel(settings: Settings, key: str) -> OpenChannel:
     """Return what opens the channels of a key of [hooks.NAME]."""
     found: OpenChannel = _of_key(settings, lambda extension: extension.channels, key)
+    return found
+
+
+def open_acceptor(settings: Settings) -> OpenAcceptor | None:
+    """Return what opens the acceptor that [dicom] names; None: it is the node's own."""
+    if settings.dicom.acceptor == "node":
+        return None
+    found: OpenAcceptor = _of_key(settings, lambda extension: extension.acceptors, settings.dicom.acceptor)
     return found
 
 

@@ -24,19 +24,20 @@ from node.association.contexts import Negotiated, Proposal, ReceivedRequest, neg
 from node.association.operation import Operation
 from node.association.services.c_find import FindService, negotiate, serve_c_find
 from node.association.services.c_store import StoreService
-from node.association.tls import tls_context
+from node.association.tls import PeerCertificate, tls_context
 from node.association.transport import Transport
 from node.audit.audit_log import Audit
 from node.background import BackgroundService, SupervisedThread
+from node.budget import Claim
 from node.children.decoder import Decoder
 from node.dicom import command
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
 from node.errors import UsageError
-from node.hookspecs import Find, Listening, Operate, Parts, Respond, Running
+from node.hookspecs import Accepting, Find, Listening, Operate, Parts, Respond, Running
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
-from node.registry import enabled
+from node.registry import enabled, open_acceptor
 from node.settings.model import Settings
 
 logger = structlog.get_logger()
@@ -79,7 +80,7 @@ class Listener:
     ) -> None:
         self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, metrics, on_refusal
         self.dicom = settings.dicom
-        self._verbs = served(settings)
+        self.verbs = served(settings)
         self.added = _added(settings, Parts(settings, ingest, metrics, decoder, on_refusal, audit))
         self.find_service = FindService(
             ingest.index,
@@ -93,6 +94,7 @@ class Listener:
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
         self.port = settings.dicom.port
         self._socket: socket.socket | None = None
+        self._acceptor: Accepting | None = None
         self.thread: SupervisedThread | None = None
 
     def start(self) -> tuple[str, int]:
@@ -104,7 +106,14 @@ class Listener:
             The address cannot be bound.
         """
         address = (self._settings.bind_host, self.dicom.port)
+        acceptor = open_acceptor(self._settings)
         try:
+            if acceptor is not None:
+                self._acceptor = acceptor(self)
+                host, self.port = self._acceptor.start(*address)
+                self.thread = self._acceptor.thread
+                self.start_beside()
+                return host, self.port
             self._socket = listening = _listening(*address)
         except OSError as error:
             raise UsageError(
@@ -128,7 +137,8 @@ class Listener:
     @property
     def is_listening(self) -> bool:
         """Whether the listener accepts connections."""
-        return self._socket is not None and self.thread is not None and self.thread.is_alive
+        is_open = self._socket is not None or self._acceptor is not None
+        return is_open and self.thread is not None and self.thread.is_alive
 
     def drain(self, seconds: float, finish_seconds: float = 0.0) -> None:
         """Stop accepting, let each association finish its current instance, and return when none is left.
@@ -152,6 +162,9 @@ class Listener:
             service.stop(1.0)
 
     def _stop_accepting(self) -> None:
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            acceptor.stop()
         listening, self._socket = self._socket, None
         if listening is None:
             return
@@ -191,8 +204,13 @@ class Listener:
             raise
 
     def _judge(self, peer: str, association: AcceptedAssociation, request: ReceivedRequest) -> Rejection | Admitted:
-        """Accept or reject an association."""
-        requested = replace(request.fields(), certificate=association.certificate)
+        return self.judge(peer, association.connection, request, association.certificate)
+
+    def judge(
+        self, peer: str, connection: Claim, request: ReceivedRequest, certificate: PeerCertificate | None = None
+    ) -> Rejection | Admitted:
+        """Accept or reject an association; `peer` is the address and port of its requestor."""
+        requested = replace(request.fields(), certificate=certificate)
         name = uuid.uuid4().hex[:12]
         log = logger.bind(
             association=name,
@@ -200,17 +218,17 @@ class Listener:
             called_ae_title=requested.called_ae_title,
             peer=peer,
         )
-        rejection = self.admission.judge(association.connection, requested)
+        rejection = self.admission.judge(connection, requested)
         if rejection is not None:
-            if self.admission.lines.is_due("association_rejected", association.connection.address):
+            if self.admission.lines.is_due("association_rejected", connection.address):
                 log.warning("association_rejected", reason=rejection.rule, detail=rejection.remedy)
             return rejection
         log.info("association_accepted")
-        address = association.connection.address
-        proposal = request.proposal(self.admission.permitted(address, requested), self._verbs)
+        address = connection.address
+        proposal = request.proposal(self.admission.permitted(address, requested), self.verbs)
         answers = negotiated(proposal)
         self._report_refused_contexts(proposal, answers, requested, address)
-        shown = str(association.certificate) if association.certificate is not None else ""
+        shown = str(certificate) if certificate is not None else ""
         now = self.ingest.now()
         origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name, now, shown)
         store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)

@@ -8,7 +8,7 @@ associations and time, are those of the program.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from types import SimpleNamespace
@@ -27,18 +27,24 @@ from pynetdicom.events import (
     EVT_C_GET,
     EVT_C_MOVE,
     EVT_C_STORE,
+    EVT_N_ACTION,
+    EVT_N_CREATE,
+    EVT_N_EVENT_REPORT,
+    EVT_N_SET,
     EVT_RELEASED,
+    EVT_SOP_EXTENDED,
     Event,
     EventHandlerType,
+    InterventionEvent,
 )
 
 from node.association.admission import AssociationRequest
 from node.association.association import AcceptedContext
 from node.association.listener import Listener
 from node.association.operation import Operation, RequestRefused
-from node.association.services.c_find import FindOperation
+from node.association.services.c_find import FindOperation, negotiate
 from node.association.services.c_store import StoreService
-from node.dicom.command import C_GET_RQ, C_MOVE_RQ
+from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_SET_RQ
 from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, error_comment
 from node.receive.ingest import Origin
 from node.settings.model import Verb
@@ -52,23 +58,43 @@ Responses = Iterator[Any]
 """What pynetdicom's generators of responses yield: numbers, destinations, and statuses with data sets."""
 
 
-def event_handlers(listener: Listener) -> list[EventHandlerType]:
-    """Return handlers of C-ECHO, C-STORE, C-FIND, C-MOVE and C-GET, for a listener that does not listen itself.
+def event_handlers(handlers: Handlers) -> list[EventHandlerType]:
+    """Return handlers of C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET and the services of extensions.
 
     From here on, pynetdicom writes each data set that an acceptor of this process receives to a temporary file
     (``STORE_RECV_CHUNKED_DATASET``), so memory does not depend on its size.
     """
     _config.STORE_RECV_CHUNKED_DATASET = True
-    handlers = _Handlers(listener)
     return [
         (EVT_C_ECHO, handlers.echo),
         (EVT_C_STORE, handlers.store),
         (EVT_C_FIND, handlers.find),
         (EVT_C_MOVE, handlers.move),
         (EVT_C_GET, handlers.get),
+        *((event, handlers.serve, [field]) for event, field in _OPERATIONS),
+        (EVT_SOP_EXTENDED, handlers.extended),
         (EVT_RELEASED, handlers.ended, ["released"]),
         (EVT_ABORTED, handlers.ended, ["aborted"]),
     ]
+
+
+_OPERATIONS: Sequence[tuple[InterventionEvent, int]] = (
+    (EVT_N_ACTION, N_ACTION_RQ),
+    (EVT_N_CREATE, N_CREATE_RQ),
+    (EVT_N_EVENT_REPORT, N_EVENT_REPORT_RQ),
+    (EVT_N_SET, N_SET_RQ),
+)
+"""Events of requests that extensions serve, and the command field of each."""
+
+_PARAMETERS = (
+    "AffectedSOPInstanceUID",
+    "RequestedSOPInstanceUID",
+    "ActionTypeID",
+    "EventTypeID",
+    "MoveDestination",
+)
+_DATA_SETS = ("Identifier", "ActionInformation", "AttributeList", "EventInformation", "ModificationList")
+"""Names of the data set in pynetdicom's primitives; each of them has one at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +107,39 @@ class _StoreRequest:
 
 
 class _Request(Operation):
-    """A request of an event: its identifier, and who sent it."""
+    """A request of an event, and who sent it. What it is answered is returned to pynetdicom: `status`, `reply`."""
 
     def __init__(self, event: Event, service: StoreService) -> None:
         self.context = _context_of(event, as_scp=True)
         self.origin, self.log = service.origin, service.log
         self.message_id = event.message_id
         self.request = Dataset()
-        self.request.MoveDestination = getattr(event.request, "MoveDestination", None)
+        for keyword in _PARAMETERS:
+            if (given := getattr(event.request, keyword, None)) is not None:
+                setattr(self.request, keyword, given)
         self._event = event
-        identifier = getattr(event.request, "Identifier", None)
-        self._data_set = identifier.getvalue() if identifier is not None else b""
-        self._has_data_set = identifier is not None
-        self.association: Any = SimpleNamespace(extended_negotiation={}, is_draining=False)
+        data_sets = (getattr(event.request, name, None) for name in _DATA_SETS)
+        data_set = next((one for one in data_sets if one is not None), None)
+        self._data_set = data_set.getvalue() if data_set is not None else b""
+        self._has_data_set = data_set is not None
+        asked = {str(uid): options for uid, options in event.assoc.requestor.sop_class_extended.items()}
+        self.association: Any = SimpleNamespace(extended_negotiation=asked, is_draining=False, is_next_waiting=True)
+        self.status: Dataset | None = None
+        self.reply: Dataset | None = None
 
     def is_cancelled(self) -> bool:
-        """Whether the peer cancelled the operation."""
-        return bool(self._event.is_cancelled)
+        """Whether the peer cancelled the operation, or was answered: pynetdicom sends what is returned to it."""
+        return self.status is not None or bool(self._event.is_cancelled)
+
+    def respond(self, status: int, data_set: Dataset | None = None, comment: str = "", **parameters: Any) -> None:
+        """Note the response."""
+        self.status, self.reply = _status(status, comment, parameters.pop("OffendingElement", None)), data_set
+        for keyword, given in parameters.items():
+            if given is not None:
+                setattr(self.status, keyword, given)
 
 
-class _Handlers:
+class Handlers:
     """Serves the events of an acceptor; each on the thread of its association."""
 
     def __init__(self, listener: Listener) -> None:
@@ -114,7 +153,7 @@ class _Handlers:
     def store(self, event: Event) -> Dataset:
         """Answer C-STORE once the instance is durable: statuses are those of `services.c_store`."""
         request: Any = event.request
-        service = self._service(event)
+        service = self.service(event)
         announced = _StoreRequest(str(request.AffectedSOPClassUID or ""), str(request.AffectedSOPInstanceUID or ""))
         reception = service.begin(announced, _context_of(event, as_scp=self._may(event, "store")))
         try:
@@ -130,12 +169,29 @@ class _Handlers:
         answer = reception.finish()
         return _status(answer.status, answer.comment)
 
+    def serve(self, event: Event, field: int) -> tuple[Dataset, Dataset | None]:
+        """Answer a request that an extension serves."""
+        operation = self._operation(event)
+        operate = self._listener.added.operations.get((field, operation.context.abstract_syntax))
+        verb = self._listener.verbs.get(operation.context.abstract_syntax)
+        if verb is not None and not self._may(event, verb):
+            operation.respond(NOT_AUTHORIZED, comment=f"this peer may not {verb}: see [peers]")
+        elif operate is None:
+            operation.respond(SOP_CLASS_NOT_SUPPORTED, comment="the presentation context is of another service")
+        else:
+            operate(operation)
+        return operation.status or _status(FAILED.status, FAILED.comment), operation.reply
+
+    def extended(self, event: Any) -> dict[str, bytes]:
+        """Answer SOP Class Extended Negotiation."""
+        return negotiate({str(uid): options for uid, options in event.app_info.items()})
+
     def find(self, event: Event) -> Responses:
         """Answer C-FIND: statuses are those of `services.c_find.serve_c_find`."""
         operation = self._operation(event)
         find, status = FindOperation(operation, self._listener.find_service), CANCELLED
         try:
-            self._require(event, "query")
+            self._require(event, self._listener.verbs.get(operation.context.abstract_syntax, "query"))
             for pending, answer in find.found(operation.is_cancelled):
                 yield pending, _decoded(answer, operation.context.transfer_syntax_uid)
                 find.count += 1
@@ -176,7 +232,7 @@ class _Handlers:
             raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "retrieval is switched off")
         return responses(operation)
 
-    def _service(self, event: Event) -> StoreService:
+    def service(self, event: Event) -> StoreService:
         """Return the service that knows the peer of an association."""
         service = self._services.get(event.assoc)
         if service is None:
@@ -190,7 +246,7 @@ class _Handlers:
         return service
 
     def _operation(self, event: Event) -> _Request:
-        return _Request(event, self._service(event))
+        return _Request(event, self.service(event))
 
     def _may(self, event: Event, verb: Verb) -> bool:
         return verb in self._listener.admission.permitted(event.assoc.requestor.address, _requested(event))

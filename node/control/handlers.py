@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from node.association.pynetdicom_handlers import Handlers as Served
 from node.association.pynetdicom_handlers import event_handlers
 from node.control.node import Node
 from node.settings.load import load
@@ -33,7 +34,7 @@ class Handlers(list[Any]):
             target=self._node.serve_until, args=(self._stop,), name="voxelnode", daemon=True
         )
         self._thread.start()
-        super().__init__(event_handlers(self._node.listener))
+        super().__init__(event_handlers(Served(self._node.listener)))
 
     def close(self) -> None:
         """Stop the node: shut the acceptor down first, or what it still receives is refused."""

@@ -187,6 +187,10 @@ class Dicom(SettingsSection):
         "store; without it, such a host is refused",
     )
     port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port")
+    acceptor: Literal["node", "pynetdicom"] = Field(
+        "node",
+        description="what accepts associations: the node itself, or pynetdicom's acceptor: slower, and without TLS",
+    )
     require_called_ae_title: bool = Field(False, description="reject associations that call a different AE title")
     maximum_pdu_bytes: int = Field(
         131072, ge=4096, le=1048576, description="largest PDU that we announce and accept, in bytes"

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import pytest
 from pydicom import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import AE, _config, build_context
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
@@ -134,7 +134,39 @@ class Running:
 
 
 @pytest.fixture
-def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+def acceptor(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What accepts for nodes that do not say it: see `pytest_generate_tests`."""
+    names = ("STORE_RECV_CHUNKED_DATASET", "LOG_HANDLER_LEVEL", "LOG_REQUEST_IDENTIFIERS", "LOG_RESPONSE_IDENTIFIERS")
+    before = {name: getattr(_config, name) for name in names}  # other acceptors of this process have them as well
+    yield getattr(request, "param", "node")
+    for name, value in before.items():
+        setattr(_config, name, value)
+
+
+OVER_BOTH = {
+    "test_c_store": pytest.mark.slow,
+    "test_find": pytest.mark.slow,
+    "test_performed_steps": pytest.mark.slow,
+    "test_admission": pytest.mark.long,
+    "test_availability": pytest.mark.long,
+    "test_c_find": pytest.mark.long,
+    "test_conformance": pytest.mark.long,
+    "test_peers": pytest.mark.long,
+    "test_worklist": pytest.mark.long,
+}
+"""Modules whose tests run over both acceptors, each the other's oracle, unless they say ``own_acceptor``."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests over pynetdicom's acceptor as well."""
+    mark = OVER_BOTH.get(metafunc.module.__name__.rpartition(".")[2])
+    says = next(metafunc.definition.iter_markers("own_acceptor"), None)
+    if "acceptor" in metafunc.fixturenames and mark is not None and says is None:
+        metafunc.parametrize("acceptor", ["node", pytest.param("pynetdicom", marks=mark)], indirect=True)
+
+
+@pytest.fixture
+def start_node(tmp_path: Path, acceptor: str) -> Iterator[Callable[..., Running]]:
     """Start a node; keyword arguments are keys of [dicom], `peers` the table of peers."""
     started: list[Running] = []
 
@@ -149,6 +181,7 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         disabled: tuple[str, ...] = (),
         **dicom: Any,
     ) -> Running:
+        dicom = {"acceptor": acceptor} | dicom
         root = root or tmp_path / f"root{len(started)}"
         settings = Settings(
             dicom=Dicom(**({"host": "127.0.0.1", "port": 0} | dicom)),

@@ -402,6 +402,7 @@ def test_an_identifier_that_is_none_is_refused(node: Running, garbage: bytes) ->
         assert statuses(peer) == [(2, 0x0000)]
 
 
+@pytest.mark.own_acceptor("pynetdicom aborts")
 def test_a_query_on_the_context_of_another_service_is_refused(node: Running) -> None:
     with Raw(node) as peer:
         peer.associate(associate_rq(build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian)))

@@ -241,6 +241,7 @@ def test_the_answer_names_the_message_and_the_instance(node: Running) -> None:
     assert elements[0x0800] == b"\x01\x01"
 
 
+@pytest.mark.own_acceptor("pynetdicom has one order of transfer syntaxes for all contexts of a class")
 def test_the_sender_chooses_the_transfer_syntax(node: Running) -> None:
     both = [
         build_context(CT_IMAGE_STORAGE, [JPEG2000Lossless, ExplicitVRLittleEndian]),
@@ -256,6 +257,7 @@ def test_the_sender_chooses_the_transfer_syntax(node: Running) -> None:
     assoc.release()
 
 
+@pytest.mark.own_acceptor("pynetdicom has one result for contexts that it does not support")
 def test_pixels_that_are_elsewhere_and_other_services_are_not_accepted(node: Running) -> None:
     assoc = associate(
         node,

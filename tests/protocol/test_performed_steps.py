@@ -147,6 +147,7 @@ def test_a_step_that_breaks_a_rule_is_not_created(
     assert steps(node) == []
 
 
+@pytest.mark.own_acceptor("pynetdicom sends no Attribute Identifier List")
 def test_the_missing_attributes_are_listed_by_their_tags(node: Running) -> None:
     """pynetdicom's requestor drops the list."""
     with Raw(node) as raw:

@@ -8,16 +8,16 @@ from typing import Any
 from pydicom import dcmread
 
 from node.association.client.association import MAXIMUM_CONTEXTS, contexts_of
-from node.association.client.send import NotSendable, intact, outgoing_of, proposals
+from node.association.client.send import NotSendable, SendOutcome, Sent, intact, outgoing_of, proposals
 from node.association.operation import Operation
 from node.dicom.status import CANCELLED, PENDING
-from node.extensions.retrieve.retrieve import GET_MODELS, MOVE_MODELS, RetrieveService, destination_of, select
-from node.index.search.selection import Selected
+from node.extensions.retrieve.retrieve import GET_MODELS, MOVE_MODELS, Retrieve, RetrieveService, destination_of, select
 
 
 def get_responses(operation: Operation, service: RetrieveService) -> Iterator[Any]:
     """Yield the number of instances, and each with its status. Raises RequestRefused: first of all."""
-    yield from _instances(operation, service, select(operation, service, GET_MODELS))
+    selected = select(operation, service, GET_MODELS)
+    yield from _instances(operation, Retrieve(operation, service, selected, operation.origin.calling_ae_title))
 
 
 def move_responses(operation: Operation, service: RetrieveService) -> Iterator[Any]:
@@ -27,18 +27,22 @@ def move_responses(operation: Operation, service: RetrieveService) -> Iterator[A
     kinds = proposals(outgoing_of(selected.instances, service.archive.root))[:MAXIMUM_CONTEXTS]
     tls = (peer.tls, peer.host) if peer.tls is not None else None
     yield peer.host, peer.port, {"ae_title": peer.ae_title, "contexts": contexts_of(kinds), "tls_args": tls}
-    yield from _instances(operation, service, selected)
+    yield from _instances(operation, Retrieve(operation, service, selected, peer.ae_title))
 
 
-def _instances(operation: Operation, service: RetrieveService, selected: Selected) -> Iterator[Any]:
-    archive, instances = service.archive, selected.instances
-    yield len(instances)
-    for instance in outgoing_of(instances, archive.root, archive.in_turn(instances)):
-        if operation.is_cancelled():
-            yield CANCELLED, None
-            return
-        try:
-            yield PENDING, dcmread(intact(instance))
-        except NotSendable as error:
-            operation.log.warning("instance_not_sent", reason=str(error))
-            yield PENDING, str(error)  # no data set: pynetdicom counts it as failed
+def _instances(operation: Operation, retrieve: Retrieve) -> Iterator[Any]:
+    yield len(retrieve.outgoing)
+    with retrieve.handed_on() as count:
+        for instance in retrieve.outgoing:
+            if operation.is_cancelled():
+                yield CANCELLED, None
+                return
+            try:
+                data_set = dcmread(intact(instance))
+            except NotSendable as error:
+                operation.log.warning("instance_not_sent", reason=str(error))
+                count(Sent.not_sent(instance, error))
+                yield PENDING, str(error)  # no data set: pynetdicom counts it as failed
+            else:
+                count(Sent(instance, SendOutcome.COMPLETED))
+                yield PENDING, data_set

@@ -34,8 +34,9 @@ from node.association.client.send import (
 from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import SourceLost
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.dicom.attributes import is_identifier
 from node.dicom.command import Element
-from node.dicom.keys import IdentifierMismatch, QueryModel, read_selection
+from node.dicom.keys import LEVELS, UNIQUE_KEYS, IdentifierMismatch, Level, QueryModel, Selection
 from node.dicom.status import (
     CANCELLED,
     CANNOT_CALCULATE_MATCHES,
@@ -47,6 +48,7 @@ from node.dicom.status import (
     SUCCESS,
 )
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
+from node.dicom.values import standard_tag, texts
 from node.errors import OutOfResources
 from node.index.database.index import Index
 from node.index.nouns.records import Refused
@@ -151,6 +153,49 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
     return selected
 
 
+def read_selection(identifier: Dataset, model: QueryModel) -> Selection:
+    """Return the selection of an identifier.
+
+    Raises
+    ------
+    IdentifierMismatch
+        The level is not in the model, the unique key of the level is missing, or a key above it has several values.
+
+    Notes
+    -----
+    PS3.4 C.4.2.2.1: the unique key of the level may be a list of UIDs. Unique keys of higher levels may be
+    omitted, as in a relational retrieve (PS3.4 C.4.2.2.2): a UID alone is unambiguous.
+    """
+    named = texts(identifier, "QueryRetrieveLevel")
+    level = LEVELS.get(named[0]) if len(named) == 1 else None
+    if level is None or level < model.value:
+        raise IdentifierMismatch(
+            standard_tag("QueryRetrieveLevel"), "Query/Retrieve Level is not in this information model (PS3.4 C.6)"
+        )
+    keys = {key_level: _values(identifier, key_level, level) for key_level in Level}
+    if not keys[level]:
+        raise IdentifierMismatch(
+            standard_tag(UNIQUE_KEYS[level]), f"the unique key of level {level.name} must be given (PS3.4 C.4.2.2.1)"
+        )
+    patient_id = keys[Level.PATIENT][0] if keys[Level.PATIENT] else ""
+    return Selection(level, patient_id, keys[Level.STUDY], keys[Level.SERIES], keys[Level.IMAGE])
+
+
+def _values(identifier: Dataset, key: Level, level: Level) -> tuple[str, ...]:
+    """Return the values of a unique key; keys below the level are ignored."""
+    if key > level:
+        return ()
+    keyword = UNIQUE_KEYS[key]
+    values = tuple(value for value in texts(identifier, keyword) if value)
+    if len(values) > 1 and (key < level or key == Level.PATIENT):
+        raise IdentifierMismatch(
+            standard_tag(keyword), "a unique key above the level must have one value (PS3.4 C.4.2.2.1)"
+        )
+    if key != Level.PATIENT and not all(map(is_identifier, values)):
+        raise IdentifierMismatch(standard_tag(keyword), "not a UID of up to 64 characters (PS3.5 9.1)")
+    return values
+
+
 class Retrieve:
     """One C-MOVE or C-GET that is being served."""
 
@@ -172,6 +217,18 @@ class Retrieve:
                     self._count(sent)
                     self._operation.report(self._tally.pending())
             outcome = self._finish()
+        finally:
+            self._log(outcome)
+
+    @contextmanager
+    def handed_on(self) -> Iterator[Callable[[Sent], None]]:
+        """Record begin and end where pynetdicom sends and reports; yields what counts an instance that it was given."""
+        self._tell_audit(AuditEvent.BEGIN_TRANSFERRING, Result.SUCCESS, "begun")
+        outcome = "the peer is gone"
+        try:
+            with self._turn():
+                yield self._count
+            outcome = "cancelled" if self._tally.remaining else _OUTCOMES[self._tally.status]
         finally:
             self._log(outcome)
 

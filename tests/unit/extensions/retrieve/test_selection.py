@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
-from node.dicom.keys import IdentifierMismatch, Level, QueryModel, Selection, read_selection
+from node.dicom.keys import IdentifierMismatch, Level, QueryModel, Selection
+from node.extensions.retrieve.retrieve import read_selection
 
 
 def identifier(level: str | None, **keys: Any) -> Dataset:
