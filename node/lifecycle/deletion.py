@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from node.acknowledged import entries
 from node.archive.filesystem import Archive
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.conversion.volume_files import remove_folder
@@ -63,10 +64,11 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     """
     kept = f", in the trash until {order.trash_until:%Y-%m-%d}" if order.trash_until is not None else ""
     audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}{kept}"))
-    index.ahead.checkpoint()  # or a new index would take the instances up again from the journal
-    listed = archive.acknowledged.position.entries
     try:
-        ordered = index.deletions.order(plan, order.reason, now, order.terms, order.trash_until)
+        with index.ahead.standing():  # an instance that was indexed now would be deleted, and the ledger would miss it
+            index.ahead.checkpoint()  # or a new index would take the instances up again from the journal
+            listed = archive.acknowledged.position.entries
+            ordered = index.deletions.order(plan, order.reason, now, order.terms, order.trash_until)
     except VoxelnodeError:
         audit.note(_message(plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change"))
         raise
@@ -80,13 +82,15 @@ def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
     """Finish deletions that a crash interrupted; return how many. Must run before files without a row are adopted."""
     unfinished = index.deletions.unfinished()
     for ordered in unfinished:
-        finish(archive, index, ordered, archive.acknowledged.position.entries, now)
+        finish(archive, index, ordered, None, now)
         log.warning("deletion_resumed", files=len(ordered.paths))
     return len(unfinished)
 
 
-def finish(archive: Archive, index: Index, ordered: Deletion, listed: int, now: dt.datetime) -> None:
+def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None, now: dt.datetime) -> None:
     """Remove the files of a committed deletion; the first `listed` entries of the ledger are then no longer owed.
+
+    If `listed` is None, the entries before the first one that was received after the deletion was ordered.
 
     What went to the trash is owed no longer from then on, and not again when the trash is emptied: it may have been
     sent again in between.
@@ -97,9 +101,23 @@ def finish(archive: Archive, index: Index, ordered: Deletion, listed: int, now: 
             archive.derived.drop(file.key)
     reached("deletion-unlinked")
     if removes_instances(ordered.paths) != ordered.went_to_trash:
-        archive.acknowledged.settle(ordered.level, [ordered.uid], listed)
+        before = listed if listed is not None else _listed_before(archive, ordered)
+        archive.acknowledged.settle(ordered.level, [ordered.uid], before)
         reached("deletion-settled")
     index.deletions.finish(ordered, now)
+
+
+def _listed_before(archive: Archive, ordered: Deletion) -> int:
+    """Return the number of the first entry that was sent again after a deletion; if there is none, of the next one."""
+    position = archive.acknowledged.position.entries
+    its_uid = {"instance": "sop", "series": "series", "study": "study"}[ordered.level] + "_instance_uid"
+    later = (
+        number
+        for first, some in entries(archive.root)
+        for number, one in enumerate(some, first)
+        if getattr(one, its_uid) == ordered.uid and dt.datetime.fromisoformat(one.received_at) > ordered.ordered_at
+    )
+    return next(later, position)
 
 
 def unlink(archive: Archive, paths: Iterable[str]) -> None:

@@ -150,6 +150,7 @@ def write_off(
 
     Raises AuditFailed or UsageError if nothing was changed, OSError if the disk fails.
     """
+    listed = archive.acknowledged.position.entries  # before the look: what is sent again from now on is owed
     instances = index.lost.of(uid)
 
     def message(result: Result, detail: str) -> AuditMessage:
@@ -159,7 +160,7 @@ def write_off(
 
     audit.require(message(Result.SUCCESS, f"ordered: write off {len(instances)} lost instances: {reason}"))
     uids = [one.sop_instance_uid for one in instances]
-    archive.acknowledged.settle("instance", uids, archive.acknowledged.position.entries)
+    archive.acknowledged.settle("instance", uids, listed)
     reached("write-off-settled")
     index.lost.write_off(uids, who, now)
     audit.note(message(Result.SUCCESS, f"done: {len(instances)} lost instances written off"))

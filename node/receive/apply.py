@@ -20,9 +20,9 @@ import os
 import threading
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -122,6 +122,7 @@ class Applier(BackgroundService):
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
         self._lock = threading.Lock()  # guards `_expected`, `_unsynced` and `_unlisted`
         self._checkpointing = threading.Lock()
+        self._applying = threading.Lock()
         self._expected: dict[str, _Expected] = {}
         self._progress = threading.Condition()
         self._applied = 0
@@ -223,7 +224,8 @@ class Applier(BackgroundService):
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
         if records:
             began = monotonic()
-            self.apply(records)
+            with self._applying:
+                self.apply(records)
             self._batch_seconds = monotonic() - began
             self._company = len(records) + self.lag if records[-1].sequence >= last else 1  # a batch is there already
             self._cursor = cursor
@@ -473,6 +475,12 @@ class Applier(BackgroundService):
                     self._unsynced |= keys
                     self._unlisted = unlisted + self._unlisted
                 raise
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Apply nothing until this is left: after a `checkpoint`, the ledger has all that the index has."""
+        with self._applying:
+            yield
 
     def overwrite_applied(self) -> None:
         """Overwrite every record of the journal that was appended before this call: what was deleted is not there.

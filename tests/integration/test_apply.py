@@ -22,12 +22,14 @@ from node.audit.audit_log import Audit
 from node.errors import NotUnderstood, OutOfResources
 from node.index.database.index import Index
 from node.index.nouns import instances
-from node.index.nouns.records import Outcome
+from node.index.nouns.records import Deletion, Outcome
 from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
-from node.lifecycle.deletion import Order, delete
+from node.lifecycle import deletion
+from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.metrics import Metrics
 from node.receive import apply
+from node.receive.accounting import note_lost, unaccounted
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
@@ -266,6 +268,67 @@ def test_a_deleted_instance_does_not_come_back_from_the_journal(started: Started
     started().require(second)
     lose_index(parts.folder)
     started().require(second)  # the index was rebuilt
+
+
+def test_an_instance_that_comes_while_its_study_is_deleted_is_kept_and_nothing_is_called_lost(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, late = make.ct_series(2)
+    parts = started()
+    parts.receive(first)
+    parts.applier.step()
+    parts.index.ahead = parts.applier
+    plan = parts.index.deletions.plan("study", str(first.StudyInstanceUID), None)
+    order = parts.index.deletions.order
+    applying = threading.Thread(target=parts.applier.step)
+
+    def order_while_one_comes(*arguments: Any) -> Deletion:
+        parts.receive(late)
+        applying.start()
+        applying.join(0.5)  # it ends before the deletion is ordered, unless the deletion keeps it waiting
+        return order(*arguments)
+
+    monkeypatch.setattr(parts.index.deletions, "order", order_while_one_comes)
+    audit = Audit(parts.folder, "VOXELNODE", now=lambda: NOW)
+    asked = NOW - dt.timedelta(seconds=1)
+    delete(parts.archive, parts.index, audit, plan, Order("someone", "by command"), asked)
+    audit.close()
+    applying.join()
+    parts.applier.checkpoint()
+    assert note_lost(parts.archive, parts.index, NOW) == 0
+    owed = [one for some in unaccounted(parts.folder, lambda some: list(range(len(some)))) for one in some]
+    assert [one.sop_instance_uid for one in owed] == [str(late.SOPInstanceUID)], "what the ledger tells a new index"
+    parts.require(late)
+
+
+def test_what_was_sent_again_before_a_deletion_is_resumed_is_owed(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ds] = make.ct_series(1)
+    parts = started()
+    parts.receive(ds)
+    parts.applier.step()
+    parts.index.ahead = parts.applier
+    plan = parts.index.deletions.plan("study", str(ds.StudyInstanceUID), None)
+    audit = Audit(parts.folder, "VOXELNODE", now=lambda: NOW)
+
+    def killed(place: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as kill:
+        kill.setattr(deletion, "reached", killed)
+        with pytest.raises(KeyboardInterrupt):
+            delete(parts.archive, parts.index, audit, plan, Order("someone", "by command"), NOW)
+    audit.close()
+    monkeypatch.setattr(parts.ingest, "now", lambda: NOW + dt.timedelta(seconds=1))
+    parts.receive(ds)
+    parts.applier.step()
+    parts.applier.checkpoint()
+    assert resume_deletions(parts.archive, parts.index, NOW) == 1
+    parts.require(ds)
+    write_rows(parts.folder, "DELETE FROM image_documents")
+    write_rows(parts.folder, "DELETE FROM images")
+    assert note_lost(parts.archive, parts.index, NOW) == 1
 
 
 def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:

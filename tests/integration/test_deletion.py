@@ -201,14 +201,12 @@ def test_a_deletion_takes_no_file_of_the_conversion_that_came_after_it(
 ) -> None:
     instances = make.ct_series(3)
     take_and_convert(root, instances)
-    order = root.index.deletions.order
 
-    def order_and_convert_again(*arguments: Any) -> Any:
-        ordered = order(*arguments)
-        take_and_convert(root, instances)
-        return ordered
+    def convert_again(place: str) -> None:
+        if place == "deletion-ordered":
+            take_and_convert(root, instances)
 
-    monkeypatch.setattr(root.index.deletions, "order", order_and_convert_again)
+    monkeypatch.setattr("node.lifecycle.deletion.reached", convert_again)
     remove(root, audit, "study", instances[0].StudyInstanceUID)
     volumes = rows(root, "SELECT * FROM v_volumes")
     assert volumes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,11 +67,17 @@ class Ahead(Protocol):
     def checkpoint(self) -> None:
         """Make what is indexed durable without what was ahead: it is never applied again."""
 
+    def standing(self) -> AbstractContextManager[None]:
+        """Keep what is ahead from being indexed until this is left."""
+
 
 class _NothingAhead:
     def require_caught_up(self) -> None: ...
 
     def checkpoint(self) -> None: ...
+
+    def standing(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class Index:

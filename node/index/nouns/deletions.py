@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, update
 from sqlalchemy.orm import join
 
 from node.errors import UsageError
@@ -94,6 +94,10 @@ class DeletionRepository(IndexRepository):
             if plan.level == "instance":  # no other writer replaces it
                 connection.execute(select(ImageRow.id).where(is_it).with_for_update())
             terms.require(connection)
+        received = select(func.max(ImageRow.received_at)).where(
+            is_it if plan.level == "instance" else ImageRow.series_id.in_(held)
+        )
+        ordered_at = max(now, connection.scalar(received) or now)  # the clock of another host may be ahead
         delete_rows = _delete_instance if plan.level == "instance" else _delete_series
         content = content_of(connection, plan.study_instance_uid) if trash_until is not None else None
         trash: list[dict[str, Any]] | None = [] if trash_until is not None else None
@@ -112,8 +116,8 @@ class DeletionRepository(IndexRepository):
             sop_instance_uid=plan.uid if plan.level == "instance" else None,
             detail=f"{plan.level}, {reason}",
         )
-        tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, now)
-        deletion = Deletion(tombstone, tuple(paths), plan.level, plan.uid, went_to_trash=trash is not None)
+        tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, ordered_at)
+        deletion = Deletion(tombstone, tuple(paths), plan.level, plan.uid, ordered_at, went_to_trash=trash is not None)
         if trash is not None:
             in_trash = update(TombstoneRow).where(TombstoneRow.id == tombstone)
             connection.execute(in_trash.values(trash_until=trash_until, content=content))
@@ -132,6 +136,7 @@ class DeletionRepository(IndexRepository):
                 tuple(row.paths),
                 row.level,
                 row.uid,
+                row.ordered_at,
                 went_to_trash=row.trash_until is not None and row.restored_at is None,
             )
             for row in rows

@@ -254,13 +254,15 @@ def removes_instances(paths: Collection[str]) -> bool:
 class Deletion:
     """A committed deletion; `paths` are the files and folders to be removed, relative to the root.
 
-    `went_to_trash`: its instances are in the trash, or were before it was emptied.
+    `ordered_at`: no instance that it removed was received later. `went_to_trash`: its instances are in the trash, or
+    were before it was emptied.
     """
 
     id: int
     paths: tuple[str, ...]
     level: Level
     uid: str
+    ordered_at: dt.datetime
     went_to_trash: bool = False
 
 

@@ -126,7 +126,7 @@ class TrashRepository(IndexRepository):
         paths = sorted({*row.paths, *keys})
         owe_host_removals(connection, paths, now)
         connection.execute(update(TombstoneRow).where(TombstoneRow.id == number).values(paths=paths))
-        return Deletion(number, tuple(paths), row.level, row.uid, went_to_trash=True)
+        return Deletion(number, tuple(paths), row.level, row.uid, row.ordered_at, went_to_trash=True)
 
 
 class ReadTrash(ReadRepository):
