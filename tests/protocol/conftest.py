@@ -239,7 +239,29 @@ def associate(node: Acceptor, *contexts: Any, title: str = "GOOD", **options: An
         build_context(CT_IMAGE_STORAGE, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]),
         build_context(VERIFICATION),
     ]
-    return ae.associate(node.host, node.port, **options)
+    assoc = ae.associate(node.host, node.port, **options)
+    assoc._reactor_checkpoint = _Noticed(assoc)
+    return assoc
+
+
+class _Noticed(threading.Event):
+    """The event that lets pynetdicom's thread of a requestor go on; who sets it waits until that thread has noticed.
+
+    A request that is sent before takes the pause that is over for one that has begun, and its answer gets lost.
+    """
+
+    def __init__(self, assoc: Any) -> None:
+        super().__init__()
+        super().set()
+        self._assoc = assoc
+
+    def set(self) -> None:
+        super().set()
+        pause, deadline = threading.Event(), time.monotonic() + 5
+        while self._assoc._is_paused and self._assoc.is_established and time.monotonic() < deadline:
+            if threading.current_thread() is self._assoc:
+                break
+            pause.wait(0.001)
 
 
 def echo_seconds(node: Acceptor) -> float:

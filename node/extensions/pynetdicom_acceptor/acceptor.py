@@ -69,7 +69,8 @@ class _Accepted:
     @property
     def is_under_way(self) -> bool:
         """Whether a message has begun and is incomplete, or a request is being served."""
-        return self.is_served or self.association.dimse.message is not None
+        dimse = self.association.dimse
+        return dimse.message is not None or not dimse.msg_queue.empty() or self.is_served
 
     def hang_up(self) -> None:
         """End at the next look of the watch."""
