@@ -27,9 +27,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
 
 FIRST_WAIT = "TESTS_FIRST_WAIT_SECONDS"
+"""Variable of a node that tries again sooner, after these seconds: series, messages, and services that failed."""
+LOOKS = "TESTS_LOOKS_SECONDS"
+"""Interval at which retention looks at the clock, and whether somebody has confirmed it."""
 STAYS = "TESTS_STAYS_SECONDS"
 """For how long the copy of an object stays after it was used."""
-"""Variable of a node that tries again sooner, after these seconds: series, messages, and services that failed."""
 
 
 class Forker:
@@ -206,6 +208,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
     from node import background, failpoints, retries
     from node.cli import main as voxelnode
     from node.extensions.object_store import remote
+    from node.lifecycle import retention
     from tests.crash import held, mutants, small_journal
 
     status = 1
@@ -222,6 +225,8 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
             remote.STAYS_SECONDS = float(stays)
         if (wait := os.environ.get(FIRST_WAIT)) is not None:
             retries.FIRST_WAIT_SECONDS = background.PAUSE_SECONDS = background.MAX_PAUSE_SECONDS = float(wait)
+        if (looks := os.environ.get(LOOKS)) is not None:
+            retention.STEP_SECONDS = float(looks)
         small_journal.make_small()
         held.hold()
         mutant = os.environ.get(mutants.VARIABLE)

@@ -21,6 +21,10 @@ class StoreAway(OSError):
         super().__init__(errno.EHOSTUNREACH, reason)
 
 
+class StoreForeign(StoreAway):
+    """The object store is that of another archive, or of none any more."""
+
+
 VOLUMES = "volumes"
 """Folder of the files of revisions, and the beginning of the keys of their objects."""
 
@@ -95,12 +99,15 @@ class Remote(Protocol):
     Attributes
     ----------
     is_away : bool
-        Whether the last upload found that the store does not answer.
+        Whether the last upload found that the store does not answer, or not as that of this archive.
+    foreign : str or None
+        How it found that the store is not that of this archive, in words.
     awaited : AwaitedUploads or None
         The uploads for which senders wait; None: nobody waits for uploads.
     """
 
     is_away: bool
+    foreign: str | None
     awaited: AwaitedUploads | None
 
     def local(self, file: ArchivedFile) -> Path:

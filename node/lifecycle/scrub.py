@@ -45,6 +45,9 @@ REST = 4.0
 
 MIN_SLEEP_SECONDS, MAX_SLEEP_SECONDS = 10.0, 3600.0
 
+FIRST_FILES_SECONDS = 1.0
+"""Longest delay from the commit of the first instances to the first step of their pass."""
+
 IDLE_NICENESS = 19
 UNREADABLE = "cannot be read"
 
@@ -121,10 +124,22 @@ class Scrub(BackgroundService):
         self._duration = dt.timedelta(days=days)
         self._state = scrub_state(index.about.get(SCRUB))
         self._total: int | None = None
-        self._is_idle = False
+        self._is_idle = self._is_empty = False
         metrics.scrub_last_pass_timestamp.set_function(self._last_ended)
         metrics.scrub_damaged.set_function(lambda: float(self._state.last.damaged if self._state.last else 0))
         self._scrubbed = metrics.scrubbed_files
+
+    def start(self) -> None:
+        """Start the thread; on an empty archive, the commit of the first instances wakes it."""
+        self._index.commit_listeners.append(self._wake_if_empty)
+        super().start()
+
+    def _close(self) -> None:
+        self._index.commit_listeners.remove(self._wake_if_empty)
+
+    def _wake_if_empty(self) -> None:
+        if self._is_empty:
+            self.wake(FIRST_FILES_SECONDS)
 
     def _is_ours(self) -> bool:
         return self._index.turn.has(self.turn)
@@ -159,12 +174,14 @@ class Scrub(BackgroundService):
             self._keep(ScrubState(current, self._state.last))
             seconds = (current.bytes - due_bytes) / max(self._total, 1) * self._duration.total_seconds()
             return min(max(seconds, MIN_SLEEP_SECONDS), MAX_SLEEP_SECONDS)
+        self._is_empty = not current.files  # before the look, so that no commit is missed
         files = self._index.instances.files_after(current.key, MAX_FILES_PER_STEP)
         if not files and not current.files:  # an empty archive: a pass begins when it has files
             return MAX_SLEEP_SECONDS
         if not files:
             self._finish(current)
             return 0.0  # the next step sleeps until the next pass
+        self._is_empty = False
         for file in files:
             current = self._compared(current, file)
             if self._stopping.is_set() or current.bytes > due_bytes or monotonic() - began > STEP_SECONDS:

@@ -39,10 +39,10 @@ def reasons_not_ready(
         **{name: trouble() for name, trouble in parts.items()},
     }
     found = {name: reason for name, reason in reasons.items() if reason is not None}
+    if (remote := ingest.archive.remote) is not None and remote.is_away and (role is not None or remote.foreign):
+        found["object store"] = remote.foreign or "it does not answer"
     if role is None:
         return found
-    if (remote := ingest.archive.remote) is not None and remote.is_away:
-        found["object store"] = "it does not answer"
     needed = NEEDED[role]
     if role == "receive" and ingest.acknowledgement is not None:
         needed |= NEEDED_TO_ACKNOWLEDGE

@@ -102,26 +102,29 @@ def _pardon_expected(flaws: dict[str, Flaw], archive: Archive, index: Index) -> 
 def report_damage(archive: Archive, index: Index, key: str, problem: str, now: dt.datetime) -> bool:
     """Record that the file of an instance is not as it was received: it must be sent again. Repetitions do nothing.
 
-    The file stays where it is, for a person to examine. If the object store has the instance whole, the file is written
-    again from there instead, and counts as found; if the store is away, nothing is recorded.
+    Whoever meets the damage calls this. The file is read once more before it is believed, and stays where it is, for a
+    person to examine. If the object store has the instance whole, the file is written again from there instead, and
+    counts as found; if the store is away, or the file cannot be read, nothing is recorded.
 
     Returns whether the file is whole now. `problem`: see `node.archive.intact.problem_with`. Raises OutOfResources if
     the index did not commit.
     """
-    if archive.remote is not None:
-        file = index.instances.of_key(key)
-        if file is None or index.turn.is_away(file.holder):
-            return False
-        try:
-            problem_of_object = archive.remote.refreshed(file)
-        except OSError as error:
-            log.warning("file_not_fetched", path=key, reason=error.strerror)
-            return False
-        if problem_of_object is None:
-            log.warning("file_fetched_again", path=key, reason=problem)
-            if file.file_missing:
-                index.instances.mark_files([key], missing=False, now=now)
-            return True
+    file = index.instances.of_key(key)
+    if file is None or index.turn.is_away(file.holder):
+        return False
+    try:
+        if archive.remote is not None:
+            problem_now = archive.remote.refreshed(file)
+        else:
+            problem_now = problem_with(archive.path(key), file.data_set_offset, file.bytes, file.sha256)
+    except OSError as error:
+        log.warning("file_not_read_again", path=key, reason=error.strerror)
+        return False
+    if problem_now is None:
+        log.warning("file_whole_again", path=key, reason=problem)
+        if file.file_missing:
+            index.instances.mark_files([key], missing=False, now=now)
+        return True
     is_missing = problem == MISSING
     if is_missing and archive.remote is None and not archive.path(key).parent.is_dir():  # the archive is not mounted
         return False

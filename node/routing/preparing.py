@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,7 +33,8 @@ class Preparer:
 
     `name`: of the threads. `root`: root of the archive. `folder`: `Archive.incoming`: copies lie there, where the next
     start removes them after a crash. `change`: how copies differ from what is stored. `local`: fetches files that are
-    not below the root; None: all of them are.
+    not below the root; None: all of them are. `report`: is told the key of a file, and how it differs from what was
+    received; returns whether it is whole after all.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Preparer:
         folder: Path,
         decoder: Decoder,
         change: Change,
+        report: Callable[[str, str], bool],
         threads: int = 1,
         local: LocalFile | None = None,
     ) -> None:
         self._root, self._folder, self._decoder, self.change, self._local = root, folder, decoder, change, local
+        self._report = report
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._batches_ahead = threads + 1
         self._expected: deque[DueInstance] = deque()
@@ -127,6 +130,8 @@ class Preparer:
             raise Unreachable(f"files cannot be fetched from the archive: {error.strerror}") from error
         except OSError as error:
             raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
+        if isinstance(found, str) and self._report(due.key, found):
+            raise NotTaken("its file was read with errors, and is whole now")
         if isinstance(found, str):  # a missing one may have made room for another version meanwhile
             raise NotTaken(f"its file {found}: send the instance to this node again", is_final=found != MISSING)
         if self.change.concerns(due.transfer_syntax_uid):

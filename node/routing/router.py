@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -15,7 +16,7 @@ from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
 from node.children.forwarding import Change
 from node.dicom.coercion import Coercion
-from node.errors import UsageError
+from node.errors import OutOfResources, UsageError
 from node.hookspecs import RouteParts
 from node.index.database.index import Index
 from node.index.database.work_loop import stop_loops
@@ -23,6 +24,7 @@ from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
+from node.receive.stored_files import report_damage
 from node.registry import destination_kind, open_receiver, ways_of
 from node.routing.destination import Destination
 from node.routing.held import HeldWorker
@@ -72,7 +74,8 @@ class Router:
                     continue
                 preparer = Preparer(
                     f"prepare {route_name}/{name}", archive.root, archive.incoming, decoder, changes[route_name],
-                    route.connections, None if archive.remote is None else archive.local,
+                    partial(_reported, archive, index), route.connections,
+                    None if archive.remote is None else archive.local,
                 )  # fmt: skip
                 destination = _connected(settings, route, name, Transcoder(decoder, archive.incoming))
                 deletes = partial(delete_confirmed, route_name) if number == 0 else None
@@ -95,6 +98,13 @@ class Router:
     def stop(self, seconds: float) -> None:
         """Begin no further instance; see `node.index.database.work_loop.stop_loops`."""
         stop_loops(self.workers, seconds)
+
+
+def _reported(archive: Archive, index: Index, key: str, problem: str) -> bool:
+    """Report a file that a worker found damaged; return whether it is whole after all."""
+    with suppress(OutOfResources):  # the next reader records it
+        return report_damage(archive, index, key, problem, index.now())
+    return False
 
 
 def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:

@@ -27,7 +27,7 @@ from tests.acceptance.test_kill import Sender
 from tests.crash.clock import ShiftedClock
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, start
-from tests.preloaded import Process, run
+from tests.preloaded import LOOKS, Process, run
 from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of
 from tests.silent_line import line_to
 
@@ -149,7 +149,11 @@ def test_a_host_with_a_wrong_clock_loses_takes_and_deletes_nothing(server: Serve
     clock.set(-600)
     received = [make.ct_series(3) for _ in range(4)]
     uids = [str(one[0].SeriesInstanceUID) for one in received]
-    rules = {"VOXELNODE_RETENTION__DAYS": "0.002", "VOXELNODE_RETENTION__ONLY_CONVERTED": "false"}  # 173 s
+    rules = {
+        "VOXELNODE_RETENTION__DAYS": "0.002",
+        "VOXELNODE_RETENTION__ONLY_CONVERTED": "false",
+        LOOKS: "0.1",
+    }  # 173 s
     with ExitStack() as running:
         a = running.enter_context(Host(tmp_path, url, "a", '["receive", "convert", "web"]', **rules))
         assert a.process is not None

@@ -13,6 +13,7 @@ from node.control.control_socket import request_action
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.crash.clock import ShiftedClock
+from tests.preloaded import LOOKS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -21,6 +22,7 @@ RULES = {
     "VOXELNODE_RETENTION__MAXIMUM_SHARE": "1",
     "VOXELNODE_RETENTION__ONLY_CONVERTED": "false",
     "VOXELNODE_WEB__ENABLED": "false",
+    LOOKS: "0.1",
 }
 YEAR = 365 * 86400
 

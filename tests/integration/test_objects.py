@@ -24,12 +24,13 @@ from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
 from node.extensions.commitment.commitment import CommitmentService, verify
 from node.extensions.object_store.copying import Copied, copy_archive
-from node.extensions.object_store.remote import try_store
+from node.extensions.object_store.remote import MARKER, try_store
 from node.extensions.object_store.stores import configured_store
 from node.extensions.object_store.uploads import Uploads
 from node.index.database.reading import reading
 from node.index.nouns.records import InstanceFile, Outcome, RevisionFile
 from node.receive.ingest import Origin
+from node.receive.readiness import reasons_not_ready
 from node.receive.stored_files import report_damage
 from node.settings.model import Acknowledge, JournalSettings, SeriesSettings, Settings, Storage
 from node.settings.model import Convert as ConvertSettings
@@ -485,6 +486,29 @@ def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
     node.close()
     with pytest.raises(StoreNeeded):
         Repository(without)
+
+
+def test_a_store_that_became_that_of_another_archive_makes_a_node_not_ready(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve()
+    node.take(*make.ct_series(1))
+    assert node.upload() is None
+    marker = tmp_path / "store" / MARKER
+    own = marker.read_bytes()
+    for content, reason in ((b'{"archive": "other"}', "is of another archive"), (None, "is of no archive")):
+        marker.unlink()
+        if content is not None:
+            marker.write_bytes(content)
+        node = serve()
+        for role in (None, "convert"):
+            until_away = node.upload()
+            assert reason in str(until_away)
+            assert reason in reasons_not_ready(node.repository.ingest, {}, role)["object store"]
+        marker.write_bytes(own)
+    node = serve()
+    assert node.upload() is None
+    assert reasons_not_ready(node.repository.ingest, {}) == {}
 
 
 def test_everything_moves_back_to_the_folder(serve: Callable[..., Served], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from node.index.nouns.records import Outcome
 from node.lifecycle.scrub import Scrub, scrub_state
 from node.metrics import Metrics
 from tests import make
+from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.rows import view_rows
 
@@ -75,6 +76,17 @@ def test_a_pass_finds_damaged_and_missing_files_once_and_they_are_taken_when_the
         assert root.take(sent[number]) is Outcome.STORED
     full_pass(root, service)
     assert state(root).last.damaged == 0
+
+
+def test_the_first_instances_wake_it_on_an_empty_archive(root: Root) -> None:
+    service = scrub(root)
+    service.start()
+    try:
+        until(lambda: service.steps, 60, "the first step, which finds nothing")
+        root.take(make.ct_series(1)[0])
+        until(lambda: state(root).current is not None, 60, "the pass has begun")
+    finally:
+        service.stop()
 
 
 def test_a_file_that_is_whole_again_is_found(root: Root) -> None:

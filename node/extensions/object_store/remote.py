@@ -36,6 +36,7 @@ from node.archive.base import (
     FoundFile,
     LocalFile,
     StoreAway,
+    StoreForeign,
     is_of_revision,
 )
 from node.archive.intact import MISSING, digest_problem, length_problem, problem_with
@@ -157,6 +158,7 @@ class CachedStore:
         self.stays_seconds, self.hosts = STAYS_SECONDS, _Hosts(host_of)
         self._root, self._intake, self._cache_bytes = root, intake, cache_bytes
         self.is_away = False
+        self.foreign: str | None = None
         self.awaited: AwaitedUploads | None = None
         self._is_own = False
         self._lock = threading.Lock()  # guards the next five
@@ -196,7 +198,7 @@ class CachedStore:
         if self._is_own:
             return
         if (problem := owner_problem(self.store, self.identity, has_used_store=True)) is not None:
-            raise StoreAway(problem)
+            raise StoreForeign(problem)
         self._is_own = True
 
     def trial_problem(self) -> str | None:

@@ -21,7 +21,7 @@ from time import monotonic
 
 import structlog
 
-from node.archive.base import VOLUMES, StoreAway, is_of_revision
+from node.archive.base import VOLUMES, StoreAway, StoreForeign, is_of_revision
 from node.archive.base import Uploads as UploadService
 from node.archive.filesystem import Archive, is_key
 from node.archive.intact import MISSING, problem_with
@@ -132,12 +132,13 @@ class Uploads(UploadService):
             if self.away is None:
                 log.warning("object_store_away", reason=error.strerror)
             self._remote.is_away, self._after = True, ""
+            self._remote.foreign = error.strerror if isinstance(error, StoreForeign) else None
             self._attempts, self.away = self._attempts + 1, str(error.strerror)
             longest = MAX_AWAY_SECONDS if self._awaited is None else MAX_AWAITED_SECONDS
             return float(min(MIN_AWAY_SECONDS * 2.0 ** min(self._attempts - 1, 10), longest))
         if self.away is not None:
             log.info("object_store_back")
-        self._remote.is_away = False
+        self._remote.is_away, self._remote.foreign = False, None
         self._attempts, self.away = 0, None
         return seconds
 
@@ -226,6 +227,7 @@ class Uploads(UploadService):
         if self._index.about.get(STORE_SPOOLED) != "yes":  # later, an empty store is not ours
             self._remote.attach()
             self._places.spool_all()
+        self._remote.require_own()
         if (problem := self._remote.trial_problem()) is not None:
             raise StoreAway(problem)
         self._note_checksums()
