@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
+from node.acknowledged import Acknowledged
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
 from node.errors import NotUnderstood, OutOfResources
@@ -29,7 +30,7 @@ from node.lifecycle import deletion
 from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.metrics import Metrics
 from node.receive import apply
-from node.receive.accounting import note_lost, unaccounted
+from node.receive.accounting import note_lost, unaccounted, write_off
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
@@ -329,6 +330,38 @@ def test_what_was_sent_again_before_a_deletion_is_resumed_is_owed(
     write_rows(parts.folder, "DELETE FROM image_documents")
     write_rows(parts.folder, "DELETE FROM images")
     assert note_lost(parts.archive, parts.index, NOW) == 1
+
+
+def test_what_is_sent_again_while_it_is_written_off_is_owed(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    [ds] = make.ct_series(1)
+    parts = started()
+
+    def take() -> None:
+        parts.receive(ds)
+        parts.applier.step()
+        parts.applier.checkpoint()
+
+    def lose() -> int:
+        write_rows(parts.folder, "DELETE FROM image_documents")
+        write_rows(parts.folder, "DELETE FROM images")
+        for path in parts.folder.glob("objects/*/*"):
+            path.unlink()
+        return note_lost(parts.archive, parts.index, NOW)
+
+    take()
+    assert lose() == 1
+    lost_of = parts.index.lost.of
+
+    def lost_before_it_came(uid: str | None) -> list[Acknowledged]:
+        lost = lost_of(uid)
+        take()
+        return lost
+
+    monkeypatch.setattr(parts.index.lost, "of", lost_before_it_came)
+    with closing(Audit(parts.folder, "VOXELNODE", now=lambda: NOW)) as audit:
+        assert write_off(parts.archive, parts.index, audit, None, "gone", "someone", NOW) == 1
+    parts.require(ds)
+    assert lose() == 1
 
 
 def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:

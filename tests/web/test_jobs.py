@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from node.index.nouns.accounts import Role
-from node.index.work.messages import PendingEvent
+from node.index.work.deliveries import Cursors
+from node.index.work.ledger import Ended, Lane
+from node.index.work.messages import Attempt, PendingEvent
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import Site
@@ -136,3 +138,20 @@ def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what
     assert client.delete(f"/api/v1/studies/{series[0]}").status_code == 200
     assert client.get(path).json()["detail"] is None
     assert client.get(other).json()["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("way", ["REST", "page"])
+def test_a_message_that_a_hook_never_took_is_tried_again_by_hand(site: Site, way: str) -> None:
+    hook, deliveries, client = Lane("hook", "one"), site.store.index.deliveries, site.client()
+    deliveries.begin("hook", {hook: False})
+    given_up = Attempt(PendingEvent("m", "volume-written", NOW, "1.2"), Ended("failed", "status 500"), 9)
+    deliveries.settle(hook, [given_up], Cursors(0, None, 0), NOW)
+    [row] = client.get("/api/v1/work?kind=hook").json()["items"]
+    assert (row["state"], row["attempts"]) == ("failed", 9)
+    if way == "REST":
+        assert client.post(f"/api/v1/work/{row['id']}/retry").status_code == 200
+    else:
+        assert 'value="retry"' in client.get("/work?kind=hook").text
+        assert client.post(f"/work/{row['id']}", data={"action": "retry"}).status_code == 303
+    [row] = client.get("/api/v1/work?kind=hook").json()["items"]
+    assert (row["state"], row["attempts"]) == ("waiting", 0)
