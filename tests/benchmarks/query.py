@@ -33,8 +33,7 @@ from node.dicom.answers import AnswerEncoder  # noqa: E402
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN  # noqa: E402
 from node.dicom.key_values import folded_groups  # noqa: E402
 from node.dicom.matching import read_query  # noqa: E402
-from node.index.database.index import reading  # noqa: E402
-from node.index.database.reading import ReadIndex  # noqa: E402
+from node.index.database.reading import ReadIndex, reading  # noqa: E402
 from node.index.engine.place import FILE_NAME  # noqa: E402
 from tests.acceptance.served import Served  # noqa: E402
 from tests.benchmarks.in_postgresql import copied  # noqa: E402
@@ -68,9 +67,12 @@ def emptied(path: Path) -> Iterator[sqlite3.Connection]:
         node.terminate()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA foreign_keys = ON")  # the documents of an instance and a series go with it
         with connection:
             for table in ("images", "series", "studies", "patients"):
                 connection.execute(f"DELETE FROM {table}")
+        connection.execute("PRAGMA foreign_keys = OFF")
+        with connection:
             yield connection
 
 

@@ -1,0 +1,18 @@
+"""The benchmarks of queries start, from an index in which no row is left of the instance that made it."""
+
+from pathlib import Path
+
+import pytest
+
+from node.index.engine.place import FILE_NAME
+from tests.benchmarks.query import emptied
+
+
+@pytest.mark.slow
+def test_an_emptied_index_has_no_rows_but_what_it_knows_of_itself(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    with emptied(root / FILE_NAME) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        counts = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+    assert {name for name, count in counts.items() if count} == {"about", "alembic_version"}
