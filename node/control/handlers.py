@@ -10,6 +10,7 @@ from typing import Any, Self
 from node.association.pynetdicom_handlers import Handlers as Served
 from node.association.pynetdicom_handlers import event_handlers
 from node.control.node import Node
+from node.errors import UsageError
 from node.settings.load import load
 
 
@@ -21,6 +22,8 @@ class Handlers(list[Any]):
     """
 
     def __init__(self, root: Path, keys: dict[str, Any]) -> None:
+        if "storage.root" in keys:
+            raise UsageError("the root is given twice: by the first argument, and as storage.root; leave out the key")
         settings = load(flags={"web.enabled": False, **keys, "storage.root": root}).settings
         self._node = Node(settings, listens=False)
         self._drain_seconds = settings.dicom.drain_seconds

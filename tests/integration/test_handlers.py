@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import node
+from node.errors import UsageError
+
 PROGRAM = """
 import os, socket, sys
 import node
@@ -34,3 +37,9 @@ def test_handlers_give_the_root_back_once_and_after_a_failed_start(tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line in ("UsageError", "again")] == ["UsageError", "again"]
+
+
+def test_a_root_is_given_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"leave out the key"):
+        node.handlers(tmp_path / "root", {"storage.root": tmp_path / "other"})
+    assert not (tmp_path / "root").exists()

@@ -117,7 +117,7 @@ class PynetdicomAcceptor(Handlers):
         self._stopped = threading.Event()
         self._server: ThreadedAssociationServer | None = None
         self.thread = SupervisedThread("dicom-accept", self._accept)
-        self._watch = threading.Thread(target=self._look, name="dicom-watch", daemon=True)
+        self._watch = SupervisedThread("dicom-watch", self._look)
 
     def start(self, host: str, port: int) -> tuple[str, int]:
         """Bind and accept; return address and port. Raises OSError if the address cannot be bound."""
