@@ -177,6 +177,7 @@ def _wrong_use(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "voxelnode"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    message = message.replace(": Value error, ", ": ")  # pydantic's words, of which Typer takes the rest
     if context and message == context.get_help():  # no command was given
         print(message)
     else:

@@ -56,7 +56,7 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["import", "absent"], "voxelnode import: Invalid value for 'PATH'"),
         (["convert", "."], "voxelnode convert: Missing option '--out'"),
         (["convert", ".", "-z", "y"], "voxelnode convert: No such option: -z: files are compressed; --no-compress"),
-        (["series", "--state", "failing"], "voxelnode series: Invalid value for '--state'"),
+        (["series", "--state", "failing"], "voxelnode series: Invalid value for '--state': 'failing' is"),
         (["help", "selec"], "voxelnode: 'selec' is not a document, did you mean \"select\"?"),
         (["severe"], "voxelnode: No such command 'severe'"),
         (["echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
