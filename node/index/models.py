@@ -184,6 +184,8 @@ DOUBTED_SERIES = partial_index("ix_series_doubted", "study_id", "verdict IN ('su
 
 MARKED_IMAGES = partial_index("ix_images_series_id_missing", "series_id", "file_missing")
 
+PARTIAL_DOCUMENTS = partial_index("ix_series_documents_partial", "series_id", "is_partial")
+
 
 class SeriesRow(Base):
     """A series and its progress; `state`, `due_at` and `claim` hand it from the receiver to the worker."""
@@ -301,7 +303,7 @@ class SeriesDocumentRow(Base):
 
     __tablename__ = "series_documents"
     __table_args__ = (
-        partial_index("ix_series_documents_partial", "series_id", "is_partial"),
+        PARTIAL_DOCUMENTS,
         Index("ix_series_documents_terms_number", "terms_number", "series_id"),
     )
 

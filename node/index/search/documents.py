@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, literal, or_, select, union
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, literal, or_, select, union
 
 from node.dicom.documents import OTHERS, Document, DocumentKey, effective, holds, selected, whole_model
 from node.dicom.json_model import Json
@@ -20,8 +20,9 @@ from node.dicom.keys import Level
 from node.dicom.matching import Query
 from node.dicom.terms import UNKNOWN, wanted_terms
 from node.index.engine.indexed import listed
-from node.index.engine.sql import JsonEntry, listed_in, looked_up_in
+from node.index.engine.sql import JsonEntry, in_partial_index, listed_in, looked_up_in
 from node.index.models import (
+    PARTIAL_DOCUMENTS,
     ImageDocumentRow,
     ImageRow,
     PatientRow,
@@ -168,8 +169,12 @@ def _candidates(name: str, since: int, terms: set[str]) -> ScalarSelect[int]:
         SeriesTermRow.name == name, looked_up_in(SeriesTermRow.value, sorted({*terms, UNKNOWN}))
     )
     unfilled = select(SeriesDocumentRow.series_id).where(SeriesDocumentRow.terms_number < since)
-    partial = select(SeriesDocumentRow.series_id).where(SeriesDocumentRow.is_partial)
-    bare = select(SeriesRow.id).where(SeriesRow.id.not_in(select(SeriesDocumentRow.series_id)))
+    partial = select(SeriesRow.id).where(in_partial_index(SeriesRow.id, PARTIAL_DOCUMENTS))
+    # Each document is of a series: with as many of them as series, there is none to look for.
+    series, documents = (
+        select(func.count()).select_from(table).scalar_subquery() for table in (SeriesRow, SeriesDocumentRow)
+    )
+    bare = select(SeriesRow.id).where(series > documents, SeriesRow.id.not_in(select(SeriesDocumentRow.series_id)))
     return union(having, unfilled, partial, bare).scalar_subquery()
 
 
