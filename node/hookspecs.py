@@ -202,6 +202,10 @@ OpenAcceptor = Callable[["Listener"], Accepting]
 """Returns what accepts for a listener, or raises `UsageError` if it cannot do what the configuration demands."""
 
 
+OpenHandlers = Callable[["Listener"], list[Any]]
+"""Returns handlers for the events of pynetdicom, behind which is a listener that does not listen: `node.handlers`."""
+
+
 class Listening(Protocol):
     """Something that peers send to, beside DICOM and HTTP."""
 
@@ -744,6 +748,8 @@ class Extension:
     """Keys of [destinations.NAME] that stand for a `DestinationKind`."""
     acceptors: Sequence[Key] = ()
     """Values of [dicom] acceptor, each of which stands for an `OpenAcceptor`."""
+    handlers: Place = ""
+    """An `OpenHandlers`."""
     receivers: Sequence[Key] = ()
     """Keys of [destinations.NAME] that stand for an `OpenReceiver`."""
     channels: Sequence[Key] = ()

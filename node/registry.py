@@ -24,6 +24,7 @@ from node.hookspecs import (
     OpenAcceptor,
     OpenAuditCopy,
     OpenChannel,
+    OpenHandlers,
     OpenReceiver,
     OpenSignIns,
     Place,
@@ -130,6 +131,15 @@ def open_acceptor(settings: Settings) -> OpenAcceptor | None:
         return None
     found: OpenAcceptor = _of_key(settings, lambda extension: extension.acceptors, settings.dicom.acceptor)
     return found
+
+
+def event_handlers(settings: Settings) -> OpenHandlers:
+    """Return what opens handlers for the events of pynetdicom. Raises UsageError if their extension is switched off."""
+    for extension in enabled(settings):
+        if extension.handlers:
+            found: OpenHandlers = resolve(extension.handlers)
+            return found
+    raise _off("node.handlers")
 
 
 def _of_key(settings: Settings, keys: Callable[[Extension], Iterable[Key]], name: str) -> Any:

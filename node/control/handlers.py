@@ -7,10 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from node.association.pynetdicom_handlers import Handlers as Served
-from node.association.pynetdicom_handlers import event_handlers
 from node.control.node import Node
 from node.errors import UsageError
+from node.registry import event_handlers
 from node.settings.load import load
 
 
@@ -25,6 +24,7 @@ class Handlers(list[Any]):
         if "storage.root" in keys:
             raise UsageError("the root is given twice: by the first argument, and as storage.root; leave out the key")
         settings = load(flags={"web.enabled": False, **keys, "storage.root": root}).settings
+        served = event_handlers(settings)
         self._node = Node(settings, listens=False)
         self._drain_seconds = settings.dicom.drain_seconds
         self._stop = threading.Event()
@@ -37,7 +37,7 @@ class Handlers(list[Any]):
             target=self._node.serve_until, args=(self._stop,), name="voxelnode", daemon=True
         )
         self._thread.start()
-        super().__init__(event_handlers(Served(self._node.listener)))
+        super().__init__(served(self._node.listener))
 
     def close(self) -> None:
         """Stop the node: shut the acceptor down first, or what it still receives is refused."""

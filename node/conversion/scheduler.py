@@ -389,7 +389,7 @@ class Worker(IndexFollower):
     def _record_damaged(self, claimed: ClaimedSeries, error: SeriesDamaged) -> None:
         whole = [report_damage(self._archive, self._index, key, problem, self._now()) for key, problem in error.damaged]
         if all(whole):
-            self._postpone(claimed, "damaged copies were fetched again from the object store")
+            self._postpone(claimed, "damaged files are whole again")
             return
         self._index.series.record_damaged(claimed, str(error), error.references, self._now())
 

@@ -43,9 +43,7 @@ MODULES = ("dimse_messages", "dimse_primitives", "dsutils", "fsm", "pdu", "pdu_p
 
 
 def test_only_public_names_of_pynetdicom_and_none_of_its_threads_are_used() -> None:
-    # The handlers are for programs whose acceptor is pynetdicom's; a node that serves does not load them.
-    modules = (path for path in PACKAGE.rglob("*.py") if path.name != "pynetdicom_handlers.py")
-    used = set().union(*map(imported_from_pynetdicom, modules))
+    used = set().union(*map(imported_from_pynetdicom, PACKAGE.rglob("*.py")))
     assert used
     assert not {name for name in used if "._" in name}
     assert {".".join(name.split(".")[:2]) for name in used} <= {f"pynetdicom.{name}" for name in MODULES}

@@ -30,13 +30,13 @@ from node.association.admission import Rejection
 from node.association.association import ACCEPTED
 from node.association.contexts import Negotiated, ReceivedRequest
 from node.association.listener import Listener
-from node.association.pynetdicom_handlers import Handlers, Responses, event_handlers
 from node.association.services.c_store import StoreService
 from node.background import SupervisedThread
 from node.budget import Claim
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import VERIFICATION, is_storage_class
 from node.errors import UsageError
+from node.extensions.pynetdicom_acceptor.handlers import Handlers, Responses, event_handlers
 
 WATCH_SECONDS = 0.1
 

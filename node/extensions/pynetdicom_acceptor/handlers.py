@@ -58,6 +58,11 @@ Responses = Iterator[Any]
 """What pynetdicom's generators of responses yield: numbers, destinations, and statuses with data sets."""
 
 
+def handlers_of(listener: Listener) -> list[EventHandlerType]:
+    """Return handlers for a listener that does not listen itself."""
+    return event_handlers(Handlers(listener))
+
+
 def event_handlers(handlers: Handlers) -> list[EventHandlerType]:
     """Return handlers of C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET and the services of extensions.
 
