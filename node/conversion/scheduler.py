@@ -56,6 +56,9 @@ LOADING_SECONDS = 5.0
 """How long before the first series is due a child is started: to load its libraries takes half a second of a processor,
 and several seconds of a busy machine."""
 
+WHOLE_AGAIN_SECONDS = 2.0
+"""Wait of a series that met damaged files which are whole now: they were replaced meanwhile, or read wrongly."""
+
 SHORTAGE_LOG_SECONDS = 60.0
 
 SHORTAGES = NO_ROOM | {errno.EAGAIN, errno.ENOTCONN, errno.ESTALE}
@@ -389,7 +392,8 @@ class Worker(IndexFollower):
     def _record_damaged(self, claimed: ClaimedSeries, error: SeriesDamaged) -> None:
         whole = [report_damage(self._archive, self._index, key, problem, self._now()) for key, problem in error.damaged]
         if all(whole):
-            self._postpone(claimed, "damaged files are whole again")
+            wait = dt.timedelta(seconds=WHOLE_AGAIN_SECONDS)
+            self._index.series.postpone(claimed, "damaged files are whole again", wait, self._now())
             return
         self._index.series.record_damaged(claimed, str(error), error.references, self._now())
 
