@@ -164,8 +164,10 @@ def _are_remains(series: Series) -> bool:
     counts = {*LABELS.values(), *ENHANCED_LABELS.values()} - CLOCKS
     if series.case.kind == "ct":
         counts = {"TemporalPositionIdentifier"}
-    times = [plane.time for plane in every(series)]
-    if len(set(times)) == len(times):
+    times: dict[object, list[int]] = {}
+    for plane in every(series):
+        times.setdefault(plane.group, []).append(plane.time)
+    if all(len(set(own)) == len(own) for own in times.values()):
         counts.discard("AcquisitionNumber")
     return bool(series.lost) and max(left.values()) == 1 and counts.isdisjoint(series.honest_labels)
 
