@@ -113,13 +113,10 @@ def rebuild_index(settings: Settings) -> Rebuilt:
         (root / REBUILDING_FILE).unlink()
         sync_folder(root)
         salvaged = old.salvaged if old is not None else Salvaged()
-        unread = [
-            key
-            for folder in repository.archive.folders()
-            for key in repository.index.instances.unknown_keys(repository.archive.keys(folder))
-        ]
         replayed, recovered, taken_back = repository.replayed, repository.recovered, repository.taken_back
-        return Rebuilt(previous, salvaged, replayed, recovered, taken_back, unread, repository.index.lost.count())
+        return Rebuilt(
+            previous, salvaged, replayed, recovered, taken_back, repository.unread(), repository.index.lost.count()
+        )
 
 
 def _set_aside(root: Path, place: Place) -> str | None:

@@ -214,7 +214,15 @@ class Repository:
     def _take_over_facts(self, previous: OldIndex | None) -> None:
         """Take over what a previous index has about instances and series, once they have their rows."""
         if previous is not None:
-            self.index.salvage.finish(previous, lambda path: (self.archive.root / path).is_file(), self.index.now())
+            has_all = not self.unread()
+            self.index.salvage.finish(
+                previous, lambda path: (self.archive.root / path).is_file(), has_all, self.index.now()
+            )
+
+    def unread(self) -> list[str]:
+        """Return the keys of the files of the archive that have no row: just after a start, they cannot be read now."""
+        archive, instances = self.archive, self.index.instances
+        return [key for folder in archive.folders() for key in instances.unknown_keys(archive.keys(folder))]
 
     def _account_for_acknowledged(self, previous: OldIndex | None, *, is_new: bool) -> None:
         """Note what was acknowledged and is not here, once everything that is here has its row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import sqlite3
 from contextlib import closing
@@ -121,8 +122,8 @@ def test_everything_that_can_be_read_is_taken_over(settings: Settings, lived: Pa
     assert check_repository(settings, digests=True, repair=False) == []
 
 
-def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
-    root = settings.storage.root
+def merge_two_patients(settings: Settings) -> None:
+    """Receive two patients with a study each, and merge the first into the second."""
     with Repository(settings) as repository:
         take(
             repository.ingest,
@@ -132,13 +133,34 @@ def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
                 for ds in make.ct_series(1, PatientID=name)
             ],
         )
-        [one, other] = [row["id"] for row in view_rows(root, "SELECT id FROM v_patients ORDER BY id")]
+        [one, other] = [row["id"] for row in view_rows(settings.storage.root, "SELECT id FROM v_patients ORDER BY id")]
         repository.actions.by_name["merge-patients"](source=one, target=other, who="test")
+
+
+def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
+    root = settings.storage.root
+    merge_two_patients(settings)
     before = patient_ids(root)
     rebuild_index(settings)
     assert patient_ids(root) == before
     merged = view_rows(root, "SELECT DISTINCT patient_id FROM v_studies")
     assert len(merged) == 1
+
+
+def test_a_merge_of_patients_outlives_a_rebuild_during_which_no_file_can_be_read(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge_two_patients(settings)
+
+    def unreadable(*arguments: object) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("node.receive.recovery.stored_instance", unreadable)
+        assert len(rebuild_index(settings).unread) == 2
+    with Repository(settings):
+        pass  # indexes them
+    assert view_rows(settings.storage.root, "SELECT DISTINCT patient_id FROM v_studies") == [{"patient_id": "B"}]
 
 
 def test_a_deletion_that_was_killed_after_its_order_is_not_undone(

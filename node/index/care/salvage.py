@@ -242,10 +242,13 @@ class SalvageRepository(IndexRepository):
         backend_of(connection).number_after(connection, {})
 
     @on_writer
-    def finish(self, connection: Connection, old: OldIndex, has_file: Callable[[str], bool], now: dt.datetime) -> None:
+    def finish(
+        self, connection: Connection, old: OldIndex, has_file: Callable[[str], bool], has_all: bool, now: dt.datetime
+    ) -> None:
         """Take over what is about instances and series, once their files are indexed.
 
-        `has_file`: whether there is a file at a path below the root.
+        `has_file`: whether there is a file at a path below the root. `has_all`: whether all files could be read; else
+        one that is indexed later may be of any patient.
         """
         _read_images(connection, old)
         _take_over_facts(connection, old)
@@ -253,7 +256,8 @@ class SalvageRepository(IndexRepository):
         _take_over_conversions(connection, old, has_file)
         _take_over_conflicts(connection, old)
         _compare_digests(connection, old, now)
-        _delete_patients_without_studies(connection)
+        if has_all:
+            _delete_patients_without_studies(connection)
         backend_of(connection).number_after(connection, {})
         _run(connection, "DROP TABLE old_images")
 
