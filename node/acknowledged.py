@@ -13,6 +13,7 @@ by the next append; its entries come again from the journal. An instance may the
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ import re
 import struct
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -75,6 +76,20 @@ class Position:
         return cls(identity, int(entries))
 
 
+class Settlement(NamedTuple):
+    """What a ledger says of a UID: the entries before a number are no longer owed, and when the last deletion that said
+    so was ordered; None: they were written off, or an older version did not note it."""
+
+    before: int
+    ordered_at: str | None = None  # ISO 8601, in UTC
+
+
+NOT_SETTLED = Settlement(0)
+
+Settlements = Mapping[tuple[str, str], Settlement]
+"""By level and UID."""
+
+
 @dataclass(slots=True)
 class Segment:
     """What was read of a segment: `whole` is the end of its last whole frame; `problem` says what is wrong before."""
@@ -121,12 +136,14 @@ class Ledger:
         """
         self._append(_MENDED, _json(list(names)), 0)
 
-    def settle(self, level: Level, uids: Sequence[str], before: int) -> None:
+    def settle(self, level: Level, uids: Sequence[str], before: int, ordered_at: dt.datetime | None = None) -> None:
         """Note durably that the entries before a number are no longer owed if they are of these.
+
+        `ordered_at`: when the deletion was ordered that removed them; see `node.index.nouns.lost.absent`.
 
         Raises OSError if the disk is full or fails.
         """
-        self._append(_SETTLED, _json([level, list(uids), before]), 0)
+        self._append(_SETTLED, _json([level, list(uids), before, ordered_at and ordered_at.isoformat()]), 0)
 
     def _append(self, kind: bytes, body: bytes, entries: int) -> None:
         with self._lock:
@@ -210,27 +227,32 @@ def entries(root: Path, since: int = 0) -> Iterator[tuple[int, list[Acknowledged
             number += len(some)
 
 
-def settlements(root: Path, since: int = 0) -> dict[tuple[str, str], int]:
+def settlements(root: Path, since: int = 0) -> Settlements:
     """Return up to which entry nothing is owed, by level and UID, as far as it can concern entries from `since` on.
 
     Raises OSError if the disk fails.
     """
-    found: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, str], Settlement] = {}
 
     def take(kind: bytes, body: bytes) -> None:
         if kind == _SETTLED:
-            level, uids, before = json.loads(body)
-            found.update(((level, uid), max(before, found.get((level, uid), 0))) for uid in uids)
+            level, uids, before, *ordered_at = json.loads(body)
+            for uid in uids:
+                known = found.get((level, uid), NOT_SETTLED)
+                moments = [moment for moment in (known.ordered_at, *ordered_at) if moment is not None]
+                found[level, uid] = Settlement(max(before, known.before), max(moments, default=None))
 
-    for path in _behind(segments(root / FOLDER), since):
+    paths = segments(root / FOLDER)
+    behind = _behind(paths, since)
+    for path in paths[max(0, len(paths) - len(behind) - 1) :]:  # a deletion may be told just before what came behind it
         read_segment(path, take)
     return found
 
 
-def is_settled(one: Acknowledged, number: int, found: dict[tuple[str, str], int]) -> bool:
+def is_settled(one: Acknowledged, number: int, found: Settlements) -> bool:
     """Return whether an entry is no longer owed."""
     uids = ("instance", one.sop_instance_uid), ("series", one.series_instance_uid), ("study", one.study_instance_uid)
-    return any(number < found.get(key, 0) for key in uids)
+    return any(number < found.get(key, NOT_SETTLED).before for key in uids)
 
 
 def problems(root: Path) -> Iterator[tuple[Path, str]]:

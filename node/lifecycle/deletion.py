@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -59,12 +59,15 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
         The object was deleted after the plan was made.
     OutOfResources
         The index did not commit; nothing was deleted.
+    QueryRefused
+        What was acknowledged is not indexed in time; nothing was deleted.
     OSError
         A file cannot be deleted; the next start of the node tries again.
     """
     kept = f", in the trash until {order.trash_until:%Y-%m-%d}" if order.trash_until is not None else ""
     audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}{kept}"))
     try:
+        index.ahead.require_caught_up()  # the terms are about what was acknowledged
         with index.ahead.standing():  # an instance that was indexed now would be deleted, and the ledger would miss it
             index.ahead.checkpoint()  # or a new index would take the instances up again from the journal
             listed = archive.acknowledged.position.entries
@@ -74,8 +77,9 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
         raise
     reached("deletion-ordered")
     finish(archive, index, ordered, listed, now)
-    audit.note(_message(plan, order, Result.SUCCESS, "done"))
-    log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=plan.instances)
+    done = replace(plan, instances=ordered.instances)  # more may have come since the plan was made
+    audit.note(_message(done, order, Result.SUCCESS, "done"))
+    log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=done.instances)
 
 
 def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
@@ -90,7 +94,7 @@ def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
 def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None, now: dt.datetime) -> None:
     """Remove the files of a committed deletion; the first `listed` entries of the ledger are then no longer owed.
 
-    If `listed` is None, the entries before the first one that was received after the deletion was ordered.
+    If `listed` is None, the entries before the first one that came after the deletion.
 
     What went to the trash is owed no longer from then on, and not again when the trash is emptied: it may have been
     sent again in between.
@@ -101,23 +105,26 @@ def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None
             archive.derived.drop(file.key)
     reached("deletion-unlinked")
     if removes_instances(ordered.paths) != ordered.went_to_trash:
-        before = listed if listed is not None else _listed_before(archive, ordered)
-        archive.acknowledged.settle(ordered.level, [ordered.uid], before)
+        before = listed if listed is not None else _listed_before(archive, index, ordered)
+        archive.acknowledged.settle(ordered.level, [ordered.uid], before, ordered.ordered_at)
         reached("deletion-settled")
     index.deletions.finish(ordered, now)
 
 
-def _listed_before(archive: Archive, ordered: Deletion) -> int:
-    """Return the number of the first entry that was sent again after a deletion; if there is none, of the next one."""
+def _listed_before(archive: Archive, index: Index, ordered: Deletion) -> int:
+    """Return the number of the first entry that came after a deletion; if there is none, of the next one.
+
+    It was received later, or it has a row: the deletion removed those of all entries before it.
+    """
     position = archive.acknowledged.position.entries
     its_uid = {"instance": "sop", "series": "series", "study": "study"}[ordered.level] + "_instance_uid"
-    later = (
-        number
-        for first, some in entries(archive.root)
-        for number, one in enumerate(some, first)
-        if getattr(one, its_uid) == ordered.uid and dt.datetime.fromisoformat(one.received_at) > ordered.ordered_at
-    )
-    return next(later, position)
+    for first, some in entries(archive.root):
+        its = [(number, one) for number, one in enumerate(some, first) if getattr(one, its_uid) == ordered.uid]
+        later = (n for n, one in its if dt.datetime.fromisoformat(one.received_at) > ordered.ordered_at)
+        kept = index.lost.first_kept([one for _, one in its])
+        if found := [*later, *(its[place][0] for place in (kept,) if place is not None)]:
+            return min(found)
+    return position
 
 
 def unlink(archive: Archive, paths: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from node.acknowledged import Acknowledged, Position, entries, is_settled, settlements
+from node.acknowledged import Acknowledged, Position, Settlements, entries, is_settled, settlements
 from node.archive.filesystem import Archive
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.failpoints import reached
@@ -57,7 +57,7 @@ def mark_of(archive: Archive) -> str:
 
 
 def unaccounted(
-    root: Path, absent: Callable[[Sequence[Acknowledged]], list[int]], since: int = 0
+    root: Path, absent: Callable[[Sequence[Acknowledged], Settlements], list[int]], since: int = 0
 ) -> Iterator[list[Acknowledged]]:
     """Yield the instances that a ledger names from an entry on, and that are neither here nor deleted nor written off.
 
@@ -66,7 +66,7 @@ def unaccounted(
     settled = settlements(root, since)
     for batch in _batches(root, since):
         owed = [one for number, one in batch if not is_settled(one, number, settled)]
-        if found := [owed[place] for place in absent(owed)]:
+        if found := [owed[place] for place in absent(owed, settled)]:
             yield found
 
 
@@ -89,8 +89,9 @@ def note_lost(
     Raises OSError if the ledger cannot be read.
     """
     lost = 0
+    settled = settlements(archive.root, since)
     for found in unaccounted(archive.root, index.lost.absent, since):
-        lost += index.lost.record(found, now)
+        lost += index.lost.record(found, now, settled)
         if stop():
             break
     if lost:

@@ -355,6 +355,16 @@ def test_the_audit_log_tells_who_deleted_what(root: Root, audit: Audit) -> None:
     assert done["detail"] == "done"
 
 
+def test_the_audit_log_counts_what_was_deleted_and_not_what_was_planned(root: Root, audit: Audit) -> None:
+    first, late = make.ct_series(2)
+    root.take(first)
+    plan = root.index.deletions.plan("study", first.StudyInstanceUID)
+    root.take(late)
+    delete(root.archive, root.index, audit, plan, COMMAND, root.clock())
+    ordered, done = (json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines())
+    assert (ordered["objects"][0]["instances"], done["objects"][0]["instances"]) == (1, 2)
+
+
 @pytest.mark.sqlite("the server overwrites deleted rows when it needs their place")
 def test_deleted_names_are_not_left_in_the_database_file(root: Root, audit: Audit) -> None:
     instances = make.ct_series(3, PatientName="Vanish^Completely")

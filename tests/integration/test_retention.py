@@ -19,7 +19,7 @@ from node.settings.model import RetentionSettings
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series
-from tests.integration.conftest import Root
+from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.rows import view_rows
 
 OPTIONS = write_options(Convert(thumbnails=False))
@@ -126,6 +126,27 @@ def test_a_study_that_receives_an_instance_after_it_was_listed_stays(root: Root,
     kept = {row["sop_instance_uid"] for row in view_rows(root.folder, "SELECT sop_instance_uid FROM v_images")}
     assert kept == {str(ds.SOPInstanceUID) for ds in (*early, late)}
     assert "not done: the index did not change" in (root.folder / "audit.jsonl").read_text()
+
+
+def test_a_study_stays_whose_last_instance_is_acknowledged_and_not_indexed_yet(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *early, late = make.ct_series(4)
+    for ds in early:
+        root.take(ds, Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1"))
+    convert_due(root)
+    root.clock.move(31 * DAY)
+
+    def acknowledge() -> None:
+        monkeypatch.setattr(root.ingest.applier, "appended", lambda: None)  # it takes its time
+        incoming = root.ingest.begin(announced(late), Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1"))
+        incoming.take_fragment(data_set_bytes(late))
+        incoming.finish()
+
+    rules = RetentionSettings(days=30)
+    audit = SlowAudit(root, acknowledge)
+    Retention(root.archive, root.index, audit, Metrics(), rules, root.clock).run_once(root.clock())
+    assert len(view_rows(root.folder, "SELECT sop_instance_uid FROM v_images")) == 4
 
 
 class Machine:

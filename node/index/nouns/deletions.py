@@ -94,10 +94,11 @@ class DeletionRepository(IndexRepository):
             if plan.level == "instance":  # no other writer replaces it
                 connection.execute(select(ImageRow.id).where(is_it).with_for_update())
             terms.require(connection)
-        received = select(func.max(ImageRow.received_at)).where(
+        received = select(func.max(ImageRow.received_at), func.count()).where(
             is_it if plan.level == "instance" else ImageRow.series_id.in_(held)
         )
-        ordered_at = max(now, connection.scalar(received) or now)  # the clock of another host may be ahead
+        last, instances = connection.execute(received).one()
+        ordered_at = max(now, last or now)  # the clock of another host may be ahead
         delete_rows = _delete_instance if plan.level == "instance" else _delete_series
         content = content_of(connection, plan.study_instance_uid) if trash_until is not None else None
         trash: list[dict[str, Any]] | None = [] if trash_until is not None else None
@@ -117,7 +118,8 @@ class DeletionRepository(IndexRepository):
             detail=f"{plan.level}, {reason}",
         )
         tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, ordered_at)
-        deletion = Deletion(tombstone, tuple(paths), plan.level, plan.uid, ordered_at, went_to_trash=trash is not None)
+        went_to_trash = trash is not None
+        deletion = Deletion(tombstone, tuple(paths), plan.level, plan.uid, ordered_at, went_to_trash, instances)
         if trash is not None:
             in_trash = update(TombstoneRow).where(TombstoneRow.id == tombstone)
             connection.execute(in_trash.values(trash_until=trash_until, content=content))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Collection, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import JSON, ColumnElement, Connection, Select, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import join
 
-from node.acknowledged import Acknowledged
+from node.acknowledged import NOT_SETTLED, Acknowledged, Settlements
 from node.completeness import ACKNOWLEDGED, lost_instances
 from node.errors import UsageError
 from node.index.engine.hot_statements import Prepared
@@ -62,10 +63,14 @@ def _of(study_instance_uid: str, series_instance_uid: str | None) -> tuple[Colum
     return of_study, LostInstanceRow.series_instance_uid == series_instance_uid
 
 
-def absent(connection: Connection, instances: Sequence[Acknowledged]) -> list[int]:
+def absent(
+    connection: Connection, instances: Sequence[Acknowledged], settled: Settlements = MappingProxyType({})
+) -> list[int]:
     """Return which of some acknowledged instances have no row and were not deleted since, by their places in the list.
 
-    A deletion counts from the moment of its order: what was received later is not covered by it.
+    A deletion counts from the moment of its order: what was received later is not covered by it. One that the ledger
+    has (`settled`) is decided by the numbers of the entries: an instance that was acknowledged before a deletion and
+    applied after it is still owed.
     """
     known = looked_up_in(ImageRow.sop_instance_uid, [one.sop_instance_uid for one in instances])
     here = set(connection.scalars(select(ImageRow.sop_instance_uid).where(known)))
@@ -74,9 +79,13 @@ def absent(connection: Connection, instances: Sequence[Acknowledged]) -> list[in
         return []
     uids = {uid for place in places for uid in instances[place][:3]}
     deletions: dict[str, dt.datetime] = {}
-    columns = select(TombstoneRow.uid, TombstoneRow.paths, TombstoneRow.ordered_at, TombstoneRow.content.is_not(None))
-    rows = connection.execute(columns.where(looked_up_in(TombstoneRow.uid, list(uids))))
-    for uid, paths, ordered_at, is_in_trash in rows:
+    of = TombstoneRow
+    columns = select(of.level, of.uid, of.paths, of.ordered_at, of.content.is_not(None))
+    rows = connection.execute(columns.where(looked_up_in(of.uid, list(uids))))
+    for level, uid, paths, ordered_at, is_in_trash in rows:
+        told = settled.get((level, uid), NOT_SETTLED).ordered_at
+        if told is not None and ordered_at <= dt.datetime.fromisoformat(told):
+            continue
         if is_in_trash or removes_instances(paths):
             deletions[uid] = max(ordered_at, deletions.get(uid, ordered_at))
     return [place for place in places if not _is_deleted(instances[place], deletions)]
@@ -91,9 +100,23 @@ class LostRepository(IndexRepository):
     """The lost instances of an index."""
 
     @on_reader
-    def absent(self, connection: Connection, instances: Sequence[Acknowledged]) -> list[int]:
+    def absent(
+        self,
+        connection: Connection,
+        instances: Sequence[Acknowledged],
+        settled: Settlements = MappingProxyType({}),
+    ) -> list[int]:
         """Return which of some acknowledged instances are not here; see `absent`."""
-        return absent(connection, instances)
+        return absent(connection, instances, settled)
+
+    @on_reader
+    def first_kept(self, connection: Connection, instances: Sequence[Acknowledged]) -> int | None:
+        """Return the place of the first of some acknowledged instances that has the row of this very receipt."""
+        known = looked_up_in(ImageRow.sop_instance_uid, [one.sop_instance_uid for one in instances])
+        rows = connection.execute(select(ImageRow.sop_instance_uid, ImageRow.received_at).where(known)).all()
+        here = {(uid, received_at) for uid, received_at in rows}
+        receipts = ((one.sop_instance_uid, dt.datetime.fromisoformat(one.received_at)) for one in instances)
+        return next((place for place, receipt in enumerate(receipts) if receipt in here), None)
 
     @on_reader
     def count(self, connection: Connection) -> int:
@@ -112,12 +135,18 @@ class LostRepository(IndexRepository):
         return [_acknowledged(row) for row in connection.execute(_STORED.where(looked_up_in(ImageRow.key, keys)))]
 
     @on_writer
-    def record(self, connection: Connection, instances: Sequence[Acknowledged], now: dt.datetime) -> int:
+    def record(
+        self,
+        connection: Connection,
+        instances: Sequence[Acknowledged],
+        now: dt.datetime,
+        settled: Settlements = MappingProxyType({}),
+    ) -> int:
         """Note instances as lost, unless they came meanwhile; return for how many this is news.
 
-        The verdict of a closed series becomes incomplete; its volumes stay.
+        The verdict of a closed series becomes incomplete; its volumes stay. `settled`: see `absent`.
         """
-        lost = [instances[place] for place in absent(connection, instances)]
+        lost = [instances[place] for place in absent(connection, instances, settled)]
         news: Counter[tuple[str, str]] = Counter()
         for one in lost:
             values = {**one._asdict(), "received_at": dt.datetime.fromisoformat(one.received_at), "noticed_at": now}
@@ -211,9 +240,9 @@ class ReadLost(PagedRepository, LostViews):
     listing = select(LostInstanceRow.__table__)
     filters = (LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid)
 
-    def absent(self, instances: Sequence[Acknowledged]) -> list[int]:
+    def absent(self, instances: Sequence[Acknowledged], settled: Settlements = MappingProxyType({})) -> list[int]:
         """Return which of some acknowledged instances are not here; see `absent`."""
-        return absent(self._connection, instances)
+        return absent(self._connection, instances, settled)
 
     def newest(self, limit: int, skip: int = 0) -> list[Row]:
         """Return at most `limit` rows of ``v_lost_instances``, the last received first."""

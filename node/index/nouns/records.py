@@ -255,7 +255,7 @@ class Deletion:
     """A committed deletion; `paths` are the files and folders to be removed, relative to the root.
 
     `ordered_at`: no instance that it removed was received later. `went_to_trash`: its instances are in the trash, or
-    were before it was emptied.
+    were before it was emptied. `instances`: how many it removed; 0 for one that is read back.
     """
 
     id: int
@@ -264,6 +264,7 @@ class Deletion:
     uid: str
     ordered_at: dt.datetime
     went_to_trash: bool = False
+    instances: int = 0
 
 
 @dataclass(frozen=True, slots=True)
