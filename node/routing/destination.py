@@ -18,11 +18,13 @@ class NotTaken(VoxelnodeError):
     ----------
     is_final : bool
         Whether another attempt would fail in the same way.
+    damaged : str or None
+        The key of the file, if it is not as it was received.
     """
 
-    def __init__(self, reason: str, *, is_final: bool = False) -> None:
+    def __init__(self, reason: str, *, is_final: bool = False, damaged: str | None = None) -> None:
         super().__init__(reason)
-        self.is_final = is_final
+        self.is_final, self.damaged = is_final, damaged
 
 
 class Unreachable(VoxelnodeError):

@@ -133,7 +133,8 @@ class Preparer:
         if isinstance(found, str) and self._report(due.key, found):
             raise NotTaken("its file was read with errors, and is whole now")
         if isinstance(found, str):  # a missing one may have made room for another version meanwhile
-            raise NotTaken(f"its file {found}: send the instance to this node again", is_final=found != MISSING)
+            reason = f"its file {found}: send the instance to this node again"
+            raise NotTaken(reason, is_final=found != MISSING, damaged=due.key)
         if self.change.concerns(due.transfer_syntax_uid):
             return Prepared(due, self._copied(due, path), is_copy=True)
         outgoing = Outgoing(

@@ -60,11 +60,14 @@ class Failed:
         long series many attempts.
     is_final : bool
         No further attempt would succeed.
+    damaged : tuple of str
+        The keys of files that are not as they were received.
     """
 
     reason: str
     counts: bool = True
     is_final: bool = False
+    damaged: tuple[str, ...] = ()
 
 
 def outcome_of(
@@ -95,7 +98,8 @@ def outcome_of(
         return Failed("an earlier instance of its series was not taken", counts)
     is_final = is_whole and all(problem.is_final for problem in problems)
     number = f"{len(problems)} of {len(asked.wanted)} instances were not taken: " if len(asked.wanted) > 1 else ""
-    return Failed(f"{number}{problems[0]}", counts, is_final)
+    damaged = tuple(problem.damaged for problem in problems if problem.damaged is not None)
+    return Failed(f"{number}{problems[0]}", counts, is_final, damaged)
 
 
 @dataclass(slots=True)

@@ -40,7 +40,7 @@ from node.failpoints import reached
 from node.hookspecs import RouteParts
 from node.index.database.work_loop import SETTLE_SECONDS, Interrupted, Outcomes
 from node.index.work.deliveries import Batch
-from node.index.work.ledger import REASON_LENGTH, Ended
+from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import DueInstance, OwedInstance, SentInstance
 from node.routing.destination import Delivered, Destination, NotConfirmable, NotTaken, Prepared, Unreachable
@@ -168,8 +168,12 @@ class RouteWorker(HeldWorker):
                 raise Interrupted
             case Done(outcome, attempts, reason):
                 return Attempt(pending, Ended(outcome, reason), pending.attempts + attempts)
-            case Failed(reason, counts, is_final):
-                return self._failed(pending, pending.attempts if counts else 0, reason, is_final=is_final)
+            case Failed(reason, counts, is_final, damaged):
+                attempt = self._failed(pending, pending.attempts if counts else 0, reason, is_final=is_final)
+                if not damaged:
+                    return attempt
+                again = after_failure(attempt.attempts, self._route.attempts, reason, self._now())
+                return replace(attempt, damaged=damaged, if_mended=again)
 
     def _is_unwanted(self, attempt: Attempt) -> bool:
         """Return whether a message needs no row: the route leaves it out, and no row says how far it is."""

@@ -101,6 +101,23 @@ def test_a_file_that_is_whole_again_is_found(root: Root) -> None:
     assert [kind for kind, _ in events(root)] == ["file-damaged", "file-found"]
 
 
+def test_a_file_that_is_found_whole_while_its_series_is_set_aside_has_it_converted_again(root: Root) -> None:
+    """The scrub comes between the report of a conversion and its end."""
+    [ds] = sent = make.ct_series(1)
+    for one in sent:
+        root.take(one)
+    root.clock.move(61)
+    claimed = root.index.series.claim_due(root.clock())
+    assert claimed is not None
+    key = claimed.instances[0].key
+    root.index.instances.mark_files([key], missing=True, now=root.clock(), damage="the file is other")
+    root.index.instances.mark_files([key], missing=False, now=root.clock())
+    root.index.series.record_damaged(claimed, "1 file", [], root.clock())
+    again = root.index.series.claim_due(root.clock())
+    assert again is not None
+    assert again.series_instance_uid == ds.SeriesInstanceUID
+
+
 def test_a_version_that_lost_is_compared_too(root: Root) -> None:
     root.ingest.overwrite_policy = "keep_both"
     [ds] = make.ct_series(1)

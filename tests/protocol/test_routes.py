@@ -684,6 +684,31 @@ def test_what_is_deleted_or_in_the_way_while_it_waits_holds_nothing_else(
     assert len([path for path in folder.rglob("*.dcm") if path.is_file()]) == 2
 
 
+def test_a_file_that_is_whole_again_before_its_message_is_given_up_is_sent(
+    source: Callable[..., Source], pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scrub finds it whole between the report of the route and the end of its step."""
+    node = source({"all": Route(when="instance-stored", to=("PACS",))}, pacs.port)
+    [ds] = make.ct_series(1)
+    node.take([ds])
+    [row] = node.rows("SELECT key, path FROM images JOIN v_images USING (sop_instance_uid)")
+    content = Path(row["path"]).read_bytes()
+    Path(row["path"]).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    index = node.node.ingest.index
+    settle = index.deliveries.settle
+
+    def settle_late(*arguments: Any) -> None:
+        if node.rows("SELECT 1 FROM v_images WHERE file_missing"):
+            Path(row["path"]).write_bytes(content)
+            index.instances.mark_files([row["key"]], missing=False, now=node.clock.moment)
+        settle(*arguments)
+
+    monkeypatch.setattr(index.deliveries, "settle", settle_late)
+    node.run("all/PACS")
+    node.later("all/PACS")
+    assert pacs.taken == uids([ds])
+
+
 @pytest.mark.slow
 def test_no_room_for_copies_holds_a_route_and_costs_no_attempt(source: Callable[..., Source], pacs: Pacs) -> None:
     routes = {

@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, delete, exists, insert, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, exists, insert, or_, select, update
 from sqlalchemy.orm import join
 
 from node.index.engine.writer import IndexRepository, on_reader
@@ -62,11 +62,14 @@ DAMAGED = "damaged: "
 
 
 def reopen_damaged(connection: Connection, images: Sequence[int], now: dt.datetime) -> None:
-    """Make the series of instances whose files are whole again due, if they were set aside because of damage."""
+    """Make the series of instances whose files are whole again due, if they were set aside because of damage.
+
+    One that is being converted may be about to be set aside for it, and is converted again.
+    """
     of_images = select(ImageRow.series_id).where(ImageRow.id.in_(images))
-    set_aside = select(SeriesRow.id, StudyRow.study_instance_uid).join(StudyRow)
-    set_aside = set_aside.where(SeriesRow.id.in_(of_images), SeriesRow.state == "failed")
-    for row in connection.execute(set_aside.where(SeriesRow.error.startswith(DAMAGED, autoescape=True))).all():
+    is_set_aside = and_(SeriesRow.state == "failed", SeriesRow.error.startswith(DAMAGED, autoescape=True))
+    met = select(SeriesRow.id, StudyRow.study_instance_uid).join(StudyRow).where(SeriesRow.id.in_(of_images))
+    for row in connection.execute(met.where(or_(is_set_aside, SeriesRow.state == "converting"))).all():
         reopen(connection, row.id, row.study_instance_uid, None, now, "a damaged file is whole again")
 
 

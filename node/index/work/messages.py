@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, update
 from sqlalchemy.orm import aliased
 
 from node.index.engine.sql import listed_in
-from node.index.models import WorkRow
+from node.index.models import ImageRow, WorkRow
 from node.index.nouns.events import record_event
 from node.index.work.ledger import Decision, Ended, Lane, Postponed, add, begin_again, decide, in_lane
 from node.index.work.payloads import Message, payload_of
@@ -51,12 +51,18 @@ class PendingEvent:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What becomes of a message after `attempts`; `output` may hold patient data, the decision never does."""
+    """What becomes of a message after `attempts`; `output` may hold patient data, the decision never does.
+
+    `damaged`: the keys of damaged files that it failed for. `if_mended`: the decision if none of them is damaged by
+    now: `begin_mended` finds a message only once it is given up.
+    """
 
     pending: PendingEvent
     decision: Decision
     attempts: int
     output: str | None = None
+    damaged: tuple[str, ...] = ()
+    if_mended: Decision | None = None
 
     @property
     def outcome(self) -> Outcome | None:
@@ -67,6 +73,8 @@ class Attempt:
 def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime) -> None:
     """Record what became of an attempt in the row of its message."""
     pending = attempt.pending
+    if attempt.if_mended is not None and not _is_marked(connection, attempt.damaged):
+        attempt = replace(attempt, decision=attempt.if_mended)
     payload = Message(pending.detail, attempt.output)
     of_message = in_lane(lane), WorkRow.key == pending.message_id
     row = connection.execute(select(WorkRow.id, WorkRow.outcome).where(*of_message)).first()
@@ -94,6 +102,12 @@ def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime)
             detail=f"{_described(lane)} did not take {pending.event} in {attempt.attempts} attempts: "
             f"{attempt.decision.reason}",
         )
+
+
+def _is_marked(connection: Connection, keys: Sequence[str]) -> bool:
+    """Return whether any of these files is missing or damaged."""
+    marked = select(ImageRow.id).where(listed_in(ImageRow.key, list(keys)), ImageRow.file_missing)
+    return connection.execute(marked.limit(1)).first() is not None
 
 
 def enqueue(
