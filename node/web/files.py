@@ -145,7 +145,8 @@ class Unavailable(OutOfResources):
 def whole_file(node: Services, instance: StoredInstance) -> Path:
     """Return the path of the file of an instance, after comparing its digest.
 
-    Raises Damaged if it is not as it was received: the instance is marked, so that it is taken when it is sent again.
+    Raises Damaged if it is not as it was received, at a second look either: the instance is marked, so that it is taken
+    when it is sent again.
     Raises Unavailable if it cannot be read now.
     """
     path = local_file(node, instance)
@@ -153,8 +154,8 @@ def whole_file(node: Services, instance: StoredInstance) -> Path:
         problem = node.verified.problem_with(path, instance.data_set_offset, instance.bytes, instance.sha256)
     except OSError as error:
         raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
-    if problem is not None:
-        raise damaged(node, instance, problem)
+    if problem is not None and not _is_whole_again(node, instance, problem):
+        raise Damaged(DAMAGED)
     return path
 
 
@@ -181,6 +182,12 @@ def local_or_gone(node: Services, file: ArchivedFile) -> Path:
 
 def damaged(node: Services, instance: StoredInstance, problem: str) -> Damaged:
     """Record that a file is not as it was received; return the error for it."""
-    with suppress(OutOfResources):  # the next reader records it
-        report_damage(node.archive, node.index, instance.key, problem, node.ingest.now())
+    _is_whole_again(node, instance, problem)
     return Damaged(DAMAGED)
+
+
+def _is_whole_again(node: Services, instance: StoredInstance, problem: str) -> bool:
+    """Record that a file is not as it was received, unless it is by now."""
+    with suppress(OutOfResources):  # the next reader records it
+        return report_damage(node.archive, node.index, instance.key, problem, node.ingest.now())
+    return False

@@ -17,6 +17,8 @@ from pynetdicom import AE, build_context, evt
 from node.association.client.send import send_files
 from node.association.outgoing import encoded
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from node.extensions.commitment import commitment
+from node.receive.stored_files import report_damage
 from node.settings.model import Peer
 from tests.make import corrected, ct_series
 from tests.protocol.conftest import (
@@ -184,6 +186,26 @@ def test_each_instance_that_is_not_safe_is_told_with_its_reason(
         "1.2.3.4.5": 0x0112,
     }
     assert settled(node)["failed"] == 5
+
+
+def test_an_instance_that_is_whole_at_a_second_look_is_committed(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start_node(peers=peers(asker))
+    series = stored(node, ct_series(1), tmp_path)
+    [row] = node.rows()
+    path = node.root / row["path"]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    def mended_before(*arguments: Any) -> bool:
+        path.write_bytes(content)
+        return report_damage(*arguments)
+
+    monkeypatch.setattr(commitment, "report_damage", mended_before)
+    asker.ask(node, references(series))
+    assert asker.came.wait(DEADLINE_SECONDS)
+    assert [event for event, _ in asker.reports] == [1]
 
 
 @pytest.mark.slow

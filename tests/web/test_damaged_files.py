@@ -10,6 +10,8 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import RLELossless
 
+from node.receive.stored_files import report_damage
+from node.web import files
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import Site
@@ -64,6 +66,24 @@ def test_a_damaged_instance_is_refused_and_asked_for_again(site: Site, damaged: 
     site.take(damaged)
     assert site.client().get(url).status_code == 200
     assert len(events(site, "file-restored")) == 1
+
+
+def test_a_file_that_is_whole_at_a_second_look_is_read(
+    site: Site, damaged: FileDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read wrongly, or written again from the object store."""
+    path = file_of(site, damaged)
+
+    def mended_before(*arguments: Any) -> bool:
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 1
+        path.write_bytes(content)
+        return report_damage(*arguments)
+
+    monkeypatch.setattr(files, "report_damage", mended_before)
+    url = READS["frames"].format(study=STUDY, series=SERIES, uid=damaged.SOPInstanceUID)
+    assert site.client().get(url).status_code == 200
+    assert events(site, "file-damaged") == []
 
 
 @pytest.mark.slow

@@ -154,9 +154,10 @@ def _failure_reason(service: CommitmentService, reference: Reference, stored: St
         return PROCESSING_FAILURE
     if problem is None:
         return None
-    logger.error("instance_not_committed", sop_instance_uid=stored.sop_instance_uid, reason=f"its file {problem}")
     with suppress(OutOfResources):  # the next reader records it
-        report_damage(service.archive, service.index, stored.key, problem, service.now())
+        if report_damage(service.archive, service.index, stored.key, problem, service.now()):
+            return None
+    logger.error("instance_not_committed", sop_instance_uid=stored.sop_instance_uid, reason=f"its file {problem}")
     return PROCESSING_FAILURE
 
 

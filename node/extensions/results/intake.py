@@ -292,10 +292,9 @@ class ResultIntake:
         """Return the file of an image, after comparing it with what was received: a result has its patient from it."""
         path = self._ingest.archive.local(one)
         problem = problem_with(path, one.data_set_offset, one.bytes, one.sha256)
-        if problem is not None:
-            report_damage(self._ingest.archive, self._index, one.key, problem, self._ingest.now())
-            raise ResultRefused(f"the file of an image of the series {problem}: send the image again")
-        return path
+        if problem is None or report_damage(self._ingest.archive, self._index, one.key, problem, self._ingest.now()):
+            return path
+        raise ResultRefused(f"the file of an image of the series {problem}: send the image again")
 
     def _require_own_series(self, job: Job, entry: Entry, series_instance_uid: str) -> None:
         """Refuse an instance in a series of others: its hook would not be told of that series any more."""
