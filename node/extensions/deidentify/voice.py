@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydicom import Dataset
 from pydicom.uid import BasicVoiceAudioWaveformStorage, GeneralAudioWaveformStorage, MPEGTransferSyntaxes
 
@@ -15,6 +17,9 @@ _SPOKEN = frozenset(("109110", "109111", "109112"))
 """Channel sources of CID 3000: voice, the operator's narrative, the ambient room environment."""
 
 _SOUND = frozenset((*_SPOKEN, "109113", "109114", "109115"))
+_MEASURED = frozenset(("MDC", "SCPECG", "SCT", "SRT", "SNM3"))
+"""Schemes whose codes of channel sources are leads, electrodes and transducers; sound has codes of DICOM."""
+
 _HERTZ_OF_SPEECH = 4000.0
 """From this sampling frequency on, speech is intelligible."""
 
@@ -33,9 +38,14 @@ def sound_of(ds: Dataset) -> str:
 def _is_sound(group: Dataset) -> bool:
     if text(group, "WaveformSampleInterpretation") in _COMPANDED:
         return True
-    sources = {
-        text(source, "CodeValue")
-        for channel in items(group, "ChannelDefinitionSequence")
-        for source in items(channel, "ChannelSourceSequence")
-    }
-    return bool(sources & _SOUND) or ((number(group, "SamplingFrequency") or 0) >= _HERTZ_OF_SPEECH and not sources)
+    channels = [list(items(channel, "ChannelSourceSequence")) for channel in items(group, "ChannelDefinitionSequence")]
+    if any(text(source, "CodeValue") in _SOUND for sources in channels for source in sources):
+        return True
+    if (number(group, "SamplingFrequency") or 0) < _HERTZ_OF_SPEECH:
+        return False
+    is_described = len(channels) >= max(1, number(group, "NumberOfWaveformChannels") or 0)
+    return not is_described or not all(map(_is_measured, channels))
+
+
+def _is_measured(sources: Iterable[Dataset]) -> bool:
+    return any(text(source, "CodingSchemeDesignator") in _MEASURED for source in sources)

@@ -81,6 +81,8 @@ def waveform(**attributes: Any) -> Dataset:
 
 def test_voices_are_refused_unless_somebody_has_listened() -> None:
     voice = make.dataset(ChannelSourceSequence=[make.coded("109111", "DCM", "Operator's narrative")])
+    lead = make.dataset(ChannelSourceSequence=[make.coded("2:1", "MDC", "Lead I")])
+    own = make.dataset(ChannelSourceSequence=[make.coded("MIC1", "99VENDOR", "Microphone")])
     for ds in (
         make.instance(sop_class_uid=BasicVoiceAudioWaveformStorage, modality="AU"),
         make.instance(sop_class_uid=GeneralAudioWaveformStorage, modality="AU"),
@@ -88,10 +90,15 @@ def test_voices_are_refused_unless_somebody_has_listened() -> None:
         waveform(WaveformSampleInterpretation="MB"),
         waveform(ChannelDefinitionSequence=[voice]),
         waveform(SamplingFrequency="8000"),
+        waveform(SamplingFrequency="8000", ChannelDefinitionSequence=[own]),
+        waveform(SamplingFrequency="8000", ChannelDefinitionSequence=[lead, make.dataset()]),
+        waveform(SamplingFrequency="8000", ChannelDefinitionSequence=[lead], NumberOfWaveformChannels=2),
     ):
         assert refusal_of(deepcopy(ds), how(*EVERYTHING)) is Reason.VOICE
         assert deidentified(ds, how(allowed=frozenset((Reason.VOICE,)))).PatientIdentityRemoved == "YES"
-    assert deidentified(waveform(), how()).PatientIdentityRemoved == "YES"
+    measured = waveform(SamplingFrequency="8000", ChannelDefinitionSequence=[lead], NumberOfWaveformChannels=1)
+    for ds in (waveform(), measured):
+        assert deidentified(ds, how()).PatientIdentityRemoved == "YES"
 
 
 def test_only_uids_that_the_standard_lists_stay_and_never_those_of_instances() -> None:
