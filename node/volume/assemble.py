@@ -18,6 +18,7 @@ from node.volume.arrange.duplicates import (
     has_same_pixels,
     states_another_place,
 )
+from node.volume.arrange.motion import at_first_time
 from node.volume.arrange.polarity import split_by_polarity
 from node.volume.arrange.quantities import join_unweighted_images, split_by_sign
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
@@ -226,7 +227,7 @@ def _volumes(
                 continue
         name = "-".join(part for part in (suffix, grid.variant) if part)
         own = (*warnings, *copy_warnings(grid.frames, copies))
-        volumes += volumes_of(grid, filled, stack, name, series.dataset_of, own, series.numbers)
+        volumes += volumes_of(at_first_time(grid), filled, stack, name, series.dataset_of, own, series.numbers)
         left_out += grid.left_out
         stack += 1
     return volumes, left_out, stack - series.stacks

@@ -91,6 +91,8 @@ class Frame:
         Duration of the acquisition.
     overlays : int
         Number of overlays of the instance that show something (PS3.3 C.9); no volume has them.
+    acquired : Frame
+        The frame where its header places it, if its motion was undone.
     """
 
     sop_instance_uid: str
@@ -116,6 +118,7 @@ class Frame:
     acquisition_time_s: float | None = None
     duration_s: float | None = None
     overlays: int = 0
+    acquired: Frame | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -470,6 +470,17 @@ FOUND: dict[str, Case] = {
         labels=("dimensions", "clock"),
         changes=(("lie", "DimensionIndexValues", "mix", 1),),
     ),
+    "weightings tell the times of a moving series, and another time than that of the least number is the first": Case(
+        kind="dwi",
+        times=3,
+        slices=5,
+        orientation="oblique",
+        spacing_mm=1.0,
+        labels=(),
+        numbering="shuffled",
+        changes=(("drift", 0.05, 2), ("lie", "DiffusionBValue", "constant", 10)),
+        arrival=4,
+    ),
 }
 """Cases that once gave a wrong volume in silence, by what is wrong with them."""
 

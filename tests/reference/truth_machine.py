@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import re
 import sys
 import time
 import warnings
@@ -63,6 +64,10 @@ planes; the grid of its volume goes through the first and the last one, which bo
 
 PLACE_TOLERANCE_PIXELS = 0.11
 """How far it may be within its plane."""
+
+MOVED_BY = re.compile(r"volumes move by up to ([0-9.]+) mm")
+MOVEMENT_TOLERANCE_MM = 0.006
+"""The movement of a volume as its warning has it, and how far it may be off: it has two decimals."""
 
 CROWDED = 0.2
 """Planes closer than this share of their thickness are no slices of one time, as `node.conversion.evidence` says."""
@@ -142,6 +147,7 @@ def _lies_of_volume(
     is_place_stated = series.case.kind != "nm" or series.false.isdisjoint({"SpacingBetweenSlices", "SliceVector"})
     if is_place_stated and DOUBTS_PLACE.isdisjoint(doubts) and not said & SAYS_OF_PLACE:
         yield from _lies_of_place(volume, planes, is_moved=WarningKind.POSITIONS_VARY_IN_TIME in said)
+        yield from _lies_of_movement(volume, planes)
     if said & SAYS_OF_TIMES:
         return
     if volume.diffusion is not None:
@@ -213,6 +219,16 @@ def _lies_of_place(volume: Volume, planes: Sequence[Sequence[Plane]], *, is_move
                 if (np.abs(plane.axes @ (place - plane.place(row, column))) > limits_mm).any():
                     yield "slices are away from their place"
                     return
+
+
+def _lies_of_movement(volume: Volume, planes: Sequence[Sequence[Plane]]) -> Iterator[str]:
+    """Yield a movement that is told otherwise than from the first time of the volume."""
+    centres = np.array([np.mean([plane.position for plane in own], axis=0) for own in planes])
+    farthest_mm = float(np.linalg.norm(centres - centres[0], axis=1).max())
+    for warning in volume.warnings:
+        told = MOVED_BY.search(warning.detail) if warning.name is WarningKind.POSITIONS_VARY_IN_TIME else None
+        if told is not None and abs(float(told[1]) - farthest_mm) > MOVEMENT_TOLERANCE_MM:
+            yield "the movement is not that from the first time"
 
 
 def _lies_of_time(

@@ -1,8 +1,9 @@
 """Times of one series at slightly different positions, as prospective motion correction or a drifting table leave them.
 
 The scanner records where it placed the slices of each time, so positions and orientations differ slightly from volume
-to volume. The series is still one time series, in the frame of the head or of the table. It gets the position of the
-first time. Otherwise its planes would interleave to a stack that nobody acquired.
+to volume. The series is still one time series, in the frame of the head or of the table. Its planes get one position
+before they are put into stacks: they would interleave to a stack that nobody acquired. Once the order of times is
+known, `at_first_time` gives them the position of the first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from node.volume.arrange.time_order import weighting
+from node.volume.arrange.times import Arrangement
 from node.volume.arrange.whole_times import instance_order
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
@@ -30,7 +32,7 @@ from node.volume.geometry import (
     position_tolerance,
     stack_axes,
 )
-from node.volume.model import Float, Frame
+from node.volume.model import Diffusion, Float, Frame
 from node.volume.reasons import VolumeWarning, WarningKind
 
 MAX_TRANSLATION_MM = 20.0
@@ -117,8 +119,8 @@ class _Time:
         return along
 
 
-def undo_motion(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | None]:
-    """Return the frames at the position of the first time if their series moves between times, else unchanged.
+def undo_motion(frames: Sequence[Frame]) -> list[Frame]:
+    """Return the frames at the position of one time if their series moves between times, else unchanged.
 
     Parameters
     ----------
@@ -129,20 +131,43 @@ def undo_motion(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | N
     -------
     list of Frame, in the same order
         Positions in mm, LPS. Diffusion directions turn with their frames, so that they keep their direction relative to
-        the image.
-    VolumeWarning or None
-        How far the series moves.
+        the image. `Frame.acquired` has the position before.
     """
     if any(frame.position is None for frame in frames):
-        return list(frames), None
-    found = _still(frames)
-    if found is not None:
-        return found
-    return _still_without_copies(frames) or (list(frames), None)
+        return list(frames)
+    return _still(frames) or _still_without_copies(frames) or list(frames)
 
 
-def _still_without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | None] | None:
-    """Return the frames at the position of the first time if copies of a few hide the times; else None.
+def at_first_time(grid: Arrangement) -> Arrangement:
+    """Return a stack whose motion was undone at the position of its first time, with a warning on how far it moves."""
+    if all(frame.acquired is None for frame in grid.frames):
+        return grid
+    times = [_plane_stack(list(map(_as_acquired, time))) for time in grid.planes]
+    first, common = times[0], _plane_stack(grid.planes[0])
+    if np.abs(first.local - common.local).max() > JITTER_TOLERANCE_MM:  # losses left slices of several times
+        first = common
+    planes = [[copy for _, copy in _at_first_position(time, first)] for time in times]
+    warning = _motion_warning([(time, first) for time in times])
+    return replace(grid, planes=planes, warnings=(*grid.warnings, *([] if warning is None else [warning])))
+
+
+def _as_acquired(frame: Frame) -> Frame:
+    """Return a frame where its header places it."""
+    if frame.acquired is None:
+        return frame
+    place = frame.acquired
+    return replace(frame, position=place.position, orientation=place.orientation, diffusion=place.diffusion)
+
+
+def _plane_stack(frames: list[Frame]) -> _Time:
+    """Return planes that are in the order of their positions as one time."""
+    axes = stack_axes(np.array([frame.orientation for frame in frames]))
+    positions = np.array([frame.position for frame in frames])
+    return _Time(frames, positions, np.stack([axes.row, axes.column, axes.normal], axis=1))
+
+
+def _still_without_copies(frames: Sequence[Frame]) -> list[Frame] | None:
+    """Return the frames at the position of one time if copies of a few hide the times; else None.
 
     No two times that move have a plane at exactly one place, but a copy has that of its original.
     """
@@ -154,25 +179,22 @@ def _still_without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeW
     found = _still(list(originals.values()))
     if found is None:
         return None
-    still = dict(zip(originals, found[0], strict=True))
-    return [
-        replace(frame, position=copy.position, orientation=copy.orientation, diffusion=copy.diffusion)
-        for frame, copy in zip(frames, map(still.__getitem__, keys), strict=True)
-    ], found[1]
+    still = dict(zip(originals, found, strict=True))
+    return [_at(frame, copy, copy.diffusion) for frame, copy in zip(frames, map(still.__getitem__, keys), strict=True)]
 
 
-def _still(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | None] | None:
-    """Return the frames at the position of the first time, and a warning; None if nothing shows which the times are."""
+def _still(frames: Sequence[Frame]) -> list[Frame] | None:
+    """Return the frames at the position of one time; None if nothing shows which the times are."""
     for groups, are_counted in _groups(frames):
         times = [time for group in groups if (time := _time(group)) is not None]
         pairs = _pairs(times) if len(times) == len(groups) else None
         if pairs is None:
             continue
         if not any(_differ(*pair) for pair in pairs):
-            return list(frames), None
+            return list(frames)
         if _is_rigid(pairs, _limits(frames, pairs, are_counted=are_counted)) and not _are_packages(frames, pairs):
             still = {id(frame): copy for pair in pairs for frame, copy in _at_first_position(*pair)}
-            return [still[id(frame)] for frame in frames], _motion_warning(pairs)
+            return [still[id(frame)] for frame in frames]
     return None
 
 
@@ -386,18 +408,18 @@ def _is_credible(step_mm: float, own_mm: float, frame: Frame) -> bool:
 
 
 def _at_first_position(time: _Time, first: _Time) -> Iterator[tuple[Frame, Frame]]:
-    """Yield each frame of a time, and its copy at the position of the same slice of the first time."""
+    """Yield each frame of a time, and its copy at the position of the same slice of `first`."""
     turn = first.axes @ time.axes.T
     for frame, target in zip(time.frames, first.frames, strict=True):
-        yield frame, _at(frame, target, turn)
+        diffusion = frame.diffusion
+        if diffusion is not None and diffusion.direction_lps is not None:
+            diffusion = replace(diffusion, direction_lps=turn @ diffusion.direction_lps)
+        yield frame, _at(frame, target, diffusion)
 
 
-def _at(frame: Frame, target: Frame, turn: Float) -> Frame:
-    """Return a frame at the position of `target`, its diffusion direction turned by the rotation `turn` (3, 3)."""
-    diffusion = frame.diffusion
-    if diffusion is not None and diffusion.direction_lps is not None:
-        diffusion = replace(diffusion, direction_lps=turn @ diffusion.direction_lps)
-    return replace(frame, position=target.position, orientation=target.orientation, diffusion=diffusion)
+def _at(frame: Frame, target: Frame, diffusion: Diffusion | None) -> Frame:
+    """Return a frame at the position of `target`, with the weighting that it has there."""
+    return replace(frame, position=target.position, orientation=target.orientation, diffusion=diffusion, acquired=frame)
 
 
 def _motion_warning(pairs: Sequence[tuple[_Time, _Time]]) -> VolumeWarning | None:

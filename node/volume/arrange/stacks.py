@@ -97,7 +97,7 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ..
         traits["frame_of_reference"] = [None] * len(frames)
     if _is_of_each_instance(frames, "patient"):
         traits["patient"] = [None] * len(frames)
-    frames, warnings = _undo_motion(frames, traits)
+    frames = _undo_motion(frames, traits)
     names = list(traits)
     groups: Groups = {}
     for frame, key in zip(frames, zip(*traits.values(), strict=True), strict=True):
@@ -109,7 +109,7 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ..
         _suffix({name: value for name, value in zip(names, key, strict=True) if varying[name]}) for key in groups
     ]
     stacks = [Stack(tuple(group), suffix) for group, suffix in zip(groups.values(), suffixes, strict=True)]
-    warnings += _split_warnings(groups, names, frames)
+    warnings = _split_warnings(groups, names, frames)
     if unrelated:
         detail = (
             "each instance has its own Frame of Reference UID (0020,0052), as some anonymisers write them; one frame "
@@ -119,25 +119,19 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ..
     return stacks, tuple(warnings)
 
 
-def _undo_motion(
-    frames: Sequence[Frame], traits: dict[str, list[Hashable]]
-) -> tuple[Sequence[Frame], list[VolumeWarning]]:
-    """Return the frames with motion undone, and its warnings; `traits` gets the new orientations."""
+def _undo_motion(frames: Sequence[Frame], traits: dict[str, list[Hashable]]) -> Sequence[Frame]:
+    """Return the frames with motion undone; `traits` gets the new orientations."""
     alike: dict[Hashable, list[int]] = {}
     others = [values for name, values in traits.items() if name != "orientation"]
     for index, key in enumerate(zip(*others, strict=True)):
         alike.setdefault(key, []).append(index)
     moved = list(frames)
-    warnings = []
     for indices in alike.values():
-        still, warning = undo_motion([frames[index] for index in indices])
-        if warning is not None:
-            warnings.append(warning)
-        for index, frame in zip(indices, still, strict=True):
+        for index, frame in zip(indices, undo_motion([frames[index] for index in indices]), strict=True):
             moved[index] = frame
     if any(frame is not before for frame, before in zip(moved, frames, strict=True)):
         traits["orientation"] = _orientations(moved)
-    return moved, warnings
+    return moved
 
 
 def _is_of_each_instance(frames: Sequence[Frame], name: str) -> bool:
