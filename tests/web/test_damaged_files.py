@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,24 @@ def test_a_series_without_its_damaged_instance_is_partial_content(site: Site, da
     assert site.client().get(url, headers={"Accept": "application/zip"}).status_code == 206
     site.take(damaged)
     assert site.client().get(url, headers=accept).status_code == 200
+
+
+def test_a_damaged_volume_is_refused_and_made_again(site: Site) -> None:
+    site.take(*make.ct_series(3, study_uid=STUDY, series_uid=SERIES))
+    site.convert()
+    wanted = {"kind": "volume", "format": "nifti"}
+    [before] = site.client().get("/api/v1/volumes", params=wanted).json()["items"]
+    [row] = view_rows(site.root, "SELECT path, sha256 FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
+    content = bytearray(Path(row["path"]).read_bytes())
+    content[-9] ^= 1
+    Path(row["path"]).write_bytes(content)
+    refused = site.client().get(f"/api/v1/volumes/{before['id']}/file")
+    assert refused.status_code == 410, refused.text
+    assert "damaged" in refused.json()["detail"]
+    site.convert()
+    [after] = site.client().get("/api/v1/volumes", params=wanted).json()["items"]
+    sent = site.client().get(f"/api/v1/volumes/{after['id']}/file")
+    assert hashlib.sha256(sent.content).hexdigest() == after["sha256"] == row["sha256"]
 
 
 def test_rot_that_leaves_the_times_of_a_file_alone_is_seen_by_the_next_reader(site: Site) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from fastapi import Path, Query, Response
+import structlog
+from fastapi import HTTPException, Path, Query, Response
 
-from node.archive.base import ArchivedFile
 from node.conversion.volume_files import revision_files, stem_of
+from node.index.models import STORE
+from node.index.nouns.records import RevisionFile
 from node.web.access import Call, ReaderCall
 from node.web.api import models
 from node.web.api.models import RowId
@@ -16,16 +19,18 @@ from node.web.api.paging import Page, RequestedPage, UidFilters, only_row
 from node.web.api.routing import api_router, downloads, problems
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import OCTETS, file_response, local_or_gone
+from node.web.files import OCTETS, Unavailable, file_response, local_or_gone
 from node.web.problem_types import NOT_FOUND, WRONG_CURSOR
 from node.web.services import Services
 
+log = structlog.get_logger()
 router = api_router("volumes")
 
 VolumeNumber = Annotated[RowId, Path(description="`id` of the file")]
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
 """Media types by suffix; other files are application/octet-stream."""
 
+DAMAGED_VOLUME = "damaged: the file is not as it was written; its series is converted again unless it is superseded"
 FILE = downloads("The file", OCTETS, *MEDIA_TYPES.values())
 
 
@@ -86,7 +91,7 @@ def download_volume_by_name(
     return _sent(call, row, beside, beside.sha256 or None)
 
 
-def _beside(node: Services, row: dict[str, Any], name: str) -> ArchivedFile | None:
+def _beside(node: Services, row: dict[str, Any], name: str) -> RevisionFile | None:
     """Return a file of the same revision by its name, which is compared and never used as a path."""
     with node.index.reading() as index:
         files = revision_files(node.archive.root, index, row["path"].rpartition("/")[0])
@@ -101,10 +106,38 @@ def _file(call: Call, row: dict[str, Any]) -> Response:
     return _sent(call, row, kept, row["sha256"])
 
 
-def _sent(call: Call, row: dict[str, Any], file: ArchivedFile | None, sha256: str | None) -> Response:
+def _sent(call: Call, row: dict[str, Any], file: RevisionFile | None, sha256: str | None) -> Response:
     call.audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
-    path = call.node.archive.path(row["path"]) if file is None else local_or_gone(call.node, file)
+    path = _path(call.node, row, file)
+    if sha256 is not None and path.exists():
+        length = row["bytes"] if file is None else file.bytes
+        if any(_is_whole(call.node, path, length, sha256) for _ in range(2)):  # one bad read is not a damage
+            return file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256)
+        has_object = file is not None and file.place == STORE
+        _replace(call.node, row, row["path"] if file is None else file.key, has_object=has_object)
+        if not has_object:
+            raise HTTPException(410, DAMAGED_VOLUME)
+        path = _path(call.node, row, file)
     return file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256)
+
+
+def _path(node: Services, row: dict[str, Any], file: RevisionFile | None) -> FilePath:
+    return node.archive.path(row["path"]) if file is None else local_or_gone(node, file)
+
+
+def _is_whole(node: Services, path: FilePath, length: int, sha256: str) -> bool:
+    try:
+        return node.verified.problem_with(path, 0, length, sha256) is None
+    except OSError as error:
+        raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
+
+
+def _replace(node: Services, row: dict[str, Any], key: str, *, has_object: bool) -> None:
+    """Remove a damaged file: the object store has it whole, or its series is converted again."""
+    log.error("volume_damaged", path=key)
+    node.archive.remove(key)
+    if not has_object and not row["superseded"]:
+        node.index.series.reopen([(row["study_instance_uid"], row["series_instance_uid"])], node.index.now())
 
 
 def _volume(node: Services, id: int) -> dict[str, Any]:
