@@ -19,6 +19,9 @@ MIN_FREE_INODES = 32
 
 _REMEDIES = {
     **dict.fromkeys((errno.ENOTCONN, errno.ESTALE), "its server or process (NFS, FUSE) has gone: mount it again"),
+    errno.EMFILE: "this process may open no more: raise its limit (`ulimit -n`, LimitNOFILE= of systemd)",
+    errno.ENFILE: "the machine opens no more: raise fs.file-max, or end other programs",
+    errno.EFBIG: "remove the limit of this process (`ulimit -f`, LimitFSIZE= of systemd), or use another file system",
     errno.EOPNOTSUPP: "this file system cannot do what the node needs: use one like ext4 or XFS",
 }
 

@@ -522,9 +522,12 @@ def test_everything_moves_back_to_the_folder(serve: Callable[..., Served], tmp_p
     stored = tmp_path / "store" / node.key_of(series[0])
     content = stored.read_bytes()
     stored.unlink()
+    marked = "SELECT sop_instance_uid FROM v_images WHERE file_missing"
     assert copy_archive(node.settings, "folder") == Copied(2, 1)
+    assert node.rows(marked) == [{"sop_instance_uid": series[0].SOPInstanceUID}]
     stored.write_bytes(content)
     assert copy_archive(node.settings, "folder") == Copied(1, 0)
+    assert node.rows(marked) == []
     alone = Repository(Settings(storage=Storage(root=node.root)))
     alone.close()
     found = check_repository(Settings(storage=Storage(root=node.root)), digests=True, repair=False)

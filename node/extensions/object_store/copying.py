@@ -18,6 +18,7 @@ from node.extensions.object_store.uploads import BATCH, Uploads
 from node.index.database.index import Index
 from node.index.models import SPOOL
 from node.index.nouns.records import InstanceFile, RevisionFile
+from node.receive.stored_files import report_damage
 from node.settings.model import Settings
 
 
@@ -49,7 +50,9 @@ def _to_store(uploads: Uploads, places: PlaceRepository) -> Copied:
         raise NotCopied(f"{error.strerror}; run the command again to go on") from error
 
 
-def _to_folder(uploads: Uploads, archive: Archive, remote: CachedStore, places: PlaceRepository) -> Copied:
+def _to_folder(
+    uploads: Uploads, archive: Archive, index: Index, remote: CachedStore, places: PlaceRepository
+) -> Copied:
     """Bring everything back from the object store, which keeps its objects; it is of no archive afterwards.
 
     Raises OutOfResources if the disk has no room.
@@ -62,10 +65,16 @@ def _to_folder(uploads: Uploads, archive: Archive, remote: CachedStore, places: 
             after = batch[-1].key
             there = [file for file in batch if not (isinstance(file, InstanceFile) and file.file_missing)]
             with remote.held(there, damaged=True):
-                whole = [file.key for file in batch if _is_whole(archive, remote, file)]
+                problems = {file.key: _problem(archive, remote, file) for file in batch}
+                whole = [key for key, problem in problems.items() if problem is None]
                 archive.sync(whole)
                 places.record_local(whole)
                 remote.keep(whole)
+            found = [file.key for file in batch if isinstance(file, InstanceFile) and file.file_missing]
+            index.instances.mark_files([key for key in found if problems[key] is None], missing=False, now=index.now())
+            for key, problem in problems.items():
+                if problem is not None and not is_of_revision(key):
+                    report_damage(archive, index, key, problem, index.now())
             of_revisions = Counter(map(is_of_revision, whole))
             total += of_revisions
             left += Counter(is_of_revision(file.key) for file in batch) - of_revisions
@@ -78,11 +87,12 @@ def _to_folder(uploads: Uploads, archive: Archive, remote: CachedStore, places: 
     return Copied(total[False], left[False], total[True], left[True])
 
 
-def _is_whole(archive: Archive, remote: CachedStore, file: InstanceFile | RevisionFile) -> bool:
+def _problem(archive: Archive, remote: CachedStore, file: InstanceFile | RevisionFile) -> str | None:
+    """Fetch a file unless it is here; return how its object differs from what was received."""
     path = archive.path(file.key)
     if problem_with(path, file.data_set_offset, file.bytes, file.sha256) is None:
-        return True
-    return remote.refreshed(file) is None
+        return None
+    return remote.refreshed(file)
 
 
 def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
@@ -104,7 +114,7 @@ def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
                 "files in the trash are in the object store: `voxelnode trash restore` or `voxelnode trash empty` first"
             )
         uploads = Uploads(archive, remote, index, repository.metrics)
-        return _to_store(uploads, places) if to == "store" else _to_folder(uploads, archive, remote, places)
+        return _to_store(uploads, places) if to == "store" else _to_folder(uploads, archive, index, remote, places)
 
 
 def _require_alone(index: Index, places: PlaceRepository, host: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from node.archive import space
 from node.archive.intake import Intake
-from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE
+from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, reason_of
 from node.errors import OutOfResources
 
 MB = 1 << 20
@@ -86,6 +86,11 @@ def test_errors_of_network_file_systems_have_a_remedy(tmp_path: Path, error: int
     refused = intake.failed(OSError(error, os.strerror(error)))
     assert remedy in (intake.stopped or "")
     assert remedy not in str(refused), "peers get the error only"
+
+
+@pytest.mark.parametrize(("error", "remedy"), [(errno.EMFILE, "LimitNOFILE="), (errno.EFBIG, "LimitFSIZE=")])
+def test_errors_of_limits_have_a_remedy(tmp_path: Path, error: int, remedy: str) -> None:
+    assert remedy in reason_of(OSError(error, os.strerror(error)), tmp_path)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EROFS])
