@@ -9,8 +9,6 @@ import os
 import re
 import socket
 import struct
-import zipfile
-from io import BytesIO
 from pathlib import Path
 
 import nibabel
@@ -89,27 +87,6 @@ def test_metaimage_is_reduced_as_nifti_is(filled: Site) -> None:
 @pytest.mark.parametrize("name", ["volume.json", "volume.zraw", "no.nii.gz", "..%2fx.nii.gz"])
 def test_what_cannot_be_reduced_is_not_found(filled: Site, name: str) -> None:
     assert filled.client().get(f"{PLACE}/files/1/{name}/reduced").status_code == 404
-
-
-@pytest.mark.parametrize("path", ["/studies/1.2.3/volumes.zip", f"{PLACE}/volumes.zip"])
-def test_a_zip_file_holds_every_file_of_the_newest_revision(filled: Site, path: str) -> None:
-    answer = filled.client().get(path)
-    with zipfile.ZipFile(BytesIO(answer.content)) as archive:
-        assert archive.testzip() is None
-        assert "1.2.3.1/volume.json" in archive.namelist()
-        assert "1.2.3.1/volume.zraw" in archive.namelist()
-        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(archive.read("1.2.3.1/volume.nii.gz")))
-    assert image.shape[2] == 5
-
-
-def test_a_study_without_volumes_has_no_zip_file(filled: Site) -> None:
-    assert filled.client().get("/studies/1.2.4/volumes.zip").status_code == 404
-
-
-def test_taking_volumes_away_is_audited(filled: Site) -> None:
-    filled.client().get("/studies/1.2.3/volumes.zip")
-    lines = [str(line) for line in filled.audited("DICOM Instances Transferred")]
-    assert any("1.2.3" in line and "volumes" in line for line in lines)
 
 
 def test_a_browser_may_keep_what_is_named_by_version_and_nothing_of_a_patient(filled: Site) -> None:
@@ -221,7 +198,10 @@ def test_ohif_is_offered_where_it_is_installed(site: Site) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["/studies/1.2.3/volumes.zip", "/dicom-web/studies/1.2.3?accept=application/zip"])
+@pytest.mark.parametrize(
+    "path",
+    ["/studies/1.2.3/volumes.zip", "/studies/1.2.3/dicom.zip", "/dicom-web/studies/1.2.3?accept=application/zip"],
+)
 def test_a_zip_file_that_nobody_waits_for_leaves_no_file_open(site: Site, path: str) -> None:
     site.take(*make.ct_series(40, study_uid="1.2.3", series_uid="1.2.3.1", rows=512, columns=512))
     site.convert()

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from node.hookspecs import Extension, MenuEntry, Router
 
-PARTS = ("login", "studies", "series", "files", "actions", "operation", "persons", "problems", "work", "assets")
+PARTS = (
+    "login",
+    "studies",
+    "series",
+    "files",
+    "downloads",
+    "actions",
+    "operation",
+    "persons",
+    "problems",
+    "work",
+    "assets",
+)
 
 
 class _Pages(Extension):

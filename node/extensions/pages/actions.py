@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
@@ -10,19 +10,15 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
-from node.extensions.dicomweb.resources import Instances, by_series, file_length, stored_file
-from node.extensions.pages.files import volumes_zip
+from node.extensions.pages.downloads import dicom_zip, volumes_zip
 from node.extensions.pages.rendering import SEE_OTHER, page, series_url, study_url
 from node.extensions.pages.series import series_row
 from node.extensions.pages.studies import study_row
 from node.index.database.reading import ReadIndex
-from node.index.search.selection import StoredInstance
 from node.web import actions
 from node.web.access import AdminCall, ReaderCall, WriterCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import ZIP, Member, zip_stream
-from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
@@ -171,33 +167,11 @@ def delete_selected(call: AdminCall, selected: Selected) -> Response:
 
 @router.post("/selected/volumes.zip")
 def volumes(call: ReaderCall, selected: Selected) -> Response:
-    """The files of the newest revision of every series of the studies, as a ZIP file."""
+    """The volumes of the studies as a ZIP file."""
     return volumes_zip(call, selected.uids)
 
 
 @router.post("/selected/dicom.zip")
 def dicom(call: ReaderCall, selected: Selected) -> Response:
-    """The instances of the studies as stored, as a ZIP file; a study is read when its turn comes."""
-    with call.node.index.reading() as index:
-        objects = [of_study(uid, index.studies.patient_id(uid)) for uid in selected.uids]
-    call.audit.transferred(objects, f"DICOM of {len(objects)} studies as a ZIP file")
-    return Instances(
-        zip_stream(_members(call.node, selected.uids)),
-        200,
-        {"Content-Type": ZIP, "Content-Disposition": 'attachment; filename="studies.zip"'},
-    )
-
-
-def _members(node: Services, study_instance_uids: list[str]) -> Iterator[Member]:
-    """Yield the instances; names are numbers, since nothing from a sender becomes a path."""
-    for at, uid in enumerate(study_instance_uids, start=1):
-        with node.index.reading(wait=False) as index:
-            instances = _instances(index, uid)
-        for number, of_series in enumerate(by_series(instances).values(), start=1):
-            for position, instance in enumerate(node.archive.ahead(of_series), start=1):
-                name = f"{at:03d}/{number:03d}/{position:06d}.dcm"
-                yield Member(name, file_length(instance), stored_file(node, instance))
-
-
-def _instances(index: ReadIndex, study_instance_uid: str) -> list[StoredInstance]:
-    return list(index.instances.stored(study_instance_uid))
+    """The instances of the studies as stored, as a ZIP file."""
+    return dicom_zip(call, selected.uids)

@@ -1,8 +1,8 @@
-"""Files of a revision (volumes, sidecars, pictures), singly with ranges or as a ZIP file."""
+"""Files of a revision (volumes, sidecars, pictures), singly and with ranges."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Annotated, NamedTuple
@@ -12,14 +12,14 @@ from fastapi import Path as FromPath
 
 from node.children.decoder import NotDecoded
 from node.children.decoding import reduced_volume
-from node.conversion.volume_files import folder_name, revision_files, stem_of
+from node.conversion.volume_files import revision_files, stem_of
 from node.extensions.pages.viewable import VIEWED_FORMATS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
 from node.web.access import Call, ReaderCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import ZIP, Member, RangedFile, Streamed, local_or_gone, zip_stream
+from node.web.files import RangedFile, local_or_gone
 from node.web.headers import has_etag
 from node.web.services import Services
 
@@ -145,54 +145,9 @@ def _small(path: Path) -> bytes:
     return content.getvalue()
 
 
-@router.get("/studies/{study_instance_uid}/volumes.zip")
-def study_zip(call: ReaderCall, study_instance_uid: str) -> Response:
-    """The files of the newest revision of every series of a study, as a ZIP file."""
-    return volumes_zip(call, [study_instance_uid])
-
-
-@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/volumes.zip")
-def series_zip(call: ReaderCall, study_instance_uid: str, series_instance_uid: str) -> Response:
-    """The files of the newest revision of a series, as a ZIP file."""
-    return volumes_zip(call, [study_instance_uid], series_instance_uid)
-
-
 def _audit(call: Call, wanted: FileOfRevision, what: str) -> None:
     series = {"study_instance_uid": wanted.study, "series_instance_uid": wanted.series}
     call.audit.transferred([series], f"{what} of revision {wanted.revision}")
-
-
-def volumes_zip(call: Call, study_instance_uids: Collection[str], series_instance_uid: str | None = None) -> Response:
-    """Return the files of the newest revisions of studies, or of one series, as a ZIP file with a folder a series."""
-    with call.node.index.reading() as index:
-        files = [
-            (
-                f"{folder_name(study)}/" * (len(study_instance_uids) > 1)
-                + f"{folder_name(series)}/{PurePath(file.key).name}",
-                file,
-            )
-            for study in study_instance_uids
-            for series, revision in index.volumes.current_revisions(study, series_instance_uid)
-            for file in files_of(call.node, index, study, series, revision)
-        ]
-    if not files:
-        raise ResourceNotFound("volume")
-    objects = [{"study_instance_uid": study} for study in study_instance_uids]
-    call.audit.transferred(objects, f"{len(files)} files of volumes as a ZIP file")
-    return Streamed(
-        zip_stream(
-            Member(name, file.bytes, _pieces(call.node, file))
-            for (name, _), file in zip(files, call.node.archive.ahead([file for _, file in files]), strict=True)
-        ),
-        200,
-        {"Content-Type": ZIP, "Content-Disposition": 'attachment; filename="volumes.zip"'},
-    )
-
-
-def _pieces(node: Services, kept: RevisionFile) -> Iterator[bytes]:
-    with open(node.archive.local(kept), "rb") as file:
-        while piece := file.read(CHUNK_BYTES):
-            yield piece
 
 
 def files_of(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[RevisionFile]:
