@@ -85,7 +85,7 @@ class _Served:
         path = f"volumes/{volume['id']}/file/{quote(name)}"
         with self._client() as client, client.stream("GET", path) as answer, into.open("wb") as file:
             if answer.status_code in (404, 410):
-                raise FileNotFoundError(f"{name}: {MOVED}")
+                raise FileNotFoundError(f"{name}: {MOVED if answer.status_code == 404 else _said(answer)}")
             self._require(answer)
             for piece in answer.iter_bytes(CHUNK_BYTES):
                 digest.update(piece)
@@ -130,13 +130,17 @@ class _Served:
         """Raise NodeFailed unless the answer is 200, in the words of the problem that it has (RFC 9457)."""
         if answer.status_code == 200:
             return
-        try:
-            answer.read()
-            problem = answer.json()
-            said = ". ".join(str(problem[name]) for name in ("title", "detail", "remedy") if problem.get(name))
-        except (ValueError, AttributeError):
-            said = "it is not a voxelnode, or another server stands before it: give the address of its pages"
-        raise NodeFailed(f"{self._url} answered {answer.status_code}: {said}", answer.status_code)
+        raise NodeFailed(f"{self._url} answered {answer.status_code}: {_said(answer)}", answer.status_code)
+
+
+def _said(answer: httpx2.Response) -> str:
+    """Return the words of the problem that an answer has (RFC 9457)."""
+    try:
+        answer.read()
+        problem = answer.json()
+        return ". ".join(str(problem[name]) for name in ("title", "detail", "remedy") if problem.get(name))
+    except (ValueError, AttributeError):
+        return "it is not a voxelnode, or another server stands before it: give the address of its pages"
 
 
 def _key(row: Row) -> tuple[str, str]:
