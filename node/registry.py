@@ -47,6 +47,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.ohif:EXTENSION",
     "node.extensions.retrieve:EXTENSION",
     "node.extensions.peers:EXTENSION",
+    "node.extensions.media:EXTENSION",
     "node.extensions.commitment:EXTENSION",
     "node.extensions.bids:EXTENSION",
     "node.extensions.channels:EXTENSION",

@@ -52,12 +52,6 @@ COMMANDS = (
         instead=OF_DCM2NIIX,
     ),
     Command(
-        "import",
-        "Convert",
-        "node.cli.convert.import_command:import_",
-        ("voxelnode import scans", "voxelnode import scan.zip --dry-run"),
-    ),
-    Command(
         "reconvert",
         "Convert",
         "node.cli.convert.reconvert:reconvert",

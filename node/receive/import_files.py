@@ -39,6 +39,11 @@ class ImportReport:
         return self.stored + self.already_there + len(self.other_bytes) + len(self.refused) + len(self.skipped)
 
 
+def import_origin() -> Origin:
+    """Return what instances have as their origin that come from a medium at this machine."""
+    return Origin(source="import", peer=socket.gethostname()[:64])
+
+
 def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[], None] = lambda: None) -> ImportReport:
     """Store and index every instance in `paths`; instances that are stored already are skipped, so it may be repeated.
 
@@ -55,7 +60,7 @@ def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[]
         The disk is full, or the index does not commit; instances that were stored before stay.
     """
     report = ImportReport()
-    origin = Origin(source="import", peer=socket.gethostname()[:64])
+    origin = import_origin()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as threads:
         try:
             for file, outcome in _taken(threads, find_instances(paths), ingest, origin):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,19 +32,27 @@ def import_(
 ) -> Answer:
     """Import DICOM files from folders, zip files and DICOMDIRs.
 
-    Every instance is stored and indexed as if it had been sent. Instances already stored are left unchanged, so the
-    command may be repeated. Files that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has
-    the UID of a stored instance but different bytes.
+    Every instance is stored and indexed as if it had been sent. If a node runs on this root, the node does it, and its
+    page Status shows the progress. Instances already stored are left unchanged, so the command may be repeated. Files
+    that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has the UID of a stored instance
+    but different bytes.
     """
-    settings = root.settings
-    with progress_bar("scanning" if dry_run else "importing", _count(paths)) as on_file:
+    settings, total = root.settings, _count(paths)
+    with progress_bar("scanning" if dry_run else "importing", total) as on_file:
         if dry_run:
             return _survey(paths, on_file)
         from node.control.repository import open_for_import
+        from node.control.root import hold_or_request
+        from node.extensions.media.handed_over import BEGIN, hand_over
         from node.receive.import_files import import_instances
+        from node.receive.ingest import Ingest
 
-        with open_for_import(settings) as ingest:
-            report = import_instances(paths, ingest, on_file)
+        with ExitStack() as opened:
+            held = hold_or_request(root.folder, lambda: opened.enter_context(open_for_import(settings)), BEGIN, {})
+            if isinstance(held, Ingest):
+                report = import_instances(paths, held, on_file)
+            else:
+                report = hand_over(root.folder, held["folder"], paths, total, on_file)
     return _reported(report)
 
 
@@ -94,7 +103,7 @@ def _reported(report: ImportReport) -> Answer:
         _print_names("refused", report.refused)
         _print_names("skipped", report.skipped)
         if report.stored:
-            print("`voxelnode serve` converts each series when it is quiet.")
+            print("A running node converts each series when it is quiet.")
 
     data = {
         "dry_run": False,
