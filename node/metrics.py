@@ -140,6 +140,7 @@ class Metrics:
         self.results = counter(
             "voxelnode_results", "Results of jobs that were stored, by kind of file", ["hook", "kind"]
         )
+        self.started_at = dt.datetime.now(dt.UTC)
         self.last_hour, self.last_words = LastHour(), LastWords()
         self.service_failures = _ServiceFailures()
         self.registry.register(self.service_failures)

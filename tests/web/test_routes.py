@@ -86,6 +86,9 @@ def test_a_route_stores_by_stow_and_is_shown_paused_retried_and_asked_to_send(
         assert index.count_levels()["instances"] == 3
     [row] = [row for row in client.get("/api/v1/routes").json()["items"] if row["route"]]
     assert (row["trouble"], row["delivered"], row["unconfirmed"]) == (None, 3, 0)
+    page = client.get("/routes").text
+    assert "Delivered lately" in page
+    assert "Voxel, Test" in page
     assert here.store.index.deletions.plan("study", "1.2.3").sent_to == ("CLOUD",)
     assert client.post("/api/v1/routes/up/NOWHERE/retry").status_code == 404
     assert client.post("/api/v1/studies/1.2.3/send", params={"to": "NOWHERE"}).status_code == 400

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -13,11 +16,12 @@ from pynetdicom.sop_class import Verification
 
 from node.association.client.association import NoAssociation, verify
 from node.association.client.send import send_files
-from node.extensions.pages.operation import hour_charts
+from node.extensions.pages.before_start import BeforeStart, with_received
+from node.extensions.pages.operation import hour_charts, places
 from node.metrics import MAX_SENDERS, LastHour, LastWords, Minute
 from tests import make
 from tests.acceptance.served import Served
-from tests.web.conftest import until
+from tests.web.conftest import open_site, until
 
 
 def test_minutes_of_the_last_hour_are_counted_and_forgotten() -> None:
@@ -58,6 +62,50 @@ def test_a_chart_shows_the_most_as_its_height_and_the_least_as_something() -> No
     assert (received.bars[0].x, waiting.bars[0].x) == (0, 240)
     assert waiting.summary == "2 series now, at most 2 in the last hour"
     assert hour_charts([Minute()] * 60)[0].bars == ()
+
+
+NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
+
+
+def test_the_minutes_before_the_start_are_those_of_rows() -> None:
+    before = BeforeStart(NOW - dt.timedelta(seconds=90), [], {0: Minute(3, 30), 2: Minute(1, 10), 59: Minute(9, 9)})
+    shown = with_received([Minute(), Minute(5, 5), Minute(7, 7, 2)], before, NOW)
+    assert shown == [Minute(), Minute(8, 35), Minute(7, 7, 2)]
+    assert with_received([Minute()] * 4, before, NOW)[0] == Minute(1, 10)
+
+
+def test_series_that_wait_for_a_converter_are_told_when_their_turn_comes() -> None:
+    due, later = (NOW - dt.timedelta(seconds=1)).isoformat(), (NOW + dt.timedelta(seconds=1)).isoformat()
+    series = [
+        {"state": "converting", "due_at": None},
+        *({"state": "receiving", "due_at": at} for at in (due, due, later)),
+    ]
+    assert places(series, None, NOW) == {1: "next", 2: "after 1 other"}
+    assert places(series, 40.0, NOW) == {1: "next, in about 40 s", 2: "after 1 other, in about 80 s"}
+
+
+def test_senders_and_minutes_outlive_a_restart(tmp_path: Path) -> None:
+    for _ in range(2):
+        site = open_site(tmp_path / "root")
+        with closing(site):
+            site.store.ingest.now = lambda: dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5)
+            if not site.client().get("/api/v1/series").json()["items"]:
+                site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.2.1"))
+                continue
+            page = site.client().get("/status").text
+            assert "3 instances in the last hour" in page
+            assert "stored an instance" in page
+
+
+def test_each_page_says_that_nothing_is_accepted_and_how_much_room_there_is(tmp_path: Path) -> None:
+    with closing(open_site(tmp_path / "root")) as site:
+        site.store.archive.intake.failed(OSError(errno.EIO, "Input/output error"))
+        for path in ("/", "/queue", "/status", "/problems", "/badges"):
+            answer = site.client().get(path).text
+            assert answer.count("New images are refused.") == 1
+            assert re.search(r"The disk has [\d.]+ [kMGT]B left of [\d.]+ [kMGT]B", answer)
+    with closing(open_site(tmp_path / "other")) as site:
+        assert "New images are refused." not in site.client().get("/").text
 
 
 @pytest.fixture

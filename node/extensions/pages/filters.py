@@ -90,6 +90,13 @@ def countdown(at: str | dt.datetime | None) -> str:
     return Markup('<time datetime="{}" data-countdown></time>').format(at.replace(tzinfo=dt.UTC).isoformat())
 
 
+def about(seconds: float) -> str:
+    """Return a duration roughly, as people say it: ``20 s``, ``4 min``, ``3 h``."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+
+
 def clock(time: str | dt.time | None) -> str:
     """Return hours and minutes."""
     return "" if time is None else str(time)[:5]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import datetime as dt
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,10 @@ from fastapi import APIRouter, Response
 
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
-from node.extensions.pages.filters import counted, grouped, sized
-from node.extensions.pages.rendering import OK, badge_counts, fragment, page, serves_studies
+from node.extensions.pages.before_start import before_start, senders, with_received
+from node.extensions.pages.filters import about, counted, grouped, sized
+from node.extensions.pages.rendering import OK, badge_counts, fragment, intake_of, page, serves_studies
+from node.extensions.pages.status_chips import is_due
 from node.extensions.pages.studies import HEADINGS
 from node.index.database.reading import ReadIndex
 from node.metrics import Minute
@@ -37,14 +39,14 @@ LIBRARIES = ("pynetdicom", "pydicom", "numpy", "nibabel", "SimpleITK", "SQLAlche
 def badges(call: ReaderCall) -> Response:
     """The counts in the menu."""
     with call.node.index.reading(wait=False) as index:
-        return fragment(call, "badges.html", badges=badge_counts(index))
+        return fragment(call, "badges.html", badges=badge_counts(index), intake=intake_of(call.node))
 
 
 @router.get("/queue")
 def queue(call: ReaderCall) -> Response:
     """The queue, which updates itself."""
     with call.node.index.reading(wait=False) as index:
-        shown = _queue(index)
+        shown = _queue(call.node, index)
         call.audit.queried("queue", len(shown["waiting"]) + len(shown["done"]))
         return page(call, "queue.html", **shown, digest="")
 
@@ -54,16 +56,35 @@ def queue(call: ReaderCall) -> Response:
 def queue_rows(call: ReaderCall) -> Response:
     """The tables of the queue."""
     with call.node.index.reading(wait=False) as index:
-        shown = _queue(index)
+        shown = _queue(call.node, index)
         rows = fragment(call, "queue_rows.html", **shown)
     if rows.status_code == OK:  # not 204, when nothing new is shown
         call.audit.queried("queue", len(shown["waiting"]) + len(shown["done"]))
     return rows
 
 
-def _queue(index: ReadIndex) -> dict[str, Any]:
+def _queue(node: Services, index: ReadIndex) -> dict[str, Any]:
     waiting, done = index.series.under_way(SHOWN_OPEN), index.events.conversions(SHOWN_DONE)
-    return {"waiting": waiting, "done": done, "open": index.series.count_open()}
+    seconds = index.volumes.mean_seconds(SHOWN_DONE)
+    workers = node.settings.convert.workers
+    return {
+        "waiting": waiting,
+        "places": places(waiting, seconds / workers if seconds is not None else None, dt.datetime.now(dt.UTC)),
+        "done": done,
+        "open": index.series.count_open(),
+    }
+
+
+def places(series: Sequence[Mapping[str, Any]], seconds: float | None, now: dt.datetime) -> dict[int, str]:
+    """Return by their places in a list of open series, earliest due first, which are next to be converted, and when.
+
+    `seconds`: from the end of one conversion to that of the next; None if nothing is known.
+    """
+    due = [at for at, one in enumerate(series) if one["state"] == "receiving" and is_due(one["due_at"], now)]
+    when = [f", in about {about((before + 1) * seconds)}" if seconds is not None else "" for before in range(len(due))]
+    return {
+        at: (f"after {counted(before, 'other')}" if before else "next") + when[before] for before, at in enumerate(due)
+    }
 
 
 @router.get("/upload")
@@ -107,7 +128,7 @@ def echo(call: WriterCall, name: str) -> Response:
 @background_request
 def status_numbers(call: ReaderCall) -> Response:
     """The figures of the status page."""
-    return fragment(call, "status_numbers.html", **_status(call.node))
+    return fragment(call, "status_numbers.html", intake=intake_of(call.node), **_status(call.node))
 
 
 def _status(node: Services) -> dict[str, Any]:
@@ -117,6 +138,7 @@ def _status(node: Services) -> dict[str, Any]:
         hosts = index.hosts.all(node.index.now())
         retention = index.retention.waits_for
         lost = index.lost.count()
+        before = before_start(node, index)
     return {
         "retention": retention,
         "lost": lost,
@@ -125,20 +147,11 @@ def _status(node: Services) -> dict[str, Any]:
         "states": states,
         "hosts": hosts,
         "oldest": oldest,
-        "disk": _disk(node),
-        "refusal": node.ingest.refusal(),
         "waiting": node.ingest.applier.lag,
-        "charts": hour_charts(node.metrics.last_hour.minutes()),
-        "senders": node.metrics.last_words.all(),
+        "charts": hour_charts(with_received(node.metrics.last_hour.minutes(), before, dt.datetime.now(dt.UTC))),
+        "senders": senders(node.metrics.last_words.all(), before.senders),
         "counters": _counters(node.metrics.snapshot()),
     }
-
-
-def _disk(node: Services) -> dict[str, int]:
-    """Return the size and the free and used bytes of the disk of the root."""
-    disk = os.statvfs(node.archive.root)
-    size = disk.f_blocks * disk.f_frsize
-    return {"size": size, "free": disk.f_bavail * disk.f_frsize, "used": size - disk.f_bfree * disk.f_frsize}
 
 
 def _counters(samples: Mapping[str, float]) -> dict[str, float]:

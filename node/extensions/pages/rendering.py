@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -107,6 +108,7 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
             menu=menu_of(node.settings),
             theme=_theme(request),
             badges=badges,
+            intake=intake_of(node),
             account=account,
             may_write=account.role >= Role.WRITE,
             may_upload=account.role >= Role.WRITE and serves_studies(node.settings),
@@ -161,6 +163,17 @@ def _html(request: Request, content: str, headers: Mapping[str, str] | None = No
 def badge_counts(index: ReadIndex) -> dict[str, int]:
     """Return the numbers in the menu: series under way, and what a person has to settle."""
     return {"open": index.series.count_open(), "wrong": index.problems.count() + index.conflicts.count_undecided()}
+
+
+def intake_of(node: Services) -> dict[str, Any]:
+    """Return why nothing new is accepted, or None as ``refusal``, and the bytes of the disk that a writer has.
+
+    ``room`` is what there is to use, without what the file system keeps for the superuser; ``used`` and ``free`` add up
+    to it, as in `df`.
+    """
+    disk = os.statvfs(node.archive.root)
+    used, free = (disk.f_blocks - disk.f_bfree) * disk.f_frsize, disk.f_bavail * disk.f_frsize
+    return {"refusal": node.ingest.refusal(), "room": used + free, "used": used, "free": free}
 
 
 def _dicom_host(request: Request, node: Services) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,11 +23,22 @@ class StatusChip:
     title: str = ""
 
 
+WAITING = StatusChip("busy", "waiting", "Nothing more has come for its quiet time: it is converted when its turn comes")
+
+
+def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
+    """Return whether a series that is open has been quiet: it waits for a converter, and for nothing else."""
+    moment = dt.datetime.fromisoformat(due_at) if isinstance(due_at, str) else due_at
+    return moment is not None and moment.replace(tzinfo=dt.UTC) <= now
+
+
 def series_chip(series: Mapping[str, Any]) -> StatusChip:
     """Return the chip of a row of ``v_series``."""
     state = series["state"]
     if state == "receiving":
-        return StatusChip("warning", "will be retried") if series["attempts"] else StatusChip("busy", "receiving")
+        if series["attempts"]:
+            return StatusChip("warning", "will be retried")
+        return WAITING if is_due(series["due_at"], dt.datetime.now(dt.UTC)) else StatusChip("busy", "receiving")
     if state == "converting":
         return StatusChip("busy", "converting")
     if state == "refused":
@@ -121,6 +133,8 @@ def study_chip(study: ListedStudy) -> StatusChip:
         return StatusChip("bad", "no volume" if study.series == 1 else f"{failed} of {study.series} no volume")
     if opened:
         state = "receiving" if study.states.get("receiving") else "converting"
+        if state == "receiving" and is_due(study.due_at, dt.datetime.now(dt.UTC)):
+            state = "waiting"
         return StatusChip("busy", state if study.series == 1 else f"{opened} of {study.series} {state}")
     for certainty in CERTAINTIES:  # the least certain series speaks for the study
         if count := study.certainties.get(certainty, 0):

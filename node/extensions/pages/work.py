@@ -23,13 +23,14 @@ from node.web.services import Services
 router = APIRouter(include_in_schema=False)
 
 SHOWN_MESSAGES = 50
+SHOWN_DELIVERED = 20
 
 
 @router.get("/routes")
 def routes(call: ReaderCall) -> Response:
     """The routes, which update themselves."""
     shown = _shown(call.node)
-    call.audit.queried("routes", len(shown["messages"]))
+    call.audit.queried("routes", len(shown["messages"]) + len(shown["delivered"]))
     return page(call, "routes.html", **shown, digest="")
 
 
@@ -57,11 +58,13 @@ def _shown(node: Services) -> dict[str, Any]:
             for state in ("given-up", "waiting", "skipped")
             for row in index.routes.messages(SHOWN_MESSAGES, state=state)
         ]
+        delivered = index.routes.delivered(SHOWN_DELIVERED)
     # What people may send by hand is shown once somebody did.
     rows = [row for row in rows if row["route"] or row["delivered"] or row["waiting"] or row["given_up"]]
     return {
         "destinations": [{**row, "outstanding": outstanding(row)} for row in rows],
         "messages": messages,
+        "delivered": delivered,
         "by_hand": actions.BY_HAND,
     }
 

@@ -238,6 +238,8 @@ class ListedStudy:
         Distinct modalities of the series.
     states : mapping of str to int
         Number of series in each state.
+    due_at : datetime or None
+        When the last of the series that are received will be due; None if none is.
     incomplete : int
         Number of series that are incomplete or suspect.
     certainties : mapping of str to int
@@ -259,6 +261,7 @@ class ListedStudy:
     instances: int = 0
     modalities: tuple[str, ...] = ()
     states: Mapping[str, int] = field(default_factory=dict)
+    due_at: dt.datetime | None = None
     incomplete: int = 0
     certainties: Mapping[Certainty, int] = field(default_factory=dict)
     last_received_at: dt.datetime | None = None
@@ -550,6 +553,7 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
         SeriesRow.study_id,
         SeriesRow.modality,
         SeriesRow.state,
+        SeriesRow.due_at,
         SeriesRow.verdict,
         SeriesRow.verdict_rule,
         SeriesRow.last_received_at,
@@ -564,6 +568,7 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
             "instances": sum(row.instances for row in rows),
             "modalities": tuple(sorted({row.modality for row in rows if row.modality})),
             "states": Counter(row.state for row in rows),
+            "due_at": max((row.due_at for row in rows if row.state == "receiving" and row.due_at), default=None),
             "incomplete": sum(row.verdict not in (None, "complete") for row in rows),
             "certainties": Counter(
                 certainty(row.verdict, row.verdict_rule)

@@ -44,18 +44,19 @@ class FailureViews(ViewRows):
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
 
     def newest(self, limit: int) -> list[Row]:
-        """Return at most `limit` failures with series and patient, newest first."""
+        """Return at most `limit` failures with series and patient, newest first; not those of what is no image."""
         return self._rows(
             "SELECT f.series_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at, se.series_number, "
             "se.modality, se.series_description, st.patient_name, st.patient_id, st.study_date "
             "FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-            "JOIN v_studies st USING (study_instance_uid) ORDER BY f.failed_at DESC LIMIT :limit",
+            "JOIN v_studies st USING (study_instance_uid) WHERE f.reason <> 'not-an-image' "
+            "ORDER BY f.failed_at DESC LIMIT :limit",
             limit=limit,
         )
 
     def count(self) -> int:
-        """Count all failures."""
-        return self._number("SELECT count(*) FROM v_failures")
+        """Count the failures, without those of what is no image."""
+        return self._number("SELECT count(*) FROM v_failures WHERE reason <> 'not-an-image'")
 
 
 class InstanceViews(ViewRows):
@@ -258,6 +259,12 @@ class StudyViews(ViewRows):
 
 class VolumeViews(ViewRows):
     """Rows of ``v_volumes`` and ``v_catalog``."""
+
+    def mean_seconds(self, limit: int) -> float | None:
+        """Return how long the last conversions took, on average, in s; None if there were none."""
+        last = "SELECT seconds FROM conversions ORDER BY id DESC LIMIT :limit"
+        mean: float | None = self._rows(f"SELECT avg(seconds) AS mean FROM ({last}) c", limit=limit)[0]["mean"]
+        return mean
 
     def catalog(self) -> list[Row]:
         """Return all rows of ``v_catalog``, sorted by path."""

@@ -58,6 +58,10 @@ MAX_ASKS = 5
 _NAMESPACE = uuid.UUID("2f3c7b52-9c3f-4d0e-8a0f-5d1f7e6b1c44")
 
 
+NEWEST_SENT = 5000
+"""Images, the newest, among which a page looks for what was delivered lately."""
+
+
 class SendBeingCancelled(VoxelnodeError):
     """A worker still sends the same, and has not heard yet that it was cancelled."""
 
@@ -474,7 +478,7 @@ class ReadRoutes(ReadRepository):
     def messages(
         self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
     ) -> list[Listed]:
-        """Return the last `limit` rows of ``v_route_messages`` with the names of their series, newest first.
+        """Return the last `limit` rows of ``v_route_messages``, newest first, with the names of series and patients.
 
         Parameters
         ----------
@@ -482,13 +486,35 @@ class ReadRoutes(ReadRepository):
             Filters; None matches all.
         """
         return self._rows(
-            "SELECT m.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_route_messages "
+            "SELECT m.*, se.series_number, se.modality, se.series_description, st.patient_name, st.patient_id, "
+            "st.study_date, st.study_description FROM (SELECT * FROM v_route_messages "
             "WHERE (:route IS NULL OR route = :route) AND (:destination IS NULL OR destination = :destination) "
             "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
-            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) ORDER BY m.happened_at DESC",
+            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "LEFT JOIN v_studies st USING (study_instance_uid) ORDER BY m.happened_at DESC",
             route=route,
             destination=destination,
             state=state,
+            limit=limit,
+        )
+
+    def delivered(self, limit: int) -> list[Listed]:
+        """Return the last series whose instances destinations have taken, with names, the last one first.
+
+        Of each series: ``route``, ``destination``, ``delivered_instances``, ``last_at``. Only the newest images count.
+        """
+        return self._rows(
+            "SELECT d.*, v.series_number, v.modality, v.series_description, n.patient_name, n.patient_id, "
+            "n.study_date, n.study_description "
+            "FROM (SELECT s.route, s.destination, st.study_instance_uid, se.series_instance_uid, "
+            "count(*) AS delivered_instances, max(s.sent_at) AS last_at "
+            "FROM (SELECT * FROM sent_instances ORDER BY image_id DESC LIMIT :newest) s "
+            "JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id "
+            "JOIN studies st ON st.id = se.study_id "
+            "GROUP BY s.route, s.destination, st.study_instance_uid, se.series_instance_uid "
+            "ORDER BY last_at DESC LIMIT :limit) d JOIN v_series v USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies n USING (study_instance_uid) ORDER BY d.last_at DESC",
+            newest=NEWEST_SENT,
             limit=limit,
         )
 
