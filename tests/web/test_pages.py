@@ -703,7 +703,10 @@ def test_files_that_are_dropped_are_stored_and_others_told(
     page = visitor.open("/upload")
     page.locator("#files").set_input_files([*files[:3], notes, broken, tmp_path / "scans.zip", tmp_path / "cut.zip"])
     expect(page.locator("#summary")).to_have_text("9 of 9 files: 5 stored, 3 skipped, 1 refused")
-    expect(page.locator("#list tr").filter(has_text="broken.dcm")).to_contain_text("refused")
+    row = page.locator("#list tr").filter(has_text="broken.dcm")
+    expect(row.locator("td").first).to_contain_text("refused")
+    expect(row.locator("progress.bad")).to_have_count(1)
+    expect(page.locator("#total.bad")).to_have_count(1)
     skipped = page.locator("#skipped-list li")
     expect(skipped.filter(has_text="notes.txt")).to_contain_text("not a DICOM file")
     expect(skipped.filter(has_text="scans.zip/folder/readme.txt")).to_contain_text("not a DICOM file")
@@ -720,18 +723,22 @@ def test_files_that_are_dropped_are_stored_and_others_told(
 def test_a_file_can_be_dropped(site: Site, visit: Callable[[Site], Visitor], tmp_path: Path) -> None:
     (ds,) = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")
     ds.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+    name = f"{'long' * 40}one.dcm"
     page = visit(site).open("/upload")
     dropped = page.evaluate_handle(
-        """bytes => {
+        """([bytes, name]) => {
             const dropped = new DataTransfer();
-            dropped.items.add(new File([new Uint8Array(bytes)], "one.dcm"));
+            dropped.items.add(new File([new Uint8Array(bytes)], name));
             return dropped;
         }""",
-        list((tmp_path / "one.dcm").read_bytes()),
+        [list((tmp_path / "one.dcm").read_bytes()), name],
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
     expect(page.locator("#summary")).to_have_text("1 of 1 files: 1 stored, 0 skipped, 0 refused")
-    expect(page.locator("#list progress")).to_have_js_property("value", 1)
+    expect(page.locator("#list progress.good")).to_have_js_property("value", 1)
+    expect(page.locator("#list .path")).to_have_text(name)
+    assert page.locator("#list .path-head").evaluate("head => head.scrollWidth > head.clientWidth")
+    assert page.locator("#list .path-tail").evaluate("tail => tail.scrollWidth <= tail.clientWidth + 1")
 
 
 @pytest.mark.slow

@@ -15,12 +15,11 @@ import { isZip, members } from "./zip.js";
   const sized = (bytes) => bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
   function row(file) {
-    const made = list.insertRow();
+    const made = list.insertRow(), outcome = made.insertCell();
+    outcome.textContent = "…";
     const name = document.createElement("th");
     name.scope = "row";
-    const text = document.createElement("bdi");
-    text.textContent = file.name;
-    name.append(text);
+    name.append(path(file.name));
     made.append(name);
     const size = made.insertCell();
     size.className = "number";
@@ -30,7 +29,21 @@ import { isZip, members } from "./zip.js";
     progress.value = 0;
     progress.setAttribute("aria-label", `Progress of ${file.name}`);
     made.insertCell().append(progress);
-    return { made, progress, outcome: made.insertCell() };
+    return { made, progress, outcome };
+  }
+
+  // A path that is cut in the middle: of a long one, the end tells the file.
+  function path(whole) {
+    const shown = document.createElement("bdi"), head = document.createElement("span"), tail = document.createElement("span");
+    const letters = [...whole], cut = Math.max(letters.length - 24, 0);
+    head.className = "path-head";
+    head.textContent = letters.slice(0, cut).join("");
+    tail.className = "path-tail";
+    tail.textContent = letters.slice(cut).join("");
+    shown.className = "path";
+    shown.title = whole;
+    shown.append(head, tail);
+    return shown;
   }
 
   function showOutcome(shown, tone, label, detail) {
@@ -39,11 +52,13 @@ import { isZip, members } from "./zip.js";
     chip.textContent = label;
     shown.outcome.replaceChildren(chip, detail ? ` ${detail}` : "");
     shown.progress.value = 1;
+    shown.progress.className = tone;
   }
 
   function summarise() {
     total.max = Math.max(count, 1);
     total.value = done;
+    total.className = refused ? "bad" : done === count ? "good" : "";
     const remaining = done < count && !isStopped ? `, ${count - done} remaining` : "";
     byId("summary").textContent = `${done} of ${count} files: ${stored} stored, ${skipped} skipped, ${refused} refused${remaining}`;
     byId("retry").hidden = !failed.length || running > 0;
@@ -108,9 +123,8 @@ import { isZip, members } from "./zip.js";
     byId("skipped").hidden = false;
     byId("skipped-count").textContent = `${skipped} skipped`;
     if (skipped <= SHOWN_SKIPPED) {
-      const item = document.createElement("li"), name = document.createElement("bdi");
-      name.textContent = file.name;
-      item.append(name, `: ${why}`);
+      const item = document.createElement("li");
+      item.append(path(file.name), `: ${why}`);
       byId("skipped-list").append(item);
     }
     summarise();
