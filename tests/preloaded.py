@@ -157,10 +157,14 @@ def run(
 def main(descriptor: int) -> None:
     """Fork a node for each order until there can be no more."""
     from node.cli.application import commands
+    from node.settings.model import Settings
+    from node.web.application import routes_of
 
     modules = [command.place.partition(":")[0] for command in commands()]
-    for module in (*modules, "node.control.node", "node.web.application", "tests.crash.mutants"):
+    served = ("node.settings.load", "node.control.node", "node.web.server", "uvicorn.lifespan.on")
+    for module in (*modules, *served, "uvicorn.protocols.http.h11_impl", "tests.crash.mutants"):
         importlib.import_module(module)
+    routes_of(Settings())  # more than half of a start: each route finds out what its requests may have
     if not os.environ["LD_PRELOAD"]:  # on a disk that fails, the index must have been synced
         share_indexes()
         migrated()
