@@ -481,6 +481,23 @@ FOUND: dict[str, Case] = {
         changes=(("drift", 0.05, 2), ("lie", "DiffusionBValue", "constant", 10)),
         arrival=4,
     ),
+    "the first time of one of two slices and the last time of the other were lost": Case(
+        kind="mr",
+        times=4,
+        slices=2,
+        orientation="sagittal",
+        spacing_mm=0.4,
+        labels=("slice-clock",),
+        numbering="slices",
+        changes=(("lose", 0, 7),),
+        arrival=9,
+    ),
+    "the slices that are left of the second and third time make one, and only the clock runs time by time": Case(
+        kind="mr", times=3, slices=3, labels=("slice-clock",), numbering="shuffled", changes=(("lose", 0, 1, 8),)
+    ),
+    "slices of two times make each of two times": Case(
+        kind="mr", times=3, labels=("slice-clock",), numbering="shuffled", changes=(("lose", 0, 9, 10, 11),)
+    ),
 }
 """Cases that once gave a wrong volume in silence, by what is wrong with them."""
 

@@ -33,6 +33,7 @@ from node.volume.arrange.whole_times import (
     labels_by_number,
     labels_of_remains,
     may_be_shifted,
+    pauses_of_times,
     whole_times,
 )
 from node.volume.model import Frame
@@ -40,6 +41,9 @@ from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
 MAX_TAKEN_TWICE = 0.25
 """Largest share of positions that may have been acquired twice; beyond it, two volumes might be mixed."""
+
+ORDERED_ALONE = frozenset({"acquisition_time", "instance"})
+"""Attributes whose order puts the frames of one rank into one time, although these have different values."""
 
 SEND_AGAIN = "send the instances with all attributes that the scanner wrote, or each part as a series of its own"
 """What to do if no attribute says which frames belong together."""
@@ -93,13 +97,25 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
     if order is None:
         raise ConversionRefused(Reason.SAME_POSITION_TWICE, f"{_why_no_times(bins)}; {SEND_AGAIN}")
     warnings = _number_warnings(order[1]) if order[0] == "instance" else ()
-    if (doubt := doubt_of_counts(*order)) is not None:
+    if (doubt := doubt_of_counts(*order) or _doubt_of_pauses(*order)) is not None:
         warnings = (VolumeWarning(WarningKind.TIMES_ASSUMED, doubt),)
     labels = labels_of_remains(*order)
     if labels is not None:
         return _arrange_without_remains(order[1], labels)
     whole = _whole_of_incomplete(*order, clocks=False)
     return whole or Arrangement([list(time) for time in zip(*order[1], strict=True)], warnings=warnings)
+
+
+def _doubt_of_pauses(name: str, bins: list[Bin]) -> str | None:
+    """Return what the pauses of the clock make doubtful about an order that no count of times confirms; else None."""
+    pauses = pauses_of_times(bins) if name in ORDERED_ALONE else None
+    if pauses is None or any(frame.diffusion is not None for frames in bins for frame in frames):
+        return None
+    within, between = pauses
+    return (
+        f"the clock pauses for {within:.3g} s within each time, but at most for {between:.3g} s between two: slices "
+        "may be of an earlier or later time, if the first times of some and the last times of the others are missing"
+    )
 
 
 def _why_no_times(bins: list[Bin]) -> str:

@@ -169,12 +169,19 @@ def labels_of_remains(name: str, bins: Sequence[Bin]) -> Labels | None:
     attribute. All bins have equally many frames.
     """
     frames = [frame for own in bins for frame in own]
-    values = _distinct_numbers(frames) or (_clock(frames) if name == "acquisition_time" else None)
-    if name not in COUNTED or values is None or len(bins) == 1:
+    if name not in COUNTED or len(bins) == 1:
         return None
-    times = sorted(sorted(values[id(frame)] for frame in time) for time in zip(*bins, strict=True))
-    if any(before[-1] >= after[0] for before, after in pairwise(times)):
-        return None  # slice by slice, or package by package
+    for values in (_distinct_numbers(frames), _clock(frames) if name == "acquisition_time" else None):
+        if values is None:
+            continue
+        times = sorted(sorted(values[id(frame)] for frame in time) for time in zip(*bins, strict=True))
+        if all(before[-1] < after[0] for before, after in pairwise(times)):  # else slice or package by package
+            return _labels_of_remains(bins, values, times)
+    return None
+
+
+def _labels_of_remains(bins: Sequence[Bin], values: dict[int, float], times: list[list[float]]) -> Labels | None:
+    """Return such labels by numbers or clocks that run time by time: of each frame by its `id`, and those of times."""
     step = min(after[0] - before[0] for before, after in pairwise(times))
     span = min(time[-1] - time[0] for time in times)
     usual = np.diff(np.array(times), axis=1).min(axis=0)
@@ -232,6 +239,25 @@ def may_be_shifted(bins: Sequence[Bin]) -> bool:
         return True
     (of_slice,) = map(set, steps)
     return len(of_slice) == 1 and (between.pop() - min(of_slice)) % (min(of_slice) * len(bins[0])) != 0
+
+
+def pauses_of_times(bins: Sequence[Bin]) -> tuple[float, float] | None:
+    """Return a pause that each time has within, and the longest one between two, in s, if the former is longer.
+
+    The first times of some slices and the last ones of the others may then have been lost: slices of one rank are of
+    two times. None otherwise, or if the clocks do not run time by time.
+
+    `bins`: frames by position; within a bin in order of time. All bins have equally many frames, more than one.
+    """
+    clocks = _clock([frame for frames in bins for frame in frames])
+    if clocks is None or len(bins) == 1:
+        return None
+    times = np.sort([[clocks[id(frame)] for frame in time] for time in zip(*bins, strict=True)], axis=1)
+    between = times[1:, 0] - times[:-1, -1]
+    within = float(np.diff(times, axis=1).max(axis=1).min())
+    if between.min() <= 0 or within <= LONG_PAUSE * between.max():
+        return None
+    return within, float(between.max())
 
 
 def lost_between_slices(frames: Sequence[Frame]) -> int:
