@@ -213,6 +213,13 @@ def voxelnode(folder: Path, nodelay: str, checkout: Path = ROOT) -> Iterator[Rec
 
 
 @contextmanager
+def acceptor(folder: Path, nodelay: str) -> Iterator[Receiver]:
+    """The node, receiving by pynetdicom's acceptor."""
+    with node(folder / "acceptor", nodelay, VOXELNODE_DICOM__ACCEPTOR="pynetdicom") as (port, process):
+        yield Receiver([port], [process.pid])
+
+
+@contextmanager
 def in_postgresql(folder: Path, nodelay: str, hosts: int, acknowledge: str) -> Iterator[Receiver]:
     """So many receivers of one index and one object store, with a promise of `[journal] acknowledge`."""
     with ExitStack() as opened:
@@ -375,6 +382,7 @@ def main() -> None:
         "orthanc": orthanc,
         "storescp": storescp,
         "pynetdicom": pynetdicom,
+        "acceptor": acceptor,
         "handlers": handlers,
         "postgresql": partial(in_postgresql, hosts=1, acknowledge="local"),
         "hosts": partial(in_postgresql, hosts=HOSTS, acknowledge="index"),
