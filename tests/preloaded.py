@@ -1,7 +1,8 @@
 """Starts commands quickly: a process that has imported everything forks a `voxelnode` for each that tests want.
 
-The start of the command takes more than a second of a processor, nearly all of it for imports. That the command itself
-starts, and ends by itself, is what tests/acceptance/test_cli_serve.py is for.
+The start of the command takes more than a second of a processor, and that of a converter half of one, nearly all of it
+for imports. That the command itself starts, and ends by itself, is what tests/acceptance/test_cli_serve.py is for; its
+converters are spawned.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import faulthandler
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import IO, Any
 
@@ -157,14 +160,18 @@ def run(
 def main(descriptor: int) -> None:
     """Fork a node for each order until there can be no more."""
     from node.cli.application import commands
+    from node.conversion import pool
     from node.settings.model import Settings
     from node.web.application import routes_of
+    from node.writers.options import WriteOptions
 
     modules = [command.place.partition(":")[0] for command in commands()]
     served = ("node.settings.load", "node.control.node", "node.web.server", "uvicorn.lifespan.on")
     for module in (*modules, *served, "uvicorn.protocols.http.h11_impl", "tests.crash.mutants"):
         importlib.import_module(module)
     routes_of(Settings())  # more than half of a start: each route finds out what its requests may have
+    pool._loaded()
+    pool._load_writers(WriteOptions(), ())
     if not os.environ["LD_PRELOAD"]:  # on a disk that fails, the index must have been synced
         share_indexes()
         migrated()
@@ -206,6 +213,31 @@ def _attend(order: dict[str, Any], connection: int, output: int, log: int) -> No
         os._exit(status)
 
 
+def _fork_children() -> None:
+    """Have the children of this process forked by one that has imported everything, rather than spawned.
+
+    That process is Python's own server of forks: it ends with the node and its children.
+    """
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0voxelnode-tests-{os.getpid()}")
+        listener.listen()
+        lives, alive = os.pipe()
+        server = os.fork()
+        if server == 0:
+            os.close(alive)
+            os.dup2(2, 1)  # who reads the output of the node does not wait for this process
+            try:
+                forkserver.main(listener.detach(), lives, [])
+            finally:
+                os._exit(0)
+        vars(forkserver._forkserver).update(  # type: ignore[attr-defined]
+            _forkserver_address=listener.getsockname(), _forkserver_alive_fd=alive, _forkserver_pid=server
+        )
+    os.close(lives)
+    context_of = multiprocessing.get_context
+    multiprocessing.get_context = lambda method=None: context_of("forkserver" if method == "spawn" else method)
+
+
 def _serve(order: dict[str, Any], output: int, log: int) -> None:
     """Become the node; never returns."""
     import node.__main__
@@ -225,6 +257,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         os.environ.clear()
         os.environ.update(order["environment"])
         importlib.reload(failpoints)  # reads its variable
+        _fork_children()
         if (stays := os.environ.get(STAYS)) is not None:
             remote.STAYS_SECONDS = float(stays)
         if (wait := os.environ.get(FIRST_WAIT)) is not None:
