@@ -58,6 +58,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.destinations:EXTENSION",
     "node.extensions.oidc:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
+    "node.extensions.fhir:EXTENSION",
     "node.extensions.structure_sets:EXTENSION",
     "node.extensions.syslog:EXTENSION",
     "node.extensions.reports:EXTENSION",

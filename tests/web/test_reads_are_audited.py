@@ -22,7 +22,8 @@ MARKS = (STUDY, NAME, "PID-WALK")
 """Text by which patient data is recognised; all other content than text is taken for patient data."""
 
 TEXT = (
-    "text/", "application/json", "application/dicom+json", "application/problem+json", "application/vnd.sun.wadl+xml",
+    "text/", "application/json", "application/dicom+json", "application/problem+json", "application/fhir+json",
+    "application/vnd.sun.wadl+xml",
 )  # fmt: skip
 NOT_READ = (
     {
@@ -98,7 +99,7 @@ NOT_READ = (
 WITHOUT_PATIENTS = {
     "/healthz", "/readyz", "/metrics", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
-    "/dicom-web", "/dicom-web/",
+    "/dicom-web", "/dicom-web/", "/api/fhir/metadata",
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible",
