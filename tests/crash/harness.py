@@ -55,6 +55,10 @@ ONCE = (
 """Steps that are not reached for each instance: the node dies at the first time."""
 
 
+BEHIND_THE_ANSWER = frozenset(ONCE) - frozenset(RECOVERING)
+"""Steps that every cycle reaches, some time after the last answer."""
+
+
 class Node:
     """A `voxelnode serve` process, or a mutant of it, that is expected to die and is started again and again.
 
@@ -198,6 +202,7 @@ class Run:
             if not node.start():
                 result.problems.append("the node does not start again")
                 return
+            point = None  # reached already
         result.problems += checker.problems(journal)
         if result.problems:
             return
@@ -207,7 +212,7 @@ class Run:
         else:
             for sender in senders:
                 sender.join()
-        died = point is not None and gone(node.process, 20 if point in CONVERTING else 1)
+        died = point is not None and gone(node.process, 20 if point in BEHIND_THE_ANSWER else 1)
         result.died_at[point if died and point is not None else "a random moment"] += 1
         node.kill()
         for sender in senders:
