@@ -23,6 +23,7 @@ class WarningKind(StrEnum):
     IRREGULAR_TIME_STEPS = "irregular-time-steps"  # some steps between times are longer than the others
     UNEQUAL_STACKS = "unequal-stacks"  # other echoes or components of the series have more slices or times
     SEVERAL_ORIENTATIONS = "several-orientations"
+    SEVERAL_POSITIONS = "several-positions"  # equal stacks overlap at other places: they may be times that moved far
     SEVERAL_MATRICES = "several-matrices"
     SEVERAL_PATIENTS = "several-patients"
     SEVERAL_QUANTITIES = "several-quantities"  # some times are signed, the others never: they are separate volumes

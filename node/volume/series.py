@@ -144,7 +144,9 @@ class SeriesUnderAssembly:
         Raises VoxelnodeError if a frame is lost or duplicated.
         """
         assembly = Assembly(
-            with_shortages(_with_unique_suffixes(self.volumes)), tuple(self.refusals), tuple(self.exclusions)
+            with_moved_parts(with_shortages(_with_unique_suffixes(self.volumes))),
+            tuple(self.refusals),
+            tuple(self.exclusions),
         )
         lost = assembly.unaccounted(self.uids)
         if lost:
@@ -325,6 +327,41 @@ def with_shortages(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
             for volume in volumes
         ]
     return tuple(volumes)
+
+
+def with_moved_parts(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+    """Return volumes that warn of others that may be further times of them, as of a patient who moved far."""
+    alike: dict[tuple[object, ...], list[Volume]] = defaultdict(list)
+    for volume in volumes:
+        if volume.kind is Kind.VOLUME:
+            kinds = tuple(kind for kind in volume.suffix.split("-") if not kind.removeprefix("s").isdigit())
+            alike[(kinds, *volume.voxels.shape[1:4])].append(volume)
+    moved = {volume.stack: other for own in alike.values() for volume in own if (other := _moved(volume, own))}
+    return tuple(
+        replace(volume, warnings=(*volume.warnings, moved[volume.stack])) if volume.stack in moved else volume
+        for volume in volumes
+    )
+
+
+def _moved(volume: Volume, others: Sequence[Volume]) -> VolumeWarning | None:
+    """Return a warning if equal stacks overlap with a volume at other places."""
+    distances_mm = []
+    for other in others:
+        if volume.affine_lps is None or other.affine_lps is None:
+            continue
+        offset = np.linalg.solve(volume.affine_lps, other.affine_lps)
+        steps = np.abs(offset[:3, 3])
+        is_over_it = (steps / volume.shape[:3]).max() < MAX_LACKING
+        if np.abs(offset[:3, :3] - np.eye(3)).max() < SAME_GRID and is_over_it and steps.max() > SAME_GRID:
+            distances_mm.append(float(np.linalg.norm(steps * volume.spacing_mm)))
+    if not distances_mm:
+        return None
+    detail = (
+        f"{len(distances_mm)} other volumes of the series have as many slices and overlap with this one, up to "
+        f"{max(distances_mm):.2f} mm away: they may be times of one volume that moves too far to be put together, "
+        "unless they were planned so"
+    )
+    return VolumeWarning(WarningKind.SEVERAL_POSITIONS, detail)
 
 
 def has_all_times(volume: Volume) -> bool:

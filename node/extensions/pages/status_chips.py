@@ -91,6 +91,7 @@ _SERIOUS_WARNINGS = frozenset(
         "same-position-twice",
         "several-matrices",
         "several-patients",
+        "several-positions",
         "spacing-assumed",
         "suv-unknown",
         "unequal-stacks",

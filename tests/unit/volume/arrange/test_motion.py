@@ -209,6 +209,24 @@ def test_volumes_that_were_planned_at_several_places_stay_several() -> None:
     assert WarningKind.POSITIONS_VARY_IN_TIME not in warned(assembly)
 
 
+@pytest.mark.parametrize(("moved_mm", "told"), [((0, 0, 4.3), True), ((2, 0, 3.1), True), ((0, 0, 11.3), False)])
+def test_volumes_that_overlap_at_other_places_say_that_they_may_be_times(
+    moved_mm: tuple[float, float, float], told: bool
+) -> None:
+    uids, first = of_one_series(), np.array((-50.0, -40.0, 10.0))
+    places = [first, first + moved_mm]
+    stacks = [make.ct_series(8, **uids, origin=tuple(place), AcquisitionNumber=1) for place in places]
+    for number, ds in enumerate((ds for stack in stacks for ds in stack), start=1):
+        ds.InstanceNumber = number
+        ds.AcquisitionNumber = (number - 1) // 8 + 1
+    assembly = assemble([ds for stack in stacks for ds in stack])
+    assert [volume.shape[2] for volume in assembly.volumes] == [8, 8]
+    for volume in assembly.volumes:
+        details = [one.detail for one in volume.warnings if one.name is WarningKind.SEVERAL_POSITIONS]
+        assert bool(details) == told
+        assert all(f"{np.linalg.norm(moved_mm):.2f} mm away" in detail for detail in details)
+
+
 def test_slabs_beside_each_other_are_no_times() -> None:
     uids = of_one_series()
     slabs = [
