@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from typing import Annotated, Any, cast, get_args
@@ -284,27 +285,32 @@ def seen_study(call: Call, index: ReadIndex, study_instance_uid: str) -> Mapping
 def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
     """Return the series of a study with the values shown on their cards."""
     bytes_of = index.instances.bytes_by_series(study_instance_uid)
-    files = index.volumes.current(study_instance_uid)
-    failures = index.failures.of_study(study_instance_uid)
+    files_of = _by_series(index.volumes.current(study_instance_uid))
+    failures_of = _by_series(index.failures.of_study(study_instance_uid))
     return [
         {
             **row,
             "bytes": bytes_of.get(row["series_instance_uid"], 0),
-            "volumes": _of(row, files, "volume"),
-            "thumbnails": _of(row, files, "thumbnail"),
-            "failures": [
-                failure for failure in failures if failure["series_instance_uid"] == row["series_instance_uid"]
-            ],
+            "volumes": _one_for_each_stack(files_of[row["series_instance_uid"]], "volume"),
+            "thumbnails": _one_for_each_stack(files_of[row["series_instance_uid"]], "thumbnail"),
+            "failures": failures_of[row["series_instance_uid"]],
         }
         for row in index.series.of_study(study_instance_uid)
     ]
 
 
-def _of(series: Mapping[str, Any], files: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Return the files of one kind of a series, one for each stack."""
+def _by_series(rows: Iterable[dict[str, Any]]) -> Mapping[str, list[dict[str, Any]]]:
+    """Group the rows of a study, which may have hundreds of series, in one pass."""
+    grouped: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        grouped[row["series_instance_uid"]].append(row)
+    return grouped
+
+
+def _one_for_each_stack(files: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     by_stack: dict[int, dict[str, Any]] = {}
     for file in files:
-        if file["series_instance_uid"] == series["series_instance_uid"] and file["kind"] == kind:
+        if file["kind"] == kind:
             by_stack.setdefault(file["stack"], file)
     return [by_stack[stack] for stack in sorted(by_stack)]
 
