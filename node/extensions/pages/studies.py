@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast, get_args
 from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from node.extensions.pages.many_series import MANY, SeriesSearch, listed
 from node.extensions.pages.rendering import fragment, page, series_url, study_links
 from node.extensions.pages.status_chips import study_chip
 from node.index.database.reading import ReadIndex
@@ -234,7 +235,17 @@ def study(call: ReaderCall, study_instance_uid: str) -> Response:
         cards = _cards(index, study_instance_uid)
         total = sum(card["bytes"] for card in cards)
         viewers = study_links(call.node, study_instance_uid)
-        return page(call, "study.html", study=row, cards=cards, bytes=total, viewers=viewers, digest="")
+        many = listed(cards, SeriesSearch()) if len(cards) > MANY else {}
+        return page(call, "study.html", study=row, cards=cards, bytes=total, viewers=viewers, digest="", **many)
+
+
+@router.post("/studies/{study_instance_uid}/series-list")
+@background_request
+def filtered_series(call: ReaderCall, study_instance_uid: str, search: Annotated[SeriesSearch, Form()]) -> Response:
+    """The list of the series of a study with many of them."""
+    with call.node.index.reading() as index:
+        row, cards = seen_study(call, index, study_instance_uid), _cards(index, study_instance_uid)
+        return fragment(call, "study_list.html", study=row, cards=cards, **listed(cards, search))
 
 
 @router.get("/studies/{study_instance_uid}/row")
