@@ -16,7 +16,14 @@ from itertools import groupby, pairwise
 import numpy as np
 from pydicom import Dataset
 
-from node.completeness import IMAGES_OF_ALL_TIMES, SLICES, SLICES_OF_ALL_TIMES, Evidence, InstanceCounts
+from node.completeness import (
+    IMAGES_IN_ACQUISITION,
+    IMAGES_OF_ALL_TIMES,
+    SLICES,
+    SLICES_OF_ALL_TIMES,
+    Evidence,
+    InstanceCounts,
+)
 from node.dicom import values
 from node.dicom.per_series import once_per_series
 from node.volume.arrange.timing import is_of_labelling
@@ -93,8 +100,10 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
         *_unequal_stacks(assembly.volumes),
         *_announced_times(grids),
         *_declared_grid(headers, grids),
+        *_counts_that_do_not_fit(headers, grids),
         *_declared_directions(grids),
         *_crossed_echoes(grids),
+        *_missing_echoes(grids),
         *_wide_spacing(grids),
         *_crowded(grids),
         *_moved_parts(grids),
@@ -273,7 +282,9 @@ def _holes(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, ref
             shown = _ranges([range(far[0], far[-1] + 1)])
             fact = f"Instance Number {shown} is far from the others, {min(places)}-{max(places)}"
             yield Evidence("instance-numbers", fact, "", doubtful=True)
-        missing.update(_missing_in(places, own, refused=refused))
+        holes = set(_missing_in(places, own, refused=refused))
+        if _size(holes) > len(without):  # else those that a whole stack has under other numbers
+            missing |= holes
     if missing:
         ordered = sorted(missing, key=lambda numbers: numbers[0])
         shown = f"Instance Number{'' if _size(ordered) == 1 else 's'} {_ranges(ordered)}"
@@ -440,11 +451,14 @@ def _unequal_stacks(volumes: Sequence[Volume]) -> Iterator[Evidence]:
 
 
 def _originals(grids: Sequence[_Grid]) -> list[_Grid]:
-    """Return the volumes that counts in headers are about: those of several acquired images."""
+    """Return the volumes that counts in headers are about: those of acquired instances with one frame each."""
     return [
         grid
         for grid in grids
-        if grid.placed and not grid.is_one_instance and grid.first is not None and not grid.first.is_derived
+        if grid.placed
+        and grid.first is not None
+        and not grid.first.is_derived
+        and not (grid.is_one_instance and (grid.first.counts.number_of_frames or 1) > 1)
     ]
 
 
@@ -526,6 +540,29 @@ def _declared_times_and_slices(
     return None
 
 
+def _counts_that_do_not_fit(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid]) -> Iterator[Evidence]:
+    """Yield a finding if all instances declare numbers of slices or times that volumes, or all of them, do not have.
+
+    Fewer instances than declared are a finding of their own (`node.completeness`).
+    """
+    originals, received = _originals(grids), len(headers)
+    counts = [header.counts for header in headers.values()]
+    declared = {(own.images_in_acquisition, own.number_of_slices, own.number_of_time_slices) for own in counts}
+    if len(declared) != 1 or not originals or any((own.number_of_frames or 1) > 1 for own in counts):
+        return
+    [(images, slices, times)] = declared
+    fact = ""
+    if any(grid.volume.modality != "PT" for grid in originals):
+        if images and 1 < images < received and received % images:
+            fact = f"{received} instances are no multiple of {images}, which {IMAGES_IN_ACQUISITION} declares"
+    elif slices and received > slices * (times or 1) and any(grid.volume.shape[2] != slices for grid in originals):
+        fact = f"volumes of {originals[0].volume.shape[2]} slices, but {SLICES} declares {slices}"
+    elif times and not slices and sum(grid.volume.times for grid in originals) != times:
+        fact = f"Number of Time Slices (0054,0101) declares {times} times, which the volumes do not have"
+    if fact:
+        yield Evidence("headers", fact, "", doubtful=True)
+
+
 def _declared_directions(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     """Yield a finding if fewer weighted images have a direction than the protocol of GE declares."""
     for grid in _originals(grids):
@@ -547,6 +584,15 @@ def _crossed_echoes(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     if min(len(numbers), len(times)) > 1 and len(echoes) == len(numbers) * len(times):
         fact = f"each of {len(numbers)} Echo Numbers (0018,0086) has all of {len(times)} Echo Times (0018,0081)"
         yield Evidence("headers", fact, "", doubtful=True)
+
+
+def _missing_echoes(grids: Sequence[_Grid]) -> Iterator[Evidence]:
+    """Yield a finding if Echo Numbers (0018,0086) of several echoes have a hole; one alone may be a whole series."""
+    echoes = {int(grid.volume.attributes.get("EchoNumber") or 0) for grid in _originals(grids)}
+    missing = sorted({*range(1, max(echoes, default=0))} - echoes)
+    if missing and len(echoes) > 1 and 0 not in echoes:
+        shown = f"Echo Number{'s' * (len(missing) > 1)} (0018,0086) {', '.join(map(str, missing[:MAX_SHOWN]))}"
+        yield Evidence("headers", f"no image has {shown}", f"echoes: {shown}", doubtful=True)
 
 
 def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Evidence]:

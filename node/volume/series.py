@@ -280,8 +280,12 @@ def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
             parts[(*names, *volume.voxels.shape[2:4])].append(volume)
     for own in parts.values():
         slices = [volume.shape[2] for volume in own]
-        largest = own[slices.index(max(slices))]
-        ranges = {volume.stack: within for volume in own if (within := _range_within(volume, largest)) is not None}
+        largest = [volume for volume in own if volume.shape[2] == max(slices)]
+        ranges = {
+            volume.stack: within
+            for volume in own
+            if (within := next(filter(None, (_range_within(volume, other) for other in largest)), None))
+        }
         whole = range(min(within.start for within in ranges.values()), max(within.stop for within in ranges.values()))
         short = {stack: len(whole) - len(within) for stack, within in ranges.items() if within != whole}
         if short:

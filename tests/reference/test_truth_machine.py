@@ -14,6 +14,15 @@ from tests.reference.truth_series import Case
 EXAMPLES = 300
 
 FOUND: dict[str, Case] = {
+    "a part of a stack that fell apart lies far from the first, but near another": Case(
+        kind="ct-enhanced",
+        times=5,
+        slices=3,
+        labels=("dimensions", "clock", "temporal"),
+        numbering="shuffled",
+        changes=(("lose", 4), ("drift", 2.5, 0)),
+        arrival=9,
+    ),
     "the edge of one of two times is lost": Case(
         kind="ct", times=2, slices=6, labels=("clock", "acquisition"), changes=(("lose", 0),)
     ),

@@ -151,6 +151,9 @@ def _doubt_by_others(name: str, bins: list[Bin]) -> str | None:
         orders["Instance Numbers (0020,0013)"] = numbered
     elif name not in ("frame_reference_time", "acquisition_number"):
         return None
+    labels = [frame.time_key[name] for frame in bins[0]]
+    if name == "acquisition_number" and orders[NUMBERED_KEYS["acquisition_time"]] is None and labels != sorted(labels):
+        return f"{NUMBERED_KEYS[name]} and Instance Numbers (0020,0013) put the times into different orders"
     if bins in orders.values():
         return None
     times = _times(bins)

@@ -30,6 +30,9 @@ MICROSECONDS = 6
 STEP_TOLERANCE = 0.05
 """Allowed relative difference between the steps of a time series; the clocks of scanners are coarse."""
 
+CONTRADICTION = 0.25
+"""Relative difference between the step of a regular clock and a repetition by which one of the two must be false."""
+
 MIN_SEVERAL_REPETITIONS = 1.5
 """A volume that lasts this many repetitions takes several: one per plane, line of k-space or package of slices."""
 
@@ -94,8 +97,8 @@ def durations_s(planes: Planes) -> tuple[float, ...] | None:
 def is_of_excitations(fields: Mapping[str, Any], slices: int) -> bool:
     """Return whether Repetition Time is that of single excitations, or may be: then it is not the step of volumes.
 
-    A three-dimensional volume takes several excitations. So does one of slices, if it would have to excite more of them
-    at once than any sequence does to leave time for each echo.
+    A three-dimensional volume takes several excitations. So does one of slices, if each excitation acquires one line,
+    or if it would have to excite more slices at once than any sequence does to leave time for each echo.
 
     Parameters
     ----------
@@ -107,6 +110,9 @@ def is_of_excitations(fields: Mapping[str, Any], slices: int) -> bool:
     repetition_s, echo_s = fields.get("RepetitionTime"), fields.get("EchoTime")
     if fields.get("MRAcquisitionType") == "3D":
         return True
+    sequence = fields.get("ScanningSequence", ())
+    if sequence and "EP" not in sequence and fields.get("EchoTrainLength") == 1:
+        return True  # of one line of k-space
     return bool(repetition_s and echo_s and slices * echo_s > MAX_BANDS * repetition_s)
 
 
@@ -123,7 +129,7 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
 
     The Frame Time of a cine, and trigger times of cardiac phases, are the step itself. A repetition is the step of
     volumes only if it excites all slices once (PS3.3 C.8.3.1): it is used unless the clock shows that a volume takes
-    several. No volume takes less.
+    several; a clock that contradicts it otherwise has a warning (`missing_time_warnings`).
     """
     if len(planes) == 1:
         return None
@@ -137,6 +143,16 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
     if starts is not None and float(np.median(np.diff(starts))) > MIN_SEVERAL_REPETITIONS * repetition_s:
         return _steady(starts)
     return repetition_s
+
+
+def _contradicts(starts: tuple[float, ...] | None, repetition_s: float) -> bool:
+    """Return whether a regular clock, perhaps of whole seconds, has another step than a repetition, and not several."""
+    if starts is None or _steady(starts) is None:
+        return False
+    expected_s = (len(starts) - 1) * repetition_s
+    resolution_s = 1.0 if all(start.is_integer() for start in starts) else 0.0
+    differs = abs(starts[-1] - expected_s) > max(resolution_s, CONTRADICTION * expected_s)
+    return differs and starts[-1] <= MIN_SEVERAL_REPETITIONS * expected_s
 
 
 def _steady(starts: Sequence[float] | Float | None) -> float | None:
@@ -172,7 +188,7 @@ def _triggered(frame: Frame) -> float | None:
 def missing_time_warnings(
     planes: Planes, numbers: Collection[int] = (), repetition_s: float | None = None, *, is_labelled: bool = False
 ) -> list[VolumeWarning]:
-    """Return a warning if times are missing between others, or if the steps between them are uneven; else none.
+    """Return a warning if times are missing between others, or if the step between them is not fixed; else none.
 
     `planes`: frames by time, then by slice. `numbers`: Instance Numbers that are not missing: those of other stacks of
     the series. `repetition_s`: Repetition Time (0018,0080), if all times share one. `is_labelled`: the images are of
@@ -180,18 +196,27 @@ def missing_time_warnings(
 
     A scan whose step is the repetition, such as an fMRI, makes no pause. Others do, such as a dynamic scan before the
     contrast agent, or labelling after its calibration: if their Instance Numbers have no hole, a long step is no lost
-    time.
+    time. A regular clock that has another step than the repetition, and not several of them, contradicts it.
     """
     if len(planes) < 2 or len({frame.sop_instance_uid for time in planes for frame in time}) < 2:
         return []
     found: dict[str, Gaps] = {
         "by Instance Number (0020,0013)": _gaps_in_numbers(planes, set(numbers)),
-        "by Temporal Position Identifier (0020,0100)": _gaps_in_positions(planes),
+        "by Temporal Position Identifier (0020,0100)": _gaps_in_labels(planes, "temporal_position"),
     }
+    is_numbered = _numbers_by_time(planes) is not None
+    if not is_numbered:
+        found["by Acquisition Number (0020,0012)"] = _gaps_in_labels(planes, "acquisition_number")
     starts = starts_s(planes)
+    if repetition_s is not None and _starts(planes, _triggered) is None and _contradicts(starts, repetition_s):
+        detail = (
+            f"the clock has another step between volumes than Repetition Time (0018,0080), {repetition_s:g} s: one of "
+            "the two is false, and the step is left out"
+        )
+        return [VolumeWarning(WarningKind.SLICE_TIMING_DOUBTFUL, detail)]
     units = _steps_in_units(planes, starts, repetition_s)
     is_continuous = not is_labelled and _is_continuous(starts, repetition_s)
-    if _numbers_by_time(planes) is None or any(found.values()) or is_continuous:
+    if not is_numbered or any(found.values()) or is_continuous:
         found["by their starts"] = _whole_steps(units)
     details = [f"{_told(gaps)} {source}" for source, gaps in found.items() if gaps]
     if details:
@@ -257,12 +282,12 @@ def _lost_between(before: list[int], after: list[int], present: list[int]) -> in
     return lost.pop() if len(lost) == 1 and all(low < high for low, high in zip(before, after, strict=True)) else 0
 
 
-def _gaps_in_positions(planes: Planes) -> Gaps:
-    """Return the gaps in the temporal positions, if each time has one and they ascend one by one elsewhere."""
-    positions = [{frame.time_key.get("temporal_position") for frame in time} for time in planes]
-    if any(len(own) != 1 or None in own for own in positions):
+def _gaps_in_labels(planes: Planes, name: str) -> Gaps:
+    """Return the gaps in a count of times, by its time key, if each has a number and they ascend by one elsewhere."""
+    labels = [{frame.time_key.get(name) for frame in time} for time in planes]
+    if any(len(own) != 1 or None in own for own in labels):
         return {}
-    ascending = [position for (position,) in positions if position is not None]
+    ascending = [label for (label,) in labels if label is not None]
     steps = np.diff(ascending)
     if not ((steps >= 1).all() and (steps == np.rint(steps)).all() and (len(steps) == 1 or steps.min() == 1)):
         return {}
