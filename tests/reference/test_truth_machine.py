@@ -23,6 +23,15 @@ FOUND: dict[str, Case] = {
         changes=(("lose", 4), ("drift", 2.5, 0)),
         arrival=9,
     ),
+    "instances of one remaining slice have each other's places in the dimensions": Case(
+        kind="pt-enhanced",
+        times=4,
+        slices=2,
+        orientation="coronal",
+        spacing_mm=1.0,
+        labels=("instances", "dimensions", "clock"),
+        changes=(("lose-slice", 0), ("lie", "DimensionIndexValues", "exchange", 37)),
+    ),
     "the edge of one of two times is lost": Case(
         kind="ct", times=2, slices=6, labels=("clock", "acquisition"), changes=(("lose", 0),)
     ),

@@ -115,14 +115,15 @@ def doubt_of_counts(name: str, bins: list[Bin]) -> str | None:
     others = {other: attribute for other, attribute in others.items() if other != name}
     if (doubt := _doubt_of_order(bins, COUNTS[name], others)) is not None:
         return doubt
-    if len({frame.sop_instance_uid for frames in bins for frame in frames}) > 1:
+    is_one_instance = len({frame.sop_instance_uid for frames in bins for frame in frames}) == 1
+    if not is_one_instance and (name != "dimensions" or len(bins) > 1):
         return _doubt_by_others(name, bins)
     astray = sum(frames != sorted(frames, key=instance_order) for frames in bins)
-    if not 0 < astray <= MAX_ASTRAY * len(bins):
+    if not is_one_instance or not 0 < astray <= MAX_ASTRAY * len(bins):
         clock = _ordered_by(bins, "acquisition_time")
         if clock in (None, bins) or clock != _ordered_by(bins, "instance"):
             return None
-        return f"acquisition times and the order of the instance tell other times than {COUNTS[name]}"
+        return f"acquisition times and the order of the frames tell other times than {COUNTS[name]}"
     return (
         f"by {COUNTS[name]} the frames of {astray} of {len(bins)} slices are not in the order of the instance, but all "
         "others are: frames of these may have each other's times"
