@@ -53,6 +53,9 @@ CallingAet = Annotated[
 ]
 
 
+MAX_NUMBER = 2**53 - 1
+"""What JSON carries without loss (RFC 8259, section 6); SQLite and PostgreSQL hold more."""
+
 Given = dict[str, tuple[str, Any]]
 """Options that override keys of the configuration: the key and the value by the option; None is no value."""
 
@@ -154,6 +157,7 @@ def completed(command: Callable[..., Answer | None]) -> Callable[..., None]:
                      for name, option in kind.options.items()]  # fmt: skip
             parameters += given
         else:
+            _bound_numbers(kind)
             parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
     answers = {declared.return_annotation, *get_args(declared.return_annotation)}
     formats = {"tsv": Tsv} if Listing in answers else {}
@@ -173,6 +177,20 @@ def completed(command: Callable[..., Answer | None]) -> Callable[..., None]:
             answer.show(as_json)
 
     return _with_signature(run, command, parameters)
+
+
+def _bound_numbers(kind: Any) -> None:
+    """Refuse whole numbers of a declared parameter that no row of the index can have."""
+    of, *declared = get_args(kind) or (None,)
+    if of is int or int in get_args(of):
+        for info in declared:
+            info.callback = info.callback or _checked_number
+
+
+def _checked_number(number: int | None) -> int | None:
+    if number is not None and abs(number) > MAX_NUMBER:
+        raise typer.BadParameter(f"{number} is more than {MAX_NUMBER}, the largest number that the index can have.")
+    return number
 
 
 def _with_signature(

@@ -56,6 +56,8 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["import", "absent"], "voxelnode import: Invalid value for 'PATH'"),
         (["convert", "."], "voxelnode convert: Missing option '--out'"),
         (["convert", ".", "-z", "y"], "voxelnode convert: No such option: -z: files are compressed; --no-compress"),
+        (["conflicts", "show", "9" * 22], f"voxelnode conflicts show: Invalid value for 'ID': {'9' * 22} is more than"),
+        (["series", "--limit", "9" * 22], f"voxelnode series: Invalid value for '--limit': {'9' * 22} is more than"),
         (["series", "--state", "failing"], "voxelnode series: Invalid value for '--state': 'failing' is"),
         (["help", "selec"], "voxelnode: 'selec' is not a document, did you mean \"select\"?"),
         (["severe"], "voxelnode: No such command 'severe'"),

@@ -17,7 +17,7 @@ from node.index.work.ledger import WorkEnded
 from node.index.work.routes import outstanding
 from node.web import actions
 from node.web.access import AdminCall, ReaderCall, WriterCall, background_request
-from node.web.api.models import WorkKind
+from node.web.api.models import MAX_ID, WorkKind
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
@@ -112,7 +112,7 @@ def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Respons
 
 @router.post("/work/{work}")
 def change(
-    call: WriterCall, work: Annotated[int, Path(ge=0)], action: Annotated[Literal["cancel", "retry"], Form()]
+    call: WriterCall, work: Annotated[int, Path(ge=0, le=MAX_ID)], action: Annotated[Literal["cancel", "retry"], Form()]
 ) -> Response:
     """Cancel work, or do it again; what ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):

@@ -17,6 +17,7 @@ from node.extensions.pages.status_chips import StatusChip
 from node.extensions.peers import requests
 from node.index.work.ledger import WorkEnded
 from node.web.access import Call, WriterCall, background_request
+from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
 from node.web.services import Services
 
@@ -112,7 +113,7 @@ def retrievals(call: WriterCall) -> Response:
 
 
 @router.post("/peers/retrievals/{retrieval}/cancel")
-def cancel(call: WriterCall, retrieval: Annotated[int, Path(ge=0)]) -> Response:
+def cancel(call: WriterCall, retrieval: Annotated[int, Path(ge=0, le=MAX_ID)]) -> Response:
     """Cancel a retrieval; one that ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):
         call.act("cancel-work", work=retrieval)
