@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,26 @@ def test_files_are_exported_without_a_node(tmp_path: Path, person: dict[str, Any
     assert len(report["change"]["added"]) == 1
     wrong = run("bids", tmp_path / "out", "--from", tmp_path / "scans", "--where", 'verdict == "complete"')
     assert "verdict is known only to a node" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_proposed_rules_are_a_file_for_the_next_run(tmp_path: Path, person: dict[str, Any]) -> None:
+    (tmp_path / "scans").mkdir()
+    for number, ds in enumerate(make.mr_series(5, SeriesDescription="mystery \x1b[1m", **person)):
+        ds.save_as(tmp_path / "scans" / f"{number}.dcm", enforce_file_format=True)
+    rules, options = tmp_path / "rules.toml", ("--from", tmp_path / "scans", "--key", tmp_path / "key")
+    drafted = run("bids", tmp_path / "out", *options, "--draft-rules", rules)
+    assert drafted.returncode == 0, drafted.stderr
+    assert drafted.stdout.startswith(f"{rules}: 1 rules proposed, 1 of them not decided.")
+    text = rules.read_text()
+    assert text.replace("\n", "").isprintable()
+    rules.write_text(re.sub("skip = .*", 'suffix = "T1w"', text))
+    assert len(bids(tmp_path / "out", *options, "--rules", rules)["change"]["added"]) == 1
+    again = run("bids", tmp_path / "out", *options, "--draft-rules", rules)
+    assert (again.returncode, again.stderr) == (
+        2,
+        f"voxelnode: {rules}: is there already; give the name of a new file\n",
+    )
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ class _Bids(Extension):
             f"{__name__}.command:bids",
             (
                 "voxelnode bids dataset --dry-run",
+                "voxelnode bids dataset --draft-rules rules.toml",
                 "voxelnode bids dataset --rules rules.toml --where 'modality == \"MR\"'",
             ),
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -91,9 +91,17 @@ def bids(
             help="Print the default rules, with which a file of rules may begin, and exit.",
         ),
     ] = False,
+    draft_rules: Annotated[
+        Path | None,
+        typer.Option(
+            "--draft-rules",
+            metavar="FILE",
+            help="Write a file of rules for the series that have no name yet, ask for what is unknown, and exit.",
+        ),
+    ] = None,
     *,
     root: Root,
-) -> Answer:
+) -> Answer | None:
     """Write complete series as a BIDS data set, and update it.
 
     A second run changes nothing, unless series were received, converted again or deleted meanwhile. Exit 1 if a file is
@@ -110,6 +118,9 @@ def bids(
     read = read_rules(rules)
     selector = compile_selector(where) if where is not None else None
     with _from_files(sources, read, selector, settings) if sources else _from_node(root) as (source, home):
+        if draft_rules is not None:
+            _write_draft(draft_rules, source, read, selector, out)
+            return None
         file = key or home / KEY_FILE
         if dry_run and not file.exists():
             pseudonym_key = passing_key()
@@ -122,6 +133,31 @@ def bids(
             report = exporter.export(out, dry_run=dry_run, link=link and not sources)
             outcome.counts = f"{report.volumes} volumes of {report.subjects} subjects, {len(report.skipped)} left out"
     return Answer(asdict(report), lambda: _print(report, out, dry_run=dry_run), failed=not report.is_settled)
+
+
+def _write_draft(file: Path, source: Source, rules: Rules, where: Selector | None, out: Path) -> None:
+    from node.errors import UsageError
+    from node.extensions.bids.draft import draft
+
+    if file.exists():
+        raise UsageError(f"{file}: is there already; give the name of a new file")
+    made = draft(source, rules, where, _asked if sys.stdin.isatty() else None)
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(made.text)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from error
+    print(f"{file}: {made.proposed} rules proposed, {made.undecided} of them not decided. Read it, then:")
+    print(f"    voxelnode bids {out} --rules {file} --dry-run")
+
+
+def _asked(question: str, wrong: Callable[[str], str | None]) -> str:
+    """Ask on the terminal until an answer is right or empty."""
+    while answer := str(typer.prompt(f"{printable(question)} (Enter: decide later)", default="", show_default=False)):
+        if (problem := wrong(answer.strip())) is None:
+            break
+        print(problem, file=sys.stderr)
+    return answer.strip()
 
 
 @contextmanager

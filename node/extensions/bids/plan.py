@@ -107,6 +107,25 @@ class SessionState:
     volumes: Mapping[str, Entry] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A volume as rules see it: its facts by `RULE_FIELDS`, its sidecar, and the tables beside it by extension."""
+
+    facts: Facts
+    sidecar: Mapping[str, Any]
+    extra: dict[str, bytes]
+
+
+def facts_of(series: Series, volume: VolumeFile) -> Read:
+    """Read what rules compare of a volume that is no recording. Raises OSError."""
+    beside = volume.file.with_name(volume.file.name.removesuffix(".gz").removesuffix(".nii"))
+    sidecar = _read_json(Path(f"{beside}.json"), volume.local)
+    extra = {suffix: _read_bytes(Path(f"{beside}{suffix}"), volume.local) for suffix in (".bval", ".bvec")}
+    suffixes = [other.suffix for other in series.volumes]
+    own = volume_facts(volume.suffix, suffixes, sidecar, _directions(extra[".bvec"]))
+    return Read({**series.facts, **volume.geometry, **own}, sidecar, extra)
+
+
 @dataclass(slots=True)
 class PlannedVolume:
     """A volume with its place in the data set; `folder` is that of its session."""
@@ -236,12 +255,8 @@ class Planner:
             raise NotExported(
                 f"its geometry is {volume.geometry['geometry']}: no affine gives the place of every voxel"
             )
-        beside = volume.file.with_name(volume.file.name.removesuffix(".gz").removesuffix(".nii"))
-        sidecar = _read_json(Path(f"{beside}.json"), volume.local)
-        extra = {suffix: _read_bytes(Path(f"{beside}{suffix}"), volume.local) for suffix in (".bval", ".bvec")}
-        suffixes = [other.suffix for other in series.volumes]
-        own = volume_facts(volume.suffix, suffixes, sidecar, _directions(extra[".bvec"]))
-        facts = {**series.facts, **volume.geometry, **own}
+        read = facts_of(series, volume)
+        facts, sidecar, extra = read.facts, read.sidecar, read.extra
         meaning = self.rules.meaning_of(facts)
         settings = self.rules.dataset
         fields = sidecar_of(

@@ -149,6 +149,10 @@ class Rules:
     rules: tuple[tuple[Rule, Selector], ...]
     own: int
 
+    def rule_of(self, facts: Facts) -> Rule | None:
+        """Return the first rule that fits a volume."""
+        return next((rule for rule, selector in self.rules if selector.matches(facts)), None)
+
     def meaning_of(self, facts: Facts) -> Meaning:
         """Return what a volume is.
 
@@ -233,14 +237,14 @@ def read_rules(file: Path | None) -> Rules:
 
     Raises UsageError: the file is missing or wrong; the message names the place, the value and the rule.
     """
-    default = _parsed(default_rules(), "default rules")
+    default = read_text(default_rules(), "default rules")
     if file is None:
         return _compiled(default, "default rules", 0)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: {getattr(error, 'strerror', None) or 'not a text in UTF-8'}") from error
-    own = _parsed(text, str(file))
+    own = read_text(text, str(file))
     if own.subjects.map is not None:
         subjects = own.subjects.model_copy(update={"map": file.parent / own.subjects.map})
         own = own.model_copy(update={"subjects": subjects})
@@ -250,7 +254,8 @@ def read_rules(file: Path | None) -> Rules:
     return _compiled(own, str(file), count)
 
 
-def _parsed(text: str, source: str) -> _File:
+def read_text(text: str, source: str) -> _File:
+    """Return a file of rules by its text. Raises UsageError, as `read_rules` does."""
     try:
         return _File.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
