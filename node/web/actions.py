@@ -9,6 +9,7 @@ from typing import Any, Literal
 from node.audit.audit_log import Action, AuditEvent
 from node.errors import UsageError, nearest
 from node.index.nouns.converted import SeriesKey
+from node.index.nouns.problems import SeriesProblem
 from node.index.nouns.records import Level
 from node.index.nouns.terms import Terms
 from node.web.access import Call
@@ -67,12 +68,11 @@ def require_destination(node: Services, route: str, destination: str) -> tuple[s
     return name, destination
 
 
-def acknowledge(call: Call, series: SeriesKey, problem: str, reason: str) -> bool:
-    """Acknowledge the problem of a series that a person saw, and record it; False if the series has changed since."""
-    done = call.node.index.problems.acknowledge(series, problem, reason, call.account.name, dt.datetime.now(dt.UTC))
-    if done:
+def acknowledge(call: Call, problems: Sequence[SeriesProblem], reason: str) -> None:
+    """Acknowledge the problems of series that a person saw, and record it; those that have changed since stay."""
+    done = call.node.index.problems.acknowledge(problems, reason, call.account.name, dt.datetime.now(dt.UTC))
+    for series, problem in done:
         _note_decision(call, series, f"problem acknowledged: {problem}")
-    return done
 
 
 def withdraw_acknowledgment(call: Call, series: SeriesKey) -> None:

@@ -40,6 +40,13 @@ class DownloadsBusy(VoxelnodeError):
     """Too many downloads that are made on demand are under way."""
 
 
+class ProblemsChanged(VoxelnodeError):
+    """Problems are not those that a person saw any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the problems of this cause have changed since you saw them: look at them again")
+
+
 class EntryThere(VoxelnodeError):
     """The worklist has an entry for the same step."""
 

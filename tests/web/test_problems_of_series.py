@@ -80,3 +80,65 @@ def test_one_word_for_certainty_in_rest_and_views(site: Site) -> None:
     assert study["certainties"] == dict.fromkeys(expected.values(), 1)
     for condition in ("verified", "no-gap-seen", "complete"):
         assert site.client().get("/api/v1/studies", params={"condition": condition}).json()["items"] == []
+
+
+def broken(site: Site, count: int) -> None:
+    """Series that lack a slice each, and one whose pixel data are cut."""
+    for number in range(1, count + 1):
+        site.take(*make.gap_series(9, (4,), study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1"))
+    cut = make.ct_series(4, study_uid="1.3.1", series_uid="1.3.1.1")
+    for ds in cut:
+        ds.PixelData = ds.PixelData[:10]
+    site.take(*cut)
+    site.convert()
+
+
+def test_problems_of_one_cause_are_acknowledged_together(site: Site) -> None:
+    broken(site, 3)
+    client = site.client()
+    assert badge(site) == 4
+    overview = client.get("/problems").text
+    assert overview.count('href="/problems/causes/') == 1, "a cause of one series is no group"
+    page = client.get("/problems/causes/geometry").text
+    assert page.count('name="problem"') == 3
+    assert "Acknowledge all 3…" in page
+    [seen] = re.findall(r'name="seen" value="(\w+)"', page)
+
+    site.take(*make.gap_series(9, (4,), study_uid="1.2.9", series_uid="1.2.9.1"))
+    site.convert()
+    late = client.post("/problems/causes/geometry", data={"seen": seen, "reason": REASON})
+    assert late.status_code == 409
+    assert badge(site) == 5, "one came that the person has not seen"
+
+    [seen] = re.findall(r'name="seen" value="(\w+)"', client.get("/problems/causes/geometry").text)
+    assert client.post("/problems/causes/geometry", data={"seen": seen, "reason": " "}).status_code == 422
+    assert client.post("/problems/causes/geometry", data={"seen": seen, "reason": REASON}).status_code == 303
+    assert badge(site) == 1
+    assert client.get("/problems/acknowledged").text.count("/problems/withdraw") == 4
+    lines = [line for line in site.audited("DICOM Instances Accessed") if "acknowledged" in str(line)]
+    assert len(lines) == 4
+    assert client.get("/problems/causes/nothing").status_code == 200
+
+
+def test_the_badge_rests_until_something_new_turns_up(site: Site) -> None:
+    broken(site, 1)
+    client = site.client()
+
+    def badge_class() -> str:
+        return re.findall(r'id="badge-wrong" class="badge (\w+)"', client.get("/badges").text)[0]
+
+    assert badge_class() == "bad"
+    client.get("/problems")
+    assert badge_class() == "seen"
+    assert badge(site) == 2
+    site.take(*make.ct_series(5, study_uid="1.2.8", series_uid="1.2.8.1"))
+    site.convert()
+    assert badge_class() == "seen", "a series without a problem is no news"
+    broken(site, 2)
+    assert badge_class() == "bad"
+    client.get("/problems")
+    for name in ("OTHER^ONE", "SOME^BODY"):
+        site.take(*make.ct_series(1, study_uid=f"1.4.{len(name)}", PatientID="shared", PatientName=name))
+    assert badge_class() == "bad", "a conflict is news"
+    client.get("/problems/conflicts")
+    assert badge_class() == "seen"

@@ -44,6 +44,7 @@ NOT_READ = (
             "/api/v1/trash/{number}/restore",
             "/problems/trash/{number}",
             "/problems/acknowledge",
+            "/problems/causes/{cause}",
             "/problems/withdraw",
             "/status/peers/{name}/echo",
             "/studies/{study_instance_uid}/delete",
@@ -102,7 +103,7 @@ WITHOUT_PATIENTS = {
     "/dicom-web", "/dicom-web/", "/api/fhir/metadata",
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
-    "/problems/acknowledged", "/problems/unconvertible",
+    "/problems/acknowledged", "/problems/unconvertible", "/problems/causes/{cause}",
     "/api/v1/trash", "/problems/trash",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
@@ -139,7 +140,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "series": SERIES, "instance": INSTANCE, "id": volume["id"], "name": volume["name"], "revision": 1,
         "frames": 1, "entry": 1, "path": "7FE00010", "slug": "not-found",
         "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
-        "aetitle": "WATCHER", "route": "-", "destination": "NOWHERE", "action": "retry",
+        "aetitle": "WATCHER", "route": "-", "destination": "NOWHERE", "action": "retry", "cause": "geometry",
         "job": client.get("/api/v1/work?kind=job").json()["items"][0]["key"],
         "work": client.get("/api/v1/work?kind=retrieval").json()["items"][0]["id"], "retrieval": 1, "peer": "pacs",
         "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],

@@ -39,7 +39,7 @@ LIBRARIES = ("pynetdicom", "pydicom", "numpy", "nibabel", "SimpleITK", "SQLAlche
 def badges(call: ReaderCall) -> Response:
     """The counts in the menu."""
     with call.node.index.reading(wait=False) as index:
-        return fragment(call, "badges.html", badges=badge_counts(index), intake=intake_of(call.node))
+        return fragment(call, "badges.html", badges=badge_counts(index, call.request), intake=intake_of(call.node))
 
 
 @router.get("/queue")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -11,23 +13,77 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from node.extensions.identity.persons import PersonRepository
 from node.extensions.pages.persons import desk_of_conflict
-from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, page, rows_of_page
+from node.extensions.pages.rendering import (
+    PAGE_ROWS,
+    SEE_OTHER,
+    PageNumber,
+    page,
+    remember_seen,
+    rows_of_page,
+    seen_problems,
+)
 from node.index.database.reading import ReadIndex
+from node.index.nouns.problems import SeriesProblem
 from node.receive.conflicts import compared
 from node.receive.quarantine import quarantined
 from node.web import actions
 from node.web.access import AdminCall, Call, ReaderCall, WriterCall
+from node.web.errors import ProblemsChanged
 
 router = APIRouter(include_in_schema=False)
 
 Number = Annotated[int, Path(ge=1, le=1 << 53)]
 """Larger than any, and smaller than what SQLite takes."""
 
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+"""Why a problem may stay as it is."""
+
+
+Cause = Annotated[str, Path(max_length=32, pattern="[a-z0-9-]+")]
+
 
 @router.get("/problems")
 def unsettled(call: ReaderCall, number: PageNumber = 1) -> Response:
-    """Series that are suspect, incomplete or without a volume, and that nobody has acknowledged."""
-    return _problems(call, "unsettled", lambda index: index.problems.open, number)
+    """Series that are suspect, incomplete or without a volume, and that nobody has acknowledged; by cause, if many."""
+    with call.node.index.searching() as index:
+        counts, causes, seen = _counts(index), index.problems.causes(), index.events.newest()
+        rows = index.problems.open(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+    several = [cause for cause in causes if cause["count"] > 1]
+    response = _section(call, "unsettled", counts, rows, number, causes=several, cause=None)
+    remember_seen(call.request, response, seen, seen_problems(call.request)[1])
+    return response
+
+
+@router.get("/problems/causes/{cause}")
+def unsettled_of_cause(call: ReaderCall, cause: Cause, number: PageNumber = 1) -> Response:
+    """Such series of one cause, which can be decided together."""
+    with call.node.index.searching() as index:
+        counts, alike = _counts(index), index.problems.alike(cause)
+        rows = index.problems.open(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, cause)
+    seen = {"name": cause, "count": len(alike), "seen": _digest(alike)}
+    return _section(call, "unsettled", counts, rows, number, causes=[], cause=seen)
+
+
+class CommonAcknowledgment(BaseModel):
+    """The form that acknowledges all problems of a cause; `seen` is the digest of those that the person saw."""
+
+    seen: Annotated[str, Field(max_length=64)]
+    reason: Reason
+
+
+@router.post("/problems/causes/{cause}")
+def acknowledge_alike(call: WriterCall, cause: Cause, form: Annotated[CommonAcknowledgment, Form()]) -> Response:
+    """Acknowledge all problems of a cause, or none if they are not those that the person saw."""
+    with call.node.index.reading() as index:
+        alike = index.problems.alike(cause)
+    if _digest(alike) != form.seen:
+        raise ProblemsChanged
+    actions.acknowledge(call, alike, form.reason)
+    return RedirectResponse("/problems", SEE_OTHER)
+
+
+def _digest(problems: Sequence[SeriesProblem]) -> str:
+    return hashlib.sha256(json.dumps(problems).encode()).hexdigest()
 
 
 @router.get("/problems/acknowledged")
@@ -47,18 +103,14 @@ class Acknowledgment(ProblemOfSeries):
     """The form that acknowledges a problem; `problem` is what the person saw."""
 
     problem: Annotated[str, Field(max_length=64)]
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    reason: Reason
 
 
 @router.post("/problems/acknowledge")
 def acknowledge(call: WriterCall, form: Annotated[Acknowledgment, Form()]) -> Response:
     """Acknowledge the problem of a series; if the series has changed since, it stays in the list as it is now."""
-    actions.acknowledge(
-        call,
-        (form.study_instance_uid, form.series_instance_uid),
-        form.problem,
-        form.reason,
-    )
+    series = (form.study_instance_uid, form.series_instance_uid)
+    actions.acknowledge(call, [(series, form.problem)], form.reason)
     return RedirectResponse("/problems", SEE_OTHER)
 
 
@@ -91,10 +143,12 @@ def _problems(
     return _section(call, problem, counts, rows, number)
 
 
-def _section(call: Call, problem: str, counts: Mapping[str, int], rows: Sequence[Any], number: int) -> Response:
+def _section(
+    call: Call, problem: str, counts: Mapping[str, int], rows: Sequence[Any], number: int, **values: Any
+) -> Response:
     shown = rows_of_page(rows, number)
     call.audit.queried(f"problems: {problem}, page {number}", len(shown["rows"]))
-    return page(call, f"{problem}.html", problem=problem, counts=counts, **shown)
+    return page(call, f"{problem}.html", problem=problem, counts=counts, **shown, **values)
 
 
 def _counts(index: ReadIndex) -> dict[str, int]:
@@ -105,7 +159,10 @@ def _counts(index: ReadIndex) -> dict[str, int]:
 @router.get("/problems/conflicts")
 def conflicts(call: ReaderCall, number: PageNumber = 1) -> Response:
     """Identity conflicts that are not decided; those of one kind, study and sender share a row."""
-    return _problems(call, "conflicts", lambda index: index.conflicts.undecided, number)
+    response = _problems(call, "conflicts", lambda index: index.conflicts.undecided, number)
+    with call.node.index.reading() as index:
+        remember_seen(call.request, response, seen_problems(call.request)[0], index.conflicts.newest_undecided())
+    return response
 
 
 @router.get("/problems/conflicts/{conflict}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,6 +18,7 @@ from fastapi.responses import HTMLResponse
 from node.extensions.pages.assets import static_url
 from node.extensions.pages.filters import FILTERS
 from node.extensions.pages.status_chips import (
+    CAUSES,
     CONFLICT_REMEDIES,
     REMEDIES,
     event_chip,
@@ -79,12 +81,19 @@ def _environment() -> Environment:
     environment.filters.update(FILTERS)
     functions = (study_url, series_url, static_url, series_chip, study_chip, event_chip, here_chip, warning_chips)
     environment.globals.update({function.__name__: function for function in functions})
-    environment.globals.update(version=__version__, remedies=REMEDIES, conflict_remedies=CONFLICT_REMEDIES)
+    environment.globals.update(
+        version=__version__, remedies=REMEDIES, causes_in_words=CAUSES, conflict_remedies=CONFLICT_REMEDIES
+    )
     return environment
 
 
 THEME_COOKIE = "theme"
 """Set by a script of the pages, so that a page comes in the colours that were chosen; it says nothing else."""
+
+SEEN_COOKIE = "seen-problems"
+"""The last event and the last conflict that there were when the browser showed the problems."""
+
+_SEEN = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
 
 MIN_COMPRESSED_BYTES = 1000
 GZIP_LEVEL = 5
@@ -98,7 +107,7 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
     """Return a complete page for the account of a call."""
     request, node, account = call.request, call.node, call.account
     with node.index.reading(wait=False) as index:
-        badges = badge_counts(index)
+        badges = badge_counts(index, request)
         has_work = bool(index.work.page(None, 1)) or index.repository(ReadCreatedWorkitems).is_any_under_way()
     return _html(
         request,
@@ -160,9 +169,33 @@ def _html(request: Request, content: str, headers: Mapping[str, str] | None = No
     return HTMLResponse(gzip.compress(encoded, GZIP_LEVEL, mtime=0), headers={**own, "Content-Encoding": "gzip"})
 
 
-def badge_counts(index: ReadIndex) -> dict[str, int]:
-    """Return the numbers in the menu: series under way, and what a person has to settle."""
-    return {"open": index.series.count_open(), "wrong": index.problems.count() + index.conflicts.count_undecided()}
+def badge_counts(index: ReadIndex, request: Request) -> dict[str, int]:
+    """Return the numbers in the menu: series under way, and what a person has to settle.
+
+    ``new`` counts what turned up since this browser showed the list of problems, or of conflicts.
+    """
+    event, conflict = seen_problems(request)
+    wrong = index.problems.count() + index.conflicts.count_undecided()
+    new = wrong and index.problems.count_since(event) + (index.conflicts.newest_undecided() > conflict)
+    return {"open": index.series.count_open(), "wrong": wrong, "new": new}
+
+
+def seen_problems(request: Request) -> tuple[int, int]:
+    """Return the last event and the last conflict that there were when this browser showed the problems."""
+    found = _SEEN.fullmatch(request.cookies.get(SEEN_COOKIE, ""))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def remember_seen(request: Request, response: Response, event: int, conflict: int) -> None:
+    """Have the browser remember what it has shown, so that the badge of the menu rests."""
+    response.set_cookie(
+        SEEN_COOKIE,
+        f"{event}-{conflict}",
+        max_age=365 * 86400,
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
 
 
 def intake_of(node: Services) -> dict[str, Any]:

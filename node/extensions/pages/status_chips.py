@@ -164,6 +164,23 @@ REMEDIES: Mapping[str, str] = {
 }
 """Remedies by reason of a failure (docs/conversion.md)."""
 
+CAUSES: Mapping[str, str] = {
+    "acknowledged": "Instances were acknowledged and are not here",
+    "mpps": "The performed procedure step lists more",
+    "c-find": "The sender has more",
+    "geometry": "Slices are missing in space, or times lack slices",
+    "times": "Whole times are missing",
+    "headers": "The headers announce more",
+    "instance-numbers": "Instance Numbers are missing",
+    "spacing": "Distances between slices are not those stated",
+    "siblings": "Other series of the protocol say otherwise",
+    "protocol": "Series of this protocol usually have more",
+    "forced": "The longest wait ended",
+    "association": "The sender ended the association by an abort",
+    "quiet": "No more instances were received",
+}
+"""Causes of problems that are no reasons of failures: rules of verdicts (docs/lifecycle.md)."""
+
 CONFLICT_REMEDIES: Mapping[str, str] = {
     "instance-bytes": "Compare the versions. Accept makes the later one current, also if it is in another study.",
     "instance-versions": "Compare the versions; accept makes the later one current. New content needs a new UID.",

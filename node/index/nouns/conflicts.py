@@ -97,6 +97,10 @@ class ReadConflicts(PagedRepository):
         )
         return int(rows[0]["count"])
 
+    def newest_undecided(self) -> int:
+        """Return the id of the last conflict that is not decided, or 0."""
+        return int(self._rows("SELECT max(id) AS id FROM conflicts WHERE decision IS NULL")[0]["id"] or 0)
+
     def undecided(self, limit: int, skip: int = 0) -> list[Row]:
         """Return what is to be decided, newest first: one row for all conflicts of one kind, study and sender.
 

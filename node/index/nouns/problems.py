@@ -9,6 +9,8 @@ the series changes, the problem is open again.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
+from typing import get_args
 
 from sqlalchemy import Connection, Update, func, select, text, update
 from sqlalchemy.orm import join
@@ -18,11 +20,17 @@ from node.index.engine.views import certainty_of, problem_of
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import FailureRow, SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey
-from node.index.nouns.events import record_series_event
+from node.index.nouns.events import FinalKind, record_series_event
 from node.index.nouns.views import FailureViews
 
 PROBLEM = problem_of("series")
 """SQL of what an acknowledgment is about, as ``v_series`` has it."""
+
+SeriesProblem = tuple[SeriesKey, str]
+"""A series and its ``problem``."""
+
+MAX_ALIKE = 1000
+"""Problems of one cause that are decided at a time."""
 
 
 class ProblemRepository(IndexRepository):
@@ -30,35 +38,36 @@ class ProblemRepository(IndexRepository):
 
     @on_writer
     def acknowledge(
-        self, connection: Connection, key: SeriesKey, problem: str, reason: str, who: str, now: dt.datetime
-    ) -> bool:
-        """Record that a person has seen the problem of a series and leaves it as it is.
+        self, connection: Connection, problems: Sequence[SeriesProblem], reason: str, who: str, now: dt.datetime
+    ) -> list[SeriesProblem]:
+        """Record that a person has seen the problems of series and leaves them as they are, in one transaction.
 
         Parameters
         ----------
-        problem : str
-            The ``problem`` of the row that the person saw.
+        problems : Sequence[SeriesProblem]
+            The ``problem`` of each row that the person saw.
         reason : str
             Why nothing is to be done, in the words of the person.
 
         Returns
         -------
-        bool
-            False, and nothing is recorded, if the series is not there or has changed since.
+        list[SeriesProblem]
+            Those that were recorded: not those whose series is not there or has changed since.
         """
-        values = {
-            "acknowledged_problem": problem,
-            "acknowledged_reason": reason,
-            "acknowledged_by": who,
-            "acknowledged_at": now,
-        }
-        is_same = text(f"{PROBLEM} = :problem").bindparams(problem=problem)
-        changed = connection.execute(_change(key).where(is_same).values(values)).rowcount == 1
-        if changed:
-            record_series_event(
-                connection, "problem-acknowledged", key, now, f"by {who}"
-            )  # the reason may name a patient
-        return changed
+        done = []
+        for key, problem in problems:
+            values = {
+                "acknowledged_problem": problem,
+                "acknowledged_reason": reason,
+                "acknowledged_by": who,
+                "acknowledged_at": now,
+            }
+            is_same = text(f"{PROBLEM} = :problem").bindparams(problem=problem)
+            if connection.execute(_change(key).where(is_same).values(values)).rowcount == 1:
+                # Without the reason, which may name a patient.
+                record_series_event(connection, "problem-acknowledged", key, now, f"by {who}")
+                done.append((key, problem))
+        return done
 
     @on_writer
     def withdraw(self, connection: Connection, key: SeriesKey, who: str, now: dt.datetime) -> None:
@@ -89,6 +98,14 @@ _IDS = f"""
         WHERE f.reason <> 'not-an-image' AND f.reason NOT IN ({_BEYOND_MENDING})
         AND series.state NOT IN ('receiving', 'converting')
 """
+# A series that lacks slices has the failure "incomplete" beside its verdict, which says more.
+_CAUSE = f"""coalesce(
+    (SELECT min(f.reason) FROM failures f
+        WHERE f.series_id = series.id AND f.reason NOT IN ({_BEYOND_MENDING}, 'incomplete')),
+    CASE WHEN series.verdict IN ('suspect', 'incomplete') THEN series.verdict_rule END,
+    'incomplete')"""
+_TURNED_UP = ", ".join(f"'{kind}'" for kind in (*get_args(FinalKind), "series-confirmed", "problem-reopened"))
+"""Kinds of events with which a problem turns up."""
 _IS_OPEN = f"(series.acknowledged_problem IS NULL OR series.acknowledged_problem <> {PROBLEM})"
 
 
@@ -100,19 +117,54 @@ class ReadProblems(ReadRepository):
         rows = self._rows(f"SELECT count(*) AS count FROM series WHERE id IN ({_IDS}) AND {_IS_OPEN}")
         return int(rows[0]["count"])
 
-    def open(self, limit: int, skip: int = 0) -> list[Row]:
+    def count_since(self, event: int) -> int:
+        """Count those whose series has been converted, or judged again, after an event by its id."""
+        rows = self._rows(
+            f"""
+            SELECT count(*) AS count FROM series
+            WHERE id IN ({_IDS}) AND {_IS_OPEN} AND EXISTS (
+                SELECT 1 FROM events e
+                WHERE e.series_instance_uid = series.series_instance_uid AND e.id > :event AND e.kind IN ({_TURNED_UP})
+            )
+            """,
+            event=event,
+        )
+        return int(rows[0]["count"])
+
+    def causes(self) -> list[Row]:
+        """Return ``cause``, ``count`` and ``last_received_at`` of such series by their cause, the most frequent first.
+
+        A cause is the reason of a failure, or the rule of a verdict.
+        """
+        return self._rows(
+            f"SELECT {_CAUSE} AS cause, count(*) AS count, max(series.last_received_at) AS last_received_at "
+            f"FROM series WHERE id IN ({_IDS}) AND {_IS_OPEN} GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
+
+    def alike(self, cause: str) -> list[SeriesProblem]:
+        """Return at most `MAX_ALIKE` problems of a cause, the oldest first."""
+        rows = self._rows(
+            f"SELECT st.study_instance_uid, series.series_instance_uid, {PROBLEM} AS problem FROM series "
+            f"JOIN studies st ON st.id = series.study_id WHERE series.id IN ({_IDS}) AND {_IS_OPEN} "
+            f"AND {_CAUSE} = :cause ORDER BY series.last_received_at, series.id LIMIT {MAX_ALIKE}",
+            cause=cause,
+        )
+        return [((row["study_instance_uid"], row["series_instance_uid"]), row["problem"]) for row in rows]
+
+    def open(self, limit: int, skip: int = 0, cause: str | None = None) -> list[Row]:
         """Return the series with a problem that nobody has acknowledged, the last to receive an instance first.
 
         ``problem`` is what `ProblemRepository.acknowledge` takes; ``failures`` are ``reason``, ``stack`` and
-        ``detail`` of each stack without a volume.
+        ``detail`` of each stack without a volume. `cause`: only those of one.
         """
-        return self._listed(_IS_OPEN, "series.last_received_at DESC, series.id DESC", limit, skip)
+        condition = _IS_OPEN if cause is None else f"{_IS_OPEN} AND {_CAUSE} = :cause"
+        return self._listed(condition, "series.last_received_at DESC, series.id DESC", limit, skip, cause=cause)
 
     def acknowledged(self, limit: int, skip: int = 0) -> list[Row]:
         """Return the series with a problem that was acknowledged, the last acknowledgment first."""
         return self._listed(f"NOT {_IS_OPEN}", "series.acknowledged_at DESC NULLS LAST, series.id DESC", limit, skip)
 
-    def _listed(self, condition: str, order: str, limit: int, skip: int) -> list[Row]:
+    def _listed(self, condition: str, order: str, limit: int, skip: int, **values: object) -> list[Row]:
         rows = self._rows(
             f"""
             SELECT series.id, st.study_instance_uid, series.series_instance_uid, series.series_number,
@@ -125,6 +177,7 @@ class ReadProblems(ReadRepository):
             """,
             limit=limit,
             skip=skip,
+            **values,
         )
         return [{**row, "failures": self._failures(row["id"])} for row in rows]
 
