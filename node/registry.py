@@ -55,6 +55,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.derived:EXTENSION",
     "node.extensions.documents:EXTENSION",
     "node.extensions.identity:EXTENSION",
+    "node.extensions.labels:EXTENSION",
     "node.extensions.destinations:EXTENSION",
     "node.extensions.oidc:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",

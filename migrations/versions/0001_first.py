@@ -27,6 +27,7 @@ def upgrade() -> None:
     _procedure_steps()
     _work()
     _workitems()
+    _labels()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
 
 
@@ -644,4 +645,35 @@ def _workitems() -> None:
         sa.Column("ended_at", sa.DateTime()),
         sa.CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
         **NO_ID_TWICE,
+    )
+
+
+def _labels() -> None:
+    """What people say of studies and series, and the searches that they keep."""
+    op.create_table(
+        "labels",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("study_instance_uid", sa.String(64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(64), nullable=False),
+        sa.Column("label", sa.String(64), nullable=False, index=True),
+        sa.Column("given_by", sa.String(64), nullable=False),
+        sa.Column("given_at", sa.DateTime(), nullable=False),
+        sa.UniqueConstraint("study_instance_uid", "series_instance_uid", "label"),
+    )
+    op.create_table(
+        "comments",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("series_instance_uid", sa.String(64), nullable=False),
+        sa.Column("comment", sa.Text(), nullable=False),
+        sa.Column("written_by", sa.String(64), nullable=False),
+        sa.Column("written_at", sa.DateTime(), nullable=False),
+    )
+    op.create_table(
+        "kept_searches",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("account", sa.String(64), nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("conditions", sa.JSON(), nullable=False),
+        sa.UniqueConstraint("account", "name"),
     )

@@ -701,6 +701,45 @@ class WorkitemRow(Base):
     ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
+class LabelRow(Base):
+    """A word that people gave a study, or one of its series; see `node.index.nouns.labels`."""
+
+    __tablename__ = "labels"
+    __table_args__ = (UniqueConstraint("study_instance_uid", "series_instance_uid", "label"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the study has it
+    label: Mapped[str] = mapped_column(String(64), index=True)
+    given_by: Mapped[str] = mapped_column(String(64))
+    given_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class CommentRow(Base):
+    """What somebody wrote about a study, or about one of its series."""
+
+    __tablename__ = "comments"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: it is about the study
+    comment: Mapped[str] = mapped_column(Text)
+    written_by: Mapped[str] = mapped_column(String(64))
+    written_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class KeptSearchRow(Base):
+    """A search for studies that an account keeps under a name."""
+
+    __tablename__ = "kept_searches"
+    __table_args__ = (UniqueConstraint("account", "name"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    account: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(64))
+    conditions: Mapped[dict[str, Any]] = mapped_column(JSON)  # fields of the form that are set
+
+
 class AccountRow(Base):
     """An account for HTTP. Secrets are stored as hashes only: Argon2 of a password, SHA-256 of random tokens."""
 

@@ -46,6 +46,7 @@ FIELDS: dict[str, Field] = {
     "accession_number": Field("study", "text", "Accession Number (0008,0050)"),
     "referring_physician_name": Field("study", "text", "Referring Physician's Name (0008,0090)"),
     "study_series": Field("study", "number", "number of series in the study"),
+    "labels": Field("series", "text", "labels that people gave the series, or its study", several=True),
     "series_instance_uid": Field("series", "text", "Series Instance UID (0020,000E)"),
     "modality": Field("series", "text", "Modality (0008,0060)"),
     "series_number": Field("series", "number", "Series Number (0020,0011)"),

@@ -55,6 +55,10 @@ FILTERS: Mapping[str, dict[str, str | list[str]]] = {
     "receiving or converting": {"condition": "open"},
     "description": {"description": "series 29"},
     "description that is nowhere": {"description": "qqqq"},
+    "a common label": {"label": "checked"},
+    "a rare label": {"label": "phase 2"},
+    "a rare label, by name": {"label": "phase 2", "order": "name"},
+    "a label that is nowhere": {"label": "phase 3"},
     "a letter, by name": {"words": "a", "order": "name"},
     "a letter, a modality and a state": {"words": "a", "modalities": ["CT"], "condition": "verified"},
     **{
@@ -107,6 +111,13 @@ def fill(path: Path) -> None:
             INSERT INTO failures (series_id, revision, reason, detail, failed_at)
             SELECT id, 1, CASE state WHEN 'refused' THEN 'bad-geometry' ELSE 'not-an-image' END, 'x',
                 '2026-01-01 12:00:00.000000' FROM series WHERE state <> 'converted'
+            """
+        )
+        connection.execute(
+            """
+            INSERT INTO labels (study_instance_uid, series_instance_uid, label, given_by, given_at)
+            SELECT study_instance_uid, '', CASE id % 3 WHEN 0 THEN 'checked' ELSE 'phase 2' END, 'somebody',
+                '2026-01-01 12:00:00.000000' FROM studies WHERE id % 3 = 0 OR id % 5000 = 1
             """
         )
 

@@ -45,6 +45,15 @@ NOT_READ = (
             "/problems/trash/{number}",
             "/problems/acknowledge",
             "/problems/causes/{cause}",
+            "/studies/{study_instance_uid}/labels",
+            "/studies/{study_instance_uid}/series/{series_instance_uid}/labels",
+            "/selected/labels",
+            "/studies/{study_instance_uid}/comments",
+            "/studies/{study_instance_uid}/series/{series_instance_uid}/comments",
+            "/api/v1/studies/{study_instance_uid}/comments",
+            "/comments/{comment}/remove",
+            "/searches",
+            "/searches/remove",
             "/problems/withdraw",
             "/status/peers/{name}/echo",
             "/studies/{study_instance_uid}/delete",
@@ -92,6 +101,11 @@ NOT_READ = (
         ("PUT", "/dicom-web/workitems/{workitem}/state"),
         ("PUT", "/api/v1/jobs/{job}/files/{file}"),
         ("DELETE", "/api/v1/worklist/{entry}"),
+        ("PUT", "/api/v1/studies/{study_instance_uid}/labels"),
+        ("PUT", "/api/v1/studies/{study_instance_uid}/series/{series_instance_uid}/labels"),
+        ("DELETE", "/api/v1/comments/{comment}"),
+        ("PUT", "/api/v1/searches/{name}"),
+        ("DELETE", "/api/v1/searches/{name}"),
     }
 )
 """Routes that change something, which is recorded as a change, or that need a selection or a peer
@@ -144,6 +158,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "job": client.get("/api/v1/work?kind=job").json()["items"][0]["key"],
         "work": client.get("/api/v1/work?kind=retrieval").json()["items"][0]["id"], "retrieval": 1, "peer": "pacs",
         "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],
+        "comment": client.post(f"/api/v1/studies/{STUDY}/comments", json={"comment": "a word"}).json()["id"],
     }  # fmt: skip
     silent, told = set(), set()
     for path, route in every_route(walked.server._app.routes):

@@ -10,6 +10,8 @@ from fastapi import APIRouter, Depends, Response
 
 from node.conversion.volume_files import by_path
 from node.dicom.dump import Dump, dump
+from node.extensions.labels.marks import Target
+from node.extensions.labels.shown import marks_of
 from node.extensions.pages.files import files_of
 from node.extensions.pages.filters import listed
 from node.extensions.pages.rendering import fragment, page, study_links
@@ -84,6 +86,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
             exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),
             events=index.events.of_series(*key, SHOWN_EVENTS),
             viewers=study_links(call.node, study_instance_uid),
+            marks=marks_of(call, index, Target(*key)),
             digest="",
             shown_rows=SHOWN_ROWS,
         )

@@ -12,6 +12,8 @@ from typing import Annotated, Any, cast, get_args
 from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from node.extensions.labels.marks import ReadMarks, Target
+from node.extensions.labels.shown import list_marks, marks_of
 from node.extensions.pages.many_series import MANY, SeriesSearch, listed
 from node.extensions.pages.rendering import fragment, page, series_url, study_links
 from node.extensions.pages.status_chips import study_chip
@@ -81,6 +83,7 @@ class StudySearch(BaseModel):
     words: Annotated[str, Field(max_length=200)] = ""
     description: Annotated[str, Field(max_length=64)] = ""
     modalities: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=MAX_MODALITIES)] = []
+    label: Annotated[str, Field(max_length=64)] = ""
     first_date: str = ""
     last_date: str = ""
     condition: str = ""
@@ -99,6 +102,7 @@ class StudySearch(BaseModel):
             _date(self.last_date),
             cast(StudyCondition, self.condition) if known else None,
             modalities=tuple(self.modalities),
+            label=self.label,
         )
 
     @property
@@ -151,6 +155,7 @@ def _page(call: Call, search: StudySearch) -> Response:
             conditions=CONDITIONS,
             headings=HEADINGS,
             columns=CHOSEN_COLUMNS,
+            **list_marks(call, index),
         )
 
 
@@ -236,7 +241,9 @@ def study(call: ReaderCall, study_instance_uid: str) -> Response:
         total = sum(card["bytes"] for card in cards)
         viewers = study_links(call.node, study_instance_uid)
         many = listed(cards, SeriesSearch()) if len(cards) > MANY else {}
-        return page(call, "study.html", study=row, cards=cards, bytes=total, viewers=viewers, digest="", **many)
+        marks = marks_of(call, index, Target(study_instance_uid))
+        values = {"study": row, "cards": cards, "bytes": total, "viewers": viewers, "marks": marks, "digest": ""}
+        return page(call, "study.html", **values, **many)
 
 
 @router.post("/studies/{study_instance_uid}/series-list")
@@ -298,9 +305,11 @@ def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
     bytes_of = index.instances.bytes_by_series(study_instance_uid)
     files_of = _by_series(index.volumes.current(study_instance_uid))
     failures_of = _by_series(index.failures.of_study(study_instance_uid))
+    labels_of = index.repository(ReadMarks).labels_of_series(study_instance_uid)
     return [
         {
             **row,
+            "labels": labels_of.get(row["series_instance_uid"], ()),
             "bytes": bytes_of.get(row["series_instance_uid"], 0),
             "volumes": _one_for_each_stack(files_of[row["series_instance_uid"]], "volume"),
             "thumbnails": _one_for_each_stack(files_of[row["series_instance_uid"]], "thumbnail"),

@@ -186,6 +186,20 @@ def views(dialect: Dialect) -> dict[str, str]:
             SELECT sop_instance_uid, study_instance_uid, series_instance_uid, sha256, source, calling_ae_title, peer,
                    received_at, noticed_at
             FROM lost_instances""",
+        "v_labels": """
+            SELECT l.study_instance_uid, nullif(l.series_instance_uid, '') AS series_instance_uid, l.label, l.given_by,
+                   l.given_at
+            FROM labels l JOIN studies st ON st.study_instance_uid = l.study_instance_uid
+            WHERE l.series_instance_uid = '' OR EXISTS (
+                SELECT 1 FROM series se
+                WHERE se.study_id = st.id AND se.series_instance_uid = l.series_instance_uid)""",
+        "v_comments": """
+            SELECT c.id, c.study_instance_uid, nullif(c.series_instance_uid, '') AS series_instance_uid, c.comment,
+                   c.written_by, c.written_at
+            FROM comments c JOIN studies st ON st.study_instance_uid = c.study_instance_uid
+            WHERE c.series_instance_uid = '' OR EXISTS (
+                SELECT 1 FROM series se
+                WHERE se.study_id = st.id AND se.series_instance_uid = c.series_instance_uid)""",
         "v_deletions": """
             SELECT level, uid, reason, ordered_at, finished_at,
                    CASE WHEN content IS NOT NULL THEN trash_until END AS trash_until, restored_at

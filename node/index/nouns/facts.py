@@ -32,7 +32,17 @@ from sqlalchemy.orm import aliased, join
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import Days, JsonEach, JsonGroupDistinct, JsonNumber, looked_up_in
 from node.index.engine.views import certainty_of, years_of
-from node.index.models import ConversionRow, FailureRow, ImageRow, PatientRow, SeriesRow, StudyRow, Utc, VolumeRow
+from node.index.models import (
+    ConversionRow,
+    FailureRow,
+    ImageRow,
+    LabelRow,
+    PatientRow,
+    SeriesRow,
+    StudyRow,
+    Utc,
+    VolumeRow,
+)
 from node.index.nouns.converted import SeriesKey
 from node.selector import Facts, Selector
 
@@ -90,6 +100,12 @@ COLUMNS: Mapping[str, Any] = {
     **{name: getattr(PatientRow, name) for name in _PATIENT},
     "patient_age": literal_column(years_of("studies.patient_age"), Float),
     **{name: getattr(StudyRow, name) for name in _STUDY},
+    "labels": select(JsonGroupDistinct(LabelRow.label))
+    .where(
+        LabelRow.study_instance_uid == StudyRow.study_instance_uid,
+        LabelRow.series_instance_uid.in_(("", SeriesRow.series_instance_uid)),
+    )
+    .scalar_subquery(),
     "study_series": select(func.count(_OF_STUDY.id)).where(_OF_STUDY.study_id == StudyRow.id).scalar_subquery(),
     **{name: getattr(SeriesRow, name) for name in _SERIES},
     "body_part": SeriesRow.body_part_examined,

@@ -38,6 +38,7 @@ from node.index.models import (
     OPEN_STATES,
     ConversionRow,
     ImageRow,
+    LabelRow,
     PatientRow,
     SeriesRow,
     StudyRow,
@@ -163,6 +164,9 @@ COMMON_STUDIES = SAMPLE_STUDIES // 10
 MAX_DESCRIPTIONS = 2000
 """Different descriptions of series that are looked up one by one; if there are more, all series are compared."""
 
+FEW_STUDIES = 1000
+"""Studies that are looked up one by one and sorted."""
+
 COMMON_DESCRIPTIONS = 0.1
 """A text in such a share of the different descriptions is common."""
 
@@ -189,6 +193,8 @@ class StudyFilter:
         First and last Study Date, both inclusive.
     study_instance_uid, patient_id, accession_number : str or None
         Exact values.
+    label : str
+        Label of the study or of at least one series.
     """
 
     words: str = ""
@@ -201,6 +207,7 @@ class StudyFilter:
     patient_id: str | None = None
     accession_number: str | None = None
     modalities: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +251,8 @@ class ListedStudy:
         Number of series that are incomplete or suspect.
     certainties : mapping of str to int
         Number of converted series of each certainty, and of others that are incomplete or suspect.
+    labels : tuple of str
+        Labels of the study.
     """
 
     cursor: StudyCursor
@@ -265,6 +274,7 @@ class ListedStudy:
     incomplete: int = 0
     certainties: Mapping[Certainty, int] = field(default_factory=dict)
     last_received_at: dt.datetime | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def study_date(self) -> dt.date | None:
@@ -300,7 +310,8 @@ class ReadStudies(ReadRepository, StudyViews):
         is_by_patient = order in ("name", "patient-id")
         query = select(StudyRow.id).where(*self._conditions(wanted), *has_words).limit(limit)
         if is_by_patient or is_compared or wanted.patient_id is not None:
-            of_patient = _STUDIES_OF_PATIENTS if is_by_patient else _SAME_PATIENT
+            is_sorted = is_by_patient and self._few_with(wanted.label) is None
+            of_patient = _STUDIES_OF_PATIENTS if is_sorted else _SAME_PATIENT
             query = query.select_from(join(PatientRow, StudyRow, of_patient))
         is_descending = (order in ("received", "date")) != reverse
         return read_ids(self._connection, _ordered(query, order, after, is_descending=is_descending))
@@ -391,6 +402,10 @@ class ReadStudies(ReadRepository, StudyViews):
             conditions.append(StudyRow.study_date >= wanted.first_date)
         if wanted.last_date is not None:
             conditions.append(StudyRow.study_date <= wanted.last_date)
+        if wanted.label:
+            few, of_study = self._few_with(wanted.label), LabelRow.study_instance_uid == StudyRow.study_instance_uid
+            having = select(LabelRow.id).where(of_study, LabelRow.label == wanted.label).exists()
+            conditions.append(having if few is None else listed_in(StudyRow.id, few))
         if wanted.condition is not None:
             conditions.append(_in_condition(wanted.condition))
         exact = (
@@ -399,6 +414,14 @@ class ReadStudies(ReadRepository, StudyViews):
             (StudyRow.accession_number, wanted.accession_number),
         )
         return conditions + [column == value for column, value in exact if value is not None]
+
+    def _few_with(self, label: str) -> list[int] | None:
+        """Return the studies with a label if they are few; None: it is quicker to ask each study that is listed."""
+        if not label:
+            return None
+        query = select(StudyRow.id).join(LabelRow, LabelRow.study_instance_uid == StudyRow.study_instance_uid)
+        found = list(self._connection.scalars(query.where(LabelRow.label == label).distinct().limit(FEW_STUDIES + 1)))
+        return found if len(found) <= FEW_STUDIES else None
 
     def _has_series_with_description(self, part: str) -> ColumnElement[bool]:
         """Return that a text is part of the description of a series: most series share theirs with many others."""
@@ -562,8 +585,14 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
     series: dict[int, list[Any]] = {study_id: [] for study_id in study_ids}
     for row in connection.execute(query.where(listed_in(SeriesRow.study_id, study_ids))).all():
         series[row.study_id].append(row)
+    labels: dict[int, list[str]] = {study_id: [] for study_id in study_ids}
+    of_study = and_(LabelRow.study_instance_uid == StudyRow.study_instance_uid, LabelRow.series_instance_uid == "")
+    given = select(StudyRow.id, LabelRow.label).join(LabelRow, of_study).where(listed_in(StudyRow.id, study_ids))
+    for study_id, label in connection.execute(given):
+        labels[study_id].append(label)
     return {
         study_id: {
+            "labels": tuple(sorted(labels[study_id])),
             "series": len(rows),
             "instances": sum(row.instances for row in rows),
             "modalities": tuple(sorted({row.modality for row in rows if row.modality})),

@@ -21,6 +21,7 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import STORE, ConflictRow, ImageRow, PatientRow, StudyRow, TombstoneRow, TrashRow, Utc
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_host_removals, owe_trashed
+from node.index.nouns.labels import forget_labels
 from node.index.nouns.records import Deletion
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
@@ -116,11 +117,13 @@ class TrashRepository(IndexRepository):
     @on_writer
     def empty(self, connection: Connection, number: int, now: dt.datetime) -> Deletion:
         """Order the removal of the files of a deletion. Raises NotInTrash."""
+        study = _entry(connection, number)["study_instance_uid"]
         taken = update(TombstoneRow).where(TombstoneRow.id == number, _IN_TRASH)
         gone = taken.values(content=None, finished_at=None).returning(TombstoneRow)
         row = connection.execute(gone).first()
         if row is None:
             raise NotInTrash
+        forget_labels(connection, study)
         owe_trashed(connection, number, now)
         keys = connection.scalars(delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow.key)).all()
         paths = sorted({*row.paths, *keys})

@@ -92,6 +92,7 @@ class StudyResource(DescribedStudy):
     incomplete: int
     certainties: dict[Certainty, int]
     last_received_at: Moment | None
+    labels: list[str]
 
 
 class CompletenessResource(ResourceOfSeries):

@@ -100,6 +100,7 @@ def list_studies(
             "is; no-gap-seen: complete, but no count was announced for one of them"
         ),
     ] = None,
+    label: Annotated[str, Query(max_length=64, description="label of the study or of a series")] = "",
     order: Annotated[
         Literal["received", "date"], Query(description="newest by time of reception, or by Study Date")
     ] = "received",
@@ -114,6 +115,7 @@ def list_studies(
         condition,
         patient_id=patient_id,
         accession_number=accession_number,
+        label=label,
     )
     position = parse_cursor(page.after)
     with page.call.node.index.searching() as index:

@@ -180,6 +180,11 @@
     form.remove();
   });
 
+  // A search is kept with all that the filters say.
+  byId("kept")?.addEventListener("formdata", (event) => {
+    for (const [name, value] of new FormData(filters)) event.formData.append(name, value);
+  });
+
   if (kept.size) {
     for (const one of fields) {
       if (one.type === "checkbox") one.checked = kept.getAll(one.name).includes(one.value);

@@ -1,0 +1,52 @@
+"""``voxelnode label list|add|remove``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, Columns, Listing, listing
+
+app = Commands(help="Give labels to studies and series, and take them away.", no_args_is_help=True)
+
+LABELS: Columns = {"label": "label", "studies": "studies", "series": "series"}
+
+Label = Annotated[str, typer.Argument(metavar="LABEL", help="At most 64 characters, without a comma.")]
+Studies = Annotated[list[str], typer.Argument(metavar="STUDY", help="Study Instance UIDs.")]
+Series = Annotated[
+    list[str], typer.Option("--series", metavar="UID", help="These series of the study, rather than the study itself.")
+]
+
+
+@app.command("list")
+def list_(root: Root) -> Listing:
+    """List the labels in use."""
+    from node.extensions.labels.marks import ReadMarks
+
+    with root.reading() as index:
+        rows = index.repository(ReadMarks).known()
+    return listing(f"{len(rows)} labels", LABELS, rows)
+
+
+@app.command()
+def add(label: Label, studies: Studies, series: Series = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
+    """Give a label to studies, or to series of one study."""
+    return _change(root, "add", label, studies, series)
+
+
+@app.command()
+def remove(label: Label, studies: Studies, series: Series = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
+    """Take a label from studies, or from series of one study."""
+    return _change(root, "remove", label, studies, series)
+
+
+def _change(root: ChangedRoot, how: str, label: str, studies: list[str], series: list[str]) -> Answer:
+    if series and len(studies) > 1:
+        raise typer.BadParameter("--series is of one study: name that study alone.")
+    targets = [[studies[0], uid] for uid in series] if series else [[uid, ""] for uid in studies]
+    done = root.order("change-labels", targets=targets, **{how: [label]})
+    what = "series" if series else "studies"
+    said = "given to" if how == "add" else "taken from"
+    return Answer({"label": label, **done}, f"{label!r} {said} {done['changed']} of {len(targets)} {what}")

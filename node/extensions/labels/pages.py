@@ -1,0 +1,99 @@
+"""Forms of the pages: give and take labels, write and remove comments, keep and forget searches."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Path, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, StringConstraints
+
+from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARACTERS, ReadMarks
+from node.extensions.labels.searches import MAX_NAME_CHARACTERS, SearchRepository
+from node.extensions.pages.actions import SERIES, STUDY, SelectedStudies, Wanted
+from node.extensions.pages.rendering import SEE_OTHER, series_url, study_url
+from node.extensions.pages.studies import StudySearch
+from node.index.nouns.accounts import Role
+from node.web.access import Call, ReaderCall, WriterCall
+from node.web.api.models import MAX_ID
+from node.web.errors import ResourceNotFound
+
+router = APIRouter(include_in_schema=False)
+
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LABEL_CHARACTERS)]
+SearchName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARACTERS)]
+CommentNumber = Annotated[int, Path(ge=1, le=MAX_ID)]
+
+
+class ChangedLabel(BaseModel):
+    """A label that is given, or taken away."""
+
+    label: Label
+    remove: bool = False
+
+
+class LabelOfSelected(SelectedStudies, ChangedLabel):
+    """The studies that are selected, and a label."""
+
+
+class KeptStudySearch(StudySearch):
+    """The fields of the search form, and a name under which they are kept."""
+
+    name: SearchName
+
+
+@router.post(f"{STUDY}/labels")
+@router.post(f"{SERIES}/labels")
+def change_label(call: WriterCall, wanted: Wanted, form: Annotated[ChangedLabel, Form()]) -> Response:
+    """Give a label to a study or a series, or take it away."""
+    _change(call, [[wanted.study, wanted.series or ""]], form)
+    return RedirectResponse(wanted.url, SEE_OTHER)
+
+
+@router.post("/selected/labels")
+def change_label_of_selected(call: WriterCall, form: Annotated[LabelOfSelected, Form()]) -> Response:
+    """Give a label to the selected studies, or take it away."""
+    _change(call, [[uid, ""] for uid in form.uids], form)
+    return RedirectResponse("/", SEE_OTHER)
+
+
+def _change(call: Call, targets: list[list[str]], form: ChangedLabel) -> None:
+    call.act("change-labels", targets=targets, **{"remove" if form.remove else "add": [form.label]})
+
+
+@router.post(f"{STUDY}/comments")
+@router.post(f"{SERIES}/comments")
+def write_comment(
+    call: WriterCall, wanted: Wanted, comment: Annotated[str, Form(min_length=1, max_length=MAX_COMMENT_CHARACTERS)]
+) -> Response:
+    """Write a comment on a study or a series."""
+    call.act("comment", study=wanted.study, series=wanted.series or "", comment=comment)
+    return RedirectResponse(wanted.url, SEE_OTHER)
+
+
+@router.post("/comments/{comment}/remove")
+def remove_comment(call: WriterCall, comment: CommentNumber) -> Response:
+    """Remove a comment of one's own; administrators remove any."""
+    with call.node.index.reading() as index:
+        row = index.repository(ReadMarks).comment(comment)
+    if row is None:
+        raise ResourceNotFound("comment")
+    call.act("remove-comment", number=comment, any_account=call.account.role == Role.ADMIN)
+    study, series = row["study_instance_uid"], row["series_instance_uid"]
+    return RedirectResponse(series_url(study, series) if series else study_url(study), SEE_OTHER)
+
+
+@router.post("/searches")
+def keep_search(call: ReaderCall, search: Annotated[KeptStudySearch, Form()]) -> Response:
+    """Keep a search under a name, and return to what it finds."""
+    conditions = search.model_dump(exclude={"name", "after"}, exclude_defaults=True)
+    call.node.index.repository(SearchRepository).keep(call.account.name, search.name, conditions)
+    return RedirectResponse(f"/#{urlencode(conditions, doseq=True)}", SEE_OTHER)
+
+
+@router.post("/searches/remove")
+def forget_search(call: ReaderCall, name: Annotated[SearchName, Form()]) -> Response:
+    """Forget a search."""
+    call.node.index.repository(SearchRepository).remove(call.account.name, name)
+    return RedirectResponse("/", SEE_OTHER)

@@ -1,0 +1,262 @@
+"""REST: labels and comments of studies and series, and the searches that the caller keeps."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import Path, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABELS, ReadMarks, Target
+from node.extensions.labels.searches import MAX_NAME_CHARACTERS, ReadSearches, SearchRepository
+from node.index.database.reading import ReadIndex
+from node.index.nouns.accounts import Role
+from node.index.nouns.studies import StudyCondition
+from node.web.access import Call, ReaderCall, WriterCall
+from node.web.api.changes import Change, tagged
+from node.web.api.models import Moment, Resource, RowId
+from node.web.api.resources import RequestedSeries, StudyUid
+from node.web.api.routing import OF_CHANGES, api_router, problems, single
+from node.web.audit_trail import of_study
+from node.web.errors import ResourceNotFound
+
+router = api_router("labels")
+
+STUDY = "/studies/{study_instance_uid}"
+SERIES = f"{STUDY}/series/{{series_instance_uid}}"
+
+
+class LabelResource(Resource):
+    """A label, and how many studies and series have it."""
+
+    label: str
+    studies: int
+    series: int
+
+
+class LabelsInUse(Resource):
+    """All labels."""
+
+    items: list[LabelResource]
+
+
+class Labels(Resource):
+    """The labels of a study or a series."""
+
+    labels: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=MAX_LABELS)]
+
+
+class CommentResource(Resource):
+    """A comment on a study, or on a series of it."""
+
+    id: RowId
+    study_instance_uid: str
+    series_instance_uid: str | None
+    comment: str
+    written_by: str
+    written_at: Moment
+
+
+class Comments(Resource):
+    """Comments, newest first."""
+
+    items: list[CommentResource]
+
+
+class NewComment(BaseModel):
+    """A comment to write."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    comment: Annotated[str, Field(min_length=1, max_length=MAX_COMMENT_CHARACTERS)]
+    series_instance_uid: Annotated[str, Field(max_length=64)] = ""
+
+
+class WrittenComment(Resource):
+    """The number of a comment."""
+
+    id: RowId
+
+
+class RemovedComment(Resource):
+    """The number that a comment had."""
+
+    removed: RowId
+
+
+class SearchConditions(Resource):
+    """What a kept search looks for, as the list of studies has it."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+    words: Annotated[str, Field(max_length=200)] = ""
+    description: Annotated[str, Field(max_length=64)] = ""
+    modalities: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=32, default_factory=list)]
+    first_date: dt.date | None = None
+    last_date: dt.date | None = None
+    condition: StudyCondition | None = None
+    label: Annotated[str, Field(max_length=64)] = ""
+
+
+class KeptSearches(Resource):
+    """The searches that the caller keeps, by name."""
+
+    searches: dict[str, dict[str, Any]]
+
+
+class KeptSearch(Resource):
+    """A search that the caller keeps."""
+
+    name: str
+    conditions: dict[str, Any]
+
+
+class RemovedSearch(Resource):
+    """The name that a search had."""
+
+    removed: str
+
+
+CommentNumber = Annotated[RowId, Path(description="number of the comment")]
+SearchName = Annotated[str, Path(min_length=1, max_length=MAX_NAME_CHARACTERS, description="name of the search")]
+
+
+@router.get("/labels")
+def list_labels(call: ReaderCall) -> LabelsInUse:
+    """The labels in use."""
+    with call.node.index.searching() as index:
+        rows = index.repository(ReadMarks).known()
+    call.audit.queried("labels", len(rows))
+    return LabelsInUse(items=[LabelResource.of(row) for row in rows])
+
+
+@router.get(f"{STUDY}/labels", responses=single())
+def show_labels(call: ReaderCall, response: Response, study_instance_uid: StudyUid) -> Labels:
+    """The labels of a study, without those of its series."""
+    return tagged(response, _labels(call, Target(study_instance_uid)))
+
+
+@router.put(f"{STUDY}/labels", responses=problems(*OF_CHANGES))
+def set_labels(call: WriterCall, change: Change, study_instance_uid: StudyUid, labels: Labels) -> Labels:
+    """Give a study these labels, and no others."""
+    return _set(call, change, Target(study_instance_uid), labels.labels)
+
+
+@router.get(f"{SERIES}/labels", responses=single())
+def show_labels_of_series(call: ReaderCall, response: Response, key: RequestedSeries) -> Labels:
+    """The labels of a series, without those of its study."""
+    return tagged(response, _labels(call, Target(*key)))
+
+
+@router.put(f"{SERIES}/labels", responses=problems(*OF_CHANGES))
+def set_labels_of_series(call: WriterCall, change: Change, key: RequestedSeries, labels: Labels) -> Labels:
+    """Give a series these labels, and no others."""
+    return _set(call, change, Target(*key), labels.labels)
+
+
+@router.get(f"{STUDY}/comments", responses=single())
+def list_comments(call: ReaderCall, study_instance_uid: StudyUid) -> Comments:
+    """The comments on a study and on its series."""
+    with call.node.index.reading() as index:
+        _require(index, target := Target(study_instance_uid))
+        rows = index.repository(ReadMarks).comments(target)
+        call.audit.accessed([of_study(study_instance_uid, index.studies.patient_id(study_instance_uid))])
+    return Comments(items=[CommentResource.of(row) for row in rows])
+
+
+@router.post(f"{STUDY}/comments", status_code=201, responses=problems(*OF_CHANGES))
+def write_comment(
+    call: WriterCall, change: Change, study_instance_uid: StudyUid, written: NewComment
+) -> WrittenComment:
+    """Write a comment on a study, or on one of its series."""
+    target = Target(study_instance_uid, written.series_instance_uid)
+    return change.make(
+        WrittenComment,
+        lambda index: _labels_in(index, target),
+        lambda _: call.act("comment", study=target.study, series=target.series, comment=written.comment),
+    )
+
+
+@router.delete("/comments/{comment}", responses=problems(*OF_CHANGES))
+def remove_comment(call: WriterCall, change: Change, comment: CommentNumber) -> RemovedComment:
+    """Remove a comment of one's own; administrators remove any."""
+
+    def current(index: ReadIndex) -> CommentResource:
+        row = index.repository(ReadMarks).comment(comment)
+        if row is None:
+            raise ResourceNotFound("comment")
+        return CommentResource.of(row)
+
+    is_admin = call.account.role == Role.ADMIN
+    return change.make(
+        RemovedComment, current, lambda _: call.act("remove-comment", number=comment, any_account=is_admin)
+    )
+
+
+@router.get("/searches")
+def list_searches(call: ReaderCall) -> KeptSearches:
+    """The searches that the caller keeps."""
+    with call.node.index.reading() as index:
+        kept = index.repository(ReadSearches).of_account(call.account.name)
+    call.audit.queried("kept searches", len(kept))
+    return KeptSearches(searches=kept)
+
+
+@router.put("/searches/{name}", responses=problems(*OF_CHANGES))
+def keep_search(call: ReaderCall, change: Change, name: SearchName, conditions: SearchConditions) -> KeptSearch:
+    """Keep a search for studies under a name, in place of the one that had it."""
+    searches, account = call.node.index.repository(SearchRepository), call.account.name
+    fields = conditions.model_dump(mode="json", exclude_defaults=True)
+    return change.make(
+        KeptSearch,
+        lambda index: _search(index, account, name),
+        lambda _: KeptSearch(name=searches.keep(account, name, fields), conditions=fields),
+    )
+
+
+@router.delete("/searches/{name}", responses=problems(*OF_CHANGES))
+def remove_search(call: ReaderCall, change: Change, name: SearchName) -> RemovedSearch:
+    """Forget a search that the caller keeps."""
+    searches, account = call.node.index.repository(SearchRepository), call.account.name
+
+    def act(_: object) -> RemovedSearch:
+        searches.remove(account, name)
+        return RemovedSearch(removed=name)
+
+    return change.make(RemovedSearch, lambda index: _search(index, account, name), act)
+
+
+def _search(index: ReadIndex, account: str, name: str) -> KeptSearch:
+    kept = index.repository(ReadSearches).of_account(account)
+    if name not in kept:
+        raise ResourceNotFound("search")
+    return KeptSearch(name=name, conditions=kept[name])
+
+
+def _labels(call: Call, target: Target) -> Labels:
+    with call.node.index.reading() as index:
+        found = _labels_in(index, target)
+        call.audit.accessed([of_study(target.study, index.studies.patient_id(target.study))])
+    return found
+
+
+def _labels_in(index: ReadIndex, target: Target) -> Labels:
+    _require(index, target)
+    return Labels(labels=index.repository(ReadMarks).labels(target))
+
+
+def _require(index: ReadIndex, target: Target) -> None:
+    if target.series and index.series.row(*target) is None:
+        raise ResourceNotFound("series")
+    if index.studies.row(target.study) is None:
+        raise ResourceNotFound("study")
+
+
+def _set(call: Call, change: Change, target: Target, labels: Sequence[str]) -> Labels:
+    return change.make(
+        Labels,
+        lambda index: _labels_in(index, target),
+        lambda _: call.act("set-labels", study=target.study, series=target.series, labels=list(labels)),
+    )
