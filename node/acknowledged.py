@@ -8,7 +8,8 @@ segment is sealed: its last frame has the SHA-256 of what is before it. The firs
 its first entry, so that a segment that is gone or damaged leaves the numbers of the others as they are.
 
 The journal keeps an instance until its entry is durable here. A frame that a crash tore ends the ledger and is cut off
-by the next append; its entries come again from the journal. An instance may therefore have several entries.
+by the next append; its entries come again from the journal. An instance may therefore have several entries. If the
+journal has nothing to append, no crash tore the end: it is damaged, and stays as it is, with another segment behind it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ SEGMENT_ENTRIES = 65_536
 """Entries of a full segment, about 4 MB."""
 
 VERSION = 1
+
+MAX_BEGIN_BYTES = 512
+"""A segment without a whole frame that is larger than its first one is damaged rather than torn."""
 
 _HEAD = struct.Struct(">2sII")  # kind, bytes of the body, CRC-32 of kind and body
 _BEGIN, _NAMES, _SETTLED, _SEAL, _MENDED = b"VB", b"VA", b"VS", b"VE", b"VM"
@@ -92,13 +96,17 @@ Settlements = Mapping[tuple[str, str], Settlement]
 
 @dataclass(slots=True)
 class Segment:
-    """What was read of a segment: `whole` is the end of its last whole frame; `problem` says what is wrong before."""
+    """What was read of a segment: `whole` is the end of its last whole frame; `problem` says what is wrong before.
+
+    `torn`: bytes behind it that are no whole frame, unless they begin as one that names no instances.
+    """
 
     path: Path
     identity: str = ""
     first: int = 0
     entries: int = 0
     whole: int = 0
+    torn: int = 0
     is_sealed: bool = False
     problem: str | None = None
 
@@ -145,10 +153,24 @@ class Ledger:
         """
         self._append(_SETTLED, _json([level, list(uids), before, ordered_at and ordered_at.isoformat()]), 0)
 
+    def keep_torn(self) -> bool:
+        """Keep a torn end that no crash explains, and go on in another segment; return whether there is one.
+
+        For a start, once the journal has nothing left that was to be appended. `problems` tells of it from now on.
+
+        Raises OSError if the disk is full or fails.
+        """
+        with self._lock:
+            tail = self._found_tail()
+            if tail is None or not tail.torn or tail.is_sealed:
+                return False
+            self._tail = self._begun(tail)
+            return True
+
     def _append(self, kind: bytes, body: bytes, entries: int) -> None:
         with self._lock:
             tail = self._found_tail()
-            if tail is None or tail.is_sealed:
+            if tail is None or tail.is_sealed or not tail.whole:
                 tail = self._tail = self._begun(tail)
             self._write(tail, kind, body)
             tail.entries += entries
@@ -163,7 +185,10 @@ class Ledger:
         paths = segments(self._folder) if self._tail is None else []
         while paths and self._tail is None:
             tail = read_segment(paths[-1], lambda kind, body: None)
-            if tail.whole:
+            if tail.whole or tail.torn > MAX_BEGIN_BYTES:
+                if not tail.whole and len(paths) > 1:
+                    before = read_segment(paths[-2], lambda kind, body: None)
+                    tail.identity, tail.first = before.identity, before.first + before.entries
                 tail.identity = tail.identity or uuid.uuid4().hex  # its first frame is damaged: where it is is unknown
                 self._tail = tail
             else:
@@ -177,6 +202,9 @@ class Ledger:
         segment = Segment(self._folder / f"{number:08d}.ledger")
         segment.identity = before.identity if before is not None else uuid.uuid4().hex
         segment.first = before.first + before.entries if before is not None else 0
+        if before is not None and before.torn:  # how many entries are lost is unknown: no new one is settled already
+            settled = settlements(self._folder.parent).values()
+            segment.first = max(segment.first, *(settlement.before for settlement in settled), 0)
         self._write(segment, _BEGIN, _json([VERSION, segment.identity, segment.first]))
         sync_folder(self._folder)
         reached("ledger-begun")
@@ -195,7 +223,7 @@ class Ledger:
             os.fdatasync(file)
         finally:
             os.close(file)
-        segment.whole += len(frame)
+        segment.whole, segment.torn = segment.whole + len(frame), 0
         reached("ledger-synced")
 
 
@@ -274,7 +302,8 @@ def _problems(paths: Sequence[Path], mended: set[str]) -> Iterator[tuple[Path, s
     for path in paths:
         found = read_segment(path, take)
         if found.problem is None and path != paths[-1] and not found.is_sealed:
-            found.problem = "it has no seal, although another segment is behind it"
+            end = f": its last {found.torn} bytes are damaged" if found.torn else ""
+            found.problem = f"it has no seal, although another segment is behind it{end}"
         if found.problem is not None:
             yield path, found.problem
         elif known is not None and found.first != known:
@@ -318,6 +347,8 @@ def read_segment(path: Path, take: Any) -> Segment:
                 segment.problem = "it is not as it was sealed"
         take(kind, body)
         segment.whole += _HEAD.size + len(body)
+    if content[segment.whole : segment.whole + 2] not in (_SETTLED, _MENDED):
+        segment.torn = len(content) - segment.whole
     if segment.whole < len(content) and segment.problem is None and segment.is_sealed:
         segment.problem = f"it has {len(content) - segment.whole} bytes behind its seal"
     return segment

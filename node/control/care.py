@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from node.acknowledged import problems as ledger_problems
 from node.control.repository import Repository
 from node.control.root import REBUILDING_FILE, is_held, locked_root
 from node.durable import make_folder, sync_folder, write_durably
@@ -80,7 +81,8 @@ class Rebuilt:
     """A new index: where the previous one is, and what came from it, from the journal and from the files.
 
     `previous_index` is a file, or the name of a schema in the database.
-    `lost`: how many instances were acknowledged and are not here, now or before.
+    `lost`: how many instances were acknowledged and are not here, now or before; `ledger_damage`: what is wrong with
+    segments of the ledger of what was acknowledged, by which it is known.
     `taken_back` are the names of files that were in quarantine and are the only ones of their instances; `unread` the
     keys of files that cannot be read now: they stay where they are, and the index lacks them.
     """
@@ -92,6 +94,7 @@ class Rebuilt:
     taken_back: list[str]
     unread: list[str]
     lost: int
+    ledger_damage: list[str]
 
 
 def rebuild_index(settings: Settings) -> Rebuilt:
@@ -114,9 +117,9 @@ def rebuild_index(settings: Settings) -> Rebuilt:
         sync_folder(root)
         salvaged = old.salvaged if old is not None else Salvaged()
         replayed, recovered, taken_back = repository.replayed, repository.recovered, repository.taken_back
-        return Rebuilt(
-            previous, salvaged, replayed, recovered, taken_back, repository.unread(), repository.index.lost.count()
-        )
+        damage = [f"{path.relative_to(root)} {problem}" for path, problem in ledger_problems(root)]
+        unread, lost = repository.unread(), repository.index.lost.count()
+        return Rebuilt(previous, salvaged, replayed, recovered, taken_back, unread, lost, damage)
 
 
 def _set_aside(root: Path, place: Place) -> str | None:

@@ -227,7 +227,10 @@ class Repository:
     def _account_for_acknowledged(self, previous: OldIndex | None, *, is_new: bool) -> None:
         """Note what was acknowledged and is not here, once everything that is here has its row."""
         gone = previous.salvaged.gone if previous is not None else ()
-        self.accounted = account_for(self.archive, self.index, self.index.now(), gone, is_new=is_new)
+        is_pending = self.journal.last > self.journal.freed
+        self.accounted = account_for(
+            self.archive, self.index, self.index.now(), gone, is_new=is_new, is_pending=is_pending
+        )
 
     def _remove_unknown_volumes(self, *, is_new: bool) -> None:
         """Order the removal of objects of volumes that no row names, after those of a previous index have theirs."""

@@ -100,23 +100,36 @@ def note_lost(
 
 
 def account_for(
-    archive: Archive, index: Index, now: dt.datetime, gone: Sequence[Acknowledged] = (), *, is_new: bool
+    archive: Archive,
+    index: Index,
+    now: dt.datetime,
+    gone: Sequence[Acknowledged] = (),
+    *,
+    is_new: bool,
+    is_pending: bool,
 ) -> Accounted:
     """Examine the ledger when a root is opened, once files and rows agree.
 
-    A ledger that is gone, or shorter than the index knew it, is written again from the index: what only the lost part
-    named is not known any more.
+    A torn end is damage, and kept, if no instances that the journal has are still to be added. A ledger that is
+    gone, or shorter than the index knew it, is written again from the index: what only the lost part named is not
+    known any more.
 
-    `gone`: instances of the previous index that have no file. `is_new`: the index was just built.
+    `gone`: instances of the previous index that have no file. `is_new`: the index was just built. `is_pending`: the
+    journal has instances that are added to the ledger before their records are freed.
 
     Raises OSError if the disk fails.
     """
     ledger, key = archive.acknowledged, mark_of(archive)
+    if is_torn := not is_pending and ledger.keep_torn():
+        log.error(
+            "ledger_damaged",
+            detail="the end of the ledger of acknowledged instances is damaged: `voxelnode fsck` tells where",
+        )
     mark, position = Position.of(index.about.get(key)), ledger.position
     is_short = mark.entries > (position.entries if mark.identity == position.identity else 0)
     is_absent = not position.entries and not archive.suffix and bool(gone or index.lost.stored(0, 1))
     lost = 0
-    if is_short or is_absent:
+    if is_short or is_absent or is_torn:
         lost = index.lost.record(gone, now)
         written = _rewrite(archive, index)
         if is_short:
@@ -126,13 +139,13 @@ def account_for(
                 detail=f"the ledger of acknowledged instances has {position.entries} entries, the index knew "
                 f"{mark.entries}: it was written again from the index; what only it named is not known any more",
             )
-        else:  # a first run that was killed: the journal still has what the ledger was to get
+        elif is_absent:  # a first run that was killed: the journal still has what the ledger was to get
             log.info("ledger_written", count=written, detail="a ledger without entries got those of the index")
     since = mark.entries if mark.identity == position.identity and not is_new else 0
     lost += note_lost(archive, index, now, min(since, position.entries))
     if (position := ledger.position) != mark:
         index.about.set(key, str(position))
-    return Accounted(lost, is_short or is_absent)
+    return Accounted(lost, is_short or is_absent or is_torn)
 
 
 def mend_ledger(archive: Archive, index: Index, names: Sequence[str]) -> None:

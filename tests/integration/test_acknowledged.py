@@ -13,6 +13,7 @@ from node.acknowledged import FOLDER, entries, segments
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
+from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
@@ -176,12 +177,59 @@ def test_a_damaged_segment_is_found_and_the_rest_is_read(settings: Settings, mon
     assert {one.sop_instance_uid for _, some in entries(root) for one in some} == uids_of(sent)
 
 
+def journal_kept(settings: Settings, sent: list[Sent], copy: Path) -> None:
+    """Receive instances, and put back the journal that still had them: as if a kill came while the ledger got them."""
+    with Repository(settings) as repository:
+        take(repository.ingest, sent)
+        shutil.copytree(settings.storage.root / JOURNAL_FOLDER, copy)
+    shutil.rmtree(settings.storage.root / JOURNAL_FOLDER)
+    shutil.copytree(copy, settings.storage.root / JOURNAL_FOLDER)
+
+
 @pytest.mark.parametrize("cut", [1, 5, 40])
-def test_a_torn_end_is_cut_off(settings: Settings, cut: int) -> None:
+def test_a_torn_end_is_cut_off_if_the_journal_has_what_it_named(settings: Settings, cut: int, tmp_path: Path) -> None:
     root, sent = settings.storage.root, new_series(2)
-    received(settings, sent[:1])
+    journal_kept(settings, sent[:1], tmp_path / "copy")
     [path] = segments(root / FOLDER)
     path.write_bytes(path.read_bytes() + b"VA\0\0\1\0"[:cut] + bytes(max(0, cut - 6)))
     received(settings, sent[1:])
     assert {one.sop_instance_uid for _, some in entries(root) for one in some} == uids_of(sent)
     assert check_repository(settings, digests=False, repair=False) == []
+
+
+@pytest.mark.parametrize("loss", ["nothing", "index"])
+@pytest.mark.parametrize("damage", ["last frame", "first frames"])
+def test_an_end_that_no_crash_tore_is_told_and_kept(settings: Settings, loss: str, damage: str) -> None:
+    root, sent, later = settings.storage.root, new_series(2), new_series(2)
+    received(settings, sent)
+    before = len(segments(root / FOLDER)[0].read_bytes())
+    received(settings, later)
+    with Repository(settings) as repository:
+        repository.actions.by_name["delete"](
+            level="instance", uid=sent[0].sop_instance_uid, study_instance_uid=None, who="test"
+        )
+    with Repository(settings) as repository:
+        take(repository.ingest, sent[:1])
+    [path] = segments(root / FOLDER)
+    content = path.read_bytes()
+    keeps = before if damage == "last frame" else 0
+    path.write_bytes(content[:keeps] + bytes(600 + len(content) - keeps))
+    remove_files(root, later[:1])
+    if loss == "index":
+        lose_index(root)
+        done = run("db", "rebuild", "--root", root)
+        assert (done.returncode, f"acknowledged/{path.name}" in done.stdout) == (1, True), done.stdout
+    received(settings, [])
+    kinds = {finding.kind for finding in check_repository(settings, digests=False, repair=False)}
+    assert "ledger-damaged" in kinds
+    assert path.read_bytes()[keeps:] == bytes(600 + len(content) - keeps), "for whoever can read it"
+    there = {row["sop_instance_uid"] for row in view_rows(root, "SELECT sop_instance_uid FROM v_images")}
+    assert there <= {one.sop_instance_uid for _, some in entries(root) for one in some}
+    more = new_series(1)
+    received(settings, more)
+    remove_files(root, more)
+    check_repository(settings, digests=False, repair=True)
+    lose_index(root)
+    rebuild_index(settings)
+    assert uids_of(more) <= lost_uids(root), "its number is not one that was settled before"
+    assert "ledger-damaged" not in {one.kind for one in check_repository(settings, digests=False, repair=False)}

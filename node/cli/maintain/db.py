@@ -138,7 +138,7 @@ def rebuild(root: ChangedRoot) -> Answer:
 
     What can be read of the previous index is taken over. Stop the node first. Exit 1 if files cannot be read: they stay
     in the archive, and the next start adds them to the index once they can be read. Exit 1 as well if instances were
-    acknowledged and are not here.
+    acknowledged and are not here, or if the ledger that names them is damaged.
     """
     from node.control.care import rebuild_index
 
@@ -157,8 +157,10 @@ def rebuild(root: ChangedRoot) -> Answer:
         "gone": [one.sop_instance_uid for one in salvaged.gone],
         "lost": done.lost,
         "unread": done.unread,
+        "ledger_damage": done.ledger_damage,
     }
-    return Answer(data, lambda: _print_rebuilt(done), failed=bool(done.unread or done.lost))
+    failed = bool(done.unread or done.lost or done.ledger_damage)
+    return Answer(data, lambda: _print_rebuilt(done), failed=failed)
 
 
 def _print_rebuilt(done: Rebuilt) -> None:
@@ -186,6 +188,9 @@ def _print_rebuilt(done: Rebuilt) -> None:
         print(
             f"acknowledged, not here: {done.lost}; send these instances again, or write them off: `voxelnode lost list`"
         )
+    if done.ledger_damage:
+        print("the ledger of what was acknowledged is damaged; what only these parts of it named is not known:")
+        print("\n".join(done.ledger_damage))
     if done.unread:
         print(f"{len(done.unread)} files cannot be read now, and are not in the index; check the disk and permissions:")
         print("\n".join(done.unread))
