@@ -13,6 +13,7 @@ import stat
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from io import TextIOWrapper
@@ -61,6 +62,9 @@ QUIET_LIBRARIES = ("pydicom", "pynetdicom", "highdicom", "PIL", "nibabel", "pyli
 MINUTE_SECONDS, LINES_OF_MINUTE, MAX_ADDRESSES = 60.0, 10, 1000
 """Lines of one event that an address causes in a minute and that are written; and for how many addresses these are
 counted at once."""
+
+KEPT_LINES = 500
+"""The newest lines that a process can keep: half a megabyte at most."""
 
 Event = MutableMapping[str, Any]
 
@@ -158,6 +162,34 @@ def write_to_file(path: Path, max_bytes: int, count: int) -> None:
         ) from error
     handler.setFormatter(_formatter(structlog.processors.JSONRenderer()))
     logging.getLogger().addHandler(handler)
+
+
+class _Newest(logging.Handler):
+    """Keeps the newest lines in memory, as they are in a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.setFormatter(_formatter(structlog.processors.JSONRenderer()))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Pass over the line: the stream has it."""
+
+
+def keep_newest() -> None:
+    """Keep the newest lines of this process from now on, for `newest`; call it after `configure`."""
+    handlers = logging.getLogger().handlers
+    if not any(isinstance(handler, _Newest) for handler in handlers):
+        logging.getLogger().addHandler(_Newest())
+
+
+def newest() -> list[dict[str, Any]]:
+    """Return the newest lines of this process, at most `KEPT_LINES`, the oldest first; none unless they are kept."""
+    kept = (handler for handler in logging.getLogger().handlers if isinstance(handler, _Newest))
+    return [json.loads(line) for handler in kept for line in tuple(handler.lines)]
 
 
 def _ours() -> list[Processor]:

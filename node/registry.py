@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.pages:EXTENSION",
+    "node.extensions.administration:EXTENSION",
     "node.extensions.pynetdicom_acceptor:EXTENSION",
     "node.extensions.object_store:EXTENSION",
     "node.extensions.postgresql:EXTENSION",

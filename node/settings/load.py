@@ -38,6 +38,11 @@ class Configuration:
     file: Path | None
     origins: Mapping[str, str]
 
+    @classmethod
+    def of(cls, settings: Settings) -> Configuration:
+        """Return the configuration that settings were loaded from."""
+        return cls(settings, *settings.loaded_from)
+
     def values(self) -> Iterator[tuple[str, Any, str]]:
         """Yield each key in dotted form, its value as JSON, and its origin."""
         values = dict(_leaves(self.settings.model_dump(mode="json")))
@@ -92,6 +97,7 @@ def load(
         problems = _explained(error.errors(include_url=False), chosen, origins) + problems
     if problems:
         raise UsageError("\n".join(problems))
+    settings.note_origins(chosen, origins)
     return Configuration(settings, chosen, origins)
 
 

@@ -975,6 +975,17 @@ class Settings(SettingsSection):
     log: Log = Log()
     extensions: ExtensionsSettings = ExtensionsSettings()
 
+    _loaded_from: tuple[Path | None, Mapping[str, str]] = (None, {})
+
+    def note_origins(self, file: Path | None, origins: Mapping[str, str]) -> None:
+        """Note from where the values are; see `node.settings.load.Configuration`."""
+        self._loaded_from = file, origins
+
+    @property
+    def loaded_from(self) -> tuple[Path | None, Mapping[str, str]]:
+        """The file that was read, and the origins of the values."""
+        return self._loaded_from
+
     def table(self, model: type[_Table]) -> _Table:
         """Return the table of an extension."""
         value: _Table = getattr(self, _TABLES[model])

@@ -54,6 +54,14 @@ NOT_READ = (
             "/comments/{comment}/remove",
             "/searches",
             "/searches/remove",
+            "/account/password",
+            "/account/tokens",
+            "/account/tokens/revoke",
+            "/administration/accounts",
+            "/administration/accounts/{name}/role",
+            "/administration/accounts/{name}/password",
+            "/administration/accounts/{name}/remove",
+            "/administration/accounts/{name}/tokens/revoke",
             "/problems/withdraw",
             "/status/peers/{name}/echo",
             "/studies/{study_instance_uid}/delete",
@@ -118,6 +126,7 @@ WITHOUT_PATIENTS = {
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible", "/problems/causes/{cause}",
+    "/account", "/administration", "/administration/configuration", "/administration/log",
     "/api/v1/trash", "/problems/trash",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""

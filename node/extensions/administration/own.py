@@ -1,0 +1,118 @@
+"""The page of one's own account: password and tokens."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field, StringConstraints
+
+from node.errors import UsageError
+from node.extensions.pages.rendering import SEE_OTHER, page
+from node.index.nouns.accounts import ListedAccount
+from node.web.access import LOCAL, Access, Call, ReaderCall, address_of
+from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
+from node.web.errors import Forbidden
+
+router = APIRouter(include_in_schema=False)
+
+MAX_DAYS = 36525
+"""Days that a token lasts at most: a hundred years."""
+
+Password = Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH * 4)]
+"""Too long a one is refused with the rule; `hash_password` has it."""
+
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
+
+
+class NewPassword(BaseModel):
+    """The form that changes one's own password."""
+
+    current: Password
+    new: Password
+    again: Password
+
+
+class NewToken(BaseModel):
+    """The form that makes a token; `days` is empty if it never expires."""
+
+    label: Label
+    days: Annotated[int, Field(ge=1, le=MAX_DAYS)] | None = None
+
+
+def require_session(call: Call) -> str:
+    """Return the name of the account that has signed in with a browser; raise Forbidden if nobody has.
+
+    Credentials that a script holds make no others: whoever finds a token would have one that lasts.
+    """
+    if call.account == LOCAL:
+        raise Forbidden(
+            "nobody is signed in: make an account with `voxelnode account add NAME --role admin`, and sign in at /login"
+        )
+    if "authorization" in call.request.headers:
+        raise Forbidden("accounts and tokens are changed after signing in with a browser, or by `voxelnode account`")
+    return call.account.name
+
+
+def is_of_provider(name: str) -> bool:
+    """Return whether an account is one of the identity provider, which has its password and its role."""
+    return name.startswith(PREFIX)
+
+
+def hashed(new: str, again: str) -> str:
+    """Return the hash of a password that was typed twice. Raises UsageError if it cannot be one."""
+    if new != again:
+        raise UsageError("the new passwords differ: nothing was changed")
+    return hash_password(new)
+
+
+@router.get("/account")
+def account(call: ReaderCall) -> Response:
+    """One's own account."""
+    return _account(call)
+
+
+@router.post("/account/password")
+def change_password(call: ReaderCall, form: Annotated[NewPassword, Form()]) -> Response:
+    """Change one's own password; every session of the account ends, this one too."""
+    name, access = require_session(call), _access(call)
+    if is_of_provider(name):
+        raise Forbidden("the identity provider has the password of this account")
+    access.check_password(name, form.current, address_of(call.request))
+    call.act("set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
+    return RedirectResponse("/login", SEE_OTHER)
+
+
+@router.post("/account/tokens")
+def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
+    """Make a token of one's own, which this page alone shows."""
+    name, token = require_session(call), new_token()
+    end = None if form.days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=form.days)).isoformat()
+    call.act("add-token", name=name, label=form.label, sha256=digest(token), expires_at=end)
+    return _account(call, token=token, label=form.label)
+
+
+@router.post("/account/tokens/revoke")
+def revoke_token(call: ReaderCall, label: Annotated[Label, Form()]) -> Response:
+    """Revoke a token of one's own."""
+    call.act("remove-token", name=require_session(call), label=label)
+    return RedirectResponse("/account", SEE_OTHER)
+
+
+def _access(call: Call) -> Access:
+    access: Access = call.request.app.state.access
+    return access
+
+
+def _account(call: Call, token: str = "", label: str = "") -> Response:
+    with call.node.index.reading() as index:
+        own = next((one for one in index.accounts.listed() if one.name == call.account.name), None)
+    return page(call, "account.html", own=own, provided=own and is_of_provider(own.name), token=token, label=label)
+
+
+def listed(call: Call) -> list[ListedAccount]:
+    """Return all accounts."""
+    with call.node.index.reading() as index:
+        return index.accounts.listed()

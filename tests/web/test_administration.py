@@ -1,0 +1,189 @@
+"""Administration in the browser: accounts, one's own account, the configuration, and the newest log lines."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from node import logs
+from node.index.nouns.accounts import Role
+from node.settings.load import load
+from tests import make
+from tests.web.conftest import PASSWORD, Site
+
+pytestmark = pytest.mark.slow
+
+NEW = "another good password"
+STALE = "somebody else's password"
+
+
+def signed_in(site: Site, name: str, password: str = PASSWORD) -> httpx2.Client:
+    """A client with the session of a browser."""
+    client = site.client(headers={"Origin": site.url})
+    answer = client.post("/login", data={"name": name, "password": password})
+    assert answer.status_code == 303, answer.text
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    client.headers["Cookie"] = cookie
+    return client
+
+
+@pytest.fixture
+def site(start_site: Callable[..., Site]) -> Site:
+    """A root that asks for accounts."""
+    return start_site(authentication="always")
+
+
+@pytest.fixture
+def chief(site: Site) -> httpx2.Client:
+    site.account("chief", Role.ADMIN)
+    return signed_in(site, "chief")
+
+
+def roles(site: Site) -> dict[str, str]:
+    with site.store.index.reading() as index:
+        return {one.name: one.role.name for one in index.accounts.listed()}
+
+
+def test_accounts_are_made_changed_and_removed(site: Site, chief: httpx2.Client) -> None:
+    made = chief.post("/administration/accounts", data={"name": "ann", "role": "write", "new": NEW, "again": NEW})
+    assert made.status_code == 303, made.text
+    assert roles(site) == {"chief": "ADMIN", "ann": "WRITE"}
+    ann = signed_in(site, "ann", NEW)
+    assert ann.get("/account").status_code == 200
+    for path in ("/administration", "/administration/configuration", "/administration/log"):
+        assert ann.get(path).status_code == 403, path
+        assert chief.get(path).status_code == 200, path
+    assert "Administration" not in ann.get("/").text
+    assert 'href="/administration"' in chief.get("/").text
+
+    chief.post("/administration/accounts/ann/role", data={"role": "read"})
+    assert roles(site)["ann"] == "READ"
+    chief.post("/administration/accounts/ann/password", data={"new": PASSWORD, "again": PASSWORD})
+    assert ann.get("/account").status_code != 200, "its sessions are over"
+    signed_in(site, "ann", PASSWORD)
+    chief.post("/administration/accounts/ann/remove")
+    assert roles(site) == {"chief": "ADMIN"}
+    told = [line["detail"] for line in site.audited("Security Alert") + site.audited("Application Activity")]
+    told += [str(line) for line in site.audited("User Security Attributes Changed")]
+    assert sum("account ann" in one for one in told) >= 4, told
+    assert NEW not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        ({"name": "chief", "new": NEW, "again": NEW}, 400),
+        ({"name": "oidc:ann", "new": NEW, "again": NEW}, 400),
+        ({"name": "a b"}, 400),
+        ({"name": "ann", "new": NEW, "again": STALE}, 400),
+        ({"name": "ann", "new": "short", "again": "short"}, 400),
+        ({"name": "ann", "role": "root"}, 422),
+    ],
+)
+def test_an_account_that_cannot_be_is_refused(
+    site: Site, chief: httpx2.Client, form: dict[str, str], status: int
+) -> None:
+    assert chief.post("/administration/accounts", data=form).status_code == status
+    assert roles(site) == {"chief": "ADMIN"}
+    signed_in(site, "chief", PASSWORD)
+
+
+def test_nobody_locks_themselves_out(site: Site, chief: httpx2.Client) -> None:
+    for what, form in {"role": {"role": "read"}, "remove": {}, "password": {"new": NEW, "again": NEW}}.items():
+        assert chief.post(f"/administration/accounts/chief/{what}", data=form).status_code == 400
+    for what, form in {"role": {"role": "read"}, "remove": {}, "password": {"new": NEW, "again": NEW}}.items():
+        assert chief.post(f"/administration/accounts/nobody/{what}", data=form).status_code == 400
+    assert roles(site) == {"chief": "ADMIN"}
+
+
+def test_credentials_of_scripts_and_of_nobody_make_no_others(start_site: Callable[..., Site]) -> None:
+    site = start_site()
+    site.account("chief", Role.ADMIN)
+    token = {"Authorization": f"Bearer {site.token('chief')}"}
+    for client in (site.client(), site.client(headers=token), site.client(auth=("chief", PASSWORD))):
+        for path, form in {
+            "/administration/accounts": {"name": "ann", "new": NEW, "again": NEW},
+            "/administration/accounts/chief/remove": {},
+            "/account/tokens": {"label": "x", "days": "1"},
+            "/account/password": {"current": PASSWORD, "new": NEW, "again": NEW},
+        }.items():
+            assert client.post(path, data=form).status_code == 403, path
+        assert client.get("/administration").status_code == 200
+    assert roles(site) == {"chief": "ADMIN"}
+    assert "Nobody is signed in" in site.client().get("/administration").text
+    assert "need no account" in site.client().get("/account").text
+
+
+def test_ones_own_password_needs_the_current_one_and_ends_all_sessions(site: Site) -> None:
+    site.account("ann", Role.READ)
+    ann, other = signed_in(site, "ann"), signed_in(site, "ann")
+    form = {"current": STALE, "new": NEW, "again": NEW}
+    assert ann.post("/account/password", data=form).status_code == 401
+    assert ann.post("/account/password", data=form | {"current": PASSWORD, "again": STALE}).status_code == 400
+    assert ann.get("/account").status_code == 200
+    assert ann.post("/account/password", data=form | {"current": PASSWORD}).headers["location"] == "/login"
+    for client in (ann, other):
+        assert client.get("/account", headers={"Accept": "application/json"}).status_code == 401
+    signed_in(site, "ann", NEW)
+    assert roles(site) == {"ann": "READ"}
+
+
+def test_ones_own_tokens_are_shown_once_and_revoked(site: Site) -> None:
+    site.account("ann", Role.WRITE)
+    ann = signed_in(site, "ann")
+    page = ann.post("/account/tokens", data={"label": "nightly <script>", "days": "30"}).text
+    [token] = re.findall(r"vxn_[\w-]+", page)
+    assert "<script>" not in page.partition("<main")[2]
+    assert token not in ann.get("/account").text
+    script = site.client(headers={"Authorization": f"Bearer {token}"})
+    assert script.get("/api/v1/studies").status_code == 200
+    assert ann.post("/account/tokens", data={"label": "nightly <script>", "days": "30"}).status_code == 400
+    ann.post("/account/tokens/revoke", data={"label": "nightly <script>"})
+    assert script.get("/api/v1/studies").status_code == 401
+
+
+def test_the_configuration_says_where_each_value_comes_from(
+    start_site: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "voxelnode.toml"
+    file.write_text('[dicom]\nae_title = "FROMFILE"\n')
+    monkeypatch.setenv("VOXELNODE_WEB__SESSION_HOURS", "5")
+    loaded, site = load(file), start_site()
+    site.services.settings.note_origins(loaded.file, loaded.origins)
+    client = site.client()
+    page = client.get("/administration/configuration", params={"chosen": "true"}).text
+    shown = dict(re.findall(r"<code>([\w.]+)</code></th>.*?<td>(?:<[^>]+>)?(\w+)", page))
+    assert shown == {"dicom.ae_title": "file", "web.session_hours": "environment"}
+    assert str(file) in page
+    assert "series.quiet_seconds" in client.get("/administration/configuration").text
+
+
+def test_the_newest_lines_of_the_log_are_shown_by_level(start_site: Callable[..., Site]) -> None:
+    site = start_site()
+    site.take(*make.ct_series(2, PatientName="SECRET^NAME"))
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    logs.configure("debug", "json")
+    logs.keep_newest()
+    logs.keep_newest()
+    try:
+        site.convert()
+        logs.log.warning("something_to_see", detail="<b>bold</b>")
+        logs.log.error("worse")
+        client = site.client()
+        everything = client.get("/administration/log", params={"level": "debug"}).text
+        assert everything.count("something_to_see") == 1, "kept once"
+        assert "&lt;b&gt;bold&lt;/b&gt;" in everything
+        assert "series_converted" in everything
+        assert "SECRET" not in everything
+        errors = client.get("/administration/log", params={"level": "error"}).text
+        assert "worse" in errors
+        assert "something_to_see" not in errors
+    finally:
+        root.handlers, level = before[0], before[1]
+        root.setLevel(level)
