@@ -156,7 +156,7 @@ class Repository:
             self._quiet_seconds,
             settings.dicom.maximum_instance_bytes,
             overwrite_policy=storage.overwrite_policy,
-            conflict_answer=settings.dicom.conflict_answer,
+            conflict_answer=storage.conflict_answer,
             aborted_grace_seconds=settings.series.aborted_grace_seconds,
             transfers=self._transfers,
             now=self.index.now,

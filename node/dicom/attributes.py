@@ -224,6 +224,14 @@ def is_identifier(uid: object) -> bool:
     return isinstance(uid, str) and _IDENTIFIER.fullmatch(uid) is not None
 
 
+_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+
+
+def is_uid(text: str) -> bool:
+    """Return whether a text is a UID by PS3.5 9.1; see `is_identifier` for what is accepted from senders."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
 def _level(
     level: Sequence[Attribute], raws: Sequence[bytes | None], character_set: bytes, order: ByteOrder
 ) -> Mapping[str, Value]:

@@ -17,7 +17,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
 
-from node.dicom.attributes import clean_text
+from node.dicom.attributes import clean_text, is_uid
 from node.dicom.documents import (
     MATCHED_VRS,
     PIXELS,
@@ -124,6 +124,8 @@ class Query:
         Keys for attributes that have no column. An entity matches if one instance of it matches all of them.
     with_all : bool
         All attributes are returned.
+    malformed : InvalidQuery or None
+        A value that is no UID (PS3.5 9.1): a query that finds nothing is refused for it, since some senders have such.
     """
 
     level: Level
@@ -135,6 +137,7 @@ class Query:
     offset: int = 0
     documents: tuple[DocumentKey, ...] = ()
     with_all: bool = False
+    malformed: InvalidQuery | None = None
 
     @property
     def reads_documents(self) -> bool:
@@ -209,7 +212,30 @@ def read_query(
     unique = tuple(dict.fromkeys(returned))
     in_items = {keyword: names for keyword, names in returned_items.items() if names}
     others = tuple(documents)
-    return Query(level, tuple(conditions), unique, in_items, tuple(unsupported), limit, offset, others, with_all)
+    return Query(
+        level,
+        tuple(conditions),
+        unique,
+        in_items,
+        tuple(unsupported),
+        limit,
+        offset,
+        others,
+        with_all,
+        _malformed(conditions),
+    )
+
+
+def _malformed(conditions: list[Condition]) -> InvalidQuery | None:
+    """Return the error for the first value that should be a UID and is none."""
+    for condition in conditions:
+        for match in condition.matches:
+            if condition.key.vr != "UI" or not isinstance(match, OneOf):
+                continue
+            if not all(isinstance(value, str) and is_uid(value) for value in match.values):
+                rule = "a value is no UID: digits and dots, at most 64 characters (PS3.5 9.1)"
+                return InvalidQuery(standard_tag(condition.key.keyword), rule)
+    return None
 
 
 def _key(keyword: str, level: Level, options: Options) -> Key | None:

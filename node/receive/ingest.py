@@ -164,6 +164,8 @@ class Ingest:
     ----------
     acknowledgement : Acknowledgement or None
         What is to be waited for after `Incoming.finish`; None: an instance may be acknowledged at once.
+    warns : bool
+        Whether the sender of a version that is not current is told so.
     """
 
     def __init__(
@@ -187,7 +189,7 @@ class Ingest:
         self.acknowledgement: Acknowledgement | None = None
         if acknowledge != "local":
             self.acknowledgement = Acknowledgement(acknowledge, acknowledge_seconds, applier, archive, metrics)
-        self._warns = conflict_answer == "warning"
+        self.warns = conflict_answer == "warning"
         self.archive, self.index, self.journal, self.applier = archive, index, journal, applier
         self.metrics, self.now = metrics, now
         self.quiet_seconds, self.maximum_bytes, self.overwrite_policy = quiet_seconds, maximum_bytes, overwrite_policy
@@ -226,8 +228,8 @@ class Ingest:
 
     def is_conflict_told(self, sop_instance_uid: str) -> bool:
         """Return whether a sender waits for the outcome: the instance is known, or another version is on its way."""
-        if not self._warns or self.acknowledgement is not None:
-            return self._warns
+        if not self.warns or self.acknowledgement is not None:
+            return self.warns
         return self.applier.is_expected(sop_instance_uid) or self.index.instances.current(sop_instance_uid) is not None
 
     def refusal(self) -> str | None:

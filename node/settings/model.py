@@ -93,6 +93,12 @@ class Storage(SettingsSection):
         "the stored one goes to quarantine; keep_both: the stored one stays and the new one is archived"
         " beside it",
     )
+    conflict_answer: Literal["success", "warning"] = Field(
+        "success",
+        description="answer to the sender of an instance whose bytes are kept while another version of it is current; "
+        "success: C-STORE 0x0000 and STOW-RS 200; warning: 0xB000, which some senders show and some take for a "
+        "failure, and 202 with a Warning Reason",
+    )
     journal_bytes: int = Field(
         1_073_741_824,
         ge=16_777_216,
@@ -213,11 +219,6 @@ class Dicom(SettingsSection):
     )
     maximum_instance_bytes: int = Field(
         16_000_000_000, ge=1024, description="largest data set, in bytes; a larger one is answered 0xA700"
-    )
-    conflict_answer: Literal["success", "warning"] = Field(
-        "success",
-        description="answer to a C-STORE whose bytes are kept while another version of the instance is current; "
-        "success: 0x0000; warning: 0xB000, which some senders show and some take for a failure",
     )
     request_seconds: Seconds = Field(
         10, description="longest time from the TCP connection to the end of the A-ASSOCIATE-RQ"

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pytest
 from pydicom import Dataset, FileDataset
@@ -179,6 +179,7 @@ def start_node(tmp_path: Path, acceptor: str) -> Iterator[Callable[..., Running]
         worklist: WorklistSettings | None = None,
         acknowledge: Acknowledge = "local",
         disabled: tuple[str, ...] = (),
+        conflict_answer: Literal["success", "warning"] = "success",
         **dicom: Any,
     ) -> Running:
         dicom = {"acceptor": acceptor} | dicom
@@ -201,7 +202,7 @@ def start_node(tmp_path: Path, acceptor: str) -> Iterator[Callable[..., Running]
                 metrics,
                 lambda title: 60.0,
                 settings.dicom.maximum_instance_bytes,
-                conflict_answer=settings.dicom.conflict_answer,
+                conflict_answer=conflict_answer,
                 acknowledge=acknowledge,
             )
         )

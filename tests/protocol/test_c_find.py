@@ -180,9 +180,11 @@ def test_every_level_of_both_models_is_answered(archive: tuple[Running, dict[str
         (STUDY_ROOT_FIND, {"level": "WORLD"}, 0xA900, 0x00080052),
         (PATIENT_ROOT_FIND, {"level": "STUDY"}, 0xA900, 0x00100020),
         (PATIENT_ROOT_FIND, {"level": "STUDY", "PatientID": "A*"}, 0xA900, 0x00100020),
+        (STUDY_ROOT_FIND, {"level": "STUDY", "StudyInstanceUID": "1.2.abc"}, 0xC000, 0x0020000D),
         (STUDY_ROOT_FIND, {"level": "STUDY", "StudyDate": "20240501-20240101"}, 0xC000, 0x00080020),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 def test_a_query_that_breaks_the_rules_is_refused_with_the_offending_element(
     archive: tuple[Running, dict[str, str]], model: str, keys: dict[str, Any], status: int, offending: int
 ) -> None:

@@ -141,7 +141,7 @@ def move(
     assoc = ae.associate(node.host, node.port)
     assert assoc.is_established
     responses: list[Any] = [] if found is None else found
-    for answer in assoc.send_c_move(keys, to, model, msg_id=7):
+    for answer in assoc.send_c_move(keys, to, model, msg_id=7, priority=1):
         responses.append(answer)
     if assoc.is_established:
         assoc.release()
@@ -258,6 +258,7 @@ def test_a_study_is_moved_byte_for_byte_and_counted(
     assert destination.associations == 1
     request = destination.requests[0]
     assert (request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID) == ("ASKER", 7)
+    assert [request.Priority for request in destination.requests] == [1] * 5
 
 
 @pytest.mark.parametrize("how", ["series", "instances", "patient"])

@@ -273,6 +273,13 @@ def test_a_key_may_be_given_again_and_again_without_the_answer_taking_longer(emp
     assert (refused.status_code, "at most 500 parameters" in refused.text) == (400, True)
 
 
+def test_a_value_that_is_no_uid_is_refused_with_the_rule(client: httpx2.Client) -> None:
+    answer = client.get("/dicom-web/studies", params={"StudyInstanceUID": "1.2.abc"})
+    assert answer.status_code == 400
+    assert "(0020,000D): a value is no UID" in answer.json()["detail"]
+    assert client.get("/dicom-web/studies", params={"StudyInstanceUID": "1.2.3.4.5"}).json() == []
+
+
 @pytest.mark.parametrize("keyword", ["PatientName", "PatientID", "StudyDescription"])
 def test_thousands_of_wildcards_are_refused_in_words(client: httpx2.Client, keyword: str) -> None:
     patterns = "\\".join(f"*{number}*" for number in range(2000))

@@ -200,15 +200,19 @@ def test_what_is_here_already_is_stored_again_without_harm(site: Site) -> None:
     assert stored(site) == {"1.2.3.1"}
 
 
-def test_a_version_that_is_not_current_is_stored_with_a_warning(site: Site) -> None:
+@pytest.mark.parametrize(("answer", "status", "reason"), [("success", 200, None), ("warning", 202, 0xB000)])
+def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
+    start_site: Callable[..., Site], answer: str, status: int, reason: int | None
+) -> None:
+    site = start_site(storage={"conflict_answer": answer})
     first, other = make.ct_series(2)
     second = make.corrected(first)
     assert post(site, body_of(file_of(first))).status_code == 200
     for _ in range(2):  # also when it comes again
         response = post(site, body_of(file_of(second), file_of(other)))
-        assert response.status_code == 202
+        assert response.status_code == status
         warned = {item["00081155"]: item.get("00081196") for item in items(response, REFERENCED)}
-        assert warned == {first.SOPInstanceUID: 0xB000, other.SOPInstanceUID: None}
+        assert warned == {first.SOPInstanceUID: reason, other.SOPInstanceUID: None}
     assert post(site, body_of(file_of(first))).status_code == 200
 
 

@@ -127,6 +127,7 @@ def send(
     timeout: float,
     *,
     originator: tuple[str, int] | None = None,
+    priority: int = MEDIUM_PRIORITY,
     stop: Callable[[], bool] = lambda: False,
     is_abandoned: Callable[[], bool] = lambda: False,
 ) -> Iterator[Sent]:
@@ -136,17 +137,17 @@ def send(
     syntaxes in one more. More than 128 contexts make several associations.
 
     `timeout`: longest wait in seconds for the connection, its acceptance and each response; `originator`: AE title and
-    Message ID of the C-MOVE that caused the sending; `stop`: called before each instance; True ends the association and
-    the iteration; `is_abandoned`: called during each wait for a response; True ends the association, and the instances
-    that are left fail. Raises NoAssociation: the address does not answer, or the peer rejects the association.
-    Instances not yet yielded were not sent.
+    Message ID of the C-MOVE that caused the sending, and `priority` its Priority; `stop`: called before each instance;
+    True ends the association and the iteration; `is_abandoned`: called during each wait for a response; True ends the
+    association, and the instances that are left fail. Raises NoAssociation: the address does not answer, or the peer
+    rejects the association. Instances not yet yielded were not sent.
     """
     for batch in batches(instances):
         if stop():
             return
         contexts = contexts_of(proposals(batch))
         with association(peer, calling_ae_title, contexts, timeout, is_abandoned=is_abandoned) as assoc:
-            sender = _InstanceSender(assoc, originator)
+            sender = _InstanceSender(assoc, originator, priority)
             for instance in batch:
                 if stop():
                     return
@@ -156,8 +157,10 @@ def send(
 class _InstanceSender:
     """Sends instances on one association; after its loss, reports all others as failed."""
 
-    def __init__(self, assoc: RequestedAssociation, originator: tuple[str, int] | None) -> None:
-        self._assoc, self._originator = assoc, originator
+    def __init__(
+        self, assoc: RequestedAssociation, originator: tuple[str, int] | None, priority: int = MEDIUM_PRIORITY
+    ) -> None:
+        self._assoc, self._originator, self._priority = assoc, originator, priority
         self._lost = ""
 
     def send(self, instance: Outgoing, transcode: Transcode) -> Sent:
@@ -168,7 +171,7 @@ class _InstanceSender:
         try:
             with bytes_for_peer(instance, accepted, transcode) as (context_id, source):
                 message_id = self._assoc.next_message_id()
-                request = store_request(instance, message_id, self._originator)
+                request = store_request(instance, message_id, self._originator, self._priority)
                 self._assoc.send_instance(context_id, request, source)
                 answer = self._assoc.answer_to(message_id)
         except NotSendable as error:

@@ -202,13 +202,17 @@ class FindOperation:
         query = read_query(identifier, model, _options(operation.association.extended_negotiation, sop_class_uid))
         added = {"QueryRetrieveLevel": query.level.name, "RetrieveAETitle": service.ae_title}
         encode = AnswerEncoder((*query.returned, *added), self._syntax, query.items).encode
+        is_found = False
         for one in service.index.find(query, service.maximum_results, stopped):
+            is_found = True
             answer = {**one, **added}
             if one.others:
                 answer_bytes = encoded_answer({**one.others, **answer_model(answer)}, self._syntax)
             else:
                 answer_bytes = encode(answer)
             yield _pending(not query.unsupported and one.is_certain), answer_bytes
+        if query.malformed is not None and not is_found:
+            raise query.malformed
 
     def _queue(self, pdus: bytes) -> None:
         self._waiting.append(pdus)

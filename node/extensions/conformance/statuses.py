@@ -20,7 +20,7 @@ _DIMSE = (
     (
         "C-STORE",
         status.ANOTHER_VERSION_IS_CURRENT,
-        'the instance is durable, but another version is current; only with [dicom] conflict_answer = "warning"',
+        'the instance is durable, but another version is current; only with [storage] conflict_answer = "warning"',
     ),
     (
         "C-STORE",

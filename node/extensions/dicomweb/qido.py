@@ -100,6 +100,8 @@ def _search(call: Call, level: Level) -> Response:
         answers = [_encoded(one, level, base, form) for one in found]
     except QueryRefused as error:
         raise HTTPException(503, str(error)) from error
+    if query.malformed is not None and not answers and not offset:
+        raise HTTPException(400, str(query.malformed))
     if len(answers) > limit:
         warnings.append("There are additional results that can be requested")
         answers.pop()

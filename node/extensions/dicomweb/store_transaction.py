@@ -73,7 +73,7 @@ class StoreReport:
 
     stored: list[str] = field(default_factory=list)  # SOP Instance UIDs
     failures: list[PartFailure] = field(default_factory=list)
-    not_current: set[str] = field(default_factory=set)  # those of `stored` of which another version is current
+    not_current: set[str] = field(default_factory=set)  # those of `stored` whose sender is warned of another version
     is_indexed: bool = False
 
     @property
@@ -210,7 +210,7 @@ class StoreTransaction:
                 self.refused(_failure(error, identity))
 
     def _note(self, identity: Identity, outcome: Outcome) -> None:
-        if outcome in NOT_CURRENT_OUTCOMES:
+        if outcome in NOT_CURRENT_OUTCOMES and self._ingest.warns:
             self.report.not_current.add(identity.sop_instance_uid)
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import SourceLost
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import is_identifier
-from node.dicom.command import Element
+from node.dicom.command import HIGH_PRIORITY, LOW_PRIORITY, MEDIUM_PRIORITY, Element
 from node.dicom.keys import LEVELS, UNIQUE_KEYS, IdentifierMismatch, Level, QueryModel, Selection
 from node.dicom.status import (
     CANCELLED,
@@ -363,7 +363,8 @@ def _stored(operation: Operation, service: RetrieveService, instance: Outgoing) 
     accepted = association.accepted_for(instance.sop_class_uid)
     try:
         with bytes_for_peer(instance, accepted, service.transcode) as (context_id, source):
-            association.send_instance(context_id, store_request(instance, message_id), source)
+            request = store_request(instance, message_id, priority=priority_of(operation))
+            association.send_instance(context_id, request, source)
             answer = association.answer_to(message_id, service.timeout)
     except NotSendable as error:
         return Sent.not_sent(instance, error)
@@ -374,6 +375,12 @@ def _stored(operation: Operation, service: RetrieveService, instance: Outgoing) 
         association.give_up(f"no answer to C-STORE within {service.timeout:g} s")
         raise PeerGone
     return sent_with_status(instance, answer.status, answer.comment)
+
+
+def priority_of(operation: Operation) -> int:
+    """Return the *Priority* (0000,0700) of a retrieve, which its sub-operations have too; medium if it has none."""
+    priority = operation.number("Priority")
+    return priority if priority in (HIGH_PRIORITY, LOW_PRIORITY) else MEDIUM_PRIORITY
 
 
 MOVE_MODELS = {PATIENT_ROOT_MOVE: QueryModel.PATIENT_ROOT, STUDY_ROOT_MOVE: QueryModel.STUDY_ROOT}
@@ -439,6 +446,7 @@ def _sent_to_destination(
             service.transcode,
             service.timeout,
             originator=originator,
+            priority=priority_of(operation),
             stop=retrieve.is_stopped,
             is_abandoned=operation.is_lost,
         )
