@@ -216,6 +216,21 @@ def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
     assert post(site, body_of(file_of(first))).status_code == 200
 
 
+def test_a_single_instance_may_be_the_whole_body(site: Site) -> None:
+    first, other = make.ct_series(2, study_uid="1.2.3")
+    for path, ds in (("studies", first), ("studies/1.2.3", other)):
+        response = post(site, file_of(ds), path, Content_Type="application/dicom")
+        assert response.status_code == 200, response.text
+        assert [item["00081155"] for item in items(response, REFERENCED)] == [ds.SOPInstanceUID]
+    assert stored(site) == {first.SOPInstanceUID, other.SOPInstanceUID}
+    assert post(site, file_of(first), "studies/1.9", Content_Type="application/dicom").status_code == 409
+    assert post(site, b"", Content_Type="application/dicom").status_code == 400
+    assert post(site, b"no DICOM", Content_Type="application/dicom").status_code == 409
+    wrong = post(site, b"{}", Content_Type="image/png")
+    assert (wrong.status_code, "the Content-Type is image/png" in wrong.text) == (415, True)
+    assert part_files(site) == []
+
+
 def test_many_requests_at_once_are_all_stored(site: Site) -> None:
     several = [make.ct_series(6, rows=8, columns=8) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:

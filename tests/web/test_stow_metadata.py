@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.encaps import generate_frames
+from pydicom.uid import VideoPhotographicImageStorage
 
 from node.dicom.json_model import json_model
 from node.dicom.xml_model import native_model
@@ -345,3 +349,134 @@ def test_a_body_that_ends_too_early_stores_nothing(site: Site) -> None:
     (ds,) = make.ct_series(1)
     response = post(site, part(METADATA, json.dumps([model_of(ds)]).encode()), end=b"")
     assert (response.status_code, stored(site), part_files(site)) == (400, set(), [])
+
+
+def picture(mode: str, name: str, **options: Any) -> tuple[bytes, np.ndarray[Any, Any]]:
+    """A picture that a browser could have made, and its samples."""
+    shape = (5, 7, 3) if mode == "RGB" else (5, 7)
+    values = np.arange(np.prod(shape)).reshape(shape)
+    samples = (values * 257).astype("<u2") if mode == "I;16" else (values * 2).astype(np.uint8)
+    stream = BytesIO()
+    Image.fromarray(samples).save(stream, name, **options)
+    return stream.getvalue(), samples
+
+
+def captured(**attributes: Any) -> dict[str, Any]:
+    """Metadata of a capture without anything about its pixels, as a client with a picture has them."""
+    model = model_of(make.rgb_capture(4, 4))
+    left = {tag: element for tag, element in model.items() if not tag.startswith("0028")}
+    return left | {"7FE00010": {"vr": "OB", "BulkDataURI": "bulk"}} | attributes
+
+
+def uid_of(model: dict[str, Any]) -> str:
+    return str(model["00080018"]["Value"][0])
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "media_type", "syntax", "photometric"),
+    [
+        ("RGB", "JPEG", "image/jpeg", "1.2.840.10008.1.2.4.50", "YBR_FULL_422"),
+        ("L", "JPEG", "image/jpeg", "1.2.840.10008.1.2.4.50", "MONOCHROME2"),
+        ("RGB", "PNG", "image/png", "1.2.840.10008.1.2.1", "RGB"),
+        ("L", "PNG", "image/png", "1.2.840.10008.1.2.1", "MONOCHROME2"),
+        ("I;16", "PNG", "image/png", "1.2.840.10008.1.2.1", "MONOCHROME2"),
+        ("RGB", "JPEG2000", "image/jp2", "1.2.840.10008.1.2.4.90", "YBR_RCT"),
+    ],
+)
+def test_a_picture_is_stored_with_the_media_type_alone(
+    targets: dict[str, Site], mode: str, name: str, media_type: str, syntax: str, photometric: str
+) -> None:
+    options = {"irreversible": False, "mct": 1} if name == "JPEG2000" else {}
+    (data, samples), model, site = picture(mode, name, **options), captured(), targets["json"]
+    response = post(site, part(METADATA, json.dumps([model]).encode()), part(media_type, data, "bulk"))
+    assert response.status_code == 200, response.text
+    given = kept(site, uid_of(model))
+    assert (given.file_meta.TransferSyntaxUID, given.PhotometricInterpretation) == (syntax, photometric)
+    assert (given.Rows, given.Columns, given.BitsStored) == (5, 7, 16 if mode == "I;16" else 8)
+    assert given.get("LossyImageCompression") == ("01" if name == "JPEG" else None)
+    if name == "JPEG":
+        assert given.pixel_array.shape == samples.shape
+    else:
+        np.testing.assert_array_equal(given.pixel_array, samples)
+
+
+def test_documents_are_stored_with_their_media_type_alone(targets: dict[str, Site]) -> None:
+    site = targets["xml"]
+    for sop_class_uid, media_type, data, told in (
+        ("1.2.840.10008.5.1.4.1.1.104.1", "application/pdf", b"%PDF-1.4 odd", "application/pdf"),
+        ("1.2.840.10008.5.1.4.1.1.104.2", "text/xml", b"<ClinicalDocument/>", "text/XML"),
+        ("1.2.840.10008.5.1.4.1.1.104.3", "model/stl", b"solid x", "model/stl"),
+    ):
+        model = captured(**{"00420011": {"vr": "OB", "BulkDataURI": "bulk"}})
+        model |= {"00080016": {"vr": "UI", "Value": [sop_class_uid]}}
+        del model["7FE00010"]
+        metadata = part("application/dicom+xml", native_model(model))
+        response = post(site, metadata, part(media_type, data, "bulk"), content_type=XML_TYPE)
+        assert response.status_code == 200, response.text
+        given = kept(site, uid_of(model))
+        assert given.MIMETypeOfEncapsulatedDocument == told
+        assert given.EncapsulatedDocument[: given.EncapsulatedDocumentLength] == data
+        assert given.EncapsulatedDocumentLength == len(data)
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    body = b"".join(content)
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+
+def film(profile: int = 100, level: int = 41, codec: bytes = b"avc1") -> bytes:
+    """An MP4 file with a track of sound and one of 25 pictures of 6 rows and 8 columns in half a second."""
+    configuration = box(b"avcC", bytes((1, profile, 0, level)))
+    entry = box(codec, bytes(24), struct.pack(">HH", 8, 6), bytes(50), configuration)
+    tables = (box(b"stsd", bytes(4), struct.pack(">I", 1), entry), box(b"stsz", struct.pack(">III", 0, 0, 25)))
+    header = box(b"mdhd", struct.pack(">IIIII", 0, 0, 0, 1000, 500), bytes(4))
+    picture = box(b"mdia", header, box(b"hdlr", bytes(8), b"vide", bytes(13)), box(b"minf", box(b"stbl", *tables)))
+    sound = box(b"mdia", header, box(b"hdlr", bytes(8), b"soun", bytes(13)))
+    return box(b"ftyp", b"isom") + box(b"moov", box(b"trak", sound), box(b"trak", picture)) + box(b"mdat", bytes(100))
+
+
+def test_a_film_is_stored_with_what_its_file_says(targets: dict[str, Site]) -> None:
+    site, model = targets["json"], captured(**{"00080016": {"vr": "UI", "Value": [VideoPhotographicImageStorage]}})
+    response = post(site, part(METADATA, json.dumps([model]).encode()), part("video/mp4", film(), "bulk"))
+    assert response.status_code == 200, response.text
+    given = kept(site, uid_of(model))
+    assert given.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.102"
+    assert (given.Rows, given.Columns, given.NumberOfFrames, given.FrameTime, given.CineRate) == (6, 8, 25, 20, 50)
+    assert (given.PhotometricInterpretation, given.FrameIncrementPointer) == ("YBR_PARTIAL_420", 0x00181063)
+    assert list(generate_frames(given.PixelData, number_of_frames=1)) == [film()]
+
+
+@pytest.mark.parametrize(
+    ("media_type", "data", "told"),
+    [
+        ("video/mp4", film(profile=77), "7FE00010: H.264 of profile 77"),
+        ("video/mp4", film(codec=b"mp4v"), "7FE00010: the video is neither H.264 nor H.265"),
+        ("video/mp4", film()[:300], "7FE00010: the MP4 file is truncated"),
+        ("video/mp4", b"no film", "7FE00010: an MP4 file with 0 video tracks"),
+        ("image/jpeg", picture("RGB", "JPEG", progressive=True)[0], "7FE00010: progressive JPEG"),
+        ("image/jpeg", picture("RGB", "PNG")[0], "7FE00010: compressed frame: "),
+        ("image/png", picture("RGB", "JPEG")[0], "7FE00010: the part is no PNG"),
+        ("image/png", picture("RGB", "PNG")[0][:-30], "7FE00010: the part is no PNG"),
+        ("image/png", picture("RGB", "PNG", transparency=(0, 2, 4))[0], "7FE00010: a PNG with transparency"),
+        ("application/pdf", b"%PDF-1.4", "7FE00010: a part of the type application/pdf is a document"),
+        ("text/html", b"<html>", "a part is neither metadata nor bulk data: text/html"),
+    ],
+    ids=range(11),
+)
+def test_pictures_and_films_that_dicom_cannot_have_are_refused_with_the_cause(
+    targets: dict[str, Site], media_type: str, data: bytes, told: str
+) -> None:
+    site = targets["nothing"]
+    response = post(site, part(METADATA, json.dumps([captured()]).encode()), part(media_type, data, "bulk"))
+    assert response.status_code == 409, response.text
+    assert told in [failure["00000902"][: len(told)] for tag in (FAILED, OTHERS) for failure in items(response, tag)]
+    assert (stored(site), part_files(site)) == (set(), [])
+
+
+def test_a_part_that_belongs_to_no_instance_is_told(targets: dict[str, Site]) -> None:
+    report = make.structured_report()
+    stray = part("application/octet-stream", b"1234", "elsewhere")
+    response = post(targets["json"], part(METADATA, json.dumps([model_of(report)]).encode()), stray)
+    assert response.status_code == 202
+    assert [item["00000902"] for item in items(response, OTHERS)] == ["no BulkDataURI names a part of bulk data"]
+    assert kept(targets["json"], report.SOPInstanceUID) == report

@@ -13,39 +13,33 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_DATA, PIXEL_TAGS, BulkData, Json, NotEncodable, text_of, write_model
 from node.dicom.part10 import file_head
 from node.dicom.xml_model import NotNative, json_from_native
-from node.errors import ConversionRefused
-from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES
-
-if TYPE_CHECKING:
-    from node.volume.read.codestreams import Codestream
+from node.extensions.dicomweb.media_types import DOCUMENTS_IN_PARTS, PDF
+from node.extensions.dicomweb.pixel_parts import (
+    ALLOCATED,
+    COLUMNS,
+    FRAMES,
+    PHOTOMETRIC,
+    PICTURES,
+    ROWS,
+    SAMPLES,
+    Pixels,
+    number_of,
+    pixels_of,
+)
 
 COPY_BYTES = 1 << 20
 MAX_INSTANCES = 50_000
 
 _CLASS, _INSTANCE = "00080016", "00080018"
-_ROWS, _COLUMNS, _SAMPLES, _ALLOCATED, _FRAMES = "00280010", "00280011", "00280002", "00280100", "00280008"
-_PHOTOMETRIC = "00280004"
-_DESCRIPTION = (_SAMPLES, _PHOTOMETRIC, _ROWS, _COLUMNS, _ALLOCATED, "00280101", "00280102", "00280103")
-"""The Image Pixel Description Macro (PS3.3 table C.7-11c)."""
-
-_WITH_CODESTREAM = {
-    "1.2.840.10008.1.2.4.50": (0xC0,),
-    "1.2.840.10008.1.2.4.51": (0xC0, 0xC1),
-    "1.2.840.10008.1.2.4.57": (0xC3,),
-    "1.2.840.10008.1.2.4.70": (0xC3,),
-    "1.2.840.10008.1.2.4.80": (0xF7,),
-    "1.2.840.10008.1.2.4.81": (0xF7,),
-}
-"""Start of frame markers of the transfer syntaxes of JPEG and JPEG-LS (PS3.5 A.4.1 and A.4.3)."""
+_DOCUMENT, _DOCUMENT_TYPE, _DOCUMENT_LENGTH = "00420011", "00420012", "00420015"
 
 _UID = re.compile(r"[0-9.]{1,64}")
-_VIDEO_PREFIX = "1.2.840.10008.1.2.4.10"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +50,8 @@ class SpooledPart:
     ----------
     transfer_syntax_uid : str
         Encoding of a bulk data part; empty for metadata.
+    is_assumed : bool
+        Whether the client did not give it: it is the default of the media type.
     """
 
     media_type: str
@@ -63,6 +59,7 @@ class SpooledPart:
     offset: int
     length: int
     transfer_syntax_uid: str = ""
+    is_assumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +79,22 @@ def assemble(
 
     `spool`: the file that holds the parts; `metadata`: of the media type ``application/dicom+json``, an array, or
     ``application/dicom+xml``, one data set; `bulk_data`: several parts with one location are the frames of one value,
-    in order; `into`: the file to write. Returns in the order of the metadata; `length` 0 if there is a refusal.
+    in order; `into`: the file to write. Returns in the order of the metadata; `length` 0 if there is a refusal. If all
+    instances are whole and a part belongs to none of them, a refusal without UIDs is the last one.
     """
     with spool.open("rb") as source, into.open("wb") as out:
         located: dict[str, list[_Spooled]] = defaultdict(list)
         for part in bulk_data:
             located[part.location].append(_Spooled(source, part))
-        return [
+        assembled = [
             _assembled(model, located, out) if isinstance(model, dict) else Assembled("", "", 0, model)
             for part in metadata
             for model in _models(_Spooled(source, part).read(), part.media_type)
         ]
+    is_named = any(one.refusal for one in assembled) or all(
+        part.is_used for parts in located.values() for part in parts
+    )
+    return assembled if is_named else [*assembled, Assembled("", "", 0, "no BulkDataURI names a part of bulk data")]
 
 
 def assemble_file(spool: Path, metadata: Sequence[SpooledPart], bulk_data: Sequence[SpooledPart], into: Path) -> bytes:
@@ -149,19 +151,13 @@ def _assembled(model: Json, located: dict[str, list[_Spooled]], out: BinaryIO) -
             raise NotEncodable("a tag occurs twice")
         if not all(_UID.fullmatch(uid) for uid in uids):
             raise NotEncodable("SOP Class UID and SOP Instance UID (0008,0016), (0008,0018) must be in the metadata")
-        pixels = _pixel_parts(model, located)
-        syntaxes = {part.part.transfer_syntax_uid for part in pixels} or {EXPLICIT_LITTLE_ENDIAN}
-        if len(syntaxes) > 1:
-            raise NotEncodable("7FE00010: the parts of the pixel data have different transfer syntaxes")
-        syntax = syntaxes.pop()
-        is_native = syntax == EXPLICIT_LITTLE_ENDIAN
-        if not is_native:
-            model = _with_description(model, pixels[0], syntax)
-            _check_frames(model, pixels, syntax)
-        out.write(file_head(*uids, syntax))
-        write_model(out, model, lambda uri: _bulk_data(model, located, uri), None if is_native else pixels)
-        if is_native:
-            _check_native(model, pixels)
+        pixels = pixels_of(model, _pixel_parts(model, located))
+        model = _with_document(pixels.model, located)
+        out.write(file_head(*uids, pixels.transfer_syntax_uid))
+        frames = None if pixels.is_native else pixels.parts
+        write_model(out, model, lambda uri: _bulk_data(model, located, uri, pixels), frames)
+        if pixels.is_native:
+            _check_native(model, pixels.parts)
     except NotEncodable as error:
         out.seek(began)
         out.truncate()
@@ -169,17 +165,33 @@ def _assembled(model: Json, located: dict[str, list[_Spooled]], out: BinaryIO) -
     return Assembled(*uids, out.tell() - began)
 
 
-def _bulk_data(model: Json, located: dict[str, list[_Spooled]], uri: str) -> BulkData | None:
+def _bulk_data(model: Json, located: dict[str, list[_Spooled]], uri: str, pixels: Pixels) -> BulkData | None:
     """Return the bytes of a URI; frames of uncompressed pixel data may be in parts of their own."""
     if uri == _uri_of(model, PIXEL_DATA):
-        parts = _pixel_parts(model, located)
-        return _Joined(parts) if parts else None
+        return _Joined(pixels.parts) if pixels.parts else None
     parts = located.get(uri, [])
     if len(parts) > 1:
         raise NotEncodable("several parts have one Content-Location, which only frames may share")
-    if parts and parts[0].part.transfer_syntax_uid != EXPLICIT_LITTLE_ENDIAN:
+    if parts and (parts[0].transfer_syntax_uid != EXPLICIT_LITTLE_ENDIAN or parts[0].media_type in PICTURES):
         raise NotEncodable("only pixel data may be compressed; other bulk data are application/octet-stream")
     return parts[0] if parts else None
+
+
+def _with_document(model: Json, located: dict[str, list[_Spooled]]) -> Json:
+    """Return the metadata with media type and length of an encapsulated document, if they leave them out.
+
+    Raises NotEncodable: a part that is called PDF is none.
+    """
+    parts = located.get(_uri_of(model, _DOCUMENT) or "", [])
+    if len(parts) != 1:
+        return model
+    (part,) = parts
+    if part.media_type == PDF and b"%PDF-" not in part.read_at(0, 1024):
+        raise NotEncodable(f"{_DOCUMENT}: the part is called {PDF}, and is no PDF file")
+    added: Json = {_DOCUMENT_LENGTH: {"vr": "UL", "Value": [part.length]}}
+    if name := DOCUMENTS_IN_PARTS.get(part.media_type):
+        added[_DOCUMENT_TYPE] = {"vr": "LO", "Value": [name]}
+    return added | {tag: element for tag, element in model.items() if tag not in added or text_of(model, tag)}
 
 
 def _uri_of(model: Json, tag: str) -> str | None:
@@ -193,107 +205,16 @@ def _pixel_parts(model: Json, located: dict[str, list[_Spooled]]) -> list[_Spool
     uri = _uri_of(model, PIXEL_DATA)
     if uri is None:
         return []
-    if uri in located:
-        return located[uri]
-    parts: list[_Spooled] = []
+    parts: list[_Spooled] = list(located.get(uri, ()))
     while f"{uri}/frames/{len(parts) + 1}" in located:
         parts += located[f"{uri}/frames/{len(parts) + 1}"]
+    for part in parts:
+        if part.media_type in DOCUMENTS_IN_PARTS:
+            raise NotEncodable(f"7FE00010: a part of the type {part.media_type} is a document, not pixel data")
     return parts
 
 
-def _number(model: Json, tag: str, default: int | None = None) -> int:
-    element = model.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    try:
-        return int(values[0]) if values else int(default)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise NotEncodable(f"{tag}: pixel data need this attribute in the metadata (PS3.3 C.7.6.3)") from None
-
-
-def _check_frames(model: Json, parts: Sequence[_Spooled], syntax: str) -> None:
-    """Compare compressed frames with the metadata.
-
-    Raises NotEncodable: other codestreams than those of the transfer syntax, or frames of another number or size.
-    """
-    rows, columns, frames = _number(model, _ROWS), _number(model, _COLUMNS), _number(model, _FRAMES, 1)
-    if syntax.startswith(_VIDEO_PREFIX) and len(syntax) > len(_VIDEO_PREFIX):
-        return _check_count(len(parts), 1)
-    _check_count(len(parts), frames)
-    if syntax in CODESTREAM_SYNTAXES:
-        for part in parts:
-            _check_size(_codestream(part.read(), syntax), rows, columns)
-    return None
-
-
-def _with_description(model: Json, frame: _Spooled, syntax: str) -> Json:
-    """Return the metadata with the Image Pixel Description Macro of a compressed frame, if they have nothing of it.
-
-    PS3.18 10.5.2 lets clients leave it out. Only what the codestream says for certain is derived: JPEG and JPEG-LS of 8
-    bits, which are unsigned by convention, and JPEG 2000 of one component, which says whether it is signed.
-    """
-    if any(tag in model for tag in _DESCRIPTION) or syntax not in CODESTREAM_SYNTAXES:
-        return model
-    data = frame.read()
-    codestream = _codestream(data, syntax)
-    is_jpeg = codestream.signed is None
-    photometric = "MONOCHROME2" if codestream.samples == 1 else ""
-    if is_jpeg and codestream.samples == 3:
-        photometric = "YBR_FULL_422" if codestream.lossy and codestream.colour_space != "RGB" else "RGB"
-    if not photometric or (is_jpeg and codestream.precision != 8):
-        raise NotEncodable("00280010: these frames need Rows, Columns and so on in the metadata (PS3.3 C.7.6.3)")
-    numbers = {
-        _SAMPLES: codestream.samples,
-        _ROWS: codestream.rows,
-        _COLUMNS: codestream.columns,
-        _ALLOCATED: 8 if codestream.precision <= 8 else 16,
-        "00280101": codestream.precision,
-        "00280102": codestream.precision - 1,
-        "00280103": int(codestream.signed or 0),
-        **({"00280006": 0} if codestream.samples == 3 else {}),
-    }
-    described = {tag: {"vr": "US", "Value": [number]} for tag, number in numbers.items()}
-    return model | described | {_PHOTOMETRIC: {"vr": "CS", "Value": [photometric]}}
-
-
-def _check_count(count: int, expected: int) -> None:
-    if count != expected:
-        raise NotEncodable(f"7FE00010: {count} parts for {expected} frames; each compressed frame is a part of its own")
-
-
-def _codestream(data: bytes, syntax: str) -> Codestream:
-    """Return the header of a compressed frame.
-
-    Raises NotEncodable: it cannot be read, or is not one of the transfer syntax.
-    """
-    from node.volume.read.codestreams import read_codestream
-
-    try:
-        codestream = read_codestream(data)
-    except ConversionRefused as error:
-        raise NotEncodable(f"7FE00010: {error.detail}") from error
-    markers = _WITH_CODESTREAM.get(syntax)
-    if (markers is None) == data.startswith(b"\xff\xd8") or (markers and _start_of_frame(data) not in markers):
-        raise NotEncodable(f"7FE00010: a frame is not encoded in the transfer syntax of its part, {syntax}")
-    return codestream
-
-
-def _check_size(codestream: Codestream, rows: int, columns: int) -> None:
-    if (codestream.rows, codestream.columns) != (rows, columns):
-        raise NotEncodable("7FE00010: Rows and Columns are not those of the compressed frames")
-
-
-def _start_of_frame(data: bytes) -> int:
-    """Return the marker of the frame header of a JPEG or JPEG-LS codestream (ITU-T T.81 B.2.2), or 0."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return marker
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return 0
-
-
-def _check_native(model: Json, parts: Sequence[_Spooled]) -> None:
+def _check_native(model: Json, parts: Sequence[BulkData]) -> None:
     """Raise `NotEncodable` if uncompressed pixel data are not as long as the metadata say."""
     for tag in (f"{tag:08X}" for tag in PIXEL_TAGS):
         element: Any = model.get(tag)
@@ -306,29 +227,38 @@ def _check_native(model: Json, parts: Sequence[_Spooled]) -> None:
             continue
         else:
             raise NotEncodable(f"{tag}: the metadata have neither BulkDataURI nor InlineBinary for the pixel data")
-        samples = _number(model, _SAMPLES, 1)
-        if text_of(model, _PHOTOMETRIC) in ("YBR_FULL_422", "YBR_PARTIAL_422"):
+        samples = number_of(model, SAMPLES, 1)
+        if text_of(model, PHOTOMETRIC) in ("YBR_FULL_422", "YBR_PARTIAL_422"):
             samples = 2
-        bits = _number(model, _ROWS) * _number(model, _COLUMNS) * samples * _number(model, _ALLOCATED)
-        expected = -(-bits * _number(model, _FRAMES, 1) // 8)
+        bits = number_of(model, ROWS) * number_of(model, COLUMNS) * samples * number_of(model, ALLOCATED)
+        expected = -(-bits * number_of(model, FRAMES, 1) // 8)
         if not expected <= length <= expected + 1:  # one byte of padding
             raise NotEncodable(f"{tag}: {length} bytes of pixel data, but the metadata describe {expected}")
 
 
 class _Spooled:
-    """The bytes of a part in the spool file; it is a `node.dicom.json_model.BulkData`."""
+    """The bytes of a part in the spool file; it is a `node.extensions.dicomweb.pixel_parts.PixelPart`."""
 
     def __init__(self, source: BinaryIO, part: SpooledPart) -> None:
         self._source, self.part = source, part
+        self.media_type, self.transfer_syntax_uid = part.media_type, part.transfer_syntax_uid
+        self.is_assumed = part.is_assumed
+        self.is_used = False
 
     @property
     def length(self) -> int:
         return self.part.length
 
     def read(self) -> bytes:
-        return os.pread(self._source.fileno(), self.part.length, self.part.offset)
+        return self.read_at(0, self.part.length)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return bytes from an offset, at most to the end of the part."""
+        self.is_used = True
+        return os.pread(self._source.fileno(), min(length, self.part.length - offset), self.part.offset + offset)
 
     def copy_to(self, out: BinaryIO) -> None:
+        self.is_used = True
         at, end = self.part.offset, self.part.offset + self.part.length
         while at < end:
             data = os.pread(self._source.fileno(), min(COPY_BYTES, end - at), at)
@@ -341,7 +271,7 @@ class _Spooled:
 class _Joined:
     """Parts one behind the other, as one `node.dicom.json_model.BulkData`."""
 
-    def __init__(self, parts: Sequence[_Spooled]) -> None:
+    def __init__(self, parts: Sequence[BulkData]) -> None:
         self._parts = parts
 
     @property

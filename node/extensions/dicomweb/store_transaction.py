@@ -33,7 +33,16 @@ from node.dicom.status import (
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
 from node.errors import InstanceRefused
 from node.extensions.dicomweb.assembling import Assembled, SpooledPart, assemble_file, read_assembled
-from node.extensions.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, JSON, bulk_data_syntax
+from node.extensions.dicomweb.media_types import (
+    ANY,
+    DICOM,
+    DICOM_JSON,
+    DICOM_XML,
+    JSON,
+    bulk_data_syntax,
+    plain_name,
+    shown,
+)
 from node.extensions.dicomweb.resources import CHUNK_BYTES
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
@@ -140,7 +149,7 @@ class StoreTransaction:
         self._part: _Part | None = None
         self._header: tuple[bytes, bytes] = b"", b""
         self.part_headers: dict[bytes, bytes] = {}
-        self._parts, self.is_whole = 0, False  # the last boundary was received
+        self.parts, self.is_whole = 0, False  # the last boundary was received
         self._finishing: list[tuple[Identity, Future[object], Future[Outcome]]] = []
         self._outcomes: list[tuple[Identity, Future[Outcome]]] = []  # of what is stored
         self._threads = ThreadPoolExecutor(FINISHING, thread_name_prefix="stow")
@@ -185,7 +194,7 @@ class StoreTransaction:
             raise HTTPException(
                 400, "the body ends before its last boundary; complete parts are stored; send the request again"
             )
-        if not self._parts:
+        if not self.parts:
             raise HTTPException(400, "the body has no parts")
         if self._ingest.acknowledgement is not None:
             self._await(self._ingest.acknowledgement)
@@ -225,8 +234,8 @@ class StoreTransaction:
     # Callbacks of the parser
 
     def _begin_part(self) -> None:
-        self._parts += 1
-        if self._parts > MAX_PARTS:
+        self.parts += 1
+        if self.parts > MAX_PARTS:
             raise HTTPException(413, f"more than {MAX_PARTS} instances in one request: send several requests")
         self.part_headers = {}
 
@@ -305,6 +314,28 @@ class StoreTransaction:
         remedy = _REMEDIES.get(failure.reason) or remedy_of(failure.reason)
         peer = self._origin.address
         self._on_refusal(Refused("instance", status, failure.comment, remedy, peer=peer, offered=offered[:200]))
+
+
+class SingleTransaction(StoreTransaction):
+    """A request whose body is one instance, without boundaries (PS3.18 10.5.1). Used by one thread; close it."""
+
+    def __init__(
+        self, ingest: Ingest, origin: Origin, study_instance_uid: str | None, on_refusal: Callable[[Refused], None]
+    ) -> None:
+        super().__init__(ingest, origin, b"none", study_instance_uid, on_refusal)
+        self.begin_part(DICOM, "")
+
+    def write(self, data: bytes) -> None:
+        """Process bytes of the instance."""
+        self.parts = 1 if data else self.parts
+        self.write_part(memoryview(data))
+
+    def end(self) -> StoreReport:
+        """Wait until the instance is stored or refused; 400 if the body was empty."""
+        self.is_whole = True  # a body that is cut short disconnects
+        if self.parts:
+            self.end_part()
+        return super().end()
 
 
 class _Part:
@@ -450,12 +481,14 @@ class MetadataTransaction(StoreTransaction):
             return
         syntax = bulk_data_syntax(self._type, self._syntax)
         if syntax is None or syntax == DEFLATED_LITTLE_ENDIAN or not is_accepted_transfer_syntax(syntax):
-            reason = "a part is neither metadata nor bulk data of a known media type"
+            reason = f"a part is neither metadata nor bulk data: {shown(self._type) or 'no Content-Type'}"
             self.refused(PartFailure(CANNOT_UNDERSTAND, reason))
         elif not location:
             self.refused(PartFailure(CANNOT_UNDERSTAND, "a part of bulk data has no Content-Location"))
         else:
-            self._bulk_data.append(SpooledPart(self._type, location, self._began, length, syntax))
+            is_assumed = self._syntax in ("", ANY)
+            media_type = plain_name(self._type)
+            self._bulk_data.append(SpooledPart(media_type, location, self._began, length, syntax, is_assumed))
 
     def end(self) -> StoreReport:
         """Assemble the instances and wait until each is stored or refused; see `StoreTransaction.end`."""

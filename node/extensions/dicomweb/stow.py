@@ -15,12 +15,13 @@ from node.audit.audit_log import Action, AuditEvent, Result
 from node.dicom.metadata import encoded_model
 from node.dicom.status import ANOTHER_VERSION_IS_CURRENT
 from node.extensions.dicomweb.documents import respond_document
-from node.extensions.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form
+from node.extensions.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form, shown
 from node.extensions.dicomweb.resources import Multipart, Part, base_url, dicomweb_router, instance_url, resource_url
 from node.extensions.dicomweb.store_transaction import (
     METADATA_TYPES,
     MetadataTransaction,
     PartFailure,
+    SingleTransaction,
     StoreReport,
     StoreTransaction,
 )
@@ -82,18 +83,29 @@ def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:
 
 
 def _transaction(node: Services, origin: Origin, inner: str, boundary: bytes, study: str | None) -> StoreTransaction:
+    if not boundary:
+        return SingleTransaction(node.ingest, origin, study, node.on_refusal)
     if inner in METADATA_TYPES:
         return MetadataTransaction(node, origin, boundary, study)
     return StoreTransaction(node.ingest, origin, boundary, study, node.on_refusal)
 
 
 def _parts_of(request: Request) -> tuple[str, bytes]:
-    """Check the Content-Type of a body, and return the media type of its first part and its boundary."""
-    media_type, parameters = parse_options_header(request.headers.get("content-type"))
+    """Check the Content-Type of a body, and return the media type of its first part and its boundary.
+
+    The boundary of a single instance is empty.
+    """
+    raw, parameters = parse_options_header(request.headers.get("content-type"))
+    media_type = raw.decode("latin-1").strip().lower()
+    if media_type == DICOM:
+        return DICOM, b""
     inner = parameters.get(b"type", DICOM.encode()).decode("latin-1").lower()
-    if media_type.decode("latin-1").lower() != MULTIPART or inner not in (DICOM, *METADATA_TYPES):
+    if media_type != MULTIPART or inner not in (DICOM, *METADATA_TYPES):
         types = " or ".join(f'"{name}"' for name in (DICOM, DICOM_JSON, DICOM_XML))
-        raise HTTPException(415, f"the body must be {MULTIPART}; type={types} (PS3.18 10.5.2)")
+        came = shown(f"{media_type}; type={inner}" if media_type == MULTIPART else media_type) or "nothing"
+        raise HTTPException(
+            415, f"the Content-Type is {came}; it must be {DICOM}, or {MULTIPART} with type={types} (PS3.18 10.5.2)"
+        )
     boundary = parameters.get(b"boundary", b"")
     if not boundary:
         raise HTTPException(400, "the Content-Type has no boundary (RFC 2046 5.1.1)")

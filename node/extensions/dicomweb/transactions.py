@@ -58,7 +58,7 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"', DICOM_XML),
         ACCEPT,
         ("Accept", "Accept-Encoding", "Content-Type"),
-        tuple(f'{MULTIPART}; type="{name}"' for name in (DICOM, DICOM_JSON, DICOM_XML)),
+        (*(f'{MULTIPART}; type="{name}"' for name in (DICOM, DICOM_JSON, DICOM_XML)), DICOM),
     ),
     wado.retrieve: Transaction(
         "Retrieve Instances", "10.4.1.1.1", (f'{MULTIPART}; type="{DICOM}"', DICOM, ZIP), ACCEPT, CONDITIONAL

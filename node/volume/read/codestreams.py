@@ -29,7 +29,8 @@ class Codestream:
     """The header of one compressed frame.
 
     `signed` is None if the format does not state it (JPEG, JPEG-LS). `colour_space` is ``"RGB"`` or ``"YBR"`` if the
-    codestream states it (component names, Adobe or JFIF marker), else empty.
+    codestream states it (component names, Adobe or JFIF marker), else empty. `transformed`: whether JPEG 2000 made
+    luminance and colour differences of three components.
     """
 
     rows: int
@@ -39,6 +40,7 @@ class Codestream:
     signed: bool | None = None
     lossy: bool = False
     colour_space: str = ""
+    transformed: bool = False
 
 
 def begins(data: bytes) -> bool:
@@ -79,7 +81,7 @@ def _long(data: bytes, at: int) -> int:
 
 
 def _read_jpeg(data: bytes) -> Codestream:
-    segments = dict(reversed(list(_jpeg_segments(data))))  # the first one of each kind counts
+    segments = dict(reversed(list(jpeg_segments(data))))  # the first one of each kind counts
     kind = next((marker for marker in segments if marker in _SOF), None)
     scan = segments[_SOS]
     if kind is None:
@@ -99,7 +101,7 @@ def _read_jpeg(data: bytes) -> Codestream:
     )
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield each marker and the offset of its parameters, up to and including the first start of scan."""
     at, marker = 2, 0
     while marker != _SOS:
@@ -118,7 +120,7 @@ def jpeg_profile(data: bytes) -> bytes:
     chunks: dict[int, bytes] = {}
     if data.startswith(_SOI):
         with suppress(IndexError, ConversionRefused):
-            for marker, at in _jpeg_segments(data):
+            for marker, at in jpeg_segments(data):
                 if marker == _APP2 and data[at : at + 12] == b"ICC_PROFILE\0":
                     chunks[data[at + 12]] = data[at + 14 : at - 2 + _word(data, at - 2)]
     return b"".join(chunks[number] for number in sorted(chunks))
@@ -135,7 +137,7 @@ def _colour_space(data: bytes, segments: dict[int, int], frame: int) -> str:
 
 
 def _read_jpeg_2000(data: bytes) -> Codestream:
-    at = _jpeg_2000_start(data)
+    at = jpeg_2000_start(data)
     if _word(data, at + 2) != _SIZ:
         raise _undecodable("not a JPEG, JPEG-LS or JPEG 2000 codestream")
     size = at + 6  # after marker and length
@@ -148,7 +150,7 @@ def _read_jpeg_2000(data: bytes) -> Codestream:
     if not tile_width or not tile_height:
         raise _undecodable("the tiles have no size")
     tiles = -(-(right - tiles_left) // tile_width) * -(-(bottom - tiles_top) // tile_height)
-    lossy, first_tile = _read_main_header(data, at + 2)
+    lossy, transformed, first_tile = _read_main_header(data, at + 2)
     _check_tiles(data, first_tile, tiles)
     depth = components[0][0]
     return Codestream(
@@ -158,10 +160,11 @@ def _read_jpeg_2000(data: bytes) -> Codestream:
         precision=(depth & 0x7F) + 1,
         signed=bool(depth & 0x80),
         lossy=lossy,
+        transformed=transformed,
     )
 
 
-def _jpeg_2000_start(data: bytes) -> int:
+def jpeg_2000_start(data: bytes) -> int:
     """Return the offset of the codestream, which follows the boxes of a JP2 file if the sender ignored PS3.5 A.4.4."""
     at = 0
     while data[at : at + 2] != _SOC:
@@ -175,16 +178,16 @@ def _jpeg_2000_start(data: bytes) -> int:
     return at
 
 
-def _read_main_header(data: bytes, at: int) -> tuple[bool, int]:
-    """Return whether the wavelet is irreversible, and the offset of the first tile-part."""
-    lossy = False
+def _read_main_header(data: bytes, at: int) -> tuple[bool, bool, int]:
+    """Return whether the wavelet is irreversible, whether components are transformed, and where tile-parts begin."""
+    lossy = transformed = False
     while (marker := _word(data, at)) != _SOT:
         if marker < 0xFF00:
             raise _undecodable(f"a marker was expected at byte {at}")
         if marker == _COD:
-            lossy = data[at + 13] == 0
+            lossy, transformed = data[at + 13] == 0, data[at + 8] == 1
         at += 2 + _word(data, at + 2)
-    return lossy, at
+    return lossy, transformed, at
 
 
 def _check_tiles(data: bytes, at: int, tiles: int) -> None:
