@@ -124,6 +124,9 @@ class MenuEntry:
         Letter that opens the page behind ``g``; empty: none.
     badge : str
         Name of a number beside the label: `badge_counts` in `node/extensions/pages/rendering.py`.
+    is_used : str
+        Place of a function that is called with the services of the node and the index, and returns whether the page has
+        something to show; empty: always.
     """
 
     path: str
@@ -131,6 +134,7 @@ class MenuEntry:
     before: str = ""
     key: str = ""
     badge: str = ""
+    is_used: Place = ""
 
 
 ErrorPage = Callable[[int, str, str, str], str]

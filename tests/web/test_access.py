@@ -250,6 +250,15 @@ def test_credentials_that_make_no_sense_are_refused_also_where_none_are_needed(e
     assert answer.status_code == 401
 
 
+def test_the_name_stays_after_a_wrong_password(guarded: Site) -> None:
+    client = guarded.client(headers={"Origin": guarded.url})
+    form = {"name": 'reader"><b>', "password": "wrong horse battery"}
+    answer = client.post("/login", data=form)
+    assert answer.status_code == 401
+    assert 'value="reader&#34;&gt;&lt;b&gt;"' in answer.text
+    assert "wrong horse" not in answer.text
+
+
 def test_the_wrong_password_is_refused_and_audited_without_it(guarded: Site) -> None:
     assert guarded.client(auth=("reader", "wrong horse battery")).get(API).status_code == 401
     [line] = guarded.audited("User Authentication")

@@ -12,6 +12,7 @@ import pytest
 
 from node import logs
 from node.index.nouns.accounts import Role
+from node.index.work.routes import lane_to
 from node.settings.load import load
 from tests import make
 from tests.web.conftest import PASSWORD, Site
@@ -161,6 +162,68 @@ def test_the_configuration_says_where_each_value_comes_from(
     assert shown == {"dicom.ae_title": "file", "web.session_hours": "environment"}
     assert str(file) in page
     assert "series.quiet_seconds" in client.get("/administration/configuration").text
+
+
+def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
+    start_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    site = start_site(
+        authentication="always",
+        tables={
+            "peers": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}, "ct": {"ae_title": "CT1"}},
+            "routes": {"night": {"to": ["pacs"], "where": "modality == 'CT'"}},
+            "hooks": {"bell": {"on": ["volume-written"], "command": ["/bin/true"]}},
+        },
+    )
+    site.account("chief", Role.ADMIN)
+    chief = signed_in(site, "chief")
+    site.store.index.deliveries.begin("route", {lane_to("night", "pacs"): False})
+    shown = chief.get("/administration/connections").text
+    for told in ("PACS", "127.0.0.1:1", "the node never calls it", "modality == &#39;CT&#39;", "/bin/true", "ready"):
+        assert told in shown, told
+    paused = chief.post("/administration/routes/night/pacs", data={"action": "pause"})
+    assert paused.headers["location"] == "/administration/connections"
+    assert "paused" in chief.get("/administration/connections").text
+    assert chief.post("/administration/hooks/bell/retry").status_code == 303
+    assert chief.post("/administration/hooks/bel/retry").status_code == 404
+    assert chief.post("/administration/routes/night/ct", data={"action": "pause"}).status_code == 404
+    changes = chief.get("/administration/changes").text
+    for told in ("route night to pacs: pause", "hook bell: retry of 0 messages", "chief"):
+        assert told in changes, told
+    site.account("ann", Role.WRITE)
+    ann = signed_in(site, "ann")
+    for path in ("connections", "retention", "changes"):
+        assert ann.get(f"/administration/{path}").status_code == 403, path
+        assert chief.get(f"/administration/{path}").status_code == 200, path
+    assert ann.post("/administration/hooks/bell/retry").status_code == 403
+
+
+def test_retention_shows_what_it_would_delete_and_waits_for_a_person(start_site: Callable[..., Site]) -> None:
+    site = start_site(tables={"retention": {"maximum_studies": 1, "only_converted": False}})
+    for uid in ("1.2.1", "1.2.2"):
+        site.take(*make.ct_series(2, study_uid=uid, series_uid=f"{uid}.1", PatientName=f"Old^{uid[-1]}"))
+    client = site.client()
+    shown = client.get("/administration/retention").text
+    assert "1 of 2 studies would be deleted now" in shown
+    assert "Old, 1" in shown
+    assert "Old, 2" not in shown
+    assert "more than 1 studies" in shown
+    assert "Confirm</button>" not in shown
+    assert client.post("/administration/retention/confirm").status_code == 303
+    assert "unlimited" in start_site().client().get("/administration/retention").text
+
+
+def test_the_newest_changes_say_who_did_what(site: Site, chief: httpx2.Client) -> None:
+    site.take(*make.ct_series(2, study_uid="1.2.3", PatientName="SECRET^NAME"))
+    chief.post("/studies/1.2.3/labels", data={"label": "checked"})
+    chief.post("/administration/accounts", data={"name": "ann", "role": "write"})
+    with (site.root / "audit.jsonl").open("a") as log:
+        log.write('{"half": ')
+    shown = chief.get("/administration/changes").text
+    assert "labels changed" in shown
+    assert shown.count("account ann: role write") == 1, "as ordered and as done"
+    assert "SECRET" not in shown
+    assert shown.index("account ann") < shown.index("labels changed"), "newest first"
 
 
 def test_the_newest_lines_of_the_log_are_shown_by_level(start_site: Callable[..., Site]) -> None:

@@ -27,7 +27,7 @@ SERVED: Mapping[str, tuple[str, ...]] = {
 OF_ONE = {"results": {"/api/v1/jobs/{job}", "/api/v1/jobs/{job}/outcome"}}
 """By extension, paths of something that there has to be."""
 
-IN_MENU = {"dicomweb", "pages", "worklist"}
+IN_MENU = {"dicomweb", "pages"}
 
 
 @pytest.mark.slow

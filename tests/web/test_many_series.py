@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import BytesIO
+from zipfile import ZipFile
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -11,7 +13,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from node.extensions.pages import many_series
 from tests import make
 from tests.web.conftest import Site, open_site
-from tests.web.pages import Visitor, start_browser
+from tests.web.pages import Visitor, accessibility_faults, start_browser
 
 MANY = 130
 
@@ -24,7 +26,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = open_site(tmp_path_factory.mktemp("crowded") / "root")
+    peers = {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}}
+    site = open_site(tmp_path_factory.mktemp("crowded") / "root", {"peers": peers})
     for number in range(1, MANY + 1):
         modality = "MR" if number % 10 == 0 else "CT"
         named = {"SeriesNumber": number, "SeriesDescription": f"{'T2 star' if modality == 'MR' else 'Thorax'} {number}"}
@@ -46,6 +49,22 @@ def test_a_person_finds_a_series_among_many(crowded: Site, browser: Browser) -> 
     expect(page.locator("#cards").get_by_role("status")).to_have_text(f"13 of {MANY} series")
     page.get_by_role("searchbox", name="Series").fill("star 4")
     expect(rows).to_have_count(1)
+    page.get_by_label("Select series 40").check()
+    page.get_by_role("searchbox", name="Series").fill("star 5")
+    expect(rows).to_have_count(1)
+    page.get_by_label("Select series 50").check()
+    expect(page.locator("#selected-count")).to_have_text("2 selected, 1 of them not shown")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="DICOM").click()
+    with ZipFile(download.value.path()) as taken:
+        assert sum(name.endswith(".dcm") for name in taken.namelist()) == 2
+    page.get_by_label("Label for the selected series").fill("take these")
+    page.get_by_role("button", name="Add label").click()
+    expect(page.locator("#announcer")).to_have_text("2 series have the label")
+    expect(page.locator("#cards .mark")).to_have_text("take these")
+    expect(page.locator("#selected")).to_be_hidden()
+    page.get_by_role("searchbox", name="Series").fill("star 4")
+    assert accessibility_faults(page) == []
     page.get_by_role("link", name="T2 star 40").click()
     expect(page).to_have_url(re.compile("/series/1.2.3.40$"))
     visitor.close()
@@ -60,3 +79,32 @@ def test_the_list_of_many_series_is_light(crowded: Site) -> None:
     answer = crowded.client().post("/studies/1.2.3/series-list", data={"words": "1.2.3.77", "state": "receiving"})
     assert answer.text.count("data-row>") == (1 if "77" in answer.text else 0)
     assert crowded.client().post("/studies/1.2.3/series-list", data={"shown": "0"}).status_code == 422
+
+
+def test_selected_series_are_taken_away_sent_labelled_and_converted_again(crowded: Site) -> None:
+    client, url = crowded.client(), "/studies/1.2.3/selected"
+    both = {"series": ["1.2.3.7", "1.2.3.9", "9.9", "1.2.3.7"]}
+    answer = client.post(f"{url}/dicom.zip", data=both)
+    assert "_series.zip" in answer.headers["content-disposition"]
+    with ZipFile(BytesIO(answer.content)) as taken:
+        assert sum(name.endswith(".dcm") for name in taken.namelist()) == 2
+    assert client.post(f"{url}/send", data={**both, "to": "pacs"}).headers["location"] == "/routes"
+    assert [line["detail"] for line in crowded.audited("Export")] == ["1 instances queued for pacs"] * 2
+    assert client.post(f"{url}/send", data={**both, "to": "pasc"}).status_code == 400
+    assert client.post(f"{url}/labels", data={**both, "label": "taken"}).status_code == 303
+    page = client.post("/studies/1.2.3/series-list", data={"words": "1.2.3.9"}).text
+    assert page.count(">taken<") == 1
+    assert client.post(f"{url}/reconvert", data=both).status_code == 303
+    for what in ("dicom.zip", "send", "labels", "reconvert"):
+        other = {"to": "pacs", "label": "x"}
+        assert client.post(f"{url}/{what}", data={"series": "9.9", **other}).status_code == 404, what
+        assert client.post(f"{url}/{what}", data=other).status_code == 422, what
+        assert client.post(f"/studies/9.9/selected/{what}", data={**both, **other}).status_code == 404, what
+
+
+def test_a_study_of_few_series_has_a_list_as_well(crowded: Site) -> None:
+    crowded.take(*(make.instance(study_uid="1.2.4", series_uid=f"1.2.4.{number}") for number in (1, 2)))
+    client = crowded.client()
+    assert 'name="series"' not in client.get("/studies/1.2.4").text
+    assert client.get("/studies/1.2.4", params={"view": "list"}).text.count('name="series"') == 2
+    assert "view=list" not in client.get("/studies/1.2.3").text

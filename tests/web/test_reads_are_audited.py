@@ -57,6 +57,9 @@ NOT_READ = (
             "/account/password",
             "/account/tokens",
             "/account/tokens/revoke",
+            "/administration/routes/{route}/{destination}",
+            "/administration/hooks/{hook}/retry",
+            "/administration/retention/confirm",
             "/administration/accounts",
             "/administration/accounts/{name}/role",
             "/administration/accounts/{name}/password",
@@ -99,6 +102,10 @@ NOT_READ = (
         for what in ("reconvert", "send", "delete", "delete/confirmed", "volumes.zip", "dicom.zip", "deidentified.zip")
     }
     | {
+        ("POST", f"/studies/{{study_instance_uid}}/selected/{what}")
+        for what in ("reconvert", "send", "labels", "volumes.zip", "dicom.zip", "deidentified.zip")
+    }
+    | {
         ("GET", "/api/v1/peers/{peer}/studies/{study_instance_uid}/series"),
         ("GET", "/peers/series"),
         ("GET", "/patients/merge"),  # of two patients: see test_persons
@@ -127,6 +134,7 @@ WITHOUT_PATIENTS = {
     "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible", "/problems/causes/{cause}",
     "/account", "/administration", "/administration/configuration", "/administration/log",
+    "/administration/connections", "/administration/retention",
     "/api/v1/trash", "/problems/trash",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""

@@ -95,6 +95,8 @@ def test_senders_and_minutes_outlive_a_restart(tmp_path: Path) -> None:
             page = site.client().get("/status").text
             assert "3 instances in the last hour" in page
             assert "stored an instance" in page
+            assert '<td class="number">3</td>' in page
+            assert "waiting for a converter" in page
 
 
 def test_each_page_says_that_nothing_is_accepted_and_how_much_room_there_is(tmp_path: Path) -> None:

@@ -120,10 +120,13 @@ def test_readers_see_and_writers_change_the_worklist(guarded: Site) -> None:
 
 
 def test_the_page_shows_what_was_performed_and_received_for_each_entry(site: Site) -> None:
+    in_menu = '<a href="/worklist"'
+    assert in_menu not in site.client().get("/").text
     site.take(*make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1", PatientID="P2", AccessionNumber="A1"))
     site.client().post(ENTRIES, json={**FORM, "patient_name": "<b>Doe", "study_instance_uid": "1.2.4"})
     site.services.index.performed_steps.create(created("1.9", begun("1.2.4")), "CT1", site.services.ingest.now())
     page = site.client().get("/worklist").text
+    assert in_menu in page
     assert "&lt;b&gt;Doe" in page
     assert '<a href="/studies/1.2.3">1 series</a> <span class="chip warning">P2</span>' in page
     assert "IN PROGRESS, 0 series, 0 instances" in page

@@ -1,4 +1,8 @@
-"""Administration in the browser: accounts, one's own account, the configuration as it is, and the newest log lines."""
+"""Administration in the browser.
+
+Accounts and one's own account; peers, routes, hooks and retention, as the configuration has them, with what may be done
+about each; the configuration with where each value comes from; the newest changes and log lines.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ class _Administration(Extension):
     """Pages for administrators, and the page of one's own account."""
 
     name = "administration"
-    routers = (Router("pages", f"{__name__}.pages:router"), Router("pages", f"{__name__}.own:router"))
+    routers = tuple(
+        Router("pages", f"{__name__}.{module}:router")
+        for module in ("pages", "own", "connections", "retention", "changes")
+    )
     menu = (MenuEntry("/administration", "Administration"),)
     templates = __name__
 

@@ -15,7 +15,7 @@ import shutil
 import threading
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -291,20 +291,20 @@ def deidentified_zip(
     profile: str,
     content: Content,
     study_instance_uids: Sequence[str],
-    series_instance_uid: str | None = None,
+    series_instance_uids: Collection[str] = (),
 ) -> Response:
-    """Return studies, or one series, without identities, as a ZIP file.
+    """Return studies, or some of their series, without identities, as a ZIP file.
 
     Raises UsageError if there is no table [deidentify.`profile`]. Raises ResourceNotFound if none of the studies, or
-    not the series, is here. Raises OutOfResources if the disk has no room for the copies.
+    of the series, is here. Raises OutOfResources if the disk has no room for the copies.
     """
     ways = _ways_of(call.request, call.node)
     how = ways.named(profile)
     with call.node.index.reading() as index:
-        there = [uid for uid in study_instance_uids if _is_there(index, uid, series_instance_uid)]
+        there = [uid for uid in study_instance_uids if _is_there(index, uid, series_instance_uids)]
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid in there]
     if not there:
-        raise ResourceNotFound("study" if series_instance_uid is None else "series")
+        raise ResourceNotFound("series" if series_instance_uids else "study")
     if (lack := call.node.archive.intake.waits_for()) is not None:
         raise OutOfResources(lack)
     end_turn = ways.take_turn(call.account.name)
@@ -313,7 +313,7 @@ def deidentified_zip(
             call.node,
             how,
             (profile, content),
-            (study_instance_uids, series_instance_uid),
+            (study_instance_uids, series_instance_uids),
             call.request.app.state.stopping,
         )
     except BaseException:
@@ -352,8 +352,8 @@ def _ways_of(request: Request, node: Services) -> Deidentifications:
     return ways
 
 
-def _is_there(index: ReadIndex, study: str, series: str | None) -> bool:
-    return any(series in (None, row["series_instance_uid"]) for row in index.series.of_study(study))
+def _is_there(index: ReadIndex, study: str, series: Collection[str]) -> bool:
+    return any(not series or row["series_instance_uid"] in series for row in index.series.of_study(study))
 
 
 class _Answer(Instances):
@@ -377,7 +377,7 @@ class _Download:
         node: Services,
         how: DeidentifyWay,
         order: tuple[str, Content],
-        what: tuple[Sequence[str], str | None],
+        what: tuple[Sequence[str], Collection[str]],
         stopping: threading.Event,
     ) -> None:
         self._node, self._how, self._order, self._what = node, how, order, what
@@ -400,9 +400,9 @@ class _Download:
 
     def members(self) -> Iterator[Member]:
         """Yield the members of the ZIP file, each made when its turn comes."""
-        studies, series_instance_uid = self._what
+        studies, series = self._what
         for study in studies:
-            yield from self._of_study(study, series_instance_uid)
+            yield from self._of_study(study, series)
         remaining = self._remaining.as_csv()
         yield Member(REMAINING, len(remaining), [remaining])
         report = json.dumps(self._report(), indent=1).encode()
@@ -413,10 +413,11 @@ class _Download:
         """Remove everything that was made."""
         self._deidentifier.close()
 
-    def _of_study(self, study: str, series_instance_uid: str | None) -> Iterator[Member]:
+    def _of_study(self, study: str, series_instance_uids: Collection[str]) -> Iterator[Member]:
         with self._node.index.reading(wait=False) as index:
             rows = index.series.of_study(study)
-            wanted = [row for row in rows if series_instance_uid in (None, row["series_instance_uid"])]
+            chosen = set(series_instance_uids)
+            wanted = [row for row in rows if not chosen or row["series_instance_uid"] in chosen]
             with_volumes = {series for series, _ in index.volumes.current_revisions(study)}
             series = {
                 row["series_instance_uid"]: list(index.instances.stored(study, row["series_instance_uid"]))

@@ -61,4 +61,4 @@ def download_deidentified_series(
 
     It is application/zip, or application/octet-stream if the request accepts only this.
     """
-    return deidentified_zip(call, profile, content, [study_instance_uid], series_instance_uid)
+    return deidentified_zip(call, profile, content, [study_instance_uid], [series_instance_uid])

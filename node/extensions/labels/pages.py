@@ -11,7 +11,7 @@ from pydantic import BaseModel, StringConstraints
 
 from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARACTERS, ReadMarks
 from node.extensions.labels.searches import MAX_NAME_CHARACTERS, SearchRepository
-from node.extensions.pages.actions import SERIES, STUDY, SelectedStudies, Wanted
+from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.extensions.pages.rendering import SEE_OTHER, series_url, study_url
 from node.extensions.pages.studies import StudySearch
 from node.index.nouns.accounts import Role
@@ -37,6 +37,10 @@ class LabelOfSelected(SelectedStudies, ChangedLabel):
     """The studies that are selected, and a label."""
 
 
+class LabelOfSeries(SelectedSeries, ChangedLabel):
+    """The series of a study that are selected, and a label."""
+
+
 class KeptStudySearch(StudySearch):
     """The fields of the search form, and a name under which they are kept."""
 
@@ -56,6 +60,17 @@ def change_label_of_selected(call: WriterCall, form: Annotated[LabelOfSelected, 
     """Give a label to the selected studies, or take it away."""
     _change(call, [[uid, ""] for uid in form.uids], form)
     return RedirectResponse("/", SEE_OTHER)
+
+
+@router.post(f"{STUDY}/selected/labels")
+def change_label_of_series(
+    call: WriterCall, study_instance_uid: str, form: Annotated[LabelOfSeries, Form()]
+) -> Response:
+    """Give a label to the selected series of a study, or take it away; series that are gone are left out."""
+    with call.node.index.reading() as index:
+        uids = form.there(index, study_instance_uid)
+    _change(call, [[study_instance_uid, uid] for uid in uids], form)
+    return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
 
 
 def _change(call: Call, targets: list[list[str]], form: ChangedLabel) -> None:

@@ -116,7 +116,32 @@ class StudiesToSend(SelectedStudies):
     to: Annotated[str, Field(max_length=64)]
 
 
+class SelectedSeries(BaseModel):
+    """The series of a study that are selected, by Series Instance UID."""
+
+    series: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_SELECTED)]
+
+    @property
+    def uids(self) -> list[str]:
+        """Each of them once."""
+        return list(dict.fromkeys(self.series))
+
+    def there(self, index: ReadIndex, study_instance_uid: str) -> list[str]:
+        """Return those that are still in the study; raise ResourceNotFound if none is."""
+        there = {row["series_instance_uid"] for row in index.series.of_study(study_instance_uid)}
+        if not (found := [uid for uid in self.uids if uid in there]):
+            raise ResourceNotFound("series")
+        return found
+
+
+class SeriesToSend(SelectedSeries):
+    """The series that are selected, and where to send them."""
+
+    to: Annotated[str, Field(max_length=64)]
+
+
 Selected = Annotated[SelectedStudies, Form()]
+SelectedOfStudy = Annotated[SelectedSeries, Form()]
 
 
 @router.post("/selected/reconvert")
@@ -175,3 +200,37 @@ def volumes(call: ReaderCall, selected: Selected) -> Response:
 def dicom(call: ReaderCall, selected: Selected) -> Response:
     """The instances of the studies as stored, as a ZIP file."""
     return dicom_zip(call, selected.uids)
+
+
+@router.post(f"{STUDY}/selected/reconvert")
+def reconvert_selected_series(call: WriterCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+    """Convert the selected series of a study again; those that were deleted meanwhile are left out."""
+    with call.node.index.reading() as index:
+        uids = selected.there(index, study_instance_uid)
+    actions.reconvert(call, study_instance_uid, uids)
+    return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
+
+
+@router.post(f"{STUDY}/selected/send")
+def send_selected_series(
+    call: WriterCall, study_instance_uid: str, selected: Annotated[SeriesToSend, Form()]
+) -> Response:
+    """Send the selected series of a study to a destination; those that were deleted meanwhile are left out."""
+    with call.node.index.reading() as index:
+        uids = selected.there(index, study_instance_uid)
+    for uid in uids:
+        with suppress(ResourceNotFound):
+            actions.send(call, selected.to, study_instance_uid, uid)
+    return RedirectResponse("/routes", SEE_OTHER)
+
+
+@router.post(f"{STUDY}/selected/volumes.zip")
+def volumes_of_selected(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+    """The volumes of the selected series of a study as a ZIP file."""
+    return volumes_zip(call, [study_instance_uid], selected.uids)
+
+
+@router.post(f"{STUDY}/selected/dicom.zip")
+def dicom_of_selected(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+    """The instances of the selected series of a study as stored, as a ZIP file."""
+    return dicom_zip(call, [study_instance_uid], selected.uids)

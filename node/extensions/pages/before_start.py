@@ -46,17 +46,26 @@ def _read(index: ReadIndex, started_at: dt.datetime) -> BeforeStart:
         minute = minutes.setdefault(int((started_at - at).total_seconds() // 60), Minute())
         minute.instances += 1
         minute.bytes += size
-    words = {  # of several addresses, the last one
-        title: LastWord(title, peer.rpartition(":")[0] or peer, "stored an instance", at)
-        for title, peer, at in index.senders.heard(started_at - DAY, started_at)
-    }
+    words: dict[str, LastWord] = {}
+    for title, peer, at, count in index.senders.heard(started_at - DAY, started_at):
+        stored = count + (words[title].stored if title in words else 0)  # from several ports or addresses
+        words[title] = LastWord(title, peer.rpartition(":")[0] or peer, "stored an instance", at, stored)
     return BeforeStart(started_at, sorted(words.values(), key=lambda word: word.at, reverse=True), minutes)
 
 
 def senders(heard: Sequence[LastWord], before: Sequence[LastWord]) -> list[LastWord]:
-    """Return the last word of each sender: what the node has heard since its start counts before what rows say."""
-    titles = {word.calling_ae_title for word in heard}
-    return [*heard, *(word for word in before if word.calling_ae_title not in titles)]
+    """Return the last word of each sender: what the node has heard since its start counts before what rows say.
+
+    Instances that it has stored are those since the start and those of rows.
+    """
+    earlier = {word.calling_ae_title: word for word in before}
+    since = [
+        replace(word, stored=word.stored + earlier.pop(word.calling_ae_title).stored)
+        if word.calling_ae_title in earlier
+        else word
+        for word in heard
+    ]
+    return [*since, *earlier.values()]
 
 
 def with_received(minutes: Sequence[Minute], before: BeforeStart, now: dt.datetime) -> list[Minute]:

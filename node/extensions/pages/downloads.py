@@ -101,7 +101,7 @@ def series_volumes(
     format: Wanted | None = None,
 ) -> Response:
     """The volumes of a series as a ZIP file; see `volumes_zip`."""
-    return volumes_zip(call, [study_instance_uid], series_instance_uid, wanted=format)
+    return volumes_zip(call, [study_instance_uid], [series_instance_uid], wanted=format)
 
 
 @router.get(f"{STUDY}/dicom.zip")
@@ -113,17 +113,17 @@ def study_dicom(call: ReaderCall, study_instance_uid: str) -> Response:
 @router.get(f"{SERIES}/dicom.zip")
 def series_dicom(call: ReaderCall, study_instance_uid: str, series_instance_uid: str) -> Response:
     """The instances of a series as stored, as a ZIP file."""
-    return dicom_zip(call, [study_instance_uid], series_instance_uid)
+    return dicom_zip(call, [study_instance_uid], [series_instance_uid])
 
 
 def volumes_zip(
     call: Call,
     study_instance_uids: Collection[str],
-    series_instance_uid: str | None = None,
+    series_instance_uids: Collection[str] = (),
     *,
     wanted: Wanted | None = None,
 ) -> Response:
-    """Return the files of the newest revisions of studies, or of one series, as a ZIP file.
+    """Return the files of the newest revisions of studies, or of some of their series, as a ZIP file.
 
     `wanted`: the format of the volumes; "all" is every file, pictures included. None is NIfTI, or the first format of a
     series that has none. The list has a line for each file, and one for each series without a volume, which says why.
@@ -131,8 +131,8 @@ def volumes_zip(
     files: list[tuple[NamedSeries, int, RevisionFile]] = []
     without: list[list[object]] = []
     with call.node.index.reading() as index:
-        for study, of_study in _named(index, study_instance_uids, series_instance_uid):
-            revisions = dict(index.volumes.current_revisions(study, series_instance_uid))
+        for study, of_study in _named(index, study_instance_uids, series_instance_uids):
+            revisions = dict(index.volumes.current_revisions(study))
             volumes, failures = index.volumes.current(study), index.failures.of_study(study)
             for named in of_study:
                 uid = named.series["series_instance_uid"]
@@ -156,27 +156,31 @@ def volumes_zip(
             lines.append(named.line(file=path, sha256=digest.hexdigest(), revision=revision))
         yield _list([*lines, *without])
 
-    return Streamed(zip_stream(members()), 200, _headers(files[0][0], study_instance_uids, series_instance_uid))
+    return Streamed(zip_stream(members()), 200, _headers(files[0][0], study_instance_uids, series_instance_uids))
 
 
-def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_uid: str | None = None) -> Response:
-    """Return the instances of studies, or of one series, as stored, as a ZIP file; a study is read when its turn comes.
+def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()) -> Response:
+    """Return the instances of studies, or of some of their series, as stored, as a ZIP file.
+
+    A study is read when its turn comes.
 
     The list has a line for each series that was there when the download began.
     """
     with call.node.index.reading() as index:
-        named = list(_named(index, study_instance_uids, series_instance_uid))
+        named = list(_named(index, study_instance_uids, series_instance_uids))
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid, _ in named]
     first = next((one for _, series in named for one in series), None)
     if first is None:
-        raise ResourceNotFound("study" if series_instance_uid is None else "series")
+        raise ResourceNotFound("series" if series_instance_uids else "study")
     call.audit.transferred(objects, f"DICOM of {len(objects)} studies as a ZIP file")
+
+    only = next(iter(series_instance_uids)) if len(series_instance_uids) == 1 else None
 
     def members() -> Iterator[Member]:
         lines = []
         for study, series in named:
             with call.node.index.reading(wait=False) as index:
-                instances = by_series(list(index.instances.stored(study, series_instance_uid)))
+                instances = by_series(list(index.instances.stored(study, only)))
             for one in series:
                 of_series = instances.get(one.series["series_instance_uid"], [])
                 for position, instance in enumerate(call.node.archive.ahead(of_series), start=1):
@@ -186,18 +190,18 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
                 lines.append(one.line(file=f"{one.name}/", files=len(of_series), why=why))
         yield _list(lines)
 
-    return Instances(zip_stream(members()), 200, _headers(first, study_instance_uids, series_instance_uid))
+    return Instances(zip_stream(members()), 200, _headers(first, study_instance_uids, series_instance_uids))
 
 
 def _named(
-    index: ReadIndex, study_instance_uids: Collection[str], series_instance_uid: str | None
+    index: ReadIndex, study_instance_uids: Collection[str], series_instance_uids: Collection[str]
 ) -> Iterator[tuple[str, list[NamedSeries]]]:
-    """Yield the studies that are there, each with its series, or with the one that is wanted."""
-    names = Names()
+    """Yield the studies that are there, each with its series, or with those that are wanted, if any are named."""
+    names, wanted = Names(), frozenset(series_instance_uids)
     for uid in study_instance_uids:
         if (study := index.studies.row(uid)) is not None:
             named = names.of_study(study, index.series.of_study(uid))
-            yield uid, [one for one in named if series_instance_uid in (None, one.series["series_instance_uid"])]
+            yield uid, [one for one in named if not wanted or one.series["series_instance_uid"] in wanted]
 
 
 def _name(path: str) -> str:
@@ -252,11 +256,12 @@ def _list(lines: Iterable[Sequence[object]]) -> Member:
 
 
 def _headers(
-    first: NamedSeries, study_instance_uids: Collection[str], series_instance_uid: str | None
+    first: NamedSeries, study_instance_uids: Collection[str], series_instance_uids: Collection[str]
 ) -> Mapping[str, str]:
     """Return the headers of a ZIP file, which is called like the series or the study that is in it."""
     folder, _, series = first.name.partition("/")
     name = f"{len(study_instance_uids)}_studies" if len(study_instance_uids) > 1 else folder
-    whole = f"{name}.zip" if series_instance_uid is None else f"{name}_{series}.zip"
+    some = f"{len(series_instance_uids)}_series" if len(series_instance_uids) > 1 else series
+    whole = f"{name}_{some}.zip" if series_instance_uids else f"{name}.zip"
     given = f'filename="{whole}"' if whole.isascii() else f"filename*=utf-8''{quote(whole)}"  # RFC 6266 4.3
     return {"Content-Type": ZIP, "Content-Disposition": f"attachment; {given}"}

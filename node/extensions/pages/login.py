@@ -46,9 +46,9 @@ def log_in(
     try:
         value = access.log_in(name, password, address_of(request))
     except NotAuthenticated as error:
-        return _form(request, next, error=str(error), status_code=401)
+        return _form(request, next, name=name, error=str(error), status_code=401)
     except TooManyTries as error:
-        response = _form(request, next, error=str(error), status_code=429)
+        response = _form(request, next, name=name, error=str(error), status_code=429)
         response.headers["Retry-After"] = str(error.seconds)
         return response
     response = Response(status_code=303, headers={"Location": _inside(next)})
@@ -117,11 +117,18 @@ def log_out(request: Request) -> Response:
 
 
 def _form(
-    request: Request, next_path: str, *, error: str = "", status_code: int = 200, end_session_url: str = ""
+    request: Request,
+    next_path: str,
+    *,
+    name: str = "",
+    error: str = "",
+    status_code: int = 200,
+    end_session_url: str = "",
 ) -> Response:
     oidc = request.app.state.services.settings.web.oidc
     return login_page(
         next_path=_inside(next_path),
+        name=name,
         error=error,
         button=oidc.label if oidc.issuer else "",
         end_session_url=end_session_url,

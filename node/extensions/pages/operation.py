@@ -135,6 +135,7 @@ def _status(node: Services) -> dict[str, Any]:
     with node.index.reading(wait=False) as index:
         counts, oldest = node.index.large_counts, index.series.oldest_unconverted()
         levels, states = counts.levels(index), counts.states(index)
+        due = index.series.count_due(node.index.now())
         hosts = index.hosts.all(node.index.now())
         retention = index.retention.waits_for
         lost = index.lost.count()
@@ -145,6 +146,7 @@ def _status(node: Services) -> dict[str, Any]:
         "proof": last_proof(node.archive.root),
         "levels": levels,
         "states": states,
+        "due": due,
         "hosts": hosts,
         "oldest": oldest,
         "waiting": node.ingest.applier.lag,

@@ -109,12 +109,13 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
     with node.index.reading(wait=False) as index:
         badges = badge_counts(index, request)
         has_work = bool(index.work.page(None, 1)) or index.repository(ReadCreatedWorkitems).is_any_under_way()
+        menu = [entry for entry in menu_of(node.settings) if not entry.is_used or resolve(entry.is_used)(node, index)]
     return _html(
         request,
         _render(
             template,
             path=request.url.path,
-            menu=menu_of(node.settings),
+            menu=menu,
             theme=_theme(request),
             badges=badges,
             intake=intake_of(node),
@@ -241,14 +242,26 @@ def error_page(status_code: int, title: str, detail: str, remedy: str) -> str:
 
 
 def login_page(
-    *, next_path: str, error: str = "", button: str = "", end_session_url: str = "", status_code: int = 200
+    *,
+    next_path: str,
+    name: str = "",
+    error: str = "",
+    button: str = "",
+    end_session_url: str = "",
+    status_code: int = 200,
 ) -> Response:
     """Return the form that posts ``name``, ``password`` and ``next`` to ``/login``.
 
-    `button` is the text of the link to the identity provider, empty if there is none; `end_session_url` is for logging
-    out at the provider, and shown after logging out here.
+    `name` is what was typed before. `button` is the text of the link to the identity provider, empty if there is
+    none; `end_session_url` is for logging out at the provider, and shown after logging out here.
     """
-    values = {"next_path": next_path, "error": error, "button": button, "end_session_url": end_session_url}
+    values = {
+        "next_path": next_path,
+        "name": name,
+        "error": error,
+        "button": button,
+        "end_session_url": end_session_url,
+    }
     return HTMLResponse(_render("login.html", **values), status_code)
 
 

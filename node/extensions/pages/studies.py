@@ -7,7 +7,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -233,14 +233,14 @@ def news(call: ReaderCall, since: Annotated[int, Query(ge=0, le=2**62)]) -> Resp
 
 
 @router.get("/studies/{study_instance_uid}")
-def study(call: ReaderCall, study_instance_uid: str) -> Response:
-    """The page of a study."""
+def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | None = None) -> Response:
+    """The page of a study: cards of its series, or a list if there are many, or if that is asked for."""
     with call.node.index.reading() as index:
         row = seen_study(call, index, study_instance_uid)
         cards = _cards(index, study_instance_uid)
         total = sum(card["bytes"] for card in cards)
         viewers = study_links(call.node, study_instance_uid)
-        many = listed(cards, SeriesSearch()) if len(cards) > MANY else {}
+        many = listed(cards, SeriesSearch()) | {"may_be_cards": len(cards) <= MANY} if view or len(cards) > MANY else {}
         marks = marks_of(call, index, Target(study_instance_uid))
         values = {"study": row, "cards": cards, "bytes": total, "viewers": viewers, "marks": marks, "digest": ""}
         return page(call, "study.html", **values, **many)

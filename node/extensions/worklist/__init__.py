@@ -65,7 +65,9 @@ class _Worklist(Extension):
     )
     tables = (Table("worklist", f"{__name__}.settings:WorklistSettings"),)
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.rest:pages"))
-    menu = (MenuEntry("/worklist", "Worklist", before="/problems", key="w"),)
+    menu = (
+        MenuEntry("/worklist", "Worklist", before="/problems", key="w", is_used=f"{__name__}.rest:is_worklist_used"),
+    )
     services = (
         Service(MODALITY_WORKLIST_FIND, "Basic Worklist Management", "worklist"),
         Service(PERFORMED_PROCEDURE_STEP, "Modality Performed Procedure Step", "mpps"),

@@ -13,6 +13,7 @@ from node.audit.audit_log import Action, AuditEvent
 from node.extensions.pages import rendering
 from node.extensions.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
 from node.extensions.worklist.entries import step_of
+from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.scheduled_steps import ScheduledStep
@@ -271,6 +272,12 @@ def _record(
 ) -> None:
     objects = [of_study(study_instance_uid or "", patient_id)]
     audit.changed(AuditEvent.PROCEDURE_RECORD, action, objects, f"worklist {entry}")
+
+
+def is_worklist_used(node: Services, index: ReadIndex) -> bool:
+    """Return whether entries of the worklist are configured to come, or have come."""
+    settings = node.settings.table(WorklistSettings)
+    return settings.folder is not None or settings.hl7_port is not None or index.scheduled_steps.is_any()
 
 
 @pages.get("/worklist")

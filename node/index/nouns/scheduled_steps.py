@@ -206,6 +206,10 @@ class ReadScheduledSteps(PagedRepository):
         ScheduledStepRow.accession_number,
     )
 
+    def is_any(self) -> bool:
+        """Return whether there are entries."""
+        return self._connection.execute(select(ScheduledStepRow.id).limit(1)).first() is not None
+
     def with_studies(self, limit: int, skip: int = 0) -> list[Row]:
         """Return entries, the last day first, with what was performed and received for each.
 

@@ -103,13 +103,13 @@ class ReadSenders(ReadRepository, SenderViews):
         rows = self._connection.execute(select(newest.c.received_at, newest.c.bytes).where(*within))
         return [(received_at, size) for received_at, size in rows]
 
-    def heard(self, since: dt.datetime, until: dt.datetime) -> list[tuple[str, str, dt.datetime]]:
-        """Return the AE title, the address and the last time of who sent the last images, the earliest first."""
+    def heard(self, since: dt.datetime, until: dt.datetime) -> list[tuple[str, str, dt.datetime, int]]:
+        """Return AE title, address, last time and number of images of who sent the last images, the earliest first."""
         newest, within = _newest(since, until)
         sender, last = (newest.c.calling_ae_title, newest.c.peer), func.max(newest.c.received_at)
         known = (column.is_not(None) for column in sender)
-        rows = self._connection.execute(select(*sender, last).where(*within, *known).group_by(*sender).order_by(last))
-        return [(title, peer, at) for title, peer, at in rows]
+        found = select(*sender, last, func.count()).where(*within, *known).group_by(*sender).order_by(last)
+        return [(title, peer, at, count) for title, peer, at, count in self._connection.execute(found)]
 
 
 def _newest(since: dt.datetime, until: dt.datetime) -> tuple[Subquery, tuple[ColumnElement[bool], ...]]:

@@ -92,6 +92,10 @@ class ReadSeries(PagedRepository, SeriesViews):
         """Count the series that wait or are being converted."""
         return self._count(SeriesRow.state.in_(OPEN_STATES))
 
+    def count_due(self, now: dt.datetime) -> int:
+        """Count the series that wait for a converter and for nothing else."""
+        return self._count((SeriesRow.state == "receiving") & (SeriesRow.due_at <= now))
+
     def _count(self, condition: Any) -> int:
         query = select(func.count()).select_from(SeriesRow).where(condition)
         return int(self._connection.execute(query).scalar_one())

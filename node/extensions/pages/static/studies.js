@@ -1,9 +1,9 @@
-// The list of studies: filters that survive a reload, days, orders, columns, selection, series below their study.
+// The list of studies: filters that survive a reload, days, orders, columns, series below their study.
 (() => {
   "use strict";
 
   const byId = (id) => document.getElementById(id);
-  const filters = byId("filters"), selected = byId("selected");
+  const filters = byId("filters");
   if (!filters) return;
   const table = document.querySelector("table.studies");
   const field = (name) => filters.elements[name];
@@ -94,62 +94,6 @@
     });
   }
   showColumns();
-
-  // The selection outlives new rows: it is that of the studies, not of their boxes.
-  const chosen = new Set();
-  const picks = () => [...document.querySelectorAll("#rows input[name=study]")];
-  const showSelection = () => {
-    for (const pick of picks()) pick.checked = chosen.has(pick.value);
-    const shown = picks().filter((pick) => pick.checked).length;
-    const hidden = chosen.size - shown;
-    byId("select-all").checked = shown > 0 && shown === picks().length;
-    byId("select-all").indeterminate = shown > 0 && shown < picks().length;
-    selected.hidden = !chosen.size;
-    byId("selected-count").textContent = chosen.size ? `${chosen.size} selected${hidden ? `, ${hidden} of them not shown` : ""}` : "";
-  };
-  const choose = (uids, isChosen) => {
-    for (const uid of uids) if (isChosen) chosen.add(uid); else chosen.delete(uid);
-    showSelection();
-  };
-  let last = null;
-  document.addEventListener("click", (event) => {
-    const pick = event.target.closest("#rows input[name=study]");
-    if (!pick) return;
-    const all = picks(), here = all.indexOf(pick), from = event.shiftKey ? all.indexOf(last) : here;
-    const range = all.slice(Math.min(here, from < 0 ? here : from), Math.max(here, from) + 1);
-    choose(range.map((one) => one.value), pick.checked);
-    last = pick;
-  });
-  byId("select-all").addEventListener("change", (event) => choose(picks().map((pick) => pick.value), event.target.checked));
-  byId("select-none").addEventListener("click", () => choose([...chosen], false));
-  // Those that are not shown are sent, too.
-  selected.addEventListener("formdata", (event) => {
-    event.formData.delete("study");
-    for (const uid of chosen) event.formData.append("study", uid);
-  });
-  selected.addEventListener("submit", async (event) => {
-    const button = event.submitter;
-    if (!button || button.dataset.quiet === undefined) return;
-    event.preventDefault();
-    const uids = [...chosen], body = new URLSearchParams(new FormData(selected));
-    button.disabled = true;
-    let trouble = "";
-    try {
-      // As htmx asks, so that a session that is over is no redirect, as that of an action that was done.
-      const answer = await fetch(button.formAction, { method: "POST", body, redirect: "manual", headers: { "HX-Request": "true" } });
-      if (answer.status === 401) location.href = "/login";
-      if (answer.type !== "opaqueredirect") trouble = `The node answered with HTTP status ${answer.status}: nothing was done`;
-    } catch {
-      trouble = "The node does not answer: it may not have been done";
-    }
-    button.disabled = false;
-    if (!trouble) choose(uids, false);
-    else byId("selected-count").textContent = trouble;
-    byId("announcer").textContent = trouble || `${uids.length} studies ${button.dataset.quiet}`;
-    if (!trouble) search();
-  });
-
-  document.addEventListener("htmx:load", showSelection);
 
   // A search that was not answered is sent again as soon as the node answers anything: the rows are not those that the
   // fields say.

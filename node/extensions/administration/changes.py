@@ -1,0 +1,75 @@
+"""The page of the newest changes: who changed what on this host, and when, from the audit log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from node.audit.audit_files import audit_files
+from node.audit.audit_log import Action, AuditEvent
+from node.extensions.pages.rendering import page
+from node.web.access import AdminCall
+
+router = APIRouter(include_in_schema=False)
+
+READ_BYTES = 4 << 20
+"""How much of the end of the audit log is read; a line has about 800 bytes."""
+
+SHOWN_CHANGES = 200
+
+ORDERED = "ordered: "
+"""Of a change that is recorded before and after it was made."""
+
+_CHANGES = frozenset({Action.UPDATE.value, Action.DELETE.value})
+_ACTIVITY = AuditEvent.APPLICATION_ACTIVITY.value[0]
+
+
+@router.get("/administration/changes")
+def changes(call: AdminCall) -> Response:
+    """The newest changes, newest first."""
+    rows = [_row(line) for line in _lines(call.node.archive.root) if _is_change(line)]
+    call.audit.queried("changes of the audit log", len(rows[-SHOWN_CHANGES:]))
+    return page(call, "changes.html", part="changes", rows=rows[: -SHOWN_CHANGES - 1 : -1])
+
+
+def _lines(root: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the last lines of the audit log, oldest first; one that is not whole is left out."""
+    left = READ_BYTES
+    ends: list[bytes] = []
+    for path in reversed(audit_files(root)):
+        with path.open("rb") as file:
+            start = max(file.seek(0, 2) - left, 0)
+            file.seek(start)
+            content = file.read(left)
+        ends.append(content.partition(b"\n")[2] if start else content)
+        left -= len(content)
+        if left <= 0:
+            break
+    for line in b"".join(reversed(ends)).splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _is_change(line: Mapping[str, Any]) -> bool:
+    is_activity = line["event"]["code"] == _ACTIVITY
+    return (line["action"] in _CHANGES or is_activity) and not line.get("detail", "").startswith(ORDERED)
+
+
+def _row(line: Mapping[str, Any]) -> dict[str, Any]:
+    who = next((one for one in line["participants"] if one["requestor"]), {"user": "the node"})
+    detail = line.get("detail") or ""
+    return {
+        "at": line["at"],
+        "who": who["user"],
+        "address": who.get("address") or "",
+        "what": detail.removeprefix("done: ") or line["event"]["meaning"],
+        "meaning": line["event"]["meaning"],
+        "is_done": line["outcome"] == 0,
+        "studies": [one["study_instance_uid"] for one in line.get("objects", ()) if "study_instance_uid" in one],
+    }
