@@ -143,6 +143,21 @@ def test_every_header_that_is_told_has_an_effect(site: Site, resource: Resource)
             assert name == "If-Range"
 
 
+def test_each_resource_tells_its_own_methods(site: Site) -> None:
+    names = {"study": STUDY, "series": SERIES, "instance": INSTANCE, "workitem": "1.2", "frames": 1, "path": "00091001"}
+    expected: dict[str, set[str]] = {}
+    for resource in offered(Settings()):
+        expected.setdefault(resource.path.format(**names), {"OPTIONS"}).update(resource.methods)
+    for path, methods in expected.items():
+        answer = site.client().options(path, headers={"Accept": "application/json"})
+        assert answer.status_code == 200, path
+        allowed = set(answer.headers["allow"].split(", "))
+        assert allowed - {"HEAD"} == methods
+        assert ("HEAD" in allowed) == ("GET" in methods)
+        assert {method for one in answer.json()["resources"] for method in one["methods"]} | {"OPTIONS"} == methods
+    assert site.client().options("/dicom-web/nothing").status_code == 404
+
+
 def test_capabilities_need_an_account_as_the_resources_do(guarded: Site) -> None:
     assert guarded.client().options("/dicom-web").status_code == 401
     token = {"Authorization": f"Bearer {guarded.token('reader')}"}

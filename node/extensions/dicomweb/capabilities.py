@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from fastapi import Response
+from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
@@ -89,13 +89,32 @@ _Tree = dict[str, "_Tree"]
 @router.options("/")
 def retrieve_capabilities(call: ReaderCall) -> Response:
     """The resources of DICOMweb with their methods, parameters and media types."""
+    return _described(call.request, offered(call.node.settings), {"OPTIONS"})
+
+
+@router.options("/{path:path}")
+def retrieve_capabilities_of_resource(call: ReaderCall) -> Response:
+    """One resource with its methods, parameters and media types; 404 if no resource has such a URL."""
     request = call.request
+    routes = [
+        route
+        for route in request.app.routes
+        if isinstance(route, APIRoute) and route.methods != {"OPTIONS"} and route.path_regex.match(request.url.path)
+    ]
+    if not routes:
+        raise HTTPException(404, "the resource does not exist")
+    paths = {route.path for route in routes}
+    offers = [resource for resource in offered(call.node.settings) if resource.path in paths]
+    return _described(request, offers, {"OPTIONS"}.union(*(route.methods or () for route in routes)))
+
+
+def _described(request: Request, offers: Sequence[Resource], methods: set[str]) -> Response:
     media_type = names(accepted(request), WADL, JSON)
     if media_type is None:
         raise NotAcceptable(f"{WADL} and {JSON}")
     document = _wadl if media_type == WADL else _json
-    response = respond_document(request, document(base_url(request), offered(call.node.settings)).encode(), media_type)
-    response.headers["Allow"] = "OPTIONS"
+    response = respond_document(request, document(base_url(request), offers).encode(), media_type)
+    response.headers["Allow"] = ", ".join(sorted(methods))
     return response
 
 

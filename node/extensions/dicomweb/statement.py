@@ -25,7 +25,9 @@ details.
 
 [table studies_resources]
 
-OPTIONS on `/dicom-web` returns these resources for programs, as WADL or JSON (Retrieve Capabilities, PS3.18 8.9).
+OPTIONS on `/dicom-web` returns these resources for programs, as WADL or JSON (Retrieve Capabilities, PS3.18 8.9), and
+on each resource what it offers, with the methods in `Allow`. DELETE, which PS3.18 does not define, requires the role
+admin: what is deleted goes to the trash, if there is one, and later requests for it are answered 410.
 """
 
 ATTRIBUTES = """\

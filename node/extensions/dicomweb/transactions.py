@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from node.dicom.annotation import ANNOTATIONS
-from node.extensions.dicomweb import bulk_data, qido, rendered, stow, wado, wado_uri
+from node.extensions.dicomweb import bulk_data, deleting, qido, rendered, stow, wado, wado_uri
 from node.extensions.dicomweb.capabilities import ACCEPT, CONDITIONAL, DOCUMENT, Transaction
 from node.extensions.dicomweb.media_types import (
     DICOM,
@@ -48,6 +48,8 @@ _SEARCH = Transaction(
 )
 _THUMBNAIL = Transaction("Retrieve Thumbnail", "10.4.1.1.4", tuple(rendered.FORMATS), _RENDERED, CONDITIONAL)
 
+_DELETE = Transaction("Delete", "10.1", (), {}, ())
+
 TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     qido.search_studies: _SEARCH,
     qido.search_series: _SEARCH,
@@ -85,6 +87,9 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     ),
     rendered.retrieve_thumbnail: _THUMBNAIL,
     rendered.retrieve_frame_thumbnail: _THUMBNAIL,
+    deleting.delete_study: _DELETE,
+    deleting.delete_series: _DELETE,
+    deleting.delete_instance: _DELETE,
     bulk_data.retrieve_all_bulk_data: Transaction("Retrieve Bulkdata", "10.4.1.1.5", _PARTS, ACCEPT, CONDITIONAL),
     bulk_data.retrieve_bulk_data: Transaction(
         "Retrieve Bulkdata", "10.4.1.1.5", (*_PARTS, OCTETS), ACCEPT, (*CONDITIONAL, "Range", "If-Range")
@@ -99,6 +104,8 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
 }
 """The transactions by the function that serves them; a route without one is an error of the program."""
 
-studies = APIRouter(routes=[route for part in (qido, stow, wado, bulk_data, rendered) for route in part.router.routes])
+studies = APIRouter(
+    routes=[route for part in (qido, stow, wado, bulk_data, rendered, deleting) for route in part.router.routes]
+)
 
 uri = wado_uri.router
