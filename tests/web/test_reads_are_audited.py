@@ -60,6 +60,7 @@ NOT_READ = (
             "/administration/routes/{route}/{destination}",
             "/administration/hooks/{hook}/retry",
             "/administration/retention/confirm",
+            "/bids",
             "/administration/accounts",
             "/administration/accounts/{name}/role",
             "/administration/accounts/{name}/password",
@@ -108,6 +109,7 @@ NOT_READ = (
     | {
         ("GET", "/api/v1/peers/{peer}/studies/{study_instance_uid}/series"),
         ("GET", "/peers/series"),
+        ("GET", "/bids"),  # of a study: see test_bids_grid
         ("GET", "/patients/merge"),  # of two patients: see test_persons
         ("GET", "/patients/separate"),
         ("DELETE", "/api/v1/quarantine/{name}"),

@@ -6,7 +6,7 @@ the plan, and `export` does all of it for the index of a root.
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Key
+from node.hookspecs import Command, Extension, Key, Router
 
 
 class _Bids(Extension):
@@ -26,6 +26,8 @@ class _Bids(Extension):
         ),
     )
     destinations = (Key("bids", f"{__name__}.routes:DATASETS"),)
+    routers = (Router("pages", f"{__name__}.grid:router"),)
+    templates = __name__
 
 
 EXTENSION = _Bids()

@@ -17,7 +17,7 @@ from typing import Any
 from node.cli.output import printable
 from node.errors import UsageError
 from node.extensions.bids.names import KINDS, LABEL, Kind, Named, kind_of, label, problem_with
-from node.extensions.bids.plan import facts_of
+from node.extensions.bids.plan import Series, facts_of
 from node.extensions.bids.rules import NAMED_BY_RULE, NotExported, Rule, Rules, read_text
 from node.extensions.bids.sources import Source
 from node.selector import Facts, Selector
@@ -46,7 +46,7 @@ _WITHOUT_DESCRIPTION = '(series_description == null or series_description == "")
 
 
 @dataclass(slots=True)
-class _Group:
+class Group:
     """Volumes of one description, or one protocol without a description, that one rule fits.
 
     `named`: their first name, if the rules give one; `problem`: why they have none.
@@ -100,20 +100,33 @@ def draft(source: Source, rules: Rules, where: Selector | None = None, ask: Ask 
 
     `where`: the series to look at; `ask`: asks somebody for what is unknown.
     """
-    groups = list(_groups(source, rules, where))
-    titles = Counter(group.title for group in groups)
-    apart = _told_apart(groups)
-    tables, notes, undecided = [], [], 0
+    groups = groups_of(source.series_of(list(source.patients())), rules, where)
+    apart = told_apart(groups)
+    wanted: list[dict[str, Any] | None] = []
     for group in groups:
         added = apart.get(id(group), "")
-        if group.is_left_out:
-            notes.append(f"left out: {group.name} ({group.problem})")
-        elif group.named is not None and not added:
+        if group.is_left_out or (group.named is not None and not added):
+            wanted.append(None)
+        else:
+            wanted.append(_wanted(group, ask) if group.named is None else _renamed(group, {"acq": added}))
+    return written(groups, wanted)
+
+
+def written(groups: Sequence[Group], wanted: Sequence[Mapping[str, Any] | None]) -> Draft:
+    """Return a file of rules: the keys of the rule of each group, None for a group without one.
+
+    Raises UsageError if they are no rules.
+    """
+    titles = Counter(group.title for group in groups)
+    tables, notes, undecided = [], [], 0
+    for group, keys in zip(groups, wanted, strict=True):
+        if keys is not None:
+            undecided += "skip" in keys and str(keys["skip"]).startswith("not decided")
+            tables.append(_table(group, keys, is_alone=titles[group.title] == 1))
+        elif group.named is not None:
             notes.append(f"{group.named.kind.datatype}/{group.named.kind.suffix}: {group.name}")
         else:
-            wanted = _wanted(group, ask) if group.named is None else _renamed(group, {"acq": added})
-            undecided += "skip" in wanted
-            tables.append(_table(group, wanted, is_alone=titles[group.title] == 1))
+            notes.append(f"left out: {group.name} ({group.problem})")
     text = "".join(
         [
             "# Rules for `voxelnode bids`, proposed from descriptions and headers: read each of them, and change what\n"
@@ -127,16 +140,16 @@ def draft(source: Source, rules: Rules, where: Selector | None = None, ask: Ask 
     return Draft(text, len(tables), undecided)
 
 
-def _groups(source: Source, rules: Rules, where: Selector | None) -> Iterable[_Group]:
-    """Return the groups of all volumes, in the order of their descriptions."""
-    groups: dict[tuple[str, str], _Group] = {}
-    for series in source.series_of(list(source.patients())):
+def groups_of(found: Iterable[Series], rules: Rules, where: Selector | None = None) -> list[Group]:
+    """Return the groups of the volumes of series, in the order of their descriptions."""
+    groups: dict[tuple[str, str], Group] = {}
+    for series in found:
         for volume in series.volumes if where is None or where.matches(series.facts) else ():
             if volume.is_recording:
                 continue
             facts = facts_of(series, volume).facts
             rule = rules.rule_of(facts)
-            group = _Group(facts, rule)
+            group = Group(facts, rule)
             try:
                 group.named = rules.meaning_of(facts).named
             except NotExported as reason:
@@ -150,9 +163,9 @@ def _groups(source: Source, rules: Rules, where: Selector | None) -> Iterable[_G
     return [groups[key] for key in sorted(groups)]
 
 
-def _told_apart(groups: Sequence[_Group]) -> dict[int, str]:
+def told_apart(groups: Sequence[Group]) -> dict[int, str]:
     """Return the `acq` of groups that have one name in a study, by their `id`; words that count runs tell nothing."""
-    by_name: dict[str, list[_Group]] = defaultdict(list)
+    by_name: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         if group.named is not None and "acq" in group.named.kind.entities - group.named.entities.keys():
             named = group.named
@@ -170,22 +183,22 @@ def _told_apart(groups: Sequence[_Group]) -> dict[int, str]:
     return found
 
 
-def _wanted(group: _Group, ask: Ask | None) -> dict[str, Any]:
+def _wanted(group: Group, ask: Ask | None) -> dict[str, Any]:
     """Return the keys of a rule for volumes without a name; `skip` if nobody says what they are."""
     rule, datatype = group.rule, None
     if rule is not None:
         suffix, datatype = rule.suffix, rule.datatype
     else:
-        suffix = _suffix_of(group)
+        suffix = suffix_of(group)
     if suffix is None and ask is not None:
         answer = ask(f"{group.name}: {group.shown}\n  suffix, such as T1w or bold", _wrong_suffix)
         datatype, _, suffix = answer.rpartition("/")
     if not suffix:
         return {"skip": UNDECIDED}
     kind = kind_of(re.sub(r"\{\w*\}", "1", suffix), datatype or None)
-    entities = _entities_of(group, kind, rule.entities if rule is not None else {})
+    entities = entities_of(group, kind, rule.entities if rule is not None else {})
     for entity in sorted(kind.required - entities.keys() - {"echo", "inv"}):
-        found = label("".join(_of_task(group)).lower()) if entity == "task" else ""
+        found = label("".join(words_of_task(group)).lower()) if entity == "task" else ""
         if not found and ask is not None:
             question = f"{group.name}: {group.shown}\n  {entity} of {kind.datatype}/{kind.suffix}"
             found = ask(question, lambda value, entity=entity: problem_with(entity, value))  # type: ignore[misc]
@@ -204,7 +217,7 @@ def _wrong_suffix(text: str) -> str | None:
     return None
 
 
-def _suffix_of(group: _Group) -> str | None:
+def suffix_of(group: Group) -> str | None:
     """Return the suffix that is a word of the description, and is in one folder only."""
     words = {word.casefold() for word in group.words}
     found = {kind.suffix for kind in KINDS if kind.suffix.casefold() in words}
@@ -212,7 +225,7 @@ def _suffix_of(group: _Group) -> str | None:
     return suffix if sum(kind.suffix == suffix for kind in KINDS) == 1 else None
 
 
-def _renamed(group: _Group, added: Mapping[str, str]) -> dict[str, Any]:
+def _renamed(group: Group, added: Mapping[str, str]) -> dict[str, Any]:
     """Return the keys of a rule that gives a name of other rules, and more entities."""
     assert group.named is not None
     kind, rule = group.named.kind, group.rule
@@ -224,11 +237,11 @@ def _renamed(group: _Group, added: Mapping[str, str]) -> dict[str, Any]:
     return {
         "suffix": suffix,
         **({"datatype": kind.datatype} if is_ambiguous else {}),
-        "entities": {**entities, **_entities_of(group, kind, {}), **added},
+        "entities": {**entities, **entities_of(group, kind, {}), **added},
     }
 
 
-def _entities_of(group: _Group, kind: Kind, known: Mapping[str, str]) -> dict[str, str]:
+def entities_of(group: Group, kind: Kind, known: Mapping[str, str]) -> dict[str, str]:
     """Return the entities of a rule, and those that a description states, such as ``acq-highres``."""
     stated = {
         entity: value
@@ -238,11 +251,11 @@ def _entities_of(group: _Group, kind: Kind, known: Mapping[str, str]) -> dict[st
     return {**known, **stated}
 
 
-def _of_task(group: _Group) -> list[str]:
+def words_of_task(group: Group) -> list[str]:
     return [word for word in group.words if not _OF_TASKS.fullmatch(word.casefold())]
 
 
-def _table(group: _Group, wanted: Mapping[str, Any], *, is_alone: bool) -> str:
+def _table(group: Group, wanted: Mapping[str, Any], *, is_alone: bool) -> str:
     """Return one ``[[rules]]``."""
     name = "series_description" if group.facts["series_description"] else "protocol_name"
     where = f"{name} == {_quoted(group.title)}" if group.title.strip() else _WITHOUT_DESCRIPTION
