@@ -24,6 +24,8 @@ class Received:
     peer: tuple[str, int]
     headers: dict[str, str]
     body: bytes
+    request: str = ""
+    """Method and path."""
 
     @property
     def content(self) -> dict[str, Any]:
@@ -50,8 +52,9 @@ class Receiver:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                one = Received(self.client_address, {name.lower(): value for name, value in self.headers.items()}, body)
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                one = Received(self.client_address, headers, body, f"{self.command} {self.path}")
                 with receiver._received:
                     receiver.received.append(one)
                     receiver._received.notify_all()
@@ -65,7 +68,7 @@ class Receiver:
                     self.send_header("content-length", "0")
                 self.end_headers()
 
-            do_PUT = do_POST
+            do_GET = do_PUT = do_POST
 
             def log_message(self, format: str, *arguments: object) -> None:
                 pass

@@ -97,7 +97,8 @@ class Node:
         channels = {name: hook_channel(settings, name) for name in settings.hooks}
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
-        channels |= {name: hook_channel(settings, name, index) for name, hook in settings.hooks.items() if hook.peer}
+        readers = [name for name, hook in settings.hooks.items() if hook.reads_index]
+        channels |= {name: hook_channel(settings, name, index) for name in readers}
         _require_account(settings.web, repository)
         sweep(archive, index)
         self._rejections = Rejections(index, self._alert)

@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from time import monotonic
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -127,7 +126,7 @@ class HookWorker(MessageLoop):
     def _attempt(self, pending: PendingEvent) -> Attempt:
         try:
             with self._index.reading(wait=False) as index:  # the event is committed
-                message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
+                message = compose(index, pending, self._ae_title, include_patient=self._hook.names_patient)
                 is_wanted = self._is_wanted(message) and self._is_selected(index, pending)
                 files = files_of(index, message) if is_wanted and self._hook.url is None else []
                 is_own = is_wanted and self._hook.results and self._is_own(index, pending)
@@ -234,10 +233,9 @@ class HookWorker(MessageLoop):
         patient = message.content.get("patient")
         if patient is None:
             return
-        host = urlsplit(self._hook.url).hostname if self._hook.url is not None else None
         participants = [
             Participant(self._ae_title, SOURCE, is_requestor=True),
-            Participant(f"hook {self._hook_name}", DESTINATION, host or ""),
+            Participant(f"hook {self._hook_name}", DESTINATION, self._hook.host),
         ]
         objects = [
             {"study_instance_uid": message.content["study_instance_uid"], "patient_id": patient["patient_id"] or ""}

@@ -141,7 +141,7 @@ def test_every_broken_rule_of_one_table_is_told(tmp_path: Path) -> None:
     )["problems"]
     rules = "\n".join(problems)
     for rule in (
-        "certificate must be sha256:", "confirm_by_find needs host", "secret_file and ca_file require url",
+        "certificate must be sha256:", "confirm_by_find needs host", "secret_file requires url",
         "{path} in command is not in messages of series-quiet", "unknown placeholder {nothing}",
         "the program in command must be the same", "where uses slices",
     ):  # fmt: skip

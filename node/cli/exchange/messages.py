@@ -182,9 +182,7 @@ def _test_message(
         key = (found[0]["study_instance_uid"], found[0]["series_instance_uid"])
         now = dt.datetime.now(dt.UTC)
         try:
-            message = compose_test(
-                index, event, key, settings.dicom.ae_title, now, include_patient=hook.include_patient
-            )
+            message = compose_test(index, event, key, settings.dicom.ae_title, now, include_patient=hook.names_patient)
         except NothingLeft as error:
             lacking = "volume" if event == "volume-written" else "instance"
             raise UsageError(
@@ -298,9 +296,7 @@ def _configured(root: Root, name: str) -> HookSettings:
 
 
 def _described(name: str, hook: HookSettings) -> dict[str, Any]:
-    others = (("plugin", hook.plugin), ("peer", hook.peer))
-    by = hook.url or next((f"{kind} {other}" for kind, other in others if other), " ".join(hook.command))
-    return {"hook": name, "on": list(hook.on), "by": by}
+    return {"hook": name, "on": list(hook.on), "by": hook.receiver}
 
 
 @routes.command("list")

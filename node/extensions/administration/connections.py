@@ -13,7 +13,7 @@ from node.extensions.pages.rendering import SEE_OTHER, page
 from node.index.database.reading import ReadIndex
 from node.index.work.routes import outstanding
 from node.settings.load import Configuration
-from node.settings.model import HookSettings, Settings
+from node.settings.model import Settings
 from node.web import actions
 from node.web.access import AdminCall
 from node.web.errors import ResourceNotFound
@@ -68,15 +68,9 @@ def _routes(settings: Settings, index: ReadIndex) -> Iterator[dict[str, Any]]:
 def _hooks(settings: Settings, index: ReadIndex) -> list[dict[str, Any]]:
     progress = index.hooks.progress()
     return [
-        {"name": name, "hook": hook, "by": _receiver(hook), "where": _text(hook.where), "row": progress.get(name)}
+        {"name": name, "hook": hook, "by": hook.receiver, "where": _text(hook.where), "row": progress.get(name)}
         for name, hook in settings.hooks.items()
     ]
-
-
-def _receiver(hook: HookSettings) -> str:
-    """Return who is told: an address, a command, or a plugin or peer by its name."""
-    others = (("plugin", hook.plugin), ("peer", hook.peer))
-    return hook.url or next((f"{kind} {other}" for kind, other in others if other), " ".join(hook.command))
 
 
 def _text(where: str | Mapping[str, Any] | None) -> str:

@@ -5,128 +5,59 @@ https://www.standardwebhooks.com defines the headers ``webhook-id``, ``webhook-t
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import datetime as dt
 import threading
-import time
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-import httpx2
 import standardwebhooks
 
 from node.errors import UsageError
+from node.extensions.channels.http import HttpSender
 from node.index.database.index import Index
-from node.index.database.work_loop import Interrupted
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
 from node.retries import seconds_of_retry_after
 from node.settings.model import Settings
-from node.tls import client_context
-from node.version import __version__
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
-BODY_BYTES = 65536
-"""Bytes of a response that are read, so that the connection can be reused; the content is ignored."""
-
 ACCEPTED = 202
 """Status of a receiver that works on the message, and reports later."""
 
 MAX_LOCATION_CHARACTERS = 2000
 
-_CHECK_SECONDS = 0.2
-
-
-@dataclass(slots=True)
-class _Answer:
-    """The part of the response that has arrived."""
-
-    status: int | None = None
-    retry_after: str | None = None
-    location: str | None = None
-
 
 class Webhook:
-    """Post messages to one URL, one at a time.
+    """Post messages to one URL, one at a time, as an `HttpSender` does.
 
-    Certificates are verified and redirects are not followed. An attempt takes at most `timeout_seconds`, however slowly
-    the receiver answers.
-
-    `secret`: signing key; None: messages are not signed. `ca_file`: certificate authorities in addition to those of the
-    system; see `node.tls.client_context`. Raises UsageError if `ca_file` cannot be read or contains no certificate.
+    `secret`: signing key; None: messages are not signed. Raises UsageError if `ca_file` cannot be used.
     """
 
     def __init__(self, url: str, timeout_seconds: float, secret: bytes | None, ca_file: Path | None = None) -> None:
-        self._url, self._timeout_seconds, self._secret = url, timeout_seconds, secret
-        try:
-            self._context = client_context(ca_file)
-        except OSError as error:  # SSLError too
-            raise UsageError(f"ca_file {ca_file} cannot be used: {error.strerror or error}") from error
-        self._runner: asyncio.Runner | None = None
-        self._client: httpx2.AsyncClient | None = None
+        self._url, self._secret = url, secret
+        self._sender = HttpSender(timeout_seconds, ca_file)
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Post a message and wait for a 2xx response. See `Channel.deliver`."""
-        if self._runner is None:
-            self._runner = asyncio.Runner()
         body, now = message.encoded(), dt.datetime.now(dt.UTC)
         headers = {
             "content-type": "application/json",
-            "user-agent": f"voxelnode/{__version__}",
             "webhook-id": message.id,
             "webhook-timestamp": str(int(now.timestamp())),
         }
         if self._secret is not None:
             headers["webhook-signature"] = signature(self._secret, message.id, now, body)
-        return self._runner.run(self._deliver(body, headers, cancelled))
+        status, answer = self._sender.send("POST", self._url, headers, body, cancelled)
+        if not 200 <= status < 300:
+            raise NotDelivered(f"HTTP status {status}", retry_after=seconds_of_retry_after(answer.retry_after))
+        return Delivered(is_pending=status == ACCEPTED, location=_location(self._url, answer.location))
 
     def close(self) -> None:
         """Close the connection."""
-        if self._runner is not None:
-            if self._client is not None:
-                self._runner.run(self._client.aclose())
-            self._runner.close()
-        self._runner = self._client = None
-
-    async def _deliver(self, body: bytes, headers: dict[str, str], cancelled: threading.Event) -> Delivered:
-        answer = _Answer()
-        task = asyncio.ensure_future(self._post(body, headers, answer))
-        deadline = time.monotonic() + self._timeout_seconds
-        while not task.done() and not cancelled.is_set() and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait({task}, timeout=min(_CHECK_SECONDS, left))
-        if not task.done():
-            task.cancel()
-            with suppress(asyncio.CancelledError, httpx2.HTTPError):
-                await task
-        elif (error := task.exception()) is not None and answer.status is None:
-            raise _not_delivered(error)
-        if answer.status is None:
-            if cancelled.is_set():
-                raise Interrupted
-            raise NotDelivered(f"no answer within {self._timeout_seconds:g} s")
-        if not 200 <= answer.status < 300:
-            raise NotDelivered(f"HTTP status {answer.status}", retry_after=seconds_of_retry_after(answer.retry_after))
-        return Delivered(is_pending=answer.status == ACCEPTED, location=answer.location)
-
-    async def _post(self, body: bytes, headers: dict[str, str], answer: _Answer) -> None:
-        if self._client is None:
-            # `_deliver` enforces the deadline of an attempt: the timeouts of the client restart with every byte.
-            self._client = httpx2.AsyncClient(
-                verify=self._context, follow_redirects=False, timeout=self._timeout_seconds
-            )
-        async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
-            answer.status, answer.retry_after = response.status_code, response.headers.get("retry-after")
-            answer.location = _location(self._url, response.headers.get("location"))
-            count = 0
-            async for chunk in response.aiter_raw():
-                count += len(chunk)
-                if count > BODY_BYTES:
-                    return
+        self._sender.close()
 
 
 def _location(url: str, location: str | None) -> str | None:
@@ -158,15 +89,6 @@ def read_secret(path: Path) -> bytes:
     if len(secret) not in SECRET_BYTES:
         raise UsageError(f"secret_file {path} must contain {SECRET_PREFIX} and 24 to 64 bytes in base64; {remedy}")
     return secret
-
-
-def _not_delivered(error: BaseException) -> NotDelivered:
-    """Return the reason why no response arrived; the messages of these errors name only machines, never patients."""
-    if isinstance(error, httpx2.TimeoutException):
-        return NotDelivered("no answer in time")
-    if isinstance(error, httpx2.HTTPError | OSError):
-        return NotDelivered(f"{type(error).__name__}: {error}")
-    return NotDelivered(f"{type(error).__name__} while posting")
 
 
 def opened(settings: Settings, name: str, index: Index | None) -> Webhook:

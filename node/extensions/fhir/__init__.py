@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Extension, Router
+from node.hookspecs import Extension, Key, Router
 
 
 class _Fhir(Extension):
-    """ImagingStudy over HTTP, read and searched."""
+    """ImagingStudy over HTTP: read, searched, and sent by hooks."""
 
     name = "fhir"
     routers = (Router("rest", f"{__name__}.rest:router"),)
+    channels = (Key("fhir", f"{__name__}.hook:opened"),)
 
 
 EXTENSION = _Fhir()

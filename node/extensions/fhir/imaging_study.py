@@ -16,6 +16,7 @@ from node.dicom.answers import Found
 
 Json = dict[str, Any]
 
+MEDIA_TYPE = "application/fhir+json"
 UID_SYSTEM = "urn:dicom:uid"
 OID = "urn:oid:"
 _DICOM = "http://dicom.nema.org/resources/ontology/DCM"

@@ -9,35 +9,22 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
-from pydicom.dataset import Dataset
 
-from node.dicom.answers import Found
 from node.dicom.keys import InvalidQuery, Level
-from node.dicom.matching import Options, read_query
 from node.extensions.dicomweb.resources import READ, base_url, public_url
-from node.extensions.dicomweb.searches import attribute_path, put_key
-from node.extensions.fhir.imaging_study import (
-    OF_INSTANCE,
-    OF_SERIES,
-    OF_STUDY,
-    OID,
-    UID_SYSTEM,
-    Json,
-    imaging_study,
-)
+from node.extensions.fhir.imaging_study import MEDIA_TYPE, OF_STUDY, OID, UID_SYSTEM, Json, imaging_study
+from node.extensions.fhir.stored import matching, series_of, stored_study
 from node.version import __version__
-from node.web.access import Call, ReaderCall
+from node.web.access import ReaderCall
 from node.web.audit_trail import of_study
 
 PREFIX = "/api/fhir"
 
-MEDIA_TYPE = "application/fhir+json"
 FHIR_VERSION = "5.0.0"
 WRITTEN = "2026-11-24"
 """Date of the capability statement."""
@@ -97,14 +84,11 @@ def read(call: ReaderCall, study: str) -> Response:
     def answer() -> Json:
         if not _UID.fullmatch(study):
             raise Refused(404, "not-found", "there is no such study: its id is its Study Instance UID")
-        found = _find(call, Level.STUDY, OF_STUDY, {"StudyInstanceUID": [study]}, 1)
-        if not found:
+        stored = stored_study(call.node.index, study)
+        if stored is None:
             raise Refused(404, "not-found", "there is no such study, or not any more")
-        instances: dict[str, list[Found]] = defaultdict(list)
-        for one in _find(call, Level.IMAGE, OF_INSTANCE, {"StudyInstanceUID": [study]}):
-            instances[str(one["SeriesInstanceUID"])].append(one)
-        call.audit.accessed([of_study(study, str(found[0].get("PatientID", "")))], "ImagingStudy")
-        return imaging_study(found[0], _series_of(call, study), instances, base_url(call.request))
+        call.audit.accessed([of_study(study, stored.patient_id)], "ImagingStudy")
+        return stored.resource(base_url(call.request))
 
     return _answered(call.request, answer)
 
@@ -117,13 +101,16 @@ def search(call: ReaderCall) -> Response:
         request = call.request
         parameters = request.query_params.multi_items()
         count, offset, keys = _page(parameters), _offset(parameters), _keys(parameters)
-        found = [] if keys is None else _find(call, Level.STUDY, OF_STUDY, keys, count + 1, offset)
+        try:
+            found = [] if keys is None else matching(call.node.index, Level.STUDY, OF_STUDY, keys, count + 1, offset)
+        except InvalidQuery as error:
+            raise Refused(400, "value", str(error)) from error
         call.audit.queried(f"FHIR ImagingStudy?{request.url.query}"[:1000], min(len(found), count))
         base, dicomweb = _base(request), base_url(request)
         entries = []
         for study in found[:count]:
             uid = str(study["StudyInstanceUID"])
-            resource = imaging_study(study, _series_of(call, uid), None, dicomweb)
+            resource = imaging_study(study, series_of(call.node.index, uid), None, dicomweb)
             entries.append({"fullUrl": f"{base}/ImagingStudy/{uid}", "resource": resource, "search": {"mode": "match"}})
         links = [_link("self", base, parameters, offset)]
         if len(found) > count:
@@ -131,31 +118,6 @@ def search(call: ReaderCall) -> Response:
         return {"resourceType": "Bundle", "type": "searchset", "link": links} | ({"entry": entries} if entries else {})
 
     return _answered(call.request, answer)
-
-
-def _series_of(call: Call, study: str) -> list[Found]:
-    return _find(call, Level.SERIES, OF_SERIES, {"StudyInstanceUID": [study]})
-
-
-def _find(
-    call: Call,
-    level: Level,
-    returned: Iterable[str],
-    keys: Mapping[str, list[str]],
-    limit: int | None = None,
-    offset: int = 0,
-) -> list[Found]:
-    identifier = Dataset()
-    identifier.QueryRetrieveLevel = level.name
-    for keyword in returned:
-        put_key(identifier, attribute_path(keyword) or (), [])
-    for keyword, values in keys.items():
-        put_key(identifier, attribute_path(keyword) or (), values, replace=True)
-    try:
-        query = read_query(identifier, options=Options(relational=True), limit=limit, offset=offset)
-    except InvalidQuery as error:
-        raise Refused(400, "value", str(error)) from error
-    return list(call.node.index.find(query, limit))
 
 
 # Parameters of a search

@@ -1,0 +1,116 @@
+"""One request at a time to a receiver of messages, ended by its deadline or by the node that stops."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from node.errors import UsageError
+from node.index.database.work_loop import Interrupted
+from node.notify.channel import NotDelivered
+from node.tls import client_context
+from node.version import __version__
+
+BODY_BYTES = 65536
+"""Bytes of a response that are read, so that the connection can be reused."""
+
+_CHECK_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class Answer:
+    """The part of the response that has arrived; `body` has at most `BODY_BYTES` and a chunk."""
+
+    status: int | None = None
+    retry_after: str | None = None
+    location: str | None = None
+    body: bytearray = field(default_factory=bytearray)
+
+
+class HttpSender:
+    """Send requests to one receiver, one at a time. Not thread-safe.
+
+    Certificates are verified and redirects are not followed. An attempt takes at most `timeout_seconds`, however slowly
+    the receiver answers. `ca_file`: certificate authorities in addition to those of the system; see
+    `node.tls.client_context`. Raises UsageError if `ca_file` cannot be read or contains no certificate.
+    """
+
+    def __init__(self, timeout_seconds: float, ca_file: Path | None) -> None:
+        self._timeout_seconds = timeout_seconds
+        try:
+            self._context = client_context(ca_file)
+        except OSError as error:  # SSLError too
+            raise UsageError(f"ca_file {ca_file} cannot be used: {error.strerror or error}") from error
+        self._runner: asyncio.Runner | None = None
+        self._client: httpx2.AsyncClient | None = None
+
+    def send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, cancelled: threading.Event
+    ) -> tuple[int, Answer]:
+        """Send a request; return the status and the answer, of which the end may be missing.
+
+        Raises NotDelivered if there is no answer. Raises Interrupted if `cancelled` was set first.
+        """
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(self._send(method, url, headers, body, cancelled))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._runner is not None:
+            if self._client is not None:
+                self._runner.run(self._client.aclose())
+            self._runner.close()
+        self._runner = self._client = None
+
+    async def _send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, cancelled: threading.Event
+    ) -> tuple[int, Answer]:
+        answer = Answer()
+        task = asyncio.ensure_future(self._request(method, url, headers, body, answer))
+        deadline = time.monotonic() + self._timeout_seconds
+        while not task.done() and not cancelled.is_set() and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait({task}, timeout=min(_CHECK_SECONDS, left))
+        if not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError, httpx2.HTTPError):
+                await task
+        elif (error := task.exception()) is not None and answer.status is None:
+            raise _not_delivered(error)
+        if answer.status is None:
+            if cancelled.is_set():
+                raise Interrupted
+            raise NotDelivered(f"no answer within {self._timeout_seconds:g} s")
+        return answer.status, answer
+
+    async def _request(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, answer: Answer
+    ) -> None:
+        if self._client is None:
+            # `_send` enforces the deadline of an attempt: the timeouts of the client restart with every byte.
+            self._client = httpx2.AsyncClient(
+                verify=self._context, follow_redirects=False, timeout=self._timeout_seconds
+            )
+        sent = {"user-agent": f"voxelnode/{__version__}", **headers}
+        async with self._client.stream(method, url, content=body, headers=sent) as response:
+            answer.status, answer.retry_after = response.status_code, response.headers.get("retry-after")
+            answer.location = response.headers.get("location")
+            async for chunk in response.aiter_raw():
+                answer.body += chunk
+                if len(answer.body) > BODY_BYTES:
+                    return
+
+
+def _not_delivered(error: BaseException) -> NotDelivered:
+    """Return the reason why no response arrived; the messages of these errors name only machines, never patients."""
+    if isinstance(error, httpx2.TimeoutException):
+        return NotDelivered("no answer in time")
+    if isinstance(error, httpx2.HTTPError | OSError):
+        return NotDelivered(f"{type(error).__name__}: {error}")
+    return NotDelivered(f"{type(error).__name__} while sending")
