@@ -32,7 +32,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and the text up to the next one; `number` is empty for an annex, `level` begins at 1."""
+    """A heading and the text up to the next one; `number` is empty for an annex, `level` begins at 1.
+
+    Sections of Annex A are A.1, A.2, ...
+    """
 
     level: int
     number: str
@@ -88,11 +91,15 @@ def _sections(template: str, values: Mapping[str, str]) -> tuple[str, list[Secti
 
 def _numbered(headings: Sequence[tuple[str, str, str]]) -> Iterator[Section]:
     counts: list[int] = []
+    annex = ""
     for marks, title, body in headings:
         level = len(marks) - 1
         counts = [*counts[:level], *[0] * (level - len(counts))]
         counts[-1] += 1
-        number = "" if title.startswith("Annex ") else ".".join(map(str, counts))
+        if level == 1:
+            annex = title[6] if title.startswith("Annex ") else ""
+        below = ".".join(map(str, counts[1:]))
+        number = (f"{annex}.{below}" if below else "") if annex else ".".join(map(str, counts))
         yield Section(level, number, title, body.strip())
 
 

@@ -166,9 +166,24 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
                 (settings.web.port, "HTTP or HTTPS", "`[web] port`"),
             ],
         ),
+        "route_copies": _route_copies(settings),
         "audit_events": table(("Event ID (DCM)", "Event"), [event.value for event in AuditEvent]),
         **_of_extensions(settings),
     }
+
+
+def _route_copies(settings: Settings) -> Table:
+    """Return how the configuration changes copies: one row per attribute, encoding or way of de-identification."""
+    rows: list[tuple[str, ...]] = []
+    for name, route in settings.routes.items():
+        if route.deidentify is not None:
+            rows.append((name, "de-identify", "", f"[deidentify.{route.deidentify}]"))
+        rows += [(name, "set", keyword, value) for keyword, value in route.set.items()]
+        rows += [(name, "replace", keyword, value) for keyword, value in route.replace.items()]
+        rows += [(name, "remove", keyword, "") for keyword in route.remove]
+        if route.transfer_syntax != "keep":
+            rows.append((name, "transfer syntax", "", route.transfer_syntax))
+    return table(("Route", "Change", "Attribute", "Value"), rows or [("none", "", "", "")])
 
 
 def _of_extensions(settings: Settings) -> Mapping[str, Table]:

@@ -15,6 +15,7 @@ from node.hookspecs import Command, Extension, Router, Statement, Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from node.extensions.conformance.document import Table as ConformanceTable
     from node.extensions.deidentify.settings import DeidentifySettings
     from node.settings.model import Settings
 
@@ -23,7 +24,33 @@ The Basic Profile of PS3.15 Annex E with all options, by the command `voxelnode 
 leave by routes and downloads for which the configuration names it. All other instances are stored and transmitted as
 received.
 """
-"""The section of the conformance statement."""
+COPIES = """\
+A copy without identities has other values, or none, for the attributes of PS3.15 Table E.1-1, by the options of its
+configuration, and for every private attribute that is not known to be safe; UIDs are replaced consistently. Patient ID
+and Patient's Name become the pseudonym. These attributes are written: Patient Identity Removed (0012,0062),
+De-identification Method (0012,0063), De-identification Method Code Sequence (0012,0064), Longitudinal Temporal
+Information Modified (0028,0303) and, if pixels were cleaned, Burned In Annotation (0028,0301).
+"""
+
+METHODS = """\
+De-identification Method Code Sequence has the code of the profile, and those of the options that were applied.
+
+[table deidentification_codes]
+"""
+"""The sections of the conformance statement."""
+
+
+def statement_tables(settings: Settings) -> Mapping[str, ConformanceTable]:
+    """Return the tables of the sections by name."""
+    from node.extensions.conformance.document import table
+    from node.extensions.deidentify.profile import BASIC_PROFILE, CODES
+
+    codes = [BASIC_PROFILE, *CODES.values()]
+    return {
+        "deidentification_codes": table(
+            ("Coding Scheme", "Code Value", "Code Meaning"), [("DCM", *code) for code in sorted(codes)]
+        )
+    }
 
 
 class _Deidentify(Extension):
@@ -51,7 +78,14 @@ class _Deidentify(Extension):
     )
     tables = (Table("deidentify", f"{__name__}.settings:DeidentifySettings", is_named=True),)
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
-    statement = Statement({"De-identification Profiles": f"{__name__}:PROFILES"})
+    statement = Statement(
+        {
+            "De-identification Profiles": f"{__name__}:PROFILES",
+            "Copies without Identities": f"{__name__}:COPIES",
+            "Codes of De-identification": f"{__name__}:METHODS",
+        },
+        f"{__name__}:statement_tables",
+    )
     ways = f"{__name__}.ways:WAYS"
 
     def mistakes(self, settings: Settings) -> Iterator[str]:

@@ -29,6 +29,7 @@ class _DicomWeb(Extension):
             "URI Web Service": f"{__name__}.statement:URI_SERVICE",
             "Studies Web Service": f"{__name__}.statement:STUDIES_SERVICE",
             "Attributes of Searches": f"{__name__}.statement:ATTRIBUTES",
+            "Instances of Metadata and Bulk Data": f"{__name__}.statement:ASSEMBLED",
         },
         f"{__name__}.statement:tables_of",
     )

@@ -23,6 +23,7 @@ from node.extensions.dicomweb.media_types import DOCUMENTS_IN_PARTS, PDF
 from node.extensions.dicomweb.pixel_parts import (
     ALLOCATED,
     COLUMNS,
+    DERIVED,
     FRAMES,
     PHOTOMETRIC,
     PICTURES,
@@ -38,6 +39,9 @@ MAX_INSTANCES = 50_000
 
 _CLASS, _INSTANCE = "00080016", "00080018"
 _DOCUMENT, _DOCUMENT_TYPE, _DOCUMENT_LENGTH = "00420011", "00420012", "00420015"
+
+ADDED = (*DERIVED, _DOCUMENT_TYPE, _DOCUMENT_LENGTH)
+"""Attributes that an instance may have beyond its metadata."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydicom.datadict import dictionary_description
+
 from node.extensions.conformance.document import Table, table
 from node.extensions.conformance.statement import query_keys, resource_table
+from node.extensions.dicomweb.assembling import ADDED
 from node.extensions.dicomweb.capabilities import resources
 from node.extensions.dicomweb.qido import DEFAULTS
 from node.extensions.dicomweb.transactions import TRANSACTIONS, studies, uri
@@ -36,6 +39,13 @@ Timezone offsets are not adjusted. The answers also have Retrieve URL (0008,1190
 [table web_attributes]
 """
 
+ASSEMBLED = """\
+Metadata and bulk data of a STOW-RS request become instances as the client describes them; text is stored in UTF-8.
+These attributes are added if the metadata lack them, and the pixel data or the document say them:
+
+[table added_attributes]
+"""
+
 
 def tables_of(settings: Settings) -> Mapping[str, Table]:
     """Return the tables of the sections by name."""
@@ -43,6 +53,9 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
         "uri_resources": resource_table(resources(uri.routes, TRANSACTIONS)),
         "studies_resources": resource_table(resources(studies.routes, TRANSACTIONS)),
         "web_attributes": _web_attributes(),
+        "added_attributes": table(
+            ("Attribute", "Tag"), [(dictionary_description(tag), f"({tag[:4]},{tag[4:]})") for tag in sorted(ADDED)]
+        ),
     }
 
 

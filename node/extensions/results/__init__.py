@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Router
+from node.hookspecs import Command, Extension, Router, Statement
 
 
 class _Results(Extension):
@@ -19,6 +19,15 @@ class _Results(Extension):
     )
     routers = (Router("rest", f"{__name__}.rest:router"),)
     results = f"{__name__}.intake:RESULTS"
+    statement = Statement(
+        {
+            "Created Instances": f"{__name__}.statement:CREATED",
+            "Attributes of Created Instances": f"{__name__}.statement:OBJECTS",
+            "Created Structured Reports": f"{__name__}.statement:REPORTS",
+            "Codes in Created Instances": f"{__name__}.statement:CODES",
+        },
+        f"{__name__}.statement:tables_of",
+    )
 
 
 EXTENSION = _Results()

@@ -19,11 +19,13 @@ Text of $what.
 [contents]
 
 ## Annex A: More
+
+### Details
 """
 TABLES = {"colours": table(("Name", "Value"), [("red|green", 1), ("blue", 2)])}
 
 
-def test_sections_are_numbered_by_their_place_and_annexes_are_not() -> None:
+def test_sections_are_numbered_by_their_place_and_those_of_annexes_by_their_letter() -> None:
     headings = [line for line in as_markdown(TEMPLATE, {"what": "X"}, TABLES).splitlines() if line.startswith("#")]
     assert headings == [
         "# About X",
@@ -31,6 +33,7 @@ def test_sections_are_numbered_by_their_place_and_annexes_are_not() -> None:
         "### 1.1 Within",
         "## 2 Table of Contents",
         "## Annex A: More",
+        "### A.1 Details",
     ]
 
 
@@ -38,7 +41,7 @@ def test_values_tables_and_contents_are_filled_in() -> None:
     text = as_markdown(TEMPLATE, {"what": "X"}, TABLES)
     assert "Text of X." in text
     assert "| Name | Value |\n| --- | --- |\n| red\\|green | 1 |\n| blue | 2 |\n" in text
-    assert "- 1 First\n  - 1.1 Within\n- 2 Table of Contents\n- Annex A: More\n" in text
+    assert "- 1 First\n  - 1.1 Within\n- 2 Table of Contents\n- Annex A: More\n  - A.1 Details\n" in text
 
 
 def test_programs_get_tables_as_objects() -> None:

@@ -1,0 +1,16 @@
+"""What the conformance statement says of results is what they are like."""
+
+from __future__ import annotations
+
+from node.extensions.results.making import VERBATIM
+from node.extensions.results.samples import described, recorded
+
+
+def test_the_statement_has_what_is_made() -> None:
+    assert described() == recorded(), "run `python -m node.extensions.results.samples`, then `voxelnode conformance`"
+
+
+def test_each_result_copies_patient_and_study_of_its_source() -> None:
+    for made in recorded():
+        copied = [one for one in made.attributes if one.source == "SRC_INSTANCE" and not one.name.startswith(">")]
+        assert len(copied) >= len(VERBATIM), made.title
