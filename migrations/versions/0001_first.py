@@ -454,8 +454,11 @@ def _accounts() -> None:
         sa.Column("account_id", sa.Integer(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
         sa.Column("label", sa.String(64), nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+        sa.Column("role", sa.String(8)),
+        sa.Column("routes", sa.String(1000)),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("expires_at", sa.DateTime()),
+        sa.Column("used_at", sa.DateTime()),
         sa.UniqueConstraint("account_id", "label"),
     )
     op.create_table(

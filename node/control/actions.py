@@ -6,7 +6,7 @@ Each changes what people decide about; what they say of an account goes to the a
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -36,6 +36,7 @@ from node.registry import enabled
 from node.routing.router import subscriptions
 from node.settings.model import HookEvent, Settings
 from node.web.credentials import require_name
+from node.web.token_routes import require_routes
 
 ECHO_SECONDS = 5.0
 """Longest wait for a peer that a page tests."""
@@ -297,16 +298,32 @@ class AccountAdministration:
         """Remove an account with its tokens, and end its sessions."""
         return self._change(f"account {name}: removed", who, lambda: self._accounts.remove(name))
 
-    def add_token(self, name: str, label: str, sha256: str, expires_at: str | None, who: str) -> Mapping[str, Any]:
-        """Add a token to an account; `expires_at` is an ISO 8601 time, or None for a token that never expires."""
+    def add_token(
+        self,
+        name: str,
+        label: str,
+        sha256: str,
+        expires_at: str | None,
+        who: str,
+        role: str | None = None,
+        routes: Sequence[str] = (),
+    ) -> Mapping[str, Any]:
+        """Add a token to an account.
+
+        `expires_at` is an ISO 8601 time, or None for a token that never expires; `role` is at most that of the account,
+        and None for that; `routes` are those of `node.web.token_routes`, none for all.
+        """
         if not label.isprintable() or not 1 <= len(label) <= MAX_LABEL_CHARACTERS:
             raise UsageError(f"a label has 1 to {MAX_LABEL_CHARACTERS} printable characters")
         end = dt.datetime.fromisoformat(expires_at) if expires_at is not None else None
 
-        def change() -> None:
-            self._accounts.add_token(name, label, sha256, end, self._now())
+        at_most, of_routes = _role(role) if role is not None else None, require_routes(routes)
 
-        return self._change(f"account {name}: token {label!r} added", who, change)
+        def change() -> None:
+            self._accounts.add_token(name, label, sha256, end, self._now(), role=at_most, routes=of_routes)
+
+        scope = f", role {role or 'of the account'}, for {', '.join(of_routes) or 'all routes'}"
+        return self._change(f"account {name}: token {label!r} added{scope}", who, change)
 
     def remove_token(self, name: str, label: str, who: str) -> Mapping[str, Any]:
         """Remove a token."""

@@ -39,6 +39,7 @@ from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest
 from node.web.errors import Forbidden, NoPlace, NotAuthenticated, SignInFailed, TooManyTries
 from node.web.guesses import Guesses, Pair
 from node.web.services import Node, Services
+from node.web.token_routes import covers
 
 if TYPE_CHECKING:
     from node.hookspecs import IdentityProvider
@@ -65,13 +66,21 @@ HASH_WAIT_SECONDS = 3.0
 MAX_VERIFIED_PASSWORDS = 256
 """Verified passwords that are not hashed again; scripts send theirs with every request."""
 
+USE_INTERVAL = dt.timedelta(minutes=1)
+"""The last use of a token is written no more often."""
+
+MAX_NOTED_USES = 1000
+
+NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The account of a request, and its role."""
+    """The account of a request, and its role; `token` is the label of the token that the request has."""
 
     name: str
     role: Role
+    token: str = ""
 
 
 LOCAL = Caller("local", Role.ADMIN)
@@ -95,7 +104,7 @@ class Access:
         self._guesses = Guesses(self._alert)
         self._hashing = threading.Semaphore(MAX_CONCURRENT_HASHES)
         self._hash_places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
-        self._verified = _Verified()
+        self._verified, self._uses = _Verified(), _Uses()
 
     def identify(self, request: HTTPConnection) -> Caller:
         """Return the caller of a request from its credentials.
@@ -223,7 +232,14 @@ class Access:
         if known is None:
             self._audit_wrong_token(request)
             raise NotAuthenticated("the token is wrong or has expired; create a new one with `voxelnode account token`")
-        return _account(known)
+        if not covers(known.routes, request.url.path):
+            who, detail = (known.account.name, address_of(request)), "a token for other routes"
+            event = AuditEvent.SECURITY_ALERT
+            self.trail.record(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True)
+            raise Forbidden(f"the token of {known.account.name} is for {', '.join(known.routes)} only")
+        if self._uses.is_due(digest(token), known.used_at, self._now()):
+            self._accounts.note_use_of_token(digest(token), self._now())
+        return Caller(known.account.name, known.role, known.label)
 
     def _by_session(self, request: HTTPConnection) -> Caller | None:
         value = _cookie(request)
@@ -300,6 +316,26 @@ class _Verified:
 
     def _pair(self, password_hash: str, password: str) -> bytes:
         return hmac.digest(self._key, f"{password_hash}\0{password}".encode("utf-8", "replace"), sha256)
+
+
+class _Uses:
+    """When credentials were last noted as used, so that requests at once and in a row write it once a minute."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._noted: OrderedDict[str, dt.datetime] = OrderedDict()
+
+    def is_due(self, sha256: str, used_at: dt.datetime | None, now: dt.datetime) -> bool:
+        """Return whether the use is to be written now; `used_at` is the time in the index."""
+        with self._lock:
+            last = max(used_at or NEVER, self._noted.get(sha256, NEVER))
+            if now - last < USE_INTERVAL:
+                return False
+            self._noted[sha256] = now
+            self._noted.move_to_end(sha256)
+            if len(self._noted) > MAX_NOTED_USES:
+                self._noted.popitem(last=False)
+            return True
 
 
 def address_of(request: HTTPConnection) -> str:

@@ -56,11 +56,15 @@ def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], t
     upgrade(root / "index.sqlite")
     assert account(root, "add", "anna", "--role", "admin", typed=f"{PASSWORD}\n").status == 0
     assert account(root, "add", "nightly", "--no-password").status == 0
-    token = account(root, "token", "nightly", "--label", "backup", "--days", "3")
+    scope = ("--role", "read", "--route", "dicomweb", "--route", "/api/v1/studies")
+    token = account(root, "token", "nightly", "--label", "backup", "--days", "3", *scope)
     assert token.out.startswith("vxn_")
     anna, nightly = listed(account, root)
     assert (anna["name"], anna["role"], anna["password"]) == ("anna", "admin", True)
     assert (nightly["role"], nightly["password"], nightly["tokens"][0]["label"]) == ("read", False, "backup")
+    assert nightly["tokens"][0]["routes"] == ["dicomweb", "/api/v1/studies"]
+    assert account(root, "token", "nightly", "--label", "more", "--role", "write").status == 2
+    assert "neither a group" in account(root, "token", "nightly", "--label", "more", "--route", "dicom").err
     assert "role admin: changed" in account(root, "add", "anna", typed=f"{PASSWORD}!\n").out
     assert account(root, "role", "anna", "write").status == 0
     assert listed(account, root)[0]["role"] == "write"

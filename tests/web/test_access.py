@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 
+from node.errors import UsageError
 from node.index.nouns.accounts import MAX_SESSIONS, Role
 from node.web.access import (
     COOKIE,
@@ -17,7 +18,9 @@ from node.web.access import (
     MAX_WAITING_HASHES,
     _identified,
 )
+from node.web.credentials import digest, new_token
 from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
+from node.web.token_routes import covers
 from tests.web.conftest import PASSWORD, Site, every_route
 
 API = "/api/v1/studies"
@@ -397,3 +400,59 @@ def test_a_trusted_proxy_says_whose_request_it_is_and_that_it_came_by_tls(start_
         shown = site.client(headers={**headers, "Cookie": f"{name}={value}"})
         assert shown.get(API).status_code == status
     assert site.audited("User Authentication")[0]["participants"][0]["address"] == "203.0.113.9"
+
+
+def scoped(site: Site, name: str, role: Role | None, *routes: str) -> dict[str, str]:
+    """The header of a new token that may do less than its account."""
+    token, now = new_token(), site.services.ingest.now()
+    accounts = site.services.index.accounts
+    accounts.add_token(name, token[-8:], digest(token), None, now, role=role, routes=routes)
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_a_token_does_no_more_than_its_role_and_its_account(guarded: Site) -> None:
+    header, client = scoped(guarded, "admin", Role.WRITE), guarded.client()
+    told = client.get("/api/v1/account", headers=header).json()
+    assert (told["account"], told["role"]) == ("admin", "write")
+    assert client.get("/api/v1/quarantine", headers=header).status_code == 403
+    guarded.services.index.accounts.set_role("admin", Role.READ)
+    assert client.get("/api/v1/account", headers=header).json()["role"] == "read"
+    with pytest.raises(UsageError, match="no higher one"):
+        scoped(guarded, "admin", Role.WRITE)
+
+
+def test_a_token_for_some_routes_opens_no_other(guarded: Site) -> None:
+    header, client = scoped(guarded, "reader", None, "dicomweb", "/api/v1/studies"), guarded.client()
+    for path in ("/dicom-web/studies", "/api/v1/studies", "/api/v1/studies/"):
+        assert client.get(path, headers=header).status_code in (200, 204, 307, 404), path
+    for path in ("/", "/account", "/api/v1/series", "/api/v1/events", "/metrics", "/dicom-webx", "/studies/1.2"):
+        assert client.get(path, headers=header).status_code in (403, 404), path
+    paths = {path for path, _ in every_route(guarded.server._app.routes)}
+    open_paths = {path for path in paths if covers(["dicomweb", "/api/v1/studies"], path)}
+    assert open_paths == {path for path in paths if path.startswith(("/dicom-web", "/wado", "/api/v1/studies"))}
+    assert 0 < len(open_paths) < len(paths) / 2
+
+
+def test_the_last_use_of_a_token_is_written_once_a_minute(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    header, client = scoped(guarded, "reader", None), guarded.client()
+    access, moments = guarded.server._app.state.access, []
+    now = [dt.datetime.now(dt.UTC)]
+    monkeypatch.setattr(access, "_now", lambda: now[0])
+    for seconds in (0, 20, 39, 2):
+        now[0] += dt.timedelta(seconds=seconds)
+        moments.append(client.get("/api/v1/account/tokens", headers=header).json()["items"][0]["used_at"])
+    assert moments[0] == moments[1] == moments[2] != moments[3]
+
+
+def test_tokens_are_listed_and_revoked_by_rest(guarded: Site) -> None:
+    one, two = scoped(guarded, "reader", None), scoped(guarded, "reader", None)
+    client = guarded.client()
+    own = client.get("/api/v1/account/tokens", headers=one).json()["items"]
+    by_password = client.get("/api/v1/account/tokens", auth=("reader", PASSWORD)).json()["items"]
+    assert (len(own), len(by_password)) == (1, 2)
+    other = next(item["id"] for item in by_password if item != own[0])
+    assert client.delete(f"/api/v1/account/tokens/{other}", headers=one).status_code == 404
+    assert client.delete(f"/api/v1/account/tokens/{other}", auth=("writer", PASSWORD)).status_code == 404
+    assert client.delete(f"/api/v1/account/tokens/{other}", headers=two).status_code == 200
+    assert client.get("/api/v1/account", headers=two).status_code == 401
+    assert client.get("/api/v1/account", headers=one).status_code == 200

@@ -121,6 +121,7 @@ NOT_READ = (
         ("PUT", "/api/v1/studies/{study_instance_uid}/labels"),
         ("PUT", "/api/v1/studies/{study_instance_uid}/series/{series_instance_uid}/labels"),
         ("DELETE", "/api/v1/comments/{comment}"),
+        ("DELETE", "/api/v1/account/tokens/{token}"),
         ("PUT", "/api/v1/searches/{name}"),
         ("DELETE", "/api/v1/searches/{name}"),
     }
@@ -135,7 +136,8 @@ WITHOUT_PATIENTS = {
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible", "/problems/causes/{cause}",
-    "/account", "/administration", "/administration/configuration", "/administration/log",
+    "/account", "/api/v1/account", "/api/v1/account/tokens",
+    "/administration", "/administration/configuration", "/administration/log",
     "/administration/connections", "/administration/retention",
     "/api/v1/trash", "/problems/trash",
 }  # fmt: skip

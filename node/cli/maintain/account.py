@@ -80,8 +80,15 @@ def list_(root: Root) -> Listing:
             "password": account.has_password,
             "created_at": account.created_at,
             "tokens": [
-                {"label": label, "created_at": created_at, "expires_at": expires_at}
-                for label, created_at, expires_at in account.tokens
+                {
+                    "label": token.label,
+                    "role": (token.role or account.role).name.lower(),
+                    "routes": list(token.routes),
+                    "created_at": token.created_at,
+                    "expires_at": token.expires_at,
+                    "used_at": token.used_at,
+                }
+                for token in account.tokens
             ],
         }
         for account in accounts
@@ -104,6 +111,16 @@ def token(
         int | None,
         typer.Option("--days", metavar="N", min=1, max=36525, help="Days until it expires. [default: never]"),
     ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option("--role", metavar="ROLE", help="At most the role of the account. [default: that of the account]"),
+    ] = None,
+    routes: Annotated[
+        list[str],
+        typer.Option(
+            "--route", metavar="ROUTE", help="Only these: dicomweb, rest, fhir, metrics, or a path. [default: all]"
+        ),
+    ] = [],  # noqa: B006
     *,
     root: ChangedRoot,
 ) -> Answer:
@@ -115,8 +132,9 @@ def token(
 
     made = new_token()
     end = None if days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).isoformat()
-    root.order("add-token", name=name, label=label, sha256=digest(made), expires_at=end)
-    return Answer({"account": name, "label": label, "token": made, "expires_at": end}, made)
+    scope = {"role": role, "routes": routes}
+    root.order("add-token", name=name, label=label, sha256=digest(made), expires_at=end, **scope)
+    return Answer({"account": name, "label": label, "token": made, "expires_at": end, **scope}, made)
 
 
 @app.command()
@@ -137,5 +155,8 @@ def _password() -> str:
 
 
 def _token_cell(token: dict[str, Any]) -> str:
-    end = token["expires_at"]
-    return token["label"] if end is None else f"{token['label']} (until {end:%Y-%m-%d})"
+    end, used = token["expires_at"], token["used_at"]
+    facts = [token["role"], *token["routes"]]
+    facts += [f"until {end:%Y-%m-%d}"] if end else []
+    facts += [f"used {used:%Y-%m-%d}" if used else "never used"]
+    return f"{token['label']} ({', '.join(facts)})"

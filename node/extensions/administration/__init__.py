@@ -10,12 +10,15 @@ from node.hookspecs import Extension, MenuEntry, Parts, Router, Running
 
 
 class _Administration(Extension):
-    """Pages for administrators, and the page of one's own account."""
+    """Pages for administrators, and the page of one's own account, which REST has as well."""
 
     name = "administration"
-    routers = tuple(
-        Router("pages", f"{__name__}.{module}:router")
-        for module in ("pages", "own", "connections", "retention", "changes")
+    routers = (
+        Router("rest", f"{__name__}.rest:router"),
+        *(
+            Router("pages", f"{__name__}.{module}:router")
+            for module in ("pages", "own", "connections", "retention", "changes")
+        ),
     )
     menu = (MenuEntry("/administration", "Administration"),)
     templates = __name__

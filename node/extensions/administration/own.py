@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
@@ -11,10 +11,11 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from node.errors import UsageError
 from node.extensions.pages.rendering import SEE_OTHER, page
-from node.index.nouns.accounts import ListedAccount
+from node.index.nouns.accounts import ListedAccount, Role
 from node.web.access import LOCAL, Access, Call, ReaderCall, address_of
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
 from node.web.errors import Forbidden
+from node.web.token_routes import GROUPS, MAX_ROUTES
 
 router = APIRouter(include_in_schema=False)
 
@@ -36,10 +37,13 @@ class NewPassword(BaseModel):
 
 
 class NewToken(BaseModel):
-    """The form that makes a token; `days` is empty if it never expires."""
+    """The form that makes a token; `days` is empty if it never expires, `role` if it has that of the account."""
 
     label: Label
     days: Annotated[int, Field(ge=1, le=MAX_DAYS)] | None = None
+    role: Literal["", "read", "write", "admin"] = ""
+    routes: Annotated[list[str], Field(max_length=MAX_ROUTES, default_factory=list)]
+    path: Annotated[str, Field(max_length=200)] = ""
 
 
 def require_session(call: Call) -> str:
@@ -90,7 +94,8 @@ def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
     """Make a token of one's own, which this page alone shows."""
     name, token = require_session(call), new_token()
     end = None if form.days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=form.days)).isoformat()
-    call.act("add-token", name=name, label=form.label, sha256=digest(token), expires_at=end)
+    scope = {"role": form.role or None, "routes": [*form.routes, *form.path.split()]}
+    call.act("add-token", name=name, label=form.label, sha256=digest(token), expires_at=end, **scope)
     return _account(call, token=token, label=form.label)
 
 
@@ -109,7 +114,8 @@ def _access(call: Call) -> Access:
 def _account(call: Call, token: str = "", label: str = "") -> Response:
     with call.node.index.reading() as index:
         own = next((one for one in index.accounts.listed() if one.name == call.account.name), None)
-    return page(call, "account.html", own=own, provided=own and is_of_provider(own.name), token=token, label=label)
+    given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
+    return page(call, "account.html", **given, token=token, label=label)
 
 
 def listed(call: Call) -> list[ListedAccount]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -42,14 +43,38 @@ class KnownAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownToken:
+    """A token that is presented: it grants no more than the role of its account, and these routes; empty: all."""
+
+    account: KnownAccount
+    label: str
+    role: Role
+    routes: tuple[str, ...]
+    used_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedToken:
+    """A token as its owner and administrators see it. `role` is None if it is that of the account."""
+
+    id: int
+    label: str
+    role: Role | None
+    routes: tuple[str, ...]
+    created_at: dt.datetime
+    expires_at: dt.datetime | None
+    used_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class ListedAccount:
-    """An account as shown to an administrator; `tokens` are (label, created at, expires at)."""
+    """An account as shown to an administrator."""
 
     name: str
     role: Role
     has_password: bool
     created_at: dt.datetime
-    tokens: tuple[tuple[str, dt.datetime, dt.datetime | None], ...]
+    tokens: tuple[ListedToken, ...]
 
 
 _KNOWN = select(AccountRow.id, AccountRow.name, AccountRow.role, AccountRow.password_hash)
@@ -64,11 +89,21 @@ class AccountRepository(IndexRepository):
         return _by_name(connection, name)
 
     @on_reader
-    def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownAccount | None:
-        """Return the account of a token, or None if the token is unknown or has expired."""
-        query = _KNOWN.join(TokenRow, TokenRow.account_id == AccountRow.id).where(TokenRow.sha256 == sha256)
+    def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownToken | None:
+        """Return a token with its account, or None if it is unknown or has expired."""
+        query = _KNOWN.add_columns(TokenRow.label, TokenRow.role.label("at_most"), TokenRow.routes, TokenRow.used_at)
+        query = query.join(TokenRow, TokenRow.account_id == AccountRow.id).where(TokenRow.sha256 == sha256)
         row = connection.execute(query.where(or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now))).first()
-        return None if row is None else _known(row)
+        if row is None:
+            return None
+        account = _known(row)
+        role = min(account.role, Role[row.at_most.upper()]) if row.at_most else account.role
+        return KnownToken(account, row.label, role, tuple((row.routes or "").split()), row.used_at)
+
+    @on_writer
+    def note_use_of_token(self, connection: Connection, sha256: str, now: dt.datetime) -> None:
+        """Note that a token is in use."""
+        connection.execute(update(TokenRow).where(TokenRow.sha256 == sha256).values(used_at=now))
 
     @on_reader
     def by_session(
@@ -125,15 +160,21 @@ class AccountRepository(IndexRepository):
         sha256: str,
         expires_at: dt.datetime | None,
         now: dt.datetime,
+        *,
+        role: Role | None = None,
+        routes: Sequence[str] = (),
     ) -> None:
-        """Add a token to an account.
+        """Add a token to an account, with a lower role than that of the account, or for some routes only.
 
-        Raises UsageError if the account already has a token with this label.
+        Raises UsageError if the account already has a token with this label, or a lower role than `role`.
         """
         known = _by_name(connection, name)
         if known is None:
             raise _unknown(name)
+        if role is not None and role > known.role:
+            raise UsageError(f"{name} has the role {known.role.name.lower()}; a token of it has no higher one")
         row = {"account_id": known.id, "label": label, "sha256": sha256, "created_at": now, "expires_at": expires_at}
+        row |= {"role": role.name.lower() if role is not None else None, "routes": " ".join(routes) or None}
         try:
             connection.execute(insert(TokenRow).values(row))
         except IntegrityError:
@@ -178,10 +219,12 @@ class AccountRepository(IndexRepository):
 
 def list_accounts(connection: Connection) -> list[ListedAccount]:
     """Return all accounts, sorted by name."""
-    tokens: dict[int, list[tuple[str, dt.datetime, dt.datetime | None]]] = {}
-    query = select(TokenRow.account_id, TokenRow.label, TokenRow.created_at, TokenRow.expires_at).order_by(TokenRow.id)
-    for account_id, label, created_at, expires_at in connection.execute(query):
-        tokens.setdefault(account_id, []).append((label, created_at, expires_at))
+    tokens: dict[int, list[ListedToken]] = {}
+    for row in connection.execute(select(*TokenRow.__table__.columns).order_by(TokenRow.id)):
+        role = Role[row.role.upper()] if row.role else None
+        routes = tuple((row.routes or "").split())
+        listed = ListedToken(row.id, row.label, role, routes, row.created_at, row.expires_at, row.used_at)
+        tokens.setdefault(row.account_id, []).append(listed)
     rows = connection.execute(_KNOWN.add_columns(AccountRow.created_at).order_by(AccountRow.name))
     return [
         ListedAccount(

@@ -1,0 +1,104 @@
+"""REST: the account of the caller, and its tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+
+from node.extensions.administration.own import listed
+from node.index.database.reading import ReadIndex
+from node.index.nouns.accounts import ListedAccount
+from node.web.access import LOCAL, Call, ReaderCall
+from node.web.api.changes import Change
+from node.web.api.models import Moment, Resource, RowId
+from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.web.errors import Forbidden, ResourceNotFound
+
+router = api_router("account")
+
+TokenNumber = Annotated[RowId, Path(description="`id` of the token")]
+
+
+class AccountResource(Resource):
+    """The account of the caller. `role` is that of the request, which a token may lower; `token` is its label."""
+
+    account: str
+    role: str
+    token: str
+
+
+class TokenResource(Resource):
+    """A token, without its secret. `routes` is empty if it is good for all."""
+
+    id: RowId
+    label: str
+    role: str
+    routes: list[str]
+    created_at: Moment
+    expires_at: Moment | None
+    used_at: Moment | None
+
+
+class Tokens(Resource):
+    """Tokens, oldest first."""
+
+    items: list[TokenResource]
+
+
+class RevokedToken(Resource):
+    """The label that a token had."""
+
+    removed: str
+
+
+@router.get("/account")
+def show_account(call: ReaderCall) -> AccountResource:
+    """The account of the caller, and what the request may do."""
+    return AccountResource(account=call.account.name, role=call.account.role.name.lower(), token=call.account.token)
+
+
+@router.get("/account/tokens")
+def list_tokens(call: ReaderCall) -> Tokens:
+    """The tokens of the caller; a token lists itself alone."""
+    return Tokens(items=_tokens(call, listed(call)))
+
+
+@router.delete("/account/tokens/{token}", responses=problems(*OF_CHANGES))
+def revoke_token(call: ReaderCall, change: Change, token: TokenNumber) -> RevokedToken:
+    """Revoke a token of the caller at once; a token revokes itself alone."""
+    if call.account == LOCAL:
+        raise Forbidden("nobody is signed in: `voxelnode account revoke` revokes tokens")
+
+    def act(_: object) -> RevokedToken:
+        with call.node.index.reading() as index:
+            label = _token(call, index, token).label
+        call.act("remove-token", name=call.account.name, label=label)
+        return RevokedToken(removed=label)
+
+    return change.make(RevokedToken, lambda index: _token(call, index, token), act)
+
+
+def _token(call: Call, index: ReadIndex, number: int) -> TokenResource:
+    found = next((one for one in _tokens(call, index.accounts.listed()) if one.id == number), None)
+    if found is None:
+        raise ResourceNotFound("token")
+    return found
+
+
+def _tokens(call: Call, accounts: list[ListedAccount]) -> list[TokenResource]:
+    return [
+        TokenResource(
+            id=one.id,
+            label=one.label,
+            role=(one.role or account.role).name.lower(),
+            routes=list(one.routes),
+            created_at=one.created_at,
+            expires_at=one.expires_at,
+            used_at=one.used_at,
+        )
+        for account in accounts
+        if account.name == call.account.name
+        for one in account.tokens
+        if call.account.token in ("", one.label)
+    ]
