@@ -44,6 +44,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.object_store:EXTENSION",
     "node.extensions.postgresql:EXTENSION",
     "node.extensions.demo:EXTENSION",
+    "node.extensions.opened_folder:EXTENSION",
     "node.extensions.conformance:EXTENSION",
     "node.extensions.ohif:EXTENSION",
     "node.extensions.retrieve:EXTENSION",

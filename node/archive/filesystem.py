@@ -4,14 +4,15 @@ A name is a fresh UUID, never text from a peer. A file is written again only whe
 again, with the same bytes. A full folder never changes again, since folder numbers only increase.
 
     incoming/<uuid>.part          a large instance while it is received, until its record is applied
-    objects/<number>/<uuid>.dcm
+    objects/<number>/<uuid>.dcm   a file, or a symbolic link to the file of a folder that is referred to
     acknowledged/                 the ledger of what was acknowledged (`node.acknowledged`)
     quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
 
 Hosts that share an object store each have a root of their own. A host receives into objects/<number>-<host>, and
 compares only these with the index; in the folders of other hosts, a root has copies of objects.
 
-Writing a file does not make it durable. The journal keeps its bytes until `sync` has.
+Writing a file does not make it durable. The journal keeps its bytes until `sync` has. A file that is referred to is
+never written, synced or deleted: only the link to it is ours.
 """
 
 from __future__ import annotations
@@ -124,6 +125,13 @@ class Archive:
         """
         return PartFile(self, _name(key))
 
+    def refer(self, key: str, file: Path) -> PartLink:
+        """Begin an instance that will have this key, and whose bytes stay in a file outside the archive.
+
+        Raises OSError if the file cannot be read, and OutOfResources if the link cannot be created.
+        """
+        return PartLink(self, _name(key), file)
+
     def write(self, key: str, content: bytes) -> None:
         """Write the file of an instance, over whatever an interrupted application of its record left; not durable.
 
@@ -131,7 +139,7 @@ class Archive:
         """
         path = f"{self.root}/{key}"  # a Path object costs as much as opening the file
         with self.intake.refusing():
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 _write_all(file, content)
             finally:
@@ -179,7 +187,7 @@ class Archive:
                 return
             for key in keys:
                 with suppress(FileNotFoundError):
-                    sync_file(self.path(key))
+                    _sync_own(self.path(key))
             for folder in {self.path(key).parent for key in keys}:
                 sync_folder(folder)
 
@@ -239,7 +247,7 @@ class Archive:
 
     def move(self, key: str, to: str) -> None:
         """Move a file durably, over the file that has the other key."""
-        sync_file(self.path(key))
+        _sync_own(self.path(key))
         os.replace(self.path(key), self.path(to))
         for folder in {self.path(key).parent, self.path(to).parent}:
             self.sync_folder(folder)
@@ -405,6 +413,53 @@ class PartFile:
         if self._open:
             self._open = False
             os.close(self._file)
+
+
+class PartLink:
+    """An instance whose bytes stay in a file outside the archive, until its record is applied. Not thread-safe."""
+
+    def __init__(self, archive: Archive, name: str, file: Path) -> None:
+        self._archive = archive
+        self._file = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        self._open = True
+        self._path = f"{archive.incoming}/{name}.part"
+        try:
+            with archive.intake.refusing():
+                os.symlink(file.absolute(), self._path)
+        except BaseException:
+            self._close()
+            raise
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes of the file; fewer at its end. Raises OSError if it cannot be read."""
+        return os.pread(self._file, length, offset)
+
+    def finish(self) -> None:
+        """Make the name of the link durable.
+
+        Raises OutOfResources if the disk fails.
+        """
+        self._archive.intake.require_sound()
+        with self._archive.intake.refusing():
+            self._close()
+            self._archive.sync_parts()
+
+    def abandon(self) -> None:
+        """Remove the link; a second call does nothing. Never call it after the record was written."""
+        self._close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._file)
+
+
+def _sync_own(path: Path) -> None:
+    """Make a file durable, unless it is a link: the file behind it is that of somebody else, or cannot be synced."""
+    if not path.is_symlink():
+        sync_file(path)
 
 
 def _name(key: str) -> str:

@@ -161,7 +161,7 @@ def _problem(check: Callable[[], object]) -> Iterator[str]:
 
 def _require_ports(settings: Settings) -> None:
     web = settings.web
-    listening = [("[dicom] port", settings.bind_host, settings.dicom.port)]
+    listening = [("[dicom] port", settings.bind_host, settings.dicom.port)] if settings.dicom.enabled else []
     if web.enabled:
         listening.append(("[web] port", web.host, web.port))
     for extension in enabled(settings):

@@ -57,7 +57,7 @@ class Endpoints:
     """Addresses at which a running node accepts associations and HTTP requests."""
 
     dicom: Address | None
-    """None: this host does not receive ([cluster] roles)."""
+    """None: this host does not receive ([cluster] roles, [dicom] enabled)."""
     web: str | None = None
     """URL of the pages; None: [web] is disabled."""
 
@@ -82,7 +82,7 @@ class Node:
         self._settings = settings
         self._root = settings.storage.root.absolute()
         self._receives = "receive" in settings.cluster.roles
-        self._listens = listens and self._receives
+        self._listens = listens and self._receives and settings.dicom.enabled
         self._is_draining = threading.Event()
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}

@@ -117,6 +117,20 @@ def find_instances(paths: Iterable[Path]) -> Iterator[MediaFile | SkippedFile]:
             yield from _in_file(path, seen)
 
 
+def count_files(paths: Iterable[Path]) -> int:
+    """Count the files in `paths` by name only, for a bar of progress; members of zip files count."""
+    count = 0
+    for path in paths:
+        if path.is_dir():
+            count += sum(len(files) for _, _, files in os.walk(path))
+        elif zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                count += len(archive.infolist())
+        else:
+            count += 1
+    return count
+
+
 def _identified(head: bytes, stream: BinaryIO) -> Identity:
     """Identify an instance from the first `HEAD_BYTES` of its file, or from what follows them in `stream` as well."""
     identity = identify(head)

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from node.archive.intact import data_set_offset
 from node.errors import InstanceRefused, OutOfResources
 from node.index.nouns.records import Outcome
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
@@ -44,7 +45,9 @@ def import_origin() -> Origin:
     return Origin(source="import", peer=socket.gethostname()[:64])
 
 
-def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[], None] = lambda: None) -> ImportReport:
+def import_instances(
+    paths: Iterable[Path], ingest: Ingest, on_file: Callable[[], None] = lambda: None, *, refers: bool = False
+) -> ImportReport:
     """Store and index every instance in `paths`; instances that are stored already are skipped, so it may be repeated.
 
     Parameters
@@ -53,6 +56,9 @@ def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[]
         Folders, files, zip files, DICOMDIRs.
     on_file : callable
         Called on this thread after each file.
+    refers : bool
+        Copy nothing where the archive can have a link to a file instead: a DICOM file with a head as the node writes
+        it. Others are written as always.
 
     Raises
     ------
@@ -63,7 +69,7 @@ def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[]
     origin = import_origin()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as threads:
         try:
-            for file, outcome in _taken(threads, find_instances(paths), ingest, origin):
+            for file, outcome in _taken(threads, find_instances(paths), ingest, origin, refers):
                 _count(report, file, outcome)
                 on_file()
         except BaseException:
@@ -76,7 +82,11 @@ Taken = tuple[MediaFile, Outcome | InstanceRefused | OSError] | tuple[SkippedFil
 
 
 def _taken(
-    threads: ThreadPoolExecutor, files: Iterator[MediaFile | SkippedFile], ingest: Ingest, origin: Origin
+    threads: ThreadPoolExecutor,
+    files: Iterator[MediaFile | SkippedFile],
+    ingest: Ingest,
+    origin: Origin,
+    refers: bool,
 ) -> Iterator[Taken]:
     """Yield each file with its outcome, in their order; a bounded number of files is under way at once."""
     under_way: deque[tuple[MediaFile, Future[Outcome]]] = deque()
@@ -85,7 +95,7 @@ def _taken(
             yield file, None
             continue
         outcome: Future[Outcome] = Future()
-        threads.submit(take_in, file, ingest, origin, outcome)
+        threads.submit(take_in, file, ingest, origin, outcome, refers)
         under_way.append((file, outcome))
         if len(under_way) >= MAX_UNDER_WAY:
             yield _outcome(*under_way.popleft())
@@ -93,15 +103,22 @@ def _taken(
         yield _outcome(*under_way.popleft())
 
 
-def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Outcome]) -> None:
-    """Store the instance of a file; `outcome` gets what became of it when it is indexed, or the error at once."""
+def take_in(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Outcome], refers: bool = False) -> None:
+    """Store the instance of a file; `outcome` gets what became of it when it is indexed, or the error at once.
+
+    `refers`: see `import_instances`.
+    """
     identity = file.identity
     announced = Announced(identity.sop_class_uid, identity.sop_instance_uid, identity.transfer_syntax_uid)
     try:
         incoming = ingest.begin(announced, origin)
         try:
-            for piece in file.data_set():
-                incoming.take_fragment(piece)
+            offset = file.identity.data_set_offset
+            if refers and file.path is not None and data_set_offset(file.path) == offset:
+                incoming.refer_to(file.path, offset)
+            else:
+                for piece in file.data_set():
+                    incoming.take_fragment(piece)
             incoming.finish(outcome)
         finally:
             incoming.abandon()

@@ -24,9 +24,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from node.archive.filesystem import Archive, PartFile
+from node.archive.filesystem import Archive, PartFile, PartLink
 from node.audit.audit_log import Transfers
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
@@ -280,7 +281,7 @@ class Incoming:
         self._ingest, self._announced, self._origin = ingest, announced, origin
         self._overwrite_policy = overwrite_policy
         self._buffer: bytearray | None = ingest.take_buffer()
-        self._large: _LargeDataSet | None = None
+        self._large: _LargeDataSet | _ReferredDataSet | None = None
         self.bytes = 0
         self._file_head = file_head(
             announced.sop_class_uid, announced.sop_instance_uid, announced.transfer_syntax_uid, origin.calling_ae_title
@@ -307,8 +308,17 @@ class Incoming:
             with memoryview(self._buffer) as buffer, buffer[:begin] as written:
                 self._large.write(written)
             self._release_buffer()
-        if self._large is not None:
+        if isinstance(self._large, _LargeDataSet):
             self._large.write(fragment)
+
+    def refer_to(self, file: Path, data_set_offset: int) -> None:
+        """Take the data set of a DICOM file that stays where it is, in place of fragments: it is read once, not copied.
+
+        Raises OSError if the file cannot be read, and OutOfResources if the archive has no room for a link.
+        """
+        self._release_buffer()
+        self._large = _ReferredDataSet(self._ingest.archive, file, data_set_offset)
+        self.bytes = self._large.digest_all()
 
     def finish(self, outcome: Future[Outcome] | None = None) -> None:
         """Make the instance durable; after this it may be acknowledged.
@@ -390,7 +400,7 @@ class Incoming:
             peer=origin.peer,
             received_at=ingest.now(),
             transfer_syntax_uid=self._announced.transfer_syntax_uid,
-            data_set_offset=len(self._file_head),
+            data_set_offset=len(self._file_head) if large is None else large.offset,
             data_set_bytes=self.bytes,
             quiet_seconds=ingest.quiet_seconds(origin.calling_ae_title),
             overwrite_policy=self._overwrite_policy,
@@ -433,7 +443,7 @@ class Incoming:
     def _read(self, offset: int, length: int) -> bytes:
         """Return bytes of a large data set."""
         assert self._large is not None
-        return self._large.part.read(len(self._file_head) + offset, length)
+        return self._large.part.read(self._large.offset + offset, length)
 
     def _pieces(self, data_set: bytes) -> Iterator[bytes]:
         if self._large is None:
@@ -466,6 +476,7 @@ class _LargeDataSet:
 
     def __init__(self, archive: Archive, head: bytes) -> None:
         self.key = archive.new_key()
+        self.offset = len(head)
         self.part: PartFile = archive.open_part(self.key)
         self.digest = hashlib.sha256()
         try:
@@ -477,3 +488,21 @@ class _LargeDataSet:
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
         self.digest.update(fragment)
         self.part.write(fragment)
+
+
+class _ReferredDataSet:
+    """A data set in a file that stays where it is: the link to it, and the digest of the data set."""
+
+    def __init__(self, archive: Archive, file: Path, offset: int) -> None:
+        self.key = archive.new_key()
+        self.offset = offset
+        self.part: PartLink = archive.refer(self.key, file)
+        self.digest = hashlib.sha256()
+
+    def digest_all(self) -> int:
+        """Read the whole data set, and return its length in bytes. Raises OSError if it cannot be read."""
+        length = 0
+        while piece := self.part.read(self.offset + length, LARGE_BYTES):
+            self.digest.update(piece)
+            length += len(piece)
+        return length

@@ -183,6 +183,7 @@ class JournalSettings(SettingsSection):
 class Dicom(SettingsSection):
     """[dicom]: the DICOM listener."""
 
+    enabled: bool = Field(True, description="accept associations; false: nothing comes in over DICOM")
     ae_title: AETitle = Field("VOXELNODE", description="our AE title")
     host: str | None = Field(
         None, description="address to listen on; unset: 127.0.0.1, or all addresses if [peers] are configured"

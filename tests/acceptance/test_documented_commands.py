@@ -32,6 +32,7 @@ PROGRAMS = (
 
 NOT_RUN = {
     r"voxelnode (init|serve|config check|doctor)\b": "tests/acceptance/test_cli_serve.py, test_commands.py",
+    r"voxelnode open\b": "runs until Ctrl-C; tests/web/test_opened_folder.py",
     r"voxelnode ready: ": "output",
     r"voxelnode .*\b(FROM|NAME|ID|NUMBER|PATIENT|UID)\b": "how it is used: capitals stand for values",
     r"voxelnode account add (anna|nightly)": "asks for a password; tests/acceptance/test_cli_account.py",

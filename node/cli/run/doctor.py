@@ -331,6 +331,8 @@ def _node(settings: Settings) -> Iterator[Check]:
 
 
 def _port(settings: Settings) -> Iterator[Check]:
+    if not settings.dicom.enabled:
+        return
     host, port = settings.bind_host, settings.dicom.port
     where = f"{host}:{port}"
     try:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import tempfile
 import threading
-import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +16,7 @@ import typer
 from node.cli.exchange.sample_series import CT_SERIES, shipped_with_pydicom
 from node.cli.options import Json
 from node.cli.output import Columns, listing, print_fields, print_table, sized
-from node.cli.run.serve import stop_at_signal
+from node.cli.run.sitting import browse, sitting_settings, stop_at_end, temporary_root
 from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
@@ -82,9 +79,7 @@ def demo(
 def _empty(root: Path | None, temporary: ExitStack) -> Path:
     """Return an empty folder; a temporary one is removed with `temporary`."""
     if root is None:
-        folder = Path(tempfile.mkdtemp(prefix="voxelnode-demo-"))
-        temporary.callback(shutil.rmtree, folder)
-        return folder
+        return temporary.enter_context(temporary_root("voxelnode-demo-"))
     if root.is_dir() and any(root.iterdir()):
         raise UsageError(f"{root} is not empty; the demo needs a new or empty folder")
     return root.absolute()
@@ -96,15 +91,10 @@ def _demonstrate(folder: Path, is_left: bool, stays: bool, opens: bool, json: bo
 
     from node import logs
     from node.control.node import Node
-    from node.settings.model import Dicom, SeriesSettings, Settings, Storage, Web
+    from node.settings.model import Dicom
 
     logs.configure("warning")
-    settings = Settings(
-        storage=Storage(root=folder, reserve_bytes=0),
-        dicom=Dicom(host="127.0.0.1", port=0),
-        series=SeriesSettings(quiet_seconds=QUIET_SECONDS),
-        web=Web(port=0),
-    )
+    settings = sitting_settings(folder, Dicom(host="127.0.0.1", port=0), QUIET_SECONDS)
     node = Node(settings)
     endpoints = node.start()
     assert endpoints.dicom is not None  # by default, a node has all roles
@@ -232,8 +222,7 @@ def _report(
 
 def _stay(serve_until: Callable[[threading.Event], None], endpoints: Endpoints, folder: Path, opens: bool) -> None:
     """Name what to try, and serve until a signal."""
-    stop = threading.Event()
-    stop_at_signal(stop)
+    stop = stop_at_end()
     dicom = endpoints.dicom
     assert dicom is not None
     print("\nThe node runs until Ctrl-C. Try it, in the browser and in a second terminal:")
@@ -249,6 +238,6 @@ def _stay(serve_until: Callable[[threading.Event], None], endpoints: Endpoints, 
         }
     )
     sys.stdout.flush()
-    if opens and endpoints.web is not None and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        webbrowser.open(endpoints.web)
+    if opens and endpoints.web is not None:
+        browse(endpoints.web)
     serve_until(stop)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,7 +35,9 @@ def import_(
     that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has the UID of a stored instance
     but different bytes.
     """
-    settings, total = root.settings, _count(paths)
+    from node.receive.dicom_files import count_files
+
+    settings, total = root.settings, count_files(paths)
     with progress_bar("scanning" if dry_run else "importing", total) as on_file:
         if dry_run:
             return _survey(paths, on_file)
@@ -54,20 +54,6 @@ def import_(
             else:
                 report = hand_over(root.folder, held["folder"], paths, total, on_file)
     return _reported(report)
-
-
-def _count(paths: Iterable[Path]) -> int:
-    """Count the files for the progress bar, by name only."""
-    count = 0
-    for path in paths:
-        if path.is_dir():
-            count += sum(len(files) for _, _, files in os.walk(path))
-        elif zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                count += len(archive.infolist())
-        else:
-            count += 1
-    return count
 
 
 def _survey(paths: Iterable[Path], on_file: Callable[[], None]) -> Answer:

@@ -152,19 +152,22 @@ def _status(node: Services) -> dict[str, Any]:
         "waiting": node.ingest.applier.lag,
         "charts": hour_charts(with_received(node.metrics.last_hour.minutes(), before, dt.datetime.now(dt.UTC))),
         "senders": senders(node.metrics.last_words.all(), before.senders),
-        "counters": _counters(node.metrics.snapshot()),
+        "counters": _counters(node.metrics.snapshot(), of_associations=node.settings.dicom.enabled),
     }
 
 
-def _counters(samples: Mapping[str, float]) -> dict[str, float]:
+def _counters(samples: Mapping[str, float], *, of_associations: bool) -> dict[str, float]:
     """Return the counters since the start of the process, with the labels of the page."""
     stored = samples.get("voxelnode_keep_seconds_count", 0)
-    return {
+    associations = {
         "open associations": samples.get("voxelnode_open_associations", 0),
         "connections": samples.get("voxelnode_connections", 0),
         "associations": _total(samples, "voxelnode_associations_total"),
         "refused": _total(samples, "voxelnode_rejections_total"),
         "C-STORE answers": _total(samples, "voxelnode_c_store_answers_total"),
+    }
+    return {
+        **(associations if of_associations else {}),
         "received bytes": samples.get("voxelnode_received_bytes_total", 0),
         "milliseconds per instance": 1000 * samples.get("voxelnode_keep_seconds_sum", 0) / stored if stored else 0,
     }

@@ -126,7 +126,7 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
             has_work=has_work,
             ae_title=node.settings.dicom.ae_title,
             host=_dicom_host(request, node),
-            dicom_port=node.dicom_port() if node.dicom_port else node.settings.dicom.port,
+            dicom_port=_dicom_port(node),
             has_bids="bids" not in node.settings.extensions.disabled,
             has_accounts="administration" not in node.settings.extensions.disabled,
             trash_days=node.settings.retention.trash_days,
@@ -139,6 +139,13 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
         ),
         headers,
     )
+
+
+def _dicom_port(node: Services) -> int | None:
+    """Return the port to which people send over DICOM; None: nothing comes in that way."""
+    if not node.settings.dicom.enabled:
+        return None
+    return node.dicom_port() if node.dicom_port else node.settings.dicom.port
 
 
 def serves_studies(settings: Settings) -> bool:

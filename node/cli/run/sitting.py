@@ -1,0 +1,55 @@
+"""A node for one sitting at this machine: a root that is removed, pages in the browser, and an end by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from node.cli.run.serve import stop_at_signal
+
+if TYPE_CHECKING:
+    from node.settings.model import Dicom, Settings
+
+
+@contextmanager
+def temporary_root(prefix: str) -> Iterator[Path]:
+    """Yield a new folder that only this user can read, and remove it; links in it are removed, not what is behind."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def sitting_settings(root: Path, dicom: Dicom, quiet_seconds: float) -> Settings:
+    """Return the settings of a node that only this machine reaches, on ports that are free."""
+    from node.settings.model import SeriesSettings, Settings, Storage, Web
+
+    return Settings(
+        storage=Storage(root=root, reserve_bytes=0),
+        dicom=dicom,
+        series=SeriesSettings(quiet_seconds=quiet_seconds),
+        web=Web(port=0),
+    )
+
+
+def stop_at_end() -> threading.Event:
+    """Return an event that Ctrl-C, SIGTERM and the end of the terminal set; see `stop_at_signal`."""
+    stop = threading.Event()
+    stop_at_signal(stop)
+    signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
+    return stop
+
+
+def browse(url: str) -> bool:
+    """Open a page in the browser, if there is a desktop; return whether there is one."""
+    has_desktop = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return has_desktop and webbrowser.open(url)

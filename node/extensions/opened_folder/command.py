@@ -1,0 +1,119 @@
+"""``voxelnode open``: a node for one sitting, whose archive has links to the files of folders.
+
+The folders are read, and never written to. The root of the node is temporary; it has the links, the index and the
+volumes, and goes when the command ends. A file that changes or vanishes meanwhile is no longer what its row says: who
+reads it next is told, and it is listed under Problems.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from node.cli.output import print_fields, printable, progress_bar
+from node.cli.run.sitting import browse, sitting_settings, stop_at_end, temporary_root
+from node.errors import VoxelnodeError
+
+if TYPE_CHECKING:
+    from node.receive.import_files import ImportReport
+    from node.receive.ingest import Ingest
+
+QUIET_SECONDS = 2.0
+"""Pause after which a series is converted: files of one series often lie together."""
+
+NAMED_FILES = 5
+"""Largest number of files that are named because they could not be stored; the page Problems is for instances."""
+
+SENDER = "opened folder"
+
+
+class _Ended(Exception):
+    """Somebody ended the command while files were read."""
+
+
+class NothingFound(VoxelnodeError):
+    """No file is an instance."""
+
+
+def open_(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER", exists=True, help="Folders, files, zip files or DICOMDIRs.")
+    ],
+) -> None:
+    """Look at folders of DICOM files in the browser, name them, and export them.
+
+    Needs no configuration and no AE titles. Nothing is copied, and the folders are never changed: a node on this
+    machine refers to their files. Its page opens in the browser if there is a desktop. Ctrl-C ends it, and removes all
+    that was made but what you have downloaded. Members of zip files are unpacked meanwhile. Exit 1 if there is no DICOM
+    file.
+    """
+    print("Opening", *map(printable, map(str, paths)), "...", flush=True)
+    from node import logs
+    from node.control.node import Node
+    from node.settings.model import Dicom
+
+    logs.configure("warning")
+    stop = stop_at_end()
+    with temporary_root("voxelnode-open-") as root:
+        node = Node(sitting_settings(root, Dicom(enabled=False), QUIET_SECONDS))
+        url = node.start().web
+        assert url is not None
+        try:
+            print_fields({"look": url})
+            browse(url)
+            try:
+                report = _refer(paths, node.listener.ingest, stop)
+            except _Ended:
+                return
+            if not report.stored:
+                raise NothingFound(f"none of {report.files} files is DICOM" if report.files else "there are no files")
+            _tell(report)
+            print("Nothing is copied or changed. Ctrl-C ends this, and removes what was made.", flush=True)
+            node.serve_until(stop)
+        finally:
+            node.stop(drain_seconds=5)
+
+
+def _refer(paths: Iterable[Path], ingest: Ingest, stop: threading.Event) -> ImportReport:
+    """Refer to every instance in `paths`; raises `_Ended` if `stop` is set meanwhile."""
+    from node.receive.dicom_files import count_files
+    from node.receive.import_files import import_instances
+
+    paths = list(paths)
+    total, files = count_files(paths), 0
+    with progress_bar("reading", total) as advance:
+
+        def on_file() -> None:
+            nonlocal files
+            files += 1
+            advance()
+            _say(f"read {files} of {max(files, total)} files")
+            if stop.is_set():
+                raise _Ended
+
+        def _say(word: str) -> None:
+            ingest.metrics.last_words.heard(SENDER, socket.gethostname(), word, ingest.now())
+
+        report = import_instances(paths, ingest, on_file, refers=True)
+        _say(f"read {report.files} files, {len(report.skipped)} of them no DICOM")
+    return report
+
+
+def _tell(report: ImportReport) -> None:
+    """Print the outcome of all files in numbers, and the first that are DICOM and could not be stored."""
+    counts = {
+        "instances": report.stored,
+        "no DICOM": len(report.skipped),
+        "once more": report.already_there,
+        "same UID, different bytes": len(report.other_bytes),
+        "refused": len(report.refused),
+    }
+    always = ("instances", "no DICOM")
+    print_fields({name: count for name, count in counts.items() if count or name in always})
+    for file in report.refused[:NAMED_FILES]:
+        print(printable(f"refused: {file.name}: {file.reason}"))

@@ -1,0 +1,125 @@
+"""A folder that is opened where it is: its files are referred to, never copied and never changed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from node.receive.import_files import import_instances
+from tests import make
+from tests.preloaded import Process, run
+from tests.rows import view_rows
+from tests.web.conftest import Site, until
+
+
+def folder_of_files(folder: Path) -> list[Path]:
+    """A series of five slices, one of them large, one without File Meta Information, and a text."""
+    folder.mkdir()
+    instances = make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1")
+    files = [folder / f"{number}.dcm" for number in range(5)]
+    for file, ds in zip(files, instances, strict=True):
+        ds.save_as(file, enforce_file_format=True)
+    whole = files[4].read_bytes()
+    files[4].write_bytes(whole[132 + 12 + int.from_bytes(whole[140:144], "little") :])
+    (folder / "notes.txt").write_text("no DICOM")
+    return files
+
+
+def state_of(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        path.name: (status.st_mode, status.st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.iterdir())
+        if (status := path.lstat())
+    }
+
+
+def test_a_file_is_referred_to_and_whatever_is_done_the_folder_stays_as_it_was(
+    start_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    files = folder_of_files(tmp_path / "scans")
+    before = state_of(files[0].parent)
+    site = start_site({"dicom": {"enabled": False}})
+    report = import_instances([files[0].parent], site.services.ingest, refers=True)
+    assert (report.stored, len(report.skipped), report.refused) == (5, 1, [])
+    assert import_instances([files[0].parent], site.services.ingest, refers=True).already_there == 5
+    site.services.ingest.applier.checkpoint()
+    rows = view_rows(site.root, "SELECT path, data_set_offset, bytes, sop_instance_uid FROM v_images ORDER BY path")
+    links = {row["path"]: os.readlink(row["path"]) for row in rows if Path(row["path"]).is_symlink()}
+    assert sorted(links.values()) == [str(file) for file in files[:4]]  # the fifth has no head that a reader finds
+    assert not list((site.root / "incoming").iterdir())
+
+    status = site.client().get("/status").text
+    assert "VOXELNODE" not in status
+    assert "C-STORE" not in status
+    site.convert()
+    [volume] = view_rows(site.root, "SELECT shape FROM v_volumes WHERE format = 'nifti'")
+    assert volume["shape"].endswith("5]")
+
+    # A file that changes, and one that vanishes.
+    linked = [row for row in rows if row["path"] in links]
+    changed, gone = linked[0], linked[1]
+    Path(links[changed["path"]]).write_bytes(b"changed")
+    Path(links[gone["path"]]).unlink()
+    answers = [site.client().get(f"/api/v1/instances/{row['sop_instance_uid']}/file") for row in (changed, gone)]
+    assert [answer.status_code for answer in answers] == [410, 410]
+    assert all("damaged" in answer.json()["detail"] for answer in answers)
+    told = {
+        row["sop_instance_uid"] for row in view_rows(site.root, "SELECT * FROM v_events WHERE kind = 'file-damaged'")
+    }
+    assert changed["sop_instance_uid"] in told
+    Path(links[changed["path"]]).write_bytes(before[Path(links[changed["path"]]).name][2])
+    Path(links[gone["path"]]).write_bytes(before[Path(links[gone["path"]]).name][2])
+    there = state_of(files[0].parent)
+    assert site.client().delete("/api/v1/studies/1.2.3").json()["deleted"]
+    assert state_of(files[0].parent) == there
+    assert {name: content for name, (_, _, content) in there.items()} == {
+        name: content for name, (_, _, content) in before.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_the_folder(tmp_path: Path) -> None:
+    files = folder_of_files(tmp_path / "scans")
+    before, temporary, opened = state_of(files[0].parent), tmp_path / "tmp", tmp_path / "page"
+    temporary.mkdir()
+    (tmp_path / "browser").write_text(f"#!/bin/sh\necho $1 > {opened}\n")
+    (tmp_path / "browser").chmod(0o755)
+    environment = {"TMPDIR": str(temporary), "DISPLAY": ":9", "BROWSER": f"{tmp_path / 'browser'} %s"}
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        process = Process(["open", str(files[0].parent)], environment, log, tmp_path)
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        try:
+            assert str(files[0].parent) in process.stdout.readline()
+            address = process.stdout.readline().split()[1]
+            lines = [next(process.stdout).strip() for _ in range(3)]
+            assert lines[:2] == ["instances  5", "no DICOM   1"]
+            assert "Ctrl-C" in lines[2]
+            until(lambda: httpx2.get(f"{address}studies/1.2.3/volumes.zip").status_code == 200, 60)
+            until(opened.exists)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            watchdog.cancel()
+            process.kill()
+            process.stdout.close()
+        log.seek(0)
+        assert log.read() == ""
+    assert opened.read_text().strip() == address
+    assert list(temporary.iterdir()) == []
+    assert state_of(files[0].parent) == before
+
+
+@pytest.mark.slow
+def test_a_folder_without_dicom_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    done = run("open", tmp_path, environment={"TMPDIR": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (1, "voxelnode: none of 1 files is DICOM\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
