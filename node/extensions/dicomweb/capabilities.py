@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from node.extensions.dicomweb.documents import respond_document
 from node.extensions.dicomweb.media_types import (
@@ -82,6 +83,15 @@ def offered(settings: Settings) -> list[Resource]:
 
 router = dicomweb_router()
 
+
+class _OfOptions(APIRoute):
+    """Matches requests of OPTIONS only: for other methods, an address without a resource stays 404 rather than 405."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        found, child = super().matches(scope)
+        return (found, child) if found is Match.FULL else (Match.NONE, {})
+
+
 _Tree = dict[str, "_Tree"]
 
 
@@ -92,7 +102,6 @@ def retrieve_capabilities(call: ReaderCall) -> Response:
     return _described(call.request, offered(call.node.settings), {"OPTIONS"})
 
 
-@router.options("/{path:path}")
 def retrieve_capabilities_of_resource(call: ReaderCall) -> Response:
     """One resource with its methods, parameters and media types; 404 if no resource has such a URL."""
     request = call.request
@@ -106,6 +115,11 @@ def retrieve_capabilities_of_resource(call: ReaderCall) -> Response:
     paths = {route.path for route in routes}
     offers = [resource for resource in offered(call.node.settings) if resource.path in paths]
     return _described(request, offers, {"OPTIONS"}.union(*(route.methods or () for route in routes)))
+
+
+router.add_api_route(
+    "/{path:path}", retrieve_capabilities_of_resource, methods=["OPTIONS"], route_class_override=_OfOptions
+)
 
 
 def _described(request: Request, offers: Sequence[Resource], methods: set[str]) -> Response:
