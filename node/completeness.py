@@ -58,8 +58,8 @@ MAX_NAMED = 10
 SERIES_RELATED_INSTANCES = "Number of Series Related Instances (0020,1209)"
 IMAGES_IN_ACQUISITION = "Images in Acquisition (0020,1002)"
 SLICES = "Number of Slices (0054,0081)"
-IMAGES_OF_ALL_TIMES = "(0020,1002) x Number of Temporal Positions (0020,0105)"
-SLICES_OF_ALL_TIMES = "(0054,0081) x Number of Time Slices (0054,0101)"
+IMAGES_OF_ALL_TIMES = "Images in Acquisition (0020,1002) x Number of Temporal Positions (0020,0105)"
+SLICES_OF_ALL_TIMES = "Number of Slices (0054,0081) x Number of Time Slices (0054,0101)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-MINUTES = 60
+MINUTES, HOURS = 60, 24
 MAX_SENDERS = 100
 """A stranger may call itself anything, again and again."""
 
@@ -141,7 +141,7 @@ class Metrics:
             "voxelnode_results", "Results of jobs that were stored, by kind of file", ["hook", "kind"]
         )
         self.started_at = dt.datetime.now(dt.UTC)
-        self.last_hour, self.last_words = LastHour(), LastWords()
+        self.last_hour, self.last_day, self.last_words = Recent(60, MINUTES), Recent(3600, HOURS), LastWords()
         self.service_failures = _ServiceFailures()
         self.registry.register(self.service_failures)
 
@@ -160,50 +160,50 @@ class Metrics:
 
 
 @dataclass(slots=True)
-class Minute:
-    """What was received in a minute, and how many series waited or were converted at most; None: not counted."""
+class Span:
+    """What was received in a minute or an hour, and how many series waited or were converted at most; None: unknown."""
 
     instances: int = 0
     bytes: int = 0
     series: int | None = None
 
 
-class LastHour:
-    """The minutes of the last hour, for people who look. Thread-safe.
+class Recent:
+    """The last `count` spans of so many seconds, for people who look. Thread-safe.
 
     `now`: seconds of a clock that never goes back.
     """
 
-    def __init__(self, now: Callable[[], float] = monotonic) -> None:
-        self._now = now
+    def __init__(self, seconds: int, count: int, now: Callable[[], float] = monotonic) -> None:
+        self._now, self._seconds, self._count = now, seconds, count
         self._lock = threading.Lock()
-        self._minutes: dict[int, Minute] = {}
+        self._spans: dict[int, Span] = {}
 
     def received(self, bytes_: int) -> None:
         """Count an instance that was received and is durable."""
         with self._lock:
-            minute = self._current()
-            minute.instances += 1
-            minute.bytes += bytes_
+            span = self._current()
+            span.instances += 1
+            span.bytes += bytes_
 
     def waiting(self, series: int) -> None:
         """Note how many series wait for a conversion or are being converted."""
         with self._lock:
-            minute = self._current()
-            minute.series = max(series, minute.series or 0)
+            span = self._current()
+            span.series = max(series, span.series or 0)
 
-    def minutes(self) -> list[Minute]:
-        """Return copies of the last `MINUTES` minutes, the oldest first; the last one is not over yet."""
+    def spans(self) -> list[Span]:
+        """Return copies of the spans, the oldest first; the last one is not over yet."""
         with self._lock:
-            last = int(self._now() // 60)
-            return [replace(self._minutes.get(number, Minute())) for number in range(last - MINUTES + 1, last + 1)]
+            last = int(self._now() // self._seconds)
+            return [replace(self._spans.get(number, Span())) for number in range(last - self._count + 1, last + 1)]
 
-    def _current(self) -> Minute:
-        number = int(self._now() // 60)
-        if number not in self._minutes:
-            self._minutes = {known: minute for known, minute in self._minutes.items() if known > number - MINUTES}
-            self._minutes[number] = Minute()
-        return self._minutes[number]
+    def _current(self) -> Span:
+        number = int(self._now() // self._seconds)
+        if number not in self._spans:
+            self._spans = {known: span for known, span in self._spans.items() if known > number - self._count}
+            self._spans[number] = Span()
+        return self._spans[number]
 
 
 @dataclass(frozen=True, slots=True)

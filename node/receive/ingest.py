@@ -370,6 +370,7 @@ class Incoming:
     def _note_stored(self) -> None:
         metrics, origin = self._ingest.metrics, self._origin
         metrics.last_hour.received(self.bytes)
+        metrics.last_day.received(self.bytes)
         if origin.calling_ae_title:
             now = self._ingest.now()
             metrics.last_words.heard(origin.calling_ae_title, origin.address, "stored an instance", now, stored=1)

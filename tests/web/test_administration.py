@@ -172,7 +172,10 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
         tables={
             "peers": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}, "ct": {"ae_title": "CT1"}},
             "routes": {"night": {"to": ["pacs"], "where": "modality == 'CT'"}},
-            "hooks": {"bell": {"on": ["volume-written"], "command": ["/bin/true"]}},
+            "hooks": {
+                "bell": {"on": ["instance-stored"], "command": ["/bin/true"]},
+                "mute": {"on": ["instance-stored"], "command": ["/bin/false"]},
+            },
         },
     )
     site.account("chief", Role.ADMIN)
@@ -187,8 +190,13 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     assert chief.post("/administration/hooks/bell/retry").status_code == 303
     assert chief.post("/administration/hooks/bel/retry").status_code == 404
     assert chief.post("/administration/routes/night/ct", data={"action": "pause"}).status_code == 404
+    assert "no series yet" in chief.post("/administration/hooks/bell/test").text
+    site.take(make.instance())
+    assert "chip good" in chief.post("/administration/hooks/bell/test").text
+    assert "chip bad" in chief.post("/administration/hooks/mute/test").text
+    assert chief.post("/administration/hooks/bel/test").status_code == 404
     changes = chief.get("/administration/changes").text
-    for told in ("route night to pacs: pause", "hook bell: retry of 0 messages", "chief"):
+    for told in ("route night to pacs: pause", "hook bell: retry of 0 messages", "hook mute: test message", "chief"):
         assert told in changes, told
     site.account("ann", Role.WRITE)
     ann = signed_in(site, "ann")
@@ -196,6 +204,7 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
         assert ann.get(f"/administration/{path}").status_code == 403, path
         assert chief.get(f"/administration/{path}").status_code == 200, path
     assert ann.post("/administration/hooks/bell/retry").status_code == 403
+    assert ann.post("/administration/hooks/bell/test").status_code == 403
 
 
 def test_retention_shows_what_it_would_delete_and_waits_for_a_person(start_site: Callable[..., Site]) -> None:

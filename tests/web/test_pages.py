@@ -256,6 +256,18 @@ def test_a_filter_narrows_the_list(visitor: Visitor, field: str, value: str, cou
 
 
 @pytest.mark.slow
+def test_filters_fold_on_a_telephone_and_those_that_are_set_are_shown(visitor: Visitor) -> None:
+    page = visitor.open("/", size=NARROW)
+    expect(page.get_by_label("Patient, ID or accession")).to_be_visible()
+    expect(page.get_by_label("Description", exact=True)).to_be_hidden()
+    page.get_by_text("More filters").click()
+    page.get_by_label("Description", exact=True).fill("walk")
+    page.reload()
+    expect(page.get_by_label("Description", exact=True)).to_have_value("walk")
+    expect(page.get_by_label("Description", exact=True)).to_be_visible()
+
+
+@pytest.mark.slow
 def test_studies_are_sorted_chosen_and_looked_into(visitor: Visitor) -> None:
     page = visitor.open("/")
     names, header = page.locator("#rows th.name a"), page.get_by_role("columnheader", name="Patient", exact=True)

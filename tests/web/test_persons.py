@@ -52,6 +52,19 @@ def test_the_persons_of_a_shared_patient_id_are_side_by_side_with_studies_and_se
     assert {"1.1", "1.2"} <= {one.get("study_instance_uid") for one in noted}
 
 
+def test_a_shared_patient_id_is_flagged_on_the_pages_of_both_and_all_studies_are_those_of_one(shared: Site) -> None:
+    client = shared.client()
+    for study, other, words in (("1.1", "1.2", "P1%20Ann%20A"), ("1.2", "1.1", "P1%20Bob%20%3Cb%3E")):
+        page = client.get(f"/studies/{study}").text
+        compared = f'a={number(shared, study)}&amp;b={number(shared, other)}"'
+        assert f'href="/patients/compare?{compared}' in page
+        assert "shared ID" in page
+        assert f'href="/#words={words}"' in page
+    page = client.get("/studies/1.3").text
+    assert "shared ID" not in page
+    assert 'href="/#words=P2"' in page
+
+
 def test_a_merge_is_previewed_done_listed_and_undone_without_a_trace(shared: Site) -> None:
     client, found = shared.client(), conflict(shared)
     pair = {"source": number(shared, "1.2"), "target": number(shared, "1.1"), "conflict": found["id"]}

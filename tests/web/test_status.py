@@ -16,9 +16,10 @@ from pynetdicom.sop_class import Verification
 
 from node.association.client.association import NoAssociation, verify
 from node.association.client.send import send_files
-from node.extensions.pages.before_start import BeforeStart, with_received
-from node.extensions.pages.operation import hour_charts, places
-from node.metrics import MAX_SENDERS, LastHour, LastWords, Minute
+from node.extensions.pages.before_start import with_received
+from node.extensions.pages.operation import charts, places
+from node.index.database.reading import reading
+from node.metrics import MAX_SENDERS, LastWords, Recent, Span
 from tests import make
 from tests.acceptance.served import Served
 from tests.web.conftest import open_site, until
@@ -26,19 +27,19 @@ from tests.web.conftest import open_site, until
 
 def test_minutes_of_the_last_hour_are_counted_and_forgotten() -> None:
     clock = [7200.0]
-    hour = LastHour(lambda: clock[0])
+    hour = Recent(60, 60, lambda: clock[0])
     hour.received(100)
     hour.received(50)
     hour.waiting(3)
     hour.waiting(1)
     clock[0] += 90
     hour.received(1)
-    assert [minute for minute in hour.minutes() if minute != Minute()] == [Minute(2, 150, 3), Minute(1, 1, None)]
-    assert hour.minutes()[-2] == Minute(2, 150, 3)
+    assert [minute for minute in hour.spans() if minute != Span()] == [Span(2, 150, 3), Span(1, 1, None)]
+    assert hour.spans()[-2] == Span(2, 150, 3)
     clock[0] += 59 * 60
-    assert [minute for minute in hour.minutes() if minute != Minute()] == [Minute(1, 1, None)]
+    assert [minute for minute in hour.spans() if minute != Span()] == [Span(1, 1, None)]
     clock[0] += 3600
-    assert hour.minutes() == [Minute()] * 60
+    assert hour.spans() == [Span()] * 60
 
 
 def test_the_last_words_are_those_of_the_last_senders() -> None:
@@ -56,22 +57,23 @@ def test_the_last_words_are_those_of_the_last_senders() -> None:
 
 
 def test_a_chart_shows_the_most_as_its_height_and_the_least_as_something() -> None:
-    received, waiting = hour_charts([Minute(1000, 5, None), Minute(), Minute(1, 1, 2)])
+    received, day, waiting = charts([Span(1000, 5, None), Span(), Span(1, 1, 2)], [Span(7, 7), Span()])
+    assert (day.since, day.bars[0].title) == ("a day ago", "1 hour ago: 7 instances, 7 B")
     assert [bar.height for bar in received.bars] == [54, 1.5]
     assert received.bars[0].title == "2 minutes ago: 1\u2009000 instances, 5 B"
     assert (received.bars[0].x, waiting.bars[0].x) == (0, 240)
     assert waiting.summary == "2 series now, at most 2 in the last hour"
-    assert hour_charts([Minute()] * 60)[0].bars == ()
+    assert charts([Span()] * 60, [Span()] * 24)[0].bars == ()
 
 
 NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
 
 
 def test_the_minutes_before_the_start_are_those_of_rows() -> None:
-    before = BeforeStart(NOW - dt.timedelta(seconds=90), [], {0: Minute(3, 30), 2: Minute(1, 10), 59: Minute(9, 9)})
-    shown = with_received([Minute(), Minute(5, 5), Minute(7, 7, 2)], before, NOW)
-    assert shown == [Minute(), Minute(8, 35), Minute(7, 7, 2)]
-    assert with_received([Minute()] * 4, before, NOW)[0] == Minute(1, 10)
+    before = {0: Span(3, 30), 2: Span(1, 10), 59: Span(9, 9)}
+    shown = with_received([Span(), Span(5, 5), Span(7, 7, 2)], before, 1)
+    assert shown == [Span(), Span(8, 35), Span(7, 7, 2)]
+    assert with_received([Span()] * 4, before, 1)[0] == Span(1, 10)
 
 
 def test_series_that_wait_for_a_converter_are_told_when_their_turn_comes() -> None:
@@ -95,8 +97,11 @@ def test_senders_and_minutes_outlive_a_restart(tmp_path: Path) -> None:
             page = site.client().get("/status").text
             assert "3 instances in the last hour" in page
             assert "stored an instance" in page
-            assert '<td class="number">3</td>' in page
+            assert 'data-of="stored">3</td>' in page
+            assert "3 instances in the last day" in page
             assert "waiting for a converter" in page
+            with reading(site.root) as index:
+                assert index.series.count_waiting() == 1
 
 
 def test_each_page_says_that_nothing_is_accepted_and_how_much_room_there_is(tmp_path: Path) -> None:

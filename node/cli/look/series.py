@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -45,6 +46,16 @@ def _images(row: Mapping[str, Any]) -> Any:
     return f"{row['instances']}/{expected}" if expected not in (None, row["instances"]) else row["instances"]
 
 
+def _state(row: Mapping[str, Any]) -> Any:
+    """Return the state of a series; once it is converted, its completeness stands for it."""
+    from node.index.nouns.views import is_due
+
+    if row["state"] == "converted":
+        return row["certainty"]
+    is_waiting = row["state"] == "receiving" and is_due(row["due_at"], dt.datetime.now(dt.UTC))
+    return "waiting" if is_waiting else row["state"]
+
+
 SERIES: Columns = {
     "date": "study_date",
     "patient": patient,
@@ -52,10 +63,9 @@ SERIES: Columns = {
     "mod": "modality",
     "description": lambda row: row["series_description"] or row["protocol_name"],
     "images": _images,
-    "state": lambda row: row["certainty"] if row["state"] == "converted" else row["state"],
+    "state": _state,
     "series": "series_instance_uid",
 }
-"""Once a series is converted, its completeness stands for its state."""
 
 SELECTED = (
     "patient_id",

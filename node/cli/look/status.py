@@ -88,6 +88,7 @@ def status(root: Root) -> Answer:
             "patients": levels["patients"],
             "studies": levels["studies"],
             "series": index.series.count_by_state(),
+            "series_waiting": index.series.count_waiting(),
             "instances": stored["instances"],
             "bytes": stored["bytes"],
             "queued_instances": journal.waiting,
@@ -171,7 +172,9 @@ def _scrub(last: Mapping[str, Any] | None) -> str:
 
 
 def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
-    series = ", ".join(f"{count} {state}" for state, count in facts["series"].items()) or "none"
+    by_state, waiting = dict(facts["series"]), facts["series_waiting"]
+    by_state |= {"receiving": by_state.get("receiving", 0) - waiting, "waiting for a converter": waiting}
+    series = ", ".join(f"{count} {state}" for state, count in by_state.items() if count) or "none"
     print_fields(
         {
             "root": facts["root"],

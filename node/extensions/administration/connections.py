@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 
 from node.audit.audit_log import Action, AuditEvent
-from node.extensions.pages.rendering import SEE_OTHER, page
+from node.errors import VoxelnodeError
+from node.extensions.pages.rendering import SEE_OTHER, fragment, page
 from node.index.database.reading import ReadIndex
 from node.index.work.routes import outstanding
+from node.notify.channel import hook_channel
+from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
 from node.settings.load import Configuration
-from node.settings.model import Settings
+from node.settings.model import HookSettings, Settings
 from node.web import actions
 from node.web.access import AdminCall
 from node.web.errors import ResourceNotFound
+from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
 PAGE = "/administration/connections"
+
+TESTED_SERIES = 100
+"""Newest series, of which a test takes the first that has what the event needs."""
 
 HookName = Annotated[str, Path(max_length=64)]
 
@@ -53,6 +64,46 @@ def retry_hook(call: AdminCall, hook: HookName) -> Response:
     detail = f"hook {hook}: retry of {waiting} messages"
     call.audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.UPDATE, (), detail)
     return RedirectResponse(PAGE, SEE_OTHER)
+
+
+@router.post("/administration/hooks/{hook}/test")
+def test_hook(call: AdminCall, hook: HookName) -> Response:
+    """Deliver a message of the newest series, marked as a test, and tell what the receiver answered."""
+    if hook not in call.node.settings.hooks:
+        raise ResourceNotFound("hook")
+    message = _test_message(call.node, call.node.settings.hooks[hook])
+    if message is None:
+        return fragment(call, "hook_tested.html", problem="There is no series yet that has what the message needs.")
+    call.audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.EXECUTE, (), f"hook {hook}: test message")
+    problem = ""
+    try:
+        _deliver(call.node.settings, hook, message)
+    except VoxelnodeError as error:
+        problem = str(error)
+    return fragment(call, "hook_tested.html", problem=problem)
+
+
+def _test_message(node: Services, hook: HookSettings) -> HookMessage | None:
+    """Return the message of the first event of a hook, of the newest series that has one; None: no series has."""
+    now, ae_title = dt.datetime.now(dt.UTC), node.settings.dicom.ae_title
+    with node.index.reading() as index:
+        for row in index.series.newest(TESTED_SERIES):
+            key = (row["study_instance_uid"], row["series_instance_uid"])
+            try:
+                return compose_test(index, hook.on[0], key, ae_title, now, include_patient=hook.names_patient)
+            except NothingLeft:
+                continue
+    return None
+
+
+def _deliver(settings: Settings, name: str, message: HookMessage) -> None:
+    """Deliver a test message in the time that the hook has for any; results are thrown away. Raises NotDelivered."""
+    hook = settings.hooks[name]
+    with ExitStack() as opened, closing(hook_channel(settings, name)) as channel:
+        if hook.results and hook.url is None:
+            out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
+            message = with_job(message, "test", "", "", out)
+        channel.deliver(message, threading.Event())
 
 
 def _routes(settings: Settings, index: ReadIndex) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the page Status shows of the time before the start of the node: senders and minutes, from the rows of images.
+"""What the page Status shows of the day before the start of the node: senders and what came, from the rows of images.
 
 The node counts in memory what it receives. The rows of what came before its start do not change, but for deletions, and
 are read once.
@@ -7,27 +7,29 @@ are read once.
 from __future__ import annotations
 
 import datetime as dt
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from node.index.database.reading import ReadIndex
-from node.metrics import LastWord, Metrics, Minute
+from node.metrics import LastWord, Metrics, Span
 from node.web.services import Services
 
-DAY, HOUR = dt.timedelta(days=1), dt.timedelta(hours=1)
+DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class BeforeStart:
-    """The senders of the day before the start, the last one heard first, and what came in the hour before it.
+    """The senders of the day before the start, the last one heard first, and what came in it.
 
-    `minutes`: by the number of whole minutes from the reception to the start; 0 is the last one.
+    `minutes`, `hours`: by the number of whole minutes or hours from the reception to the start; 0 is the last one.
     """
 
     started_at: dt.datetime
     senders: Sequence[LastWord]
-    minutes: Mapping[int, Minute]
+    minutes: Mapping[int, Span]
+    hours: Mapping[int, Span]
 
 
 _KNOWN: WeakKeyDictionary[Metrics, BeforeStart] = WeakKeyDictionary()
@@ -41,16 +43,17 @@ def before_start(node: Services, index: ReadIndex) -> BeforeStart:
 
 
 def _read(index: ReadIndex, started_at: dt.datetime) -> BeforeStart:
-    minutes: dict[int, Minute] = {}
-    for at, size in index.senders.received(started_at - HOUR, started_at):
-        minute = minutes.setdefault(int((started_at - at).total_seconds() // 60), Minute())
-        minute.instances += 1
-        minute.bytes += size
+    minutes, hours = defaultdict[int, Span](Span), defaultdict[int, Span](Span)
+    for at, size in index.senders.received(started_at - DAY, started_at):
+        ago = (started_at - at).total_seconds()
+        for span in (minutes[int(ago // 60)], hours[int(ago // 3600)]):
+            span.instances += 1
+            span.bytes += size
     words: dict[str, LastWord] = {}
     for title, peer, at, count in index.senders.heard(started_at - DAY, started_at):
         stored = count + (words[title].stored if title in words else 0)  # from several ports or addresses
         words[title] = LastWord(title, peer.rpartition(":")[0] or peer, "stored an instance", at, stored)
-    return BeforeStart(started_at, sorted(words.values(), key=lambda word: word.at, reverse=True), minutes)
+    return BeforeStart(started_at, sorted(words.values(), key=lambda word: word.at, reverse=True), minutes, hours)
 
 
 def senders(heard: Sequence[LastWord], before: Sequence[LastWord]) -> list[LastWord]:
@@ -68,15 +71,17 @@ def senders(heard: Sequence[LastWord], before: Sequence[LastWord]) -> list[LastW
     return [*since, *earlier.values()]
 
 
-def with_received(minutes: Sequence[Minute], before: BeforeStart, now: dt.datetime) -> list[Minute]:
-    """Return the minutes of the last hour, the oldest first, with what was received in them before the start."""
-    since = int((now - before.started_at).total_seconds() // 60)
+def with_received(spans: Sequence[Span], earlier: Mapping[int, Span], since: int) -> list[Span]:
+    """Return the spans until now, the oldest first, with what was received in them before the start.
+
+    `since`: whole spans from the start until now.
+    """
     added = []
-    for ago, minute in enumerate(reversed(minutes)):
-        earlier = before.minutes.get(ago - since)
+    for ago, span in enumerate(reversed(spans)):
+        before = earlier.get(ago - since)
         added.append(
-            minute
-            if earlier is None
-            else replace(minute, instances=minute.instances + earlier.instances, bytes=minute.bytes + earlier.bytes)
+            span
+            if before is None
+            else replace(span, instances=span.instances + before.instances, bytes=span.bytes + before.bytes)
         )
     return added[::-1]

@@ -16,10 +16,10 @@ from node.errors import VoxelnodeError
 from node.extensions.pages.before_start import before_start, senders, with_received
 from node.extensions.pages.filters import about, counted, grouped, sized
 from node.extensions.pages.rendering import OK, badge_counts, fragment, intake_of, page, serves_studies
-from node.extensions.pages.status_chips import is_due
 from node.extensions.pages.studies import HEADINGS
 from node.index.database.reading import ReadIndex
-from node.metrics import Minute
+from node.index.nouns.views import is_due
+from node.metrics import Span
 from node.version import __version__
 from node.web.access import ReaderCall, WriterCall, background_request
 from node.web.errors import ResourceNotFound
@@ -140,6 +140,7 @@ def _status(node: Services) -> dict[str, Any]:
         retention = index.retention.waits_for
         lost = index.lost.count()
         before = before_start(node, index)
+    since = int((dt.datetime.now(dt.UTC) - before.started_at).total_seconds())
     return {
         "retention": retention,
         "lost": lost,
@@ -150,7 +151,10 @@ def _status(node: Services) -> dict[str, Any]:
         "hosts": hosts,
         "oldest": oldest,
         "waiting": node.ingest.applier.lag,
-        "charts": hour_charts(with_received(node.metrics.last_hour.minutes(), before, dt.datetime.now(dt.UTC))),
+        "charts": charts(
+            with_received(node.metrics.last_hour.spans(), before.minutes, since // 60),
+            with_received(node.metrics.last_day.spans(), before.hours, since // 3600),
+        ),
         "senders": senders(node.metrics.last_words.all(), before.senders),
         "counters": _counters(node.metrics.snapshot(), of_associations=node.settings.dicom.enabled),
     }
@@ -169,7 +173,7 @@ def _counters(samples: Mapping[str, float], *, of_associations: bool) -> dict[st
     return {
         **(associations if of_associations else {}),
         "received bytes": samples.get("voxelnode_received_bytes_total", 0),
-        "milliseconds per instance": 1000 * samples.get("voxelnode_keep_seconds_sum", 0) / stored if stored else 0,
+        "mean time to store an instance": 1000 * samples.get("voxelnode_keep_seconds_sum", 0) / stored if stored else 0,
     }
 
 
@@ -193,7 +197,7 @@ WIDTH, HEIGHT = 360, 56
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A minute: its place and height in the view box, and what it says."""
+    """A minute or an hour: its place and height in the view box, and what it says."""
 
     x: float
     y: float
@@ -203,32 +207,25 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart of bars; `summary` says in a sentence what it shows."""
+    """A chart of bars from `since` until now; `summary` says in a sentence what it shows."""
 
     title: str
+    since: str
     figure: str
     summary: str
     bars: tuple[Bar, ...]
     width: float
 
 
-def hour_charts(minutes: Sequence[Minute]) -> list[Chart]:
-    """Return the charts of what was received and of what waited, the oldest minute at the left."""
-    instances, bytes_ = sum(minute.instances for minute in minutes), sum(minute.bytes for minute in minutes)
-    most = max((minute.instances for minute in minutes), default=0)
+def charts(minutes: Sequence[Span], hours: Sequence[Span]) -> list[Chart]:
+    """Return the charts of what was received and of what waited, the oldest minute or hour at the left."""
     known = [minute.series for minute in minutes if minute.series is not None]
     now = known[-1] if known else 0
     return [
+        _received(minutes, "an hour", "minute"),
+        _received(hours, "a day", "hour"),
         _chart(
-            "Received",
-            f"{counted(instances, 'instance')}, {sized(bytes_)}",
-            f"{counted(instances, 'instance')} in the last hour, at most {grouped(most)} a minute",
-            minutes,
-            lambda minute: minute.instances,
-            lambda minute: f"{counted(minute.instances, 'instance')}, {sized(minute.bytes)}",
-        ),
-        _chart(
-            "Waiting or converting",
+            ("Waiting or converting", "an hour", "minute"),
             counted(now, "series", "series"),
             f"{counted(now, 'series', 'series')} now, at most {grouped(max(known, default=0))} in the last hour",
             minutes,
@@ -238,22 +235,38 @@ def hour_charts(minutes: Sequence[Minute]) -> list[Chart]:
     ]
 
 
+def _received(spans: Sequence[Span], time: str, unit: str) -> Chart:
+    instances, bytes_ = sum(span.instances for span in spans), sum(span.bytes for span in spans)
+    most = max((span.instances for span in spans), default=0)
+    last, each = time.partition(" ")[2], f"an {unit}" if unit == "hour" else f"a {unit}"
+    return _chart(
+        (f"Received in the last {last}", time, unit),
+        f"{counted(instances, 'instance')}, {sized(bytes_)}",
+        f"{counted(instances, 'instance')} in the last {last}, at most {grouped(most)} {each}",
+        spans,
+        lambda span: span.instances,
+        lambda span: f"{counted(span.instances, 'instance')}, {sized(span.bytes)}",
+    )
+
+
 def _chart(
-    title: str,
+    labels: tuple[str, str, str],
     figure: str,
     summary: str,
-    minutes: Sequence[Minute],
-    value: Callable[[Minute], int],
-    words: Callable[[Minute], str],
+    spans: Sequence[Span],
+    value: Callable[[Span], int],
+    words: Callable[[Span], str],
 ) -> Chart:
-    step, most = WIDTH / len(minutes), max(map(value, minutes)) or 1
+    """Return a chart with these labels: its title, the time that it shows, and the unit of its bars."""
+    title, time, unit = labels
+    step, most = WIDTH / len(spans), max(map(value, spans)) or 1
     bars = []
-    for number, minute in enumerate(minutes):
-        if height := value(minute) / most * (HEIGHT - 2):
+    for number, span in enumerate(spans):
+        if height := value(span) / most * (HEIGHT - 2):
             height = max(height, 1.5)
-            ago = len(minutes) - 1 - number
-            when = "this minute" if ago == 0 else f"{counted(ago, 'minute')} ago"
+            ago = len(spans) - 1 - number
+            when = f"this {unit}" if ago == 0 else f"{counted(ago, unit)} ago"
             bars.append(
-                Bar(round(number * step, 1), round(HEIGHT - height, 1), round(height, 1), f"{when}: {words(minute)}")
+                Bar(round(number * step, 1), round(HEIGHT - height, 1), round(height, 1), f"{when}: {words(span)}")
             )
-    return Chart(title, figure, summary, tuple(bars), round(step - 1, 1))
+    return Chart(title, f"{time} ago", figure, summary, tuple(bars), round(step - 1, 1))

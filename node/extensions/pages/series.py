@@ -15,7 +15,7 @@ from node.extensions.labels.shown import marks_of
 from node.extensions.pages.files import files_of
 from node.extensions.pages.filters import listed
 from node.extensions.pages.rendering import fragment, page, study_links
-from node.extensions.pages.studies import seen_study
+from node.extensions.pages.studies import namesake, seen_study
 from node.extensions.pages.viewable import file_url, sidecar_of, study_series, viewable
 from node.index.database.reading import ReadIndex
 from node.index.nouns.converted import SeriesKey
@@ -71,6 +71,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
             "series.html",
             {"Content-Security-Policy": VIEWER_POLICY},
             study=of_study,
+            namesake=namesake(index, of_study),
             series=row,
             current=[file for file in files if not file["superseded"]],
             origin=_origin(index.instances.summary(*key)),

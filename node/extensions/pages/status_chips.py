@@ -10,6 +10,7 @@ from typing import Any, Literal
 from node.completeness import CERTAINTIES, Certainty
 from node.extensions.pages.filters import listed
 from node.index.nouns.studies import ListedStudy
+from node.index.nouns.views import is_due
 
 Tone = Literal["good", "warning", "bad", "busy", "plain"]
 
@@ -24,12 +25,6 @@ class StatusChip:
 
 
 WAITING = StatusChip("busy", "waiting", "Nothing more has come for its quiet time: it is converted when its turn comes")
-
-
-def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
-    """Return whether a series that is open has been quiet: it waits for a converter, and for nothing else."""
-    moment = dt.datetime.fromisoformat(due_at) if isinstance(due_at, str) else due_at
-    return moment is not None and moment.replace(tzinfo=dt.UTC) <= now
 
 
 def series_chip(series: Mapping[str, Any]) -> StatusChip:

@@ -242,7 +242,8 @@ def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | Non
         viewers = study_links(call.node, study_instance_uid)
         many = listed(cards, SeriesSearch()) | {"may_be_cards": len(cards) <= MANY} if view or len(cards) > MANY else {}
         marks = marks_of(call, index, Target(study_instance_uid))
-        values = {"study": row, "cards": cards, "bytes": total, "viewers": viewers, "marks": marks, "digest": ""}
+        values: dict[str, Any] = {"study": row, "namesake": namesake(index, row)}
+        values |= {"cards": cards, "bytes": total, "viewers": viewers, "marks": marks, "digest": ""}
         return page(call, "study.html", **values, **many)
 
 
@@ -291,6 +292,14 @@ def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
     if row is None:
         raise ResourceNotFound("study")
     return row
+
+
+def namesake(index: ReadIndex, study: Mapping[str, Any]) -> int | None:
+    """Return the `id` of another person with the Patient ID and issuer of a study, or None if there is none."""
+    own, rows = study["patient"], index.patients.with_patient_id(study["patient_id"]) if study["patient_id"] else []
+    issuers = {row["issuer_of_patient_id"] for row in rows if row["id"] == own}
+    others = (row for row in rows if row["id"] != own and row["issuer_of_patient_id"] in issuers)
+    return next((row["id"] for row in others if row["merged_into"] is None and row["studies"]), None)
 
 
 def seen_study(call: Call, index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:

@@ -78,6 +78,16 @@ KINDS: Mapping[WorkKind, str] = {
     "question": "asked",
 }
 
+PLURALS: Mapping[WorkKind, str] = {
+    "hook": "Messages",
+    "route": "Routes",
+    "job": "Jobs",
+    "retrieval": "Retrievals",
+    "commitment": "Commitments",
+    "question": "Questions",
+}
+"""Kinds as the page chooses them."""
+
 CHIPS: Mapping[str, StatusChip] = {
     "waiting": StatusChip("plain", "waiting"),
     "running": StatusChip("busy", "running"),
@@ -107,7 +117,7 @@ def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Respons
     call.audit.queried(f"work, page {number}", len(rows) + len(workitems))
     more = len(found) > PAGE_ROWS
     shown: dict[str, Any] = {"rows": rows, "workitems": workitems, "number": number, "more": more, "kind": kind}
-    return page(call, "work.html", **shown, chips=CHIPS, kinds=KINDS)
+    return page(call, "work.html", **shown, chips=CHIPS, kinds=KINDS, plurals=PLURALS)
 
 
 @router.post("/work/{work}")

@@ -104,15 +104,18 @@ class ReadSenders(ReadRepository, SenderViews):
         return [(received_at, size) for received_at, size in rows]
 
     def heard(self, since: dt.datetime, until: dt.datetime) -> list[tuple[str, str, dt.datetime, int]]:
-        """Return AE title, address, last time and number of images of who sent the last images, the earliest first."""
+        """Return AE title, address, last time and number of images of who sent the last images, the earliest first.
+
+        What came otherwise than by an association has its source, such as ``import``, for the AE title.
+        """
         newest, within = _newest(since, until)
-        sender, last = (newest.c.calling_ae_title, newest.c.peer), func.max(newest.c.received_at)
-        known = (column.is_not(None) for column in sender)
-        found = select(*sender, last, func.count()).where(*within, *known).group_by(*sender).order_by(last)
-        return [(title, peer, at, count) for title, peer, at, count in self._connection.execute(found)]
+        sender, last = (newest.c.sender, newest.c.peer), func.max(newest.c.received_at)
+        found = select(*sender, last, func.count()).where(*within).group_by(*sender).order_by(last)
+        return [(title, peer or "", at, count) for title, peer, at, count in self._connection.execute(found)]
 
 
 def _newest(since: dt.datetime, until: dt.datetime) -> tuple[Subquery, tuple[ColumnElement[bool], ...]]:
-    columns = ImageRow.calling_ae_title, ImageRow.peer, ImageRow.received_at, ImageRow.bytes
+    sender = func.coalesce(ImageRow.calling_ae_title, ImageRow.source).label("sender")
+    columns = sender, ImageRow.peer, ImageRow.received_at, ImageRow.bytes
     newest = select(*columns).order_by(ImageRow.id.desc()).limit(LAST_IMAGES).subquery()
     return newest, (newest.c.received_at >= since, newest.c.received_at < until)

@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from node.index.engine.view_rows import Row, ViewRows, pattern_of
 from node.index.nouns.records import InstanceFile
+
+
+def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
+    """Return whether a series in state ``receiving`` has been quiet: it waits for a converter, and for nothing else."""
+    moment = dt.datetime.fromisoformat(due_at) if isinstance(due_at, str) else due_at
+    return moment is not None and moment.replace(tzinfo=dt.UTC) <= now
 
 
 class ExclusionViews(ViewRows):
@@ -222,6 +229,12 @@ class SeriesViews(ViewRows):
         """Count the series by state."""
         rows = self._rows("SELECT state, count(*) AS series FROM series GROUP BY state ORDER BY state")
         return {row["state"]: int(row["series"]) for row in rows}
+
+    def count_waiting(self) -> int:
+        """Count the series that are due: they wait for a converter, and for nothing else."""
+        now = dt.datetime.now(dt.UTC)
+        rows = self._rows("SELECT due_at FROM v_series WHERE state = 'receiving'")
+        return sum(is_due(row["due_at"], now) for row in rows)
 
     def count_incomplete(self) -> int:
         """Count the series whose verdict is ``incomplete`` or ``suspect``."""

@@ -129,6 +129,9 @@
     for (const [name, value] of new FormData(filters)) event.formData.append(name, value);
   });
 
+  // On a telephone, filters that are set are shown.
+  byId("unfold").checked = fields.some((one) => one.name !== "words" && !isSorter(one) && kept.has(one.name));
+
   if (kept.size) {
     for (const one of fields) {
       if (one.type === "checkbox") one.checked = kept.getAll(one.name).includes(one.value);
