@@ -62,6 +62,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.oidc:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
     "node.extensions.fhir:EXTENSION",
+    "node.extensions.hl7_results:EXTENSION",
     "node.extensions.structure_sets:EXTENSION",
     "node.extensions.syslog:EXTENSION",
     "node.extensions.reports:EXTENSION",
