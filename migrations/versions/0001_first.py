@@ -468,8 +468,11 @@ def _accounts() -> None:
             "account_id", sa.Integer(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True
         ),
         sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+        sa.Column("address", sa.String(64)),
+        sa.Column("agent", sa.String(200)),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("expires_at", sa.DateTime(), nullable=False),
+        sa.Column("used_at", sa.DateTime()),
     )
     op.create_table(
         "keyed_requests",

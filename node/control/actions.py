@@ -92,6 +92,7 @@ class Actions:
                 "remove-account": accounts.remove_account,
                 "add-token": accounts.add_token,
                 "remove-token": accounts.remove_token,
+                "end-sessions": accounts.end_sessions,
             }
         )
         for extension in enabled(settings):
@@ -330,6 +331,17 @@ class AccountAdministration:
         return self._change(
             f"account {name}: token {label!r} removed", who, lambda: self._accounts.remove_token(name, label)
         )
+
+    def end_sessions(self, name: str, who: str, session: int | None = None) -> Mapping[str, Any]:
+        """End a session of an account, or all: their browsers sign in again."""
+        if self._accounts.by_name(name) is None:
+            raise UsageError(f"there is no account {name!r}: `voxelnode account list` lists accounts")
+        what = f"session {session}" if session is not None else "all sessions"
+
+        def change() -> dict[str, Any]:
+            return {"ended": self._accounts.end_sessions(name, session)}
+
+        return self._change(f"account {name}: {what} ended", who, change)
 
     def _change(self, order: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
         """Make a change, with an audit line before and after it."""

@@ -771,15 +771,18 @@ class TokenRow(Base):
 
 
 class WebSessionRow(Base):
-    """The session of a logged-in browser."""
+    """The session of a logged-in browser; `agent` is what the browser said it is."""
 
     __tablename__ = "web_sessions"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    address: Mapped[str | None] = mapped_column(String(64))
+    agent: Mapped[str | None] = mapped_column(String(200))
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     expires_at: Mapped[dt.datetime] = mapped_column(Utc)
+    used_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # to the minute
 
 
 class KeyedRequestRow(Base):

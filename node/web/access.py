@@ -30,13 +30,13 @@ from starlette.types import Scope
 from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, Result
 from node.budget import Claim, Stage, Standing
-from node.index.nouns.accounts import AccountRepository, KnownAccount, Role
+from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, Role
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
 from node.settings.model import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, is_password, new_token
-from node.web.errors import Forbidden, NoPlace, NotAuthenticated, SignInFailed, TooManyTries
+from node.web.errors import Forbidden, NoPlace, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
 from node.web.guesses import Guesses, Pair
 from node.web.services import Node, Services
 from node.web.token_routes import covers
@@ -67,7 +67,7 @@ MAX_VERIFIED_PASSWORDS = 256
 """Verified passwords that are not hashed again; scripts send theirs with every request."""
 
 USE_INTERVAL = dt.timedelta(minutes=1)
-"""The last use of a token is written no more often."""
+"""The last use of a token or a session is written no more often."""
 
 MAX_NOTED_USES = 1000
 
@@ -76,11 +76,12 @@ NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The account of a request, and its role; `token` is the label of the token that the request has."""
+    """The account of a request and its role; `token` is the label of its token, `session` is its session."""
 
     name: str
     role: Role
     token: str = ""
+    session: int | None = None
 
 
 LOCAL = Caller("local", Role.ADMIN)
@@ -131,6 +132,13 @@ class Access:
             raise NotAuthenticated
         return LOCAL
 
+    def is_still(self, request: HTTPConnection, caller: Caller) -> bool:
+        """Return whether a request would be of the same caller in the same role if it came now."""
+        try:
+            return self.identify(request) == caller
+        except (NotAuthenticated, Forbidden, TooManyTries, ProviderUnavailable):
+            return False
+
     def check_password(self, name: str, password: str, address: str) -> KnownAccount:
         """Return the account with this name and password, or raise NotAuthenticated or TooManyTries."""
         pair = (name[:64], block_of(address))
@@ -148,13 +156,13 @@ class Access:
         self._guesses.succeeded(pair)
         return known
 
-    def log_in(self, name: str, password: str, address: str) -> str:
+    def log_in(self, name: str, password: str, address: str, agent: str = "") -> str:
         """Open a session and return the value of its cookie. Raises the same exceptions as `check_password`."""
-        value = self._open_session(self.check_password(name, password, address))
+        value = self._open_session(self.check_password(name, password, address), Client(address, agent))
         self._audit_login((name, address), Result.SUCCESS, "Login")
         return value
 
-    def log_in_as(self, identity: FederatedIdentity, address: str) -> str:
+    def log_in_as(self, identity: FederatedIdentity, address: str, agent: str = "") -> str:
         """Open a session for a user of the identity provider; return the value of its cookie.
 
         The account has no password, and has the role that the provider grants now. If the role has changed, existing
@@ -172,7 +180,7 @@ class Access:
             known = self._accounts.by_name(name)
         if known is None:
             raise NotAuthenticated("the account was removed meanwhile")
-        value = self._open_session(known)
+        value = self._open_session(known, Client(address, agent))
         self._audit_login((name, address), Result.SUCCESS, "Login by OpenID Connect")
         return value
 
@@ -186,7 +194,7 @@ class Access:
         session = self._accounts.by_session(digest(value), self._now()) if value else None
         if session is None:
             return ""
-        name = session[0].name
+        name = session.account.name
         self._accounts.close_session(digest(value))
         self._audit_login((name, address_of(request)), Result.SUCCESS, "Logout")
         return name
@@ -195,9 +203,9 @@ class Access:
     def _session_time(self) -> dt.timedelta:
         return dt.timedelta(hours=self._web.session_hours)
 
-    def _open_session(self, known: KnownAccount) -> str:
+    def _open_session(self, known: KnownAccount, client: Client) -> str:
         value, now = new_token(), self._now()
-        self._accounts.open_session(known.id, digest(value), now + self._session_time, now)
+        self._accounts.open_session(known.id, digest(value), now + self._session_time, now, client)
         return value
 
     def _by_access_token(self, request: HTTPConnection, token: str, provider: IdentityProvider) -> Caller:
@@ -248,12 +256,15 @@ class Access:
         session = self._accounts.by_session(digest(value), self._now())
         if session is None:
             return None
-        known, expires_at = session
-        is_late = expires_at - self._now() < self._session_time / 2  # not at every request: an extension is a commit
+        known, now = session.account, self._now()
+        is_late = session.expires_at - now < self._session_time / 2  # not at every request: an extension is a commit
         is_ours = not known.name.startswith(PREFIX)  # accounts of the provider sign in there again
-        if is_late and is_ours and not is_background(request.scope):
-            self._accounts.extend_session(digest(value), self._now() + self._session_time)
-        return _account(known)
+        if not is_background(request.scope):
+            if is_late and is_ours:
+                self._accounts.extend_session(digest(value), now + self._session_time)
+            if self._uses.is_due(digest(value), session.used_at, now):
+                self._accounts.note_use_of_session(digest(value), now)
+        return Caller(known.name, known.role, session=session.id)
 
     def _has_matched(self, password: str, known: KnownAccount) -> bool:
         return known.password_hash is not None and self._verified.has(known.password_hash, password)
@@ -499,10 +510,7 @@ class Call:
         An answer that lasts asks again and again: accounts, passwords, roles, tokens and sessions end meanwhile.
         """
         access: Access = self.request.app.state.access
-        try:
-            return access.identify(self.request) == self.account
-        except (NotAuthenticated, Forbidden, TooManyTries):
-            return False
+        return access.is_still(self.request, self.account)
 
 
 async def _of_reader(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Call:

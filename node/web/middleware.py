@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import structlog
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
@@ -380,6 +381,78 @@ class BodyLimits:
             return message
 
         return receive_counted
+
+
+CHECK_SECONDS = 1.0
+"""Interval at which the caller of a body that lasts is identified again."""
+
+
+class _Ended(Exception):
+    """The credentials of a request ended before it did."""
+
+
+class _Watch:
+    """Identifies the caller of a request again, as long as its body lasts."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope, self.has_ended = scope, False
+        self.rest()
+
+    def rest(self) -> None:
+        """Let the next check be due in `CHECK_SECONDS`."""
+        self._due = monotonic() + CHECK_SECONDS
+
+    async def check(self) -> None:
+        """Raise _Ended if the caller may no longer do what the request does."""
+        caller = self._scope.get("state", {}).get("account")
+        if caller is None or monotonic() < self._due:
+            return
+        is_still = self._scope["app"].state.access.is_still
+        if not await run_in_threadpool(is_still, HTTPConnection(self._scope), caller):
+            self.has_ended = True
+            raise _Ended
+        self.rest()
+
+
+class StillAllowed:
+    """ASGI middleware: a long answer or upload ends as soon as its caller may no longer have it.
+
+    Accounts and roles, tokens and sessions end while bodies are under way; what is sent afterwards would be too much.
+    The connection is closed, so that nobody takes a part for the whole. An answer that is ready when its own request
+    ends the session still goes out: the time is counted from the first byte of it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        watch = _Watch(scope)
+
+        async def receive_checked() -> Message:
+            message = await receive()
+            if message.get("more_body", False):
+                await watch.check()
+            return message
+
+        async def send_checked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                watch.rest()
+            else:
+                await watch.check()
+            await send(message)
+
+        try:
+            await self._app(scope, receive_checked, send_checked)
+        except Exception:
+            if not watch.has_ended:
+                raise
+            log.info("web_answer_ended", route=template_of(scope), address=address_of(HTTPConnection(scope)))
+            claim: Claim | None = scope["state"].get("claim")
+            if claim is not None:
+                claim.holder.hang_up()
 
 
 def _refusal(headers: Headers, max_bytes: int) -> tuple[ProblemType, str] | None:

@@ -68,6 +68,9 @@ def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], t
     assert "role admin: changed" in account(root, "add", "anna", typed=f"{PASSWORD}!\n").out
     assert account(root, "role", "anna", "write").status == 0
     assert listed(account, root)[0]["role"] == "write"
+    assert json.loads(account(root, "sessions", "anna", "--json").out) == []
+    assert "0 sessions of anna ended" in account(root, "logout", "anna").out
+    assert account(root, "logout", "nobody").status == 2
     assert account(root, "revoke", "nightly", "--label", "backup").status == 0
     assert account(root, "remove", "anna").status == 0
     assert [(one["name"], one["tokens"]) for one in listed(account, root)] == [("nightly", [])]

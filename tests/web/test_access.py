@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -12,16 +13,19 @@ import pytest
 
 from node.errors import UsageError
 from node.index.nouns.accounts import MAX_SESSIONS, Role
+from node.web import middleware
 from node.web.access import (
     COOKIE,
     MAX_CONCURRENT_HASHES,
     MAX_WAITING_HASHES,
+    Reader,
     _identified,
 )
 from node.web.credentials import digest, new_token
+from node.web.files import Streamed
 from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from node.web.token_routes import covers
-from tests.web.conftest import PASSWORD, Site, every_route
+from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route
 
 API = "/api/v1/studies"
 BASIC = ("reader", PASSWORD)
@@ -456,3 +460,43 @@ def test_tokens_are_listed_and_revoked_by_rest(guarded: Site) -> None:
     assert client.delete(f"/api/v1/account/tokens/{other}", headers=two).status_code == 200
     assert client.get("/api/v1/account", headers=two).status_code == 401
     assert client.get("/api/v1/account", headers=one).status_code == 200
+
+
+def test_sessions_are_listed_and_ended(guarded: Site) -> None:
+    one, two = logged_in(guarded, "reader"), logged_in(guarded, "reader")
+    items = one.get("/api/v1/account/sessions").json()["items"]
+    assert [item["address"] for item in items] == ["127.0.0.1", "127.0.0.1"]
+    assert all(item["used_at"] and "httpx" in item["agent"] for item in items)
+    newest = items[0]["id"]
+    path = f"/api/v1/account/sessions/{newest}"
+    assert guarded.client(auth=("writer", PASSWORD)).delete(path).status_code == 404
+    assert guarded.client(headers=scoped(guarded, "reader", None)).delete(path).status_code == 404
+    assert one.delete(path, headers={"Origin": guarded.url}).json() == {"ended": 1}
+    assert (one.get(API).status_code, two.get(API).status_code) == (200, 401)
+    page = one.get("/account").text
+    assert "this one" in page
+    assert one.post("/account/sessions/end", headers={"Origin": guarded.url}).status_code == 303
+    assert one.get(API).status_code == 401
+
+
+def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "CHECK_SECONDS", 0.05)
+    guarded.account("leaver", Role.READ)
+    header, pieces = scoped(guarded, "leaver", None), threading.Semaphore(1)
+
+    def endless() -> Iterator[bytes]:
+        while pieces.acquire(timeout=DEADLINE_SECONDS):
+            yield bytes(1000)
+
+    def answer(_: Reader) -> Streamed:
+        return Streamed(endless(), 200, {})
+
+    guarded.server._app.add_api_route("/endless", answer, response_model=None)
+    guarded.server._app.router.routes.insert(0, guarded.server._app.router.routes.pop())
+    with guarded.client().stream("GET", "/endless", headers=header) as response:
+        bodies = response.iter_raw()
+        assert next(bodies)
+        guarded.services.index.accounts.remove("leaver")
+        pieces.release(1_000_000)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            list(bodies)

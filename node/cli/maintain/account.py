@@ -1,10 +1,11 @@
-"""``voxelnode account add|role|list|remove|token|revoke``."""
+"""``voxelnode account add|role|list|remove|token|revoke|sessions|logout``."""
 
 from __future__ import annotations
 
 import datetime as dt
 import getpass
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,13 @@ ACCOUNTS: Columns = {
     "password": lambda row: "yes" if row["password"] else "no",
     "created": "created_at",
     "tokens": lambda row: ", ".join(_token_cell(token) for token in row["tokens"]),
+}
+SESSIONS: Columns = {
+    "number": "id",
+    "address": "address",
+    "browser": "agent",
+    "opened": "created_at",
+    "last use": "used_at",
 }
 ROLES = "read, write (store and convert) or admin (delete)"
 
@@ -142,6 +150,32 @@ def revoke(name: Name, label: Label, root: ChangedRoot) -> None:
     """Revoke a token at once."""
     root.order("remove-token", name=name, label=label)
     print(f"token {label!r} of {name} revoked")
+
+
+@app.command()
+def sessions(name: Name, root: Root) -> Listing:
+    """List the sessions of an account: browsers that are signed in, with their addresses and last use."""
+    with root.reading() as index:
+        rows = [
+            {"id": one.id, **asdict(one.client)}
+            | {"created_at": one.created_at, "used_at": one.used_at, "expires_at": one.expires_at}
+            for one in index.accounts.sessions(name, dt.datetime.now(dt.UTC))
+        ]
+    return listing(f"{len(rows)} sessions of {name}", SESSIONS, rows)
+
+
+@app.command()
+def logout(
+    name: Name,
+    session: Annotated[
+        int | None, typer.Option("--session", metavar="N", min=1, help="This session only. [default: all]")
+    ] = None,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """End the sessions of an account at once."""
+    done = root.order("end-sessions", name=name, session=session)
+    return Answer({"account": name, **done}, f"{done['ended']} sessions of {name} ended")
 
 
 def _password() -> str:

@@ -1,4 +1,4 @@
-"""The page of one's own account: password and tokens."""
+"""The page of one's own account: password, tokens and sessions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from node.errors import UsageError
 from node.extensions.pages.rendering import SEE_OTHER, page
 from node.index.nouns.accounts import ListedAccount, Role
 from node.web.access import LOCAL, Access, Call, ReaderCall, address_of
+from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
 from node.web.errors import Forbidden
 from node.web.token_routes import GROUPS, MAX_ROUTES
@@ -106,6 +107,13 @@ def revoke_token(call: ReaderCall, label: Annotated[Label, Form()]) -> Response:
     return RedirectResponse("/account", SEE_OTHER)
 
 
+@router.post("/account/sessions/end")
+def end_session(call: ReaderCall, session: Annotated[int | None, Form(ge=1, le=MAX_ID)] = None) -> Response:
+    """End a session of one's own, or all: this one too."""
+    call.act("end-sessions", name=require_session(call), session=session)
+    return RedirectResponse("/account", SEE_OTHER)
+
+
 def _access(call: Call) -> Access:
     access: Access = call.request.app.state.access
     return access
@@ -114,7 +122,9 @@ def _access(call: Call) -> Access:
 def _account(call: Call, token: str = "", label: str = "") -> Response:
     with call.node.index.reading() as index:
         own = next((one for one in index.accounts.listed() if one.name == call.account.name), None)
+        sessions = index.accounts.sessions(call.account.name, call.node.ingest.now())
     given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
+    given["sessions"] = sessions
     return page(call, "account.html", **given, token=token, label=label)
 
 

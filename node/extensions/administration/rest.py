@@ -1,4 +1,4 @@
-"""REST: the account of the caller, and its tokens."""
+"""REST: the account of the caller, its tokens and its sessions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from node.web.errors import Forbidden, ResourceNotFound
 router = api_router("account")
 
 TokenNumber = Annotated[RowId, Path(description="`id` of the token")]
+
+SessionNumber = Annotated[RowId, Path(description="`id` of the session")]
 
 
 class AccountResource(Resource):
@@ -44,6 +46,29 @@ class Tokens(Resource):
     """Tokens, oldest first."""
 
     items: list[TokenResource]
+
+
+class SessionResource(Resource):
+    """A browser that is signed in: from where, as what, and when it was used last."""
+
+    id: RowId
+    address: str
+    agent: str
+    created_at: Moment
+    expires_at: Moment
+    used_at: Moment | None
+
+
+class Sessions(Resource):
+    """Sessions, newest first."""
+
+    items: list[SessionResource]
+
+
+class EndedSessions(Resource):
+    """How many sessions were open."""
+
+    ended: int
 
 
 class RevokedToken(Resource):
@@ -77,6 +102,47 @@ def revoke_token(call: ReaderCall, change: Change, token: TokenNumber) -> Revoke
         return RevokedToken(removed=label)
 
     return change.make(RevokedToken, lambda index: _token(call, index, token), act)
+
+
+@router.get("/account/sessions")
+def list_sessions(call: ReaderCall) -> Sessions:
+    """The sessions of the caller; a token sees none."""
+    with call.node.index.reading() as index:
+        return Sessions(items=_sessions(call, index))
+
+
+@router.delete("/account/sessions/{session}", responses=problems(*OF_CHANGES))
+def end_session(call: ReaderCall, change: Change, session: SessionNumber) -> EndedSessions:
+    """End a session of the caller at once; a token ends none."""
+
+    def current(index: ReadIndex) -> SessionResource:
+        found = next((one for one in _sessions(call, index) if one.id == session), None)
+        if found is None:
+            raise ResourceNotFound("session")
+        return found
+
+    def act(_: object) -> EndedSessions:
+        with call.node.index.reading() as index:
+            current(index)
+        return EndedSessions.model_validate(call.act("end-sessions", name=call.account.name, session=session))
+
+    return change.make(EndedSessions, current, act)
+
+
+def _sessions(call: Call, index: ReadIndex) -> list[SessionResource]:
+    if call.account.token:
+        return []
+    return [
+        SessionResource(
+            id=one.id,
+            address=one.client.address,
+            agent=one.client.agent,
+            created_at=one.created_at,
+            expires_at=one.expires_at,
+            used_at=one.used_at,
+        )
+        for one in index.accounts.sessions(call.account.name, call.node.ingest.now())
+    ]
 
 
 def _token(call: Call, index: ReadIndex, number: int) -> TokenResource:

@@ -44,7 +44,7 @@ def log_in(
     """Open a session, or show the form again."""
     access: Access = request.app.state.access
     try:
-        value = access.log_in(name, password, address_of(request))
+        value = access.log_in(name, password, address_of(request), request.headers.get("user-agent", ""))
     except NotAuthenticated as error:
         return _form(request, next, name=name, error=str(error), status_code=401)
     except TooManyTries as error:
@@ -87,7 +87,7 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
         next_path = sign_in.next_path
         if error or not code:
             raise SignInFailed("the identity provider did not let you sign in")
-        value = access.log_in_as(sign_ins.end(sign_in, code), address)
+        value = access.log_in_as(sign_ins.end(sign_in, code), address, request.headers.get("user-agent", ""))
     except SignInFailed as failed:
         access.audit_failed_sign_in(address, str(failed))
         response = _form(request, next_path, error=_sentence(f"{failed}: sign in again"), status_code=401)

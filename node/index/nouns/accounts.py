@@ -67,6 +67,35 @@ class ListedToken:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownSession:
+    """The session of a browser that presents its cookie."""
+
+    id: int
+    account: KnownAccount
+    expires_at: dt.datetime
+    used_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Where a session was opened from: an address, and what the browser says it is."""
+
+    address: str = ""
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSession:
+    """A session as the owner of its account sees it."""
+
+    id: int
+    client: Client
+    created_at: dt.datetime
+    expires_at: dt.datetime
+    used_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class ListedAccount:
     """An account as shown to an administrator."""
 
@@ -106,15 +135,27 @@ class AccountRepository(IndexRepository):
         connection.execute(update(TokenRow).where(TokenRow.sha256 == sha256).values(used_at=now))
 
     @on_reader
-    def by_session(
-        self, connection: Connection, sha256: str, now: dt.datetime
-    ) -> tuple[KnownAccount, dt.datetime] | None:
-        """Return the account of a session cookie and when the session ends, or None if it has ended."""
-        query = _KNOWN.add_columns(WebSessionRow.expires_at)
+    def by_session(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownSession | None:
+        """Return the session of a cookie, or None if it has ended."""
+        query = _KNOWN.add_columns(
+            WebSessionRow.id.label("session_id"), WebSessionRow.expires_at, WebSessionRow.used_at
+        )
         query = query.join(WebSessionRow, WebSessionRow.account_id == AccountRow.id)
         is_open = WebSessionRow.sha256 == sha256, WebSessionRow.expires_at > now
         row = connection.execute(query.where(*is_open)).first()
-        return None if row is None else (_known(row), row.expires_at)
+        return None if row is None else KnownSession(row.session_id, _known(row), row.expires_at, row.used_at)
+
+    @on_writer
+    def note_use_of_session(self, connection: Connection, sha256: str, now: dt.datetime) -> None:
+        """Note that a session is in use."""
+        connection.execute(update(WebSessionRow).where(WebSessionRow.sha256 == sha256).values(used_at=now))
+
+    @on_writer
+    def end_sessions(self, connection: Connection, name: str, session: int | None = None) -> int:
+        """End a session of an account, or all; return how many were open."""
+        account_id = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
+        query = delete(WebSessionRow).where(WebSessionRow.account_id == account_id)
+        return connection.execute(query if session is None else query.where(WebSessionRow.id == session)).rowcount
 
     @on_reader
     def any(self, connection: Connection) -> bool:
@@ -195,13 +236,19 @@ class AccountRepository(IndexRepository):
 
     @on_writer
     def open_session(
-        self, connection: Connection, account_id: int, sha256: str, expires_at: dt.datetime, now: dt.datetime
+        self,
+        connection: Connection,
+        account_id: int,
+        sha256: str,
+        expires_at: dt.datetime,
+        now: dt.datetime,
+        client: Client = Client(),
     ) -> None:
         """Open a session for a browser; remove expired sessions, and the oldest ones beyond `MAX_SESSIONS`."""
         connection.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
-        connection.execute(
-            insert(WebSessionRow).values(account_id=account_id, sha256=sha256, created_at=now, expires_at=expires_at)
-        )
+        row = {"account_id": account_id, "sha256": sha256, "created_at": now, "expires_at": expires_at, "used_at": now}
+        row |= {"address": client.address[:64], "agent": client.agent[:200]}
+        connection.execute(insert(WebSessionRow).values(row))
         of_account = WebSessionRow.account_id == account_id
         kept = select(WebSessionRow.id).where(of_account).order_by(WebSessionRow.id.desc()).limit(MAX_SESSIONS)
         connection.execute(delete(WebSessionRow).where(of_account, WebSessionRow.id.not_in(kept)))
@@ -253,6 +300,17 @@ def _unknown(name: str) -> NoSuchAccount:
 
 class ReadAccounts(ReadRepository):
     """Accounts for HTTP."""
+
+    def sessions(self, name: str, now: dt.datetime) -> list[ListedSession]:
+        """Return the open sessions of an account, newest first."""
+        query = select(*WebSessionRow.__table__.columns).join(AccountRow, AccountRow.id == WebSessionRow.account_id)
+        query = query.where(AccountRow.name == name, WebSessionRow.expires_at > now).order_by(WebSessionRow.id.desc())
+        return [
+            ListedSession(
+                row.id, Client(row.address or "", row.agent or ""), row.created_at, row.expires_at, row.used_at
+            )
+            for row in self._connection.execute(query)
+        ]
 
     def listed(self) -> list[ListedAccount]:
         """Return all accounts, sorted by name."""
