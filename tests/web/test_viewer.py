@@ -131,16 +131,23 @@ def test_slices_windows_and_slabs_are_chosen_by_keys_and_fields(view: Callable[.
     expect(caption(page, "axial")).to_have_text("Axial 3 of 12")
     page.keyboard.press("Escape")
     axial.focus()
+    page.get_by_text("Picture…").click()
     page.get_by_label("Centre of the window").fill("20")
     page.get_by_label("Width of the window").fill("100")
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Centre of the window")).to_be_hidden()
     assert np.median(tissue(axial)) == pytest.approx(255 / 2, abs=3)  # 20 HU on slice 3
     expect(page.locator("#window")).to_have_value("Chosen")
+    page.get_by_text("Picture…").click()
     page.locator("#slab").select_option("mip")
     page.get_by_label("Thickness of the slab in mm").fill("100")
+    page.keyboard.press("Escape")
     expect(caption(page, "axial")).to_contain_text("MIP")
     assert np.median(tissue(axial)) == 255  # the brightest slice, 110 HU, is above the window
     page.keyboard.press("Escape")
     axial.focus()
+    bar = page.get_by_role("toolbar", name="Viewer").bounding_box()
+    assert bar is not None and bar["height"] < 40, "one line at 1440 pixels"
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("MIP, MinIP")
     assert accessibility_faults(page) == []
@@ -268,7 +275,9 @@ def _of(page: Page, series: str) -> str:
 @pytest.mark.slow
 def test_two_series_beside_each_other_share_the_cross_hair(view: Callable[..., Page]) -> None:
     page = view(CT)
+    page.get_by_text("Beside…").click()
     page.get_by_label("Beside").select_option(_of(page, MR))
+    page.get_by_text("Beside…").click()
     expect(page.locator(".view")).to_have_count(2)
     expect(caption(page, "sagittal", 1)).to_have_text("Sagittal 6 of 20")  # x = 2 mm, as in the middle of the CT
     axial = plane(page, "axial").locator("canvas")
@@ -281,6 +290,7 @@ def test_two_series_beside_each_other_share_the_cross_hair(view: Callable[..., P
     page.keyboard.press("x")
     seen = colours(plane(page, "sagittal", 1).locator("canvas"))  # the axial slice is a dashed line in it
     assert np.count_nonzero((seen - without)[..., 0] - (seen - without)[..., 2] > 80) > 50
+    page.get_by_text("Beside…").click()
     page.get_by_label("Beside").select_option(_of(page, ELSEWHERE))
     expect(page.locator("#notes")).to_contain_text("not linked: the series have different frames of reference")
     page.get_by_label("Beside").select_option("")
