@@ -147,7 +147,8 @@ def test_slices_windows_and_slabs_are_chosen_by_keys_and_fields(view: Callable[.
     page.keyboard.press("Escape")
     axial.focus()
     bar = page.get_by_role("toolbar", name="Viewer").bounding_box()
-    assert bar is not None and bar["height"] < 40, "one line at 1440 pixels"
+    assert bar is not None
+    assert bar["height"] < 40, "one line at 1440 pixels"
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("MIP, MinIP")
     assert accessibility_faults(page) == []
