@@ -110,28 +110,29 @@ class NameTemplate:
         return safe_name(_TOKEN.sub(lambda token: _filled(token, values), self.text))
 
 
-def parse(text: str, *, anonymous: bool = False) -> NameTemplate:
+def parse(text: str, *, anonymous: bool = False, key: str = "--name") -> NameTemplate:
     """Return a template, from our tokens or from dcm2niix's letters (``%p_%s``).
 
     Raises
     ------
     UsageError
-        A token does not exist, the template names a folder, or a token could name a person and `anonymous` is set.
+        A token does not exist, the template names a folder, or a token could name a person and `anonymous` is set. The
+        message names `key`.
     """
     template = from_dcm2niix(text) if "%" in text else text
     if "/" in template or "\\" in template:
-        raise UsageError(f"--name {text!r}: a name cannot contain a folder; use --out for it")
+        raise UsageError(f"{key} {text!r}: a name cannot contain a folder; use --out for it")
     for token, width in _TOKEN.findall(template):
         if token not in TOKENS:
-            raise UsageError(f"--name {text!r}: there is no token {{{token}}}; the tokens are {', '.join(TOKENS)}")
+            raise UsageError(f"{key} {text!r}: there is no token {{{token}}}; the tokens are {', '.join(TOKENS)}")
         if width and not _WIDTH.fullmatch(width):
-            raise UsageError(f"--name {text!r}: ':{width}' is not a number of digits such as :03")
+            raise UsageError(f"{key} {text!r}: ':{width}' is not a number of digits such as :03")
         if anonymous and token not in OF_NOBODY:
             raise UsageError(
-                f"--name {text!r}: with --anonymous, {{{token}}} would be shown; use {', '.join(sorted(OF_NOBODY))}"
+                f"{key} {text!r}: with --anonymous, {{{token}}} would be shown; use {', '.join(sorted(OF_NOBODY))}"
             )
     if "{" in _TOKEN.sub("", template) or "}" in _TOKEN.sub("", template):
-        raise UsageError(f"--name {text!r}: a brace is missing; tokens look like {{series_number:03}}")
+        raise UsageError(f"{key} {text!r}: a brace is missing; tokens look like {{series_number:03}}")
     return NameTemplate(template)
 
 

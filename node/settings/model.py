@@ -115,6 +115,13 @@ class Storage(SettingsSection):
         "the background; 0: never",
     )
 
+    names: str | None = Field(
+        None,
+        max_length=200,
+        description="a tree of links by name in the folder names of root: a template for the folder of a study and for "
+        "its series, with the tokens of `voxelnode convert --name`, such as "
+        '"{patient_name}_{study_date}_{modality}/{series_number:03}_{series_description}" (docs/names.md); unset: none',
+    )
     url: str | None = Field(
         None,
         description="object store of the instances and volumes, s3://BUCKET/PREFIX (needs: pip install "

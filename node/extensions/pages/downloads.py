@@ -7,7 +7,6 @@ two names differ in case alone. The list is the last member: a ZIP file without 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -15,7 +14,8 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Response
 
-from node.conversion.naming import DEFAULT, TakenNames, numbered, parse, safe_name
+from node.conversion.naming import DEFAULT, TakenNames, parse
+from node.conversion.study_names import ending_of, free_name, renamed_header, study_name
 from node.extensions.dicomweb.resources import Instances, by_series, file_length, stored_file
 from node.extensions.pages.files import CHUNK_BYTES, VOXEL_FILES, files_of
 from node.extensions.pages.studies import csv_line
@@ -41,9 +41,6 @@ OF_SERIES = ("modality", "series_number", "series_description", "series_instance
 COLUMNS = ("file", "files", "sha256", *OF_STUDY, *OF_SERIES, "revision", "why")
 
 PICTURES = ".png"
-VOLUME = "volume"
-"""What the names of the files of a volume begin with in the folder of a revision."""
-
 _SERIES_NAME = parse(DEFAULT)
 
 
@@ -68,23 +65,9 @@ class Names:
 
     def of_study(self, study: Mapping[str, Any], series: Sequence[Mapping[str, Any]]) -> list[NamedSeries]:
         """Return the series of a study, each with a name ``FOLDER/NAME``."""
-        folder = _free(study_name(study, series), self._folders)
+        folder = free_name(study_name(study, series), self._folders)
         taken = TakenNames(one_folder=True)
-        return [NamedSeries(f"{folder}/{_free(_SERIES_NAME.name_of(row), taken)}", study, row) for row in series]
-
-
-def study_name(study: Mapping[str, Any], series: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a person calls a study: ``Doe_John_2026-11-20_CT-PT``."""
-    groups = (study["patient_name"] or "").split("=")
-    patient = next((group for group in groups if group.strip(" ^")), None) or study["patient_id"] or "unknown"
-    modalities = "-".join(sorted({row["modality"] for row in series if row["modality"]}))
-    return safe_name("_".join(str(part) for part in (patient, study["study_date"], modalities) if part))
-
-
-def _free(name: str, taken: TakenNames) -> str:
-    free = next(one for one in numbered(name) if one not in taken)
-    taken.add(free)
-    return free
+        return [NamedSeries(f"{folder}/{free_name(_SERIES_NAME.name_of(row), taken)}", study, row) for row in series]
 
 
 @router.get(f"{STUDY}/volumes.zip")
@@ -151,7 +134,7 @@ def volumes_zip(
         lines = []
         local = call.node.archive.ahead([file for *_, file in files])
         for (named, revision, _), file in zip(files, local, strict=True):
-            path, digest = f"{named.name}{_ending(_name(file.key))}", hashlib.sha256()
+            path, digest = f"{named.name}{ending_of(_name(file.key))}", hashlib.sha256()
             yield Member(path, file.bytes, _pieces(call.node, file, path, digest))
             lines.append(named.line(file=path, sha256=digest.hexdigest(), revision=revision))
         yield _list([*lines, *without])
@@ -228,26 +211,14 @@ def _of_format(files: Iterable[RevisionFile], formats: Mapping[str, str], wanted
     return [file for file in files if kinds.get(_name(file.key), chosen) == chosen and not file.key.endswith(PICTURES)]
 
 
-def _ending(name: str) -> str:
-    """Return what stands behind the name of its series for a file of a revision."""
-    return name.removeprefix(VOLUME) if name.startswith((f"{VOLUME}.", f"{VOLUME}_")) else f"_{name}"
-
-
 def _pieces(node: Services, file: RevisionFile, path: str, digest: Any) -> Iterator[bytes]:
     """Yield the content of a file; `digest` is updated with it. A header that names its voxels has their new name."""
     with open(node.archive.local(file), "rb") as content:
         while piece := content.read(CHUNK_BYTES):
             if path.endswith(".mhd"):  # shorter than one piece
-                piece = _DATA_FILE.sub(lambda found: found[1] + _stem(path) + found[2], piece)
+                piece = renamed_header(piece, _name(path).removesuffix(".mhd"))
             digest.update(piece)
             yield piece
-
-
-_DATA_FILE = re.compile(rb"(ElementDataFile = )volume[^\n.]*(\.z?raw)")
-
-
-def _stem(path: str) -> bytes:
-    return _name(path).removesuffix(".mhd").encode()
 
 
 def _list(lines: Iterable[Sequence[object]]) -> Member:

@@ -1,0 +1,228 @@
+"""The tree of links: ``names/FOLDER/NAME.nii.gz`` leads to a file of the newest revision of a series.
+
+The tree is derived, and is its own record: a folder is that of the study to which its links lead, and a name that of
+its series. Names stay as long as they fit, so a second study of one name keeps its number when the first one goes.
+What is not ours is never touched: we own links into the folder of volumes, and headers of MetaImage, which name the
+file with their voxels and are therefore copies, beside a link to these voxels.
+
+Each change is one rename. Whatever a crash leaves half done, `Tree.change` brings to where it was to go.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from node.archive.base import VOLUMES
+from node.conversion.naming import TakenNames, is_file_of, numbered
+from node.conversion.study_names import ending_of, renamed_header
+from node.durable import make_folder
+from node.extensions.names.template import TreeTemplate
+
+TREE = "names"
+
+PICTURES = ".png"
+HEADER = ".mhd"
+VOXELS = (".zraw", ".raw")
+PART = ".part"
+
+KEPT_NUMBERS = 1000
+"""A folder keeps a number up to this one behind its name."""
+
+_TARGET = re.compile(rf"\.\./\.\./{VOLUMES}/([0-9.]+)/([0-9.]+)/([^/]+)/([^/]+)")
+
+
+class Link(NamedTuple):
+    """Where a link of ours leads."""
+
+    study: str
+    series: str
+    revision_folder: str
+    file: str
+
+
+def has_tree(root: Path) -> bool:
+    """Return whether a root has a tree of names."""
+    return (root / TREE).is_dir()
+
+
+class Tree:
+    """The tree of one root. Not thread-safe; `template`: None if there is to be none."""
+
+    def __init__(self, root: Path, template: TreeTemplate | None) -> None:
+        self._root, self._folder = root, root / TREE
+        self._template = template
+        self._names: dict[str, str] = {}  # folders, by study
+        self._studies: dict[str, str] = {}  # the study, or nothing, by what is in the tree, in lower case
+
+    def scan(self) -> set[str]:
+        """Look at what is there; return the studies that have a folder."""
+        if self._template is not None:
+            make_folder(self._folder)
+        self._names, self._studies = {}, {}
+        for name in sorted(_names_in(self._folder)):
+            study = next((link.study for link in _links_in(self._folder / name).values()), "")
+            if study in self._names:  # such as a copy that somebody has made: one folder is enough
+                self._empty(self._folder / name)
+                study = ""
+            if os.path.lexists(self._folder / name):
+                self._studies[name.casefold()] = study
+            if study:
+                self._names[study] = name
+        return set(self._names)
+
+    def change(
+        self,
+        uid: str,
+        study: Mapping[str, Any] | None,
+        series: Sequence[Mapping[str, Any]],
+        revisions: Mapping[str, str],
+    ) -> None:
+        """Make the folder of a study agree with the index.
+
+        Parameters
+        ----------
+        study : mapping or None
+            Its row in ``v_studies``; None: it is not there any more.
+        series : sequence of mapping
+            Rows of ``v_series``.
+        revisions : mapping
+            The folder of the newest revision of each series that has files, relative to the root.
+        """
+        if self._template is None or study is None or not revisions:
+            if (name := self._names.pop(uid, None)) is not None:
+                self._empty(self._folder / name)
+                if not os.path.lexists(self._folder / name):
+                    del self._studies[name.casefold()]
+                else:
+                    self._studies[name.casefold()] = ""
+            return
+        folder = self._folder_of(uid, self._template.name_of_study(study, series))
+        there = _links_in(folder)
+        foreign = {name for name in _names_in(folder) if name not in _owned(folder, there)}
+        names = _SeriesNames(there, foreign)
+        wanted: dict[str, str] = {}
+        for row in sorted(series, key=lambda row: names.of(row["series_instance_uid"]) is None):
+            if (revision := revisions.get(row["series_instance_uid"])) is not None:
+                stem = names.named(row["series_instance_uid"], self._template.name_of_series(study, row))
+                wanted |= {
+                    f"{stem}{ending_of(file)}": f"../../{revision}/{file}"
+                    for file in _names_in(self._root / revision)
+                    if not file.endswith(PICTURES)
+                }
+        self._put(folder, wanted, _owned(folder, there))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody has removed the whole tree."""
+        return self._template is not None and not self._folder.is_dir()
+
+    def end(self) -> None:
+        """Remove a tree that is not to be, if nothing but ours was in it."""
+        if self._template is None:
+            with suppress(OSError):
+                self._folder.rmdir()
+
+    def _folder_of(self, uid: str, name: str) -> Path:
+        """Return the folder of a study, which is created or renamed."""
+        before = self._names.get(uid)
+        if before is not None and before in islice(numbered(name), KEPT_NUMBERS):
+            return self._folder / before
+        free = next(one for one in numbered(name) if self._studies.get(one.casefold(), uid) == uid)
+        if before is None or not (self._folder / before).is_dir():
+            (self._folder / free).mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            os.rename(self._folder / before, self._folder / free)
+        if before is not None:
+            self._studies.pop(before.casefold(), None)
+        self._names[uid], self._studies[free.casefold()] = free, uid
+        return self._folder / free
+
+    def _put(self, folder: Path, wanted: Mapping[str, str], owned: Mapping[str, str | None]) -> None:
+        """Make the entries of a folder that are ours those that are wanted: names, and where they lead."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it
+        for name in owned.keys() - wanted.keys():
+            (folder / name).unlink(missing_ok=True)
+        for name, target in wanted.items():
+            part = folder / f".{name[:200]}{PART}"
+            if name.endswith(HEADER):
+                content = renamed_header((folder / target).read_bytes(), name.removesuffix(HEADER))
+                with suppress(FileNotFoundError):
+                    if (folder / name).read_bytes() == content:
+                        continue
+                part.unlink(missing_ok=True)
+                part.write_bytes(content)
+            elif owned.get(name) == target:
+                continue
+            else:
+                part.unlink(missing_ok=True)
+                part.symlink_to(target)
+            os.replace(part, folder / name)
+
+    def _empty(self, folder: Path) -> None:
+        """Remove what is ours from a folder, and the folder if nothing else was in it."""
+        for name in _owned(folder, _links_in(folder)):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+
+
+class _SeriesNames:
+    """The names of the series in one folder: those of before, as long as they fit, and free ones."""
+
+    def __init__(self, there: Mapping[str, Link], foreign: set[str]) -> None:
+        self._foreign = foreign
+        self._taken = TakenNames(one_folder=True)
+        self._before = {
+            link.series: name.removesuffix(ending)
+            for name, link in there.items()
+            if name.endswith(ending := ending_of(link.file))
+        }
+
+    def of(self, series: str) -> str | None:
+        """Return the name that a series had."""
+        return self._before.get(series)
+
+    def named(self, series: str, name: str) -> str:
+        """Return the name of a series; series that had one come first."""
+        before = self._before.get(series)
+        if before is None or before in self._taken or before not in islice(numbered(name), KEPT_NUMBERS):
+            before = next(one for one in numbered(name) if one not in self._taken and self._is_free(one))
+        self._taken.add(before)
+        return before
+
+    def _is_free(self, name: str) -> bool:
+        return not any(is_file_of(foreign, name) for foreign in self._foreign)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder; none if it is no folder, or is not there."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _links_in(folder: Path) -> dict[str, Link]:
+    """Return our links in a folder, by their names."""
+    found = {}
+    for name in sorted(_names_in(folder)):
+        with suppress(OSError):
+            if (target := _TARGET.fullmatch(os.readlink(folder / name))) is not None:
+                found[name] = Link(*target.groups())
+    return found
+
+
+def _owned(folder: Path, links: Mapping[str, Link]) -> dict[str, str | None]:
+    """Return the names in a folder that are ours, with where they lead; None for a header."""
+    owned: dict[str, str | None] = {name: f"../../{VOLUMES}/{'/'.join(link)}" for name, link in links.items()}
+    for name in links:
+        stem, suffix = os.path.splitext(name)
+        if suffix in VOXELS and os.path.lexists(folder / f"{stem}{HEADER}"):
+            owned[f"{stem}{HEADER}"] = None
+    return owned

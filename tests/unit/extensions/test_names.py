@@ -1,0 +1,141 @@
+"""The tree of links by name: what is ours follows the index, and what is not stays."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.errors import UsageError
+from node.extensions.names.template import read_template
+from node.extensions.names.tree import Tree, has_tree
+
+TEMPLATE = "{patient_name}_{study_date}_{modality}/{series_number:03}_{series_description}"
+
+
+def study(uid: str, name: str = "Doe^Jane") -> dict[str, Any]:
+    return {"study_instance_uid": uid, "patient_name": name, "patient_id": "17", "study_date": "2026-11-20"}
+
+
+def series(uid: str, number: int = 2, description: str = "T1 MPRAGE") -> dict[str, Any]:
+    names = {"series_number": number, "series_description": description, "modality": "MR"}
+    return {"series_instance_uid": uid, **names}
+
+
+def revision(root: Path, study_uid: str, series_uid: str, number: int = 1) -> str:
+    folder = f"volumes/{study_uid}/{series_uid}/{number}-abc"
+    (root / folder).mkdir(parents=True)
+    for name in ("volume.nii.gz", "volume.json", "volume.zraw", "thumbnail.png"):
+        (root / folder / name).write_text(f"{series_uid} {number} {name}")
+    (root / folder / "volume.mhd").write_text("ObjectType = Image\nElementDataFile = volume.zraw\n")
+    return folder
+
+
+def told(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root / "names")): path.read_text()
+        for path in sorted((root / "names").rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_links_follow_revisions_and_deletions_and_two_studies_of_one_name_keep_theirs(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, read_template(TEMPLATE))
+    assert tree.scan() == set()
+    for uid in ("1.1", "1.2"):
+        tree.change(uid, study(uid), [series(f"{uid}.1")], {f"{uid}.1": revision(tmp_path, uid, f"{uid}.1")})
+    first, second = "Doe_Jane_2026-11-20_MR", "Doe_Jane_2026-11-20_MR-2"
+    assert told(tmp_path)[f"{first}/002_T1_MPRAGE.nii.gz"] == "1.1.1 1 volume.nii.gz"
+    assert told(tmp_path)[f"{second}/002_T1_MPRAGE.json"] == "1.2.1 1 volume.json"
+    assert told(tmp_path)[f"{second}/002_T1_MPRAGE.mhd"].endswith("ElementDataFile = 002_T1_MPRAGE.zraw\n")
+    assert not [name for name in told(tmp_path) if name.endswith(".png")]
+    before = told(tmp_path)
+
+    (tmp_path / "names" / first / "notes.txt").write_text("mine")
+    newer = revision(tmp_path, "1.1", "1.1.1", 2)
+    again = Tree(tmp_path, read_template(TEMPLATE))
+    assert again.scan() == {"1.1", "1.2"}
+    again.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": newer})
+    assert told(tmp_path)[f"{first}/002_T1_MPRAGE.nii.gz"] == "1.1.1 2 volume.nii.gz"
+    again.change("1.1", None, [], {})
+    assert [name for name in told(tmp_path) if name.startswith(f"{first}/")] == [f"{first}/notes.txt"]
+    again.change("1.2", study("1.2"), [series("1.2.1")], {"1.2.1": "volumes/1.2/1.2.1/1-abc"})
+    assert {name: text for name, text in told(tmp_path).items() if name.startswith(second)} == {
+        name: text for name, text in before.items() if name.startswith(second)
+    }
+    again.change("1.2", study("1.2", "Roe^Ann"), [series("1.2.1")], {"1.2.1": "volumes/1.2/1.2.1/1-abc"})
+    assert "Roe_Ann_2026-11-20_MR/002_T1_MPRAGE.nii.gz" in told(tmp_path)
+    assert not (tmp_path / "names" / second).exists()
+
+
+def test_series_of_one_name_are_told_apart_and_keep_their_numbers(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, read_template(TEMPLATE))
+    tree.scan()
+    rows = [series("1.1.5")]
+    folders = {"1.1.5": revision(tmp_path, "1.1", "1.1.5")}
+    tree.change("1.1", study("1.1"), rows, folders)
+    rows.insert(0, series("1.1.3"))
+    folders["1.1.3"] = revision(tmp_path, "1.1", "1.1.3")
+    for _ in range(2):
+        tree.change("1.1", study("1.1"), rows, folders)
+        folder = tmp_path / "names/Doe_Jane_2026-11-20_MR"
+        assert (folder / "002_T1_MPRAGE.nii.gz").read_text() == "1.1.5 1 volume.nii.gz"
+        assert (folder / "002_T1_MPRAGE-2.nii.gz").read_text() == "1.1.3 1 volume.nii.gz"
+
+
+def test_what_a_crash_or_a_person_left_is_brought_to_its_end(tmp_path: Path) -> None:
+    folder = revision(tmp_path, "1.1", "1.1.1")
+    tree = Tree(tmp_path, read_template(TEMPLATE))
+    tree.scan()
+    tree.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": folder})
+    whole = told(tmp_path)
+    there = tmp_path / "names/Doe_Jane_2026-11-20_MR"
+    (there / ".002_T1_MPRAGE.nii.gz.part").symlink_to(f"../../{folder}/volume.nii.gz")
+    (there / "002_T1_MPRAGE.json").unlink()
+    shutil.copytree(there, tmp_path / "names/copy", symlinks=True)
+    again = Tree(tmp_path, read_template(TEMPLATE))
+    again.scan()
+    again.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": folder})
+    assert told(tmp_path) == whole
+
+    shutil.rmtree(tmp_path / "names")
+    assert again.is_lost
+    again.scan()
+    again.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": folder})
+    assert told(tmp_path) == whole
+
+    none = Tree(tmp_path, None)
+    for uid in none.scan():
+        none.change(uid, study(uid), [series("1.1.1")], {"1.1.1": folder})
+    none.end()
+    assert not has_tree(tmp_path)
+
+
+def test_a_hostile_name_stays_in_its_folder(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, read_template(TEMPLATE))
+    tree.scan()
+    folder = revision(tmp_path, "1.1", "1.1.1")
+    hostile = study("1.1", "../../etc/^\x00passwd")
+    tree.change("1.1", hostile, [series("1.1.1", description="/../x\n")], {"1.1.1": folder})
+    names = [path.relative_to(tmp_path / "names") for path in (tmp_path / "names").rglob("*.nii.gz")]
+    assert [len(name.parts) for name in names] == [2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["names", "volumes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{patient_name}", "one slash"),
+        ("{patient_name}/x/{series_number}", "one slash"),
+        ("{series_number}/{series_number}", "{series_number} cannot be used"),
+        ("{patient_name}/{folder}", "{folder} cannot be used"),
+        ("{patient}/{series_number}", "there is no token {patient}"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_told(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        read_template(text)
+    assert said in str(refused.value)
+    assert str(refused.value).startswith("names ")

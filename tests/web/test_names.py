@@ -1,0 +1,52 @@
+"""The tree of links by name of a node: it follows the index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from node.extensions.names.service import Names
+from node.extensions.names.template import read_template
+from node.extensions.names.tree import Tree
+from node.writers.reading import read_metaimage
+from tests import make
+from tests.web.conftest import Site
+
+TEMPLATE = "{patient_name}_{modality}/{series_number:03}_{series_description}"
+
+
+def settled(names: Names) -> None:
+    while names.step() is not None:
+        pass
+
+
+@pytest.mark.slow
+def test_the_tree_follows_conversions_deletions_and_their_end(site: Site) -> None:
+    names = Names(Tree(site.root, read_template(TEMPLATE)), site.services.index)
+    settled(names)
+    instances = make.ct_series(6, study_uid="1.2.3", series_uid="1.2.3.1", PatientName="Doe^Jane")
+    site.take(*instances[:5])
+    site.convert()
+    settled(names)
+    [header] = (site.root / "names").rglob("*.mhd")
+    assert header.parent.name == "Doe_Jane_CT"
+    assert read_metaimage(header)[0].shape[0] == 5
+    [volume] = header.parent.glob("*.nii.gz")
+    first = volume.resolve(strict=True)
+    assert first.is_relative_to(site.root / "volumes")
+
+    site.take(instances[5])
+    site.convert()
+    settled(names)
+    assert volume.resolve(strict=True) != first
+    assert read_metaimage(header)[0].shape[0] == 6
+
+    assert site.client().delete("/api/v1/studies/1.2.3").json()["deleted"]
+    settled(names)
+    assert list((site.root / "names").iterdir()) == []
+    [entry] = site.client().get("/api/v1/trash").json()
+    site.client().post(f"/api/v1/trash/{entry['number']}/restore")
+    site.convert()
+    settled(names)
+    assert Path(volume).resolve(strict=True).is_file()
