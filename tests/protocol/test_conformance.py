@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -10,9 +11,13 @@ import pytest
 from pydicom.uid import ImplicitVRLittleEndian, UID_dictionary
 from pynetdicom import build_context
 
+from node.association.client.association import Address
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.extensions.conformance.statement import statement_for_programs
-from node.settings.model import Settings
+from node.extensions.conformance.target import Target
+from node.extensions.conformance.verification import verified
+from node.settings.model import ExtensionsSettings, Peer, Settings
+from tests.programs import free_port
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate
 
 CONTEXTS_OF_AN_ASSOCIATION = 128
@@ -93,3 +98,13 @@ def test_the_acceptance_names_the_implementation_of_the_statement(
     assert acceptor.implementation_version_name == IMPLEMENTATION_VERSION_NAME == told["Implementation Version Name"]
     assert acceptor.maximum_length == int(told["Maximum Length Received, bytes"])
     assoc.release()
+
+
+def test_a_node_and_a_peer_that_are_away_leave_claims_unchecked() -> None:
+    peers = {"GONE": Peer(ae_title="GONE", host="127.0.0.1", port=free_port(), may=())}
+    settings = Settings(peers=peers, extensions=ExtensionsSettings(disabled=("results",)))
+    away = Target(Address("VOXELNODE", "127.0.0.1", free_port()), "CHECK", f"http://127.0.0.1:{free_port()}")
+    results = list(verified(settings, away))
+    assert Counter(result.finding.outcome for result in results).keys() == {"not checked"}
+    assert all(result.finding.detail for result in results)
+    assert results[-1].claim.table == "peers"

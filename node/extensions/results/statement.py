@@ -69,7 +69,11 @@ _KINDS: tuple[ResultKind, ...] = ("segmentation", "segmentation", "report", "rep
 
 def tables_of(settings: Settings) -> Mapping[str, Table]:
     """Return the tables of the sections by name."""
-    made = recorded()
+    return tables_of_made(recorded())
+
+
+def tables_of_made(made: list[Made]) -> Mapping[str, Table]:
+    """Return the tables of results that are like this."""
     return {
         "created_classes": _classes(made),
         **{name: _attributes(one) for name, one in zip(_TABLES, made, strict=True)},
