@@ -446,7 +446,17 @@ def _accounts() -> None:
         sa.Column("role", sa.String(8), nullable=False),
         sa.Column("password_hash", sa.String(200)),
         sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("totp_secret", sa.String(64)),
+        sa.Column("totp_step", sa.Integer()),
         sa.CheckConstraint("role IN ('read', 'write', 'admin')", name="role"),
+    )
+    op.create_table(
+        "recovery_codes",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column(
+            "account_id", sa.Integer(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False, index=True
+        ),
+        sa.Column("sha256", sa.String(64), nullable=False, unique=True),
     )
     op.create_table(
         "tokens",
@@ -473,6 +483,7 @@ def _accounts() -> None:
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("expires_at", sa.DateTime(), nullable=False),
         sa.Column("used_at", sa.DateTime()),
+        sa.Column("has_factor", sa.Boolean(), nullable=False),
     )
     op.create_table(
         "keyed_requests",

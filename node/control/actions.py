@@ -93,6 +93,7 @@ class Actions:
                 "add-token": accounts.add_token,
                 "remove-token": accounts.remove_token,
                 "end-sessions": accounts.end_sessions,
+                "remove-factor": accounts.remove_factor,
             }
         )
         for extension in enabled(settings):
@@ -342,6 +343,10 @@ class AccountAdministration:
             return {"ended": self._accounts.end_sessions(name, session)}
 
         return self._change(f"account {name}: {what} ended", who, change)
+
+    def remove_factor(self, name: str, who: str) -> Mapping[str, Any]:
+        """Remove the second factor of an account, such as of a lost telephone, and end its sessions."""
+        return self._change(f"account {name}: second factor removed", who, lambda: self._accounts.remove_factor(name))
 
     def _change(self, order: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
         """Make a change, with an audit line before and after it."""

@@ -751,6 +751,18 @@ class AccountRow(Base):
     role: Mapped[str] = mapped_column(String(8))
     password_hash: Mapped[str | None] = mapped_column(String(200))  # None: tokens only
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    totp_secret: Mapped[str | None] = mapped_column(String(64))  # of the second factor, in base32
+    totp_step: Mapped[int | None] = mapped_column(Integer)  # of the last code; None until the first one was right
+
+
+class RecoveryCodeRow(Base):
+    """A code that stands once for the second factor of an account."""
+
+    __tablename__ = "recovery_codes"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
 
 
 class TokenRow(Base):
@@ -783,6 +795,7 @@ class WebSessionRow(Base):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     expires_at: Mapped[dt.datetime] = mapped_column(Utc)
     used_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # to the minute
+    has_factor: Mapped[bool] = mapped_column(default=False)  # whether a second factor was given
 
 
 class KeyedRequestRow(Base):

@@ -494,6 +494,11 @@ class Web(SettingsSection):
         description="addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted, such as "
         '["127.0.0.1"]; if any is listed, every request needs an account unless authentication is never',
     )
+    second_factor: Literal["", "admin", "all"] = Field(
+        "",
+        description="whose passwords need a second factor, a code of an authenticator app: those of administrators or "
+        "of all accounts; empty: of those who have set one up",
+    )
     session_hours: float = Field(12, gt=0, le=720, description="time without a request after which a login ends")
     tls_certificate: Path | None = Field(
         None, description="PEM file of our certificate chain; if set, only HTTPS is served"

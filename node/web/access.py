@@ -38,6 +38,7 @@ from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, is_password, new_token
 from node.web.errors import Forbidden, NoPlace, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
 from node.web.guesses import Guesses, Pair
+from node.web.second_factor import new_recovery_codes, new_secret, normal, step_of
 from node.web.services import Node, Services
 from node.web.token_routes import covers
 
@@ -71,6 +72,9 @@ USE_INTERVAL = dt.timedelta(minutes=1)
 
 MAX_NOTED_USES = 1000
 
+FACTOR_TIME = dt.timedelta(minutes=10)
+"""In which the second factor must follow the password."""
+
 NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
@@ -88,6 +92,14 @@ LOCAL = Caller("local", Role.ADMIN)
 """The caller on this machine if [web] authentication requires no account."""
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The cookie of a session after the second factor, and recovery codes if it was just set up."""
+
+    value: str
+    recovery_codes: tuple[str, ...]
+
+
 class Access:
     """Authenticates the requests to one node. Thread-safe."""
 
@@ -102,7 +114,7 @@ class Access:
     ) -> None:
         self._provider = provider
         self._web, self._accounts, self._jobs, self.trail, self._now = web, accounts, jobs, trail, now
-        self._guesses = Guesses(self._alert)
+        self._guesses, self._codes = Guesses(self._alert), Guesses(self._alert)
         self._hashing = threading.Semaphore(MAX_CONCURRENT_HASHES)
         self._hash_places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
         self._verified, self._uses = _Verified(), _Uses()
@@ -122,7 +134,10 @@ class Access:
             return self._by_token(request, credentials.strip())
         if scheme.lower() == "basic":
             name, password = _basic(credentials)
-            return _account(self.check_password(name, password, address_of(request)))
+            known = self.check_password(name, password, address_of(request))
+            if self._needs_factor(known):
+                raise NotAuthenticated("this account has a second factor: send a token of `voxelnode account token`")
+            return _account(known)
         if scheme:
             raise NotAuthenticated("the Authorization header is neither Bearer nor Basic")
         account = self._by_session(request)
@@ -158,9 +173,66 @@ class Access:
 
     def log_in(self, name: str, password: str, address: str, agent: str = "") -> str:
         """Open a session and return the value of its cookie. Raises the same exceptions as `check_password`."""
-        value = self._open_session(self.check_password(name, password, address), Client(address, agent))
+        known = self.check_password(name, password, address)
+        if self._needs_factor(known):
+            if not known.has_factor:
+                self.begin_factor(known)
+            return self._open_session(known, Client(address, agent), FACTOR_TIME)
+        value = self._open_session(known, Client(address, agent))
         self._audit_login((name, address), Result.SUCCESS, "Login")
         return value
+
+    def awaiting_factor(self, value: str) -> KnownAccount | None:
+        """Return the account of a session that waits for its second factor and is good for nothing else, or None."""
+        session = self._accounts.by_session(digest(value), self._now()) if value else None
+        if session is None or session.has_factor or not self._needs_factor(session.account):
+            return None
+        return session.account
+
+    def begin_factor(self, known: KnownAccount) -> None:
+        """Give an account without a second factor the secret of one; the first right code will set it up."""
+        self._accounts.begin_factor(known.id, new_secret())
+
+    def give_code(self, known: KnownAccount, code: str, client: Client) -> Passed:
+        """Open a session for an account whose password was right, by a code of its app or a recovery code.
+
+        The first code of a new secret sets the second factor up: all other sessions end, and the recovery codes are
+        returned. Raises NotAuthenticated if the code is wrong or was used before, and TooManyTries.
+        """
+        pair = known.name, block_of(client.address)
+        wait = self._codes.begin(pair)
+        if wait > 0:
+            raise TooManyTries(wait)
+        recovery_codes = self._accept(known, code)
+        if recovery_codes is None:
+            self._audit_login((known.name, client.address), Result.MINOR_FAILURE, "wrong code of the second factor")
+            raise NotAuthenticated("the code is wrong, or was used before: wait for the next one")
+        self._codes.succeeded(pair)
+        value = self._open_session(known, client, has_factor=True)
+        self._audit_login((known.name, client.address), Result.SUCCESS, "Login with a second factor")
+        return Passed(value, recovery_codes)
+
+    def _accept(self, known: KnownAccount, code: str) -> tuple[str, ...] | None:
+        """Return the recovery codes of a factor that the code sets up, none if it was set up before; None: refused."""
+        step = step_of(known.totp_secret, code, self._now()) if known.totp_secret else None
+        if known.has_factor:
+            is_right = step is not None and self._accounts.use_step(known.id, step)
+            is_right = is_right or self._accounts.use_recovery_code(known.id, digest(normal(code)))
+            return () if is_right else None
+        codes = tuple(new_recovery_codes())
+        if step is None or known.totp_secret is None:
+            return None
+        digests = [digest(one) for one in codes]
+        return codes if self._accounts.confirm_factor(known.id, known.totp_secret, step, digests) else None
+
+    def demands_factor(self, known: KnownAccount) -> bool:
+        """Return whether [web] second_factor demands one of an account; the identity provider has its own."""
+        demanded = self._web.second_factor
+        is_of_provider = known.name.startswith(PREFIX)
+        return not is_of_provider and (demanded == "all" or (demanded == "admin" and known.role is Role.ADMIN))
+
+    def _needs_factor(self, known: KnownAccount) -> bool:
+        return known.has_factor or self.demands_factor(known)
 
     def log_in_as(self, identity: FederatedIdentity, address: str, agent: str = "") -> str:
         """Open a session for a user of the identity provider; return the value of its cookie.
@@ -184,6 +256,10 @@ class Access:
         self._audit_login((name, address), Result.SUCCESS, "Login by OpenID Connect")
         return value
 
+    def end_session(self, value: str) -> None:
+        """End the session of a cookie, such as that of a password whose second factor has come."""
+        self._accounts.close_session(digest(value))
+
     def audit_failed_sign_in(self, address: str, reason: str) -> None:
         """Record a failed sign-in at the identity provider."""
         self._audit_login(("unknown account", address), Result.MINOR_FAILURE, reason, once=True)
@@ -203,9 +279,12 @@ class Access:
     def _session_time(self) -> dt.timedelta:
         return dt.timedelta(hours=self._web.session_hours)
 
-    def _open_session(self, known: KnownAccount, client: Client) -> str:
+    def _open_session(
+        self, known: KnownAccount, client: Client, time: dt.timedelta | None = None, *, has_factor: bool = False
+    ) -> str:
         value, now = new_token(), self._now()
-        self._accounts.open_session(known.id, digest(value), now + self._session_time, now, client)
+        end = now + (time or self._session_time)
+        self._accounts.open_session(known.id, digest(value), end, now, client, has_factor=has_factor)
         return value
 
     def _by_access_token(self, request: HTTPConnection, token: str, provider: IdentityProvider) -> Caller:
@@ -254,7 +333,7 @@ class Access:
         if not value:
             return None
         session = self._accounts.by_session(digest(value), self._now())
-        if session is None:
+        if session is None or (self._needs_factor(session.account) and not session.has_factor):
             return None
         known, now = session.account, self._now()
         is_late = session.expires_at - now < self._session_time / 2  # not at every request: an extension is a commit

@@ -319,7 +319,7 @@ class Limit(NamedTuple):
     bytes_per_second: int | None
 
 
-LOGIN_PATHS = frozenset({"/login", "/logout"})
+LOGIN_PATHS = frozenset({"/login", "/login/factor", "/logout"})
 LOGIN = Limit(MAX_LOGIN_BYTES, 5.0, None)
 
 CLOSE = {"Connection": "close"}

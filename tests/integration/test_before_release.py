@@ -31,7 +31,7 @@ pytestmark = pytest.mark.postgresql
 
 BEFORE = Path(__file__).parent / "before"
 
-SINCE = frozenset({"lost_instances", "protocols", "trash", "labels", "comments", "kept_searches"})
+SINCE = frozenset({"lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes"})
 """Tables that this version did not have."""
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)

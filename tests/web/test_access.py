@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,13 +25,14 @@ from node.web.access import (
 from node.web.credentials import digest, new_token
 from node.web.files import Streamed
 from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
+from node.web.second_factor import STEP_SECONDS, code_of
 from node.web.token_routes import covers
 from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route
 
 API = "/api/v1/studies"
 BASIC = ("reader", PASSWORD)
 
-PUBLIC = {"/healthz", "/readyz", "/login", "/login/oidc", "/login/oidc/callback", "/logout"}
+PUBLIC = {"/healthz", "/readyz", "/login", "/login/factor", "/login/oidc", "/login/oidc/callback", "/logout"}
 """Routes that ask for no account."""
 
 
@@ -500,3 +502,50 @@ def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pyte
         pieces.release(1_000_000)
         with pytest.raises(httpx2.RemoteProtocolError):
             list(bodies)
+
+
+@pytest.mark.slow
+def test_a_second_factor_is_demanded_and_no_code_is_replayed(start_site: Callable[..., Site]) -> None:
+    site = start_site(authentication="always", second_factor="admin")
+    site.account("admin", Role.ADMIN)
+    site.account("reader", Role.READ)
+    accounts, access = site.services.index.accounts, site.server._app.state.access
+    now = [dt.datetime.now(dt.UTC)]
+    access._now = lambda: now[0]
+
+    def begun() -> httpx2.Client:
+        client = site.client(headers={"Origin": site.url})
+        answer = client.post("/login", data={"name": "admin", "password": PASSWORD})
+        assert answer.headers["location"] == "/login/factor?next=%2F"
+        assert client.get(API).status_code == 401, "the password alone opens nothing"
+        return client
+
+    def given(client: httpx2.Client, code: str) -> httpx2.Response:
+        return client.post("/login/factor", data={"code": code})
+
+    def code() -> str:
+        known = accounts.by_name("admin")
+        assert known is not None
+        assert known.totp_secret is not None
+        return code_of(known.totp_secret, int(now[0].timestamp()) // STEP_SECONDS).decode()
+
+    first = begun()
+    assert "QR code" in first.get("/login/factor").text
+    assert given(first, "000 000" if code() != "000000" else "111111").status_code == 401
+    recovery = re.findall(r"(?:[a-z2-7]{4}-){3}[a-z2-7]{4}", given(first, code()).text)
+    assert (len(recovery), first.get(API).status_code) == (10, 200)
+    second = begun()
+    assert "QR code" not in second.get("/login/factor").text
+    assert given(second, code()).status_code == 401, "the code was used to set the factor up"
+    now[0] += dt.timedelta(seconds=STEP_SECONDS)
+    assert (given(second, code()).status_code, second.get(API).status_code) == (303, 200)
+    assert given(begun(), code()).status_code == 401
+    assert given(begun(), recovery[0].upper()).status_code == 303
+    assert given(begun(), recovery[0]).status_code == 401
+    assert site.client(auth=("admin", PASSWORD)).get(API).status_code == 401
+    assert site.client(auth=("reader", PASSWORD)).get(API).status_code == 200
+    site.services.actions["remove-factor"](name="admin", who="test")
+    assert second.get(API).status_code == 401
+    guesser = begun()
+    statuses = {given(guesser, f"{number:06}").status_code for number in range(FREE_TRIES + 2)}
+    assert statuses == {401, 429}

@@ -58,6 +58,11 @@ NOT_READ = (
             "/account/tokens",
             "/account/tokens/revoke",
             "/account/sessions/end",
+            "/account/factor",
+            "/account/factor/confirm",
+            "/account/factor/remove",
+            "/administration/accounts/{name}/factor/remove",
+            "/login/factor",
             "/administration/routes/{route}/{destination}",
             "/administration/hooks/{hook}/retry",
             "/administration/hooks/{hook}/test",
@@ -137,7 +142,8 @@ NOT_READ = (
 (tests/web/test_peers.py)."""
 
 WITHOUT_PATIENTS = {
-    "/healthz", "/readyz", "/metrics", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
+    "/healthz", "/readyz", "/metrics", "/login", "/login/factor",
+    "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
     "/dicom-web", "/dicom-web/", "/api/fhir/metadata",
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",

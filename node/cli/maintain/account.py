@@ -1,4 +1,4 @@
-"""``voxelnode account add|role|list|remove|token|revoke|sessions|logout``."""
+"""``voxelnode account add|role|list|remove|token|revoke|sessions|logout|reset-factor``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ ACCOUNTS: Columns = {
     "name": "name",
     "role": "role",
     "password": lambda row: "yes" if row["password"] else "no",
+    "second factor": lambda row: "yes" if row["second_factor"] else "no",
     "created": "created_at",
     "tokens": lambda row: ", ".join(_token_cell(token) for token in row["tokens"]),
 }
@@ -86,6 +87,7 @@ def list_(root: Root) -> Listing:
             "name": account.name,
             "role": account.role.name.lower(),
             "password": account.has_password,
+            "second_factor": account.has_factor,
             "created_at": account.created_at,
             "tokens": [
                 {
@@ -176,6 +178,13 @@ def logout(
     """End the sessions of an account at once."""
     done = root.order("end-sessions", name=name, session=session)
     return Answer({"account": name, **done}, f"{done['ended']} sessions of {name} ended")
+
+
+@app.command("reset-factor")
+def reset_factor(name: Name, root: ChangedRoot) -> None:
+    """Remove the second factor of an account whose telephone and recovery codes are lost, and end its sessions."""
+    root.order("remove-factor", name=name)
+    print(f"second factor of {name} removed")
 
 
 def _password() -> str:

@@ -10,12 +10,14 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from node.errors import UsageError
-from node.extensions.pages.rendering import SEE_OTHER, page
-from node.index.nouns.accounts import ListedAccount, Role
+from node.extensions.pages.login import set_session
+from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, recovery_page
+from node.index.nouns.accounts import Client, ListedAccount, Role
 from node.web.access import LOCAL, Access, Call, ReaderCall, address_of
 from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
-from node.web.errors import Forbidden
+from node.web.errors import Forbidden, NotAuthenticated
+from node.web.second_factor import picture_of
 from node.web.token_routes import GROUPS, MAX_ROUTES
 
 router = APIRouter(include_in_schema=False)
@@ -107,6 +109,52 @@ def revoke_token(call: ReaderCall, label: Annotated[Label, Form()]) -> Response:
     return RedirectResponse("/account", SEE_OTHER)
 
 
+@router.post("/account/factor")
+def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Response:
+    """Begin to set up a second factor: show its secret, and ask for the first code of it."""
+    name, access = require_session(call), _access(call)
+    if is_of_provider(name):
+        raise Forbidden("the identity provider has the second factor of this account")
+    access.begin_factor(access.check_password(name, current, address_of(call.request)))
+    return _factor(call, name)
+
+
+@router.post("/account/factor/confirm")
+def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) -> Response:
+    """Set up a second factor by its first code; every other session ends."""
+    name, access = require_session(call), _access(call)
+    known = call.node.index.accounts.by_name(name)
+    if known is None or known.has_factor or not known.totp_secret:
+        raise UsageError("no second factor is being set up: begin again")
+    client = Client(address_of(call.request), call.request.headers.get("user-agent", ""))
+    try:
+        passed = access.give_code(known, code, client)
+    except NotAuthenticated as error:
+        return _factor(call, name, error=str(error))
+    response = recovery_page(passed.recovery_codes, "/account")
+    set_session(call.request, response, passed.value)
+    return response
+
+
+def _factor(call: Call, name: str, error: str = "") -> Response:
+    known = call.node.index.accounts.by_name(name)
+    if known is None or known.has_factor or not known.totp_secret:
+        raise UsageError("this account has a second factor: remove it first")
+    picture = picture_of(known.totp_secret, name, f"voxelnode {call.request.url.hostname or ''}".strip())
+    status_code = 401 if error else 200
+    confirm = "/account/factor/confirm"
+    return factor_page("/account", known.totp_secret, picture, action=confirm, error=error, status_code=status_code)
+
+
+@router.post("/account/factor/remove")
+def remove_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Response:
+    """Remove one's own second factor; every session of the account ends."""
+    name, access = require_session(call), _access(call)
+    access.check_password(name, current, address_of(call.request))
+    call.act("remove-factor", name=name)
+    return RedirectResponse("/login", SEE_OTHER)
+
+
 @router.post("/account/sessions/end")
 def end_session(call: ReaderCall, session: Annotated[int | None, Form(ge=1, le=MAX_ID)] = None) -> Response:
     """End a session of one's own, or all: this one too."""
@@ -125,7 +173,14 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
         sessions = index.accounts.sessions(call.account.name, call.node.ingest.now())
     given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
     given["sessions"] = sessions
+    given["may_remove_factor"] = own is not None and not demands(call, own)
     return page(call, "account.html", **given, token=token, label=label)
+
+
+def demands(call: Call, own: ListedAccount) -> bool:
+    """Return whether [web] second_factor demands one of an account."""
+    known = call.node.index.accounts.by_name(own.name)
+    return known is not None and _access(call).demands_factor(known)
 
 
 def listed(call: Call) -> list[ListedAccount]:

@@ -98,6 +98,14 @@ def revoke_token(call: AdminCall, name: Name, label: Annotated[Label, Form()]) -
     return _back()
 
 
+@router.post("/administration/accounts/{name}/factor/remove")
+def remove_factor(call: AdminCall, name: Name) -> Response:
+    """Remove the second factor of another account, such as of a lost telephone; its sessions end."""
+    _require_other(call, name)
+    call.act("remove-factor", name=name)
+    return _back()
+
+
 @router.get("/administration/configuration")
 def configuration(call: AdminCall, chosen: bool = False) -> Response:
     """Each key with its value, and where that comes from; `chosen`: without those that have their defaults."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 
-from node.extensions.pages.rendering import login_page, signed_in_page
+from node.extensions.pages.rendering import factor_page, login_page, recovery_page, signed_in_page
+from node.index.nouns.accounts import Client, KnownAccount
 from node.web.access import COOKIE, SECURE_COOKIE, Access, address_of
 from node.web.access import cookie_name as session_cookie_name
 from node.web.credentials import PREFIX, SIGN_IN_SECONDS
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
+from node.web.second_factor import picture_of
 
 if TYPE_CHECKING:
     from node.hookspecs import SignIns
@@ -51,9 +54,61 @@ def log_in(
         response = _form(request, next, name=name, error=str(error), status_code=429)
         response.headers["Retry-After"] = str(error.seconds)
         return response
-    response = Response(status_code=303, headers={"Location": _inside(next)})
-    _set_session(request, response, value)
+    location = f"/login/factor?next={quote(_inside(next), safe='')}" if access.awaiting_factor(value) else _inside(next)
+    response = Response(status_code=303, headers={"Location": location})
+    set_session(request, response, value)
     return response
+
+
+@router.get("/login/factor")
+def factor_form(request: Request, next: str = "/") -> Response:
+    """The form for a code of the second factor, after the password; where none is set up, with the secret of one."""
+    known = _awaiting(request)
+    return _factor_form(request, known, next) if known is not None else _form(request, next)
+
+
+@router.post("/login/factor")
+def give_code(
+    request: Request,
+    code: Annotated[str, Form(max_length=64)],
+    next: Annotated[str, Form(max_length=MAX_PATH_LENGTH)] = "/",
+) -> Response:
+    """Open the session by a code of the app or a recovery code, or show the form again."""
+    access: Access = request.app.state.access
+    known = _awaiting(request)
+    if known is None:
+        return _form(request, next, error="Sign in again: the code came too late.", status_code=401)
+    try:
+        passed = access.give_code(known, code, Client(address_of(request), request.headers.get("user-agent", "")))
+    except NotAuthenticated as error:
+        return _factor_form(request, known, next, error=_sentence(str(error)), status_code=401)
+    except TooManyTries as error:
+        response = _factor_form(request, known, next, error=_sentence(str(error)), status_code=429)
+        response.headers["Retry-After"] = str(error.seconds)
+        return response
+    response = Response(status_code=303, headers={"Location": _inside(next)})
+    if passed.recovery_codes:
+        response = recovery_page(passed.recovery_codes, _inside(next))
+    access.end_session(_cookie(request))
+    set_session(request, response, passed.value)
+    return response
+
+
+def _awaiting(request: Request) -> KnownAccount | None:
+    access: Access = request.app.state.access
+    return access.awaiting_factor(_cookie(request))
+
+
+def _cookie(request: Request) -> str:
+    return request.cookies.get(session_cookie_name(request), "")
+
+
+def _factor_form(
+    request: Request, known: KnownAccount, next_path: str, *, error: str = "", status_code: int = 200
+) -> Response:
+    secret = "" if known.has_factor else known.totp_secret or ""
+    picture = picture_of(secret, known.name, f"voxelnode {request.url.hostname or ''}".strip()) if secret else ""
+    return factor_page(_inside(next_path), secret, picture, error=error, status_code=status_code)
 
 
 @router.get("/login/oidc")
@@ -99,7 +154,7 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
         # A page rather than a redirect: browsers attribute a redirect to the provider's site, and would not send the
         # session cookie, which is SameSite=Strict.
         response = signed_in_page(next_path)
-        _set_session(request, response, value)
+        set_session(request, response, value)
     response.delete_cookie(_sign_in_cookie_name(request), secure=_is_secure(request), httponly=True, samesite="lax")
     return response
 
@@ -136,7 +191,8 @@ def _form(
     )
 
 
-def _set_session(request: Request, response: Response, value: str) -> None:
+def set_session(request: Request, response: Response, value: str) -> None:
+    """Give a browser the cookie of its session."""
     response.set_cookie(
         session_cookie_name(request), value, secure=_is_secure(request), httponly=True, samesite="strict"
     )

@@ -249,6 +249,19 @@ def error_page(status_code: int, title: str, detail: str, remedy: str) -> str:
     return _render("error.html", status_code=status_code, title=title, detail=detail, remedy=remedy)
 
 
+def factor_page(
+    next_path: str, secret: str, picture: str, *, action: str = "/login/factor", error: str, status_code: int
+) -> Response:
+    """Return the form that posts a ``code`` of the second factor; with a secret and its picture to set one up."""
+    values = {"action": action, "next_path": next_path, "secret": secret, "picture": picture, "error": error}
+    return HTMLResponse(_render("factor.html", **values), status_code)
+
+
+def recovery_page(codes: Sequence[str], next_path: str) -> Response:
+    """Return the page that shows the recovery codes of a second factor once."""
+    return HTMLResponse(_render("recovery.html", codes=codes, next_path=next_path))
+
+
 def login_page(
     *,
     next_path: str,

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import AccountRow, TokenRow, WebSessionRow
+from node.index.models import AccountRow, RecoveryCodeRow, TokenRow, WebSessionRow
 
 MAX_SESSIONS = 20
 """Sessions per account; opening another one ends the oldest."""
@@ -40,6 +40,13 @@ class KnownAccount:
     name: str
     role: Role
     password_hash: str | None
+    totp_secret: str | None = None
+    totp_step: int | None = None
+
+    @property
+    def has_factor(self) -> bool:
+        """Whether a second factor is set up: a first code of its secret was right."""
+        return self.totp_step is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class KnownSession:
     account: KnownAccount
     expires_at: dt.datetime
     used_at: dt.datetime | None
+    has_factor: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +110,19 @@ class ListedAccount:
     name: str
     role: Role
     has_password: bool
+    has_factor: bool
     created_at: dt.datetime
     tokens: tuple[ListedToken, ...]
 
 
-_KNOWN = select(AccountRow.id, AccountRow.name, AccountRow.role, AccountRow.password_hash)
+_KNOWN = select(
+    AccountRow.id,
+    AccountRow.name,
+    AccountRow.role,
+    AccountRow.password_hash,
+    AccountRow.totp_secret,
+    AccountRow.totp_step,
+)
 
 
 class AccountRepository(IndexRepository):
@@ -138,12 +154,17 @@ class AccountRepository(IndexRepository):
     def by_session(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownSession | None:
         """Return the session of a cookie, or None if it has ended."""
         query = _KNOWN.add_columns(
-            WebSessionRow.id.label("session_id"), WebSessionRow.expires_at, WebSessionRow.used_at
+            WebSessionRow.id.label("session_id"),
+            WebSessionRow.expires_at,
+            WebSessionRow.used_at,
+            WebSessionRow.has_factor,
         )
         query = query.join(WebSessionRow, WebSessionRow.account_id == AccountRow.id)
         is_open = WebSessionRow.sha256 == sha256, WebSessionRow.expires_at > now
         row = connection.execute(query.where(*is_open)).first()
-        return None if row is None else KnownSession(row.session_id, _known(row), row.expires_at, row.used_at)
+        if row is None:
+            return None
+        return KnownSession(row.session_id, _known(row), row.expires_at, row.used_at, row.has_factor)
 
     @on_writer
     def note_use_of_session(self, connection: Connection, sha256: str, now: dt.datetime) -> None:
@@ -243,15 +264,63 @@ class AccountRepository(IndexRepository):
         expires_at: dt.datetime,
         now: dt.datetime,
         client: Client = Client(),
+        *,
+        has_factor: bool = False,
     ) -> None:
         """Open a session for a browser; remove expired sessions, and the oldest ones beyond `MAX_SESSIONS`."""
         connection.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
         row = {"account_id": account_id, "sha256": sha256, "created_at": now, "expires_at": expires_at, "used_at": now}
-        row |= {"address": client.address[:64], "agent": client.agent[:200]}
+        row |= {"address": client.address[:64], "agent": client.agent[:200], "has_factor": has_factor}
         connection.execute(insert(WebSessionRow).values(row))
         of_account = WebSessionRow.account_id == account_id
         kept = select(WebSessionRow.id).where(of_account).order_by(WebSessionRow.id.desc()).limit(MAX_SESSIONS)
         connection.execute(delete(WebSessionRow).where(of_account, WebSessionRow.id.not_in(kept)))
+
+    @on_writer
+    def begin_factor(self, connection: Connection, account_id: int, secret: str) -> None:
+        """Give an account without a second factor the secret of one; a right code will confirm it."""
+        row = update(AccountRow).where(AccountRow.id == account_id, AccountRow.totp_step.is_(None))
+        connection.execute(row.values(totp_secret=secret))
+
+    @on_writer
+    def confirm_factor(
+        self, connection: Connection, account_id: int, secret: str, step: int, codes: Sequence[str]
+    ) -> bool:
+        """Set up a second factor whose first code was right, and end all sessions, which were opened without it.
+
+        `codes` are the digests of recovery codes. Returns False if another factor was begun or set up meanwhile.
+        """
+        is_same = AccountRow.id == account_id, AccountRow.totp_step.is_(None), AccountRow.totp_secret == secret
+        if connection.execute(update(AccountRow).where(*is_same).values(totp_step=step)).rowcount == 0:
+            return False
+        connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.account_id == account_id))
+        rows = [{"account_id": account_id, "sha256": code} for code in codes]
+        connection.execute(insert(RecoveryCodeRow), rows)
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == account_id))
+        return True
+
+    @on_writer
+    def use_step(self, connection: Connection, account_id: int, step: int) -> bool:
+        """Note the step of a right code; return False if a code of it, or of a later one, was used before."""
+        is_new = AccountRow.id == account_id, AccountRow.totp_step < step
+        return connection.execute(update(AccountRow).where(*is_new).values(totp_step=step)).rowcount == 1
+
+    @on_writer
+    def use_recovery_code(self, connection: Connection, account_id: int, sha256: str) -> bool:
+        """Use up a recovery code; return False if the account has no such code."""
+        is_code = RecoveryCodeRow.account_id == account_id, RecoveryCodeRow.sha256 == sha256
+        return connection.execute(delete(RecoveryCodeRow).where(*is_code)).rowcount == 1
+
+    @on_writer
+    def remove_factor(self, connection: Connection, name: str) -> None:
+        """Remove the second factor of an account with its recovery codes, and end its sessions."""
+        known = _by_name(connection, name)
+        if known is None:
+            raise _unknown(name)
+        row = update(AccountRow).where(AccountRow.id == known.id)
+        connection.execute(row.values(totp_secret=None, totp_step=None))
+        connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.account_id == known.id))
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == known.id))
 
     @on_writer
     def extend_session(self, connection: Connection, sha256: str, expires_at: dt.datetime) -> None:
@@ -278,6 +347,7 @@ def list_accounts(connection: Connection) -> list[ListedAccount]:
             row.name,
             Role[row.role.upper()],
             row.password_hash is not None,
+            row.totp_step is not None,
             row.created_at,
             tuple(tokens.get(row.id, ())),
         )
@@ -291,7 +361,7 @@ def _by_name(connection: Connection, name: str) -> KnownAccount | None:
 
 
 def _known(row: Any) -> KnownAccount:
-    return KnownAccount(row.id, row.name, Role[row.role.upper()], row.password_hash)
+    return KnownAccount(row.id, row.name, Role[row.role.upper()], row.password_hash, row.totp_secret, row.totp_step)
 
 
 def _unknown(name: str) -> NoSuchAccount:
