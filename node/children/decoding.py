@@ -207,6 +207,16 @@ def reduced_volume(path: Path, voxel_file: Path, sidecar: Path | None, max_voxel
     return reduced(path, voxel_file, max_voxels, only_body=only_body, sidecar=sidecar)
 
 
+def overlaid_picture(is_ct: bool, pixels: int, image: Path, *masks: Path) -> bytes:
+    """Return a picture of masks over an image; see `node.writers.overlaid`. Empty: it does not lie below them."""
+    from node.writers.overlaid import overlaid
+
+    try:
+        return overlaid(masks, image, is_ct=is_ct, pixels=pixels)
+    except ValueError:
+        return b""
+
+
 def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
     """Write the data set of a file in another transfer syntax."""
     from node.volume.read.transcoding import transcoded

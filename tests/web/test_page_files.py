@@ -9,10 +9,14 @@ import os
 import re
 import socket
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import nibabel
+import numpy as np
+import pydicom
 import pytest
+from PIL import Image
 
 from node import __version__
 from node.extensions.ohif.package import MANIFEST, folder_of
@@ -241,3 +245,26 @@ def test_masks_and_reports_are_listed_and_served_as_files_of_their_series(site: 
     assert client.get("/studies/1.2.9").status_code == 200
     rows = client.get("/api/v1/volumes", params={"series_instance_uid": "1.2.9.3"}).json()["items"]
     assert [(row["kind"], row["format"], row["shape"]) for row in rows] == [("measurements", "json", [])]
+
+
+@pytest.mark.slow
+def test_the_thumbnail_of_a_segmentation_lies_on_its_image(site: Site, corpus: Path) -> None:
+    images = [pydicom.dcmread(path) for path in sorted((corpus / "dcmqi/ct-3-slices").rglob("*.dcm"))]
+    [mask] = [pydicom.dcmread(path) for path in (corpus / "dcmqi/seg-liver").rglob("*.dcm")]
+    site.take(mask)
+    site.convert()
+    place = f"/studies/{mask.StudyInstanceUID}/series/{mask.SeriesInstanceUID}"
+    client = site.client()
+    assert f'src="{place}/overlaid/1/' in client.get(f"/studies/{mask.StudyInstanceUID}").text
+    alone = np.asarray(Image.open(BytesIO(client.get(f"{place}/overlaid/1/volume_thumbnail.png").content)))
+    assert alone.ndim == 2, "the thumbnail as it is, without the image"
+    site.take(*images)
+    site.convert()
+    answer = client.get(f"{place}/overlaid/1/volume_thumbnail.png")
+    seen = np.asarray(Image.open(BytesIO(answer.content)).convert("RGB"), dtype=int)
+    is_red = seen[..., 0] - seen[..., 1] > 30
+    assert 0.05 < is_red.mean() < 0.3, "the liver"
+    assert (seen[~is_red] > 50).any(), "and the rest of the slice"
+    headers = {"If-None-Match": answer.headers["etag"]}
+    assert client.get(f"{place}/overlaid/1/volume_thumbnail.png", headers=headers).status_code == 304
+    assert client.get(f"{place}/overlaid/1/volume.png").status_code == 404

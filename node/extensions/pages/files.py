@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from io import BytesIO
+from math import prod
 from pathlib import Path, PurePath
 from typing import Annotated, NamedTuple
 
@@ -11,9 +12,10 @@ from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi import Path as FromPath
 
 from node.children.decoder import NotDecoded
-from node.children.decoding import reduced_volume
-from node.conversion.volume_files import revision_files, stem_of
-from node.extensions.pages.viewable import VIEWED_FORMATS
+from node.children.decoding import overlaid_picture, reduced_volume
+from node.conversion.volume_files import by_path, revision_files, stem_of
+from node.extensions.pages.filters import listed
+from node.extensions.pages.viewable import VIEWED_FORMATS, sidecar_of, study_series
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
 from node.web.access import Call, ReaderCall
@@ -38,6 +40,13 @@ VOXEL_FILES = {".mhd": (".zraw", ".raw"), ".hdr": (".img",)}
 SMALL_PIXELS, SMALL_QUALITY = 64, 50
 """Longer side of a picture in a list, half as much again as it takes there; quality of WebP in percent. A list of 50
 pictures is as heavy as the rest of its page."""
+
+OVERLAID_PIXELS = 256
+OVERLAID_VOXELS = 1 << 26
+"""Largest image over which a mask is shown: it is read whole."""
+
+OVERLAID_MASKS = 12
+"""Most segments of a series in a picture, each a file."""
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
 """Media types that a browser displays; all others are application/octet-stream."""
@@ -129,6 +138,67 @@ def small_thumbnail(call: ReaderCall, wanted: Wanted) -> Response:
     if has_etag(call.request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(_small(path), media_type="image/webp", headers=headers)
+
+
+@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/overlaid/{revision}/{name}")
+def overlaid(call: ReaderCall, wanted: Wanted) -> Response:
+    """A thumbnail of a segmentation over the image on which it lies; the thumbnail alone if there is none."""
+    with call.node.index.reading() as index:
+        found = wanted.among(files_of(call.node, index, wanted.study, wanted.series, wanted.revision), "picture")
+        patient_id = index.studies.patient_id(wanted.study)
+        masks, image, is_ct = _layers(call.node, index, wanted)
+    call.audit.accessed([of_study(wanted.study, patient_id)], "pages: pictures in lists")
+    path = local_or_gone(call.node, found)
+    if not masks or image is None:
+        return _plain_thumbnail(call, path)
+    etag = '"{}"'.format("-".join(f"{one.stat().st_mtime_ns:x}" for one in (image, *masks)))
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if has_etag(call.request.headers, etag):
+        return Response(status_code=304, headers=headers)
+    try:
+        content = call.node.decoder.run(overlaid_picture, is_ct, OVERLAID_PIXELS, image, *masks)
+    except NotDecoded:
+        content = b""
+    return Response(content, media_type="image/png", headers=headers) if content else _plain_thumbnail(call, path)
+
+
+def _layers(node: Services, index: ReadIndex, wanted: FileOfRevision) -> tuple[list[Path], Path | None, bool]:
+    """Return the masks of a series, the volume of the study below them, and whether it is of a CT.
+
+    The volume is in their frame of reference, and best on their grid; None if there is none.
+    """
+    local = by_path(node.archive.root, index, node.archive.local)
+    series = study_series(index, wanted.study, local)
+    masks = [
+        volume
+        for one in series
+        if one["series_instance_uid"] == wanted.series
+        for volume in one["viewable"]
+        if volume["is_overlay"] and volume["revision"] == wanted.revision
+    ]
+    frame = sidecar_of(masks[0], local).get("FrameOfReferenceUID") if masks else None
+    below = [
+        volume
+        for one in series
+        for volume in one["viewable"]
+        if frame is not None
+        and not volume["is_overlay"]
+        and volume["kind"] == "volume"
+        and prod(listed(volume["shape"])) <= OVERLAID_VOXELS
+        and sidecar_of(volume, local).get("FrameOfReferenceUID") == frame
+    ]
+    below.sort(key=lambda volume: listed(volume["shape"])[:3] != listed(masks[0]["shape"])[:3])
+    paths = [local(mask["path"]) for mask in masks[:OVERLAID_MASKS]]
+    return paths, local(below[0]["path"]) if below else None, bool(below) and below[0]["modality"] == "CT"
+
+
+def _plain_thumbnail(call: Call, path: Path) -> Response:
+    response = RangedFile(
+        path, media_type="image/png", stat_result=path.stat(), headers={"Cache-Control": "private, no-cache"}
+    )
+    if has_etag(call.request.headers, response.headers["etag"]):
+        return Response(status_code=304, headers={"ETag": response.headers["etag"]})
+    return response
 
 
 def _small(path: Path) -> bytes:

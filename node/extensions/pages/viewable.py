@@ -57,7 +57,7 @@ def study_series(index: ReadIndex, study_instance_uid: str, local: LocalPath) ->
             **series,
             "viewable": viewable(files, series, local),
             "title": _title(series),
-            "thumbnail": _thumbnail(pictures.get(series["series_instance_uid"])),
+            "thumbnail": _thumbnail(pictures.get(series["series_instance_uid"]), series["modality"]),
         }
         for series in index.series.of_study(study_instance_uid)
     ]
@@ -115,5 +115,9 @@ def _sidecar(path: str, local: LocalPath) -> dict[str, Any]:
     return content
 
 
-def _thumbnail(file: Mapping[str, Any] | None) -> str:
-    return "" if file is None else file_url(file, PurePath(file["path"]).name)
+def _thumbnail(file: Mapping[str, Any] | None, modality: str | None) -> str:
+    """Return the URL of a picture: that of a segmentation lies on its image."""
+    if file is None:
+        return ""
+    url = file_url(file, PurePath(file["path"]).name)
+    return url.replace("/files/", "/overlaid/") if modality == "SEG" else url
