@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app = application(given[0] if given else None)
         status = app(args=arguments, prog_name="voxelnode", standalone_mode=False)
     except typer.TyperException as error:
-        status = _wrong_use(error)
+        status = _wrong_use(error, _path_of(given))
     except UsageError as error:
         status = _failed(str(error), 2)
     except VoxelnodeError as error:
@@ -172,17 +173,28 @@ def _failed(message: str, status: int) -> int:
     return status
 
 
-def _wrong_use(error: typer.TyperException) -> int:
-    """Print the usage error and how to get help, in one line."""
+def _path_of(given: Sequence[str]) -> str:
+    """Return the command that was given, by its first word."""
+    known = {command.name for command in commands()}
+    return f"voxelnode {given[0]}" if given and given[0] in known else "voxelnode"
+
+
+def _wrong_use(error: typer.TyperException, given: str) -> int:
+    """Print the usage error and how to get help, in one line. `given`: the command, where the error does not say it."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else "voxelnode"
+    path = context.command_path if context else given
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     message = message.replace(": Value error, ", ": ")  # pydantic's words, of which Typer takes the rest
+    message = re.sub(r"Input should be a valid (?:integer|number), unable to parse.*", _no_number, message)
     if context and message == context.get_help():  # no command was given
         print(message)
     else:
         print(f"{path}: {message}{_instead(path, error)} See `{path} --help`.", file=sys.stderr)
     return 2
+
+
+def _no_number(found: re.Match[str]) -> str:
+    return "this is no whole number." if "integer" in found[0] else "this is no number."
 
 
 def _instead(path: str, error: typer.TyperException) -> str:

@@ -11,6 +11,12 @@ OF_PROGRAM = ("voxelnode demo", "voxelnode convert scans -o volumes", "voxelnode
 """Examples of the program as a whole."""
 
 OF_DCM2NIIX = {
+    "-a": "files of a series may lie in several folders",
+    "-g": "what is always wanted stands in the table [convert] of voxelnode.toml",
+    "-l": "no values are stretched to the range of 16 bits",
+    "-r": "files are not renamed; `voxelnode open` shows a folder as it is",
+    "-t": "the sidecar has what is known; there are no text files beside it",
+    "-u": "pip install --upgrade voxelnode",
     "-z": "files are compressed; --no-compress leaves them as they are",
     "-b": "each volume has a sidecar with the names of BIDS",
     "-ba": "--anonymous leaves texts out of names and sidecars",

@@ -87,7 +87,7 @@ def test_a_mistake_is_reported_and_changes_nothing(account: Callable[..., Result
     for arguments, typed, told in (
         (("add", "a b"), PASSWORD, "is not a valid account name"),
         (("add", "anna"), "short", "12 to 256 characters"),
-        (("add", "anna", "--role", "king"), PASSWORD, "unknown role 'king'; known: read, write, admin"),
+        (("add", "anna", "--role", "king"), PASSWORD, "'king' is not one of 'read', 'write', 'admin'"),
         (("remove", "anna"), "", "there is no account 'anna'"),
         (("role", "anna", "write"), "", "there is no account 'anna'"),
         (("token", "anna", "--label", "x"), "", "there is no account 'anna'"),

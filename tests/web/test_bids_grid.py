@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
 from tests import make
-from tests.web.conftest import Site, open_site
+from tests.web.conftest import Site, open_site, until
 
 STUDY = "1.2.3"
 NAMES = ("key", "kind", "task", "acq", "dir", "more")
@@ -65,6 +67,16 @@ def test_the_grid_proposes_names_and_becomes_a_file_of_rules(scanned: Site) -> N
     rules = {rule["name"]: rule for rule in tomllib.loads(answer.text)["rules"]}
     assert rules["something"]["suffix"] == "bold"
     assert rules["something"]["entities"] == {"task": "rest", "ce": "gad", "dir": "AP"}
+
+    made = client.post("/bids", data=form(rows, action="dataset"), follow_redirects=False)
+    page = made.headers["location"]
+    until(lambda: "The file is ready" in client.get(page).text, 60)
+    with ZipFile(BytesIO(client.get(f"{page}/file").content)) as dataset:
+        names = dataset.namelist()
+        assert dataset.testzip() is None
+    assert "bids/dataset_description.json" in names
+    assert [name for name in names if name.endswith("_T1w.nii.gz")], names
+    assert not list((scanned.root / "work").glob("bids-*"))
 
     rows["T1w"]["kind"] = "-"
     left_out = tomllib.loads(client.post("/bids", data=form(rows, action="download")).text)["rules"]

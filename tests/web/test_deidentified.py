@@ -16,13 +16,16 @@ from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
+from node.extensions.deidentify import downloads
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import Patient, read_keys
+from node.index.nouns.accounts import Role
 from node.settings.model import Destination, Route
+from node.web import prepared
 from tests import make
 from tests.leaks import leaks
 from tests.preloaded import run
-from tests.web.conftest import Site, open_site, until
+from tests.web.conftest import PASSWORD, Site, open_site, until
 from tests.web.test_routes import run as run_routes
 
 pytestmark = pytest.mark.slow
@@ -232,3 +235,33 @@ def test_a_wrong_download_is_refused(here: Site) -> None:
         end()
         end = here.server._app.state.deidentifications.take_turn("local")  # one is free again
         end()
+
+
+def test_a_long_download_is_made_while_its_page_shows_how_far_it_is(
+    start_site: Callable[..., Site], key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "STREAMED_INSTANCES", 2)
+    site = start_site(tables(key), authentication="always")
+    for name in ("one", "two"):
+        site.account(name, Role.READ)
+    site.take(*identified())
+    one, two = (site.client(auth=(name, PASSWORD)) for name in ("one", "two"))
+    asked = one.get(f"/studies/{STUDY}/deidentified.zip?profile=trial", follow_redirects=False)
+    assert asked.status_code == 303
+    page = asked.headers["location"]
+    until(lambda: "The file is ready" in one.get(f"{page}/progress").text, 60)
+    file = one.get(f"{page}/file")
+    assert file.headers["content-disposition"] == 'attachment; filename="deidentified.zip"'
+    assert len(instances_in(file.content)) == 4
+    assert report_in(file.content)["left_out"] == []
+    told = [line["detail"] for line in site.audited("DICOM Instances Transferred")]
+    assert "deidentified.zip, prepared before" in told
+    assert [two.get(f"{page}{part}").status_code for part in ("", "/progress", "/file")] == [404, 404, 404]
+    assert one.post(f"{page}/remove", follow_redirects=False).status_code == 303
+    assert one.get(page).status_code == 404
+    assert not list((site.root / "work").glob("download-*"))
+
+    monkeypatch.setattr(prepared, "KEPT_SECONDS", 0.0)
+    again = one.get(f"/studies/{STUDY}/deidentified.zip?profile=trial", follow_redirects=False).headers["location"]
+    until(lambda: one.get(again).status_code == 404, 60)
+    assert not list((site.root / "work").glob("download-*"))

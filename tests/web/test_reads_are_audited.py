@@ -73,6 +73,7 @@ NOT_READ = (
             "/administration/accounts/{name}/password",
             "/administration/accounts/{name}/remove",
             "/administration/accounts/{name}/tokens/revoke",
+            "/downloads/{number}/remove",
             "/problems/withdraw",
             "/status/peers/{name}/echo",
             "/studies/{study_instance_uid}/delete",
@@ -117,6 +118,9 @@ NOT_READ = (
         ("GET", "/api/v1/peers/{peer}/studies/{study_instance_uid}/series"),
         ("GET", "/peers/series"),
         ("GET", "/bids"),  # of a study: see test_bids_grid
+        ("GET", "/downloads/{number}"),  # of what was made for this account: see test_deidentified
+        ("GET", "/downloads/{number}/progress"),
+        ("GET", "/downloads/{number}/file"),
         ("GET", "/patients/merge"),  # of two patients: see test_persons
         ("GET", "/patients/separate"),
         ("DELETE", "/api/v1/quarantine/{name}"),

@@ -6,7 +6,7 @@ import datetime as dt
 import getpass
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -32,6 +32,7 @@ SESSIONS: Columns = {
     "last use": "used_at",
 }
 ROLES = "read, write (store and convert) or admin (delete)"
+RoleName = Literal["read", "write", "admin"]
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the account.")]
 Label = Annotated[
@@ -43,7 +44,7 @@ Label = Annotated[
 def add(
     name: Name,
     role: Annotated[
-        str | None,
+        RoleName | None,
         typer.Option("--role", metavar="ROLE", help=f"{ROLES}. [default: the current role, or read for a new account]"),
     ] = None,
     no_password: Annotated[
@@ -69,7 +70,7 @@ def add(
 @app.command("role")
 def role_(
     name: Name,
-    role: Annotated[str, typer.Argument(metavar="ROLE", help=f"{ROLES}.")],
+    role: Annotated[RoleName, typer.Argument(metavar="ROLE", help=f"{ROLES}.")],
     root: ChangedRoot,
 ) -> None:
     """Change the role of an account, effective from its next request."""
@@ -122,7 +123,7 @@ def token(
         typer.Option("--days", metavar="N", min=1, max=36525, help="Days until it expires. [default: never]"),
     ] = None,
     role: Annotated[
-        str | None,
+        RoleName | None,
         typer.Option("--role", metavar="ROLE", help="At most the role of the account. [default: that of the account]"),
     ] = None,
     routes: Annotated[

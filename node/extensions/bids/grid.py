@@ -1,30 +1,41 @@
 """A page with a grid: what each kind of series becomes in BIDS, to be changed and taken away as a file of rules.
 
-The page keeps nothing: the form has the whole grid, and the file of rules is downloaded.
+The page keeps nothing: the form has the whole grid, and the file of rules is downloaded, or the data set by it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Response
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
+from node.dicom.attributes import is_identifier
 from node.errors import UsageError
 from node.extensions.bids.draft import Group, entities_of, groups_of, suffix_of, told_apart, words_of_task, written
+from node.extensions.bids.export import Exporter
 from node.extensions.bids.names import ENTITIES, KINDS, Kind, kind_of, label, problem_with, stem
 from node.extensions.bids.plan import Series
 from node.extensions.bids.rules import NAMED_BY_RULE, read_rules
 from node.extensions.bids.sources import IndexSource
+from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
+from node.extensions.deidentify.pseudonyms import made_key
 from node.extensions.pages.rendering import page
 from node.index.database.reading import ReadIndex
+from node.selector import compile_selector
 from node.web.access import Call, ReaderCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
+from node.web.files import Member
+from node.web.prepared import prepared_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -32,6 +43,10 @@ MAX_STUDIES = 200
 """Studies whose series are looked at: the sidecar of each volume is read."""
 
 MAX_ROWS = 500
+
+CHUNK_BYTES = 1 << 20
+
+RULES = "rules.toml"
 
 COLUMNS = ("task", "acq", "dir")
 """Entities that have a column of their own; others are written in one, such as ``ce-gad rec-norm``."""
@@ -56,7 +71,7 @@ class Grid(BaseModel):
     acq: Cells = []
     dir: Cells = []
     more: Cells = []
-    action: Literal["look", "check", "download"] = "look"
+    action: Literal["look", "check", "download", "dataset"] = "look"
 
     def rows(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Yield the key and the cells of each row."""
@@ -104,9 +119,42 @@ def _answer(call: Call, form: Grid) -> Response:
     if form.action == "download" and made is not None:
         headers = {"Content-Disposition": 'attachment; filename="rules.toml"', "Cache-Control": "no-store"}
         return Response(made.text, 200, headers, media_type="application/toml")
+    if form.action == "dataset" and made is not None:
+        return _dataset(call, form.study, made.text)
     values: dict[str, Any] = {"rows": rows, "studies": form.study, "kinds": _kinds(), "left_out": LEFT_OUT}
     checked = form.action != "look"
     return page(call, "bids.html", **values, problems=problems, made=made, checked=checked, columns=COLUMNS)
+
+
+def _dataset(call: Call, studies: Sequence[str], rules: str) -> Response:
+    """Begin to make a data set of the complete series of studies; return the way to the page of the download."""
+    node, work = call.node, call.node.archive.work / f"bids-{uuid.uuid4().hex}"
+    where = compile_selector(" or ".join(f'study_instance_uid == "{uid}"' for uid in studies if is_identifier(uid)))
+    key = made_key(node.archive.root / KEY_FILE)
+    with node.index.reading() as index:
+        objects = [of_study(uid, index.studies.patient_id(uid)) for uid in studies]
+
+    def members() -> Iterator[Member]:
+        work.mkdir(parents=True)
+        (work / RULES).write_text(rules, encoding="utf-8")
+        with node.index.reading() as index:
+            source = IndexSource(index, node.archive.local)
+            Exporter(source, read_rules(work / RULES), Pseudonyms(key), where).export(work / "bids", link=True)
+        for path in sorted((work / "bids").rglob("*")):
+            if path.is_file():
+                yield Member(str(path.relative_to(work)), path.stat().st_size, _pieces(path))
+
+    def close() -> None:
+        shutil.rmtree(work, ignore_errors=True)
+
+    number = prepared_of(call).begin(call, "bids.zip", objects, (0, "file"), members(), close)
+    return RedirectResponse(f"/downloads/{number}", 303)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK_BYTES):
+            yield piece
 
 
 def _series(call: Call, index: ReadIndex, studies: Sequence[str]) -> list[Series]:

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from anyio import CancelScope
 from fastapi import Request, Response
+from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
@@ -56,6 +57,7 @@ from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import DownloadsBusy, ResourceNotFound
 from node.web.files import ZIP, Damaged, Member, type_or_octets, whole_file, zip_stream
+from node.web.prepared import prepared_of
 from node.web.services import Services
 from node.writers.options import write_options
 
@@ -73,6 +75,11 @@ MAX_DOWNLOADS, MAX_OF_ACCOUNT = 4, 2
 """Downloads at once, and those of one account: each copies and may convert whole studies, and receiving comes first."""
 
 CHUNK_BYTES = 1 << 20
+
+NAME = "deidentified.zip"
+
+STREAMED_INSTANCES = 50
+"""Largest number of instances that a browser waits for without being told how far it is."""
 
 
 class LeftOut(VoxelnodeError):
@@ -292,8 +299,12 @@ def deidentified_zip(
     content: Content,
     study_instance_uids: Sequence[str],
     series_instance_uids: Collection[str] = (),
+    *,
+    prepares: bool = False,
 ) -> Response:
     """Return studies, or some of their series, without identities, as a ZIP file.
+
+    `prepares`: of more than `STREAMED_INSTANCES`, return the way to the page that shows how far it is.
 
     Raises UsageError if there is no table [deidentify.`profile`]. Raises ResourceNotFound if none of the studies, or
     of the series, is here. Raises OutOfResources if the disk has no room for the copies.
@@ -303,6 +314,7 @@ def deidentified_zip(
     with call.node.index.reading() as index:
         there = [uid for uid in study_instance_uids if _is_there(index, uid, series_instance_uids)]
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid in there]
+        rows = [row for uid in there for row in index.series.of_study(uid)]
     if not there:
         raise ResourceNotFound("series" if series_instance_uids else "study")
     if (lack := call.node.archive.intake.waits_for()) is not None:
@@ -331,9 +343,14 @@ def deidentified_zip(
         result = Result.SUCCESS if download.is_whole else Result.MINOR_FAILURE
         call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: {outcome}, {download.counts}", result)
 
+    chosen = set(series_instance_uids)
+    total = sum(row["instances"] for row in rows if not chosen or row["series_instance_uid"] in chosen)
+    if prepares and total > STREAMED_INSTANCES:
+        number = prepared_of(call).begin(call, NAME, objects, (total, "instance"), download.members(), close)
+        return RedirectResponse(f"/downloads/{number}", 303)
     headers = {
         "Content-Type": type_or_octets(call.request.headers, ZIP),
-        "Content-Disposition": 'attachment; filename="deidentified.zip"',
+        "Content-Disposition": f'attachment; filename="{NAME}"',
         "Vary": "Accept",
     }
     return _Answer(zip_stream(download.members()), headers, close)

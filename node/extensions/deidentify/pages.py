@@ -31,27 +31,29 @@ class SeriesToDeidentify(SelectedSeries, Deidentification):
 
 @router.get("/studies/{study_instance_uid}/deidentified.zip")
 def deidentified_study(call: ReaderCall, study_instance_uid: str, profile: str, content: Content = "dicom") -> Response:
-    """A study without identities, as a ZIP file."""
-    return deidentified_zip(call, profile, content, [study_instance_uid])
+    """A study without identities, as a ZIP file, or the page on which it is made."""
+    return deidentified_zip(call, profile, content, [study_instance_uid], prepares=True)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip")
 def deidentified_series(
     call: ReaderCall, study_instance_uid: str, series_instance_uid: str, profile: str, content: Content = "dicom"
 ) -> Response:
-    """A series without identities, as a ZIP file."""
-    return deidentified_zip(call, profile, content, [study_instance_uid], [series_instance_uid])
+    """A series without identities, as a ZIP file, or the page on which it is made."""
+    return deidentified_zip(call, profile, content, [study_instance_uid], [series_instance_uid], prepares=True)
 
 
 @router.post("/selected/deidentified.zip")
 def deidentified(call: ReaderCall, selected: Annotated[StudiesToDeidentify, Form()]) -> Response:
-    """The studies without identities, as a ZIP file."""
-    return deidentified_zip(call, selected.profile, selected.content, selected.uids)
+    """The studies without identities, as a ZIP file, or the page on which it is made."""
+    return deidentified_zip(call, selected.profile, selected.content, selected.uids, prepares=True)
 
 
 @router.post("/studies/{study_instance_uid}/selected/deidentified.zip")
 def deidentified_selected(
     call: ReaderCall, study_instance_uid: str, selected: Annotated[SeriesToDeidentify, Form()]
 ) -> Response:
-    """The selected series of a study without identities, as a ZIP file."""
-    return deidentified_zip(call, selected.profile, selected.content, [study_instance_uid], selected.uids)
+    """The selected series of a study without identities, as a ZIP file, or the page on which it is made."""
+    return deidentified_zip(
+        call, selected.profile, selected.content, [study_instance_uid], selected.uids, prepares=True
+    )

@@ -45,12 +45,12 @@ def open_(
         list[Path], typer.Argument(metavar="FOLDER", exists=True, help="Folders, files, zip files or DICOMDIRs.")
     ],
 ) -> None:
-    """Look at folders of DICOM files in the browser, name them, and export them.
+    """Look at folders of DICOM files in the browser.
 
-    Needs no configuration and no AE titles. Nothing is copied, and the folders are never changed: a node on this
-    machine refers to their files. Its page opens in the browser if there is a desktop. Ctrl-C ends it, and removes all
-    that was made but what you have downloaded. Members of zip files are unpacked meanwhile. Exit 1 if there is no DICOM
-    file.
+    Series are shown, named, and exported as NIfTI or BIDS. This needs no configuration and no AE titles. Nothing is
+    copied, and the folders are never changed: a node on this machine refers to their files. Its page opens in the
+    browser if there is a desktop. Ctrl-C ends it, and removes all that was made but what you have downloaded. Members
+    of zip files are unpacked meanwhile. Exit 1 if there is no DICOM file.
     """
     print("Opening", *map(printable, map(str, paths)), "...", flush=True)
     from node import logs

@@ -10,6 +10,7 @@ PARTS = (
     "series",
     "files",
     "downloads",
+    "prepared",
     "actions",
     "operation",
     "persons",

@@ -1,0 +1,47 @@
+"""Pages of downloads that are being made: how far they are, and then the file."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from fastapi.responses import RedirectResponse
+
+from node.extensions.pages.rendering import fragment, page
+from node.web.access import ReaderCall, background_request
+from node.web.errors import ResourceNotFound
+from node.web.files import ZIP, file_response
+from node.web.prepared import prepared_of
+
+router = APIRouter(include_in_schema=False)
+
+PATH = "/downloads/{number}"
+
+
+@router.get(PATH)
+def download(call: ReaderCall, number: str) -> Response:
+    """A download that is being made."""
+    return page(call, "download.html", download=prepared_of(call).of(call, number), number=number, digest="")
+
+
+@router.get(f"{PATH}/progress")
+@background_request
+def progress(call: ReaderCall, number: str) -> Response:
+    """How far it is."""
+    return fragment(call, "download_progress.html", download=prepared_of(call).of(call, number), number=number)
+
+
+@router.get(f"{PATH}/file")
+def file(call: ReaderCall, number: str) -> Response:
+    """The file, once it is made."""
+    prepared = prepared_of(call).of(call, number)
+    if prepared.state != "ready":
+        raise ResourceNotFound("file yet")
+    call.audit.transferred(prepared.objects, f"{prepared.name}, prepared before")
+    return file_response(prepared.path, ZIP, prepared.name, None)
+
+
+@router.post(f"{PATH}/remove")
+def remove(call: ReaderCall, number: str) -> Response:
+    """End it, and remove its file."""
+    prepared_of(call).of(call, number)
+    prepared_of(call).remove(number)
+    return RedirectResponse("/", 303)
