@@ -157,7 +157,7 @@ def revoke(name: Name, label: Label, root: ChangedRoot) -> None:
 
 @app.command()
 def sessions(name: Name, root: Root) -> Listing:
-    """List the sessions of an account: browsers that are signed in, with their addresses and last use."""
+    """List the sessions of an account: browsers that are signed in."""
     with root.reading() as index:
         rows = [
             {"id": one.id, **asdict(one.client)}
