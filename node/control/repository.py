@@ -118,6 +118,7 @@ class Repository:
         resume_restores(self.archive, self.index, self._quiet_seconds, self.index.now())
         self._take_over_facts(previous)
         self._account_for_acknowledged(previous, is_new=new_index)
+        self.ingest.end_cut_off()
         self._remove_unknown_volumes(is_new=new_index)
         self._begin_to_take(root)
 

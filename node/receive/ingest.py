@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import structlog
+
 from node.archive.filesystem import Archive, PartFile, PartLink
 from node.audit.audit_log import Transfers
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier
@@ -41,9 +43,12 @@ from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.journal.segment import SegmentGone
 from node.metrics import Metrics
 from node.receive.apply import Applier
+from node.receive.association_notes import AssociationNotes
 from node.receive.quiet_times import OpenAssociations
 from node.receive.record import Receipt
 from node.settings.model import Acknowledge
+
+log = structlog.get_logger()
 
 
 class Acknowledgement:
@@ -197,7 +202,8 @@ class Ingest:
         self.aborted_grace = dt.timedelta(seconds=aborted_grace_seconds)
         self._closed = threading.Event()
         self._buffers: list[bytearray] = []
-        self.open_associations = OpenAssociations()
+        self._notes = AssociationNotes(archive.root)
+        self.open_associations = OpenAssociations(notes=self._notes)
 
     def begin(self, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy | None = None) -> Incoming:
         """Return what takes the bytes of one data set.
@@ -267,6 +273,21 @@ class Ingest:
             self.index.series.wait_after_abort(
                 brought.series, brought.calling_ae_title, self.aborted_grace, outcome, self.now()
             )
+        elif brought.began_at is not None and self.index.series.were_ever_aborted(brought.series):
+            self.applier.catch_up()
+            self.index.series.record_return(brought.series, brought.calling_ae_title, brought.began_at, self.now())
+        self.open_associations.note_end(association)
+
+    def end_cut_off(self) -> None:
+        """Record that the end of the process before has cut associations off; call it before anything is received.
+
+        The rest of their series may never have been sent. If the process dies here, the next start does it again.
+        """
+        for title, series in self._notes.left.values():
+            self.index.series.wait_after_abort(series, title, self.aborted_grace, "the node itself ended", self.now())
+        if self._notes.left:
+            log.info("associations_cut_off", count=len(self._notes.left))
+        self._notes.forget_left()
 
     def close(self) -> None:
         """Accept no new instances; those under way may finish."""
@@ -365,7 +386,8 @@ class Incoming:
         """Let the series wait for its association: before its row can be there, or it might be quiet meanwhile."""
         if self._origin.association:
             series = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
-            self._ingest.open_associations.brought(self._origin.association, self._origin.calling_ae_title, series)
+            origin = self._origin
+            self._ingest.open_associations.brought(origin.association, origin.calling_ae_title, series, origin.began_at)
 
     def _note_stored(self) -> None:
         metrics, origin = self._ingest.metrics, self._origin

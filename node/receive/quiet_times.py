@@ -7,6 +7,7 @@ idle for `OPEN_SECONDS`.
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import structlog
 
 from node.errors import VoxelnodeError
 from node.index.nouns.converted import SeriesKey
+from node.receive.association_notes import AssociationNotes
 from node.settings.model import QuietTime
 
 OPEN_SECONDS = 60.0
@@ -29,15 +31,19 @@ class Brought:
     calling_ae_title: str
     last: SeriesKey
     active_at: float
+    began_at: dt.datetime | None = None
     series: set[SeriesKey] = field(default_factory=set)
     was_asked: bool = False
 
 
 class OpenAssociations:
-    """The open associations that have brought instances, by name. Thread-safe."""
+    """The open associations that have brought instances, by name. Thread-safe.
 
-    def __init__(self, now: Callable[[], float] = monotonic) -> None:
-        self._now = now
+    `notes`: where a start after a crash finds them.
+    """
+
+    def __init__(self, now: Callable[[], float] = monotonic, notes: AssociationNotes | None = None) -> None:
+        self._now, self._notes = now, notes
         self._lock = threading.Lock()
         self._brought: dict[str, Brought] = {}
 
@@ -46,11 +52,15 @@ class OpenAssociations:
         if (brought := self._brought.get(association)) is not None:
             brought.active_at = self._now()
 
-    def brought(self, association: str, calling_ae_title: str, series: SeriesKey) -> None:
-        """Note that an association has brought an instance of a series."""
+    def brought(
+        self, association: str, calling_ae_title: str, series: SeriesKey, began_at: dt.datetime | None = None
+    ) -> None:
+        """Note that an association, which began at `began_at`, has brought an instance of a series."""
         now = self._now()
         with self._lock:
-            brought = self._brought.setdefault(association, Brought(calling_ae_title, series, now))
+            brought = self._brought.setdefault(association, Brought(calling_ae_title, series, now, began_at))
+            if series not in brought.series and self._notes is not None:
+                self._notes.brought(association, calling_ae_title, series)
             brought.series.add(series)
             brought.last, brought.active_at = series, now
 
@@ -58,6 +68,12 @@ class OpenAssociations:
         """Forget an association; return what it has brought, if anything."""
         with self._lock:
             return self._brought.pop(association, None)
+
+    def note_end(self, association: str) -> None:
+        """Let the next start know that an association has ended, and that the index has how."""
+        if self._notes is not None:
+            with self._lock:
+                self._notes.ended(association)
 
     def asked_seconds(self) -> Mapping[SeriesKey, float]:
         """Return the series that open associations keep waiting, and for how long each will if nothing more comes."""

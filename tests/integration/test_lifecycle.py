@@ -372,6 +372,50 @@ def test_a_late_abort_says_nothing_about_instances_that_came_after_it(root: Root
     assert verdict(root) == ("complete", "geometry", None, 0)
 
 
+def test_a_sender_that_comes_back_with_nothing_new_had_sent_all(root: Root) -> None:
+    instances = make.ct_series(4)
+    open_meanwhile = replace(origin("a2"), began_at=root.clock())
+    for ds in instances:
+        root.take(ds, origin("a1"))
+    root.clock.move(1)
+    root.ingest.association_ended("a1", "lost")
+    root.take(instances[0], open_meanwhile)
+    root.ingest.association_ended("a2", "released")
+    settle(root, 400)
+    assert verdict(root) == ("incomplete", "association", None, None)
+    root.take(instances[0], replace(origin("a3", "OTHER"), began_at=root.clock()))
+    root.ingest.association_ended("a3", "released")
+    assert the_series(root)["state"] == "converted"
+    root.take(instances[0], replace(origin("a4"), began_at=root.clock()))
+    root.ingest.association_ended("a4", "released")
+    settle(root, 1)
+    assert verdict(root) == ("complete", "geometry", None, 0)
+    assert written_verdicts(root) == {("complete", 0)}
+
+
+@pytest.mark.parametrize("converted", [False, True], ids=["before the conversion", "after it"])
+def test_an_association_that_the_end_of_the_node_cut_off_was_not_released(
+    open_root: Callable[[], Root], converted: bool
+) -> None:
+    root = open_root()
+    for number in (1, 2):
+        for ds in make.ct_series(8, PatientID=f"TEST-{number}")[:4]:
+            root.take(ds, replace(origin(f"a{number}"), began_at=root.clock()))
+    root.ingest.association_ended("a2", "released")
+    if converted:
+        root.clock.move(400)
+        settle_all(root)
+    root = open_root()  # after a kill: nobody was told of the end of the first
+    root.ingest.end_cut_off()
+    root.clock.move(400)
+    settle_all(root)
+    verdicts = {(row["verdict"], row["verdict_rule"]) for row in rows(root, "SELECT * FROM v_series")}
+    assert verdicts == {("incomplete", "association"), ("complete", "geometry")}
+    told, root = events(root), open_root()
+    root.ingest.end_cut_off()
+    assert events(root) == told, "it is told once"
+
+
 def test_the_longer_wait_survives_a_restart(open_root: Callable[[], Root]) -> None:
     root = open_root()
     root.take(make.ct_series(1)[0], origin("a1"))

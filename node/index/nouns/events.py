@@ -22,6 +22,7 @@ EventKind = Literal[
     "series-reopened",  # an instance was added, deleted or replaced after the conversion, or reconversion requested
     "series-confirmed",  # the sender was asked for its number of instances, or a performed procedure step listed them
     "sender-aborted",  # an association that delivered instances did not end by release
+    "sender-returned",  # the sender came back after that, had nothing new, and released its association
     "volume-superseded",
     "study-quiet",
     "instance-replaced",

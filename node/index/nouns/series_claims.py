@@ -27,6 +27,7 @@ from node.completeness import (
     with_reported,
 )
 from node.index.engine.hot_statements import Prepared
+from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import (
@@ -372,6 +373,40 @@ class SeriesRepository(IndexRepository):
                 waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
                 _update(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
 
+    @on_reader
+    def were_ever_aborted(self, connection: Connection, keys: Collection[SeriesKey]) -> bool:
+        """Return whether an association with one of these series was not released; asked at the end of each."""
+        series = looked_up_in(EventRow.series_instance_uid, [series for _, series in keys])
+        aborted = select(EventRow.id).where(EventRow.kind == "sender-aborted", series).limit(1)
+        return connection.execute(aborted).first() is not None
+
+    @on_writer
+    def record_return(
+        self,
+        connection: Connection,
+        keys: Collection[SeriesKey],
+        calling_ae_title: str,
+        began_at: dt.datetime,
+        now: dt.datetime,
+    ) -> None:
+        """Let an abort count no more for series whose sender came back with nothing new, and released its association.
+
+        It repeated what it has: nothing is left. A closed series is judged again, by another conversion.
+
+        `began_at`: begin of the association, after the abort: one that was open meanwhile tells nothing.
+        """
+        for key in keys:
+            for row in connection.execute(_held_at(key)).all():
+                of_sender = ImageRow.series_id == row.id, ImageRow.calling_ae_title == calling_ae_title
+                if (
+                    _was_aborted(connection, key, row.last_received_at, before=began_at)
+                    and connection.execute(select(ImageRow.id).where(*of_sender).limit(1)).first() is not None
+                ):
+                    detail = "the sender repeated instances and released its association"
+                    record_series_event(connection, "sender-returned", key, now, detail)
+                    if row.verdict_rule == "association":
+                        convert_for_verdict(connection, row.id, now)
+
     def keep_waiting(
         self, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime, still_asked: Callable[[], Collection[SeriesKey]]
     ) -> None:
@@ -560,15 +595,21 @@ def reported_of(document: Mapping[str, Any] | None) -> Reported | None:
     return None if document is None else Reported(**{**document, "named": tuple(document["named"])})
 
 
-def _was_aborted(connection: Connection, key: SeriesKey, last_received_at: dt.datetime) -> bool:
-    """Return whether an association that delivered instances of a series was aborted after the last one."""
-    aborted = select(EventRow.id).where(
-        EventRow.kind == "sender-aborted",
+def _was_aborted(
+    connection: Connection, key: SeriesKey, last_received_at: dt.datetime, before: dt.datetime | None = None
+) -> bool:
+    """Return whether an association that delivered instances of a series was aborted after the last one.
+
+    That counts until the sender comes back. `before`: whether it was aborted before a moment.
+    """
+    last = select(EventRow.kind, EventRow.happened_at).where(
+        EventRow.kind.in_(("sender-aborted", "sender-returned")),
         EventRow.series_instance_uid == key[1],
         EventRow.study_instance_uid == key[0],
         EventRow.happened_at >= last_received_at,
     )
-    return connection.execute(aborted.limit(1)).first() is not None
+    event = connection.execute(last.order_by(EventRow.id.desc()).limit(1)).first()
+    return event is not None and event.kind == "sender-aborted" and (before is None or event.happened_at <= before)
 
 
 def _judge_again(
@@ -835,7 +876,8 @@ def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> N
 def _at(key: SeriesKey) -> Select[Any]:
     """Select the row of a series by both UIDs; a Series Instance UID may occur in two studies."""
     study_instance_uid, series_instance_uid = key
-    columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "state", "last_received_at", "due_at", "waits")]
+    names = "id", "state", "verdict_rule", "last_received_at", "due_at", "waits"
+    columns: list[Any] = [getattr(SeriesRow, name) for name in names]
     return (
         select(*columns)
         .select_from(join(SeriesRow, StudyRow))
