@@ -19,6 +19,7 @@ from node.audit.audit_log import Audit
 from node.completeness import MPPS
 from node.dicom.command import decode_command
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
+from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE
 from node.settings.model import Peer
 from tests import make
 from tests.make import dataset
@@ -169,6 +170,20 @@ def test_a_second_step_with_the_same_uid_is_refused(node: Running) -> None:
         assert modality.create(begun()).Status == 0
         assert modality.create(begun(PatientID="P2")).Status == 0x0111
     assert [row["patient_id"] for row in steps(node)] == ["P1"]
+
+
+def test_a_step_is_read_as_a_whole_or_by_the_attributes_that_are_asked_for(node: Running) -> None:
+    with Modality(node) as modality:
+        assert modality.create(begun()).Status == 0
+    assoc = associate(node, build_context(PERFORMED_PROCEDURE_STEP_RETRIEVE))
+    status, whole = assoc.send_n_get(None, PERFORMED_PROCEDURE_STEP_RETRIEVE, STEP)
+    assert status.Status == 0
+    assert (whole.PatientName, whole.PerformedProcedureStepStatus) == ("Müller^Jörg", "IN PROGRESS")
+    assert whole.ScheduledStepAttributesSequence[0].StudyInstanceUID
+    _, some = assoc.send_n_get([0x00080060, 0x00081030], PERFORMED_PROCEDURE_STEP_RETRIEVE, STEP)
+    assert [element.keyword for element in some] == ["Modality"]
+    assert assoc.send_n_get(None, PERFORMED_PROCEDURE_STEP_RETRIEVE, "1.2.3.4")[0].Status == 0x0112
+    assoc.release()
 
 
 def test_an_unknown_step_is_not_changed(node: Running) -> None:

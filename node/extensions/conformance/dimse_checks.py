@@ -265,7 +265,7 @@ def _stored_without_uid(target: Target, claim: Claim) -> Finding:
 
 
 COMMITMENT, COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
-PERFORMED_STEP = "1.2.840.10008.3.1.2.3.3"
+PERFORMED_STEP, PERFORMED_STEP_RETRIEVE = "1.2.840.10008.3.1.2.3.3", "1.2.840.10008.3.1.2.3.4"
 
 
 def _action(action_type: int, instance_uid: str) -> Callable[[Association], Dataset | None]:
@@ -284,6 +284,10 @@ def _set(assoc: Association) -> Dataset | None:
     ds = Dataset()
     ds.PerformedProcedureStepStatus = "COMPLETED"
     return assoc.send_n_set(ds, PERFORMED_STEP, "2.25.1")[0]
+
+
+def _get_step(assoc: Association) -> Dataset | None:
+    return assoc.send_n_get([], PERFORMED_STEP_RETRIEVE, "2.25.1")[0]
 
 
 _NOT_BUILT = NotChecked("the client of this check cannot build such a request")
@@ -338,6 +342,10 @@ STATUSES: Mapping[tuple[str, str], Check | NotChecked] = {
     ("N-SET", "0x0112"): _asks(PERFORMED_STEP, _set),
     (_STEP, "0x0110"): _CHANGES,
     (_STEP, "0x0122"): _NOT_BUILT,
+    ("N-GET", "0x0000"): NotChecked("it needs a step"),
+    ("N-GET", "0x0112"): _asks(PERFORMED_STEP_RETRIEVE, _get_step),
+    ("N-GET", "0x0110"): _BAD_STATE,
+    ("N-GET", "0x0122"): _NOT_BUILT,
     (_REPORT, "0x0112"): _NEEDS_PEER,
     (_REPORT, "0x0119"): _NEEDS_PEER,
     (_REPORT, "0x0110"): _NEEDS_PEER,

@@ -80,6 +80,10 @@ _DIMSE = (
         "the step is in a final state (Error ID 0xA710); the data set cannot be decoded; internal error",
     ),
     (_STEP, status.SOP_CLASS_NOT_SUPPORTED, "the presentation context is that of another service"),
+    ("N-GET", status.SUCCESS, "the step, or the attributes of it that were asked for"),
+    ("N-GET", status.NO_SUCH_INSTANCE, "there is no step with this UID"),
+    ("N-GET", status.PROCESSING_FAILURE, "internal error of the node; see its log"),
+    ("N-GET", status.SOP_CLASS_NOT_SUPPORTED, "the presentation context is that of another service"),
     (_FAILURE_REASON, status.NO_SUCH_INSTANCE, "the instance is not stored"),
     (_FAILURE_REASON, status.CLASS_INSTANCE_CONFLICT, "the instance is stored under another SOP class"),
     (

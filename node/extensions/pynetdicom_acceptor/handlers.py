@@ -30,6 +30,7 @@ from pynetdicom.events import (
     EVT_N_ACTION,
     EVT_N_CREATE,
     EVT_N_EVENT_REPORT,
+    EVT_N_GET,
     EVT_N_SET,
     EVT_RELEASED,
     EVT_SOP_EXTENDED,
@@ -44,7 +45,7 @@ from node.association.listener import Listener
 from node.association.operation import Operation, RequestRefused
 from node.association.services.c_find import FindOperation, negotiate
 from node.association.services.c_store import StoreService
-from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_SET_RQ
+from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_GET_RQ, N_SET_RQ
 from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, error_comment
 from node.receive.ingest import Origin
 from node.settings.model import Verb
@@ -87,6 +88,7 @@ _OPERATIONS: Sequence[tuple[InterventionEvent, int]] = (
     (EVT_N_ACTION, N_ACTION_RQ),
     (EVT_N_CREATE, N_CREATE_RQ),
     (EVT_N_EVENT_REPORT, N_EVENT_REPORT_RQ),
+    (EVT_N_GET, N_GET_RQ),
     (EVT_N_SET, N_SET_RQ),
 )
 """Events of requests that extensions serve, and the command field of each."""
@@ -95,6 +97,7 @@ _PARAMETERS = (
     "AffectedSOPInstanceUID",
     "RequestedSOPInstanceUID",
     "ActionTypeID",
+    "AttributeIdentifierList",
     "EventTypeID",
     "MoveDestination",
 )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
 PERFORMED_PROCEDURE_STEP = "1.2.840.10008.3.1.2.3.3"
+PERFORMED_PROCEDURE_STEP_RETRIEVE = "1.2.840.10008.3.1.2.3.4"
 
 BASIC_WORKLIST = """\
 ##### SCP of the Modality Worklist Information Model
@@ -47,7 +48,12 @@ A step is durable before success is returned. N-CREATE requires the attributes o
 status IN PROGRESS. N-SET replaces attributes as a whole; it must not change those that the table does not allow. A
 final state requires the end date and time, COMPLETED also the Performed Series Sequence. A step in a final state is
 never changed. The instances that an ended step lists decide whether a series is complete, and when it is converted
-([lifecycle.md](lifecycle.md)). N-GET and notifications are not supported.
+([lifecycle.md](lifecycle.md)). Notifications are not supported.
+
+##### SCP of the Modality Performed Procedure Step Retrieve SOP Class
+
+N-GET returns a step with all attributes that it has, or those of the Attribute Identifier List. Every step can be read,
+whoever created it.
 """
 
 
@@ -71,6 +77,7 @@ class _Worklist(Extension):
     services = (
         Service(MODALITY_WORKLIST_FIND, "Basic Worklist Management", "worklist"),
         Service(PERFORMED_PROCEDURE_STEP, "Modality Performed Procedure Step", "mpps"),
+        Service(PERFORMED_PROCEDURE_STEP_RETRIEVE, "Modality Performed Procedure Step", "mpps"),
     )
     statement = Statement(
         {
@@ -93,11 +100,11 @@ class _Worklist(Extension):
             yield Port("[worklist] hl7_port", worklist.hl7_host, worklist.hl7_port)
 
     def run(self, node: Parts) -> Running:
-        from node.dicom.command import N_CREATE_RQ, N_SET_RQ
+        from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ
         from node.extensions.worklist.mllp import MllpListener
         from node.extensions.worklist.modality_worklist import Worklist
         from node.extensions.worklist.patients import PatientChanges
-        from node.extensions.worklist.performed_steps import StepService, serve_n_create, serve_n_set
+        from node.extensions.worklist.performed_steps import StepService, serve_n_create, serve_n_get, serve_n_set
         from node.extensions.worklist.queries import read_worklist_query
 
         settings = _settings(node.settings)
@@ -124,6 +131,7 @@ class _Worklist(Extension):
             operations={
                 (N_CREATE_RQ, PERFORMED_PROCEDURE_STEP): partial(serve_n_create, service=steps),
                 (N_SET_RQ, PERFORMED_PROCEDURE_STEP): partial(serve_n_set, service=steps),
+                (N_GET_RQ, PERFORMED_PROCEDURE_STEP_RETRIEVE): partial(serve_n_get, service=steps),
             },
         )
 

@@ -1,4 +1,4 @@
-"""Modality Performed Procedure Step as a service provider: its rules, N-CREATE and N-SET (PS3.4 F.7).
+"""Modality Performed Procedure Step as a service provider: its rules, N-CREATE and N-SET (PS3.4 F.7), N-GET (F.8).
 
 A step is a row, and its commit is durable, before it is answered with success.
 """
@@ -17,7 +17,7 @@ from pydicom.uid import generate_uid
 from node.association.operation import Operation, RequestRefused
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import is_identifier
-from node.dicom.command import N_CREATE_RQ, N_SET_RQ, MalformedCommand
+from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ, MalformedCommand
 from node.dicom.json_model import Json, entry_text, json_model
 from node.dicom.status import (
     DUPLICATE_INSTANCE,
@@ -27,8 +27,9 @@ from node.dicom.status import (
     PROCESSING_FAILURE,
     SUCCESS,
 )
-from node.dicom.values import standard_tag
+from node.dicom.values import standard_tag, value
 from node.errors import VoxelnodeError
+from node.extensions.worklist.queries import data_set_of, with_character_set
 from node.index.nouns.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository, State
 
 SCHEDULED = "ScheduledStepAttributesSequence"
@@ -230,7 +231,39 @@ def serve_n_set(operation: Operation, service: StepService) -> None:
     _serve(operation, service, N_SET_RQ, change)
 
 
-def _serve(operation: Operation, service: StepService, field: int, serve: Callable[[], PerformedStep]) -> None:
+def serve_n_get(operation: Operation, service: StepService) -> None:
+    """Serve one N-GET-RQ, on the thread of the association: a step, or the attributes of it that are asked for.
+
+    Statuses are those of PS3.7 10.1.2.1.9:
+
+    * 0x0000: attributes that the step lacks are absent
+    * 0x0110: an internal error
+    * 0x0112: there is no such step; 0x0122: the presentation context belongs to another service
+    """
+    found = Dataset()
+
+    def get() -> PerformedStep:
+        uid = operation.parameter("RequestedSOPInstanceUID")
+        current = service.steps.current(uid)
+        if current is None:
+            raise StepRefused(NO_SUCH_INSTANCE, "there is no step with this UID")
+        asked = value(operation.request, "AttributeIdentifierList")
+        tags = {int(tag) for tag in (asked if isinstance(asked, Sequence) else (asked,))} if asked is not None else None
+        attributes = {tag: one for tag, one in current[1].items() if tags is None or int(tag, 16) in tags}
+        found.update(with_character_set(data_set_of(attributes)))
+        return _step(uid, current[1])
+
+    _serve(operation, service, N_GET_RQ, get, found)
+
+
+def _serve(
+    operation: Operation,
+    service: StepService,
+    field: int,
+    serve: Callable[[], PerformedStep],
+    found: Dataset | None = None,
+) -> None:
+    """Answer by a step that `serve` returns; `found`: the data set of a successful response."""
     step, status, comment = None, SUCCESS, ""
     parameters: dict[str, Any] = {}
     try:
@@ -256,11 +289,14 @@ def _serve(operation: Operation, service: StepService, field: int, serve: Callab
     if is_identifier(uid):
         parameters["AffectedSOPInstanceUID"] = uid
     _note(operation, service, field, step, status)
-    operation.respond(status, comment=comment, **parameters)
+    operation.respond(status, found if status == SUCCESS else None, comment, **parameters)
+
+
+_ACTIONS = {N_CREATE_RQ: Action.CREATE, N_GET_RQ: Action.READ, N_SET_RQ: Action.UPDATE}
 
 
 def _note(operation: Operation, service: StepService, field: int, step: PerformedStep | None, status: int) -> None:
-    """Record in the audit log what a modality told of a step (PS3.15 A.5.3.9)."""
+    """Record in the audit log what a modality told of a step, or who read it (PS3.15 A.5.3.9)."""
     if service.audit is None:
         return
     origin = operation.origin
@@ -270,7 +306,7 @@ def _note(operation: Operation, service: StepService, field: int, step: Performe
     ]  # fmt: skip
     message = AuditMessage(
         AuditEvent.PROCEDURE_RECORD,
-        Action.CREATE if field == N_CREATE_RQ else Action.UPDATE,
+        _ACTIONS[field],
         Result.SUCCESS if step is not None else Result.MINOR_FAILURE,
         [
             Participant(origin.calling_ae_title, SOURCE, origin.address, True, origin.certificate),

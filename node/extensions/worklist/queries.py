@@ -142,7 +142,11 @@ def answer(query: WorklistQuery, entry: Json) -> Dataset:
     Of a sequence with keys, the items that match are returned. *Specific Character Set* (0008,0005) is ``ISO_IR 192``
     if a value has other characters than ASCII.
     """
-    ds = _asked(query.keys, entry)
+    return with_character_set(_asked(query.keys, entry))
+
+
+def with_character_set(ds: Dataset) -> Dataset:
+    """Give a data set its *Specific Character Set* (0008,0005), if it has other characters than ASCII."""
     if not all(str(element.value).isascii() for element in ds.iterall() if element.VR != "SQ"):
         ds.SpecificCharacterSet = "ISO_IR 192"
     return ds
@@ -157,17 +161,17 @@ def _asked(keys: Sequence[WorklistKey], entry: Json) -> Dataset:
             found = [_asked(key.inner, item) for item in _values(key, entry) if is_match(key.inner, item)]
             ds.add(DataElement(key.tag, "SQ", found))
         else:
-            ds.add(DataElement(key.tag, "SQ", [_data_set(item) for item in _values(key, entry)]))
+            ds.add(DataElement(key.tag, "SQ", [data_set_of(item) for item in _values(key, entry)]))
     return ds
 
 
-def _data_set(model: Json) -> Dataset:
-    """Return all elements of an item of an entry."""
+def data_set_of(model: Json) -> Dataset:
+    """Return all elements of an entry, or of an item of one."""
     ds = Dataset()
     for name, element in model.items():
         values = element.get("Value", [])
         if element["vr"] == "SQ":
-            ds.add(DataElement(BaseTag(int(name, 16)), "SQ", [_data_set(item) for item in values]))
+            ds.add(DataElement(BaseTag(int(name, 16)), "SQ", [data_set_of(item) for item in values]))
         else:
             ds.add(_element(BaseTag(int(name, 16)), element["vr"], values))
     return ds
