@@ -21,7 +21,8 @@ from node.errors import ConversionRefused, Withheld
 from node.hookspecs import Way
 from node.volume.read.transfer_syntaxes import TARGETS, NotTranscodable
 
-Encoding = Literal["keep", "uncompressed", "jpeg2000-lossless"]
+Encoding = Literal["keep", "uncompressed", "explicit", "jpeg2000-lossless"]
+"""How copies are encoded; explicit: uncompressed, and in Explicit VR Little Endian."""
 
 MAX_DETAIL_CHARACTERS = 500
 
@@ -42,6 +43,8 @@ class Change:
             return True
         if self.encoding == "uncompressed":
             return transfer_syntax_uid not in TARGETS
+        if self.encoding == "explicit":
+            return transfer_syntax_uid != TARGETS[0]
         return self.encoding == "jpeg2000-lossless" and transfer_syntax_uid in TARGETS
 
     def load(self) -> None:
@@ -133,7 +136,7 @@ def _write(ds: Dataset, encoding: Encoding, stored: str, into: Path) -> int:
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     stream = DicomBytesIO()
-    if encoding == "uncompressed" and stored not in TARGETS:
+    if (encoding == "uncompressed" and stored not in TARGETS) or (encoding == "explicit" and stored != TARGETS[0]):
         from node.volume.read.transcoding import encoded
 
         try:

@@ -1,4 +1,4 @@
-"""Media: folders, files, zip files and DICOMDIRs that ``voxelnode import`` brings, also beside a running node."""
+"""Media: what ``voxelnode import`` brings, also beside a running node, and what ``voxelnode export`` writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from node.hookspecs import Action, Command, Extension, OpenedRoot
 
 
 class _Media(Extension):
-    """What comes from a medium rather than from a sender."""
+    """What comes from a medium rather than from a sender, and what goes onto one."""
 
     name = "media"
     commands = (
@@ -18,6 +18,12 @@ class _Media(Extension):
             f"{__name__}.command:import_",
             ("voxelnode import scans", "voxelnode import scan.zip --dry-run"),
             before="reconvert",
+        ),
+        Command(
+            "export",
+            "Exchange",
+            f"{__name__}.export:export",
+            ("voxelnode export --media cd --where 'modality == \"CT\"'",),
         ),
     )
 

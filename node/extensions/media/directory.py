@@ -1,0 +1,274 @@
+"""The DICOMDIR of a medium: the Basic Directory of PS3.3 F, in a file of PS3.10, with the names of PS3.10 8.
+
+The tree is PATIENT, STUDY, SERIES, and a record for each instance. Values that a record must have and an instance lacks
+(PS3.3 F.5) are invented in the record; the file of the instance stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import struct
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import pairwise
+from pathlib import PurePosixPath
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.fileset import DIRECTORY_RECORDERS
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from node.dicom.values import items, text
+from node.errors import VoxelnodeError
+
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+
+TYPES: Mapping[str, str] = {
+    "88.59": "KEY OBJECT DOC", "88.": "SR DOCUMENT", "104.": "ENCAP DOC", "11.": "PRESENTATION", "9.": "WAVEFORM",
+    "481.2": "RT DOSE", "481.3": "RT STRUCTURE SET", "481.5": "RT PLAN", "481.8": "RT PLAN",
+    "481.4": "RT TREAT RECORD", "481.6": "RT TREAT RECORD", "481.7": "RT TREAT RECORD", "481.9": "RT TREAT RECORD",
+    "4.2": "SPECTROSCOPY", "66": "RAW DATA", "66.1": "REGISTRATION", "66.2": "FIDUCIAL", "66.3": "REGISTRATION",
+    "66.5": "SURFACE", "66.6": "TRACT", "67": "VALUE MAP", "77.1.5.3": "STEREOMETRIC", "78.": "MEASUREMENT",
+    "90.1": "ASSESSMENT",
+}  # fmt: skip
+"""Types of records by SOP class (PS3.3 F.4), without the root of storage; one that ends with a dot begins many."""
+
+LETTERS = {"PATIENT": "PT", "STUDY": "ST", "SERIES": "SE", "IMAGE": "IM", "SR DOCUMENT": "SR", "KEY OBJECT DOC": "KO"}
+"""How names of files and folders begin, which have eight characters; others: XX."""
+
+INVENTED: Mapping[str, str] = {
+    "StudyDate": "19000101", "StudyTime": "000000", "StudyID": "0", "SeriesNumber": "0", "InstanceNumber": "0",
+    "Modality": "OT", "ContentDate": "19000101", "ContentTime": "000000", "CompletionFlag": "PARTIAL",
+    "VerificationFlag": "UNVERIFIED", "ContentLabel": "UNKNOWN", "PresentationCreationDate": "19000101",
+    "PresentationCreationTime": "000000", "DoseSummationType": "UNKNOWN", "StructureSetLabel": "UNKNOWN",
+    "RTPlanLabel": "UNKNOWN", "MIMETypeOfEncapsulatedDocument": "application/octet-stream",
+}  # fmt: skip
+"""Values of Type 1 keys for records of instances that lack them."""
+
+FURTHER = {
+    "PATIENT": ("PatientBirthDate", "PatientSex"),
+    "SERIES": ("SeriesDescription", "InstitutionName", "BodyPartExamined"),
+    "IMAGE": ("ImageType", "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
+}
+"""Optional keys that readers of media like, by type of record."""
+
+NO_ID = "UNKNOWN"
+MAX_SIBLINGS = 1_000_000
+
+_ITEM = struct.Struct("<HHL")
+
+
+class NotOnMedia(VoxelnodeError):
+    """An instance has no record in a DICOMDIR; the message gives the reason, without patient data."""
+
+
+class MixedPatients(VoxelnodeError):
+    """Two people have one Patient ID, and the DICOMDIR would make one patient of them."""
+
+
+@dataclass(eq=False)
+class _Node:
+    record: Dataset
+    name: str
+    children: dict[str, _Node] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def name_of_next(self, kind: str) -> str:
+        """Return the name of a further child, of eight characters."""
+        letters = LETTERS.get(kind, "XX")
+        number = self.counts.get(letters, 0)
+        if number >= MAX_SIBLINGS:
+            raise NotOnMedia(f"a folder of the medium has more than {MAX_SIBLINGS} files")
+        self.counts[letters] = number + 1
+        return f"{letters}{number:06d}"
+
+
+class Directory:
+    """Collects records of instances, and encodes them.
+
+    `fileset_id`: File-set ID of up to 16 characters A-Z, 0-9 and _.
+    """
+
+    def __init__(self, fileset_id: str) -> None:
+        self._id, self._uid = fileset_id, f"2.25.{uuid.uuid4().int}"
+        self._root = _Node(Dataset(), "")
+        self._issuers: dict[str, tuple[str, str]] = {}
+        self.instances = 0
+        self.invented: set[str] = set()
+        """Keywords that some record has an invented value for."""
+
+    def add(self, ds: Dataset, transfer_syntax_uid: str) -> PurePosixPath:
+        """Add an instance; return the path of its file on the medium.
+
+        Parameters
+        ----------
+        ds : Dataset
+            Its attributes; pixels are not needed.
+
+        Raises
+        ------
+        NotOnMedia
+            Its SOP class has no type of record, or a record cannot be made.
+        MixedPatients
+            Another person has its Patient ID.
+        """
+        kind = record_type(ds)
+        try:
+            head = self._filled(ds)
+            self._require_one_person(head)
+            patient, study, series, leaf = (self._record(head, level) for level in ("PATIENT", "STUDY", "SERIES", kind))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise NotOnMedia(f"no record of type {kind} can be made of it: {type(error).__name__}") from error
+        leaf.ReferencedSOPClassUIDInFile, leaf.ReferencedSOPInstanceUIDInFile = ds.SOPClassUID, ds.SOPInstanceUID
+        leaf.ReferencedTransferSyntaxUIDInFile = transfer_syntax_uid
+        node, path = self._root, []
+        keys = (str(head.PatientID), text(head, "StudyInstanceUID"), text(head, "SeriesInstanceUID"))
+        for key, record, level in zip(keys, (patient, study, series), ("PATIENT", "STUDY", "SERIES"), strict=True):
+            if key not in node.children:
+                node.children[key] = _Node(record, node.name_of_next(level))
+            node = node.children[key]
+            path.append(node.name)
+        name = node.name_of_next(kind)
+        leaf.ReferencedFileID = [*path, name]
+        node.children[str(ds.SOPInstanceUID)] = _Node(leaf, name)
+        self.instances += 1
+        return PurePosixPath(*path, name)
+
+    def encoded(self) -> bytes:
+        """Return the file DICOMDIR."""
+        prefix = self._prefix(0, 0, 0)
+        bodies: list[bytearray] = []
+        places: dict[int, int] = {}
+        at = len(prefix)
+        for node in _walk(self._root):
+            body = bytearray(_record_bytes(node.record))
+            bodies.append(body)
+            places[id(node)] = at
+            at += _ITEM.size + len(body)
+        order = list(_walk(self._root))
+        numbers = {id(node): number for number, node in enumerate(order)}
+        for parent in (self._root, *order):
+            siblings = list(parent.children.values())
+            if siblings and parent is not self._root:
+                _put(bodies[numbers[id(parent)]], 30, places[id(siblings[0])])
+            for one, following in pairwise(siblings):
+                _put(bodies[numbers[id(one)]], 8, places[id(following)])
+        patients = list(self._root.children.values())
+        first, last = (places[id(patients[0])], places[id(patients[-1])]) if patients else (0, 0)
+        written = BytesIO()
+        written.write(self._prefix(first, last, at - len(prefix)))
+        for body in bodies:
+            written.write(_ITEM.pack(0xFFFE, 0xE000, len(body)))
+            written.write(body)
+        return written.getvalue()
+
+    def _require_one_person(self, head: Dataset) -> None:
+        """Raise MixedPatients if instances with one Patient ID have several issuers or birth dates."""
+        person = (text(head, "IssuerOfPatientID"), text(head, "PatientBirthDate"))
+        known = self._issuers.setdefault(str(head.PatientID), person)
+        if any(one and other and one != other for one, other in zip(person, known, strict=True)):
+            raise MixedPatients(
+                "two people have the same Patient ID, and a DICOMDIR would make one of them: export them one by one"
+            )
+        merged = tuple(one or other for one, other in zip(known, person, strict=True))
+        self._issuers[str(head.PatientID)] = (merged[0], merged[1])
+
+    def _filled(self, ds: Dataset) -> Dataset:
+        """Return the attributes with a value for each that a record must have."""
+        head = copy.copy(ds)
+        for keyword, value in INVENTED.items():
+            if keyword not in ds or ds[keyword].is_empty:
+                setattr(head, keyword, value)
+        if not items(ds, "ConceptNameCodeSequence"):
+            head.ConceptNameCodeSequence = [_untitled()]
+        if not text(ds, "PatientID"):
+            head.PatientID = f"{NO_ID}-{text(ds, 'StudyInstanceUID')}"[-64:]
+            self.invented.add("PatientID")
+        if "ContentSequence" in ds:  # of the content, a record has only what modifies its title
+            kept = [
+                item for item in items(ds, "ContentSequence") if text(item, "RelationshipType") == "HAS CONCEPT MOD"
+            ]
+            del head.ContentSequence
+            if kept:
+                head.ContentSequence = kept
+        return head
+
+    def _record(self, head: Dataset, kind: str) -> Dataset:
+        made: Dataset = DIRECTORY_RECORDERS[kind](head)
+        for keyword in FURTHER.get(kind, ()):
+            if keyword in head and not head[keyword].is_empty:
+                made[keyword] = head[keyword]
+        self.invented |= {
+            keyword for keyword in INVENTED if keyword in made and str(made[keyword].value) == INVENTED[keyword]
+        }
+        if "SpecificCharacterSet" in head:
+            made.SpecificCharacterSet = head.SpecificCharacterSet
+        made.OffsetOfTheNextDirectoryRecord = 0
+        made.RecordInUseFlag = 0xFFFF
+        made.OffsetOfReferencedLowerLevelDirectoryEntity = 0
+        made.DirectoryRecordType = kind
+        return made
+
+    def _prefix(self, first: int, last: int, length: int) -> bytes:
+        """Return all bytes before the first record."""
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+        meta.MediaStorageSOPInstanceUID = UID(self._uid)
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds = Dataset()
+        ds.FileSetID = self._id
+        ds.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = first
+        ds.OffsetOfTheLastDirectoryRecordOfTheRootDirectoryEntity = last
+        ds.FileSetConsistencyFlag = 0
+        stream = DicomBytesIO()
+        stream.write(bytes(128) + b"DICM")
+        stream.is_little_endian, stream.is_implicit_VR = True, False
+        write_file_meta_info(stream, meta)
+        write_dataset(stream, ds)
+        stream.write(struct.pack("<HH2sHL", 0x0004, 0x1220, b"SQ", 0, length))
+        return bytes(stream.getvalue())
+
+
+def _untitled() -> Dataset:
+    title = Dataset()
+    title.CodeValue, title.CodingSchemeDesignator, title.CodeMeaning = "18748-4", "LN", "Diagnostic Imaging Report"
+    return title
+
+
+def record_type(ds: Dataset) -> str:
+    """Return the type of the record of an instance (PS3.3 F.4); raise NotOnMedia if it has none."""
+    sop_class = text(ds, "SOPClassUID")
+    rest = sop_class.removeprefix(STORAGE)
+    found = TYPES.get(rest) or next(
+        (kind for root, kind in TYPES.items() if root[-1] == "." and rest.startswith(root)), ""
+    )
+    if found:
+        return found
+    if "Rows" in ds and sop_class.startswith(STORAGE):
+        return "IMAGE"
+    raise NotOnMedia("its SOP class has no type of record in a DICOMDIR")
+
+
+def _walk(root: _Node) -> list[_Node]:
+    """Return the records below a node, each before those below it."""
+    found, waiting = [], list(root.children.values())[::-1]
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        waiting += list(node.children.values())[::-1]
+    return found
+
+
+def _record_bytes(record: Dataset) -> bytes:
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    write_dataset(stream, record, record.get("SpecificCharacterSet") or "iso8859")
+    return bytes(stream.getvalue())
+
+
+def _put(body: bytearray, at: int, offset: int) -> None:
+    """Put an offset where the first elements of a record have it: (0004,1400) at 8, (0004,1420) at 30."""
+    struct.pack_into("<L", body, at, offset)

@@ -1,0 +1,85 @@
+"""A medium with a DICOMDIR, as DCMTK, dicom3tools, pydicom and the import read it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.fileset import FileSet
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+
+from node.extensions.media.directory import MixedPatients
+from node.extensions.media.export import Written, write_medium
+from node.receive.import_files import import_instances
+from node.settings.model import Settings
+from tests import dciodvfy, make
+from tests.integration.conftest import Root
+from tests.programs import needs
+
+
+def written(root: Root, settings: Settings, folder: Path) -> Written:
+    with root.index.reading() as index:
+        instances = list(index.instances.stored())
+    return write_medium(folder, instances, settings, root.archive.local)
+
+
+def test_a_medium_has_what_was_selected_as_others_read_it(root: Root, settings: Settings, tmp_path: Path) -> None:
+    told = {"PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 192", "StudyID": "7"}
+    series = make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1", **told)
+    series += make.ct_series(
+        2,
+        study_uid="1.2.3",
+        series_uid="1.2.3.2",
+        transfer_syntax_uid=ImplicitVRLittleEndian,
+        SeriesNumber=None,
+        **told,
+    )
+    series += [make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1", PatientID="P2")]
+    compressed = make.ct_series(1, study_uid="1.2.4", series_uid="1.2.4.2", PatientID="P2")[0]
+    compressed.compress(RLELossless)
+    unplaced = make.instance(sop_class_uid="1.2.840.10008.5.1.4.39.1", study_uid="1.2.5", PatientID="P3")
+    for ds in [*series, compressed, unplaced]:
+        root.take(ds)
+    medium = tmp_path / "cd"
+    done = written(root, settings, medium)
+    assert (done.instances, done.studies, done.as_stored) == (6, 2, 0)
+    assert list(done.left_out) == [unplaced.SOPInstanceUID]
+    assert "no type of record" in done.left_out[unplaced.SOPInstanceUID]
+    assert "SeriesNumber" in done.invented
+    files = [path.relative_to(medium) for path in medium.rglob("*") if path.is_file()]
+    names = {part for path in files if len(path.parts) > 1 for part in path.parts}
+    assert all(re.fullmatch(r"[A-Z0-9_]{8}", name) for name in names)
+    assert {str(path) for path in files if len(path.parts) == 1} == {"DICOMDIR", "README.TXT", "INDEX.HTM"}
+    fileset = FileSet(medium / "DICOMDIR")
+    found = {str(one.SOPInstanceUID): Path(one.path) for one in fileset}
+    assert set(found) == {str(ds.SOPInstanceUID) for ds in [*series, compressed]}
+    assert {dcmread(path).file_meta.TransferSyntaxUID for path in found.values()} == {ExplicitVRLittleEndian}
+    assert str(fileset.find(SOPInstanceUID=series[0].SOPInstanceUID)[0].PatientName) == "Müller^Jörg"
+    for ds in [*series[:2], series[2]]:
+        assert dcmread(found[ds.SOPInstanceUID]).PixelData == ds.PixelData
+    fileset._stage["t"].cleanup()
+    report = import_instances([medium / "DICOMDIR"], root.ingest)  # reads what the DICOMDIR names
+    assert (report.already_there + len(report.other_bytes), report.files) == (6, 6)
+
+
+def test_two_people_with_one_patient_id_do_not_become_one(root: Root, settings: Settings, tmp_path: Path) -> None:
+    for study, issuer in (("1.2.3", "WEST"), ("1.2.4", "EAST")):
+        root.take(make.instance(study_uid=study, PatientID="P1", IssuerOfPatientID=issuer, Rows=1))
+    with pytest.raises(MixedPatients, match="one by one"):
+        written(root, settings, tmp_path / "cd")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
+
+
+def test_dcmtk_and_dciodvfy_find_no_fault_with_the_dicomdir(root: Root, settings: Settings, tmp_path: Path) -> None:
+    for ds in make.ct_series(3, PatientID="P1", PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 192"):
+        root.take(ds)
+    medium = tmp_path / "cd"
+    written(root, settings, medium)
+    shown = subprocess.run(
+        [needs("dcdirdmp", "dcmtk"), medium / "DICOMDIR"], capture_output=True, text=True, check=True
+    )
+    assert "IM000002" in shown.stdout + shown.stderr
+    assert not dciodvfy.errors(medium / "DICOMDIR")
