@@ -120,6 +120,12 @@ def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_t
 @pytest.mark.slow
 def test_a_folder_without_dicom_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no DICOM")
-    done = run("open", tmp_path, environment={"TMPDIR": str(tmp_path)})
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment = {"TMPDIR": str(temporary)}
+    done = run("open", tmp_path / "notes.txt", environment=environment)
     assert (done.returncode, done.stderr) == (1, "voxelnode: none of 1 files is DICOM\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    within = run("open", tmp_path, environment=environment)
+    assert within.returncode == 2
+    assert "set TMPDIR" in within.stderr
+    assert list(temporary.iterdir()) == []

@@ -17,7 +17,7 @@ import typer
 
 from node.cli.output import print_fields, printable, progress_bar
 from node.cli.run.sitting import browse, sitting_settings, stop_at_end, temporary_root
-from node.errors import VoxelnodeError
+from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
     from node.receive.import_files import ImportReport
@@ -28,6 +28,9 @@ QUIET_SECONDS = 2.0
 
 NAMED_FILES = 5
 """Largest number of files that are named because they could not be stored; the page Problems is for instances."""
+
+UNREAD = "cannot be read"
+"""How the reason of a file begins that may be DICOM."""
 
 SENDER = "opened folder"
 
@@ -60,6 +63,8 @@ def open_(
     logs.configure("warning")
     stop = stop_at_end()
     with temporary_root("voxelnode-open-") as root:
+        if any(root.resolve().is_relative_to(path.resolve()) for path in paths):
+            raise UsageError(f"{root.parent} is for temporary files, and in it: name a folder below, or set TMPDIR")
         node = Node(sitting_settings(root, Dicom(enabled=False), QUIET_SECONDS))
         url = node.start().web
         assert url is not None
@@ -96,24 +101,27 @@ def _refer(paths: Iterable[Path], ingest: Ingest, stop: threading.Event) -> Impo
             if stop.is_set():
                 raise _Ended
 
-        def _say(word: str) -> None:
-            ingest.metrics.last_words.heard(SENDER, socket.gethostname(), word, ingest.now())
+        def _say(word: str, stored: int = 0) -> None:
+            ingest.metrics.last_words.heard(SENDER, socket.gethostname(), word, ingest.now(), stored)
 
         report = import_instances(paths, ingest, on_file, refers=True)
-        _say(f"read {report.files} files, {len(report.skipped)} of them no DICOM")
+        _say(f"read {report.files} files, {len(report.skipped)} of them no instances", report.stored)
     return report
 
 
 def _tell(report: ImportReport) -> None:
     """Print the outcome of all files in numbers, and the first that are DICOM and could not be stored."""
+    unread = [file for file in report.skipped if file.reason.startswith(UNREAD)]
     counts = {
         "instances": report.stored,
-        "no DICOM": len(report.skipped),
+        "no DICOM": len(report.skipped) - len(unread),
+        "unreadable": len(unread),
         "once more": report.already_there,
         "same UID, different bytes": len(report.other_bytes),
         "refused": len(report.refused),
     }
     always = ("instances", "no DICOM")
     print_fields({name: count for name, count in counts.items() if count or name in always})
-    for file in report.refused[:NAMED_FILES]:
-        print(printable(f"refused: {file.name}: {file.reason}"))
+    for word, files in (("refused", report.refused), ("unreadable", unread)):
+        for file in files[:NAMED_FILES]:
+            print(printable(f"{word}: {file.name}: {file.reason}"))
