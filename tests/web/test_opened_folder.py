@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from node.receive.import_files import import_instances
 from tests import make
-from tests.preloaded import Process, run
+from tests.preloaded import run
 from tests.rows import view_rows
 from tests.web.conftest import Site, until
 
@@ -92,26 +93,29 @@ def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_t
     (tmp_path / "browser").write_text(f"#!/bin/sh\necho $1 > {opened}\n")
     (tmp_path / "browser").chmod(0o755)
     environment = {"TMPDIR": str(temporary), "DISPLAY": ":9", "BROWSER": f"{tmp_path / 'browser'} %s"}
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
-        process = Process(["open", str(files[0].parent)], environment, log, tmp_path)
-        watchdog = threading.Timer(60, process.kill)
-        watchdog.start()
-        try:
-            assert str(files[0].parent) in process.stdout.readline()
-            address = process.stdout.readline().split()[1]
-            lines = [next(process.stdout).strip() for _ in range(3)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "node", "open", str(files[0].parent)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    watchdog = threading.Timer(100, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        with process.stdout as output:
+            assert str(files[0].parent) in output.readline()
+            address = output.readline().split()[1]
+            lines = [next(output).strip() for _ in range(3)]
             assert lines[:2] == ["instances  5", "no DICOM   1"]
             assert "Ctrl-C" in lines[2]
+            assert [path.name[:15] for path in temporary.iterdir()] == ["voxelnode-open-"]
             until(lambda: httpx2.get(f"{address}studies/1.2.3/volumes.zip").status_code == 200, 60)
             until(opened.exists)
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        finally:
-            watchdog.cancel()
-            process.kill()
-            process.stdout.close()
-        log.seek(0)
-        assert log.read() == ""
+            assert output.read() == ""
+        assert process.wait(60) == 0
+    finally:
+        watchdog.cancel()
+        process.kill()
     assert opened.read_text().strip() == address
     assert list(temporary.iterdir()) == []
     assert state_of(files[0].parent) == before
@@ -122,10 +126,12 @@ def test_a_folder_without_dicom_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no DICOM")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    environment = {"TMPDIR": str(temporary)}
-    done = run("open", tmp_path / "notes.txt", environment=environment)
+    done = run("open", tmp_path / "notes.txt")
     assert (done.returncode, done.stderr) == (1, "voxelnode: none of 1 files is DICOM\n")
-    within = run("open", tmp_path, environment=environment)
+    within = subprocess.run(
+        [sys.executable, "-m", "node", "open", str(tmp_path)],
+        capture_output=True, text=True, env={**os.environ, "TMPDIR": str(temporary)}, check=False,
+    )  # fmt: skip
     assert within.returncode == 2
     assert "set TMPDIR" in within.stderr
     assert list(temporary.iterdir()) == []

@@ -73,7 +73,7 @@ def role_(
     role: Annotated[RoleName, typer.Argument(metavar="ROLE", help=f"{ROLES}.")],
     root: ChangedRoot,
 ) -> None:
-    """Change the role of an account, effective from its next request."""
+    """Change the role of an account from its next request on."""
     root.order("set-role", name=name, role=role)
     print(f"account {name}, role {role}")
 
@@ -109,7 +109,7 @@ def list_(root: Root) -> Listing:
 
 @app.command()
 def remove(name: Name, root: ChangedRoot) -> None:
-    """Remove an account and its tokens, and close its sessions."""
+    """Remove an account, its tokens and its sessions."""
     root.order("remove-account", name=name)
     print(f"account {name} removed")
 
@@ -157,7 +157,7 @@ def revoke(name: Name, label: Label, root: ChangedRoot) -> None:
 
 @app.command()
 def sessions(name: Name, root: Root) -> Listing:
-    """List the sessions of an account: browsers that are signed in."""
+    """List the browsers that are signed in by an account."""
     with root.reading() as index:
         rows = [
             {"id": one.id, **asdict(one.client)}
@@ -183,7 +183,10 @@ def logout(
 
 @app.command("reset-factor")
 def reset_factor(name: Name, root: ChangedRoot) -> None:
-    """Remove the second factor of an account whose telephone and recovery codes are lost, and end its sessions."""
+    """Remove the second factor of an account.
+
+    For somebody whose telephone and recovery codes are lost; the sessions of the account end.
+    """
     root.order("remove-factor", name=name)
     print(f"second factor of {name} removed")
 
