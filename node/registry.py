@@ -58,6 +58,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.documents:EXTENSION",
     "node.extensions.identity:EXTENSION",
     "node.extensions.labels:EXTENSION",
+    "node.extensions.shares:EXTENSION",
     "node.extensions.destinations:EXTENSION",
     "node.extensions.names:EXTENSION",
     "node.extensions.oidc:EXTENSION",

@@ -486,6 +486,19 @@ def _accounts() -> None:
         sa.Column("has_factor", sa.Boolean(), nullable=False),
     )
     op.create_table(
+        "shares",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+        sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+        sa.Column("series_instance_uid", sa.String(64), nullable=False),
+        sa.Column("may_download", sa.Boolean(), nullable=False),
+        sa.Column("made_by", sa.String(64), nullable=False),
+        sa.Column("made_at", sa.DateTime(), nullable=False),
+        sa.Column("expires_at", sa.DateTime(), nullable=False),
+        sa.Column("uses", sa.Integer(), nullable=False),
+        sa.Column("used_at", sa.DateTime()),
+    )
+    op.create_table(
         "keyed_requests",
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("account", sa.String(64), nullable=False),

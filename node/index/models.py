@@ -798,6 +798,23 @@ class WebSessionRow(Base):
     has_factor: Mapped[bool] = mapped_column(default=False)  # whether a second factor was given
 
 
+class ShareRow(Base):
+    """A link that lets anybody who has it see a study, or one of its series, for a time."""
+
+    __tablename__ = "shares"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the study
+    may_download: Mapped[bool]
+    made_by: Mapped[str] = mapped_column(String(64))
+    made_at: Mapped[dt.datetime] = mapped_column(Utc)
+    expires_at: Mapped[dt.datetime] = mapped_column(Utc)
+    uses: Mapped[int] = mapped_column(Integer, default=0)
+    used_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
 class KeyedRequestRow(Base):
     """A request over HTTP with an idempotency key; `answer` is its JSON, null until the request was carried out."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import datetime as dt
 import hmac
 import secrets
@@ -31,12 +32,21 @@ from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, Result
 from node.budget import Claim, Stage, Standing
 from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, Role
+from node.index.nouns.shares import Share, ShareRepository
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
 from node.settings.model import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, is_password, new_token
-from node.web.errors import Forbidden, NoPlace, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
+from node.web.errors import (
+    Forbidden,
+    NoPlace,
+    NotAuthenticated,
+    ProviderUnavailable,
+    ResourceNotFound,
+    SignInFailed,
+    TooManyTries,
+)
 from node.web.guesses import Guesses, Pair
 from node.web.second_factor import new_recovery_codes, new_secret, normal, step_of
 from node.web.services import Node, Services
@@ -51,6 +61,9 @@ COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 """Names of the session cookie; browsers accept the second one only over HTTPS and only from this host."""
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+SHARED_PATH = "/shared/"
+"""Path below which links are valid, and nothing else is."""
 
 JOBS_PATH = "/api/v1/jobs/"
 """Path below which tokens of jobs are valid."""
@@ -80,12 +93,16 @@ NEVER = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The account of a request and its role; `token` is the label of its token, `session` is its session."""
+    """The account of a request and its role; `token` is the label of its token, `session` is its session.
+
+    `share` is the link by which somebody without an account asks; it is good below its own address alone.
+    """
 
     name: str
     role: Role
     token: str = ""
     session: int | None = None
+    share: Share | None = None
 
 
 LOCAL = Caller("local", Role.ADMIN)
@@ -108,6 +125,7 @@ class Access:
         web: Web,
         accounts: AccountRepository,
         jobs: JobRepository,
+        shares: ShareRepository,
         trail: AuditTrail,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         provider: IdentityProvider | None = None,
@@ -115,6 +133,8 @@ class Access:
         self._provider = provider
         self._web, self._accounts, self._jobs, self.trail, self._now = web, accounts, jobs, trail, now
         self._guesses, self._codes = Guesses(self._alert), Guesses(self._alert)
+        self._links = Guesses(lambda sentence, pair: None)
+        self._shares = shares
         self._hashing = threading.Semaphore(MAX_CONCURRENT_HASHES)
         self._hash_places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
         self._verified, self._uses = _Verified(), _Uses()
@@ -125,6 +145,8 @@ class Access:
         Raises NotAuthenticated if credentials are required but missing, or if they are wrong or expired, and
         TooManyTries.
         """
+        if request.url.path.startswith(SHARED_PATH):
+            return self._by_share(request)
         if is_from_cors_origin(request.headers, request.url.scheme, self._web.cors_origins) and not has_token(
             request.headers
         ):
@@ -151,7 +173,7 @@ class Access:
         """Return whether a request would be of the same caller in the same role if it came now."""
         try:
             return self.identify(request) == caller
-        except (NotAuthenticated, Forbidden, TooManyTries, ProviderUnavailable):
+        except (NotAuthenticated, Forbidden, TooManyTries, ProviderUnavailable, ResourceNotFound):
             return False
 
     def check_password(self, name: str, password: str, address: str) -> KnownAccount:
@@ -309,6 +331,26 @@ class Access:
             self._audit_wrong_token(request)
             raise NotAuthenticated("the token is of a job: it is valid for the address of that job in its message only")
         return Caller(_name_of_job(job), Role.READ)
+
+    def _by_share(self, request: HTTPConnection) -> Caller:
+        """Return whoever has a link, as a caller that may only read; other credentials do not count here.
+
+        The token is in the address. The routes below it show what its link does and nothing else.
+        """
+        address, token = address_of(request), str(request.path_params.get("share_token", ""))
+        pair = "a link", block_of(address)
+        wait = self._links.wait_seconds(pair)
+        if wait > 0:
+            raise TooManyTries(wait)
+        share = self._shares.by_token(digest(token), self._now())
+        if share is None:
+            self._links.begin(pair)
+            self._audit_login(
+                ("unknown link", address), Result.MINOR_FAILURE, "a wrong link, or one that is over", once=True
+            )
+            raise ResourceNotFound("link: it may be over, or revoked")
+        whole = dataclasses.replace(share, uses=0, used_at=None)  # what a request is compared by, while it lasts
+        return Caller(f"link {share.id} of {share.made_by}"[:64], Role.READ, share=whole)
 
     def _by_token(self, request: HTTPConnection, token: str) -> Caller:
         if token.startswith(JOB_TOKEN_PREFIX):

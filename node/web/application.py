@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
+from node.index.nouns.shares import ShareRepository
 from node.registry import enabled, error_page_of, resolve, sign_ins_of
 from node.settings.model import Settings
 from node.version import __version__
@@ -57,7 +58,12 @@ def application(services: Services) -> FastAPI:
     app.state.error_page = error_page_of(services.settings)
     provider = app.state.sign_ins.provider if app.state.sign_ins is not None else None
     app.state.access = Access(
-        services.settings.web, services.index.accounts, services.index.jobs, trail, provider=provider
+        services.settings.web,
+        services.index.accounts,
+        services.index.jobs,
+        services.index.repository(ShareRepository),
+        trail,
+        provider=provider,
     )
     app.state.stopping = threading.Event()
     app.state.streams = streams_budget(services.metrics)

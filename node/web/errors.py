@@ -26,7 +26,7 @@ class TooManyTries(VoxelnodeError):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = math.ceil(seconds)
-        super().__init__(f"too many wrong passwords: try again in {self.seconds} s")
+        super().__init__(f"too many wrong tries: try again in {self.seconds} s")
 
 
 class ResourceNotFound(VoxelnodeError):

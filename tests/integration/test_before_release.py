@@ -31,7 +31,9 @@ pytestmark = pytest.mark.postgresql
 
 BEFORE = Path(__file__).parent / "before"
 
-SINCE = frozenset({"lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes"})
+SINCE = frozenset(
+    {"lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes", "shares"}
+)
 """Tables that this version did not have."""
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)

@@ -137,6 +137,12 @@ NOT_READ = (
         ("PUT", "/api/v1/studies/{study_instance_uid}/series/{series_instance_uid}/labels"),
         ("DELETE", "/api/v1/comments/{comment}"),
         ("DELETE", "/api/v1/account/tokens/{token}"),
+        ("DELETE", "/api/v1/shares/{share}"),
+        ("POST", "/api/v1/studies/{study_instance_uid}/shares"),
+        ("GET", "/shared/{share_token}"),  # with links: see test_shares
+        ("GET", "/shared/{share_token}/pictures/{series_instance_uid}"),
+        ("GET", "/shared/{share_token}/volumes.zip"),
+        ("GET", "/shared/{share_token}/dicom.zip"),
         ("DELETE", "/api/v1/account/sessions/{session}"),
         ("PUT", "/api/v1/searches/{name}"),
         ("DELETE", "/api/v1/searches/{name}"),

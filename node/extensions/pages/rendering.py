@@ -257,6 +257,11 @@ def factor_page(
     return HTMLResponse(_render("factor.html", **values), status_code)
 
 
+def plain_page(template: str, **values: Any) -> Response:
+    """Return a page that needs no account."""
+    return HTMLResponse(_render(template, **values))
+
+
 def recovery_page(codes: Sequence[str], next_path: str) -> Response:
     """Return the page that shows the recovery codes of a second factor once."""
     return HTMLResponse(_render("recovery.html", codes=codes, next_path=next_path))

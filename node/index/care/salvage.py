@@ -190,9 +190,10 @@ def _document(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 HISTORY = (
-    "accounts", "tokens", "web_sessions", "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
+    "accounts", "recovery_codes", "tokens", "web_sessions",
+    "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
     "protocols", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
-    "labels", "comments", "kept_searches",
+    "labels", "comments", "kept_searches", "shares",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 

@@ -1,0 +1,36 @@
+"""Links by which people without an account see a study, or one of its series, for a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from node.hookspecs import Action, Command, Extension, OpenedRoot, Router
+
+
+class _Shares(Extension):
+    """Links by command and REST, and the page that they open."""
+
+    name = "shares"
+    commands = (
+        Command(
+            "share",
+            "Maintain",
+            f"{__name__}.command:app",
+            (
+                "voxelnode share add 1.2.840.1.2.3 --days 14 --download",
+                "voxelnode share list",
+                "voxelnode share revoke 7",
+            ),
+            before="account",
+        ),
+    )
+    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
+    templates = __name__
+
+    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
+        from node.extensions.shares.actions import actions
+
+        return actions(root.ingest, root.audit)
+
+
+EXTENSION = _Shares()

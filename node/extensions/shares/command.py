@@ -1,0 +1,65 @@
+"""``voxelnode share add|list|revoke``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, Columns, Listing, listing
+
+app = Commands(help="Share a study by a link that needs no account.", no_args_is_help=True)
+
+SHARES: Columns = {
+    "number": "id",
+    "study": "study",
+    "series": "series",
+    "download": lambda row: "yes" if row["may_download"] else "no",
+    "made by": "made_by",
+    "until": "expires_at",
+    "uses": "uses",
+    "last use": "used_at",
+}
+
+
+@app.command()
+def add(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
+    days: Annotated[int, typer.Option("--days", metavar="N", min=1, max=366, help="Days until it is over.")] = 14,
+    series: Annotated[str, typer.Option("--series", metavar="UID", help="This series only.")] = "",
+    download: Annotated[bool, typer.Option("--download", help="Let its files be downloaded. [default: no]")] = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Make a link to a study, or to one of its series, and print its path.
+
+    The path goes behind the address of the node, and is shown only once; the index stores a digest of it. Whoever has
+    the link sees who the patient is.
+    """
+    from node.web.credentials import digest, new_token
+
+    token = new_token()
+    made = root.order("make-share", sha256=digest(token), study=study, series=series, days=days, download=download)
+    path = f"/shared/{token}"
+    return Answer({"path": path, **made}, path)
+
+
+@app.command("list")
+def list_(root: Root) -> Listing:
+    """List the links, with how often each was used."""
+    from node.index.nouns.shares import ReadShares
+
+    with root.reading() as index:
+        rows = [asdict(share) for share in index.repository(ReadShares).listed()]
+    return listing(f"{len(rows)} links", SHARES, rows)
+
+
+@app.command()
+def revoke(
+    number: Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="Number of the link.")], root: ChangedRoot
+) -> None:
+    """Revoke a link at once."""
+    root.order("revoke-share", number=number)
+    print(f"link {number} revoked")

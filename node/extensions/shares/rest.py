@@ -1,0 +1,110 @@
+"""REST: links to studies."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from node.extensions.shares.actions import MAX_DAYS
+from node.index.database.reading import ReadIndex
+from node.index.nouns.accounts import Role
+from node.index.nouns.shares import ReadShares
+from node.web.access import WriterCall
+from node.web.api.changes import Change
+from node.web.api.models import Moment, Resource, RowId
+from node.web.api.resources import StudyUid
+from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.web.audit_trail import of_study
+from node.web.credentials import digest, new_token
+from node.web.errors import ResourceNotFound
+
+router = api_router("shares")
+
+ShareNumber = Annotated[RowId, Path(description="number of the link")]
+
+
+class ShareResource(Resource):
+    """A link, without its secret; `series` is empty if it shows the whole study."""
+
+    id: RowId
+    study: str
+    series: str
+    may_download: bool
+    made_by: str
+    made_at: Moment
+    expires_at: Moment
+    uses: int
+    used_at: Moment | None
+
+
+class Shares(Resource):
+    """Links, newest first."""
+
+    items: list[ShareResource]
+
+
+class NewShare(BaseModel):
+    """A link to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    days: Annotated[int, Field(ge=1, le=MAX_DAYS)] = 14
+    series_instance_uid: Annotated[str, Field(max_length=64)] = ""
+    download: bool = False
+
+
+class MadeShare(Resource):
+    """A link that was made; its `path` is shown only now."""
+
+    id: RowId
+    path: str
+    expires_at: Moment
+
+
+class RevokedShare(Resource):
+    """The number that a link had."""
+
+    removed: RowId
+
+
+@router.get("/studies/{study_instance_uid}/shares", responses=problems())
+def list_shares(call: WriterCall, study_instance_uid: StudyUid) -> Shares:
+    """The links to a study, with how often each was used."""
+    with call.node.index.reading() as index:
+        patient_id = index.studies.patient_id(study_instance_uid)
+        items = [ShareResource(**asdict(one)) for one in index.repository(ReadShares).listed(study_instance_uid)]
+    call.audit.accessed([of_study(study_instance_uid, patient_id)], "links")
+    return Shares(items=items)
+
+
+@router.post("/studies/{study_instance_uid}/shares", status_code=201, responses=problems(*OF_CHANGES))
+def make_share(call: WriterCall, study_instance_uid: StudyUid, wanted: NewShare) -> MadeShare:
+    """Make a link to a study, or to one of its series: whoever has it sees who the patient is.
+
+    There is no idempotency key: answers to those are kept, and this one has the secret of the link.
+    """
+    token, scope = new_token(), {"series": wanted.series_instance_uid, "download": wanted.download}
+    made = call.act("make-share", sha256=digest(token), study=study_instance_uid, days=wanted.days, **scope)
+    return MadeShare(id=made["id"], path=f"/shared/{token}", expires_at=made["expires_at"])
+
+
+@router.delete("/shares/{share}", responses=problems(*OF_CHANGES))
+def revoke_share(call: WriterCall, change: Change, share: ShareNumber) -> RevokedShare:
+    """Revoke a link of one's own at once; administrators revoke any."""
+    any_account = call.account.role == Role.ADMIN
+
+    def current(index: ReadIndex) -> ShareResource:
+        found = next((one for one in index.repository(ReadShares).listed() if one.id == share), None)
+        if found is None or not (any_account or found.made_by == call.account.name):
+            raise ResourceNotFound("link")
+        return ShareResource(**asdict(found))
+
+    def act(_: object) -> RevokedShare:
+        with call.node.index.reading() as index:
+            current(index)
+        return RevokedShare.model_validate(call.act("revoke-share", number=share, any_account=any_account))
+
+    return change.make(RevokedShare, current, act)

@@ -1,0 +1,103 @@
+"""Links by which people without an account see a study, or one of its series, for a time."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, select, update
+
+from node.errors import UsageError
+from node.index.engine.rows import ReadRepository
+from node.index.engine.sql import insert
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.models import ShareRow, StudyRow
+
+MAX_SHARES = 1000
+"""Of all studies; those that are over are removed when one is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A link: what it shows, whether files may be downloaded, and how it was used; `series` is empty for a study."""
+
+    id: int
+    study: str
+    series: str
+    may_download: bool
+    made_by: str
+    made_at: dt.datetime
+    expires_at: dt.datetime
+    uses: int
+    used_at: dt.datetime | None
+
+
+_COLUMNS = (
+    ShareRow.id,
+    ShareRow.study_instance_uid,
+    ShareRow.series_instance_uid,
+    ShareRow.may_download,
+    ShareRow.made_by,
+    ShareRow.made_at,
+    ShareRow.expires_at,
+    ShareRow.uses,
+    ShareRow.used_at,
+)
+
+
+class ShareRepository(IndexRepository):
+    """The links of an index."""
+
+    @on_reader
+    def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> Share | None:
+        """Return the link of a token, or None if it is unknown, revoked or over."""
+        query = select(*_COLUMNS).where(ShareRow.sha256 == sha256, ShareRow.expires_at > now)
+        row = connection.execute(query).first()
+        return None if row is None else Share(*row)
+
+    @on_writer
+    def make(self, connection: Connection, sha256: str, share: Share) -> int:
+        """Store a new link; return its number. Raises UsageError if there is no such study, or too many links."""
+        connection.execute(delete(ShareRow).where(ShareRow.expires_at <= share.made_at))
+        if connection.execute(select(StudyRow.id).where(StudyRow.study_instance_uid == share.study)).first() is None:
+            raise UsageError(f"there is no study {share.study}")
+        if len(connection.execute(select(ShareRow.id).limit(MAX_SHARES)).all()) >= MAX_SHARES:
+            raise UsageError(f"there are {MAX_SHARES} links already: revoke some")
+        row = {
+            "sha256": sha256,
+            "study_instance_uid": share.study,
+            "series_instance_uid": share.series,
+            "may_download": share.may_download,
+            "made_by": share.made_by,
+            "made_at": share.made_at,
+            "expires_at": share.expires_at,
+            "uses": 0,
+        }
+        return int(connection.execute(insert(ShareRow).values(row).returning(ShareRow.id)).scalar_one())
+
+    @on_writer
+    def note_use(self, connection: Connection, number: int, now: dt.datetime) -> None:
+        """Count a use of a link."""
+        row = update(ShareRow).where(ShareRow.id == number)
+        connection.execute(row.values(uses=ShareRow.uses + 1, used_at=now))
+
+    @on_writer
+    def revoke(self, connection: Connection, number: int, made_by: str | None) -> Share:
+        """Remove a link, if `made_by` is given only one that this account made; return what it was."""
+        query = select(*_COLUMNS).where(ShareRow.id == number)
+        row = connection.execute(query if made_by is None else query.where(ShareRow.made_by == made_by)).first()
+        if row is None:
+            raise UsageError(f"there is no link {number}: `voxelnode share list` lists them")
+        connection.execute(delete(ShareRow).where(ShareRow.id == number))
+        return Share(*row)
+
+
+class ReadShares(ReadRepository):
+    """The links, to list them."""
+
+    def listed(self, study: str | None = None) -> list[Share]:
+        """Return the links of a study, or all, newest first."""
+        query = select(*_COLUMNS).order_by(ShareRow.id.desc())
+        if study is not None:
+            query = query.where(ShareRow.study_instance_uid == study)
+        return [Share(*row) for row in self._connection.execute(query)]
