@@ -483,7 +483,7 @@ def _accounts() -> None:
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("expires_at", sa.DateTime(), nullable=False),
         sa.Column("used_at", sa.DateTime()),
-        sa.Column("has_factor", sa.Boolean(), nullable=False),
+        sa.Column("has_factor", sa.Boolean()),
     )
     op.create_table(
         "shares",

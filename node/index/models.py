@@ -795,7 +795,7 @@ class WebSessionRow(Base):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     expires_at: Mapped[dt.datetime] = mapped_column(Utc)
     used_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # to the minute
-    has_factor: Mapped[bool] = mapped_column(default=False)  # whether a second factor was given
+    has_factor: Mapped[bool | None]  # whether a second factor was given; None: no
 
 
 class ShareRow(Base):

@@ -33,9 +33,7 @@ API = "/api/v1/studies"
 BASIC = ("reader", PASSWORD)
 
 PUBLIC = {"/healthz", "/readyz", "/login", "/login/factor", "/login/oidc", "/login/oidc/callback", "/logout"}
-SHARED = "/shared/{share_token}"
-PUBLIC |= {SHARED, *(f"{SHARED}/{rest}" for rest in ("pictures/{series_instance_uid}", "volumes.zip", "dicom.zip"))}
-"""Routes that ask for no account; those of links ask for a link."""
+"""Routes that ask for no account."""
 
 
 def logged_in(site: Site, name: str) -> httpx2.Client:

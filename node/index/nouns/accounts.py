@@ -164,7 +164,7 @@ class AccountRepository(IndexRepository):
         row = connection.execute(query.where(*is_open)).first()
         if row is None:
             return None
-        return KnownSession(row.session_id, _known(row), row.expires_at, row.used_at, row.has_factor)
+        return KnownSession(row.session_id, _known(row), row.expires_at, row.used_at, bool(row.has_factor))
 
     @on_writer
     def note_use_of_session(self, connection: Connection, sha256: str, now: dt.datetime) -> None:
