@@ -94,6 +94,7 @@ def _middleware(services: Services) -> list[Middleware]:
                 "If-Match",
                 "If-None-Match",
                 "Range",
+                "Want-Repr-Digest",
             ],
             expose_headers=[
                 "Content-Disposition",
@@ -102,6 +103,7 @@ def _middleware(services: Services) -> list[Middleware]:
                 "ETag",
                 "Idempotent-Replayed",
                 "Location",
+                "Repr-Digest",
                 "Retry-After",
                 "Warning",
             ],

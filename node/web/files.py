@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import zipfile
+from base64 import b64encode
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -119,6 +122,25 @@ class RangedFile(FileResponse):
         detail = f"the file has {length} bytes, and the range starts beyond them"
         problem = ProblemResponse(RANGE_NOT_SATISFIABLE, detail, headers={"Content-Range": f"bytes */{length}"})
         await problem(scope, receive, send)
+
+
+_WANTED = re.compile(r"(?:^|[,\s])sha-256\s*=\s*(?:10|[1-9])\b")
+
+
+def wants_digest(headers: Headers) -> bool:
+    """Return whether a request asks for the SHA-256 of the whole file (RFC 9530 4)."""
+    return _WANTED.search(headers.get("want-repr-digest", "")) is not None
+
+
+def add_digest(response: Response, sha256: str) -> None:
+    """Say the SHA-256 of the whole file, in hexadecimal, also where a range of it is sent (RFC 9530 3)."""
+    response.headers["Repr-Digest"] = f"sha-256=:{b64encode(bytes.fromhex(sha256)).decode('ascii')}:"
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_response(path: Path, media_type: str, name: str, sha256: str | None) -> Response:

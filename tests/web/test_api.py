@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
 import threading
@@ -254,10 +255,17 @@ def test_patients_and_their_merging(site: Site) -> None:
     assert [one["issuer_of_patient_id"] for one in items(site, "patients", patient_id="A")] == ["CLINIC"]
 
 
+def repr_digest(content: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
+
+
 def test_an_instance_comes_back_byte_for_byte(filled: Site) -> None:
     [one] = items(filled, "instances", study_instance_uid="1.2.4")
-    answer = filled.client().get(f"/api/v1/instances/{one['sop_instance_uid']}/file")
+    path = f"/api/v1/instances/{one['sop_instance_uid']}/file"
+    answer = filled.client().get(path, headers={"Want-Repr-Digest": "unixsum=1, sha-256=5"})
     assert answer.headers["content-type"] == "application/dicom"
+    assert answer.headers["repr-digest"] == repr_digest(answer.content)
+    assert "repr-digest" not in filled.client().get(path, headers={"Want-Repr-Digest": "sha-256=0"}).headers
     with filled.store.index.reading() as index:
         row = index.instances.row(one["sop_instance_uid"])
     assert row is not None
@@ -279,6 +287,7 @@ def test_a_volume_is_told_and_downloaded(filled: Site) -> None:
     assert hashlib.sha256(answer.content).hexdigest() == one["sha256"]
     assert one["name"] in answer.headers["content-disposition"]
     assert answer.headers["etag"] == f'"{one["sha256"]}"'
+    assert answer.headers["repr-digest"] == repr_digest(answer.content)
     assert filled.client().head(one["url"]).headers["content-length"] == str(one["bytes"])
 
 

@@ -143,7 +143,11 @@ class SeriesResource(CompletenessResource):
 
 
 class InstanceResource(ResourceOfSeries):
-    """A stored instance; `bytes` and `sha256` are those of its data set as received."""
+    """A stored instance.
+
+    `bytes` and `sha256` are those of its data set as received, without preamble and File Meta Information, which the
+    node writes; a download can have the digest of the file.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -162,7 +166,7 @@ class InstanceResource(ResourceOfSeries):
 
 
 class VolumeResource(Resource):
-    """A file of a conversion; `url` is null after the file was removed."""
+    """A file of a conversion, with `bytes` and `sha256` of this file; `url` is null after the file was removed."""
 
     id: int
     study_instance_uid: str

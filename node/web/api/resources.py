@@ -34,7 +34,17 @@ from node.web.api.paging import (
 from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import DAMAGED, OCTETS, Damaged, file_response, type_or_octets, whole_file
+from node.web.files import (
+    DAMAGED,
+    OCTETS,
+    Damaged,
+    add_digest,
+    digest_of,
+    file_response,
+    type_or_octets,
+    wants_digest,
+    whole_file,
+)
 from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, WRONG_CURSOR
 
 router = api_router()
@@ -275,7 +285,8 @@ def show_instance(call: ReaderCall, response: Response, sop_instance_uid: Instan
 def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Response:
     """The file of an instance: File Meta Information, then the data set, byte for byte as received.
 
-    It is application/dicom, or application/octet-stream if the request accepts only this.
+    It is application/dicom, or application/octet-stream if the request accepts only this. `sha256` of the instance is
+    that of the data set alone; Repr-Digest has that of the file, for requests with `Want-Repr-Digest: sha-256=1`.
     """
     with call.node.index.reading() as index:
         row = _instance(index, sop_instance_uid)
@@ -290,6 +301,8 @@ def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Respon
     media_type = type_or_octets(call.request.headers, DICOM)
     response = file_response(path, media_type, f"{sop_instance_uid}.dcm", row["sha256"])
     response.headers.add_vary_header("Accept")
+    if wants_digest(call.request.headers):
+        add_digest(response, digest_of(path))
     return response
 
 

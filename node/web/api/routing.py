@@ -63,6 +63,8 @@ _RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"ty
 
 _ETAG = {"ETag": {"description": "the entity tag of the resource", "schema": {"type": "string"}}}
 
+_DIGEST = {"Repr-Digest": {"description": "SHA-256 of the whole file (RFC 9530)", "schema": {"type": "string"}}}
+
 _token = HTTPBearer(auto_error=False, description="A token from `voxelnode account token`, if accounts are required.")
 """For the OpenAPI document only; `node.web.access` checks credentials."""
 
@@ -102,11 +104,11 @@ def downloads(description: str, *media_types: str) -> Responses:
     content = {media_type: binary for media_type in media_types}
     return {
         **problems(types.NOT_FOUND, types.GONE, types.RANGE_NOT_SATISFIABLE),
-        200: {"description": description, "content": content, "headers": _ETAG},
+        200: {"description": description, "content": content, "headers": {**_ETAG, **_DIGEST}},
         206: {
             "description": "The requested range, or several as multipart/byteranges",
             "content": {**content, "multipart/byteranges": binary},
-            "headers": {**_ETAG, **content_range},
+            "headers": {**_ETAG, **_DIGEST, **content_range},
         },
         304: {"description": "If-None-Match contains the entity tag of the file", "headers": _ETAG},
     }

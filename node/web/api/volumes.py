@@ -19,7 +19,7 @@ from node.web.api.paging import Page, RequestedPage, UidFilters, only_row
 from node.web.api.routing import api_router, downloads, problems
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import OCTETS, Unavailable, file_response, local_or_gone
+from node.web.files import OCTETS, Unavailable, add_digest, file_response, local_or_gone
 from node.web.problem_types import NOT_FOUND, WRONG_CURSOR
 from node.web.services import Services
 
@@ -112,13 +112,19 @@ def _sent(call: Call, row: dict[str, Any], file: RevisionFile | None, sha256: st
     if sha256 is not None and path.exists():
         length = row["bytes"] if file is None else file.bytes
         if any(_is_whole(call.node, path, length, sha256) for _ in range(2)):  # one bad read is not a damage
-            return file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256)
+            return _with_digest(file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256), sha256)
         has_object = file is not None and file.place == STORE
         _replace(call.node, row, row["path"] if file is None else file.key, has_object=has_object)
         if not has_object:
             raise HTTPException(410, DAMAGED_VOLUME)
         path = _path(call.node, row, file)
-    return file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256)
+    return _with_digest(file_response(path, MEDIA_TYPES.get(path.suffix, OCTETS), path.name, sha256), sha256)
+
+
+def _with_digest(response: Response, sha256: str | None) -> Response:
+    if sha256 is not None:
+        add_digest(response, sha256)
+    return response
 
 
 def _path(node: Services, row: dict[str, Any], file: RevisionFile | None) -> FilePath:
