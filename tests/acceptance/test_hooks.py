@@ -135,7 +135,7 @@ def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(t
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'given-up'"), 60, "the failure")
         works.touch()
         done = run("hooks", "retry", "one", "--root", node.root, environment=settings, check=True)
-        assert done.stdout == "1 messages wait for another attempt\n"
+        assert done.stdout == "1 message waiting for another attempt\n"
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'"), 30, "the second try")
 
 

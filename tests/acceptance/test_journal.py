@@ -156,7 +156,7 @@ def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(r
             status = run("status", "--json").json
             assert (status["queued_instances"], status["journal_damage"]) == (3, [])
             assert status["journal_bytes"] == told.json["bytes"]
-            assert "3 instances wait for the index" in run("status").out
+            assert "3 instances waiting for the index" in run("status").out
         until(lambda: run("journal", "status", "--json").json["waiting"] == 0, 60, "all applied")
         node.kill()
     assert run("journal", "status", "--json").json["waiting"] == 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Json, Root, Where
-from node.cli.output import Answer, Columns, Listing, listing, minute, optional, series_name
+from node.cli.output import Answer, Columns, Listing, counted, listing, minute, optional, series_name
 from node.errors import UsageError, VoxelnodeError, nearest
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def retry_hook(
     """
     _configured(root, name)
     done = root.perform("retry-deliveries", hook=name, message_id=message_id)
-    return Answer(done, f"{done['waiting']} messages wait for another attempt")
+    return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt")
 
 
 def _configured(root: Root, name: str) -> HookSettings:
@@ -347,7 +347,7 @@ def retry_route(name: RouteName, root: ChangedRoot) -> Answer:
     Destinations that could not be reached are tried, too. A running node does so at once, otherwise the next start.
     """
     done = root.perform("retry-routes", destinations=_destinations(root, name))
-    return Answer(done, f"{done['waiting']} messages wait for another attempt")
+    return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt")
 
 
 @routes.command()

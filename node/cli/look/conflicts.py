@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Listing, listing, print_fields, print_table
+from node.cli.output import Answer, Columns, Listing, counted, listing, print_fields, print_table
 
 app = Commands(help="List conflicts of one UID or Patient ID, and decide them.", invoke_without_command=True)
 
@@ -70,4 +70,4 @@ def accept(conflict: Number, alike: Alike = False, *, root: ChangedRoot) -> Answ
 def keep(conflict: Number, alike: Alike = False, *, root: ChangedRoot) -> Answer:
     """Keep what is current, and list the conflict no more."""
     done = root.order("keep-conflict", conflict=conflict, alike=alike)
-    return Answer(done, f"kept: {len(done['kept'])} conflicts are decided")
+    return Answer(done, f"kept: {counted(len(done['kept']), 'conflict')} decided")

@@ -10,15 +10,7 @@ from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
 from node.cli.options import Root
-from node.cli.output import (
-    Answer,
-    Columns,
-    listing,
-    minute,
-    patient,
-    print_fields,
-    sized,
-)
+from node.cli.output import Answer, Columns, counted, listing, minute, patient, print_fields, sized
 
 if TYPE_CHECKING:
     from node.index.database.look import Look
@@ -157,11 +149,11 @@ def _journal(facts: Mapping[str, Any]) -> str:
     if facts["journal_damage"]:
         return "damaged: voxelnode journal status"
     waiting = facts["queued_instances"]
-    return f"{waiting} instances wait for the index" if waiting else "nothing waits for the index"
+    return f"{counted(waiting, 'instance')} waiting for the index" if waiting else "nothing waits for the index"
 
 
 def _lost(count: int) -> str:
-    return f"{count} instances: voxelnode lost list" if count else "none"
+    return f"{counted(count, 'instance')}: voxelnode lost list" if count else "none"
 
 
 def _scrub(last: Mapping[str, Any] | None) -> str:

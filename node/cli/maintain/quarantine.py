@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, Listing, listing, print_fields, sized
+from node.cli.output import Answer, Columns, Listing, counted, listing, print_fields, sized
 from node.errors import UsageError
 
 app = Commands(help="Examine, release or delete the files in quarantine.", no_args_is_help=True)
@@ -31,7 +31,7 @@ def list_(root: Root) -> Listing:
 
     with root.reading() as index:
         rows = [asdict(file) for file in quarantined(root.folder, index)]
-    return listing(f"{len(rows)} files in quarantine", FILES, rows, none="quarantine is empty")
+    return listing(f"{counted(len(rows), 'file')} in quarantine", FILES, rows, none="quarantine is empty")
 
 
 @app.command()
@@ -82,8 +82,9 @@ def purge(
         with root.reading() as index:
             wanted = [file.name for file in quarantined(root.folder, index)]
     if wanted:
-        question = f"Permanently delete {len(wanted)} files in quarantine? Some may be the only copy of an instance."
+        files = counted(len(wanted), "file")
+        question = f"Permanently delete {files} in quarantine? Some may be the only copy of an instance."
         confirm("purging", question, yes)
     for name in wanted:
         root.order("purge-quarantined", name=name)
-    return Answer({"purged": wanted}, f"purged: {len(wanted)} files")
+    return Answer({"purged": wanted}, f"purged: {counted(len(wanted), 'file')}")

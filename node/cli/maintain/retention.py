@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Listing, listing
+from node.cli.output import Answer, Listing, counted, listing
 
 EXPIRED = {"study": "study_instance_uid", "last received": "last_received_at", "rule": "rule"}
 
@@ -38,9 +38,9 @@ def list_(root: Root) -> Listing:
 
     def show() -> None:
         if not rules.is_active:
-            print(f"retention: unlimited (no rules in [retention]); {len(studies)} studies are kept")
+            print(f"retention: unlimited (no rules in [retention]); studies kept: {len(studies)}")
         else:
-            title = f"{len(rows)} of {len(studies)} studies would be deleted"
+            title = f"{len(rows)} of {counted(len(studies), 'study', 'studies')} would be deleted"
             listing(title, EXPIRED, rows).show()
         if waits_for is not None:
             print(waits_for)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, Listing, listing, sized
+from node.cli.output import Answer, Columns, Listing, counted, listing, minute, sized
 from node.errors import UsageError
 
 app = Commands(help="List deletions, undo them, or make them permanent.", invoke_without_command=True)
@@ -15,7 +15,7 @@ app = Commands(help="List deletions, undo them, or make them permanent.", invoke
 ENTRIES: Columns = {
     "number": "number",
     "deleted": "deleted_at",
-    "until": "until",
+    "until": lambda row: minute(row["until"]),
     "level": "level",
     "uid": "uid",
     "instances": "files",
@@ -31,7 +31,7 @@ def list_(root: Root) -> Listing:
     """List the deletions that can be undone, the newest first."""
     with root.reading() as index:
         rows = index.trash.all()
-    return listing(f"{len(rows)} deletions in the trash", ENTRIES, rows, none="the trash is empty")
+    return listing(f"{counted(len(rows), 'deletion')} in the trash", ENTRIES, rows, none="the trash is empty")
 
 
 @app.command()
@@ -43,9 +43,9 @@ def restore(number: Number, root: ChangedRoot) -> Answer:
     it.
     """
     done = root.order("restore-trash", number=number)
-    parts = [f"{done['instances']} instances are back", f"{done['repeated']} had come again"]
+    parts = [f"{counted(done['instances'], 'instance')} brought back", f"{done['repeated']} had come again"]
     parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []
-    parts += [f"{done['lost']} files are gone or damaged"] if done["lost"] else []
+    parts += [f"{counted(done['lost'], 'file')} gone or damaged"] if done["lost"] else []
     return Answer(done, "; ".join(parts), failed=bool(done["lost"]))
 
 

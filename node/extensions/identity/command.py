@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Listing, listing
+from node.cli.output import Answer, Columns, Listing, counted, listing
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ def merge(
     with root.reading() as index:
         numbers = _number(index, source), _number(index, target)
     done = root.order("merge-patients", source=numbers[0], target=numbers[1], dry_run=dry_run)
+    studies = counted(len(done["studies"]), "study", "studies")
     text = (
-        f"patient #{numbers[0]} would be merged into #{numbers[1]}; {len(done['studies'])} studies would move"
+        f"patient #{numbers[0]} would be merged into #{numbers[1]}; {studies} would move"
         if dry_run
-        else f"patient #{numbers[0]} merged into #{numbers[1]}; {len(done['studies'])} studies moved"
+        else f"patient #{numbers[0]} merged into #{numbers[1]}; {studies} moved"
     )
     return Answer({"from": numbers[0], "into": numbers[1], "dry_run": dry_run, **done}, text)
 
@@ -83,8 +84,8 @@ def separate(
     with root.reading() as index:
         number = _number(index, patient)
     done = root.order("separate-patient", patient=number, issuer=issuer, dry_run=dry_run)
-    would = "would be" if dry_run else "are"
-    text = f"{len(done['studies'])} studies {would} those of patient #{number}"
+    moved = "would move" if dry_run else "moved"
+    text = f"{counted(len(done['studies']), 'study', 'studies')} {moved} back to patient #{number}"
     return Answer({"patient": number, "dry_run": dry_run, **done}, text)
 
 
