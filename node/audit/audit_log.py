@@ -109,7 +109,7 @@ class AuditMessage:
     detail: str = ""
 
 
-APPLICATION, DESTINATION, SOURCE_MEDIA, SOURCE = "110150", "110152", "110154", "110153"
+APPLICATION, DESTINATION, SOURCE_MEDIA, SOURCE = "110150", "110152", "110155", "110153"
 """Codes of roles, PS3.16 context group 402."""
 
 

@@ -389,6 +389,10 @@ class AuditSettings(SettingsSection):
         description="second destination of each line: tls://HOST:PORT (syslog over TLS, RFC 5425), HOST:PORT (UDP), or "
         "the path of a socket such as /dev/log",
     )
+    syslog_format: Literal["json", "dicom"] = Field(
+        "json",
+        description="what syslog gets of a line; json: the line itself; dicom: the XML of PS3.15 A.5, for IHE ATNA",
+    )
     syslog_ca_file: Path | None = Field(
         None,
         description="PEM file of the authorities that may have signed the certificate of a collector by TLS; unset: "

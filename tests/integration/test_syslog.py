@@ -7,10 +7,12 @@ import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lxml import etree
 
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.errors import UsageError
 from node.extensions.syslog.collector import TlsSyslog, opened
 from node.settings.model import AuditSettings
@@ -179,3 +181,56 @@ def test_a_syslog_socket_that_is_not_there_yet_costs_no_line(tmp_path: Path) -> 
     tell(audit)
     audit.close()
     assert len(lines(tmp_path)) == 1
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    """That of PS3.15 A.5.1."""
+    return etree.RelaxNG(etree.parse(Path(__file__).parents[1] / "schemas/audit_message.rng"))
+
+
+def test_messages_of_dicom_are_those_of_the_schema(
+    tmp_path: Path,
+    collector: socket.socket,
+    keys: Path,  # noqa: F811
+    schema: Any,
+) -> None:
+    settings = AuditSettings(
+        syslog=f"tls://{address(collector)}", syslog_ca_file=keys / "ca.pem", syslog_format="dicom"
+    )
+    audit = Audit(tmp_path, "VOXELNODE", copy=opened(settings))
+    who = [
+        Participant("CT1", SOURCE, "10.0.0.1", True, "CN=ct1"),
+        Participant("anna", "", "pc.example"),
+        Participant("x", "1"),
+    ]
+    objects = [{"study_instance_uid": "1.2", "patient_id": "P<1>", "instances": 3}, {"uid": "1.9", "\x01": None}, {}]
+    for event in AuditEvent:
+        for told in ((who, objects, "Doe^Jane & <\x00\udcff>"), ([], (), "")):
+            audit.note(AuditMessage(event, Action.READ, Result.MINOR_FAILURE, *told))
+    with accepted(collector, keys) as connection:
+        received = [message(connection) for _ in range(2 * len(AuditEvent))]
+        audit.close()
+    for text in received:
+        header, _, body = text.partition(b" DICOM+RFC3881 - \xef\xbb\xbf")
+        assert header.startswith(b"<85>1 ")
+        parsed = etree.fromstring(body)
+        assert schema.validate(parsed), schema.error_log
+    parsed = etree.fromstring(received[0].partition(b"\xef\xbb\xbf")[2])
+    assert [one.get("ParticipantObjectID") for one in parsed.findall("ParticipantObjectIdentification")] == [
+        "1.2", "P<1>", "unknown",
+    ]  # fmt: skip
+    assert [one.get("NetworkAccessPointTypeCode") for one in parsed.findall("ActiveParticipant")] == ["2", "1", None]
+
+
+def test_messages_of_dicom_by_datagrams_are_those_of_rfc_5426(tmp_path: Path, schema: Any) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.bind(("127.0.0.1", 0))
+        collector.settimeout(30)
+        settings = AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}", syslog_format="dicom")
+        audit = Audit(tmp_path, "VOXELNODE", copy=opened(settings))
+        tell(audit, "ordered")
+        header, _, body = collector.recv(65536).partition(b" DICOM+RFC3881 - \xef\xbb\xbf")
+        audit.close()
+    assert header.startswith(b"<85>1 ")
+    assert schema.validate(etree.fromstring(body)), schema.error_log

@@ -21,6 +21,7 @@ from typing import ClassVar
 import structlog
 
 from node.errors import UsageError
+from node.extensions.syslog.audit_message import BYTE_ORDER_MARK, MESSAGE_ID, audit_message
 from node.hookspecs import AuditCopy
 from node.settings.model import AuditSettings
 from node.tls import client_context
@@ -48,12 +49,19 @@ class TlsSyslog:
 
     `address`: ``HOST`` or ``HOST:PORT``; an IPv6 address is in brackets. `ca_file`: PEM file of the authorities that
     may have signed the certificate of the collector; None: those of the system. `certificate`, `key`: PEM files of our
-    own certificate, for collectors that require one. Raises UsageError if the address or a file is unusable.
+    own certificate, for collectors that require one. `is_dicom`: in the XML of PS3.15 A.5. Raises UsageError if the
+    address or a file is unusable.
     """
 
     def __init__(
-        self, address: str, ca_file: Path | None = None, certificate: Path | None = None, key: Path | None = None
+        self,
+        address: str,
+        ca_file: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        is_dicom: bool = False,
     ) -> None:
+        self._is_dicom = is_dicom
         self._host, self._port = _host_and_port(address)
         try:
             self._context = client_context(ca_file, system_authorities=ca_file is None)
@@ -70,8 +78,7 @@ class TlsSyslog:
 
     def send(self, line: str, at: str) -> None:
         """Send a line with its time, ISO 8601 with an offset; returns at once."""
-        header = f"<{PRIORITY}>1 {at} {socket.gethostname() or '-'} voxelnode {os.getpid()} audit - "
-        message = header.encode("ascii", "replace") + line.encode("utf-8", "backslashreplace")
+        message = f"<{PRIORITY}>".encode() + _message(line, at, is_dicom=self._is_dicom)
         try:
             self._waiting.put_nowait(b"%d %s" % (len(message), message))  # RFC 5425 4.3
         except queue.Full:
@@ -128,6 +135,13 @@ class TlsSyslog:
             self._connection = None
 
 
+def _message(line: str, at: str, *, is_dicom: bool) -> bytes:
+    """Return a message of RFC 5424 without its priority."""
+    message_id, text = (MESSAGE_ID, BYTE_ORDER_MARK + audit_message(line)) if is_dicom else ("audit", line)
+    header = f"1 {at} {socket.gethostname() or '-'} voxelnode {os.getpid()} {message_id} - "
+    return header.encode("ascii", "replace") + text.encode("utf-8", "backslashreplace")
+
+
 def _is_closed(connection: ssl.SSLSocket) -> bool:
     """Return whether the collector has closed the connection; the next line would be lost in it."""
     connection.settimeout(0)
@@ -152,10 +166,13 @@ class _Syslog(logging.handlers.SysLogHandler):
     """Sends with facility 10 and severity 5 (normal but significant), PS3.15 A.6.1."""
 
     priority_map: ClassVar[dict[str, str]] = {"INFO": "notice"}
+    is_dicom = False
 
     def send(self, line: str, at: str) -> None:
-        """Send a line; `at` is in the line, too."""
-        self.handle(logging.makeLogRecord({"msg": line, "levelname": "INFO"}))
+        """Send a line; `at` is in the line, too. In the format of DICOM, it is a message of RFC 5424 (RFC 5426)."""
+        self.append_nul = self.append_nul and not self.is_dicom
+        text = _message(line, at, is_dicom=True).decode() if self.is_dicom else line
+        self.handle(logging.makeLogRecord({"msg": text, "levelname": "INFO"}))
 
     def handleError(self, record: logging.LogRecord) -> None:  # the default prints the line, which names patients
         log.error("audit_syslog_failed", error=type(sys.exc_info()[1]).__name__)
@@ -163,12 +180,14 @@ class _Syslog(logging.handlers.SysLogHandler):
 
 def opened(settings: AuditSettings) -> AuditCopy:
     """Open `[audit] syslog`, which is not empty."""
-    address = settings.syslog or ""
+    address, is_dicom = settings.syslog or "", settings.syslog_format == "dicom"
     if address.startswith(SCHEME):
         files = (settings.syslog_ca_file, settings.syslog_certificate, settings.syslog_key)
-        return TlsSyslog(address.removeprefix(SCHEME), *files)
+        return TlsSyslog(address.removeprefix(SCHEME), *files, is_dicom=is_dicom)
     host, colon, port = address.rpartition(":")
     try:
-        return _Syslog((host, int(port)) if colon and port.isdecimal() else address, _Syslog.LOG_AUTHPRIV)
+        syslog = _Syslog((host, int(port)) if colon and port.isdecimal() else address, _Syslog.LOG_AUTHPRIV)
     except OSError as error:
         raise UsageError(f"[audit] syslog = {address!r} cannot be used: {error.strerror or error}") from error
+    syslog.is_dicom = is_dicom
+    return syslog

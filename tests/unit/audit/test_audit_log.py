@@ -258,7 +258,7 @@ def test_an_import_is_told_as_one(tmp_path: Path) -> None:
     transfers.brought(Origin("import", peer="workstation"), attributes("1.1"))
     transfers.close()
     [line] = lines(tmp_path)
-    assert (line["event"]["code"], line["participants"][0]["role"]) == ("110107", "110154")
+    assert (line["event"]["code"], line["participants"][0]["role"]) == ("110107", "110155")
 
 
 def test_storing_goes_on_when_the_audit_log_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
