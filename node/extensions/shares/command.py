@@ -33,7 +33,7 @@ def add(
     *,
     root: ChangedRoot,
 ) -> Answer:
-    """Make a link to a study, or to one of its series, and print its path.
+    """Make a link to a study or a series, and print its path.
 
     The path goes behind the address of the node, and is shown only once; the index stores a digest of it. Whoever has
     the link sees who the patient is.
