@@ -299,7 +299,10 @@ def _mended_file(
     if finding.kind == "file-missing":
         index.instances.mark_files([finding.path], missing=True, now=now)
         returned = return_from_quarantine(archive, index, PurePath(finding.path).parent.name, now)
-        return returned.get(finding.path, "marked")
+        try:
+            return returned.get(finding.path) or _given_back(row, archive, index, now, received) or "marked"
+        except OSError:  # quarantine cannot be read now
+            return "marked"
     if not archive.path(finding.path).exists():
         return "gone meanwhile"
     row = next((row for row in index.instances.files(finding.path.rpartition("/")[0]) if row.key == finding.path), None)
@@ -321,22 +324,42 @@ def _mended_loser(
 ) -> str | None:
     """Give a file in quarantine back to the row that misses it, or note it as one that lost."""
     found = next(not_named(archive.root, archive.quarantined() - {finding.path}, now), None)
-    if found is None or finding.path in index.instances.loser_keys():
+    if found is None:
+        return "gone meanwhile"
+    if finding.path in index.instances.loser_keys():
         return "noted meanwhile"
     row = index.instances.current(found.attributes.sop_instance_uid)
-    is_of_row = row is not None and row.file_missing and archive.quarantine_key(row.key) == finding.path
     try:
-        if row is not None and is_of_row:
-            sha256 = _believed(row, finding.path, archive, index, now, received)
-            if sha256 is not None:
-                make_folder(archive.path(row.key).parent)
-                archive.move(finding.path, row.key)
-                index.instances.mend_digest(row.key, sha256, now)
-                return "moved back: the digest of its row was mended"
+        if row is not None and row.file_missing and archive.quarantine_key(row.key) == finding.path:
+            given_back = _given_back(row, archive, index, now, received)
+            if given_back is not None:
+                return given_back
     except OSError:  # it cannot be read now
         return None
     index.instances.record_quarantined(found)
     return "noted as a version that is not current"
+
+
+def _given_back(
+    row: InstanceFile | None, archive: Archive, index: Index, now: dt.datetime, received: Mapping[str, set[str]]
+) -> str | None:
+    """Give a row the file that it misses, and that quarantine has, if that is believed against the digest of the row.
+
+    Returns what was done, or None. Raises OSError if the file cannot be read now.
+    """
+    if row is None or not archive.path(aside := archive.quarantine_key(row.key)).exists():
+        return None
+    sha256 = _believed(row, aside, archive, index, now, received)
+    if sha256 is None:
+        return None
+    make_folder(archive.path(row.key).parent)
+    if is_noted := aside in index.instances.loser_keys():  # it stays: its own row names it
+        archive.write(row.key, archive.path(aside).read_bytes())
+        archive.sync([row.key])
+    else:
+        archive.move(aside, row.key)
+    index.instances.mend_digest(row.key, sha256, now)
+    return f"{'copied' if is_noted else 'moved'} back: the digest of its row was mended"
 
 
 def _is_in_store(archive: Archive, row: InstanceFile) -> bool:

@@ -12,16 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from node.archive.filesystem import Archive
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.control.root import RootInUse
 from node.conversion.pipeline import convert
 from node.conversion.volume_files import sweep
 from node.errors import VoxelnodeError
+from node.index.database.index import Index
 from node.index.database.reading import reading
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.fsck import Finding, examine
+from node.metrics import Metrics
 from node.receive.ingest import Ingest
+from node.receive.recovery import record_quarantined
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
@@ -151,13 +155,19 @@ def test_a_digest_that_was_never_acknowledged_is_mended(settings: Settings, fill
     assert found(settings, digests=True) == []
 
 
-def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(settings: Settings, filled: Path) -> None:
+@pytest.mark.parametrize("is_noted", [False, True], ids=["unknown", "noted"])
+def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(
+    settings: Settings, filled: Path, is_noted: bool
+) -> None:
     lost, *others = objects(filled)
     mislead(filled, lost)
     content = lost.read_bytes()
     lost.rename(filled / "quarantine" / lost.name)
+    if is_noted:  # as after a copy that was made while versions came
+        with closing(Index(filled, Metrics())) as index:
+            record_quarantined(Archive(filled), index, FAR)
     repairs = [finding.mended for finding in found(settings, digests=True, repair=True)]
-    assert "moved back: the digest of its row was mended" in repairs
+    assert f"{'copied' if is_noted else 'moved'} back: the digest of its row was mended" in repairs
     assert (lost.read_bytes(), objects(filled)) == (content, [lost, *others])
     assert found(settings, digests=True) == []
 
