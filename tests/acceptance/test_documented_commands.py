@@ -31,6 +31,7 @@ PROGRAMS = (
 )
 
 NOT_RUN = {
+    r"voxelnode share add": "needs a study of this UID: see tests/web/test_shares.py",
     r"voxelnode (init|serve|config check|doctor)\b": "tests/acceptance/test_cli_serve.py, test_commands.py",
     r"voxelnode open\b": "runs until Ctrl-C; tests/web/test_opened_folder.py",
     r"voxelnode ready: ": "output",

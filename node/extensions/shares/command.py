@@ -59,7 +59,7 @@ def list_(root: Root) -> Listing:
 @app.command()
 def revoke(
     number: Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="Number of the link.")], root: ChangedRoot
-) -> None:
+) -> Answer:
     """Revoke a link at once."""
-    root.order("revoke-share", number=number)
-    print(f"link {number} revoked")
+    done = root.order("revoke-share", number=number)
+    return Answer({**done}, f"link {number} revoked")
