@@ -59,6 +59,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.identity:EXTENSION",
     "node.extensions.labels:EXTENSION",
     "node.extensions.shares:EXTENSION",
+    "node.extensions.projects:EXTENSION",
     "node.extensions.destinations:EXTENSION",
     "node.extensions.names:EXTENSION",
     "node.extensions.oidc:EXTENSION",

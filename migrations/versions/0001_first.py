@@ -28,6 +28,7 @@ def upgrade() -> None:
     _work()
     _workitems()
     _labels()
+    _projects()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
 
 
@@ -706,4 +707,43 @@ def _labels() -> None:
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("conditions", sa.JSON(), nullable=False),
         sa.UniqueConstraint("account", "name"),
+    )
+
+
+def _projects() -> None:
+    """Projects, who sees them, and what is in them."""
+    op.create_table(
+        "projects",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("name", sa.String(64), nullable=False, unique=True),
+        sa.Column("description", sa.String(200), server_default="", nullable=False),
+        sa.Column("rule", sa.Text()),
+        sa.Column("called_ae_title", sa.String(16), index=True),
+        sa.Column("created_by", sa.String(64), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        **NO_ID_TWICE,
+    )
+    op.create_table(
+        "project_members",
+        sa.Column("project_id", sa.Integer(), sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("account", sa.String(64), primary_key=True, index=True),
+        sa.Column("role", sa.String(8), nullable=False),
+        sa.CheckConstraint("role IN ('read', 'write', 'manage')", name="role"),
+    )
+    op.create_table("limited_accounts", sa.Column("account", sa.String(64), primary_key=True))
+    op.create_table(
+        "project_contents",
+        sa.Column("project_id", sa.Integer(), sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("study_instance_uid", sa.String(64), primary_key=True, index=True),
+        sa.Column("series_instance_uid", sa.String(64), primary_key=True),
+        sa.Column("added_by", sa.String(64), nullable=False),
+        sa.Column("added_at", sa.DateTime(), nullable=False),
+    )
+    op.create_table(
+        "project_series",
+        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column(
+            "project_id", sa.Integer(), sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True
+        ),
+        sa.Column("is_by_rule", sa.Boolean(), primary_key=True),
     )

@@ -740,6 +740,62 @@ class KeptSearchRow(Base):
     conditions: Mapped[dict[str, Any]] = mapped_column(JSON)  # fields of the form that are set
 
 
+class ProjectRow(Base):
+    """A project: series that some accounts and peers may see, and no others; see `node.index.engine.scope`."""
+
+    __tablename__ = "projects"
+    __table_args__ = (NO_ID_TWICE,)  # nobody gets the rights of a project that is gone
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    description: Mapped[str] = mapped_column(String(200), server_default="")
+    rule: Mapped[str | None] = mapped_column(Text)  # a selector: the series that it selects are in the project
+    called_ae_title: Mapped[str | None] = mapped_column(String(16), index=True)  # new series sent to it are, too
+    created_by: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class ProjectMemberRow(Base):
+    """An account with a role in a project."""
+
+    __tablename__ = "project_members"
+    __table_args__ = (CheckConstraint("role IN ('read', 'write', 'manage')", name="role"),)
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    account: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    role: Mapped[str] = mapped_column(String(8))
+
+
+class LimitedAccountRow(Base):
+    """An account that sees its projects only, even if it is in none, or is removed and made again."""
+
+    __tablename__ = "limited_accounts"
+
+    account: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
+class ProjectContentRow(Base):
+    """A study, or one of its series, that a person or the called AE title put into a project."""
+
+    __tablename__ = "project_contents"
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)  # empty: the study, with all of them
+    added_by: Mapped[str] = mapped_column(String(64))
+    added_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class ProjectSeriesRow(Base):
+    """A series that is in a project, by its contents or by its rule: what every read of a member looks up."""
+
+    __tablename__ = "project_series"
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True)
+    is_by_rule: Mapped[bool] = mapped_column(primary_key=True)
+
+
 class AccountRow(Base):
     """An account for HTTP. Secrets are stored as hashes only: Argon2 of a password, SHA-256 of random tokens."""
 

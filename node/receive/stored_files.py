@@ -22,6 +22,7 @@ from node.durable import NO_ROOM
 from node.errors import OutOfResources
 from node.index.database.index import Index
 from node.index.engine.about_keys import Applied
+from node.index.engine.scope import within
 from node.index.models import STORE
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import NotCompared
@@ -109,6 +110,11 @@ def report_damage(archive: Archive, index: Index, key: str, problem: str, now: d
     Returns whether the file is whole now. `problem`: see `node.archive.intact.problem_with`. Raises OutOfResources if
     the index did not commit.
     """
+    with within(None):  # a damage counts, whoever meets it
+        return _report_damage(archive, index, key, problem, now)
+
+
+def _report_damage(archive: Archive, index: Index, key: str, problem: str, now: dt.datetime) -> bool:
     file = index.instances.of_key(key)
     if file is None or index.turn.is_away(file.holder):
         return False

@@ -19,8 +19,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import structlog
 from fastapi import Depends, Request
@@ -31,6 +32,8 @@ from starlette.types import Scope
 from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, Result
 from node.budget import Claim, Stage, Standing
+from node.index.engine.scope import Scope as IndexScope
+from node.index.engine.scope import become, within
 from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, Role
 from node.index.nouns.shares import Share, ShareRepository
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
@@ -59,6 +62,9 @@ log = structlog.get_logger()
 
 COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 """Names of the session cookie; browsers accept the second one only over HTTPS and only from this host."""
+
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -96,6 +102,7 @@ class Caller:
     """The account of a request and its role; `token` is the label of its token, `session` is its session.
 
     `share` is the link by which somebody without an account asks; it is good below its own address alone.
+    `scope`: what it sees of the index; None: the whole.
     """
 
     name: str
@@ -103,6 +110,7 @@ class Caller:
     token: str = ""
     session: int | None = None
     share: Share | None = None
+    scope: IndexScope | None = None
 
 
 LOCAL = Caller("local", Role.ADMIN)
@@ -115,6 +123,17 @@ class Passed:
 
     value: str
     recovery_codes: tuple[str, ...]
+
+
+def _whole(method: Callable[_Given, _Answer]) -> Callable[_Given, _Answer]:
+    """Have a method read all accounts, whoever calls."""
+
+    @wraps(method)
+    def of_whole(*args: _Given.args, **options: _Given.kwargs) -> _Answer:
+        with within(None):
+            return method(*args, **options)
+
+    return of_whole
 
 
 class Access:
@@ -139,6 +158,7 @@ class Access:
         self._hash_places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
         self._verified, self._uses = _Verified(), _Uses()
 
+    @_whole
     def identify(self, request: HTTPConnection) -> Caller:
         """Return the caller of a request from its credentials.
 
@@ -176,6 +196,7 @@ class Access:
         except (NotAuthenticated, Forbidden, TooManyTries, ProviderUnavailable, ResourceNotFound):
             return False
 
+    @_whole
     def check_password(self, name: str, password: str, address: str) -> KnownAccount:
         """Return the account with this name and password, or raise NotAuthenticated or TooManyTries."""
         pair = (name[:64], block_of(address))
@@ -193,6 +214,7 @@ class Access:
         self._guesses.succeeded(pair)
         return known
 
+    @_whole
     def log_in(self, name: str, password: str, address: str, agent: str = "") -> str:
         """Open a session and return the value of its cookie. Raises the same exceptions as `check_password`."""
         known = self.check_password(name, password, address)
@@ -204,6 +226,7 @@ class Access:
         self._audit_login((name, address), Result.SUCCESS, "Login")
         return value
 
+    @_whole
     def awaiting_factor(self, value: str) -> KnownAccount | None:
         """Return the account of a session that waits for its second factor and is good for nothing else, or None."""
         session = self._accounts.by_session(digest(value), self._now()) if value else None
@@ -211,10 +234,12 @@ class Access:
             return None
         return session.account
 
+    @_whole
     def begin_factor(self, known: KnownAccount) -> None:
         """Give an account without a second factor the secret of one; the first right code will set it up."""
         self._accounts.begin_factor(known.id, new_secret())
 
+    @_whole
     def give_code(self, known: KnownAccount, code: str, client: Client) -> Passed:
         """Open a session for an account whose password was right, by a code of its app or a recovery code.
 
@@ -256,6 +281,7 @@ class Access:
     def _needs_factor(self, known: KnownAccount) -> bool:
         return known.has_factor or self.demands_factor(known)
 
+    @_whole
     def log_in_as(self, identity: FederatedIdentity, address: str, agent: str = "") -> str:
         """Open a session for a user of the identity provider; return the value of its cookie.
 
@@ -286,6 +312,7 @@ class Access:
         """Record a failed sign-in at the identity provider."""
         self._audit_login(("unknown account", address), Result.MINOR_FAILURE, reason, once=True)
 
+    @_whole
     def log_out(self, request: Request) -> str:
         """End the session of a browser, if it has one; return the name of its account or an empty string."""
         value = _cookie(request)
@@ -317,7 +344,8 @@ class Access:
             raise NotAuthenticated(str(error)) from error
         if identity.role is None:
             raise _no_role(identity)
-        return Caller(identity.name, identity.role)
+        is_limited = identity.role < Role.ADMIN and self._accounts.is_limited(identity.name)
+        return Caller(identity.name, identity.role, scope=IndexScope(identity.name) if is_limited else None)
 
     def _audit_wrong_token(self, request: HTTPConnection) -> None:
         caller = "unknown token", address_of(request)
@@ -368,7 +396,7 @@ class Access:
             raise Forbidden(f"the token of {known.account.name} is for {', '.join(known.routes)} only")
         if self._uses.is_due(digest(token), known.used_at, self._now()):
             self._accounts.note_use_of_token(digest(token), self._now())
-        return Caller(known.account.name, known.role, known.label)
+        return Caller(known.account.name, known.role, known.label, scope=_scope_of(known.account))
 
     def _by_session(self, request: HTTPConnection) -> Caller | None:
         value = _cookie(request)
@@ -385,7 +413,7 @@ class Access:
                 self._accounts.extend_session(digest(value), now + self._session_time)
             if self._uses.is_due(digest(value), session.used_at, now):
                 self._accounts.note_use_of_session(digest(value), now)
-        return Caller(known.name, known.role, session=session.id)
+        return Caller(known.name, known.role, session=session.id, scope=_scope_of(known))
 
     def _has_matched(self, password: str, known: KnownAccount) -> bool:
         return known.password_hash is not None and self._verified.has(known.password_hash, password)
@@ -511,7 +539,11 @@ def _no_role(identity: FederatedIdentity) -> Forbidden:
 
 
 def _account(known: KnownAccount) -> Caller:
-    return Caller(known.name, known.role)
+    return Caller(known.name, known.role, scope=_scope_of(known))
+
+
+def _scope_of(known: KnownAccount) -> IndexScope | None:
+    return IndexScope(known.name) if known.is_limited else None
 
 
 def _basic(credentials: str) -> tuple[str, str]:
@@ -541,6 +573,13 @@ def _identified(request: HTTPConnection) -> Caller:
         caller = access.identify(request)
         _take_place(request, caller)
         request.state.account = caller
+        if caller.scope is None or request.scope.get("endpoint") in _project_routes:
+            become(caller.scope)
+    if caller.scope is not None and request.scope.get("endpoint") not in _project_routes:
+        raise Forbidden(
+            f"account {caller.name} sees its projects only, and this is for accounts that see the whole node: ask an "
+            "administrator"
+        )
     return caller
 
 
@@ -654,6 +693,23 @@ AdminCall = Annotated[Call, Depends(_of_admin)]
 _Route = TypeVar("_Route", bound=Callable[..., object])
 
 _background_routes: set[object] = set()
+
+_project_routes: set[object] = set()
+
+
+def for_projects(route: _Route) -> _Route:
+    """Mark a route that accounts may use that see their projects only.
+
+    It shows nothing but what it reads of the index, or of files that rows of the index name, and changes nothing, or
+    compares what it changes with the projects of the caller. All other routes refuse these accounts, whatever they ask.
+    """
+    _project_routes.add(route)
+    return route
+
+
+def is_for_projects(route: object) -> bool:
+    """Return whether a route is marked by `for_projects`."""
+    return route in _project_routes
 
 
 def background_request(route: _Route) -> _Route:

@@ -18,7 +18,7 @@ from node.web.access import Access
 from node.web.api import service as api
 from node.web.api.events import streams_budget
 from node.web.audit_trail import AuditTrail
-from node.web.middleware import AccessLog, BodyLimits, Security, StillAllowed, Turns
+from node.web.middleware import AccessLog, BodyLimits, OfNobody, Security, StillAllowed, Turns
 from node.web.services import Services
 
 ROUTES: list[BaseRoute] = [
@@ -79,6 +79,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(AccessLog, metrics=services.metrics),
         Middleware(Security, web=web),
         Middleware(BodyLimits, upload_bytes=web.maximum_upload_bytes),
+        Middleware(OfNobody),
         Middleware(StillAllowed),
     ]
     if web.cors_origins:  # tokens only, which scripts send; no cookies or passwords of the browser

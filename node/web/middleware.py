@@ -21,6 +21,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.budget import Claim, Stage
+from node.index.engine.scope import NOBODY, within
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.settings.model import Web
@@ -291,6 +292,17 @@ class Turns:
         response = respond(HTTPConnection(scope), BUSY, "too many requests are open already", headers=RETRY | CLOSE)
         add_headers(response.headers, is_secure=scope["scheme"] == "https")
         await response(scope, receive, send)
+
+
+class OfNobody:
+    """ASGI middleware: a request sees nothing of the index until its caller is known (`node.web.access`)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with within(NOBODY):
+            await self._app(scope, receive, send)
 
 
 MAX_BODY_BYTES = 1_000_000

@@ -32,8 +32,11 @@ pytestmark = pytest.mark.postgresql
 BEFORE = Path(__file__).parent / "before"
 
 SINCE = frozenset(
-    {"lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes", "shares"}
-)
+    {
+        "lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes", "shares",
+        "projects", "project_members", "limited_accounts", "project_contents",
+    }
+)  # fmt: skip
 """Tables that this version did not have."""
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)

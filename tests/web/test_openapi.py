@@ -158,7 +158,7 @@ def test_every_change_takes_conditions_and_a_key(fuzzed: Site) -> None:
         if method not in ("get", "head")
         and operation["operationId"] not in ("put_job_file", "search_peer", "make_share")  # the same however often
     ]
-    assert len(changes) == 34
+    assert len(changes) == 39
     for operation in changes:
         assert {"if-match", "idempotency-key"} <= {parameter["name"] for parameter in operation["parameters"]}
         assert {"404", "409", "412", "422"} <= set(operation["responses"])

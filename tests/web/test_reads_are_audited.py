@@ -36,6 +36,7 @@ NOT_READ = (
             "/patients/apart",
             "/patients/apart/undo",
             "/patients/compare",
+            "/api/v1/projects/{project}/contents",
             "/api/v1/conflicts/{conflict}/accept",
             "/api/v1/conflicts/{conflict}/keep",
             "/api/v1/quarantine/{name}/release",
@@ -125,6 +126,11 @@ NOT_READ = (
         ("GET", "/patients/separate"),
         ("DELETE", "/api/v1/quarantine/{name}"),
         ("DELETE", "/api/v1/trash/{number}"),
+        ("PUT", "/api/v1/projects/{project}"),
+        ("DELETE", "/api/v1/projects/{project}"),
+        ("GET", "/api/v1/projects/{project}/members"),
+        ("PUT", "/api/v1/projects/{project}/members/{account}"),
+        ("DELETE", "/api/v1/projects/{project}/members/{account}"),
         ("PUT", "/api/v1/worklist/{entry}"),
         ("PUT", "/dicom-web/workitems/{workitem}/state"),
         ("PUT", "/api/v1/jobs/{job}/files/{file}"),
@@ -162,7 +168,7 @@ WITHOUT_PATIENTS = {
     "/account", "/api/v1/account", "/api/v1/account/tokens", "/api/v1/account/sessions",
     "/administration", "/administration/configuration", "/administration/log",
     "/administration/connections", "/administration/retention",
-    "/api/v1/trash", "/problems/trash",
+    "/api/v1/trash", "/problems/trash", "/api/v1/projects",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
 

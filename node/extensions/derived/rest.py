@@ -20,7 +20,7 @@ from node.conversion.volume_files import revision_files, stem_of
 from node.errors import UsageError
 from node.extensions.derived import jobs
 from node.volume.planes import PlaneName, ProjectionName
-from node.web.access import Call, ReaderCall
+from node.web.access import Call, ReaderCall, for_projects
 from node.web.api.models import BINARY
 from node.web.api.paging import only_row
 from node.web.api.routing import api_router, problems
@@ -76,6 +76,7 @@ def _sends(description: str, *media_types: str) -> dict[int | str, dict[str, Any
 
 
 @router.get("/volumes/{id}/projection", response_class=Response, responses=_sends("The projection", PNG, GZIP))
+@for_projects
 def project_volume(
     call: ReaderCall,
     id: VolumeNumber,
@@ -96,6 +97,7 @@ def project_volume(
 
 
 @router.get("/volumes/{id}/montage", response_class=Response, responses=_sends("The montage", PNG))
+@for_projects
 def montage_volume(
     call: ReaderCall,
     id: VolumeNumber,
@@ -111,6 +113,7 @@ def montage_volume(
 
 
 @router.get("/volumes/{id}/mask", response_class=Response, responses=_sends("A NIfTI file", GZIP))
+@for_projects
 def mask_volume(
     call: ReaderCall,
     id: VolumeNumber,
@@ -127,6 +130,7 @@ def mask_volume(
 
 
 @router.get("/volumes/{id}/contours", response_class=Response, responses=_sends("Polygons in mm, LPS+", JSON))
+@for_projects
 def outline_volume(
     call: ReaderCall, id: VolumeNumber, above: Above = None, below: Below = None, time: Time = 0
 ) -> Response:

@@ -28,7 +28,7 @@ from node.extensions.dicomweb.searches import (
     whole_number,
 )
 from node.index.search.finder import QueryRefused
-from node.web.access import Call, ReaderCall
+from node.web.access import Call, ReaderCall, for_projects
 
 router = dicomweb_router()
 
@@ -63,6 +63,7 @@ RETRIEVE_URL = (BaseTag(0x00081190),)
 
 
 @router.api_route("/studies", methods=READ)
+@for_projects
 def search_studies(call: ReaderCall) -> Response:
     """Search for studies."""
     return _search(call, Level.STUDY)
@@ -70,6 +71,7 @@ def search_studies(call: ReaderCall) -> Response:
 
 @router.api_route("/series", methods=READ)
 @router.api_route("/studies/{study}/series", methods=READ)
+@for_projects
 def search_series(call: ReaderCall) -> Response:
     """Search for series, of one study or of all."""
     return _search(call, Level.SERIES)
@@ -78,6 +80,7 @@ def search_series(call: ReaderCall) -> Response:
 @router.api_route("/instances", methods=READ)
 @router.api_route("/studies/{study}/instances", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances", methods=READ)
+@for_projects
 def search_instances(call: ReaderCall) -> Response:
     """Search for instances, of one series, of one study or of all."""
     return _search(call, Level.IMAGE)

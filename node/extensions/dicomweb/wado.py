@@ -49,6 +49,7 @@ from node.files.bounded import TooLong
 from node.files.metadata import metadata
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
+from node.web.access import for_projects
 from node.web.files import Member, local_file, whole_file, zip_stream
 from node.web.services import Services
 
@@ -66,6 +67,7 @@ Given = tuple[StoredInstance, str]
 @router.api_route("/studies/{study}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}", methods=READ)
+@for_projects
 def retrieve(target: RequestedInstances) -> Response:
     """The instances of a study, of a series, or one instance.
 
@@ -193,6 +195,7 @@ MAX_HEADER_BYTES = 1 << 20
 @router.api_route("/studies/{study}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/metadata", methods=READ)
+@for_projects
 def retrieve_metadata(target: RequestedInstances) -> Response:
     """Metadata of instances, without bulk data."""
     is_single = "instance" in target.request.path_params

@@ -34,7 +34,7 @@ from node.extensions.dicomweb.resources import (
 )
 from node.extensions.dicomweb.wado import begun_files, given_syntax, only
 from node.volume.window import Window
-from node.web.access import ReaderCall
+from node.web.access import ReaderCall, for_projects
 
 router = dicomweb_router()
 
@@ -61,6 +61,7 @@ PARAMETERS = {
 
 
 @router.api_route("/wado", methods=READ)
+@for_projects
 def retrieve_by_uri(call: ReaderCall) -> Response:
     """One instance by query parameters, the older WADO-URI (PS3.18 9)."""
     query = call.request.query_params

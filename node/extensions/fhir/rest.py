@@ -20,7 +20,7 @@ from node.extensions.dicomweb.resources import READ, base_url, public_url
 from node.extensions.fhir.imaging_study import MEDIA_TYPE, OF_STUDY, OID, UID_SYSTEM, Json, imaging_study
 from node.extensions.fhir.stored import matching, series_of, stored_study
 from node.version import __version__
-from node.web.access import ReaderCall
+from node.web.access import ReaderCall, for_projects
 from node.web.audit_trail import of_study
 
 PREFIX = "/api/fhir"
@@ -46,6 +46,7 @@ class Refused(Exception):
 
 
 @router.api_route("/metadata", methods=READ)
+@for_projects
 def metadata(call: ReaderCall) -> Response:
     """What this server can do."""
     statement = {
@@ -78,6 +79,7 @@ def metadata(call: ReaderCall) -> Response:
 
 
 @router.api_route("/ImagingStudy/{study}", methods=READ)
+@for_projects
 def read(call: ReaderCall, study: str) -> Response:
     """A study with its series and instances."""
 
@@ -94,6 +96,7 @@ def read(call: ReaderCall, study: str) -> Response:
 
 
 @router.api_route("/ImagingStudy", methods=READ)
+@for_projects
 def search(call: ReaderCall) -> Response:
     """A `Bundle` of studies, page by page, without their instances."""
 

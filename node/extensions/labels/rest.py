@@ -14,7 +14,7 @@ from node.extensions.labels.searches import MAX_NAME_CHARACTERS, ReadSearches, S
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
 from node.index.nouns.studies import StudyCondition
-from node.web.access import Call, ReaderCall, WriterCall
+from node.web.access import Call, ReaderCall, WriterCall, for_projects
 from node.web.api.changes import Change, tagged
 from node.web.api.models import Moment, Resource, RowId
 from node.web.api.resources import RequestedSeries, StudyUid
@@ -124,6 +124,7 @@ SearchName = Annotated[str, Path(min_length=1, max_length=MAX_NAME_CHARACTERS, d
 
 
 @router.get("/labels")
+@for_projects
 def list_labels(call: ReaderCall) -> LabelsInUse:
     """The labels in use."""
     with call.node.index.searching() as index:
@@ -133,6 +134,7 @@ def list_labels(call: ReaderCall) -> LabelsInUse:
 
 
 @router.get(f"{STUDY}/labels", responses=single())
+@for_projects
 def show_labels(call: ReaderCall, response: Response, study_instance_uid: StudyUid) -> Labels:
     """The labels of a study, without those of its series."""
     return tagged(response, _labels(call, Target(study_instance_uid)))
@@ -145,6 +147,7 @@ def set_labels(call: WriterCall, change: Change, study_instance_uid: StudyUid, l
 
 
 @router.get(f"{SERIES}/labels", responses=single())
+@for_projects
 def show_labels_of_series(call: ReaderCall, response: Response, key: RequestedSeries) -> Labels:
     """The labels of a series, without those of its study."""
     return tagged(response, _labels(call, Target(*key)))
@@ -157,6 +160,7 @@ def set_labels_of_series(call: WriterCall, change: Change, key: RequestedSeries,
 
 
 @router.get(f"{STUDY}/comments", responses=single())
+@for_projects
 def list_comments(call: ReaderCall, study_instance_uid: StudyUid) -> Comments:
     """The comments on a study and on its series."""
     with call.node.index.reading() as index:
@@ -196,6 +200,7 @@ def remove_comment(call: WriterCall, change: Change, comment: CommentNumber) -> 
 
 
 @router.get("/searches")
+@for_projects
 def list_searches(call: ReaderCall) -> KeptSearches:
     """The searches that the caller keeps."""
     with call.node.index.reading() as index:

@@ -374,6 +374,11 @@ def backup(place: ServerPlace, target: Path) -> int:
     return target.stat().st_size
 
 
+def allow_temporary(connection: Connection) -> str:
+    connection.exec_driver_sql("SET TRANSACTION READ WRITE")
+    return str(connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one())
+
+
 def begin_batch(connection: Connection, *, durable: bool) -> Callable[[], bool]:
     """Each commit is durable: the server may crash without the node, which would not notice what was lost.
 

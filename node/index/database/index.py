@@ -21,6 +21,7 @@ from node.index.database.reading import LargeCounts, ReadIndex
 from node.index.engine.about import AboutRepository, about, set_about
 from node.index.engine.about_keys import CLOSED
 from node.index.engine.backend import backend_at, backend_of, reason_of
+from node.index.engine.narrowed import Readers
 from node.index.engine.place import IndexUnusable, open_engine, place_of, require_sound, upgrade
 from node.index.engine.turn import Turn
 from node.index.engine.writer import IndexWriter, Rows, ServerWatch
@@ -138,11 +139,11 @@ class Index:
             raise
         if closed != "yes":  # reading all of it takes seconds for a million instances: only after a crash
             require_sound(place)
-        self._reader = open_engine(place, read_only=True)  # for queries from outside
-        self._watcher = open_engine(place, read_only=True)  # for the threads of the node, which wait for no query
+        self._reader = Readers(place)  # for queries from outside
+        self._watcher = Readers(place)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
         self.large_counts = LargeCounts()
-        self.turn: Turn = backend_at(place).turn(place, self._watcher)
+        self.turn: Turn = backend_at(place).turn(place, self._watcher.whole)
         self.now = self.turn.now
         self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.turn)
         self.about = AboutRepository(writer, self._watcher)

@@ -27,6 +27,7 @@ from node.index.engine.about import about, applied
 from node.index.engine.about_keys import RETENTION, REVISION, SCRUB, STORE, STORE_CHECKSUMS, STORE_SPOOLED, Applied
 from node.index.engine.backend import backend_of, place_of, reason_of
 from node.index.engine.place import IndexUnusable, open_engine, require_there, revision_of
+from node.index.engine.scope import current_scope
 from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
 from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
@@ -249,6 +250,8 @@ class _Kept:
         self._until = clock()
 
     def get(self, count: Callable[[], Mapping[str, int]]) -> Counted:
+        if current_scope() is not None:
+            return Counted(count())
         with self._lock:
             began = self._clock()
             if began < self._until:

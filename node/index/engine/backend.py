@@ -179,6 +179,9 @@ class Backend(Protocol):
     def overwrite_deleted(self, engine: Engine) -> bool:
         """Leave no deleted row in a file of the index; return False if it has to be done later, or by the server."""
 
+    def allow_temporary(self, connection: Connection) -> str:
+        """Let the transaction of a reader make temporary tables and views; return the schema of the others."""
+
     def begin_batch(self, connection: Connection, *, durable: bool) -> Callable[[], bool]:
         """Prepare a transaction of the writer; without `durable`, its commit may be lost if later ones are, too.
 

@@ -101,6 +101,12 @@ STEPS = 20_000
 """Steps of SQLite's virtual machine between two checks of the clock: about a millisecond."""
 
 
+def allow_temporary(connection: Connection) -> str:
+    """What is temporary is in a database of its own, which a connection that only reads may write to."""
+    connection.exec_driver_sql("PRAGMA temp_store = MEMORY")
+    return "main"
+
+
 def begin_batch(connection: Connection, *, durable: bool) -> Callable[[], bool]:
     driver = _driver(connection)
     driver.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")

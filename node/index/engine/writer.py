@@ -41,6 +41,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.background import BackgroundService, SupervisedThread
 from node.errors import OutOfResources
 from node.index.engine.backend import Failure, IndexUnusable, WriterServer, backend_of, reason_of
+from node.index.engine.narrowed import Readers
+from node.index.engine.scope import OutOfScope, current_scope
 from node.index.engine.turn import OneHost, Turn
 from node.metrics import Metrics
 
@@ -124,7 +126,11 @@ class IndexWriter:
         ------
         OutOfResources
             The commit failed or may have failed.
+        OutOfScope
+            The caller has a scope (`node.index.engine.scope`): whoever has compared the change with it leaves it first.
         """
+        if current_scope() is not None:
+            raise OutOfScope("what a caller changes is compared with their projects first")
         future: Future[T] = Future()
         self._put(_Work(work, future, durable, takes_many_locks))
         return future.result()
@@ -290,7 +296,7 @@ class IndexRepository:
     `reader`: read-only: readers and the writer never wait for each other.
     """
 
-    def __init__(self, writer: IndexWriter, reader: Engine) -> None:
+    def __init__(self, writer: IndexWriter, reader: Readers) -> None:
         self._writer, self._reader, self._turn = writer, reader, writer.turn
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import AccountRow, RecoveryCodeRow, TokenRow, WebSessionRow
+from node.index.models import AccountRow, LimitedAccountRow, ProjectMemberRow, RecoveryCodeRow, TokenRow, WebSessionRow
 
 MAX_SESSIONS = 20
 """Sessions per account; opening another one ends the oldest."""
@@ -42,6 +42,8 @@ class KnownAccount:
     password_hash: str | None
     totp_secret: str | None = None
     totp_step: int | None = None
+    is_limited: bool = False
+    """It sees its projects only."""
 
     @property
     def has_factor(self) -> bool:
@@ -122,6 +124,7 @@ _KNOWN = select(
     AccountRow.password_hash,
     AccountRow.totp_secret,
     AccountRow.totp_step,
+    select(LimitedAccountRow.account).where(LimitedAccountRow.account == AccountRow.name).exists().label("is_limited"),
 )
 
 
@@ -179,6 +182,12 @@ class AccountRepository(IndexRepository):
         return connection.execute(query if session is None else query.where(WebSessionRow.id == session)).rowcount
 
     @on_reader
+    def is_limited(self, connection: Connection, name: str) -> bool:
+        """Return whether an account, which need not be there, sees its projects only."""
+        limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account == name)
+        return connection.execute(limited).first() is not None
+
+    @on_reader
     def any(self, connection: Connection) -> bool:
         """Return whether any account exists."""
         return connection.execute(select(AccountRow.id).limit(1)).first() is not None
@@ -209,7 +218,8 @@ class AccountRepository(IndexRepository):
 
     @on_writer
     def remove(self, connection: Connection, name: str) -> None:
-        """Remove an account with its tokens and sessions."""
+        """Remove an account with its tokens, sessions and roles in projects; a new one of its name stays limited."""
+        connection.execute(delete(ProjectMemberRow).where(ProjectMemberRow.account == name))
         if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
             raise _unknown(name)
 
@@ -361,7 +371,9 @@ def _by_name(connection: Connection, name: str) -> KnownAccount | None:
 
 
 def _known(row: Any) -> KnownAccount:
-    return KnownAccount(row.id, row.name, Role[row.role.upper()], row.password_hash, row.totp_secret, row.totp_step)
+    role = Role[row.role.upper()]
+    is_limited = bool(row.is_limited) and role < Role.ADMIN
+    return KnownAccount(row.id, row.name, role, row.password_hash, row.totp_secret, row.totp_step, is_limited)
 
 
 def _unknown(name: str) -> NoSuchAccount:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
-from sqlalchemy import JSON, Connection, Engine, Select, bindparam, func, insert, select, true, update
+from sqlalchemy import JSON, Connection, Select, bindparam, func, insert, select, true, update
 from sqlalchemy import Row as SelectedRow
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
@@ -19,6 +19,7 @@ from node.index.engine.about import set_applied
 from node.index.engine.about_keys import Applied
 from node.index.engine.backend import Failure
 from node.index.engine.hot_statements import Prepared
+from node.index.engine.narrowed import Readers
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import JsonGroupDistinct, Position, looked_up_in
 from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer
@@ -69,7 +70,7 @@ class InstanceRepository(IndexRepository):
     `note_received`: called for each instance: searches give way while instances are received.
     """
 
-    def __init__(self, writer: IndexWriter, reader: Engine, note_received: Callable[[], None]) -> None:
+    def __init__(self, writer: IndexWriter, reader: Readers, note_received: Callable[[], None]) -> None:
         super().__init__(writer, reader)
         self._note_received = note_received
 

@@ -17,6 +17,7 @@ from node.index.engine.sql import insert, looked_up_in
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.orders import Imaged, compare_with_orders, folded_name
+from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Received
 
 log = structlog.get_logger()
@@ -105,7 +106,10 @@ def series_row(connection: Connection, received: Received, identity: str, places
         detail = "this series was also received in another study; the two are kept apart"
         record_conflict(connection, "series-in-two-studies", received, detail)
     values = {**received.attributes.series, "study_id": study_id, "last_received_at": received.file.received_at}
-    return _inserted(connection, SeriesRow, values)
+    series_id = _inserted(connection, SeriesRow, values)
+    content = Content(attributes.study_instance_uid, attributes.series_instance_uid)
+    enter_projects(connection, series_id, content, received.file.called_ae_title, received.file.received_at)
+    return series_id
 
 
 def correct_levels(connection: Connection, received: Received, identity: str) -> None:

@@ -529,7 +529,13 @@ def _patient_has(patient: Any, word: str) -> ColumnElement[bool]:
     return or_(*names, contains(patient.patient_id, word))
 
 
-_DOUBTED = in_partial_index(StudyRow.id, DOUBTED_SERIES)
+_DOUBTED = and_(
+    in_partial_index(StudyRow.id, DOUBTED_SERIES),
+    select(SeriesRow.id)
+    .where(SeriesRow.study_id == StudyRow.id, SeriesRow.verdict.in_(("suspect", "incomplete")))
+    .correlate(StudyRow)
+    .exists(),
+)
 """A series of the study is suspect or incomplete."""
 
 

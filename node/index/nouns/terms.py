@@ -15,10 +15,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from node.errors import OutOfResources, UsageError
 from node.index.engine.backend import backend_of
+from node.index.engine.narrowed import Readers
 from node.index.engine.writer import IndexRepository, IndexWriter, on_writer
 from node.index.models import KeyedRequestRow
 
@@ -52,7 +53,7 @@ class KeyedRequest:
 class KeyedRequestRepository(IndexRepository):
     """The requests with a key, by account."""
 
-    def __init__(self, writer: IndexWriter, reader: Engine) -> None:
+    def __init__(self, writer: IndexWriter, reader: Readers) -> None:
         super().__init__(writer, reader)
         self._lock = threading.Lock()
         self._under_way: set[tuple[str, str]] = set()

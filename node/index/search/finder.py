@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Select, String, bindparam, cast, func, literal, select, text
+from sqlalchemy import Connection, Select, String, bindparam, cast, func, literal, select, text
 from sqlalchemy.exc import OperationalError
 
 from node.dicom.answers import Answer, Found, Item
@@ -25,6 +25,7 @@ from node.dicom.matching import Query
 from node.errors import VoxelnodeError
 from node.index.engine.backend import backend_of
 from node.index.engine.hot_statements import PreparedRows, read_ids
+from node.index.engine.narrowed import Readers
 from node.index.engine.sql import Unindexed, looked_up_in
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.search.conditions import PARENT, TABLES, restrictions
@@ -271,7 +272,7 @@ class Finder:
     `reader`: read-only: the writer never waits for it.
     """
 
-    def __init__(self, reader: Engine) -> None:
+    def __init__(self, reader: Readers) -> None:
         self._reader = reader
         self._turns = threading.BoundedSemaphore(MAX_RUNNING)
         self._places = threading.BoundedSemaphore(MAX_RUNNING + MAX_WAITING)
@@ -335,7 +336,7 @@ class Finder:
                 raise QueryRefused(TOO_MANY)
             began_at, in_sqlite = time.thread_time(), 0.0
             try:
-                with self._reader.begin() as connection:
+                with self._reader.connect() as connection:
                     clock = connection.connection.dbapi_connection
                     before = getattr(clock, "seconds", 0.0)  # no time of this processor in PostgreSQL
                     try:

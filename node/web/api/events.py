@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from node.budget import Budget, Claim, Limits, Standing
 from node.metrics import Metrics
-from node.web.access import Reader, ReaderCall, address_of, background_request, standing_of
+from node.web.access import Reader, ReaderCall, address_of, background_request, for_projects, standing_of
 from node.web.api import models
 from node.web.api.models import MAX_ID
 from node.web.api.routing import api_router
@@ -81,6 +81,7 @@ async def _room(request: Request, account: Reader) -> AsyncIterator[None]:
 
 @router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])
 @background_request
+@for_projects
 async def stream_events(
     call: ReaderCall,
     after: EventId = None,

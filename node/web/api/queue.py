@@ -8,7 +8,7 @@ from fastapi import Query
 
 from node.index.nouns.events import EventKind
 from node.version import __version__
-from node.web.access import ReaderCall
+from node.web.access import ReaderCall, for_projects
 from node.web.api import models
 from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage, UidFilters
 from node.web.api.routing import api_router, problems
@@ -22,6 +22,7 @@ UNDONE = ("receiving", "converting", "refused", "failed")
 
 
 @router.get("/verdicts", responses=problems(WRONG_CURSOR))
+@for_projects
 def list_verdicts(
     page: RequestedPage,
     verdict: Annotated[Verdict | None, Query(description="whether the series is complete")] = None,
@@ -44,6 +45,7 @@ def list_queue(
 
 
 @router.get("/failures", responses=problems(WRONG_CURSOR))
+@for_projects
 def list_failures(
     page: RequestedPage,
     uids: UidFilters,
@@ -54,6 +56,7 @@ def list_failures(
 
 
 @router.get("/exclusions", responses=problems(WRONG_CURSOR))
+@for_projects
 def list_exclusions(page: RequestedPage, uids: UidFilters) -> Page[models.ExclusionResource]:
     """Instances, or some of their frames, that conversions excluded from their volumes, newest first."""
     return page.read("exclusions", models.ExclusionResource, lambda index: index.exclusions, **uids)
@@ -80,6 +83,7 @@ def list_lost(
 
 
 @router.get("/history", responses=problems(WRONG_CURSOR))
+@for_projects
 def list_history(
     page: RequestedPage,
     kind: Annotated[EventKind | None, Query(description="kind of event")] = None,

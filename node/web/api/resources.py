@@ -18,7 +18,7 @@ from node.index.nouns.studies import StudyCondition, StudyCursor, StudyFilter
 from node.index.nouns.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
 from node.web import actions
-from node.web.access import AdminCall, Call, ReaderCall, WriterCall
+from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.models import RowId
@@ -74,6 +74,7 @@ OptionalPatientId = Annotated[str | None, Query(max_length=324, description="Pat
 
 
 @router.get("/patients", responses=problems(WRONG_CURSOR), tags=["patients"])
+@for_projects
 def list_patients(
     page: RequestedPage,
     patient_id: OptionalPatientId = None,
@@ -85,6 +86,7 @@ def list_patients(
 
 
 @router.get("/patients/{id}", responses=single(), tags=["patients"])
+@for_projects
 def show_patient(call: ReaderCall, response: Response, id: PatientNumber) -> models.PatientResource:
     """One patient."""
     with call.node.index.reading() as index:
@@ -94,6 +96,7 @@ def show_patient(call: ReaderCall, response: Response, id: PatientNumber) -> mod
 
 
 @router.get("/studies", responses=problems(WRONG_CURSOR), tags=["studies"])
+@for_projects
 def list_studies(
     page: RequestedPage,
     words: Annotated[str, Query(max_length=324, description="words in patient's name, ID or accession number")] = "",
@@ -138,6 +141,7 @@ def list_studies(
 
 
 @router.get("/studies/{study_instance_uid}", responses=single(), tags=["studies"])
+@for_projects
 def show_study(call: ReaderCall, response: Response, study_instance_uid: StudyUid) -> models.StudyResource:
     """One study."""
     with call.node.index.reading() as index:
@@ -187,6 +191,7 @@ def send_study(call: WriterCall, change: Change, study_instance_uid: StudyUid, t
 
 
 @router.get("/series", responses=problems(INVALID_REQUEST, WRONG_CURSOR), tags=["series"])
+@for_projects
 def list_series(
     page: RequestedPage,
     uids: UidFilters,
@@ -204,6 +209,7 @@ def list_series(
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", responses=single(), tags=["series"])
+@for_projects
 def show_series(call: ReaderCall, response: Response, key: RequestedSeries) -> models.SeriesResource:
     """One series. It takes both UIDs, because the same Series Instance UID in two studies means two series."""
     with call.node.index.reading() as index:
@@ -261,12 +267,14 @@ def send_series(call: WriterCall, change: Change, key: RequestedSeries, to: To) 
 
 
 @router.get("/instances", responses=problems(WRONG_CURSOR), tags=["instances"])
+@for_projects
 def list_instances(page: RequestedPage, uids: UidFilters) -> Page[models.InstanceResource]:
     """Stored instances, newest first."""
     return page.read("instances", models.InstanceResource, lambda index: index.instances, **uids)
 
 
 @router.get("/instances/{sop_instance_uid}", responses=single(), tags=["instances"])
+@for_projects
 def show_instance(call: ReaderCall, response: Response, sop_instance_uid: InstanceUid) -> models.InstanceResource:
     """One stored instance."""
     with call.node.index.reading() as index:
@@ -282,6 +290,7 @@ def show_instance(call: ReaderCall, response: Response, sop_instance_uid: Instan
     response_class=Response,
     responses=downloads("A DICOM file (PS3.10)", DICOM, OCTETS),
 )
+@for_projects
 def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Response:
     """The file of an instance: File Meta Information, then the data set, byte for byte as received.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.openapi.utils import get_openapi
 
-from node.web.access import Reader
+from node.web.access import Reader, for_projects
 from node.web.api import custody, events, models, queue, resources, volumes, work
 from node.web.api.routing import ApiRoute, api_router, problems
 from node.web.errors import ResourceNotFound
@@ -19,12 +19,14 @@ Slug = Annotated[str, Path(max_length=64, description="last segment of the `type
 
 
 @router.get("/problems")
+@for_projects
 def list_problem_types(account: Reader) -> list[models.ProblemTypeResource]:
     """Every kind of problem, by status."""
     return [models.ProblemTypeResource.of_type(kind) for kind in PROBLEM_TYPES]
 
 
 @router.get("/problems/{slug}", responses=problems(NOT_FOUND))
+@for_projects
 def show_problem_type(account: Reader, slug: Slug) -> models.ProblemTypeResource:
     """One kind of problem."""
     kind = next((kind for kind in PROBLEM_TYPES if kind.slug == slug), None)
@@ -37,6 +39,7 @@ description = APIRouter(include_in_schema=False, route_class=ApiRoute)
 
 
 @description.get("/api/v1/openapi.json")
+@for_projects
 def describe(request: Request, account: Reader) -> dict[str, Any]:
     """The OpenAPI document of REST."""
     app: FastAPI = request.app

@@ -12,7 +12,7 @@ from fastapi import HTTPException, Path, Query, Response
 from node.conversion.volume_files import revision_files, stem_of
 from node.index.models import STORE
 from node.index.nouns.records import RevisionFile
-from node.web.access import Call, ReaderCall
+from node.web.access import Call, ReaderCall, for_projects
 from node.web.api import models
 from node.web.api.models import RowId
 from node.web.api.paging import Page, RequestedPage, UidFilters, only_row
@@ -35,6 +35,7 @@ FILE = downloads("The file", OCTETS, *MEDIA_TYPES.values())
 
 
 @router.get("/volumes", responses=problems(WRONG_CURSOR))
+@for_projects
 def list_volumes(
     page: RequestedPage,
     uids: UidFilters,
@@ -48,6 +49,7 @@ def list_volumes(
 
 
 @router.get("/volumes/{id}", responses=problems(NOT_FOUND))
+@for_projects
 def show_volume(call: ReaderCall, id: VolumeNumber) -> models.VolumeResource:
     """One file of a conversion."""
     row = _volume(call.node, id)
@@ -56,6 +58,7 @@ def show_volume(call: ReaderCall, id: VolumeNumber) -> models.VolumeResource:
 
 
 @router.get("/volumes/{id}/sources", responses=problems(NOT_FOUND, WRONG_CURSOR))
+@for_projects
 def list_sources(page: RequestedPage, id: VolumeNumber) -> Page[models.SourceResource]:
     """The instances that are in a volume, with the digests that they had, last first."""
     row = _volume(page.call.node, id)
@@ -65,6 +68,7 @@ def list_sources(page: RequestedPage, id: VolumeNumber) -> Page[models.SourceRes
 
 @router.head("/volumes/{id}/file", include_in_schema=False)
 @router.get("/volumes/{id}/file", response_class=Response, responses=FILE)
+@for_projects
 def download_volume(call: ReaderCall, id: VolumeNumber) -> Response:
     """Download a file."""
     return _file(call, _volume(call.node, id))
@@ -72,6 +76,7 @@ def download_volume(call: ReaderCall, id: VolumeNumber) -> Response:
 
 @router.head("/volumes/{id}/file/{name}", include_in_schema=False)
 @router.get("/volumes/{id}/file/{name}", response_class=Response, responses=FILE)
+@for_projects
 def download_volume_by_name(
     call: ReaderCall,
     id: VolumeNumber,

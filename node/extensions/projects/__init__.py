@@ -1,0 +1,40 @@
+"""Projects: accounts that see some series and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from node.hookspecs import Action, Command, Extension, OpenedRoot, Parts, Router, Running
+
+
+class _Projects(Extension):
+    """Projects by command and REST, and the service that applies their rules."""
+
+    name = "projects"
+    commands = (
+        Command(
+            "projects",
+            "Maintain",
+            f"{__name__}.command:app",
+            (
+                "voxelnode projects set trial --rule 'patient_id == \"TRIAL-*\"'",
+                "voxelnode projects member trial anna --role read",
+                "voxelnode projects add trial 1.2.840.1.2.3",
+            ),
+            before="account",
+        ),
+    )
+    routers = (Router("rest", f"{__name__}.rest:router"),)
+
+    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
+        from node.extensions.projects.actions import actions
+
+        return actions(root.ingest, root.audit)
+
+    def run(self, node: Parts) -> Running:
+        from node.extensions.projects.rules import Rules
+
+        return Running((Rules(node.ingest.index),))
+
+
+EXTENSION = _Projects()

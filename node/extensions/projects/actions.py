@@ -1,0 +1,107 @@
+"""Actions on projects, with a line in the audit log for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.errors import UsageError
+from node.extensions.projects.rules import apply_rules
+from node.hookspecs import Action as RootAction
+from node.index.nouns.projects import PROJECT_ROLES, Content, ProjectRepository
+from node.receive.ingest import Ingest
+from node.selector import compile_selector
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+MAX_CONTENTS = 1000
+"""Studies and series that are put into a project at a time."""
+
+MAX_DESCRIPTION_CHARACTERS = 200
+MAX_AE_TITLE_CHARACTERS = 16
+
+
+def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+    """Return the actions by name."""
+    changes = _Changes(ingest, audit)
+    return {
+        "set-project": changes.set_project,
+        "remove-project": changes.remove_project,
+        "set-project-member": changes.set_member,
+        "remove-project-member": changes.remove_member,
+        "limit-account": changes.limit_account,
+        "change-project-contents": changes.change_contents,
+    }
+
+
+class _Changes:
+    def __init__(self, ingest: Ingest, audit: Audit) -> None:
+        self._index, self._now, self._audit = ingest.index, ingest.now, audit
+        self._projects = ingest.index.repository(ProjectRepository)
+
+    def set_project(
+        self,
+        name: str,
+        who: str,
+        description: str | None = None,
+        rule: str | None = None,
+        called_ae_title: str | None = None,
+    ) -> Mapping[str, Any]:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name[:80]!r} cannot be the name of a project: use 1 to 64 letters, digits and . _ -, and begin with "
+                "a letter or digit"
+            )
+        if description is not None and len(description) > MAX_DESCRIPTION_CHARACTERS:
+            raise UsageError(f"a description has at most {MAX_DESCRIPTION_CHARACTERS} characters")
+        if called_ae_title is not None and len(called_ae_title) > MAX_AE_TITLE_CHARACTERS:
+            raise UsageError(f"an AE title has at most {MAX_AE_TITLE_CHARACTERS} characters")
+        if rule:
+            compile_selector(rule)
+        given = {"description": description, "rule": rule, "called_ae_title": called_ae_title}
+        is_new = self._projects.set(name, who, self._now(), **given)
+        self._record(who, f"project {name} {'created' if is_new else 'changed'}")
+        if rule:
+            apply_rules(self._index)
+        return {"project": name, "new": is_new}
+
+    def remove_project(self, name: str, who: str) -> Mapping[str, Any]:
+        self._projects.remove(name)
+        self._record(who, f"project {name} removed")
+        return {"removed": name}
+
+    def set_member(self, name: str, account: str, role: str, who: str) -> Mapping[str, Any]:
+        if role not in PROJECT_ROLES:
+            raise UsageError(f"{role[:20]!r} is no role in a project: members read")
+        self._projects.set_member(name, account, role)
+        self._record(who, f"account {account} has the role {role} in project {name}")
+        return {"project": name, "account": account, "role": role}
+
+    def remove_member(self, name: str, account: str, who: str) -> Mapping[str, Any]:
+        self._projects.remove_member(name, account)
+        self._record(who, f"account {account} is no member of project {name} any more")
+        return {"project": name, "removed": account}
+
+    def limit_account(self, account: str, who: str, *, is_limited: bool) -> Mapping[str, Any]:
+        self._projects.limit(account, is_limited=is_limited)
+        self._record(who, f"account {account} sees {'its projects only' if is_limited else 'the whole node'}")
+        return {"account": account, "limited": is_limited}
+
+    def change_contents(
+        self, name: str, who: str, add: Sequence[Sequence[str]] = (), remove: Sequence[Sequence[str]] = ()
+    ) -> Mapping[str, Any]:
+        if len(add) + len(remove) > MAX_CONTENTS:
+            raise UsageError(f"at most {MAX_CONTENTS} studies and series are put into a project at a time")
+        new, gone = [Content(*one) for one in add], [Content(*one) for one in remove]
+        added = self._projects.add(name, new, who, self._now()) if new else 0
+        removed = self._projects.take(name, gone) if gone else 0
+        self._record(who, f"{added} put into project {name}, {removed} taken out", [*new, *gone])
+        return {"added": added, "removed": removed}
+
+    def _record(self, who: str, detail: str, contents: Sequence[Content] = ()) -> None:
+        objects = [{"study_instance_uid": study} for study in dict.fromkeys(one.study for one in contents)]
+        whom = [Participant(who, APPLICATION, is_requestor=True)]
+        event = AuditEvent.SECURITY_ALERT
+        self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, whom, objects, detail))

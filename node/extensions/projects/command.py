@@ -1,0 +1,118 @@
+"""``voxelnode projects list|set|remove|member|add|take|limit``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.output import Answer, Columns, Listing, listing
+
+app = Commands(help="Limit accounts to the series of projects.", no_args_is_help=True)
+
+PROJECTS: Columns = {
+    "project": "name",
+    "series": "series",
+    "rule": "rule",
+    "called AE title": "called_ae_title",
+    "members": lambda row: ", ".join(f"{one['account']} ({one['role']})" for one in row["members"]),
+    "description": "description",
+}
+
+Project = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of the project.")]
+Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name of the account.")]
+Studies = Annotated[list[str], typer.Argument(metavar="STUDY", help="Study Instance UIDs.")]
+Series = Annotated[
+    list[str], typer.Option("--series", metavar="UID", help="These series of the study, rather than the study itself.")
+]
+
+
+@app.command("list")
+def list_(root: Root) -> Listing:
+    """List the projects with their members."""
+    from node.index.nouns.projects import ReadProjects
+
+    with root.reading() as index:
+        projects = index.repository(ReadProjects)
+        rows = [{**row, "members": projects.members(row["name"])} for row in projects.all()]
+    return listing(f"{len(rows)} projects", PROJECTS, rows)
+
+
+@app.command("set")
+def set_(
+    project: Project,
+    description: Annotated[str | None, typer.Option("--description", metavar="TEXT", help="What it is for.")] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            "--rule", metavar="EXPRESSION", help="The series that this selects are in the project. Empty: no rule."
+        ),
+    ] = None,
+    called: Annotated[
+        str | None,
+        typer.Option("--called", metavar="AE", help="New series that are sent to this AE title are, too. Empty: none."),
+    ] = None,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Create a project, or change what the options name."""
+    done = root.order("set-project", name=project, description=description, rule=rule, called_ae_title=called)
+    return Answer(done, f"project {project} {'created' if done['new'] else 'changed'}")
+
+
+@app.command()
+def remove(project: Project, root: ChangedRoot) -> Answer:
+    """Remove a project. Its series stay, and its members see what is in their other projects."""
+    return Answer(root.order("remove-project", name=project), f"project {project} removed")
+
+
+@app.command()
+def member(
+    project: Project,
+    account: Account,
+    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="What it may do there: read.")] = "read",
+    remove: Annotated[bool, typer.Option("--remove", help="It is no member of this project any more.")] = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Let an account see a project. From its next request it sees its projects only, and changes nothing."""
+    if remove:
+        done = root.order("remove-project-member", name=project, account=account)
+        return Answer(done, f"{account} is no member of {project} any more")
+    done = root.order("set-project-member", name=project, account=account, role=role)
+    return Answer(done, f"{account} has the role {role} in {project}, and sees nothing but its projects")
+
+
+@app.command()
+def limit(
+    account: Account,
+    whole_node: Annotated[
+        bool, typer.Option("--whole-node", help="It leaves its projects, and sees everything again.")
+    ] = False,
+    *,
+    root: ChangedRoot,
+) -> Answer:
+    """Let an account see its projects only, which may be none."""
+    done = root.order("limit-account", account=account, is_limited=not whole_node)
+    return Answer(done, f"{account} sees {'the whole node' if whole_node else 'its projects only'}")
+
+
+@app.command()
+def add(project: Project, studies: Studies, series: Series = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
+    """Put studies, or series of one study, into a project. New series of such a study are in it, too."""
+    done = root.order("change-project-contents", name=project, add=_contents(studies, series))
+    return Answer(done, f"{done['added']} put into {project}")
+
+
+@app.command()
+def take(project: Project, studies: Studies, series: Series = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
+    """Take out of a project what was put into it. What its rule selects stays."""
+    done = root.order("change-project-contents", name=project, remove=_contents(studies, series))
+    return Answer(done, f"{done['removed']} taken out of {project}")
+
+
+def _contents(studies: list[str], series: list[str]) -> list[list[str]]:
+    if series and len(studies) > 1:
+        raise typer.BadParameter("--series is of one study: name that study alone.")
+    return [[studies[0], uid] for uid in series] if series else [[uid, ""] for uid in studies]

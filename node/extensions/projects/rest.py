@@ -1,0 +1,200 @@
+"""REST: projects, their members and their contents."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import Field
+
+from node.extensions.projects.actions import MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
+from node.index.database.reading import ReadIndex
+from node.index.nouns.projects import ReadProjects
+from node.web.access import AdminCall, ReaderCall, for_projects
+from node.web.api.changes import Change
+from node.web.api.models import Resource
+from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.web.errors import ResourceNotFound
+
+router = api_router("projects")
+
+PROJECT = "/projects/{project}"
+MEMBER = f"{PROJECT}/members/{{account}}"
+
+Name = Annotated[str, Path(min_length=1, max_length=64, description="name of the project")]
+Account = Annotated[str, Path(min_length=1, max_length=64, description="name of the account")]
+Uid = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class ProjectResource(Resource):
+    """A project, and the number of its series."""
+
+    name: str
+    description: str
+    rule: str | None
+    called_ae_title: str | None
+    series: int
+
+
+class Projects(Resource):
+    """The projects that the caller sees."""
+
+    items: list[ProjectResource]
+
+
+class ProjectFields(Resource):
+    """What a project has; what is not given stays, and an empty rule or AE title is none."""
+
+    description: Annotated[str | None, Field(max_length=MAX_DESCRIPTION_CHARACTERS)] = None
+    rule: Annotated[str | None, Field(max_length=2000)] = None
+    called_ae_title: Annotated[str | None, Field(max_length=16)] = None
+
+
+class SetProject(Resource):
+    """A project that was created or changed."""
+
+    project: str
+    new: bool
+
+
+class RemovedProject(Resource):
+    """The name that a project had."""
+
+    removed: str
+
+
+class MemberResource(Resource):
+    """An account with a role in a project."""
+
+    account: str
+    role: str
+
+
+class Members(Resource):
+    """The members of a project."""
+
+    items: list[MemberResource]
+
+
+class MemberRole(Resource):
+    """A role in a project: read."""
+
+    role: Annotated[str, Field(max_length=8)]
+
+
+class Member(Resource):
+    """An account, its project, and its role in it."""
+
+    project: str
+    account: str
+    role: str
+
+
+class RemovedMember(Resource):
+    """An account that is no member of a project any more."""
+
+    project: str
+    removed: str
+
+
+class ContentKey(Resource):
+    """A study, or one of its series."""
+
+    study_instance_uid: Uid
+    series_instance_uid: Annotated[str, Field(max_length=64)] = ""
+
+
+class ContentChange(Resource):
+    """What comes into a project, and what leaves it."""
+
+    add: Annotated[list[ContentKey], Field(max_length=MAX_CONTENTS, default_factory=list)]
+    remove: Annotated[list[ContentKey], Field(max_length=MAX_CONTENTS, default_factory=list)]
+
+
+class ChangedContents(Resource):
+    """How many came and left."""
+
+    added: int
+    removed: int
+
+
+@router.get("/projects")
+@for_projects
+def list_projects(call: ReaderCall) -> Projects:
+    """The projects that the caller sees: all, or their own."""
+    with call.node.index.reading() as index:
+        rows = index.repository(ReadProjects).all()
+    return Projects(items=[ProjectResource.of(row) for row in rows])
+
+
+@router.put(PROJECT, responses=problems(*OF_CHANGES))
+def set_project(call: AdminCall, change: Change, project: Name, fields: ProjectFields) -> SetProject:
+    """Create a project, or change it."""
+    return change.make(
+        SetProject,
+        lambda index: _project(index, project),
+        lambda _: call.act("set-project", name=project, **fields.model_dump()),
+    )
+
+
+@router.delete(PROJECT, responses=problems(*OF_CHANGES))
+def remove_project(call: AdminCall, change: Change, project: Name) -> RemovedProject:
+    """Remove a project; its series stay."""
+    return change.make(
+        RemovedProject,
+        lambda index: _project(index, project),
+        lambda _: call.act("remove-project", name=project),
+    )
+
+
+@router.get(f"{PROJECT}/members", responses=problems(*OF_CHANGES))
+def list_members(call: AdminCall, project: Name) -> Members:
+    """The members of a project, with their roles."""
+    with call.node.index.reading() as index:
+        return _members(index, project)
+
+
+@router.put(MEMBER, responses=problems(*OF_CHANGES))
+def set_member(call: AdminCall, change: Change, project: Name, account: Account, member: MemberRole) -> Member:
+    """Give an account a role in a project; from its next request it sees its projects only."""
+    return change.make(
+        Member,
+        lambda index: _members(index, project),
+        lambda _: call.act("set-project-member", name=project, account=account, role=member.role),
+    )
+
+
+@router.delete(MEMBER, responses=problems(*OF_CHANGES))
+def remove_member(call: AdminCall, change: Change, project: Name, account: Account) -> RemovedMember:
+    """Take the role in a project from an account."""
+    return change.make(
+        RemovedMember,
+        lambda index: _members(index, project),
+        lambda _: call.act("remove-project-member", name=project, account=account),
+    )
+
+
+@router.post(f"{PROJECT}/contents", responses=problems(*OF_CHANGES))
+def change_contents(call: AdminCall, change: Change, project: Name, contents: ContentChange) -> ChangedContents:
+    """Put studies and series into a project, and take others out."""
+    pairs = {
+        how: [[one.study_instance_uid, one.series_instance_uid] for one in given]
+        for how, given in (("add", contents.add), ("remove", contents.remove))
+    }
+    return change.make(
+        ChangedContents,
+        lambda index: _project(index, project),
+        lambda _: call.act("change-project-contents", name=project, **pairs),
+    )
+
+
+def _project(index: ReadIndex, name: str) -> ProjectResource:
+    row = index.repository(ReadProjects).one(name)
+    if row is None:
+        raise ResourceNotFound("project")
+    return ProjectResource.of(row)
+
+
+def _members(index: ReadIndex, project: str) -> Members:
+    _project(index, project)
+    return Members(items=[MemberResource.of(row) for row in index.repository(ReadProjects).members(project)])

@@ -1,0 +1,66 @@
+"""Who reads: the scope of a caller, which everything that reads the index in the same context has.
+
+A caller without a scope sees the whole index: the node itself, its commands, and accounts and peers with a role in the
+whole node. A caller with a scope sees the series of their projects, and nothing of anything else: the connections that
+are opened then have views in the place of the tables (`node.index.engine.narrowed`).
+
+A request over HTTP begins with the scope `NOBODY` and gets that of its caller once they are known, so what forgets to
+ask who calls shows nothing. The scope is kept in an object that all threads of a request share, because each of them
+has a copy of the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from node.errors import VoxelnodeError
+
+
+class OutOfScope(VoxelnodeError):
+    """A caller with a scope was about to change rows that nobody has compared with the scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The projects of a caller: those that an account is a member of, or some by their names, of a peer."""
+
+    account: str = ""
+    projects: tuple[str, ...] = ()
+
+
+NOBODY = Scope()
+"""Sees nothing."""
+
+
+@dataclass(slots=True)
+class _Held:
+    scope: Scope | None
+
+
+_held: ContextVar[_Held | None] = ContextVar("scope", default=None)
+
+
+def current_scope() -> Scope | None:
+    """Return the scope of the caller; None: the whole index."""
+    held = _held.get()
+    return None if held is None else held.scope
+
+
+@contextmanager
+def within(scope: Scope | None) -> Iterator[None]:
+    """Read within a scope until this is left, also in threads that begin with a copy of the context."""
+    token = _held.set(_Held(scope))
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
+def become(scope: Scope | None) -> None:
+    """Give the request or the association of this context, which is `within` one, another scope for the rest of it."""
+    held = _held.get()
+    assert held is not None, "belongs into `within`"
+    held.scope = scope

@@ -1,0 +1,319 @@
+"""Projects: who is in them, and which series.
+
+What people and called AE titles put into a project is noted by UID (`project_contents`), so it lasts when an index is
+built anew, or when a study is deleted and comes again. `project_series` has the series that this and the rule come to,
+and is what every read of a member looks up (`node.index.engine.narrowed`). A series is in its projects from the commit
+that inserts it; what a rule says follows (`node.extensions.projects`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Select, and_, delete, func, literal, select, update
+
+from node.errors import UsageError
+from node.index.engine.rows import ReadRepository, Row
+from node.index.engine.sql import insert, looked_up_in
+from node.index.engine.writer import IndexRepository, on_writer
+from node.index.models import (
+    AccountRow,
+    LabelRow,
+    LimitedAccountRow,
+    ProjectContentRow,
+    ProjectMemberRow,
+    ProjectRow,
+    ProjectSeriesRow,
+    SeriesRow,
+    StudyRow,
+)
+
+BY_CALLED_AE_TITLE = "called AE title"
+"""Who has added what was sent to the AE title of a project."""
+
+
+PROJECT_ROLES = ("read",)
+"""What an account can be given in a project; the table has room for more."""
+
+
+class NoSuchProject(UsageError):
+    """No project has this name."""
+
+
+class Content(NamedTuple):
+    """A study, or one of its series if `series` is not empty."""
+
+    study: str
+    series: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectRule:
+    """The rule of a project: the text of a selector."""
+
+    project_id: int
+    rule: str
+
+
+class ProjectRepository(IndexRepository):
+    """Projects, their members and their contents."""
+
+    @on_writer
+    def set(
+        self,
+        connection: Connection,
+        name: str,
+        who: str,
+        now: dt.datetime,
+        *,
+        description: str | None = None,
+        rule: str | None = None,
+        called_ae_title: str | None = None,
+    ) -> bool:
+        """Create a project, or change what is not None: an empty text takes a rule or an AE title away.
+
+        The series of a rule that has changed leave the project now, and come back when the new one is applied. Returns
+        whether the project is new.
+        """
+        given = {"description": description, "rule": rule, "called_ae_title": called_ae_title}
+        values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        for key in ("rule", "called_ae_title"):
+            if values.get(key) == "":
+                values[key] = None
+        project = connection.scalar(select(ProjectRow.id).where(ProjectRow.name == name))
+        if project is None:
+            connection.execute(insert(ProjectRow).values(name=name, created_by=who, created_at=now, **values))
+            return True
+        if values:
+            connection.execute(update(ProjectRow).where(ProjectRow.id == project).values(values))
+        if "rule" in values:
+            by_rule = ProjectSeriesRow.project_id == project, ProjectSeriesRow.is_by_rule
+            connection.execute(delete(ProjectSeriesRow).where(*by_rule))
+        return False
+
+    @on_writer
+    def remove(self, connection: Connection, name: str) -> None:
+        """Remove a project; its series stay, and its members keep their limits."""
+        connection.execute(delete(ProjectRow).where(ProjectRow.id == _id(connection, name)))
+
+    @on_writer
+    def set_member(self, connection: Connection, name: str, account: str, role: str) -> None:
+        """Give an account a role in a project, and limit it to its projects.
+
+        Raises UsageError if there is no such account, or it is an administrator: these see the whole node.
+        """
+        project = _id(connection, name)
+        of_node = connection.scalar(select(AccountRow.role).where(AccountRow.name == account))
+        if of_node is None:
+            raise UsageError(f"there is no account {account!r}: `voxelnode account list` lists accounts and tokens")
+        if of_node == "admin":
+            raise UsageError(f"{account} is an administrator and sees the whole node: give it another role first")
+        _limit(connection, account)
+        key = {"project_id": project, "account": account}
+        added = insert(ProjectMemberRow).values(**key, role=role)
+        elements = ["project_id", "account"]
+        connection.execute(added.on_conflict_do_update(index_elements=elements, set_={"role": role}))
+
+    @on_writer
+    def remove_member(self, connection: Connection, name: str, account: str) -> None:
+        """Take the role in a project from an account, which stays limited to its other projects."""
+        of_account = ProjectMemberRow.project_id == _id(connection, name), ProjectMemberRow.account == account
+        if connection.execute(delete(ProjectMemberRow).where(*of_account)).rowcount == 0:
+            raise UsageError(f"{account} is no member of {name}")
+
+    @on_writer
+    def limit(self, connection: Connection, account: str, *, is_limited: bool) -> None:
+        """Let an account see its projects only, or the whole node again: it leaves its projects then."""
+        if is_limited:
+            _limit(connection, account)
+            return
+        connection.execute(delete(LimitedAccountRow).where(LimitedAccountRow.account == account))
+        connection.execute(delete(ProjectMemberRow).where(ProjectMemberRow.account == account))
+
+    @on_writer
+    def add(self, connection: Connection, name: str, contents: Collection[Content], who: str, now: dt.datetime) -> int:
+        """Put studies and series into a project; return how many were not in it by hand.
+
+        Raises UsageError if one of them is not in the index.
+        """
+        project, added = _id(connection, name), 0
+        for content in contents:
+            _require(connection, content)
+            values = {"project_id": project, "added_by": who, "added_at": now}
+            uids = {"study_instance_uid": content.study, "series_instance_uid": content.series}
+            new = insert(ProjectContentRow).values(**values, **uids).on_conflict_do_nothing()
+            added += connection.execute(new.returning(ProjectContentRow.project_id)).first() is not None
+            _derive(connection, project, content.study)
+        return added
+
+    @on_writer
+    def take(self, connection: Connection, name: str, contents: Collection[Content]) -> int:
+        """Take studies and series out of a project; return how many were in it by hand. A rule may keep their series.
+
+        A series of a study that is in the project as a whole stays.
+        """
+        project, taken = _id(connection, name), 0
+        for content in contents:
+            of_content = (
+                ProjectContentRow.project_id == project,
+                ProjectContentRow.study_instance_uid == content.study,
+                ProjectContentRow.series_instance_uid == content.series,
+            )
+            taken += connection.execute(delete(ProjectContentRow).where(*of_content)).rowcount
+            _derive(connection, project, content.study)
+        return taken
+
+    @on_writer
+    def apply_rule(
+        self, connection: Connection, rule: ProjectRule, looked_at: Collection[int], selected: Collection[int]
+    ) -> int:
+        """Have those series of `looked_at` in a project that its rule selects, unless it has another rule by now.
+
+        Returns how many came or went.
+        """
+        current = connection.scalar(select(ProjectRow.rule).where(ProjectRow.id == rule.project_id).with_for_update())
+        if current != rule.rule:
+            return 0
+        by_rule = ProjectSeriesRow.project_id == rule.project_id, ProjectSeriesRow.is_by_rule
+        among = looked_up_in(ProjectSeriesRow.series_id, list(looked_at))
+        there = set(connection.scalars(select(ProjectSeriesRow.series_id).where(*by_rule, among)))
+        gone = there.difference(selected)
+        if gone:
+            of_gone = looked_up_in(ProjectSeriesRow.series_id, list(gone))
+            connection.execute(delete(ProjectSeriesRow).where(*by_rule, of_gone))
+        wanted = set(selected) - there
+        if wanted:
+            # Those that are still there: others were deleted meanwhile.
+            known = select(SeriesRow.id, literal(rule.project_id), literal(True)).where(
+                looked_up_in(SeriesRow.id, list(wanted))
+            )
+            _insert_series(connection, known)
+        return len(gone) + len(wanted)
+
+
+class ReadProjects(ReadRepository):
+    """Projects, in the view of who reads."""
+
+    def all(self) -> list[Row]:
+        """Return ``name``, ``description``, ``rule``, ``called_ae_title`` and the number of ``series``, by name."""
+        series = (
+            select(func.count(ProjectSeriesRow.series_id.distinct()))
+            .where(ProjectSeriesRow.project_id == ProjectRow.id)
+            .scalar_subquery()
+        )
+        columns = ProjectRow.name, ProjectRow.description, ProjectRow.rule, ProjectRow.called_ae_title
+        query = select(*columns, series.label("series")).order_by(ProjectRow.name)
+        return [dict(row) for row in self._connection.execute(query).mappings()]
+
+    def one(self, name: str) -> Row | None:
+        """Return a project as in `all`, or None."""
+        return next((row for row in self.all() if row["name"] == name), None)
+
+    def members(self, name: str) -> list[Row]:
+        """Return ``account`` and ``role`` of each member of a project."""
+        query = (
+            select(ProjectMemberRow.account, ProjectMemberRow.role)
+            .join(ProjectRow, ProjectRow.id == ProjectMemberRow.project_id)
+            .where(ProjectRow.name == name)
+            .order_by(ProjectMemberRow.account)
+        )
+        return [dict(row) for row in self._connection.execute(query).mappings()]
+
+    def rules(self) -> list[ProjectRule]:
+        """Return the rules of the projects that have one."""
+        query = select(ProjectRow.id, ProjectRow.rule).where(ProjectRow.rule.is_not(None)).order_by(ProjectRow.id)
+        return [ProjectRule(id, rule) for id, rule in self._connection.execute(query) if rule is not None]
+
+    def series_of(self, project_id: int) -> set[int]:
+        """Return the row ids of the series that a project has by its rule."""
+        by_rule = ProjectSeriesRow.project_id == project_id, ProjectSeriesRow.is_by_rule
+        return set(self._connection.scalars(select(ProjectSeriesRow.series_id).where(*by_rule)))
+
+    def rows_of(self, keys: Collection[tuple[str | None, str | None]]) -> set[int]:
+        """Return the row ids of series, by the UIDs of study and series; without a series, of all of the study."""
+        found: set[int] = set()
+        for study, series in keys:
+            query = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            query = query.where(StudyRow.study_instance_uid == study)
+            if series:
+                query = query.where(SeriesRow.series_instance_uid == series)
+            found.update(self._connection.scalars(query))
+        return found
+
+    def newest_series(self) -> int:
+        """Return the largest row id of a series; 0 if there is none."""
+        return int(self._connection.scalar(select(func.max(SeriesRow.id))) or 0)
+
+    def series_since(self, row_id: int) -> set[int]:
+        """Return the row ids of series from this one on."""
+        return set(self._connection.scalars(select(SeriesRow.id).where(SeriesRow.id >= row_id)))
+
+    def labels_state(self) -> tuple[object, ...]:
+        """Return what is not the same after a change of labels."""
+        state = select(func.count(), func.max(LabelRow.id), func.max(LabelRow.given_at)).select_from(LabelRow)
+        return tuple(self._connection.execute(state).one())
+
+
+def enter_projects(
+    connection: Connection, series_id: int, content: Content, called_ae_title: str | None, now: dt.datetime
+) -> None:
+    """Put a series that was just inserted into the projects that have it, or its study, or the AE title called."""
+    if called_ae_title:
+        values = literal(content.study), literal(content.series), literal(BY_CALLED_AE_TITLE), literal(now)
+        called = select(ProjectRow.id, *values).where(ProjectRow.called_ae_title == called_ae_title)
+        names = ["project_id", "study_instance_uid", "series_instance_uid", "added_by", "added_at"]
+        connection.execute(insert(ProjectContentRow).from_select(names, called).on_conflict_do_nothing())
+    having = select(literal(series_id), ProjectContentRow.project_id, literal(False)).where(
+        ProjectContentRow.study_instance_uid == content.study,
+        ProjectContentRow.series_instance_uid.in_(("", content.series)),
+    )
+    _insert_series(connection, having.distinct())
+
+
+def _insert_series(connection: Connection, rows: Select[int, int, bool]) -> None:
+    names = ["series_id", "project_id", "is_by_rule"]
+    connection.execute(insert(ProjectSeriesRow).from_select(names, rows).on_conflict_do_nothing())
+
+
+def _derive(connection: Connection, project: int, study: str) -> None:
+    """Have the series of a study in a project that its contents name, beside those of its rule."""
+    of_study = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
+    of_study = of_study.where(StudyRow.study_instance_uid == study)
+    by_hand = ProjectSeriesRow.project_id == project, ProjectSeriesRow.is_by_rule.is_(False)
+    connection.execute(delete(ProjectSeriesRow).where(*by_hand, ProjectSeriesRow.series_id.in_(of_study)))
+    is_named = (
+        select(ProjectContentRow.project_id)
+        .where(
+            ProjectContentRow.project_id == project,
+            ProjectContentRow.study_instance_uid == study,
+            ProjectContentRow.series_instance_uid.in_(("", SeriesRow.series_instance_uid)),
+        )
+        .correlate(SeriesRow)
+        .exists()
+    )
+    named = select(SeriesRow.id, literal(project), literal(False)).join(StudyRow, StudyRow.id == SeriesRow.study_id)
+    _insert_series(connection, named.where(StudyRow.study_instance_uid == study, is_named))
+
+
+def _limit(connection: Connection, account: str) -> None:
+    connection.execute(insert(LimitedAccountRow).values(account=account).on_conflict_do_nothing())
+
+
+def _id(connection: Connection, name: str) -> int:
+    project = connection.scalar(select(ProjectRow.id).where(ProjectRow.name == name))
+    if project is None:
+        raise NoSuchProject(f"there is no project {name!r}: `voxelnode projects list` lists all")
+    return int(project)
+
+
+def _require(connection: Connection, content: Content) -> None:
+    query = select(StudyRow.id).where(StudyRow.study_instance_uid == content.study)
+    if content.series:
+        is_its = SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == content.series
+        query = query.join(SeriesRow, and_(*is_its))
+    if connection.execute(query).first() is None:
+        what = f"series {content.series} in study {content.study}" if content.series else f"study {content.study}"
+        raise UsageError(f"no {what[:200]} in the index; `voxelnode series` lists all")

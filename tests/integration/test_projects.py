@@ -1,0 +1,165 @@
+"""Projects in the index: what a caller with a scope reads, by which way a series is in a project, and how it leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from node.errors import UsageError
+from node.extensions.labels.marks import MarkRepository, Target
+from node.extensions.projects.rules import Rules, apply_rules
+from node.index.engine.narrowed import RULES
+from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
+from node.index.engine.views import views
+from node.index.models import Base
+from node.index.nouns.accounts import Role
+from node.index.nouns.projects import Content, ProjectRepository
+from node.index.nouns.studies import StudyFilter
+from tests import make
+from tests.integration.conftest import Root
+from tests.preloaded import run
+
+pytestmark = pytest.mark.postgresql
+
+ANNA = Scope("anna")
+
+
+@pytest.fixture
+def three(root: Root) -> Root:
+    """Three studies, the first of two series, an account, and a project that it is a member of."""
+    for study, series in (("1.1", "1.1.1"), ("1.1", "1.1.2"), ("1.2", "1.2.1"), ("1.3", "1.3.1")):
+        root.take(make.instance(study_uid=study, series_uid=series, PatientID=f"P{study}"))
+    root.index.accounts.set("anna", Role.READ, None, root.clock())
+    projects(root).set("trial", "test", root.clock())
+    projects(root).set_member("trial", "anna", "read")
+    return root
+
+
+def projects(root: Root) -> ProjectRepository:
+    return root.index.repository(ProjectRepository)
+
+
+def put(root: Root, *contents: Content) -> int:
+    return projects(root).add("trial", contents, "test", root.clock())
+
+
+def seen(root: Root, scope: Scope | None = ANNA) -> set[str]:
+    with within(scope), root.index.reading() as index:
+        return {row["series_instance_uid"] for row in index.series.page(None, 100)}
+
+
+def test_a_scope_shows_its_projects_in_every_table_and_view(three: Root) -> None:
+    assert put(three, Content("1.1", "1.1.2"), Content("1.2")) == 2
+    assert seen(three) == {"1.1.2", "1.2.1"}
+    assert seen(three, Scope(projects=("trial", "other"))) == {"1.1.2", "1.2.1"}
+    assert seen(three, NOBODY) == seen(three, Scope("ben")) == set()
+    assert len(seen(three, None)) == 4
+    with within(ANNA), three.index.searching() as index:
+        assert {one.study_instance_uid for one in index.studies.listed(StudyFilter())} == {"1.1", "1.2"}
+        assert index.count_levels() == {"patients": 2, "studies": 2, "series": 2, "instances": 2}
+        assert three.index.large_counts.levels(index).numbers["series"] == 2
+    foreign = ("1.1.1", "1.3", "P1.3")
+    with within(ANNA), three.index._reader.connect() as connection:
+        for name in (*Base.metadata.tables, *views(connection.dialect)):
+            rows = connection.exec_driver_sql(f'SELECT * FROM "{name}"').all()
+            texts = {str(value) for row in rows for value in row}
+            assert not texts.intersection(foreign), name
+            assert not rows or name in RULES or name.startswith("v_"), name
+
+
+def test_a_caller_with_a_scope_changes_nothing_by_accident(three: Root) -> None:
+    with within(NOBODY):
+        with pytest.raises(OutOfScope):
+            put(three, Content("1.3"))
+        become(None)
+        assert current_scope() is None
+        assert put(three, Content("1.3")) == 1
+    assert seen(three) == {"1.3.1"}
+
+
+def test_a_series_is_in_the_projects_of_its_study_and_of_the_title_called(three: Root) -> None:
+    assert put(three, Content("1.1")) == 1
+    assert put(three, Content("1.1")) == 0
+    three.take(make.instance(study_uid="1.1", series_uid="1.1.3", PatientID="P1.1"))
+    assert seen(three) == {"1.1.1", "1.1.2", "1.1.3"}
+    projects(three).set("called", "test", three.clock(), called_ae_title="VOXELNODE")
+    projects(three).set_member("called", "anna", "read")
+    three.take(make.instance(study_uid="1.3", series_uid="1.3.2", PatientID="P1.3"))
+    assert seen(three) == {"1.1.1", "1.1.2", "1.1.3", "1.3.2"}, "new series only"
+    assert projects(three).take("trial", [Content("1.1")]) == 1
+    assert seen(three) == {"1.3.2"}
+    with pytest.raises(UsageError, match="no study"):
+        put(three, Content("1.9"))
+
+
+def test_a_rule_selects_what_is_new_and_what_is_labelled(three: Root) -> None:
+    rules = Rules(three.index)
+    projects(three).set("trial", "test", three.clock(), rule='patient_id == "P1.2" or labels == "study"')
+    assert seen(three) == set()
+    rules.step()
+    assert seen(three) == {"1.2.1"}
+    three.take(make.instance(study_uid="1.2", series_uid="1.2.2", PatientID="P1.2"))
+    rules.step()
+    assert seen(three) == {"1.2.1", "1.2.2"}
+    marks, target = three.index.repository(MarkRepository), [Target("1.3")]
+    marks.change_labels(target, ["study"], [], "test", three.clock())
+    rules.step()
+    assert seen(three) == {"1.2.1", "1.2.2", "1.3.1"}
+    marks.change_labels(target, [], ["study"], "test", three.clock())
+    rules.step()
+    assert seen(three) == {"1.2.1", "1.2.2"}
+    put(three, Content("1.2", "1.2.2"))
+    projects(three).set("trial", "test", three.clock(), rule="")
+    assert apply_rules(three.index) == 0
+    assert seen(three) == {"1.2.2"}, "what was put in by hand stays"
+
+
+def test_roles_limits_and_projects_end_without_showing_more(three: Root) -> None:
+    put(three, Content("1.1"))
+    three.index.accounts.set("boss", Role.ADMIN, None, three.clock())
+    with pytest.raises(UsageError, match="administrator"):
+        projects(three).set_member("trial", "boss", "read")
+    with pytest.raises(UsageError, match="no account"):
+        projects(three).set_member("trial", "nobody", "read")
+    three.index.accounts.remove("anna")
+    three.index.accounts.set("anna", Role.WRITE, None, three.clock())
+    known = three.index.accounts.by_name("anna")
+    assert known is not None
+    assert known.is_limited
+    assert seen(three) == set()
+    projects(three).set_member("trial", "anna", "read")
+    assert seen(three) == {"1.1.1", "1.1.2"}
+    projects(three).remove("trial")
+    assert seen(three) == set()
+    projects(three).limit("anna", is_limited=False)
+    known = three.index.accounts.by_name("anna")
+    assert known is not None
+    assert not known.is_limited
+
+
+@pytest.mark.slow
+def test_the_commands(tmp_path: Path) -> None:
+    root = ("--root", tmp_path / "root")
+    (tmp_path / "files").mkdir()
+    for study, series in (("1.1", "1.1.2"), ("1.2", "1.2.1")):
+        ds = make.instance(study_uid=study, series_uid=series, PatientID=f"P{study}")
+        ds.save_as(tmp_path / "files" / study, enforce_file_format=True)
+    run("import", tmp_path / "files", *root, check=True)
+    run("account", "add", "anna", "--no-password", *root, check=True)
+
+    def command(*words: str) -> str:
+        return run("projects", *words, *root, check=True).stdout
+
+    assert "created" in command("set", "trial", "--rule", 'patient_id == "P1.1"', "--called", "TRIAL")
+    assert "its projects" in command("member", "trial", "anna")
+    assert command("add", "trial", "1.2", "--series", "1.2.1").startswith("1 put")
+    [row] = json.loads(command("list", "--json"))
+    assert (row["name"], row["series"], row["members"]) == ("trial", 2, [{"account": "anna", "role": "read"}])
+    assert command("take", "trial", "1.2", "--series", "1.2.1").startswith("1 taken")
+    assert "whole node" in command("limit", "anna", "--whole-node")
+    assert "only" in command("limit", "anna")
+    command("member", "trial", "anna")
+    assert "no member" in command("member", "trial", "anna", "--remove")
+    assert "removed" in command("remove", "trial")

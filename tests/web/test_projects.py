@@ -1,0 +1,211 @@
+"""Projects: what accounts see, and that nothing else is told to them, by any route."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx2
+import pytest
+
+from node.index.engine.narrowed import EMPTY, RULES
+from node.index.models import Base
+from node.index.nouns.accounts import Role
+from node.web.access import is_for_projects
+from tests import make
+from tests.web.conftest import PASSWORD, Site, every_route, open_site
+
+SERIES = {"1.2.901.1": "1.2.901", "1.2.901.2": "1.2.901", "1.2.902.1": "1.2.902", "1.2.903.1": "1.2.903",
+          "1.2.904.1": "1.2.904"}  # fmt: skip
+"""The series of the node, with their studies; the last one is in no project."""
+
+CONTENTS: dict[str, list[tuple[str, str]]] = {
+    "alpha": [("1.2.901", ""), ("1.2.902", "")],
+    "beta": [("1.2.902", ""), ("1.2.903", "1.2.903.1")],
+    "gamma": [("1.2.901", "1.2.901.2")],
+}
+MEMBERS = {"anna": ["alpha"], "ben": ["beta"], "cleo": ["gamma"], "dora": ["beta", "gamma"], "eve": []}
+SEEN = {
+    "anna": {"1.2.901.1", "1.2.901.2", "1.2.902.1"},
+    "ben": {"1.2.902.1", "1.2.903.1"},
+    "cleo": {"1.2.901.2"},
+    "dora": {"1.2.901.2", "1.2.902.1", "1.2.903.1"},
+    "eve": set(),
+}
+"""The series that each account sees."""
+
+
+def as_account(site: Site, name: str) -> httpx2.Client:
+    return site.client(auth=(name, PASSWORD))
+
+
+def enter(site: Site) -> None:
+    """Make accounts, projects and series, each with a name of its own for the patient."""
+    for name in MEMBERS:
+        site.account(name, Role.READ)
+    site.account("admin", Role.ADMIN)
+    admin = as_account(site, "admin")
+    for project in CONTENTS:
+        assert admin.put(f"/api/v1/projects/{project}", json={}).json() == {"project": project, "new": True}
+    for name, projects in MEMBERS.items():
+        site.store.actions.by_name["limit-account"](account=name, is_limited=True, who="test")
+        for project in projects:
+            assert admin.put(f"/api/v1/projects/{project}/members/{name}", json={"role": "read"}).status_code == 200
+    for series, study in SERIES.items():
+        person = {"PatientID": f"ID-{study}", "PatientName": f"Name^{study}"}
+        site.take(*make.ct_series(3, study_uid=study, series_uid=series, **person))
+    for project, contents in CONTENTS.items():
+        add = [{"study_instance_uid": study, "series_instance_uid": series} for study, series in contents]
+        answer = admin.post(f"/api/v1/projects/{project}/contents", json={"add": add})
+        assert answer.json() == {"added": len(add), "removed": 0}
+
+
+def listed(client: httpx2.Client, path: str, name: str) -> set[str]:
+    return {item[name] for item in client.get(path).json()["items"]}
+
+
+def test_each_table_has_a_rule_of_what_members_of_projects_see_of_it() -> None:
+    """A new table is empty for them; somebody decides whether it stays so: in `RULES`, or in `EMPTY`."""
+    assert set(Base.metadata.tables) == RULES.keys() | EMPTY
+    assert not RULES.keys() & EMPTY
+
+
+def test_accounts_see_the_series_of_their_projects(start_site: Any) -> None:
+    site = start_site(authentication="always")
+    enter(site)
+    for name, series in SEEN.items():
+        client = as_account(site, name)
+        assert listed(client, "/api/v1/series", "series_instance_uid") == series, name
+        studies = {SERIES[one] for one in series}
+        found = client.get("/dicom-web/studies")
+        assert {one["0020000D"]["Value"][0] for one in found.json() or []} == studies, name
+        assert client.get("/api/v1/studies/1.2.904").status_code == 404
+    dora, admin = as_account(site, "dora"), as_account(site, "admin")
+    assert listed(dora, "/api/v1/projects", "name") == {"beta", "gamma"}
+    assert listed(admin, "/api/v1/series", "series_instance_uid") == set(SERIES)
+    assert dora.get("/api/v1/studies/1.2.901").json()["series"] == 1, "counts are of what is seen"
+
+    # What comes later is in the projects of its study, and leaves them with the project or the role.
+    site.take(*make.ct_series(2, study_uid="1.2.902", series_uid="1.2.902.9", PatientID="ID-1.2.902"))
+    assert "1.2.902.9" in listed(dora, "/api/v1/series", "series_instance_uid")
+    assert admin.delete("/api/v1/projects/beta/members/dora").status_code == 200
+    assert listed(dora, "/api/v1/series", "series_instance_uid") == SEEN["cleo"]
+    assert admin.delete("/api/v1/projects/gamma").status_code == 200
+    assert listed(dora, "/api/v1/series", "series_instance_uid") == set(), "it does not see the whole node then"
+    site.store.actions.by_name["limit-account"](account="dora", is_limited=False, who="test")
+    assert listed(dora, "/api/v1/series", "series_instance_uid") == {*SERIES, "1.2.902.9"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = open_site(tmp_path_factory.mktemp("shared") / "root", authentication="always")
+    enter(site)
+    site.convert()
+    yield site
+    site.close()
+
+
+ABSENT = {"study": "1.2.999", "series": "1.2.999.1", "instance": "1.2.999.1.1"}
+
+
+def parameters_of(admin: httpx2.Client, series: str) -> dict[str, str]:
+    """What stands for the parameters of paths, for a series that is there."""
+    study = SERIES[series]
+    instance = admin.get("/api/v1/instances", params={"series_instance_uid": series}).json()["items"][0]
+    volume = admin.get("/api/v1/volumes", params={"series_instance_uid": series}).json()["items"][0]
+    return {**_uids(study, series, instance["sop_instance_uid"]), "id": str(volume["id"]), "name": volume["name"],
+            "patient": str(admin.get(f"/api/v1/studies/{study}").json()["patient"])}  # fmt: skip
+
+
+def _uids(study: str, series: str, instance: str) -> dict[str, str]:
+    return {
+        "study_instance_uid": study, "series_instance_uid": series, "sop_instance_uid": instance,
+        "study": study, "series": series, "instance": instance,
+    }  # fmt: skip
+
+
+CONSTANT = {"frames": "1", "revision": "1", "path": "7FE00010", "slug": "not-found", "aetitle": "ANY"}
+
+WHOLE_NODE_ONLY = 403
+
+
+def url_of(path: str, values: Mapping[str, str]) -> str:
+    known = {**CONSTANT, **values}
+    if "/patients/" in path:
+        known["id"] = values["patient"]
+    return re.sub(r"{(\w+)(:path)?}", lambda found: known[found[1]], path)
+
+
+def query_of(path: str, values: Mapping[str, str]) -> dict[str, str]:
+    if path == "/dicom-web/wado":
+        return {"requestType": "WADO", "studyUID": values["study"], "seriesUID": values["series"],
+                "objectUID": values["instance"]}  # fmt: skip
+    return {}
+
+
+def told(answer: httpx2.Response, values: Mapping[str, str]) -> tuple[object, ...]:
+    """What an answer tells, without the identifiers of the request."""
+    text = answer.text
+    for value in values.values():
+        text = re.sub(rf"(?<![\w.]){re.escape(value)}(?![\w.])", "?", text)
+    headers = {name: answer.headers.get(name) for name in ("etag", "content-type", "location", "warning")}
+    return answer.status_code, text, json.dumps(headers)
+
+
+@pytest.mark.slow
+def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) -> None:
+    """A route that is new, and open to members of projects, needs values for its parameters here."""
+    admin = as_account(shared, "admin")
+    foreign, own = parameters_of(admin, "1.2.901.1"), parameters_of(admin, "1.2.902.1")
+    absent = {**_uids(*ABSENT.values()), "id": "999999", "name": foreign["name"], "patient": "999999"}
+    marks = [mark for study in ("1.2.901", "1.2.904") for mark in (f"ID-{study}", f"Name^{study}", f"{study}.1")]
+    walked, shown = 0, 0
+    ben = as_account(shared, "ben")
+    for path, route in every_route(shared.server._app.routes):
+        for method in sorted((route.methods or set()) - {"HEAD"}):
+            if path == "/api/v1/events" or path in OF_NOBODY or "{share_token}" in path:
+                continue
+            if not is_for_projects(route.endpoint):
+                url = re.sub(r"{\w+(:path)?}", "1", path)
+                assert ben.request(method, url, follow_redirects=False).status_code == WHOLE_NODE_ONLY, (method, path)
+                continue
+            answers = []
+            for values in (foreign, absent):
+                url, query = url_of(path, values), query_of(path, values)
+                answer = ben.request(method, url, params=query, follow_redirects=False)
+                text = answer.text.replace(url, "")
+                for value in query.values():
+                    text = text.replace(value, "")
+                assert answer.status_code < 500, (method, path)
+                if "{" in path:
+                    answers.append(told(answer, values))
+                else:
+                    assert not [mark for mark in marks if mark in text], (method, path)
+            assert len({*answers}) <= 1, (method, path, answers)
+            walked += 1
+            if "{" in path and ben.request(method, url_of(path, own), params=query_of(path, own)).status_code == 200:
+                shown += 1
+    assert walked > 50
+    assert shown > 30, "the same routes show what is seen"
+
+
+@pytest.mark.slow
+def test_a_stream_has_the_events_of_what_is_seen(shared: Site) -> None:
+    told, expected = set(), SEEN["ben"]
+    with as_account(shared, "ben").stream("GET", "/api/v1/events", params={"after": 0}) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                event = json.loads(line.removeprefix("data: "))
+                assert event["series_instance_uid"] in {None, *expected}
+                assert event["study_instance_uid"] in {SERIES[one] for one in expected}
+                told.add(event["series_instance_uid"])
+                if told >= expected:
+                    break
+
+
+OF_NOBODY = {
+    "/healthz", "/readyz", "/login", "/login/factor", "/logout", "/login/oidc", "/login/oidc/callback",
+}  # fmt: skip
+"""Routes without an account."""
