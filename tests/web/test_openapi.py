@@ -92,7 +92,14 @@ def what_is_there(site: Site) -> dict[str, Any]:
     volume = client.get("/api/v1/volumes").json()["items"][0]
     instance = client.get("/api/v1/instances").json()["items"][-1]
     conflict = client.get("/api/v1/conflicts").json()["items"][0]
+    site.account("member", Role.READ, None)
+    client.put("/api/v1/projects/trial", json={})
     return {name: volume[name] for name in ("id", "name", "study_instance_uid", "series_instance_uid")} | {
+        "project": "trial",
+        "account": "member",
+        "share": 1,
+        "token": "fuzzed",
+        "session": 1,
         "sop_instance_uid": instance["sop_instance_uid"],
         "conflict": conflict["id"],
         "number": 1,
