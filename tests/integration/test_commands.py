@@ -125,7 +125,7 @@ NOT_READING = {
     *("init", "serve", "open"),
     *("cluster drain", "cluster forget", "pseudonyms new", "pseudonyms rotate"),
     *("account role", "account remove", "account revoke", "account reset-factor"),
-    *("viewers install", "viewers remove", "share revoke"),
+    *("viewers install", "viewers remove"),
 }
 
 
