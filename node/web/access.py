@@ -304,6 +304,7 @@ class Access:
         self._audit_login((name, address), Result.SUCCESS, "Login by OpenID Connect")
         return value
 
+    @_whole
     def end_session(self, value: str) -> None:
         """End the session of a cookie, such as that of a password whose second factor has come."""
         self._accounts.close_session(digest(value))
