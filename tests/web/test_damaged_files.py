@@ -11,11 +11,12 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import RLELossless
 
+from node.index.nouns.accounts import Role
 from node.receive.stored_files import report_damage
 from node.web import files
 from tests import make
 from tests.rows import view_rows
-from tests.web.conftest import Site
+from tests.web.conftest import PASSWORD, Site
 
 STUDY, SERIES = "1.2.3", "1.2.3.1"
 
@@ -110,7 +111,14 @@ def test_a_damaged_volume_is_refused_and_made_again(site: Site) -> None:
     content = bytearray(Path(row["path"]).read_bytes())
     content[-9] ^= 1
     Path(row["path"]).write_bytes(content)
-    refused = site.client().get(f"/api/v1/volumes/{before['id']}/file")
+    # By an account that may change nothing: it sees its projects only.
+    site.account("anna", Role.READ)
+    actions = site.store.actions.by_name
+    actions["set-project"](name="trial", who="test")
+    actions["set-project-member"](name="trial", account="anna", role="read", who="test")
+    actions["change-project-contents"](name="trial", who="test", add=[(STUDY, "")])
+    anna = site.client(auth=("anna", PASSWORD))
+    refused = anna.get(f"/api/v1/volumes/{before['id']}/file")
     assert refused.status_code == 410, refused.text
     assert "damaged" in refused.json()["detail"]
     site.convert()

@@ -10,6 +10,7 @@ import structlog
 from fastapi import HTTPException, Path, Query, Response
 
 from node.conversion.volume_files import revision_files, stem_of
+from node.index.engine.scope import within
 from node.index.models import STORE
 from node.index.nouns.records import RevisionFile
 from node.web.access import Call, ReaderCall, for_projects
@@ -144,11 +145,12 @@ def _is_whole(node: Services, path: FilePath, length: int, sha256: str) -> bool:
 
 
 def _replace(node: Services, row: dict[str, Any], key: str, *, has_object: bool) -> None:
-    """Remove a damaged file: the object store has it whole, or its series is converted again."""
+    """Remove a damaged file: the object store has it whole, or its series is converted again, which is owed first."""
     log.error("volume_damaged", path=key)
-    node.archive.remove(key)
-    if not has_object and not row["superseded"]:
-        node.index.series.reopen([(row["study_instance_uid"], row["series_instance_uid"])], node.index.now())
+    with within(None):  # a damage counts, whoever meets it
+        if not has_object and not row["superseded"]:
+            node.index.series.reopen([(row["study_instance_uid"], row["series_instance_uid"])], node.index.now())
+        node.archive.remove(key)
 
 
 def _volume(node: Services, id: int) -> dict[str, Any]:
