@@ -165,7 +165,7 @@ class Access:
         Raises NotAuthenticated if credentials are required but missing, or if they are wrong or expired, and
         TooManyTries.
         """
-        if request.url.path.startswith(SHARED_PATH):
+        if request.scope["path"].startswith(SHARED_PATH):
             return self._by_share(request)
         if is_from_cors_origin(request.headers, request.url.scheme, self._web.cors_origins) and not has_token(
             request.headers
@@ -189,11 +189,23 @@ class Access:
             raise NotAuthenticated
         return LOCAL
 
+    @_whole
     def is_still(self, request: HTTPConnection, caller: Caller) -> bool:
-        """Return whether a request would be of the same caller in the same role if it came now."""
+        """Return whether a request would be of the same caller in the same role if it came now.
+
+        What the identity provider cannot say now has not ended: it is asked again the next time. Guesses of others at
+        a password end nothing, either, while the password is the one that was right.
+        """
         try:
             return self.identify(request) == caller
-        except (NotAuthenticated, Forbidden, TooManyTries, ProviderUnavailable, ResourceNotFound):
+        except ProviderUnavailable:
+            return True
+        except TooManyTries:
+            known = self._accounts.by_name(caller.name)
+            if known is None or _account(known) != caller:
+                return False
+            return self._has_matched(_basic(request.headers["authorization"].partition(" ")[2])[1], known)
+        except (NotAuthenticated, Forbidden, ResourceNotFound):
             return False
 
     @_whole
@@ -201,7 +213,7 @@ class Access:
         """Return the account with this name and password, or raise NotAuthenticated or TooManyTries."""
         pair = (name[:64], block_of(address))
         wait = self._guesses.wait_seconds(pair)
-        if wait > 0:
+        if wait > 0:  # also for a password that has matched: it would be guessed without a limit
             raise TooManyTries(wait)
         known = self._accounts.by_name(name)
         if known is not None and self._has_matched(password, known):
@@ -355,7 +367,7 @@ class Access:
     def _by_job_token(self, request: HTTPConnection, token: str) -> Caller:
         """Return the job that a token is of. It is valid below the address of that job only."""
         job = str(request.path_params.get("job", ""))
-        is_there = request.url.path.startswith(f"{JOBS_PATH}{job}") and bool(job)
+        is_there = request.scope["path"].startswith(f"{JOBS_PATH}{job}") and bool(job)
         if not is_there or not self._jobs.knows_token(job, token):
             self._audit_wrong_token(request)
             raise NotAuthenticated("the token is of a job: it is valid for the address of that job in its message only")
@@ -367,13 +379,13 @@ class Access:
         The token is in the address. The routes below it show what its link does and nothing else.
         """
         address, token = address_of(request), str(request.path_params.get("share_token", ""))
-        pair = "a link", block_of(address)
-        wait = self._links.wait_seconds(pair)
-        if wait > 0:
-            raise TooManyTries(wait)
         share = self._shares.by_token(digest(token), self._now())
         if share is None:
-            self._links.begin(pair)
+            # By address alone, and wrong ones alone: guesses of one lock nobody out whose link is right.
+            block = block_of(address)
+            wait = self._links.begin((f"a link at {block}", block))
+            if wait > 0:
+                raise TooManyTries(wait)
             self._audit_login(
                 ("unknown link", address), Result.MINOR_FAILURE, "a wrong link, or one that is over", once=True
             )
@@ -390,7 +402,7 @@ class Access:
         if known is None:
             self._audit_wrong_token(request)
             raise NotAuthenticated("the token is wrong or has expired; create a new one with `voxelnode account token`")
-        if not covers(known.routes, request.url.path):
+        if not covers(known.routes, request.scope["path"]):
             who, detail = (known.account.name, address_of(request)), "a token for other routes"
             event = AuditEvent.SECURITY_ALERT
             self.trail.record(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True)

@@ -179,7 +179,12 @@ class Security:
 
 
 def is_known_host(host: str, names: Collection[str]) -> bool:
-    """Return whether a Host header is an IP address or one of `names`, with or without a port."""
+    """Return whether a Host header is an IP address or one of `names`, with or without a port.
+
+    No other character of a URL: the rest of it would be taken for the path of the request.
+    """
+    if any(character in host for character in "/?#@\\"):
+        return False
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if host in names or name in names:
@@ -445,7 +450,7 @@ class StillAllowed:
 
         async def receive_checked() -> Message:
             message = await receive()
-            if message.get("more_body", False):
+            if message["type"] == "http.request":  # the last piece, too: what it completes would be kept
                 await watch.check()
             return message
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx2
 import pytest
+from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from node.errors import UsageError
 from node.index.nouns.accounts import MAX_SESSIONS, Role
@@ -19,6 +23,7 @@ from node.web.access import (
     COOKIE,
     MAX_CONCURRENT_HASHES,
     MAX_WAITING_HASHES,
+    Caller,
     Reader,
     _identified,
 )
@@ -502,6 +507,51 @@ def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pyte
         pieces.release(1_000_000)
         with pytest.raises(httpx2.RemoteProtocolError):
             list(bodies)
+
+
+def test_guesses_of_others_end_no_answer_under_way(guarded: Site) -> None:
+    access, caller = guarded.server._app.state.access, Caller("reader", Role.READ)
+    access.check_password("reader", PASSWORD, "127.0.0.1")
+    credentials = base64.b64encode(f"reader:{PASSWORD}".encode())
+    scope = {"type": "http", "path": API, "headers": [(b"authorization", b"Basic " + credentials)], "scheme": "http"}
+    request = HTTPConnection({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1), "query_string": b""})
+    for _ in range(FREE_TRIES + 3):
+        access._guesses.begin(("reader", "127.0.0.1"))
+    assert access.is_still(request, caller)
+    guarded.account("reader", Role.READ, "another long password")
+    assert not access.is_still(request, caller)
+
+
+def test_the_last_piece_of_an_upload_is_not_taken_of_an_account_that_is_gone(
+    guarded: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "CHECK_SECONDS", 0.0)
+    guarded.account("leaver", Role.WRITE)
+    header, taken, begun, gone = scoped(guarded, "leaver", None), [], threading.Event(), threading.Event()
+
+    async def take(request: Request, _: Reader) -> None:
+        begun.set()
+        taken.append(await request.body())
+
+    guarded.server._app.add_api_route("/take", take, methods=["POST"])
+    guarded.server._app.router.routes.insert(0, guarded.server._app.router.routes.pop())
+
+    def body() -> Iterator[bytes]:
+        yield b"12"
+        assert gone.wait(DEADLINE_SECONDS)
+        yield b"3"
+
+    def remove() -> None:
+        assert begun.wait(DEADLINE_SECONDS)
+        guarded.services.index.accounts.remove("leaver")
+        gone.set()
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    with suppress(httpx2.TransportError):
+        guarded.client().post("/take", headers=header | {"Content-Length": "3"}, content=body())
+    remover.join()
+    assert taken == []
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from node.index.nouns.accounts import Role
-from node.web.guesses import FREE_TRIES
+from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests import make
 from tests.web.conftest import PASSWORD, Site, every_route, open_site
 
@@ -94,3 +94,13 @@ def test_a_link_is_over_in_time_and_cannot_be_guessed(site: Site, monkeypatch: p
         assert client.get(path).status_code == 404
     statuses = [client.get(f"/shared/vxn_{number}").status_code for number in range(FREE_TRIES + 1)]
     assert set(statuses) == {404, 429}
+    path = str(shared(site)["path"])
+    statuses = [client.get(path).status_code for _ in range(FREE_TRIES_OF_ACCOUNT + 1)]
+    assert set(statuses) == {200}, "a link that is right waits for nobody's guesses, also from the same address"
+
+
+def test_no_host_makes_another_address_a_link(site: Site) -> None:
+    path, client = str(shared(site)["path"]), site.client()
+    for host in (f"localhost{path}?", f"127.0.0.1{path}#", "a@127.0.0.1"):
+        answer = client.get("/api/v1/studies", headers={"Host": host})
+        assert answer.json()["type"].endswith("foreign-host"), host
