@@ -73,6 +73,7 @@ def test_a_quiet_study_is_put_again_until_the_server_has_it(root: Root, tmp_path
     assert {resource.id for resource in resources} == {STUDY}
     assert resources[0].contained[0].address == "https://pacs.example.org/dicom-web"
     assert receiver.received[0].headers["authorization"] == "Bearer s3cret"
+    assert receiver.received[0].headers["accept-encoding"] == "identity"
     assert receiver.received[0].headers["content-type"].startswith("application/fhir+json")
     [given_up] = view_rows(root.folder, "SELECT reason FROM v_deliveries WHERE state = 'given-up'")
     assert "422" in given_up["reason"]

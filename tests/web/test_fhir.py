@@ -12,6 +12,7 @@ from fhir.resources.capabilitystatement import CapabilityStatement
 from fhir.resources.imagingstudy import ImagingStudy
 from fhir.resources.operationoutcome import OperationOutcome
 
+from node.extensions.fhir.imaging_study import started
 from tests import make
 from tests.web.conftest import Site, open_site
 
@@ -69,6 +70,19 @@ def test_a_study_is_what_its_instances_say(stocked: Site) -> None:
     endpoint = resource["contained"][0]
     got = stocked.client().get(f"{endpoint['address']}/studies/{resource['id']}/metadata")
     assert {one["00080018"]["Value"][0] for one in got.json()} == {one["uid"] for one in series["instance"]}
+
+
+@pytest.mark.parametrize(
+    ("date", "time", "offset", "told"),
+    [
+        ("20260304", "101112.5", "-0000", "2026-03-04T10:11:12.5-00:00"),
+        ("20260230", "101112", "+0100", None),
+        ("20260304", "251112", "+0100", "2026-03-04"),
+        ("20260304", "101112", "+9900", "2026-03-04"),
+    ],
+)
+def test_what_is_no_moment_has_not_started(date: str, time: str, offset: str, told: str | None) -> None:
+    assert started(date, time, offset) == told
 
 
 def test_what_a_study_does_not_have_is_left_out(stocked: Site) -> None:

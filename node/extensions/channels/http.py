@@ -97,7 +97,7 @@ class HttpSender:
             self._client = httpx2.AsyncClient(
                 verify=self._context, follow_redirects=False, timeout=self._timeout_seconds
             )
-        sent = {"user-agent": f"voxelnode/{__version__}", **headers}
+        sent = {"user-agent": f"voxelnode/{__version__}", "accept-encoding": "identity", **headers}  # read raw
         async with self._client.stream(method, url, content=body, headers=sent) as response:
             answer.status, answer.retry_after = response.status_code, response.headers.get("retry-after")
             answer.location = response.headers.get("location")

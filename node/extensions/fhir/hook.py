@@ -34,6 +34,7 @@ REMEDIES = {
 }
 
 OUTCOME_CHARACTERS = 4000
+MAX_UID = 64
 
 
 class FhirChannel:
@@ -66,7 +67,7 @@ class FhirChannel:
         if message.content["test"] or self._index is None:
             self._send("GET", "/metadata", None, cancelled)
             return Delivered()
-        if re.fullmatch(r"[0-9.]{1,64}", study) is None:
+        if len(study) > MAX_UID or re.fullmatch(r"[0-9]+(\.[0-9]+)*", study) is None:
             raise NotDelivered("its Study Instance UID is none, and no id of a resource", is_final=True)
         try:
             stored = stored_study(self._index, study)

@@ -6,6 +6,7 @@ FHIR knows no empty values.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,9 @@ _CONNECTIONS = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
 _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 
 _ENDPOINT = "wado"
+
+_OFFSET = re.compile(r"[+-]((0[0-9]|1[0-3])[0-5][0-9]|1400)")
+"""Offsets from UTC that a dateTime can have."""
 
 OF_STUDY = (
     "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "PatientName", "AccessionNumber", "ModalitiesInStudy",
@@ -80,12 +84,21 @@ def imaging_study(
 
 def started(date: str, time: str, offset: str) -> str | None:
     """Return a dateTime of FHIR from values of DA, TM and (0008,0201); one without an offset from UTC has no time."""
-    if not re.fullmatch(r"[0-9]{8}", date):
+    if not re.fullmatch(r"[0-9]{8}", date) or not _is_moment(date):
         return None
     day = f"{date[:4]}-{date[4:6]}-{date[6:]}"
-    if not re.fullmatch(r"[0-9]{6}(\.[0-9]{1,6})?", time) or not re.fullmatch(r"[+-][0-9]{4}", offset):
+    if not re.fullmatch(r"[0-9]{6}(\.[0-9]{1,6})?", time) or not _OFFSET.fullmatch(offset):
         return day
-    return f"{day}T{time[:2]}:{time[2:4]}:{time[4:]}{offset[:3]}:{offset[3:]}"
+    moment = f"{day}T{time[:2]}:{time[2:4]}:{time[4:]}{offset[:3]}:{offset[3:]}"
+    return moment if _is_moment(moment) else day
+
+
+def _is_moment(written: str) -> bool:
+    try:
+        dt.datetime.fromisoformat(written)
+    except ValueError:
+        return False
+    return True
 
 
 def _series(series: Found, instances: Mapping[str, Sequence[Found]] | None) -> Json:

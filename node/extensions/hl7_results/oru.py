@@ -10,6 +10,7 @@ import datetime as dt
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
 from pydicom.dataset import Dataset
 
@@ -21,22 +22,25 @@ MAX_DEPTH = 64
 MAX_TEXT = 65_536
 """Observations of one message, levels of a content tree, and characters of one text (the limit of TX)."""
 
+MAX_NUMBER = 16
+"""Characters of NM."""
+
 REPORTS = "1.2.840.10008.5.1.4.1.1.88."
 RESULTS = (
-    REPORTS,
-    "1.2.840.10008.5.1.4.1.1.104.",  # encapsulated documents and models
+    "1.2.840.10008.5.1.4.1.1.88",  # structured reports
+    "1.2.840.10008.5.1.4.1.1.104",  # encapsulated documents and models
     "1.2.840.10008.5.1.4.1.1.66",  # raw data, registrations, fiducials, segmentations, measurements on surfaces
-    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
+    "1.2.840.10008.5.1.4.1.1.11",  # presentation states
     "1.2.840.10008.5.1.4.1.1.30",  # parametric maps
     "1.2.840.10008.5.1.4.1.1.7",  # secondary captures
     "1.2.840.10008.5.1.4.1.1.481.3",  # structure sets
     "1.2.840.10008.5.1.4.1.1.91.1",  # bulk annotations
 )
-"""How the SOP classes begin whose instances are results; those of the others are originals."""
+"""SOP classes of results, each with those below it; instances of the others are originals."""
 
 IMAGE_LIBRARY = ("111028", "DCM")
 
-_ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\", "\n": "\\.br\\"}
+_ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"}
 
 
 class NoResult(VoxelnodeError):
@@ -58,7 +62,7 @@ class Envelope:
 
 def is_result(sop_class_uid: str) -> bool:
     """Return whether instances of a SOP class are results rather than originals."""
-    return sop_class_uid.startswith(RESULTS)
+    return any(f"{sop_class_uid}.".startswith(f"{root}.") for root in RESULTS)
 
 
 def oru_of(ds: Dataset, envelope: Envelope) -> bytes:
@@ -176,12 +180,12 @@ def _observation(item: Dataset, place: str) -> _Observation | None:
     if kind == "NUM":
         measured = next(iter(items(item, "MeasuredValueSequence")), Dataset())
         found = str(value(measured, "NumericValue"))
-        number = found if re.fullmatch(r"[+-]?([0-9]+\.?|\.[0-9])[0-9]*([eE][+-]?[0-9]+)?", found) else ""
-        return _Observation("NM", concept, number, place, _code(measured, "MeasurementUnitsCodeSequence"))
+        return _Observation(*_number(found, concept), place, _code(measured, "MeasurementUnitsCodeSequence"))
     if kind == "CODE":
         return _Observation("CWE", concept, _code(item, "ConceptCodeSequence"), place)
     if kind == "TEXT":
-        return _Observation("TX", concept, escaped(_long_text(item)), place)
+        lines = re.split(r"\r\n?|\n|\f", _long_text(item).strip())
+        return _Observation("FT" if lines[1:] else "TX", concept, "\\.br\\".join(map(escaped, lines)), place)
     if kind == "UIDREF":
         return _Observation("ST", concept, escaped(text(item, "UID")), place)
     if kind == "DATE":
@@ -189,6 +193,16 @@ def _observation(item: Dataset, place: str) -> _Observation | None:
     if kind == "DATETIME":
         return _Observation("TS", concept, re.sub(r"[^0-9.+-]", "", text(item, "DateTime"))[:26], place)
     return None
+
+
+def _number(found: str, concept: str) -> tuple[str, str, str]:
+    """Return OBX-2, 3 and 5 of a value of DS; NM has no exponent (HL7 v2.5.1 2.A.47), and a number too long is ST."""
+    if not re.fullmatch(r"[+-]?([0-9]+\.?|\.[0-9])[0-9]*([eE][+-]?[0-9]{1,9})?", found):
+        return "NM", concept, ""
+    number = Decimal(found)
+    if abs(number.adjusted()) <= MAX_NUMBER and len(plain := format(number, "f")) <= max(MAX_NUMBER, len(found)):
+        return "NM", concept, plain
+    return "ST", concept, found
 
 
 def _long_text(item: Dataset) -> str:
@@ -223,6 +237,6 @@ def _moment(date: str, time: str = "") -> str:
 
 
 def escaped(words: str) -> str:
-    """Return a text that cannot be taken for delimiters or segments (HL7 v2.5.1 2.7)."""
-    plain = re.sub(r"\r\n?|\f", "\n", words)
+    """Return a text that cannot be taken for delimiters or segments (HL7 v2.5.1 2.7), in one line."""
+    plain = words.replace("\r\n", "\n")
     return "".join(_ESCAPES.get(letter, letter if letter.isprintable() else " ") for letter in plain)

@@ -44,6 +44,9 @@ ERRORS = {
 FOR_NOW = frozenset({"206", "207"})
 """Errors of which a later attempt may be free."""
 
+FOR_EVER = frozenset({"100", "101", "102", "103", "104", "200", "201", "202", "203"})
+"""Errors of the message itself: for others, AR may be said of a system that is down (HL7 v2.5.1 2.9.2.2)."""
+
 
 class Hl7Destination:
     """Sends results to one receiver, on one connection that stays open between them. Not thread-safe.
@@ -193,7 +196,8 @@ def verdict_of(answer: bytes, control_id: str) -> NotTaken | None:
     known = f": {ERRORS[error_code]} ({error_code})" if error_code in ERRORS else ""
     at = f" at {place}" if place else ""
     reason = f"the receiver refused the message with {code}{known}{at}: its log has the text of its answer"
-    return NotTaken(reason, is_final=error_code not in FOR_NOW)
+    is_final = error_code in FOR_EVER if code in ("AR", "CR") else error_code not in FOR_NOW
+    return NotTaken(reason, is_final=is_final)
 
 
 def _error(message: Message) -> tuple[str, str]:

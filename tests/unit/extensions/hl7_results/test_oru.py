@@ -79,7 +79,7 @@ def test_measurements_codes_and_texts_of_a_report_are_observations_at_their_plac
         ["NM", "118565006^Volume^SCT", "2.1", "12.5", "cm3^cubic centimeter^UCUM", "", "", "", "", "R"],
         ["NM", "1^Lesions^99X", "2.2", "0", "1^no units^UCUM", "", "", "", "", "R"],
         ["NM", "410668003^Length^SCT", "2.3", "", "", "", "", "", "", "X"],
-        ["TX", "121106^Comment^DCM", "2.4", r"two\F\lines\.br\of \S\ text", "", "", "", "", "", "R"],
+        ["FT", "121106^Comment^DCM", "2.4", r"two\F\lines\.br\of \S\ text", "", "", "", "", "", "R"],
         ["CWE", "121071^Finding^DCM", "2.5", "108369006^Neoplasm^SCT", "", "", "", "", "", "R"],
     ]
 
@@ -109,13 +109,29 @@ def test_a_report_without_bounds_is_refused_and_an_original_is_no_result() -> No
     with pytest.raises(NoResult, match="5000"):
         oru_of(report(*(item("TEXT", code("1", "99X", "x"), TextValue="x") for _ in range(5001))), ENVELOPE)
     assert is_result("1.2.840.10008.5.1.4.1.1.66.4")
+    assert is_result("1.2.840.10008.5.1.4.1.1.7")
     assert not is_result("1.2.840.10008.5.1.4.1.1.2")
+    assert not is_result("1.2.840.10008.5.1.4.1.1.77.1.6")
+
+
+def test_numbers_have_no_exponent_and_lines_end_only_in_formatted_text() -> None:
+    def number(written: str) -> Dataset:
+        one = item("NUM", code("1", "99X", "two\r\nlines"))
+        one.MeasuredValueSequence = [make.dataset(NumericValue=written)]
+        return one
+
+    message = parsed(report(number("1.5E-3"), number("-2e+2"), number("1E-300"), number("12.50")))
+    assert [one[:4:3] for one in observations(message)][4:] == [
+        ["NM", "0.0015"], ["NM", "-200"], ["ST", "1E-300"], ["NM", "12.50"],
+    ]  # fmt: skip
+    assert observations(message)[4][1] == "1^two lines^99X"
 
 
 @pytest.mark.parametrize(
     ("msa", "is_final", "reason"),
     [
         ("MSA|AR|C1\rERR|||203|E", True, "with AR: unsupported version id (203)"),
+        ("MSA|AR|C1", False, "with AR: its log"),
         ("MSA|AE|C1|Jane Doe is unknown", True, "with AE: its log"),
         ("MSA|AE|C1\rERR||OBX^2^5|206|E", False, "application record locked (206) at OBX-5"),
     ],
