@@ -2,17 +2,19 @@
 
 The tree is derived, and is its own record: a folder is that of the study to which its links lead, and a name that of
 its series. Names stay as long as they fit, so a second study of one name keeps its number when the first one goes.
-What is not ours is never touched: we own links into the folder of volumes, and headers of MetaImage, which name the
-file with their voxels and are therefore copies, beside a link to these voxels.
+What is not ours is never touched, and a series gives up a name that somebody else's file has: we own links into the
+folder of volumes, and headers of MetaImage, which name the file with their voxels and are therefore copies, beside a
+link to these voxels.
 
 Each change is one rename. Whatever a crash leaves half done, `Tree.change` brings to where it was to go.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -105,16 +107,17 @@ class Tree:
         folder = self._folder_of(uid, self._template.name_of_study(study, series))
         there = _links_in(folder)
         foreign = {name for name in _names_in(folder) if name not in _owned(folder, there)}
-        names = _SeriesNames(there, foreign)
+        names = _SeriesNames(folder, there, foreign)
         wanted: dict[str, str] = {}
         for row in sorted(series, key=lambda row: names.of(row["series_instance_uid"]) is None):
             if (revision := revisions.get(row["series_instance_uid"])) is not None:
-                stem = names.named(row["series_instance_uid"], self._template.name_of_series(study, row))
-                wanted |= {
-                    f"{stem}{ending_of(file)}": f"../../{revision}/{file}"
+                targets = {
+                    ending_of(file): f"../../{revision}/{file}"
                     for file in _names_in(self._root / revision)
                     if not file.endswith(PICTURES)
                 }
+                stem = names.named(row["series_instance_uid"], self._template.name_of_series(study, row), targets)
+                wanted |= {f"{stem}{ending}": target for ending, target in targets.items()}
         self._put(folder, wanted, _owned(folder, there))
 
     @property
@@ -129,11 +132,15 @@ class Tree:
                 self._folder.rmdir()
 
     def _folder_of(self, uid: str, name: str) -> Path:
-        """Return the folder of a study, which is created or renamed."""
+        """Return the folder of a study, which is created or renamed. It is never somebody else's, nor a link."""
         before = self._names.get(uid)
+        if before is not None and _is_no_folder(self._folder / before):
+            self._studies[before.casefold()] = ""
+            del self._names[uid]
+            before = None
         if before is not None and before in islice(numbered(name), KEPT_NUMBERS):
             return self._folder / before
-        free = next(one for one in numbered(name) if self._studies.get(one.casefold(), uid) == uid)
+        free = next(one for one in numbered(name) if self._is_free(one, uid))
         if before is None or not (self._folder / before).is_dir():
             (self._folder / free).mkdir(mode=0o700, parents=True, exist_ok=True)
         else:
@@ -143,18 +150,26 @@ class Tree:
         self._names[uid], self._studies[free.casefold()] = free, uid
         return self._folder / free
 
+    def _is_free(self, name: str, uid: str) -> bool:
+        if (study := self._studies.get(name.casefold())) is not None:
+            return study == uid
+        return not os.path.lexists(self._folder / name)
+
     def _put(self, folder: Path, wanted: Mapping[str, str], owned: Mapping[str, str | None]) -> None:
-        """Make the entries of a folder that are ours those that are wanted: names, and where they lead."""
+        """Make the entries of a folder that are ours those that are wanted: names, and where they lead.
+
+        A header is ours by the voxels beside it, so it comes after them, and goes before them.
+
+        Raises FileExistsError if somebody has made a file of a wanted name since the folder was read.
+        """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it
-        for name in owned.keys() - wanted.keys():
-            (folder / name).unlink(missing_ok=True)
-        for name, target in wanted.items():
+        _remove(folder, owned.keys() - wanted.keys())
+        for name, target in sorted(wanted.items(), key=lambda entry: entry[0].endswith(HEADER)):
             part = folder / f".{name[:200]}{PART}"
             if name.endswith(HEADER):
-                content = renamed_header((folder / target).read_bytes(), name.removesuffix(HEADER))
-                with suppress(FileNotFoundError):
-                    if (folder / name).read_bytes() == content:
-                        continue
+                content = _header(folder, name, target)
+                if _has_content(folder / name, content):
+                    continue
                 part.unlink(missing_ok=True)
                 part.write_bytes(content)
             elif owned.get(name) == target:
@@ -162,12 +177,14 @@ class Tree:
             else:
                 part.unlink(missing_ok=True)
                 part.symlink_to(target)
+            if name not in owned and os.path.lexists(folder / name):
+                part.unlink()
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             os.replace(part, folder / name)
 
     def _empty(self, folder: Path) -> None:
         """Remove what is ours from a folder, and the folder if nothing else was in it."""
-        for name in _owned(folder, _links_in(folder)):
-            (folder / name).unlink(missing_ok=True)
+        _remove(folder, _owned(folder, _links_in(folder)))
         with suppress(OSError):
             folder.rmdir()
 
@@ -175,8 +192,8 @@ class Tree:
 class _SeriesNames:
     """The names of the series in one folder: those of before, as long as they fit, and free ones."""
 
-    def __init__(self, there: Mapping[str, Link], foreign: set[str]) -> None:
-        self._foreign = foreign
+    def __init__(self, folder: Path, there: Mapping[str, Link], foreign: set[str]) -> None:
+        self._folder, self._foreign = folder, foreign
         self._taken = TakenNames(one_folder=True)
         self._before = {
             link.series: name.removesuffix(ending)
@@ -188,13 +205,32 @@ class _SeriesNames:
         """Return the name that a series had."""
         return self._before.get(series)
 
-    def named(self, series: str, name: str) -> str:
-        """Return the name of a series; series that had one come first."""
+    def named(self, series: str, name: str, targets: Mapping[str, str]) -> str:
+        """Return the name of a series; series that had one come first.
+
+        `targets`: where its files lead, by what stands behind the name. None of them is ever somebody else's file.
+        """
         before = self._before.get(series)
-        if before is None or before in self._taken or before not in islice(numbered(name), KEPT_NUMBERS):
-            before = next(one for one in numbered(name) if one not in self._taken and self._is_free(one))
+        if (
+            before is None
+            or before in self._taken
+            or before not in islice(numbered(name), KEPT_NUMBERS)
+            or self._is_in_the_way(before, targets)
+        ):
+            free = (one for one in numbered(name) if one not in self._taken and self._is_free(one))
+            before = next(one for one in free if not self._is_in_the_way(one, targets))
         self._taken.add(before)
         return before
+
+    def _is_in_the_way(self, name: str, targets: Mapping[str, str]) -> bool:
+        """Return whether somebody else has a file of a wanted name; a header whose voxels are lost is still ours."""
+        for ending, target in targets.items():
+            file = f"{name}{ending}"
+            if file in self._foreign and not (
+                ending == HEADER and _has_content(self._folder / file, _header(self._folder, file, target))
+            ):
+                return True
+        return False
 
     def _is_free(self, name: str) -> bool:
         return not any(is_file_of(foreign, name) for foreign in self._foreign)
@@ -208,9 +244,29 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
+def _is_no_folder(path: Path) -> bool:
+    """Return whether something else than a folder is there, such as a link to one: we follow none out of the tree."""
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
+
+
+def _header(folder: Path, name: str, target: str) -> bytes:
+    return renamed_header((folder / target).read_bytes(), name.removesuffix(HEADER))
+
+
+def _has_content(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in sorted(names, key=lambda name: not name.endswith(HEADER)):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _links_in(folder: Path) -> dict[str, Link]:
-    """Return our links in a folder, by their names."""
-    found = {}
+    """Return our links in a folder, by their names; none if it is no folder, but a link to one."""
+    found: dict[str, Link] = {}
+    if _is_no_folder(folder):
+        return found
     for name in sorted(_names_in(folder)):
         with suppress(OSError):
             if (target := _TARGET.fullmatch(os.readlink(folder / name))) is not None:

@@ -113,6 +113,51 @@ def test_what_a_crash_or_a_person_left_is_brought_to_its_end(tmp_path: Path) -> 
     assert not has_tree(tmp_path)
 
 
+def test_a_series_gives_up_its_name_rather_than_write_over_a_file_of_somebody(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, read_template(TEMPLATE))
+    tree.scan()
+    there = tmp_path / "names/Doe_Jane_2026-11-20_MR"
+    tree.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": revision(tmp_path, "1.1", "1.1.1")})
+    saved = there / "saved"
+    saved.write_text("mine")
+    saved.rename(there / "002_T1_MPRAGE.nii.gz")  # as an editor saves a file
+    second = revision(tmp_path, "1.1", "1.1.1", 2)
+    tree.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": second})
+    ours = [f"002_T1_MPRAGE-2.{ending}" for ending in ("json", "mhd", "nii.gz", "zraw")]
+    assert sorted(path.name for path in there.iterdir()) == [*ours, "002_T1_MPRAGE.nii.gz"]
+    assert (there / "002_T1_MPRAGE.nii.gz").read_text() == "mine"
+
+    (there / "002_T1_MPRAGE-2_mask.nii.gz").write_text("mine, too")
+    (there / "002_T1_MPRAGE-2.zraw").unlink()  # the header is ours without it
+    tree.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": second})
+    assert {*ours} < {path.name for path in there.iterdir()}
+    third = revision(tmp_path, "1.1", "1.1.1", 3)
+    (tmp_path / third / "volume_mask.nii.gz").write_text("a mask")
+    tree.change("1.1", study("1.1"), [series("1.1.1")], {"1.1.1": third})
+    assert (there / "002_T1_MPRAGE-2_mask.nii.gz").read_text() == "mine, too"
+    assert (there / "002_T1_MPRAGE-3_mask.nii.gz").read_text() == "a mask"
+    assert not (there / ours[0]).exists()
+
+
+def test_no_link_is_made_or_removed_where_a_link_in_place_of_a_folder_leads(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, read_template(TEMPLATE))
+    tree.scan()
+    rows = study("1.1"), [series("1.1.1")], {"1.1.1": revision(tmp_path, "1.1", "1.1.1")}
+    tree.change("1.1", *rows)
+    there, outside = tmp_path / "names/Doe_Jane_2026-11-20_MR", tmp_path / "outside"
+    there.rename(outside)
+    there.symlink_to(outside)
+    before = sorted(outside.iterdir())
+    newer = {"1.1.1": revision(tmp_path, "1.1", "1.1.1", 2)}
+    for again in (tree, Tree(tmp_path, read_template(TEMPLATE))):
+        if again is not tree:
+            again.scan()
+        again.change("1.1", *rows[:2], newer)
+        assert (there.with_name(f"{there.name}-2") / "002_T1_MPRAGE.nii.gz").read_text() == "1.1.1 2 volume.nii.gz"
+        assert sorted(outside.iterdir()) == before
+        assert there.is_symlink()
+
+
 def test_a_hostile_name_stays_in_its_folder(tmp_path: Path) -> None:
     tree = Tree(tmp_path, read_template(TEMPLATE))
     tree.scan()
