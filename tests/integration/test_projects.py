@@ -116,6 +116,17 @@ def test_a_rule_selects_what_is_new_and_what_is_labelled(three: Root) -> None:
     assert seen(three) == {"1.2.2"}, "what was put in by hand stays"
 
 
+def test_a_rule_that_is_none_any_more_selects_nothing_and_stops_no_other(three: Root) -> None:
+    projects(three).set("trial", "test", three.clock(), rule='patient_id == "P1.2"')
+    assert apply_rules(three.index) == 1
+    projects(three).set("later", "test", three.clock(), rule='patient_id == "P1.3"')
+    projects(three).set_member("later", "anna", "read")
+    changed = "UPDATE projects SET rule = 'no_such_field == 1' WHERE name = 'trial'"
+    three.index._writer.run(lambda connection: connection.exec_driver_sql(changed))
+    assert apply_rules(three.index) == 2
+    assert seen(three) == {"1.3.1"}
+
+
 def test_roles_limits_and_projects_end_without_showing_more(three: Root) -> None:
     put(three, Content("1.1"))
     three.index.accounts.set("boss", Role.ADMIN, None, three.clock())

@@ -290,6 +290,21 @@ def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
 
 
 @pytest.mark.sqlite("damages pages of the file; test_postgresql damages one of the server")
+@pytest.mark.parametrize("table", ["limited_accounts", "project_members"])
+def test_nobody_sees_more_after_a_rebuild_that_cannot_read_who_was_limited(settings: Settings, table: str) -> None:
+    with Repository(settings) as repository:
+        for name, role in (("ann", "read"), ("ben", "write"), ("boss", "admin")):
+            repository.actions.by_name["set-account"](name=name, role=role, password_hash=None, who="test")
+        repository.actions.by_name["set-project"](name="trial", who="test")
+        member = {"name": "trial", "account": "ann", "role": "read", "who": "test"}
+        repository.actions.by_name["set-project-member"](**member)
+    damage(settings.storage.root / FILE_NAME, table)
+    assert table in rebuild_index(settings).salvaged.unread
+    rows = read_rows(settings.storage.root, "SELECT account FROM limited_accounts ORDER BY account")
+    assert [row["account"] for row in rows] == ["ann", "ben"]
+
+
+@pytest.mark.sqlite("damages pages of the file; test_postgresql damages one of the server")
 def test_a_table_is_read_on_both_sides_of_its_damage(settings: Settings) -> None:
     with Repository(settings) as repository:
         take(repository.ingest, new_series(1))

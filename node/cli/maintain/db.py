@@ -14,7 +14,7 @@ from node.cli.output import Answer, each_shown, problems_of, sized
 
 if TYPE_CHECKING:
     from node.control.care import Rebuilt
-    from node.index.engine.backend import Place
+    from node.index.engine.backend import Place, Salvaged
     from node.settings.model import Settings
 
 app = Commands(help="Maintain the index database.", no_args_is_help=True)
@@ -153,6 +153,7 @@ def rebuild(root: ChangedRoot) -> Answer:
         "from_quarantine": done.taken_back,
         "taken_over": salvaged.rows,
         "not_read": salvaged.unread,
+        "limited": salvaged.limited,
         "altered": salvaged.altered,
         "gone": [one.sop_instance_uid for one in salvaged.gone],
         "lost": done.lost,
@@ -178,12 +179,7 @@ def _print_rebuilt(done: Rebuilt) -> None:
     else:
         kind = "" if isinstance(done.previous_index, Path) else "schema "
         print(f"the previous index was kept as {kind}{done.previous_index}")
-    for table, count in salvaged.rows.items():
-        print(f"  {table}: {count} rows taken over")
-    for table, reason in salvaged.unread.items():
-        print(f"  {table}: not all rows could be read: {reason}")
-    for key in salvaged.altered:
-        print(f"  {key} is not as the previous index recorded it")
+    _print_salvaged(salvaged)
     if done.lost:
         print(
             f"acknowledged, not here: {done.lost}; send these instances again, or write them off: `voxelnode lost list`"
@@ -194,6 +190,20 @@ def _print_rebuilt(done: Rebuilt) -> None:
     if done.unread:
         print(f"{len(done.unread)} files cannot be read now, and are not in the index; check the disk and permissions:")
         print("\n".join(done.unread))
+
+
+def _print_salvaged(salvaged: Salvaged) -> None:
+    for table, count in salvaged.rows.items():
+        print(f"  {table}: {count} rows taken over")
+    for table, reason in salvaged.unread.items():
+        print(f"  {table}: not all rows could be read: {reason}")
+    if salvaged.limited:
+        print(
+            f"{salvaged.limited} accounts see their projects only from now on, because nobody knows who was limited to "
+            "them; `voxelnode projects limit NAME --whole-node` lets one see the whole node again"
+        )
+    for key in salvaged.altered:
+        print(f"  {key} is not as the previous index recorded it")
 
 
 def _place(settings: Settings) -> Place:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from time import monotonic
 
+import structlog
+
 from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.nouns.projects import ProjectRepository, ProjectRule, ReadProjects
-from node.selector import compile_selector
+from node.selector import WrongSelector, compile_selector
+
+log = structlog.get_logger()
 
 STEP_SECONDS = 2.0
 """Between two looks at what is new."""
@@ -25,7 +29,10 @@ MAX_NEW = 1000
 
 
 def apply_rules(index: Index, series: set[int] | None = None) -> int:
-    """Apply all rules to series by their row ids, None: to all; return how many came into or left projects."""
+    """Apply all rules to series by their row ids, None: to all; return how many came into or left projects.
+
+    A rule that is none any more, such as one of a later version, selects nothing, and does not stop the others.
+    """
     projects = index.repository(ProjectRepository)
     with index.reading(wait=False) as view:
         rules = view.repository(ReadProjects).rules()
@@ -33,7 +40,14 @@ def apply_rules(index: Index, series: set[int] | None = None) -> int:
 
 
 def _apply(index: Index, projects: ProjectRepository, rule: ProjectRule, series: set[int] | None) -> int:
-    selector = compile_selector(rule.rule)
+    try:
+        selector = compile_selector(rule.rule)
+    except WrongSelector:  # whose message has the rule, and that may name patients
+        with index.reading(wait=False) as view:
+            there = view.repository(ReadProjects).series_of(rule.project_id)
+        if there or series is None:
+            log.error("rule_of_project_wrong", project=rule.project, taken_out=len(there))
+        return projects.apply_rule(rule, there, set())
     with index.reading(wait=False) as view:
         if series is None:
             facts = {one.id: one.facts for one in view.facts.all(selector.fields)}

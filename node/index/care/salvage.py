@@ -202,6 +202,15 @@ WORK = ("subscribers", "work", "results")
 """Tables of what is owed to others, which are taken over in the same way; `former_work` has what an index had of it
 before the first release."""
 
+_LIMITS = frozenset({"limited_accounts", "project_members"})
+"""Tables that say who sees their projects only. If one of them is not read to its end, nobody knows who was limited."""
+
+_LIMIT_ALL = """
+    INSERT INTO limited_accounts (account)
+    SELECT name FROM accounts WHERE role <> 'admin' UNION SELECT account FROM project_members WHERE true
+    ON CONFLICT DO NOTHING
+"""
+
 FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
 """How an instance came, in columns of `images`."""
 
@@ -234,6 +243,8 @@ class SalvageRepository(IndexRepository):
         for table in (*HISTORY, *WORK):
             rows = old.rows(table, _names(table))
             _insert(connection, old, table, filter(_HARMLESS.get(table), rows))
+        if not _LIMITS.isdisjoint(old.salvaged.unread):
+            old.salvaged.limited = _run(connection, _LIMIT_ALL).rowcount
         for row in old.rows("about", ("key", "value")):
             if row["key"].startswith(LEDGER):
                 set_about(connection, row["key"], row["value"])

@@ -24,13 +24,14 @@ class Salvaged:
     """What was taken over: rows by table, and what could not be read.
 
     `altered` are the keys of files that are not as the old index knew them, `gone` the instances that it knew and that
-    have no file.
+    have no file. `limited` is how many accounts see their projects only from now on, because nobody knows who did.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
     unread: dict[str, str] = field(default_factory=dict)
     altered: list[str] = field(default_factory=list)
     gone: list[Acknowledged] = field(default_factory=list)
+    limited: int = 0
 
 
 class OldIndex(AbstractContextManager["OldIndex"]):

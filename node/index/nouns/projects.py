@@ -55,6 +55,7 @@ class ProjectRule:
     """The rule of a project: the text of a selector."""
 
     project_id: int
+    project: str
     rule: str
 
 
@@ -224,8 +225,9 @@ class ReadProjects(ReadRepository):
 
     def rules(self) -> list[ProjectRule]:
         """Return the rules of the projects that have one."""
-        query = select(ProjectRow.id, ProjectRow.rule).where(ProjectRow.rule.is_not(None)).order_by(ProjectRow.id)
-        return [ProjectRule(id, rule) for id, rule in self._connection.execute(query) if rule is not None]
+        columns = ProjectRow.id, ProjectRow.name, ProjectRow.rule
+        query = select(*columns).where(ProjectRow.rule.is_not(None)).order_by(ProjectRow.id)
+        return [ProjectRule(id, name, rule) for id, name, rule in self._connection.execute(query) if rule is not None]
 
     def series_of(self, project_id: int) -> set[int]:
         """Return the row ids of the series that a project has by its rule."""
