@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 
 import pytest
 
+from node.extensions.names import service
 from node.extensions.names.service import Names
 from node.extensions.names.template import read_template
 from node.extensions.names.tree import Tree
@@ -17,15 +19,15 @@ TEMPLATE = "{patient_name}_{modality}/{series_number:03}_{series_description}"
 
 
 def settled(names: Names) -> None:
-    while names.step() is not None:
+    while names.step() == 0.0:
         pass
 
 
 @pytest.mark.slow
-def test_the_tree_follows_conversions_deletions_and_their_end(site: Site) -> None:
+def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     names = Names(Tree(site.root, read_template(TEMPLATE)), site.services.index)
     settled(names)
-    instances = make.ct_series(6, study_uid="1.2.3", series_uid="1.2.3.1", PatientName="Doe^Jane")
+    instances = make.ct_series(7, study_uid="1.2.3", series_uid="1.2.3.1", PatientName="Doe^Jane")
     site.take(*instances[:5])
     site.convert()
     settled(names)
@@ -50,3 +52,14 @@ def test_the_tree_follows_conversions_deletions_and_their_end(site: Site) -> Non
     site.convert()
     settled(names)
     assert Path(volume).resolve(strict=True).is_file()
+
+    stuck = header.with_name(f".{volume.name}.part")
+    stuck.mkdir()  # as a disk that fails in one folder
+    site.take(instances[6], *make.ct_series(5, study_uid="1.2.4", series_uid="1.2.4.1", PatientName="Roe^Ann"))
+    site.convert()
+    settled(names)
+    assert list((site.root / "names/Roe_Ann_CT").glob("*.nii.gz")), "a folder that fails delays no other"
+    stuck.rmdir()
+    monkeypatch.setattr(service, "monotonic", lambda: inf)
+    assert names.step() is None
+    assert read_metaimage(header)[0].shape[0] == 7
