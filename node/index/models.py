@@ -851,7 +851,7 @@ class WebSessionRow(Base):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
     expires_at: Mapped[dt.datetime] = mapped_column(Utc)
     used_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # to the minute
-    has_factor: Mapped[bool | None]  # whether a second factor was given; None: no
+    has_factor: Mapped[bool | None]  # whether a second factor was given; false: it is waited for; None: none was needed
 
 
 class ShareRow(Base):

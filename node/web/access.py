@@ -233,7 +233,8 @@ class Access:
         if self._needs_factor(known):
             if not known.has_factor:
                 self.begin_factor(known)
-            return self._open_session(known, Client(address, agent), FACTOR_TIME)
+            self._audit_login((name, address), Result.SUCCESS, "the right password: the second factor is to follow")
+            return self._open_session(known, Client(address, agent), FACTOR_TIME, has_factor=False)
         value = self._open_session(known, Client(address, agent))
         self._audit_login((name, address), Result.SUCCESS, "Login")
         return value
@@ -242,7 +243,7 @@ class Access:
     def awaiting_factor(self, value: str) -> KnownAccount | None:
         """Return the account of a session that waits for its second factor and is good for nothing else, or None."""
         session = self._accounts.by_session(digest(value), self._now()) if value else None
-        if session is None or session.has_factor or not self._needs_factor(session.account):
+        if session is None or session.has_factor is not False or not self._needs_factor(session.account):
             return None
         return session.account
 
@@ -258,18 +259,27 @@ class Access:
         The first code of a new secret sets the second factor up: all other sessions end, and the recovery codes are
         returned. Raises NotAuthenticated if the code is wrong or was used before, and TooManyTries.
         """
-        pair = known.name, block_of(client.address)
+        recovery_codes = self.check_code(known, code, client.address)
+        value = self._open_session(known, client, has_factor=True)
+        self._audit_login((known.name, client.address), Result.SUCCESS, "Login with a second factor")
+        return Passed(value, recovery_codes)
+
+    @_whole
+    def check_code(self, known: KnownAccount, code: str, address: str) -> tuple[str, ...]:
+        """Use up a code; return the recovery codes if it is the first one of a new secret, and sets that up.
+
+        Raises NotAuthenticated if the code is wrong or was used before, and TooManyTries.
+        """
+        pair = known.name, block_of(address)
         wait = self._codes.begin(pair)
         if wait > 0:
             raise TooManyTries(wait)
         recovery_codes = self._accept(known, code)
         if recovery_codes is None:
-            self._audit_login((known.name, client.address), Result.MINOR_FAILURE, "wrong code of the second factor")
+            self._audit_login((known.name, address), Result.MINOR_FAILURE, "wrong code of the second factor")
             raise NotAuthenticated("the code is wrong, or was used before: wait for the next one")
         self._codes.succeeded(pair)
-        value = self._open_session(known, client, has_factor=True)
-        self._audit_login((known.name, client.address), Result.SUCCESS, "Login with a second factor")
-        return Passed(value, recovery_codes)
+        return recovery_codes
 
     def _accept(self, known: KnownAccount, code: str) -> tuple[str, ...] | None:
         """Return the recovery codes of a factor that the code sets up, none if it was set up before; None: refused."""
@@ -342,7 +352,7 @@ class Access:
         return dt.timedelta(hours=self._web.session_hours)
 
     def _open_session(
-        self, known: KnownAccount, client: Client, time: dt.timedelta | None = None, *, has_factor: bool = False
+        self, known: KnownAccount, client: Client, time: dt.timedelta | None = None, *, has_factor: bool | None = None
     ) -> str:
         value, now = new_token(), self._now()
         end = now + (time or self._session_time)
@@ -416,7 +426,9 @@ class Access:
         if not value:
             return None
         session = self._accounts.by_session(digest(value), self._now())
-        if session is None or (self._needs_factor(session.account) and not session.has_factor):
+        if session is None or session.has_factor is False:
+            return None
+        if self._needs_factor(session.account) and not session.has_factor:  # it is demanded since
             return None
         known, now = session.account, self._now()
         is_late = session.expires_at - now < self._session_time / 2  # not at every request: an extension is a commit

@@ -17,7 +17,7 @@ from fastapi import Request
 from starlette.requests import HTTPConnection
 
 from node.errors import UsageError
-from node.index.nouns.accounts import MAX_SESSIONS, Role
+from node.index.nouns.accounts import MAX_SESSIONS, KnownAccount, Role
 from node.web import middleware
 from node.web.access import (
     COOKIE,
@@ -552,6 +552,47 @@ def test_the_last_piece_of_an_upload_is_not_taken_of_an_account_that_is_gone(
         guarded.client().post("/take", headers=header | {"Content-Length": "3"}, content=body())
     remover.join()
     assert taken == []
+
+
+@pytest.mark.slow
+def test_a_session_of_a_password_alone_sees_no_secret_and_removes_no_factor(
+    guarded: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts, access = guarded.services.index.accounts, guarded.server._app.state.access
+    reader = logged_in(guarded, "reader")
+
+    def account() -> KnownAccount:
+        known = accounts.by_name("reader")
+        assert known is not None
+        return known
+
+    def secret() -> str:
+        return account().totp_secret or ""
+
+    def posted(path: str, **form: str) -> httpx2.Response:
+        return reader.post(f"/account/factor{path}", data=form, follow_redirects=False)
+
+    assert secret() in posted("", current=PASSWORD).text
+    wrong = posted("/confirm", code="no code")
+    assert (wrong.status_code, secret() in wrong.text) == (401, False)
+    with monkeypatch.context() as demanding:
+        demanding.setattr(access, "demands_factor", lambda known: True)
+        assert reader.get(API).status_code == 401
+        assert 'name="password"' in reader.get("/login/factor").text
+        waiting = [logged_in(guarded, "reader") for _ in range(2)]
+        assert secret() in waiting[0].get("/login/factor").text
+        for _ in range(MAX_SESSIONS):
+            access.log_in("reader", PASSWORD, "127.0.0.1")
+    assert (waiting[1].get(API).status_code, reader.get(API).status_code) == (401, 200)
+    code = code_of(secret(), int(access._now().timestamp()) // STEP_SECONDS).decode()
+    recovery = re.findall(r"(?:[a-z2-7]{4}-){3}[a-z2-7]{4}", posted("/confirm", code=code).text)
+    assert posted("/remove", current=PASSWORD, code=code).status_code == 401, "the code was used to set the factor up"
+    with monkeypatch.context() as demanding:
+        demanding.setattr(access, "demands_factor", lambda known: True)
+        assert posted("/remove", current=PASSWORD, code=recovery[0]).status_code == 403
+    assert account().has_factor
+    assert posted("/remove", current=PASSWORD, code=recovery[0]).status_code == 303
+    assert not account().has_factor
 
 
 @pytest.mark.slow

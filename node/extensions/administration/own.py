@@ -25,6 +25,8 @@ router = APIRouter(include_in_schema=False)
 MAX_DAYS = 36525
 """Days that a token lasts at most: a hundred years."""
 
+CONFIRM = "/account/factor/confirm"
+
 Password = Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH * 4)]
 """Too long a one is refused with the rule; `hash_password` has it."""
 
@@ -119,7 +121,7 @@ def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Resp
     return _factor(call, name)
 
 
-@router.post("/account/factor/confirm")
+@router.post(CONFIRM)
 def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) -> Response:
     """Set up a second factor by its first code; every other session ends."""
     name, access = require_session(call), _access(call)
@@ -129,28 +131,34 @@ def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) 
     client = Client(address_of(call.request), call.request.headers.get("user-agent", ""))
     try:
         passed = access.give_code(known, code, client)
-    except NotAuthenticated as error:
-        return _factor(call, name, error=str(error))
+    except NotAuthenticated as error:  # without the secret, which is shown for a password alone
+        sentence = f"{error}, or begin again"
+        return factor_page("/account", "", "", action=CONFIRM, error=sentence, status_code=401)
     response = recovery_page(passed.recovery_codes, "/account")
     set_session(call.request, response, passed.value)
     return response
 
 
-def _factor(call: Call, name: str, error: str = "") -> Response:
+def _factor(call: Call, name: str) -> Response:
     known = call.node.index.accounts.by_name(name)
     if known is None or known.has_factor or not known.totp_secret:
         raise UsageError("this account has a second factor: remove it first")
     picture = picture_of(known.totp_secret, name, f"voxelnode {call.request.url.hostname or ''}".strip())
-    status_code = 401 if error else 200
-    confirm = "/account/factor/confirm"
-    return factor_page("/account", known.totp_secret, picture, action=confirm, error=error, status_code=status_code)
+    return factor_page("/account", known.totp_secret, picture, action=CONFIRM, error="", status_code=200)
 
 
 @router.post("/account/factor/remove")
-def remove_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Response:
-    """Remove one's own second factor; every session of the account ends."""
-    name, access = require_session(call), _access(call)
-    access.check_password(name, current, address_of(call.request))
+def remove_factor(
+    call: ReaderCall, current: Annotated[Password, Form()], code: Annotated[str, Form(max_length=64)]
+) -> Response:
+    """Remove one's own second factor by a code of it or a recovery code; every session of the account ends."""
+    name, access, address = require_session(call), _access(call), address_of(call.request)
+    known = access.check_password(name, current, address)
+    if access.demands_factor(known):
+        raise Forbidden("[web] second_factor demands one of this account: ask an administrator to reset it")
+    if not known.has_factor:
+        raise UsageError("this account has no second factor")
+    access.check_code(known, code, address)
     call.act("remove-factor", name=name)
     return RedirectResponse("/login", SEE_OTHER)
 

@@ -17,7 +17,7 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import AccountRow, LimitedAccountRow, ProjectMemberRow, RecoveryCodeRow, TokenRow, WebSessionRow
 
 MAX_SESSIONS = 20
-"""Sessions per account; opening another one ends the oldest."""
+"""Sessions per account, and as many that wait for a second factor; opening another one ends the oldest."""
 
 
 class Role(IntEnum):
@@ -77,13 +77,16 @@ class ListedToken:
 
 @dataclass(frozen=True, slots=True)
 class KnownSession:
-    """The session of a browser that presents its cookie."""
+    """The session of a browser that presents its cookie.
+
+    `has_factor` is False while it waits for its second factor and is good for nothing else, and None if it needed none.
+    """
 
     id: int
     account: KnownAccount
     expires_at: dt.datetime
     used_at: dt.datetime | None
-    has_factor: bool
+    has_factor: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ class AccountRepository(IndexRepository):
         row = connection.execute(query.where(*is_open)).first()
         if row is None:
             return None
-        return KnownSession(row.session_id, _known(row), row.expires_at, row.used_at, bool(row.has_factor))
+        return KnownSession(row.session_id, _known(row), row.expires_at, row.used_at, row.has_factor)
 
     @on_writer
     def note_use_of_session(self, connection: Connection, sha256: str, now: dt.datetime) -> None:
@@ -275,16 +278,20 @@ class AccountRepository(IndexRepository):
         now: dt.datetime,
         client: Client = Client(),
         *,
-        has_factor: bool = False,
+        has_factor: bool | None = None,
     ) -> None:
-        """Open a session for a browser; remove expired sessions, and the oldest ones beyond `MAX_SESSIONS`."""
+        """Open a session for a browser; remove expired sessions, and the oldest ones beyond `MAX_SESSIONS`.
+
+        Sessions that wait for a second factor push out each other only: whoever knows the password alone ends no other.
+        """
         connection.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
         row = {"account_id": account_id, "sha256": sha256, "created_at": now, "expires_at": expires_at, "used_at": now}
         row |= {"address": client.address[:64], "agent": client.agent[:200], "has_factor": has_factor}
         connection.execute(insert(WebSessionRow).values(row))
-        of_account = WebSessionRow.account_id == account_id
-        kept = select(WebSessionRow.id).where(of_account).order_by(WebSessionRow.id.desc()).limit(MAX_SESSIONS)
-        connection.execute(delete(WebSessionRow).where(of_account, WebSessionRow.id.not_in(kept)))
+        waits = WebSessionRow.has_factor
+        alike = WebSessionRow.account_id == account_id, waits.is_(False) if has_factor is False else waits.is_not(False)
+        kept = select(WebSessionRow.id).where(*alike).order_by(WebSessionRow.id.desc()).limit(MAX_SESSIONS)
+        connection.execute(delete(WebSessionRow).where(*alike, WebSessionRow.id.not_in(kept)))
 
     @on_writer
     def begin_factor(self, connection: Connection, account_id: int, secret: str) -> None:
