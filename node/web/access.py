@@ -102,7 +102,7 @@ class Caller:
     """The account of a request and its role; `token` is the label of its token, `session` is its session.
 
     `share` is the link by which somebody without an account asks; it is good below its own address alone.
-    `scope`: what it sees of the index; None: the whole.
+    `scope`: what it sees of the index; None: the whole. `projects`: the row ids of its projects, if it has a scope.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Caller:
     session: int | None = None
     share: Share | None = None
     scope: IndexScope | None = None
+    projects: frozenset[int] = dataclasses.field(default=frozenset(), compare=False)
 
 
 LOCAL = Caller("local", Role.ADMIN)
@@ -165,6 +166,12 @@ class Access:
         Raises NotAuthenticated if credentials are required but missing, or if they are wrong or expired, and
         TooManyTries.
         """
+        caller = self._by_credentials(request)
+        if caller.scope is None:
+            return caller
+        return dataclasses.replace(caller, projects=self._accounts.projects_of(caller.scope.account))
+
+    def _by_credentials(self, request: HTTPConnection) -> Caller:
         if request.scope["path"].startswith(SHARED_PATH):
             return self._by_share(request)
         if is_from_cors_origin(request.headers, request.url.scheme, self._web.cors_origins) and not has_token(
@@ -190,12 +197,15 @@ class Access:
         return LOCAL
 
     @_whole
+    @_whole
     def is_still(self, request: HTTPConnection, caller: Caller) -> bool:
-        """Return whether a request would be of the same caller in the same role if it came now.
+        """Return whether a request would be of the same caller in the same role, and no project less, if it came now.
 
         What the identity provider cannot say now has not ended: it is asked again the next time. Guesses of others at
         a password end nothing, either, while the password is the one that was right.
         """
+        if caller.scope is not None and not caller.projects <= self._accounts.projects_of(caller.scope.account):
+            return False
         try:
             return self.identify(request) == caller
         except ProviderUnavailable:
@@ -692,7 +702,8 @@ class Call:
     def is_still_allowed(self) -> bool:
         """Return whether the credentials of the request are valid, and of the same caller in the same role, now.
 
-        An answer that lasts asks again and again: accounts, passwords, roles, tokens and sessions end meanwhile.
+        An answer that lasts asks again and again: accounts, passwords, roles, tokens, sessions and memberships of
+        projects end meanwhile.
         """
         access: Access = self.request.app.state.access
         return access.is_still(self.request, self.account)

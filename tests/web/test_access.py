@@ -121,6 +121,26 @@ def test_an_event_stream_ends_with_what_opened_it(guarded: Site, by: str, change
         assert time.monotonic() - began < 5
 
 
+def test_an_event_stream_ends_when_its_account_is_in_a_project_no_more(guarded: Site) -> None:
+    guarded.account("leaver", Role.READ)
+    actions, member = guarded.store.actions.by_name, {"account": "leaver", "who": "test"}
+    for project in ("left", "removed"):
+        actions["set-project"](name=project, who="test")
+        actions["set-project-member"](name=project, role="read", **member)
+    ends: list[Callable[[], object]] = [
+        lambda: actions["remove-project-member"](name="left", **member),
+        lambda: actions["remove-project"](name="removed", who="test"),
+    ]
+    for end in ends:
+        with guarded.client(auth=("leaver", PASSWORD)).stream("GET", "/api/v1/events") as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith(":")
+            end()
+            began = time.monotonic()
+            list(lines)
+            assert time.monotonic() - began < 5
+
+
 def test_an_event_stream_ends_when_its_session_does(guarded: Site) -> None:
     guarded.account("leaver", Role.READ)
     client = logged_in(guarded, "leaver")

@@ -191,6 +191,12 @@ class AccountRepository(IndexRepository):
         return connection.execute(limited).first() is not None
 
     @on_reader
+    def projects_of(self, connection: Connection, name: str) -> frozenset[int]:
+        """Return the row ids of the projects of an account."""
+        query = select(ProjectMemberRow.project_id).where(ProjectMemberRow.account == name)
+        return frozenset(connection.scalars(query))
+
+    @on_reader
     def any(self, connection: Connection) -> bool:
         """Return whether any account exists."""
         return connection.execute(select(AccountRow.id).limit(1)).first() is not None
