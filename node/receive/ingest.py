@@ -371,7 +371,7 @@ class Incoming:
         except InstanceRefused:
             self.abandon()
             raise
-        self._note_stored()
+        self._note_stored(attributes)
         if self._ingest.transfers is not None:
             self._ingest.transfers.brought(self._origin, attributes)
 
@@ -385,12 +385,14 @@ class Incoming:
     def _note_series(self, attributes: InstanceAttributes) -> None:
         """Let the series wait for its association: before its row can be there, or it might be quiet meanwhile."""
         if self._origin.association:
-            series = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
-            origin = self._origin
+            series, origin = (attributes.study_instance_uid, attributes.series_instance_uid), self._origin
             self._ingest.open_associations.brought(origin.association, origin.calling_ae_title, series, origin.began_at)
 
-    def _note_stored(self) -> None:
+    def _note_stored(self, attributes: InstanceAttributes) -> None:
         metrics, origin = self._ingest.metrics, self._origin
+        if origin.association:
+            series = attributes.study_instance_uid, attributes.series_instance_uid
+            self._ingest.open_associations.stored(origin.association, series, attributes.sop_instance_uid)
         metrics.last_hour.received(self.bytes)
         metrics.last_day.received(self.bytes)
         if origin.calling_ae_title:

@@ -23,16 +23,24 @@ from node.settings.model import QuietTime
 OPEN_SECONDS = 60.0
 """How long an open association that sends nothing keeps its last series waiting."""
 
+MAX_COUNTED = 100_000
+"""Instances of one association that are counted; their UIDs are in memory until it ends."""
+
 
 @dataclass(slots=True)
 class Brought:
-    """What an open association has brought; `was_asked`: whether that may have kept a series waiting."""
+    """What an open association has brought.
+
+    `series`: how many instances of each are stored, each UID once. `was_asked`: whether that may have kept a series
+    waiting.
+    """
 
     calling_ae_title: str
     last: SeriesKey
     active_at: float
     began_at: dt.datetime | None = None
-    series: set[SeriesKey] = field(default_factory=set)
+    series: dict[SeriesKey, int] = field(default_factory=dict)
+    sop_instance_uids: set[str] = field(default_factory=set)
     was_asked: bool = False
 
 
@@ -55,14 +63,23 @@ class OpenAssociations:
     def brought(
         self, association: str, calling_ae_title: str, series: SeriesKey, began_at: dt.datetime | None = None
     ) -> None:
-        """Note that an association, which began at `began_at`, has brought an instance of a series."""
+        """Note that an association, which began at `began_at`, brings an instance of a series."""
         now = self._now()
         with self._lock:
             brought = self._brought.setdefault(association, Brought(calling_ae_title, series, now, began_at))
             if series not in brought.series and self._notes is not None:
                 self._notes.brought(association, calling_ae_title, series)
-            brought.series.add(series)
+            brought.series.setdefault(series, 0)
             brought.last, brought.active_at = series, now
+
+    def stored(self, association: str, series: SeriesKey, sop_instance_uid: str) -> None:
+        """Note that an instance that an association has brought is stored, or was already."""
+        with self._lock:
+            brought = self._brought.get(association)
+            if brought is None or sop_instance_uid in (uids := brought.sop_instance_uids) or len(uids) >= MAX_COUNTED:
+                return
+            uids.add(sop_instance_uid)
+            brought.series[series] += 1
 
     def ended(self, association: str) -> Brought | None:
         """Forget an association; return what it has brought, if anything."""

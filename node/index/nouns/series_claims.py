@@ -384,7 +384,7 @@ class SeriesRepository(IndexRepository):
     def record_return(
         self,
         connection: Connection,
-        keys: Collection[SeriesKey],
+        repeated: Mapping[SeriesKey, int],
         calling_ae_title: str,
         began_at: dt.datetime,
         now: dt.datetime,
@@ -393,15 +393,20 @@ class SeriesRepository(IndexRepository):
 
         It repeated what it has: nothing is left. A closed series is judged again, by another conversion.
 
-        `began_at`: begin of the association, after the abort: one that was open meanwhile tells nothing.
+        Parameters
+        ----------
+        repeated : mapping
+            How many instances of each series it repeated; fewer than it had brought before tell nothing.
+        began_at : datetime
+            Begin of the association, after the abort: one that was open meanwhile tells nothing.
         """
-        for key in keys:
+        for key, count in repeated.items():
             for row in connection.execute(_held_at(key)).all():
                 of_sender = ImageRow.series_id == row.id, ImageRow.calling_ae_title == calling_ae_title
-                if (
-                    _was_aborted(connection, key, row.last_received_at, before=began_at)
-                    and connection.execute(select(ImageRow.id).where(*of_sender).limit(1)).first() is not None
-                ):
+                if not _was_aborted(connection, key, row.last_received_at, before=began_at):
+                    continue
+                had = connection.execute(select(func.count()).where(*of_sender)).scalar_one()
+                if 0 < had <= count:
                     detail = "the sender repeated instances and released its association"
                     record_series_event(connection, "sender-returned", key, now, detail)
                     if row.verdict_rule == "association":
