@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_S
 from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
+from node.receive import association_notes
+from node.receive.association_notes import NOTES_FILE, AssociationNotes
 from node.receive.ingest import Origin
 from node.receive.quiet_times import OPEN_SECONDS, OpenAssociations, quiet_seconds_of
 from node.settings.convert import Convert
@@ -419,6 +422,37 @@ def test_an_association_that_the_end_of_the_node_cut_off_was_not_released(
     told, root = events(root), open_root()
     root.ingest.end_cut_off()
     assert events(root) == told, "it is told once"
+
+
+def test_a_line_about_an_association_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    notes, file = AssociationNotes(tmp_path), tmp_path / NOTES_FILE
+    file.symlink_to("/dev/full")
+    notes.brought("a1", "CT", ("1", "1.1"))
+    file.unlink()
+    file.write_bytes(b'["a1", "C')  # as a disk that was full in the middle of a line
+    file.with_suffix(".new").mkdir()  # and still has no room for the whole file
+    notes.brought("a2", "CT", ("1", "1.2"))
+    assert AssociationNotes(tmp_path).left.keys() == {"a2"}
+    file.with_suffix(".new").rmdir()
+    notes.brought("a3", "CT", ("1", "1.3"))
+    assert AssociationNotes(tmp_path).left.keys() == {"a1", "a2", "a3"}
+
+
+def test_the_ends_of_associations_seldom_write_the_lines_of_all_others_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(association_notes, "MAX_NOTES_BYTES", 100)
+    notes, file = AssociationNotes(tmp_path), tmp_path / NOTES_FILE
+    for number in range(100):
+        notes.brought(f"a{number}", "CT", ("1", f"1.{number}"))
+    whole, files = file.stat().st_size, [file.stat().st_ino]
+    for number in range(1000):
+        notes.brought(f"b{number}", "CT", ("1", "1.1"))
+        notes.ended(f"b{number}")
+        files.append(file.stat().st_ino)
+        assert file.stat().st_size < 3 * whole
+    assert sum(one != other for one, other in pairwise(files)) < 20
+    assert len(AssociationNotes(tmp_path).left) == 100
 
 
 def test_the_longer_wait_survives_a_restart(open_root: Callable[[], Root]) -> None:
