@@ -464,9 +464,12 @@ def _instances(
 
 def _instance(root: Path, row: InstanceFile, is_there: bool, *, digests: bool) -> Iterator[Finding]:
     uid = row.sop_instance_uid
-    if not is_there:
-        if not row.file_missing and row.place != STORE:
+    if not is_there and row.place != STORE:
+        if not row.file_missing:
             yield Finding("file-missing", row.key, sop_instance_uid=uid)
+        elif _is_in_quarantine(root, row):
+            yield Finding("file-missing", row.key, "quarantine has it", sop_instance_uid=uid)
+    if not is_there:
         return
     sha256 = row.sha256 if digests or row.file_missing else None  # marked may mean damaged
     try:
@@ -480,6 +483,15 @@ def _instance(root: Path, row: InstanceFile, is_there: bool, *, digests: bool) -
         yield Finding("file-altered", row.key, problem, sop_instance_uid=uid)
     elif row.file_missing:
         yield Finding("file-back", row.key, sop_instance_uid=uid)
+
+
+def _is_in_quarantine(root: Path, row: InstanceFile) -> bool:
+    """Return whether the file of a row is whole in quarantine, under its own name."""
+    try:
+        aside = root / "quarantine" / PurePath(row.key).name
+        return problem_with(aside, row.data_set_offset, row.bytes, row.sha256) is None
+    except OSError:  # it cannot be read now
+        return False
 
 
 def _losers(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -> Iterator[Finding]:

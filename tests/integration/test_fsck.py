@@ -25,7 +25,7 @@ from node.lifecycle.deletion import Order, delete
 from node.lifecycle.fsck import Finding, examine
 from node.metrics import Metrics
 from node.receive.ingest import Ingest
-from node.receive.recovery import record_quarantined
+from node.receive.recovery import COPIED, RETURNED, record_quarantined
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
@@ -168,6 +168,22 @@ def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(
             record_quarantined(Archive(filled), index, FAR)
     repairs = [finding.mended for finding in found(settings, digests=True, repair=True)]
     assert f"{'copied' if is_noted else 'moved'} back: the digest of its row was mended" in repairs
+    assert (lost.read_bytes(), objects(filled)) == (content, [lost, *others])
+    assert found(settings, digests=True) == []
+
+
+@pytest.mark.parametrize("is_noted", [False, True], ids=["unknown", "noted"])
+def test_a_marked_row_gets_its_file_back_from_quarantine(settings: Settings, filled: Path, is_noted: bool) -> None:
+    lost, *others = objects(filled)
+    content = lost.read_bytes()
+    lost.unlink()
+    found(settings, repair=True)
+    (filled / "quarantine" / lost.name).write_bytes(content)
+    if is_noted:
+        with closing(Index(filled, Metrics())) as index:
+            record_quarantined(Archive(filled), index, FAR)
+    repairs = {finding.kind: finding.mended for finding in found(settings, repair=True)}
+    assert repairs["file-missing"] == (COPIED if is_noted else RETURNED)
     assert (lost.read_bytes(), objects(filled)) == (content, [lost, *others])
     assert found(settings, digests=True) == []
 
