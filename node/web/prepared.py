@@ -2,31 +2,43 @@
 
 A thread writes the ZIP file into the folder of work of the root. It is there for `KEPT_SECONDS`, for the account that
 asked for it. It is no state of the node: a stop or a crash ends what is being made, the next start removes the files,
-and whoever comes back is told that there is no such download.
+and whoever comes back is told that there is no such download. There are never more than the constants below say.
 """
 
 from __future__ import annotations
 
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import structlog
 
 from node.archive.filesystem import Archive
 from node.archive.space import reason_of
-from node.errors import VoxelnodeError, type_and_location
+from node.background import SupervisedThread
+from node.errors import OutOfResources, VoxelnodeError, type_and_location
 from node.web.access import Call
-from node.web.errors import ResourceNotFound
+from node.web.errors import DownloadsBusy, ResourceNotFound
 from node.web.files import Member, zip_stream
 
 log = structlog.get_logger()
 
 KEPT_SECONDS = 3600.0
+
+SWEEP_SECONDS = 60.0
+"""Interval at which files that nobody fetched in time are removed."""
+
+MAX_MADE, MAX_MADE_FOR_ACCOUNT = 4, 2
+"""Downloads that are made at once, and those for one account: each has a thread, and receiving comes first."""
+
+MAX_KEPT, MAX_KEPT_FOR_ACCOUNT = 32, 8
+"""Downloads that are there, made or being made, and those of one account: each has a file on the disk."""
 
 CHECKED_BYTES = 64 << 20
 """Bytes after which the room on the disk is looked at again: receiving comes first."""
@@ -46,6 +58,8 @@ class Prepared:
         0 of 0: nobody knows how much it is.
     detail : str
         Why it failed.
+    ended_at : float or None
+        When it was made, or failed, by the monotonic clock.
     """
 
     account: str
@@ -58,7 +72,13 @@ class Prepared:
     bytes: int = 0
     state: Literal["making", "ready", "failed"] = "making"
     detail: str = ""
+    ended_at: float | None = None
     is_cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether it has been kept for as long as it is to be."""
+        return self.ended_at is not None and monotonic() - self.ended_at >= KEPT_SECONDS
 
 
 class PreparedDownloads:
@@ -68,6 +88,8 @@ class PreparedDownloads:
         self._archive, self._stopping = archive, stopping
         self._lock = threading.Lock()
         self._known: dict[str, Prepared] = {}
+        self._made_for: Counter[str] = Counter()  # also what is cancelled, until it has ended
+        SupervisedThread("downloads", self._sweep, stopping).start()
 
     def begin(
         self,
@@ -75,28 +97,64 @@ class PreparedDownloads:
         name: str,
         objects: Sequence[Mapping[str, Any]],
         amount: tuple[int, str],
-        members: Iterator[Member],
+        members: Callable[[Callable[[], None]], Iterator[Member]],
         close: Callable[[], None] = lambda: None,
     ) -> str:
         """Make a download on a thread, and return its number; `close` is called at the end, whatever it is.
 
-        `amount`: how many members are expected, 0 if nobody knows, and what they are called.
+        `amount`: how many members are expected, 0 if nobody knows, and what they are called. `members`: called with a
+        function that raises VoxelnodeError once the download is to end, for whoever works long before a member.
+
+        Raises DownloadsBusy if there are too many downloads. Raises OutOfResources if the disk has no room.
         """
-        self._archive.work.mkdir(exist_ok=True)
-        number = uuid.uuid4().hex
         total, unit = amount
+        number = uuid.uuid4().hex
         path = self._archive.work / f"download-{number}"
         prepared = Prepared(call.account.name, name, objects, path, unit, total)
-        with self._lock:
-            self._known[number] = prepared
+        try:
+            if (lack := self._archive.intake.waits_for()) is not None:
+                raise OutOfResources(lack)
+            self._archive.work.mkdir(exist_ok=True)
+            self._admit(number, prepared)
+        except BaseException:
+            close()
+            raise
         arguments = number, prepared, members, close
         threading.Thread(target=self._make, args=arguments, name="download", daemon=True).start()
         return number
+
+    def _admit(self, number: str, prepared: Prepared) -> None:
+        """Count a download among those that are there; those that failed make room for it."""
+        self._remove_expired()
+        with self._lock:
+            account = prepared.account
+            if self._made_for.total() >= MAX_MADE or self._made_for[account] >= MAX_MADE_FOR_ACCOUNT:
+                raise DownloadsBusy(
+                    f"{MAX_MADE_FOR_ACCOUNT} downloads of this account, or {MAX_MADE} of all, are being made already"
+                )
+            for known, one in list(self._known.items()):
+                is_in_the_way = one.account == account or len(self._known) >= MAX_KEPT
+                if one.state == "failed" and is_in_the_way and self._is_full(account):
+                    del self._known[known]
+            if self._is_full(account):
+                raise DownloadsBusy(
+                    f"{MAX_KEPT_FOR_ACCOUNT} downloads of this account, or {MAX_KEPT} of all, are kept already: remove "
+                    "one on its page, or wait, each is kept for an hour"
+                )
+            self._known[number] = prepared
+            self._made_for[account] += 1
+
+    def _is_full(self, account: str) -> bool:
+        of_account = sum(one.account == account for one in self._known.values())
+        return len(self._known) >= MAX_KEPT or of_account >= MAX_KEPT_FOR_ACCOUNT
 
     def of(self, call: Call, number: str) -> Prepared:
         """Return a download of this account; raises ResourceNotFound if there is none, or no longer."""
         with self._lock:
             prepared = self._known.get(number)
+        if prepared is not None and prepared.is_expired:
+            self.remove(number)
+            prepared = None
         if prepared is None or prepared.account != call.account.name:
             raise ResourceNotFound("download; each is kept for an hour, until the node stops")
         return prepared
@@ -109,10 +167,31 @@ class PreparedDownloads:
             prepared.is_cancelled.set()
             prepared.path.unlink(missing_ok=True)
 
-    def _make(self, number: str, prepared: Prepared, members: Iterator[Member], close: Callable[[], None]) -> None:
+    def _sweep(self) -> None:
+        while not self._stopping.wait(SWEEP_SECONDS):
+            self._remove_expired()
+
+    def _remove_expired(self) -> None:
+        with self._lock:
+            expired = [number for number, one in self._known.items() if one.is_expired]
+        for number in expired:
+            self.remove(number)
+
+    def _make(
+        self,
+        number: str,
+        prepared: Prepared,
+        members: Callable[[Callable[[], None]], Iterator[Member]],
+        close: Callable[[], None],
+    ) -> None:
+        def check() -> None:
+            if self._stopping.is_set() or prepared.is_cancelled.is_set():
+                raise VoxelnodeError("it was ended")
+
+        state: Literal["ready", "failed"] = "failed"
         try:
-            self._write(prepared, zip_stream(_counted(prepared, members)))
-            prepared.state = "ready"
+            self._write(prepared, zip_stream(_counted(prepared, members(check))), check)
+            state = "ready"
         except VoxelnodeError as error:
             prepared.detail = str(error)
         except OSError as error:
@@ -123,20 +202,22 @@ class PreparedDownloads:
         finally:
             with suppress(Exception):
                 close()
-        if prepared.state != "ready":
-            prepared.state = "failed"
-            prepared.path.unlink(missing_ok=True)
-        expiry = threading.Timer(KEPT_SECONDS, self.remove, [number])
-        expiry.daemon = True
-        expiry.start()
+            with self._lock:
+                self._made_for[prepared.account] -= 1
+                self._made_for = +self._made_for
+                is_known = number in self._known
+        if state == "failed" or not is_known:
+            with suppress(OSError):
+                prepared.path.unlink(missing_ok=True)
+        prepared.ended_at = monotonic()
+        prepared.state = state
 
-    def _write(self, prepared: Prepared, pieces: Iterable[bytes]) -> None:
+    def _write(self, prepared: Prepared, pieces: Iterable[bytes], check: Callable[[], None]) -> None:
         checked = 0
         with prepared.path.open("xb") as file:
             prepared.path.chmod(0o600)
             for piece in pieces:
-                if self._stopping.is_set() or prepared.is_cancelled.is_set():
-                    raise VoxelnodeError("it was ended")
+                check()
                 file.write(piece)
                 prepared.bytes += len(piece)
                 if prepared.bytes - checked >= CHECKED_BYTES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,7 +63,8 @@ class Exporter:
     """Writes the volumes of one source into one data set.
 
     `where`: the series that may enter the data set; those that are in it stay, and are updated; `prune`: remove volumes
-    whose series were deleted, are no longer complete, or fit no rule.
+    whose series were deleted, are no longer complete, or fit no rule; `check`: called before each subject, and ends the
+    export if it raises.
     """
 
     def __init__(
@@ -74,11 +75,12 @@ class Exporter:
         where: Selector | None = None,
         *,
         prune: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._source, self._rules, self._pseudonyms = source, rules, pseudonyms
         self._subject_map = read_map(rules.subjects.map) if rules.subjects.map is not None else None
         self._planner = Planner(rules, self._subject_map, pseudonyms, where)
-        self._prune = prune
+        self._prune, self._check = prune, check
 
     def export(self, out: Path, *, dry_run: bool = False, link: bool = False) -> Report:
         """Bring a data set up to date.
@@ -119,6 +121,7 @@ class Exporter:
                 if self._planner.selects(series):
                     report.skipped.append(series.skipped(refused[series.patient]))
             for subject in subjects:
+                self._check()
                 self._export_subject(dataset, subject, by_subject[subject], mark, report, dry_run=dry_run)
         if study_instance_uid is not None:
             report.skipped = [one for one in report.skipped if one.study_instance_uid == study_instance_uid]

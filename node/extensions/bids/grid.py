@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -134,12 +134,13 @@ def _dataset(call: Call, studies: Sequence[str], rules: str) -> Response:
     with node.index.reading() as index:
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid in studies]
 
-    def members() -> Iterator[Member]:
+    def members(check: Callable[[], None]) -> Iterator[Member]:
         work.mkdir(parents=True)
         (work / RULES).write_text(rules, encoding="utf-8")
         with node.index.reading() as index:
             source = IndexSource(index, node.archive.local)
-            Exporter(source, read_rules(work / RULES), Pseudonyms(key), where).export(work / "bids", link=True)
+            exporter = Exporter(source, read_rules(work / RULES), Pseudonyms(key), where, check=check)
+            exporter.export(work / "bids", link=True)
         for path in sorted((work / "bids").rglob("*")):
             if path.is_file():
                 yield Member(str(path.relative_to(work)), path.stat().st_size, _pieces(path))
@@ -147,7 +148,7 @@ def _dataset(call: Call, studies: Sequence[str], rules: str) -> Response:
     def close() -> None:
         shutil.rmtree(work, ignore_errors=True)
 
-    number = prepared_of(call).begin(call, "bids.zip", objects, (0, "file"), members(), close)
+    number = prepared_of(call).begin(call, "bids.zip", objects, (0, "file"), members, close)
     return RedirectResponse(f"/downloads/{number}", 303)
 
 

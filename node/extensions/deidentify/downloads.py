@@ -346,7 +346,7 @@ def deidentified_zip(
     chosen = set(series_instance_uids)
     total = sum(row["instances"] for row in rows if not chosen or row["series_instance_uid"] in chosen)
     if prepares and total > STREAMED_INSTANCES:
-        number = prepared_of(call).begin(call, NAME, objects, (total, "instance"), download.members(), close)
+        number = prepared_of(call).begin(call, NAME, objects, (total, "instance"), lambda _: download.members(), close)
         return RedirectResponse(f"/downloads/{number}", 303)
     headers = {
         "Content-Type": type_or_octets(call.request.headers, ZIP),
