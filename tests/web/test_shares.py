@@ -57,6 +57,14 @@ def test_a_link_shows_its_study_to_anybody_until_it_is_revoked(site: Site) -> No
     assert site.client(auth=("colleague", PASSWORD)).delete(number).status_code == 404
     assert site.client(auth=("writer", PASSWORD)).delete(number).status_code == 200
     assert client.get(path).status_code == client.get(pictures[0]).status_code == 404
+    lines = [(line["detail"], line["objects"]) for line in site.audited("Security Alert") if "link" in line["detail"]]
+    assert [detail for detail, _ in lines] == [
+        "ordered: new link: study for 14 days, with download",
+        f"done: link {made['id']}: study for 14 days, with download",
+        f"ordered: link {made['id']}: study, revoked",
+        f"done: link {made['id']}: study, revoked",
+    ]
+    assert all(objects[0]["patient_id"] for _, objects in lines)
     kept = b"".join(file.read_bytes() for file in site.root.glob("index.sqlite*"))
     assert path.rpartition("/")[2].encode() not in kept
 
@@ -97,6 +105,18 @@ def test_a_link_is_over_in_time_and_cannot_be_guessed(site: Site, monkeypatch: p
     path = str(shared(site)["path"])
     statuses = [client.get(path).status_code for _ in range(FREE_TRIES_OF_ACCOUNT + 1)]
     assert set(statuses) == {200}, "a link that is right waits for nobody's guesses, also from the same address"
+
+
+def test_a_link_ends_with_the_role_that_made_it_and_no_token_makes_one(site: Site) -> None:
+    accounts, client = site.services.index.accounts, site.client()
+    path = str(shared(site)["path"])
+    accounts.set_role("writer", Role.ADMIN)
+    assert client.get(path).status_code == 200
+    accounts.set_role("writer", Role.READ)
+    assert client.get(path).status_code in (404, 429)  # after the guesses of another test
+    accounts.set_role("writer", Role.WRITE)
+    bearer = site.client(headers={"Authorization": f"Bearer {site.token('writer')}"})
+    assert bearer.post(f"/api/v1/studies/{STUDY}/shares", json={}).status_code == 403
 
 
 def test_no_host_makes_another_address_a_link(site: Site) -> None:

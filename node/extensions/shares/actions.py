@@ -1,13 +1,13 @@
-"""Actions on links, each with a line in the audit log before it: a link lets strangers see a patient."""
+"""Actions on links, each with a line in the audit log before and after it: a link lets strangers see a patient."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.errors import UsageError
+from node.errors import UsageError, VoxelnodeError
 from node.hookspecs import Action as RootAction
 from node.index.nouns.shares import Share, ShareRepository
 from node.receive.ingest import Ingest
@@ -19,10 +19,23 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
     """Return the actions by name."""
     shares = ingest.index.repository(ShareRepository)
 
-    def record(study: str, who: str, detail: str) -> None:
-        whom = [Participant(who, APPLICATION, is_requestor=True)]
-        event, objects = AuditEvent.SECURITY_ALERT, [{"study_instance_uid": study, "patient_id": ""}]
-        audit.require(AuditMessage(event, Action.UPDATE, Result.SUCCESS, whom, objects, detail))
+    def changed(link: str, what: str, study: str, who: str, change: Callable[[], int]) -> int:
+        """Make a change that returns the number of its link, with an audit line before and after it."""
+        with ingest.index.reading() as index:
+            objects = [{"study_instance_uid": study, "patient_id": index.studies.patient_id(study) or ""}]
+
+        def message(result: Result, detail: str) -> AuditMessage:
+            whom = [Participant(who, APPLICATION, is_requestor=True)]
+            return AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, result, whom, objects, detail)
+
+        audit.require(message(Result.SUCCESS, f"ordered: {link}: {what}"))
+        try:
+            number = change()
+        except VoxelnodeError:
+            audit.note(message(Result.SERIOUS_FAILURE, f"not done: {link}: {what}"))
+            raise
+        audit.note(message(Result.SUCCESS, f"done: link {number}: {what}"))
+        return number
 
     def make(
         sha256: str, study: str, days: int, who: str, series: str = "", download: bool = False
@@ -34,12 +47,19 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
                 raise UsageError("there is no such study or series")
         now = ingest.now()
         share = Share(0, study, series, download, who, now, now + dt.timedelta(days=days), 0, None)
-        record(study, who, f"ordered: link for {days} days, {'with' if download else 'without'} download")
-        return {"id": shares.make(sha256, share), "expires_at": share.expires_at.isoformat()}
+        what = f"{_shown(share)} for {days} days, {'with' if download else 'without'} download"
+        number = changed("new link", what, study, who, lambda: shares.make(sha256, share))
+        return {"id": number, "expires_at": share.expires_at.isoformat()}
 
     def revoke(number: int, who: str, *, any_account: bool = True) -> Mapping[str, Any]:
-        share = shares.revoke(number, None if any_account else who)
-        record(share.study, who, f"done: link {number} revoked")
+        made_by = None if any_account else who
+        share = shares.by_number(number, made_by)
+        what = f"{_shown(share)}, revoked"
+        changed(f"link {number}", what, share.study, who, lambda: shares.revoke(number, made_by).id)
         return {"removed": number}
 
     return {"make-share": make, "revoke-share": revoke}
+
+
+def _shown(share: Share) -> str:
+    return f"series {share.series}" if share.series else "study"

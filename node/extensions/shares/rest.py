@@ -12,14 +12,14 @@ from node.extensions.shares.actions import MAX_DAYS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
 from node.index.nouns.shares import ReadShares
-from node.web.access import WriterCall
+from node.web.access import WriterCall, has_token
 from node.web.api.changes import Change
 from node.web.api.models import Moment, Resource, RowId
 from node.web.api.resources import StudyUid
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.audit_trail import of_study
 from node.web.credentials import digest, new_token
-from node.web.errors import ResourceNotFound
+from node.web.errors import Forbidden, ResourceNotFound
 
 router = api_router("shares")
 
@@ -84,8 +84,13 @@ def list_shares(call: WriterCall, study_instance_uid: StudyUid) -> Shares:
 def make_share(call: WriterCall, study_instance_uid: StudyUid, wanted: NewShare) -> MadeShare:
     """Make a link to a study, or to one of its series: whoever has it sees who the patient is.
 
-    There is no idempotency key: answers to those are kept, and this one has the secret of the link.
+    There is no idempotency key: answers to those are kept, and this one has the secret of the link. A token makes none:
+    whoever finds it would have a link that lasts.
     """
+    if has_token(call.request.headers):
+        raise Forbidden(
+            "a token makes no link: sign in with a browser, send name and password, or run `voxelnode share`"
+        )
     token, scope = new_token(), {"series": wanted.series_instance_uid, "download": wanted.download}
     made = call.act("make-share", sha256=digest(token), study=study_instance_uid, days=wanted.days, **scope)
     return MadeShare(id=made["id"], path=f"/shared/{token}", expires_at=made["expires_at"])

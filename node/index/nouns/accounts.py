@@ -14,7 +14,15 @@ from sqlalchemy.exc import IntegrityError
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import AccountRow, LimitedAccountRow, ProjectMemberRow, RecoveryCodeRow, TokenRow, WebSessionRow
+from node.index.models import (
+    AccountRow,
+    LimitedAccountRow,
+    ProjectMemberRow,
+    RecoveryCodeRow,
+    ShareRow,
+    TokenRow,
+    WebSessionRow,
+)
 
 MAX_SESSIONS = 20
 """Sessions per account, and as many that wait for a second factor; opening another one ends the oldest."""
@@ -205,11 +213,12 @@ class AccountRepository(IndexRepository):
     def set(self, connection: Connection, name: str, role: Role, password_hash: str | None, now: dt.datetime) -> bool:
         """Create an account, or change the role and password of an existing one.
 
-        A change ends the sessions of the account; its tokens stay valid.
+        A change ends the sessions of the account; its tokens stay valid, and its links while its role may make some.
 
         Returns whether the account is new.
         """
         values = {"role": role.name.lower(), "password_hash": password_hash}
+        _end_shares(connection, name, role)
         known = _by_name(connection, name)
         if known is None:
             connection.execute(insert(AccountRow).values(name=name, created_at=now, **values))
@@ -220,14 +229,19 @@ class AccountRepository(IndexRepository):
 
     @on_writer
     def set_role(self, connection: Connection, name: str, role: Role) -> None:
-        """Change the role of an account, effective from its next request."""
+        """Change the role of an account, effective from its next request; its links end below ``write``."""
+        _end_shares(connection, name, role)
         changed = connection.execute(update(AccountRow).where(AccountRow.name == name).values(role=role.name.lower()))
         if changed.rowcount == 0:
             raise _unknown(name)
 
     @on_writer
     def remove(self, connection: Connection, name: str) -> None:
-        """Remove an account with its tokens, sessions and roles in projects; a new one of its name stays limited."""
+        """Remove an account with its tokens, sessions, links and roles in projects.
+
+        A new one of its name stays limited.
+        """
+        _end_shares(connection, name, None)
         connection.execute(delete(ProjectMemberRow).where(ProjectMemberRow.account == name))
         if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
             raise _unknown(name)
@@ -387,6 +401,12 @@ def _known(row: Any) -> KnownAccount:
     role = Role[row.role.upper()]
     is_limited = bool(row.is_limited) and role < Role.ADMIN
     return KnownAccount(row.id, row.name, role, row.password_hash, row.totp_secret, row.totp_step, is_limited)
+
+
+def _end_shares(connection: Connection, name: str, role: Role | None) -> None:
+    """Revoke the links of an account, unless its role may make some."""
+    if role is None or role < Role.WRITE:
+        connection.execute(delete(ShareRow).where(ShareRow.made_by == name))
 
 
 def _unknown(name: str) -> NoSuchAccount:

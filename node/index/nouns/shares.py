@@ -55,6 +55,11 @@ class ShareRepository(IndexRepository):
         row = connection.execute(query).first()
         return None if row is None else Share(*row)
 
+    @on_reader
+    def by_number(self, connection: Connection, number: int, made_by: str | None) -> Share:
+        """Return a link, if `made_by` is given only one that this account made. Raises UsageError if there is none."""
+        return _by_number(connection, number, made_by)
+
     @on_writer
     def make(self, connection: Connection, sha256: str, share: Share) -> int:
         """Store a new link; return its number. Raises UsageError if there is no such study, or too many links."""
@@ -84,12 +89,17 @@ class ShareRepository(IndexRepository):
     @on_writer
     def revoke(self, connection: Connection, number: int, made_by: str | None) -> Share:
         """Remove a link, if `made_by` is given only one that this account made; return what it was."""
-        query = select(*_COLUMNS).where(ShareRow.id == number)
-        row = connection.execute(query if made_by is None else query.where(ShareRow.made_by == made_by)).first()
-        if row is None:
-            raise UsageError(f"there is no link {number}: `voxelnode share list` lists them")
+        share = _by_number(connection, number, made_by)
         connection.execute(delete(ShareRow).where(ShareRow.id == number))
-        return Share(*row)
+        return share
+
+
+def _by_number(connection: Connection, number: int, made_by: str | None) -> Share:
+    query = select(*_COLUMNS).where(ShareRow.id == number)
+    row = connection.execute(query if made_by is None else query.where(ShareRow.made_by == made_by)).first()
+    if row is None:
+        raise UsageError(f"there is no link {number}: `voxelnode share list` lists them")
+    return Share(*row)
 
 
 class ReadShares(ReadRepository):
