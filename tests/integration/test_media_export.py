@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.fileset import FileSet
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from node.extensions.media.directory import MixedPatients
+from node.archive.base import ArchivedFile
+from node.extensions.media.directory import Directory, MixedPatients, NotOnMedia
 from node.extensions.media.export import Written, write_medium
 from node.receive.import_files import import_instances
 from node.settings.model import Settings
@@ -71,6 +74,53 @@ def test_two_people_with_one_patient_id_do_not_become_one(root: Root, settings: 
     with pytest.raises(MixedPatients, match="one by one"):
         written(root, settings, tmp_path / "cd")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
+
+
+def test_a_mount_point_is_written_in_place_and_a_missing_file_is_left_out(
+    root: Root, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = make.structured_report(study_uid="1.2.3", series_uid="1.2.3.1", PatientID="P1", StudyID="0")
+    verified.VerificationFlag = "VERIFIED"
+    verified.VerifyingObserverSequence = [
+        make.dataset(VerificationDateTime=f"2026030{day}1112", VerifyingOrganization="W") for day in (4, 5)
+    ]
+    verified.ConceptNameCodeSequence = []
+    lost = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.3", PatientID="P1")[0]
+    for ds in (verified, lost):
+        root.take(ds)
+    with root.index.reading() as index:
+        instances = list(index.instances.stored())
+
+    def local(one: ArchivedFile) -> Path:
+        if one.key == key_of_lost:
+            raise FileNotFoundError
+        return root.archive.local(one)
+
+    key_of_lost = next(one.key for one in instances if one.sop_instance_uid == lost.SOPInstanceUID)
+    medium = tmp_path / "stick"
+    medium.mkdir()
+    place = medium.stat().st_ino
+    monkeypatch.setattr("os.path.ismount", lambda path: path == medium)
+    done = write_medium(medium, instances, settings, local)
+    assert done.left_out[str(lost.SOPInstanceUID)] == "its file is missing"
+    assert (done.instances, medium.stat().st_ino) == (1, place)
+    assert {path.name for path in tmp_path.iterdir()} == {"root", "stick"}
+    directory = dcmread(medium / "DICOMDIR")
+    [record] = [one for one in directory.DirectoryRecordSequence if one.DirectoryRecordType == "SR DOCUMENT"]
+    assert record.VerificationDateTime == "202603051112"
+    assert "ConceptNameCodeSequence" in done.invented
+    assert not {"StudyID", "VerificationDateTime"} & set(done.invented)
+
+
+def test_an_instance_of_which_no_record_can_be_made_is_refused_alone() -> None:
+    odd, directory = make.instance(PatientID="P1", PatientBirthDate="19700101", Rows=1), Directory("X")
+    rows = Tag(0x0028, 0x0010)
+    odd[rows] = RawDataElement(rows, "US", 3, b"abc", 0, False, True)  # type: ignore[assignment]
+    with pytest.raises(NotOnMedia, match="record of type IMAGE"):
+        directory.add(odd, ExplicitVRLittleEndian)
+    assert not directory.invented
+    directory.add(make.instance(PatientID="P1", PatientBirthDate="19710101", Rows=1), ExplicitVRLittleEndian)
+    assert directory.instances == 1
 
 
 def test_dcmtk_and_dciodvfy_find_no_fault_with_the_dicomdir(root: Root, settings: Settings, tmp_path: Path) -> None:

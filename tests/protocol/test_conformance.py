@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -98,6 +98,17 @@ def test_the_acceptance_names_the_implementation_of_the_statement(
     assert acceptor.implementation_version_name == IMPLEMENTATION_VERSION_NAME == told["Implementation Version Name"]
     assert acceptor.maximum_length == int(told["Maximum Length Received, bytes"])
     assoc.release()
+
+
+def test_a_check_that_fails_ends_no_other() -> None:
+    class Odd(Target):
+        def negotiate(self, pairs: Iterable[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
+            raise EOFError("the PDU ends")
+
+    results = list(verified(Settings(), Odd(Address("VOXELNODE", "127.0.0.1", free_port()), "CHECK", "")))
+    broken = {result.finding.detail for result in results if result.finding.outcome == "broken"}
+    assert broken == {"the answer cannot be understood: EOFError: the PDU ends"}
+    assert results[-1].finding.outcome == "not checked"
 
 
 def test_a_node_and_a_peer_that_are_away_leave_claims_unchecked() -> None:

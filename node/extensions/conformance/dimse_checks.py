@@ -10,6 +10,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]  # what else pydicom offers does not list
 from pynetdicom import build_context
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 
 from node.dicom.keys import TIMEZONE, Level
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET, STUDY_ROOT_MOVE, VERIFICATION
@@ -91,7 +92,12 @@ def _is_told(told: Callable[[Target], object]) -> Check:
 
 
 def _has_no_window(target: Target, _: Claim) -> Finding:
-    return held_if(target.acceptor.asynchronous_operations == (1, 1), "another window is accepted")
+    window = AsynchronousOperationsWindowNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 2
+    assoc = target.associate([build_context(VERIFICATION)], [window])
+    assoc.release()
+    seen = assoc.acceptor.asynchronous_operations
+    return held_if(seen == (1, 1), f"the window {seen} is accepted")
 
 
 _LOAD = NotChecked("it would load the node, or keep it waiting")

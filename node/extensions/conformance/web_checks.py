@@ -119,13 +119,19 @@ def media_types(target: Target, claim: Claim) -> Finding:
             missing.append(media_type)
         elif answer.status_code >= 300:
             return Finding("broken", f"{media_type} is answered by {answer.status_code}")
-        elif not found.replace(" ", "").startswith(media_type.split(";")[0]):
+        elif not found.startswith(media_type.split(";")[0]) or _type_in(media_type) not in ("", _type_in(found)):
             return Finding("broken", f"{media_type} is answered as {found}")
         else:
             seen += 1
     if not seen:
         raise Unchecked("the archive has nothing with such a representation")
     return Finding("held", f"not of this instance: {', '.join(missing)}" if missing else "")
+
+
+def _type_in(media_type: str) -> str:
+    """Return the parameter that says what is in a multipart message, or empty text."""
+    found = re.search(r';\s*type="?([^";]+)', media_type)
+    return found[1].strip() if found else ""
 
 
 def _accepting(transaction: str, path: str, media_type: str, target: Target) -> tuple[str, Mapping[str, str]]:
@@ -199,6 +205,8 @@ def attributes(target: Target, claim: Claim) -> Finding:
         known["StudyInstanceUID"] = target.uids["study"]
     asked = {} if claim.row["Returned"] == "by default" else {"includefield": keyword}
     [found] = _search(target, path, known | asked) or [{}]
+    if tag not in found and not asked and target.may_store:
+        return Finding("broken", "it is not returned")
     values = found.get(tag, {}).get("Value", [])
     if not values:
         raise Unchecked("the entity has no value")

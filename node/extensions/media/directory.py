@@ -21,7 +21,7 @@ from pydicom.fileset import DIRECTORY_RECORDERS
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from node.dicom.values import items, text
+from node.dicom.values import CONVERSION_ERRORS, items, text
 from node.errors import VoxelnodeError
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -32,7 +32,8 @@ TYPES: Mapping[str, str] = {
     "481.4": "RT TREAT RECORD", "481.6": "RT TREAT RECORD", "481.7": "RT TREAT RECORD", "481.9": "RT TREAT RECORD",
     "4.2": "SPECTROSCOPY", "66": "RAW DATA", "66.1": "REGISTRATION", "66.2": "FIDUCIAL", "66.3": "REGISTRATION",
     "66.5": "SURFACE", "66.6": "TRACT", "67": "VALUE MAP", "77.1.5.3": "STEREOMETRIC", "78.": "MEASUREMENT",
-    "90.1": "ASSESSMENT",
+    "90.1": "ASSESSMENT", "78.6": "SR DOCUMENT", "79.1": "SR DOCUMENT", "80.1": "MEASUREMENT",
+    "68.1": "SURFACE SCAN", "68.2": "SURFACE SCAN", **{f"481.{number}": "RADIOTHERAPY" for number in range(10, 23)},
 }  # fmt: skip
 """Types of records by SOP class (PS3.3 F.4), without the root of storage; one that ends with a dot begins many."""
 
@@ -45,6 +46,7 @@ INVENTED: Mapping[str, str] = {
     "VerificationFlag": "UNVERIFIED", "ContentLabel": "UNKNOWN", "PresentationCreationDate": "19000101",
     "PresentationCreationTime": "000000", "DoseSummationType": "UNKNOWN", "StructureSetLabel": "UNKNOWN",
     "RTPlanLabel": "UNKNOWN", "MIMETypeOfEncapsulatedDocument": "application/octet-stream",
+    "InstanceCreationDate": "19000101",
 }  # fmt: skip
 """Values of Type 1 keys for records of instances that lack them."""
 
@@ -56,6 +58,7 @@ FURTHER = {
 """Optional keys that readers of media like, by type of record."""
 
 NO_ID = "UNKNOWN"
+VERIFIED_ONCE = "19000101000000"
 MAX_SIBLINGS = 1_000_000
 
 _ITEM = struct.Struct("<HHL")
@@ -117,24 +120,29 @@ class Directory:
         """
         kind = record_type(ds)
         try:
-            head = self._filled(ds)
-            self._require_one_person(head)
-            patient, study, series, leaf = (self._record(head, level) for level in ("PATIENT", "STUDY", "SERIES", kind))
-        except (ValueError, TypeError, AttributeError) as error:
+            head, invented = _filled(ds)
+            records = [_record(head, level) for level in ("PATIENT", "STUDY", "SERIES", kind)]
+            patient, study, series, leaf = records
+            leaf.ReferencedSOPClassUIDInFile, leaf.ReferencedSOPInstanceUIDInFile = ds.SOPClassUID, ds.SOPInstanceUID
+            leaf.ReferencedTransferSyntaxUIDInFile = transfer_syntax_uid
+            for record in records:
+                _record_bytes(record)  # one that cannot be encoded must not end the whole
+        except CONVERSION_ERRORS as error:
             raise NotOnMedia(f"no record of type {kind} can be made of it: {type(error).__name__}") from error
-        leaf.ReferencedSOPClassUIDInFile, leaf.ReferencedSOPInstanceUIDInFile = ds.SOPClassUID, ds.SOPInstanceUID
-        leaf.ReferencedTransferSyntaxUIDInFile = transfer_syntax_uid
-        node, path = self._root, []
+        self._require_one_person(head)
+        node, path, placed = self._root, [], [leaf]
         keys = (str(head.PatientID), text(head, "StudyInstanceUID"), text(head, "SeriesInstanceUID"))
         for key, record, level in zip(keys, (patient, study, series), ("PATIENT", "STUDY", "SERIES"), strict=True):
             if key not in node.children:
                 node.children[key] = _Node(record, node.name_of_next(level))
+                placed.append(record)
             node = node.children[key]
             path.append(node.name)
         name = node.name_of_next(kind)
         leaf.ReferencedFileID = [*path, name]
         node.children[str(ds.SOPInstanceUID)] = _Node(leaf, name)
         self.instances += 1
+        self.invented |= {keyword for keyword in invented if any(keyword in record for record in placed)}
         return PurePosixPath(*path, name)
 
     def encoded(self) -> bytes:
@@ -176,42 +184,6 @@ class Directory:
         merged = tuple(one or other for one, other in zip(known, person, strict=True))
         self._issuers[str(head.PatientID)] = (merged[0], merged[1])
 
-    def _filled(self, ds: Dataset) -> Dataset:
-        """Return the attributes with a value for each that a record must have."""
-        head = copy.copy(ds)
-        for keyword, value in INVENTED.items():
-            if keyword not in ds or ds[keyword].is_empty:
-                setattr(head, keyword, value)
-        if not items(ds, "ConceptNameCodeSequence"):
-            head.ConceptNameCodeSequence = [_untitled()]
-        if not text(ds, "PatientID"):
-            head.PatientID = f"{NO_ID}-{text(ds, 'StudyInstanceUID')}"[-64:]
-            self.invented.add("PatientID")
-        if "ContentSequence" in ds:  # of the content, a record has only what modifies its title
-            kept = [
-                item for item in items(ds, "ContentSequence") if text(item, "RelationshipType") == "HAS CONCEPT MOD"
-            ]
-            del head.ContentSequence
-            if kept:
-                head.ContentSequence = kept
-        return head
-
-    def _record(self, head: Dataset, kind: str) -> Dataset:
-        made: Dataset = DIRECTORY_RECORDERS[kind](head)
-        for keyword in FURTHER.get(kind, ()):
-            if keyword in head and not head[keyword].is_empty:
-                made[keyword] = head[keyword]
-        self.invented |= {
-            keyword for keyword in INVENTED if keyword in made and str(made[keyword].value) == INVENTED[keyword]
-        }
-        if "SpecificCharacterSet" in head:
-            made.SpecificCharacterSet = head.SpecificCharacterSet
-        made.OffsetOfTheNextDirectoryRecord = 0
-        made.RecordInUseFlag = 0xFFFF
-        made.OffsetOfReferencedLowerLevelDirectoryEntity = 0
-        made.DirectoryRecordType = kind
-        return made
-
     def _prefix(self, first: int, last: int, length: int) -> bytes:
         """Return all bytes before the first record."""
         meta = FileMetaDataset()
@@ -232,6 +204,46 @@ class Directory:
         return bytes(stream.getvalue())
 
 
+def _filled(ds: Dataset) -> tuple[Dataset, set[str]]:
+    """Return the attributes with a value for each that a record must have, and which of them are invented."""
+    head, invented = copy.copy(ds), set()
+    for keyword, value in INVENTED.items():
+        if keyword not in ds or ds[keyword].is_empty:
+            setattr(head, keyword, value)
+            invented.add(keyword)
+    if not items(ds, "ConceptNameCodeSequence"):
+        head.ConceptNameCodeSequence = [_untitled()]
+        invented.add("ConceptNameCodeSequence")
+    if not text(ds, "PatientID"):
+        head.PatientID = f"{NO_ID}-{text(ds, 'StudyInstanceUID')}"[-64:]
+        invented.add("PatientID")
+    if text(ds, "VerificationFlag") == "VERIFIED":  # the last time, PS3.3 F.5.22
+        times = [text(one, "VerificationDateTime") for one in items(ds, "VerifyingObserverSequence")]
+        head.VerificationDateTime = max(times, default="") or VERIFIED_ONCE
+        if head.VerificationDateTime == VERIFIED_ONCE:
+            invented.add("VerificationDateTime")
+    if "ContentSequence" in ds:  # of the content, a record has only what modifies its title
+        kept = [item for item in items(ds, "ContentSequence") if text(item, "RelationshipType") == "HAS CONCEPT MOD"]
+        del head.ContentSequence
+        if kept:
+            head.ContentSequence = kept
+    return head, invented
+
+
+def _record(head: Dataset, kind: str) -> Dataset:
+    made: Dataset = DIRECTORY_RECORDERS[kind](head)
+    for keyword in FURTHER.get(kind, ()):
+        if keyword in head and not head[keyword].is_empty:
+            made[keyword] = head[keyword]
+    if "SpecificCharacterSet" in head:
+        made.SpecificCharacterSet = head.SpecificCharacterSet
+    made.OffsetOfTheNextDirectoryRecord = 0
+    made.RecordInUseFlag = 0xFFFF
+    made.OffsetOfReferencedLowerLevelDirectoryEntity = 0
+    made.DirectoryRecordType = kind
+    return made
+
+
 def _untitled() -> Dataset:
     title = Dataset()
     title.CodeValue, title.CodingSchemeDesignator, title.CodeMeaning = "18748-4", "LN", "Diagnostic Imaging Report"
@@ -249,7 +261,7 @@ def record_type(ds: Dataset) -> str:
         return found
     if "Rows" in ds and sop_class.startswith(STORAGE):
         return "IMAGE"
-    raise NotOnMedia("its SOP class has no type of record in a DICOMDIR")
+    raise NotOnMedia("its SOP class has no type of record in a DICOMDIR, or one that is not supported")
 
 
 def _walk(root: _Node) -> list[_Node]:

@@ -2,13 +2,15 @@
 
 Files are in Explicit VR Little Endian and uncompressed, as the general purpose profiles want them (PS3.11 D, H and J:
 STD-GEN-CD, STD-GEN-DVD, STD-GEN-USB), and as IHE PDI does. What can not be decompressed goes as it is stored, and the
-answer says so. The folder gets its name last: if it is there, it is whole.
+answer says so. A folder gets its name last: if it is there, it is whole. A mount point is written in place, and gets
+its DICOMDIR last: what has none is no medium to readers.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 EXPLICIT = "1.2.840.10008.1.2.1"
 MAX_HEADER_BYTES = 64_000_000
 FILESET_ID = "VOXELNODE"
+TEMPORARY = "FILE"
 
 README = """\
 This medium has DICOM images and documents, for any DICOM viewer: open the file
@@ -124,9 +127,12 @@ def write_medium(folder: Path, instances: Sequence[StoredInstance], settings: Se
     from node.extensions.media.directory import Directory
 
     written, directory = Written(), Directory(FILESET_ID)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(mode=0o700, parents=True)
+    is_in_place = os.path.ismount(folder)  # a rename cannot replace it
+    if is_in_place:
+        part = folder
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     decoder = Decoder(workers=1)
     try:
         studies = set()
@@ -139,20 +145,31 @@ def write_medium(folder: Path, instances: Sequence[StoredInstance], settings: Se
                     studies.add(one.study_instance_uid)
         written.instances, written.studies = directory.instances, len(studies)
         written.invented = sorted(directory.invented)
-        (part / "DICOMDIR").write_bytes(directory.encoded())
+        (part / TEMPORARY).write_bytes(directory.encoded())
         for name, text in (("README.TXT", README), ("INDEX.HTM", INDEX)):
             (part / name).write_bytes(_filled(text, written, settings).replace("\n", "\r\n").encode("ascii"))
         written.bytes = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
-        if folder.exists():
-            folder.rmdir()
         os.sync()
-        part.rename(folder)
+        (part / TEMPORARY).rename(part / "DICOMDIR")
+        if not is_in_place:
+            if folder.exists():
+                folder.rmdir()
+            part.rename(folder)
+        os.sync()
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        for path in part.iterdir() if is_in_place else [part]:
+            _remove(path)
         raise
     finally:
         decoder.close()
     return written
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _placed(
@@ -165,17 +182,21 @@ def _placed(
     written: Written,
 ) -> Iterator[tuple[StoredInstance, str]]:
     """Write the file of each instance; yield it with the reason why it was left out, or empty text."""
-    from node.archive.intact import problem_with
+    from node.archive.intact import MISSING, problem_with
     from node.extensions.media.directory import NotOnMedia
 
     root = settings.storage.root.absolute()
     for one in instances:
-        local(one)
+        try:
+            local(one)
+        except FileNotFoundError:
+            yield one, f"its file {MISSING}"
+            continue
         path = root / one.key
         if (problem := problem_with(path, one.data_set_offset, one.bytes, one.sha256)) is not None:
             yield one, f"its file {problem}"
             continue
-        temporary = part / "FILE"
+        temporary = part / TEMPORARY
         syntax = _copied(path, one.transfer_syntax_uid, temporary, decoder)
         try:
             place = part / directory.add(_header(temporary), syntax)
@@ -207,8 +228,17 @@ def _copied(path: Path, transfer_syntax_uid: str, into: Path, decoder: Decoder) 
 
 def _header(path: Path) -> Dataset:
     from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
 
-    return dcmread(path, stop_before_pixels=True, defer_size=MAX_HEADER_BYTES)
+    from node.dicom.values import CONVERSION_ERRORS
+    from node.extensions.media.directory import NotOnMedia
+
+    try:
+        return dcmread(path, stop_before_pixels=True, defer_size=MAX_HEADER_BYTES)
+    except (InvalidDicomError, *CONVERSION_ERRORS) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        raise NotOnMedia(f"its attributes cannot be read: {type(error).__name__}") from error
 
 
 def _filled(text: str, written: Written, settings: Settings) -> str:
