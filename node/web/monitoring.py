@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from node.archive.proof import last_proof
 from node.errors import type_and_location
 from node.index.engine.about_keys import RETENTION
+from node.index.engine.scope import within
 from node.index.models import SERIES_STATES
 from node.index.nouns.retention_state import retention_state
 from node.index.work.routes import outstanding
@@ -84,8 +85,12 @@ async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "c
 async def _answered(
     threads: ThreadPoolExecutor, look: Callable[[], dict[str, Any]], seconds: float | None
 ) -> dict[str, Any]:
+    def look_at_whole() -> dict[str, Any]:
+        with within(None):  # nobody is asked who they are, and the answer names no series
+            return look()
+
     try:
-        return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(threads, look), seconds)
+        return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(threads, look_at_whole), seconds)
     except TimeoutError:
         return _content({"index": f"no answer within {seconds:g} s"})
     except Exception as error:  # of ours, of SQLAlchemy or of a driver, whose texts may quote rows and addresses

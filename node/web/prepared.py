@@ -12,7 +12,9 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
@@ -119,8 +121,9 @@ class PreparedDownloads:
         except BaseException:
             close()
             raise
-        arguments = number, prepared, members, close
-        threading.Thread(target=self._make, args=arguments, name="download", daemon=True).start()
+        # In the context of the caller: it reads what they see.
+        make = partial(copy_context().run, self._make, number, prepared, members, close)
+        threading.Thread(target=make, name="download", daemon=True).start()
         return number
 
     def _admit(self, number: str, prepared: Prepared) -> None:

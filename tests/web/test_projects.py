@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+import node
 from node.index.engine.narrowed import EMPTY, RULES
 from node.index.models import Base
 from node.index.nouns.accounts import Role
@@ -70,6 +72,25 @@ def test_each_table_has_a_rule_of_what_members_of_projects_see_of_it() -> None:
     """A new table is empty for them; somebody decides whether it stays so: in `RULES`, or in `EMPTY`."""
     assert set(Base.metadata.tables) == RULES.keys() | EMPTY
     assert not RULES.keys() & EMPTY
+
+
+OWN_THREADS = {
+    "web/server.py": "the server itself",
+    "web/monitoring.py": "reads the whole index by `within`, for nobody in particular",
+    "web/prepared.py": "starts with a copy of the context, one line before",
+    "extensions/dicomweb/store_transaction.py": "stores, which members do not",
+}
+"""Files with threads that were looked at."""
+
+
+def test_threads_that_answer_members_have_their_scope() -> None:
+    """A thread without a copy of the context reads the whole index."""
+    package = Path(node.__file__).parent
+    marked = [path for path in package.glob("extensions/*/*.py") if "@for_projects" in path.read_text("utf-8")]
+    rooms = {package / "web", package / "extensions/deidentify", *(path.parent for path in marked)}
+    bare = re.compile(r"(\.submit\(|\bThread\(|\bTimer\(|run_in_executor\()(?!copy_context\(\)\.run\b)")
+    starting = {path for room in rooms for path in room.rglob("*.py") if bare.search(path.read_text("utf-8"))}
+    assert {path.relative_to(package).as_posix() for path in starting} == OWN_THREADS.keys()
 
 
 def test_accounts_see_the_series_of_their_projects(start_site: Any) -> None:

@@ -17,6 +17,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -144,7 +145,7 @@ class Deidentifier:
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="deidentify") as threads:
             try:
                 for instance in instances:
-                    waiting.append((instance, threads.submit(self._copied, instance)))
+                    waiting.append((instance, threads.submit(copy_context().run, self._copied, instance)))
                     if len(waiting) > AHEAD:
                         of, future = waiting.popleft()
                         yield of, future.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import chain
 from typing import IO
 
@@ -142,7 +143,7 @@ def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
     try:
         for (instance, syntax), _ in zip(given, node.archive.ahead([one for one, _ in given]), strict=True):
             as_stored = syntax == instance.transfer_syntax_uid
-            future = None if as_stored else threads.submit(_transcoded, node, instance, syntax)
+            future = None if as_stored else threads.submit(copy_context().run, _transcoded, node, instance, syntax)
             waiting.append(((instance, syntax), future))
             if len(waiting) > AHEAD:
                 yield _file(node, *waiting.popleft())

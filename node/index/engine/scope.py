@@ -7,6 +7,9 @@ are opened then have views in the place of the tables (`node.index.engine.narrow
 A request over HTTP begins with the scope `NOBODY` and gets that of its caller once they are known, so what forgets to
 ask who calls shows nothing. The scope is kept in an object that all threads of a request share, because each of them
 has a copy of the context.
+
+Starlette gives its threads that copy. A thread that a request starts itself (`threading.Thread`, `submit` of an
+executor, `run_in_executor`) has none, and would read the whole index: it begins with `copy_context().run`.
 """
 
 from __future__ import annotations
