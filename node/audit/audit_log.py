@@ -65,6 +65,15 @@ class AuditEvent(Enum):
     USER_AUTHENTICATION = ("110114", "User Authentication")
 
 
+class EventType(Enum):
+    """What kind of an event it was, PS3.16 context group 401."""
+
+    APPLICATION_START = ("110120", "Application Start")
+    APPLICATION_STOP = ("110121", "Application Stop")
+    LOGIN = ("110122", "Login")
+    LOGOUT = ("110123", "Logout")
+
+
 class Action(Enum):
     """Event Action Code, PS3.15 A.5.2."""
 
@@ -107,6 +116,7 @@ class AuditMessage:
     participants: Sequence[Participant]
     objects: Sequence[Mapping[str, Any]] = ()
     detail: str = ""
+    type: EventType | None = None
 
 
 APPLICATION, DESTINATION, SOURCE_MEDIA, SOURCE = "110150", "110152", "110155", "110153"
@@ -178,7 +188,7 @@ class Audit:
         code, meaning = message.event.value
         content = {
             "at": self._now().isoformat(timespec="milliseconds"),
-            "event": {"code": code, "scheme": "DCM", "meaning": meaning},
+            "event": {"code": code, "scheme": "DCM", "meaning": meaning, **_typed(message.type)},
             "action": message.action.value,
             "outcome": message.result.value,
             "source": self._source,
@@ -323,6 +333,10 @@ class Transfers:
         """Write the lines of all open transfers."""
         for sender in list(self._open):
             self.ended(sender, "ended")
+
+
+def _typed(kind: EventType | None) -> dict[str, Any]:
+    return {} if kind is None else {"type": {"code": kind.value[0], "meaning": kind.value[1]}}
 
 
 def _failed(path: Path, error: OSError) -> AuditFailed:

@@ -19,7 +19,7 @@ import structlog
 from node.archive.base import Uploads
 from node.association.client.association import Address
 from node.association.listener import Listener
-from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import described, offered
 from node.children.decoder import Decoder
@@ -163,7 +163,7 @@ class Node:
         if self._web is not None:
             web_host, web_port = self._web.start()
             web = f"{self._web.scheme}://{f'[{web_host}]' if ':' in web_host else web_host}:{web_port}/"
-        self._note_activity("started")
+        self._note_activity("started", EventType.APPLICATION_START)
         if offered().landlock and offered().seccomp:
             log.info("decoders_confined", detail=described())
         else:
@@ -225,7 +225,7 @@ class Node:
             with suppress(VoxelnodeError):  # the index is away: the lease ends by itself
                 self._membership.leave(left_behind)
         remove_counters(self._root)
-        self._note_activity("stopped")
+        self._note_activity("stopped", EventType.APPLICATION_STOP)
         self._repository.close()
         log.info("stopped")
 
@@ -376,11 +376,11 @@ class Node:
         membership: Membership = resolve(index_server().membership)(parts)
         return membership
 
-    def _note_activity(self, activity: str) -> None:
+    def _note_activity(self, activity: str, kind: EventType) -> None:
         participants = [Participant(self._settings.dicom.ae_title, APPLICATION)]
         detail = f"voxelnode {__version__} {activity}"
         message = AuditMessage(
-            AuditEvent.APPLICATION_ACTIVITY, Action.EXECUTE, Result.SUCCESS, participants, detail=detail
+            AuditEvent.APPLICATION_ACTIVITY, Action.EXECUTE, Result.SUCCESS, participants, detail=detail, type=kind
         )
         self._repository.audit.note(message)
 

@@ -30,7 +30,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from node.addresses import block_of
-from node.audit.audit_log import Action, AuditEvent, Result
+from node.audit.audit_log import Action, AuditEvent, EventType, Result
 from node.budget import Claim, Stage, Standing
 from node.index.engine.scope import Scope as IndexScope
 from node.index.engine.scope import become, within
@@ -354,7 +354,7 @@ class Access:
             return ""
         name = session.account.name
         self._accounts.close_session(digest(value))
-        self._audit_login((name, address_of(request)), Result.SUCCESS, "Logout")
+        self._audit_login((name, address_of(request)), Result.SUCCESS, "Logout", kind=EventType.LOGOUT)
         return name
 
     @property
@@ -484,8 +484,17 @@ class Access:
         if self.trail.record(event, Action.EXECUTE, pair, (), sentence, result, once=True):
             log.warning("passwords_guessed", account=pair[0], address=pair[1], detail=sentence)
 
-    def _audit_login(self, caller: tuple[str, str], result: Result, detail: str, *, once: bool = False) -> None:
-        self.trail.record(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, caller, (), detail, result, once=once)
+    def _audit_login(
+        self,
+        caller: tuple[str, str],
+        result: Result,
+        detail: str,
+        *,
+        once: bool = False,
+        kind: EventType = EventType.LOGIN,
+    ) -> None:
+        event = AuditEvent.USER_AUTHENTICATION
+        self.trail.record(event, Action.EXECUTE, caller, (), detail, result, once=once, kind=kind)
 
 
 class _Verified:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
 
 REPEAT_SECONDS = 60.0
 """Repeated access by the same account is recorded once in this time: a viewer requests each slice separately."""
@@ -44,6 +44,7 @@ class AuditTrail:
         result: Result = Result.SUCCESS,
         *,
         once: bool = False,
+        kind: EventType | None = None,
     ) -> bool:
         """Write a line about `caller` (account, address). If the log cannot be written, the request still proceeds.
 
@@ -53,7 +54,7 @@ class AuditTrail:
             return False
         account, address = caller
         participants = [Participant(account, "", address, is_requestor=True), Participant(self._ae_title, APPLICATION)]
-        self._audit.note(AuditMessage(event, action, result, participants, objects, detail))
+        self._audit.note(AuditMessage(event, action, result, participants, objects, detail, kind))
         return True
 
     def _is_repeated(self, key: str) -> bool:

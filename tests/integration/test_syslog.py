@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.errors import UsageError
 from node.extensions.syslog.collector import TlsSyslog, opened
 from node.settings.model import AuditSettings
@@ -207,7 +207,7 @@ def test_messages_of_dicom_are_those_of_the_schema(
     objects = [{"study_instance_uid": "1.2", "patient_id": "P<1>", "instances": 3}, {"uid": "1.9", "\x01": None}, {}]
     for event in AuditEvent:
         for told in ((who, objects, "Doe^Jane & <\x00\udcff>"), ([], (), "")):
-            audit.note(AuditMessage(event, Action.READ, Result.MINOR_FAILURE, *told))
+            audit.note(AuditMessage(event, Action.READ, Result.MINOR_FAILURE, *told, type=EventType.LOGIN))
     with accepted(collector, keys) as connection:
         received = [message(connection) for _ in range(2 * len(AuditEvent))]
         audit.close()
@@ -220,6 +220,7 @@ def test_messages_of_dicom_are_those_of_the_schema(
     assert [one.get("ParticipantObjectID") for one in parsed.findall("ParticipantObjectIdentification")] == [
         "1.2", "P<1>", "unknown",
     ]  # fmt: skip
+    assert parsed.find("EventIdentification/EventTypeCode").get("csd-code") == "110122"
     assert [one.get("NetworkAccessPointTypeCode") for one in parsed.findall("ActiveParticipant")] == ["2", "1", None]
 
 

@@ -194,7 +194,10 @@ def test_a_logout_ends_the_session_on_the_server(guarded: Site) -> None:
     assert client.post("/logout").status_code == 303
     thief = guarded.client(cookies={COOKIE: value})
     assert thief.get(API).status_code == 401
-    assert [line["detail"] for line in guarded.audited("User Authentication")] == ["Login", "Logout"]
+    audited = guarded.audited("User Authentication")
+    assert [(line["detail"], line["event"]["type"]["code"]) for line in audited] == [
+        ("Login", "110122"), ("Logout", "110123"),
+    ]  # fmt: skip
 
 
 def session(start_site: Callable[..., Site], hours: float) -> tuple[Site, httpx2.Client]:

@@ -41,6 +41,8 @@ def audit_message(line: str) -> str:
         EventActionCode=entry["action"], EventDateTime=entry["at"], EventOutcomeIndicator=str(entry["outcome"]),
     )  # fmt: skip
     _coded(event, "EventID", entry["event"]["code"], entry["event"]["scheme"], entry["event"]["meaning"])
+    if kind := entry["event"].get("type"):
+        _coded(event, "EventTypeCode", kind["code"], "DCM", kind["meaning"])
     if entry["detail"]:
         SubElement(event, "EventOutcomeDescription").text = _text(entry["detail"])
     source = entry["source"]
