@@ -48,6 +48,7 @@ ALLOWED_FIELDS = frozenset(
         "frames", "images", "count", "bytes", "free_bytes", "reserve_bytes", "seconds", "retry_seconds",
         "quiet_seconds", "deadline_seconds", "associations", "due_at", "root", "path", "folder", "pid", "worker",
         "version", "schema", "workers", "code", "template", "hook", "service",
+        "project",
         # HTTP: the account and the route, never the values in the path
         "method", "route", "account",
     }

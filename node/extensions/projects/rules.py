@@ -46,7 +46,7 @@ def _apply(index: Index, projects: ProjectRepository, rule: ProjectRule, series:
         with index.reading(wait=False) as view:
             there = view.repository(ReadProjects).series_of(rule.project_id)
         if there or series is None:
-            log.error("rule_of_project_wrong", project=rule.project, taken_out=len(there))
+            log.error("rule_of_project_wrong", project=rule.project, count=len(there))
         return projects.apply_rule(rule, there, set())
     with index.reading(wait=False) as view:
         if series is None:

@@ -83,7 +83,7 @@ def _one_line(compiled: Any) -> str:
         (sql.Unindexed(C.n).desc().nulls_last(), "+t.n DESC NULLS LAST", "t.n DESC NULLS LAST"),
         (
             sql.in_partial_index(C.id, PARTIAL),
-            "(t.id IN (SELECT n FROM t INDEXED BY ix_t_odd WHERE a LIKE '%x'))",
+            "(t.id IN (SELECT n FROM main.t INDEXED BY ix_t_odd WHERE a LIKE '%x'))",
             "(t.id IN (SELECT n FROM t WHERE a LIKE '%x'))",
         ),
         (C.a.is_distinct_from(C.n), "t.a IS NOT t.n", "t.a IS DISTINCT FROM t.n"),
