@@ -18,7 +18,7 @@ from node.selector import WrongSelector, compile_selector
 log = structlog.get_logger()
 
 STEP_SECONDS = 2.0
-"""Between two looks at what is new."""
+"""From a commit to the look at what is new: many commits share one."""
 
 ALL_SECONDS = 3600.0
 """Between two applications to all series, beside those after changes of rules and labels: some facts, such as days
@@ -68,20 +68,27 @@ class Rules(BackgroundService):
         self._last_series = 0
         self._labels: tuple[object, ...] | None = None
         self._all_at = 0.0
+        index.commit_listeners.append(self._follow)
 
-    def step(self) -> float:
-        """Apply the rules to series with events that are new, or to all; return the seconds until the next look."""
+    def _follow(self) -> None:
+        self.wake(STEP_SECONDS)
+
+    def step(self) -> float | None:
+        """Apply the rules to series with events that are new, or to all; return the seconds until all are due.
+
+        Commits wake it; without rules it sleeps until then.
+        """
         with self._index.reading(wait=False, following=True) as view:
             projects = view.repository(ReadProjects)
             if not projects.rules():
                 self._last_event = None
-                return STEP_SECONDS
+                return None
             labels = projects.labels_state()
             if self._last_event is None or labels != self._labels or monotonic() > self._all_at:
-                last, series = view.events.newest(), None
+                last, series, more = view.events.newest(), None, False
             else:
                 events = view.events.since(self._last_event, MAX_NEW)
-                last = events[-1]["id"] if events else self._last_event
+                last, more = events[-1]["id"] if events else self._last_event, len(events) == MAX_NEW
                 series = projects.rows_of({(one["study_instance_uid"], one["series_instance_uid"]) for one in events})
                 series |= projects.series_since(self._last_series)
             self._last_series = projects.newest_series()
@@ -90,4 +97,4 @@ class Rules(BackgroundService):
         if series is None:
             self._all_at = monotonic() + ALL_SECONDS
         self._last_event, self._labels = last, labels
-        return STEP_SECONDS
+        return 0 if more else max(self._all_at - monotonic(), 0)
