@@ -293,7 +293,7 @@ DESCRIPTION = (
         ("SC_rgb_jpeg_gdcm.dcm", 200),
         ("MR_small_jp2klossless.dcm", 200),
         ("MR_small_jpeg_ls_lossless.dcm", 409),  # of 16 bits: nobody says whether they are signed
-        ("examples_jpeg2k.dcm", 409),  # nobody says what its components are
+        ("examples_jpeg2k.dcm", 200),
         ("MR_small_RLE.dcm", 409),
     ],
 )
