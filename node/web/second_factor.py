@@ -6,9 +6,10 @@ import base64
 import datetime as dt
 import hmac
 import secrets
+from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.hashes import SHA1
-from cryptography.hazmat.primitives.twofactor.totp import TOTP
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.twofactor.totp import TOTP
 
 STEP_SECONDS, DIGITS = 30, 6
 """What every authenticator app can."""
@@ -62,4 +63,7 @@ def normal(recovery_code: str) -> str:
 
 
 def _totp(secret: str) -> TOTP:
+    from cryptography.hazmat.primitives.hashes import SHA1  # here, so that only a sign-in with a factor loads it
+    from cryptography.hazmat.primitives.twofactor.totp import TOTP
+
     return TOTP(base64.b32decode(secret), DIGITS, SHA1(), STEP_SECONDS)  # apps know no other digest

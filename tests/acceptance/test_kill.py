@@ -51,7 +51,7 @@ class Sender(threading.Thread):
 @pytest.mark.parametrize("when", [0, 1, 7, 20])
 def test_a_node_killed_while_it_receives_keeps_everything_acknowledged(tmp_path: Path, when: int) -> None:
     series = [make.ct_series(40) for _ in range(2)]
-    with Served(tmp_path / "root") as node:
+    with Served(tmp_path / "root", VOXELNODE_SERIES__ABORTED_GRACE_SECONDS="1") as node:  # the kill cuts senders off
         senders = [Sender(node.port, instances) for instances in series]
         for sender in senders:
             sender.start()

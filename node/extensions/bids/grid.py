@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Response
 from fastapi.responses import RedirectResponse
@@ -20,12 +20,8 @@ from pydantic import BaseModel, Field
 
 from node.dicom.attributes import is_identifier
 from node.errors import UsageError
-from node.extensions.bids.draft import Group, entities_of, groups_of, suffix_of, told_apart, words_of_task, written
-from node.extensions.bids.export import Exporter
 from node.extensions.bids.names import ENTITIES, KINDS, Kind, kind_of, label, problem_with, stem
-from node.extensions.bids.plan import Series
 from node.extensions.bids.rules import NAMED_BY_RULE, read_rules
-from node.extensions.bids.sources import IndexSource
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
 from node.extensions.deidentify.pseudonyms import made_key
 from node.extensions.pages.rendering import page
@@ -34,6 +30,10 @@ from node.selector import compile_selector
 from node.web.access import Call, ReaderCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
+
+if TYPE_CHECKING:  # else imported where the page is shown: what plans a data set loads NumPy
+    from node.extensions.bids.draft import Group
+    from node.extensions.bids.plan import Series
 from node.web.files import Member
 from node.web.prepared import prepared_of
 
@@ -108,6 +108,8 @@ def changed(call: ReaderCall, form: Annotated[Grid, Form()]) -> Response:
 
 
 def _answer(call: Call, form: Grid) -> Response:
+    from node.extensions.bids.draft import groups_of, told_apart, written
+
     with call.node.index.reading() as index:
         series = _series(call, index, form.study)
         rules = read_rules(None)
@@ -135,6 +137,9 @@ def _dataset(call: Call, studies: Sequence[str], rules: str) -> Response:
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid in studies]
 
     def members(check: Callable[[], None]) -> Iterator[Member]:
+        from node.extensions.bids.export import Exporter
+        from node.extensions.bids.sources import IndexSource
+
         work.mkdir(parents=True)
         (work / RULES).write_text(rules, encoding="utf-8")
         with node.index.reading() as index:
@@ -160,6 +165,8 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def _series(call: Call, index: ReadIndex, studies: Sequence[str]) -> list[Series]:
     """Return the series of studies, and record access to them."""
+    from node.extensions.bids.sources import IndexSource
+
     source = IndexSource(index, call.node.archive.local)
     wanted = {study: patient for study in studies if (patient := source.patient_of(study)) is not None}
     if not wanted:
@@ -205,6 +212,8 @@ def _first_kind(group: Group) -> str:
 
 def _proposed(group: Group, added: str) -> dict[str, str]:
     """Return the cells of a row before somebody changes them."""
+    from node.extensions.bids.draft import entities_of, suffix_of, words_of_task
+
     if group.is_left_out:
         return {"kind": LEFT_OUT, "more": "", **dict.fromkeys(COLUMNS, "")}
     kind, entities = None, {}
