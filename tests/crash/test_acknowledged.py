@@ -32,6 +32,7 @@ def send(node: Node, instances: list[Sent], journal: Journal) -> None:
     sender.join()
 
 
+@pytest.mark.slow
 def test_a_kill_before_the_commit_leaves_no_success_where_the_index_is_promised(tmp_path: Path) -> None:
     series, root = new_series(5), tmp_path / "root"
     uids = [one.sop_instance_uid for one in series]
