@@ -362,7 +362,26 @@ class Archive:
         return folder
 
 
-class PartFile:
+class _Part:
+    """A name in the folder of what comes in, and an open file, until the record of the instance is applied."""
+
+    _path: str
+    _file: int
+    _open = False
+
+    def abandon(self) -> None:
+        """Remove the name; a second call does nothing. Never call it after the record was written."""
+        self._close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._file)
+
+
+class PartFile(_Part):
     """A large instance while its bytes are received. Not thread-safe."""
 
     def __init__(self, archive: Archive, name: str) -> None:
@@ -403,19 +422,8 @@ class PartFile:
             self._archive.sync_parts()
         reached("part-synced")
 
-    def abandon(self) -> None:
-        """Discard the instance; a second call does nothing. Never call it after the record was written."""
-        self._close()
-        with suppress(FileNotFoundError):
-            os.unlink(self._path)
 
-    def _close(self) -> None:
-        if self._open:
-            self._open = False
-            os.close(self._file)
-
-
-class PartLink:
+class PartLink(_Part):
     """An instance whose bytes stay in a file outside the archive, until its record is applied. Not thread-safe."""
 
     def __init__(self, archive: Archive, name: str, file: Path) -> None:
@@ -443,17 +451,6 @@ class PartLink:
         with self._archive.intake.refusing():
             self._close()
             self._archive.sync_parts()
-
-    def abandon(self) -> None:
-        """Remove the link; a second call does nothing. Never call it after the record was written."""
-        self._close()
-        with suppress(FileNotFoundError):
-            os.unlink(self._path)
-
-    def _close(self) -> None:
-        if self._open:
-            self._open = False
-            os.close(self._file)
 
 
 def _sync_own(path: Path) -> None:

@@ -56,6 +56,11 @@ CallingAet = Annotated[
 MAX_NUMBER = 2**53 - 1
 """What JSON carries without loss (RFC 8259, section 6); SQLite and PostgreSQL hold more."""
 
+StudyUids = Annotated[list[str], typer.Argument(metavar="STUDY", help="Study Instance UIDs.")]
+SeriesUids = Annotated[
+    list[str], typer.Option("--series", metavar="UID", help="These series of the study, rather than the study itself.")
+]
+
 Given = dict[str, tuple[str, Any]]
 """Options that override keys of the configuration: the key and the value by the option; None is no value."""
 
@@ -261,3 +266,13 @@ def confirm(act: str, question: str, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"{act} cannot be undone; without a terminal, confirm with --yes")
     typer.confirm(question, abort=True)
+
+
+def studies_or_series(studies: list[str], series: list[str]) -> list[list[str]]:
+    """Return pairs of a Study and a Series Instance UID; the latter is empty for a study itself.
+
+    Raises BadParameter if there are series, and more than one study.
+    """
+    if series and len(studies) > 1:
+        raise typer.BadParameter("--series is of one study: name that study alone.")
+    return [[studies[0], uid] for uid in series] if series else [[uid, ""] for uid in studies]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.options import ChangedRoot, Commands, Root, SeriesUids, StudyUids, studies_or_series
 from node.cli.output import Answer, Columns, Listing, listing
 
 app = Commands(help="Give labels to studies and series, and take them away.", no_args_is_help=True)
@@ -14,10 +14,6 @@ app = Commands(help="Give labels to studies and series, and take them away.", no
 LABELS: Columns = {"label": "label", "studies": "studies", "series": "series"}
 
 Label = Annotated[str, typer.Argument(metavar="LABEL", help="At most 64 characters, without a comma.")]
-Studies = Annotated[list[str], typer.Argument(metavar="STUDY", help="Study Instance UIDs.")]
-Series = Annotated[
-    list[str], typer.Option("--series", metavar="UID", help="These series of the study, rather than the study itself.")
-]
 
 
 @app.command("list")
@@ -31,21 +27,19 @@ def list_(root: Root) -> Listing:
 
 
 @app.command()
-def add(label: Label, studies: Studies, series: Series = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
+def add(label: Label, studies: StudyUids, series: SeriesUids = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
     """Give a label to studies, or to series of one study."""
     return _change(root, "add", label, studies, series)
 
 
 @app.command()
-def remove(label: Label, studies: Studies, series: Series = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
+def remove(label: Label, studies: StudyUids, series: SeriesUids = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
     """Take a label from studies, or from series of one study."""
     return _change(root, "remove", label, studies, series)
 
 
 def _change(root: ChangedRoot, how: str, label: str, studies: list[str], series: list[str]) -> Answer:
-    if series and len(studies) > 1:
-        raise typer.BadParameter("--series is of one study: name that study alone.")
-    targets = [[studies[0], uid] for uid in series] if series else [[uid, ""] for uid in studies]
+    targets = studies_or_series(studies, series)
     done = root.order("change-labels", targets=targets, **{how: [label]})
     what = "series" if series else "studies"
     said = "given to" if how == "add" else "taken from"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.options import ChangedRoot, Commands, Root, SeriesUids, StudyUids, studies_or_series
 from node.cli.output import Answer, Columns, Listing, listing
 
 app = Commands(help="Limit accounts to the series of projects.", no_args_is_help=True)
@@ -22,10 +22,6 @@ PROJECTS: Columns = {
 
 Project = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of the project.")]
 Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name of the account.")]
-Studies = Annotated[list[str], typer.Argument(metavar="STUDY", help="Study Instance UIDs.")]
-Series = Annotated[
-    list[str], typer.Option("--series", metavar="UID", help="These series of the study, rather than the study itself.")
-]
 
 
 @app.command("list")
@@ -99,20 +95,14 @@ def limit(
 
 
 @app.command()
-def add(project: Project, studies: Studies, series: Series = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
+def add(project: Project, studies: StudyUids, series: SeriesUids = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
     """Put studies, or series of one study, into a project. New series of such a study are in it, too."""
-    done = root.order("change-project-contents", name=project, add=_contents(studies, series))
+    done = root.order("change-project-contents", name=project, add=studies_or_series(studies, series))
     return Answer(done, f"{done['added']} put into {project}")
 
 
 @app.command()
-def take(project: Project, studies: Studies, series: Series = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
+def take(project: Project, studies: StudyUids, series: SeriesUids = [], *, root: ChangedRoot) -> Answer:  # noqa: B006
     """Take out of a project what was put into it. What its rule selects stays."""
-    done = root.order("change-project-contents", name=project, remove=_contents(studies, series))
+    done = root.order("change-project-contents", name=project, remove=studies_or_series(studies, series))
     return Answer(done, f"{done['removed']} taken out of {project}")
-
-
-def _contents(studies: list[str], series: list[str]) -> list[list[str]]:
-    if series and len(studies) > 1:
-        raise typer.BadParameter("--series is of one study: name that study alone.")
-    return [[studies[0], uid] for uid in series] if series else [[uid, ""] for uid in studies]

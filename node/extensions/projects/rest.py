@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import Field
 
-from node.extensions.projects.actions import MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
+from node.extensions.projects.actions import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.projects import ReadProjects
 from node.web.access import AdminCall, ReaderCall, for_projects
@@ -47,7 +47,7 @@ class ProjectFields(Resource):
 
     description: Annotated[str | None, Field(max_length=MAX_DESCRIPTION_CHARACTERS)] = None
     rule: Annotated[str | None, Field(max_length=2000)] = None
-    called_ae_title: Annotated[str | None, Field(max_length=16)] = None
+    called_ae_title: Annotated[str | None, Field(max_length=MAX_AE_TITLE_CHARACTERS)] = None
 
 
 class SetProject(Resource):
