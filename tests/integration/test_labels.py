@@ -115,6 +115,7 @@ def test_what_has_no_files_any_more_has_no_labels(two: Root) -> None:
     assert count() == [0, 0]
 
 
+@pytest.mark.slow
 def test_the_command_gives_lists_and_takes(tmp_path: Path) -> None:
     root = ("--root", tmp_path / "root")
     (tmp_path / "files").mkdir()
