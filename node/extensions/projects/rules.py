@@ -31,7 +31,7 @@ MAX_NEW = 1000
 def apply_rules(index: Index, series: set[int] | None = None) -> int:
     """Apply all rules to series by their row ids, None: to all; return how many came into or left projects.
 
-    A rule that is none any more, such as one of a later version, selects nothing, and does not stop the others.
+    A rule that does not compile, such as a rule of a later version, selects nothing and does not stop other rules.
     """
     projects = index.repository(ProjectRepository)
     with index.reading(wait=False) as view:

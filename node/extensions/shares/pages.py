@@ -1,4 +1,4 @@
-"""What a link opens: the series of a study with their pictures, and their files if the link lets them be downloaded."""
+"""The page of a link: the series of a study with their pictures, and their files if the link allows downloads."""
 
 from __future__ import annotations
 
