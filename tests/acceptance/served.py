@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from node.association.client.association import Address
+from node.receive.association_notes import NOTES_FILE
 from tests.preloaded import Process
 from tests.rows import view_rows
 
@@ -76,6 +77,11 @@ class Served:
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         return view_rows(self.root, query)
+
+    def wait_until_released(self) -> None:
+        """Return when the node has noted the end of every association: killed before, it counts them as cut off."""
+        notes = self.root / NOTES_FILE
+        until(lambda: not notes.exists() or notes.stat().st_size == 0, 30, "the end of every association noted")
 
     def wait_until_settled(self, seconds: float = 120) -> None:
         """Return when no series waits for its conversion any more."""

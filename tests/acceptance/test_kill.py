@@ -98,6 +98,7 @@ def test_a_node_killed_in_the_quiet_time_still_owes_the_conversion(tmp_path: Pat
         sender = Sender(node.port, make.ct_series(3))
         sender.start()
         sender.join()
+        node.wait_until_released()
         node.kill()
         node.start()
         node.wait_until_settled()
@@ -111,6 +112,7 @@ def test_a_performed_step_outlives_a_kill_and_its_list_converts_the_series(tmp_p
         sender = Sender(node.port, images[:3])
         sender.start()
         sender.join()
+        node.wait_until_released()
         with Modality(node.address) as modality:
             assert modality.create(begun("1.2.1")).Status == 0
             node.kill()
