@@ -50,6 +50,7 @@ def test_a_kill_before_the_commit_leaves_no_success_where_the_index_is_promised(
         assert [row["sop_instance_uid"] for row in read_rows(root, UIDS)] == uids
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_is_in_the_store_although_the_disk_of_the_host_is_lost(tmp_path: Path) -> None:
     series, store, root = new_series(5), tmp_path / "store", tmp_path / "root"
     store.mkdir()
