@@ -142,6 +142,9 @@ class Remote(Protocol):
     def object_problems(self, files: Sequence[ArchivedFile]) -> Iterator[str | None]:
         """Yield `object_problem` of each file, several of which are read at a time."""
 
+    def has_any(self, folder: str) -> bool:
+        """Return whether the store has objects whose keys begin with a folder."""
+
     def downloaded(self, key: str) -> Path | None:
         """Copy an object of any content to a new part file, and return its path; None if there is none.
 
@@ -160,8 +163,11 @@ class Remote(Protocol):
     def adopt_all(self, quiet_seconds: Callable[[str], float], now: dt.datetime) -> None:
         """Index all objects of instances that no row names, for an index that is new."""
 
-    def remove_unknown_volumes(self, now: dt.datetime) -> None:
-        """Order the removal of the objects of revisions that no row names. Their series are converted again."""
+    def remove_unknown_volumes(self, keeps: Callable[[str], bool], now: dt.datetime) -> None:
+        """Order the removal of the objects of revisions that no row names. Their series are converted again.
+
+        `keeps`: takes the key of an object, and says whether it stays.
+        """
 
     def close(self) -> None:
         """End what it does for others."""

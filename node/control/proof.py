@@ -45,7 +45,7 @@ FIRST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 NOT_RESTORED = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", "work", "control.sock")
 
-EXPECTED = ("journal-waiting", "file-unknown", "file-back", "instance-lost", "volume-unknown")
+EXPECTED = ("journal-waiting", "file-unknown", "file-back", "instance-lost", "volume-unknown", "volume-kept")
 """Findings before the first start that a copy of a receiving node has; lost instances are looked for after it."""
 
 

@@ -20,6 +20,7 @@ from node.audit.audit_log import Audit, Transfers
 from node.background import BackgroundService
 from node.control.actions import Actions
 from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_created, require_index
+from node.conversion.volume_files import LostSources
 from node.durable import make_folder
 from node.errors import UsageError, VoxelnodeError
 from node.hookspecs import Results
@@ -236,7 +237,8 @@ class Repository:
     def _remove_unknown_volumes(self, *, is_new: bool) -> None:
         """Order the removal of objects of volumes that no row names, after those of a previous index have theirs."""
         if is_new and self.archive.remote is not None:
-            self.archive.remote.remove_unknown_volumes(self.index.now())
+            lost = LostSources(self.index.lost.by_series())
+            self.archive.remote.remove_unknown_volumes(lost.may_be_in, self.index.now())
 
     def _begin_to_take(self, root: Path) -> None:
         """Free the journal of what was applied, and apply what is received from now on."""

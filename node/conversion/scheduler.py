@@ -25,7 +25,7 @@ from node.completeness import lost_instances
 from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged, record_outcome, write_volumes
-from node.conversion.volume_files import remove_folder
+from node.conversion.volume_files import LostSources, remove_folder, series_folder
 from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
 from node.hookspecs import ObjectKind
@@ -261,6 +261,8 @@ class Worker(IndexFollower):
         if claimed.current is not None and claimed.current.holds_lost:
             return partial(self._record_lost, claimed)
         try:
+            if (kept := self._made_of_lost(claimed)) is not None:
+                return partial(self._record_lost, claimed, f"; {kept} was made of them, and stays")
             if is_unchanged(claimed, self._archive, self._options):
                 return partial(self._record_unchanged, claimed)
             outcome = write_volumes(
@@ -397,10 +399,27 @@ class Worker(IndexFollower):
             return
         self._index.series.record_damaged(claimed, str(error), error.references, self._now())
 
-    def _record_lost(self, claimed: ClaimedSeries) -> None:
-        """Set a series aside whose current volumes hold instances that are lost now: none takes their place."""
+    def _made_of_lost(self, claimed: ClaimedSeries) -> str | None:
+        """Return the folder of volumes of a series that were made of lost instances, and that the index has forgotten.
+
+        Raises StoreAway if the object store is to tell, and does not answer.
+        """
+        if claimed.current is not None or not claimed.expectation.lost:
+            return None
+        key = (claimed.study_instance_uid, claimed.series_instance_uid)
+        lost = LostSources({key: self._index.lost.by_series().get(key, set())})
+        if folders := lost.folders(self._archive.root):
+            return folders[-1]
+        remote, folder = self._archive.remote, series_folder(*key)
+        return folder if remote is not None and remote.has_any(folder) else None
+
+    def _record_lost(self, claimed: ClaimedSeries, kept: str = "") -> None:
+        """Set a series aside whose volumes were made of instances that are lost now: none takes their place.
+
+        `kept`: what no row names of them, as the end of a sentence.
+        """
         references = [(found.key, found.revision) for found in claimed.referenced]
-        detail = f"{lost_instances(claimed.expectation.lost)}: send them again, or write them off"
+        detail = f"{lost_instances(claimed.expectation.lost)}: send them again, or write them off{kept}"
         self._index.series.record_damaged(claimed, detail, references, self._now())
 
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.archive.base import VOLUMES
 from node.durable import sync_file
 from node.index.nouns.records import RevisionFile
 
@@ -40,8 +41,12 @@ _parents = threading.Lock()
 def revision_folder(claimed: ClaimedSeries) -> Path:
     """Return the folder of the files that the conversion of a claimed series makes, relative to the root."""
     name = f"{claimed.revision}-{claimed.claim[:CLAIM_LETTERS]}"
-    study, series = folder_name(claimed.study_instance_uid), folder_name(claimed.series_instance_uid)
-    return Path("volumes", study, series, name)
+    return Path(series_folder(claimed.study_instance_uid, claimed.series_instance_uid), name)
+
+
+def series_folder(study_instance_uid: str, series_instance_uid: str) -> str:
+    """Return the folder of all revisions of a series, relative to the root; it begins the keys of their objects."""
+    return f"{VOLUMES}/{folder_name(study_instance_uid)}/{folder_name(series_instance_uid)}"
 
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -163,8 +168,46 @@ def _names(folder: str) -> list[str]:
         return []
 
 
+class LostSources:
+    """The folders and objects of volumes that no row names and that were made of lost instances.
+
+    An index that was lost with everything in it leaves them. No volume of the instances that are left is better: they
+    stay until the lost instances are here again or are written off.
+
+    `lost`: the lost instances of each series, by its Study and Series Instance UIDs.
+    """
+
+    def __init__(self, lost: Mapping[tuple[str, str], set[str]]) -> None:
+        self._lost = {series_folder(*key): uids for key, uids in lost.items()}
+
+    def are_in(self, root: Path, folder: str) -> bool:
+        """Return whether the sidecars in a folder of a revision, relative to the root, name lost instances.
+
+        So do sidecars that cannot be read, as far as anybody knows.
+        """
+        uids = self._lost.get(folder.rpartition("/")[0])
+        if uids is None:
+            return False
+        try:
+            texts = [path.read_text("utf-8", "replace") for path in Path(root, folder).glob("*.json")]
+        except OSError:
+            return True
+        return not texts or any(f'"{uid}"' in text for text in texts for uid in uids)
+
+    def may_be_in(self, key: str) -> bool:
+        """Return whether an object of a revision is of a series with lost instances."""
+        return key.rsplit("/", 2)[0] in self._lost
+
+    def folders(self, root: Path) -> list[str]:
+        """Return the folders of these series that were made of lost instances, relative to the root."""
+        found = [f"{folder}/{name}" for folder in self._lost for name in sorted(_names(f"{root}/{folder}"))]
+        return [folder for folder in found if self.are_in(root, folder)]
+
+
 def sweep(archive: Archive, index: Index) -> int:
     """Remove work folders, and volume folders that no row names; return their number.
+
+    Folders that were made of lost instances stay (`LostSources`).
 
     Runs before any conversion of this host. What other hosts have published and not recorded yet belongs to their
     claims. The order matters: files, claims, rows; a claim ends with the commit of the rows.
@@ -175,7 +218,9 @@ def sweep(archive: Archive, index: Index) -> int:
     there = list(_revision_folders(archive.root))
     claims = {claim[:CLAIM_LETTERS] for claim in index.series.claims()}
     live = index.conversions.live_folders() if there else set()  # with an object store, few are on the disk
-    orphans = [folder for folder in there if folder not in live and folder.rpartition("-")[2] not in claims]
+    unnamed = [folder for folder in there if folder not in live and folder.rpartition("-")[2] not in claims]
+    lost = LostSources(index.lost.by_series() if unnamed else {})
+    orphans = [folder for folder in unnamed if not lost.are_in(archive.root, folder)]
     for orphan in orphans:
         with suppress(OSError):
             remove_folder(archive.root / orphan)

@@ -18,7 +18,7 @@ from node.acknowledged import FOLDER, entries, problems
 from node.archive.base import VOLUMES, is_of_revision
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
-from node.conversion.volume_files import sweep
+from node.conversion.volume_files import LostSources, sweep
 from node.durable import make_folder
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory
 from node.files.reading import read_instance
@@ -63,6 +63,7 @@ Kind = Literal[
     "volume-missing",
     "volume-altered",
     "volume-unknown",  # a folder of volumes without a revision
+    "volume-kept",  # the same, or an object, made of instances that are lost
     "volume-object",  # the object of a file of a revision is missing or altered
     # Only a proof of a backup finds these.
     "digest-differs",
@@ -202,6 +203,7 @@ _MENDED_TOGETHER: Mapping[Kind, str] = {
     "ledger-damaged": "what the index has was added to the ledger",
     "instance-lost": "noted: `voxelnode lost list`",
     "volume-unknown": "removed",
+    "volume-kept": "stays until the lost instances of its series are here or written off",
 }
 """What became of findings that are mended before or after the others."""
 
@@ -555,9 +557,11 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -
             yield Finding("volume-missing", row.path, detail, series=to_convert_again(row))
         else:
             yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=to_convert_again(row))
-    for folder in sorted((root / VOLUMES).glob("*/*/*/")):
-        if str(folder.relative_to(root)) not in named:
-            yield Finding("volume-unknown", str(folder.relative_to(root)))
+    lost = LostSources(index.lost.by_series())
+    for path in sorted((root / VOLUMES).glob("*/*/*/")):
+        folder = str(path.relative_to(root))
+        if folder not in named:
+            yield Finding("volume-kept" if lost.are_in(root, folder) else "volume-unknown", folder)
 
 
 def revision_of(row: VolumeFile) -> str:

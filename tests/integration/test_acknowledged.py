@@ -13,6 +13,7 @@ from node.acknowledged import FOLDER, entries, segments
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
+from node.conversion.volume_files import sweep
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
@@ -31,6 +32,7 @@ def convert_all(settings: Settings) -> None:
     """Let the worker of a node convert what is due."""
     with Repository(settings) as repository:
         index = repository.index
+        sweep(repository.archive, index)
         worker = Worker(repository.archive, index, settings.convert, index.now)
         worker.start()
         deadline = monotonic() + 60.0
@@ -67,24 +69,35 @@ def test_a_rebuild_after_a_loss_calls_no_part_of_a_series_complete(settings: Set
     [before] = view_rows(root, "SELECT revision, verdict FROM v_series")
     assert before["verdict"] == "complete"
     remove_files(root, sent[:3])
+    [volume] = root.glob("volumes/*/*/*/*.nii.gz")
+    whole = volume.read_bytes()
     if loss == "index":
         lose_index(root)
     assert rebuild_index(quick).lost == 3
     assert lost_uids(root) == uids_of(sent[:3])
     convert_all(quick)
-    [series] = view_rows(root, "SELECT revision, state, verdict, verdict_reason FROM v_series")
+    assert volume.read_bytes() == whole, "nothing of the instances that are left is better"
+    kept = [str(volume.parent.relative_to(root))] if loss == "index" else []
+    findings = check_repository(quick, digests=False, repair=True)
+    assert [finding.path for finding in findings if finding.kind == "volume-kept"] == kept
+    assert volume.exists()
+    [series] = view_rows(root, "SELECT revision, state, error, verdict, verdict_reason FROM v_series")
     assert (series["verdict"], series["verdict_reason"]) == (
         "incomplete",
         "3 instances were acknowledged and are not here",
     )
+    assert series["state"] == "failed"
     if loss == "rows":
         assert series["revision"] == before["revision"], "the volume of all 8 stays current"
-        assert series["state"] == "failed"
+    else:
+        assert kept[0] in series["error"]
     received(quick, sent[:3])
     assert lost_uids(root) == set()
     convert_all(quick)
     [series] = view_rows(root, "SELECT state, verdict, instances FROM v_series")
     assert (series["state"], series["verdict"], series["instances"]) == ("converted", "complete", 8)
+    convert_all(quick)
+    assert volume.exists() == (loss == "rows"), "what no row names goes once nothing of its series is lost"
 
 
 def test_what_was_deleted_is_not_missed_by_a_new_index(settings: Settings) -> None:

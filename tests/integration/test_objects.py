@@ -463,6 +463,40 @@ def test_a_new_index_tells_which_objects_of_acknowledged_instances_are_gone(
     assert lost < {str(ds.SOPInstanceUID) for ds in series}
 
 
+@pytest.mark.slow
+def test_volumes_of_lost_instances_stay_in_the_store_with_a_new_index(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    node = serve(cache_bytes=0)
+    node.take(*make.ct_series(8))
+    node.convert()
+    node.upload()
+    made = volumes(tmp_path)
+    shutil.rmtree(node.root / "volumes")
+    node.forget()
+    node.close()
+    lose_index(node.root)
+    for name in sorted(objects(tmp_path))[:3]:
+        (tmp_path / "store" / name).unlink()
+    assert rebuild_index(node.settings).lost == 3
+    node = serve(cache_bytes=0)
+    index = node.repository.index
+    worker = Worker(node.repository.archive, index, ConvertSettings(), lambda: index.now() + dt.timedelta(hours=1))
+    worker.start()
+    until(lambda: not index.series.count_open(), 60, "an outcome")
+    worker.stop()
+    [series] = node.rows("SELECT state, verdict, error FROM v_series")
+    assert (series["state"], series["verdict"]) == ("failed", "incomplete")
+    assert "was made of them, and stays" in series["error"]
+    node.close()
+    for repair in (True, False):
+        findings = check_repository(node.settings, digests=False, repair=repair)
+        assert {finding.path for finding in findings if finding.kind == "volume-kept"} == made.keys()
+    node = serve(cache_bytes=0)
+    node.upload()
+    assert volumes(tmp_path) == made
+
+
 def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:

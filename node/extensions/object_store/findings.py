@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 from time import time
 
 from node.archive.base import VOLUMES, ArchivedFile, File
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, is_key
 from node.archive.intact import MISSING
+from node.conversion.volume_files import LostSources
 from node.extensions.object_store.remote import marked, problem_in_store
 from node.extensions.object_store.stores import ObjectStore, StoredObject
 from node.index.database.reading import ReadIndex
@@ -41,12 +42,18 @@ def findings(
     def known(found: StoredObject) -> bool:
         return found.key in losers or (serving and time() - found.written_at < RECEIVING_SECONDS)
 
+    yield from _without_rows(store, index, known)
+
+
+def _without_rows(store: ObjectStore, index: ReadIndex, known: Callable[[StoredObject], bool]) -> Iterator[Finding]:
     strays = (found.key for found in store.objects("objects") if is_key(found.key) and not known(found))
     while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
         yield from (Finding("object-unknown", key) for key in index.instances.unknown_keys(batch))
+    lost = LostSources(index.lost.by_series())
     strays = (found.key for found in store.objects(VOLUMES) if not known(found))
     while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
-        yield from (Finding("object-unknown", key) for key in index.volumes.unknown_keys(batch))
+        for key in index.volumes.unknown_keys(batch):
+            yield Finding("volume-kept" if lost.may_be_in(key) else "object-unknown", key)
 
 
 def _with_objects(store: ObjectStore, files: Iterable[File]) -> Iterator[tuple[File, StoredObject | None]]:

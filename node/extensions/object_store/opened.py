@@ -63,7 +63,7 @@ class RootStore(CachedStore):
         while batch := list(islice(keys, MAX_BATCH)):
             self.adopt(batch, quiet_seconds, now)
 
-    def remove_unknown_volumes(self, now: dt.datetime) -> None:
-        keys = (found.key for found in self.store.objects(VOLUMES))
+    def remove_unknown_volumes(self, keeps: Callable[[str], bool], now: dt.datetime) -> None:
+        keys = (found.key for found in self.store.objects(VOLUMES) if not keeps(found.key))
         while batch := list(islice(keys, MAX_BATCH)):
             self._places.remove(batch, now)

@@ -325,6 +325,11 @@ class CachedStore:
         """See `node.archive.base.Remote.object_problems`."""
         return self.threads.map(self.object_problem, files)
 
+    def has_any(self, folder: str) -> bool:
+        """See `node.archive.base.Remote`."""
+        self.require_own()
+        return next(self.store.objects(folder), None) is not None
+
     def downloaded(self, key: str) -> Path | None:
         """Copy an object of any content to a new file in `incoming`, and return its path; None if there is none.
 

@@ -7,7 +7,7 @@ Which instances were acknowledged is in the ledger beside the files (`node.ackno
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -44,6 +44,15 @@ def count_lost(connection: Connection, series: tuple[str, str] | None = None) ->
     """Count the lost instances: all, or those of the series with these Study and Series Instance UIDs."""
     of_it = _of(*series) if series is not None else ()
     return int(connection.execute(select(func.count(LostInstanceRow.id)).where(*of_it)).scalar_one())
+
+
+def lost_by_series(connection: Connection) -> dict[tuple[str, str], set[str]]:
+    """Return the lost instances of each series, by its Study and Series Instance UIDs."""
+    columns = LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid, LostInstanceRow.sop_instance_uid
+    found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for study, series, uid in connection.execute(select(*columns)):
+        found[study, series].add(uid)
+    return dict(found)
 
 
 def forget_lost(connection: Connection, plan: DeletionPlan) -> None:
@@ -122,6 +131,11 @@ class LostRepository(IndexRepository):
     def count(self, connection: Connection) -> int:
         """Count the lost instances."""
         return count_lost(connection)
+
+    @on_reader
+    def by_series(self, connection: Connection) -> dict[tuple[str, str], set[str]]:
+        """Return the lost instances of each series; see `lost_by_series`."""
+        return lost_by_series(connection)
 
     @on_reader
     def stored(self, connection: Connection, after: int, limit: int) -> list[tuple[int, Acknowledged]]:
@@ -243,6 +257,10 @@ class ReadLost(PagedRepository, LostViews):
     def absent(self, instances: Sequence[Acknowledged], settled: Settlements = MappingProxyType({})) -> list[int]:
         """Return which of some acknowledged instances are not here; see `absent`."""
         return absent(self._connection, instances, settled)
+
+    def by_series(self) -> dict[tuple[str, str], set[str]]:
+        """Return the lost instances of each series; see `lost_by_series`."""
+        return lost_by_series(self._connection)
 
     def newest(self, limit: int, skip: int = 0) -> list[Row]:
         """Return at most `limit` rows of ``v_lost_instances``, the last received first."""
