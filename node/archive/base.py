@@ -102,12 +102,15 @@ class Remote(Protocol):
         Whether the last upload found that the store does not answer, or not as that of this archive.
     foreign : str or None
         How it found that the store is not that of this archive, in words.
+    unkept : str or None
+        How it failed its trial, or did not keep the last objects that it confirmed; None once it keeps one again.
     awaited : AwaitedUploads or None
         The uploads for which senders wait; None: nobody waits for uploads.
     """
 
     is_away: bool
     foreign: str | None
+    unkept: str | None
     awaited: AwaitedUploads | None
 
     def local(self, file: ArchivedFile) -> Path:

@@ -39,8 +39,11 @@ def reasons_not_ready(
         **{name: trouble() for name, trouble in parts.items()},
     }
     found = {name: reason for name, reason in reasons.items() if reason is not None}
-    if (remote := ingest.archive.remote) is not None and remote.is_away and (role is not None or remote.foreign):
+    remote = ingest.archive.remote
+    if remote is not None and remote.is_away and (role is not None or remote.foreign):
         found["object store"] = remote.foreign or "it does not answer"
+    elif remote is not None and remote.unkept is not None:
+        found["object store"] = f"it cannot be relied on: {remote.unkept}; the files stay here"
     if role is None:
         return found
     needed = NEEDED[role]

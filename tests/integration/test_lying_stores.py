@@ -14,6 +14,7 @@ from node.conversion.scheduler import Worker
 from node.extensions.object_store.remote import try_store
 from node.index.database.look import looking
 from node.index.engine.place import place_of
+from node.receive.readiness import reasons_not_ready
 from node.receive.stored_files import report_damage
 from node.settings.model import Convert as ConvertSettings
 from tests import make
@@ -67,12 +68,15 @@ def test_no_local_file_goes_before_its_object_was_read_back(node: Served, lying:
         node.take(*series)
         lying.fault = fault
         assert node.upload() is None
+        why = reasons_not_ready(node.repository.ingest, {})["object store"]
+        assert "it cannot be relied on: " in why, fault
         node.forget()
         moved = {node.key_of(ds) for ds in series} - {str(path.relative_to(node.root)) for path in node.local()}
         assert moved == set(), fault
         assert node.places()[-2:] == ["spool", "spool"], fault
         lying.fault = None
         assert node.upload() is None
+        assert reasons_not_ready(node.repository.ingest, {}) == {}
         node.forget()
         assert node.local() == [], fault
         assert [node.content(ds) for ds in series] == [data_set_bytes(ds) for ds in series], fault
@@ -98,6 +102,7 @@ def test_a_store_is_tried_before_anything_moves_there(node: Served, lying: Lying
     node.uploads._has_begun = False  # as after a start
     lying.fault = KEEPS_NOTHING
     assert node.upload() == f"{place} {said[KEEPS_NOTHING]}"
+    assert said[KEEPS_NOTHING] in reasons_not_ready(node.repository.ingest, {})["object store"]
     assert len(node.local()) == 1
     lying.fault = None
     assert node.upload() is None

@@ -159,6 +159,7 @@ class CachedStore:
         self._root, self._intake, self._cache_bytes = root, intake, cache_bytes
         self.is_away = False
         self.foreign: str | None = None
+        self.unkept: str | None = None
         self.awaited: AwaitedUploads | None = None
         self._is_own = False
         self._lock = threading.Lock()  # guards the next five

@@ -106,6 +106,7 @@ class Uploads(UploadService):
         self._has_begun = False
         self._after = ""  # the last key that this round has seen
         self._refused = 0  # files of this round that are left
+        self._unkept: str | None = None  # how an object of this batch differs from what was put
         self._has_news = False  # rows were written in this round: their keys may be behind it
         self._is_first_round = True
         self._noted = 0  # the last revision from before the store that was looked at
@@ -115,7 +116,7 @@ class Uploads(UploadService):
         self._awaited = remote.awaited = AwaitedUploads(self.wake) if awaited else None
         self.away: str | None = None
         self.moved = 0, 0
-        metrics.object_store_up.set_function(lambda: float(self.away is None))
+        metrics.object_store_up.set_function(lambda: float((self.away or remote.unkept) is None))
         self._spooled = metrics.spooled_instances
         self._spooled_files = metrics.spooled_volume_files
         self._uploaded = metrics.uploaded_instances
@@ -228,8 +229,9 @@ class Uploads(UploadService):
             self._remote.attach()
             self._places.spool_all()
         self._remote.require_own()
-        if (problem := self._remote.trial_problem()) is not None:
-            raise StoreAway(problem)
+        self._remote.unkept = self._remote.trial_problem()
+        if self._remote.unkept is not None:
+            raise StoreAway(self._remote.unkept)
         self._note_checksums()
         self._remote.store.sweep()
         for folder in self._archive.local_folders():
@@ -274,6 +276,7 @@ class Uploads(UploadService):
         self._remote.note_copies((key, size) for _, key, size in sorted(found))
 
     def _upload(self, batch: Sequence[InstanceFile | RevisionFile]) -> None:
+        self._unkept = None
         puts = [(file, self._remote.threads.submit(self._put, file)) for file in batch]
         done, refused, away = [], [], None
         for file, put in puts:
@@ -294,6 +297,8 @@ class Uploads(UploadService):
             self._note_copies(stored)
             if self._awaited is not None:
                 self._awaited.stored(stored)
+        if done or self._unkept is not None:
+            self._remote.unkept = None if done else self._unkept
         self._refused += len(refused)
         if self._awaited is not None and not self._stopping.is_set():
             self._awaited.failed(refused, "the object store does not take it: see the log of this node")
@@ -363,6 +368,7 @@ class Uploads(UploadService):
             problem = self._remote.object_problem(file)
         if problem is not None:
             log.error("object_not_as_received", path=file.key, reason=problem)
+            self._unkept = problem
         return problem is None
 
     def _content(self, file: InstanceFile | RevisionFile) -> tuple[bytes | Path, str | None]:
