@@ -70,6 +70,16 @@ def settle() -> None:
     time.sleep(PRESSURE_SECONDS)
 
 
+def idle_seconds(began: Span, enough: float) -> float:
+    """Return how long ago a moment is, and from `enough` on without what the machine did beside it."""
+    span = now() - began
+    if span.seconds < enough:
+        return span.seconds
+    before = now()
+    settle()
+    return span.seconds - span.stalled - (now() - before).stalled
+
+
 class Pace:
     """The plugin: measures each test, and fails those that are slow and not marked."""
 

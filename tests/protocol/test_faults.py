@@ -73,9 +73,9 @@ class GoodPeer:
 
 
 @pytest.fixture
-def guarded(start_node: Callable[..., Running], tmp_path: Path) -> Iterator[Running]:
-    """A node with short deadlines, and the oracle."""
-    node = start_node(**SHORT)
+def guarded(request: pytest.FixtureRequest, start_node: Callable[..., Running], tmp_path: Path) -> Iterator[Running]:
+    """A node with short deadlines, or those that a test gives, and the oracle."""
+    node = start_node(**{**SHORT, **getattr(request, "param", {})})
     assert echo_seconds(node) < 2
     assert node.settled()
     threads, files, memory = thread_count(), len(open_files()), resident_bytes()
@@ -411,6 +411,7 @@ def test_a_peer_that_was_stopped_is_let_go(guarded: Running) -> None:
             peer.kill()
 
 
+@pytest.mark.parametrize("guarded", [{"idle_seconds": 30}], indirect=True)
 def test_requests_without_waiting_for_answers_take_no_memory(guarded: Running) -> None:
     ds = instance()
     ds.add_new(0x7FE00010, "OW", bytes(50_000))
