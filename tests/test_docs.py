@@ -81,6 +81,7 @@ def test_datasette_knows_the_questions_and_the_columns_of_the_document() -> None
     assert (ROOT / "deploy" / "datasette.json").read_text(encoding="utf-8") == written()
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="no mkdocs here: it comes with the extra `docs`")

@@ -81,6 +81,7 @@ def test_the_formats_are_those_that_were_asked_for(scan: Path, tmp_path: Path) -
     }
 
 
+@pytest.mark.slow
 def test_the_configuration_tells_the_formats_if_it_names_any(scan: Path, tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('[convert]\nformats = ["npz"]\nthumbnails = true\n')
     _, listing, _ = voxelnode("convert", scan, "-o", tmp_path / "out", "--config", tmp_path / "site.toml")
@@ -96,6 +97,7 @@ def test_each_series_is_told_in_one_line_and_what_was_skipped_by_name(scan: Path
     assert re.fullmatch(r"1 series, 1 files, 1 skipped in \d+\.\d s: .*conversion\.json", total)
 
 
+@pytest.mark.slow
 def test_mirrored_volumes_are_turned_back_unless_that_is_switched_off(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number, instance in enumerate(polarity_series(2)):

@@ -61,6 +61,7 @@ def digests(root: Path) -> dict[str, str]:
     return {uid: row["sha256"] for uid, row in images(root).items()}
 
 
+@pytest.mark.slow
 def test_find_lists_the_studies_of_another_node(source: Served) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     status, answers, _ = voxelnode("find", "--from", peer, "PatientName=müller*", "StudyDate=20240101-")

@@ -138,6 +138,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield node
 
 
+@pytest.mark.slow
 def test_a_second_node_on_one_root_is_refused_with_the_reason(served: Served) -> None:
     second = run("serve", "--root", served.root, "--port", "0", "--web-port", "0")
     assert (second.returncode, second.stdout) == (1, "")
@@ -154,6 +155,7 @@ def test_a_port_in_use_is_reported_in_one_line(served: Served, tmp_path: Path) -
     assert "Traceback" not in second.stderr
 
 
+@pytest.mark.slow
 def test_status_doctor_and_the_database_may_be_asked_while_the_node_runs(served: Served, tmp_path: Path) -> None:
     for command in (["status"], ["db", "check"], ["doctor"], ["db", "path"]):
         done = run(*command, "--root", served.root, "--json", folder=tmp_path)

@@ -64,6 +64,7 @@ def hosts_of_chart(manifests: list[dict[str, Any]]) -> dict[str, dict[str, str]]
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 def test_hosts_of_the_chart_and_of_compose_get_roles_and_share_index_and_object_store(
     chart: Templated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

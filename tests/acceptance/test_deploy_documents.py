@@ -45,6 +45,7 @@ def test_the_certificates_stand_the_strict_rules_and_are_private(authority: Path
     assert [key.name for key in authority.glob("*.key") if key.stat().st_mode & 0o077] == []
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 def test_a_sender_with_a_certificate_is_answered_over_tls_and_one_without_is_not(
     authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -113,6 +113,7 @@ def test_it_is_switched_off_by_the_configuration(serving: httpx2.Client, configu
     assert not configuration.with_name("greetings").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "problem"),
     [

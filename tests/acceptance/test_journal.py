@@ -134,6 +134,7 @@ def test_the_reader_of_the_document_rescues_every_instance(root: Path, tmp_path:
         assert sorted(node.rows("SELECT count(*) AS n FROM v_images")[0].values()) == [7]
 
 
+@pytest.mark.slow
 def test_the_reader_of_the_document_passes_over_a_damaged_record(root: Path, tmp_path: Path) -> None:
     [script] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "rescue.py").write_text(script, encoding="utf-8")
@@ -145,6 +146,7 @@ def test_the_reader_of_the_document_passes_over_a_damaged_record(root: Path, tmp
     assert len(list((tmp_path / "rescued").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(root: Path, run: Run) -> None:
     with Served(root) as node:
         with index_locked(root):
@@ -163,6 +165,7 @@ def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(r
     assert "nothing waits for the index" in run("status").out
 
 
+@pytest.mark.slow
 def test_status_of_a_root_without_an_index_tells_what_a_new_one_would_get(root: Path, run: Run) -> None:
     kill_with_records_that_wait(root, *make.ct_series(2))
     lose_index(root)
@@ -210,6 +213,7 @@ def test_fsck_beside_a_node_is_quiet_about_what_is_being_applied(root: Path, run
         assert run("fsck", "--json").json == {"ok": True, "findings": []}
 
 
+@pytest.mark.slow
 def test_a_file_that_a_power_cut_took_is_written_again_by_repair(root: Path, run: Run) -> None:
     with Served(root) as node:
         send(node, *make.ct_series(3))

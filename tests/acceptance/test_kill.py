@@ -135,6 +135,7 @@ def test_a_performed_step_outlives_a_kill_and_its_list_converts_the_series(tmp_p
         }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_terminated_node_drains_and_exits_with_zero(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node:
         sender = Sender(node.port, make.ct_series(3))
@@ -144,11 +145,13 @@ def test_a_terminated_node_drains_and_exits_with_zero(tmp_path: Path) -> None:
         assert (tmp_path / "serve.log").read_text().count('"stopped"') == 1
 
 
+@pytest.mark.slow
 def test_a_second_node_on_the_same_root_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node, pytest.raises(AssertionError, match="in use by another voxelnode process"):
         Served(node.root).start()
 
 
+@pytest.mark.slow
 def test_an_interrupted_node_stops_too(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node:
         assert node.process is not None

@@ -210,6 +210,7 @@ def test_a_running_node_is_asked_to_convert_again_and_does_so_only_where_that_ch
         converted(node, 2)
 
 
+@pytest.mark.slow
 def test_a_wrong_expression_is_wrong_use_and_writes_nothing(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node:
         send(node, make.ct_series(2))

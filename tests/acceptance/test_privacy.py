@@ -47,6 +47,7 @@ def test_nobody_else_may_read_what_a_node_wrote(tmp_path: Path) -> None:
     assert exposed(tmp_path / "root") == set()
 
 
+@pytest.mark.slow
 def test_a_root_that_others_may_read_is_told_and_mended(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "objects").mkdir(parents=True)

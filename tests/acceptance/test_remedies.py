@@ -92,6 +92,7 @@ def test_a_root_without_anything_gets_an_index(tmp_path: Path, command: tuple[st
         run("status", "--root", tmp_path / "new", check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.sqlite("removes or damages the file")
 def test_doctor_tells_a_new_root_from_one_that_lost_its_index(root: Path, tmp_path: Path) -> None:
     def index(folder: Path) -> dict[str, str]:
@@ -105,6 +106,7 @@ def test_doctor_tells_a_new_root_from_one_that_lost_its_index(root: Path, tmp_pa
     assert index(root)["state"] == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["account", "serve"])
 def test_a_node_that_requires_accounts_starts_on_a_fresh_root(tmp_path: Path, first: str) -> None:
     public = {"VOXELNODE_WEB__AUTHENTICATION": "always"}
@@ -167,6 +169,7 @@ def test_a_damaged_deletion_does_not_keep_the_node_from_starting_for_ever(root: 
     starts(root)
 
 
+@pytest.mark.slow
 def test_what_is_not_in_the_index_cannot_be_deleted_and_the_lists_work(root: Path) -> None:
     [row] = view_rows(root, "SELECT DISTINCT study_instance_uid AS uid FROM v_images")
     run("delete", row["uid"], "--yes", "--root", root, check=True)
@@ -175,6 +178,7 @@ def test_what_is_not_in_the_index_cannot_be_deleted_and_the_lists_work(root: Pat
     run("series", "--root", root, check=True)
 
 
+@pytest.mark.slow
 def test_fsck_asks_whether_the_archive_is_mounted_and_force_marks_what_is_missing(root: Path) -> None:
     (root / "objects").rename(root / "elsewhere")
     said = refused(root, "fsck", "--repair")

@@ -173,11 +173,13 @@ def run(folder: Path, *arguments: object) -> set[str]:
     return loaded(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"]])
 def test_help_loads_no_library_of_the_work(tmp_path: Path, arguments: list[str]) -> None:
     assert run(tmp_path, *arguments).isdisjoint(OF_SERVERS | OF_CHILDREN | OF_COMMANDS | {"pydicom", "multiprocessing"})
 
 
+@pytest.mark.slow
 def test_the_command_of_a_conversion_loads_nothing_that_only_its_child_needs(tmp_path: Path) -> None:
     source = get_testdata_file("CT_small.dcm")
     packages = run(tmp_path, "convert", source, "-o", tmp_path / "out", "--json")
@@ -199,12 +201,14 @@ def converting(folder: Path, name: str, **options: Any) -> set[str]:
     return loaded(folder)
 
 
+@pytest.mark.slow
 def test_a_conversion_loads_no_codec_that_its_frames_do_not_need(tmp_path: Path) -> None:
     packages = converting(tmp_path, "CT_small.dcm")
     assert {"numpy", "pydicom", "PIL", "SimpleITK"} <= packages
     assert packages.isdisjoint(OF_DECODING | OF_SERVERS | OF_COMMANDS | {"typer"})
 
 
+@pytest.mark.slow
 def test_a_conversion_to_nifti_loads_of_nibabel_what_writes_nifti(tmp_path: Path) -> None:
     assert "SimpleITK" not in converting(tmp_path, "CT_small.dcm", formats=("nifti",))
     modules = set((tmp_path / "modules").read_text().splitlines())
@@ -213,6 +217,7 @@ def test_a_conversion_to_nifti_loads_of_nibabel_what_writes_nifti(tmp_path: Path
     assert not [name for name in modules if name.startswith("node.extensions.")]
 
 
+@pytest.mark.slow
 def test_a_package_that_is_loaded_in_parts_loads_itself_when_it_is_used() -> None:
     program = (
         "import sys; from node.dicom.lean_import import in_parts; in_parts('nibabel'); "
@@ -224,10 +229,12 @@ def test_a_package_that_is_loaded_in_parts_loads_itself_when_it_is_used() -> Non
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_conversion_without_pictures_loads_neither_pillow_nor_what_checks_its_answer(tmp_path: Path) -> None:
     assert converting(tmp_path, "CT_small.dcm", thumbnails=False).isdisjoint({"PIL", "pydantic"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "codec"), [("JPEG2000.dcm", "openjpeg"), ("JPEG-LL.dcm", "gdcm"), ("MR_small_RLE.dcm", "rle")]
 )
@@ -236,5 +243,6 @@ def test_a_conversion_loads_the_codec_of_its_frames(tmp_path: Path, name: str, c
     assert packages & OF_DECODING == {codec}
 
 
+@pytest.mark.slow
 def test_a_body_mask_loads_simpleitk(tmp_path: Path) -> None:
     assert "SimpleITK" in converting(tmp_path, "CT_small.dcm", body_masks=True)

@@ -75,6 +75,7 @@ def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal
 CHECKPOINT = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA wal_checkpoint(TRUNCATE)')"
 
 
+@pytest.mark.slow
 def test_a_root_that_may_only_be_read_is_told(tmp_path: Path) -> None:
     place = tmp_path / "mounted"
     place.mkdir()

@@ -221,6 +221,7 @@ PUT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP])
 def test_a_file_system_without_hard_links_is_named_with_a_remedy(disk: Disk, error: int) -> None:
     disk.fail("l", error, "/")
@@ -253,6 +254,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     assert within(30, lambda: subprocess.run(unmount, capture_output=True, check=False).returncode == 0)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_again(
     small_disk: Path, journal: Journal
 ) -> None:

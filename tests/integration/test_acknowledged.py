@@ -100,6 +100,7 @@ def test_a_rebuild_after_a_loss_calls_no_part_of_a_series_complete(settings: Set
     assert volume.exists() == (loss == "rows"), "what no row names goes once nothing of its series is lost"
 
 
+@pytest.mark.slow
 def test_what_was_deleted_is_not_missed_by_a_new_index(settings: Settings) -> None:
     root, study, series, one = settings.storage.root, new_series(2), new_series(2), new_series(3)
     received(settings, [*study, *series, *one])
@@ -171,6 +172,7 @@ def test_a_lost_ledger_is_written_again_from_the_index(settings: Settings) -> No
     assert rebuild_index(settings).lost == 1, "the ledger that was written again has what was lost then"
 
 
+@pytest.mark.slow
 def test_a_damaged_segment_is_found_and_the_rest_is_read(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.acknowledged.SEGMENT_ENTRIES", 2)
     root, sent = settings.storage.root, [new_series(1)[0] for _ in range(6)]
@@ -210,6 +212,7 @@ def test_a_torn_end_is_cut_off_if_the_journal_has_what_it_named(settings: Settin
     assert check_repository(settings, digests=False, repair=False) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["nothing", "index"])
 @pytest.mark.parametrize("damage", ["last frame", "first frames"])
 def test_an_end_that_no_crash_tore_is_told_and_kept(settings: Settings, loss: str, damage: str) -> None:

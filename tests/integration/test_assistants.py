@@ -169,6 +169,7 @@ def test_without_assistants_there_is_none(given: Path) -> None:
     assert call(serve, asked(given, "read", 0))["assistant"] is None
 
 
+@pytest.mark.slow
 def test_an_assistant_ends_with_what_it_works_for_and_leaves_no_zombie(given: Path, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"")
     with closing(Child(serve, name="child", max_answer_bytes=1000)) as child:

@@ -160,6 +160,7 @@ def test_the_way_back_after_an_upgrade_keeps_what_was_received_since(tmp_path: P
         assert served(root) == {uid: versions[-1].sha256 for uid, versions in senders.versions.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stopped", "without a journal"])
 def test_a_root_that_is_copied_while_no_node_runs_is_the_same(tmp_path: Path, how: str) -> None:
     root, copy = tmp_path / "root", tmp_path / "copy"

@@ -90,6 +90,7 @@ def test_an_answer_is_as_long_as_it_may_be_and_no_longer() -> None:
         assert call(child, "pid")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "written", [b"x" * 100, pickle.dumps(print), bytes(IDENTITY_BYTES) + ANSWER + b"\xff" * 8], ids=repr
 )
@@ -139,6 +140,7 @@ def test_no_module_of_the_node_unpickles_or_lets_multiprocessing_do_it() -> None
     assert found == {"node/child_process/serving.py"}
 
 
+@pytest.mark.slow
 def test_a_child_that_ends_is_told_with_its_status_and_replaced() -> None:
     with closing(a_child()) as child:
         with pytest.raises(ChildDied) as died:
@@ -159,6 +161,7 @@ def _cancelled(child: Child) -> None:
         child.call("wait", SECONDS, cancelled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [_late, _cancelled, Child.close])
 def test_a_child_is_ended_at_once_and_replaced(end: Callable[[Child], None]) -> None:
     with closing(a_child()) as child:
@@ -178,6 +181,7 @@ def test_calls_one_after_the_other_are_served_by_one_child(pool: ChildPool) -> N
     assert len({call(pool, "pid") for _ in range(3)}) == 1
 
 
+@pytest.mark.slow
 def test_a_call_has_a_child_to_itself_and_the_one_used_last_serves_next(pool: ChildPool, tmp_path: Path) -> None:
     first = call(pool, "pid")
     with _reading(pool, tmp_path / "fifo") as (reader, answer):
@@ -188,6 +192,7 @@ def test_a_call_has_a_child_to_itself_and_the_one_used_last_serves_next(pool: Ch
     assert call(pool, "pid") == first
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_costs_only_the_request_it_was_serving(pool: ChildPool, tmp_path: Path) -> None:
     with _reading(pool, tmp_path / "fifo") as (reader, answer):
         with pytest.raises(ChildDied) as died:
@@ -228,6 +233,7 @@ def test_a_child_that_a_library_ended_for_want_of_memory_is_known(
     assert (died.value.exitcode, died.value.out_of_memory) == (1, out_of_memory)
 
 
+@pytest.mark.slow
 def test_what_a_child_printed_for_an_earlier_request_does_not_count(pool: ChildPool) -> None:
     call(pool, ("print", b"std::bad_alloc"))
     with pytest.raises(ChildDied) as died:
@@ -281,6 +287,7 @@ def test_a_child_that_cannot_be_started_is_told_and_may_be_started_later() -> No
         assert call(child, "pid") != os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Child", "ChildPool"])
 def test_what_a_child_prints_reaches_nobody(kind: str) -> None:
     with _in_another_process("call(child, ('print', b'Nemo^Captain'))", kind) as parent:
@@ -288,6 +295,7 @@ def test_what_a_child_prints_reaches_nobody(kind: str) -> None:
     assert parent.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_child_ends_with_the_process_that_started_it() -> None:
     with _in_another_process("print(call(child, 'pid'), flush=True); call(child, 'wait')") as parent:
         assert parent.stdout is not None

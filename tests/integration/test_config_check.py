@@ -149,6 +149,7 @@ def test_every_broken_rule_of_one_table_is_told(tmp_path: Path) -> None:
     assert len(problems) == 7
 
 
+@pytest.mark.slow
 def test_peers_that_overlap_are_a_warning(tmp_path: Path) -> None:
     def warned(second: str) -> list[str]:
         first = '[peers.A]\nae_title = "CT1"\nnetworks = ["10.1.0.0/16"]\nhost = "10.1.2.3"\n'

@@ -235,6 +235,7 @@ def test_what_it_forges_is_no_answer_to_a_later_request(decoder: Decoder, given:
     assert decoder.run(attempt, given.parent / "neighbour", "read what was given") == b"done"
 
 
+@pytest.mark.slow
 def test_it_ends_with_its_keeper(given: Path) -> None:
     before = multiprocessing.active_children()
     with closing(Decoder(deadline_seconds=60)) as decoder:

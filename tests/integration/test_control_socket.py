@@ -267,6 +267,7 @@ def test_a_client_that_stays_silent_is_disconnected(
         assert connection.recv(1) == b""
 
 
+@pytest.mark.slow
 def test_a_request_that_cannot_begin_in_time_is_refused(
     server: ControlServer, gate: Gate, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +368,7 @@ def test_an_idle_server_does_not_wake_up(server: ControlServer, tmp_path: Path) 
     assert switches() - before <= 1, "socketserver wakes up twice a second by itself"
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_while_it_works_is_told_from_one_that_did_nothing(
     tmp_path: Path, run_child: Callable[..., subprocess.Popen[str]]
 ) -> None:

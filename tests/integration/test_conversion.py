@@ -181,6 +181,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm", [flip_a_bit, lambda path: os.truncate(path, 100), Path.unlink], ids=["flip", "cut", "gone"]
 )
@@ -315,6 +316,7 @@ def job(tmp_path: Path) -> ConversionJob:
     return ConversionJob(tuple(instances), tmp_path / "out", OPTIONS)
 
 
+@pytest.mark.slow
 def test_the_child_process_gives_what_the_function_gives(job: ConversionJob) -> None:
     converters = Converters()
     try:
@@ -370,6 +372,7 @@ def _children(process: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: ConversionJob) -> None:
     converters = Converters()
     try:
@@ -382,6 +385,7 @@ def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: Conversi
         converters.close()
 
 
+@pytest.mark.slow
 def test_a_child_over_its_memory_says_so_and_works_on(job: ConversionJob, tmp_path: Path) -> None:
     large = []
     for ds in make.ct_series(60, pixels=np.zeros((60, 512, 512), np.int16)):
@@ -403,6 +407,7 @@ def test_a_child_over_its_memory_says_so_and_works_on(job: ConversionJob, tmp_pa
         converters.close()
 
 
+@pytest.mark.slow
 def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(job: ConversionJob) -> None:
     [at_least] = Convert.model_fields["memory_bytes"].metadata
     everything = write_options(
@@ -416,6 +421,7 @@ def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(job
         converters.close()
 
 
+@pytest.mark.slow
 def test_a_child_that_the_kernel_kills_is_told_as_such(job: ConversionJob) -> None:
     converters = Converters()
     with ThreadPoolExecutor(1) as thread:
@@ -482,6 +488,7 @@ def wait_for(root: Root, state: str, clock: Clock) -> None:
     pytest.fail(f"series never became {state}: {rows(root, 'SELECT state, error FROM v_series')}")
 
 
+@pytest.mark.slow
 def test_the_worker_converts_what_is_due_and_stops_when_told(root: Root) -> None:
     for ds in make.ct_series(5):
         root.take(ds)

@@ -91,6 +91,7 @@ def test_who_comes_when_many_wait_is_refused_at_once() -> None:
                 each.result(20)
 
 
+@pytest.mark.slow
 def test_an_answer_that_would_fill_our_own_memory_stays_in_the_child(decoder: Decoder) -> None:
     bounded = Decoder(max_answer_bytes=1000)
     try:
@@ -101,6 +102,7 @@ def test_an_answer_that_would_fill_our_own_memory_stays_in_the_child(decoder: De
         bounded.close()
 
 
+@pytest.mark.slow
 def test_a_job_cannot_take_all_memory(decoder: Decoder) -> None:
     with pytest.raises(NotDecoded, match="memory"):
         decoder.run(bytes, 10**12)
@@ -186,6 +188,7 @@ def test_a_refusal_is_forgotten_after_its_time(tmp_path: Path, monkeypatch: pyte
             decoder.run(frame, hostile, 1)
 
 
+@pytest.mark.slow
 def test_a_crash_under_one_change_says_nothing_about_another(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     path = PYDICOM_FILES / "CT_small.dcm"

@@ -155,6 +155,7 @@ def test_nothing_written_is_a_failure(tmp_path: Path) -> None:
     assert done.stdout.endswith(f"0 instances of 0 patients, 0 refused, 1 skipped: {tmp_path / 'out'}\n")
 
 
+@pytest.mark.slow
 def test_what_stays_in_what_a_route_has_sent_is_counted_from_the_archive(tmp_path: Path) -> None:
     root, key, config, report = (tmp_path / name for name in ("root", "trial.key", "config.toml", "stays.csv"))
     assert run("pseudonyms", "new", key, "--name", "t1").returncode == 0

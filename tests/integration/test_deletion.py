@@ -81,6 +81,7 @@ def table_sizes(root: Root) -> dict[str, int]:
     return {name: rows(root, f"SELECT count(*) AS n FROM {name}")[0]["n"] for name in (*names, "failures", "conflicts")}
 
 
+@pytest.mark.slow
 def test_a_deleted_study_leaves_no_file_and_no_row(root: Root, audit: Audit) -> None:
     study = make.ct_series(4)
     other = make.corrected(study[0])
@@ -96,6 +97,7 @@ def test_a_deleted_study_leaves_no_file_and_no_row(root: Root, audit: Audit) -> 
     assert [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id DESC LIMIT 1")] == ["deleted"]
 
 
+@pytest.mark.slow
 def test_a_deleted_series_leaves_the_others_of_its_study_as_they_were(root: Root, audit: Audit) -> None:
     first = make.ct_series(3)
     second = make.ct_series(3, study_uid=first[0].StudyInstanceUID)
@@ -110,6 +112,7 @@ def test_a_deleted_series_leaves_the_others_of_its_study_as_they_were(root: Root
     assert len(list((root.folder / "objects").rglob("*.dcm"))) == 3
 
 
+@pytest.mark.slow
 def test_a_deleted_instance_takes_its_volumes_along_and_the_series_is_converted_without_it(
     root: Root, audit: Audit
 ) -> None:
@@ -128,6 +131,7 @@ def test_a_deleted_instance_takes_its_volumes_along_and_the_series_is_converted_
     assert kinds.index("series-reopened") < kinds.index("deleted") < len(kinds) - 1
 
 
+@pytest.mark.slow
 def test_the_last_instance_of_a_series_takes_all_levels_along(root: Root, audit: Audit) -> None:
     [ds] = make.ct_series(1)
     take_and_convert(root, [ds])
@@ -152,6 +156,7 @@ def test_a_deletion_under_a_conversion_lets_none_of_its_results_count(root: Root
     assert (volume["revision"], volume["instances"]) == (1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows_after", [0, 1], ids=["the id of the row is used again", "the row has another id"])
 @pytest.mark.parametrize("step", ["converting", "publishing"])
 def test_a_conversion_that_ends_after_its_series_was_deleted_and_sent_again_changes_nothing(
@@ -196,6 +201,7 @@ def test_a_conversion_that_ends_after_its_series_was_deleted_and_sent_again_chan
     assert list((root.folder / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_deletion_takes_no_file_of_the_conversion_that_came_after_it(
     root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +226,7 @@ def test_a_deleted_study_leaves_no_folder_with_its_uid(root: Root, audit: Audit)
     assert list((root.folder / "volumes").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_was_deleted_may_be_sent_again(root: Root, audit: Audit) -> None:
     instances = make.ct_series(3)
     take_and_convert(root, instances)
@@ -251,6 +258,7 @@ def test_an_instance_sent_again_while_its_files_go_is_kept(
     assert Path(image["path"]).is_file()
 
 
+@pytest.mark.slow
 def test_a_deletion_that_a_crash_interrupted_is_finished_at_the_next_start(
     open_root: Callable[[], Root], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +288,7 @@ def test_a_deletion_that_a_crash_interrupted_is_finished_at_the_next_start(
     assert resume_deletions(root.archive, root.index, root.clock()) == 0
 
 
+@pytest.mark.slow
 def test_finishing_a_deletion_later_leaves_what_was_sent_and_converted_again(
     root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +310,7 @@ def test_finishing_a_deletion_later_leaves_what_was_sent_and_converted_again(
     assert len(list((root.folder / "objects").rglob("*.dcm"))) == 3
 
 
+@pytest.mark.slow
 def test_nothing_is_deleted_when_the_audit_log_cannot_be_written(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     instances = make.ct_series(3)
     take_and_convert(root, instances)
@@ -328,6 +338,7 @@ def test_a_path_outside_of_the_archive_is_never_deleted(root: Root, audit: Audit
     assert outside.read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_a_series_of_two_studies_is_deleted_only_by_name(root: Root, audit: Audit) -> None:
     first, second = make.ct_series(2)
     second.StudyInstanceUID = "1.2.3"

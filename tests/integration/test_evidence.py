@@ -167,6 +167,7 @@ def test_a_rebuild_with_a_file_that_cannot_be_read_says_so_and_the_next_start_ad
     assert repaired(settings) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", PASSING)
 def test_fsck_tells_what_it_could_not_read_and_does_nothing_to_it(
     settings: Settings, sent: list[FileDataset], monkeypatch: pytest.MonkeyPatch, number: int
@@ -229,6 +230,7 @@ def test_a_damaged_file_that_was_marked_is_not_taken_for_one_that_is_back(settin
     assert row_of(settings, ds)["file_missing"]
 
 
+@pytest.mark.slow
 def test_a_rebuild_takes_an_instance_back_that_is_only_in_quarantine(settings: Settings) -> None:
     first, second = make.ct_series(2)
     take(settings, first, second, make.corrected(first))

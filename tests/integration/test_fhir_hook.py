@@ -47,6 +47,7 @@ def become_quiet(root: Root) -> None:
     root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
 
 
+@pytest.mark.slow
 def test_a_quiet_study_is_put_again_until_the_server_has_it(root: Root, tmp_path: Path) -> None:
     statuses = iter([503, 201, 200, 422])
     with Receiver(lambda received: Answer(next(statuses))) as receiver:

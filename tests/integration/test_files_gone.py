@@ -63,6 +63,7 @@ def _replace(path: Path) -> None:
         shutil.copyfile(path.parent.parent / "gone", path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_remove, _replace])
 @pytest.mark.parametrize(
     "name",
@@ -108,6 +109,7 @@ def test_an_index_that_cannot_be_read_is_a_reason_and_no_error_of_the_page(
         assert "OperationalError" in answer.json()["reasons"]["index"]
 
 
+@pytest.mark.slow
 def test_no_second_node_starts_after_the_lock_file_was_removed(settings: Settings, node: Node) -> None:
     node.start()
     (settings.storage.root / "lock").unlink()

@@ -587,6 +587,7 @@ def test_queries_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPat
     assert len(list(world.index.find(every_image()))) == len(world.rows[Level.IMAGE])
 
 
+@pytest.mark.slow
 def test_searches_of_pages_and_scripts_give_way_too(open_root: Callable[[], Any]) -> None:
     root = open_root()
     for number in range(20):
@@ -611,6 +612,7 @@ def test_a_search_is_refused_at_once_when_many_wait(world: World, monkeypatch: p
         assert index.studies.listed(StudyFilter(), limit=1)
 
 
+@pytest.mark.slow
 def test_queries_give_way_while_instances_arrive(open_root: Callable[[], Any]) -> None:
     root = open_root()
     for number in range(20):

@@ -78,10 +78,12 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_sound_root_has_no_findings(settings: Settings, filled: Path) -> None:
     assert found(settings, digests=True) == []
 
 
+@pytest.mark.slow
 def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Settings, filled: Path) -> None:
     lost = objects(filled)[0]
     content = lost.read_bytes()
@@ -99,6 +101,7 @@ def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Set
     assert found(settings, digests=True) == []
 
 
+@pytest.mark.slow
 def test_repair_asks_whether_the_archive_is_mounted_when_many_files_are_missing(
     settings: Settings, filled: Path
 ) -> None:
@@ -117,6 +120,7 @@ def test_repair_asks_whether_the_archive_is_mounted_when_many_files_are_missing(
     assert view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing") == []
 
 
+@pytest.mark.slow
 def test_a_file_that_is_back_is_no_longer_marked(settings: Settings, filled: Path) -> None:
     lost = objects(filled)[0]
     away = filled / "away"
@@ -128,6 +132,7 @@ def test_a_file_that_is_back_is_no_longer_marked(settings: Settings, filled: Pat
     assert view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing") == []
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Settings, filled: Path) -> None:
     flip(objects(filled)[2])
     assert found(settings) == []
@@ -139,6 +144,7 @@ def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Se
     assert found(settings, digests=True) == []
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_damage_although_no_volume_was_made_of_it(settings: Settings) -> None:
     root = settings.storage.root
     with Repository(settings) as store:
@@ -148,6 +154,7 @@ def test_a_flipped_bit_is_damage_although_no_volume_was_made_of_it(settings: Set
     assert mended.mended == "to quarantine, marked as missing"
 
 
+@pytest.mark.slow
 def test_a_digest_that_was_never_acknowledged_is_mended(settings: Settings, filled: Path) -> None:
     mislead(filled, objects(filled)[0])
     [mended] = found(settings, digests=True, repair=True)
@@ -155,6 +162,7 @@ def test_a_digest_that_was_never_acknowledged_is_mended(settings: Settings, fill
     assert found(settings, digests=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_noted", [False, True], ids=["unknown", "noted"])
 def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(
     settings: Settings, filled: Path, is_noted: bool
@@ -172,6 +180,7 @@ def test_the_file_of_a_row_with_a_wrong_digest_comes_back_from_quarantine(
     assert found(settings, digests=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_noted", [False, True], ids=["unknown", "noted"])
 def test_a_marked_row_gets_its_file_back_from_quarantine(settings: Settings, filled: Path, is_noted: bool) -> None:
     lost, *others = objects(filled)
@@ -188,6 +197,7 @@ def test_a_marked_row_gets_its_file_back_from_quarantine(settings: Settings, fil
     assert found(settings, digests=True) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_file_does_not_come_back_from_quarantine(settings: Settings, filled: Path) -> None:
     lost = objects(filled)[0]
     flip(lost)
@@ -197,6 +207,7 @@ def test_a_damaged_file_does_not_come_back_from_quarantine(settings: Settings, f
     assert view_rows(filled, "SELECT kind FROM v_conflicts") == [{"kind": "instance-quarantined"}]
 
 
+@pytest.mark.slow
 def test_an_instance_in_quarantine_without_a_row_goes_with_its_study(settings: Settings, filled: Path) -> None:
     first = view_rows(filled, "SELECT * FROM v_images")[0]
     other = filled / "quarantine" / f"{'c' * 32}.dcm"
@@ -222,6 +233,7 @@ def mislead(root: Path, path: Path) -> None:
         assert changed == 1
 
 
+@pytest.mark.slow
 def test_a_truncated_file_is_seen_without_reading_it(settings: Settings, filled: Path) -> None:
     os.truncate(objects(filled)[0], 500)
     assert kinds(found(settings)) == ["file-altered"]
@@ -239,6 +251,7 @@ def test_a_file_without_row_is_adopted_or_goes_to_quarantine(settings: Settings,
     assert len(view_rows(filled, "SELECT 1 FROM v_images")) == 6
 
 
+@pytest.mark.slow
 def test_beside_a_serving_node_a_young_file_without_row_is_on_its_way_in(settings: Settings, filled: Path) -> None:
     young, old = (objects(filled)[0].parent / f"{letter * 32}.dcm" for letter in "ab")
     young.write_bytes(b"")

@@ -50,6 +50,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return install_
 
 
+@pytest.mark.slow
 def test_a_plugin_gets_the_message(install: Install) -> None:
     folder = install(
         """

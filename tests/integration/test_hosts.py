@@ -174,6 +174,7 @@ def test_hosts_that_claim_at_once_claim_each_series_once(hosts: Callable[[str], 
     assert len({claimed.id for claimed in claims}) == len(claims) == 20
 
 
+@pytest.mark.slow
 def test_what_exists_once_is_done_by_one_living_host(hosts: Callable[[str], Host]) -> None:
     a, b = hosts("a"), hosts("b")
     now, name = a.index.now(), turn_of(Lane("hook", "hook"))
@@ -212,6 +213,7 @@ def test_a_lease_is_not_used_after_its_end_and_asked_for_by_its_use() -> None:
     assert leases.holds("scrub") is False
 
 
+@pytest.mark.slow
 def test_a_start_deletes_no_hook_of_another_host(hosts: Callable[[str], Host]) -> None:
     a, b = hosts("a"), hosts("b")
     a.member = Member("a", ["receive"], "1", ["hook/mine", "route/route/to"], LEASE)
@@ -280,6 +282,7 @@ def test_a_series_does_not_wait_for_an_association_that_ended_while_its_host_sai
     assert index.series.claim_due(now) is not None
 
 
+@pytest.mark.slow
 def test_no_host_claims_while_another_one_is_behind(hosts: Callable[[str], Host]) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
@@ -374,6 +377,7 @@ def test_a_wrong_clock_of_one_host_changes_no_wait(hosts: Callable[[str], Host],
         assert [row["due_at"] for row in view.series.under_way(10)] == [due_at]
 
 
+@pytest.mark.slow
 def test_hosts_that_differ_say_so_and_nothing_is_deleted_meanwhile(
     hosts: Callable[[str], Host], tmp_path: Path
 ) -> None:
@@ -562,6 +566,7 @@ def test_a_host_without_an_answer_for_half_of_its_lease_is_told_until_it_has_one
     assert len(told) == 2
 
 
+@pytest.mark.slow
 def test_a_claim_that_is_given_up_leaves_a_series_that_has_grown_quiet_first(hosts: Callable[[str], Host]) -> None:
     a = hosts("a")
     now = a.index.now()

@@ -189,6 +189,7 @@ def test_a_link_in_place_of_a_job_folder_is_not_followed_by_uploads_and_removals
     assert [path.name for path in elsewhere.iterdir()] == ["kept.pdf"]
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks(
     root: Root, begin: Begin, tmp_path: Path
 ) -> None:

@@ -204,6 +204,7 @@ def test_a_lost_time_is_listed_in_the_index_in_words(root: Root) -> None:
     assert series["missing_detail"].endswith("Instance Numbers 9-12")
 
 
+@pytest.mark.slow
 def test_a_last_slice_is_suspected_from_the_other_series_of_the_protocol(root: Root) -> None:
     study, protocol = generate_uid(), {"ProtocolName": "t2", "SeriesDescription": "t2 axial"}
     for _ in range(2):
@@ -224,6 +225,7 @@ def test_a_last_slice_is_suspected_from_the_other_series_of_the_protocol(root: R
     assert suspect["verdict_reason"].startswith("2 other series of this protocol have 6 instances each")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbered", ["alike", "in turn"])
 def test_series_that_are_volumes_of_one_acquisition_say_so(root: Root, numbered: str) -> None:
     parts = split_series(3, 4, by_volume)
@@ -244,6 +246,7 @@ def test_series_that_are_volumes_of_one_acquisition_say_so(root: Root, numbered:
     assert all("seem to be of the same acquisition" in row["verdict_reason"] for row in found)
 
 
+@pytest.mark.slow
 def test_scans_that_were_repeated_are_no_parts_of_one_acquisition(root: Root) -> None:
     repeated = split_series(3, 4, by_volume)
     for index, ds in enumerate(repeated.datasets):

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.interpreter
 NODE = Path(logs.__file__).parent
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_killed_process_are_in_the_file_and_the_next_one_appends(tmp_path: Path) -> None:
     file = tmp_path / "node.log"
     program = f"""

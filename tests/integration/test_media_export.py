@@ -29,6 +29,7 @@ def written(root: Root, settings: Settings, folder: Path) -> Written:
     return write_medium(folder, instances, settings, root.archive.local)
 
 
+@pytest.mark.slow
 def test_a_medium_has_what_was_selected_as_others_read_it(root: Root, settings: Settings, tmp_path: Path) -> None:
     told = {"PatientID": "P1", "PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 192", "StudyID": "7"}
     series = make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1", **told)

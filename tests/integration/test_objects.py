@@ -166,6 +166,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         yield open_
 
 
+@pytest.mark.slow
 def test_instances_move_to_the_store_and_come_back_when_they_are_read(serve: Callable[..., Served]) -> None:
     node = serve(cache_bytes=0)
     series = make.ct_series(3)
@@ -316,6 +317,7 @@ def test_what_comes_behind_a_round_does_not_wait_for_what_was_refused(serve: Cal
     assert node.places() == ["spool", "store"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["object-put", "objects-recorded"])
 def test_an_upload_that_was_interrupted_is_found_to_be_there(
     serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -385,6 +387,7 @@ def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Callable[
     assert node.rows("SELECT count(*) AS lost FROM v_images WHERE file_missing") == [{"lost": 0}]
 
 
+@pytest.mark.slow
 def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Served], tmp_path: Path) -> None:
     node = serve(cache_bytes=0, overwrite_policy="replace")
     series = make.ct_series(3)
@@ -413,6 +416,7 @@ def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Serve
     assert node.local() == [node.root / file.key for file in node.files() if (node.root / file.key).exists()]
 
 
+@pytest.mark.slow
 def test_what_is_in_the_trash_stays_in_the_store_until_it_comes_back_or_goes(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
@@ -497,6 +501,7 @@ def test_volumes_of_lost_instances_stay_in_the_store_with_a_new_index(
     assert volumes(tmp_path) == made
 
 
+@pytest.mark.slow
 def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
@@ -545,6 +550,7 @@ def test_a_store_that_became_that_of_another_archive_makes_a_node_not_ready(
     assert reasons_not_ready(node.repository.ingest, {}) == {}
 
 
+@pytest.mark.slow
 def test_everything_moves_back_to_the_folder(serve: Callable[..., Served], tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     series = make.ct_series(3)
@@ -662,6 +668,7 @@ def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
     assert "AKIATEST" not in said
 
 
+@pytest.mark.slow
 def test_volumes_move_to_the_store_and_come_back_when_they_are_read(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
@@ -725,6 +732,7 @@ def test_volumes_move_to_the_store_and_come_back_when_they_are_read(
     assert node.rows("SELECT * FROM revision_files") == node.rows("SELECT * FROM object_removals") == []
 
 
+@pytest.mark.slow
 def test_volumes_that_are_lost_before_they_move_are_made_again(serve: Callable[..., Served], tmp_path: Path) -> None:
     node = serve()
     node.take(*make.ct_series(3))
@@ -780,6 +788,7 @@ def test_an_object_stays_until_the_file_that_came_instead_is_in_the_store(
     assert not first.exists()
 
 
+@pytest.mark.slow
 def test_a_version_that_is_still_to_be_fetched_from_the_store_is_not_missing(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:

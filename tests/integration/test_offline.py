@@ -260,6 +260,7 @@ def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == {name, "conversion.json"}
 
 
+@pytest.mark.slow
 def test_what_comes_of_it_does_not_depend_on_how_many_work_at_once(tmp_path: Path) -> None:
     folder = saved([ds for _ in range(5) for ds in make.ct_series(3)], tmp_path / "in")
     first_waits, begun = threading.Event(), []

@@ -178,6 +178,7 @@ def with_index(request: pytest.FixtureRequest, root: Root, monkeypatch: pytest.M
     return World(root, instances)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(KEYS)), st.integers(0, 3), min_size=1, max_size=3), st.booleans())
 def test_random_keys_find_what_pydicom_reads(filled: World, chosen: dict[str, int], with_code: bool) -> None:
@@ -194,6 +195,7 @@ def test_random_keys_find_what_pydicom_reads(filled: World, chosen: dict[str, in
     assert found(filled.root, asked) == wanted
 
 
+@pytest.mark.slow
 @settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(KEYS)), st.integers(0, 3), min_size=1, max_size=3), st.booleans())
 def test_an_index_changes_no_answer(with_index: World, chosen: dict[str, int], with_code: bool) -> None:
@@ -240,6 +242,7 @@ def test_an_index_leaves_few_series_to_read(root: Root, moment: str) -> None:
     assert found(root, private) == {str(ds[3].SOPInstanceUID)}
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(("", "LO", "PN", "IS", "DS", "DA", "UI", "AT", "FD", "LT")),
@@ -269,6 +272,7 @@ def identifier_item(**keys: Any) -> Dataset:
     return item
 
 
+@pytest.mark.slow
 def test_private_elements_are_matched_by_creator_and_element_whatever_their_block(
     filled: World,
 ) -> None:
@@ -281,6 +285,7 @@ def test_private_elements_are_matched_by_creator_and_element_whatever_their_bloc
     assert model["00290077"] == {"vr": "LO", "Value": [CREATOR]}
 
 
+@pytest.mark.slow
 def test_twenty_private_keys_of_a_creator_are_known(root: Root) -> None:
     """Also of implicit encoding, if pydicom knows the creator; else their VR is lost, and they are not known."""
     ds = make.instance(transfer_syntax_uid=ExplicitVRLittleEndian)

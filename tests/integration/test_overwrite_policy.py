@@ -158,6 +158,7 @@ def test_versions_that_take_turns_are_each_kept_once(root: Root) -> None:
     assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
 def test_twenty_senders_of_twenty_versions_lose_none_of_them(root: Root, policy: Any) -> None:
     root.ingest.overwrite_policy = policy
@@ -230,6 +231,7 @@ def test_a_study_has_the_name_birth_date_and_sex_of_its_own_files_where_people_s
     assert len(rows(root, "SELECT 1 FROM v_conflicts WHERE kind = 'shared-patient-id'")) == 4  # the nameless is nobody
 
 
+@pytest.mark.slow
 def test_what_a_study_lacks_of_a_known_person_is_added_and_one_that_could_be_two_people_is_neither(root: Root) -> None:
     def studies_of(**person: str) -> list[tuple[str | None, str | None]]:
         root.take(make.ct_series(1, PatientName="Doe^Jo", **person)[0])

@@ -66,6 +66,7 @@ def test_a_database_is_at_its_path_whichever_characters_that_has(tmp_path: Path,
 HOSTILE = "ward#1?mode=memory&%41%2f 'a' \"b\" \\ é日本;[*]" + "x" * 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["characters", "symlink", "relative"])
 def test_everything_about_a_root_works_at_any_path(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / HOSTILE

@@ -121,6 +121,7 @@ PEOPLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_merges_that_are_undone_leave_index_answers_and_files_as_they_were(root: Root, seed: int) -> None:
     chance = random.Random(seed)

@@ -126,6 +126,7 @@ def test_tables_and_views_are_those_of_sqlite(place: ServerPlace, tmp_path: Path
     assert check(place) == []
 
 
+@pytest.mark.slow
 def test_a_construct_finds_what_it_finds_in_sqlite(server: Server, tmp_path: Path) -> None:
     engine = open_engine(ServerPlace(server.create("words"), tmp_path), alone=True)
     with engine.begin() as connection:
@@ -136,6 +137,7 @@ def test_a_construct_finds_what_it_finds_in_sqlite(server: Server, tmp_path: Pat
     assert found == [ids for _, ids in CONDITIONS]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("place")
 def test_an_index_puts_null_where_orders_do(server: Server) -> None:
     """PostgreSQL would use no other one for an order."""
@@ -163,6 +165,7 @@ def test_a_query_never_compares_each_row_with_each_value_of_a_list(place: Server
     assert not [line for line in plan if "ANY" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.peer
 def test_converters_are_scaled_by_how_long_the_oldest_series_has_been_due(server: Server, place: ServerPlace) -> None:
     autoscaling = ({"enabled": True, "by": by} for by in ("keda", "hpa"))
@@ -498,6 +501,7 @@ def added_while(server: Server, hosts: list[Index], first: Received, second: Rec
         return [*one.result(), *other.result()]
 
 
+@pytest.mark.slow
 def test_two_hosts_add_one_instance_at_the_same_time(server: Server, hosts: list[Index]) -> None:
     first, second = received(1, 1), received(2, 1)
     assert [kept.outcome for kept in added_while(server, hosts, first, second)] == [
@@ -510,6 +514,7 @@ def test_two_hosts_add_one_instance_at_the_same_time(server: Server, hosts: list
     assert [one.quarantine for one in kept] == [first.file.key, third.file.key]
 
 
+@pytest.mark.slow
 def test_two_hosts_add_a_series_to_two_studies_at_the_same_time(server: Server, hosts: list[Index]) -> None:
     kept = added_while(server, hosts, received(1, 1), received(2, 1 + SERIES, study=9))
     assert [one.outcome for one in kept] == [Outcome.STORED] * 2
@@ -545,6 +550,7 @@ def meanwhile(
         return one.result(), other.result()
 
 
+@pytest.mark.slow
 def test_what_comes_while_its_series_is_deleted_is_deleted_with_its_file_or_stays(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -567,6 +573,7 @@ class Changed(Exception):
     """A resource is not as its client has seen it."""
 
 
+@pytest.mark.slow
 def test_what_a_change_demands_is_still_so_when_it_is_made(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -607,6 +614,7 @@ def test_what_a_change_demands_is_still_so_when_it_is_made(
         assert [file.key for file in view.instances.files()] == [second.file.key]
 
 
+@pytest.mark.slow
 def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_for(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -623,6 +631,7 @@ def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_f
     assert json.loads(row["waits"]).keys() == {"HOST1", "HOST2"}
 
 
+@pytest.mark.slow
 def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -640,6 +649,7 @@ def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
     assert server.run("SELECT due_at = last_received_at FROM series", database_of(hosts[0])) == [(True,)]
 
 
+@pytest.mark.slow
 def test_a_study_that_comes_while_its_patient_is_merged_is_one_of_the_target(
     server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -715,6 +725,7 @@ def test_a_query_in_postgresql_ends_when_nobody_waits_for_it(place: ServerPlace)
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_instances_are_numbered_in_the_order_of_their_arrival(hosts: list[Index]) -> None:
     """Routes and hooks follow their numbers."""
     came = [received(1, number) for number in (9, 3, 7, 1)]
@@ -766,6 +777,7 @@ def test_a_query_that_is_not_wanted_any_more_or_takes_too_long_ends(
     assert list(hosts[0].find(query)) == []  # on the same connection
 
 
+@pytest.mark.slow
 def test_a_nul_is_another_character_and_what_no_index_takes_is_refused(
     server: Server, place: ServerPlace, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_only_fewer_than_nearly_all_have_is_unusual(counts: list[int], is_unusua
     assert (usual_count(counts, 4) is not None) == is_unusual
 
 
+@pytest.mark.slow
 def test_another_protocol_scanner_or_matrix_has_a_memory_of_its_own(root: Root) -> None:
     memory = Memory(root)
     memory.of(*[USUAL] * 10)

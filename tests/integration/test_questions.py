@@ -118,6 +118,7 @@ def took(root: Root, instances: list[Any], calling_ae_title: str = "PACS") -> li
     return [str(ds.SOPInstanceUID) for ds in instances]
 
 
+@pytest.mark.slow
 def test_a_sender_is_asked_once_before_its_series_is_quiet(root: Root, source: Source, asked: Asked) -> None:
     source.has, source.count = took(root, make.ct_series(4)), 4
     questions = asked()

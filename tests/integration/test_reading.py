@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.make import ct_series
 
 
+@pytest.mark.slow
 def test_a_length_of_gigabytes_in_a_small_file_takes_no_memory(tmp_path: Path) -> None:
     [instance] = ct_series(1)
     instance.save_as(tmp_path / "a.dcm", enforce_file_format=True)

@@ -147,6 +147,7 @@ def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
     assert len(merged) == 1
 
 
+@pytest.mark.slow
 def test_a_merge_of_patients_outlives_a_rebuild_during_which_no_file_can_be_read(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_merge_of_patients_outlives_a_rebuild_during_which_no_file_can_be_read
     assert view_rows(settings.storage.root, "SELECT DISTINCT patient_id FROM v_studies") == [{"patient_id": "B"}]
 
 
+@pytest.mark.slow
 def test_a_deletion_that_was_killed_after_its_order_is_not_undone(
     settings: Settings, lived: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +331,7 @@ def test_a_table_is_read_on_both_sides_of_its_damage(settings: Settings) -> None
     assert 900 < len(kept) < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["aside", "parts-swept", "claims-released", "finished"])
 def test_a_rebuild_that_dies_is_done_again_with_the_same_previous_index(
     settings: Settings, lived: Path, step: str, monkeypatch: pytest.MonkeyPatch

@@ -123,6 +123,7 @@ def test_the_version_that_replaced_another_is_served_and_the_other_stays_recorde
     assert check_repository(settings, digests=True, repair=False) == []
 
 
+@pytest.mark.slow
 def test_a_version_that_only_quarantine_has_is_served_again(settings: Settings) -> None:
     root, [one] = settings.storage.root, new_series(1)
     received(settings, [one])
@@ -134,6 +135,7 @@ def test_a_version_that_only_quarantine_has_is_served_again(settings: Settings) 
     assert check_repository(settings, digests=True, repair=False) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["none", "flipped"])
 def test_a_file_goes_only_when_the_bytes_that_it_repeats_were_read_elsewhere(
     settings: Settings, how: str, harm: str
@@ -185,6 +187,7 @@ def test_a_file_that_cannot_be_compared_stays(settings: Settings, monkeypatch: p
     assert kept.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["study", "instance"])
 def test_a_deletion_finds_in_quarantine_what_came_after_the_index_that_was_put_back(
     settings: Settings, tmp_path: Path, level: str
@@ -202,6 +205,7 @@ def test_a_deletion_finds_in_quarantine_what_came_after_the_index_that_was_put_b
     assert [path for folder in ("objects", "quarantine") for path in root.glob(f"{folder}/**/*.dcm")] == []
 
 
+@pytest.mark.slow
 def test_a_copied_row_gets_its_bytes_back_from_the_version_in_quarantine_that_has_them(
     settings: Settings, tmp_path: Path
 ) -> None:

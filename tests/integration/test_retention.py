@@ -244,6 +244,7 @@ def test_a_machine_that_starts_with_another_time_holds_retention(root: Root) -> 
     assert len(studies(root)) == 0
 
 
+@pytest.mark.slow
 def test_a_pass_over_an_unusual_share_asks_once_and_for_as_many(root: Root) -> None:
     machine = Machine(root)
     old = {take_study(root) for _ in range(5)}

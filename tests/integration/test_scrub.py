@@ -78,6 +78,7 @@ def test_a_pass_finds_damaged_and_missing_files_once_and_they_are_taken_when_the
     assert state(root).last.damaged == 0
 
 
+@pytest.mark.slow
 def test_the_first_instances_wake_it_on_an_empty_archive(root: Root) -> None:
     service = scrub(root)
     service.start()

@@ -103,6 +103,7 @@ def test_what_differs_is_printed_with_the_values_of_the_headers(tmp_path: Path) 
     assert "ImagePositionPatient: " in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_converter_that_is_unknown_or_absent_is_told_before_anything_is_converted(tmp_path: Path) -> None:
     saved(make.ct_series(2), tmp_path)
     ended = convert(tmp_path, "--compare", "other")
@@ -112,6 +113,7 @@ def test_a_converter_that_is_unknown_or_absent_is_told_before_anything_is_conver
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_the_option_nothing_is_said_of_other_converters(tmp_path: Path) -> None:
     saved(make.ct_series(2), tmp_path)
     assert convert(tmp_path).returncode == 0

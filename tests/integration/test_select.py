@@ -121,6 +121,7 @@ def test_selection_goes_over_more_series_than_one_query_reads(root: Root, monkey
     assert selected(root, 'modality == "MR"') == []
 
 
+@pytest.mark.slow
 def test_select_lists_what_fits_and_why_the_rest_does_not(root: Root) -> None:
     fits = take(root, make.ct_series(4))
     other = take(root, make.ct_series(2))

@@ -195,6 +195,7 @@ def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_othe
         assert len(receiver.received) == 1
 
 
+@pytest.mark.slow
 def test_a_hook_reads_on_behind_many_events_that_it_does_not_want(
     root: Root, hook: Callable[..., HookWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +322,7 @@ def test_a_commit_wakes_the_worker(root: Root, begin: Begin) -> None:
     until(lambda: the_series(root)["state"] == "converted")
 
 
+@pytest.mark.slow
 def test_five_images_at_long_intervals_on_one_association_make_one_revision(root: Root, begin: Begin) -> None:
     root.ingest.now = lambda: dt.datetime.now(dt.UTC)
     root.ingest.quiet_seconds = lambda calling_ae_title: 0.001
@@ -351,6 +353,7 @@ def test_the_worker_sleeps_until_a_series_is_due(root: Root, begin: Begin) -> No
     assert worker.steps < 12
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hourly")
 def test_the_end_of_a_conversion_wakes_the_worker_for_what_is_due_besides(root: Root, begin: Begin) -> None:
     for _ in range(3 * WORKERS):
@@ -510,6 +513,7 @@ SHORTAGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortage", SHORTAGES, ids=repr)
 def test_a_series_that_met_a_shortage_has_not_failed_and_goes_on_by_itself(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch, shortage: Exception
@@ -577,6 +581,7 @@ def test_a_disk_that_fills_during_a_conversion_is_named_with_its_room(root: Root
         assert part in told
 
 
+@pytest.mark.slow
 def test_a_claim_whose_thread_could_not_start_is_given_back(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -599,6 +604,7 @@ def test_a_claim_whose_thread_could_not_start_is_given_back(
     assert worker.failures == 1
 
 
+@pytest.mark.slow
 def test_an_outcome_that_can_never_be_recorded_counts_as_a_crash(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -687,6 +693,7 @@ def test_a_series_whose_thread_cannot_begin_is_converted_later_and_once(
     assert len(conversions) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_two_conversions_of_one_series_never_run_at_once(root: Root, locked: Locked, begin: Begin) -> None:
     first, *late = make.ct_series(4)

@@ -85,6 +85,7 @@ def test_a_state_is_that_of_any_series(store: Repository) -> None:
     assert found(store, condition="refused") == []
 
 
+@pytest.mark.slow
 def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository) -> None:
     texts = ["c", "", "a", "c", "", "b", "c"]
     for number, text in enumerate(texts, start=1):
@@ -123,6 +124,7 @@ def test_a_study_is_listed_with_what_it_has(store: Repository) -> None:
         assert index.count_levels() == {"patients": 1, "studies": 2, "series": 2, "instances": 3}
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_same_by_a_list_and_by_lookups(store: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which way is taken depends on how common a text is, and all of these ways have to find the same."""
     texts = {1: ("Anna^A", "A1", "X-1", "Head"), 2: ("Ben^B", "a-2", "ANNA", "head 2"), 3: ("Carl", "3", "Y", "knee %")}

@@ -81,6 +81,7 @@ class _Rounds(threading.Event):
         return self._left < 0
 
 
+@pytest.mark.slow
 def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def dcmjs(node: Served, verb: str, *arguments: str) -> Any:
     return json.loads(next(line for line in told.splitlines() if line.startswith("{")))  # it logs on both streams
 
 
+@pytest.mark.slow
 def test_echo_is_answered(node: Served) -> None:
     assert dcmjs(node, "echo") == {"statuses": [0]}
 

@@ -76,6 +76,7 @@ def test_findscu_is_answered(node: Served, arguments: list[str], expected: str) 
     assert expected in dcmtk("findscu", node, *arguments)
 
 
+@pytest.mark.slow
 def test_movescu_gets_a_study_byte_for_byte(
     node: Served, store_port: int, study: list[FileDataset], tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_getscu_gets_byte_for_byte(node: Served, study: list[FileDataset], tmp_p
     assert data_sets(tmp_path) == {ds.SOPInstanceUID: data_set_bytes(ds) for ds in wanted}
 
 
+@pytest.mark.slow
 def test_getscu_that_takes_no_compression_gets_the_pixels_uncompressed(
     node: Served, capture: FileDataset, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def held(node: Served) -> set[str]:
     return {row["sop_instance_uid"] for row in node.rows("SELECT sop_instance_uid FROM v_images")}
 
 
+@pytest.mark.slow
 def test_orthanc_verifies_queries_and_fetches(orthanc: Orthanc, study: list[FileDataset]) -> None:
     assert orthanc.ask("/modalities/voxelnode/echo", {}) is not None
     query = orthanc.ask("/modalities/voxelnode/query", {"Level": "Study", "Query": {"PatientName": "DOE*"}})
@@ -110,6 +111,7 @@ def test_orthanc_is_told_what_is_not_safe(node: Served, orthanc: Orthanc, study:
     assert (failure["SOPInstanceUID"], failure["FailureReason"]) == ("1.2.3.4", 0x0112)
 
 
+@pytest.mark.slow
 def test_orthanc_moves_to_the_node(node: Served, orthanc: Orthanc, tmp_path: Path) -> None:
     series = ct_series(2)
     for ds in series:

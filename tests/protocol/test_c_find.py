@@ -155,6 +155,7 @@ def test_a_chinese_name_is_found_in_every_character_set(start_node: Callable[...
     assert answer.PatientName == "Zhang^XiaoDong=张^小东"
 
 
+@pytest.mark.slow
 def test_every_level_of_both_models_is_answered(archive: tuple[Running, dict[str, str]]) -> None:
     node, uids = archive
     study, series = {"StudyInstanceUID": uids["early"]}, {"SeriesInstanceUID": uids["ct"]}
@@ -310,6 +311,7 @@ def fill(node: Running, studies: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_cancel_ends_a_query(node: Running) -> None:
     fill(node, 20_000)
     assoc = associate(node, build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian))
@@ -326,6 +328,7 @@ def test_a_cancel_ends_a_query(node: Running) -> None:
     assoc.release()
 
 
+@pytest.mark.slow
 def test_a_peer_that_goes_away_ends_its_query(node: Running) -> None:
     fill(node, 20_000)
     assoc = associate(node, build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian))
@@ -437,6 +440,7 @@ def test_a_query_ends_when_the_node_stops(start_node: Callable[..., Running]) ->
     assert last.get("Status", 0xA700) == 0xA700  # or the association ended before it was read
 
 
+@pytest.mark.slow
 def test_a_peer_that_does_not_read_its_answers_holds_nothing_in_the_index(start_node: Callable[..., Running]) -> None:
     node = start_node(pdu_seconds=60)
     fill(node, 50_000)

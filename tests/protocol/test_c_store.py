@@ -212,6 +212,7 @@ def test_pdus_of_any_announced_size_pass(start_node: Callable[..., Running], siz
     assert node.stored_data_sets()[ds.SOPInstanceUID] == data
 
 
+@pytest.mark.slow
 def test_pipelined_requests_are_answered_in_order(node: Running) -> None:
     series = [instance() for _ in range(20)]
     stream = BytesIO()

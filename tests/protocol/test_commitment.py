@@ -128,6 +128,7 @@ def settled(node: Running, state: str = "reported") -> dict[str, Any]:
     return row
 
 
+@pytest.mark.slow
 def test_a_result_comes_on_the_association_that_waits_for_it(
     start_node: Callable[..., Running], tmp_path: Path
 ) -> None:
@@ -228,6 +229,7 @@ def test_who_sent_another_version_than_the_current_one_is_told_no(
     assert failed == [(series[1].SOPInstanceUID, 0x0110)]
 
 
+@pytest.mark.slow
 def test_more_references_than_are_looked_up_at_once_are_all_reported(
     start_node: Callable[..., Running], asker: Asker, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def of_kind(*kinds: str) -> list[str]:
     return [uid for uid, entry in UID_dictionary.items() if entry[1] in kinds]
 
 
+@pytest.mark.slow
 def test_exactly_the_abstract_syntaxes_of_the_statement_are_accepted(
     start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
 ) -> None:
@@ -66,6 +67,7 @@ def test_exactly_the_transfer_syntaxes_of_the_statement_are_accepted(
     assert {uid for _, uid in accepted(start_node(), proposals)} == told
 
 
+@pytest.mark.slow
 def test_services_are_spoken_in_the_transfer_syntaxes_of_the_statement(
     start_node: Callable[..., Running], tables: dict[str, list[dict[str, str]]]
 ) -> None:
@@ -100,6 +102,7 @@ def test_the_acceptance_names_the_implementation_of_the_statement(
     assoc.release()
 
 
+@pytest.mark.slow
 def test_a_check_that_fails_ends_no_other() -> None:
     class Odd(Target):
         def negotiate(self, pairs: Iterable[tuple[str, str]]) -> Mapping[tuple[str, str], int]:

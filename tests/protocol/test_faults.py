@@ -109,6 +109,7 @@ def test_a_request_that_never_comes_is_not_waited_for(guarded: Running) -> None:
             assert peer.closed(), length
 
 
+@pytest.mark.slow
 def test_a_request_in_drops_is_not_waited_for(guarded: Running) -> None:
     with Raw(guarded) as peer, contextlib.suppress(OSError):
         for number in range(50):
@@ -154,6 +155,7 @@ def test_other_protocols_are_hung_up_on(guarded: Running) -> None:
             assert peer.closed(), name
 
 
+@pytest.mark.slow
 def test_a_request_of_absurd_length_is_refused_unread(guarded: Running) -> None:
     for length in (0xFFFFFFFF, 0x80000000, 131073, 0, 3):
         with Raw(guarded) as peer:
@@ -213,6 +215,7 @@ def test_a_broken_request_is_rejected_or_aborted(guarded: Running) -> None:
             assert peer.closed(), name
 
 
+@pytest.mark.slow
 def test_twice_the_allowed_contexts_are_rejected_or_aborted(guarded: Running) -> None:
     item = associate_rq()[6:]
     at = first_context(item)
@@ -228,6 +231,7 @@ def test_twice_the_allowed_contexts_are_rejected_or_aborted(guarded: Running) ->
         assert answer is None or answer[0] in (3, 7)
 
 
+@pytest.mark.slow
 def test_items_that_nobody_knows_are_ignored(guarded: Running) -> None:
     # PS3.8 9.3.1: an item of unknown type is not an error.
     with Raw(guarded) as peer:
@@ -240,6 +244,7 @@ def test_items_that_nobody_knows_are_ignored(guarded: Running) -> None:
 # PDUs and PDVs of an open association
 
 
+@pytest.mark.slow
 def test_an_unexpected_pdu_aborts_and_says_so(guarded: Running) -> None:
     for kind in (1, 2, 3, 6, 8, 0x47):
         for within in (b"", store_head() + p_data(pdv(1, 0, bytes(1000)))):  # an instance
@@ -251,6 +256,7 @@ def test_an_unexpected_pdu_aborts_and_says_so(guarded: Running) -> None:
     assert guarded.rows() == []
 
 
+@pytest.mark.slow
 def test_whatever_comes_after_the_end_is_not_listened_to(guarded: Running) -> None:
     for end, kind in ((5, 1), (5, 4), (5, 5), (5, 7), (5, 8), (7, 1), (7, 4), (7, 7)):
         with Raw(guarded).associate() as peer, contextlib.suppress(ConnectionError):
@@ -260,6 +266,7 @@ def test_whatever_comes_after_the_end_is_not_listened_to(guarded: Running) -> No
     assert guarded.rows() == []
 
 
+@pytest.mark.slow
 def test_a_pdu_of_absurd_length_aborts_unread(guarded: Running) -> None:
     for length in (0xFFFFFFFF, 131072 + 7, 0, 5):
         with Raw(guarded).associate() as peer:
@@ -284,6 +291,7 @@ MALFORMED_PDVS = {
 }
 
 
+@pytest.mark.slow
 def test_a_malformed_pdv_aborts_and_leaves_nothing(guarded: Running) -> None:
     for name, body in MALFORMED_PDVS.items():
         with Raw(guarded).associate() as peer:
@@ -292,6 +300,7 @@ def test_a_malformed_pdv_aborts_and_leaves_nothing(guarded: Running) -> None:
             assert peer.closed(), name
 
 
+@pytest.mark.slow
 def test_a_command_set_without_end_aborts(guarded: Running) -> None:
     with Raw(guarded).associate() as peer, contextlib.suppress(ConnectionError):
         for _ in range(3):
@@ -313,6 +322,7 @@ GARBAGE_COMMANDS = {
 }
 
 
+@pytest.mark.slow
 def test_a_garbage_command_set_aborts(guarded: Running) -> None:
     for name, garbage in GARBAGE_COMMANDS.items():
         with Raw(guarded).associate() as peer:
@@ -353,6 +363,7 @@ def test_a_data_set_that_never_ends_is_aborted_when_nothing_more_comes(guarded: 
     assert until(lambda: guarded.part_files() == [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["close", "reset", "abort", "release"])
 def test_a_peer_that_leaves_within_an_instance_leaves_no_file(guarded: Running, way: str) -> None:
     peer = Raw(guarded).associate()
@@ -411,6 +422,7 @@ def test_a_peer_that_was_stopped_is_let_go(guarded: Running) -> None:
             peer.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guarded", [{"idle_seconds": 30}], indirect=True)
 def test_requests_without_waiting_for_answers_take_no_memory(guarded: Running) -> None:
     ds = instance()
@@ -451,6 +463,7 @@ def test_event_reports_that_nobody_asked_for_start_no_threads(guarded: Running, 
 # C-STORE requests that must not succeed
 
 
+@pytest.mark.slow
 def test_a_store_without_a_data_set_is_not_understood(guarded: Running) -> None:
     with Raw(guarded).associate() as peer:
         peer.send(store_head(e0800=b"\x01\x01"))
@@ -458,6 +471,7 @@ def test_a_store_without_a_data_set_is_not_understood(guarded: Running) -> None:
         assert peer.verify() == 0x0000
 
 
+@pytest.mark.slow
 def test_a_peers_uid_is_never_a_path(guarded: Running) -> None:
     hostile = ("", "../../x", "/etc/x", "1" * 65, "1.2\0.3", ";rm -rf /", "1.2\\1.3", "\xff\xfe", "x" * 1000)
     for uid in ("1" * 64, *hostile):
@@ -473,6 +487,7 @@ def test_a_peers_uid_is_never_a_path(guarded: Running) -> None:
     assert guarded.rows() == []
 
 
+@pytest.mark.slow
 def test_request_context_and_data_set_must_agree(guarded: Running) -> None:
     ds = instance()
     other = instance(sop_class_uid="1.2.840.10008.5.1.4.1.1.4")
@@ -488,12 +503,14 @@ def test_request_context_and_data_set_must_agree(guarded: Running) -> None:
     assert guarded.rows() == []
 
 
+@pytest.mark.slow
 def test_a_store_on_the_verification_context_is_not_supported(guarded: Running) -> None:
     with Raw(guarded).associate() as peer:
         peer.send(p_data(pdv(3, 3, c_store_rq("1.2.3", "1.2.840.10008.1.1"))) + p_data(pdv(3, 2, b"ab")))
         assert status_of(peer.receive()) == 0x0122
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_data_set_are_not_understood(guarded: Running) -> None:
     for data in (b"", b"\0", b"garbage that is no data set", bytes(5000), b"\xff" * 999):
         with Raw(guarded).associate() as peer:
@@ -502,6 +519,7 @@ def test_bytes_that_are_no_data_set_are_not_understood(guarded: Running) -> None
     assert guarded.rows() == []
 
 
+@pytest.mark.slow
 def test_the_same_instance_twice_is_stored_once(guarded: Running) -> None:
     ds = ct_series(1)[0]
     assoc = associate(guarded)

@@ -166,6 +166,7 @@ def test_idle_associations_cost_no_processor_time(node: Running) -> None:
     assert node.settled()
 
 
+@pytest.mark.slow
 def test_associations_leave_no_threads_and_no_files_behind(node: Running) -> None:
     ae = AE("GOOD")
     ae.requested_contexts = [build_context("1.2.840.10008.1.1")]

@@ -566,6 +566,7 @@ def test_a_refusal_of_the_requestor_is_counted(start_node: Callable[..., Running
     assert (got.last.Status, counts(got.last)) == (0xB000, (None, 2, 1, 0))
 
 
+@pytest.mark.slow
 def test_a_cancelled_get_stops(start_node: Callable[..., Running], tmp_path: Path) -> None:
     node = start_node(peers=peers())
     series = stored(node, ct_series(60), tmp_path)
@@ -577,6 +578,7 @@ def test_a_cancelled_get_stops(start_node: Callable[..., Running], tmp_path: Pat
     assert len(got.stored) == completed
 
 
+@pytest.mark.slow
 def test_a_requestor_that_vanishes_during_a_get_leaves_nothing_behind(
     start_node: Callable[..., Running], tmp_path: Path
 ) -> None:

@@ -216,6 +216,7 @@ def test_series_that_wait_for_a_destination_that_is_down_are_counted(source: Cal
     assert (len(pacs.taken), node.state()["series_behind"]) == (5, 0)
 
 
+@pytest.mark.slow
 def test_an_instance_that_is_refused_for_now_holds_its_study_and_a_final_refusal_is_a_dead_letter(
     source: Callable[..., Source], pacs: Pacs
 ) -> None:
@@ -240,6 +241,7 @@ def test_an_instance_that_is_refused_for_now_holds_its_study_and_a_final_refusal
     assert pacs.taken == uids(one) + uids(two)
 
 
+@pytest.mark.slow
 def test_a_series_that_was_sent_in_part_goes_on_where_it_was_cut(source: Callable[..., Source], pacs: Pacs) -> None:
     node = source({"all": Route(when="series-quiet", to=("PACS",))}, pacs.port)
     series = CT(6)
@@ -338,6 +340,7 @@ def test_pauses_and_hours_hold_a_route_and_survive_a_restart(source: Callable[..
     assert len(pacs.taken) == 2
 
 
+@pytest.mark.slow
 def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
     source: Callable[..., Source], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,6 +467,7 @@ VERSIONED = (
 )
 
 
+@pytest.mark.slow
 def test_an_instance_that_is_refused_for_now_keeps_its_series_in_order_and_others_pass(
     source: Callable[..., Source], pacs: Pacs
 ) -> None:
@@ -479,6 +483,7 @@ def test_an_instance_that_is_refused_for_now_keeps_its_series_in_order_and_other
     assert pacs.taken == [uids(one)[0], *uids(two), *uids(one)[1:]]
 
 
+@pytest.mark.slow
 def test_an_instance_at_which_a_peer_ends_the_association_is_given_up_and_holds_no_other_for_ever(
     source: Callable[..., Source], pacs: Pacs
 ) -> None:
@@ -504,6 +509,7 @@ def test_an_instance_at_which_a_peer_ends_the_association_is_given_up_and_holds_
     assert (node.state()["waiting"], node.state()["given_up"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_peer_that_often_breaks_the_connection_gets_all_of_a_long_series(
     source: Callable[..., Source], pacs: Pacs
 ) -> None:
@@ -684,6 +690,7 @@ def test_what_is_deleted_or_in_the_way_while_it_waits_holds_nothing_else(
     assert len([path for path in folder.rglob("*.dcm") if path.is_file()]) == 2
 
 
+@pytest.mark.slow
 def test_a_file_that_is_whole_again_before_its_message_is_given_up_is_sent(
     source: Callable[..., Source], pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -761,6 +768,7 @@ def test_what_waits_is_judged_by_the_new_configuration_and_forgotten_with_its_ro
     assert pacs.taken == uids(new)
 
 
+@pytest.mark.slow
 def test_two_nodes_that_route_to_each_other_do_not_send_for_ever(source: Callable[..., Source]) -> None:
     ports = {"ONE": free_port(), "TWO": free_port()}
     both = {}

@@ -60,6 +60,7 @@ def store(node: Running, keys: Path) -> bool:
     return done and all(stored[ds.SOPInstanceUID] == data_set_bytes(ds) for ds in series)
 
 
+@pytest.mark.slow
 def test_instances_arrive_through_tls(tls_node: Running, keys: Path) -> None:
     assert store(tls_node, keys)
     assert tls_node.settled()

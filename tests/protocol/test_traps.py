@@ -503,6 +503,7 @@ def test_p12_a_pdv_that_overruns_is_noticed_by_an_assertion_only() -> None:
     assert run_python("-O", "-c", ours) == "noticed"
 
 
+@pytest.mark.slow
 def test_p12_timers_follow_the_time_of_day(
     plain: Callable[..., Plain], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,6 +309,7 @@ def test_deep_and_wide_identifiers_are_refused_in_words(node: Running) -> None:
     assert (final.Status, "100 values" in final.ErrorComment) == (0xC000, True)
 
 
+@pytest.mark.slow
 def test_more_answers_than_allowed_are_refused(start_node: Callable[..., Running]) -> None:
     node = start_node(maximum_query_results=100)
     plan(node, *(entry(number) for number in range(101)))

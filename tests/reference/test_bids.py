@@ -69,6 +69,7 @@ EMISSION: dict[str, Any] = {
 """What an ideal scanner states; the rest comes from the rule of docs/bids.md."""
 
 
+@pytest.mark.slow
 def test_the_validator_finds_no_error_in_any_kind_of_file(tmp_path: Path) -> None:
     document = (Path(__file__).parents[2] / "docs" / "bids.md").read_text(encoding="utf-8")
     example = dedent(document.split("and subjects of a table:\n")[1].split("### Keys")[0])
@@ -99,6 +100,7 @@ def test_the_validator_finds_no_error_in_any_kind_of_file(tmp_path: Path) -> Non
     assert errors(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 @pytest.mark.corpus
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 def test_the_validator_finds_no_error_in_a_data_set_of_the_corpus(corpus: Path, tmp_path: Path) -> None:
@@ -114,6 +116,7 @@ def test_the_validator_finds_no_error_in_a_data_set_of_the_corpus(corpus: Path, 
     assert errors(out) == []
 
 
+@pytest.mark.slow
 def test_the_validator_knows_every_name(tmp_path: Path) -> None:
     names = [
         "sub-a/anat/sub-a_T1W.nii.gz",

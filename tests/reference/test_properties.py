@@ -606,6 +606,7 @@ def check(known: Library, holds: Property, data: st.DataObject) -> None:
 CHECKS = list(HealthCheck)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
 @settings(max_examples=EXAMPLES, derandomize=True, database=None, suppress_health_check=CHECKS)
 @given(data=st.data())
@@ -613,6 +614,7 @@ def test_a_change_of_a_real_series(few_series: Library, holds: Property, data: s
     check(few_series, holds, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holds", WRITTEN_WRONGLY, ids=lambda holds: holds.__name__)
 @settings(max_examples=EXAMPLES_WRITTEN_WRONGLY, derandomize=True, database=None, suppress_health_check=CHECKS)
 @given(data=st.data())

@@ -49,6 +49,7 @@ def logged_in(site: Site, name: str) -> httpx2.Client:
     return client
 
 
+@pytest.mark.slow
 def test_every_route_but_the_public_ones_asks_who_it_is(empty: Site) -> None:
     app = empty.server._app
 
@@ -101,6 +102,7 @@ def seconds_to_end(lines: Iterable[str]) -> float:
     return idle_seconds(began, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("by", "change"),
     [
@@ -127,6 +129,7 @@ def test_an_event_stream_ends_with_what_opened_it(guarded: Site, by: str, change
         assert seconds_to_end(lines) < 5
 
 
+@pytest.mark.slow
 def test_an_event_stream_ends_when_its_account_is_in_a_project_no_more(guarded: Site) -> None:
     guarded.account("leaver", Role.READ)
     actions, member = guarded.store.actions.by_name, {"account": "leaver", "who": "test"}
@@ -225,6 +228,7 @@ def test_a_session_that_is_used_goes_on(start_site: Callable[..., Site]) -> None
         assert client.get(API).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_page_that_is_left_open_does_not_keep_its_session_alive(start_site: Callable[..., Site]) -> None:
     site, client = session(start_site, hours=1)
     access = site.server._app.state.access
@@ -265,6 +269,7 @@ def test_a_token_opens_until_it_is_over_or_revoked(guarded: Site) -> None:
     assert status(good) == 401
 
 
+@pytest.mark.slow
 def test_an_account_is_logged_in_in_so_many_browsers_and_the_oldest_gives_way(guarded: Site) -> None:
     access = guarded.server._app.state.access
     cookies = [access.log_in("reader", PASSWORD, "127.0.0.1") for _ in range(MAX_SESSIONS + 1)]
@@ -337,6 +342,7 @@ ROLES = {
 }
 
 
+@pytest.mark.slow
 def test_a_lower_role_may_not_do_it(guarded: Site) -> None:
     for name, role in (("reader", Role.READ), ("writer", Role.WRITE), ("admin", Role.ADMIN)):
         client = guarded.client(headers={"Authorization": f"Bearer {guarded.token(name)}"})
@@ -494,6 +500,7 @@ def test_tokens_are_listed_and_revoked_by_rest(guarded: Site) -> None:
     assert client.get("/api/v1/account", headers=one).status_code == 200
 
 
+@pytest.mark.slow
 def test_sessions_are_listed_and_ended(guarded: Site) -> None:
     one, two = logged_in(guarded, "reader"), logged_in(guarded, "reader")
     items = one.get("/api/v1/account/sessions").json()["items"]
@@ -511,6 +518,7 @@ def test_sessions_are_listed_and_ended(guarded: Site) -> None:
     assert one.get(API).status_code == 401
 
 
+@pytest.mark.slow
 def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "CHECK_SECONDS", 0.05)
     guarded.account("leaver", Role.READ)

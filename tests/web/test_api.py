@@ -36,6 +36,7 @@ def items(site: Site, path: str, **query: Any) -> list[dict[str, Any]]:
             return found
 
 
+@pytest.mark.slow
 def test_a_study_is_told_with_what_became_of_it(filled: Site) -> None:
     study = filled.client().get("/api/v1/studies/1.2.3").json()
     assert (study["series"], study["instances"], study["modalities"]) == (1, 5, ["CT"])
@@ -78,6 +79,7 @@ def test_studies_are_found_by_what_is_known_of_them(filled: Site, query: dict[st
     assert [study["study_instance_uid"] for study in items(filled, "studies", **query)] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["received", "date"])
 def test_pages_put_together_are_the_list(site: Site, order: str) -> None:
     dates = ["20200101", "20210101", "", "20210101", "", "20190101", "20210101"]
@@ -191,6 +193,7 @@ def test_a_list_is_counted_when_it_is_asked_for(filled: Site, path: str, query: 
         assert page(total=True, limit=1, after=first["next"])["total"] == total
 
 
+@pytest.mark.slow
 def test_every_list_can_be_counted(filled: Site) -> None:
     paths = filled.client().get("/api/v1/openapi.json").json()["paths"]
     lists = [

@@ -83,6 +83,7 @@ def test_the_grid_proposes_names_and_becomes_a_file_of_rules(scanned: Site) -> N
     assert "left out by hand" in [rule.get("skip") for rule in left_out if rule["name"] == "T1w"]
 
 
+@pytest.mark.slow
 def test_what_is_no_grid_is_refused(scanned: Site) -> None:
     client = scanned.client()
     assert client.get("/bids", params={"study": "9.9"}).status_code == 404

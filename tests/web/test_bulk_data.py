@@ -41,6 +41,7 @@ def path_of(ds: Dataset) -> str:
     return f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
 
 
+@pytest.mark.slow
 def test_bulk_data_of_all_levels_are_what_the_metadata_name(filled: Site, client: httpx2.Client) -> None:
     uris = {
         element["BulkDataURI"]

@@ -56,6 +56,7 @@ def change(site: Site, kind: str, verb: str, **options: Any) -> httpx2.Response:
     return site.client().post(f"{url}/{verb}", **options)
 
 
+@pytest.mark.slow
 def test_what_can_be_changed_has_an_entity_tag(stored: Site) -> None:
     client = stored.client()
     for kind, path in paths(stored).items():
@@ -161,6 +162,7 @@ def test_a_repetition_with_the_same_key_has_the_same_answer(stored: Site, kind: 
     assert client.get("/api/v1/history", params={"limit": 1000}).json() == events
 
 
+@pytest.mark.slow
 def test_a_key_is_for_one_request(stored: Site) -> None:
     assert keyed(stored, "study", "reconvert").status_code == 202
     for kind, verb, options in (

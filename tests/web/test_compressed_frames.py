@@ -174,6 +174,7 @@ def test_what_was_made_goes_with_its_instance(site: Site, query: dict[str, str])
     assert get(site, stays, "image/png", "rendered").status_code == 200
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_bounded(start_site: Callable[..., Site]) -> None:
     site, none = start_site(frame_cache_bytes=6000), start_site(frame_cache_bytes=0)
     for ds in [signed_ct() for _ in range(4)]:

@@ -23,6 +23,7 @@ def beside(site: Site) -> Opened:
     return node.open(site.root, {} if isinstance(place, Path) else {"index.url": place.url})
 
 
+@pytest.mark.slow
 def test_a_running_node_shows_what_its_root_does(filled: Site, tmp_path: Path) -> None:
     there, here = node.connect(filled.url), beside(filled)
     assert [(one.patient_id, one.name) for one in there.patients()] == [
@@ -58,6 +59,7 @@ def test_a_header_comes_with_its_voxels(filled: Site) -> None:
     assert np.array_equal(header.array(), series.volumes()[0].array())
 
 
+@pytest.mark.slow
 def test_what_was_refused_and_excluded_is_told(site: Site) -> None:
     site.take(*make.duplicate_series(5), make.structured_report(study_uid="1.9", series_uid="1.9.1"))
     site.convert()
@@ -76,6 +78,7 @@ def test_the_catalog_has_the_columns_of_the_view(filled: Site) -> None:
         assert row[column] == known[column], column
 
 
+@pytest.mark.slow
 def test_a_volume_that_was_replaced_is_told_from_one_that_is_wrong(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.2.1"))
     site.convert()

@@ -102,6 +102,7 @@ def test_a_series_without_its_damaged_instance_is_partial_content(site: Site, da
     assert site.client().get(url, headers=accept).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_damaged_volume_is_refused_and_made_again(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid=STUDY, series_uid=SERIES))
     site.convert()

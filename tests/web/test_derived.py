@@ -32,6 +32,7 @@ def as_volume(content: bytes, folder: Path) -> tuple[Any, Any]:
     return read_voxels(file)
 
 
+@pytest.mark.slow
 def test_a_projection_is_a_picture_or_values(filled: Site, volume: Any, tmp_path: Path) -> None:
     array = volume.array()
     picture = derived(filled, volume, "projection", plane="coronal")
@@ -48,6 +49,7 @@ def test_a_projection_is_a_picture_or_values(filled: Site, volume: Any, tmp_path
     assert (same.headers["content-type"], same.content) == ("application/octet-stream", montage.content)
 
 
+@pytest.mark.slow
 def test_masks_and_contours_are_those_of_the_values(filled: Site, volume: Any, tmp_path: Path) -> None:
     array = volume.array()
     level = float(np.median(array))
@@ -62,6 +64,7 @@ def test_masks_and_contours_are_those_of_the_values(filled: Site, volume: Any, t
     assert np.allclose(told[0]["points_lps_mm"], known[0][1], atol=1e-2)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_derived_is_refused_in_words(filled: Site, volume: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusal(what: str, **query: Any) -> tuple[int, str]:
         answer = derived(filled, volume, what, **query)

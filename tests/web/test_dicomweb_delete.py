@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import Site
 from tests.web.test_stow import stored
 
 
+@pytest.mark.slow
 def test_an_instance_a_series_and_a_study_go_to_the_trash(guarded: Site) -> None:
     site = guarded
     first = make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1")

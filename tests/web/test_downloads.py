@@ -60,6 +60,7 @@ def lines_of(archive: ZipFile) -> list[dict[str, str]]:
     return list(csv.DictReader(StringIO(archive.read("manifest.csv").decode())))
 
 
+@pytest.mark.slow
 def test_a_study_has_the_name_of_its_person_and_day_and_its_series_theirs(client: TestClient) -> None:
     answer = client.get(f"/studies/{DOE}/volumes.zip")
     assert answer.headers["content-disposition"] == 'attachment; filename="Doe_John_2026-11-20_MR-SR.zip"'

@@ -71,6 +71,7 @@ def test_a_person_finds_a_series_among_many(crowded: Site, browser: Browser) -> 
     assert visitor.complaints == []
 
 
+@pytest.mark.slow
 def test_the_list_of_many_series_is_light(crowded: Site) -> None:
     answer = crowded.client().get("/studies/1.2.3")
     assert answer.status_code == 200

@@ -124,6 +124,7 @@ def receive(site: Site) -> None:
     incoming.finish()
 
 
+@pytest.mark.slow
 def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from tests.web.conftest import Site, every_route
 MORE_THAN_A_ROW_HAS = (2**63, -(2**63) - 1, 10**40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", MORE_THAN_A_ROW_HAS)
 def test_a_number_that_no_row_can_have_is_told(filled: Site, number: int) -> None:
     client, failed, asked = filled.client(), [], 0

@@ -130,6 +130,7 @@ def test_the_document_is_valid(fuzzed: Site) -> None:
     assert list(OpenAPIV31SpecValidator(described(fuzzed)).iter_errors()) == []
 
 
+@pytest.mark.slow
 def test_operation_ids_stay_as_they_are(fuzzed: Site) -> None:
     """They are names of functions in generated clients: a change breaks those who call them."""
     paths = described(fuzzed)["paths"]

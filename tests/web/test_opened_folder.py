@@ -41,6 +41,7 @@ def state_of(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
+@pytest.mark.slow
 def test_a_file_is_referred_to_and_whatever_is_done_the_folder_stays_as_it_was(
     start_site: Callable[..., Site], tmp_path: Path
 ) -> None:

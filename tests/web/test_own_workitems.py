@@ -109,6 +109,7 @@ def test_what_a_person_sends_is_watched_searched_and_cancelled(site: Site, pacs:
     assert "Value" not in left["00100010"]
 
 
+@pytest.mark.slow
 def test_a_send_by_rule_says_how_far_it_is_and_ends_where_it_was_cancelled(
     site: Site, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def test_a_file_is_the_one_on_the_disk(filled: Site) -> None:
     assert "content-encoding" not in answer.headers
 
 
+@pytest.mark.slow
 def test_a_part_of_a_file_is_sent_when_asked_for(filled: Site) -> None:
     whole = filled.client().get(f"{PLACE}/files/1/volume.zraw").content
     part = filled.client().get(f"{PLACE}/files/1/volume.zraw", headers={"Range": "bytes=2-5"})

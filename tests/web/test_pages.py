@@ -196,6 +196,7 @@ def test_hostile_text_is_shown_as_text(visitor: Visitor, path: str) -> None:
     assert page.locator("a[href^='javascript']").count() == 0
 
 
+@pytest.mark.slow
 def test_characters_that_turn_the_writing_are_named(visitor: Visitor) -> None:
     expect(visitor.open(f"/studies/{HOSTILE_STUDY}").locator(".strip")).to_contain_text("[U+202E]gnp.exe")
 
@@ -483,6 +484,7 @@ def test_a_refused_series_says_why_and_what_helps(visitor: Visitor) -> None:
     expect(notice.locator(".remedy")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_problems_come_with_their_remedy(visitor: Visitor) -> None:
     page = visitor.open("/problems")
     expect(page.locator("tbody tr")).to_have_count(2)
@@ -511,6 +513,7 @@ def test_a_page_that_is_not_there_says_what_helps(shown: Shown, visit: Callable[
     visitor.expect_answer(404)
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_of_any_other_machine(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.knee)
     page.wait_for_selector("#viewer[data-shown]")
@@ -518,6 +521,7 @@ def test_nothing_is_asked_of_any_other_machine(visitor: Visitor, shown: Shown) -
     assert [url for url in visitor.asked if not url.startswith((shown.site.url, "data:"))] == []
 
 
+@pytest.mark.slow
 def test_the_first_page_of_a_series_is_light(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.head)
     page.wait_for_selector("#viewer[data-shown]")
@@ -529,6 +533,7 @@ def test_the_first_page_of_a_series_is_light(visitor: Visitor, shown: Shown) -> 
     assert sum(weight for name, weight in transferred.items() if not name.endswith("volume.nii.gz")) < 100_000
 
 
+@pytest.mark.slow
 def test_an_empty_node_tells_how_to_send(site: Site, visit: Callable[[Site], Visitor]) -> None:
     visitor = visit(site)
     page = visitor.open("/")

@@ -65,6 +65,7 @@ def test_a_shared_patient_id_is_flagged_on_the_pages_of_both_and_all_studies_are
     assert 'href="/#words=P2"' in page
 
 
+@pytest.mark.slow
 def test_a_merge_is_previewed_done_listed_and_undone_without_a_trace(shared: Site) -> None:
     client, found = shared.client(), conflict(shared)
     pair = {"source": number(shared, "1.2"), "target": number(shared, "1.1"), "conflict": found["id"]}
@@ -91,6 +92,7 @@ def test_a_merge_is_previewed_done_listed_and_undone_without_a_trace(shared: Sit
     ]
 
 
+@pytest.mark.slow
 def test_different_people_are_kept_apart_by_an_issuer_and_that_is_undone(shared: Site) -> None:
     client, found = shared.client(), conflict(shared)
     bob = number(shared, "1.2")
@@ -107,6 +109,7 @@ def test_different_people_are_kept_apart_by_an_issuer_and_that_is_undone(shared:
     assert state(shared) == before
 
 
+@pytest.mark.slow
 def test_any_two_patients_are_compared(shared: Site) -> None:
     client = shared.client()
     ann, other = number(shared, "1.1"), number(shared, "1.3")

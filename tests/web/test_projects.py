@@ -93,6 +93,7 @@ def test_threads_that_answer_members_have_their_scope() -> None:
     assert {path.relative_to(package).as_posix() for path in starting} == OWN_THREADS.keys()
 
 
+@pytest.mark.slow
 def test_accounts_see_the_series_of_their_projects(start_site: Any) -> None:
     site = start_site(authentication="always")
     enter(site)

@@ -136,6 +136,7 @@ def test_fields_can_be_asked_for_by_keyword_by_tag_and_all(client: httpx2.Client
     assert {"00080070", "00101010", "00100010", "0020000E"} <= set(every)
 
 
+@pytest.mark.slow
 def test_pages_follow_each_other_without_gap_or_overlap(client: httpx2.Client) -> None:
     first = client.get("/dicom-web/instances", params={"limit": 5})
     assert first.headers["warning"] == '299 voxelnode "There are additional results that can be requested"'
@@ -264,6 +265,7 @@ def test_searching_needs_an_account_and_is_audited(guarded: Site) -> None:
     assert line["participants"][0]["user"] == "reader"
 
 
+@pytest.mark.slow
 def test_a_key_may_be_given_again_and_again_without_the_answer_taking_longer(empty: Site) -> None:
     client = empty.client()  # each time doubled the quotes around the values before it
     uids = "&".join(f"StudyInstanceUID=1.2.{number}" for number in range(400))
@@ -298,6 +300,7 @@ def test_hundreds_of_words_of_a_name_are_refused_in_words(client: httpx2.Client)
             assert client.get(f"/dicom-web/{level}", params=query).status_code == status
 
 
+@pytest.mark.slow
 def test_an_answer_is_not_sent_again_to_who_has_it_and_is_compressed_if_asked_for(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
     client = site.client()

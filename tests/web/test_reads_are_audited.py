@@ -253,6 +253,7 @@ def _query(path: str) -> dict[str, str]:
     return {"profile": "trial"} if "deidentified" in path else {}
 
 
+@pytest.mark.slow
 def test_a_line_tells_what_who_and_how_many(walked: Site) -> None:
     client, trail = walked.client(), walked.server._app.state.access.trail
     for path, count in (

@@ -109,6 +109,7 @@ def test_a_page_of_another_scheme_or_port_is_a_page_elsewhere(start_site: Callab
     assert status("http://pacs.example.org", "pacs.example.org:80") == 404
 
 
+@pytest.mark.slow
 def test_our_pages_and_scripts_may_change_things(empty: Site) -> None:
     for headers in ({}, {"Origin": empty.url}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
         assert empty.client(headers=headers).post(CHANGE).status_code == 404
@@ -257,6 +258,7 @@ def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(start_site: Calla
                 assert status_of(asking) == 200
 
 
+@pytest.mark.slow
 def test_connections_that_never_end_their_handshake_are_closed(
     start_site: Callable[..., Site],
     keys: Path,  # noqa: F811
@@ -329,6 +331,7 @@ def test_a_client_in_the_middle_of_a_body_does_not_hold_up_the_end(site: Site) -
     assert not site.server._thread.is_alive()
 
 
+@pytest.mark.slow
 def test_whoever_needs_an_account_and_shows_none_cannot_send_for_long(
     guarded: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +456,7 @@ def test_what_pages_and_probes_ask_by_themselves_is_no_line_of_the_log(empty: Si
     ]
 
 
+@pytest.mark.slow
 def test_every_page_that_names_patients_is_in_the_audit_log(filled: Site) -> None:
     client = filled.client()
     for path in ("/", "/queue", "/problems", "/problems/conflicts", "/api/v1/conflicts"):

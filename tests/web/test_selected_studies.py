@@ -64,6 +64,7 @@ def test_several_studies_are_taken_away_converted_again_and_deleted(three: Site)
     assert client.post("/selected/delete", data=others).status_code == 404
 
 
+@pytest.mark.slow
 def test_a_csv_file_has_what_the_list_has_and_no_formula(three: Site) -> None:
     answer = three.client().post(
         "/studies.csv", data={"order": "name", "reverse": "on", "words": "p", "description": ""}

@@ -86,6 +86,7 @@ def test_series_that_wait_for_a_converter_are_told_when_their_turn_comes() -> No
     assert places(series, 40.0, NOW) == {1: "next, in about 40 s", 2: "after 1 other, in about 80 s"}
 
 
+@pytest.mark.slow
 def test_senders_and_minutes_outlive_a_restart(tmp_path: Path) -> None:
     for _ in range(2):
         site = open_site(tmp_path / "root")
@@ -104,6 +105,7 @@ def test_senders_and_minutes_outlive_a_restart(tmp_path: Path) -> None:
                 assert index.series.count_waiting() == 1
 
 
+@pytest.mark.slow
 def test_each_page_says_that_nothing_is_accepted_and_how_much_room_there_is(tmp_path: Path) -> None:
     with closing(open_site(tmp_path / "root")) as site:
         site.store.archive.intake.failed(OSError(errno.EIO, "Input/output error"))

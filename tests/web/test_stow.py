@@ -81,6 +81,7 @@ def test_what_the_index_does_not_take_in_time_is_not_stored_where_the_index_is_p
     assert len(items(response, REFERENCED)) == 3
 
 
+@pytest.mark.slow
 def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
     samples = [sample(name) for name in NAMES]
     response = post(site, body_of(*(one.file for one in samples)))
@@ -231,6 +232,7 @@ def test_a_single_instance_may_be_the_whole_body(site: Site) -> None:
     assert part_files(site) == []
 
 
+@pytest.mark.slow
 def test_many_requests_at_once_are_all_stored(site: Site) -> None:
     several = [make.ct_series(6, rows=8, columns=8) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:

@@ -68,6 +68,7 @@ def test_a_series_in_json_is_stored_as_it_was_meant(site: Site) -> None:
     assert part_files(site) == []
 
 
+@pytest.mark.slow
 def test_a_series_in_xml_is_stored_as_it_was_meant(site: Site) -> None:
     series = make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1")
     metadata = [part("application/dicom+xml", native_model(model_of(ds))) for ds in series]

@@ -62,6 +62,7 @@ def test_slow_posts_of_three_addresses_keep_nobody_out(guarded: Site, path: str,
             assert known.get(API, timeout=5).status_code == 200
 
 
+@pytest.mark.slow
 def test_slow_posts_through_a_proxy_keep_nobody_out(start_site: Callable[..., Site]) -> None:
     """The addresses that a trusted proxy forwards count, not its own."""
     site = start_site(trusted_proxies=("127.0.0.0/8",), maximum_connections=40)

@@ -232,6 +232,7 @@ def test_an_instance_that_cannot_be_decoded_is_given_as_stored_only(site: Site) 
     assert get(site.client(), path, AS_STORED).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_study_is_streamed_and_never_held(site: Site) -> None:
     pixels = np.zeros((1024, 1024), np.int16)
     for number in range(20):
@@ -506,6 +507,7 @@ def test_a_gif_has_the_same_greys(client: httpx2.Client) -> None:
     np.testing.assert_array_equal(*pictures)
 
 
+@pytest.mark.slow
 def test_a_picture_has_the_profile_that_is_asked_for(client: httpx2.Client) -> None:
     for name in ("CT_small.dcm", "examples_ybr_color.dcm"):
         for form in ("jpeg", "png"):
@@ -517,6 +519,7 @@ def test_a_picture_has_the_profile_that_is_asked_for(client: httpx2.Client) -> N
                 assert not has or ImageCmsProfile(BytesIO(image.info["icc_profile"])).profile.xcolor_space == "RGB "
 
 
+@pytest.mark.slow
 def test_annotations_are_burned_into_the_picture(client: httpx2.Client) -> None:
     path = f"{SAMPLES['CT_small.dcm'].path}/rendered"
 

@@ -53,6 +53,7 @@ def reconvert(site: Site) -> None:
     assert answer.json()["owed"] == 1
 
 
+@pytest.mark.slow
 def test_a_conversion_is_a_workitem_from_the_first_instance_to_its_end(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid=STUDY, series_uid=SERIES))
     (scheduled,) = found(site)
@@ -73,6 +74,7 @@ def test_a_conversion_is_a_workitem_from_the_first_instance_to_its_end(site: Sit
     assert value(before, UID) == value(scheduled, UID) != value(opened, UID)
 
 
+@pytest.mark.slow
 def test_what_is_retrieved_is_what_was_found_and_its_instances(ended: Site) -> None:
     (item,) = found(ended, PatientName="doe*")
     answer = ended.client().get(f"{WORKITEMS}/{value(item, UID)}")
@@ -113,6 +115,7 @@ def test_a_search_matches_its_keys(ended: Site, keys: dict[str, str], number: in
     assert len(found(ended, **keys)) == number
 
 
+@pytest.mark.slow
 def test_pages_of_a_search_are_disjoint(site: Site) -> None:
     for number in range(1, 6):
         site.take(*make.ct_series(1, study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1"))

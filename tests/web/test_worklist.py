@@ -110,6 +110,7 @@ def test_the_entry_of_a_file_is_changed_by_its_file_only(site: Site) -> None:
         assert (answer.status_code, "that of a file" in answer.json()["detail"]) == (409, True)
 
 
+@pytest.mark.slow
 def test_readers_see_and_writers_change_the_worklist(guarded: Site) -> None:
     reader, writer = (guarded.client(auth=(name, PASSWORD)) for name in ("reader", "writer"))
     assert guarded.client().get(ENTRIES).status_code == 401
@@ -119,6 +120,7 @@ def test_readers_see_and_writers_change_the_worklist(guarded: Site) -> None:
     assert reader.delete(f"{ENTRIES}/{added['id']}").status_code == 403
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_was_performed_and_received_for_each_entry(site: Site) -> None:
     in_menu = '<a href="/worklist"'
     assert in_menu not in site.client().get("/").text

@@ -292,6 +292,7 @@ def test_an_open_series_is_shown_with_what_its_senders_ask_and_what_was_learnt_o
     assert "learnt from senders" in run("status", "--root", "here")[1]
 
 
+@pytest.mark.slow
 def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path: Path) -> None:
     import datetime as dt
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import DataElement, Dataset
@@ -61,6 +62,7 @@ def encoded(answer: Answer, syntax: UID) -> bytes:
     return AnswerEncoder(answer, syntax, {"RequestAttributesSequence": ITEM_KEYWORDS}).encode(answer)
 
 
+@pytest.mark.slow
 @given(answer=ANSWERS, syntax=SYNTAXES)
 def test_answers_are_encoded_as_pydicom_does(answer: Answer, syntax: Any) -> None:
     stream = BytesIO()

@@ -45,6 +45,7 @@ def data_set(told: dict[str, Any]) -> Dataset:
     return ds
 
 
+@pytest.mark.slow
 @given(told=values, syntax=st.sampled_from(SYNTAXES))
 def test_it_is_encoded_as_pydicom_does(told: dict[str, Any], syntax: Any) -> None:
     ds = data_set(told)

@@ -213,6 +213,7 @@ def test_random_bytes_give_values_or_a_typed_refusal(data: bytes, syntax: str) -
             read(data, syntax, INDEXED_TAGS)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(at=st.integers(0, 400), flip=st.integers(1, 255))
 def test_a_flipped_byte_gives_values_or_a_typed_refusal(at: int, flip: int) -> None:

@@ -18,6 +18,7 @@ from node.files.reading import HEAD_BYTES, read_instance
 from tests.make import PYDICOM_FILES, ct_series
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of odd files
 def test_files_give_what_pydicom_reads() -> None:
     seen = 0
@@ -163,6 +164,7 @@ def test_a_file_like_the_one_before_gives_its_own_values(tmp_path: Path) -> None
         assert read_instance(path) == pydicom.dcmread(path)
 
 
+@pytest.mark.slow
 def test_files_of_a_series_give_their_own_values_however_they_differ(tmp_path: Path) -> None:
     """Runs of elements grow over the files that are alike, break where one differs, and grow again."""
     random = Random(0)

@@ -44,6 +44,7 @@ def placed(positions, orientation=AXIAL, pixel_spacing=SPACING):
     return place_planes(np.asarray(positions, float), axes, pixel_spacing, 3.0)
 
 
+@pytest.mark.slow
 @given(
     orientation=orientations(),
     count=st.integers(2, 40),
@@ -71,6 +72,7 @@ def test_the_affine_puts_every_corner_where_the_positions_say(
     assert placement.step_mm == pytest.approx(spacing)
 
 
+@pytest.mark.slow
 @given(orientations(), st.integers(2, 30), st.integers(0, 2**32 - 1))
 def test_rounded_positions_and_cosines_stay_within_a_hundredth_of_a_millimetre(orientation, count, seed):
     noise = np.random.default_rng(seed)

@@ -79,6 +79,7 @@ def test_a_head_in_a_helmet_is_without_the_helmet() -> None:
     assert overlap(ct(hounsfield), head) > 0.97
 
 
+@pytest.mark.slow
 def test_the_threshold_is_the_callers_own() -> None:
     hounsfield, body, core = on_a_table(70), ellipse(80, 60), ellipse(50, 40)
     hounsfield[body] = -100
@@ -96,6 +97,7 @@ def test_padding_is_no_body_and_a_falling_slope_is_understood() -> None:
     assert overlap(ct(hounsfield, display=Display(padding=(3024.0, 3024.0))), body) > 0.97
 
 
+@pytest.mark.slow
 def test_a_masked_volume_has_air_around_the_body_and_the_same_values_in_it(tmp_path: Path) -> None:
     hounsfield, body = on_a_table(70), ellipse(80, 60)
     hounsfield[body] = 40

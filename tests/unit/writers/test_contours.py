@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -30,6 +31,7 @@ def filled(polygons: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     return inside
 
 
+@pytest.mark.slow
 @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 1)))
 def test_an_outline_that_is_filled_again_gives_the_mask(mask: np.ndarray) -> None:
     polygons = outlines(mask)

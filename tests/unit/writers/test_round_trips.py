@@ -108,6 +108,7 @@ def test_the_header_of_a_metaimage_and_of_a_nrrd_is_the_one_that_simpleitk_write
             again.unlink()
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(one=volumes())
 def test_a_qform_that_is_kept_puts_no_corner_off_by_more_than_a_tenth_of_a_voxel(one: Volume) -> None:

@@ -52,6 +52,7 @@ def test_a_stem_tells_suffix_and_kind(suffix: str, kind: Kind, stem: str) -> Non
     assert stem_of(volume(suffix=suffix, kind=kind)) == stem
 
 
+@pytest.mark.slow
 def test_the_record_of_a_file_is_what_lies_on_the_disk(tmp_path: Path) -> None:
     files = write_volume(volume(ct_of_a_ball(), modality="CT", intercept=-1024.0), tmp_path, "volume", EVERYTHING)
     listed = {file.path for file in files} | {path for file in files for path in file.companions}

@@ -170,6 +170,7 @@ def test_what_is_an_identity_by_its_form_leaves_in_no_text(text: str) -> None:
     assert new.RTImageLabel == "ANON"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("piece", ["a", "1", "a.", "a@", "+1", "mar_", "3 "])
 def test_a_long_text_is_searched_in_the_time_of_its_length(piece: str) -> None:

@@ -9,6 +9,7 @@ def phantom() -> Phantom:
     return head_phantom()
 
 
+@pytest.mark.slow
 def test_the_instances_hold_the_true_voxels_at_the_true_places(phantom: Phantom) -> None:
     in_order = sorted(phantom.instances, key=lambda ds: -ds.InstanceNumber)
     assert len({ds.SOPInstanceUID for ds in in_order}) == SLICES
@@ -46,6 +47,7 @@ def test_it_has_air_bone_brain_fluid_and_a_bead_on_the_left(phantom: Phantom) ->
     assert at(-79, -10, 24) < 200
 
 
+@pytest.mark.slow
 def test_the_voxels_are_the_same_every_time_and_the_uids_are_not(phantom: Phantom) -> None:
     again = head_phantom()
     assert np.array_equal(again.hounsfield, phantom.hounsfield)

@@ -100,6 +100,7 @@ def test_the_status_is_that_of_the_report(flags: dict[str, str], status: str) ->
     assert {one[9] for one in observations(message)} == {message.named("OBR")[25]} == {status}
 
 
+@pytest.mark.slow
 def test_a_report_without_bounds_is_refused_and_an_original_is_no_result() -> None:
     deep = item("TEXT", code("1", "99X", "x"), TextValue="x")
     for _ in range(70):

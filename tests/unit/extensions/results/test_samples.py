@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from node.extensions.results.making import VERBATIM
 from node.extensions.results.samples import described, recorded
 
 
+@pytest.mark.slow
 def test_the_statement_has_what_is_made() -> None:
     assert described() == recorded(), "run `python -m node.extensions.results.samples`, then `voxelnode conformance`"
 

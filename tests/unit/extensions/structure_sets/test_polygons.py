@@ -44,6 +44,7 @@ def test_the_pixels_of_any_polygon_are_those_of_exact_arithmetic(corners: list[t
     np.testing.assert_array_equal(filled(corners), exactly(corners))
 
 
+@pytest.mark.slow
 @given(POLYGONS, st.integers(0, 11))
 def test_neither_direction_nor_first_corner_matters(corners: list[tuple[float, float]], first: int) -> None:
     turned = corners[first % len(corners) :] + corners[: first % len(corners)]
@@ -51,6 +52,7 @@ def test_neither_direction_nor_first_corner_matters(corners: list[tuple[float, f
     np.testing.assert_array_equal(filled(turned[::-1]), filled(corners))
 
 
+@pytest.mark.slow
 @given(POLYGONS)
 def test_many_crossings_are_counted_in_pieces(corners: list[tuple[float, float]]) -> None:
     whole = filled(corners)

@@ -112,6 +112,7 @@ def test_slices_that_are_numbered_time_after_time_may_drift_too() -> None:
     whole(series.edited(by_slice))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", LABELS[1:])
 @pytest.mark.parametrize("step_mm", [0.0, 0.02, 0.3])
 def test_the_first_time_is_not_the_one_with_the_least_instance_number(label: Edit, step_mm: float) -> None:

@@ -160,6 +160,7 @@ def test_a_first_volume_with_one_time_for_all_slices_says_nothing() -> None:
     assert doubts(volume) == []
 
 
+@pytest.mark.slow
 def test_clocks_of_whole_milliseconds_of_a_fast_scan_are_even_enough() -> None:
     times = np.round(times_of_slices(40, 8) / 2.5e-3 * 0.4) * 2.5e-3
     series = clocked(np.arange(3)[:, None] * 0.8 + times, RepetitionTime="800")

@@ -73,6 +73,7 @@ def test_positions_rounded_to_a_tenth_are_reported_and_keep_their_length() -> No
     assert volume.spacing_mm[2] == pytest.approx(0.625, abs=3e-3)  # not the usual step of 0.6 mm: 30 mm in all, not 29
 
 
+@pytest.mark.slow
 def test_a_spacing_that_creeps_by_less_than_a_percent_is_reported_when_it_adds_up() -> None:
     heights = np.concatenate(([0.0], np.cumsum([1.0] * 150 + [1.009] * 150)))
     series = make.ct_series(301, positions=np.array([[-50.0, -40.0, height] for height in heights]))

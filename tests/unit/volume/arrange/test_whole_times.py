@@ -53,6 +53,7 @@ def in_time(times: int, slices: int, key: str, *, descending: bool = False, firs
     ]
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_what_is_left_of_a_series_with_a_hole_holds_one_time_in_each_volume(data: st.DataObject) -> None:
     times, slices = data.draw(st.integers(3, 5)), data.draw(st.integers(3, 6))

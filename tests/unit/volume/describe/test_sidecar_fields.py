@@ -267,6 +267,7 @@ def test_frames_without_a_place_have_no_slice_timing() -> None:
     assert slice_timing(Dataset(), [[one, one]], 2.0) == (None, None)
 
 
+@pytest.mark.slow
 def test_no_bytes_of_an_element_make_an_error() -> None:
     """Random bytes under right and wrong value representations and character sets, as a damaged file has them."""
     random = Random(5)

@@ -80,6 +80,7 @@ def test_native_values_come_back_as_they_were_stored(dtype: str) -> None:
     assert np.array_equal(frames(grey(values)), values)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 16), st.integers(0, 15), st.booleans(), st.lists(st.integers(0, 65535), min_size=12, max_size=12))
 @settings(max_examples=60)
 def test_bits_above_and_below_the_stored_ones_never_show(bits: int, shift: int, signed: bool, words: list[int]) -> None:
@@ -479,6 +480,7 @@ def test_an_instance_without_pixels_is_no_image() -> None:
     assert refusal(make.structured_report()).reason == "not-an-image"
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150)
 def test_damaged_codestreams_are_decoded_or_refused_and_nothing_else(data: st.DataObject) -> None:
