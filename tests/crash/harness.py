@@ -161,7 +161,7 @@ class Run:
     seed: int = 0
     mutant: str | None = None
     moments: Sequence[str | None] = tuple(beside_random_moments(RECEIVING + CONVERTING + RECOVERING))
-    settle_seconds: float = 60.0
+    settle_seconds: float = 300.0
     node: Callable[[Path, str | None], Node] = Node
 
     def run(self, cycles: int) -> Result:

@@ -15,15 +15,18 @@ from tests.crash.mutants import MUTANTS
 
 pytestmark = [pytest.mark.timeout(600)]
 
-MOMENTS = (*RECEIVING, *CONVERTING, *RECOVERING, None, None, None, None)
+MOMENTS = (*RECEIVING, *CONVERTING, *RECOVERING, None)
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_converted(tmp_path: Path) -> None:
-    result = Run(tmp_path, senders=2, slices=4, moments=MOMENTS).run(len(MOMENTS))
+@pytest.mark.parametrize("moments", [MOMENTS, pytest.param((*MOMENTS, *[None] * 12), marks=pytest.mark.long)], ids=len)
+def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_converted(
+    tmp_path: Path, moments: tuple[str | None, ...]
+) -> None:
+    result = Run(tmp_path, senders=2, slices=4, moments=moments).run(len(moments))
     assert result.problems == []
-    assert result.cycles == len(MOMENTS)
-    assert result.acknowledged > 5 * len(MOMENTS)
+    assert result.cycles == len(moments)
+    assert result.acknowledged > 5 * len(moments)
     assert set(RECEIVING) <= result.died_at.keys(), "a named step was never reached"
 
 

@@ -266,11 +266,11 @@ class _Noticed(threading.Event):
             pause.wait(0.001)
 
 
-def echo_seconds(node: Acceptor) -> float:
+def echo_seconds(node: Acceptor, deadline_seconds: float = DEADLINE_SECONDS) -> float:
     """Seconds of a whole C-ECHO by a good peer on an idle machine, or infinity: the oracle of every fault."""
     began = now()
     ae = AE("GOOD")
-    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = 5
+    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = deadline_seconds
     ae.add_requested_context(VERIFICATION)
     assoc = ae.associate(node.host, node.port)
     if not assoc.is_established:

@@ -16,7 +16,7 @@ from node.dicom.uids import is_storage_class
 from tests.programs import needs
 from tests.protocol.conftest import Running
 
-pytestmark = [pytest.mark.corpus, pytest.mark.slow]
+pytestmark = [pytest.mark.corpus, pytest.mark.long]
 
 
 def instances(corpus: Path) -> Iterator[tuple[str, Path]]:

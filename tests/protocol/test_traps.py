@@ -148,7 +148,7 @@ def test_p1_a_pdu_that_stalls_blocks_a_thread_for_ever(
     with raws(acceptor, 10, HALF_A_HEADER) as peers:
         peers[0].socket.settimeout(1.5)  # three times any of its timeouts
         assert not peers[0].closed()
-        assert echo_seconds(acceptor) == float("inf")
+        assert echo_seconds(acceptor, 5) == float("inf")
 
     node = start_node(request_seconds=0.5, maximum_associations=10)
     with raws(node, 10, HALF_A_HEADER) as peers:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.reference.truth_machine import cases, examine
 from tests.reference.truth_series import Case
 
-EXAMPLES = 300
+EXAMPLES, LONG_EXAMPLES = 100, 1000
 
 FOUND: dict[str, Case] = {
     "a part of a stack that fell apart lies far from the first, but near another": Case(
@@ -534,13 +534,17 @@ def test_no_volume_of_a_case_that_was_found_lies(case: Case) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(cases())
-def test_no_volume_of_a_random_series_lies(case: Case) -> None:
-    assert examine(case) == []
+@pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(LONG_EXAMPLES, marks=pytest.mark.long)])
+def test_no_volume_of_a_random_series_lies(examples: int) -> None:
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases())
+    def tell_the_truth(case: Case) -> None:
+        assert examine(case) == []
+
+    tell_the_truth()

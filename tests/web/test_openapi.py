@@ -45,7 +45,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("requests", [8, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("requests", [4, pytest.param(100, marks=pytest.mark.long)])
 def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
     """As many requests of each operation, the same ones every time."""
     import schemathesis

@@ -52,8 +52,19 @@ def how(*options: Option, **others: Any) -> Deidentification:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda uid: uid.keyword)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        pytest.param(
+            kind,
+            options,
+            id=f"{kind.keyword}-{name}",
+            marks=[] if kind == CTImageStorage or name == "all" else pytest.mark.long,
+        )
+        for kind in KINDS
+        for name, options in OPTIONS.items()
+    ],
+)
 def test_nothing_of_a_person_leaves(tmp_path: Path, kind: str, options: tuple[Option, ...]) -> None:
     attributes: dict[str, Any] = {}
     if kind == ComprehensiveSRStorage:
