@@ -60,6 +60,22 @@ def text_without(error: Exception, data: bytes) -> str:
     return _WORD.sub(shown, quoted.sub("...", str(error)))[:MAX_TEXT]
 
 
+BOUNDS = {
+    "Input should be ": "must be ",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "more than",
+}
+"""What pydantic says of a value that it refuses, and what people read."""
+
+
+def in_plain_words(message: str) -> str:
+    """Return what pydantic says of a value, such as ``must be at least 1``."""
+    for theirs, ours in BOUNDS.items():
+        message = message.replace(theirs, ours)
+    return message
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return the end of a message about an unknown word: the choice that is meant or, if none is near, all of them."""
     choices = list(choices)

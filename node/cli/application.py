@@ -19,7 +19,7 @@ import typer
 from node.cli.commands import COMMANDS, OF_PROGRAM, epilog
 from node.cli.options import PlainCommand, completed
 from node.cli.output import stop_printing
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError, in_plain_words
 from node.hookspecs import Command, Panel
 from node.registry import installed, resolve
 from node.version import __version__
@@ -186,10 +186,13 @@ def _wrong_use(error: typer.TyperException, given: str) -> int:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     message = message.replace(": Value error, ", ": ")  # pydantic's words, of which Typer takes the rest
     message = re.sub(r"Input should be a valid (?:integer|number), unable to parse.*", _no_number, message)
+    message = in_plain_words(message)
     if context and message == context.get_help():  # no command was given
         print(message)
     else:
-        print(f"{path}: {message}{_instead(path, error)} See `{path} --help`.", file=sys.stderr)
+        message += _instead(path, error)
+        end = "" if message.endswith((".", "?")) else "."
+        print(f"{path}: {message}{end} See `{path} --help`.", file=sys.stderr)
     return 2
 
 
@@ -201,4 +204,4 @@ def _instead(path: str, error: typer.TyperException) -> str:
     """Return what does the work of an option that another program has."""
     known = next((command.instead for command in commands() if path == f"voxelnode {command.name}"), {})
     option = getattr(error, "option_name", "")
-    return f": {known[option]}." if option in known else ""
+    return f": {known[option]}" if option in known else ""

@@ -10,17 +10,17 @@ from __future__ import annotations
 import getpass
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import typer
 import typer.core
 
 from node.cli.output import Answer, Listing
-from node.errors import UsageError
+from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
@@ -48,6 +48,24 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 Where = Annotated[
     str, typer.Option("--where", metavar="EXPRESSION", help="Series that `voxelnode select EXPRESSION` lists.")
 ]
+
+
+def names_in(section: Literal["peers", "hooks", "routes"]) -> Callable[[typer.Context], list[str]]:
+    """Return what completes the names of a section of the configuration, if there is one."""
+
+    def names(ctx: typer.Context) -> list[str]:
+        with suppress(VoxelnodeError, OSError):
+            return list(getattr(Configured(ctx.params.get("config")).settings, section))
+        return []
+
+    return names
+
+
+PEER: dict[str, Any] = {"metavar": "PEER", "autocompletion": names_in("peers")}
+HOOK: dict[str, Any] = {"metavar": "NAME", "autocompletion": names_in("hooks")}
+ROUTE: dict[str, Any] = {"metavar": "ROUTE[/DESTINATION]", "autocompletion": names_in("routes")}
+"""How a peer, a hook and a route are given."""
+
 CallingAet = Annotated[
     str | None, typer.Option("--calling-aet", metavar="AET", help="Calling AE title. [default: [dicom] ae_title]")
 ]

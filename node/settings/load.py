@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from node.errors import UsageError, nearest
+from node.errors import UsageError, in_plain_words, nearest
 from node.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX
 from node.settings.model import Settings
 
@@ -221,7 +221,8 @@ def _problem(details: ErrorDetails, location: list[str]) -> str:
 
 
 def _rule(details: ErrorDetails) -> str:
-    message = details["msg"][0].lower() + details["msg"][1:]
+    message = in_plain_words(details["msg"])
+    message = message[0].lower() + message[1:]
     kind, value = details["type"], details["input"]
     if kind == "value_error":  # of a rule of our own, without pydantic's words before it
         return str(details["ctx"]["error"])

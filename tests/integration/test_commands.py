@@ -65,9 +65,11 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["severe"], "voxelnode: No such command 'severe'"),
         (["echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
         (["echo", "PACS@host:99999"], "voxelnode: 'PACS@host:99999' is neither a name in [peers] nor AET@HOST:PORT"),
+        (["serve", "--port", "70000"], "voxelnode: --port: 70000: must be at most 65535"),
+        (["series", "--limit", "0"], "voxelnode series: Invalid value for '--limit': must be at least 1. See"),
         (
-            ["serve", "--port", "70000"],
-            "voxelnode: --port: 70000: input should be less than or equal to 65535",
+            ["series", "--stat", "x"],
+            "voxelnode series: No such option: --stat (Possible options: --state, --study). See",
         ),
         (["serve", "--config", "absent.toml"], "voxelnode: absent.toml: cannot be read"),
         (["convert", ".", "-o", "out", "--format", "niftii"], "voxelnode: --format: 'niftii'"),
@@ -129,19 +131,52 @@ NOT_READING = {
 }
 
 
-def test_every_command_that_reads_prints_json() -> None:
-    def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-        for name, each in getattr(command, "commands", {}).items():
-            yield from leaves(each, f"{path} {name}".strip())
-        if not getattr(command, "commands", {}):
-            yield path, command
+LISTING = {
+    *("find", "series", "select", "rejections", "audit", "conflicts", "help", "retention", "trash", "jobs", "doctor"),
+    *("config show", "hooks deliveries", "routes waiting", "account sessions", "cluster hosts", "worklist performed"),
+    "fsck",
+}
 
-    without = {
-        path
-        for path, command in leaves(get_command(application()), "")
-        if "--json" not in {name for parameter in command.params for name in parameter.opts}
-    }
-    assert without == NOT_READING
+
+def test_every_command_that_reads_prints_json_and_every_listing_lines_of_fields() -> None:
+    def with_own_rows(command: Any, path: str) -> Iterator[tuple[str, set[str]]]:
+        for name, each in getattr(command, "commands", {}).items():
+            yield from with_own_rows(each, f"{path} {name}".strip())
+        if not getattr(command, "commands", {}) or (path and command.params):
+            yield path, {name for parameter in command.params for name in parameter.opts}
+
+    options = dict(with_own_rows(get_command(application()), ""))
+    assert {path for path, names in options.items() if "--json" not in names} == NOT_READING
+    named = {path for path in options if path.endswith(" list")}
+    assert len(named) > 10
+    assert {path for path, names in options.items() if "--tsv" in names} == named | LISTING
+
+
+def test_names_of_the_configuration_are_completed(tmp_path: Path) -> None:
+    config = tmp_path / "site.toml"
+    config.write_text(
+        '[peers.PACS]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\n'
+        '[hooks.mail]\non = ["study-quiet"]\ncommand = ["true"]\n'
+    )
+    whole = get_command(application())
+    for words, option, offered in (
+        (["send", "--config", str(config)], "to", ["PACS"]),
+        (["find", "--config", str(config)], "source", ["PACS"]),
+        (["echo", "--config", str(config)], "peer", ["PACS"]),
+        (["hooks", "deliveries", "--config", str(config)], "hook", ["mail"]),
+        (["send", "--config", str(tmp_path / "absent")], "to", []),
+    ):
+        assert _completed(whole, words, option) == offered
+
+
+def _completed(command: Any, words: list[str], parameter: str) -> list[str]:
+    context = None
+    while getattr(command, "commands", {}):
+        context = command.make_context(command.name, words, parent=context, resilient_parsing=True)
+        command, words = command.commands[words[0]], words[1:]
+    context = command.make_context(command.name, words, parent=context, resilient_parsing=True)
+    [wanted] = [each for each in command.params if each.name == parameter]
+    return [item.value for item in wanted.shell_complete(context, "")]
 
 
 def test_json_is_the_same_as_the_format_of_that_name(run) -> None:

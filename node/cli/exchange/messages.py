@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from node.cli.options import ChangedRoot, Commands, Json, Root, Where
+from node.cli.options import HOOK, ROUTE, ChangedRoot, Commands, Json, Root, Where
 from node.cli.output import Answer, Columns, Listing, counted, listing, minute, optional, series_name
 from node.errors import UsageError, VoxelnodeError, nearest
 
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
 hooks = Commands(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
 routes = Commands(help="Inspect, pause and retry routes to other nodes.", no_args_is_help=True)
 
-HookName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a hook in the configuration.")]
+HookName = Annotated[str, typer.Argument(help="Name of a hook in the configuration.", **HOOK)]
 RouteName = Annotated[
-    str,
-    typer.Argument(
-        metavar="ROUTE[/DESTINATION]", help="Name of a route; /DESTINATION alone is what people send by hand."
-    ),
+    str, typer.Argument(help="Name of a route; /DESTINATION alone is what people send by hand.", **ROUTE)
 ]
 Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of messages to show.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the series.")]
@@ -78,7 +75,7 @@ def list_hooks(root: Root) -> Listing:
 
 @hooks.command()
 def deliveries(
-    hook: Annotated[str | None, typer.Option("--hook", metavar="NAME", help="Only messages to this hook.")] = None,
+    hook: Annotated[str | None, typer.Option("--hook", help="Only messages to this hook.", **HOOK)] = None,
     state: Annotated[
         Literal["waiting", "delivered", "given-up", "dropped"] | None,
         typer.Option("--state", help="Only messages in this state."),
@@ -321,9 +318,7 @@ def _state(row: Mapping[str, Any]) -> str:
 
 @routes.command()
 def waiting(
-    name: Annotated[
-        str | None, typer.Argument(metavar="ROUTE[/DESTINATION]", help="Only messages of this route.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Only messages of this route.", **ROUTE)] = None,
     last: Last = 20,
     *,
     root: Root,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import CallingAet, Configured, Root
+from node.cli.options import PEER, CallingAet, Configured, Root
 from node.cli.output import Answer, print_fields, printable, progress_bar
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def echo(
     peer: Annotated[
         str | None,
         typer.Argument(
-            metavar="PEER",
             help="A name in [peers], or AET@HOST:PORT. [default: the node of this configuration]",
+            **PEER,
         ),
     ] = None,
     *,
@@ -54,7 +54,7 @@ def echo(
 
 
 def send(
-    to: Annotated[str, typer.Option("--to", metavar="PEER", help="A name in [peers], or AET@HOST:PORT.")],
+    to: Annotated[str, typer.Option("--to", help="A name in [peers], or AET@HOST:PORT.", **PEER)],
     uids: Annotated[
         list[str] | None, typer.Argument(metavar="UID", help="UIDs of stored studies, series or instances.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.output import Answer, print_table
+from node.cli.output import Answer, Listing, listing
 from node.errors import UsageError, nearest
 
 
@@ -17,12 +17,13 @@ def help_(
         str | None,
         typer.Argument(metavar="TOPIC", help="Name of a document.", autocompletion=lambda: sorted(_documents())),
     ] = None,
-) -> Answer:
+) -> Answer | Listing:
     """List the documents, or show one."""
     documents = _documents()
     if topic is None:
         titles = {name: _title(path) for name, path in sorted(documents.items())}
-        return Answer(titles, lambda: print_table("", ("topic", "about"), titles.items()))
+        rows = [{"topic": name, "about": title} for name, title in titles.items()]
+        return listing("", {"topic": "topic", "about": "about"}, rows, data=titles)
     name = topic.removeprefix("docs/").removesuffix(".md")
     if name not in documents:
         raise UsageError(f"{topic!r} is not a document{nearest(name, sorted(documents))}")

@@ -7,16 +7,21 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.cli.run.serve import stop_at_signal
+from node.durable import locked
 
 if TYPE_CHECKING:
     from node.settings.model import Dicom, Settings
+
+SECONDS_TO_LOCK = 600.0
+"""Age from which a folder without a lock is one that was left: that of a new one is taken when its node is made."""
 
 
 @contextmanager
@@ -27,6 +32,21 @@ def temporary_root(prefix: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def remove_left(prefix: str) -> None:
+    """Remove folders of this user that no node has locked, which each does with its root, and that are not new."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with suppress(OSError):  # somebody else removes it
+            there = folder.lstat()
+            if there.st_uid != os.getuid() or time.time() - there.st_mtime < SECONDS_TO_LOCK:
+                continue
+            lock = locked(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            if lock is not None:
+                try:
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(lock)
 
 
 def sitting_settings(root: Path, dicom: Dicom, quiet_seconds: float) -> Settings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import CallingAet, Configured, Json
+from node.cli.options import PEER, CallingAet, Configured, Json
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def conformance(
         str | None,
         typer.Option(
             "--node",
-            metavar="PEER",
             help="With --verify: a name in [peers], or AET@HOST:PORT. [default: the node of the configuration]",
+            **PEER,
         ),
     ] = None,
     web: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import Commands, Root
-from node.cli.output import Answer, print_fields
+from node.cli.output import Listing, listing
 
 NPM_REGISTRY = "https://registry.npmjs.org/"
 
@@ -58,7 +58,7 @@ def remove(viewer: Name, root: Root) -> None:
 
 
 @app.command("list")
-def list_(root: Root) -> Answer:
+def list_(root: Root) -> Listing:
     """List the installed and the available viewers."""
     from node.extensions.ohif.package import OHIF, folder_of, installed
 
@@ -69,4 +69,4 @@ def list_(root: Root) -> Answer:
         "offered": OHIF.version,
         "folder": folder_of(root.folder),
     }
-    return Answer([row], lambda: print_fields(row))
+    return listing("", {name: name for name in row}, [row])

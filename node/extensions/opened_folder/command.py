@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.output import print_fields, printable, progress_bar
-from node.cli.run.sitting import browse, sitting_settings, stop_at_end, temporary_root
+from node.cli.run.sitting import browse, remove_left, sitting_settings, stop_at_end, temporary_root
 from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 QUIET_SECONDS = 2.0
 """Pause after which a series is converted: files of one series often lie together."""
+
+PREFIX = "voxelnode-open-"
+"""How the name of a temporary root begins."""
 
 NAMED_FILES = 5
 """Largest number of files that are named because they could not be stored; the page Problems is for instances."""
@@ -62,7 +65,8 @@ def open_(
 
     logs.configure("warning")
     stop = stop_at_end()
-    with temporary_root("voxelnode-open-") as root:
+    remove_left(PREFIX)
+    with temporary_root(PREFIX) as root:
         if any(root.resolve().is_relative_to(path.resolve()) for path in paths):
             raise UsageError(f"{root.parent} is for temporary files, and in it: name a folder below, or set TMPDIR")
         node = Node(sitting_settings(root, Dicom(enabled=False), QUIET_SECONDS))

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from node.cli.options import CallingAet, ChangedRoot, Configured, Root
+from node.cli.options import PEER, CallingAet, ChangedRoot, Configured, Root
 from node.cli.output import Answer, Listing, listing, print_fields, printable
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-FromPeer = Annotated[str, typer.Option("--from", metavar="PEER", help="A name in [peers], or AET@HOST:PORT.")]
+FromPeer = Annotated[str, typer.Option("--from", help="A name in [peers], or AET@HOST:PORT.", **PEER)]
 
 RETURNED = {
     "patient": ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),

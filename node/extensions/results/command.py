@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from node.cli.options import ChangedRoot, Commands, Root
+from node.cli.options import HOOK, ChangedRoot, Commands, Root
 from node.cli.output import Answer, Columns, Listing, listing, print_fields
 from node.errors import UsageError
 
@@ -28,7 +28,7 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as lis
 
 @app.callback()
 def list_(
-    hook: Annotated[str | None, typer.Option("--hook", metavar="NAME", help="Only jobs of this hook.")] = None,
+    hook: Annotated[str | None, typer.Option("--hook", help="Only jobs of this hook.", **HOOK)] = None,
     state: Annotated[
         Literal["waiting", "running", "succeeded", "failed", "cancelled", "expired"] | None,
         typer.Option("--state", help="Only jobs in this state."),

@@ -27,7 +27,7 @@ def test_options_alone_are_the_section() -> None:
 
 
 def test_a_wrong_option_is_explained() -> None:
-    with pytest.raises(UsageError, match=r"--format: 'niftii': input should be 'nifti'"):
+    with pytest.raises(UsageError, match=r"--format: 'niftii': must be 'nifti'"):
         _section(Configured(None), {"--format": ("convert.formats", ["niftii"])})
 
 

@@ -96,16 +96,16 @@ def test_everything_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatc
     told = problems(None, **{"dicom.maximum_associations": 0})
     for expected in (
         'voxelnode.toml: [dicom] ae_titel: unknown key, did you mean "ae_title"?',
-        "voxelnode.toml: [dicom] port: 70000: input should be less than or equal to 65535",
-        "flag: dicom.maximum_associations: 0: input should be greater than or equal to 1",
-        "voxelnode.toml: [convert] formats.0: 'niftii': input should be 'nifti'",
+        "voxelnode.toml: [dicom] port: 70000: must be at most 65535",
+        "flag: dicom.maximum_associations: 0: must be at least 1",
+        "voxelnode.toml: [convert] formats.0: 'niftii': must be 'nifti'",
         'voxelnode.toml: [stroage]: unknown section, did you mean "storage"?',
         'voxelnode.toml: [peers.CT1] ae_titl: unknown key, did you mean "ae_title"?',
         "voxelnode.toml: [peers.CT1] ae_title: must be given",
         "voxelnode.toml: [peers.CT1] networks.0: '10.0.0.300/8': ",
-        "environment: VOXELNODE_SERIES__QUIET_SECONDS: '-3': input should be greater than 0",
+        "environment: VOXELNODE_SERIES__QUIET_SECONDS: '-3': must be more than 0",
         'environment: VOXELNODE_SERIES__QUIET_SECOND: unknown key, did you mean "quiet_seconds"?',
-        "environment: VOXELNODE_CONVERT__THUMBNAILS: 'perhaps': input should be a valid boolean",
+        "environment: VOXELNODE_CONVERT__THUMBNAILS: 'perhaps': must be a valid boolean",
         'environment: VOXELNODE_STORAG__ROOT: unknown section, did you mean "storage"?',
         "environment: VOXELNODE_DICOM_PORT: two underscores between section and key",
     ):
