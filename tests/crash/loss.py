@@ -114,15 +114,21 @@ class Losses:
             assert time.monotonic() < deadline, "not converted in time"
             time.sleep(0.05)
 
-    def _whole(self) -> dict[str, int]:
-        """Return the revisions of the series all of whose instances are in their current volumes."""
+    def _whole(self) -> dict[str, tuple[int, Path]]:
+        """Return revision and folder of the series all of whose instances are in their current volumes."""
         sources = (
-            "SELECT s.series_instance_uid, s.revision, count(DISTINCT x.sop_instance_uid) AS sources FROM v_series s "
+            "SELECT s.series_instance_uid, s.revision, count(DISTINCT x.sop_instance_uid) AS sources, min(v.path) AS "
+            "path FROM v_series s "
             "JOIN v_sources x ON x.series_instance_uid = s.series_instance_uid AND x.revision = s.revision "
+            "JOIN v_volumes v ON v.series_instance_uid = s.series_instance_uid AND v.revision = s.revision "
             "GROUP BY 1, 2"
         )
         rows = {row["series_instance_uid"]: row for row in view_rows(self._root, sources)}
-        return {uid: row["revision"] for uid, row in rows.items() if row["sources"] == len(self._series[uid])}
+        return {
+            uid: (row["revision"], Path(row["path"]).parent)
+            for uid, row in rows.items()
+            if row["sources"] == len(self._series[uid])
+        }
 
     def _harm(self, random_: random.Random, harm: str) -> set[str]:
         """Remove files of the archive, and harm the index; return the instances whose files are gone."""
@@ -177,7 +183,7 @@ class Losses:
             elif row["sha256"] != sha256 or not Path(row["path"]).read_bytes().endswith(journal.sent[uid, sha256].data):
                 yield f"other bytes: {uid}"
 
-    def _verdicts(self, lost: set[str], whole: dict[str, int]) -> Iterator[str]:
+    def _verdicts(self, lost: set[str], whole: dict[str, tuple[int, Path]]) -> Iterator[str]:
         """A series is called complete only with all instances; nothing less takes the place of a `whole` revision."""
         current = self._whole()
         known = {row["series_instance_uid"] for row in view_rows(self._root, "SELECT * FROM v_series")}
@@ -186,8 +192,12 @@ class Losses:
             lacks = {one.sop_instance_uid for one in self._series[uid]} & lost
             if lacks and row["verdict"] == "complete":
                 yield f"series {uid} is called complete and lacks {len(lacks)} acknowledged instances"
-            if uid in whole and uid not in current and row["revision"] > whole[uid]:
-                yield f"series {uid}: revision {row['revision']} took the place of the whole one, {whole[uid]}"
+            if uid in whole and lacks:
+                revision, folder = whole[uid]
+                if row["revision"] > revision:
+                    yield f"series {uid}: revision {row['revision']} took the place of the whole one, {revision}"
+                if not folder.is_dir():
+                    yield f"series {uid} lacks {len(lacks)} instances, and {folder}, which was made of them, is gone"
             if not lacks and not lost and uid not in current:
                 yield f"series {uid} is {row['state']} and has no whole volume"
         if absent := self._series.keys() - known - {uid for uid in self._series if self._uids(uid) <= lost}:
