@@ -20,11 +20,11 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -36,6 +36,8 @@ from node.hookspecs import AuditCopy
 from node.settings.model import AuditSettings
 
 log = structlog.get_logger()
+
+Made = TypeVar("Made")
 
 MAX_LINE_SECONDS, MAX_LINE_STUDIES = 60.0, 100
 """Maximum time and number of studies covered by one line about a transfer."""
@@ -183,6 +185,33 @@ class Audit:
             self._record(message, durable=message.action in CHANGES)
         except Exception:
             log.exception("not_audited", kind=message.event.value[1], count=len(message.objects))
+
+    def change(
+        self, order: AuditMessage, make: Callable[[], Made], done: Callable[[Made], AuditMessage] | None = None
+    ) -> Made:
+        """Make a change that somebody orders, with a line before it and a line after it; return what `make` returns.
+
+        Parameters
+        ----------
+        order : AuditMessage
+            Who orders what. The lines add to its detail whether it is ordered, done or not done.
+        make : callable
+            Makes the change, or raises VoxelnodeError and has changed nothing.
+        done : callable or None
+            Returns what the last line is about, from what `make` returned; None for what the first line is about.
+
+        Raises AuditFailed if nothing was changed because the first line may be missing. If the process dies in between,
+        the log has an order of which it does not say what became of it.
+        """
+        self.require(replace(order, detail=f"ordered: {order.detail}"))
+        try:
+            made = make()
+        except VoxelnodeError:
+            self.note(replace(order, result=Result.SERIOUS_FAILURE, detail=f"not done: {order.detail}"))
+            raise
+        after = done(made) if done is not None else order
+        self.note(replace(after, detail=f"done: {after.detail}"))
+        return made
 
     def _record(self, message: AuditMessage, *, durable: bool) -> None:
         code, meaning = message.event.value

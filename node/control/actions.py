@@ -13,7 +13,7 @@ from typing import Any
 
 from node.association.client.association import address_of, verify
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError
 from node.hookspecs import Action as RootAction
 from node.hookspecs import OpenedRoot, Results
 from node.index.database.reading import ReadIndex, checked
@@ -350,19 +350,9 @@ class AccountAdministration:
 
     def _change(self, order: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
         """Make a change, with an audit line before and after it."""
-        self._audit.require(_message(Result.SUCCESS, f"ordered: {order}", who))
-        try:
-            result = change()
-        except VoxelnodeError:
-            self._audit.note(_message(Result.SERIOUS_FAILURE, f"not done: {order}", who))
-            raise
-        self._audit.note(_message(Result.SUCCESS, f"done: {order}", who))
-        return result or {}
-
-
-def _message(result: Result, detail: str, who: str) -> AuditMessage:
-    participants = [Participant(who, APPLICATION, is_requestor=True)]
-    return AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, result, participants, detail=detail)
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        message = AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, Result.SUCCESS, participants, detail=order)
+        return self._audit.change(message, change) or {}
 
 
 def _role(role: str) -> Role:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.errors import VoxelnodeError
 from node.extensions.identity.persons import Moved, PersonRepository
 from node.hookspecs import Action as RootAction
 from node.index.nouns.terms import Terms
@@ -20,17 +19,14 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
 
     def change(order: str, who: str, make: Callable[[], Moved]) -> Mapping[str, Any]:
         index.ahead.require_caught_up()
-        audit.require(_message(Action.UPDATE, Result.SUCCESS, who, f"ordered: {order}"))
-        try:
-            moved = make()
-        except VoxelnodeError:
-            audit.note(_message(Action.UPDATE, Result.SERIOUS_FAILURE, who, "not done: the index did not change"))
-            raise
-        audit.note(_message(Action.UPDATE, Result.SUCCESS, who, "done", moved.patient_ids, moved.studies))
+        ordered = _message(Action.UPDATE, who, order)
+        moved = audit.change(
+            ordered, make, lambda moved: _message(Action.UPDATE, who, order, moved.patient_ids, moved.studies)
+        )
         return {"studies": list(moved.studies)}
 
     def plan(order: str, who: str, moved: Moved) -> Mapping[str, Any]:
-        audit.note(_message(Action.READ, Result.SUCCESS, who, f"planned: {order}", moved.patient_ids, moved.studies))
+        audit.note(_message(Action.READ, who, f"planned: {order}", moved.patient_ids, moved.studies))
         return {"studies": list(moved.studies)}
 
     def merge(
@@ -56,11 +52,11 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
 
 
 def _message(
-    action: Action, result: Result, who: str, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()
+    action: Action, who: str, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()
 ) -> AuditMessage:
     objects = [
         *({"patient_id": patient_id} for patient_id in patients),
         *({"study_instance_uid": uid} for uid in studies),
     ]
     participants = [Participant(who, APPLICATION, is_requestor=True)]
-    return AuditMessage(AuditEvent.PATIENT_RECORD, action, result, participants, objects, detail)
+    return AuditMessage(AuditEvent.PATIENT_RECORD, action, Result.SUCCESS, participants, objects, detail)

@@ -1,12 +1,13 @@
-"""Actions on projects, with a line in the audit log for each."""
+"""Actions on projects, each with a line in the audit log before and after it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Made, Participant, Result
 from node.errors import UsageError
 from node.extensions.projects.rules import apply_rules
 from node.hookspecs import Action as RootAction
@@ -61,32 +62,30 @@ class _Changes:
         if rule:
             compile_selector(rule)
         given = {"description": description, "rule": rule, "called_ae_title": called_ae_title}
-        is_new = self._projects.set(name, who, self._now(), **given)
-        self._record(who, f"project {name} {'created' if is_new else 'changed'}")
+        is_new = self._change(who, f"project {name} set", lambda: self._projects.set(name, who, self._now(), **given))
         if rule:
             apply_rules(self._index)
         return {"project": name, "new": is_new}
 
     def remove_project(self, name: str, who: str) -> Mapping[str, Any]:
-        self._projects.remove(name)
-        self._record(who, f"project {name} removed")
+        self._change(who, f"project {name} removed", lambda: self._projects.remove(name))
         return {"removed": name}
 
     def set_member(self, name: str, account: str, role: str, who: str) -> Mapping[str, Any]:
         if role not in PROJECT_ROLES:
             raise UsageError(f"{role[:20]!r} is no role in a project: members read")
-        self._projects.set_member(name, account, role)
-        self._record(who, f"account {account} has the role {role} in project {name}")
+        what = f"account {account} has the role {role} in project {name}"
+        self._change(who, what, lambda: self._projects.set_member(name, account, role))
         return {"project": name, "account": account, "role": role}
 
     def remove_member(self, name: str, account: str, who: str) -> Mapping[str, Any]:
-        self._projects.remove_member(name, account)
-        self._record(who, f"account {account} is no member of project {name} any more")
+        what = f"account {account} is no member of project {name} any more"
+        self._change(who, what, lambda: self._projects.remove_member(name, account))
         return {"project": name, "removed": account}
 
     def limit_account(self, account: str, who: str, *, is_limited: bool) -> Mapping[str, Any]:
-        self._projects.limit(account, is_limited=is_limited)
-        self._record(who, f"account {account} sees {'its projects only' if is_limited else 'the whole node'}")
+        what = f"account {account} sees {'its projects only' if is_limited else 'the whole node'}"
+        self._change(who, what, lambda: self._projects.limit(account, is_limited=is_limited))
         return {"account": account, "limited": is_limited}
 
     def change_contents(
@@ -95,13 +94,29 @@ class _Changes:
         if len(add) + len(remove) > MAX_CONTENTS:
             raise UsageError(f"at most {MAX_CONTENTS} studies and series are put into a project at a time")
         new, gone = [Content(*one) for one in add], [Content(*one) for one in remove]
-        added = self._projects.add(name, new, who, self._now()) if new else 0
-        removed = self._projects.take(name, gone) if gone else 0
-        self._record(who, f"{added} put into project {name}, {removed} taken out", [*new, *gone])
+
+        def change() -> tuple[int, int]:
+            added = self._projects.add(name, new, who, self._now()) if new else 0
+            return added, self._projects.take(name, gone) if gone else 0
+
+        def what(added: int, removed: int) -> str:
+            return f"{added} put into project {name}, {removed} taken out"
+
+        added, removed = self._change(
+            who, what(len(new), len(gone)), change, [*new, *gone], done=lambda numbers: what(*numbers)
+        )
         return {"added": added, "removed": removed}
 
-    def _record(self, who: str, detail: str, contents: Sequence[Content] = ()) -> None:
+    def _change(
+        self,
+        who: str,
+        what: str,
+        make: Callable[[], Made],
+        contents: Sequence[Content] = (),
+        done: Callable[[Made], str] | None = None,
+    ) -> Made:
+        """Make a change, with lines about the studies of `contents`; the last one says what `done` returns."""
         objects = [{"study_instance_uid": study} for study in dict.fromkeys(one.study for one in contents)]
         whom = [Participant(who, APPLICATION, is_requestor=True)]
-        event = AuditEvent.SECURITY_ALERT
-        self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, whom, objects, detail))
+        order = AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, Result.SUCCESS, whom, objects, what)
+        return self._audit.change(order, make, (lambda made: replace(order, detail=done(made))) if done else None)

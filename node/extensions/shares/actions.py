@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError
 from node.hookspecs import Action as RootAction
 from node.index.nouns.shares import Share, ShareRepository
 from node.receive.ingest import Ingest
@@ -24,18 +25,9 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
         with ingest.index.reading() as index:
             objects = [{"study_instance_uid": study, "patient_id": index.studies.patient_id(study) or ""}]
 
-        def message(result: Result, detail: str) -> AuditMessage:
-            whom = [Participant(who, APPLICATION, is_requestor=True)]
-            return AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, result, whom, objects, detail)
-
-        audit.require(message(Result.SUCCESS, f"ordered: {link}: {what}"))
-        try:
-            number = change()
-        except VoxelnodeError:
-            audit.note(message(Result.SERIOUS_FAILURE, f"not done: {link}: {what}"))
-            raise
-        audit.note(message(Result.SUCCESS, f"done: link {number}: {what}"))
-        return number
+        whom = [Participant(who, APPLICATION, is_requestor=True)]
+        order = AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, Result.SUCCESS, whom, objects, f"{link}: {what}")
+        return audit.change(order, change, lambda number: replace(order, detail=f"link {number}: {what}"))
 
     def make(
         sha256: str, study: str, days: int, who: str, series: str = "", download: bool = False
