@@ -46,6 +46,9 @@ NAMES_AT_ONCE = 256
 MAX_SINGLE_SYNCS = 256
 """Largest number of files that are synced one by one; for more, one sync of the file system takes less time."""
 
+DOWNLOAD = "download-"
+"""How the names of downloads begin that are prepared in the work folder."""
+
 
 _KEY = re.compile(r"objects/[0-9]{8,12}(-[A-Za-z0-9][A-Za-z0-9.-]{0,62})?/[0-9a-f]{32}\.dcm")
 

@@ -25,6 +25,7 @@ from node.index.work.ledger import Work, WorkEnded
 from node.index.work.routes import lane_to
 from node.lifecycle.clock import uptime
 from node.lifecycle.deletion import Order, delete, resume_deletions
+from node.lifecycle.erasure import purge_unnamed, remove_prepared
 from node.lifecycle.retention import confirm, trash_until
 from node.lifecycle.trash import empty, restore
 from node.receive.accounting import write_off
@@ -185,11 +186,10 @@ class Actions:
             self._applier.require_caught_up()
             plan = self._index.deletions.plan(level, uid, study_instance_uid)
             delete(self._archive, self._index, self._audit, plan, Order(who, reason, terms, until), now)
-            if erase:
-                self._applier.overwrite_applied()
-        erased = self._index.overwrite_deleted() if erase else None
+            erased = self._erase_rest(level, uid, who, now) if erase else None
         return {
-            "erased": erased,
+            "erased": erased and erased["index_overwritten"],
+            "erased_also": erased,
             "series": plan.series,
             "instances": plan.instances,
             "bytes": plan.bytes,
@@ -197,16 +197,31 @@ class Actions:
             "sent_to": list(plan.sent_to),
         }
 
+    def _erase_rest(self, level: Level, uid: str, who: str, now: dt.datetime) -> dict[str, Any]:
+        """Erase what a deletion leaves: trash, files in quarantine without a row, downloads, journal, deleted rows."""
+        trash = self._index.trash.of(level, uid)
+        for number in trash:
+            empty(self._archive, self._index, self._audit, number, who, "to erase", now)
+        purged, stay = purge_unnamed(self._archive, self._index, level, uid, who, now)
+        downloads = remove_prepared(self._archive)
+        self._applier.overwrite_applied()
+        overwritten = self._index.overwrite_deleted()
+        counts = {"trash": len(trash), "quarantined": purged, "downloads": downloads}
+        return {**counts, "index_overwritten": overwritten, "stays": stay}
+
     def _restore_trash(self, number: int, who: str) -> Mapping[str, Any]:
         self._applier.require_caught_up()
         quiet_seconds, now = self._ingest.quiet_seconds, self._index.now()
         return asdict(restore(self._archive, self._index, self._audit, number, who, quiet_seconds, now))
 
-    def _empty_trash(self, number: int, who: str) -> Mapping[str, Any]:
+    def _empty_trash(self, number: int, who: str, *, erase: bool = False) -> Mapping[str, Any]:
+        now = self._index.now()
         self._archive.intake.require_open()
         with self._archive.ballast.dropped():
-            empty(self._archive, self._index, self._audit, number, who, "by hand", self._index.now())
-        return {"emptied": number}
+            entry = self._index.trash.entry(number)
+            empty(self._archive, self._index, self._audit, number, who, "by hand", now)
+            erased = self._erase_rest(entry["level"], entry["uid"], who, now) if erase else None
+        return {"emptied": number} | ({"erased_also": erased} if erased else {})
 
     def _confirm_retention(self, who: str) -> Mapping[str, Any]:
         self._applier.require_caught_up()

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import structlog
 
-from node.archive.filesystem import Archive
+from node.archive.filesystem import DOWNLOAD, Archive
 from node.archive.space import reason_of
 from node.background import SupervisedThread
 from node.errors import OutOfResources, VoxelnodeError, type_and_location
@@ -111,7 +111,7 @@ class PreparedDownloads:
         """
         total, unit = amount
         number = uuid.uuid4().hex
-        path = self._archive.work / f"download-{number}"
+        path = self._archive.work / f"{DOWNLOAD}{number}"
         prepared = Prepared(call.account.name, name, objects, path, unit, total)
         try:
             if (lack := self._archive.intake.waits_for()) is not None:

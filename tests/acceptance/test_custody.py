@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
         assert "--yes" in voxelnode(node.root, "delete", uid, status=2)
         assert voxelnode(node.root, "delete", uid, "--erase", "--yes")["deleted"]
         assert left(node.root) == []
+        assert "no study" in voxelnode(node.root, "delete", "--patient", "P-1", "--yes", status=2)
         assert node.rows("SELECT 1 FROM v_patients") == []
         assert send(node, tmp_path / "out", *study) == 4, "what was deleted may come again"
         node.wait_until_settled()
@@ -68,6 +70,33 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
     assert audit_lines(tmp_path / "root")[1]["objects"][0]["patient_id"] == "P-1"
     assert verify(tmp_path / "root") == []
     assert voxelnode(tmp_path / "root", "audit", "--verify")["ok"]
+
+
+def test_a_patient_is_erased_from_index_and_trash_with_a_certificate(tmp_path: Path) -> None:
+    first, second, other = (make.ct_series(2, PatientID=name) for name in ("P-4711", "P-4711", "P-9"))
+    uids = [str(series[0].StudyInstanceUID) for series in (first, second, other)]
+    with Served(tmp_path / "root") as node:
+        send(node, tmp_path / "out", *first, *second, *other)
+        node.wait_until_settled()
+        assert voxelnode(node.root, "share", "add", uids[1])["id"] == 1
+        assert voxelnode(node.root, "delete", uids[0], "--yes")["trash_until"] is not None
+        file = tmp_path / "erased.json"
+        planned = voxelnode(node.root, "delete", "--patient", "P-4711", "--erase", "--dry-run")
+        assert (planned["trash"], [study["instances"] for study in planned["studies"]]) == (1, [2])
+        order = ("delete", "--patient", "P-4711", "--erase", "--yes", "--certificate", file)
+        done = voxelnode(node.root, *order)
+        assert voxelnode(node.root, "share", "list") == []
+        assert voxelnode(node.root, "trash") == []
+        assert [row["study_instance_uid"] for row in node.rows("SELECT * FROM v_studies")] == [uids[2]]
+        assert node.terminate() == 0
+    certificate = json.loads(file.read_bytes())
+    assert done["certificate"] == certificate
+    assert (certificate["instances"], certificate["trash"]) == (4, 1)
+    assert set(certificate["uids_sha256"]) == {sha256(uid.encode()).hexdigest() for uid in uids[:2]}
+    for text in (file.read_text(encoding="utf-8"), file.with_suffix(".txt").read_text(encoding="utf-8")):
+        assert not any(name in text for name in ("P-4711", *uids))
+    files = [path for path in node.root.rglob("*") if path.is_file() and not path.name.startswith("audit")]
+    assert [path for path in files if b"P-4711" in path.read_bytes()] == []
 
 
 @pytest.mark.sqlite("starts commands that look for the index in the root")

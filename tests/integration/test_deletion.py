@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -417,10 +418,19 @@ def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: 
         uid = received(repository, "Zwicklbauer")
         received(repository, "Staying")
         assert {"index.sqlite-wal", "journal/00000000.journal"} <= bytes_with(b"Zwicklbauer")
+        [stored] = [path for path in (root / "objects").rglob("*.dcm") if b"Zwicklbauer" in path.read_bytes()]
+        for copy in ("quarantine/aside.dcm", "work/download-1"):  # of no row
+            (root / copy).parent.mkdir(exist_ok=True)
+            shutil.copy(stored, root / copy)
+        (root / "quarantine/torn.dcm").write_bytes(b"Zwicklbauer " + uid.encode())
+        (root / "quarantine/other.dcm").write_bytes(uid.encode() + b".1")
         done = repository.actions.by_name["delete"](
             level="study", uid=uid, study_instance_uid=None, who="test", erase=True
         )
         assert done["erased"] is True
+        counts = {"trash": 0, "quarantined": 1, "downloads": 1, "index_overwritten": True}
+        assert done["erased_also"] == {**counts, "stays": ["quarantine/torn.dcm"]}
+        (root / "quarantine/torn.dcm").unlink()
         assert {path for path in bytes_with(b"Zwicklbauer") if not path.startswith("audit")} == set()
         later = received(repository, "Later")
     with Repository(settings) as repository, repository.index.reading() as index:

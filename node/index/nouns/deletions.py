@@ -30,6 +30,7 @@ from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.lost import forget_lost
 from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
+from node.index.nouns.shares import forget_shares
 from node.index.nouns.trash import content_of, put_in_trash, trashed_conflict, trashed_images
 from node.index.work.jobs import after_deletion
 
@@ -127,6 +128,7 @@ class DeletionRepository(IndexRepository):
             put_in_trash(connection, tombstone, trash)
         else:
             forget_labels(connection, plan.study_instance_uid)
+            forget_shares(connection, plan.study_instance_uid)
         if terms is not None:
             terms.fulfil(connection, deletion)
         return deletion
@@ -285,6 +287,17 @@ class ReadDeletions(ReadRepository):
     def plan(self, level: Level, uid: str, study_instance_uid: str | None = None) -> DeletionPlan:
         """Return what a deletion would remove. See `node.index.nouns.deletions.plan_deletion`."""
         return plan_deletion(self._connection, level, uid, study_instance_uid)
+
+    def plans_of_patient(self, patient_id: str) -> list[DeletionPlan]:
+        """Return what a deletion of each study of a patient would remove; no studies, no plans.
+
+        Raises UsageError if several people have the Patient ID.
+        """
+        studies = select(StudyRow.patient_id, StudyRow.study_instance_uid).join(PatientRow)
+        rows = self._connection.execute(studies.where(PatientRow.patient_id == patient_id).order_by(StudyRow.id)).all()
+        if len({row.patient_id for row in rows}) > 1:
+            raise UsageError("several people have this Patient ID: delete the studies of one of them by their UIDs")
+        return [plan_deletion(self._connection, "study", row.study_instance_uid, None) for row in rows]
 
     def has_deleted(self, *uids: str) -> bool:
         """Return whether any of these UIDs, of any level, was deleted."""

@@ -94,6 +94,12 @@ class ShareRepository(IndexRepository):
         return share
 
 
+def forget_shares(connection: Connection, study_instance_uid: str) -> None:
+    """Delete the links to a study that is not in the index: one that comes again later is not shared by them."""
+    study = select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid)
+    connection.execute(delete(ShareRow).where(ShareRow.study_instance_uid == study_instance_uid, ~study.exists()))
+
+
 def _by_number(connection: Connection, number: int, made_by: str | None) -> Share:
     query = select(*_COLUMNS).where(ShareRow.id == number)
     row = connection.execute(query if made_by is None else query.where(ShareRow.made_by == made_by)).first()

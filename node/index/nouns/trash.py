@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository
@@ -22,7 +22,8 @@ from node.index.models import STORE, ConflictRow, ImageRow, PatientRow, StudyRow
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_host_removals, owe_trashed
 from node.index.nouns.labels import forget_labels
-from node.index.nouns.records import Deletion
+from node.index.nouns.records import Deletion, Level
+from node.index.nouns.shares import forget_shares
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
 
@@ -78,6 +79,14 @@ class TrashRepository(IndexRepository):
         ]
 
     @on_reader
+    def of(self, connection: Connection, level: Level, uid: str) -> list[int]:
+        """Return the deletions in the trash of a study and all that it had, or of a series or an instance itself."""
+        is_it = and_(TombstoneRow.level == level, TombstoneRow.uid == uid)
+        if level == "study":
+            is_it = TombstoneRow.content["study_instance_uid"].as_string() == uid
+        return list(connection.scalars(select(TombstoneRow.id).where(is_it, _IN_TRASH).order_by(TombstoneRow.id)))
+
+    @on_reader
     def holders(self, connection: Connection, number: int) -> set[str]:
         """Return the hosts that alone have files of a deletion."""
         rows = select(TrashRow.holder).where(TrashRow.deletion == number, TrashRow.holder.is_not(None)).distinct()
@@ -124,6 +133,7 @@ class TrashRepository(IndexRepository):
         if row is None:
             raise NotInTrash
         forget_labels(connection, study)
+        forget_shares(connection, study)
         owe_trashed(connection, number, now)
         keys = connection.scalars(delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow.key)).all()
         paths = sorted({*row.paths, *keys})
