@@ -18,7 +18,7 @@ from node.archive.filesystem import DOWNLOAD, Archive
 from node.audit.audit_files import Taker
 from node.index.database.index import Index
 from node.index.nouns.records import Level
-from node.receive.quarantine import FOLDER, examined
+from node.receive.quarantine import FOLDER, NotInQuarantine, examined
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,12 @@ def purge_unnamed(
     purged, stay = 0, []
     for path in _having(archive.root, uid):
         key = f"{FOLDER}/{path.name}"
-        with index.reading() as view:
-            file = examined(archive.root, view, path.name)
+        try:
+            with index.reading() as view:
+                file = examined(archive.root, view, path.name)
+        except NotInQuarantine:  # it is in the trash, with a deletion of its own
+            stay.append(key)
+            continue
         its_uid = {
             "study": file.study_instance_uid,
             "series": file.series_instance_uid,
