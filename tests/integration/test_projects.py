@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from node.audit.audit_log import Audit, AuditFailed
 from node.errors import UsageError
 from node.extensions.labels.marks import MarkRepository, Target
+from node.extensions.projects.actions import actions
 from node.extensions.projects.rules import Rules, apply_rules
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
@@ -67,6 +69,37 @@ def test_a_scope_shows_its_projects_in_every_table_and_view(three: Root) -> None
             texts = {str(value) for row in rows for value in row}
             assert not texts.intersection(foreign), name
             assert not rows or name in RULES or name.startswith("v_"), name
+
+
+def test_who_sees_what_changes_only_with_a_line_before_it(three: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    change = actions(three.ingest, Audit(three.folder, "VOXELNODE", now=three.clock))
+    contents = [("1.2", "")]
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("node.audit.audit_log.os.write", full)
+        for name, arguments in {
+            "change-project-contents": {"name": "trial", "add": contents},
+            "limit-account": {"account": "anna", "is_limited": False},
+            "remove-project-member": {"name": "trial", "account": "anna"},
+            "remove-project": {"name": "trial"},
+        }.items():
+            with pytest.raises(AuditFailed):
+                change[name](who="test", **arguments)
+    assert seen(three) == set()
+    change["change-project-contents"](name="trial", who="test", add=contents)
+    assert seen(three) == {"1.2.1"}
+    with pytest.raises(UsageError):
+        change["remove-project-member"](name="trial", account="ben", who="test")
+    lines = [json.loads(line) for line in (three.folder / "audit.jsonl").read_text("utf-8").splitlines()]
+    assert [(line["detail"], line["outcome"]) for line in lines] == [
+        ("ordered: 1 put into project trial, 0 taken out", 0),
+        ("done: 1 put into project trial, 0 taken out", 0),
+        ("ordered: account ben is no member of project trial any more", 0),
+        ("not done: account ben is no member of project trial any more", 8),
+    ]
 
 
 def test_a_caller_with_a_scope_changes_nothing_by_accident(three: Root) -> None:
