@@ -35,11 +35,17 @@ def temporary_root(prefix: str) -> Iterator[Path]:
 
 
 def remove_left(prefix: str) -> None:
-    """Remove folders of this user that no node has locked, which each does with its root, and that are not new."""
+    """Remove roots of this user that no node has locked, which each does with its root, and that are not new.
+
+    A folder without the lock file of a root is somebody's own, whatever its name, and stays.
+    """
+    from node.control.root import LOCK_FILE
+
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with suppress(OSError):  # somebody else removes it
             there = folder.lstat()
-            if there.st_uid != os.getuid() or time.time() - there.st_mtime < SECONDS_TO_LOCK:
+            is_root = (folder / LOCK_FILE).is_file()
+            if not is_root or there.st_uid != os.getuid() or time.time() - there.st_mtime < SECONDS_TO_LOCK:
                 continue
             lock = locked(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             if lock is not None:
