@@ -179,6 +179,20 @@ def test_what_names_no_attribute_is_ignored_and_told_by_a_warning(client: httpx2
     assert "name no attribute" in response.headers["warning"]
 
 
+def test_kinds_of_matching_are_performed_or_told_to_be_not(client: httpx2.Client) -> None:
+    several = client.get("/dicom-web/studies", params={"PatientID": "P,1\\P2", "multiplevaluematching": "true"})
+    assert {study["0020000D"]["Value"][0] for study in several.json()} == {"1.2.4", "1.2.5"}
+    assert "warning" not in several.headers
+    for service in ("studies", "workitems"):
+        empty = client.get(f"/dicom-web/{service}", params={"emptyvaluematching": "true"})
+        assert empty.headers["warning"] == (
+            '299 voxelnode "The emptyvaluematching parameter is not supported. '
+            'Empty Value Matching has not been performed."'
+        )
+        for name in ("emptyvaluematching", "multiplevaluematching"):
+            assert client.get(f"/dicom-web/{service}", params={name: "maybe"}).status_code == 400
+
+
 def test_a_field_that_every_answer_has_is_no_cause_of_a_warning(client: httpx2.Client) -> None:
     response = client.get("/dicom-web/studies", params={"includefield": "RetrieveURL"})
     assert "warning" not in response.headers

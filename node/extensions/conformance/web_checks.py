@@ -39,6 +39,8 @@ _PARAMETERS: Mapping[str, str] = {
     "accept": "*/*",
     "includefield": "all",
     "fuzzymatching": "true",
+    "emptyvaluematching": "true",
+    "multiplevaluematching": "true",
     "limit": "1",
     "offset": "0",
     "window": "40,400,linear",

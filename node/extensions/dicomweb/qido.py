@@ -23,6 +23,7 @@ from node.extensions.dicomweb.searches import (
     MAX_PARAMETERS,
     attribute_path,
     is_fuzzy,
+    kinds_not_performed,
     put_key,
     representation,
     whole_number,
@@ -90,6 +91,7 @@ def _search(call: Call, level: Level) -> Response:
     request = call.request
     form = document_form(accepted(request))
     limit, offset, warnings = _page(request)
+    warnings += kinds_not_performed(request)
     identifier, unknown = _identifier(request, level)
     options = Options(relational=True, combined_datetime=True, fuzzy=is_fuzzy(request), timezone=True)
     try:

@@ -16,7 +16,9 @@ from pydicom.tag import BaseTag
 MAX_PARAMETERS = 500
 """Maximum parameters of a query, including includefield."""
 
-CONTROLS = frozenset(("includefield", "limit", "offset", "fuzzymatching", "accept"))
+CONTROLS = frozenset(
+    ("includefield", "limit", "offset", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "accept")
+)
 
 Path = tuple[BaseTag, ...]
 """An attribute: the tags of its sequences, then its own."""
@@ -34,9 +36,25 @@ def whole_number(request: Request, name: str, default: int) -> int:
 
 def is_fuzzy(request: Request) -> bool:
     """Return whether a search asks for fuzzy matching of names (PS3.18 8.3.4.2)."""
-    text = request.query_params.get("fuzzymatching", "false").lower()
+    return _is_true(request, "fuzzymatching", "PS3.18 8.3.4.2")
+
+
+def kinds_not_performed(request: Request) -> list[str]:
+    """Return a warning of PS3.18 8.3.4 for each kind of matching that a search asks for and that is not performed.
+
+    Values separated by a backslash are alternatives, which is multiple value matching, whether a search asks for it or
+    not; ``""`` is matched as it stands.
+    """
+    _is_true(request, "multiplevaluematching", "PS3.18 8.3.4")
+    if not _is_true(request, "emptyvaluematching", "PS3.18 8.3.4"):
+        return []
+    return ["The emptyvaluematching parameter is not supported. Empty Value Matching has not been performed."]
+
+
+def _is_true(request: Request, name: str, source: str) -> bool:
+    text = request.query_params.get(name, "false").lower()
     if text not in ("true", "false"):
-        raise HTTPException(400, "fuzzymatching must be true or false (PS3.18 8.3.4.2)")
+        raise HTTPException(400, f"{name} must be true or false ({source})")
     return text == "true"
 
 

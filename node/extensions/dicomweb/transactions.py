@@ -41,6 +41,8 @@ _SEARCH = Transaction(
         "{attribute}": "keyword or tag, after those of its sequences, with the value to match",
         "includefield": "keywords or tags of further attributes, or all",
         "fuzzymatching": "true or false",
+        "emptyvaluematching": "not supported: true is answered with a warning",
+        "multiplevaluematching": "true or false: values separated by a backslash are always alternatives",
         "limit": f"at most {qido.MAX_RESULTS}, or {qido.MAX_RESULTS_OF_STUDY} within one study",
         "offset": "number of results to skip",
     },

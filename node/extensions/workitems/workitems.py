@@ -20,7 +20,14 @@ from node.extensions.dicomweb.capabilities import ACCEPT, DOCUMENT, Transaction
 from node.extensions.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
 from node.extensions.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, accepted, document_form
 from node.extensions.dicomweb.resources import READ, base_url, dicomweb_router
-from node.extensions.dicomweb.searches import CONTROLS, MAX_PARAMETERS, attribute_path, is_fuzzy, whole_number
+from node.extensions.dicomweb.searches import (
+    CONTROLS,
+    MAX_PARAMETERS,
+    attribute_path,
+    is_fuzzy,
+    kinds_not_performed,
+    whole_number,
+)
 from node.extensions.workitems.created import CreatedWorkitem, ReadCreatedWorkitems, WorkitemRepository
 from node.extensions.workitems.own_steps import ConversionStep, ProcedureStep, ReadConversionSteps, ReadProcedureSteps
 from node.extensions.workitems.unified_steps import (
@@ -229,6 +236,7 @@ def search_workitems(call: ReaderCall) -> Response:
     form = document_form(accepted(call.request))
     limit, offset = whole_number(call.request, "limit", MAX_WORKITEMS), whole_number(call.request, "offset", 0)
     warnings = [] if limit <= MAX_WORKITEMS else [f"At most {MAX_WORKITEMS} results are returned in one response"]
+    warnings += kinds_not_performed(call.request)
     limit = min(limit, MAX_WORKITEMS)
     parameters = call.request.query_params.multi_items()
     if len(parameters) > MAX_PARAMETERS:
@@ -482,6 +490,8 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
             "{attribute}": "keyword or tag, after those of its sequences, with the value to match",
             "includefield": "ignored: every answer has all attributes",
             "fuzzymatching": "true or false",
+            "emptyvaluematching": "not supported: true is answered with a warning",
+            "multiplevaluematching": "true or false: values separated by a backslash are always alternatives",
             "limit": f"at most {MAX_WORKITEMS}",
             "offset": "number of results to skip",
         },
