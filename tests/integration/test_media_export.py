@@ -124,6 +124,23 @@ def test_an_instance_of_which_no_record_can_be_made_is_refused_alone() -> None:
     assert directory.instances == 1
 
 
+def test_a_document_without_a_title_gets_none_and_each_class_of_radiotherapy_its_type(tmp_path: Path) -> None:
+    directory = Directory("X")
+    kinds = {
+        "104.1": "ENCAP DOC", "481.22": "RADIOTHERAPY", "481.23": "IMAGE", "481.24": "IMAGE", "481.25": "RADIOTHERAPY",
+    }  # fmt: skip
+    for sop_class in kinds:
+        ds = make.instance(PatientID="P1", SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{sop_class}", Rows=1)
+        ds.ContentDate, ds.ContentTime = "20260101", "120000"
+        directory.add(ds, ExplicitVRLittleEndian)
+    (tmp_path / "DICOMDIR").write_bytes(directory.encoded())
+    records = dcmread(tmp_path / "DICOMDIR").DirectoryRecordSequence
+    leaves = {str(one.ReferencedSOPClassUIDInFile)[24:]: one for one in records if "ReferencedSOPClassUIDInFile" in one}
+    assert {sop_class: one.DirectoryRecordType for sop_class, one in leaves.items()} == kinds
+    assert leaves["104.1"]["ConceptNameCodeSequence"].is_empty
+    assert "ConceptNameCodeSequence" not in directory.invented
+
+
 def test_dcmtk_and_dciodvfy_find_no_fault_with_the_dicomdir(root: Root, settings: Settings, tmp_path: Path) -> None:
     for ds in make.ct_series(3, PatientID="P1", PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 192"):
         root.take(ds)

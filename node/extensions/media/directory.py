@@ -33,7 +33,8 @@ TYPES: Mapping[str, str] = {
     "4.2": "SPECTROSCOPY", "66": "RAW DATA", "66.1": "REGISTRATION", "66.2": "FIDUCIAL", "66.3": "REGISTRATION",
     "66.5": "SURFACE", "66.6": "TRACT", "67": "VALUE MAP", "77.1.5.3": "STEREOMETRIC", "78.": "MEASUREMENT",
     "90.1": "ASSESSMENT", "78.6": "SR DOCUMENT", "79.1": "SR DOCUMENT", "80.1": "MEASUREMENT",
-    "68.1": "SURFACE SCAN", "68.2": "SURFACE SCAN", **{f"481.{number}": "RADIOTHERAPY" for number in range(10, 23)},
+    "68.1": "SURFACE SCAN", "68.2": "SURFACE SCAN",
+    **{f"481.{number}": "RADIOTHERAPY" for number in (*range(10, 23), 25)},
 }  # fmt: skip
 """Types of records by SOP class (PS3.3 F.4), without the root of storage; one that ends with a dot begins many."""
 
@@ -49,6 +50,9 @@ INVENTED: Mapping[str, str] = {
     "InstanceCreationDate": "19000101",
 }  # fmt: skip
 """Values of Type 1 keys for records of instances that lack them."""
+
+TITLED = frozenset(("SR DOCUMENT", "KEY OBJECT DOC"))
+"""Types of records that must have a title as a code."""
 
 FURTHER = {
     "PATIENT": ("PatientBirthDate", "PatientSex"),
@@ -120,7 +124,7 @@ class Directory:
         """
         kind = record_type(ds)
         try:
-            head, invented = _filled(ds)
+            head, invented = _filled(ds, kind)
             records = [_record(head, level) for level in ("PATIENT", "STUDY", "SERIES", kind)]
             patient, study, series, leaf = records
             leaf.ReferencedSOPClassUIDInFile, leaf.ReferencedSOPInstanceUIDInFile = ds.SOPClassUID, ds.SOPInstanceUID
@@ -204,7 +208,7 @@ class Directory:
         return bytes(stream.getvalue())
 
 
-def _filled(ds: Dataset) -> tuple[Dataset, set[str]]:
+def _filled(ds: Dataset, kind: str) -> tuple[Dataset, set[str]]:
     """Return the attributes with a value for each that a record must have, and which of them are invented."""
     head, invented = copy.copy(ds), set()
     for keyword, value in INVENTED.items():
@@ -212,8 +216,10 @@ def _filled(ds: Dataset) -> tuple[Dataset, set[str]]:
             setattr(head, keyword, value)
             invented.add(keyword)
     if not items(ds, "ConceptNameCodeSequence"):
-        head.ConceptNameCodeSequence = [_untitled()]
-        invented.add("ConceptNameCodeSequence")
+        is_needed = kind in TITLED  # in others it may be empty
+        head.ConceptNameCodeSequence = [_untitled()] if is_needed else []
+        if is_needed:
+            invented.add("ConceptNameCodeSequence")
     if not text(ds, "PatientID"):
         head.PatientID = f"{NO_ID}-{text(ds, 'StudyInstanceUID')}"[-64:]
         invented.add("PatientID")
