@@ -21,6 +21,8 @@ from tests.acceptance.served import Served, until
 from tests.preloaded import run
 from tests.programs import SYSTEM_PATH, needs
 
+pytestmark = pytest.mark.slow  # for the node that they share
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 

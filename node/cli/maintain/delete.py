@@ -54,7 +54,7 @@ def delete(
     root: ChangedRoot,
     json: Json = False,
 ) -> Answer:
-    """Delete a study, series or instance, or all studies of a patient.
+    """Delete a study, series, instance or patient.
 
     Rows, volumes and thumbnails are removed. DICOM files stay in the trash for [retention] trash_days, and
     `voxelnode trash restore` brings them back. If a node runs on this root, the node does it.
