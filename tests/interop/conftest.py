@@ -140,8 +140,8 @@ def orthanc_beside(folder: Path, http_port: int, dicom_port: int, node_port: int
             process.terminate()
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for what another process does, with a deadline."""
+def until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    """Wait for what another process does, with a deadline: a node asks a peer that failed again after 30 s."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
