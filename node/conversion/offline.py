@@ -301,10 +301,10 @@ def _headers_of(series: _Series) -> Iterator[Header | None]:
         if isinstance(file, SkippedFile):
             yield None
         elif file.identity.sop_class_uid == ENHANCED_MR:
-            values = _read_head(file, lambda head, syntax: read_every(head, syntax, in_groups))
+            values = _read_head(file, partial(read_every, wanted=in_groups))
             yield from (None if values is None else headers_of_frames(values)) or (None,)
         else:
-            elements = _read_head(file, lambda head, syntax: read_header(head, syntax, tags))
+            elements = _read_head(file, partial(read_header, wanted=tags))
             yield None if elements is None else header_of(elements)
 
 
@@ -518,13 +518,14 @@ def _attributes(file: MediaFile) -> dict[str, Any]:
     return known if found is None else {**found.patient, **found.study, **found.series, **known}
 
 
-def _read_head(file: MediaFile, read: Callable[[bytes, str], Read]) -> Read | None:
-    """Return what `read` finds in the beginning of a data set, with its transfer syntax; None if it is damaged."""
+def _read_head(file: MediaFile, read: Callable[..., Read]) -> Read | None:
+    """Return what `read`, as `read_header`, finds in the beginning of a data set; None if it is damaged."""
     for size in HEAD_BYTES:
         try:
             with file.open_file() as stream:
                 stream.read(file.identity.data_set_offset)
-                return read(stream.read(size), file.identity.transfer_syntax_uid)
+                head = stream.read(size)
+                return read(head, file.identity.transfer_syntax_uid, is_cut=len(head) == size)
         except HeaderCut:
             continue
         except (OSError, NotUnderstood, zipfile.BadZipFile, zlib.error, EOFError):

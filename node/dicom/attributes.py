@@ -149,7 +149,9 @@ class InstanceAttributes:
         return str(self.image["sop_instance_uid"] or "")
 
 
-def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> InstanceAttributes:
+def instance_attributes(
+    data: bytes | bytearray | memoryview, transfer_syntax_uid: str, *, is_cut: bool = False
+) -> InstanceAttributes:
     """Return the indexed attributes of a data set.
 
     Parameters
@@ -158,6 +160,8 @@ def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_ui
         The data set, or its beginning up to the pixels.
     transfer_syntax_uid : str
         Transfer syntax of the data set.
+    is_cut : bool
+        Whether there may be more before the pixels than `data` has.
 
     Raises
     ------
@@ -166,7 +170,7 @@ def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_ui
     NotUnderstood
         The encoding is broken, or one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys).
     """
-    return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
+    return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS, is_cut=is_cut), transfer_syntax_uid)
 
 
 def attributes_by_windows(read: Callable[[int, int], bytes], transfer_syntax_uid: str) -> InstanceAttributes:

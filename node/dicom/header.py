@@ -118,7 +118,7 @@ class HeaderCut(Exception):
 
 
 def read_header(
-    data: bytes | bytearray | memoryview, transfer_syntax_uid: str, wanted: frozenset[int]
+    data: bytes | bytearray | memoryview, transfer_syntax_uid: str, wanted: frozenset[int], *, is_cut: bool = False
 ) -> dict[int, bytes]:
     """Return the raw values of some top-level elements of a data set.
 
@@ -131,6 +131,8 @@ def read_header(
         (PS3.5 A.4).
     wanted : frozenset of int
         Tags as ``0xggggeeee``; the reader stops after the largest.
+    is_cut : bool
+        Whether there may be more of the data set than `data` has.
 
     Returns
     -------
@@ -147,7 +149,11 @@ def read_header(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    return _Walker(data, found_syntax(data[:8], transfer_syntax_uid)).values(wanted, {})
+    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid))
+    elements = walker.values(wanted, {})
+    if is_cut and walker.is_at_end:
+        raise HeaderCut(walker.end)
+    return elements
 
 
 def read_header_by_windows(
@@ -278,7 +284,7 @@ def read_sequence(raw: bytes, transfer_syntax_uid: str) -> list[Elements]:
 
 
 def read_every(
-    data: bytes | bytearray | memoryview, transfer_syntax_uid: str, wanted: frozenset[int]
+    data: bytes | bytearray | memoryview, transfer_syntax_uid: str, wanted: frozenset[int], *, is_cut: bool = False
 ) -> dict[int, list[bytes]]:
     """Return the raw values of some elements wherever they are in a data set: at the top, and in all sequences.
 
@@ -299,7 +305,7 @@ def read_every(
             raise _too_many_elements(tag)
         stop = walker.at + length
         if tag >> 16 == PIXELS_GROUP and (length == UNDEFINED_LENGTH or stop > walker.end):
-            break
+            return found
         if walker.enters(tag):
             continue  # what it holds is next
         if length == UNDEFINED_LENGTH:
@@ -310,6 +316,8 @@ def read_every(
         if tag in wanted:
             found.setdefault(tag, []).append(bytes(data[walker.at : min(stop, walker.at + MAX_VALUE_BYTES)]))
         walker.at = stop
+    if is_cut:
+        raise HeaderCut(walker.end)
     return found
 
 

@@ -182,7 +182,7 @@ def data_set_of_file(data: bytes, file_bytes: int, file: StoredFile) -> Dataset:
     Raises
     ------
     DataSetCut
-        The pixel data do not begin in `data`, or the file does not end with them; call again with the whole file.
+        The data set goes on behind `data`, and not with pixel data that end the file; call again with the whole file.
     LeftToPydicom
         pydicom must read the file.
     Exception
@@ -239,7 +239,8 @@ def _walked(data: bytes, at: int, end: int, syntax: str, whole: bool, *, is_meta
     expected = list(reversed(_read_before.get((implicit, is_meta), ())))  # the next run is the last one
     runs: list[_Run] = []
     known: list[bool] = []  # of each run, whether it was in the file before
-    while at < end:
+    stop = end if whole else end + 1  # at the end of what was read, another element is looked for, and is cut
+    while at < stop:
         run = _run_at(at, data, end, expected)
         if run is not None:
             elements.update(run.elements)

@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom import dcmread
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -30,10 +31,11 @@ from pydicom.uid import (
 from node.conversion.chosen import chosen
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.naming import ANONYMOUS, parse
-from node.conversion.offline import Layout, convert_folder, planned
+from node.conversion.offline import HEAD_BYTES, Layout, convert_folder, planned
 from node.conversion.pool import ConverterDied
 from node.dicom import header
 from node.errors import UsageError
+from node.receive.dicom_files import identify
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
@@ -225,6 +227,20 @@ def test_an_expression_that_cannot_be_decided_before_a_conversion_is_refused(exp
         chosen(None, expression)
 
 
+def test_the_name_of_a_series_is_read_behind_a_long_header(tmp_path: Path) -> None:
+    """What is read first ends between two elements: the one behind it has the Series Number."""
+    [ds] = make.ct_series(1, SeriesNumber=7)
+    ds.add_new(0x00190010, "LO", "EXAMPLE")
+    ds.add_new(0x00191010, "OB", b"")
+    path = saved([ds], tmp_path / "in") / "0.dcm"
+    read = dcmread(path)
+    begin = read["SeriesNumber"].file_tell - 8 - identify(path.read_bytes()).data_set_offset
+    read[0x00191010].value = bytes(HEAD_BYTES[0] - begin)
+    read.save_as(path)
+    listing = convert_folder([path], tmp_path / "out", OPTIONS, here)
+    assert [row["series_number"] for row in listing["series"]] == [7]
+
+
 def test_what_is_no_dicom_is_named(tmp_path: Path) -> None:
     folder = saved(make.ct_series(2), tmp_path / "in")
     (folder / "readme.txt").write_text("hello")
@@ -290,7 +306,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 from node.conversion.naming import ANONYMOUS, parse
-from node.conversion.offline import Layout, convert_folder, planned
+from node.conversion.offline import HEAD_BYTES, Layout, convert_folder, planned
 from tests.integration.test_offline import OPTIONS
 def wait(job, cancelled):
     print(job.folder, flush=True)

@@ -119,6 +119,24 @@ def values_or_cut(read: Callable[[], dict[int, bytes]]) -> dict[int, bytes] | No
         return None
 
 
+@pytest.mark.parametrize("syntax", ENCODINGS)
+def test_of_a_cut_data_set_all_is_found_or_it_is_called_cut(syntax: str) -> None:
+    ds = nested(2, undefined=False)
+    ds.PatientID, ds.StudyID, ds.Rows = "7", "12", 16
+    data = encoded(ds, syntax)
+    wanted = frozenset((PATIENT_ID, ROWS, 0x00200010))
+    for read in (read_header, read_every):
+        whole = read(data, syntax, wanted)
+        assert len(whole) == 3
+        cut = 0
+        for end in range(8, len(data)):
+            try:
+                assert read(data[:end], syntax, wanted, is_cut=True) == whole
+            except HeaderCut:
+                cut += 1
+        assert cut > 50
+
+
 def test_a_long_value_is_cut_to_what_the_index_can_hold() -> None:
     name = struct.pack("<HH2s2xL", 0x0010, 0x0020, b"UT", 20 << 20)
     data = name + bytes(20 << 20)

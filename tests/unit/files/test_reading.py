@@ -119,6 +119,24 @@ def test_what_stands_around_long_pixels_is_read(tmp_path: Path, elements: dict[s
         assert found.PatientName == "Müller"
 
 
+@pytest.mark.parametrize("pixels", [100, 2 * LONG_PIXELS], ids=["short-pixels", "long-pixels"])
+@pytest.mark.parametrize("distance", range(-14, 16, 2))
+def test_what_is_read_first_may_end_at_any_byte_of_the_header(tmp_path: Path, distance: int, pixels: int) -> None:
+    """Also between two elements: what follows is read too."""
+    path = saved(tmp_path, bytes(pixels))
+
+    def padded(length: int) -> int:
+        """Write the file with a private element of this length; return where the element behind it begins."""
+        ds = pydicom.dcmread(path)
+        ds.add_new(0x00190010, "LO", "EXAMPLE")
+        ds.add_new(0x00191010, "OB", bytes(length))
+        ds.save_as(path)
+        return pydicom.dcmread(path)["StudyInstanceUID"].file_tell - 8
+
+    assert padded(HEAD_BYTES + distance - padded(0)) == HEAD_BYTES + distance
+    assert read_instance(path) == pydicom.dcmread(path)
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 @pytest.mark.parametrize("error", [-100_000, *range(-31, 80), 300, 1_000_000])
 def test_a_wrong_group_length_is_forgiven(tmp_path: Path, error: int, syntax: str) -> None:
