@@ -167,18 +167,18 @@ def write_off(
     listed = archive.acknowledged.position.entries  # before the look: what is sent again from now on is owed
     instances = index.lost.of(uid)
 
-    def message(result: Result, detail: str) -> AuditMessage:
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
-        objects = [{"study_instance_uid": study} for study in sorted({one.study_instance_uid for one in instances})]
-        return AuditMessage(AuditEvent.INSTANCES_ACCESSED, Action.DELETE, result, participants, objects, detail)
+    def made() -> int:
+        uids = [one.sop_instance_uid for one in instances]
+        archive.acknowledged.settle("instance", uids, listed)
+        reached("write-off-settled")
+        index.lost.write_off(uids, who, now)
+        return len(instances)
 
-    audit.require(message(Result.SUCCESS, f"ordered: write off {len(instances)} lost instances: {reason}"))
-    uids = [one.sop_instance_uid for one in instances]
-    archive.acknowledged.settle("instance", uids, listed)
-    reached("write-off-settled")
-    index.lost.write_off(uids, who, now)
-    audit.note(message(Result.SUCCESS, f"done: {len(instances)} lost instances written off"))
-    return len(instances)
+    participants = [Participant(who, APPLICATION, is_requestor=True)]
+    objects = [{"study_instance_uid": study} for study in sorted({one.study_instance_uid for one in instances})]
+    detail = f"write off {len(instances)} lost instances: {reason}"
+    event = AuditEvent.INSTANCES_ACCESSED
+    return audit.change(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, objects, detail), made)
 
 
 def _rewrite(archive: Archive, index: Index) -> int:

@@ -207,13 +207,15 @@ class Quarantine:
             raise NotReleased(
                 f"another version of {uid} is current: compare the two, and use --replace to make this one current"
             )
-        self._tell(Action.UPDATE, who, subject, "ordered: make a version current")
-        if not is_kept or (current is not None and current.sha256 != file.sha256):
-            outcome = self._taken(attributes, file, "accept" if replace else "never")
-            if outcome not in (Outcome.STORED, Outcome.REPLACED):
-                raise NotReleased(f"{uid} is current in another series: use --replace to move it to this one")
-        self._remove(key, "quarantine-released", who)
-        self._tell(Action.UPDATE, who, subject, "done")
+
+        def made() -> None:
+            if not is_kept or (current is not None and current.sha256 != file.sha256):
+                outcome = self._taken(attributes, file, "accept" if replace else "never")
+                if outcome not in (Outcome.STORED, Outcome.REPLACED):
+                    raise NotReleased(f"{uid} is current in another series: use --replace to move it to this one")
+            self._remove(key, "quarantine-released", who)
+
+        self._audit.change(_order(Action.UPDATE, who, subject, "make a version current"), made)
         return {"released": name, "sop_instance_uid": uid}
 
     def purge(self, name: str, who: str) -> dict[str, Any]:
@@ -229,9 +231,8 @@ class Quarantine:
             "study_instance_uid": file.study_instance_uid,
             "sop_instance_uid": file.sop_instance_uid,
         }
-        self._tell(Action.DELETE, who, subject, "ordered: purge from quarantine")
-        self._remove(f"{FOLDER}/{name}", "quarantine-purged", who)
-        self._tell(Action.DELETE, who, subject, "done")
+        order = _order(Action.DELETE, who, subject, "purge from quarantine")
+        self._audit.change(order, lambda: self._remove(f"{FOLDER}/{name}", "quarantine-purged", who))
         return {"purged": name}
 
     def _require(self, name: str) -> None:
@@ -266,8 +267,7 @@ class Quarantine:
         self._archive.sync_folder(self._archive.path(key).parent)
         self._index.instances.record_removed_from_quarantine(key, kind, who, self._ingest.now())
 
-    def _tell(self, action: Action, who: str, subject: Mapping[str, Any], detail: str) -> None:
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
-        self._audit.require(
-            AuditMessage(AuditEvent.INSTANCES_ACCESSED, action, Result.SUCCESS, participants, [subject], detail)
-        )
+
+def _order(action: Action, who: str, subject: Mapping[str, Any], detail: str) -> AuditMessage:
+    participants = [Participant(who, APPLICATION, is_requestor=True)]
+    return AuditMessage(AuditEvent.INSTANCES_ACCESSED, action, Result.SUCCESS, participants, [subject], detail)

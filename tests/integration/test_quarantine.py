@@ -142,7 +142,7 @@ def test_what_is_no_dicom_is_not_released_and_can_be_purged(root: Root) -> None:
     assert events(root) == ["quarantine-purged"]
     lines = [json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines()]
     ordered = [line for line in lines if line["action"] == "D"]
-    assert [line["detail"] for line in ordered] == ["ordered: purge from quarantine", "done"]
+    assert [line["detail"] for line in ordered] == ["ordered: purge from quarantine", "done: purge from quarantine"]
     with pytest.raises(NotInQuarantine):
         quarantine(root).purge("stray.dcm", "someone")
 
