@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from io import BytesIO
 
 from pydicom import DataElement, Dataset, dcmread
@@ -59,7 +60,7 @@ def _change(ds: Dataset, chance: random.Random, mutate: Bytes) -> None:
             other = chance.choice(owners)
             source = chance.choice(list(other.keys()) or tags)
             if source in other:
-                owner[source] = other.get_item(source)  # where it does not belong
+                owner[source] = deepcopy(other.get_item(source))  # where it does not belong; never a sequence in itself
         case 2:
             element = owner[tag]
             if element.VR == "SQ" and element.value:
