@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,19 @@ EVERYTHING = WriteOptions(
 """Every format and every picture."""
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
+
+
+def unpacked(path: Path) -> bytes:
+    """Return the bytes of a file, with the voxels of NIfTI, NRRD and MetaImage not compressed.
+
+    Once in thousands of files, igzip packs the same voxels otherwise.
+    """
+    content = path.read_bytes()
+    if path.suffix == ".zraw":
+        return zlib.decompress(content)
+    if path.suffix in (".gz", ".nrrd") and (packed := content.find(b"\x1f\x8b\x08")) >= 0:
+        return content[:packed] + gzip.decompress(content[packed:])
+    return content
 
 
 def volume(voxels: NDArray[Any] | None = None, affine_lps: NDArray[Any] | None = None, **changes: Any) -> Volume:

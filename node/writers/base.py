@@ -170,7 +170,10 @@ def write_file(path: Path, data: bytes) -> NewFile:
 
 
 def write_gzip(stream: NewFile, pieces: Iterable[ReadableBuffer]) -> None:
-    """Write `pieces` as gzip, in threads; the bytes depend neither on their number nor on the time."""
+    """Write `pieces` as gzip, in threads; the bytes depend neither on their number nor on the time.
+
+    Once in thousands of files, igzip has packed the same bytes otherwise: who compares files must unpack them.
+    """
     from isal import igzip_threaded  # here, because it loads much that nothing else here needs
 
     threads = min(4, os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""Identical input gives identical bytes, and what was read is let go."""
+"""Identical input gives identical files, and what was read is let go."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def saved(datasets: list[Dataset], folder: Path) -> list[tuple[str, Path]]:
 
 def digests(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(folder)): hashlib.sha256(volumes.unpacked(path)).hexdigest() for path in files}
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.converting import here
+from tests.volumes import unpacked
 
 OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
 
@@ -332,7 +333,7 @@ def of(listing: dict[str, Any], key: str = "name") -> dict[str, Any]:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): unpacked(path) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("flat", [False, True])

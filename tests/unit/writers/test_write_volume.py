@@ -25,7 +25,7 @@ from node.writers.base import NewFile, WrittenFile, stem_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests import make
-from tests.volumes import EVERYTHING, volume
+from tests.volumes import EVERYTHING, unpacked, volume
 
 
 def ct_of_a_ball() -> np.ndarray:
@@ -119,7 +119,7 @@ def test_the_same_volume_gives_the_same_bytes_twice(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         write_volume(image, folder, "volume", EVERYTHING)
-        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
+        digests.append({path.name: hashlib.sha256(unpacked(path)).hexdigest() for path in folder.iterdir()})
     assert digests[0] == digests[1]
 
 
