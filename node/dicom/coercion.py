@@ -35,6 +35,9 @@ KEPT = frozenset(
 )  # fmt: skip
 """Attributes that say what an instance is, or how its pixels are read: a copy without them would be another one."""
 
+LENGTH_TO_END = BaseTag(0x00080001)
+"""Retired, but some programs read no more than it says: a copy with other elements must not have it."""
+
 _PLACEHOLDER = re.compile(r"\{([A-Za-z]+)\}")
 _NUMBER = re.compile(r"\(?([0-9A-Fa-f]{4}),?([0-9A-Fa-f]{4})\)?")
 
@@ -88,6 +91,7 @@ class Coercion:
         """
         values = {tag: _filled(template, ds) for tag, template in self.set}
         values |= {tag: _filled(template, ds) for tag, template in self.replace if tag in ds}
+        ds.pop(LENGTH_TO_END, None)
         for tag in self.remove:
             _remove(ds, Tag(tag))
         if not all(map(str.isascii, values.values())):

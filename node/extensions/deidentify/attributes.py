@@ -16,6 +16,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
+from node.dicom.coercion import LENGTH_TO_END
 from node.dicom.uids import registered_name
 from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, text
 from node.extensions.deidentify.deidentification import NotDeidentified, Reason
@@ -183,7 +184,7 @@ class Cleaner:
         free_text: bool,
         depth: int,
     ) -> _Element | None:
-        if tag.element == 0:  # group length, retired
+        if tag.element == 0 or tag == LENGTH_TO_END:  # lengths of the original, retired
             return None
         if tag.is_private:
             return self._private(ds, tag, element, creators, depth)

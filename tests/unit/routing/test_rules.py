@@ -76,7 +76,9 @@ def test_attributes_are_set_replaced_and_removed_at_every_level() -> None:
         {"InstitutionName": "", "StudyID": "never"},
         ["AccessionNumber", "(0009,1010)"],
     )
+    ds.LengthToEnd = 4711  # of the original, and some programs read no more
     coercion.apply(ds)
+    assert "LengthToEnd" not in ds
     assert (ds.PatientID, ds.InstitutionName, ds.PatientComments) == ("X-P1", "", "añadido")
     assert ds.SpecificCharacterSet == "ISO_IR 192"
     assert "StudyID" not in ds

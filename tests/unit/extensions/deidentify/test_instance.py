@@ -124,7 +124,9 @@ def test_what_is_written_where_it_does_not_belong_is_found() -> None:
     hostile[0x00180050] = RawDataElement(BaseTag(0x00180050), "DS", 6, b"Secret", 0, False, True)
     ds = ct(PatientName="Secret^Person", InstitutionName="Siemens", AnatomicRegionSequence=[hostile])
     ds.Manufacturer = "SIEMENS"
+    ds.LengthToEnd = 4711
     new = deidentified(ds, how())
+    assert "LengthToEnd" not in new
     [item] = new.AnatomicRegionSequence
     assert SECRET not in b"".join(pieces(new)).lower()
     assert item.ManufacturerModelName == "Model"
