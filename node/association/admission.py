@@ -11,6 +11,7 @@ from node.addresses import plain_address
 from node.association.tls import PeerCertificate
 from node.budget import Budget, Claim, Holder, Limits, Stage, Standing
 from node.dicom.uids import APPLICATION_CONTEXT
+from node.index.engine.scope import Scope
 from node.index.nouns.records import Refused
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
@@ -170,6 +171,14 @@ class Admission:
             return EVERY_VERB if plain_address(address).is_loopback else STRANGER_VERBS
         names = self.named(address, requested)
         return frozenset(verb for name in names for verb in self._peers[name].may)
+
+    def scope(self, address: str, requested: AssociationRequest) -> Scope | None:
+        """Return what an application entity sees of the index, by all its names in [peers]; None: all of it."""
+        peers = [self._peers[name] for name in self.named(address, requested)]
+        projects = {project for peer in peers for project in peer.projects}
+        if not projects or any(not peer.projects and set(peer.may) & {"query", "retrieve"} for peer in peers):
+            return None
+        return Scope(projects=tuple(sorted(projects)))
 
     def named(self, address: str, requested: AssociationRequest) -> list[str]:
         """Return the names in [peers] that an application entity has."""

@@ -34,6 +34,7 @@ from node.dicom import command
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
 from node.errors import UsageError
 from node.hookspecs import Accepting, Find, Listening, Operate, Parts, Respond, Running
+from node.index.engine.scope import Scope, within
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
@@ -232,8 +233,9 @@ class Listener:
         now = self.ingest.now()
         origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name, now, shown)
         store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)
+        scope = self.admission.scope(address, requested)
         return Admitted(
-            answers, store_service, negotiate(request.extended_negotiation), partial(self._serve, store_service)
+            answers, store_service, negotiate(request.extended_negotiation), partial(self._serve, store_service, scope)
         )
 
     def _report_refused_contexts(
@@ -251,16 +253,19 @@ class Listener:
         for refused in refused_contexts(proposal, answers.contexts, peer, self.admission.named(address, requested)):
             self.on_refusal(refused)
 
-    def _serve(self, store_service: StoreService, association: AcceptedAssociation, message: Message) -> bool:
-        """Serve a request; False if there is no service for it."""
+    def _serve(
+        self, store_service: StoreService, scope: Scope | None, association: AcceptedAssociation, message: Message
+    ) -> bool:
+        """Serve a request within what its peer sees of the index; False if there is no service for it."""
         operation = Operation(association, message, store_service)
-        match message.command.field:
-            case command.C_ECHO_RQ:
-                serve_c_echo(operation)
-            case command.C_FIND_RQ:
-                serve_c_find(operation, self.find_service)
-            case field:
-                return self._serve_added(operation, field)
+        with within(scope):
+            match message.command.field:
+                case command.C_ECHO_RQ:
+                    serve_c_echo(operation)
+                case command.C_FIND_RQ:
+                    serve_c_find(operation, self.find_service)
+                case field:
+                    return self._serve_added(operation, field)
         return True
 
     def _serve_added(self, operation: Operation, field: int) -> bool:

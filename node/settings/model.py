@@ -29,6 +29,9 @@ QuietTime = Seconds | Literal["auto"]
 OverwritePolicy = Literal["never", "replace", "keep_both"]
 Acknowledge = Literal["local", "index", "object"]
 Verb = Literal["echo", "store", "query", "retrieve", "commit", "worklist", "mpps"]
+READING_VERBS: frozenset[Verb] = frozenset({"echo", "query", "retrieve"})
+"""Services that only read the index."""
+
 HookEvent = Literal[
     "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"
 ]
@@ -274,6 +277,11 @@ class Peer(SettingsSection):
         description="services that it may use: echo, store, query (C-FIND), retrieve (C-MOVE and C-GET), commit "
         "(storage commitment), worklist (C-FIND of scheduled procedure steps), mpps (performed procedure steps)",
     )
+    projects: tuple[str, ...] = Field(
+        (),
+        description="projects whose series it sees by query and retrieve, and nothing of anything else; needs `may` "
+        'without other services than echo, query and retrieve, such as ["trial"]. Empty: the whole index',
+    )
     tls: bool = Field(
         False, description="call it over TLS, with [dicom] tls_certificate as our client certificate if that is set"
     )
@@ -308,6 +316,9 @@ class Peer(SettingsSection):
             yield f"certificate must be {FINGERPRINT} and 64 hexadecimal digits, or a name"
         if self.confirm_by_find and self.host is None:
             yield "confirm_by_find needs host: where the peer listens"
+        if self.projects and (others := set(self.may) - READING_VERBS):
+            others_named = ", ".join(sorted(others))
+            yield f"a peer with projects only reads: take {others_named} out of may, or give them to another AE title"
 
 
 class SeriesSettings(SettingsSection):

@@ -133,10 +133,15 @@ def saved(series: list[FileDataset], folder: Path) -> list[Path]:
 
 
 def move(
-    node: Running, keys: Dataset, to: str = "STORE", model: str = STUDY_ROOT_MOVE, found: list[Any] | None = None
+    node: Running,
+    keys: Dataset,
+    to: str = "STORE",
+    model: str = STUDY_ROOT_MOVE,
+    found: list[Any] | None = None,
+    title: str = "ASKER",
 ) -> list[tuple[Dataset, Dataset | None]]:
     """All responses to a C-MOVE, each status with its identifier; `found` gets them as they come."""
-    ae = AE("ASKER")
+    ae = AE(title)
     ae.add_requested_context(model)
     assoc = ae.associate(node.host, node.port)
     assert assoc.is_established
@@ -179,6 +184,7 @@ def get(
     status: Callable[[str], int] = lambda uid: 0x0000,
     cancel_after: int | None = None,
     roles: bool = True,
+    title: str = "ASKER",
 ) -> Got:
     """All that a C-GET brings."""
     found = Got([], {}, {}, [])
@@ -192,7 +198,7 @@ def get(
             found.syntaxes[uid] = str(event.context.transfer_syntax)
         return answer
 
-    ae = AE("ASKER")
+    ae = AE(title)
     ae.add_requested_context(model)
     wanted = contexts or ((CT_IMAGE_STORAGE, [ExplicitVRLittleEndian]), (MR_IMAGE_STORAGE, [ExplicitVRLittleEndian]))
     for syntax, transfer in wanted:

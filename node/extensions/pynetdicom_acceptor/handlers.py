@@ -257,7 +257,10 @@ class Handlers:
         return _Request(event, self.service(event))
 
     def _may(self, event: Event, verb: Verb) -> bool:
-        return verb in self._listener.admission.permitted(event.assoc.requestor.address, _requested(event))
+        admission, peer = self._listener.admission, (event.assoc.requestor.address, _requested(event))
+        if verb in ("query", "retrieve") and admission.scope(*peer) is not None:
+            return False  # a scope ends with its block, and pynetdicom draws the responses afterwards
+        return verb in admission.permitted(*peer)
 
     def _require(self, event: Event, verb: Verb) -> None:
         if not self._may(event, verb):
