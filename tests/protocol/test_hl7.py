@@ -15,6 +15,7 @@ import pytest
 
 from node.audit.audit_log import Audit
 from node.control.checks import problems
+from node.dicom.json_model import entry_text
 from node.extensions.worklist import mllp
 from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
 from node.extensions.worklist.mllp import MllpListener
@@ -163,6 +164,37 @@ def test_an_order_is_scheduled_changed_and_cancelled(listening: Any) -> None:
     assert entries(listening) == {}
     lines = (listening.index.root / "audit.jsonl").read_text().splitlines()
     assert sum("1 steps scheduled" in line for line in lines) == 3
+
+
+@pytest.mark.slow
+def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) -> None:
+    def update(pid: str) -> bytes:
+        return f"MSH|^~\\&|RIS|HOSPITAL|||20260101||ADT^A08^ADT_A01|A1|P|2.5.1\r{pid}\r".encode()
+
+    with Sender(listening()) as ris:
+        assert ris.send(written())[1] == ris.send(written(OMI, "OMI^O23", number=2))[1] == "AA"
+        listening.index.scheduled_steps.set_state("1.2.840.1.6", "SPS2B", "completed")
+        for pid, verdict, told in (
+            ("PID|||P1^^^OTHER||Else^Who", "AA", "0 worklist entries updated"),
+            ("PID|||P2^^^HOSPITAL||Else^Who", "AA", "0 worklist entries updated"),
+            ("PID|||P1^^^HOSPITAL||Maier^Hans||19710203|m", "AA", "2 worklist entries updated"),
+            ('PID|||P1||Mayer^Hans||""|', "AA", "2 worklist entries updated"),
+            ("PID|||P1||Never^Been||19711340", "AE", "Patient"),
+            ("PID|||||Never^Been", "AE", "PID-3 must have a Patient ID"),
+        ):
+            answer = ris.send(update(pid))
+            assert answer[1] == verdict
+            assert answer[3].startswith(told)
+    rows = entries(listening)
+    assert {step: row["patient_name"] for step, row in rows.items()} == {
+        "SPS1": "Mayer^Hans", "SPS2A": "Mayer^Hans", "SPS2B": "Müller^Jörg^Q^Dr^III",
+    }  # fmt: skip
+    changed = rows["SPS1"]["attributes"]
+    assert [entry_text(changed, name) for name in ("PatientBirthDate", "PatientSex")] == ["19710203", "M"]
+    assert (rows["SPS1"]["accession_number"], rows["SPS1"]["station_ae_title"]) == ("A100", "CT1")
+    lines = (listening.index.root / "audit.jsonl").read_text()
+    assert "AA 2 worklist entries updated" in lines
+    assert "Mayer" not in lines
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def orders_of(message: Message, stations: Mapping[str, str]) -> list[Order]:
     header = message.named("MSH")
     kind = tuple(message.value(header, 8, part) for part in (1, 2))  # MSH-9: MSH-1 is the delimiter itself
     if kind not in (("ORM", "O01"), ("OMI", "O23")):
-        raise MessageRefused("AR", "only ORM^O01, OMI^O23, ADT^A37 and ADT^A40 are accepted")
+        raise MessageRefused("AR", "only ORM^O01, OMI^O23, ADT^A08, ADT^A37 and ADT^A40 are accepted")
     found = [order for group in _groups(message) for order in _orders(message, group, stations)]
     if not found:
         raise MessageRefused("AE", "the message has no ORC and OBR segments")

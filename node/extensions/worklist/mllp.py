@@ -23,7 +23,7 @@ from node.background import SupervisedThread
 from node.budget import Budget, Claim, Limits, Stage
 from node.errors import OutOfResources, UsageError
 from node.extensions.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
-from node.extensions.worklist.patients import PatientChanges, changes_of
+from node.extensions.worklist.patients import PatientChanges, changes_of, update_of
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.scheduled_steps import ScheduledStepRepository
 from node.logs import LinesOfAddresses
@@ -161,9 +161,14 @@ class MllpListener:
         verdict: Verdict = "AA"
         reason = ""
         orders: list[Order] = []
+        patients: list[str] = []
         try:
             message = parse(data)
-            if self._patients is not None and (changes := changes_of(message)) is not None:
+            if (update := update_of(message)) is not None:
+                patients = [update.patient_id]
+                count = update.make(self._steps, self._now())
+                reason = f"{count} worklist entries updated; stored studies keep what their files say"
+            elif self._patients is not None and (changes := changes_of(message)) is not None:
                 reason = ", ".join(self._patients.make(change, f"HL7 {host}") for change in changes)
             else:
                 orders = orders_of(message, self._settings.hl7_station_by_modality)
@@ -176,14 +181,18 @@ class MllpListener:
             log.exception("hl7_failed", exc_info=error)
             verdict, reason = "AE", "internal failure, see the log of the node"
         log.info("hl7_message", address=host, result=verdict, count=len(orders), reason=reason)
-        self._note(host, orders, verdict, reason)
+        self._note(host, orders, patients, verdict, reason)
         return acknowledgment(message, verdict, reason, self._ae_title, self._now())
 
-    def _note(self, host: str, orders: list[Order], verdict: Verdict, reason: str) -> None:
-        """Record the message in the audit log (PS3.15 A.5.3.9)."""
+    def _note(self, host: str, orders: list[Order], patients: list[str], verdict: Verdict, reason: str) -> None:
+        """Record the message, about orders or patients, in the audit log (PS3.15 A.5.3.9)."""
         steps = [order.step for order in orders if order.step is not None]
         objects = [
-            {"study_instance_uid": step.study_instance_uid or "", "patient_id": step.patient_id or ""} for step in steps
+            *(
+                {"study_instance_uid": step.study_instance_uid or "", "patient_id": step.patient_id or ""}
+                for step in steps
+            ),
+            *({"patient_id": patient} for patient in patients),
         ]
         result = Result.SUCCESS if verdict == "AA" else Result.MINOR_FAILURE
         participants = [Participant("HL7", SOURCE, host, True), Participant(self._ae_title, APPLICATION)]

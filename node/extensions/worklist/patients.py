@@ -1,19 +1,27 @@
-"""Patients that an HL7 v2 message merges (ADT^A40) or takes apart (ADT^A37), HL7 v2.5.1 3.3.37 and 3.3.40."""
+"""Patients that an HL7 v2 message merges (ADT^A40), takes apart (ADT^A37) or updates (ADT^A08).
+
+HL7 v2.5.1 3.3.8, 3.3.37 and 3.3.40. An update changes the entries of the worklist; a stored study has the name, the
+birth date and the sex of its files.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from node.dicom.attributes import date_of
+from node.dicom.json_model import Json
 from node.errors import UsageError
 from node.extensions.identity.actions import actions
 from node.extensions.identity.persons import Person, PersonRepository
+from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.hl7 import Message, MessageRefused, name_of
 from node.hookspecs import Action
 from node.hookspecs import OpenedRoot as Root
+from node.index.nouns.scheduled_steps import ScheduledStep, ScheduledStepRepository
 
-MERGE, UNLINK = ("ADT", "A40"), ("ADT", "A37")
+MERGE, UNLINK, UPDATE = ("ADT", "A40"), ("ADT", "A37"), ("ADT", "A08")
 
 LEFT, MERGED, SEPARATED = "nothing to change", "merged", "separated"
 
@@ -27,10 +35,63 @@ class PatientChange:
     other: Person
 
 
+@dataclass(frozen=True, slots=True)
+class PatientUpdate:
+    """A patient, and the fields of worklist entries (`entries.FIELDS`) that have new values."""
+
+    patient_id: str
+    issuer: str
+    fields: Mapping[str, str]
+
+    def make(self, steps: ScheduledStepRepository, now: dt.datetime) -> int:
+        """Change the entries of the patient that are not over; return how many. A repetition changes nothing else.
+
+        Raises MessageRefused, with nothing changed, if the patients of several issuers may be meant, or a value breaks
+        a rule.
+        """
+
+        def changed(attributes: Json) -> ScheduledStep:
+            return step_of(self.fields, attributes)
+
+        try:
+            return steps.update_patient(self.patient_id, self.issuer, changed, now)
+        except UsageError as error:
+            raise MessageRefused("AE", str(error)) from error
+
+
+def update_of(message: Message) -> PatientUpdate | None:
+    """Return the update that a message is; None if it is of another type. Raises MessageRefused.
+
+    A field that is empty or the null of HL7 changes nothing.
+    """
+    if _kind(message) != UPDATE:
+        return None
+    patient = message.named("PID")
+    values = {
+        "patient_name": name_of(message, patient, 5, first=1),
+        "patient_birth_date": message.value(patient, 7)[:8],
+        "patient_sex": message.value(patient, 8).upper(),
+    }
+    update = PatientUpdate(
+        message.value(patient, 3), message.value(patient, 3, 4), {name: text for name, text in values.items() if text}
+    )
+    _require_id(update.patient_id, update.issuer, "PID-3")
+    return update
+
+
+def _kind(message: Message) -> tuple[str, ...]:
+    header = message.named("MSH")
+    return tuple(message.value(header, 8, part) for part in (1, 2))
+
+
+def _require_id(patient_id: str, issuer: str, fields: str) -> None:
+    if not patient_id or len(patient_id) > 64 or len(issuer) > 64:
+        raise MessageRefused("AE", f"{fields} must have a Patient ID and an issuer of up to 64 characters")
+
+
 def changes_of(message: Message) -> list[PatientChange] | None:
     """Return what a message about patients asks for; None if it is of another type. Raises MessageRefused."""
-    header = message.named("MSH")
-    kind = tuple(message.value(header, 8, part) for part in (1, 2))
+    kind = _kind(message)
     if kind not in (MERGE, UNLINK):
         return None
     found: list[PatientChange] = []
@@ -53,8 +114,7 @@ def changes_of(message: Message) -> list[PatientChange] | None:
     if not found:
         raise MessageRefused("AE", "ADT^A40 needs PID and MRG segments, ADT^A37 two PID segments")
     for one in (person for change in found for person in (change.one, change.other)):
-        if not one.patient_id or len(one.patient_id) > 64 or len(one.issuer) > 64:
-            raise MessageRefused("AE", "PID-3 and MRG-1 must have a Patient ID and an issuer of up to 64 characters")
+        _require_id(one.patient_id, one.issuer, "PID-3 and MRG-1")
     return found
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
-from node.dicom.json_model import Json
+from node.dicom.json_model import Json, entry_text
 from node.dicom.key_values import Match
+from node.errors import UsageError
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PatientRow, PerformedStepRow, ScheduledStepRow, SeriesRow, StudyRow
@@ -82,6 +83,38 @@ class ScheduledStepRepository(IndexRepository):
         """Change an entry."""
         _change(connection, ScheduledStepRow.id == id, step, now)
         _compare(connection, step, now)
+
+    @on_writer
+    def update_patient(
+        self,
+        connection: Connection,
+        patient_id: str,
+        issuer: str,
+        changed: Callable[[Json], ScheduledStep],
+        now: dt.datetime,
+    ) -> int:
+        """Change the entries of a patient that are not over; return how many. Those from files stay as their files are.
+
+        `issuer`: entries with another issuer are of somebody else; empty: not known. `changed` returns an entry with
+        the new values.
+
+        Raises UsageError, with nothing changed, if the issuer is not known and the entries have several.
+        """
+        row = ScheduledStepRow
+        query = select(row.id, row.attributes).where(
+            row.patient_id == patient_id, row.state.not_in(ENDED), row.source != "file"
+        )
+        entries = {
+            id: (attributes, entry_text(attributes, "IssuerOfPatientID") or "")
+            for id, attributes in connection.execute(query)
+        }
+        if not issuer and len({its for _, its in entries.values()} - {""}) > 1:
+            raise UsageError("entries of several issuers have this Patient ID: name the issuer in PID-3.4")
+        meant = {id: attributes for id, (attributes, its) in entries.items() if not its or not issuer or its == issuer}
+        for id, step in {id: changed(attributes) for id, attributes in meant.items()}.items():
+            _change(connection, row.id == id, step, now)
+            _compare(connection, step, now)
+        return len(meant)
 
     @on_writer
     def remove(self, connection: Connection, id: int) -> None:
