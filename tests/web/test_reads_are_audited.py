@@ -26,7 +26,8 @@ TEXT = (
     "application/vnd.sun.wadl+xml",
 )  # fmt: skip
 NOT_READ = (
-    {
+    {("GET", "/dicom-web/commitment-requests/{transaction}")}
+    | {
         ("POST", path)
         for path in (
             "/api/v1/patients/{id}/merge",
@@ -103,6 +104,7 @@ NOT_READ = (
             "/peers/retrieve",
             "/peers/retrievals/{retrieval}/cancel",
             "/dicom-web/workitems/{workitem}/cancelrequest",
+            "/dicom-web/commitment-requests/{transaction}",
             "/login",
             "/logout",
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,13 +99,14 @@ class CommitmentResult:
     failed: tuple[tuple[Reference, int], ...]
 
 
-def verify(service: CommitmentService, work: Work, stop: Callable[[], bool]) -> CommitmentResult | None:
+def verify(
+    service: CommitmentService, references: Sequence[Reference], requestor: str | None, stop: Callable[[], bool]
+) -> CommitmentResult | None:
     """Compare the length and SHA-256 of each file with its row; None as soon as `stop` returns True.
 
-    An instance of which the requestor sent another version than the current one is not committed: what it would delete
-    is not what it could retrieve.
+    An instance of which the requestor, by its AE title, sent another version than the current one is not committed:
+    what it would delete is not what it could retrieve. None: any client of the web.
     """
-    references = work.payload.references
     committed: list[Reference] = []
     failed: list[tuple[Reference, int]] = []
     for at in range(0, len(references), PAGE):
@@ -113,7 +114,7 @@ def verify(service: CommitmentService, work: Work, stop: Callable[[], bool]) -> 
         uids = {uid for _, uid in page}
         stored = _stored(service, uids)
         with service.index.reading() as index:
-            lost = index.conflicts.lost_to_another(uids, work.lane.name)
+            lost = index.conflicts.lost_to_another(uids, requestor)
         keys = {one.key for one in stored.values()}
         promised = service.index.objects.stored_among(keys) if service.needs_object else keys
         for reference in page:
@@ -256,7 +257,7 @@ def _is_reported_here(operation: Operation, service: CommitmentService, work: Wo
     def stop() -> bool:
         return operation.is_cancelled() or service.now() > deadline
 
-    result = verify(service, work, stop)
+    result = verify(service, work.payload.references, work.lane.name, stop)
     if result is None or not _is_peer_waiting(operation):
         return False
     association, message_id = operation.association, operation.next_message_id()
@@ -323,7 +324,7 @@ class Reporting:
 
     def perform(self, work: Work, stopping: threading.Event) -> Decision | None:
         """Report the result of a request; return what becomes of it, or None if the node stops."""
-        result = verify(self._service, work, stopping.is_set)
+        result = verify(self._service, work.payload.references, work.lane.name, stopping.is_set)
         if result is None:
             return None
         try:

@@ -60,6 +60,7 @@ CHECKS: Mapping[str, Check | NotChecked] = {
     "created_templates": made_checks.described,
     "created_codes": made_checks.described,
     "worklist_resources": web_checks.resources,
+    "commitment_resources": web_checks.resources,
     "workitem_keys": NotChecked("it needs a workitem that has the attribute"),
     "character_sets": dimse_checks.character_sets,
 }

@@ -31,9 +31,17 @@ EXAMPLES: Mapping[str, str] = {
 """A resource of each transaction that only reads."""
 
 _CHANGING = frozenset(
-    ("Store", "Delete", "Create Workitem", "Update Workitem", "Request Cancellation", "Change Workitem State")
+    (
+        "Store",
+        "Delete",
+        "Create Workitem",
+        "Update Workitem",
+        "Request Cancellation",
+        "Change Workitem State",
+        "Request",
+    )
 )
-_UNKNOWN_ITEM = "Retrieve Workitem"
+_UNKNOWN_ITEMS = frozenset(("Retrieve Workitem", "Result Check"))
 
 _PARAMETERS: Mapping[str, str] = {
     "accept": "*/*",
@@ -78,12 +86,14 @@ def resources(target: Target, claim: Claim) -> Finding:
     path = _filled(claim.row["Resource"].strip("`"), target)
     methods = claim.row["Methods"].split(", ")
     transaction = claim.row["Transaction"]
-    if "GET" not in methods or transaction == _UNKNOWN_ITEM:
+    if "GET" not in methods or transaction in _UNKNOWN_ITEMS:
         allowed = target.request("OPTIONS", path).headers.get("Allow", "")
         missing = [method for method in methods if method not in allowed]
         if missing:
             return Finding("broken", f"OPTIONS does not offer {', '.join(missing)}")
-        raise Unchecked("it is offered (OPTIONS); it was not done, as it changes the archive or needs a workitem")
+        raise Unchecked(
+            "it is offered (OPTIONS); it was not done, as it changes the archive, or needs a workitem or a request"
+        )
     if path == "/dicom-web/wado":
         path = _filled(_WADO, target)
     elif transaction == "Search" and "{study}" not in claim.row["Resource"]:
@@ -103,8 +113,8 @@ def _filled(path: str, target: Target) -> str:
 
 
 def _example(transaction: str, target: Target) -> str:
-    if transaction in _CHANGING or transaction == _UNKNOWN_ITEM:
-        raise Unchecked("it changes the archive, or needs a workitem")
+    if transaction in _CHANGING or transaction in _UNKNOWN_ITEMS:
+        raise Unchecked("it changes the archive, or needs a workitem or a request")
     return _filled(EXAMPLES[transaction], target)
 
 

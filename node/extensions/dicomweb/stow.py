@@ -12,11 +12,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import Action, AuditEvent, Result
-from node.dicom.metadata import encoded_model
 from node.dicom.status import ANOTHER_VERSION_IS_CURRENT
-from node.extensions.dicomweb.documents import respond_document
+from node.extensions.dicomweb.documents import respond_data_set
 from node.extensions.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form, shown
-from node.extensions.dicomweb.resources import Multipart, Part, base_url, dicomweb_router, instance_url, resource_url
+from node.extensions.dicomweb.resources import base_url, dicomweb_router, instance_url, resource_url
 from node.extensions.dicomweb.store_transaction import (
     METADATA_TYPES,
     MetadataTransaction,
@@ -64,12 +63,7 @@ async def store(call: WriterCall, study: str | None = None) -> Response:
         await run_in_threadpool(_close, transaction, call.audit)
     response = await run_in_threadpool(_store_response, node.index, report, base_url(request))
     headers = {"Retry-After": str(RETRY_SECONDS)} if report.status == 503 else {}
-    content = encoded_model(response, as_xml=form.media_type == DICOM_XML)
-    if form.multipart:
-        message = Multipart(DICOM_XML)
-        content = b"".join(message.write([Part(DICOM_XML, (content,))]))
-        return respond_document(request, content, message.content_type, status=report.status, headers=headers)
-    return respond_document(request, content, form.media_type, status=report.status, headers=headers)
+    return respond_data_set(request, response, form, report.status, headers)
 
 
 def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:
