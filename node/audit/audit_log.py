@@ -74,6 +74,12 @@ class EventType(Enum):
     APPLICATION_STOP = ("110121", "Application Stop")
     LOGIN = ("110122", "Login")
     LOGOUT = ("110123", "Logout")
+    NODE_AUTHENTICATION = ("110126", "Node Authentication")
+    RESTRICTED_FUNCTION = ("110132", "Use of Restricted Function")
+    OBJECT_SECURITY_CHANGED = ("110135", "Object Security Attributes Changed")
+    ROLES_CHANGED = ("110136", "Security Roles Changed")
+    USER_SECURITY_CHANGED = ("110137", "User security Attributes Changed")
+    AUTHENTICATION_DECISION = ("110143", "Authentication Decision")
 
 
 class Action(Enum):
@@ -119,6 +125,9 @@ class AuditMessage:
     objects: Sequence[Mapping[str, Any]] = ()
     detail: str = ""
     type: EventType | None = None
+
+    def __post_init__(self) -> None:
+        assert self.event is not AuditEvent.SECURITY_ALERT or self.type is not None, "PS3.15 A.5.3.11: of what type?"
 
 
 APPLICATION, DESTINATION, SOURCE_MEDIA, SOURCE = "110150", "110152", "110155", "110153"

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from node.association.client.association import address_of, verify
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
 from node.hookspecs import OpenedRoot, Results
@@ -304,12 +304,15 @@ class AccountAdministration:
             is_new = self._accounts.set(name, new_role, password_hash, self._now())
             return {"new": is_new, "role": new_role.name.lower()}
 
-        return self._change(f"account {name}: role {new_role.name.lower()}, new password", who, change)
+        order = f"account {name}: role {new_role.name.lower()}, new password"
+        kind = EventType.ROLES_CHANGED if role is not None else EventType.USER_SECURITY_CHANGED
+        return self._change(order, who, change, kind)
 
     def set_role(self, name: str, role: str, who: str) -> Mapping[str, Any]:
         """Change the role of an account."""
         new_role = _role(role)
-        return self._change(f"account {name}: role {role}", who, lambda: self._accounts.set_role(name, new_role))
+        order = f"account {name}: role {role}"
+        return self._change(order, who, lambda: self._accounts.set_role(name, new_role), EventType.ROLES_CHANGED)
 
     def remove_account(self, name: str, who: str) -> Mapping[str, Any]:
         """Remove an account with its tokens, and end its sessions."""
@@ -363,10 +366,17 @@ class AccountAdministration:
         """Remove the second factor of an account, such as of a lost telephone, and end its sessions."""
         return self._change(f"account {name}: second factor removed", who, lambda: self._accounts.remove_factor(name))
 
-    def _change(self, order: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
+    def _change(
+        self,
+        order: str,
+        who: str,
+        change: Callable[[], Mapping[str, Any] | None],
+        kind: EventType = EventType.USER_SECURITY_CHANGED,
+    ) -> Mapping[str, Any]:
         """Make a change, with an audit line before and after it."""
         participants = [Participant(who, APPLICATION, is_requestor=True)]
-        message = AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, Result.SUCCESS, participants, detail=order)
+        event = AuditEvent.SECURITY_ALERT
+        message = AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, detail=order, type=kind)
         return self._audit.change(message, change) or {}
 
 

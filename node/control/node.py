@@ -392,9 +392,8 @@ class Node:
         if refused.rule in STRANGERS:
             who = Participant(refused.calling_ae_title, SOURCE, refused.peer, is_requestor=True)
             detail = f"{refused.rule}: {refused.reason}"
-            message = AuditMessage(
-                AuditEvent.SECURITY_ALERT, Action.EXECUTE, Result.MINOR_FAILURE, [who], detail=detail
-            )
+            event, kind = AuditEvent.SECURITY_ALERT, EventType.NODE_AUTHENTICATION
+            message = AuditMessage(event, Action.EXECUTE, Result.MINOR_FAILURE, [who], detail=detail, type=kind)
             self._repository.audit.note(message)
 
 

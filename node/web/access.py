@@ -424,8 +424,8 @@ class Access:
             raise NotAuthenticated("the token is wrong or has expired; create a new one with `voxelnode account token`")
         if not covers(known.routes, request.scope["path"]):
             who, detail = (known.account.name, address_of(request)), "a token for other routes"
-            event = AuditEvent.SECURITY_ALERT
-            self.trail.record(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True)
+            event, kind = AuditEvent.SECURITY_ALERT, EventType.RESTRICTED_FUNCTION
+            self.trail.record(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True, kind=kind)
             raise Forbidden(f"the token of {known.account.name} is for {', '.join(known.routes)} only")
         if self._uses.is_due(digest(token), known.used_at, self._now()):
             self._accounts.note_use_of_token(digest(token), self._now())
@@ -480,8 +480,8 @@ class Access:
             self._hash_places.release()
 
     def _alert(self, sentence: str, pair: Pair) -> None:
-        event, result = AuditEvent.SECURITY_ALERT, Result.SERIOUS_FAILURE
-        if self.trail.record(event, Action.EXECUTE, pair, (), sentence, result, once=True):
+        event, kind = AuditEvent.SECURITY_ALERT, EventType.AUTHENTICATION_DECISION
+        if self.trail.record(event, Action.EXECUTE, pair, (), sentence, Result.SERIOUS_FAILURE, once=True, kind=kind):
             log.warning("passwords_guessed", account=pair[0], address=pair[1], detail=sentence)
 
     def _audit_login(
@@ -652,8 +652,8 @@ def _require(role: Role) -> Any:
             access: Access = request.app.state.access
             who, needed = (caller.name, address_of(request)), role.name.lower()
             detail = f"the role is {caller.role.name.lower()}; the request requires {needed}"
-            event = AuditEvent.SECURITY_ALERT
-            access.trail.record(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True)
+            event, kind = AuditEvent.SECURITY_ALERT, EventType.RESTRICTED_FUNCTION
+            access.trail.record(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True, kind=kind)
             raise Forbidden(
                 f"account {caller.name} has the role {caller.role.name.lower()}, but this requires {needed}: ask an "
                 f"administrator to run `voxelnode account role {caller.name} {needed}`"

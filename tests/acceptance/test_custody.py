@@ -153,6 +153,7 @@ def test_commands_list_refusals_and_conflicts(tmp_path: Path) -> None:
         assert node.terminate() == 0
     alerts = [line for line in audit_lines(node.root) if line["event"]["code"] == "110113"]
     assert [alert["participants"][0]["user"] for alert in alerts] == ["STRANGER"]
+    assert alerts[0]["event"]["type"]["code"] == "110126"
 
 
 def test_retention_deletes_in_a_serving_node_and_tells_before(tmp_path: Path) -> None:

@@ -357,7 +357,9 @@ def test_a_lower_role_may_not_do_it(guarded: Site) -> None:
             answer = client.request(*request.split(), **body)
             assert (answer.status_code == 403) == (role < needed), (name, request, answer.text)
             assert answer.status_code != 401
-    told = [(line["participants"][0]["user"], line["detail"][-5:]) for line in guarded.audited("Security Alert")]
+    alerts = guarded.audited("Security Alert")
+    assert {alert["event"]["type"]["code"] for alert in alerts} == {"110132"}
+    told = [(line["participants"][0]["user"], line["detail"][-5:]) for line in alerts]
     assert told == [("reader", "write"), ("reader", "admin"), ("writer", "admin")]
 
 

@@ -69,6 +69,7 @@ def test_accounts_are_made_changed_and_removed(site: Site, chief: httpx2.Client)
     signed_in(site, "ann", PASSWORD)
     chief.post("/administration/accounts/ann/remove")
     assert roles(site) == {"chief": "ADMIN"}
+    assert {line["event"]["type"]["code"] for line in site.audited("Security Alert")} == {"110132", "110136", "110137"}
     told = [line["detail"] for line in site.audited("Security Alert") + site.audited("Application Activity")]
     told += [str(line) for line in site.audited("User Security Attributes Changed")]
     assert sum("account ann" in one for one in told) >= 4, told

@@ -57,6 +57,8 @@ def test_a_link_shows_its_study_to_anybody_until_it_is_revoked(site: Site) -> No
     assert site.client(auth=("colleague", PASSWORD)).delete(number).status_code == 404
     assert site.client(auth=("writer", PASSWORD)).delete(number).status_code == 200
     assert client.get(path).status_code == client.get(pictures[0]).status_code == 404
+    kinds = {line["event"]["type"]["code"] for line in site.audited("Security Alert") if "link" in line["detail"]}
+    assert kinds == {"110135"}
     lines = [(line["detail"], line["objects"]) for line in site.audited("Security Alert") if "link" in line["detail"]]
     assert [detail for detail, _ in lines] == [
         "ordered: new link: study for 14 days, with download",

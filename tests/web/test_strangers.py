@@ -174,6 +174,7 @@ def test_ten_addresses_do_not_guess_on(proxied: Site) -> None:
     [alert] = proxied.audited("Security Alert")
     assert alert["participants"][0]["user"] == "reader"
     assert "10 addresses" in alert["detail"]
+    assert alert["event"]["type"]["code"] == "110143"
 
 
 def test_guesses_lock_nobody_out_where_the_account_is_used(proxied: Site) -> None:

@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Made, Participant, Result
+from node.audit.audit_log import (
+    APPLICATION,
+    Action,
+    Audit,
+    AuditEvent,
+    AuditMessage,
+    EventType,
+    Made,
+    Participant,
+    Result,
+)
 from node.errors import UsageError
 from node.extensions.projects.rules import apply_rules
 from node.hookspecs import Action as RootAction
@@ -75,17 +85,19 @@ class _Changes:
         if role not in PROJECT_ROLES:
             raise UsageError(f"{role[:20]!r} is no role in a project: members read")
         what = f"account {account} has the role {role} in project {name}"
-        self._change(who, what, lambda: self._projects.set_member(name, account, role))
+        self._change(who, what, lambda: self._projects.set_member(name, account, role), kind=EventType.ROLES_CHANGED)
         return {"project": name, "account": account, "role": role}
 
     def remove_member(self, name: str, account: str, who: str) -> Mapping[str, Any]:
         what = f"account {account} is no member of project {name} any more"
-        self._change(who, what, lambda: self._projects.remove_member(name, account))
+        self._change(who, what, lambda: self._projects.remove_member(name, account), kind=EventType.ROLES_CHANGED)
         return {"project": name, "removed": account}
 
     def limit_account(self, account: str, who: str, *, is_limited: bool) -> Mapping[str, Any]:
         what = f"account {account} sees {'its projects only' if is_limited else 'the whole node'}"
-        self._change(who, what, lambda: self._projects.limit(account, is_limited=is_limited))
+        self._change(
+            who, what, lambda: self._projects.limit(account, is_limited=is_limited), kind=EventType.ROLES_CHANGED
+        )
         return {"account": account, "limited": is_limited}
 
     def change_contents(
@@ -114,9 +126,10 @@ class _Changes:
         make: Callable[[], Made],
         contents: Sequence[Content] = (),
         done: Callable[[Made], str] | None = None,
+        kind: EventType = EventType.OBJECT_SECURITY_CHANGED,
     ) -> Made:
         """Make a change, with lines about the studies of `contents`; the last one says what `done` returns."""
         objects = [{"study_instance_uid": study} for study in dict.fromkeys(one.study for one in contents)]
         whom = [Participant(who, APPLICATION, is_requestor=True)]
-        order = AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, Result.SUCCESS, whom, objects, what)
+        order = AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, Result.SUCCESS, whom, objects, what, kind)
         return self._audit.change(order, make, (lambda made: replace(order, detail=done(made))) if done else None)

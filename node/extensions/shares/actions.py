@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
 from node.index.nouns.shares import Share, ShareRepository
@@ -26,7 +26,8 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
             objects = [{"study_instance_uid": study, "patient_id": index.studies.patient_id(study) or ""}]
 
         whom = [Participant(who, APPLICATION, is_requestor=True)]
-        order = AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, Result.SUCCESS, whom, objects, f"{link}: {what}")
+        event, kind = AuditEvent.SECURITY_ALERT, EventType.OBJECT_SECURITY_CHANGED
+        order = AuditMessage(event, Action.UPDATE, Result.SUCCESS, whom, objects, f"{link}: {what}", kind)
         return audit.change(order, change, lambda number: replace(order, detail=f"link {number}: {what}"))
 
     def make(
