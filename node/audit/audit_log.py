@@ -78,7 +78,7 @@ class EventType(Enum):
     RESTRICTED_FUNCTION = ("110132", "Use of Restricted Function")
     OBJECT_SECURITY_CHANGED = ("110135", "Object Security Attributes Changed")
     ROLES_CHANGED = ("110136", "Security Roles Changed")
-    USER_SECURITY_CHANGED = ("110137", "User security Attributes Changed")
+    USER_SECURITY_CHANGED = ("110137", "User Security Attributes Changed")
     AUTHENTICATION_DECISION = ("110143", "Authentication Decision")
 
 

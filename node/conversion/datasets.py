@@ -15,7 +15,7 @@ from node.archive.intact import problem_with
 from node.completeness import COUNT_KEYWORDS, InstanceCounts
 from node.conversion.evidence import InstanceHeader, header_of
 from node.dicom.per_series import once_per_series
-from node.dicom.values import text, whole
+from node.dicom.values import standard_tag, text, whole
 from node.errors import is_of_system, is_out_of_memory, text_without
 from node.files.reading import read_instance
 from node.index.nouns.converted import ClaimedInstance
@@ -105,7 +105,8 @@ def _opened(path: Path, sop_instance_uid: str, defer_bytes: int | None = None) -
     uid = text(dataset, "SOPInstanceUID")
     if not uid:
         # Some writers put the UID only into the File Meta Information. A damaged file has it nowhere.
-        uid = dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+        uid = dataset.file_meta.MediaStorageSOPInstanceUID
+        dataset.add_new(standard_tag("SOPInstanceUID"), "UI", uid)  # an element of another VR would keep it
     if uid != sop_instance_uid:
         raise ValueError("the file holds another instance")
     return dataset
