@@ -243,7 +243,7 @@ def committed(node: Served, ds: FileDataset) -> int:
     references = [(ds.SOPClassUID, ds.SOPInstanceUID)]
     now = repository.index.now()
     owed = repository.index.work.add_commitment("1.2.3", "MODALITY", "127.0.0.1", references, now, now)
-    result = verify(service, owed, lambda: False)
+    result = verify(service, owed.payload.references, owed.lane.name, lambda: False)
     assert result is not None
     return len(result.committed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 from pathlib import Path
@@ -109,7 +110,8 @@ def test_a_damaged_volume_is_refused_and_made_again(site: Site) -> None:
     wanted = {"kind": "volume", "format": "nifti"}
     [before] = site.client().get("/api/v1/volumes", params=wanted).json()["items"]
     [row] = view_rows(site.root, "SELECT path, sha256 FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
-    content = bytearray(Path(row["path"]).read_bytes())
+    whole = Path(row["path"]).read_bytes()
+    content = bytearray(whole)
     content[-9] ^= 1
     Path(row["path"]).write_bytes(content)
     # By an account that may change nothing: it sees its projects only.
@@ -125,7 +127,8 @@ def test_a_damaged_volume_is_refused_and_made_again(site: Site) -> None:
     site.convert()
     [after] = site.client().get("/api/v1/volumes", params=wanted).json()["items"]
     sent = site.client().get(f"/api/v1/volumes/{after['id']}/file")
-    assert hashlib.sha256(sent.content).hexdigest() == after["sha256"] == row["sha256"]
+    assert hashlib.sha256(sent.content).hexdigest() == after["sha256"]
+    assert gzip.decompress(sent.content) == gzip.decompress(whole)  # igzip may pack it otherwise: see `unpacked`
 
 
 def test_rot_that_leaves_the_times_of_a_file_alone_is_seen_by_the_next_reader(site: Site) -> None:
