@@ -42,6 +42,7 @@ def listed(account: Callable[..., Result], root: Path) -> list[dict[str, Any]]:
     return json.loads(account(root, "list", "--json").out)
 
 
+@pytest.mark.slow
 def test_a_node_beyond_loopback_refuses_to_start_until_there_is_an_account(tmp_path: Path) -> None:
     root = tmp_path / "root"
     beyond = {"VOXELNODE_WEB__HOST": "0.0.0.0", "VOXELNODE_WEB__PORT": "0"}

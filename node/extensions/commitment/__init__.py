@@ -19,7 +19,11 @@ class _Commitment(Extension):
         Router("dicomweb", f"{__name__}.web:router", "Storage Commitment Service", f"{__name__}.web:TRANSACTIONS"),
     )
     statement = Statement(
-        {"Storage Commitment Service": f"{__name__}.statement:COMMITMENT"}, f"{__name__}.statement:tables_of"
+        {
+            "Storage Commitment Service": f"{__name__}.statement:COMMITMENT",
+            "Storage Commitment Web Service": f"{__name__}.statement:WEB_COMMITMENT",
+        },
+        f"{__name__}.statement:tables_of",
     )
 
     def run(self, node: Parts) -> Running:

@@ -16,8 +16,10 @@ only after its stored file was compared with the size and the digest recorded at
 deletion, on command or by `[retention]`. The N-EVENT-REPORT is sent on the same association while it is open, otherwise
 on a new association to the host and port of the peer under `[peers]`. A report that cannot be delivered is retained
 across restarts and attempted up to ten times.
+"""
 
-Over HTTP (PS3.18 13), a request for at most 2000 instances in Referenced SOP Sequence is answered with 200 when their
+WEB_COMMITMENT = """\
+A request (PS3.18 13.4) for at most 2000 instances in Referenced SOP Sequence is answered with 200 when their
 files were read, so Result Check has nothing to give and is answered with 404. A Transaction UID whose request is being
 answered is a conflict, 409. Requests by Referenced Study Sequence are refused with 400.
 

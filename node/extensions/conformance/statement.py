@@ -234,7 +234,8 @@ def _web_services(settings: Settings) -> Table:
     rows = [(name, by_routes, _yes(name.partition(":")[0] in served)) for name, by_routes in _USER_AGENT.items()]
     known = {name.partition(":")[0] for name in _USER_AGENT}
     rows += [(service, "No", "Yes") for service in served if service not in known]
-    rows += [(f"{service} Service", "No", "No") for service in ("Non-Patient Instance", "Storage Commitment")]
+    others = ("Non-Patient Instance Service", "Storage Commitment Service")
+    rows += [(service, "No", "No") for service in others if service not in served]
     return table(("Service", "User Agent", "Origin Server"), rows)
 
 

@@ -27,3 +27,13 @@ def test_every_status_of_the_node_is_stated() -> None:
     stated = {int(row["Status"], 16) for row in section["tables"]["statuses"]}
     sent = {value for name, value in vars(status).items() if name.isupper() and isinstance(value, int)}
     assert stated == sent - {status.ERROR_COMMENT_LENGTH}
+
+
+def test_each_service_of_the_web_is_stated_once() -> None:
+    tables = [
+        one["tables"]["web_services"]
+        for one in statement_for_programs(Settings())["sections"]
+        if "web_services" in one["tables"]
+    ]
+    services = [row["Service"] for table in tables for row in table]
+    assert len(services) == len(set(services)) > 5
