@@ -292,9 +292,14 @@ def modality_lut(ds: Dataset) -> LookupTable | None:
     Raises ConversionRefused ``contradictory``: the data do not match the descriptor.
     """
     sequence = items(ds, "ModalityLUTSequence")
-    if not sequence:
-        return None
-    item = sequence[0]
+    return lookup_table(sequence[0], ds) if sequence else None
+
+
+def lookup_table(item: Dataset, ds: Dataset) -> LookupTable:
+    """Return the table that an item of a data set has in LUT Descriptor (0028,3002) and LUT Data (0028,3006).
+
+    Raises ConversionRefused ``contradictory``: the data do not match the descriptor.
+    """
     entries, first = _descriptor(item, "LUTDescriptor", "(0028,3002)")
     data = value(item, "LUTData")
     bits = (numbers(item, "LUTDescriptor", 3) or (0, 0, 16))[2]
