@@ -974,7 +974,7 @@ class WorkRow(Base):
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))  # hook, route, job, retrieval, commitment, question
+    kind: Mapped[str] = mapped_column(String(16))  # see `node.index.work.states.Kind`
     name: Mapped[str] = mapped_column(String(64))  # of the hook, the route or the peer; AE title of the requestor
     destination: Mapped[str] = mapped_column(String(64), default="")  # of a route
     key: Mapped[str] = mapped_column(

@@ -644,7 +644,7 @@ def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
     ended = replace(step, state="COMPLETED", series=(listed,))
     meanwhile(
         monkeypatch, server, hosts, (series, "completeness_of"),
-        lambda: hosts[0].performed_steps.change(ended, "CT1", NOW, NOW), lambda: hosts[1].instances.add([last]),
+        lambda: hosts[0].performed_steps.change(ended, NOW, NOW), lambda: hosts[1].instances.add([last]),
     )  # fmt: skip
     assert server.run("SELECT due_at = last_received_at FROM series", database_of(hosts[0])) == [(True,)]
 

@@ -76,6 +76,7 @@ KINDS: Mapping[WorkKind, str] = {
     "retrieval": "retrieved from",
     "commitment": "commitment to",
     "question": "asked",
+    "notification": "told of an examination",
 }
 
 PLURALS: Mapping[WorkKind, str] = {
@@ -85,6 +86,7 @@ PLURALS: Mapping[WorkKind, str] = {
     "retrieval": "Retrievals",
     "commitment": "Commitments",
     "question": "Questions",
+    "notification": "Notifications",
 }
 """Kinds as the page chooses them."""
 

@@ -48,12 +48,19 @@ A step is durable before success is returned. N-CREATE requires the attributes o
 status IN PROGRESS. N-SET replaces attributes as a whole; it must not change those that the table does not allow. A
 final state requires the end date and time, COMPLETED also the Performed Series Sequence. A step in a final state is
 never changed. The instances that an ended step lists decide whether a series is complete, and when it is converted
-([lifecycle.md](lifecycle.md)). Notifications are not supported.
+([lifecycle.md](lifecycle.md)).
 
 ##### SCP of the Modality Performed Procedure Step Retrieve SOP Class
 
 N-GET returns a step with all attributes that it has, or those of the Attribute Identifier List. Every step can be read,
 whoever created it.
+
+##### SCP of the Modality Performed Procedure Step Notification SOP Class
+
+The peers of `[worklist] notify` are told, by an N-EVENT-REPORT on an association that this node requests in the role of
+the SCP: Performed Procedure Step In Progress (1), Completed (2), Discontinued (3), Updated (4), and Deleted (5), when
+`[worklist] keep_days` are over. There is no Event Information. A notification is durable before the modality is
+answered; those about one step are sent in the order of its changes. One that failed ten times is listed as a refusal.
 """
 
 
@@ -93,6 +100,10 @@ class _Worklist(Extension):
             from node.extensions.worklist.mllp import hl7_tls_context
 
             yield partial(hl7_tls_context, worklist)
+        if worklist.notify:
+            from node.extensions.worklist.notifications import notified_peers
+
+            yield partial(notified_peers, settings, worklist.notify)
 
     def ports(self, settings: Settings) -> Iterator[Port]:
         worklist = _settings(settings)
@@ -103,14 +114,18 @@ class _Worklist(Extension):
         from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ
         from node.extensions.worklist.mllp import MllpListener
         from node.extensions.worklist.modality_worklist import Worklist
+        from node.extensions.worklist.notifications import Notifying, notified_peers
         from node.extensions.worklist.patients import PatientChanges
         from node.extensions.worklist.performed_steps import StepService, serve_n_create, serve_n_get, serve_n_set
         from node.extensions.worklist.queries import read_worklist_query
+        from node.index.database.work_loop import RequestLoop
 
         settings = _settings(node.settings)
         index, now, ae_title = node.ingest.index, node.ingest.now, node.settings.dicom.ae_title
-        worklist = Worklist(index.scheduled_steps, settings, now)
-        steps = StepService(index.performed_steps, ae_title, node.audit, now)
+        worklist = Worklist(index.scheduled_steps, index.performed_steps, settings, now)
+        steps = StepService(index.performed_steps, node.audit, settings.notify, now)
+        peers = notified_peers(node.settings, settings.notify)
+        notifying = Notifying(index.work, peers, node.settings, node.on_refusal, now)
         listeners = {}
         if settings.hl7_port is not None:
             patients = None
@@ -125,7 +140,7 @@ class _Worklist(Extension):
             return Found(not query.unsupported, worklist.find(query, maximum, stop))
 
         return Running(
-            services=(worklist,),
+            services=(worklist, RequestLoop("notifications", index, {"notification": notifying}, now)),
             listeners=listeners,
             finds={MODALITY_WORKLIST_FIND: find},
             operations={

@@ -21,6 +21,7 @@ from node.dicom.json_model import Json
 from node.extensions.worklist.entries import InvalidEntry, checked, model_of, scheduled_step
 from node.extensions.worklist.queries import WorklistQuery, answer, entry_in_progress, is_match
 from node.extensions.worklist.settings import WorklistSettings
+from node.index.nouns.performed_steps import PerformedStepRepository
 from node.index.nouns.scheduled_steps import IN_PROGRESS, ScheduledStep, ScheduledStepRepository
 from node.index.search.finder import QueryRefused, QueryStopped
 
@@ -160,11 +161,12 @@ class Worklist(BackgroundService):
     def __init__(
         self,
         steps: ScheduledStepRepository,
+        performed_steps: PerformedStepRepository,
         settings: WorklistSettings,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         super().__init__("worklist")
-        self._steps, self._now = steps, now
+        self._steps, self._performed_steps, self._notified, self._now = steps, performed_steps, settings.notify, now
         self._folder = WorklistFolder(settings.folder, steps, now) if settings.folder is not None else None
         self._kept = dt.timedelta(days=settings.keep_days)
         self._removed_before: dt.date | None = None
@@ -176,6 +178,8 @@ class Worklist(BackgroundService):
         before = (self._now() - self._kept).date()
         if before != self._removed_before:
             self._steps.remove_old(before)
+            midnight = dt.datetime.combine(before, dt.time(), dt.UTC)
+            self._performed_steps.remove_old(midnight, self._now(), self._notified)
             self._removed_before = before
         return LOOK_SECONDS
 

@@ -21,6 +21,11 @@ class WorklistSettings(SettingsSection):
         description="time from the day of its start after which an entry that came by REST or HL7 is removed, from the "
         "last message of a performed procedure step after which that is, and from the end of a workitem of a client",
     )
+    notify: tuple[str, ...] = Field(
+        (),
+        description="names of peers in [peers] that are told when a performed procedure step begins, changes, ends or "
+        "is removed (MPPS Notification)",
+    )
     hl7_port: int | None = Field(
         None,
         ge=0,

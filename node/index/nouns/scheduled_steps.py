@@ -151,11 +151,9 @@ class ScheduledStepRepository(IndexRepository):
 
     @on_writer
     def remove_old(self, connection: Connection, before: dt.date) -> int:
-        """Remove steps that were to start before a day, and performed steps that ended before it; return how many."""
+        """Remove steps that were to start before a day; return how many."""
         steps = delete(ScheduledStepRow).where(ScheduledStepRow.start_date < before, ScheduledStepRow.source != "file")
-        midnight = dt.datetime.combine(before, dt.time(), dt.UTC)
-        performed = delete(PerformedStepRow).where(PerformedStepRow.changed_at < midnight)
-        return connection.execute(steps).rowcount + connection.execute(performed).rowcount
+        return connection.execute(steps).rowcount
 
     @on_reader
     def file_versions(self, connection: Connection) -> dict[str, str]:

@@ -92,6 +92,7 @@ class Work:
     key: str
     study_instance_uid: str | None
     series_instance_uid: str | None
+    sop_instance_uid: str | None
     state: State
     outcome: Outcome | None
     attempts: int
@@ -238,6 +239,13 @@ class WorkRepository(IndexRepository):
         """Return when the next work is due that is not due yet; None if none waits."""
         waits = WorkRow.kind.in_(kinds), WorkRow.state == "waiting", WorkRow.due_at > now
         return connection.execute(select(func.min(WorkRow.due_at)).where(*waits)).scalar()
+
+    @on_reader
+    def is_behind(self, connection: Connection, work: Work) -> bool:
+        """Return whether older work of the lane about the same instance is open."""
+        is_open = WorkRow.outcome.is_(None), WorkRow.sop_instance_uid == work.sop_instance_uid
+        older = select(WorkRow.id).where(in_lane(work.lane), *is_open, WorkRow.id < work.id)
+        return connection.execute(older.limit(1)).first() is not None
 
     @on_reader
     def cancelled_by(self, connection: Connection, id: int) -> str | None:

@@ -97,7 +97,14 @@ class Inquiry:
     silent_seconds: float = 0.0
 
 
-Payload = Message | Assignment | Counts | Request | Inquiry
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Of a notification about a performed procedure step; `event`: its Event Type ID (PS3.4 table F.9.2-1)."""
+
+    event: int = 0
+
+
+Payload = Message | Assignment | Counts | Request | Inquiry | Notice
 
 PAYLOADS: Mapping[Kind, type[Payload]] = {
     "hook": Message,
@@ -106,6 +113,7 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     "retrieval": Counts,
     "commitment": Request,
     "question": Inquiry,
+    "notification": Notice,
 }
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
-Kind = Literal["hook", "route", "job", "retrieval", "commitment", "question"]
+Kind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification"]
 """hook, route: a message to it; job: what a hook was asked to do; retrieval: from a peer; commitment: a result that is
-to be reported; question: what the sender of a series has of it."""
+to be reported; question: what the sender of a series has of it; notification: what became of a performed procedure
+step."""
 
 State = Literal["waiting", "running", "ended"]
 

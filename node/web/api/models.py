@@ -417,7 +417,7 @@ class SendResult(Resource):
     instances: int
 
 
-WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question"]
+WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification"]
 """See `node.index.work.states`; so for the next."""
 
 WorkState = Literal[
