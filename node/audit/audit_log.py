@@ -67,6 +67,10 @@ class AuditEvent(Enum):
     USER_AUTHENTICATION = ("110114", "User Authentication")
 
 
+TYPED = frozenset({AuditEvent.APPLICATION_ACTIVITY, AuditEvent.SECURITY_ALERT})
+"""Events that have a type."""
+
+
 class EventType(Enum):
     """What kind of an event it was, PS3.16 context group 401."""
 
@@ -75,6 +79,7 @@ class EventType(Enum):
     LOGIN = ("110122", "Login")
     LOGOUT = ("110123", "Logout")
     NODE_AUTHENTICATION = ("110126", "Node Authentication")
+    SOFTWARE_CONFIGURATION = ("110131", "Software Configuration")
     RESTRICTED_FUNCTION = ("110132", "Use of Restricted Function")
     OBJECT_SECURITY_CHANGED = ("110135", "Object Security Attributes Changed")
     ROLES_CHANGED = ("110136", "Security Roles Changed")
@@ -127,7 +132,7 @@ class AuditMessage:
     type: EventType | None = None
 
     def __post_init__(self) -> None:
-        assert self.event is not AuditEvent.SECURITY_ALERT or self.type is not None, "PS3.15 A.5.3.11: of what type?"
+        assert self.event not in TYPED or self.type is not None, "PS3.15 A.5.3.1, A.5.3.11: of what type?"
 
 
 APPLICATION, DESTINATION, SOURCE_MEDIA, SOURCE = "110150", "110152", "110155", "110153"

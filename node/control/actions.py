@@ -228,8 +228,9 @@ class Actions:
         confirmed = confirm(self._index, self._index.now(), uptime())
         if confirmed:
             participants = [Participant(who, APPLICATION, is_requestor=True)]
-            event, detail = AuditEvent.APPLICATION_ACTIVITY, f"retention confirmed: {confirmed}"
-            self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, detail=detail))
+            event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
+            detail = f"retention confirmed: {confirmed}"
+            self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, detail=detail, type=kind))
         return {"confirmed": confirmed}
 
     def _write_off_lost(self, uid: str | None, reason: str, who: str) -> Mapping[str, Any]:

@@ -54,8 +54,7 @@ def change_route(
         changed = call.node.actions["retry-routes"](destinations=one)["waiting"]
     else:
         changed = call.node.actions["pause-routes"](destinations=one, paused=action == "pause")["changed"]
-    detail = f"route {route} to {destination}: {action}"
-    call.audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.UPDATE, (), detail)
+    call.audit.configured(Action.UPDATE, f"route {route} to {destination}: {action}")
     return {"action": action, "changed": changed}
 
 

@@ -98,3 +98,8 @@ class AccountAuditTrail:
     ) -> None:
         """Record a change, even if it repeats an earlier one."""
         self._trail.record(event, action, self._who, objects, detail, result)
+
+    def configured(self, action: Action, detail: str) -> None:
+        """Record a change of how the node works, or a test of it (A.5.3.11)."""
+        event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
+        self._trail.record(event, action, self._who, (), detail, kind=kind)

@@ -197,6 +197,8 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     assert "chip bad" in chief.post("/administration/hooks/mute/test").text
     assert chief.post("/administration/hooks/bel/test").status_code == 404
     changes = chief.get("/administration/changes").text
+    types = {line["detail"]: line["event"]["type"]["code"] for line in site.audited("Security Alert")}
+    assert types["route night to pacs: pause"] == types["hook mute: test message"] == "110131", types
     for told in ("route night to pacs: pause", "hook bell: retry of 0 messages", "hook mute: test message", "chief"):
         assert told in changes, told
     site.account("ann", Role.WRITE)

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from node.audit.audit_files import audit_files
-from node.audit.audit_log import Action, AuditEvent
+from node.audit.audit_log import Action, AuditEvent, EventType
 from node.extensions.pages.rendering import page
 from node.web.access import AdminCall
 
@@ -26,6 +26,7 @@ ORDERED = "ordered: "
 
 _CHANGES = frozenset({Action.UPDATE.value, Action.DELETE.value})
 _ACTIVITY = AuditEvent.APPLICATION_ACTIVITY.value[0]
+_CONFIGURATION = EventType.SOFTWARE_CONFIGURATION.value[0]
 
 
 @router.get("/administration/changes")
@@ -57,8 +58,8 @@ def _lines(root: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_change(line: Mapping[str, Any]) -> bool:
-    is_activity = line["event"]["code"] == _ACTIVITY
-    return (line["action"] in _CHANGES or is_activity) and not line.get("detail", "").startswith(ORDERED)
+    is_of_node = line["event"]["code"] == _ACTIVITY or line["event"].get("type", {}).get("code") == _CONFIGURATION
+    return (line["action"] in _CHANGES or is_of_node) and not line.get("detail", "").startswith(ORDERED)
 
 
 def _row(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 
-from node.audit.audit_log import Action, AuditEvent
+from node.audit.audit_log import Action
 from node.errors import VoxelnodeError
 from node.extensions.pages.rendering import SEE_OTHER, fragment, page
 from node.index.database.reading import ReadIndex
@@ -61,8 +61,7 @@ def retry_hook(call: AdminCall, hook: HookName) -> Response:
     if hook not in call.node.settings.hooks:
         raise ResourceNotFound("hook")
     waiting = call.node.actions["retry-deliveries"](hook=hook, message_id=None)["waiting"]
-    detail = f"hook {hook}: retry of {waiting} messages"
-    call.audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.UPDATE, (), detail)
+    call.audit.configured(Action.UPDATE, f"hook {hook}: retry of {waiting} messages")
     return RedirectResponse(PAGE, SEE_OTHER)
 
 
@@ -74,7 +73,7 @@ def test_hook(call: AdminCall, hook: HookName) -> Response:
     message = _test_message(call.node, call.node.settings.hooks[hook])
     if message is None:
         return fragment(call, "hook_tested.html", problem="There is no series yet that has what the message needs.")
-    call.audit.changed(AuditEvent.APPLICATION_ACTIVITY, Action.EXECUTE, (), f"hook {hook}: test message")
+    call.audit.configured(Action.EXECUTE, f"hook {hook}: test message")
     problem = ""
     try:
         _deliver(call.node.settings, hook, message)

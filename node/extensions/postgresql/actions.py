@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from node.archive.base import Remote, StoreAway
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.errors import UsageError
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.postgresql.hosts import HostRepository
@@ -40,8 +40,9 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
         places.give_up(host)
         forgotten = asdict(hosts.forget(host, index.now()))
         participants = [Participant(who, APPLICATION, is_requestor=True)]
-        event, detail = AuditEvent.APPLICATION_ACTIVITY, f"host {host} of the index was forgotten"
-        audit.note(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, detail=detail))
+        event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
+        detail = f"host {host} of the index was forgotten"
+        audit.note(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, detail=detail, type=kind))
         return {"forgotten": host, **forgotten}
 
     return {"drain-host": drain, "forget-host": forget}
