@@ -15,7 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossl
 
 from node.archive.base import ArchivedFile
 from node.extensions.media.directory import Directory, MixedPatients, NotOnMedia
-from node.extensions.media.export import Written, write_medium
+from node.extensions.media.export import write_medium
+from node.extensions.media.medium import Written
 from node.receive.import_files import import_instances
 from node.settings.model import Settings
 from tests import dciodvfy, make

@@ -111,11 +111,20 @@ NOT_READ = (
     }
     | {
         ("POST", f"/selected/{what}")
-        for what in ("reconvert", "send", "delete", "delete/confirmed", "volumes.zip", "dicom.zip", "deidentified.zip")
+        for what in (
+            "reconvert",
+            "send",
+            "delete",
+            "delete/confirmed",
+            "volumes.zip",
+            "dicom.zip",
+            "medium.zip",
+            "deidentified.zip",
+        )
     }
     | {
         ("POST", f"/studies/{{study_instance_uid}}/selected/{what}")
-        for what in ("reconvert", "send", "labels", "volumes.zip", "dicom.zip", "deidentified.zip")
+        for what in ("reconvert", "send", "labels", "volumes.zip", "dicom.zip", "medium.zip", "deidentified.zip")
     }
     | {
         ("GET", "/api/v1/peers/{peer}/studies/{study_instance_uid}/series"),

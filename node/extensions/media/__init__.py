@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from node.hookspecs import Action, Command, Extension, OpenedRoot
+from node.hookspecs import Action, Command, Extension, OpenedRoot, Router
 
 
 class _Media(Extension):
@@ -26,6 +26,8 @@ class _Media(Extension):
             ("voxelnode export --media cd --where 'modality == \"CT\"'",),
         ),
     )
+
+    routers = (Router("pages", f"{__name__}.downloads:router"),)
 
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
         from node.extensions.media.handed_over import actions_of

@@ -1,9 +1,6 @@
 """``voxelnode export --media DIR``: instances with a DICOMDIR, for a CD, a DVD or a USB stick.
 
-Files are in Explicit VR Little Endian and uncompressed, as the general purpose profiles want them (PS3.11 D, H and J:
-STD-GEN-CD, STD-GEN-DVD, STD-GEN-USB), and as IHE PDI does. What can not be decompressed goes as it is stored, and the
-answer says so. A folder gets its name last: if it is there, it is whole. A mount point is written in place, and gets
-its DICOMDIR last: what has none is no medium to readers.
+A folder gets its name last: if it is there, it is whole. A mount point is written in place, and gets its DICOMDIR last.
 """
 
 from __future__ import annotations
@@ -11,8 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,54 +18,10 @@ from node.cli.options import Root, Where, archive_files
 from node.cli.output import Answer, progress_bar
 
 if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
-
     from node.archive.base import LocalFile
-    from node.children.decoder import Decoder
-    from node.extensions.media.directory import Directory
+    from node.extensions.media.medium import Written
     from node.index.search.selection import StoredInstance
     from node.settings.model import Settings
-
-EXPLICIT = "1.2.840.10008.1.2.1"
-MAX_HEADER_BYTES = 64_000_000
-FILESET_ID = "VOXELNODE"
-TEMPORARY = "FILE"
-
-README = """\
-This medium has DICOM images and documents, for any DICOM viewer: open the file
-DICOMDIR, or import the whole medium.
-
-It was written by voxelnode {version}, {ae_title}, on {date}.
-It has {instances} instances of {studies} studies. They are in Explicit VR Little Endian,
-uncompressed{exceptions}. There is no viewer on it.
-
-It names patients: treat it as you treat their records.
-"""
-
-INDEX = """\
-<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN" "http://www.w3.org/TR/xhtml1/DTD/xhtml1-strict.dtd">
-<html xmlns="http://www.w3.org/1999/xhtml" xml:lang="en" lang="en">
-<head><title>DICOM medium</title></head>
-<body>
-<h1>DICOM medium</h1>
-<p>This medium has {instances} DICOM instances of {studies} studies, in the file-set of <a href="DICOMDIR">DICOMDIR</a>.
-Open it with a DICOM viewer.</p>
-<p><a href="README.TXT">README.TXT</a> says how it was made.</p>
-</body>
-</html>
-"""
-
-
-@dataclass
-class Written:
-    """What is on a medium; `as_stored`: compressed instances that could not be decompressed; `left_out`: reasons."""
-
-    instances: int = 0
-    studies: int = 0
-    bytes: int = 0
-    as_stored: int = 0
-    left_out: dict[str, str] = field(default_factory=dict)
-    invented: list[str] = field(default_factory=list)
 
 
 def export(
@@ -123,10 +75,23 @@ def write_medium(folder: Path, instances: Sequence[StoredInstance], settings: Se
     OSError
         The folder cannot be written, or a file cannot be read; nothing is left behind.
     """
+    from node.archive.intact import MISSING, problem_with
     from node.children.decoder import Decoder
-    from node.extensions.media.directory import Directory
+    from node.extensions.media.directory import NotOnMedia
+    from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
 
-    written, directory = Written(), Directory(FILESET_ID)
+    root = settings.storage.root.absolute()
+
+    def whole_file(one: StoredInstance) -> Path:
+        try:
+            local(one)
+        except FileNotFoundError:
+            raise NotOnMedia(f"its file {MISSING}") from None
+        path = root / one.key
+        if (problem := problem_with(path, one.data_set_offset, one.bytes, one.sha256)) is not None:
+            raise NotOnMedia(f"its file {problem}")
+        return path
+
     is_in_place = os.path.ismount(folder)  # a rename cannot replace it
     if is_in_place:
         part = folder
@@ -134,23 +99,14 @@ def write_medium(folder: Path, instances: Sequence[StoredInstance], settings: Se
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
     decoder = Decoder(workers=1)
+    medium = Medium(part, settings.dicom.ae_title, whole_file, decoder)
     try:
-        studies = set()
         with progress_bar("writing", len(instances)) as advance:
-            for one, reason in _placed(part, instances, settings, local, decoder, directory, written):
+            for _ in medium.add(instances):
                 advance()
-                if reason:
-                    written.left_out[one.sop_instance_uid] = reason
-                else:
-                    studies.add(one.study_instance_uid)
-        written.instances, written.studies = directory.instances, len(studies)
-        written.invented = sorted(directory.invented)
-        (part / TEMPORARY).write_bytes(directory.encoded())
-        for name, text in (("README.TXT", README), ("INDEX.HTM", INDEX)):
-            (part / name).write_bytes(_filled(text, written, settings).replace("\n", "\r\n").encode("ascii"))
-        written.bytes = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
+        medium.finish()
         os.sync()
-        (part / TEMPORARY).rename(part / "DICOMDIR")
+        (part / TEMPORARY).rename(part / DICOMDIR)
         if not is_in_place:
             if folder.exists():
                 folder.rmdir()
@@ -162,7 +118,7 @@ def write_medium(folder: Path, instances: Sequence[StoredInstance], settings: Se
         raise
     finally:
         decoder.close()
-    return written
+    return medium.written
 
 
 def _remove(path: Path) -> None:
@@ -170,87 +126,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _placed(
-    part: Path,
-    instances: Sequence[StoredInstance],
-    settings: Settings,
-    local: LocalFile,
-    decoder: Decoder,
-    directory: Directory,
-    written: Written,
-) -> Iterator[tuple[StoredInstance, str]]:
-    """Write the file of each instance; yield it with the reason why it was left out, or empty text."""
-    from node.archive.intact import MISSING, problem_with
-    from node.extensions.media.directory import NotOnMedia
-
-    root = settings.storage.root.absolute()
-    for one in instances:
-        try:
-            local(one)
-        except FileNotFoundError:
-            yield one, f"its file {MISSING}"
-            continue
-        path = root / one.key
-        if (problem := problem_with(path, one.data_set_offset, one.bytes, one.sha256)) is not None:
-            yield one, f"its file {problem}"
-            continue
-        temporary = part / TEMPORARY
-        syntax = _copied(path, one.transfer_syntax_uid, temporary, decoder)
-        try:
-            place = part / directory.add(_header(temporary), syntax)
-        except NotOnMedia as error:
-            temporary.unlink()
-            yield one, str(error)
-            continue
-        written.as_stored += syntax != EXPLICIT
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(place)
-        yield one, ""
-
-
-def _copied(path: Path, transfer_syntax_uid: str, into: Path, decoder: Decoder) -> str:
-    """Write a file uncompressed, or else as it is; return its transfer syntax."""
-    from node.children.decoder import NotDecoded
-    from node.children.forwarding import Change, copy_of, forward
-
-    change = Change(encoding="explicit")
-    if change.concerns(transfer_syntax_uid):
-        into.touch(0o600)
-        try:
-            return copy_of(decoder.run(forward, path, change, into=into), change).transfer_syntax_uid
-        except NotDecoded:
-            into.unlink()
-    shutil.copyfile(path, into)
-    return transfer_syntax_uid
-
-
-def _header(path: Path) -> Dataset:
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    from node.dicom.values import CONVERSION_ERRORS
-    from node.extensions.media.directory import NotOnMedia
-
-    try:
-        return dcmread(path, stop_before_pixels=True, defer_size=MAX_HEADER_BYTES)
-    except (InvalidDicomError, *CONVERSION_ERRORS) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk
-            raise
-        raise NotOnMedia(f"its attributes cannot be read: {type(error).__name__}") from error
-
-
-def _filled(text: str, written: Written, settings: Settings) -> str:
-    import datetime as dt
-
-    from node.version import __version__
-
-    return text.format(
-        version=__version__,
-        ae_title=settings.dicom.ae_title,
-        date=f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
-        instances=written.instances,
-        studies=written.studies,
-        exceptions=f", but for {written.as_stored} compressed ones" if written.as_stored else "",
-    )

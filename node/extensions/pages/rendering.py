@@ -127,6 +127,7 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
             ae_title=node.settings.dicom.ae_title,
             host=_dicom_host(request, node),
             dicom_port=_dicom_port(node),
+            has_media="media" not in node.settings.extensions.disabled,
             has_bids="bids" not in node.settings.extensions.disabled,
             has_accounts="administration" not in node.settings.extensions.disabled,
             trash_days=node.settings.retention.trash_days,
