@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
 import pytest
 
 from node.dicom.json_model import Json
 from node.dicom.xml_model import json_from_native
+from node.extensions.commitment import web
 from node.extensions.commitment.web import MAX_REFERENCES
 from tests import make
 from tests.rows import view_rows
-from tests.web.conftest import Site
+from tests.web.conftest import DEADLINE_SECONDS, Site, until
 
 PATH = "/dicom-web/commitment-requests/1.2.826"
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
@@ -82,3 +87,28 @@ def test_what_is_no_request_is_refused(empty: Site, path: str, body: object, con
     answer = empty.client().post(path, json=body, headers={"Content-Type": content_type})
     assert answer.status_code == status
     assert answer.json()["detail"]
+
+
+def test_a_client_that_has_gone_ends_the_reading(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = start_site()
+    begun, ended = threading.Event(), threading.Event()
+
+    def read(service: object, references: object, requestor: object, stop: Callable[[], bool]) -> None:
+        begun.set()
+        until(stop)
+        ended.set()
+
+    monkeypatch.setattr(web, "verify", read)
+    body = json.dumps(asked((CT, "1.2.3"))).encode()
+    url = httpx2.URL(site.url)
+    with socket.create_connection((url.host, url.port or 80)) as client:
+        client.sendall(
+            f"POST {PATH} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nContent-Type: application/dicom+json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        assert begun.wait(DEADLINE_SECONDS)
+        assert not ended.is_set()
+    assert ended.wait(DEADLINE_SECONDS)

@@ -5,12 +5,13 @@ A request is answered when its files were read. So there is no result to ask for
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from fastapi import HTTPException, Response
+from fastapi import HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from node.dicom.attributes import is_uid
@@ -37,6 +38,9 @@ MAX_PAYLOAD_BYTES = 1_000_000
 MAX_REFERENCES = 2000
 """Instances of a request: their files are read while the client waits."""
 
+LOOK_SECONDS = 0.5
+"""Interval at which the node looks whether the client is still there."""
+
 _under_way: set[str] = set()
 _lock = threading.Lock()
 
@@ -46,7 +50,21 @@ async def request_commitment(call: ReaderCall, transaction: str) -> Response:
     """Read the files of instances again, and tell which of them are kept."""
     form = document_form(accepted(call.request), is_single=True)
     body = await call.request.body()
-    return await run_in_threadpool(_answer, call, transaction, body, form)
+    gone, stopping = threading.Event(), call.request.app.state.stopping
+    watch = asyncio.create_task(_watch(call.request, gone))
+    try:
+        return await run_in_threadpool(
+            _answer, call, transaction, body, form, lambda: gone.is_set() or stopping.is_set()
+        )
+    finally:
+        watch.cancel()
+
+
+async def _watch(request: Request, gone: threading.Event) -> None:
+    """Note that the client has gone: nobody needs the answer then."""
+    while not await request.is_disconnected():
+        await asyncio.sleep(LOOK_SECONDS)
+    gone.set()
 
 
 @router.api_route("/commitment-requests/{transaction}", methods=READ)
@@ -55,7 +73,7 @@ async def check_result(call: ReaderCall, transaction: str) -> Response:
     raise HTTPException(404, "no result is waiting: a request is answered when its files were read (PS3.18 13.4)")
 
 
-def _answer(call: Call, transaction: str, body: bytes, form: DocumentForm) -> Response:
+def _answer(call: Call, transaction: str, body: bytes, form: DocumentForm, stop: Callable[[], bool]) -> Response:
     if not is_uid(transaction):
         raise HTTPException(400, "the Transaction UID must be 1 to 64 digits and dots (PS3.5 9.1)")
     references = _references(read_data_set(call.request, body, MAX_PAYLOAD_BYTES) or {})
@@ -71,8 +89,9 @@ def _answer(call: Call, transaction: str, body: bytes, form: DocumentForm) -> Re
         node.ingest.now,
     )
     with _claimed(transaction):
-        result = verify(service, references, None, lambda: False)
-    assert result is not None, "nothing stops it"
+        result = verify(service, references, None, stop)
+    if result is None:
+        raise HTTPException(503, "the node stops, or the client has gone: ask again")
     call.audit.queried(f"storage commitment {transaction} of {len(references)} instances", len(result.committed))
     told: dict[str, list[dict[str, Any]]] = {
         "ReferencedSOPSequence": [_item(reference) for reference in result.committed],
