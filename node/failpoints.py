@@ -32,6 +32,7 @@ RECEIVING = (
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
 RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released")
 DELETING = ("deletion-ordered", "deletion-unlinked", "deletion-settled")
+ERASING = ("erasure-owed", "erasure-deleted", "erasure-purged", "erasure-told")
 LISTING = ("ledger-begun", "write-off-settled")
 TRASH = ("restore-begun", "restore-indexed", "trash-emptied")
 DELIVERING = ("message-composed", "message-delivered")
@@ -39,7 +40,17 @@ FORWARDING = ("instance-forwarded", "forwarded-recorded")
 EXPORTING = ("session-replaced", "study-exported")
 UPLOADING = ("object-written", "object-put", "objects-recorded", "objects-removed")
 POINTS = (
-    RECEIVING + CONVERTING + RECOVERING + DELETING + TRASH + LISTING + DELIVERING + FORWARDING + EXPORTING + UPLOADING
+    RECEIVING
+    + CONVERTING
+    + RECOVERING
+    + DELETING
+    + ERASING
+    + TRASH
+    + LISTING
+    + DELIVERING
+    + FORWARDING
+    + EXPORTING
+    + UPLOADING
 )
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")

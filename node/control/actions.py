@@ -25,7 +25,7 @@ from node.index.work.ledger import Work, WorkEnded
 from node.index.work.routes import lane_to
 from node.lifecycle.clock import uptime
 from node.lifecycle.deletion import Order, delete, resume_deletions
-from node.lifecycle.erasure import purge_unnamed, remove_prepared
+from node.lifecycle.erasure import Erasing, Object
 from node.lifecycle.retention import confirm, trash_until
 from node.lifecycle.trash import empty, restore
 from node.receive.accounting import write_off
@@ -64,6 +64,8 @@ class Actions:
         self._ingest, self._applier, self._archive, self._index = ingest, applier, ingest.archive, ingest.index
         accounts = AccountAdministration(self._index.accounts, audit)
         quarantine = Quarantine(ingest, audit)
+        node, has_store = (settings.dicom.ae_title, settings.cluster.name or ""), settings.storage.url is not None
+        self.erasing = Erasing(self._archive, self._index, audit, applier, node, has_store=has_store)
         conflicts = Conflicts(ingest, audit, quarantine)
         self.by_name = _ByName(
             {
@@ -73,6 +75,7 @@ class Actions:
                 "purge-quarantined": quarantine.purge,
                 "reconvert": self._reconvert,
                 "delete": self._delete,
+                "erase": self._erase,
                 "restore-trash": self._restore_trash,
                 "empty-trash": self._empty_trash,
                 "confirm-retention": self._confirm_retention,
@@ -180,48 +183,38 @@ class Actions:
         erase: bool = False,
     ) -> Mapping[str, Any]:
         now = self._index.now()
-        until = None if erase else trash_until(self._settings.retention, now)
         self._archive.intake.require_open()
         with self._archive.ballast.dropped():  # what waits for room is applied, too
             self._applier.require_caught_up()
             plan = self._index.deletions.plan(level, uid, study_instance_uid)
-            delete(self._archive, self._index, self._audit, plan, Order(who, reason, terms, until), now)
-            erased = self._erase_rest(level, uid, who, now) if erase else None
+            until = trash_until(self._settings.retention, now)
+            if erase:
+                self.erasing.erase([(level, uid, plan.study_instance_uid)], (), Order(who, reason, terms))
+            else:
+                delete(self._archive, self._index, self._audit, plan, Order(who, reason, terms, until), now)
         return {
-            "erased": erased and erased["index_overwritten"],
-            "erased_also": erased,
             "series": plan.series,
             "instances": plan.instances,
             "bytes": plan.bytes,
-            "trash_until": until and until.isoformat(),
-            "sent_to": list(plan.sent_to),
+            "trash_until": until.isoformat() if until is not None and not erase else None,
         }
 
-    def _erase_rest(self, level: Level, uid: str, who: str, now: dt.datetime) -> dict[str, Any]:
-        """Erase what a deletion leaves: trash, files in quarantine without a row, downloads, journal, deleted rows."""
-        trash = self._index.trash.of(level, uid)
-        for number in trash:
-            empty(self._archive, self._index, self._audit, number, who, "to erase", now)
-        purged, stay = purge_unnamed(self._archive, self._index, level, uid, who, now)
-        downloads = remove_prepared(self._archive)
-        self._applier.overwrite_applied()
-        overwritten = self._index.overwrite_deleted()
-        counts = {"trash": len(trash), "quarantined": purged, "downloads": downloads}
-        return {**counts, "index_overwritten": overwritten, "stays": stay}
+    def _erase(self, objects: list[Object], trash: list[int], who: str) -> Mapping[str, Any]:
+        self._archive.intake.require_open()
+        self._applier.require_caught_up()
+        named = [(level, uid, study) for level, uid, study in objects]
+        return {"certificate": self.erasing.erase(named, trash, Order(who, "by command")).as_json()}
 
     def _restore_trash(self, number: int, who: str) -> Mapping[str, Any]:
         self._applier.require_caught_up()
         quiet_seconds, now = self._ingest.quiet_seconds, self._index.now()
         return asdict(restore(self._archive, self._index, self._audit, number, who, quiet_seconds, now))
 
-    def _empty_trash(self, number: int, who: str, *, erase: bool = False) -> Mapping[str, Any]:
-        now = self._index.now()
+    def _empty_trash(self, number: int, who: str) -> Mapping[str, Any]:
         self._archive.intake.require_open()
         with self._archive.ballast.dropped():
-            entry = self._index.trash.entry(number)
-            empty(self._archive, self._index, self._audit, number, who, "by hand", now)
-            erased = self._erase_rest(entry["level"], entry["uid"], who, now) if erase else None
-        return {"emptied": number} | ({"erased_also": erased} if erased else {})
+            empty(self._archive, self._index, self._audit, number, who, "by hand", self._index.now())
+        return {"emptied": number}
 
     def _confirm_retention(self, who: str) -> Mapping[str, Any]:
         self._applier.require_caught_up()
@@ -246,6 +239,8 @@ class Actions:
         one = self._index.work.one(work)
         if one.lane.kind == "job":
             return self._cancel_job(one.key, who)
+        if one.lane.kind == "erasure":
+            raise WorkEnded("an erasure is not cancelled: a part of it may be gone already")
         self._index.work.cancel(work, who, self._index.now())
         self._note_work(one, who, "cancelled")
         return {"cancelled": work}
@@ -258,6 +253,8 @@ class Actions:
             case "retrieval":
                 if not self._index.work.repeat(work, self._index.now()):
                     raise WorkEnded("the retrieval has not ended")
+            case "erasure":
+                self.erasing.resume()
             case kind:
                 raise WorkEnded(f"a {kind} is not repeated: its hook or its requestor begins another one")
         self._note_work(one, who, "tried again")

@@ -99,6 +99,7 @@ class Repository:
                 require_index(root, settings.index.url)
             with Ballast(root).dropped():  # a root on a full disk can be opened, to delete something
                 self._open(root, settings, previous, new_index=new_index)
+            self.actions.erasing.resume()
         except BaseException:
             self._locks.close()
             raise

@@ -1,6 +1,11 @@
-"""Erase what a deletion leaves beside its own files, and certify what was erased and who may still have it.
+"""Erase studies, series and instances with all that a deletion leaves, and certify it.
 
-The certificate names no patient: it has digests of UIDs, by which whoever knows a UID finds it.
+    row on the ledger of work -> each object: deleted, trash emptied, quarantine purged -> downloads removed
+                              -> journal and deleted rows overwritten -> certificate in the row
+
+The row says what is still to go, and loses the UIDs before deleted rows are overwritten. If the process dies in
+between, the next start goes on with what the row has. The certificate says what was erased and who may still have it.
+It names no patient: it has digests of UIDs, by which whoever knows a UID finds it.
 """
 
 from __future__ import annotations
@@ -9,16 +14,45 @@ import datetime as dt
 import hashlib
 import mmap
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from node.archive.filesystem import DOWNLOAD, Archive
-from node.audit.audit_files import Taker
+from node.archive.proof import last_proof
+from node.audit.audit_files import Taker, takers_of
+from node.audit.audit_log import Audit
+from node.errors import VoxelnodeError
+from node.failpoints import reached
 from node.index.database.index import Index
+from node.index.database.reading import ReadIndex
+from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import Level
+from node.index.nouns.shares import ReadShares
+from node.index.nouns.trash import NotInTrash
+from node.index.work.ledger import Ended
+from node.index.work.payloads import Erasure
+from node.lifecycle.deletion import Order, delete
+from node.lifecycle.trash import empty
+from node.receive.apply import Applier
 from node.receive.quarantine import FOLDER, NotInQuarantine, examined
+from node.version import __version__
+
+log = structlog.get_logger()
+
+Object = tuple[Level, str, str]
+"""Level, UID and Study Instance UID of what is to go."""
+
+MAX_NAMED = 20
+"""Jobs that a certificate names."""
+
+STAYING = (
+    "the audit log, which names the patient, and UIDs in the ledger of what was acknowledged and in lists of events"
+)
+IN_STORE = "the object store, until the node has removed its objects, and for as long as it keeps older versions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +118,174 @@ class Certificate:
             *(f"  {what}" for what in self.stays),
         ]
         return "\n".join(lines) + "\n"
+
+
+class Erasing:
+    """Erases what a root has.
+
+    `ae_title`: of the node; `host`: its name among hosts that share an index, or empty; `has_store`: there is an object
+    store, whose objects are removed by a service of their own.
+    """
+
+    def __init__(
+        self, archive: Archive, index: Index, audit: Audit, applier: Applier, node: tuple[str, str], *, has_store: bool
+    ) -> None:
+        self._archive, self._index, self._audit, self._applier = archive, index, audit, applier
+        (self._ae_title, self._host), self._has_store = node, has_store
+
+    def erase(self, objects: Sequence[Object], trash: Sequence[int], order: Order) -> Certificate:
+        """Erase objects that are here, deletions in the trash, and what is left of them anywhere in the root.
+
+        The terms of `order` are those of the first object.
+
+        Raises
+        ------
+        NotThere, NotInTrash
+            One of them is not here; nothing was erased.
+        AuditFailed, OutOfResources, QueryRefused
+            As of `node.lifecycle.deletion.delete`. What was begun is finished by the next start.
+        """
+        erasure = self._planned(objects, trash)
+        id = self._index.work.begin_erasure(self._host, erasure, order.who, self._index.now())
+        reached("erasure-owed")
+        return self._carried_out(id, erasure, order)
+
+    def resume(self) -> int:
+        """Finish the erasures of this host that a crash or an error has broken off; return how many.
+
+        One that fails again stays owed, and the log says so.
+        """
+        done = 0
+        for work in self._index.work.begun_erasures(self._host):
+            try:
+                self._carried_out(work.id, work.payload, Order(work.requested_by, "an erasure that was broken off"))
+            except (VoxelnodeError, OSError) as error:
+                log.error("erasure_not_finished", reason=str(error))
+            else:
+                log.warning("erasure_resumed")
+                done += 1
+        return done
+
+    def _planned(self, objects: Sequence[Object], trash: Sequence[int]) -> Erasure:
+        plans = [self._index.deletions.plan(level, uid, study) for level, uid, study in objects]
+        numbers = dict.fromkeys(trash)
+        for plan in plans:
+            numbers |= dict.fromkeys(self._index.trash.of(plan.level, plan.uid))
+        entries = [self._index.trash.entry(number) for number in numbers]
+        gone: list[Object] = [(one["level"], one["uid"], one["study_instance_uid"]) for one in entries]
+        all_objects = dict.fromkeys([*((plan.level, plan.uid, plan.study_instance_uid) for plan in plans), *gone])
+        studies = list(dict.fromkeys(study for _, _, study in all_objects))
+        now = f"{self._index.now():%FT%TZ}"
+        sent_to = sorted({name for plan in plans for name in plan.sent_to})
+        with self._index.reading() as view:
+            others = sorted(set(view.audit_lines.hosts()) - {self._host})
+            takers, jobs = takers_and_jobs(view, self._archive.root, self._host, studies)
+        certificate = Certificate(
+            erased_at=now,
+            node=self._ae_title,
+            version=__version__,
+            uids_sha256=[digest_of_uid(uid) for uid in dict.fromkeys(uid for _, uid, _ in all_objects)],
+            series=sum(plan.series for plan in plans),
+            instances=sum(plan.instances for plan in plans) + sum(entry["files"] for entry in entries),
+            bytes=sum(plan.bytes for plan in plans) + sum(entry["bytes"] for entry in entries),
+            quarantined=0,
+            downloads=0,
+            trash=len(entries),
+            index_overwritten=False,
+            takers=[*(Taker(name, "route", now) for name in sent_to), *takers],
+            stays=[
+                STAYING,
+                *([IN_STORE] if self._has_store else []),
+                *([f"journals and files in quarantine of {', '.join(others)}"] if others else []),
+                *(f"the row of job {job}, with UIDs" for job in jobs),
+            ],
+        )
+        return Erasure(tuple(all_objects), tuple(numbers), certificate.as_json())
+
+    def _carried_out(self, id: int, erasure: Erasure, order: Order) -> Certificate:
+        """Erase what a row of the ledger still has; the row follows, object by object."""
+        with self._archive.ballast.dropped():  # what waits for room is applied, too
+            for what in erasure.objects:
+                try:
+                    self._delete(what, order)
+                except Exception:
+                    if what == erasure.objects[0] and self._is_here(what):
+                        self._index.work.record(id, Ended("dropped", "nothing was erased"), self._index.now())
+                    raise
+                order = replace(order, terms=None)
+                reached("erasure-deleted")
+            for number in erasure.trash:
+                self._empty(number, order.who)
+            while erasure.objects:
+                level, uid, _ = erasure.objects[0]
+                purged, stay = purge_unnamed(self._archive, self._index, level, uid, order.who, self._index.now())
+                erasure = _without_first(erasure, purged, stay)
+                self._index.work.report(id, None, erasure, self._index.now())
+                reached("erasure-purged")
+            downloads = remove_prepared(self._archive)
+            told = dict(erasure.certificate) | {"downloads": erasure.certificate["downloads"] + downloads}
+            self._index.work.report(id, None, Erasure(certificate=told), self._index.now())  # without UIDs
+            reached("erasure-told")
+            self._applier.overwrite_applied()
+            told["index_overwritten"] = self._index.overwrite_deleted()
+            told["erased_at"] = f"{self._index.now():%FT%TZ}"
+            self._index.work.record(id, Ended("succeeded", payload=Erasure(certificate=told)), self._index.now())
+        return certificate_of(told)
+
+    def _empty(self, number: int, who: str) -> None:
+        try:
+            empty(self._archive, self._index, self._audit, number, who, "to erase", self._index.now())
+        except NotInTrash:  # emptied before a crash
+            return
+
+    def _delete(self, what: Object, order: Order) -> None:
+        try:
+            plan = self._index.deletions.plan(*what)
+        except NotThere:  # of the trash, or deleted before a crash
+            return
+        delete(self._archive, self._index, self._audit, plan, order, self._index.now())
+
+    def _is_here(self, what: Object) -> bool:
+        try:
+            self._index.deletions.plan(*what)
+        except NotThere:
+            return False
+        return True
+
+
+def certificate_of(told: Mapping[str, Any]) -> Certificate:
+    """Return the certificate that a row of the ledger has."""
+    return Certificate(**{**told, "takers": [Taker(**taker) for taker in told["takers"]]})
+
+
+def _without_first(erasure: Erasure, purged: int, stay: Iterable[str]) -> Erasure:
+    told = dict(erasure.certificate)
+    told["quarantined"] += purged
+    told["stays"] = [*told["stays"], *(f"{key}: it has a UID of what was erased" for key in stay)]
+    return Erasure(erasure.objects[1:], erasure.trash, told)
+
+
+def takers_and_jobs(index: ReadIndex, root: Path, host: str, studies: Sequence[str]) -> tuple[list[Taker], list[str]]:
+    """Return who may have studies, by the index, the audit logs and the last proof of a backup; and their jobs."""
+    others = [name for name in index.audit_lines.hosts() if name != host]
+    takers: dict[tuple[str, str], Taker] = {}
+    jobs: list[str] = []
+    for study in studies:
+        copies = (line for name in others for _, line in index.audit_lines.of_host(name))
+        for taker in takers_of(root, study, copies):
+            known = takers.get((taker.who, taker.how), taker)
+            takers[taker.who, taker.how] = max(known, taker, key=lambda each: each.last_at)
+        for link in index.repository(ReadShares).listed(study):
+            if link.used_at is not None:
+                how = f"link, used {link.uses} times" + (", with downloads" if link.may_download else "")
+                takers[f"link {link.id}", how] = Taker(
+                    f"link {link.id} of {link.made_by}", how, f"{link.used_at:%FT%T}"
+                )
+        jobs += [row["key"] for row in index.work.page(None, MAX_NAMED, kind="job", study_instance_uid=study)]
+    proof = last_proof(root)
+    if proof is not None and proof.succeeded_at is not None:
+        takers[proof.backup, "backup"] = Taker(proof.backup, "backup that was proved", proof.succeeded_at)
+    return list(takers.values()), jobs
 
 
 def digest_of_uid(uid: str) -> str:

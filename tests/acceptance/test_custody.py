@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,42 @@ def test_a_patient_is_erased_from_index_and_trash_with_a_certificate(tmp_path: P
         assert not any(name in text for name in ("P-4711", *uids))
     files = [path for path in node.root.rglob("*") if path.is_file() and not path.name.startswith("audit")]
     assert [path for path in files if b"P-4711" in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.sqlite("starts commands that look for the index in the root")
+@pytest.mark.parametrize(
+    "point", ["erasure-owed", "deletion-ordered:2", "trash-emptied", "erasure-purged:2", "erasure-told"]
+)
+def test_a_node_killed_within_an_erasure_finishes_it_when_it_starts_again(tmp_path: Path, point: str) -> None:
+    """A patient with two studies, one that is in the trash, and copies in quarantine and among the downloads."""
+    studies = [make.ct_series(2, PatientID="P-4711", PatientName="Zwicklbauer^Anna") for _ in range(3)]
+    uids = [str(series[0].StudyInstanceUID) for series in studies]
+    with Served(tmp_path / "root", VOXELNODE_FAILPOINT=point) as node:
+        send(node, tmp_path / "out", *chain(*studies))
+        node.wait_until_settled()
+        voxelnode(node.root, "delete", uids[2], "--yes")
+        [stored] = node.rows(f"SELECT path FROM v_images WHERE study_instance_uid = '{uids[0]}' LIMIT 1")
+        for copy in ("quarantine/aside.dcm", "work/download-1"):  # of no row
+            (node.root / copy).parent.mkdir(exist_ok=True)
+            shutil.copy(node.root / stored["path"], node.root / copy)
+        order = ("delete", "--patient", "P-4711", "--erase", "--yes", "--root", str(node.root))
+        assert run(*order).returncode != 0
+        assert node.process is not None
+        node.process.wait(30)
+    with Served(tmp_path / "root") as node:
+        [row] = node.rows("SELECT outcome, payload FROM work WHERE kind = 'erasure'")
+        certificate = json.loads(row["payload"])["certificate"]
+        assert row["outcome"] == "succeeded"
+        assert (certificate["instances"], certificate["trash"]) == (6, 1)
+        assert set(certificate["uids_sha256"]) == {sha256(uid.encode()).hexdigest() for uid in uids}
+        assert certificate["index_overwritten"]
+        assert [what for what in certificate["stays"] if "quarantine" in what] == []
+        assert not any(uid in row["payload"] for uid in uids)
+        assert voxelnode(node.root, "trash") == []
+        assert node.rows("SELECT 1 FROM v_studies") == []
+    files = [path for path in node.root.rglob("*") if path.is_file() and not path.name.startswith("audit")]
+    assert [path for path in files if b"Zwicklbauer" in path.read_bytes()] == []
 
 
 @pytest.mark.sqlite("starts commands that look for the index in the root")

@@ -30,7 +30,7 @@ from tests import make
 from tests.converting import convert_series
 from tests.ingest import indexed
 from tests.integration.conftest import Root
-from tests.rows import view_rows
+from tests.rows import read_rows, view_rows
 
 OPTIONS = write_options(Convert())
 COMMAND = Order("someone", "by command")
@@ -424,12 +424,15 @@ def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: 
             shutil.copy(stored, root / copy)
         (root / "quarantine/torn.dcm").write_bytes(b"Zwicklbauer " + uid.encode())
         (root / "quarantine/other.dcm").write_bytes(uid.encode() + b".1")
-        done = repository.actions.by_name["delete"](
-            level="study", uid=uid, study_instance_uid=None, who="test", erase=True
-        )
-        assert done["erased"] is True
+        done = repository.actions.by_name["erase"](objects=[["study", uid, uid]], trash=[], who="test")
+        told = done["certificate"]
         counts = {"trash": 0, "quarantined": 1, "downloads": 1, "index_overwritten": True}
-        assert done["erased_also"] == {**counts, "stays": ["quarantine/torn.dcm"]}
+        assert {name: told[name] for name in counts} == counts
+        assert [what for what in told["stays"] if "quarantine" in what] == [
+            "quarantine/torn.dcm: it has a UID of what was erased"
+        ]
+        [row] = read_rows(root, "SELECT outcome, payload FROM work WHERE kind = 'erasure'")
+        assert (row["outcome"], json.loads(row["payload"])["certificate"]) == ("succeeded", told)
         (root / "quarantine/torn.dcm").unlink()
         assert {path for path in bytes_with(b"Zwicklbauer") if not path.startswith("audit")} == set()
         later = received(repository, "Later")

@@ -17,7 +17,8 @@ from pydicom.pixels.utils import pack_bits
 
 from node.children.decoding import PictureOrder
 from node.extensions.dicomweb import softcopy
-from node.extensions.dicomweb.softcopy import COLOUR, GREYSCALE, PSEUDO_COLOUR, NotPresented, presented_picture
+from node.extensions.dicomweb.presentation_states import NotPresented, presented_picture
+from node.extensions.dicomweb.softcopy import COLOUR, GREYSCALE, PSEUDO_COLOUR
 from node.volume.model import Array
 from tests import make
 from tests.programs import needs

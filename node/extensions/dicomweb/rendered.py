@@ -19,6 +19,7 @@ from node.dicom.annotation import ANNOTATIONS, Annotation
 from node.extensions.dicomweb.bulk_data import frame_numbers
 from node.extensions.dicomweb.documents import quotable, warning_header
 from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
+from node.extensions.dicomweb.presentation_states import PRESENTATION_STATES, presented_picture, references_file
 from node.extensions.dicomweb.report import report_file
 from node.extensions.dicomweb.resources import (
     READ,
@@ -36,7 +37,6 @@ from node.extensions.dicomweb.resources import (
     pieces_of,
     respond,
 )
-from node.extensions.dicomweb.softcopy import PRESENTATION_STATES, presented_picture, references_file
 from node.index.search.selection import StoredInstance
 from node.volume.window import Window
 from node.web.access import for_projects

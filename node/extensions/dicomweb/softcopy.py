@@ -8,7 +8,6 @@ Everything here runs in a child of `node.children.decoder`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pydicom import Dataset
 from node.children.decoding import PictureOrder, encoded_picture
 from node.dicom.annotation import plain
 from node.dicom.values import items, numbers, text, texts, value, whole
-from node.files.metadata import NoSuchValue
+from node.extensions.dicomweb.presentation_states import PRESENTATION_STATES, NotPresented
 from node.files.pixel_element import FrameNotFound, header_and_pixels, single_frame
 from node.files.reading import read_instance
 from node.volume.elements import item
@@ -31,9 +30,6 @@ from node.volume.read.pixels import FrameReader, LookupTable, frame_reader, look
 from node.volume.read.planes import rescale
 from node.volume.rendering import FUNCTIONS, Grey, Picture, linear_exact
 from node.writers.pictures import resized
-
-PRESENTATION_STATES = "1.2.840.10008.5.1.4.1.1.11."
-"""Prefix of the SOP Class UIDs of presentation states (PS3.4 B.5)."""
 
 GREYSCALE, COLOUR, PSEUDO_COLOUR = (PRESENTATION_STATES + number for number in ("1", "2", "3"))
 
@@ -66,33 +62,13 @@ Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
 
-class NotPresented(NoSuchValue):
-    """A presentation state that cannot be applied to an image, and why."""
+def references(path: Path) -> list[tuple[str, list[int]]]:
+    """Return what a state refers to; see `node.extensions.dicomweb.presentation_states.references_file`."""
+    return _references(_state(path))
 
 
-def references_file(path: Path, into: Path) -> bytes:
-    """Write what a presentation state refers to, in its order, as JSON.
-
-    A list of SOP Instance UID and list of frames, which is empty if all frames are meant (PS3.3 C.11.11).
-    """
-    into.write_text(json.dumps(_references(_state(path))), encoding="ascii", errors="replace")
-    return b""
-
-
-def presented_picture(path: Path, state_path: Path, order: PictureOrder) -> bytes:
-    """Return one frame of an image as a presentation state has it shown, as PNG, JPEG or GIF.
-
-    `order` has neither a window nor a region: they are those of the state.
-
-    Raises
-    ------
-    NotPresented
-        The presentation state does not refer to the frame, or asks for what cannot be drawn.
-    FrameNotFound
-        The image has no such frame.
-    ConversionRefused
-        The pixel data do not match the header, or cannot be decoded.
-    """
+def presented(path: Path, state_path: Path, order: PictureOrder) -> bytes:
+    """Return a picture; see `node.extensions.dicomweb.presentation_states.presented_picture`."""
     state = _state(state_path)
     header, reader, index = _frame(path, order.frame_number)
     image = Presented(state, header, order.frame_number).picture(reader, reader(index), order.size)

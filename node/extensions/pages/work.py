@@ -77,6 +77,7 @@ KINDS: Mapping[WorkKind, str] = {
     "commitment": "commitment to",
     "question": "asked",
     "notification": "told of an examination",
+    "erasure": "erasure",
 }
 
 PLURALS: Mapping[WorkKind, str] = {
@@ -87,6 +88,7 @@ PLURALS: Mapping[WorkKind, str] = {
     "commitment": "Commitments",
     "question": "Questions",
     "notification": "Notifications",
+    "erasure": "Erasures",
 }
 """Kinds as the page chooses them."""
 

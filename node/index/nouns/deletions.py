@@ -102,7 +102,11 @@ class DeletionRepository(IndexRepository):
         last, instances = connection.execute(received).one()
         ordered_at = max(now, last or now)  # the clock of another host may be ahead
         delete_rows = _delete_instance if plan.level == "instance" else _delete_series
-        content = content_of(connection, plan.study_instance_uid) if trash_until is not None else None
+        content = None
+        if trash_until is not None:
+            uids = select(SeriesRow.series_instance_uid).where(SeriesRow.id.in_(held))
+            series_uid = connection.scalar(uids) if plan.level != "study" else None
+            content = content_of(connection, plan.study_instance_uid, series_uid)
         trash: list[dict[str, Any]] | None = [] if trash_until is not None else None
         paths = delete_rows(connection, held, plan, now, trash)
         if not paths and not trash:

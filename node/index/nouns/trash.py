@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository
@@ -80,10 +80,10 @@ class TrashRepository(IndexRepository):
 
     @on_reader
     def of(self, connection: Connection, level: Level, uid: str) -> list[int]:
-        """Return the deletions in the trash of a study and all that it had, or of a series or an instance itself."""
+        """Return the deletions in the trash of a study or a series and all that it had, or of an instance itself."""
         is_it = and_(TombstoneRow.level == level, TombstoneRow.uid == uid)
-        if level == "study":
-            is_it = TombstoneRow.content["study_instance_uid"].as_string() == uid
+        if level != "instance":
+            is_it = or_(is_it, TombstoneRow.content[f"{level}_instance_uid"].as_string() == uid)
         return list(connection.scalars(select(TombstoneRow.id).where(is_it, _IN_TRASH).order_by(TombstoneRow.id)))
 
     @on_reader
@@ -158,15 +158,18 @@ class ReadTrash(ReadRepository):
         return set(self._connection.scalars(select(TrashRow.key).where(TrashRow.is_loser)))
 
 
-def content_of(connection: Connection, study_instance_uid: str) -> dict[str, Any]:
-    """Return what people know a study by; it is kept while the study, or a part of it, is in the trash."""
+def content_of(connection: Connection, study_instance_uid: str, series_instance_uid: str | None) -> dict[str, Any]:
+    """Return what people know a study by; it is kept while the study, or a part of it, is in the trash.
+
+    `series_instance_uid`: of a deletion of a series or of an instance.
+    """
     row = connection.execute(
         select(PatientRow.patient_id, PatientRow.patient_name, StudyRow.study_date, StudyRow.study_description)
         .join(StudyRow, StudyRow.patient_id == PatientRow.id)
         .where(StudyRow.study_instance_uid == study_instance_uid)
     ).first()
     known = {name: _encoded(value) for name, value in row._mapping.items()} if row is not None else {}
-    return {"study_instance_uid": study_instance_uid, **known}
+    return {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid, **known}
 
 
 def trashed_images(connection: Connection, leaving: ColumnElement[bool]) -> list[dict[str, Any]]:

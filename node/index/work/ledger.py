@@ -40,7 +40,7 @@ from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PatientRow, ResultRow, SeriesRow, StudyRow, WorkRow
-from node.index.work.payloads import Counts, Payload, Reference, Request, document_of, payload_of
+from node.index.work.payloads import Counts, Erasure, Payload, Reference, Request, document_of, payload_of
 from node.index.work.states import TRANSITIONS, Kind, Move, Outcome, State
 from node.retries import jittered_wait_seconds
 
@@ -214,7 +214,21 @@ class WorkRepository(IndexRepository):
         id = add(connection, lane, transaction_uid, request, now, **values)
         return work_of(connection.execute(_rows(WorkRow.id == id)).one())
 
+    @on_writer
+    def begin_erasure(self, connection: Connection, host: str, erasure: Erasure, who: str, now: dt.datetime) -> int:
+        """Record an erasure that a host begins now; return its id."""
+        lane = Lane("erasure", host)
+        id = add(connection, lane, secrets.token_hex(16), erasure, now, requested_by=who, happened_at=now)
+        move(connection, "begin", now, WorkRow.id == id, attempts=1, tried_at=now)
+        return id
+
     # What is to be done
+
+    @on_reader
+    def begun_erasures(self, connection: Connection, host: str) -> list[Work]:
+        """Return the erasures that a host has begun and not ended, in their order."""
+        begun = in_lane(Lane("erasure", host)), WorkRow.outcome.is_(None)
+        return [work_of(row) for row in connection.execute(_rows(*begun).order_by(WorkRow.id))]
 
     @on_reader
     def is_any_waiting(self, connection: Connection, kinds: Collection[Kind]) -> bool:

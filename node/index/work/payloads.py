@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from node.index.work.states import Kind
 
@@ -104,7 +104,26 @@ class Notice:
     event: int = 0
 
 
-Payload = Message | Assignment | Counts | Request | Inquiry | Notice
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """Of an erasure.
+
+    Attributes
+    ----------
+    objects : tuple of (str, str, str)
+        Level, UID and Study Instance UID of what is to go; empty once it is gone.
+    trash : tuple of int
+        Numbers of deletions in the trash that go with it.
+    certificate : mapping
+        The columns of `node.lifecycle.erasure.Certificate`, of what is planned or done.
+    """
+
+    objects: tuple[tuple[Literal["study", "series", "instance"], str, str], ...] = ()
+    trash: tuple[int, ...] = ()
+    certificate: Mapping[str, Any] = field(default_factory=dict)
+
+
+Payload = Message | Assignment | Counts | Request | Inquiry | Notice | Erasure
 
 PAYLOADS: Mapping[Kind, type[Payload]] = {
     "hook": Message,
@@ -114,6 +133,7 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     "commitment": Request,
     "question": Inquiry,
     "notification": Notice,
+    "erasure": Erasure,
 }
 
 
@@ -124,7 +144,7 @@ def payload_of(kind: Kind, document: Mapping[str, Any]) -> Payload:
 
 def document_of(payload: Payload) -> dict[str, Any]:
     """Return a payload as a row has it."""
-    return {field.name: getattr(payload, field.name) for field in fields(payload)}
+    return {one.name: getattr(payload, one.name) for one in fields(payload)}
 
 
 def _frozen(value: Any) -> Any:

@@ -359,6 +359,7 @@ class TrashResource(Resource):
     level: Literal["study", "series", "instance"]
     uid: str
     study_instance_uid: str
+    series_instance_uid: str | None = None
     patient_id: str | None = None
     patient_name: str | None = None
     study_date: dt.date | None = None
@@ -417,7 +418,7 @@ class SendResult(Resource):
     instances: int
 
 
-WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification"]
+WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure"]
 """See `node.index.work.states`; so for the next."""
 
 WorkState = Literal[
@@ -458,6 +459,7 @@ class WorkResource(Resource):
     refused: int | None = None
     failed: int | None = None
     location: str | None = None
+    certificate: dict[str, Any] | None = Field(None, description="of an erasure: what was erased, and who may have it")
     created_at: Moment
     changed_at: Moment
     ended_at: Moment | None
