@@ -127,6 +127,8 @@ class MenuEntry:
     is_used : str
         Place of a function that is called with the services of the node and the index, and returns whether the page has
         something to show; empty: always.
+    for_members : bool
+        Whether accounts see it that see their projects only.
     """
 
     path: str
@@ -135,6 +137,7 @@ class MenuEntry:
     key: str = ""
     badge: str = ""
     is_used: Place = ""
+    for_members: bool = False
 
 
 ErrorPage = Callable[[int, str, str, str], str]

@@ -52,6 +52,8 @@ class Prepared:
 
     Attributes
     ----------
+    projects : set of int
+        Row ids of the projects of a member, when it asked.
     objects : sequence of mapping
         What is in it, for the audit log.
     unit : str
@@ -65,6 +67,7 @@ class Prepared:
     """
 
     account: str
+    projects: frozenset[int]
     name: str
     objects: Sequence[Mapping[str, Any]]
     path: Path
@@ -112,7 +115,8 @@ class PreparedDownloads:
         total, unit = amount
         number = uuid.uuid4().hex
         path = self._archive.work / f"{DOWNLOAD}{number}"
-        prepared = Prepared(call.account.name, name, objects, path, unit, total)
+        who = call.account.name, call.account.projects
+        prepared = Prepared(*who, name, objects, path, unit, total)
         try:
             if (lack := self._archive.intake.waits_for()) is not None:
                 raise OutOfResources(lack)
@@ -158,7 +162,8 @@ class PreparedDownloads:
         if prepared is not None and prepared.is_expired:
             self.remove(number)
             prepared = None
-        if prepared is None or prepared.account != call.account.name:
+        is_of_account = prepared is not None and prepared.account == call.account.name
+        if prepared is None or not is_of_account or not _is_still_seen(call, prepared):
             raise ResourceNotFound("download; each is kept for an hour, until the node stops")
         return prepared
 
@@ -227,6 +232,16 @@ class PreparedDownloads:
                     checked = prepared.bytes
                     if (lack := self._archive.intake.waits_for()) is not None:
                         raise VoxelnodeError(lack)
+
+
+def _is_still_seen(call: Call, prepared: Prepared) -> bool:
+    """Return whether the account still sees the studies: a member may have lost a project, or that a study."""
+    if call.account.scope is None:
+        return True
+    studies = (str(one["study_instance_uid"]) for one in prepared.objects)
+    with call.node.index.reading() as index:
+        is_seen = all(index.studies.row(uid) is not None for uid in studies)
+    return is_seen and prepared.projects <= call.account.projects
 
 
 def _counted(prepared: Prepared, members: Iterator[Member]) -> Iterator[Member]:

@@ -12,7 +12,8 @@ import pytest
 
 from node.archive.filesystem import Archive
 from node.errors import OutOfResources
-from node.web.access import Call
+from node.index.nouns.accounts import Role
+from node.web.access import Call, Caller
 from node.web.errors import DownloadsBusy
 from node.web.files import Member
 from node.web.prepared import MAX_KEPT_FOR_ACCOUNT, MAX_MADE, MAX_MADE_FOR_ACCOUNT, PreparedDownloads
@@ -20,7 +21,7 @@ from tests.web.conftest import until
 
 
 def call_of(account: str) -> Call:
-    return cast("Call", SimpleNamespace(account=SimpleNamespace(name=account)))
+    return cast("Call", SimpleNamespace(account=Caller(account, Role.READ)))
 
 
 class Downloads:

@@ -17,7 +17,8 @@ from node.index.models import Base
 from node.index.nouns.accounts import Role
 from node.web.access import is_for_projects
 from tests import make
-from tests.web.conftest import PASSWORD, Site, every_route, open_site
+from tests.web.conftest import PASSWORD, Site, every_route, open_site, until
+from tests.web.test_administration import signed_in
 
 SERIES = {"1.2.901.1": "1.2.901", "1.2.901.2": "1.2.901", "1.2.902.1": "1.2.902", "1.2.903.1": "1.2.903",
           "1.2.904.1": "1.2.904"}  # fmt: skip
@@ -137,7 +138,9 @@ def parameters_of(admin: httpx2.Client, series: str) -> dict[str, str]:
     study = SERIES[series]
     instance = admin.get("/api/v1/instances", params={"series_instance_uid": series}).json()["items"][0]
     volume = admin.get("/api/v1/volumes", params={"series_instance_uid": series}).json()["items"][0]
+    download = admin.get(f"/studies/{study}/medium.zip", follow_redirects=False).headers["location"]
     return {**_uids(study, series, instance["sop_instance_uid"]), "id": str(volume["id"]), "name": volume["name"],
+            "number": download.rpartition("/")[2],
             "patient": str(admin.get(f"/api/v1/studies/{study}").json()["patient"])}  # fmt: skip
 
 
@@ -181,7 +184,8 @@ def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) 
     """A route that is new, and open to members of projects, needs values for its parameters here."""
     admin = as_account(shared, "admin")
     foreign, own = parameters_of(admin, "1.2.901.1"), parameters_of(admin, "1.2.902.1")
-    absent = {**_uids(*ABSENT.values()), "id": "999999", "name": foreign["name"], "patient": "999999"}
+    absent = {**_uids(*ABSENT.values()), "id": "999999", "name": foreign["name"], "patient": "999999",
+              "number": "0" * 32}  # fmt: skip
     marks = [mark for study in ("1.2.901", "1.2.904") for mark in (f"ID-{study}", f"Name^{study}", f"{study}.1")]
     walked, shown = 0, 0
     ben = as_account(shared, "ben")
@@ -209,8 +213,46 @@ def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) 
             walked += 1
             if "{" in path and ben.request(method, url_of(path, own), params=query_of(path, own)).status_code == 200:
                 shown += 1
-    assert walked > 50
-    assert shown > 30, "the same routes show what is seen"
+    assert walked > 100
+    assert shown > 50, "the same routes show what is seen"
+
+
+@pytest.mark.slow
+def test_the_pages_are_of_what_a_member_sees_and_offer_nothing_that_changes_it(shared: Site) -> None:
+    ben = signed_in(shared, "ben")
+    listed = ben.get("/").text
+    assert {study for study in set(SERIES.values()) if f"/studies/{study}" in listed} == {"1.2.902", "1.2.903"}
+    assert "2 studies" in re.sub(r"<[^>]+>", "", listed)
+    menu = re.findall(r'<li><a href="([^"]+)"', listed)
+    assert menu == ["/"], "the pages of the node are not for members"
+    found = ben.post("/", data={"words": "1.2.9"}, headers={"hx-request": "true"}).text
+    assert "Name^1.2.901" not in found
+    assert "1.2.902" in found
+    for page in (listed, ben.get("/studies/1.2.902").text, ben.get("/studies/1.2.902/series/1.2.902.1").text):
+        targets = set(re.findall(r'(?:action|href)="([^"]+)"', page))
+        changing = {
+            one for one in targets if re.search("reconvert|send|delete|labels|comments|shares|bids|compare", one)
+        }
+        assert not changing, changing
+    assert ben.get("/studies/1.2.901").status_code == 404
+    for path in ("/queue", "/problems", "/work", "/status", "/routes", "/upload"):
+        assert ben.get(path).status_code == 403, path
+
+    assert "Signed in as ben" in ben.get("/account").text
+    kept = ben.post("/searches", data={"name": "mine", "words": "902"})
+    assert (kept.status_code, "mine" in ben.get("/").text) == (303, True)
+    made = ben.get("/studies/1.2.902/medium.zip").headers["location"]
+    until(lambda: "Download " in ben.get(made).text)
+    assert ben.get(f"{made}/file").status_code == 200
+    admin = as_account(shared, "admin")
+    assert admin.delete("/api/v1/projects/beta/members/ben").status_code == 200
+    assert ben.get(f"{made}/file").status_code == 404, "what was made ends with what is seen"
+    assert admin.put("/api/v1/projects/beta/members/ben", json={"role": "read"}).status_code == 200
+
+    changed = ben.post("/account/password", data={"current": PASSWORD, "new": f"{PASSWORD}!", "again": f"{PASSWORD}!"})
+    assert changed.headers["location"] == "/login"
+    assert ben.get("/account").status_code != 200
+    shared.account("ben", Role.READ)
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field, StringConstraints
 from node.errors import UsageError
 from node.extensions.pages.login import set_session
 from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, recovery_page
-from node.index.nouns.accounts import Client, ListedAccount, Role
-from node.web.access import LOCAL, Access, Call, ReaderCall, address_of
+from node.index.engine.scope import within
+from node.index.nouns.accounts import Client, KnownAccount, ListedAccount, Role
+from node.web.access import LOCAL, Access, Call, ReaderCall, address_of, for_projects
 from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated
@@ -78,40 +79,45 @@ def hashed(new: str, again: str) -> str:
 
 
 @router.get("/account")
+@for_projects
 def account(call: ReaderCall) -> Response:
     """One's own account."""
     return _account(call)
 
 
 @router.post("/account/password")
+@for_projects
 def change_password(call: ReaderCall, form: Annotated[NewPassword, Form()]) -> Response:
     """Change one's own password; every session of the account ends, this one too."""
     name, access = require_session(call), _access(call)
     if is_of_provider(name):
         raise Forbidden("the identity provider has the password of this account")
     access.check_password(name, form.current, address_of(call.request))
-    call.act("set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
+    _act(call, "set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
     return RedirectResponse("/login", SEE_OTHER)
 
 
 @router.post("/account/tokens")
+@for_projects
 def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
     """Make a token of one's own, which this page alone shows."""
     name, token = require_session(call), new_token()
     end = None if form.days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=form.days)).isoformat()
     scope = {"role": form.role or None, "routes": [*form.routes, *form.path.split()]}
-    call.act("add-token", name=name, label=form.label, sha256=digest(token), expires_at=end, **scope)
+    _act(call, "add-token", name=name, label=form.label, sha256=digest(token), expires_at=end, **scope)
     return _account(call, token=token, label=form.label)
 
 
 @router.post("/account/tokens/revoke")
+@for_projects
 def revoke_token(call: ReaderCall, label: Annotated[Label, Form()]) -> Response:
     """Revoke a token of one's own."""
-    call.act("remove-token", name=require_session(call), label=label)
+    _act(call, "remove-token", name=require_session(call), label=label)
     return RedirectResponse("/account", SEE_OTHER)
 
 
 @router.post("/account/factor")
+@for_projects
 def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Response:
     """Begin to set up a second factor: show its secret, and ask for the first code of it."""
     name, access = require_session(call), _access(call)
@@ -122,10 +128,11 @@ def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Resp
 
 
 @router.post(CONFIRM)
+@for_projects
 def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) -> Response:
     """Set up a second factor by its first code; every other session ends."""
     name, access = require_session(call), _access(call)
-    known = call.node.index.accounts.by_name(name)
+    known = _known(call, name)
     if known is None or known.has_factor or not known.totp_secret:
         raise UsageError("no second factor is being set up: begin again")
     client = Client(address_of(call.request), call.request.headers.get("user-agent", ""))
@@ -140,7 +147,7 @@ def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) 
 
 
 def _factor(call: Call, name: str) -> Response:
-    known = call.node.index.accounts.by_name(name)
+    known = _known(call, name)
     if known is None or known.has_factor or not known.totp_secret:
         raise UsageError("this account has a second factor: remove it first")
     picture = picture_of(known.totp_secret, name, f"voxelnode {call.request.url.hostname or ''}".strip())
@@ -148,6 +155,7 @@ def _factor(call: Call, name: str) -> Response:
 
 
 @router.post("/account/factor/remove")
+@for_projects
 def remove_factor(
     call: ReaderCall, current: Annotated[Password, Form()], code: Annotated[str, Form(max_length=64)]
 ) -> Response:
@@ -159,14 +167,15 @@ def remove_factor(
     if not known.has_factor:
         raise UsageError("this account has no second factor")
     access.check_code(known, code, address)
-    call.act("remove-factor", name=name)
+    _act(call, "remove-factor", name=name)
     return RedirectResponse("/login", SEE_OTHER)
 
 
 @router.post("/account/sessions/end")
+@for_projects
 def end_session(call: ReaderCall, session: Annotated[int | None, Form(ge=1, le=MAX_ID)] = None) -> Response:
     """End a session of one's own, or all: this one too."""
-    call.act("end-sessions", name=require_session(call), session=session)
+    _act(call, "end-sessions", name=require_session(call), session=session)
     return RedirectResponse("/account", SEE_OTHER)
 
 
@@ -175,8 +184,19 @@ def _access(call: Call) -> Access:
     return access
 
 
+def _act(call: Call, action: str, **arguments: Any) -> None:
+    """Change the account: of the whole index, since members of projects see no account in theirs."""
+    with within(None):
+        call.act(action, **arguments)
+
+
+def _known(call: Call, name: str) -> KnownAccount | None:
+    with within(None):
+        return call.node.index.accounts.by_name(name)
+
+
 def _account(call: Call, token: str = "", label: str = "") -> Response:
-    with call.node.index.reading() as index:
+    with within(None), call.node.index.reading() as index:
         own = next((one for one in index.accounts.listed() if one.name == call.account.name), None)
         sessions = index.accounts.sessions(call.account.name, call.node.ingest.now())
     given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
@@ -187,7 +207,7 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
 
 def demands(call: Call, own: ListedAccount) -> bool:
     """Return whether [web] second_factor demands one of an account."""
-    known = call.node.index.accounts.by_name(own.name)
+    known = _known(call, own.name)
     return known is not None and _access(call).demands_factor(known)
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from node.extensions.deidentify.downloads import Content, deidentified_zip
 from node.extensions.pages.actions import SelectedSeries, SelectedStudies
-from node.web.access import ReaderCall
+from node.web.access import ReaderCall, for_projects
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,12 +30,14 @@ class SeriesToDeidentify(SelectedSeries, Deidentification):
 
 
 @router.get("/studies/{study_instance_uid}/deidentified.zip")
+@for_projects
 def deidentified_study(call: ReaderCall, study_instance_uid: str, profile: str, content: Content = "dicom") -> Response:
     """A study without identities, as a ZIP file, or the page on which it is made."""
     return deidentified_zip(call, profile, content, [study_instance_uid], prepares=True)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip")
+@for_projects
 def deidentified_series(
     call: ReaderCall, study_instance_uid: str, series_instance_uid: str, profile: str, content: Content = "dicom"
 ) -> Response:
@@ -44,12 +46,14 @@ def deidentified_series(
 
 
 @router.post("/selected/deidentified.zip")
+@for_projects
 def deidentified(call: ReaderCall, selected: Annotated[StudiesToDeidentify, Form()]) -> Response:
     """The studies without identities, as a ZIP file, or the page on which it is made."""
     return deidentified_zip(call, selected.profile, selected.content, selected.uids, prepares=True)
 
 
 @router.post("/studies/{study_instance_uid}/selected/deidentified.zip")
+@for_projects
 def deidentified_selected(
     call: ReaderCall, study_instance_uid: str, selected: Annotated[SeriesToDeidentify, Form()]
 ) -> Response:

@@ -14,8 +14,9 @@ from node.extensions.labels.searches import MAX_NAME_CHARACTERS, SearchRepositor
 from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.extensions.pages.rendering import SEE_OTHER, series_url, study_url
 from node.extensions.pages.studies import StudySearch
+from node.index.engine.scope import within
 from node.index.nouns.accounts import Role
-from node.web.access import Call, ReaderCall, WriterCall
+from node.web.access import Call, ReaderCall, WriterCall, for_projects
 from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
 
@@ -100,15 +101,19 @@ def remove_comment(call: WriterCall, comment: CommentNumber) -> Response:
 
 
 @router.post("/searches")
+@for_projects
 def keep_search(call: ReaderCall, search: Annotated[KeptStudySearch, Form()]) -> Response:
     """Keep a search under a name, and return to what it finds."""
     conditions = search.model_dump(exclude={"name", "after"}, exclude_defaults=True)
-    call.node.index.repository(SearchRepository).keep(call.account.name, search.name, conditions)
+    with within(None):  # of members of projects, too: a search is of the account alone
+        call.node.index.repository(SearchRepository).keep(call.account.name, search.name, conditions)
     return RedirectResponse(f"/#{urlencode(conditions, doseq=True)}", SEE_OTHER)
 
 
 @router.post("/searches/remove")
+@for_projects
 def forget_search(call: ReaderCall, name: Annotated[SearchName, Form()]) -> Response:
     """Forget a search."""
-    call.node.index.repository(SearchRepository).remove(call.account.name, name)
+    with within(None):
+        call.node.index.repository(SearchRepository).remove(call.account.name, name)
     return RedirectResponse("/", SEE_OTHER)

@@ -19,7 +19,7 @@ from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
 from node.extensions.pages.actions import SelectedSeries, SelectedStudies
 from node.index.search.selection import StoredInstance
-from node.web.access import Call, ReaderCall
+from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Damaged, Member, whole_file
@@ -32,24 +32,28 @@ CHUNK_BYTES = 1 << 20
 
 
 @router.get("/studies/{study_instance_uid}/medium.zip")
+@for_projects
 def study_medium(call: ReaderCall, study_instance_uid: str) -> Response:
     """Make a medium of a study, and show how far it is."""
     return medium_zip(call, [study_instance_uid])
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/medium.zip")
+@for_projects
 def series_medium(call: ReaderCall, study_instance_uid: str, series_instance_uid: str) -> Response:
     """Make a medium of a series, and show how far it is."""
     return medium_zip(call, [study_instance_uid], [series_instance_uid])
 
 
 @router.post("/selected/medium.zip")
+@for_projects
 def medium_of_studies(call: ReaderCall, selected: Annotated[SelectedStudies, Form()]) -> Response:
     """Make a medium of the selected studies, and show how far it is."""
     return medium_zip(call, selected.uids)
 
 
 @router.post("/studies/{study_instance_uid}/selected/medium.zip")
+@for_projects
 def medium_of_series(
     call: ReaderCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Form()]
 ) -> Response:

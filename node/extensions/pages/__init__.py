@@ -27,7 +27,7 @@ class _Pages(Extension):
     routers = tuple(Router("pages", f"{__name__}.{part}:router") for part in PARTS)
     error_page = f"{__name__}.rendering:error_page"
     menu = (
-        MenuEntry("/", "Studies", key="s"),
+        MenuEntry("/", "Studies", key="s", for_members=True),
         MenuEntry("/queue", "Queue", badge="open", key="q"),
         MenuEntry("/problems", "Problems", badge="wrong", key="p"),
         MenuEntry("/routes", "Routes", key="r"),

@@ -16,7 +16,7 @@ from node.extensions.pages.series import series_row
 from node.extensions.pages.studies import study_row
 from node.index.database.reading import ReadIndex
 from node.web import actions
-from node.web.access import AdminCall, ReaderCall, WriterCall
+from node.web.access import AdminCall, ReaderCall, WriterCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 
@@ -191,12 +191,14 @@ def delete_selected(call: AdminCall, selected: Selected) -> Response:
 
 
 @router.post("/selected/volumes.zip")
+@for_projects
 def volumes(call: ReaderCall, selected: Selected) -> Response:
     """The volumes of the studies as a ZIP file."""
     return volumes_zip(call, selected.uids)
 
 
 @router.post("/selected/dicom.zip")
+@for_projects
 def dicom(call: ReaderCall, selected: Selected) -> Response:
     """The instances of the studies as stored, as a ZIP file."""
     return dicom_zip(call, selected.uids)
@@ -225,12 +227,14 @@ def send_selected_series(
 
 
 @router.post(f"{STUDY}/selected/volumes.zip")
+@for_projects
 def volumes_of_selected(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
     """The volumes of the selected series of a study as a ZIP file."""
     return volumes_zip(call, [study_instance_uid], selected.uids)
 
 
 @router.post(f"{STUDY}/selected/dicom.zip")
+@for_projects
 def dicom_of_selected(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
     """The instances of the selected series of a study as stored, as a ZIP file."""
     return dicom_zip(call, [study_instance_uid], selected.uids)

@@ -22,7 +22,7 @@ from node.extensions.pages.studies import csv_line
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
 from node.settings.convert import VolumeFormat
-from node.web.access import Call, ReaderCall
+from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import ZIP, Member, Streamed, zip_stream
@@ -71,12 +71,14 @@ class Names:
 
 
 @router.get(f"{STUDY}/volumes.zip")
+@for_projects
 def study_volumes(call: ReaderCall, study_instance_uid: str, format: Wanted | None = None) -> Response:
     """The volumes of a study as a ZIP file; see `volumes_zip`."""
     return volumes_zip(call, [study_instance_uid], wanted=format)
 
 
 @router.get(f"{SERIES}/volumes.zip")
+@for_projects
 def series_volumes(
     call: ReaderCall,
     study_instance_uid: str,
@@ -88,12 +90,14 @@ def series_volumes(
 
 
 @router.get(f"{STUDY}/dicom.zip")
+@for_projects
 def study_dicom(call: ReaderCall, study_instance_uid: str) -> Response:
     """The instances of a study as stored, as a ZIP file."""
     return dicom_zip(call, [study_instance_uid])
 
 
 @router.get(f"{SERIES}/dicom.zip")
+@for_projects
 def series_dicom(call: ReaderCall, study_instance_uid: str, series_instance_uid: str) -> Response:
     """The instances of a series as stored, as a ZIP file."""
     return dicom_zip(call, [study_instance_uid], [series_instance_uid])

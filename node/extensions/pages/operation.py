@@ -15,13 +15,13 @@ from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
 from node.extensions.pages.before_start import before_start, senders, with_received
 from node.extensions.pages.filters import about, counted, grouped, sized
-from node.extensions.pages.rendering import OK, badge_counts, fragment, intake_of, page, serves_studies
+from node.extensions.pages.rendering import NO_INTAKE, OK, badge_counts, fragment, intake_of, page, serves_studies
 from node.extensions.pages.studies import HEADINGS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.views import is_due
 from node.metrics import Span
 from node.version import __version__
-from node.web.access import ReaderCall, WriterCall, background_request
+from node.web.access import ReaderCall, WriterCall, background_request, for_projects
 from node.web.errors import ResourceNotFound
 from node.web.services import Services
 
@@ -36,10 +36,12 @@ LIBRARIES = ("pynetdicom", "pydicom", "numpy", "nibabel", "SimpleITK", "SQLAlche
 
 @router.get("/badges")
 @background_request
+@for_projects
 def badges(call: ReaderCall) -> Response:
     """The counts in the menu."""
     with call.node.index.reading(wait=False) as index:
-        return fragment(call, "badges.html", badges=badge_counts(index, call.request), intake=intake_of(call.node))
+        intake = intake_of(call.node) if call.account.scope is None else NO_INTAKE
+        return fragment(call, "badges.html", badges=badge_counts(index, call.request), intake=intake)
 
 
 @router.get("/queue")

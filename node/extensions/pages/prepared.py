@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from node.extensions.pages.rendering import fragment, page
-from node.web.access import ReaderCall, background_request
+from node.web.access import ReaderCall, background_request, for_projects
 from node.web.errors import ResourceNotFound
 from node.web.files import ZIP, file_response
 from node.web.prepared import prepared_of
@@ -17,6 +17,7 @@ PATH = "/downloads/{number}"
 
 
 @router.get(PATH)
+@for_projects
 def download(call: ReaderCall, number: str) -> Response:
     """A download that is being made."""
     return page(call, "download.html", download=prepared_of(call).of(call, number), number=number, digest="")
@@ -24,12 +25,14 @@ def download(call: ReaderCall, number: str) -> Response:
 
 @router.get(f"{PATH}/progress")
 @background_request
+@for_projects
 def progress(call: ReaderCall, number: str) -> Response:
     """How far it is."""
     return fragment(call, "download_progress.html", download=prepared_of(call).of(call, number), number=number)
 
 
 @router.get(f"{PATH}/file")
+@for_projects
 def file(call: ReaderCall, number: str) -> Response:
     """The file, once it is made."""
     prepared = prepared_of(call).of(call, number)
@@ -40,6 +43,7 @@ def file(call: ReaderCall, number: str) -> Response:
 
 
 @router.post(f"{PATH}/remove")
+@for_projects
 def remove(call: ReaderCall, number: str) -> Response:
     """End it, and remove its file."""
     prepared_of(call).of(call, number)

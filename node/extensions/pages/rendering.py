@@ -106,10 +106,12 @@ _DIGEST = f"digest-{secrets.token_hex(16)}"
 def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **values: Any) -> Response:
     """Return a complete page for the account of a call."""
     request, node, account = call.request, call.node, call.account
+    is_member = account.scope is not None  # of projects: it sees no page of the node, and changes nothing
     with node.index.reading(wait=False) as index:
         badges = badge_counts(index, request)
         has_work = bool(index.work.page(None, 1)) or index.repository(ReadCreatedWorkitems).is_any_under_way()
-        menu = [entry for entry in menu_of(node.settings) if not entry.is_used or resolve(entry.is_used)(node, index)]
+        shown = (entry for entry in menu_of(node.settings) if entry.for_members or not is_member)
+        menu = [entry for entry in shown if not entry.is_used or resolve(entry.is_used)(node, index)]
     return _html(
         request,
         _render(
@@ -118,17 +120,18 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
             menu=menu,
             theme=_theme(request),
             badges=badges,
-            intake=intake_of(node),
+            intake=NO_INTAKE if is_member else intake_of(node),
             account=account,
-            may_write=account.role >= Role.WRITE,
-            may_upload=account.role >= Role.WRITE and serves_studies(node.settings),
+            is_member=is_member,
+            may_write=account.role >= Role.WRITE and not is_member,
+            may_upload=account.role >= Role.WRITE and not is_member and serves_studies(node.settings),
             may_delete=account.role >= Role.ADMIN,
             has_work=has_work,
             ae_title=node.settings.dicom.ae_title,
             host=_dicom_host(request, node),
             dicom_port=_dicom_port(node),
             has_media="media" not in node.settings.extensions.disabled,
-            has_bids="bids" not in node.settings.extensions.disabled,
+            has_bids="bids" not in node.settings.extensions.disabled and not is_member,
             has_accounts="administration" not in node.settings.extensions.disabled,
             trash_days=node.settings.retention.trash_days,
             receivers=node.settings.receivers,
@@ -220,6 +223,10 @@ def intake_of(node: Services) -> dict[str, Any]:
     return {"refusal": node.ingest.refusal(), "room": used + free, "used": used, "free": free}
 
 
+NO_INTAKE: Mapping[str, Any] = {"refusal": None, "room": 0, "used": 0, "free": 0}
+"""What members of projects are told of the disk of the node."""
+
+
 def _dicom_host(request: Request, node: Services) -> str:
     """Return the host to which a sender connects: a listener on all addresses is where the browser found the pages."""
     host = node.settings.bind_host
@@ -237,7 +244,8 @@ def fragment(call: Call, template: str, **values: Any) -> Response:
 
     The browser sends the digest of its current part as ``seen``.
     """
-    may = {"may_write": call.account.role >= Role.WRITE, "may_delete": call.account.role >= Role.ADMIN}
+    may_write = call.account.role >= Role.WRITE and call.account.scope is None
+    may = {"may_write": may_write, "may_delete": call.account.role >= Role.ADMIN}
     rendered = _render(template, digest=_DIGEST, **may, **values)
     digest = hashlib.sha256(rendered.encode()).hexdigest()[:16]
     if call.request.query_params.get("seen") == digest:

@@ -21,7 +21,7 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
-from node.web.access import ReaderCall, background_request
+from node.web.access import ReaderCall, background_request, for_projects
 from node.web.errors import ResourceNotFound
 from node.web.files import Unavailable, local_file
 from node.web.services import Services
@@ -55,6 +55,7 @@ RequestedSeries = Annotated[SeriesKey, Depends(_requested_series)]
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}")
+@for_projects
 def series(call: ReaderCall, key: RequestedSeries) -> Response:
     """The page of a series."""
     study_instance_uid, _ = key
@@ -95,6 +96,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")
 @background_request
+@for_projects
 def state(call: ReaderCall, key: RequestedSeries) -> Response:
     """The state of an open series."""
     with call.node.index.reading() as index:
@@ -105,6 +107,7 @@ def state(call: ReaderCall, key: RequestedSeries) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
+@for_projects
 def header(call: ReaderCall, key: RequestedSeries) -> Response:
     """Every element of the first instance."""
     with call.node.index.reading() as index:

@@ -19,7 +19,7 @@ from node.extensions.pages.rendering import fragment, page, series_url, study_li
 from node.extensions.pages.status_chips import study_chip
 from node.index.database.reading import ReadIndex
 from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
-from node.web.access import Call, ReaderCall, RequestAudit, background_request
+from node.web.access import Call, ReaderCall, RequestAudit, background_request, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
@@ -131,12 +131,14 @@ def _date(text: str) -> dt.date | None:
 
 
 @router.get("/")
+@for_projects
 def studies(call: ReaderCall) -> Response:
     """The newest studies, and the search form."""
     return _page(call, StudySearch())
 
 
 @router.post("/")
+@for_projects
 def found_studies(call: ReaderCall, search: Annotated[StudySearch, Form()]) -> Response:
     """The matching studies: only the rows for htmx, else the whole page."""
     if "hx-request" not in call.request.headers:
@@ -194,6 +196,7 @@ def _search_detail(search: StudySearch) -> str:
 
 
 @router.post("/studies.csv")
+@for_projects
 def written_studies(call: ReaderCall, search: Annotated[StudySearch, Form()]) -> Response:
     """The matching studies as a CSV file, in the order of the list."""
 
@@ -224,6 +227,7 @@ def _csv_cells(study: ListedStudy) -> list[object]:
 
 @router.get("/news")
 @background_request
+@for_projects
 def news(call: ReaderCall, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
     """The number of studies that were received since the list was loaded."""
     with call.node.index.reading() as index:
@@ -233,6 +237,7 @@ def news(call: ReaderCall, since: Annotated[int, Query(ge=0, le=2**62)]) -> Resp
 
 
 @router.get("/studies/{study_instance_uid}")
+@for_projects
 def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | None = None) -> Response:
     """The page of a study: cards of its series, or a list if there are many, or if that is asked for."""
     with call.node.index.reading() as index:
@@ -249,6 +254,7 @@ def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | Non
 
 @router.post("/studies/{study_instance_uid}/series-list")
 @background_request
+@for_projects
 def filtered_series(call: ReaderCall, study_instance_uid: str, search: Annotated[SeriesSearch, Form()]) -> Response:
     """The list of the series of a study with many of them."""
     with call.node.index.reading() as index:
@@ -258,6 +264,7 @@ def filtered_series(call: ReaderCall, study_instance_uid: str, search: Annotated
 
 @router.get("/studies/{study_instance_uid}/row")
 @background_request
+@for_projects
 def row(call: ReaderCall, study_instance_uid: str) -> Response:
     """The row of an open study in the list."""
     with call.node.index.reading() as index:
@@ -270,6 +277,7 @@ def row(call: ReaderCall, study_instance_uid: str) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/list")
+@for_projects
 def series_list(call: ReaderCall, study_instance_uid: str) -> Response:
     """The series of a study below its row in the list."""
     with call.node.index.reading() as index:
@@ -279,6 +287,7 @@ def series_list(call: ReaderCall, study_instance_uid: str) -> Response:
 
 @router.get("/studies/{study_instance_uid}/cards")
 @background_request
+@for_projects
 def cards(call: ReaderCall, study_instance_uid: str) -> Response:
     """The series of an open study."""
     with call.node.index.reading() as index:
