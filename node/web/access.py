@@ -229,12 +229,24 @@ class Access:
         if known is not None and self._has_matched(password, known):
             return known
         # Also without such an account, so that the time does not reveal whether it exists.
-        matches = self._matches(pair, password, known)
+        matches = self._matches(pair, password, known.password_hash if known is not None else None)
         if known is None or not matches:
             self._audit_login((name[:64], address), Result.MINOR_FAILURE, "wrong name or password")
             raise NotAuthenticated("the name or the password is wrong")
         self._guesses.succeeded(pair)
         return known
+
+    def check_passphrase(self, share: Share, passphrase: str, address: str) -> bool:
+        """Return whether a passphrase is that of a link; raise TooManyTries if it is guessed."""
+        who, pair = f"link {share.id} of {share.made_by}"[:64], (f"link {share.id}", block_of(address))
+        wait = self._guesses.wait_seconds(pair)
+        if wait > 0:
+            raise TooManyTries(wait)
+        if not self._matches(pair, passphrase, share.passphrase_hash):
+            self._audit_login((who, address), Result.MINOR_FAILURE, "wrong passphrase of a link")
+            return False
+        self._guesses.succeeded(pair)
+        return True
 
     @_whole
     def log_in(self, name: str, password: str, address: str, agent: str = "") -> str:
@@ -453,8 +465,7 @@ class Access:
     def _has_matched(self, password: str, known: KnownAccount) -> bool:
         return known.password_hash is not None and self._verified.has(known.password_hash, password)
 
-    def _matches(self, pair: Pair, password: str, known: KnownAccount | None) -> bool:
-        hashed = known.password_hash if known is not None else None
+    def _matches(self, pair: Pair, password: str, hashed: str | None) -> bool:
         with self._turn():
             wait = self._guesses.begin(pair)
             if wait > 0:

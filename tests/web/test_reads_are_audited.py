@@ -157,6 +157,9 @@ NOT_READ = (
         ("DELETE", "/api/v1/shares/{share}"),
         ("POST", "/api/v1/studies/{study_instance_uid}/shares"),
         ("GET", "/shared/{share_token}"),  # with links: see test_shares
+        ("POST", "/shared/{share_token}"),
+        ("POST", "/studies/{study_instance_uid}/links"),
+        ("POST", "/studies/{study_instance_uid}/links/{number}/revoke"),
         ("GET", "/shared/{share_token}/pictures/{series_instance_uid}"),
         ("GET", "/shared/{share_token}/volumes.zip"),
         ("GET", "/shared/{share_token}/dicom.zip"),

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import zipfile
 from collections.abc import Iterator
+from io import BytesIO
 
 import pytest
 
 from node.index.nouns.accounts import Role
 from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests import make
+from tests.preloaded import run
 from tests.web.conftest import PASSWORD, Site, every_route, open_site
+from tests.web.test_administration import signed_in
+from tests.web.test_deidentified import searched
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +26,11 @@ STUDY, SERIES, OTHER = "1.2.3", "1.2.3.1", "1.2.4"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A root that asks for accounts, with two studies."""
-    site = open_site(tmp_path_factory.mktemp("shares") / "root", authentication="always")
+    folder = tmp_path_factory.mktemp("shares")
+    key = folder / "trial.key"
+    assert run("pseudonyms", "new", key, "--name", "t1").returncode == 0
+    tables = {"deidentify": {"trial": {"key": key, "clean": ["descriptors"]}}}
+    site = open_site(folder / "root", tables, authentication="always")
     site.account("writer", Role.WRITE)
     site.account("colleague", Role.WRITE)
     site.take(*make.ct_series(5, study_uid=STUDY, series_uid=SERIES))
@@ -126,3 +135,66 @@ def test_no_host_makes_another_address_a_link(site: Site) -> None:
     for host in (f"localhost{path}?", f"127.0.0.1{path}#", "a@127.0.0.1"):
         answer = client.get("/api/v1/studies", headers={"Host": host})
         assert answer.json()["type"].endswith("foreign-host"), host
+
+
+PASSPHRASE = "a horse that is correct"
+
+
+def test_a_link_with_a_passphrase_shows_nothing_without_it(site: Site) -> None:
+    path, client = str(shared(site, passphrase=PASSPHRASE, download=True)["path"]), site.client()
+    asked = client.get(path)
+    assert (asked.status_code, "passphrase" in asked.text, "/pictures/" in asked.text) == (401, True, False)
+    closed = [f"{path}/pictures/{SERIES}", f"{path}/volumes.zip", f"{path}/dicom.zip"]
+    assert {client.get(one).status_code for one in closed} == {404}
+    wrong = client.post(path, data={"passphrase": f"{PASSPHRASE}s"})
+    assert (wrong.status_code, "not the passphrase" in wrong.text, "set-cookie" in wrong.headers) == (401, True, False)
+    opened = client.post(path, data={"passphrase": PASSPHRASE})
+    cookie = opened.headers["set-cookie"]
+    assert (opened.status_code, opened.headers["location"]) == (303, path)
+    assert f"Path={path}" in cookie
+    assert "HttpOnly" in cookie
+    held = site.client(headers={"Cookie": cookie.partition(";")[0]})
+    assert "/pictures/" in held.get(path).text
+    assert {held.get(one).status_code for one in closed} == {200}
+    another = str(shared(site, passphrase=PASSPHRASE)["path"])
+    assert held.get(another).status_code == 401, "of another link, also with the same passphrase"
+    listed = site.client(auth=("writer", PASSWORD)).get(f"/api/v1/studies/{STUDY}/shares").json()["items"]
+    assert listed[0]["has_passphrase"]
+    assert "argon2" not in str(listed)
+    guesses = [client.post(another, data={"passphrase": f"{PASSPHRASE}{n}"}).status_code for n in range(FREE_TRIES + 1)]
+    assert set(guesses) == {401, 429}
+    kept = b"".join(file.read_bytes() for file in site.root.glob("index.sqlite*"))
+    assert PASSPHRASE.encode() not in kept
+    assert PASSPHRASE not in str(site.audited("Security Alert"))
+
+
+def test_a_link_without_identities_shows_and_sends_copies_only(site: Site) -> None:
+    writer = site.client(auth=("writer", PASSWORD))
+    url = f"/api/v1/studies/{STUDY}/shares"
+    assert writer.post(url, json={"deidentification": "trail", "download": True}).status_code == 400
+    assert writer.post(url, json={"deidentification": "trial"}).status_code == 400, "it would show nothing"
+    path = str(shared(site, deidentification="trial", download=True)["path"])
+    client = site.client()
+    page = client.get(path).text
+    assert "/pictures/" not in page
+    assert not [word for word in ("Voxel", "TEST-1", "2024-01-02", STUDY) if word in page]
+    assert client.get(f"{path}/pictures/{SERIES}").status_code == 404
+    for what in ("dicom", "volumes"):
+        zipped = zipfile.ZipFile(BytesIO(client.get(f"{path}/{what}.zip").content))
+        assert "deidentification.json" in zipped.namelist()
+        content = searched(client.get(f"{path}/{what}.zip").content)
+        assert not [word for word in (b"Voxel^", b"TEST-1", f"{STUDY}.".encode()) if word in content]
+
+
+def test_a_link_is_made_and_revoked_on_the_page_of_its_study(site: Site) -> None:
+    writer = signed_in(site, "writer")
+    assert f'href="/studies/{STUDY}/links"' in writer.get(f"/studies/{STUDY}").text
+    form = {"days": "3", "download": "true", "deidentification": "trial", "series": SERIES}
+    made = writer.post(f"/studies/{STUDY}/links", data=form)
+    [link] = re.findall(r"<code>http://[^/]+(/shared/vxn_[^<]+)</code>", made.text)
+    assert site.client().get(link).status_code == 200
+    assert link.rpartition("/")[2] not in writer.get(f"/studies/{STUDY}/links").text, "it is shown once"
+    number = max(int(one) for one in re.findall(r"/links/(\d+)/revoke", made.text))
+    assert signed_in(site, "colleague").post(f"/studies/{STUDY}/links/{number}/revoke").status_code == 400
+    assert writer.post(f"/studies/{STUDY}/links/{number}/revoke").status_code == 303
+    assert site.client().get(link).status_code == 404

@@ -130,6 +130,7 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
             ae_title=node.settings.dicom.ae_title,
             host=_dicom_host(request, node),
             dicom_port=_dicom_port(node),
+            has_links="shares" not in node.settings.extensions.disabled,
             has_media="media" not in node.settings.extensions.disabled,
             has_bids="bids" not in node.settings.extensions.disabled and not is_member,
             has_accounts="administration" not in node.settings.extensions.disabled,

@@ -30,7 +30,7 @@ class _Shares(Extension):
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
         from node.extensions.shares.actions import actions
 
-        return actions(root.ingest, root.audit)
+        return actions(root)
 
 
 EXTENSION = _Shares()

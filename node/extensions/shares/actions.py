@@ -7,17 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
-from node.errors import UsageError
+from node.audit.audit_log import APPLICATION, Action, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.errors import UsageError, nearest
 from node.hookspecs import Action as RootAction
+from node.hookspecs import OpenedRoot
 from node.index.nouns.shares import Share, ShareRepository
-from node.receive.ingest import Ingest
+from node.registry import ways_of
+from node.settings.model import Settings
 
 MAX_DAYS = 366
 
 
-def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     """Return the actions by name."""
+    ingest, audit, settings = root.ingest, root.audit, root.settings
     shares = ingest.index.repository(ShareRepository)
 
     def changed(link: str, what: str, study: str, who: str, change: Callable[[], int]) -> int:
@@ -31,16 +34,28 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
         return audit.change(order, change, lambda number: replace(order, detail=f"link {number}: {what}"))
 
     def make(
-        sha256: str, study: str, days: int, who: str, series: str = "", download: bool = False
+        sha256: str,
+        study: str,
+        days: int,
+        who: str,
+        series: str = "",
+        download: bool = False,
+        passphrase_hash: str | None = None,
+        deidentification: str | None = None,
     ) -> Mapping[str, Any]:
         if not 1 <= days <= MAX_DAYS:
             raise UsageError(f"a link is for 1 to {MAX_DAYS} days")
         with ingest.index.reading() as index:
             if index.studies.row(study) is None or (series and index.series.row(study, series) is None):
                 raise UsageError("there is no such study or series")
+        if deidentification is not None:
+            _require_deidentification(settings, deidentification, may_download=download)
         now = ingest.now()
-        share = Share(0, study, series, download, who, now, now + dt.timedelta(days=days), 0, None)
+        how = (download, passphrase_hash, deidentification)
+        share = Share(0, study, series, *how, who, now, now + dt.timedelta(days=days), 0, None)
         what = f"{_shown(share)} for {days} days, {'with' if download else 'without'} download"
+        what += ", with a passphrase" if passphrase_hash is not None else ""
+        what += f", de-identified by [deidentify.{deidentification}]" if deidentification is not None else ""
         number = changed("new link", what, study, who, lambda: shares.make(sha256, share))
         return {"id": number, "expires_at": share.expires_at.isoformat()}
 
@@ -52,6 +67,15 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
         return {"removed": number}
 
     return {"make-share": make, "revoke-share": revoke}
+
+
+def _require_deidentification(settings: Settings, name: str, *, may_download: bool) -> None:
+    ways = ways_of(settings)
+    known = ways.names(settings) if ways is not None else []
+    if name not in known:
+        raise UsageError(f"there is no de-identification {name!r}{nearest(name, known) if known else ''}")
+    if not may_download:
+        raise UsageError("a link without identities shows no pictures: it needs the download of copies")
 
 
 def _shown(share: Share) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -17,6 +16,8 @@ SHARES: Columns = {
     "study": "study",
     "series": "series",
     "download": lambda row: "yes" if row["may_download"] else "no",
+    "passphrase": lambda row: "yes" if row["has_passphrase"] else "no",
+    "de-identified by": "deidentification",
     "made by": "made_by",
     "until": "expires_at",
     "uses": "uses",
@@ -30,18 +31,29 @@ def add(
     days: Annotated[int, typer.Option("--days", metavar="N", min=1, max=366, help="Days until it is over.")] = 14,
     series: Annotated[str, typer.Option("--series", metavar="UID", help="This series only.")] = "",
     download: Annotated[bool, typer.Option("--download", help="Let its files be downloaded. [default: no]")] = False,
+    deidentify: Annotated[
+        str | None,
+        typer.Option("--deidentify", metavar="NAME", help="Show and send nothing but copies by [deidentify.NAME]."),
+    ] = None,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Ask for a passphrase, which the link then demands.")
+    ] = False,
     *,
     root: ChangedRoot,
 ) -> Answer:
     """Make a link to a study or a series, and print its path.
 
     The path goes behind the address of the node, and is shown only once; the index stores a digest of it. Whoever has
-    the link sees who the patient is.
+    the link sees who the patient is, unless it is de-identified.
     """
-    from node.web.credentials import digest, new_token
+    from node.web.credentials import digest, hash_password, new_token
 
+    hashed = (
+        hash_password(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True)) if passphrase else None
+    )
     token = new_token()
-    made = root.order("make-share", sha256=digest(token), study=study, series=series, days=days, download=download)
+    how = {"download": download, "passphrase_hash": hashed, "deidentification": deidentify}
+    made = root.order("make-share", sha256=digest(token), study=study, series=series, days=days, **how)
     path = f"/shared/{token}"
     return Answer({"path": path, **made}, path)
 
@@ -49,10 +61,10 @@ def add(
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the links, with how often each was used."""
-    from node.index.nouns.shares import ReadShares
+    from node.index.nouns.shares import ReadShares, told
 
     with root.reading() as index:
-        rows = [asdict(share) for share in index.repository(ReadShares).listed()]
+        rows = [told(share) for share in index.repository(ReadShares).listed()]
     return listing(f"{len(rows)} links", SHARES, rows)
 
 

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Form, Response
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field
 
+from node.extensions.administration.own import require_session
+from node.extensions.deidentify.downloads import deidentified_zip
+from node.extensions.dicomweb.resources import public_url
 from node.extensions.pages.downloads import dicom_zip, volumes_zip
-from node.extensions.pages.rendering import plain_page
+from node.extensions.pages.rendering import SEE_OTHER, page, plain_page
+from node.extensions.pages.studies import seen_study
+from node.extensions.shares.actions import MAX_DAYS
+from node.extensions.shares.rest import NewShare, made_share
 from node.index.database.reading import ReadIndex
-from node.index.nouns.shares import Share, ShareRepository
-from node.web.access import Call, ReaderCall
+from node.index.nouns.accounts import Role
+from node.index.nouns.shares import ReadShares, Share, ShareRepository
+from node.web.access import Call, ReaderCall, WriterCall, address_of
+from node.web.api.models import RowId
 from node.web.audit_trail import of_study
+from node.web.credentials import MAX_PASSWORD_LENGTH
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response, local_or_gone
 
 router = APIRouter(include_in_schema=False)
 
 PAGE = "/shared/{share_token}"
+LINKS = "/studies/{study_instance_uid}/links"
+
+COOKIE = "voxelnode_link"
+"""Of a link with a passphrase, for its own address."""
 
 
 @router.get(PAGE)
 def shared(call: ReaderCall) -> Response:
-    """The page of a link."""
-    share = _share(call)
+    """The page of a link, or the form that asks for its passphrase."""
+    share = _of_link(call)
+    if not _is_unlocked(call, share):
+        return _passphrase_page(call, "")
     with call.node.index.reading() as index:
         study, series = index.studies.row(share.study), _series(index, share)
         pictures = _pictures(index, share)
@@ -33,8 +51,20 @@ def shared(call: ReaderCall) -> Response:
         raise ResourceNotFound("shared study")
     call.node.index.repository(ShareRepository).note_use(share.id, call.node.ingest.now())
     call.audit.accessed([of_study(share.study, study["patient_id"])], f"link {share.id}")
-    values = {"study": study, "series": series, "pictures": pictures, "path": call.request.url.path.rstrip("/")}
+    values = {"study": study, "series": series, "pictures": pictures, "path": _path(call)}
     return plain_page("shared.html", share=share, **values)
+
+
+@router.post(PAGE)
+def unlock(call: ReaderCall, passphrase: Annotated[str, Form(max_length=MAX_PASSWORD_LENGTH)]) -> Response:
+    """Take the passphrase of a link, and have the browser remember until it is closed that it was right."""
+    share, access = _of_link(call), call.request.app.state.access
+    if share.passphrase_hash is None or not access.check_passphrase(share, passphrase, address_of(call.request)):
+        return _passphrase_page(call, "That is not the passphrase.")
+    response = RedirectResponse(_path(call), SEE_OTHER)
+    secure = call.request.url.scheme == "https"
+    response.set_cookie(COOKIE, _key(call, share), path=_path(call), secure=secure, httponly=True, samesite="strict")
+    return response
 
 
 @router.get(f"{PAGE}/pictures/{{series_instance_uid}}")
@@ -54,27 +84,109 @@ def shared_picture(call: ReaderCall, series_instance_uid: str) -> Response:
 @router.get(f"{PAGE}/volumes.zip")
 def shared_volumes(call: ReaderCall) -> Response:
     """The volumes of a link as a ZIP file."""
-    return volumes_zip(call, *_downloaded(call))
+    share, studies, series = _downloaded(call)
+    if share.deidentification is not None:
+        return deidentified_zip(call, share.deidentification, "volumes", studies, series)
+    return volumes_zip(call, studies, series)
 
 
 @router.get(f"{PAGE}/dicom.zip")
 def shared_dicom(call: ReaderCall) -> Response:
-    """The instances of a link as stored, as a ZIP file."""
-    return dicom_zip(call, *_downloaded(call))
+    """The instances of a link as stored, or copies of them without identities, as a ZIP file."""
+    share, studies, series = _downloaded(call)
+    if share.deidentification is not None:
+        return deidentified_zip(call, share.deidentification, "dicom", studies, series)
+    return dicom_zip(call, studies, series)
 
 
-def _share(call: Call) -> Share:
+class LinkForm(BaseModel):
+    """The form that makes a link."""
+
+    days: Annotated[int, Field(ge=1, le=MAX_DAYS)] = 14
+    series: Annotated[str, Field(max_length=64)] = ""
+    download: bool = False
+    deidentification: Annotated[str, Field(max_length=64)] = ""
+    passphrase: Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)] = ""
+
+
+@router.get(LINKS)
+def links(call: WriterCall, study_instance_uid: str) -> Response:
+    """The links to a study, and the form that makes one."""
+    return _links_page(call, study_instance_uid)
+
+
+@router.post(LINKS)
+def make_link(call: WriterCall, study_instance_uid: str, form: Annotated[LinkForm, Form()]) -> Response:
+    """Make a link, which this page alone shows."""
+    require_session(call)
+    wanted = NewShare(
+        days=form.days,
+        series_instance_uid=form.series,
+        download=form.download,
+        deidentification=form.deidentification or None,
+        passphrase=form.passphrase or None,
+    )
+    made = made_share(call, study_instance_uid, wanted)
+    return _links_page(call, study_instance_uid, public_url(call.request) + made.path)
+
+
+@router.post(f"{LINKS}/{{number}}/revoke")
+def revoke_link(call: WriterCall, study_instance_uid: str, number: RowId) -> Response:
+    """Revoke a link of one's own; administrators revoke any."""
+    call.act("revoke-share", number=number, any_account=call.account.role == Role.ADMIN)
+    return RedirectResponse(f"/studies/{study_instance_uid}/links", SEE_OTHER)
+
+
+def _links_page(call: Call, study_instance_uid: str, made: str = "") -> Response:
+    with call.node.index.reading() as index:
+        study = seen_study(call, index, study_instance_uid)
+        listed = index.repository(ReadShares).listed(study_instance_uid)
+        series = index.series.of_study(study_instance_uid)
+    return page(call, "links.html", study=study, links=listed, series=series, made=made, max_days=MAX_DAYS)
+
+
+def _of_link(call: Call) -> Share:
     if call.account.share is None:  # a route that the access by links does not know
         raise ResourceNotFound("link")
     return call.account.share
 
 
-def _downloaded(call: Call) -> tuple[Sequence[str], Sequence[str]]:
+def _share(call: Call) -> Share:
+    """Return the link of a request, whose passphrase was given if it has one."""
+    share = _of_link(call)
+    if not _is_unlocked(call, share):
+        raise ResourceNotFound("link without its passphrase")
+    return share
+
+
+def _is_unlocked(call: Call, share: Share) -> bool:
+    return share.passphrase_hash is None or hmac.compare_digest(
+        call.request.cookies.get(COOKIE, "").encode(), _key(call, share).encode()
+    )
+
+
+def _key(call: Call, share: Share) -> str:
+    """Return what the browser of somebody has who knew the passphrase: nobody makes it without the hash."""
+    secret = str(share.passphrase_hash).encode()
+    return hmac.new(secret, call.request.path_params["share_token"].encode(), "sha256").hexdigest()
+
+
+def _passphrase_page(call: Call, error: str) -> Response:
+    response = plain_page("passphrase.html", path=_path(call), error=error)
+    response.status_code = 401
+    return response
+
+
+def _path(call: Call) -> str:
+    return f"/shared/{call.request.path_params['share_token']}"
+
+
+def _downloaded(call: Call) -> tuple[Share, Sequence[str], Sequence[str]]:
     share = _share(call)
     if not share.may_download:
         raise ResourceNotFound("download")
     call.node.index.repository(ShareRepository).note_use(share.id, call.node.ingest.now())
-    return [share.study], [share.series] if share.series else []
+    return share, [share.study], [share.series] if share.series else []
 
 
 def _series(index: ReadIndex, share: Share) -> list[Mapping[str, Any]]:
@@ -83,8 +195,10 @@ def _series(index: ReadIndex, share: Share) -> list[Mapping[str, Any]]:
 
 
 def _pictures(index: ReadIndex, share: Share) -> dict[str, Mapping[str, Any]]:
-    """Return the picture of each series that has one."""
+    """Return the picture of each series that has one; of a link without identities none: it may have text in it."""
     found: dict[str, Mapping[str, Any]] = {}
+    if share.deidentification is not None:
+        return found
     for row in index.volumes.current(share.study):
         is_shared = share.series in ("", row["series_instance_uid"])
         if is_shared and row["kind"] == "thumbnail" and row["files_removed_at"] is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import Path
@@ -11,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from node.extensions.shares.actions import MAX_DAYS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.index.nouns.shares import ReadShares
-from node.web.access import WriterCall, has_token
+from node.index.nouns.shares import ReadShares, told
+from node.web.access import Call, WriterCall, has_token
 from node.web.api.changes import Change
 from node.web.api.models import Moment, Resource, RowId
 from node.web.api.resources import StudyUid
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.audit_trail import of_study
-from node.web.credentials import digest, new_token
+from node.web.credentials import MAX_PASSWORD_LENGTH, digest, hash_password, new_token
 from node.web.errors import Forbidden, ResourceNotFound
 
 router = api_router("shares")
@@ -27,12 +26,17 @@ ShareNumber = Annotated[RowId, Path(description="number of the link")]
 
 
 class ShareResource(Resource):
-    """A link, without its secret; `series` is empty if it shows the whole study."""
+    """A link, without its secret; `series` is empty if it shows the whole study.
+
+    `deidentification` is the name of the de-identification of all that it shows; null: it shows what was received.
+    """
 
     id: RowId
     study: str
     series: str
     may_download: bool
+    has_passphrase: bool
+    deidentification: str | None
     made_by: str
     made_at: Moment
     expires_at: Moment
@@ -54,6 +58,8 @@ class NewShare(BaseModel):
     days: Annotated[int, Field(ge=1, le=MAX_DAYS)] = 14
     series_instance_uid: Annotated[str, Field(max_length=64)] = ""
     download: bool = False
+    deidentification: Annotated[str | None, Field(max_length=64)] = None
+    passphrase: Annotated[str | None, Field(max_length=MAX_PASSWORD_LENGTH)] = None
 
 
 class MadeShare(Resource):
@@ -75,7 +81,7 @@ def list_shares(call: WriterCall, study_instance_uid: StudyUid) -> Shares:
     """The links to a study, with how often each was used."""
     with call.node.index.reading() as index:
         patient_id = index.studies.patient_id(study_instance_uid)
-        items = [ShareResource(**asdict(one)) for one in index.repository(ReadShares).listed(study_instance_uid)]
+        items = [ShareResource(**told(one)) for one in index.repository(ReadShares).listed(study_instance_uid)]
     call.audit.accessed([of_study(study_instance_uid, patient_id)], "links")
     return Shares(items=items)
 
@@ -91,8 +97,22 @@ def make_share(call: WriterCall, study_instance_uid: StudyUid, wanted: NewShare)
         raise Forbidden(
             "a token makes no link: sign in with a browser, send name and password, or run `voxelnode share`"
         )
-    token, scope = new_token(), {"series": wanted.series_instance_uid, "download": wanted.download}
-    made = call.act("make-share", sha256=digest(token), study=study_instance_uid, days=wanted.days, **scope)
+    return made_share(call, study_instance_uid, wanted)
+
+
+def made_share(call: Call, study_instance_uid: str, wanted: NewShare) -> MadeShare:
+    """Make a link in the name of an account; only the answer has its secret."""
+    token = new_token()
+    made = call.act(
+        "make-share",
+        sha256=digest(token),
+        study=study_instance_uid,
+        days=wanted.days,
+        series=wanted.series_instance_uid,
+        download=wanted.download,
+        passphrase_hash=hash_password(wanted.passphrase) if wanted.passphrase else None,
+        deidentification=wanted.deidentification or None,
+    )
     return MadeShare(id=made["id"], path=f"/shared/{token}", expires_at=made["expires_at"])
 
 
@@ -105,7 +125,7 @@ def revoke_share(call: WriterCall, change: Change, share: ShareNumber) -> Revoke
         found = next((one for one in index.repository(ReadShares).listed() if one.id == share), None)
         if found is None or not (any_account or found.made_by == call.account.name):
             raise ResourceNotFound("link")
-        return ShareResource(**asdict(found))
+        return ShareResource(**told(found))
 
     def act(_: object) -> RevokedShare:
         with call.node.index.reading() as index:

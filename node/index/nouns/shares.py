@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
@@ -19,12 +20,18 @@ MAX_SHARES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A link: what it shows, whether files may be downloaded, and how it was used; `series` is empty for a study."""
+    """A link: what it shows, whether files may be downloaded, and how it was used; `series` is empty for a study.
+
+    `passphrase_hash`: of the passphrase that it asks for. `deidentification`: the table [deidentify.NAME] by which
+    everything that it shows is made; None: it shows what was received.
+    """
 
     id: int
     study: str
     series: str
     may_download: bool
+    passphrase_hash: str | None
+    deidentification: str | None
     made_by: str
     made_at: dt.datetime
     expires_at: dt.datetime
@@ -32,11 +39,19 @@ class Share:
     used_at: dt.datetime | None
 
 
+def told(share: Share) -> dict[str, Any]:
+    """Return what people are told of a link: whether it has a passphrase, and not its hash."""
+    row = asdict(share)
+    return {"has_passphrase": row.pop("passphrase_hash") is not None, **row}
+
+
 _COLUMNS = (
     ShareRow.id,
     ShareRow.study_instance_uid,
     ShareRow.series_instance_uid,
     ShareRow.may_download,
+    ShareRow.passphrase_hash,
+    ShareRow.deidentification,
     ShareRow.made_by,
     ShareRow.made_at,
     ShareRow.expires_at,
@@ -73,6 +88,8 @@ class ShareRepository(IndexRepository):
             "study_instance_uid": share.study,
             "series_instance_uid": share.series,
             "may_download": share.may_download,
+            "passphrase_hash": share.passphrase_hash,
+            "deidentification": share.deidentification,
             "made_by": share.made_by,
             "made_at": share.made_at,
             "expires_at": share.expires_at,
