@@ -38,11 +38,16 @@ class Share:
     uses: int
     used_at: dt.datetime | None
 
+    @property
+    def has_passphrase(self) -> bool:
+        """Whether it asks for one."""
+        return self.passphrase_hash is not None
+
 
 def told(share: Share) -> dict[str, Any]:
     """Return what people are told of a link: whether it has a passphrase, and not its hash."""
-    row = asdict(share)
-    return {"has_passphrase": row.pop("passphrase_hash") is not None, **row}
+    row = {name: value for name, value in asdict(share).items() if name != "passphrase_hash"}
+    return {**row, "has_passphrase": share.has_passphrase}
 
 
 _COLUMNS = (
