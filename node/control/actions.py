@@ -254,6 +254,8 @@ class Actions:
                 if not self._index.work.repeat(work, self._index.now()):
                     raise WorkEnded("the retrieval has not ended")
             case "erasure":
+                if one.outcome is not None:
+                    raise WorkEnded("the erasure has ended")
                 self.erasing.resume()
             case kind:
                 raise WorkEnded(f"a {kind} is not repeated: its hook or its requestor begins another one")

@@ -14,6 +14,7 @@ import datetime as dt
 import hashlib
 import mmap
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -132,6 +133,7 @@ class Erasing:
     ) -> None:
         self._archive, self._index, self._audit, self._applier = archive, index, audit, applier
         (self._ae_title, self._host), self._has_store = node, has_store
+        self._lock = threading.Lock()  # what is resumed is under way in no other thread
 
     def erase(self, objects: Sequence[Object], trash: Sequence[int], order: Order) -> Certificate:
         """Erase objects that are here, deletions in the trash, and what is left of them anywhere in the root.
@@ -145,10 +147,11 @@ class Erasing:
         AuditFailed, OutOfResources, QueryRefused
             As of `node.lifecycle.deletion.delete`. What was begun is finished by the next start.
         """
-        erasure = self._planned(objects, trash)
-        id = self._index.work.begin_erasure(self._host, erasure, order.who, self._index.now())
-        reached("erasure-owed")
-        return self._carried_out(id, erasure, order)
+        with self._lock:
+            erasure = self._planned(objects, trash)
+            id = self._index.work.begin_erasure(self._host, erasure, order.who, self._index.now())
+            reached("erasure-owed")
+            return self._carried_out(id, erasure, order)
 
     def resume(self) -> int:
         """Finish the erasures of this host that a crash or an error has broken off; return how many.
@@ -156,14 +159,15 @@ class Erasing:
         One that fails again stays owed, and the log says so.
         """
         done = 0
-        for work in self._index.work.begun_erasures(self._host):
-            try:
-                self._carried_out(work.id, work.payload, Order(work.requested_by, "an erasure that was broken off"))
-            except (VoxelnodeError, OSError) as error:
-                log.error("erasure_not_finished", reason=str(error))
-            else:
-                log.warning("erasure_resumed")
-                done += 1
+        with self._lock:
+            for work in self._index.work.begun_erasures(self._host):
+                try:
+                    self._carried_out(work.id, work.payload, Order(work.requested_by, "an erasure that was broken off"))
+                except (VoxelnodeError, OSError) as error:
+                    log.error("erasure_not_finished", reason=str(error))
+                else:
+                    log.warning("erasure_resumed")
+                    done += 1
         return done
 
     def _planned(self, objects: Sequence[Object], trash: Sequence[int]) -> Erasure:
@@ -200,20 +204,21 @@ class Erasing:
                 *(f"the row of job {job}, with UIDs" for job in jobs),
             ],
         )
-        return Erasure(tuple(all_objects), tuple(numbers), certificate.as_json())
+        return Erasure(tuple(all_objects), 0, tuple(numbers), certificate.as_json())
 
     def _carried_out(self, id: int, erasure: Erasure, order: Order) -> Certificate:
         """Erase what a row of the ledger still has; the row follows, object by object."""
         with self._archive.ballast.dropped():  # what waits for room is applied, too
-            for what in erasure.objects:
+            for what in erasure.objects[erasure.deleted :]:
                 try:
                     self._delete(what, order)
                 except Exception:
                     if what == erasure.objects[0] and self._is_here(what):
                         self._index.work.record(id, Ended("dropped", "nothing was erased"), self._index.now())
                     raise
-                order = replace(order, terms=None)
                 reached("erasure-deleted")
+                order, erasure = replace(order, terms=None), replace(erasure, deleted=erasure.deleted + 1)
+                self._index.work.report(id, None, erasure, self._index.now())
             for number in erasure.trash:
                 self._empty(number, order.who)
             while erasure.objects:
@@ -262,7 +267,7 @@ def _without_first(erasure: Erasure, purged: int, stay: Iterable[str]) -> Erasur
     told = dict(erasure.certificate)
     told["quarantined"] += purged
     told["stays"] = [*told["stays"], *(f"{key}: it has a UID of what was erased" for key in stay)]
-    return Erasure(erasure.objects[1:], erasure.trash, told)
+    return Erasure(erasure.objects[1:], erasure.deleted - 1, erasure.trash, told)
 
 
 def takers_and_jobs(index: ReadIndex, root: Path, host: str, studies: Sequence[str]) -> tuple[list[Taker], list[str]]:

@@ -112,6 +112,8 @@ class Erasure:
     ----------
     objects : tuple of (str, str, str)
         Level, UID and Study Instance UID of what is to go; empty once it is gone.
+    deleted : int
+        How many of these, from the first on, were deleted: what came again after that is new, and stays.
     trash : tuple of int
         Numbers of deletions in the trash that go with it.
     certificate : mapping
@@ -119,6 +121,7 @@ class Erasure:
     """
 
     objects: tuple[tuple[Literal["study", "series", "instance"], str, str], ...] = ()
+    deleted: int = 0
     trash: tuple[int, ...] = ()
     certificate: Mapping[str, Any] = field(default_factory=dict)
 
