@@ -29,6 +29,7 @@ def upgrade() -> None:
     _workitems()
     _labels()
     _projects()
+    _added_peers()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
 
 
@@ -748,4 +749,15 @@ def _projects() -> None:
             "project_id", sa.Integer(), sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True
         ),
         sa.Column("is_by_rule", sa.Boolean(), primary_key=True),
+    )
+
+
+def _added_peers() -> None:
+    """Peers that administrators added on the pages."""
+    op.create_table(
+        "added_peers",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("settings", sa.JSON(), nullable=False),
+        sa.Column("changed_by", sa.String(64), nullable=False),
+        sa.Column("changed_at", sa.DateTime(), nullable=False),
     )

@@ -119,29 +119,28 @@ class Admission:
     def __init__(
         self,
         dicom: Dicom,
-        peers: Mapping[str, Peer],
+        peers: Callable[[], Mapping[str, Peer]],
         metrics: Metrics,
         intake_refusal: Callable[[], str | None] = lambda: None,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
         self.on_refusal, self.lines = on_refusal, LinesOfAddresses()
-        self._dicom, self._peers, self._metrics = dicom, dict(peers), metrics
+        self._dicom, self._peers, self._metrics = dicom, peers, metrics
         self._intake_refusal = intake_refusal
-        self._proving = [peer for peer in peers.values() if peer.networks or peer.certificate]
         maximum = dicom.maximum_associations
         limits = Limits(
             maximum,
             dicom.maximum_associations_per_address,
             dicom.maximum_associations_per_peer,
             MAX_PENDING_CONNECTIONS,
-            reserved=maximum // KNOWN_SHARE if self._proving else 0,
+            reserved=maximum // KNOWN_SHARE if self._proving() else 0,
         )
         self._budget = Budget("dicom", limits, metrics, self._report_eviction)
 
     def connected(self, thread: Associated, address: str) -> Claim:
         """Register a connection."""
         plain = plain_address(address)
-        is_known = any(_in_networks(plain, peer) for peer in self._proving)
+        is_known = any(_in_networks(plain, peer) for peer in self._proving())
         connection = Claim(thread, address, Standing.PROVEN if is_known else Standing.STRANGER)
         self._budget.connect(connection)
         self._count()
@@ -167,14 +166,14 @@ class Admission:
         Without configured peers a client on this machine may use every service, and other clients may store and verify
         only: an unknown client must not read patient data.
         """
-        if not self._peers:
+        peers = self._peers()
+        if not peers:
             return EVERY_VERB if plain_address(address).is_loopback else STRANGER_VERBS
-        names = self.named(address, requested)
-        return frozenset(verb for name in names for verb in self._peers[name].may)
+        return frozenset(verb for peer in _matching(peers, address, requested).values() for verb in peer.may)
 
     def scope(self, address: str, requested: AssociationRequest) -> Scope | None:
         """Return what an application entity sees of the index, by all its names in [peers]; None: all of it."""
-        peers = [self._peers[name] for name in self.named(address, requested)]
+        peers = _matching(self._peers(), address, requested).values()
         projects = {project for peer in peers for project in peer.projects}
         if not projects or any(not peer.projects and set(peer.may) & {"query", "retrieve"} for peer in peers):
             return None
@@ -182,12 +181,10 @@ class Admission:
 
     def named(self, address: str, requested: AssociationRequest) -> list[str]:
         """Return the names in [peers] that an application entity has."""
-        plain = plain_address(address)
-        same_title = self._with_title(requested.calling_ae_title)
-        return [name for name, peer in same_title.items() if _is(peer, plain, requested)]
+        return list(_matching(self._peers(), address, requested))
 
-    def _with_title(self, ae_title: str) -> dict[str, Peer]:
-        return {name: peer for name, peer in self._peers.items() if peer.ae_title == ae_title}
+    def _proving(self) -> list[Peer]:
+        return [peer for peer in self._peers().values() if peer.networks or peer.certificate]
 
     def ending(self, connection: Claim) -> None:
         """Record that the association is over and its connection about to close."""
@@ -237,8 +234,9 @@ class Admission:
                 "called AE title",
                 f"this node is {dicom.ae_title}: correct the sender, or set [dicom] ae_title",
             )
-        same_title = self._with_title(requested.calling_ae_title)
-        if self._peers and not same_title:
+        peers = self._peers()
+        same_title = _with_title(peers, requested.calling_ae_title)
+        if peers and not same_title:
             return Rejection(1, 1, 3, "calling AE title", "add the sender to [peers]")
         plain = plain_address(address)
         of_address = {name: peer for name, peer in same_title.items() if not peer.networks or _in_networks(plain, peer)}
@@ -258,12 +256,23 @@ class Admission:
     def _proved(self, address: str, requested: AssociationRequest) -> str:
         """Return the AE title of a requestor that proves it, by its network or certificate, else an empty text."""
         plain, title = plain_address(address), requested.calling_ae_title
-        is_proved = any(peer.ae_title == title and _is(peer, plain, requested) for peer in self._proving)
+        is_proved = any(peer.ae_title == title and _is(peer, plain, requested) for peer in self._proving())
         return title if is_proved else ""
 
     def _report_eviction(self, connection: Claim, stage: Stage) -> None:
         what: Literal["association", "connection"] = "association" if stage is Stage.PLACED else "connection"
         self.on_refusal(Refused(what, *_EVICTED[stage], peer=connection.address))
+
+
+def _with_title(peers: Mapping[str, Peer], ae_title: str) -> dict[str, Peer]:
+    return {name: peer for name, peer in peers.items() if peer.ae_title == ae_title}
+
+
+def _matching(peers: Mapping[str, Peer], address: str, requested: AssociationRequest) -> dict[str, Peer]:
+    """Return the peers that an application entity is, by their names."""
+    plain = plain_address(address)
+    same_title = _with_title(peers, requested.calling_ae_title)
+    return {name: peer for name, peer in same_title.items() if _is(peer, plain, requested)}
 
 
 def _is(peer: Peer, address: IPv4Address | IPv6Address, requested: AssociationRequest) -> bool:

@@ -91,7 +91,7 @@ class Listener:
             audit,
             self.added.finds,
         )
-        self.admission = Admission(settings.dicom, settings.peers, metrics, ingest.refusal, on_refusal)
+        self.admission = Admission(settings.dicom, lambda: settings.peers, metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
         self.port = settings.dicom.port
         self._socket: socket.socket | None = None

@@ -755,6 +755,17 @@ class ProjectRow(Base):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
+class AddedPeerRow(Base):
+    """A peer that an administrator added on the pages, beside those of the configuration."""
+
+    __tablename__ = "added_peers"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)  # keys of [peers.NAME]
+    changed_by: Mapped[str] = mapped_column(String(64))
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
 class ProjectMemberRow(Base):
     """An account with a role in a project."""
 

@@ -1061,6 +1061,8 @@ class Settings(SettingsSection):
     extensions: ExtensionsSettings = ExtensionsSettings()
 
     _loaded_from: tuple[Path | None, Mapping[str, str]] = (None, {})
+    _own_peers: Mapping[str, Peer] | None = None
+    _unstarted_peers: frozenset[str] = frozenset()
 
     def note_origins(self, file: Path | None, origins: Mapping[str, str]) -> None:
         """Note from where the values are; see `node.settings.load.Configuration`."""
@@ -1070,6 +1072,20 @@ class Settings(SettingsSection):
     def loaded_from(self) -> tuple[Path | None, Mapping[str, str]]:
         """The file that was read, and the origins of the values."""
         return self._loaded_from
+
+    @property
+    def own_peers(self) -> Mapping[str, Peer]:
+        """The peers of the configuration, without those that were added beside it."""
+        return self.peers if self._own_peers is None else self._own_peers
+
+    def add_peers(self, added: Mapping[str, Peer], unstarted: frozenset[str] = frozenset()) -> None:
+        """Have these peers beside those of the configuration, which keep their names, and no others.
+
+        `unstarted`: the names of those to which nothing is sent before the next start, as no worker knows them. The
+        mapping is replaced, so that who goes through it meets no change.
+        """
+        self._own_peers, self._unstarted_peers = self.own_peers, unstarted
+        self.__dict__["peers"] = {**added, **self._own_peers}
 
     def table(self, model: type[_Table]) -> _Table:
         """Return the table of an extension."""
@@ -1194,7 +1210,8 @@ class Settings(SettingsSection):
     @property
     def receivers(self) -> list[str]:
         """Names of everything to which instances can be sent: peers with a host, and destinations but data sets."""
-        return [*(name for name in self.destinations if name not in self.datasets), *self.called_peers]
+        peers = (name for name in self.called_peers if name not in self._unstarted_peers)
+        return [*(name for name in self.destinations if name not in self.datasets), *peers]
 
     @property
     def called_peers(self) -> list[str]:

@@ -34,7 +34,7 @@ BEFORE = Path(__file__).parent / "before"
 SINCE = frozenset(
     {
         "lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes", "shares",
-        "projects", "project_members", "limited_accounts", "project_contents",
+        "projects", "project_members", "limited_accounts", "project_contents", "added_peers",
     }
 )  # fmt: skip
 """Tables that this version did not have."""

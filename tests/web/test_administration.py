@@ -112,6 +112,7 @@ def test_credentials_of_scripts_and_of_nobody_make_no_others(start_site: Callabl
             "/administration/accounts": {"name": "ann", "new": NEW, "again": NEW},
             "/administration/accounts/chief/remove": {},
             "/account/tokens": {"label": "x", "days": "1"},
+            "/administration/peers": {"name": "ct", "ae_title": "CT"},
             "/account/password": {"current": PASSWORD, "new": NEW, "again": NEW},
         }.items():
             assert client.post(path, data=form).status_code == 403, path
@@ -207,6 +208,7 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
         assert ann.get(f"/administration/{path}").status_code == 403, path
         assert chief.get(f"/administration/{path}").status_code == 200, path
     assert ann.post("/administration/hooks/bell/retry").status_code == 403
+    assert ann.post("/administration/peers", data={"name": "ct2", "ae_title": "CT2"}).status_code == 403
     assert ann.post("/administration/hooks/bell/test").status_code == 403
 
 

@@ -1,12 +1,15 @@
 """Administration in the browser.
 
-Accounts and one's own account; peers, routes, hooks and retention, as the configuration has them, with what may be done
-about each; the configuration with where each value comes from; the newest changes and log lines.
+Accounts and one's own account; peers, which are added here as well; routes, hooks and retention, as the configuration
+has them, with what may be done about each; the configuration with where each value comes from; the newest changes and
+log lines.
 """
 
 from __future__ import annotations
 
-from node.hookspecs import Extension, MenuEntry, Parts, Router, Running
+from collections.abc import Mapping
+
+from node.hookspecs import Action, Extension, MenuEntry, OpenedRoot, Parts, Router, Running
 
 
 class _Administration(Extension):
@@ -22,6 +25,11 @@ class _Administration(Extension):
     )
     menu = (MenuEntry("/administration", "Administration"),)
     templates = __name__
+
+    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
+        from node.extensions.administration.peers import actions
+
+        return actions(root)
 
     def run(self, node: Parts) -> Running:
         from node.logs import keep_newest

@@ -1,26 +1,30 @@
-"""Pages for administrators about others: peers, routes and hooks, as the configuration has them, and how they fare."""
+"""Pages for administrators about others: peers, which they add and change, routes and hooks, and how these fare."""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field
 
 from node.audit.audit_log import Action
-from node.errors import VoxelnodeError
+from node.errors import UsageError, VoxelnodeError
+from node.extensions.administration.own import require_session
 from node.extensions.pages.rendering import SEE_OTHER, fragment, page
 from node.index.database.reading import ReadIndex
+from node.index.nouns.added_peers import AddedPeerRepository
 from node.index.work.routes import outstanding
 from node.notify.channel import hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
 from node.settings.load import Configuration
-from node.settings.model import HookSettings, Settings
+from node.settings.model import HookSettings, Settings, Verb
 from node.web import actions
 from node.web.access import AdminCall
 from node.web.errors import ResourceNotFound
@@ -33,7 +37,35 @@ PAGE = "/administration/connections"
 TESTED_SERIES = 100
 """Newest series, of which a test takes the first that has what the event needs."""
 
+NAMES = re.compile(r"[,\s]+")
+"""What is between the networks of a peer in its form."""
+
 HookName = Annotated[str, Path(max_length=64)]
+
+
+class PeerForm(BaseModel):
+    """The form of a peer, with the keys of ``[peers.NAME]`` that need no file."""
+
+    ae_title: Annotated[str, Field(max_length=64)]
+    networks: Annotated[str, Field(max_length=2000)] = ""
+    host: Annotated[str, Field(max_length=253)] = ""
+    port: int = 104
+    may: tuple[Verb, ...] = ()
+    tls: bool = False
+    certificate: Annotated[str, Field(max_length=256)] = ""
+
+    def peer(self) -> dict[str, Any]:
+        """Return the table of the peer."""
+        values = {"ae_title": self.ae_title, "port": self.port, "may": self.may, "tls": self.tls}
+        texts = {"host": self.host.strip(), "certificate": self.certificate.strip()}
+        networks = [one for one in NAMES.split(self.networks) if one]
+        return {**values, "networks": networks, **{key: text for key, text in texts.items() if text}}
+
+
+class NewPeer(PeerForm):
+    """The form that adds a peer."""
+
+    name: Annotated[str, Field(max_length=64)]
 
 
 @router.get(PAGE)
@@ -42,8 +74,39 @@ def connections(call: AdminCall) -> Response:
     settings = call.node.settings
     with call.node.index.reading(wait=False) as index:
         routes, hooks = list(_routes(settings, index)), _hooks(settings, index)
-    values: dict[str, Any] = {"peers": settings.peers, "routes": routes, "hooks": hooks}
-    return page(call, "connections.html", part="connections", **values, file=Configuration.of(settings).file)
+    values: dict[str, Any] = {"peers": settings.peers, "verbs": get_args(Verb), "routes": routes, "hooks": hooks}
+    added = {one.name: one for one in call.node.index.repository(AddedPeerRepository).listed()}
+    added = {name: one for name, one in added.items() if name not in settings.own_peers}
+    file = Configuration.of(settings).file
+    return page(call, "connections.html", part="connections", **values, added=added, file=file)
+
+
+@router.post("/administration/peers")
+def add_peer(call: AdminCall, form: Annotated[NewPeer, Form()]) -> Response:
+    """Add a peer, which may associate and is called at once."""
+    require_session(call)
+    if form.name in call.node.settings.peers:
+        raise UsageError(f"there is a peer {form.name}: choose another name")
+    call.act("set-peer", name=form.name, peer=form.peer())
+    return RedirectResponse(PAGE, SEE_OTHER)
+
+
+@router.post("/administration/peers/{name}")
+def change_peer(call: AdminCall, name: HookName, form: Annotated[PeerForm, Form()]) -> Response:
+    """Change a peer that was added here."""
+    require_session(call)
+    if name not in call.node.settings.peers:
+        raise UsageError("there is no such peer: somebody has removed it")
+    call.act("set-peer", name=name, peer=form.peer())
+    return RedirectResponse(PAGE, SEE_OTHER)
+
+
+@router.post("/administration/peers/{name}/remove")
+def remove_peer(call: AdminCall, name: HookName) -> Response:
+    """Remove a peer that was added here: its next association is rejected."""
+    require_session(call)
+    call.act("remove-peer", name=name)
+    return RedirectResponse(PAGE, SEE_OTHER)
 
 
 @router.post("/administration/routes/{route}/{destination}")

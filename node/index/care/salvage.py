@@ -194,7 +194,7 @@ HISTORY = (
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
     "protocols", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
     "labels", "comments", "kept_searches", "shares", "projects", "project_members", "limited_accounts",
-    "project_contents",
+    "project_contents", "added_peers",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 

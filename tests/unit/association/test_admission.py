@@ -34,7 +34,7 @@ def asking(calling: str = "CT1", called: str = "VOXELNODE") -> AssociationReques
 
 
 def admission(peers: dict[str, Peer] | None = None, **dicom: Any) -> Admission:
-    return Admission(Dicom(**dicom), peers or {}, Metrics())
+    return Admission(Dicom(**dicom), lambda: peers or {}, Metrics())
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_connection_that_gives_way_and_an_association_that_is_rejected_are_tol
 ) -> None:
     monkeypatch.setattr(module, "MAX_PENDING_CONNECTIONS", 1)
     told: list[Refused] = []
-    door = Admission(Dicom(), {"CT2": Peer(ae_title="CT2")}, Metrics(), on_refusal=told.append)
+    door = Admission(Dicom(), lambda: {"CT2": Peer(ae_title="CT2")}, Metrics(), on_refusal=told.append)
     door.connected(Thread(), "10.0.0.1")
     second = door.connected(Thread(), "10.0.0.2")
     assert door.judge(second, asking("CT1")) is not None
