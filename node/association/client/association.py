@@ -436,7 +436,35 @@ def verify(peer: Address, calling_ae_title: str, timeout: float) -> float:
     return took
 
 
-def peer_addresses(settings: Settings) -> dict[str, Address]:
+class PeerAddresses(Mapping[str, Address]):
+    """The addresses of all peers that have a host, by AE title: of those of now, also if they changed since the start.
+
+    Raises UsageError if the TLS files of a peer cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known = settings.peers, _addresses(settings)
+
+    def __getitem__(self, ae_title: str) -> Address:
+        return self._of_now()[ae_title]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of_now())
+
+    def __len__(self) -> int:
+        return len(self._of_now())
+
+    def _of_now(self) -> Mapping[str, Address]:
+        peers, addresses = self._known
+        if self._settings.peers is not peers:  # a change replaces the mapping
+            peers = self._settings.peers
+            addresses = _addresses(self._settings)
+            self._known = peers, addresses
+        return addresses
+
+
+def _addresses(settings: Settings) -> dict[str, Address]:
     """Return the addresses of all peers that have a host, by AE title.
 
     Raises

@@ -1,7 +1,7 @@
 """Peers that administrators add: rows of the index beside the peers of the configuration, which keep their names.
 
 A change is in the index before it takes effect. The next association and the next call follow it; what was built at
-the start (workers that send, destinations of C-MOVE) does at the next start.
+the start, such as the workers that send, does at the next start.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class _Commitment(Extension):
     )
 
     def run(self, node: Parts) -> Running:
-        from node.association.client.association import peer_addresses
+        from node.association.client.association import PeerAddresses
         from node.dicom.command import N_ACTION_RQ, N_EVENT_REPORT_RQ
         from node.extensions.commitment.commitment import (
             CommitmentService,
@@ -42,7 +42,7 @@ class _Commitment(Extension):
             index,
             node.ingest.archive,
             dicom.ae_title,
-            peer_addresses(node.settings),
+            PeerAddresses(node.settings),
             dicom.response_seconds,
             node.metrics,
             node.settings.acknowledge == "object",

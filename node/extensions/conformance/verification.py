@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from node.association.client.association import EchoFailed, NoAssociation, peer_addresses, verify
+from node.association.client.association import EchoFailed, NoAssociation, PeerAddresses, verify
 from node.errors import UsageError
 from node.extensions.conformance import dimse_checks, made_checks, web_checks
 from node.extensions.conformance.claims import HELD, Claim, Finding, NotChecked, Unchecked
@@ -132,7 +132,7 @@ def _found(claim: Claim, target: Target) -> Finding:
 
 def _peers(settings: Settings, target: Target) -> Iterator[Result]:
     try:
-        addresses = peer_addresses(settings)
+        addresses = PeerAddresses(settings)
     except UsageError as error:
         yield Result(Claim("peers", {"Peer": "all"}), Finding("not checked", str(error)))
         return

@@ -20,7 +20,7 @@ class _Retrieve(Extension):
     def run(self, node: Parts) -> Running:
         import threading
 
-        from node.association.client.association import peer_addresses
+        from node.association.client.association import PeerAddresses
         from node.association.client.send import Transcoder
         from node.dicom.command import C_GET_RQ, C_MOVE_RQ
         from node.extensions.retrieve.responses import get_responses, move_responses
@@ -32,7 +32,7 @@ class _Retrieve(Extension):
             archive,
             Transcoder(node.decoder, archive.incoming),
             dicom.ae_title,
-            peer_addresses(node.settings),
+            PeerAddresses(node.settings),
             threading.BoundedSemaphore(dicom.maximum_retrieves),
             dicom.response_seconds,
             node.metrics,

@@ -74,7 +74,7 @@ tables; names without it are those of other views."""
 
 EMPTY = frozenset(
     {
-        "accounts", "audit_lines", "conflicts", "host_removals", "hosts", "keyed_requests", "leases",
+        "accounts", "added_peers", "audit_lines", "conflicts", "host_removals", "hosts", "keyed_requests", "leases",
         "limited_accounts", "lost_instances", "object_removals", "performed_series", "performed_steps",
         "project_contents", "protocols", "rejections", "results", "scheduled_steps", "senders", "sent_instances",
         "recovery_codes", "shares", "subscribers", "tokens", "tombstones", "trash", "web_sessions", "work", "workitems",

@@ -1,0 +1,17 @@
+"""The addresses of peers, while administrators change them."""
+
+from __future__ import annotations
+
+from node.association.client.association import PeerAddresses
+from node.settings.model import Peer, Settings
+
+
+def test_peers_that_are_added_and_removed_while_the_node_runs_are_followed() -> None:
+    settings = Settings(peers={"pacs": Peer(ae_title="PACS", host="10.1.2.3"), "ct": Peer(ae_title="CT1")})
+    addresses = PeerAddresses(settings)
+    assert list(addresses) == ["PACS"], "one without a host is not called"
+    settings.add_peers({"new": Peer(ae_title="NEW", host="10.1.2.4", port=105)})
+    assert (addresses["NEW"].host, addresses["NEW"].port, len(addresses)) == ("10.1.2.4", 105, 2)
+    settings.add_peers({})
+    assert "NEW" not in addresses
+    assert addresses.get("NEW") is None
