@@ -48,6 +48,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 Where = Annotated[
     str, typer.Option("--where", metavar="EXPRESSION", help="Series that `voxelnode select EXPRESSION` lists.")
 ]
+OfProject = Annotated[
+    str | None, typer.Option("--project", metavar="NAME", help="Only series of this project, as its members see it.")
+]
 
 
 def names_in(section: Literal["peers", "hooks", "routes"]) -> Callable[[typer.Context], list[str]]:
@@ -131,6 +134,22 @@ class Root(Configured):
         from node.index.database.reading import reading
 
         return reading(self.settings.storage.root, self.settings.index.url)
+
+    @contextmanager
+    def reading_of(self, project: str | None) -> Iterator[ReadIndex]:
+        """Open the index for reading the series of a project, as its members see them; None: the whole index.
+
+        Raises UsageError if there is no such project.
+        """
+        from node.index.database.reading import reading
+        from node.index.engine.scope import Scope
+        from node.index.nouns.projects import NoSuchProject, ReadProjects
+
+        scope = None if project is None else Scope(projects=(project,))
+        with reading(self.settings.storage.root, self.settings.index.url, scope) as index:
+            if project is not None and index.repository(ReadProjects).one(project) is None:
+                raise NoSuchProject(f"there is no project {project!r}: `voxelnode projects list` lists them")
+            yield index
 
     def looking(self) -> AbstractContextManager[Look | ReadIndex]:
         """Open the documented views of the index; see `node.index.database.look`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import Root
+from node.cli.options import OfProject, Root
 from node.cli.output import Answer, printable
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def bids(
             help="Add only series that fit (`voxelnode help select`); those in the data set stay, and are updated.",
         ),
     ] = None,
+    project: OfProject = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show what would be written, and why other series would not; write nothing."),
@@ -108,16 +109,19 @@ def bids(
     in the way or could not be written.
     """
     from node.control.audited_export import Outcome, audited_export
+    from node.errors import UsageError
     from node.extensions.bids.export import Exporter
     from node.extensions.bids.rules import read_rules
     from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
     from node.extensions.deidentify.pseudonyms import made_key, passing_key
     from node.selector import compile_selector
 
+    if sources and project is not None:
+        raise UsageError("--project is for the series of a node, and --from for files without one")
     settings = root.settings
     read = read_rules(rules)
     selector = compile_selector(where) if where is not None else None
-    with _from_files(sources, read, selector, settings) if sources else _from_node(root) as (source, home):
+    with _from_files(sources, read, selector, settings) if sources else _from_node(root, project) as (source, home):
         if draft_rules is not None:
             _write_draft(draft_rules, source, read, selector, out)
             return None
@@ -129,6 +133,7 @@ def bids(
             pseudonym_key = made_key(file)
         exporter = Exporter(source, read, Pseudonyms(pseudonym_key), selector, prune=prune)
         order = f"voxelnode bids to {out.absolute()}, key {pseudonym_key.name}"
+        order += f", of project {project}" if project is not None else ""
         with nullcontext(Outcome()) if dry_run else audited_export(settings, order) as outcome:
             report = exporter.export(out, dry_run=dry_run, link=link and not sources)
             outcome.counts = f"{report.volumes} volumes of {report.subjects} subjects, {len(report.skipped)} left out"
@@ -161,11 +166,11 @@ def _asked(question: str, wrong: Callable[[str], str | None]) -> str:
 
 
 @contextmanager
-def _from_node(root: Root) -> Iterator[tuple[Source, Path]]:
-    """Open the index of a root; yield it as a source, and the folder for the key."""
+def _from_node(root: Root, project: str | None) -> Iterator[tuple[Source, Path]]:
+    """Open the index of a root, or what a project has of it; yield it as a source, and the folder for the key."""
     from node.extensions.bids.sources import IndexSource
 
-    with root.reading() as index, root.files() as local:
+    with root.reading_of(project) as index, root.files() as local:
         yield IndexSource(index, local), root.folder
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import Root, Where, archive_files
+from node.cli.options import OfProject, Root, Where, archive_files
 from node.cli.output import Answer, progress_bar
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def export(
         typer.Option("--media", metavar="DIR", help="Folder to write, which must be new or empty; with a DICOMDIR."),
     ],
     where: Where,
+    project: OfProject = None,
     *,
     root: Root,
 ) -> Answer:
@@ -46,12 +47,13 @@ def export(
     selector = compile_selector(where)
     if media.is_symlink() or (media.exists() and (not media.is_dir() or any(media.iterdir()))):
         raise UsageError(f"{media} must be a new or an empty folder")
-    with root.reading() as index:
+    with root.reading_of(project) as index:
         series = list(index.facts.selected(selector))[::-1]
         instances = [one for study, uid in series for one in index.instances.stored(study, uid)]
     if not instances:
         raise UsageError("no instance is selected")
-    with audited_export(root.settings, f"voxelnode export to {media.absolute()}, {where}") as outcome:
+    what = where if project is None else f"{where}, of project {project}"
+    with audited_export(root.settings, f"voxelnode export to {media.absolute()}, {what}") as outcome:
         with archive_files(root.settings) as local:
             written = write_medium(media.absolute(), instances, root.settings, local)
         outcome.counts = f"{written.instances} instances of {written.studies} studies, {len(written.left_out)} left out"

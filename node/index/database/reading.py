@@ -13,7 +13,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypeVar
@@ -26,8 +26,9 @@ from node.dicom.matching import Query
 from node.index.engine.about import about, applied
 from node.index.engine.about_keys import RETENTION, REVISION, SCRUB, STORE, STORE_CHECKSUMS, STORE_SPOOLED, Applied
 from node.index.engine.backend import backend_of, place_of, reason_of
-from node.index.engine.place import IndexUnusable, open_engine, require_there, revision_of
-from node.index.engine.scope import current_scope
+from node.index.engine.narrowed import Readers
+from node.index.engine.place import IndexUnusable, require_there, revision_of
+from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
 from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
@@ -158,21 +159,25 @@ class ReadIndex:
 
 
 @contextmanager
-def reading(root: Path, url: str | None = None) -> Iterator[ReadIndex]:
+def reading(root: Path, url: str | None = None, scope: Scope | None = None) -> Iterator[ReadIndex]:
     """Open the index of a root, by ``[index] url``, for reading only, also while a node writes to it.
+
+    `scope`: show this of it; None: the whole index, whoever calls.
 
     Raises IndexUnusable if there is none, or it cannot be read.
     """
     place = place_of(root, url)
     require_there(place)
-    engine = open_engine(place, read_only=True)
+    readers = Readers(place)
     try:
-        with engine.connect() as connection:
+        with ExitStack() as opened:
+            with within(scope):
+                connection = opened.enter_context(readers.connect())
             yield ReadIndex(connection)
     except SQLAlchemyError as error:
         raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
     finally:
-        engine.dispose()
+        readers.dispose()
 
 
 def other_host_of(root: Path, url: str | None, host: str) -> Callable[[str], str | None]:
