@@ -43,6 +43,9 @@ _CHANGING = frozenset(
 )
 _UNKNOWN_ITEMS = frozenset(("Retrieve Workitem", "Result Check"))
 
+_ABSENT = "2.25.1"
+"""UID of a presentation state that no archive has."""
+
 _PARAMETERS: Mapping[str, str] = {
     "accept": "*/*",
     "includefield": "all",
@@ -68,6 +71,8 @@ _PARAMETERS: Mapping[str, str] = {
     "windowCenter": "40",
     "windowWidth": "400",
     "imageQuality": "80",
+    "presentationUID": _ABSENT,
+    "presentationSeriesUID": _ABSENT,
     "{attribute}": "{study}",
     "{workitem}": "",
     "{transaction}": "",
@@ -78,6 +83,8 @@ _TOGETHER = {
     "windowCenter": "&windowWidth=400",
     "windowWidth": "&windowCenter=40",
     "transferSyntax": "&contentType=application/dicom",
+    "presentationUID": f"&presentationSeriesUID={_ABSENT}",
+    "presentationSeriesUID": f"&presentationUID={_ABSENT}",
 }
 
 
@@ -167,6 +174,8 @@ def parameters(target: Target, claim: Claim) -> Finding:
     else:
         path = f"{path}{'&' if '?' in path else '?'}{name}={quote(value)}{_TOGETHER.get(name, '')}"
     answer = target.request("GET", path)
+    if value == _ABSENT:
+        return held_if(answer.status_code == 404, f"what is not there is answered by {answer.status_code}")
     if answer.status_code == 406:
         raise Unchecked("the instance has no such representation (406)")
     if answer.status_code >= 300:
