@@ -244,10 +244,11 @@ def _any(known: Iterable[bool | None]) -> bool | None:
 def _matches(key: DocumentKey, vr: str) -> tuple[Match, ...]:
     """Return the matches of the values of a key, for an attribute that has them in a VR."""
     name = "" if key.creator else keyword_for_tag(key.tag)
+    texts = [single_precision(text) if vr == "FL" else text for text in key.texts]
     if name and vr == key.vr:
-        return matches_of(Key(name, vr or "LO", Level.IMAGE), list(key.texts), fuzzy=key.fuzzy)
+        return matches_of(Key(name, vr or "LO", Level.IMAGE), texts, fuzzy=key.fuzzy)
     try:
-        return matches_of(Key("PatientComments", vr or "LO", Level.IMAGE), list(key.texts), fuzzy=key.fuzzy)
+        return matches_of(Key("PatientComments", vr or "LO", Level.IMAGE), texts, fuzzy=key.fuzzy)
     except InvalidQuery:  # the key is not written in the VR that this attribute has: it is compared as text
         return matches_of(Key("PatientComments", "LO", Level.IMAGE), list(key.texts), fuzzy=False)
 
@@ -445,6 +446,18 @@ def _decimal(number: float, vr: str) -> str:
     if vr == "FL" and math.isfinite(number):
         return next(text for digits in (6, 7, 8, 9) if _same(text := f"{number:.{digits}g}", number))
     return repr(number)
+
+
+def single_precision(text: str) -> str:
+    """Return a number in the digits in which documents have it as FL; what is no such number as it is.
+
+    Programs write the same value of 32 bits as 1.7e+38 or as 1.6999999760721821e+38.
+    """
+    try:
+        (number,) = struct.unpack("<f", struct.pack("<f", float(text)))
+    except (ValueError, OverflowError):
+        return text
+    return _decimal(number, "FL") if math.isfinite(number) else text
 
 
 def _same(text: str, number: float) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from node.dicom.attributes import date_of
-from node.dicom.documents import OTHERS, Document, DocumentKey, is_sequence
+from node.dicom.documents import OTHERS, Document, DocumentKey, is_sequence, single_precision
 from node.dicom.key_values import as_number, folded, whole_number
 
 UNKNOWN = "*"
@@ -51,7 +51,7 @@ def wanted_terms(keys: Iterable[DocumentKey], above: str = "") -> Iterator[tuple
         if not key.restricts:
             continue
         yield from wanted_terms(key.items, f"{above}{key.name}.")
-        terms = [_terms(text) for text in key.texts if text]
+        terms = [_terms(text) | _terms(single_precision(text)) for text in key.texts if text]
         if terms and all(terms) and not any(_is_pattern(key, text) for text in key.texts):
             yield above + key.name, set().union(*terms)
 

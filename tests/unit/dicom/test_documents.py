@@ -16,8 +16,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from node.dicom.documents import OTHERS, Base, document_of
+from node.dicom.documents import OTHERS, Base, DocumentKey, document_of, holds, single_precision
 from node.dicom.header import Head, read_changed, read_elements
+from node.dicom.terms import terms_of, wanted_terms
 from tests import make
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
@@ -74,3 +75,19 @@ def test_a_head_that_is_cut_is_never_taken_for_the_whole() -> None:
         cut = Head(whole.data[:length], 4, ExplicitVRLittleEndian, is_cut=True)
         assert OTHERS in document_of(read_elements(cut))
         assert read_changed(cut, header) is None
+
+
+@pytest.mark.parametrize("vr", ["", "FL"])
+@pytest.mark.parametrize("written", ["1.7e+38", "1.7E38", "1.6999999760721821e+38", "17" + 37 * "0"])
+def test_a_value_of_32_bits_is_found_however_a_program_writes_it(written: str, vr: str) -> None:
+    key = DocumentKey("2005,EXAMPLE,10", 0x20051010, "EXAMPLE", vr, (written,), restricts=True)
+    document = {key.name: ["FL", "1.7e+38"]}
+    assert holds([key], document) is True
+    assert holds([key], {key.name: ["FL", "1.7000002e+38"]}) is False
+    [(name, terms)] = wanted_terms([key])
+    assert (name, bool(terms & terms_of(document, [key.name]))) == (key.name, True)
+
+
+@pytest.mark.parametrize("written", ["", "a", "1-2", "1e99", "nan", "0.5"])
+def test_what_is_no_number_of_32_bits_stays_as_it_is(written: str) -> None:
+    assert single_precision(written) == written
