@@ -116,6 +116,8 @@ class Site:
         (folder / "backup").mkdir()
         for root in (self.root, folder / "peer"):
             run("import", "--root", root, folder / "scans", check=True)
+        run("projects", "set", "trial", "--root", self.root, check=True)
+        run("projects", "add", "trial", "1.2.3", "--root", self.root, check=True)
         self.peer = until_the_end.enter_context(Served(folder / "peer"))
         configuration = folder / "voxelnode.toml"
         peer = f'host = "127.0.0.1"\nport = {self.peer.port}\nae_title = "VOXELNODE"\n'
