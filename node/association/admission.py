@@ -67,7 +67,10 @@ MAX_REPORTED_SYNTAXES = 10
 
 def refusal_of(rejection: Rejection, address: str, requested: AssociationRequest) -> Refused:
     """Describe a rejected association for the list of refusals."""
-    abstract_syntaxes = sorted(set(requested.abstract_syntaxes))[:MAX_REPORTED_SYNTAXES]
+    abstract_syntaxes = sorted(set(requested.abstract_syntaxes))
+    offered = [f"{requested.presentation_contexts} presentation contexts", *abstract_syntaxes[:MAX_REPORTED_SYNTAXES]]
+    if len(abstract_syntaxes) > MAX_REPORTED_SYNTAXES:
+        offered.append(f"and {len(abstract_syntaxes) - MAX_REPORTED_SYNTAXES} more")
     permanence = "rejected permanently" if rejection.result == 1 else "rejected temporarily"
     return Refused(
         "association",
@@ -77,7 +80,7 @@ def refusal_of(rejection: Rejection, address: str, requested: AssociationRequest
         peer=address,
         calling_ae_title=requested.calling_ae_title,
         called_ae_title=requested.called_ae_title,
-        offered=", ".join((f"{requested.presentation_contexts} presentation contexts", *abstract_syntaxes)),
+        offered=", ".join(offered),
     )
 
 

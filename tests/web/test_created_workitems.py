@@ -226,6 +226,8 @@ def test_an_administrator_ends_a_workitem_whose_performer_has_vanished(guarded: 
     page = client.get("/work", headers=admin).text
     assert "/work/workitems/1.1/end" in page
     assert 'href="/work"' in page
+    assert 'aria-current="page">Work<' in page
+    assert 'aria-current="page">Work<' not in client.get("/worklist", headers=admin).text
     assert "/work/workitems/1.1/end" not in client.get("/work", headers=writer).text
     for path in ("/api/v1/workitems/1.1/end", "/work/workitems/1.1/end"):
         assert client.post(path, headers=writer).status_code == 403

@@ -35,6 +35,12 @@ from tests.web.pages import (
 UTF8 = "ISO_IR 192"
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE_STUDY = "1.2.66"
+IS_SEEN = """one => {
+    scrollTo(0, document.documentElement.scrollHeight);
+    const box = one.getBoundingClientRect();
+    return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2) === one;
+}"""
+"""Whether the middle of an element shows when only the page is scrolled, to its end."""
 HOSTILE = {
     "PatientName": '<img src="x" onerror="alert(1)">^{{123456*9}}',
     "PatientID": "javascript:alert(1)",
@@ -496,6 +502,9 @@ def test_problems_come_with_their_remedy(visitor: Visitor) -> None:
     expect(page.locator("tbody tr")).to_have_count(2)
     expect(page.locator(".remedy").filter(has_text="Orientation or spacing")).to_be_visible()
     expect(page.locator("tbody tr").filter(has_text="incomplete")).to_contain_text("Seems to be missing: slices")
+    page.get_by_text("Acknowledge…").last.click()
+    button = page.locator("details[open]").get_by_role("button", name="Acknowledge")
+    assert button.evaluate(IS_SEEN), "the table cuts off what opens in its last row"
     page.get_by_role("link", name="Refused").click()
     expect(page.locator(".remedy")).to_contain_text("call us VOXELNODE")
     expect(page.locator("tbody")).to_contain_text(SCRIPT)

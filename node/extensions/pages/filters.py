@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from markupsafe import Markup
 from pydicom.uid import UID
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+_STANDARD_UID = re.compile(r"\b1\.2\.840\.10008(\.[0-9]+)+")
 _SEXES = {"M": "male", "F": "female", "O": "other"}
 
 
@@ -122,6 +124,11 @@ def uid_name(uid: str | None) -> str:
     return UID(uid).name if uid else ""
 
 
+def with_uid_names(text: str | None) -> str:
+    """Return text that `shown` returns, with the names of the UIDs of the standard in it."""
+    return _STANDARD_UID.sub(lambda found: UID(found[0]).name, shown(text))
+
+
 def joined(values: Iterable[str]) -> str:
     """Return values separated by commas."""
     return ", ".join(values)
@@ -158,6 +165,7 @@ FILTERS: Mapping[str, Any] = {
         shape,
         spacing,
         uid_name,
+        with_uid_names,
         joined,
         breakable,
         wrappable,

@@ -795,7 +795,7 @@ def _record_quiet(
     )
     if connection.execute(last).scalar() == "series-quiet":
         return
-    why = f"{expected.received} instances"
+    why = f"{expected.received} {'instance' if expected.received == 1 else 'instances'}"
     if expected.forced:
         why += ", more may follow; the longest wait is over"
     elif expected.reported is not None and expected.reported.instances == expected.received:

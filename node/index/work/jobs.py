@@ -299,6 +299,7 @@ def _end(connection: Connection, job: Job, state: JobState, detail: str | None, 
     end(connection, ended, now, WorkRow.id == job.id)
     stored_results = ResultRow.job_id == job.id, ResultRow.stored_at.is_not(None)
     results = connection.execute(select(func.count()).select_from(ResultRow).where(*stored_results)).scalar_one()
+    noun = "result" if results == 1 else "results"
     record_event(
         connection,
         "job-ended",
@@ -306,7 +307,7 @@ def _end(connection: Connection, job: Job, state: JobState, detail: str | None, 
         study_instance_uid=job.study_instance_uid,
         series_instance_uid=job.series_instance_uid,
         revision=job.revision,
-        detail=f"the job of hook {job.hook} has {_ENDED[state]}, with {results} results",
+        detail=f"the job of hook {job.hook} has {_ENDED[state]}, with {results} {noun}",
     )
 
 
