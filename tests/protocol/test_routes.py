@@ -23,6 +23,7 @@ from node.children.decoder import Decoder
 from node.extensions.deidentify.pseudonyms import new_key_file
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.extensions.destinations.bucket import MAX_WHOLE_BYTES
+from node.index.database import work_loop
 from node.index.work.routes import lane_to
 from node.receive.ingest import Announced, Origin
 from node.routing.router import Router
@@ -106,12 +107,13 @@ class Source:
             self.clock.moment += dt.timedelta(hours=2)
             self.run(name)
 
-    def quiet(self, ds: FileDataset) -> None:
-        """Let the series of an instance become quiet, without converting it."""
+    def quiet(self, ds: FileDataset, kind: str = "series-quiet") -> None:
+        """Let the series of an instance become quiet, without converting it, or anything else happen to it."""
         write_rows(
             self.node.root,
             "INSERT INTO events (kind, study_instance_uid, series_instance_uid, happened_at) "
-            "VALUES ('series-quiet', :study, :series, '2026-01-01 12:00:00.000000')",
+            "VALUES (:kind, :study, :series, '2026-01-01 12:00:00.000000')",
+            kind=kind,
             study=str(ds.StudyInstanceUID),
             series=str(ds.SeriesInstanceUID),
         )
@@ -202,7 +204,9 @@ def test_what_a_destination_that_is_down_misses_waits_and_is_sent_when_it_is_bac
     assert node.state()["trouble"] is None
 
 
-def test_series_that_wait_for_a_destination_that_is_down_are_counted(source: Callable[..., Source], pacs: Pacs) -> None:
+def test_series_that_wait_for_a_destination_that_is_down_are_counted(
+    source: Callable[..., Source], pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = source({"all": Route(when="series-quiet", to=("PACS",))}, pacs.port)
     pacs.down()
     for series in (CT(2), CT(3)):
@@ -213,6 +217,13 @@ def test_series_that_wait_for_a_destination_that_is_down_are_counted(source: Cal
     assert (state["waiting"], state["instances_behind"], state["series_behind"]) == (0, None, 2)
     pacs.up()
     node.later("all/PACS")
+    assert (len(pacs.taken), node.state()["series_behind"]) == (5, 0)
+    # What the route does not wait for is not counted as waiting for long, without any further commit.
+    node.quiet(series[0], "series-converted")
+    node.run("all/PACS")
+    assert 0 < (node.worker("all/PACS").step() or 0) <= work_loop.UNSEEN_SECONDS
+    monkeypatch.setattr(work_loop, "UNSEEN_SECONDS", 0.0)
+    node.run("all/PACS")
     assert (len(pacs.taken), node.state()["series_behind"]) == (5, 0)
 
 

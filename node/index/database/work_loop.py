@@ -54,6 +54,9 @@ SETTLE_SECONDS = 1.0
 UNSEEN_EVENTS = 1000
 """Number of unwanted events after which the cursor is recorded."""
 
+UNSEEN_SECONDS = 5.0
+"""Longest time for which a cursor past unwanted events is not recorded: `v_routes` counts these as waiting."""
+
 FOLLOW_SECONDS = 0.25
 """Longest delay from a commit to the next step; one step serves all commits of this time."""
 
@@ -248,6 +251,7 @@ class MessageLoop(WorkLoop):
         super().__init__(name, index, now, turn_of(lane), within)
         self.lane, self._events = lane, events
         self._seen_event = 0
+        self._unseen_since: float | None = None  # since when the cursor is past unwanted events without a record of it
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
@@ -271,7 +275,12 @@ class MessageLoop(WorkLoop):
         return bool(batch.again or batch.new) or batch.end != batch.begin
 
     def _next_due_at(self) -> dt.datetime | None:
-        return self._index.deliveries.next_due_at(self.lane)
+        due_at = self._index.deliveries.next_due_at(self.lane)
+        if self._unseen_since is None:
+            return due_at
+        left = max(0.0, self._unseen_since + UNSEEN_SECONDS - monotonic())
+        record_at = self._now() + dt.timedelta(seconds=left)
+        return record_at if due_at is None else min(due_at, record_at)
 
     def _begin(self, batch: Batch) -> None:
         """Prepare the attempts of `batch`."""
@@ -307,11 +316,22 @@ class MessageLoop(WorkLoop):
         return attempt.outcome == "dropped"
 
     def _settle(self, outcomes: Outcomes) -> None:
-        """Record outcomes and cursors. Cursors past unwanted events alone are recorded every `UNSEEN_EVENTS` events."""
+        """Record outcomes and cursors.
+
+        Cursors past unwanted events alone are recorded after `UNSEEN_EVENTS` events or `UNSEEN_SECONDS`, so that not
+        every event has every subscriber write.
+        """
         attempts, cursors, stored = outcomes.attempts, outcomes.cursors, outcomes.stored
-        if attempts or cursors.image_id != stored.image_id or cursors.event_id - stored.event_id >= UNSEEN_EVENTS:
+        unseen = cursors.event_id - stored.event_id
+        if unseen and self._unseen_since is None:
+            self._unseen_since = monotonic()
+        is_late = self._unseen_since is not None and monotonic() - self._unseen_since >= UNSEEN_SECONDS
+        if attempts or cursors.image_id != stored.image_id or unseen >= UNSEEN_EVENTS or (unseen and is_late):
             self._index.deliveries.settle(self.lane, attempts, cursors, self._now())
             outcomes.attempts, outcomes.stored = [], cursors
+            unseen = 0
+        if not unseen:
+            self._unseen_since = None
         outcomes.settle_at = monotonic() + SETTLE_SECONDS
         self._seen_event = cursors.event_id
 
