@@ -79,8 +79,14 @@ def in_plain_words(message: str) -> str:
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return the end of a message about an unknown word: the choice that is meant or, if none is near, all of them."""
     choices = list(choices)
-    close = difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.5)
-    return f', did you mean "{close[0]}"?' if close else f"; known: {', '.join(choices)}"
+    return meant(word, choices) or f"; known: {', '.join(choices)}"
+
+
+def meant(word: str, choices: Iterable[str]) -> str:
+    """Return the end of a message about an unknown word: the choice that is meant; empty if none is near."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return f', did you mean "{by_lower[close[0]]}"?' if close else ""
 
 
 class VoxelnodeError(Exception):

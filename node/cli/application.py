@@ -186,7 +186,12 @@ def _wrong_use(error: typer.TyperException, given: str) -> int:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     message = message.replace(": Value error, ", ": ")  # pydantic's words, of which Typer takes the rest
     message = re.sub(r"Input should be a valid (?:integer|number), unable to parse.*", _no_number, message)
+    message = re.sub(r"Got unexpected extra argument\(?s?\)? \((.*)\)", r"Unexpected argument: \1", message)
+    message = re.sub(r"\.? \(Possible options: (.*)\)", r". Did you mean \1?", message)
     message = in_plain_words(message)
+    option = getattr(error, "param", None)
+    if message.startswith("Missing option") and option is not None and option.metavar:
+        message = f"Missing option '{option.opts[0]} {option.metavar}'."
     if context and message == context.get_help():  # no command was given
         print(message)
     else:
@@ -197,7 +202,7 @@ def _wrong_use(error: typer.TyperException, given: str) -> int:
 
 
 def _no_number(found: re.Match[str]) -> str:
-    return "this is no whole number." if "integer" in found[0] else "this is no number."
+    return "must be a whole number." if "integer" in found[0] else "must be a number."
 
 
 def _instead(path: str, error: typer.TyperException) -> str:

@@ -93,6 +93,7 @@ COMMANDS = (
         "Look",
         "node.cli.look.series:series",
         ("voxelnode series", "voxelnode series --incomplete", "voxelnode series --state failed"),
+        instead={"--modality": "`voxelnode select 'modality == \"CT\"'` lists those of a modality"},
     ),
     Command(
         "select",

@@ -294,14 +294,14 @@ def archive_files(settings: Settings) -> Iterator[LocalFile]:
 
 
 def confirm(act: str, question: str, yes: bool) -> None:
-    """Ask before what cannot be undone; `act` names it at the beginning of a sentence.
+    """Ask before what takes something away; `act` names it at the beginning of a sentence.
 
     Without a terminal to ask on, raises UsageError unless `yes` is given.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"{act} cannot be undone; without a terminal, confirm with --yes")
+        raise UsageError(f"{act} needs a confirmation: without a terminal, give --yes")
     typer.confirm(question, abort=True)
 
 

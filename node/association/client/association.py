@@ -42,7 +42,7 @@ from node.dicom.command import Command, Element, MalformedCommand, decode_comman
 from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import SUCCESS
 from node.dicom.uids import APPLICATION_CONTEXT, VERIFICATION
-from node.errors import PeerFailed, UsageError, VoxelnodeError
+from node.errors import PeerFailed, UsageError, VoxelnodeError, meant
 from node.settings.model import Settings
 from node.tls import failure_reason
 
@@ -489,15 +489,16 @@ def address_of(name: str, settings: Settings) -> Address:
     """
     peer = settings.peers.get(name)
     if peer is None:
-        return _parsed(name)
+        return _parsed(name, settings.peers)
     if peer.host is None:
         raise UsageError(f"[peers.{name}] has no host: set host to the address of the peer")
     return Address(peer.ae_title, peer.host, peer.port, peer_tls_context(peer, settings.dicom))
 
 
-def _parsed(name: str) -> Address:
+def _parsed(name: str, peers: Iterable[str]) -> Address:
     called, at, endpoint = name.rpartition("@")
     host, colon, port = endpoint.rpartition(":")
     if not (at and called and colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise UsageError(f"{name!r} is neither a name in [peers] nor AET@HOST:PORT, such as PACS@10.1.2.3:104")
+        expected = "neither a name in [peers] nor AET@HOST:PORT, such as PACS@10.1.2.3:104"
+        raise UsageError(f"{name!r} is {expected}{meant(name, peers)}")
     return Address(called, host.strip("[]"), int(port))

@@ -196,7 +196,7 @@ def _settings(
         "--format": ("convert.formats", listed or None),
         "--compress": ("convert.compress", compress),
         "--thumbnails": ("convert.thumbnails", thumbnails),
-        "--workers": ("convert.workers", workers),
+        "--workers / -j": ("convert.workers", workers),
         "--montage": ("convert.montages", montage or None),
         "--mip": ("convert.projections", mip or None),
         "--png": ("convert.slices", png or None),

@@ -74,6 +74,8 @@ def info(
     Higher levels are shown as well, failures and excluded instances with their reasons, and of the first instance what
     the index does not have: institution, age, weight, spacing, thickness, orientation, position.
     """
+    if not uid.strip():
+        raise UsageError("an empty name is that of nobody: give a UID, a Patient ID, or a part of a name")
     with root.looking() as index, root.files() as local:
         description = _Describer(index, local).describe(uid)
     if not description:

@@ -134,7 +134,9 @@ def _level(index: ReadIndex, uid: str) -> Level:
     if index.instances.row(uid) is not None:
         levels.append("instance")
     if not levels:
-        raise UsageError(f"{uid}: no study, series or instance in the index has this UID; check --root")
+        raise UsageError(
+            f"{uid}: no study, series or instance in the index has this UID; --patient takes a Patient ID; check --root"
+        )
     if len(levels) > 1:
         raise UsageError(f"{uid} names a {' and a '.join(levels)}; delete the parent level instead")
     return levels[0]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 NAMED_FILES = 20
 """Maximum number of skipped or refused files to list; ``--json`` lists all."""
 
+NOTHING = "no DICOM file was found"
+
 
 def import_(
     paths: Annotated[
@@ -33,7 +35,7 @@ def import_(
     Every instance is stored and indexed as if it had been sent. If a node runs on this root, the node does it, and its
     page Status shows the progress. Instances already stored are left unchanged, so the command may be repeated. Files
     that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has the UID of a stored instance
-    but different bytes.
+    but different bytes, and if no DICOM file was found.
     """
     from node.receive.dicom_files import count_files
 
@@ -71,11 +73,15 @@ def _survey(paths: Iterable[Path], on_file: Callable[[], None]) -> Answer:
     def show() -> None:
         print_fields({"instances": instances, "skipped, not DICOM": len(skipped)})
         _print_names("skipped", skipped)
+        if not instances:
+            print(NOTHING)
 
-    return Answer({"dry_run": True, "instances": instances, "not_dicom": _named(skipped)}, show)
+    return Answer({"dry_run": True, "instances": instances, "not_dicom": _named(skipped)}, show, failed=not instances)
 
 
 def _reported(report: ImportReport) -> Answer:
+    is_found = bool(report.stored or report.already_there or report.other_bytes or report.refused)
+
     def show() -> None:
         print_fields(
             {
@@ -89,7 +95,9 @@ def _reported(report: ImportReport) -> Answer:
         _print_names("refused", report.refused)
         _print_names("skipped", report.skipped)
         if report.stored:
-            print("A running node converts each series when it is quiet.")
+            print("A running node converts each series when it is quiet; otherwise the next start does.")
+        if not is_found:
+            print(NOTHING)
 
     data = {
         "dry_run": False,
@@ -99,7 +107,7 @@ def _reported(report: ImportReport) -> Answer:
         "refused": _named(report.refused),
         "not_dicom": _named(report.skipped),
     }
-    return Answer(data, show, failed=bool(report.refused or report.other_bytes))
+    return Answer(data, show, failed=bool(report.refused or report.other_bytes) or not is_found)
 
 
 def _named(files: list[SkippedFile]) -> list[dict[str, str]]:
