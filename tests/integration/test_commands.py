@@ -288,7 +288,7 @@ def test_names_in_a_zip_file_reach_the_terminal_without_control_characters(run, 
         archive.writestr(name, "no DICOM")
     for arguments in (["--dry-run"], []):
         status, out, err = run("import", str(tmp_path / "images.zip"), "--root", str(tmp_path / "root"), *arguments)
-        assert status == 0
+        assert (status, out.splitlines()[-1]) == (1, "no DICOM file was found")
         assert "evil" in out
         assert all(character.isprintable() or character == "\n" for character in out + err)
 
