@@ -16,7 +16,7 @@ import hmac
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -32,9 +32,10 @@ from starlette.types import Scope
 from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, EventType, Result
 from node.budget import Claim, Stage, Standing
+from node.index.engine.scope import ProjectRole, become, within
 from node.index.engine.scope import Scope as IndexScope
-from node.index.engine.scope import become, within
 from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, Role
+from node.index.nouns.projects import ReadProjects
 from node.index.nouns.shares import Share, ShareRepository
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
@@ -196,7 +197,6 @@ class Access:
             raise NotAuthenticated
         return LOCAL
 
-    @_whole
     @_whole
     def is_still(self, request: HTTPConnection, caller: Caller) -> bool:
         """Return whether a request would be of the same caller in the same role, and no project less, if it came now.
@@ -719,6 +719,49 @@ class Call:
         """Do an action of `Repository.actions` in the name of the caller."""
         return self.node.actions[action](who=self.account.name, **arguments)
 
+    @contextmanager
+    def changing(self, *targets: tuple[str, str | None], role: ProjectRole = "write") -> Iterator[None]:
+        """Change series, or studies, by their UIDs, in the name of the caller: a member needs the role for each.
+
+        A study without a series is the whole of it. Raises ResourceNotFound for what the caller does not see, and
+        Forbidden for what its role is too low for.
+        """
+        if self.account.scope is not None:
+            self._require(dataclasses.replace(self.account.scope, role=role), targets)
+        with within(None):
+            yield
+
+    def may_change(self, study: str | None = None, series: str | None = None) -> bool:
+        """Return whether the caller may change a series, or a whole study, that it sees; without both: any at all."""
+        scope = self.account.scope
+        if self.account.role < Role.WRITE or scope is None:
+            return self.account.role >= Role.WRITE
+        writing = dataclasses.replace(scope, role="write")
+        if study is None:
+            with within(writing), self.node.index.reading() as index:
+                return bool(index.repository(ReadProjects).all())
+        try:
+            self._require(writing, [(study, series)])
+        except Forbidden:
+            return False
+        return True
+
+    def _require(self, scope: IndexScope, targets: Iterable[tuple[str, str | None]]) -> None:
+        for study, series in targets:
+            seen = self._series_within(self.account.scope, study)
+            if not seen or (series and series not in seen):
+                raise ResourceNotFound("series" if series else "study")
+            wanted = {series} if series else self._series_within(None, study)
+            if not wanted <= self._series_within(scope, study):
+                raise Forbidden(
+                    f"account {self.account.name} needs the role {scope.role} in a project that has "
+                    f"{'the series' if series else 'all series of the study'}"
+                )
+
+    def _series_within(self, scope: IndexScope | None, study: str) -> set[str]:
+        with within(scope), self.node.index.reading() as index:
+            return {row["series_instance_uid"] for row in index.series.of_study(study)}
+
     def is_still_allowed(self) -> bool:
         """Return whether the credentials of the request are valid, and of the same caller in the same role, now.
 
@@ -756,8 +799,9 @@ _project_routes: set[object] = set()
 def for_projects(route: _Route) -> _Route:
     """Mark a route that accounts may use that see their projects only.
 
-    It shows nothing but what it reads of the index, or of files that rows of the index name, and changes nothing, or
-    compares what it changes with the projects of the caller. All other routes refuse these accounts, whatever they ask.
+    It shows nothing but what it reads of the index, or of files that rows of the index name, and changes nothing but
+    what is of the account itself, or what `Call.changing` has compared with its projects. All other routes refuse these
+    accounts, whatever they ask.
     """
     _project_routes.add(route)
     return route

@@ -26,7 +26,8 @@ def reconvert(
 ) -> Mapping[str, Any]:
     """Request and record the reconversion of series of a study; the result has their number as ``owed``."""
     series = [(study_instance_uid, series_instance_uid) for series_instance_uid in series_instance_uids]
-    done = call.node.actions["reconvert"](series=series, terms=terms)
+    with call.changing(*series):
+        done = call.node.actions["reconvert"](series=series, terms=terms)
     detail = f"{done['owed']} series converted again"
     _record(call, AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, study_instance_uid, detail)
     return done

@@ -39,7 +39,7 @@ NOT_RUN = {
     r"voxelnode ready: ": "output",
     r"voxelnode .*\b(FROM|NAME|ID|NUMBER|PATIENT|UID)\b": "how it is used: capitals stand for values",
     r"voxelnode account add (anna|nightly)": "asks for a password; tests/acceptance/test_cli_account.py",
-    r"voxelnode account token": "needs that account; tests/acceptance/test_cli_account.py",
+    r"voxelnode account (token|role anna)": "needs that account; tests/acceptance/test_cli_account.py",
     r"voxelnode (fsck|serve) (.* )?--root /restored": "needs a backup; tests/acceptance has restores",
     r"voxelnode backup --prove": "needs a whole backup; tests/integration/test_backup_proof.py",
     r"voxelnode viewers install": "needs the npm registry; tests/web/test_viewers.py installs from a file",

@@ -71,14 +71,15 @@ class Asker:
     ) -> int:
         """Ask for commitment; with `stay`, keep the association open until the result has come and was answered.
 
-        pynetdicom answers on its own thread, and fails if the association is being released by then.
+        pynetdicom answers on its own thread, and fails if the association is being released by then; a message is sent
+        (EVT_DIMSE_SENT) when it waits to be, its PDU when it is on the wire.
         """
         ae = AE("ASKER")
         ae.add_requested_context(STORAGE_COMMITMENT)
         answered = threading.Event()
         handlers: Any = [
             (evt.EVT_N_EVENT_REPORT, self.report),
-            (evt.EVT_DIMSE_SENT, lambda event: answered.set() if self.came.is_set() else None),
+            (evt.EVT_PDU_SENT, lambda event: answered.set() if self.came.is_set() else None),
         ]
         assoc = ae.associate(node.host, node.port, evt_handlers=handlers)
         assert assoc.is_established

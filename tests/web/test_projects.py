@@ -139,8 +139,9 @@ def parameters_of(admin: httpx2.Client, series: str) -> dict[str, str]:
     instance = admin.get("/api/v1/instances", params={"series_instance_uid": series}).json()["items"][0]
     volume = admin.get("/api/v1/volumes", params={"series_instance_uid": series}).json()["items"][0]
     download = admin.get(f"/studies/{study}/medium.zip", follow_redirects=False).headers["location"]
+    comment = admin.post(f"/api/v1/studies/{study}/comments", json={"comment": f"Name^{study}"}).json()["id"]
     return {**_uids(study, series, instance["sop_instance_uid"]), "id": str(volume["id"]), "name": volume["name"],
-            "number": download.rpartition("/")[2],
+            "number": download.rpartition("/")[2], "comment": str(comment),
             "patient": str(admin.get(f"/api/v1/studies/{study}").json()["patient"])}  # fmt: skip
 
 
@@ -170,10 +171,21 @@ def query_of(path: str, values: Mapping[str, str]) -> dict[str, str]:
     return {}
 
 
+def body_of(path: str, values: Mapping[str, str]) -> dict[str, Any]:
+    """What a route that changes something needs beside its path."""
+    key = {"study_instance_uid": values["study"], "series_instance_uid": values["series"]}
+    by_rest = {"labels": {"labels": ["walked"]}, "comments": {"comment": "walked"}, "contents": {"add": [key]},
+               "{account}": {"role": "read"}}  # fmt: skip
+    if path.startswith("/api/"):
+        return {"json": by_rest[last]} if (last := path.rpartition("/")[2]) in by_rest else {}
+    selected = {name: values[name] for name in ("study", "series")} if "/selected/" in path else {}
+    return {"data": {**selected, "label": "walked", "comment": "walked"}}
+
+
 def told(answer: httpx2.Response, values: Mapping[str, str]) -> tuple[object, ...]:
     """What an answer tells, without the identifiers of the request."""
     text = answer.text
-    for value in values.values():
+    for value in (value for value in values.values() if value in str(answer.request.url)):
         text = re.sub(rf"(?<![\w.]){re.escape(value)}(?![\w.])", "?", text)
     headers = {name: answer.headers.get(name) for name in ("etag", "content-type", "location", "warning")}
     return answer.status_code, text, json.dumps(headers)
@@ -183,24 +195,29 @@ def told(answer: httpx2.Response, values: Mapping[str, str]) -> tuple[object, ..
 def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) -> None:
     """A route that is new, and open to members of projects, needs values for its parameters here."""
     admin = as_account(shared, "admin")
-    foreign, own = parameters_of(admin, "1.2.901.1"), parameters_of(admin, "1.2.902.1")
+    for name in ("walt", "fay"):
+        shared.account(name, Role.WRITE)
+        assert admin.put(f"/api/v1/projects/beta/members/{name}", json={"role": "manage"}).status_code == 200
+    foreign = {**parameters_of(admin, "1.2.901.1"), "project": "alpha", "account": "anna"}
+    own = {**parameters_of(admin, "1.2.902.1"), "project": "beta", "account": "fay"}
     absent = {**_uids(*ABSENT.values()), "id": "999999", "name": foreign["name"], "patient": "999999",
-              "number": "0" * 32}  # fmt: skip
+              "number": "0" * 32, "comment": "999999", "project": "nothing", "account": "nobody"}  # fmt: skip
     marks = [mark for study in ("1.2.901", "1.2.904") for mark in (f"ID-{study}", f"Name^{study}", f"{study}.1")]
-    walked, shown = 0, 0
-    ben = as_account(shared, "ben")
+    walked, shown, changed = 0, 0, 0
+    walt = as_account(shared, "walt")
     for path, route in every_route(shared.server._app.routes):
         for method in sorted((route.methods or set()) - {"HEAD"}):
             if path == "/api/v1/events" or path in OF_NOBODY or "{share_token}" in path:
                 continue
             if not is_for_projects(route.endpoint):
                 url = re.sub(r"{\w+(:path)?}", "1", path)
-                assert ben.request(method, url, follow_redirects=False).status_code == WHOLE_NODE_ONLY, (method, path)
+                assert walt.request(method, url, follow_redirects=False).status_code == WHOLE_NODE_ONLY, (method, path)
                 continue
             answers = []
             for values in (foreign, absent):
                 url, query = url_of(path, values), query_of(path, values)
-                answer = ben.request(method, url, params=query, follow_redirects=False)
+                sent = body_of(path, values) if method in ("POST", "PUT") else {}
+                answer = walt.request(method, url, params=query, follow_redirects=False, **sent)
                 text = answer.text.replace(url, "")
                 for value in query.values():
                     text = text.replace(value, "")
@@ -211,10 +228,18 @@ def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) 
                     assert not [mark for mark in marks if mark in text], (method, path)
             assert len({*answers}) <= 1, (method, path, answers)
             walked += 1
-            if "{" in path and ben.request(method, url_of(path, own), params=query_of(path, own)).status_code == 200:
-                shown += 1
-    assert walked > 100
+            sent = body_of(path, own) if method in ("POST", "PUT") else {}
+            answer = walt.request(method, url_of(path, own), params=query_of(path, own), follow_redirects=False, **sent)
+            is_change = method != "GET" and answer.status_code in (200, 201, 202, 303)
+            shown, changed = (
+                shown + (method == "GET" and "{" in path and answer.status_code == 200),
+                changed + is_change,
+            )
+    assert walked > 115
     assert shown > 50, "the same routes show what is seen"
+    assert changed > 15, "and change what may be changed"
+    for name in ("walt", "fay"):
+        shared.store.actions.by_name["remove-account"](name=name, who="test")
 
 
 @pytest.mark.slow
@@ -242,7 +267,7 @@ def test_the_pages_are_of_what_a_member_sees_and_offer_nothing_that_changes_it(s
     kept = ben.post("/searches", data={"name": "mine", "words": "902"})
     assert (kept.status_code, "mine" in ben.get("/").text) == (303, True)
     made = ben.get("/studies/1.2.902/medium.zip").headers["location"]
-    until(lambda: "Download " in ben.get(made).text)
+    until(lambda: "The file is ready" in ben.get(made).text)
     assert ben.get(f"{made}/file").status_code == 200
     admin = as_account(shared, "admin")
     assert admin.delete("/api/v1/projects/beta/members/ben").status_code == 200
@@ -253,6 +278,91 @@ def test_the_pages_are_of_what_a_member_sees_and_offer_nothing_that_changes_it(s
     assert changed.headers["location"] == "/login"
     assert ben.get("/account").status_code != 200
     shared.account("ben", Role.READ)
+
+
+@pytest.mark.slow
+def test_members_change_what_their_role_lets_them(shared: Site) -> None:
+    """wren may write in alpha and read in beta; maud manages alpha and gamma, and reads beta."""
+    admin = as_account(shared, "admin")
+    projects = {"wren": {"alpha": "write", "beta": "read"}, "maud": {"alpha": "manage", "gamma": "manage"}}
+    for name, roles in projects.items():
+        shared.account(name, Role.READ)
+        refused = admin.put(f"/api/v1/projects/alpha/members/{name}", json={"role": roles["alpha"]})
+        assert (refused.status_code, f"account role {name} write" in refused.text) == (400, True), refused.text
+        shared.store.actions.by_name["set-role"](name=name, role="write", who="test")
+        for project, role in roles.items():
+            member = f"/api/v1/projects/{project}/members/{name}"
+            assert admin.put(member, json={"role": role}).status_code == 200
+    wren, maud = as_account(shared, "wren"), as_account(shared, "maud")
+    whole, part, read, foreign = "1.2.901", "1.2.902", "1.2.903", "1.2.904"
+
+    # Of what is in alpha. What is in beta alone is read, and what is in neither is not there.
+    for path, body in (("labels", {"labels": ["seen"]}), ("comments", {"comment": "fine"}), ("reconvert", None)):
+        method = "PUT" if path == "labels" else "POST"
+        answers = {
+            study: wren.request(method, f"/api/v1/studies/{study}/{path}", json=body).status_code
+            for study in (whole, part, read, foreign, ABSENT["study"])
+        }
+        assert set([answers[whole], answers[part]]) <= {200, 201, 202}, (path, answers)
+        assert [answers[read], answers[foreign], answers[ABSENT["study"]]] == [403, 404, 404], (path, answers)
+    keyed = {"idempotency-key": "once"}
+    marked = [wren.post(f"/api/v1/studies/{whole}/comments", json={"comment": "twice"}, headers=keyed) for _ in "ab"]
+    assert marked[0].json() == marked[1].json()
+    assert "idempotent-replayed" in marked[1].headers
+    comments = [
+        one for one in admin.get(f"/api/v1/studies/{whole}/comments").json()["items"] if one["written_by"] == "wren"
+    ]
+    assert sorted(one["comment"] for one in comments) == ["fine", "twice"]
+    mine, theirs = (
+        comments[0]["id"],
+        admin.post(f"/api/v1/studies/{foreign}/comments", json={"comment": "x"}).json()["id"],
+    )
+    assert [wren.delete(f"/api/v1/comments/{one}").status_code for one in (mine, mine, theirs)] == [200, 404, 404]
+    assert as_account(shared, "ben").put(f"/api/v1/studies/{part}/labels", json={"labels": []}).status_code == 403
+
+    # A study that is not seen as a whole has labels for others, too: its series that are seen can have some.
+    assert maud.put(f"/api/v1/studies/{whole}/labels", json={"labels": ["a"]}).status_code == 200
+    admin.post("/api/v1/projects/alpha/contents", json={"remove": [{"study_instance_uid": whole}]})
+    assert maud.put(f"/api/v1/studies/{whole}/labels", json={"labels": ["b"]}).status_code == 403
+    assert maud.put(f"/api/v1/studies/{whole}/series/1.2.901.2/labels", json={"labels": ["b"]}).status_code == 200
+    assert maud.put(f"/api/v1/studies/{whole}/series/1.2.901.1/labels", json={"labels": ["b"]}).status_code == 404
+    admin.post("/api/v1/projects/alpha/contents", json={"add": [{"study_instance_uid": whole}]})
+
+    # The pages offer what the role lets do.
+    pages = signed_in(shared, "wren")
+    assert "reconvert" in pages.get(f"/studies/{whole}").text
+    assert f"/studies/{whole}/links" not in pages.get(f"/studies/{whole}").text
+    assert not re.search("/(reconvert|labels|comments)", pages.get(f"/studies/{read}/series/1.2.903.1").text)
+    assert pages.post(f"/studies/{whole}/labels", data={"label": "by page"}).status_code == 303
+    assert pages.post(f"/studies/{read}/labels", data={"label": "by page"}).status_code == 403
+    assert "by page" in admin.get(f"/api/v1/studies/{whole}/labels").json()["labels"]
+
+    # Who manages a project says who else is in it, and which series of projects that it manages are.
+    contents = "/api/v1/projects/gamma/contents"
+    add = {study: maud.post(contents, json={"add": [{"study_instance_uid": study}]}).status_code
+           for study in (part, read, foreign)}  # fmt: skip
+    assert add == {part: 200, read: 404, foreign: 404}
+    assert part in {
+        one["study_instance_uid"] for one in as_account(shared, "cleo").get("/api/v1/series").json()["items"]
+    }
+    assert maud.post(contents, json={"remove": [{"study_instance_uid": part}]}).json()["removed"] == 1
+    assert {one["account"] for one in maud.get("/api/v1/projects/gamma/members").json()["items"]} == {
+        "cleo", "dora", "maud",
+    }  # fmt: skip
+    shared.account("whole", Role.WRITE)
+    refused = [
+        maud.put(f"/api/v1/projects/gamma/members/{name}", json={"role": "read"}) for name in ("whole", "nobody")
+    ]
+    assert [one.status_code for one in refused] == [400, 400]
+    assert refused[0].text.replace("whole", "nobody") == refused[1].text, "nothing tells which accounts there are"
+    assert maud.put("/api/v1/projects/gamma/members/ben", json={"role": "read"}).status_code == 200
+    assert maud.delete("/api/v1/projects/gamma/members/ben").status_code == 200
+    for path in ("/api/v1/projects/beta/members/ben", "/api/v1/projects/delta/members/ben"):
+        assert maud.put(path, json={"role": "read"}).status_code == 404, path
+    assert wren.put("/api/v1/projects/alpha/members/ben", json={"role": "read"}).status_code == 403
+    assert wren.put("/api/v1/projects/beta/members/ben", json={"role": "read"}).status_code == 403
+    assert as_account(shared, "whole").get("/api/v1/projects/alpha/members").status_code == 403
+    assert maud.put("/api/v1/projects/gamma", json={"rule": 'modality == "CT"'}).status_code == 403
 
 
 @pytest.mark.slow

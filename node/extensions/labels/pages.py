@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -50,53 +51,61 @@ class KeptStudySearch(StudySearch):
 
 @router.post(f"{STUDY}/labels")
 @router.post(f"{SERIES}/labels")
+@for_projects
 def change_label(call: WriterCall, wanted: Wanted, form: Annotated[ChangedLabel, Form()]) -> Response:
     """Give a label to a study or a series, or take it away."""
-    _change(call, [[wanted.study, wanted.series or ""]], form)
+    _change(call, [(wanted.study, wanted.series or "")], form)
     return RedirectResponse(wanted.url, SEE_OTHER)
 
 
 @router.post("/selected/labels")
+@for_projects
 def change_label_of_selected(call: WriterCall, form: Annotated[LabelOfSelected, Form()]) -> Response:
     """Give a label to the selected studies, or take it away."""
-    _change(call, [[uid, ""] for uid in form.uids], form)
+    _change(call, [(uid, "") for uid in form.uids], form)
     return RedirectResponse("/", SEE_OTHER)
 
 
 @router.post(f"{STUDY}/selected/labels")
+@for_projects
 def change_label_of_series(
     call: WriterCall, study_instance_uid: str, form: Annotated[LabelOfSeries, Form()]
 ) -> Response:
     """Give a label to the selected series of a study, or take it away; series that are gone are left out."""
     with call.node.index.reading() as index:
         uids = form.there(index, study_instance_uid)
-    _change(call, [[study_instance_uid, uid] for uid in uids], form)
+    _change(call, [(study_instance_uid, uid) for uid in uids], form)
     return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
 
 
-def _change(call: Call, targets: list[list[str]], form: ChangedLabel) -> None:
-    call.act("change-labels", targets=targets, **{"remove" if form.remove else "add": [form.label]})
+def _change(call: Call, targets: Sequence[tuple[str, str]], form: ChangedLabel) -> None:
+    with call.changing(*targets):
+        call.act("change-labels", targets=targets, **{"remove" if form.remove else "add": [form.label]})
 
 
 @router.post(f"{STUDY}/comments")
 @router.post(f"{SERIES}/comments")
+@for_projects
 def write_comment(
     call: WriterCall, wanted: Wanted, comment: Annotated[str, Form(min_length=1, max_length=MAX_COMMENT_CHARACTERS)]
 ) -> Response:
     """Write a comment on a study or a series."""
-    call.act("comment", study=wanted.study, series=wanted.series or "", comment=comment)
+    with call.changing(wanted):
+        call.act("comment", study=wanted.study, series=wanted.series or "", comment=comment)
     return RedirectResponse(wanted.url, SEE_OTHER)
 
 
 @router.post("/comments/{comment}/remove")
+@for_projects
 def remove_comment(call: WriterCall, comment: CommentNumber) -> Response:
     """Remove a comment of one's own; administrators remove any."""
     with call.node.index.reading() as index:
         row = index.repository(ReadMarks).comment(comment)
     if row is None:
         raise ResourceNotFound("comment")
-    call.act("remove-comment", number=comment, any_account=call.account.role == Role.ADMIN)
     study, series = row["study_instance_uid"], row["series_instance_uid"]
+    with call.changing((study, series)):
+        call.act("remove-comment", number=comment, any_account=call.account.role == Role.ADMIN)
     return RedirectResponse(series_url(study, series) if series else study_url(study), SEE_OTHER)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import Path, Response
@@ -141,6 +141,7 @@ def show_labels(call: ReaderCall, response: Response, study_instance_uid: StudyU
 
 
 @router.put(f"{STUDY}/labels", responses=problems(*OF_CHANGES))
+@for_projects
 def set_labels(call: WriterCall, change: Change, study_instance_uid: StudyUid, labels: Labels) -> Labels:
     """Give a study these labels, and no others."""
     return _set(call, change, Target(study_instance_uid), labels.labels)
@@ -154,6 +155,7 @@ def show_labels_of_series(call: ReaderCall, response: Response, key: RequestedSe
 
 
 @router.put(f"{SERIES}/labels", responses=problems(*OF_CHANGES))
+@for_projects
 def set_labels_of_series(call: WriterCall, change: Change, key: RequestedSeries, labels: Labels) -> Labels:
     """Give a series these labels, and no others."""
     return _set(call, change, Target(*key), labels.labels)
@@ -171,19 +173,22 @@ def list_comments(call: ReaderCall, study_instance_uid: StudyUid) -> Comments:
 
 
 @router.post(f"{STUDY}/comments", status_code=201, responses=problems(*OF_CHANGES))
+@for_projects
 def write_comment(
     call: WriterCall, change: Change, study_instance_uid: StudyUid, written: NewComment
 ) -> WrittenComment:
     """Write a comment on a study, or on one of its series."""
     target = Target(study_instance_uid, written.series_instance_uid)
-    return change.make(
-        WrittenComment,
-        lambda index: _labels_in(index, target),
-        lambda _: call.act("comment", study=target.study, series=target.series, comment=written.comment),
-    )
+
+    def act(_: object) -> Mapping[str, Any]:
+        with call.changing(target):
+            return call.act("comment", study=target.study, series=target.series, comment=written.comment)
+
+    return change.make(WrittenComment, lambda index: _labels_in(index, target), act)
 
 
 @router.delete("/comments/{comment}", responses=problems(*OF_CHANGES))
+@for_projects
 def remove_comment(call: WriterCall, change: Change, comment: CommentNumber) -> RemovedComment:
     """Remove a comment of one's own; administrators remove any."""
 
@@ -193,10 +198,13 @@ def remove_comment(call: WriterCall, change: Change, comment: CommentNumber) -> 
             raise ResourceNotFound("comment")
         return CommentResource.of(row)
 
-    is_admin = call.account.role == Role.ADMIN
-    return change.make(
-        RemovedComment, current, lambda _: call.act("remove-comment", number=comment, any_account=is_admin)
-    )
+    def act(_: object) -> Mapping[str, Any]:
+        with call.node.index.reading() as index:
+            written = current(index)
+        with call.changing((written.study_instance_uid, written.series_instance_uid)):
+            return call.act("remove-comment", number=comment, any_account=call.account.role == Role.ADMIN)
+
+    return change.make(RemovedComment, current, act)
 
 
 @router.get("/searches")
@@ -260,8 +268,8 @@ def _require(index: ReadIndex, target: Target) -> None:
 
 
 def _set(call: Call, change: Change, target: Target, labels: Sequence[str]) -> Labels:
-    return change.make(
-        Labels,
-        lambda index: _labels_in(index, target),
-        lambda _: call.act("set-labels", study=target.study, series=target.series, labels=list(labels)),
-    )
+    def act(_: object) -> Mapping[str, Any]:
+        with call.changing(target):
+            return call.act("set-labels", study=target.study, series=target.series, labels=list(labels))
+
+    return change.make(Labels, lambda index: _labels_in(index, target), act)

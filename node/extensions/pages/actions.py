@@ -53,6 +53,7 @@ Wanted = Annotated[StudyOrSeries, Depends(_target)]
 
 @router.post(f"{STUDY}/reconvert")
 @router.post(f"{SERIES}/reconvert")
+@for_projects
 def reconvert(call: WriterCall, wanted: Wanted) -> Response:
     """Convert every series of a study again, or one series."""
     with call.node.index.reading() as index:
@@ -145,6 +146,7 @@ SelectedOfStudy = Annotated[SelectedSeries, Form()]
 
 
 @router.post("/selected/reconvert")
+@for_projects
 def reconvert_selected(call: WriterCall, selected: Selected) -> Response:
     """Convert every series of the studies again; those that were deleted meanwhile are left out."""
     for uid in selected.uids:
@@ -205,6 +207,7 @@ def dicom(call: ReaderCall, selected: Selected) -> Response:
 
 
 @router.post(f"{STUDY}/selected/reconvert")
+@for_projects
 def reconvert_selected_series(call: WriterCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
     """Convert the selected series of a study again; those that were deleted meanwhile are left out."""
     with call.node.index.reading() as index:

@@ -103,10 +103,16 @@ _DIGEST = f"digest-{secrets.token_hex(16)}"
 """Placeholder for the digest of a fragment; random, so that it cannot occur in the content."""
 
 
-def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **values: Any) -> Response:
-    """Return a complete page for the account of a call."""
+def page(
+    call: Call,
+    template: str,
+    headers: Mapping[str, str] | None = None,
+    target: tuple[str, ...] = (),
+    **values: Any,
+) -> Response:
+    """Return a complete page for the account of a call; `target`: the UIDs of the study or series that it is about."""
     request, node, account = call.request, call.node, call.account
-    is_member = account.scope is not None  # of projects: it sees no page of the node, and changes nothing
+    is_member = account.scope is not None  # of projects: it sees no page of the node
     with node.index.reading(wait=False) as index:
         badges = badge_counts(index, request)
         has_work = bool(index.work.page(None, 1)) or index.repository(ReadCreatedWorkitems).is_any_under_way()
@@ -123,19 +129,19 @@ def page(call: Call, template: str, headers: Mapping[str, str] | None = None, **
             intake=NO_INTAKE if is_member else intake_of(node),
             account=account,
             is_member=is_member,
-            may_write=account.role >= Role.WRITE and not is_member,
+            may_write=call.may_change(*target),
             may_upload=account.role >= Role.WRITE and not is_member and serves_studies(node.settings),
             may_delete=account.role >= Role.ADMIN,
             has_work=has_work,
             ae_title=node.settings.dicom.ae_title,
             host=_dicom_host(request, node),
             dicom_port=_dicom_port(node),
-            has_links="shares" not in node.settings.extensions.disabled,
+            has_links="shares" not in node.settings.extensions.disabled and not is_member,
             has_media="media" not in node.settings.extensions.disabled,
             has_bids="bids" not in node.settings.extensions.disabled and not is_member,
             has_accounts="administration" not in node.settings.extensions.disabled,
             trash_days=node.settings.retention.trash_days,
-            receivers=node.settings.receivers,
+            receivers={} if is_member else node.settings.receivers,
             called_peers=node.settings.called_peers,
             has_routes=bool(node.settings.receivers or node.settings.routes),
             has_dicomweb=serves_studies(node.settings),

@@ -71,6 +71,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
             call,
             "series.html",
             {"Content-Security-Policy": VIEWER_POLICY},
+            target=key,
             study=of_study,
             namesake=namesake(index, of_study),
             series=row,

@@ -249,7 +249,7 @@ def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | Non
         marks = marks_of(call, index, Target(study_instance_uid))
         values: dict[str, Any] = {"study": row, "namesake": namesake(index, row)}
         values |= {"cards": cards, "bytes": total, "viewers": viewers, "marks": marks, "digest": ""}
-        return page(call, "study.html", **values, **many)
+        return page(call, "study.html", target=(study_instance_uid,), **values, **many)
 
 
 @router.post("/studies/{study_instance_uid}/series-list")

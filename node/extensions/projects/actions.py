@@ -21,7 +21,8 @@ from node.audit.audit_log import (
 from node.errors import UsageError
 from node.extensions.projects.rules import apply_rules
 from node.hookspecs import Action as RootAction
-from node.index.nouns.projects import PROJECT_ROLES, Content, ProjectRepository
+from node.index.engine.scope import PROJECT_ROLES
+from node.index.nouns.projects import Content, ProjectRepository
 from node.receive.ingest import Ingest
 from node.selector import compile_selector
 
@@ -81,11 +82,16 @@ class _Changes:
         self._change(who, f"project {name} removed", lambda: self._projects.remove(name))
         return {"removed": name}
 
-    def set_member(self, name: str, account: str, role: str, who: str) -> Mapping[str, Any]:
+    def set_member(self, name: str, account: str, role: str, who: str, *, may_limit: bool = True) -> Mapping[str, Any]:
         if role not in PROJECT_ROLES:
-            raise UsageError(f"{role[:20]!r} is no role in a project: members read")
+            raise UsageError(f"{role[:20]!r} is no role in a project: choose {', '.join(PROJECT_ROLES)}")
         what = f"account {account} has the role {role} in project {name}"
-        self._change(who, what, lambda: self._projects.set_member(name, account, role), kind=EventType.ROLES_CHANGED)
+        self._change(
+            who,
+            what,
+            lambda: self._projects.set_member(name, account, role, may_limit=may_limit),
+            kind=EventType.ROLES_CHANGED,
+        )
         return {"project": name, "account": account, "role": role}
 
     def remove_member(self, name: str, account: str, who: str) -> Mapping[str, Any]:

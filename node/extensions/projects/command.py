@@ -67,12 +67,14 @@ def remove(project: Project, root: ChangedRoot) -> Answer:
 def member(
     project: Project,
     account: Account,
-    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="What it may do there: read.")] = "read",
+    role: Annotated[
+        str, typer.Option("--role", metavar="ROLE", help="What it may do there: read, write or manage.")
+    ] = "read",
     remove: Annotated[bool, typer.Option("--remove", help="It is no member of this project any more.")] = False,
     *,
     root: ChangedRoot,
 ) -> Answer:
-    """Let an account see a project. From its next request it sees its projects only, and changes nothing."""
+    """Let an account see a project. From its next request it sees its projects only."""
     if remove:
         done = root.order("remove-project-member", name=project, account=account)
         return Answer(done, f"{account} is no member of {project} any more")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated, Any
 
 from fastapi import Path
 from pydantic import Field
 
 from node.extensions.projects.actions import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
 from node.index.database.reading import ReadIndex
+from node.index.engine.scope import ProjectRole, within
+from node.index.nouns.accounts import Role
 from node.index.nouns.projects import ReadProjects
-from node.web.access import AdminCall, ReaderCall, for_projects
+from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.api.changes import Change
 from node.web.api.models import Resource
 from node.web.api.routing import OF_CHANGES, api_router, problems
-from node.web.errors import ResourceNotFound
+from node.web.errors import Forbidden, ResourceNotFound
 
 router = api_router("projects")
 
@@ -77,9 +82,9 @@ class Members(Resource):
 
 
 class MemberRole(Resource):
-    """A role in a project: read."""
+    """A role in a project."""
 
-    role: Annotated[str, Field(max_length=8)]
+    role: ProjectRole
 
 
 class Member(Resource):
@@ -148,44 +153,76 @@ def remove_project(call: AdminCall, change: Change, project: Name) -> RemovedPro
 
 
 @router.get(f"{PROJECT}/members", responses=problems(*OF_CHANGES))
-def list_members(call: AdminCall, project: Name) -> Members:
-    """The members of a project, with their roles."""
-    with call.node.index.reading() as index:
+@for_projects
+def list_members(call: WriterCall, project: Name) -> Members:
+    """The members of a project, with their roles: for administrators, and members with the role manage."""
+    with _managing(call, project), call.node.index.reading() as index:
         return _members(index, project)
 
 
 @router.put(MEMBER, responses=problems(*OF_CHANGES))
-def set_member(call: AdminCall, change: Change, project: Name, account: Account, member: MemberRole) -> Member:
-    """Give an account a role in a project; from its next request it sees its projects only."""
-    return change.make(
-        Member,
-        lambda index: _members(index, project),
-        lambda _: call.act("set-project-member", name=project, account=account, role=member.role),
-    )
+@for_projects
+def set_member(call: WriterCall, change: Change, project: Name, account: Account, member: MemberRole) -> Member:
+    """Give an account a role in a project; from its next request it sees its projects only.
+
+    Administrators do this, and members with the role manage for accounts that see projects only before.
+    """
+
+    def act(_: object) -> Mapping[str, Any]:
+        with _managing(call, project):
+            known = {"name": project, "account": account, "role": member.role}
+            return call.act("set-project-member", **known, may_limit=call.account.role == Role.ADMIN)
+
+    return change.make(Member, lambda index: _members(index, project), act)
 
 
 @router.delete(MEMBER, responses=problems(*OF_CHANGES))
-def remove_member(call: AdminCall, change: Change, project: Name, account: Account) -> RemovedMember:
-    """Take the role in a project from an account."""
-    return change.make(
-        RemovedMember,
-        lambda index: _members(index, project),
-        lambda _: call.act("remove-project-member", name=project, account=account),
-    )
+@for_projects
+def remove_member(call: WriterCall, change: Change, project: Name, account: Account) -> RemovedMember:
+    """Take the role in a project from an account: for administrators, and members with the role manage."""
+
+    def act(_: object) -> Mapping[str, Any]:
+        with _managing(call, project):
+            return call.act("remove-project-member", name=project, account=account)
+
+    return change.make(RemovedMember, lambda index: _members(index, project), act)
 
 
 @router.post(f"{PROJECT}/contents", responses=problems(*OF_CHANGES))
-def change_contents(call: AdminCall, change: Change, project: Name, contents: ContentChange) -> ChangedContents:
-    """Put studies and series into a project, and take others out."""
-    pairs = {
-        how: [[one.study_instance_uid, one.series_instance_uid] for one in given]
-        for how, given in (("add", contents.add), ("remove", contents.remove))
-    }
-    return change.make(
-        ChangedContents,
-        lambda index: _project(index, project),
-        lambda _: call.act("change-project-contents", name=project, **pairs),
+@for_projects
+def change_contents(call: WriterCall, change: Change, project: Name, contents: ContentChange) -> ChangedContents:
+    """Put studies and series into a project, and take others out.
+
+    Administrators do this, and members with the role manage in the project, and in one that has what they name.
+    """
+    add, remove = (
+        [(one.study_instance_uid, one.series_instance_uid) for one in given]
+        for given in (contents.add, contents.remove)
     )
+
+    def act(_: object) -> Mapping[str, Any]:
+        with _managing(call, project), call.changing(*add, *remove, role="manage"):
+            return call.act("change-project-contents", name=project, add=add, remove=remove)
+
+    return change.make(ChangedContents, lambda index: _project(index, project), act)
+
+
+@contextmanager
+def _managing(call: Call, project: str) -> Iterator[None]:
+    """Act on a project: administrators on any, members on those in which they have the role manage.
+
+    Raises ResourceNotFound for a project that the caller does not see, and Forbidden.
+    """
+    scope = call.account.scope
+    with call.node.index.reading() as index:
+        _project(index, project)
+    if scope is None and call.account.role < Role.ADMIN:
+        raise Forbidden("administrators, and members with the role manage, change a project")
+    with within(None if scope is None else replace(scope, role="manage")), call.node.index.reading() as index:
+        if index.repository(ReadProjects).one(project) is None:
+            raise Forbidden(f"account {call.account.name} needs the role manage in project {project}")
+    with within(None):
+        yield
 
 
 def _project(index: ReadIndex, name: str) -> ProjectResource:

@@ -161,9 +161,10 @@ def _enter(connection: Connection, scope: Scope, schema: str) -> None:
     connection.exec_driver_sql("DELETE FROM scope_account")
     if scope.account:
         of_account = text(
-            f"INSERT INTO scope_projects SELECT project_id FROM {schema}.project_members WHERE account = :account"
-        )
-        connection.execute(of_account, {"account": scope.account})
+            f"INSERT INTO scope_projects SELECT project_id FROM {schema}.project_members "
+            "WHERE account = :account AND role IN :roles"
+        ).bindparams(bindparam("roles", expanding=True))
+        connection.execute(of_account, {"account": scope.account, "roles": list(scope.roles)})
         connection.execute(text("INSERT INTO scope_account VALUES (:account)"), {"account": scope.account})
     if scope.projects:
         of_names = text(f"INSERT INTO scope_projects SELECT id FROM {schema}.projects WHERE name IN :names")

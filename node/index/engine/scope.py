@@ -18,8 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from node.errors import VoxelnodeError
+
+ProjectRole = Literal["read", "write", "manage"]
+"""What an account may do in a project; each role includes those before it."""
+
+PROJECT_ROLES: tuple[ProjectRole, ...] = get_args(ProjectRole)
 
 
 class OutOfScope(VoxelnodeError):
@@ -28,10 +34,19 @@ class OutOfScope(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The projects of a caller: those that an account is a member of, or some by their names, of a peer."""
+    """The projects of a caller: those that an account is a member of, or some by their names, of a peer.
+
+    `role`: leave out the projects of an account in which it has a lower one.
+    """
 
     account: str = ""
     projects: tuple[str, ...] = ()
+    role: ProjectRole = "read"
+
+    @property
+    def roles(self) -> tuple[ProjectRole, ...]:
+        """The role, and those above it."""
+        return PROJECT_ROLES[PROJECT_ROLES.index(self.role) :]
 
 
 NOBODY = Scope()

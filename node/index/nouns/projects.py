@@ -35,10 +35,6 @@ BY_CALLED_AE_TITLE = "called AE title"
 """Who has added what was sent to the AE title of a project."""
 
 
-PROJECT_ROLES = ("read",)
-"""What an account can be given in a project; the table has room for more."""
-
-
 class NoSuchProject(UsageError):
     """No project has this name."""
 
@@ -101,17 +97,26 @@ class ProjectRepository(IndexRepository):
         connection.execute(delete(ProjectRow).where(ProjectRow.id == _id(connection, name)))
 
     @on_writer
-    def set_member(self, connection: Connection, name: str, account: str, role: str) -> None:
-        """Give an account a role in a project, and limit it to its projects.
+    def set_member(self, connection: Connection, name: str, account: str, role: str, *, may_limit: bool = True) -> None:
+        """Give an account a role in a project, and limit it to its projects, unless it may only be limited already.
 
-        Raises UsageError if there is no such account, or it is an administrator: these see the whole node.
+        Raises UsageError if there is no such account, if its role in the node is lower than that role needs, or if it
+        is an administrator: these see the whole node.
         """
         project = _id(connection, name)
         of_node = connection.scalar(select(AccountRow.role).where(AccountRow.name == account))
+        limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account == account)
+        if not may_limit and (of_node is None or connection.scalar(limited) is None):
+            raise UsageError(f"there is no account {account!r} that sees projects only: ask an administrator")
         if of_node is None:
             raise UsageError(f"there is no account {account!r}: `voxelnode account list` lists accounts and tokens")
         if of_node == "admin":
             raise UsageError(f"{account} is an administrator and sees the whole node: give it another role first")
+        if of_node == "read" != role:
+            raise UsageError(
+                f"{account} may read only, wherever: run `voxelnode account role {account} write` before it has the "
+                f"role {role} in a project"
+            )
         _limit(connection, account)
         key = {"project_id": project, "account": account}
         added = insert(ProjectMemberRow).values(**key, role=role)

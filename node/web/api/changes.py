@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Header, Response
 
 from node.index.database.reading import ReadIndex, checked
+from node.index.engine.scope import within
 from node.index.nouns.terms import Terms
 from node.web.access import Call, ReaderCall
 from node.web.api.models import Resource
@@ -58,12 +59,14 @@ class ChangeRequest:
         """
         if self.key is None:
             return result.model_validate(act(self._terms(current, None)))
-        requests, now = self.call.node.index.keyed_requests, self.call.node.ingest.now()
-        with requests.claimed(self.call.account.name, self.key, self.fingerprint, now) as request:
+        requests, now, caller = self.call.node.index.keyed_requests, self.call.node.ingest.now(), self.call.account
+        # The row of a key is of the account itself, also of a member of projects, whose scope holds for all else.
+        with within(None), requests.claimed(caller.name, self.key, self.fingerprint, now) as request:
             if request.answer is not None:
                 self.response.headers.update(REPLAYED)
                 return result.model_validate_json(request.answer)
-            done = result.model_validate(act(self._terms(current, request.id)))
+            with within(caller.scope):
+                done = result.model_validate(act(self._terms(current, request.id)))
             requests.finish(request.id, done.model_dump_json())
             return done
 

@@ -162,6 +162,7 @@ def delete_study(
 @router.post(
     "/studies/{study_instance_uid}/reconvert", status_code=202, responses=problems(*OF_CHANGES), tags=["studies"]
 )
+@for_projects
 def reconvert_study(call: WriterCall, change: Change, study_instance_uid: StudyUid) -> models.ReconvertResult:
     """Convert every series of a study again; series whose volumes would be the same are left unchanged."""
 
@@ -240,6 +241,7 @@ def delete_series(
     responses=problems(*OF_CHANGES),
     tags=["series"],
 )
+@for_projects
 def reconvert_series(call: WriterCall, change: Change, key: RequestedSeries) -> models.ReconvertResult:
     """Convert a series again; it is left unchanged if its volumes would be the same."""
 
