@@ -341,7 +341,7 @@ def _classify(
     pixel = np.array([pixel_spacing[1], pixel_spacing[0]])
     share = (along / along[-1])[:, None]
     straight = np.abs((offsets - share * offsets[-1]) / pixel).max() <= DRIFT_TOLERANCE_PIXELS
-    sheared = np.abs(offsets[-1] / pixel).max() > DRIFT_TOLERANCE_PIXELS
+    sheared = is_shifted(offsets, pixel_spacing)
     warnings = []
     if sheared and straight:
         degrees = np.degrees(np.arctan2(np.linalg.norm(offsets[-1]), along[-1]))
@@ -359,6 +359,14 @@ def _classify(
     if uneven:
         return Geometry.IRREGULAR, tuple(warnings)
     return (Geometry.SHEARED if sheared else Geometry.REGULAR), tuple(warnings)
+
+
+def is_shifted(offsets: Float, pixel_spacing: tuple[float, float]) -> bool:
+    """Return whether the last plane is shifted within itself: (N, 2) mm along rows and columns, from the first one.
+
+    `pixel_spacing`: between rows, then between columns, in mm.
+    """
+    return bool(np.abs(offsets[-1] / np.array([pixel_spacing[1], pixel_spacing[0]])).max() > DRIFT_TOLERANCE_PIXELS)
 
 
 def position_labels(frames: Sequence[Frame]) -> tuple[Float, NDArray[np.intp]]:

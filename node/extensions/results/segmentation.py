@@ -162,11 +162,16 @@ def _sources(lattice: Lattice, headers: dict[str, Dataset]) -> tuple[list[Datase
 
 def _state_measured_spacing(first: Dataset, lattice: Lattice) -> None:
     """Correct the Spacing Between Slices that highdicom copies of the first image, even if it is given the planes."""
-    if lattice.geometry is Geometry.REGULAR:
-        between = float(np.linalg.norm(lattice.affine_lps[:3, 2]))
-        first.SpacingBetweenSlices = DSfloat(between, auto_format=True)
+    if lattice.geometry in (Geometry.REGULAR, Geometry.SHEARED):
+        first.SpacingBetweenSlices = DSfloat(_between_slices(lattice.affine_lps), auto_format=True)
     elif "SpacingBetweenSlices" in first:
         del first.SpacingBetweenSlices
+
+
+def _between_slices(affine_lps: Float) -> float:
+    """Return the distance between slices along their normal in mm, as Spacing Between Slices has it (PS3.3 C.7.6.2)."""
+    normal = np.cross(affine_lps[:3, 0], affine_lps[:3, 1])
+    return abs(float(affine_lps[:3, 2] @ normal / np.linalg.norm(normal)))
 
 
 def _planes(lattice: Lattice) -> dict[str, Any]:
@@ -184,7 +189,7 @@ def _planes(lattice: Lattice) -> dict[str, Any]:
         "pixel_measures": PixelMeasuresSequence(
             pixel_spacing=[float(spacing[1]), float(spacing[0])],
             slice_thickness=float(first.slice_thickness_mm or spacing[2]),
-            spacing_between_slices=float(spacing[2]),
+            spacing_between_slices=_between_slices(affine),
         ),
     }
 
@@ -197,12 +202,12 @@ def _code(coded: Coded | None) -> Code:
 def _read_back(making: Making, mask: Array, lattice: Lattice) -> None:
     """Compare the file with the mask, by the reader that conversions use; raise ResultRefused if they differ.
 
-    Slices that no affine describes (uneven, sheared) have their true positions in the file, but no volume to compare.
+    Slices that no affine describes (uneven ones) have their true positions in the file, but no volume to compare.
     """
     try:
         volumes = segmentation.volumes(read_instance(making.into), 0)
     except ConversionRefused as error:
-        if lattice.geometry in (Geometry.REGULAR, Geometry.SINGLE):
+        if lattice.geometry is not Geometry.IRREGULAR:
             raise ResultRefused(f"the segmentation does not read back: {error}") from error
         return
     back = np.zeros_like(mask)

@@ -1,30 +1,24 @@
-"""Segmentations as label volumes, with highdicom's geometry."""
+"""Segmentations as label volumes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset
 
-from node.dicom.values import held_elements, items, number, numbers, text, whole
+from node.dicom.values import items, number, numbers, text, whole
 from node.errors import ConversionRefused
 from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
-from node.volume.model import Array, Float, Geometry, Kind, Source, Volume
+from node.volume.model import Array, Kind, Source, Volume
+from node.volume.objects.segment_grid import Grid, frame_group, grid_of, position_of
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.reasons import Reason
-
-if TYPE_CHECKING:
-    from highdicom import VolumeGeometry
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 SOP_CLASSES = frozenset((SEGMENTATION, LABEL_MAP))
-
-PIXEL_DATA = 0x7FE00010
 
 D50_TO_SRGB = np.array(
     [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
@@ -57,27 +51,26 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     PS3.3 C.8.20 and A.51.
     """
     reader = frame_reader(ds)
-    if not any(_position(ds, index) for index in range(reader.frames)):
+    if not any(position_of(ds, index) for index in range(reader.frames)):
         raise ConversionRefused(
             Reason.BAD_GEOMETRY,
             "the segmentation is of a projection, or lost its geometry: no frame has an Image Position (Patient) "
             "(0020,0032)",
         )
-    geometry = _geometry(ds)
-    slices = geometry.spatial_shape[0]
-    if slices * reader.rows * reader.columns > MAX_VOXELS:
+    grid = grid_of(ds, reader.frames)
+    if grid.slices * reader.rows * reader.columns > MAX_VOXELS:
         raise ConversionRefused(
             Reason.TOO_LARGE,
-            f"the segments span {slices} planes of {reader.rows} x {reader.columns} voxels; the limit is {MAX_VOXELS} "
-            "voxels",
+            f"the segments span {grid.slices} planes of {reader.rows} x {reader.columns} voxels; the limit is "
+            f"{MAX_VOXELS} voxels",
         )
-    planes = _planes(ds, reader.frames, geometry)
+    planes = _planes(ds, reader.frames, grid)
     if text(ds, "SOPClassUID") == LABEL_MAP:
-        return (_volume(ds, stack, "", geometry, reader, planes, [None] * reader.frames),)
+        return (_volume(ds, stack, "", grid, reader, planes, [None] * reader.frames),)
     numbers_of_frames = [_segment_number(ds, index) for index in range(reader.frames)]
     fractional = text(ds, "SegmentationType") == "FRACTIONAL"
     if not fractional and not _overlap(reader, planes):
-        return (_volume(ds, stack, "", geometry, reader, planes, numbers_of_frames),)
+        return (_volume(ds, stack, "", grid, reader, planes, numbers_of_frames),)
     scale = 1.0
     if fractional:
         largest = whole(ds, "MaximumFractionalValue")
@@ -88,75 +81,28 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     for segment in sorted(set(numbers_of_frames)):
         chosen = [number if number == segment else 0 for number in numbers_of_frames]
         stored: list[int | None] = [None if number and fractional else number for number in chosen]
-        label_volumes.append(_volume(ds, stack, f"seg{segment}", geometry, reader, planes, stored, scale))
+        label_volumes.append(_volume(ds, stack, f"seg{segment}", grid, reader, planes, stored, scale))
     return tuple(label_volumes)
 
 
-def _geometry(ds: Dataset) -> VolumeGeometry:
-    """Return highdicom's geometry of the grid of the planes: index order slice, row, column; mm in LPS."""
-    header = Dataset({tag: element for tag, element in held_elements(ds).items() if tag != PIXEL_DATA})
-    header.file_meta = FileMetaDataset()  # highdicom refuses transfer syntaxes that pydicom does not name
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    if "FrameOfReferenceUID" not in header:  # some anonymisers remove it; highdicom has no geometry without it
-        header.FrameOfReferenceUID = generate_uid(entropy_srcs=[text(ds, "SOPInstanceUID")])
-    try:
-        geometry = _grid(header, trusted=True) or _grid(header, trusted=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # a missing attribute makes highdicom raise anything
-        detail = f"highdicom cannot read the segmentation ({type(error).__name__})"
-        raise ConversionRefused(Reason.CONTRADICTORY, detail) from error
-    if geometry is None:
-        raise ConversionRefused(Reason.BAD_GEOMETRY, "the planes of the segmentation must be evenly spaced")
-    return geometry
-
-
-def _grid(header: Dataset, *, trusted: bool) -> VolumeGeometry | None:
-    """Return the even grid of the planes, None if there is none; `trusted`: Spacing Between Slices tells of gaps."""
-    from highdicom.seg import Segmentation  # here: its import takes longer than the conversion of most series
-
-    header = deepcopy(header)
-    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for measures in (one for group in items(header, keyword) for one in items(group, "PixelMeasuresSequence")):
-            if not (trusted and number(measures, "SpacingBetweenSlices")):
-                measures.pop("SpacingBetweenSlices", None)
-    return Segmentation.from_dataset(header, copy=False).get_volume_geometry(allow_missing_positions=True)
-
-
-def _frame_group(ds: Dataset, index: int, keyword: str) -> Sequence[Dataset]:
-    """Return a functional group of a frame: its own, else the shared one (PS3.3 C.7.6.16)."""
-    own = items(ds, "PerFrameFunctionalGroupsSequence")[index : index + 1]
-    for groups in (own, items(ds, "SharedFunctionalGroupsSequence")[:1]):
-        for group in groups:
-            if macro := items(group, keyword):
-                return macro
-    return ()
-
-
-def _position(ds: Dataset, index: int) -> tuple[float, ...] | None:
-    """Return Image Position (Patient) of a frame in mm, if it has one."""
-    macro = _frame_group(ds, index, "PlanePositionSequence")
-    return numbers(macro[0], "ImagePositionPatient", 3) if macro else None
-
-
-def _planes(ds: Dataset, frames: int, geometry: VolumeGeometry) -> list[int]:
+def _planes(ds: Dataset, frames: int, grid: Grid) -> list[int]:
     """Return the slice index of each frame."""
-    to_index = np.linalg.inv(geometry.affine)
+    to_index = np.linalg.inv(grid.affine_lps)
     planes = []
     for index in range(frames):
-        position = _position(ds, index)
+        position = position_of(ds, index)
         if position is None:
             detail = f"frame {index + 1} of the segmentation has no Image Position (Patient) (0020,0032)"
             raise ConversionRefused(Reason.BAD_GEOMETRY, detail)
-        plane = round(float((to_index @ np.array([*position, 1.0]))[0]))
-        if not 0 <= plane < geometry.spatial_shape[0]:
+        plane = round(float((to_index @ np.array([*position, 1.0]))[2]))
+        if not 0 <= plane < grid.slices:
             raise ConversionRefused(Reason.BAD_GEOMETRY, f"frame {index + 1} of the segmentation is outside its grid")
         planes.append(plane)
     return planes
 
 
 def _segment_number(ds: Dataset, index: int) -> int:
-    for item in _frame_group(ds, index, "SegmentIdentificationSequence"):
+    for item in frame_group(ds, index, "SegmentIdentificationSequence"):
         segment = number(item, "ReferencedSegmentNumber")
         if segment and segment == int(segment) and 0 < segment < 65536:
             return int(segment)
@@ -183,7 +129,7 @@ def _volume(
     ds: Dataset,
     stack: int,
     suffix: str,
-    geometry: VolumeGeometry,
+    grid: Grid,
     reader: FrameReader,
     planes: list[int],
     values: Sequence[int | None],
@@ -192,7 +138,7 @@ def _volume(
     """Return a volume of the frames whose value is not 0: that value where they are set, or, for None, as stored."""
     highest = max((value for value in values if value is not None), default=0)
     dtype: np.dtype[Any] = np.promote_types(reader.dtype, np.min_scalar_type(highest))
-    voxels = np.zeros((1, geometry.spatial_shape[0], reader.rows, reader.columns), dtype)
+    voxels = np.zeros((1, grid.slices, reader.rows, reader.columns), dtype)
     uid = text(ds, "SOPInstanceUID")
     sources = []
     for index, value in enumerate(values):
@@ -202,13 +148,11 @@ def _volume(
         plane = voxels[0, planes[index]]
         plane[...] = stored if value is None else np.where(stored != 0, dtype.type(value), plane)
         sources.append(Source(uid, index + 1, planes[index], 0))
-    affine_lps: Float = geometry.affine[:, [2, 1, 0, 3]]
-    between_slices, between_rows, between_columns = map(float, geometry.spacing)
     return Volume(
         voxels=voxels,
-        affine_lps=affine_lps,
-        spacing_mm=(between_columns, between_rows, between_slices),
-        geometry=Geometry.SINGLE if geometry.spatial_shape[0] == 1 else Geometry.REGULAR,
+        affine_lps=grid.affine_lps,
+        spacing_mm=grid.spacing_mm,
+        geometry=grid.geometry,
         kind=Kind.VOLUME,
         stack=stack,
         suffix=suffix,

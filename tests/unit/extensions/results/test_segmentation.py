@@ -82,8 +82,9 @@ def uneven_order(series: list[Any]) -> list[Any]:
         lambda: uneven_order(make.ct_series(5, orientation=make.CORONAL)),
         lambda: [make.enhanced_mr(5, orientation=make.OBLIQUE, order=(2, 0, 1, 4, 3))],
         lambda: make.time_series(2, 5),
+        lambda: make.tilted_ct_series(5),
     ],
-    ids=["axial", "oblique", "sagittal", "uneven order", "enhanced", "several times"],
+    ids=["axial", "oblique", "sagittal", "uneven order", "enhanced", "several times", "tilted gantry"],
 )
 @pytest.mark.parametrize("orient", [lambda image: image, nibabel.as_closest_canonical], ids=["as is", "canonical"])
 def test_a_segmentation_has_the_voxels_of_its_mask(
@@ -179,11 +180,12 @@ def test_a_wrong_spacing_between_slices_does_not_count(tmp_path: Path, stated: f
     assert placed(back.voxels[0].transpose(2, 1, 0), back.affine_lps) == placed(mask, LPS_TO_RAS @ volume.affine)
 
 
+@pytest.mark.parametrize("series", [make.ct_series, make.tilted_ct_series], ids=["upright", "tilted gantry"])
 @pytest.mark.parametrize("stated", [9.9, 1.3, -4.5, 0])
 def test_a_segmentation_with_a_wrong_spacing_between_slices_is_read_by_its_positions(
-    tmp_path: Path, stated: float
+    tmp_path: Path, stated: float, series: Callable[..., list[Any]]
 ) -> None:
-    making, volume = prepared(tmp_path, make.ct_series(7, spacing=4.5))
+    making, volume = prepared(tmp_path, series(7, spacing=4.5))
     mask = labelled(np.asarray(volume.dataobj))
     mask[:, :, 3] = 0  # has no frame: of the planes 1, 2, 4 and 5, two have twice the spacing
     nibabel.save(Nifti(mask, volume.affine), making.file)
