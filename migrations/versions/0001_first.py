@@ -23,12 +23,12 @@ def upgrade() -> None:
     _levels()
     _conversions()
     _history()
+    _projects()
     _accounts()
     _procedure_steps()
     _work()
     _workitems()
     _labels()
-    _projects()
     _added_peers()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
 
@@ -450,6 +450,7 @@ def _accounts() -> None:
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("totp_secret", sa.String(64)),
         sa.Column("totp_step", sa.Integer()),
+        sa.Column("groups", sa.JSON()),
         sa.CheckConstraint("role IN ('read', 'write', 'admin')", name="role"),
     )
     op.create_table(
@@ -468,6 +469,7 @@ def _accounts() -> None:
         sa.Column("sha256", sa.String(64), nullable=False, unique=True),
         sa.Column("role", sa.String(8)),
         sa.Column("routes", sa.String(1000)),
+        sa.Column("project_id", sa.Integer(), sa.ForeignKey("projects.id", ondelete="CASCADE"), index=True),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("expires_at", sa.DateTime()),
         sa.Column("used_at", sa.DateTime()),

@@ -327,11 +327,13 @@ class AccountAdministration:
         who: str,
         role: str | None = None,
         routes: Sequence[str] = (),
+        project: str | None = None,
     ) -> Mapping[str, Any]:
         """Add a token to an account.
 
         `expires_at` is an ISO 8601 time, or None for a token that never expires; `role` is at most that of the account,
-        and None for that; `routes` are those of `node.web.token_routes`, none for all.
+        and None for that; `routes` are those of `node.web.token_routes`, none for all; `project` is the only one whose
+        series it shows, None for those that the account sees.
         """
         if not label.isprintable() or not 1 <= len(label) <= MAX_LABEL_CHARACTERS:
             raise UsageError(f"a label has 1 to {MAX_LABEL_CHARACTERS} printable characters")
@@ -340,9 +342,11 @@ class AccountAdministration:
         at_most, of_routes = _role(role) if role is not None else None, require_routes(routes)
 
         def change() -> None:
-            self._accounts.add_token(name, label, sha256, end, self._now(), role=at_most, routes=of_routes)
+            limits: dict[str, Any] = {"role": at_most, "routes": of_routes, "project": project}
+            self._accounts.add_token(name, label, sha256, end, self._now(), **limits)
 
         scope = f", role {role or 'of the account'}, for {', '.join(of_routes) or 'all routes'}"
+        scope += f", in project {project[:64]}" if project is not None else ""
         return self._change(f"account {name}: token {label!r} added{scope}", who, change)
 
     def remove_token(self, name: str, label: str, who: str) -> Mapping[str, Any]:

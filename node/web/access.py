@@ -170,7 +170,7 @@ class Access:
         caller = self._by_credentials(request)
         if caller.scope is None:
             return caller
-        return dataclasses.replace(caller, projects=self._accounts.projects_of(caller.scope.account))
+        return dataclasses.replace(caller, projects=self._accounts.projects_of(caller.scope.members))
 
     def _by_credentials(self, request: HTTPConnection) -> Caller:
         if request.scope["path"].startswith(SHARED_PATH):
@@ -204,7 +204,7 @@ class Access:
         What the identity provider cannot say now has not ended: it is asked again the next time. Guesses of others at
         a password end nothing, either, while the password is the one that was right.
         """
-        if caller.scope is not None and not caller.projects <= self._accounts.projects_of(caller.scope.account):
+        if caller.scope is not None and not caller.projects <= self._accounts.projects_of(caller.scope.members):
             return False
         try:
             return self.identify(request) == caller
@@ -329,9 +329,9 @@ class Access:
     def log_in_as(self, identity: FederatedIdentity, address: str, agent: str = "") -> str:
         """Open a session for a user of the identity provider; return the value of its cookie.
 
-        The account has no password, and has the role that the provider grants now. If the role has changed, existing
-        sessions of the account end, so that successive users of one name never get each other's role. If the provider
-        grants no role, the account is removed with its sessions and tokens, and Forbidden is raised.
+        The account has no password, and has the role and the groups that the provider says now. If these have changed,
+        existing sessions of the account end, so that successive users of one name never get each other's role. If the
+        provider grants no role, the account is removed with its sessions and tokens, and Forbidden is raised.
         """
         name, known = identity.name, self._accounts.by_name(identity.name)
         if identity.role is None:
@@ -339,8 +339,9 @@ class Access:
                 self._accounts.remove(name)
             self._audit_login((name, address), Result.MINOR_FAILURE, "no role by OpenID Connect")
             raise _no_role(identity)
-        if known is None or known.role != identity.role or known.password_hash is not None:
-            self._accounts.set(name, identity.role, None, self._now())
+        now = identity.role, identity.groups, None
+        if known is None or (known.role, known.groups, known.password_hash) != now:
+            self._accounts.set(name, identity.role, None, self._now(), identity.groups)
             known = self._accounts.by_name(name)
         if known is None:
             raise NotAuthenticated("the account was removed meanwhile")
@@ -389,8 +390,9 @@ class Access:
             raise NotAuthenticated(str(error)) from error
         if identity.role is None:
             raise _no_role(identity)
-        is_limited = identity.role < Role.ADMIN and self._accounts.is_limited(identity.name)
-        return Caller(identity.name, identity.role, scope=IndexScope(identity.name) if is_limited else None)
+        is_limited = identity.role < Role.ADMIN and self._accounts.is_limited((identity.name, *identity.groups))
+        scope = IndexScope(identity.name, groups=identity.groups) if is_limited else None
+        return Caller(identity.name, identity.role, scope=scope)
 
     def _audit_wrong_token(self, request: HTTPConnection) -> None:
         caller = "unknown token", address_of(request)
@@ -441,7 +443,14 @@ class Access:
             raise Forbidden(f"the token of {known.account.name} is for {', '.join(known.routes)} only")
         if self._uses.is_due(digest(token), known.used_at, self._now()):
             self._accounts.note_use_of_token(digest(token), self._now())
-        return Caller(known.account.name, known.role, known.label, scope=_scope_of(known.account))
+        scope, role = _scope_of(known.account), known.role
+        if known.project is not None:
+            role = min(role, Role.WRITE)  # an administrator has it in the whole node
+            if scope is None:
+                scope = IndexScope(projects=(known.project,))
+            else:
+                scope = dataclasses.replace(scope, only=known.project)
+        return Caller(known.account.name, role, known.label, scope=scope)
 
     def _by_session(self, request: HTTPConnection) -> Caller | None:
         value = _cookie(request)
@@ -598,7 +607,7 @@ def _account(known: KnownAccount) -> Caller:
 
 
 def _scope_of(known: KnownAccount) -> IndexScope | None:
-    return IndexScope(known.name) if known.is_limited else None
+    return IndexScope(known.name, groups=known.groups) if known.is_limited else None
 
 
 def _basic(credentials: str) -> tuple[str, str]:

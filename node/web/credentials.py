@@ -91,7 +91,11 @@ PREFIX = "oidc:"
 
 @dataclass(frozen=True, slots=True)
 class FederatedIdentity:
-    """The name of an account, with `PREFIX`, and its role according to the provider; None: no access."""
+    """The name of an account, with `PREFIX`, and its role according to the provider; None: no access.
+
+    `groups`: those that it is in, as members of projects.
+    """
 
     name: str
     role: Role | None
+    groups: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ from node.extensions.oidc.identity_provider import (
 from node.index.nouns.accounts import Role
 from node.settings.model import Oidc
 from node.web.errors import ProviderUnavailable, SignInFailed
+from tests import make
 from tests.web.conftest import PASSWORD, Site
 from tests.web.oidc import CLIENT, SECRET, Provider
 from tests.web.pages import Visitor, start_browser
@@ -471,6 +472,50 @@ def test_an_access_token_of_the_provider_opens_rest(start: StartSite, provider: 
     assert status("vxn_nonsense") == status("nonsense") == status("a.b.c") == 401
     site.account("reader", Role.READ)
     assert status(site.token("reader")) == 200
+
+
+@pytest.mark.slow
+def test_a_group_is_a_member_of_projects(start: StartSite, provider: Provider) -> None:
+    """Who comes with the group sees what is in its projects, by a session, a token of the node or of the provider."""
+    site = start(audience="api://voxelnode")
+    for study in ("1.2.901", "1.2.902"):
+        site.take(*make.ct_series(2, study_uid=study, series_uid=f"{study}.1"))
+    do = site.store.actions.by_name
+    group = {"name": "trial", "account": "group:/sites/bern"}
+    do["set-project"](name="trial", who="test")
+    do["change-project-contents"](name="trial", who="test", add=[("1.2.901", "")])
+    do["set-project-member"](**group, role="write", who="test")
+    with pytest.raises(UsageError, match="a group has a name of"):
+        do["set-project-member"](name="trial", account="group:" + "x" * 59, role="read", who="test")
+
+    def seen(client: httpx2.Client, **headers: str) -> set[str] | int:
+        answer = client.get("/api/v1/studies", headers=headers)
+        if answer.status_code != 200:
+            return answer.status_code
+        return {one["study_instance_uid"] for one in answer.json()["items"]}
+
+    both, bern = {"1.2.901", "1.2.902"}, ["physics", "/sites/bern"]
+    client = browser_of(site)
+    provider.claims["roles"] = ["physics"]
+    sign_in(client)
+    assert seen(client) == both
+    older = client.cookies.get("voxelnode")
+    provider.claims["roles"] = bern
+    sign_in(client)
+    assert seen(client) == {"1.2.901"}
+    assert seen(site.client(cookies={"voxelnode": older or ""})) == 401, "a session from before the group has ended"
+    own = site.token("oidc:5f3c")
+    script = site.client(headers={"Authorization": f"Bearer {own}"})
+    assert seen(script) == {"1.2.901"}
+    assert script.put("/api/v1/studies/1.2.901/labels", json={"labels": ["x"]}).status_code == 200
+    for roles, expected in ((bern, {"1.2.901"}), (["physics"], both), (["pacs", "/sites/bern"], both)):
+        theirs = provider.signed(sub="another", aud="api://voxelnode", roles=roles)
+        assert seen(site.client(), Authorization=f"Bearer {theirs}") == expected, roles
+
+    do["remove-project-member"](**group, who="test")
+    assert seen(client) == set(), "it does not see the whole node then"
+    do["limit-account"](account="group:/sites/bern", is_limited=False, who="test")
+    assert seen(client) == both
 
 
 def test_without_an_audience_no_access_token_opens_anything(start: StartSite, provider: Provider) -> None:

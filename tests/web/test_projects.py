@@ -12,10 +12,12 @@ import httpx2
 import pytest
 
 import node
+from node.errors import UsageError
 from node.index.engine.narrowed import EMPTY, RULES
 from node.index.models import Base
 from node.index.nouns.accounts import Role
 from node.web.access import is_for_projects
+from node.web.credentials import digest, new_token
 from tests import make
 from tests.web.conftest import PASSWORD, Site, every_route, open_site, until
 from tests.web.test_administration import signed_in
@@ -363,6 +365,56 @@ def test_members_change_what_their_role_lets_them(shared: Site) -> None:
     assert wren.put("/api/v1/projects/beta/members/ben", json={"role": "read"}).status_code == 403
     assert as_account(shared, "whole").get("/api/v1/projects/alpha/members").status_code == 403
     assert maud.put("/api/v1/projects/gamma", json={"rule": 'modality == "CT"'}).status_code == 403
+
+
+@pytest.mark.slow
+def test_a_token_is_for_one_project(start_site: Any) -> None:
+    site = start_site(authentication="always")
+    enter(site)
+    site.account("whole", Role.WRITE)
+    accounts = site.store.actions.by_name
+
+    def token(name: str, project: str, **limits: Any) -> str:
+        made = new_token()
+        given = {"sha256": digest(made), "expires_at": None, "project": project, **limits}
+        accounts["add-token"](name=name, label=made[-8:], who="test", **given)
+        return made
+
+    def seen(made: str) -> set[str] | int:
+        answer = site.client(headers={"authorization": f"Bearer {made}"}).get("/api/v1/series")
+        return {one["series_instance_uid"] for one in answer.json()["items"]} if answer.status_code == 200 else 401
+
+    dora, whole, boss = token("dora", "gamma"), token("whole", "gamma"), token("admin", "gamma")
+    assert seen(dora) == seen(whole) == seen(boss) == {"1.2.901.2"}
+    for name in ("eve", "anna"):
+        with pytest.raises(UsageError, match="sees no project 'gamma'"):
+            token(name, "gamma")
+    client = {name: site.client(headers={"authorization": f"Bearer {made}"}) for name, made in
+              (("dora", dora), ("whole", whole), ("admin", boss))}  # fmt: skip
+    marked = {name: one.put("/api/v1/studies/1.2.901/series/1.2.901.2/labels", json={"labels": [name]}).status_code
+              for name, one in client.items()}  # fmt: skip
+    assert marked == {"dora": 403, "whole": 200, "admin": 200}, "the role is that of the account, at most write"
+    for one in client.values():
+        assert one.delete("/api/v1/studies/1.2.901").status_code == 403
+        assert one.get("/api/v1/studies/1.2.902").status_code == 404
+    [listed] = as_account(site, "admin").get("/api/v1/account/tokens").json()["items"]
+    assert listed["project"] == "gamma"
+    pages = signed_in(site, "dora")
+    form = {"label": "by page", "days": "1", "role": "read", "project": "beta"}
+    assert "<option>beta</option>" in pages.get("/account").text
+    assert "<option>alpha</option>" not in pages.get("/account").text
+    made = re.search(r"vxn_[\w-]+", pages.post("/account/tokens", data=form).text)
+    assert made is not None
+    assert seen(made[0]) == {"1.2.902.1", "1.2.903.1"}
+    assert pages.post("/account/tokens", data=form | {"label": "no", "project": "alpha"}).status_code == 400
+
+    # It ends with the role in the project, and with the project: one of its name later is another.
+    admin = as_account(site, "admin")
+    admin.delete("/api/v1/projects/gamma/members/dora")
+    assert seen(dora) == set()
+    admin.delete("/api/v1/projects/gamma")
+    admin.put("/api/v1/projects/gamma", json={})
+    assert [seen(one) for one in (dora, whole, boss)] == [401, 401, 401]
 
 
 @pytest.mark.slow

@@ -95,6 +95,7 @@ def list_(root: Root) -> Listing:
                     "label": token.label,
                     "role": (token.role or account.role).name.lower(),
                     "routes": list(token.routes),
+                    "project": token.project,
                     "created_at": token.created_at,
                     "expires_at": token.expires_at,
                     "used_at": token.used_at,
@@ -132,6 +133,10 @@ def token(
             "--route", metavar="ROUTE", help="Only these: dicomweb, rest, fhir, metrics, or a path. [default: all]"
         ),
     ] = [],  # noqa: B006
+    project: Annotated[
+        str | None,
+        typer.Option("--project", metavar="NAME", help="It shows the series of this one only. [default: all it sees]"),
+    ] = None,
     *,
     root: ChangedRoot,
 ) -> Answer:
@@ -143,7 +148,7 @@ def token(
 
     made = new_token()
     end = None if days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).isoformat()
-    scope = {"role": role, "routes": routes}
+    scope = {"role": role, "routes": routes, "project": project}
     root.order("add-token", name=name, label=label, sha256=digest(made), expires_at=end, **scope)
     return Answer({"account": name, "label": label, "token": made, "expires_at": end, **scope}, made)
 
@@ -204,6 +209,7 @@ def _password() -> str:
 def _token_cell(token: dict[str, Any]) -> str:
     end, used = token["expires_at"], token["used_at"]
     facts = [token["role"], *token["routes"]]
+    facts += [f"project {token['project']}"] if token["project"] else []
     facts += [f"until {end:%Y-%m-%d}"] if end else []
     facts += [f"used {used:%Y-%m-%d}" if used else "never used"]
     return f"{token['label']} ({', '.join(facts)})"

@@ -14,6 +14,7 @@ from node.extensions.pages.login import set_session
 from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, recovery_page
 from node.index.engine.scope import within
 from node.index.nouns.accounts import Client, KnownAccount, ListedAccount, Role
+from node.index.nouns.projects import ReadProjects
 from node.web.access import LOCAL, Access, Call, ReaderCall, address_of, for_projects
 from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
@@ -43,13 +44,17 @@ class NewPassword(BaseModel):
 
 
 class NewToken(BaseModel):
-    """The form that makes a token; `days` is empty if it never expires, `role` if it has that of the account."""
+    """The form that makes a token; `days` is empty if it never expires, `role` if it has that of the account.
+
+    `project` is empty if it shows all that the account sees.
+    """
 
     label: Label
     days: Annotated[int, Field(ge=1, le=MAX_DAYS)] | None = None
     role: Literal["", "read", "write", "admin"] = ""
     routes: Annotated[list[str], Field(max_length=MAX_ROUTES, default_factory=list)]
     path: Annotated[str, Field(max_length=200)] = ""
+    project: Annotated[str, Field(max_length=64)] = ""
 
 
 def require_session(call: Call) -> str:
@@ -103,7 +108,8 @@ def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
     """Make a token of one's own, which this page alone shows."""
     name, token = require_session(call), new_token()
     end = None if form.days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=form.days)).isoformat()
-    scope = {"role": form.role or None, "routes": [*form.routes, *form.path.split()]}
+    scope: dict[str, Any] = {"role": form.role or None, "routes": [*form.routes, *form.path.split()]}
+    scope["project"] = form.project or None
     _act(call, "add-token", name=name, label=form.label, sha256=digest(token), expires_at=end, **scope)
     return _account(call, token=token, label=form.label)
 
@@ -199,8 +205,10 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
     with within(None), call.node.index.reading() as index:
         own = next((one for one in index.accounts.listed() if one.name == call.account.name), None)
         sessions = index.accounts.sessions(call.account.name, call.node.ingest.now())
+    with call.node.index.reading() as index:
+        projects = [row["name"] for row in index.repository(ReadProjects).all()]
     given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
-    given["sessions"] = sessions
+    given |= {"sessions": sessions, "projects": projects}
     given["may_remove_factor"] = own is not None and not demands(call, own)
     return page(call, "account.html", **given, token=token, label=label)
 

@@ -31,12 +31,13 @@ class AccountResource(Resource):
 
 
 class TokenResource(Resource):
-    """A token, without its secret. `routes` is empty if it is good for all."""
+    """A token, without its secret. `routes` is empty if it is good for all; `project`: the only one that it shows."""
 
     id: RowId
     label: str
     role: str
     routes: list[str]
+    project: str | None
     created_at: Moment
     expires_at: Moment | None
     used_at: Moment | None
@@ -159,6 +160,7 @@ def _tokens(call: Call, accounts: list[ListedAccount]) -> list[TokenResource]:
             label=one.label,
             role=(one.role or account.role).name.lower(),
             routes=list(one.routes),
+            project=one.project,
             created_at=one.created_at,
             expires_at=one.expires_at,
             used_at=one.used_at,

@@ -29,6 +29,7 @@ from joserfc.jwt import JWTClaimsRegistry
 
 from node.errors import UsageError
 from node.hookspecs import BegunSignIn, SignIn
+from node.index.engine.scope import GROUP_PREFIX, is_group
 from node.index.nouns.accounts import Role
 from node.settings.model import Oidc
 from node.tls import client_context
@@ -181,14 +182,18 @@ class IdentityProvider:
                 "without spaces"
             )
         is_allowed = not self._oidc.allowed or name in self._oidc.allowed
-        return FederatedIdentity(f"oidc:{name}", self._role(claims) if is_allowed else None)
+        groups = self._groups(claims)
+        members = tuple(sorted(f"{GROUP_PREFIX}{group}" for group in groups if is_group(group)))
+        return FederatedIdentity(f"oidc:{name}", self._role(groups) if is_allowed else None, members)
 
-    def _role(self, claims: Mapping[str, Any]) -> Role | None:
-        """Return the highest role that the claim grants, or None."""
+    def _groups(self, claims: Mapping[str, Any]) -> set[str]:
         value = claim_at(claims, self._oidc.role_claim)
-        values = {item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)}
+        return {item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)}
+
+    def _role(self, groups: set[str]) -> Role | None:
+        """Return the highest role that the groups grant, or None."""
         roles = ((Role.ADMIN, self._oidc.admin), (Role.WRITE, self._oidc.write), (Role.READ, self._oidc.read))
-        return next((role for role, wanted in roles if values.intersection(wanted)), None)
+        return next((role for role, wanted in roles if groups.intersection(wanted)), None)
 
     def _known(self, max_age: float = KEEP_SECONDS) -> _Provider:
         """Return the metadata and keys of the provider, fetched again if older than `max_age` seconds.

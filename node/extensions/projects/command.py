@@ -21,7 +21,9 @@ PROJECTS: Columns = {
 }
 
 Project = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of the project.")]
-Account = Annotated[str, typer.Argument(metavar="ACCOUNT", help="Name of the account.")]
+Account = Annotated[
+    str, typer.Argument(metavar="ACCOUNT", help="Name of the account, or group:NAME of the identity provider.")
+]
 
 
 @app.command("list")

@@ -24,10 +24,13 @@ from node.web.errors import Forbidden, ResourceNotFound
 router = api_router("projects")
 
 PROJECT = "/projects/{project}"
-MEMBER = f"{PROJECT}/members/{{account}}"
+MEMBER = f"{PROJECT}/members/{{account:path}}"
 
 Name = Annotated[str, Path(min_length=1, max_length=64, description="name of the project")]
-Account = Annotated[str, Path(min_length=1, max_length=64, description="name of the account")]
+Account = Annotated[
+    str,
+    Path(min_length=1, max_length=64, description="name of the account, or group:NAME of the identity provider"),
+]
 Uid = Annotated[str, Field(min_length=1, max_length=64)]
 
 

@@ -190,10 +190,10 @@ def _document(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 HISTORY = (
-    "accounts", "recovery_codes", "tokens", "web_sessions",
+    "projects", "accounts", "recovery_codes", "tokens", "web_sessions",
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
     "protocols", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
-    "labels", "comments", "kept_searches", "shares", "projects", "project_members", "limited_accounts",
+    "labels", "comments", "kept_searches", "shares", "project_members", "limited_accounts",
     "project_contents", "added_peers",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""

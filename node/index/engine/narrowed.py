@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, bindparam, text
+from sqlalchemy import Connection, Engine, String, bindparam, text
 
 from node.index.engine.backend import Place, backend_at, backend_of
 from node.index.engine.scope import Scope, current_scope
@@ -160,12 +160,17 @@ def _enter(connection: Connection, scope: Scope, schema: str) -> None:
     connection.exec_driver_sql("DELETE FROM scope_projects")
     connection.exec_driver_sql("DELETE FROM scope_account")
     if scope.account:
-        of_account = text(
-            f"INSERT INTO scope_projects SELECT project_id FROM {schema}.project_members "
-            "WHERE account = :account AND role IN :roles"
-        ).bindparams(bindparam("roles", expanding=True))
-        connection.execute(of_account, {"account": scope.account, "roles": list(scope.roles)})
-        connection.execute(text("INSERT INTO scope_account VALUES (:account)"), {"account": scope.account})
+        of_members = text(
+            f"INSERT INTO scope_projects SELECT DISTINCT m.project_id FROM {schema}.project_members m "
+            f"JOIN {schema}.projects p ON p.id = m.project_id "
+            "WHERE m.account IN :members AND m.role IN :roles AND (:only IS NULL OR p.name = :only)"
+        ).bindparams(
+            *(bindparam(name, expanding=True) for name in ("members", "roles")), bindparam("only", type_=String)
+        )
+        values = {"members": list(scope.members), "roles": list(scope.roles), "only": scope.only}
+        connection.execute(of_members, values)
+        names = [{"name": name} for name in scope.members]
+        connection.execute(text("INSERT INTO scope_account VALUES (:name)"), names)
     if scope.projects:
         of_names = text(f"INSERT INTO scope_projects SELECT id FROM {schema}.projects WHERE name IN :names")
         connection.execute(of_names.bindparams(bindparam("names", expanding=True)), {"names": list(scope.projects)})

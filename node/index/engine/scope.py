@@ -28,6 +28,13 @@ ProjectRole = Literal["read", "write", "manage"]
 PROJECT_ROLES: tuple[ProjectRole, ...] = get_args(ProjectRole)
 
 
+GROUP_PREFIX = "group:"
+"""Before the name of a group of the identity provider, where it is a member of a project. Accounts have another one."""
+
+MAX_GROUP_CHARACTERS = 58
+"""With the prefix, the 64 characters of a member."""
+
+
 class OutOfScope(VoxelnodeError):
     """A caller with a scope was about to change rows that nobody has compared with the scope."""
 
@@ -36,17 +43,25 @@ class OutOfScope(VoxelnodeError):
 class Scope:
     """The projects of a caller: those that an account is a member of, or some by their names, of a peer.
 
-    `role`: leave out the projects of an account in which it has a lower one.
+    `role`: leave out the projects of an account in which it has a lower one. `groups`: those that the account is in, as
+    members of projects. `only`: leave out all projects of the account but this.
     """
 
     account: str = ""
     projects: tuple[str, ...] = ()
     role: ProjectRole = "read"
+    groups: tuple[str, ...] = ()
+    only: str | None = None
 
     @property
     def roles(self) -> tuple[ProjectRole, ...]:
         """The role, and those above it."""
         return PROJECT_ROLES[PROJECT_ROLES.index(self.role) :]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names by which the caller may be a member of a project."""
+        return (self.account, *self.groups) if self.account else ()
 
 
 NOBODY = Scope()
@@ -65,6 +80,11 @@ def current_scope() -> Scope | None:
     """Return the scope of the caller; None: the whole index."""
     held = _held.get()
     return None if held is None else held.scope
+
+
+def is_group(name: str) -> bool:
+    """Return whether a group of this name, without the prefix, can be a member of a project."""
+    return 0 < len(name) <= MAX_GROUP_CHARACTERS and name.isprintable()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from node.index.models import (
     AccountRow,
     LimitedAccountRow,
     ProjectMemberRow,
+    ProjectRow,
     RecoveryCodeRow,
     ShareRow,
     TokenRow,
@@ -50,6 +51,9 @@ class KnownAccount:
     password_hash: str | None
     totp_secret: str | None = None
     totp_step: int | None = None
+    groups: tuple[str, ...] = ()
+    """Those of the identity provider, as members of projects."""
+
     is_limited: bool = False
     """It sees its projects only."""
 
@@ -61,12 +65,16 @@ class KnownAccount:
 
 @dataclass(frozen=True, slots=True)
 class KnownToken:
-    """A token that is presented: it grants no more than the role of its account, and these routes; empty: all."""
+    """A token that is presented: it grants no more than the role of its account, and these routes; empty: all.
+
+    `project`: the only one whose series it shows; None: those that the account sees.
+    """
 
     account: KnownAccount
     label: str
     role: Role
     routes: tuple[str, ...]
+    project: str | None
     used_at: dt.datetime | None
 
 
@@ -78,6 +86,7 @@ class ListedToken:
     label: str
     role: Role | None
     routes: tuple[str, ...]
+    project: str | None
     created_at: dt.datetime
     expires_at: dt.datetime | None
     used_at: dt.datetime | None
@@ -135,7 +144,7 @@ _KNOWN = select(
     AccountRow.password_hash,
     AccountRow.totp_secret,
     AccountRow.totp_step,
-    select(LimitedAccountRow.account).where(LimitedAccountRow.account == AccountRow.name).exists().label("is_limited"),
+    AccountRow.groups,
 )
 
 
@@ -151,13 +160,15 @@ class AccountRepository(IndexRepository):
     def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownToken | None:
         """Return a token with its account, or None if it is unknown or has expired."""
         query = _KNOWN.add_columns(TokenRow.label, TokenRow.role.label("at_most"), TokenRow.routes, TokenRow.used_at)
+        query = query.add_columns(ProjectRow.name.label("project"))
         query = query.join(TokenRow, TokenRow.account_id == AccountRow.id).where(TokenRow.sha256 == sha256)
+        query = query.outerjoin(ProjectRow, ProjectRow.id == TokenRow.project_id)
         row = connection.execute(query.where(or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now))).first()
         if row is None:
             return None
-        account = _known(row)
+        account = _known(connection, row)
         role = min(account.role, Role[row.at_most.upper()]) if row.at_most else account.role
-        return KnownToken(account, row.label, role, tuple((row.routes or "").split()), row.used_at)
+        return KnownToken(account, row.label, role, tuple((row.routes or "").split()), row.project, row.used_at)
 
     @on_writer
     def note_use_of_token(self, connection: Connection, sha256: str, now: dt.datetime) -> None:
@@ -178,7 +189,7 @@ class AccountRepository(IndexRepository):
         row = connection.execute(query.where(*is_open)).first()
         if row is None:
             return None
-        return KnownSession(row.session_id, _known(row), row.expires_at, row.used_at, row.has_factor)
+        return KnownSession(row.session_id, _known(connection, row), row.expires_at, row.used_at, row.has_factor)
 
     @on_writer
     def note_use_of_session(self, connection: Connection, sha256: str, now: dt.datetime) -> None:
@@ -193,15 +204,14 @@ class AccountRepository(IndexRepository):
         return connection.execute(query if session is None else query.where(WebSessionRow.id == session)).rowcount
 
     @on_reader
-    def is_limited(self, connection: Connection, name: str) -> bool:
-        """Return whether an account, which need not be there, sees its projects only."""
-        limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account == name)
-        return connection.execute(limited).first() is not None
+    def is_limited(self, connection: Connection, names: Sequence[str]) -> bool:
+        """Return whether an account, which need not be there, or one of its groups, sees its projects only."""
+        return _is_limited(connection, names)
 
     @on_reader
-    def projects_of(self, connection: Connection, name: str) -> frozenset[int]:
-        """Return the row ids of the projects of an account."""
-        query = select(ProjectMemberRow.project_id).where(ProjectMemberRow.account == name)
+    def projects_of(self, connection: Connection, names: Sequence[str]) -> frozenset[int]:
+        """Return the row ids of the projects of an account and its groups."""
+        query = select(ProjectMemberRow.project_id).where(ProjectMemberRow.account.in_(names))
         return frozenset(connection.scalars(query))
 
     @on_reader
@@ -210,14 +220,22 @@ class AccountRepository(IndexRepository):
         return connection.execute(select(AccountRow.id).limit(1)).first() is not None
 
     @on_writer
-    def set(self, connection: Connection, name: str, role: Role, password_hash: str | None, now: dt.datetime) -> bool:
-        """Create an account, or change the role and password of an existing one.
+    def set(
+        self,
+        connection: Connection,
+        name: str,
+        role: Role,
+        password_hash: str | None,
+        now: dt.datetime,
+        groups: Sequence[str] = (),
+    ) -> bool:
+        """Create an account, or change the role, the password and the groups of an existing one.
 
         A change ends the sessions of the account; its tokens stay valid, and its links while its role may make some.
 
         Returns whether the account is new.
         """
-        values = {"role": role.name.lower(), "password_hash": password_hash}
+        values = {"role": role.name.lower(), "password_hash": password_hash, "groups": list(groups) or None}
         _end_shares(connection, name, role)
         known = _by_name(connection, name)
         if known is None:
@@ -258,10 +276,12 @@ class AccountRepository(IndexRepository):
         *,
         role: Role | None = None,
         routes: Sequence[str] = (),
+        project: str | None = None,
     ) -> None:
-        """Add a token to an account, with a lower role than that of the account, or for some routes only.
+        """Add a token to an account, with a lower role than that of the account, or for some routes or a project only.
 
-        Raises UsageError if the account already has a token with this label, or a lower role than `role`.
+        Raises UsageError if the account already has a token with this label, a lower role than `role`, or sees its
+        projects only and is no member of `project`.
         """
         known = _by_name(connection, name)
         if known is None:
@@ -270,6 +290,7 @@ class AccountRepository(IndexRepository):
             raise UsageError(f"{name} has the role {known.role.name.lower()}; a token of it has no higher one")
         row = {"account_id": known.id, "label": label, "sha256": sha256, "created_at": now, "expires_at": expires_at}
         row |= {"role": role.name.lower() if role is not None else None, "routes": " ".join(routes) or None}
+        row["project_id"] = None if project is None else _project(connection, known, project)
         try:
             connection.execute(insert(TokenRow).values(row))
         except IntegrityError:
@@ -373,10 +394,11 @@ class AccountRepository(IndexRepository):
 def list_accounts(connection: Connection) -> list[ListedAccount]:
     """Return all accounts, sorted by name."""
     tokens: dict[int, list[ListedToken]] = {}
-    for row in connection.execute(select(*TokenRow.__table__.columns).order_by(TokenRow.id)):
+    query = select(*TokenRow.__table__.columns, ProjectRow.name.label("project")).order_by(TokenRow.id)
+    for row in connection.execute(query.outerjoin(ProjectRow, ProjectRow.id == TokenRow.project_id)):
         role = Role[row.role.upper()] if row.role else None
         routes = tuple((row.routes or "").split())
-        listed = ListedToken(row.id, row.label, role, routes, row.created_at, row.expires_at, row.used_at)
+        listed = ListedToken(row.id, row.label, role, routes, row.project, row.created_at, row.expires_at, row.used_at)
         tokens.setdefault(row.account_id, []).append(listed)
     rows = connection.execute(_KNOWN.add_columns(AccountRow.created_at).order_by(AccountRow.name))
     return [
@@ -394,13 +416,31 @@ def list_accounts(connection: Connection) -> list[ListedAccount]:
 
 def _by_name(connection: Connection, name: str) -> KnownAccount | None:
     row = connection.execute(_KNOWN.where(AccountRow.name == name)).first()
-    return None if row is None else _known(row)
+    return None if row is None else _known(connection, row)
 
 
-def _known(row: Any) -> KnownAccount:
-    role = Role[row.role.upper()]
-    is_limited = bool(row.is_limited) and role < Role.ADMIN
-    return KnownAccount(row.id, row.name, role, row.password_hash, row.totp_secret, row.totp_step, is_limited)
+def _known(connection: Connection, row: Any) -> KnownAccount:
+    role, groups = Role[row.role.upper()], tuple(row.groups or ())
+    is_limited = role < Role.ADMIN and _is_limited(connection, (row.name, *groups))
+    return KnownAccount(row.id, row.name, role, row.password_hash, row.totp_secret, row.totp_step, groups, is_limited)
+
+
+def _is_limited(connection: Connection, names: Sequence[str]) -> bool:
+    limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account.in_(names)).limit(1)
+    return connection.execute(limited).first() is not None
+
+
+def _project(connection: Connection, account: KnownAccount, name: str) -> int:
+    """Return the row id of a project that an account sees."""
+    query = select(ProjectRow.id).where(ProjectRow.name == name)
+    if account.is_limited:
+        names = (account.name, *account.groups)
+        of_account = select(ProjectMemberRow.project_id).where(ProjectMemberRow.account.in_(names))
+        query = query.where(ProjectRow.id.in_(of_account))
+    project = connection.scalar(query)
+    if project is None:
+        raise UsageError(f"{account.name} sees no project {name!r}: `voxelnode projects list` lists all")
+    return int(project)
 
 
 def _end_shares(connection: Connection, name: str, role: Role | None) -> None:

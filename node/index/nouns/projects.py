@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Select, and_, delete, func, literal, select, 
 
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository, Row
+from node.index.engine.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import (
@@ -98,21 +99,26 @@ class ProjectRepository(IndexRepository):
 
     @on_writer
     def set_member(self, connection: Connection, name: str, account: str, role: str, *, may_limit: bool = True) -> None:
-        """Give an account a role in a project, and limit it to its projects, unless it may only be limited already.
+        """Give an account or a group a role in a project, and limit it to its projects.
 
-        Raises UsageError if there is no such account, if its role in the node is lower than that role needs, or if it
-        is an administrator: these see the whole node.
+        Without `may_limit` it is limited already. Raises UsageError if there is no such account, if its role in the
+        node is lower than that role needs, or if it is an administrator: these see the whole node. Nobody knows which
+        groups there are, and each of their accounts does no more than its role in the node lets it.
         """
         project = _id(connection, name)
         of_node = connection.scalar(select(AccountRow.role).where(AccountRow.name == account))
         limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account == account)
+        if account.startswith(GROUP_PREFIX):
+            if not is_group(account.removeprefix(GROUP_PREFIX)):
+                raise UsageError(f"a group has a name of 1 to {MAX_GROUP_CHARACTERS} printable characters")
+            of_node = "write"
         if not may_limit and (of_node is None or connection.scalar(limited) is None):
             raise UsageError(f"there is no account {account!r} that sees projects only: ask an administrator")
         if of_node is None:
             raise UsageError(f"there is no account {account!r}: `voxelnode account list` lists accounts and tokens")
         if of_node == "admin":
             raise UsageError(f"{account} is an administrator and sees the whole node: give it another role first")
-        if of_node == "read" != role:
+        if of_node == "read" and role != "read":
             raise UsageError(
                 f"{account} may read only, wherever: run `voxelnode account role {account} write` before it has the "
                 f"role {role} in a project"
