@@ -217,6 +217,8 @@ def test_quarantine_is_decided_about_beside_a_serving_node(tmp_path: Path) -> No
         send(node, tmp_path / "first", first)
         send(node, tmp_path / "second", second)
         before = node.rows("SELECT sha256 FROM v_images")
+        # It is moved there after the commit.
+        until(lambda: any((node.root / "quarantine").rglob("*.dcm")), 60, "the second is in quarantine")
         [file] = voxelnode(node.root, "quarantine", "list")
         shown = voxelnode(node.root, "quarantine", "show", file["name"])
         assert (shown["problem"], shown["current_sha256"]) == (None, before[0]["sha256"])

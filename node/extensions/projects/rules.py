@@ -6,14 +6,17 @@ a label, leaves the project in the same way.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
 from time import monotonic
 
 import structlog
 
 from node.background import BackgroundService
 from node.index.database.index import Index
-from node.index.nouns.projects import ProjectRepository, ProjectRule, ReadProjects
-from node.selector import WrongSelector, compile_selector
+from node.index.nouns.projects import ProjectRepository, ProjectRule, ReadProjects, RuleChange
+from node.selector import Facts, Selector, WrongSelector, compile_selector
 
 log = structlog.get_logger()
 
@@ -27,35 +30,50 @@ since the study, change by themselves."""
 MAX_NEW = 1000
 """Events that are looked at in one step."""
 
+CHUNK_SERIES = 2000
+"""Series whose changes are one commit, which bounds the facts in memory."""
+
 
 def apply_rules(index: Index, series: set[int] | None = None) -> int:
     """Apply all rules to series by their row ids, None: to all; return how many came into or left projects.
 
-    A rule that does not compile, such as a rule of a later version, selects nothing and does not stop other rules.
+    The facts of a series are read once for all rules. A rule that does not compile, such as a rule of a later version,
+    selects nothing and does not stop other rules.
     """
     projects = index.repository(ProjectRepository)
     with index.reading(wait=False) as view:
         rules = view.repository(ReadProjects).rules()
-    return sum(_apply(index, projects, rule, series) for rule in rules)
-
-
-def _apply(index: Index, projects: ProjectRepository, rule: ProjectRule, series: set[int] | None) -> int:
-    try:
-        selector = compile_selector(rule.rule)
-    except WrongSelector:  # whose message has the rule, and that may name patients
-        with index.reading(wait=False) as view:
-            there = view.repository(ReadProjects).series_of(rule.project_id)
-        if there or series is None:
-            log.error("rule_of_project_wrong", project=rule.project, count=len(there))
-        return projects.apply_rule(rule, there, set())
-    with index.reading(wait=False) as view:
+        selectors = {rule.project_id: _selector(rule, series is None) for rule in rules}
+        fields = frozenset[str]().union(*(one.fields for one in selectors.values() if one is not None))
+        described: Iterator[tuple[int, Facts]]
         if series is None:
-            facts = {one.id: one.facts for one in view.facts.all(selector.fields)}
-            looked_at = view.repository(ReadProjects).series_of(rule.project_id) | facts.keys()
+            described = ((one.id, one.facts) for one in view.facts.all(fields))
         else:
-            facts, looked_at = view.facts.of_rows(selector.fields, series), series
-    selected = {id for id, of_series in facts.items() if selector.matches(of_series)}
-    return projects.apply_rule(rule, looked_at, selected)
+            described = iter(view.facts.of_rows(fields, series).items())
+        changed = 0
+        while chunk := dict(islice(described, CHUNK_SERIES)):
+            there = view.repository(ReadProjects).by_rules(chunk)
+            changes = []
+            for rule in rules:
+                selector, before = selectors[rule.project_id], there.get(rule.project_id, set())
+                selected = {id for id, facts in chunk.items() if selector.matches(facts)} if selector else set()
+                if selected != before:
+                    changes.append(RuleChange(rule, selected - before, before - selected))
+            if changes:
+                changed += projects.change_by_rules(changes)
+    return changed
+
+
+_compiled = lru_cache(maxsize=4096)(compile_selector)
+
+
+def _selector(rule: ProjectRule, tell: bool) -> Selector | None:
+    try:
+        return _compiled(rule.rule)
+    except WrongSelector:  # whose message has the rule, and that may name patients
+        if tell:
+            log.error("rule_of_project_wrong", project=rule.project)
+        return None
 
 
 class Rules(BackgroundService):

@@ -9,7 +9,8 @@ that inserts it; what a rule says follows (`node.extensions.projects`).
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,6 +55,14 @@ class ProjectRule:
     project_id: int
     project: str
     rule: str
+
+
+class RuleChange(NamedTuple):
+    """The row ids of series that come into a project by its rule, and of those that leave it."""
+
+    rule: ProjectRule
+    came: Collection[int]
+    gone: Collection[int]
 
 
 class ProjectRepository(IndexRepository):
@@ -179,31 +188,25 @@ class ProjectRepository(IndexRepository):
         return taken
 
     @on_writer
-    def apply_rule(
-        self, connection: Connection, rule: ProjectRule, looked_at: Collection[int], selected: Collection[int]
-    ) -> int:
-        """Have those series of `looked_at` in a project that its rule selects, unless it has another rule by now.
+    def change_by_rules(self, connection: Connection, changes: Sequence[RuleChange]) -> int:
+        """Have series in projects, and no longer others, as the rules select them; return how many came or went.
 
-        Returns how many came or went.
+        What is of a rule that a project no longer has changes nothing.
         """
-        current = connection.scalar(select(ProjectRow.rule).where(ProjectRow.id == rule.project_id).with_for_update())
-        if current != rule.rule:
-            return 0
-        by_rule = ProjectSeriesRow.project_id == rule.project_id, ProjectSeriesRow.is_by_rule
-        among = looked_up_in(ProjectSeriesRow.series_id, list(looked_at))
-        there = set(connection.scalars(select(ProjectSeriesRow.series_id).where(*by_rule, among)))
-        gone = there.difference(selected)
-        if gone:
-            of_gone = looked_up_in(ProjectSeriesRow.series_id, list(gone))
-            connection.execute(delete(ProjectSeriesRow).where(*by_rule, of_gone))
-        wanted = set(selected) - there
-        if wanted:
-            # Those that are still there: others were deleted meanwhile.
-            known = select(SeriesRow.id, literal(rule.project_id), literal(True)).where(
-                looked_up_in(SeriesRow.id, list(wanted))
-            )
-            _insert_series(connection, known)
-        return len(gone) + len(wanted)
+        changed = 0
+        for rule, came, gone in changes:
+            current = select(ProjectRow.rule).where(ProjectRow.id == rule.project_id).with_for_update()
+            if connection.scalar(current) != rule.rule:
+                continue
+            if gone:
+                by_rule = ProjectSeriesRow.project_id == rule.project_id, ProjectSeriesRow.is_by_rule
+                of_gone = looked_up_in(ProjectSeriesRow.series_id, list(gone))
+                changed += connection.execute(delete(ProjectSeriesRow).where(*by_rule, of_gone)).rowcount
+            if came:
+                # Those that are still there: others were deleted meanwhile.
+                known = select(SeriesRow.id, literal(rule.project_id), literal(True))
+                changed += _insert_series(connection, known.where(looked_up_in(SeriesRow.id, list(came))))
+        return changed
 
 
 class ReadProjects(ReadRepository):
@@ -240,10 +243,14 @@ class ReadProjects(ReadRepository):
         query = select(*columns).where(ProjectRow.rule.is_not(None)).order_by(ProjectRow.id)
         return [ProjectRule(id, name, rule) for id, name, rule in self._connection.execute(query) if rule is not None]
 
-    def series_of(self, project_id: int) -> set[int]:
-        """Return the row ids of the series that a project has by its rule."""
-        by_rule = ProjectSeriesRow.project_id == project_id, ProjectSeriesRow.is_by_rule
-        return set(self._connection.scalars(select(ProjectSeriesRow.series_id).where(*by_rule)))
+    def by_rules(self, series: Collection[int]) -> dict[int, set[int]]:
+        """Return those of some series, by their row ids, that each project, by its row id, has by its rule."""
+        query = select(ProjectSeriesRow.project_id, ProjectSeriesRow.series_id)
+        query = query.where(ProjectSeriesRow.is_by_rule, looked_up_in(ProjectSeriesRow.series_id, list(series)))
+        found: dict[int, set[int]] = defaultdict(set)
+        for project, one in self._connection.execute(query):
+            found[project].add(one)
+        return found
 
     def rows_of(self, keys: Collection[tuple[str | None, str | None]]) -> set[int]:
         """Return the row ids of series, by the UIDs of study and series; without a series, of all of the study."""
@@ -286,9 +293,10 @@ def enter_projects(
     _insert_series(connection, having.distinct())
 
 
-def _insert_series(connection: Connection, rows: Select[int, int, bool]) -> None:
+def _insert_series(connection: Connection, rows: Select[int, int, bool]) -> int:
     names = ["series_id", "project_id", "is_by_rule"]
-    connection.execute(insert(ProjectSeriesRow).from_select(names, rows).on_conflict_do_nothing())
+    new = insert(ProjectSeriesRow).from_select(names, rows).on_conflict_do_nothing()
+    return connection.execute(new, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def _derive(connection: Connection, project: int, study: str) -> None:
