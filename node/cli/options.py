@@ -143,12 +143,12 @@ class Root(Configured):
         """
         from node.index.database.reading import reading
         from node.index.engine.scope import Scope
-        from node.index.nouns.projects import NoSuchProject, ReadProjects
+        from node.index.nouns.projects import ReadProjects
 
         scope = None if project is None else Scope(projects=(project,))
         with reading(self.settings.storage.root, self.settings.index.url, scope) as index:
-            if project is not None and index.repository(ReadProjects).one(project) is None:
-                raise NoSuchProject(f"there is no project {project!r}: `voxelnode projects list` lists them")
+            if project is not None:
+                index.repository(ReadProjects).require(project)
             yield index
 
     def looking(self) -> AbstractContextManager[Look | ReadIndex]:

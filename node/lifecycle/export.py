@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from node.archive.base import LocalFile
 from node.conversion.volume_files import revision_files
@@ -25,6 +25,8 @@ from node.errors import UsageError, VoxelnodeError
 from node.index.care.copying import ExportedFile, copy_for_readers, files_of, finish, require_export
 from node.index.database.reading import ReadIndex, reading
 from node.index.engine.place import FILE_NAME, Place, place_of
+from node.index.engine.scope import Scope
+from node.index.nouns.projects import ReadProjects
 from node.index.nouns.records import RevisionFile
 
 _WORK = "export.part"
@@ -53,6 +55,7 @@ def export(
     url: str | None = None,
     open_files: OpenFiles | None = None,
     shown: Shown = iter,
+    project: str | None = None,
 ) -> Exported:
     """Bring an export of a root up to date, also while a node runs.
 
@@ -68,11 +71,13 @@ def export(
         Yields what gives the files of the archive; None: all are below `root`.
     shown : callable
         Yields the conversions that it gets, and may show how many are done.
+    project : str or None
+        Project whose series it has, as members see them; None: all series.
 
     Raises
     ------
     UsageError
-        The group does not exist, or `target` is in the root, or the root in it.
+        The group or the project does not exist, or `target` is in the root, or the root in it.
     VoxelnodeError
         `target` has other files or is an export of another root, or another process writes to it.
     OSError
@@ -89,9 +94,12 @@ def export(
     if lock is None:
         raise VoxelnodeError(f"another process exports to {target}: try again when it has ended")
     try:
-        with reading(root, url) as index:
+        scope = None if project is None else Scope(projects=(project,))
+        with reading(root, url, scope) as index:
+            if project is not None:
+                index.repository(ReadProjects).require(project)
             files = open_files or (lambda: nullcontext(lambda file: root / file.key))
-            return _export(root, place_of(root, url), target, gid, index, files, shown)
+            return _export(root, _Source(place_of(root, url), scope), target, gid, index, files, shown)
     finally:
         os.close(lock)
 
@@ -108,13 +116,20 @@ def _gid(group: str | None) -> int | None:
     return gid
 
 
+class _Source(NamedTuple):
+    """An index, and what of it is exported."""
+
+    place: Place
+    scope: Scope | None
+
+
 def _export(
-    root: Path, place: Place, target: Path, gid: int | None, index: ReadIndex, open_files: OpenFiles, shown: Shown
+    root: Path, source: _Source, target: Path, gid: int | None, index: ReadIndex, open_files: OpenFiles, shown: Shown
 ) -> Exported:
     work = target / _WORK
     shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted
     work.mkdir(mode=0o700)
-    copy_for_readers(place, work / FILE_NAME)
+    copy_for_readers(source.place, work / FILE_NAME, source.scope)
     folders, absent, copied, size = files_of(work / FILE_NAME), [], 0, 0
     for folder, files in shown([*folders.items()]):
         if (target / folder).is_dir():

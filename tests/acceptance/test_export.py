@@ -177,3 +177,34 @@ def refused_targets(root: Path, tmp_path: Path) -> None:
 def names_in(folder: Path) -> set[Path]:
     """What is in a folder, without the files that SQLite needs while it reads a write-ahead log."""
     return {path for path in folder.rglob("*") if not path.name.endswith(("-shm", "-wal"))}
+
+
+def test_an_export_of_a_project_has_nothing_else(folder: Path) -> None:
+    """Not in any byte of the index, either: a study that is seen in part has no moments of the whole."""
+    root, target = folder / "root", folder / "trial"
+    for name, study in (("seen", "1.2.901"), ("hidden", "1.2.901"), ("foreign", "1.2.902")):
+        series(folder / name, f"series {name}", study_uid=study, series_uid=f"{study}.{len(name)}", PatientID=study)
+    with Served(root) as node:
+        assert run("import", "--root", root, *(folder / name for name in ("seen", "hidden", "foreign"))).returncode == 0
+        node.wait_until_settled()
+        run("projects", "set", "trial", "--root", root, check=True)
+        run("projects", "add", "trial", "1.2.901", "--series", "1.2.901.4", "--root", root, check=True)
+        assert "no project" in run("db", "export", target, "--root", root, "--project", "trail").stderr
+        done = exported(root, target, "--project", "trial")
+        assert (done["copied"], done["removed"]) == (1, 0)
+        assert audited(root)[-1].startswith("voxelnode db export of project trial to ")
+        assert exported(root, folder / "whole")["copied"] == 3
+    [row] = rows_of(target, "SELECT * FROM v_catalog")
+    assert row["series_description"] == "series seen"
+    assert rows_of(target, "SELECT closed_at, quiet_at FROM studies") == [{"closed_at": None, "quiet_at": None}]
+    assert len(rows_of(target, "SELECT * FROM v_images")) == 4
+    assert {one["series_instance_uid"] for one in rows_of(target, "SELECT * FROM v_events")} == {"1.2.901.4"}
+    index = (target / "index.sqlite").read_bytes()
+    assert b"series seen" in index
+    assert [word for word in (b"hidden", b"foreign", b"1.2.901.6", b"1.2.902") if word in index] == []
+
+
+def rows_of(target: Path, query: str) -> list[dict[str, Any]]:
+    with closing(sqlite3.connect(target / "index.sqlite")) as index:
+        index.row_factory = sqlite3.Row
+        return [dict(row) for row in index.execute(query)]

@@ -50,6 +50,7 @@ from node.index.nouns import deletions
 from node.index.nouns import series_claims as series
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.performed_steps import ListedSeries, PerformedStep
+from node.index.nouns.projects import Content, ProjectRepository
 from node.index.nouns.received import add_instances
 from node.index.nouns.records import Indexed, Outcome, Received
 from node.index.nouns.studies import StudyFilter
@@ -959,6 +960,16 @@ def test_an_export_of_an_index_in_postgresql_is_one_of_sqlite(moved: ServerPlace
     assert not list(folder.glob("index.sqlite-*"))
     done = export(moved.root, folder, url=moved.url)
     assert (done.copied, done.kept) == (0, 1)
+    studies = [row["study_instance_uid"] for row in view_rows(folder, "SELECT study_instance_uid FROM v_studies")]
+    with closing(Index(moved.root, Metrics(), url=moved.url)) as index:
+        projects, now = index.repository(ProjectRepository), dt.datetime.now(dt.UTC)
+        projects.set("trial", "test", now)
+        assert export(moved.root, tmp_path / "none", url=moved.url, project="trial").copied == 0
+        projects.add("trial", [Content(study) for study in studies], "test", now)
+    assert export(moved.root, tmp_path / "trial", url=moved.url, project="trial").copied == 1
+    of_project = rows_of(tmp_path / "trial" / FILE_NAME)
+    assert [table for table in KEPT_TABLES if of_project[table] != exported[table]] == []
+    assert view_rows(tmp_path / "none", "SELECT * FROM v_series") == []
 
 
 @pytest.mark.slow

@@ -104,6 +104,9 @@ def copy(
 def export(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder, or an export to bring up to date.")],
     group: Annotated[str | None, typer.Option(help="Group of accounts that may read it; by default only you.")] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="NAME", help="Only its series, as its members see them.")
+    ] = None,
     *,
     root: ChangedRoot,
 ) -> Answer:
@@ -120,9 +123,14 @@ def export(
 
     settings = root.settings
     target = folder.absolute()
-    with audited_export(settings, f"voxelnode db export to {target}, for {group or 'its owner'}") as outcome:
+    what = (
+        f"voxelnode db export{f' of project {project[:64]}' if project else ''} to {target}, for {group or 'its owner'}"
+    )
+    with audited_export(settings, what) as outcome:
         shown = partial(each_shown, "exporting")
-        done = export_to(root.folder, target, group, settings.index.url, lambda: archive_files(settings), shown)
+        done = export_to(
+            root.folder, target, group, settings.index.url, lambda: archive_files(settings), shown, project
+        )
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     lines = [
         f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.kept} already there, "

@@ -24,7 +24,9 @@ from node.errors import VoxelnodeError
 from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import COPYING, MOVED
 from node.index.engine.backend import IndexUnusable, Place, backend_of, reason_of
+from node.index.engine.narrowed import Readers
 from node.index.engine.place import backup, exists, open_engine, require_newest, require_there, upgrade
+from node.index.engine.scope import Scope, within
 from node.index.models import AboutRow, Base
 
 CHUNK_ROWS = 1000
@@ -74,8 +76,10 @@ def copy_index(source: Place, target: Place) -> dict[str, int]:
     return counts
 
 
-def copy_tables(source: Place, target: Place, names: Collection[str]) -> None:
+def copy_tables(source: Place, target: Place, names: Collection[str], scope: Scope | None = None) -> None:
     """Copy some tables as they are at one moment to a new database, also while a node writes to them.
+
+    `scope`: of whom the copy is for, who sees nothing else in it; None: all rows.
 
     Raises IndexUnusable if there is no index at `source`, or of another schema, or it cannot be read.
     """
@@ -83,7 +87,10 @@ def copy_tables(source: Place, target: Place, names: Collection[str]) -> None:
     require_newest(source)
     upgrade(target)
     with ExitStack() as opened:
-        reader = opened.enter_context(_opened(opened, source, read_only=True).connect())
+        readers = Readers(source)
+        opened.callback(readers.dispose)
+        with within(scope):
+            reader = opened.enter_context(readers.connect())
         copy = opened.enter_context(_opened(opened, target).connect())
         try:
             for table in Base.metadata.sorted_tables:
@@ -212,17 +219,16 @@ class ExportedFile(NamedTuple):
     sha256: str
 
 
-def copy_for_readers(place: Place, target: Path) -> None:
+def copy_for_readers(place: Place, target: Path, scope: Scope | None = None) -> None:
     """Write a copy of an index with `KEPT_TABLES` and the current conversions to `target`, also while a node runs.
 
-    Raises IndexUnusable if there is no index, or it cannot be read.
+    `scope`: as in `copy_tables`. Raises IndexUnusable if there is no index, or it cannot be read.
     """
-    if isinstance(place, Path):  # pages are copied faster than rows
+    root = place.parent if isinstance(place, Path) else place.root
+    if isinstance(place, Path) and scope is None:  # pages are copied faster than rows
         backup(place, target)
-        root = place.parent
     else:
-        copy_tables(place, target, KEPT_TABLES)
-        root = place.root
+        copy_tables(place, target, KEPT_TABLES, scope)
     try:
         with closing(sqlite3.connect(target, isolation_level=None)) as copy:
             _reduce(copy, root)

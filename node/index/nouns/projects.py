@@ -227,6 +227,11 @@ class ReadProjects(ReadRepository):
         """Return a project as in `all`, or None."""
         return next((row for row in self.all() if row["name"] == name), None)
 
+    def require(self, name: str) -> None:
+        """Raise NoSuchProject if there is no project of this name."""
+        if self.one(name) is None:
+            raise NoSuchProject(f"there is no project {name!r}: `voxelnode projects list` lists all")
+
     def members(self, name: str) -> list[Row]:
         """Return ``account`` and ``role`` of each member of a project."""
         query = (
