@@ -6,9 +6,7 @@ a label, leaves the project in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
-from itertools import islice
 from time import monotonic
 
 import structlog
@@ -16,7 +14,7 @@ import structlog
 from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.nouns.projects import ProjectRepository, ProjectRule, ReadProjects, RuleChange
-from node.selector import Facts, Selector, WrongSelector, compile_selector
+from node.selector import Selector, WrongSelector, compile_selector
 
 log = structlog.get_logger()
 
@@ -31,7 +29,7 @@ MAX_NEW = 1000
 """Events that are looked at in one step."""
 
 CHUNK_SERIES = 2000
-"""Series whose changes are one commit, which bounds the facts in memory."""
+"""Series that are read at a time, and whose changes are one commit; no view stays open for longer."""
 
 
 def apply_rules(index: Index, series: set[int] | None = None) -> int:
@@ -43,24 +41,22 @@ def apply_rules(index: Index, series: set[int] | None = None) -> int:
     projects = index.repository(ProjectRepository)
     with index.reading(wait=False) as view:
         rules = view.repository(ReadProjects).rules()
-        selectors = {rule.project_id: _selector(rule, series is None) for rule in rules}
-        fields = frozenset[str]().union(*(one.fields for one in selectors.values() if one is not None))
-        described: Iterator[tuple[int, Facts]]
-        if series is None:
-            described = ((one.id, one.facts) for one in view.facts.all(fields))
-        else:
-            described = iter(view.facts.of_rows(fields, series).items())
-        changed = 0
-        while chunk := dict(islice(described, CHUNK_SERIES)):
-            there = view.repository(ReadProjects).by_rules(chunk)
-            changes = []
-            for rule in rules:
-                selector, before = selectors[rule.project_id], there.get(rule.project_id, set())
-                selected = {id for id, facts in chunk.items() if selector.matches(facts)} if selector else set()
-                if selected != before:
-                    changes.append(RuleChange(rule, selected - before, before - selected))
-            if changes:
-                changed += projects.change_by_rules(changes)
+        wanted = sorted(view.repository(ReadProjects).series_since(0) if series is None else series)
+    selectors = {rule.project_id: _selector(rule, series is None) for rule in rules}
+    fields = frozenset[str]().union(*(one.fields for one in selectors.values() if one is not None))
+    changed = 0
+    for at in range(0, len(wanted), CHUNK_SERIES):
+        with index.reading(wait=False) as view:
+            facts = view.facts.of_rows(fields, wanted[at : at + CHUNK_SERIES])
+            there = view.repository(ReadProjects).by_rules(facts)
+        changes = []
+        for rule in rules:
+            selector, before = selectors[rule.project_id], there.get(rule.project_id, set())
+            selected = {id for id, of_series in facts.items() if selector.matches(of_series)} if selector else set()
+            if selected != before:
+                changes.append(RuleChange(rule, selected - before, before - selected))
+        if changes:
+            changed += projects.change_by_rules(changes)
     return changed
 
 
