@@ -140,8 +140,9 @@ class MenuEntry:
     for_members: bool = False
 
 
-ErrorPage = Callable[[int, str, str, str], str]
-"""Takes the status of an error, its title, its detail and a remedy; returns HTML, for which nobody needs an account."""
+ErrorPage = Callable[[int, str, str, str, str], str]
+"""Takes the status of an error, its title, its detail, a remedy, and the path of the page before or an empty text;
+returns HTML, for which nobody needs an account."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ class ProblemType:
     status: int
     title: str
     remedy: str = ""
+    page_title: str = ""
+    page_remedy: str = ""
+    """What a page says instead, if title and remedy are about programs."""
 
     @property
     def uri(self) -> str:
@@ -40,12 +43,17 @@ PROBLEM_TYPES: list[ProblemType] = []
 """All types, by status. The first one of a status is that of errors that are known by their status only."""
 
 
-def _kind(slug: str, status: int, title: str, remedy: str) -> ProblemType:
-    PROBLEM_TYPES.append(ProblemType(slug, status, title, remedy))
+def _kind(slug: str, status: int, title: str, remedy: str, page: tuple[str, str] = ("", "")) -> ProblemType:
+    PROBLEM_TYPES.append(ProblemType(slug, status, title, remedy, *page))
     return PROBLEM_TYPES[-1]
 
 
-INVALID_REQUEST = _kind("invalid-request", 400, "The request is not valid", f"correct the request; {_DESCRIBED}")
+_ON_A_PAGE = ("This page cannot be shown", "open it by a link of these pages, or go back and send the form again")
+
+
+INVALID_REQUEST = _kind(
+    "invalid-request", 400, "The request is not valid", f"correct the request; {_DESCRIBED}", _ON_A_PAGE
+)
 WRONG_CURSOR = _kind(
     "wrong-cursor", 400, "`after` is not a cursor of this list", "list from the beginning, without `after`"
 )
@@ -75,7 +83,11 @@ NOT_FOUND = _kind(
     "not-found", 404, "There is no such resource", "it may have been deleted; check the list one level up"
 )
 METHOD_NOT_ALLOWED = _kind(
-    "method-not-allowed", 405, "The resource has no such method", "use one of the methods in the Allow header"
+    "method-not-allowed",
+    405,
+    "The resource has no such method",
+    "use one of the methods in the Allow header",
+    _ON_A_PAGE,
 )
 NOT_ACCEPTABLE = _kind(
     "not-acceptable", 406, "No accepted media type is available", "accept one of the media types that the detail lists"
@@ -133,13 +145,18 @@ RANGE_NOT_SATISFIABLE = _kind(
     "request a range within the length in the Content-Range header",
 )
 INVALID_PARAMETER = _kind(
-    "invalid-parameter", 422, "A parameter or the body is not valid", f"correct what the detail names; {_DESCRIBED}"
+    "invalid-parameter",
+    422,
+    "A parameter or the body is not valid",
+    f"correct what the detail names; {_DESCRIBED}",
+    _ON_A_PAGE,
 )
 UNKNOWN_PARAMETER = _kind(
     "unknown-parameter",
     422,
     "A query parameter is unknown",
     "use one of the parameters that the detail lists, or leave it out",
+    _ON_A_PAGE,
 )
 KEY_REUSED = _kind(
     "idempotency-key-reused",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -128,8 +129,17 @@ def respond(
     """Return a page or problem details, as the client expects."""
     if not wants_page(request):
         return ProblemResponse(kind, detail, remedy, headers)
-    html = request.app.state.error_page(kind.status, types.title_of(kind.status), detail, remedy or kind.remedy)
+    title, remedy = kind.page_title or types.title_of(kind.status), remedy or kind.page_remedy or kind.remedy
+    html = request.app.state.error_page(kind.status, title, detail, remedy, _page_before(request))
     return HTMLResponse(html, kind.status, headers)
+
+
+def _page_before(request: HTTPConnection) -> str:
+    """Return the path of another page of ours from which a browser came here; empty: there is none, or none is told."""
+    before = urlsplit(request.headers.get("referer", ""))
+    if before.netloc != request.headers.get("host") or before.path in ("", request.url.path):
+        return ""
+    return "/" + before.path.lstrip("/") + (f"?{before.query}" if before.query else "")
 
 
 async def _expected(request: Request, error: Exception) -> Response:
@@ -164,12 +174,37 @@ async def _http(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
     kind = types.problem_type(status)
     detail = str(getattr(error, "detail", "")) or types.title_of(status)
+    if kind is types.METHOD_NOT_ALLOWED and wants_page(request):
+        detail = "Its address is one to which forms are sent, or the other way round."
     return respond(request, kind, detail, headers=getattr(error, "headers", None))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    detail = validation_detail(error.errors() if isinstance(error, RequestValidationError) else [])
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    detail = _in_plain_words(errors) if wants_page(request) else validation_detail(errors)
     return respond(request, types.INVALID_PARAMETER, detail)
+
+
+EXPECTED = {
+    "int_parsing": "a whole number is expected",
+    "float_parsing": "a number is expected",
+    "string_pattern_mismatch": "it has characters that it cannot have",
+}
+"""What people read instead of an error of pydantic, by its type."""
+
+
+def _in_plain_words(errors: Any) -> str:
+    """Return validation errors for a page, without the values, which may be patient data."""
+    sentences = []
+    for error in errors:
+        where, name = "form" if error["loc"][0] == "body" else "address", ".".join(map(str, error["loc"][1:]))
+        if error["type"] == "missing":
+            lacking = f"The address lacks {name!r}, and so does not say what to show."
+            sentences.append(lacking if where == "address" else f"The form was sent without {name!r}.")
+        else:
+            expected = re.sub("^(Input|String|Value|List) ", "it ", error["msg"].removeprefix("Value error, "))
+            sentences.append(f"{name!r} in the {where} cannot be used: {EXPECTED.get(error['type'], expected)}.")
+    return " ".join(sentences)
 
 
 def validation_detail(errors: Any) -> str:

@@ -69,3 +69,48 @@ def test_the_type_of_a_problem_leads_to_its_description(empty: Site) -> None:
     described = client.get(problem["type"]).json()
     assert described == {name: problem[name] for name in ("type", "status", "title", "remedy")}
     assert [each["type"] for each in client.get("/api/v1/problems").json()] == [kind.uri for kind in PROBLEM_TYPES]
+
+
+PAGE = {"Accept": "text/html"}
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/patients/compare", "The address lacks &#39;a&#39;"),
+        ("/patients/compare?a=x", "&#39;a&#39; in the address cannot be used: a whole number is expected."),
+        (
+            "/problems?number=0",
+            "&#39;number&#39; in the address cannot be used: it should be greater than or equal to 1.",
+        ),
+        ("/peers/series", "The address lacks &#39;study&#39;"),
+    ],
+)
+def test_a_page_without_its_parameter_says_so_in_plain_words_and_leads_back(empty: Site, path: str, says: str) -> None:
+    before = f"{empty.url}/problems/merged?number=2"
+    answer = empty.client().get(path, headers=PAGE | {"Referer": before})
+    assert answer.status_code == 422
+    assert "<h1>This page cannot be shown</h1>" in answer.text
+    assert says in answer.text
+    assert 'href="/problems/merged?number=2">Back</a>' in answer.text
+    for word in ("query.", "Field required", "openapi", "Unprocessable"):
+        assert word not in answer.text, word
+
+
+@pytest.mark.parametrize("before", ["", "http://evil.example/x", "{url}//evil.example", "{url}/patients/compare"])
+def test_an_error_page_leads_to_no_page_of_others_and_not_to_itself(empty: Site, before: str) -> None:
+    headers = PAGE | {"Referer": before.format(url=empty.url)}
+    shown = empty.client().get("/patients/compare", headers=headers).text
+    assert "evil.example" not in shown.replace('href="/evil.example"', "")
+    assert 'href="/patients/compare"' not in shown
+    assert 'href="/">Studies</a>' in shown
+
+
+def test_a_form_that_lacks_a_value_and_an_address_of_forms_are_told_in_plain_words(empty: Site) -> None:
+    client = empty.client()
+    sent = client.post("/problems/acknowledge", headers=PAGE, data={"problem": "x"})
+    assert (sent.status_code, "The form was sent without &#39;reason&#39;." in sent.text) == (422, True)
+    opened = client.get("/problems/acknowledge", headers=PAGE)
+    assert opened.status_code == 405
+    assert "forms are sent" in opened.text
+    assert "Allow header" not in opened.text
