@@ -48,16 +48,35 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Version:
+    """Of whom one version of an instance is, by its file, and who sent it.
+
+    Without a readable file, all that is of the patient is None. `source` is known of the current version only.
+    """
+
+    patient_name: str | None
+    patient_id: str | None
+    patient_birth_date: str | None
+    patient_sex: str | None
+    calling_ae_title: str | None
+    source: str | None
+    received_at: dt.datetime | str
+
+
+@dataclass(frozen=True, slots=True)
 class Compared:
     """A conflict, and the differences between the version in it and the current one.
 
     `problem` says why the two cannot be compared; None if they were. Attributes of one kind that are all equal are not
-    listed: versions may differ in what the index does not know, such as pixels.
+    listed: versions may differ in what the index does not know, such as pixels. `current` is None if no version is
+    current, and `other` if the conflict is not between two versions of an instance.
     """
 
     conflict: dict[str, Any]
     problem: str | None
     differences: list[Difference]
+    current: Version | None = None
+    other: Version | None = None
 
 
 def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> Compared:
@@ -68,22 +87,42 @@ def compared(root: Path, index: ReadIndex, conflict: int, local: LocalFile) -> C
     row = _row(index, conflict)
     key, holder = row.pop("key"), index.conflicts.host_of(conflict)
     row["path"] = None if key is None else str(root / key)
+    current = None if row["sop_instance_uid"] is None else index.instances.current(row["sop_instance_uid"])
+    mine = None if current is None else _attributes(lambda: local(current))
+    theirs = None if key is None else _attributes(lambda: root / key)
+    sent = index.conflicts.sender_of_current(row["sop_instance_uid"])
+    ours = None if sent is None else _version(mine, **sent)
+    other = None
+    if row["kind"] in VERSIONS:
+        other = _version(theirs, row["calling_ae_title"], None, row["found_at"])
+    differences: list[Difference] = []
     if key is None:
-        return Compared(row, "the conflict has no file of another version", [])
-    current = index.instances.current(row["sop_instance_uid"])
-    if current is None:
-        return Compared(row, "no version of the instance is current", [])
-    if holder is not None and not (root / key).exists():
-        return Compared(row, f"the file of the other version is in the quarantine of {holder}: compare there", [])
-    mine, theirs = _attributes(lambda: local(current)), _attributes(lambda: root / key)
-    if mine is None or theirs is None:
-        which = "current" if mine is None else "other"
-        return Compared(row, f"the file of the {which} version cannot be read", [])
-    differences = []
+        problem = "the conflict has no file of another version"
+    elif current is None:
+        problem = "no version of the instance is current"
+    elif holder is not None and not (root / key).exists():
+        problem = f"the file of the other version is in the quarantine of {holder}: compare there"
+    elif mine is None or theirs is None:
+        problem = f"the file of the {'current' if mine is None else 'other'} version cannot be read"
+    else:
+        problem, differences = None, _differences(mine, theirs)
+    return Compared(row, problem, differences, ours, other)
+
+
+def _differences(mine: InstanceAttributes, theirs: InstanceAttributes) -> list[Difference]:
+    found = []
     for level in ("patient", "study", "series", "image"):
         before, after = getattr(mine, level), getattr(theirs, level)
-        differences += [Difference(name, before[name], after[name]) for name in before if before[name] != after[name]]
-    return Compared(row, None, differences)
+        found += [Difference(name, before[name], after[name]) for name in before if before[name] != after[name]]
+    return found
+
+
+def _version(
+    attributes: InstanceAttributes | None, calling_ae_title: str | None, source: str | None, received_at: Any
+) -> Version:
+    patient = {} if attributes is None else attributes.patient
+    names = ("patient_name", "patient_id", "patient_birth_date", "patient_sex")
+    return Version(*(patient.get(name) for name in names), calling_ae_title, source, received_at)
 
 
 def _row(index: ReadIndex, conflict: int) -> dict[str, Any]:

@@ -80,3 +80,17 @@ def test_a_number_that_no_conflict_can_have_is_no_error_of_ours(site: Site, numb
     assert client.get(f"/problems/conflicts/{number}").status_code == 422
     assert client.post(f"/problems/conflicts/{number}", data={"decision": "keep"}).status_code == 422
     assert client.get(f"/api/v1/conflicts/{number}").status_code == 422
+
+
+@pytest.mark.usefixtures("corrected")
+def test_a_comparison_names_both_persons_and_who_sent_each(site: Site) -> None:
+    client = site.client()
+    path = f"conflicts/{client.get('/api/v1/conflicts').json()['items'][0]['id']}"
+    compared = client.get(f"/api/v1/{path}").json()
+    assert [compared[version]["patient_id"] for version in ("current", "other")] == ["P-1", "<b>P-2"]
+    assert [compared[version]["calling_ae_title"] for version in ("current", "other")] == ["MODALITY", "MODALITY"]
+    page = client.get(f"/problems/{path}").text
+    rows = page.split("Of whom both versions are")[1].split("</table>")[0]
+    for text in ("Voxel, Test", "P-1", "&lt;b&gt;P-2", "MODALITY"):
+        assert text in rows, text
+    assert rows.count('class="differs"') == 1, "the Patient ID"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Listing, counted, listing, print_fields, print_table
+from node.cli.output import Answer, Columns, Listing, counted, listing, minute, person, print_fields, print_table
+
+if TYPE_CHECKING:
+    from node.receive.conflicts import Version
 
 app = Commands(help="List conflicts of one UID or Patient ID, and decide them.", invoke_without_command=True)
 
@@ -32,7 +35,7 @@ def list_(
     """List identity conflicts that are not decided: one UID or Patient ID with different content."""
     with root.reading() as index:
         rows = index.conflicts.all(decided=everything)
-    return listing(f"{len(rows)} conflicts", CONFLICTS, rows, none="no conflicts")
+    return listing(counted(len(rows), "conflict"), CONFLICTS, rows, none="no conflicts")
 
 
 @app.command()
@@ -45,6 +48,9 @@ def show(conflict: Number, root: Root) -> Answer:
 
     def text() -> None:
         print_fields(found.conflict)
+        if found.current is not None and found.other is not None:
+            columns = ("patient", "patient ID", "born", "sex", "sent by", "received")
+            print_table("", ("version", *columns), [_of("current", found.current), _of("in conflict", found.other)])
         if found.problem is not None:
             print(found.problem)
         elif not found.differences:
@@ -59,11 +65,18 @@ def show(conflict: Number, root: Root) -> Answer:
     return Answer(asdict(found), text)
 
 
+def _of(which: str, version: Version) -> tuple[Any, ...]:
+    return (
+        which, person(version.patient_name), version.patient_id, version.patient_birth_date, version.patient_sex,
+        version.calling_ae_title or version.source, minute(version.received_at),
+    )  # fmt: skip
+
+
 @app.command()
 def accept(conflict: Number, alike: Alike = False, *, root: ChangedRoot) -> Answer:
     """Make a version current; the current one goes to quarantine."""
     done = root.order("accept-conflict", conflict=conflict, alike=alike)
-    return Answer(done, f"accepted: {len(done['accepted'])} versions are current")
+    return Answer(done, f"accepted: {counted(len(done['accepted']), 'version')} made current")
 
 
 @app.command()

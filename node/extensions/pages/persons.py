@@ -48,6 +48,9 @@ def _shown(call: Call, patients: Iterable[int]) -> list[dict[str, Any]]:
         if person is None:
             raise ResourceNotFound("patient")
         found.append(person)
+    for person in found:
+        senders = [sender for study in person["studies"] for sender in study["senders"]]
+        person["senders"] = sorted({sender["calling_ae_title"] or sender["source"] for sender in senders})
     studies = [study for person in found for study in person["studies"]]
     with call.node.index.reading() as index:
         pictures = index.studies.thumbnails([study["id"] for study in studies])

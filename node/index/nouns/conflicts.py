@@ -58,6 +58,14 @@ class ReadConflicts(PagedRepository):
         host: str | None = self._connection.scalar(select(ConflictRow.host).where(ConflictRow.id == conflict))
         return host
 
+    def sender_of_current(self, sop_instance_uid: str | None) -> Row | None:
+        """Return ``calling_ae_title``, ``source`` and ``received_at`` of the current version of an instance, or None."""
+        rows = self._rows(
+            "SELECT calling_ae_title, source, received_at FROM v_images WHERE sop_instance_uid = :uid",
+            uid=sop_instance_uid,
+        )
+        return rows[0] if rows else None
+
     def alike(self, conflict: int) -> list[Row]:
         """Return the undecided conflicts of the same kind, study and sender as `one` does, oldest first."""
         named = aliased(ConflictRow)

@@ -295,12 +295,26 @@ class DifferenceResource(Resource):
     other: str | int | float | None
 
 
+class VersionResource(Resource):
+    """Of whom a version of an instance is, by its file, and who sent it; `source` is of the current version only."""
+
+    patient_name: str | None
+    patient_id: str | None
+    patient_birth_date: str | None
+    patient_sex: str | None
+    calling_ae_title: str | None
+    source: str | None
+    received_at: Moment
+
+
 class ComparedConflict(Resource):
     """A conflict with the differences of its two versions; `problem` says why they cannot be compared."""
 
     conflict: ConflictResource
     problem: str | None
     differences: list[DifferenceResource]
+    current: VersionResource | None
+    other: VersionResource | None
 
 
 class ConflictDecision(Resource):
