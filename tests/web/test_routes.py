@@ -168,3 +168,13 @@ def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_wai
     assert len(list((tmp_path / "two").rglob("*.dcm"))) == 4
     [deleted] = [line for line in here.audited("DICOM Instances Accessed") if line["detail"] == "done"]
     assert deleted["participants"][0]["user"] == "route away"
+
+
+def test_work_says_of_what_was_skipped_that_it_was_to_be_sent(site: Site) -> None:
+    site.take(*make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1"))
+    lane, now = lane_to("trial", "bids"), site.services.ingest.now()
+    site.store.index.routes.note_skipped(lane, "1.2.3", {"1.2.3.1": "no rule names it"}, now)
+    page = site.client().get("/work?kind=route").text
+    assert "skipped" in page
+    assert "send to bids" in page
+    assert "sent to" not in page

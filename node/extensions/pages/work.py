@@ -71,14 +71,15 @@ def _shown(node: Services) -> dict[str, Any]:
 
 KINDS: Mapping[WorkKind, str] = {
     "hook": "message to hook",
-    "route": "sent to",
+    "route": "send to",
     "job": "job of hook",
-    "retrieval": "retrieved from",
+    "retrieval": "retrieve from",
     "commitment": "commitment to",
-    "question": "asked",
-    "notification": "told of an examination",
+    "question": "ask",
+    "notification": "tell of an examination",
     "erasure": "erasure",
 }
+"""What is owed, whatever became of it."""
 
 PLURALS: Mapping[WorkKind, str] = {
     "hook": "Messages",
