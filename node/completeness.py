@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from node.counted import counted
+
 State = Literal["complete", "suspect", "incomplete"]
 Rule = Literal[
     "acknowledged",
@@ -348,7 +350,7 @@ def completeness_of(
         reason = "; ".join(finding.fact for finding in against) + _received(known, count, against)
     elif expected is not None:
         state, rule = "complete", "headers"
-        reason = f"{known.received} of {expected} instances that {source} announces"
+        reason = f"{known.received} of {counted(expected, 'instance')} that {source} announces"
     else:
         state, rule, reason = _without_count(known, placed)
     missing = max(0, expected - known.received) if expected is not None else (0 if state == "complete" else None)
@@ -373,7 +375,7 @@ def with_reported(verdict: Completeness, reported: Reported) -> Completeness:
     if reported.missing:
         total = received + reported.missing
         named = _named(reported.named, reported.missing)
-        fact = f"{received} of {total} instances that the sender lists (C-FIND); missing: {named}"
+        fact = f"{received} of {counted(total, 'instance')} that the sender lists (C-FIND); missing: {named}"
         detail = "; ".join(filter(None, (verdict.missing_detail, f"instances {named}")))
         return replace(
             verdict, state="incomplete", rule="c-find", expected=total, expected_source=C_FIND,
@@ -382,7 +384,7 @@ def with_reported(verdict: Completeness, reported: Reported) -> Completeness:
     if has == received or (has is not None and has > received and reported.missing == 0):
         counts = "" if has == received else f", which counts {has}"
         if verdict.state == "complete" or verdict.rule in ("association", "forced"):
-            fact = f"{received} of {received} instances that the sender has (C-FIND){counts}"
+            fact = f"{received} of {counted(received, 'instance')} that the sender has (C-FIND){counts}"
             return replace(
                 verdict, state="complete", rule="c-find", expected=received, expected_source=C_FIND, missing=0,
                 reason=fact,
@@ -394,12 +396,12 @@ def with_reported(verdict: Completeness, reported: Reported) -> Completeness:
             reason=f"{verdict.reason}; the sender has {received} as well (C-FIND){counts}",
         )
     if has is not None and has > received:
-        fact = f"{received} of {has} instances that the sender has (C-FIND), of which it gave no list"
+        fact = f"{received} of {counted(has, 'instance')} that the sender has (C-FIND), of which it gave no list"
         if verdict.state == "incomplete":
             return replace(verdict, reason=f"{verdict.reason}; {fact}")
         return replace(
             verdict, state="suspect", rule="c-find", expected=has, expected_source=C_FIND, missing=has - received,
-            reason=_beside(fact, verdict), missing_detail=verdict.missing_detail or f"{has - received} instances",
+            reason=_beside(fact, verdict), missing_detail=verdict.missing_detail or counted(has - received, "instance"),
         )  # fmt: skip
     said = reported.problem or ("does not say how many it has (C-FIND)" if has is None else f"has {has} (C-FIND)")
     return replace(verdict, reason=f"{verdict.reason}; the sender {said}")
@@ -428,15 +430,13 @@ def aborted_verdict(verdict: Completeness) -> Completeness:
 
 def lost_instances(count: int) -> str:
     """Return in words that instances are lost."""
-    if count == 1:
-        return "1 instance was acknowledged and is not here"
-    return f"{count} instances were acknowledged and are not here"
+    return counted(count, "instance was acknowledged and is", "instances were acknowledged and are") + " not here"
 
 
 def _by_list(performed: Performed, received: int) -> Completeness:
     """Return whether every instance is stored that performed procedure steps list."""
     here = performed.listed - performed.missing
-    reason = f"{here} of {performed.listed} instances that the performed procedure step lists (MPPS)"
+    reason = f"{here} of {counted(performed.listed, 'instance')} that the performed procedure step lists (MPPS)"
     if performed.unlisted:
         reason += f", and {performed.unlisted} more that it does not list"
     named = _named(performed.named, performed.missing)
@@ -464,11 +464,9 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
     ]
     if count is not None and known.received < count[0]:
         expected, source = count
-        fact = f"{known.received} of {expected} instances that {source} announces"
+        fact = f"{known.received} of {counted(expected, 'instance')} that {source} announces"
         missing = expected - known.received
-        by_count = Evidence(
-            "headers", fact, "" if weighed else f"{missing} instance{'' if missing == 1 else 's'}", missing
-        )
+        by_count = Evidence("headers", fact, "" if weighed else counted(missing, "instance"), missing)
         gaps = [finding for finding in weighed if finding.rule in ("geometry", "times")]
         others = [finding for finding in weighed if finding not in gaps and finding.rule != "headers"]
         return [*gaps, by_count, *others, *parts]
@@ -477,10 +475,10 @@ def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int,
         usual = max(siblings)
         missing = usual - known.received
         fact = (
-            f"{len(known.siblings)} other series of this protocol have {usual} instances each, "
+            f"{len(known.siblings)} other series of this protocol have {counted(usual, 'instance')} each, "
             f"this one has {known.received}"
         )
-        weighed.append(Evidence("siblings", fact, f"{missing} instances at an end", missing, doubtful=True))
+        weighed.append(Evidence("siblings", fact, counted(missing, "instance") + " at an end", missing, doubtful=True))
     elif not agrees and known.usual is not None:
         weighed.append(_unusual(known.received, known.usual))
     return [*weighed, *parts]
@@ -501,11 +499,11 @@ def _when(usual: Usual) -> str:
 def _unusual(received: int, usual: Usual) -> Evidence:
     studies = f", such as in study {' and '.join(usual.studies)}" if usual.studies else ""
     fact = (
-        f"{usual.series} of the last {usual.of} series of this protocol have {usual.instances} instances "
+        f"{usual.series} of the last {usual.of} series of this protocol have {counted(usual.instances, 'instance')} "
         f"({_when(usual)}{studies}), this one has {received}"
     )
     missing = usual.instances - received
-    return Evidence("protocol", fact, f"{missing} instances", missing, doubtful=True)
+    return Evidence("protocol", fact, counted(missing, "instance"), missing, doubtful=True)
 
 
 def _count(known: Expectation, times: int) -> tuple[int, str] | None:

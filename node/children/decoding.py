@@ -18,6 +18,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, HTJ2KLossless
 
+from node.counted import counted
 from node.dicom.annotation import Annotation, patient_lines, technique_lines
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory
 from node.files.metadata import NoSuchValue, bulk_data_paths, document, long_value
@@ -254,7 +255,9 @@ def _shown(path: Path, order: PictureOrder) -> Picture:
         ds, index = read_instance(path), order.frame_number - 1
     reader = frame_reader(ds)
     if index >= reader.frames:
-        raise FrameNotFound(f"frame {order.frame_number} does not exist: the instance has {reader.frames} frames")
+        raise FrameNotFound(
+            f"frame {order.frame_number} does not exist: the instance has {counted(reader.frames, 'frame')}"
+        )
     shown = rendered_frame(header, order.frame_number, reader, index, order.window)
     if order.crop is None:
         return shown

@@ -196,11 +196,6 @@ def optional(key: str) -> Callable[[Mapping[str, Any]], Any]:
     return lambda row: _shown(key, row.get(key))
 
 
-def counted(count: int, singular: str, plural: str | None = None) -> str:
-    """Return a number with its noun; by default, the plural is the singular with an s."""
-    return f"{count} {singular if count == 1 else plural or singular + 's'}"
-
-
 def minute(moment: str | datetime | None) -> str:
     """Return a time up to the minute, in the zone of this machine."""
     if not moment:

@@ -12,6 +12,7 @@ from pathlib import Path
 from node.acknowledged import problems as ledger_problems
 from node.control.repository import Repository
 from node.control.root import REBUILDING_FILE, is_held, locked_root
+from node.counted import counted
 from node.durable import make_folder, sync_folder, write_durably
 from node.errors import UsageError, VoxelnodeError
 from node.index.care import copying
@@ -191,9 +192,9 @@ def drain_journal(settings: Settings) -> Replayed:
         folder = root / JOURNAL_FOLDER
         state = inspect(folder)
         if state.last > state.freed:
+            kept = counted(state.last - state.freed, "instance is", "instances are")
             raise JournalNotEmpty(
-                f"{folder} is kept: {state.last - state.freed} instances are not durable elsewhere; see the log, "
-                "check the disk, and try again"
+                f"{folder} is kept: {kept} not durable elsewhere; see the log, check the disk, and try again"
             )
         for path in (*segment_files(folder), folder / MARK_FILE):  # without its segments a mark means nothing
             path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, get_frame
 
+from node.counted import counted
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, UNDEFINED_LENGTH, encoding_of
 from node.dicom.values import text, value, whole
 from node.files.bounded import BoundedFile, require_bounded
@@ -167,7 +168,7 @@ class PixelElement:
         Raises FrameNotFound if the offset tables and fragments do not locate the frame.
         """
         if not 1 <= number <= self.frames:
-            raise FrameNotFound(f"the instance has {self.frames} frames, but frame {number} was requested")
+            raise FrameNotFound(f"the instance has {counted(self.frames, 'frame')}, but frame {number} was requested")
         with self.path.open("rb") as file:
             file.seek(self.offset)
             try:

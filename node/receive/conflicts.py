@@ -8,7 +8,7 @@ undecided, and accepting it again finishes what is left.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +120,11 @@ def _differences(mine: InstanceAttributes, theirs: InstanceAttributes) -> list[D
 def _version(
     attributes: InstanceAttributes | None, calling_ae_title: str | None, source: str | None, received_at: Any
 ) -> Version:
-    patient = {} if attributes is None else attributes.patient
-    names = ("patient_name", "patient_id", "patient_birth_date", "patient_sex")
-    return Version(*(patient.get(name) for name in names), calling_ae_title, source, received_at)
+    patient: Mapping[str, Any] = {} if attributes is None else attributes.patient
+    return Version(
+        patient.get("patient_name"), patient.get("patient_id"), patient.get("patient_birth_date"),
+        patient.get("patient_sex"), calling_ae_title, source, received_at,
+    )  # fmt: skip
 
 
 def _row(index: ReadIndex, conflict: int) -> dict[str, Any]:

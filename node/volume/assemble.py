@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from pydicom import Dataset
 
+from node.counted import counted
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused
 from node.volume import objects
@@ -190,7 +191,8 @@ def _assemble_stack(stack: Stack, series: SeriesUnderAssembly, warnings: tuple[V
                 return
             series.exclude(undecodable)
             incomplete = VolumeWarning(
-                WarningKind.INCOMPLETE_VOLUME, f"{len(undecodable)} frames could not be decoded and were left out"
+                WarningKind.INCOMPLETE_VOLUME,
+                counted(len(undecodable), "frame") + " could not be decoded: left out",
             )
             volumes, left_out, count = _volumes(frames, stack.suffix, series, (*warnings, incomplete))
     except ConversionRefused as refused:

@@ -13,6 +13,7 @@ from math import isfinite
 
 import numpy as np
 
+from node.counted import counted
 from node.errors import VoxelnodeError
 from node.volume.arrange.duplicates import COPY_DETAIL, is_copy
 from node.volume.model import Assembly, Frame, Geometry, Kind, Volume
@@ -184,13 +185,15 @@ def _exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning,
     unread = sum(reasons.values())
     warnings = []
     if conflicting:
-        detail = f"{conflicting} instances were left out: their SOP Instance UID was already used with different pixels"
+        detail = counted(conflicting, "instance was", "instances were")
+        detail += " left out: the SOP Instance UID was already used with different pixels"
         warnings.append(VolumeWarning(WarningKind.SAME_POSITION_TWICE, detail))
     if no_images:
-        detail = f"{no_images} instances of the series are not images"
+        detail = counted(no_images, "instance of the series is no image", "instances of the series are no images")
         warnings.append(VolumeWarning(WarningKind.PARTLY_NOT_AN_IMAGE, detail))
     if unread:
-        detail = f"{unread} instances of the series are in no volume; see the exclusions of the series"
+        detail = counted(unread, "instance of the series is", "instances of the series are")
+        detail += " in no volume; see the exclusions of the series"
         warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
     return tuple(warnings)
 
@@ -198,7 +201,7 @@ def _exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning,
 def _concatenation_warnings(concatenations: Sequence[Sequence[tuple[int, int]]]) -> tuple[VolumeWarning, ...]:
     """Return a warning if parts of concatenations were not received."""
     missing = sum(max(total for _, total in parts) - len({part for part, _ in parts}) for parts in concatenations)
-    detail = f"{missing} instances of a concatenation (Concatenation UID (0020,9161)) are missing; send them"
+    detail = f"a concatenation (Concatenation UID (0020,9161)) lacks {counted(missing, 'instance')}: send the rest"
     return (VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail),) if missing > 0 else ()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
 
+from node.counted import counted
 from node.volume.arrange.duplicates import equal_times_warnings
 from node.volume.arrange.quantities import FIELD_MAP
 from node.volume.arrange.slice_timing import slice_timing
@@ -277,7 +278,8 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds
         warnings.append(VolumeWarning(WarningKind.LOSSY, "the pixels went through a lossy codec"))
     drawn_on = {frame.sop_instance_uid for frame in frames if frame.overlays}
     if drawn_on:
-        detail = f"{len(drawn_on)} instances have overlays (60xx,3000), such as drawn regions or text; no file has them"
+        detail = counted(len(drawn_on), "instance has", "instances have")
+        detail += " overlays (60xx,3000), such as drawn regions or text; no file has them"
         warnings.append(VolumeWarning(WarningKind.OVERLAYS_LEFT_OUT, detail))
     repairs = {frame.diffusion.repaired for frame in frames if frame.diffusion is not None} - {""}
     warnings += [VolumeWarning(WarningKind.REPAIRED, detail) for detail in sorted(repairs)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from node.audit.audit_log import Action, AuditEvent
+from node.counted import counted
 from node.errors import UsageError, nearest
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.problems import SeriesProblem
@@ -42,7 +43,13 @@ def send(call: Call, to: str, study_instance_uid: str, series_instance_uid: str 
     )
     if not done["instances"]:
         raise ResourceNotFound("study" if series_instance_uid is None else "series")
-    _record(call, AuditEvent.EXPORT, Action.READ, study_instance_uid, f"{done['instances']} instances queued for {to}")
+    _record(
+        call,
+        AuditEvent.EXPORT,
+        Action.READ,
+        study_instance_uid,
+        f"{counted(done['instances'], 'instance')} queued for {to}",
+    )
     return done
 
 

@@ -94,7 +94,7 @@ def test_each_series_is_told_in_one_line_and_what_was_skipped_by_name(scan: Path
     assert series.split("  ")[-1] == "001_Oblique_head_phantom/001_Oblique_head_phantom.nii.gz"
     assert "176 x 208 x 60" in series
     assert skipped == f"skipped {scan / 'notes.txt'}: not a DICOM file"
-    assert re.fullmatch(r"1 series, 1 files, 1 skipped in \d+\.\d s: .*conversion\.json", total)
+    assert re.fullmatch(r"1 series, 1 file, 1 skipped in \d+\.\d s: .*conversion\.json", total)
 
 
 @pytest.mark.slow

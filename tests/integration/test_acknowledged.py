@@ -138,7 +138,7 @@ def test_lost_instances_are_told_until_they_are_written_off(settings: Settings) 
     assert "MODALITY" in listed.stdout
     assert "2 instances: voxelnode lost list" in run("status", "--root", root).stdout
     off = run("lost", "write-off", sent[0].sop_instance_uid, "--reason", "gone for good", "--yes", "--root", root)
-    assert (off.returncode, off.stdout) == (0, "written off: 1 instances\n"), off.stderr
+    assert (off.returncode, off.stdout) == (0, "written off: 1 instance\n"), off.stderr
     assert lost_uids(root) == uids_of(sent[1:2])
     assert "gone for good" in run("audit", "--root", root).stdout
     assert run("lost", "write-off", "--all", "--reason", "as well", "--yes", "--root", root).returncode == 0

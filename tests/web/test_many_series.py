@@ -90,7 +90,7 @@ def test_selected_series_are_taken_away_sent_labelled_and_converted_again(crowde
     with ZipFile(BytesIO(answer.content)) as taken:
         assert sum(name.endswith(".dcm") for name in taken.namelist()) == 2
     assert client.post(f"{url}/send", data={**both, "to": "pacs"}).headers["location"] == "/routes"
-    assert [line["detail"] for line in crowded.audited("Export")] == ["1 instances queued for pacs"] * 2
+    assert [line["detail"] for line in crowded.audited("Export")] == ["1 instance queued for pacs"] * 2
     assert client.post(f"{url}/send", data={**both, "to": "pasc"}).status_code == 400
     assert client.post(f"{url}/labels", data={**both, "label": "taken"}).status_code == 303
     page = client.post("/studies/1.2.3/series-list", data={"words": "1.2.3.9"}).text

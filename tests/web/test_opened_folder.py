@@ -128,7 +128,7 @@ def test_a_folder_without_dicom_is_told_in_a_sentence(tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     done = run("open", tmp_path / "notes.txt")
-    assert (done.returncode, done.stderr) == (1, "voxelnode: none of 1 files is DICOM\n")
+    assert (done.returncode, done.stderr) == (1, "voxelnode: 1 file, and it is not DICOM\n")
     within = subprocess.run(
         [sys.executable, "-m", "node", "open", str(tmp_path)],
         capture_output=True, text=True, env={**os.environ, "TMPDIR": str(temporary)}, check=False,

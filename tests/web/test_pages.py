@@ -775,7 +775,7 @@ def test_a_file_can_be_dropped(site: Site, visit: Callable[[Site], Visitor], tmp
         [list((tmp_path / "one.dcm").read_bytes()), name],
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
-    expect(page.locator("#summary")).to_have_text("1 of 1 files: 1 stored, 0 skipped, 0 refused")
+    expect(page.locator("#summary")).to_have_text("1 of 1 file: 1 stored, 0 skipped, 0 refused")
     expect(page.locator("#list progress.good")).to_have_js_property("value", 1)
     expect(page.locator("#list .path")).to_have_text(name)
     assert page.locator("#list .path-head").evaluate("head => head.scrollWidth > head.clientWidth")

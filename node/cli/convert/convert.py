@@ -16,6 +16,7 @@ import typer
 
 from node.cli.options import Configured, Given, Json
 from node.cli.output import Answer, each_shown, printable
+from node.counted import counted
 from node.registry import enabled, installed, objects_of
 from node.settings import is_configured
 
@@ -267,7 +268,7 @@ def _planned(paths: list[Path], out: Path, layout: Layout, selection: Chosen, *,
             print(f"{_head(row)}  {row['instances']:>5}  {printable(row['sop_class'])}  -> {printable(str(place))}")
         _print_problems(plan)
         instances = sum(row["instances"] for row in plan["series"])
-        print(f"{len(plan['series'])} series with {instances} instances; nothing was written")
+        print(f"{len(plan['series'])} series with {counted(instances, 'instance')}; nothing was written")
 
     return Answer(plan, show)
 
@@ -326,7 +327,7 @@ def _print_comparison(comparison: dict[str, Any]) -> None:
 
 def _verdict(verdict: dict[str, Any]) -> str:
     if verdict["expected"]:
-        return f"{verdict['state']}: {verdict['received']} of {verdict['expected']} instances"
+        return f"{verdict['state']}: {verdict['received']} of {counted(verdict['expected'], 'instance')}"
     return f"{verdict['state']}: {printable(verdict['reason'])}"
 
 
@@ -334,19 +335,20 @@ def _print_problems(listing: dict[str, Any]) -> None:
     """Print what is not part of a series: files without one, and files that are not DICOM."""
     for refusal in listing["refusals"]:
         if not refusal["series_instance_uid"]:
-            print(f"refused {refusal['instances']} files: {refusal['reason']}: {refusal['detail']}")
+            print(f"refused {counted(refusal['instances'], 'file')}: {refusal['reason']}: {refusal['detail']}")
     for series in listing["not_chosen"]:
-        print(f"left out {series['series_instance_uid']}, {series['instances']} instances: it {series['reason']}")
+        instances = counted(series["instances"], "instance")
+        print(f"left out {series['series_instance_uid']}, {instances}: it {series['reason']}")
     skipped = listing["not_dicom"]
     for file in skipped[:MAX_SKIPPED_SHOWN]:
         print(f"skipped {printable(file['name'])}: {printable(file['reason'])}")
     if len(skipped) > MAX_SKIPPED_SHOWN:
-        print(f"skipped {len(skipped) - MAX_SKIPPED_SHOWN} more files")
+        print(f"skipped {counted(len(skipped) - MAX_SKIPPED_SHOWN, 'more file')}")
 
 
 def _print_rest(listing: dict[str, Any], out: Path, seconds: float) -> None:
     _print_problems(listing)
-    counts = [f"{len(listing['series'])} series", f"{len(listing['volumes'])} files"]
+    counts = [f"{len(listing['series'])} series", counted(len(listing["volumes"]), "file")]
     if listing["refusals"]:
         counts.append(f"{len(listing['refusals'])} refused")
     if listing["not_chosen"]:

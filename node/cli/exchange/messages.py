@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from node.cli.options import HOOK, ROUTE, ChangedRoot, Commands, Json, Root, Where
-from node.cli.output import Answer, Columns, Listing, counted, listing, minute, optional, series_name
+from node.cli.output import Answer, Columns, Listing, listing, minute, optional, series_name
+from node.counted import counted
 from node.errors import UsageError, VoxelnodeError, nearest
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def deliveries(
     """
     with root.reading() as index:
         rows = index.hooks.deliveries(last, hook=hook, state=state)
-    return listing(f"last {len(rows)} messages", DELIVERIES, rows)
+    return listing(f"last {counted(len(rows), 'message')}", DELIVERIES, rows)
 
 
 @hooks.command("test")
@@ -228,8 +229,9 @@ def replay_hook(
                 total[key] += done[key]
     total |= {"left": len(left), "dry_run": dry_run}
     text = (
-        f"{total['series']} series: {len(total['queued'])} messages queued, {total['waiting']} are waiting already, "
-        f"{total['delivered']} were delivered before, {total['without_event']} series have no event"
+        f"{total['series']} series: {counted(len(total['queued']), 'message')} queued, "
+        f"{total['waiting']} waiting already, {total['delivered']} delivered before, "
+        f"{total['without_event']} without an event"
     )
     if left and not dry_run:
         text += f"\n{len(left)} series found no room: start the node, which delivers messages, and repeat the command"
@@ -332,7 +334,7 @@ def waiting(
             for state in ("given-up", "waiting", "skipped")
             for row in index.routes.messages(last, state=state, **filters)
         ]
-    return listing(f"{len(rows)} messages", ROUTED, rows)
+    return listing(counted(len(rows), "message"), ROUTED, rows)
 
 
 @routes.command("retry")
@@ -384,8 +386,8 @@ def replay_route(
             total["sent"] += done["delivered"]
         total["left"] += len(left)
     text = (
-        f"{total['series']} series: {total['queued']} messages queued, {total['waiting']} are waiting already, "
-        f"{total['sent']} were sent before"
+        f"{total['series']} series: {counted(total['queued'], 'message')} queued, {total['waiting']} waiting already, "
+        f"{total['sent']} sent before"
     )
     if total["left"]:
         text += f"\n{total['left']} series found no room: start the node, which sends, and repeat the command"

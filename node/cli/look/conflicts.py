@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Listing, counted, listing, minute, person, print_fields, print_table
+from node.cli.output import Answer, Columns, Listing, listing, minute, person, print_fields, print_table
+from node.counted import counted
 
 if TYPE_CHECKING:
     from node.receive.conflicts import Version
@@ -49,8 +50,8 @@ def show(conflict: Number, root: Root) -> Answer:
     def text() -> None:
         print_fields(found.conflict)
         if found.current is not None and found.other is not None:
-            columns = ("patient", "patient ID", "born", "sex", "sent by", "received")
-            print_table("", ("version", *columns), [_of("current", found.current), _of("in conflict", found.other)])
+            persons = ("version", "patient", "patient ID", "born", "sex", "sent by", "received")
+            print_table("", persons, [_of("current", found.current), _of("in conflict", found.other)])
         if found.problem is not None:
             print(found.problem)
         elif not found.differences:

@@ -10,7 +10,8 @@ from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
 from node.cli.options import Root
-from node.cli.output import Answer, Columns, counted, listing, minute, patient, print_fields, sized
+from node.cli.output import Answer, Columns, listing, minute, patient, print_fields, sized
+from node.counted import counted
 
 if TYPE_CHECKING:
     from node.index.database.look import Look
@@ -159,8 +160,8 @@ def _lost(count: int) -> str:
 def _scrub(last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "no full pass yet"
-    found = f"{last['files']} files compared, {last['damaged']} damaged or missing, {last['unreadable']} unreadable"
-    return f"ended {last['ended_at'][:19]}, {found}"
+    found = f"{last['damaged']} damaged or missing, {last['unreadable']} unreadable"
+    return f"ended {last['ended_at'][:19]}, {counted(last['files'], 'file')} compared, {found}"
 
 
 def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
@@ -195,4 +196,4 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
     if facts["senders"]:
         listing('learnt from senders, for [series] quiet_seconds = "auto"', SENDERS, facts["senders"]).show()
     if failures:
-        listing(f"last of {facts['failures']} failures", FAILURES, failures).show()
+        listing(f"last of {counted(facts['failures'], 'failure')}", FAILURES, failures).show()

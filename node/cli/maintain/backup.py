@@ -10,6 +10,7 @@ import typer
 
 from node.cli.options import ChangedRoot
 from node.cli.output import Answer, print_table
+from node.counted import counted
 
 
 def backup(
@@ -38,7 +39,7 @@ def backup(
     rows = [asdict(difference) for difference in done.differences]
     for row in rows:
         del row["mended"]  # nothing is
-    compared = f"{done.instances} instances compared, {done.converted} series converted again"
+    compared = f"{counted(done.instances, 'instance')} compared, {done.converted} series converted again"
     if done.not_comparable:
         compared += f", {done.not_comparable} not: open, or made by another version or with other options"
 

@@ -11,6 +11,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, archive_files
 from node.cli.output import Answer, each_shown, problems_of, sized
+from node.counted import counted
 
 if TYPE_CHECKING:
     from node.control.care import Rebuilt
@@ -95,7 +96,7 @@ def copy(
 
     target = place_of(settings.storage.root, url)
     rows = copy_index(settings, url)
-    text = f"{target}: {sum(rows.values())} rows of {len(rows)} tables copied and compared"
+    text = f"{target}: {counted(sum(rows.values()), 'row')} of {len(rows)} tables copied and compared"
     advice = "now remove url from [index]" if url is None else f'now set url = "{url}" in [index]'
     return Answer({"path": str(target), "rows": rows}, f"{text}\n{advice}")
 
@@ -175,13 +176,13 @@ def rebuild(root: ChangedRoot) -> Answer:
 def _print_rebuilt(done: Rebuilt) -> None:
     salvaged, recovered, replayed = done.salvaged, done.recovered, done.replayed
     print(
-        f"{recovered.adopted} instances indexed, {replayed.applied} applied from the journal, "
+        f"{counted(recovered.adopted, 'instance')} indexed, {replayed.applied} applied from the journal, "
         f"{recovered.quarantined} unreadable files moved to quarantine"
     )
     if replayed.damaged:
         print(f"{replayed.damaged} records of the journal cannot be read: their segment was copied to quarantine")
     if done.taken_back:
-        print(f"{len(done.taken_back)} instances were only in quarantine, and are in the archive again")
+        print(f"in the archive again, and before in quarantine only: {counted(len(done.taken_back), 'instance')}")
     if done.previous_index is None:
         print("there was no previous index: deletions, merged patients, accounts, senders and revisions are not known")
     else:
@@ -196,13 +197,15 @@ def _print_rebuilt(done: Rebuilt) -> None:
         print("the ledger of what was acknowledged is damaged; what only these parts of it named is not known:")
         print("\n".join(done.ledger_damage))
     if done.unread:
-        print(f"{len(done.unread)} files cannot be read now, and are not in the index; check the disk and permissions:")
+        print(
+            f"not readable now, so not in the index: {counted(len(done.unread), 'file')}; check disk and permissions:"
+        )
         print("\n".join(done.unread))
 
 
 def _print_salvaged(salvaged: Salvaged) -> None:
     for table, count in salvaged.rows.items():
-        print(f"  {table}: {count} rows taken over")
+        print(f"  {table}: {counted(count, 'row')} taken over")
     for table, reason in salvaged.unread.items():
         print(f"  {table}: not all rows could be read: {reason}")
     if salvaged.limited:

@@ -9,6 +9,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Listing, listing, print_fields, sized
+from node.counted import counted
 
 if TYPE_CHECKING:
     from node.lifecycle.journal import JournalReport
@@ -46,10 +47,10 @@ def status(root: Root) -> Answer:
 def _fields(report: JournalReport, maximum: int) -> dict[str, Any]:
     from node.lifecycle.journal import damaged_records
 
-    waiting = f"{report.waiting} instances; the running node or the next start adds them to the index"
+    waiting = f"{counted(report.waiting, 'instance')}, for the index: the running node or the next start does it"
     damage = {f"damage {found.segment.name}": f"{damaged_records(found)}: {REMEDY}" for found in report.damage}
     return {
-        "size": f"{sized(report.bytes)} in {report.segments} segments, at most {sized(maximum)}",
+        "size": f"{sized(report.bytes)} in {counted(report.segments, 'segment')}, at most {sized(maximum)}",
         "last record": report.last,
         "in the index": f"up to record {report.applied}",
         "durable there": f"up to record {report.freed}",
@@ -67,9 +68,9 @@ def drain(root: ChangedRoot) -> Answer:
     from node.control.care import drain_journal
 
     replayed = drain_journal(root.settings)
-    text = f"{root.folder}: the journal is empty; {replayed.applied} instances came from it"
+    text = f"{root.folder}: the journal is empty; {counted(replayed.applied, 'instance')} came from it"
     if replayed.damaged:
-        text += f"\n{replayed.damaged} records could not be read: their segment was copied to quarantine"
+        text += f"\n{counted(replayed.damaged, 'record')} could not be read: the segment was copied to quarantine"
     return Answer(asdict(replayed), text)
 
 

@@ -8,6 +8,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
 from node.cli.output import Answer, Columns, Listing, listing
+from node.counted import counted
 from node.errors import UsageError
 
 app = Commands(help="List or write off lost instances.", no_args_is_help=True)
@@ -49,4 +50,4 @@ def write_off(
         raise UsageError("say in --reason why nobody sends them again: the audit log has it")
     confirm("writing off", f"Write off {uid or 'all lost instances'}? They will not be asked for again.", yes)
     done = root.order("write-off-lost", uid=uid, reason=reason)
-    return Answer(done, f"written off: {done['instances']} instances")
+    return Answer(done, f"written off: {counted(done['instances'], 'instance')}")

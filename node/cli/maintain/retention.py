@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Listing, counted, listing
+from node.cli.output import Answer, Listing, listing
+from node.counted import counted
 
 EXPIRED = {"study": "study_instance_uid", "last received": "last_received_at", "rule": "rule"}
 

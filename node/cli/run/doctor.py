@@ -25,6 +25,7 @@ from node.child_process.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
 from node.cli.options import Root
 from node.cli.output import Listing, listing, moment_of, sized
+from node.counted import counted
 from node.dicom.lean_import import absent, load_names
 from node.durable import NO_ROOM
 
@@ -245,7 +246,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         return
     if missing:
         remedy = "send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`"
-        yield Check("archive", "broken", f"the files of {missing} instances are missing or damaged", remedy)
+        yield Check("archive", "broken", f"missing or damaged: the files of {counted(missing, 'instance')}", remedy)
 
 
 def _objects(settings: Settings) -> Iterator[Check]:

@@ -15,6 +15,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.audit.audit_log import Action
+from node.counted import counted
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.administration.own import require_session
 from node.extensions.pages.rendering import SEE_OTHER, fragment, page
@@ -124,7 +125,7 @@ def retry_hook(call: AdminCall, hook: HookName) -> Response:
     if hook not in call.node.settings.hooks:
         raise ResourceNotFound("hook")
     waiting = call.node.actions["retry-deliveries"](hook=hook, message_id=None)["waiting"]
-    call.audit.configured(Action.UPDATE, f"hook {hook}: retry of {waiting} messages")
+    call.audit.configured(Action.UPDATE, f"hook {hook}: retry of {counted(waiting, 'message')}")
     return RedirectResponse(PAGE, SEE_OTHER)
 
 

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from node.association.tls import peer_tls_context, tls_context
 from node.audit.audit_log import APPLICATION, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.audit.audit_log import Action as Audited
+from node.counted import counted
 from node.errors import UsageError, in_plain_words
 from node.hookspecs import Action, OpenedRoot
 from node.index.nouns.added_peers import AddedPeerRepository
@@ -90,7 +91,8 @@ class _Changes:
         with self._index.reading() as index:
             waiting = sum(outstanding(row) for row in index.routes.destinations() if row["destination"] == name)
         if waiting:
-            raise UsageError(f"{waiting} messages wait to be sent to {name}: let them go, or cancel them under Work")
+            wait = counted(waiting, "message waits", "messages wait")
+            raise UsageError(f"{wait} to be sent to {name}: let it go, or cancel it under Work")
 
     def _change(self, who: str, what: str, action: Audited, name: str, make: Callable[[], None]) -> None:
         whom = [Participant(who, APPLICATION, is_requestor=True)]

@@ -13,6 +13,7 @@ import typer
 
 from node.cli.options import OfProject, Root
 from node.cli.output import Answer, printable
+from node.counted import counted
 
 if TYPE_CHECKING:
     from node.extensions.bids.export import Report
@@ -136,7 +137,7 @@ def bids(
         order += f", of project {project}" if project is not None else ""
         with nullcontext(Outcome()) if dry_run else audited_export(settings, order) as outcome:
             report = exporter.export(out, dry_run=dry_run, link=link and not sources)
-            outcome.counts = f"{report.volumes} volumes of {report.subjects} subjects, {len(report.skipped)} left out"
+            outcome.counts = f"{_written(report)}, {len(report.skipped)} left out"
     return Answer(asdict(report), lambda: _print(report, out, dry_run=dry_run), failed=not report.is_settled)
 
 
@@ -217,8 +218,12 @@ def _print(report: Report, out: Path, *, dry_run: bool) -> None:
         print(f"left     {left.path}: {printable(left.reason)}; --prune removes it")
     _print_skipped(report)
     changes = len(lines)
-    end = "nothing was written" if dry_run else f"{changes} changes" if changes else "nothing changed"
-    print(f"{report.volumes} volumes of {report.subjects} subjects, {len(report.skipped)} not exported: {out}; {end}")
+    end = "nothing was written" if dry_run else counted(changes, "change") if changes else "nothing changed"
+    print(f"{_written(report)}, {len(report.skipped)} not exported: {out}; {end}")
+
+
+def _written(report: Report) -> str:
+    return f"{counted(report.volumes, 'volume')} of {counted(report.subjects, 'subject')}"
 
 
 def _print_skipped(report: Report) -> None:

@@ -20,6 +20,7 @@ import structlog
 from node.archive.base import StoreAway
 from node.archive.space import reason_of
 from node.audit.audit_log import DESTINATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
+from node.counted import counted
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter, Report
@@ -180,7 +181,7 @@ class DatasetWorker(HeldWorker):
             Participant(self.lane.destination, DESTINATION),
         ]
         objects = [{"study_instance_uid": study_instance_uid, "patient_id": patient_id}]
-        detail = f"route {self.lane.name}: {written} volumes written, {len(change.removed)} removed"
+        detail = f"route {self.lane.name}: {counted(written, 'volume')} written, {len(change.removed)} removed"
         self._audit.note(AuditMessage(AuditEvent.EXPORT, Action.READ, Result.SUCCESS, participants, objects, detail))
 
 
@@ -202,7 +203,7 @@ def _reasons(report: Report) -> dict[str | None, str]:
     found = {series: f"{reason}; {STAYS}" if series in stays else reason for series, reason in found.items()}
     gone = [left.reason for left in report.left if left.series_instance_uid is None]
     if gone:
-        found[None] = f"{len(gone)} volumes: {gone[0]}; {STAYS}"
+        found[None] = f"{counted(len(gone), 'volume')}: {gone[0]}; {STAYS}"
     return found
 
 

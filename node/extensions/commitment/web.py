@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from node.counted import counted
 from node.dicom.attributes import is_uid
 from node.dicom.json_model import Json, elements, text_of
 from node.extensions.commitment.commitment import CommitmentService, verify
@@ -92,7 +93,9 @@ def _answer(call: Call, transaction: str, body: bytes, form: DocumentForm, stop:
         result = verify(service, references, None, stop)
     if result is None:
         raise HTTPException(503, "the node stops, or the client has gone: ask again")
-    call.audit.queried(f"storage commitment {transaction} of {len(references)} instances", len(result.committed))
+    call.audit.queried(
+        f"storage commitment {transaction} of {counted(len(references), 'instance')}", len(result.committed)
+    )
     told: dict[str, list[dict[str, Any]]] = {
         "ReferencedSOPSequence": [_item(reference) for reference in result.committed],
         "FailedSOPSequence": [{**_item(reference), "FailureReason": reason} for reference, reason in result.failed],

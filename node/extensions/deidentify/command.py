@@ -15,6 +15,7 @@ import typer
 
 from node.cli.options import Configured, Json
 from node.cli.output import Answer, print_json, printable
+from node.counted import counted
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -139,8 +140,8 @@ def deidentify(
     order = f"voxelnode deidentify {source.absolute()} to {out.absolute()}, {how.mark}, {chosen}"
     with audited_export(configured.settings, order) as outcome:
         summary = deidentify_files([source], out, how, defacer, show, remaining)
-        patients = f"{len(summary.patients)} patient{'s' * (len(summary.patients) != 1)}"
-        outcome.counts = f"{summary.written} instances of {patients} written, {len(summary.refused)} refused"
+        patients = counted(len(summary.patients), "patient")
+        outcome.counts = f"{counted(summary.written, 'instance')} of {patients} written, {len(summary.refused)} refused"
     if report is not None and remaining is not None:
         report.write_bytes(remaining.as_csv())
     data = {
@@ -151,7 +152,7 @@ def deidentify(
         "skipped": [{"name": each.name, "reason": each.reason} for each in summary.skipped],
     }
     lines = [f"skipped {printable(one.name)}: {printable(one.reason)}" for one in summary.skipped[:MAX_SHOWN]]
-    counts = f"{summary.written} instances of {patients}"
+    counts = f"{counted(summary.written, 'instance')} of {patients}"
     lines.append(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
     return Answer(data, "\n".join(lines), failed=not summary.written)
 

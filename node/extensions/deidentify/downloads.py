@@ -37,6 +37,7 @@ from node.children.forwarding import Change, Copy, copy_of, forward
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, limits, run_with_references
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import NICENESS
+from node.counted import counted
 from node.errors import OutOfResources, UsageError, VoxelnodeError, Withheld, nearest
 from node.extensions.deidentify.deidentification import Reason
 from node.extensions.deidentify.profile import edition
@@ -413,8 +414,8 @@ class _Download:
     @property
     def counts(self) -> str:
         """What was sent and left out, for the audit log."""
-        files = f" in {self._files} files" if self._order[1] == "volumes" else ""
-        return f"{self._instances} instances{files} sent, {len(self._left_out)} left out"
+        files = f" in {counted(self._files, 'file')}" if self._order[1] == "volumes" else ""
+        return f"{counted(self._instances, 'instance')}{files} sent, {len(self._left_out)} left out"
 
     def members(self) -> Iterator[Member]:
         """Yield the members of the ZIP file, each made when its turn comes."""
@@ -451,7 +452,13 @@ class _Download:
         for row in wanted:
             uid = row["series_instance_uid"]
             if damaged[uid]:
-                self._leave_out(study, uid, LeftOut("damaged", f"{damaged[uid]} files are missing or damaged"))
+                self._leave_out(
+                    study,
+                    uid,
+                    LeftOut(
+                        "damaged", counted(damaged[uid], "file is missing or damaged", "files are missing or damaged")
+                    ),
+                )
             if self._order[1] == "dicom":
                 yield from self._dicom(series[uid])
             elif damaged[uid]:

@@ -9,6 +9,7 @@ import typer
 
 from node.cli.options import Root, archive_files
 from node.cli.output import Answer
+from node.counted import counted
 from node.errors import UsageError, Withheld
 
 
@@ -48,5 +49,7 @@ def released(
             except Withheld:  # by another configuration than when it left, or its file is damaged
                 left += 1
     report.write_bytes(remaining.as_csv())
-    text = f"{report}: what stays in {written} instances" + (f"; {left} would be refused now" if left else "")
+    text = f"{report}: what stays in {counted(written, 'instance')}" + (
+        f"; {left} would be refused now" if left else ""
+    )
     return Answer({"instances": written, "refused_now": left, "report": report}, text, failed=not written)

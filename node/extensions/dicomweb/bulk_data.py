@@ -23,6 +23,7 @@ from node.children.decoding import (
     value_file,
     value_paths,
 )
+from node.counted import counted
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
 from node.extensions.dicomweb.media_types import (
@@ -93,7 +94,9 @@ def retrieve_frames(target: RequestedInstances, frames: str) -> Response:
     instance = one_instance(target)
     element = pixel_data(target, instance)
     if max(numbers) > element.frames:
-        raise HTTPException(404, f"frame {max(numbers)} does not exist: the instance has {element.frames} frames")
+        raise HTTPException(
+            404, f"frame {max(numbers)} does not exist: the instance has {counted(element.frames, 'frame')}"
+        )
     target.audit_access("frames")
     return answer_frames(target, instance, element, numbers, f"frames {frames}")
 

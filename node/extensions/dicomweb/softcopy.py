@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 
 from node.children.decoding import PictureOrder, encoded_picture
+from node.counted import counted
 from node.dicom.annotation import plain
 from node.dicom.values import items, numbers, text, texts, value, whole
 from node.extensions.dicomweb.presentation_states import PRESENTATION_STATES, NotPresented
@@ -108,7 +109,7 @@ def _frame(path: Path, frame_number: int) -> tuple[Dataset, FrameReader, int]:
         del ds.ModalityLUTSequence  # the values go through that of the state
     reader = frame_reader(ds)
     if index >= reader.frames:
-        raise FrameNotFound(f"frame {frame_number} does not exist: the instance has {reader.frames} frames")
+        raise FrameNotFound(f"frame {frame_number} does not exist: the instance has {counted(reader.frames, 'frame')}")
     return header, reader, index
 
 

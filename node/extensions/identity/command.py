@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Listing, counted, listing
+from node.cli.output import Answer, Columns, Listing, listing
+from node.counted import counted
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def list_(root: Root) -> Listing:
     """List the patients and their merges."""
     with root.reading() as index:
         rows = index.patients.all()
-    return listing(f"{len(rows)} patients", PATIENTS, rows)
+    return listing(counted(len(rows), "patient"), PATIENTS, rows)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 
 from node.audit.audit_log import Action, AuditEvent, Result
+from node.counted import counted
 from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
 from node.extensions.pages.actions import SelectedSeries, SelectedStudies
@@ -113,7 +114,7 @@ class _Download:
         shutil.rmtree(self._folder, ignore_errors=True)
         written = self._medium.written
         outcome = "done" if self._is_whole else "broken off"
-        told = f"{outcome}, {written.instances} instances, {len(written.left_out)} left out"
+        told = f"{outcome}, {counted(written.instances, 'instance')}, {len(written.left_out)} left out"
         self._note(told, Result.SUCCESS if self._is_whole else Result.MINOR_FAILURE)
 
     def _note(self, what: str, result: Result = Result.SUCCESS) -> None:

@@ -16,6 +16,7 @@ import typer
 
 from node.cli.options import OfProject, Root, Where, archive_files
 from node.cli.output import Answer, progress_bar
+from node.counted import counted
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
@@ -56,7 +57,8 @@ def export(
     with audited_export(root.settings, f"voxelnode export to {media.absolute()}, {what}") as outcome:
         with archive_files(root.settings) as local:
             written = write_medium(media.absolute(), instances, root.settings, local)
-        outcome.counts = f"{written.instances} instances of {written.studies} studies, {len(written.left_out)} left out"
+        studies = counted(written.studies, "study", "studies")
+        outcome.counts = f"{counted(written.instances, 'instance')} of {studies}, {len(written.left_out)} left out"
     lines = [f"{media}: {outcome.counts}"]
     if written.as_stored:
         lines.append(f"{written.as_stored} cannot be decompressed, and are as stored: the medium is of no profile")

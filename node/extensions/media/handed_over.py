@@ -18,6 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from node.control.control_socket import NotPerformed, request_action
+from node.counted import counted
 from node.durable import DISK_FULL
 from node.errors import UsageError
 from node.hookspecs import Action, OpenedRoot
@@ -87,7 +88,7 @@ def hand_over(root: Path, folder: str, paths: Iterable[Path], total: int, on_fil
         for batch in _batches(find_instances(paths)):
             copied = _copied(batch, root / WORK / folder, report)
             files = report.files + len(copied)
-            progress = f"imported {files} of {max(files, total)} files"
+            progress = f"imported {files} of {counted(max(files, total), 'file')}"
             _add(request_action(root, IMPORT, {"folder": folder, "progress": progress}), copied, report)
             for _ in batch:
                 on_file()

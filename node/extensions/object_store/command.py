@@ -9,6 +9,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, print_fields, sized
+from node.counted import counted
 
 app = Commands(help="Move instances and volumes to the object store, or back.", no_args_is_help=True)
 
@@ -43,11 +44,11 @@ def status(root: Root) -> Answer:
     if checksums is not None:
         fields["checksums"] = checksums
     for name, place in (("folder", "folder"), ("to be moved", "spool"), ("in the object store", "store")):
-        fields[name] = f"{counts[place].instances} instances, {sized(counts[place].bytes)}"
+        fields[name] = f"{counted(counts[place].instances, 'instance')}, {sized(counts[place].bytes)}"
         number, size = files[place]
         if number or place != "folder":
-            fields[name] += f"; {number} files of volumes, {sized(size)}"
-    fields |= {f"  on {host}": f"{instances} instances" for host, instances in by_host.items()}
+            fields[name] += f"; {counted(number, 'file')} of volumes, {sized(size)}"
+    fields |= {f"  on {host}": counted(instances, "instance") for host, instances in by_host.items()}
     data = {**where, **numbers, "volumes": volumes, "hosts": by_host}
     return Answer(data, lambda: print_fields(fields), failed=problem is not None)
 
@@ -66,9 +67,10 @@ def copy(
 
     copied = copy_archive(root.settings, to)
     left = copied.left + copied.files_left
-    text = f"{copied.instances} instances and {copied.files} files of volumes moved"
+    text = f"{counted(copied.instances, 'instance')} and {counted(copied.files, 'file')} of volumes moved"
     if left:
-        text += f"\n{copied.left} instances and {copied.files_left} files of volumes left: see the log"
+        kept = f"{counted(copied.left, 'instance')} and {counted(copied.files_left, 'file')} of volumes"
+        text += f"\n{kept} left: see the log"
     elif to == "folder":
         text += "\nnow remove [storage] url; the objects are still in the store, remove them there"
     return Answer(asdict(copied), text, failed=bool(left))

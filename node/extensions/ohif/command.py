@@ -10,6 +10,7 @@ import typer
 
 from node.cli.options import Commands, Root
 from node.cli.output import Listing, listing
+from node.counted import counted
 
 NPM_REGISTRY = "https://registry.npmjs.org/"
 
@@ -46,7 +47,7 @@ def install(
     from node.extensions.ohif.package import install as install_ohif
 
     count = install_ohif(root.folder, package, registry)
-    print(f"installed {OHIF.name} {OHIF.version}, {count} files; the node serves it at {BASE}")
+    print(f"installed {OHIF.name} {OHIF.version}, {counted(count, 'file')}; the node serves it at {BASE}")
 
 
 @app.command()

@@ -17,6 +17,7 @@ import typer
 
 from node.cli.output import print_fields, printable, progress_bar
 from node.cli.run.sitting import browse, remove_left, sitting_settings, stop_at_end, temporary_root
+from node.counted import counted
 from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
@@ -80,7 +81,11 @@ def open_(
             except _Ended:
                 return
             if not report.stored:
-                raise NothingFound(f"none of {report.files} files is DICOM" if report.files else "there are no files")
+                raise NothingFound(
+                    counted(report.files, "file, and it is not", "files, none of which is") + " DICOM"
+                    if report.files
+                    else "there are no files"
+                )
             _tell(report)
             print("Nothing is copied or changed. Ctrl-C ends this, and removes what was made.", flush=True)
             node.serve_until(stop)
@@ -101,7 +106,7 @@ def _refer(paths: Iterable[Path], ingest: Ingest, stop: threading.Event) -> Impo
             nonlocal files
             files += 1
             advance()
-            _say(f"read {files} of {max(files, total)} files")
+            _say(f"read {files} of {counted(max(files, total), 'file')}")
             if stop.is_set():
                 raise _Ended
 
@@ -109,7 +114,7 @@ def _refer(paths: Iterable[Path], ingest: Ingest, stop: threading.Event) -> Impo
             ingest.metrics.last_words.heard(SENDER, socket.gethostname(), word, ingest.now(), stored)
 
         report = import_instances(paths, ingest, on_file, refers=True)
-        _say(f"read {report.files} files, {len(report.skipped)} of them no instances", report.stored)
+        _say(f"read {counted(report.files, 'file')}, {len(report.skipped)} of them no DICOM", report.stored)
     return report
 
 

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Response
 
 from node.conversion.naming import DEFAULT, TakenNames, parse
 from node.conversion.study_names import ending_of, free_name, renamed_header, study_name
+from node.counted import counted
 from node.extensions.dicomweb.resources import Instances, by_series, file_length, stored_file
 from node.extensions.pages.files import CHUNK_BYTES, VOXEL_FILES, files_of
 from node.extensions.pages.studies import csv_line
@@ -132,7 +133,7 @@ def volumes_zip(
     if not files:
         raise ResourceNotFound("volume")
     objects = [{"study_instance_uid": study} for study in study_instance_uids]
-    call.audit.transferred(objects, f"{len(files)} files of volumes as a ZIP file")
+    call.audit.transferred(objects, f"{counted(len(files), 'file')} of volumes as a ZIP file")
 
     def members() -> Iterator[Member]:
         lines = []
@@ -159,7 +160,7 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
     first = next((one for _, series in named for one in series), None)
     if first is None:
         raise ResourceNotFound("series" if series_instance_uids else "study")
-    call.audit.transferred(objects, f"DICOM of {len(objects)} studies as a ZIP file")
+    call.audit.transferred(objects, f"DICOM of {counted(len(objects), 'study', 'studies')} as a ZIP file")
 
     only = next(iter(series_instance_uids)) if len(series_instance_uids) == 1 else None
 

@@ -15,6 +15,7 @@ import structlog
 
 from node.association.client.association import address_of
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.counted import counted
 from node.dicom.status import NOT_CURRENT, STORED
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.peers.get import RetrieveTarget, SubOperationCounts, get
@@ -71,7 +72,7 @@ class Retrieving:
             Participant(self._settings.dicom.ae_title, DESTINATION),
         ]
         result = Result.SUCCESS if outcome == "succeeded" else Result.MINOR_FAILURE
-        detail = f"retrieval {work.key} from {name}: {outcome}, {decision.payload.stored} instances came"
+        detail = f"retrieval {work.key} from {name}: {outcome}, {_instances(decision.payload.stored)} came"
         objects = [{"study_instance_uid": work.study_instance_uid}]
         self._audit.note(
             AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, Action.CREATE, result, participants, objects, detail)
@@ -184,4 +185,4 @@ def outcome(counts: Counts, problem: str, refusal: str, cancelled_by: str | None
 
 
 def _instances(count: int) -> str:
-    return "no instance" if count == 0 else "1 instance" if count == 1 else f"{count} instances"
+    return counted(count, "instance") if count else "no instance"

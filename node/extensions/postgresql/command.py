@@ -11,6 +11,7 @@ import typer
 from node.cli.look.status import HOSTS
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Listing, listing
+from node.counted import counted
 
 app = Commands(help="List and forget the hosts that share an index in PostgreSQL.", no_args_is_help=True)
 
@@ -31,7 +32,7 @@ def hosts(root: Root) -> Listing:
 
 
 def _alone(row: Mapping[str, Any]) -> str:
-    return ", ".join(row["leases"]) or (f"left {row['left_behind']} files" if row["left_behind"] else "")
+    return ", ".join(row["leases"]) or (f"left {counted(row['left_behind'], 'file')}" if row["left_behind"] else "")
 
 
 @app.command()
@@ -57,7 +58,7 @@ def drain(
         print(f"{name} is {row['state']} after {seconds:g} s: see its log")
         raise typer.Exit(1)
     if row["left_behind"]:
-        print(f"{name} has stopped; {row['left_behind']} instances or files of volumes are on its disk only")
+        print(f"{name} has stopped; on its disk only: {counted(row['left_behind'], 'file')} of instances or volumes")
         raise typer.Exit(1)
     print(f"{name} has stopped, and nothing is on its disk only")
 
@@ -81,7 +82,7 @@ def forget(
     done = root.order("forget-host", host=host)
     for lost in done["lost"]:
         uids = f"study {lost['study_instance_uid']}, series {lost['series_instance_uid']}"
-        print(f"missing: {lost['instances']} instances of {uids}")
+        print(f"missing: {counted(lost['instances'], 'instance')} of {uids}")
     print(f"{host} is forgotten")
     for line in _left(done):
         print(line)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from node.audit.audit_log import APPLICATION, Action, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.counted import counted
 from node.errors import UsageError, nearest
 from node.hookspecs import Action as RootAction
 from node.hookspecs import OpenedRoot
@@ -53,7 +54,7 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
         now = ingest.now()
         how = (download, passphrase_hash, deidentification)
         share = Share(0, study, series, *how, who, now, now + dt.timedelta(days=days), 0, None)
-        what = f"{_shown(share)} for {days} days, {'with' if download else 'without'} download"
+        what = f"{_shown(share)} for {counted(days, 'day')}, {'with' if download else 'without'} download"
         what += ", with a passphrase" if passphrase_hash is not None else ""
         what += f", de-identified by [deidentify.{deidentification}]" if deidentification is not None else ""
         number = changed("new link", what, study, who, lambda: shares.make(sha256, share))

@@ -11,6 +11,7 @@ from pydicom import Dataset
 
 from node.completeness import Evidence
 from node.conversion.job import converted_file
+from node.counted import counted
 from node.dicom.private import PrivateTag, private_bytes
 from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused
@@ -92,8 +93,8 @@ class Recordings(Objects):
         for recording in self._recordings.values():
             planned, recorded = recording.log.planned_volumes, len(recording.log.volume_starts)
             if planned and recorded < planned:
-                fact = f"{recorded} of {planned} volumes that the recording announces"
-                found.append(Evidence("times", fact, f"{planned - recorded} volumes", 0, doubtful=True))
+                fact = f"{recorded} of {counted(planned, 'volume')} that the recording announces"
+                found.append(Evidence("times", fact, counted(planned - recorded, "volume"), 0, doubtful=True))
         return found
 
     def write(self, output: Output) -> WrittenObjects:

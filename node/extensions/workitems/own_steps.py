@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, and_, case, false, func, not_, or_, select
 from sqlalchemy import Row as Selected
 
+from node.counted import counted
 from node.dicom.json_model import Json, elements
 from node.dicom.matching import Query
 from node.extensions.workitems import unified_steps as rules
@@ -238,10 +239,10 @@ def _text(row: Selected[Any]) -> str:
         return f"the job has {_ENDED[row.outcome]}: see job {row.key}" if row.outcome not in _UNSAID else ""
     stored, refused, failed = (row.payload[name] for name in ("stored", "refused", "failed"))
     if row.outcome in _UNSAID:
-        return f"{stored} instances came" if stored else ""
+        return counted(stored, "instance") + " came" if stored else ""
     if row.outcome == "cancelled":
-        return f"cancelled by {row.cancelled_by}; {stored} instances came"
-    counts = f"{stored} instances came, {refused} were refused, {failed} failed at the peer"
+        return f"cancelled by {row.cancelled_by}; {counted(stored, 'instance')} came"
+    counts = f"{counted(stored, 'instance')} came, {refused} refused, {failed} failed at the peer"
     return f"{row.outcome}: {counts}; see retrieval {row.key}"
 
 

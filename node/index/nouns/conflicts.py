@@ -59,7 +59,7 @@ class ReadConflicts(PagedRepository):
         return host
 
     def sender_of_current(self, sop_instance_uid: str | None) -> Row | None:
-        """Return ``calling_ae_title``, ``source`` and ``received_at`` of the current version of an instance, or None."""
+        """Return ``calling_ae_title``, ``source`` and ``received_at`` of the current version, or None."""
         rows = self._rows(
             "SELECT calling_ae_title, source, received_at FROM v_images WHERE sop_instance_uid = :uid",
             uid=sop_instance_uid,

@@ -16,6 +16,7 @@ from pydicom import DataElement, Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.multival import MultiValue
 
+from node.counted import counted
 from node.dicom.values import CONVERSION_ERRORS, stated_numbers
 from node.errors import ConversionRefused
 from node.volume.arrange.time_order import is_time_order, time_orders, weighting
@@ -151,7 +152,8 @@ def copy_warnings(frames: Sequence[Frame], copies: Sequence[Copy]) -> tuple[Volu
     """Return a warning if some of these frames have copies, which were left out."""
     originals = set(map(id, frames))
     count = sum(id(copy.original) in originals for copy in copies)
-    detail = f"{count} frames are copies of others under another SOP Instance UID (0008,0018); they were left out"
+    detail = counted(count, "frame was left out, a copy", "frames were left out, copies")
+    detail += " of others under another SOP Instance UID (0008,0018)"
     return (VolumeWarning(WarningKind.DUPLICATE_SLICE, detail),) if count else ()
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from node.counted import counted
 from node.errors import ConversionRefused
 from node.volume.arrange.time_order import (
     SHARED_TIME_KEYS,
@@ -233,7 +234,8 @@ def _arrange_whole(kept: list[Bin], dropped: list[Frame]) -> Arrangement:
     detail = f"the frame belongs to a time that lacks some of its {len(kept)} slices"
     warning = VolumeWarning(
         WarningKind.INCOMPLETE_VOLUME,
-        f"{len(dropped)} frames were left out because their times lack slices; {len(kept[0])} times are whole",
+        f"{counted(len(dropped), 'frame was', 'frames were')} left out because of a time that lacks slices; "
+        f"{counted(len(kept[0]), 'time is', 'times are')} whole",
     )
     grid = [list(time) for time in zip(*kept, strict=True)]
     return Arrangement(grid, [(frame, Reason.INCOMPLETE, detail) for frame in dropped], (warning,))
@@ -262,7 +264,7 @@ def _arrange_first_frames(bins: list[Bin]) -> Arrangement:
         )
     warning = VolumeWarning(
         WarningKind.SAME_POSITION_TWICE,
-        f"{len(dropped)} frames were left out because another frame, which is not a copy, has the same position",
+        f"{counted(len(dropped), 'frame was', 'frames were')} left out because another, no copy, has the same position",
     )
     detail = "another instance, of which it is not a copy, has the same position"
     return Arrangement(

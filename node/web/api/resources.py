@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, HTTPException, Path, Query, Response
 
+from node.counted import counted
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.converted import SeriesKey
@@ -363,7 +364,9 @@ def _delete(
         level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run
     )
     if dry_run:
-        call.audit.accessed([{"study_instance_uid": plan.study_instance_uid}], f"{plan.instances} instances to delete")
+        call.audit.accessed(
+            [{"study_instance_uid": plan.study_instance_uid}], f"{counted(plan.instances, 'instance')} to delete"
+        )
     else:
         terms = terms.answered(lambda _: result.model_dump_json())
         actions.delete(call, level, uid, plan.study_instance_uid, terms, erase=erase)

@@ -60,7 +60,7 @@ import { isZip, members } from "./zip.js";
     total.value = done;
     total.className = refused ? "bad" : done === count ? "good" : "";
     const remaining = done < count && !isStopped ? `, ${count - done} remaining` : "";
-    byId("summary").textContent = `${done} of ${count} files: ${stored} stored, ${skipped} skipped, ${refused} refused${remaining}`;
+    byId("summary").textContent = `${done} of ${count} ${count === 1 ? "file" : "files"}: ${stored} stored, ${skipped} skipped, ${refused} refused${remaining}`;
     byId("retry").hidden = !failed.length || running > 0;
     byId("stop").hidden = done >= count || isStopped;
   }
