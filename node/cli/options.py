@@ -129,6 +129,12 @@ class Root(Configured):
         """The absolute path."""
         return self.settings.storage.root.absolute()
 
+    def existing(self) -> Path:
+        """Return the absolute path; raises UsageError if there is no such folder."""
+        if not self.folder.is_dir():
+            raise UsageError(f"no folder {self.folder}: is the root right?")
+        return self.folder
+
     def reading(self) -> AbstractContextManager[ReadIndex]:
         """Open the index for reading; see `node.index.database.reading`."""
         from node.index.database.reading import reading

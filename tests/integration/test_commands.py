@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
+from pydicom.data import get_testdata_file
 from typer.main import get_command
 
 from node import __version__
@@ -280,6 +281,22 @@ def test_status_without_an_index_names_the_remedy(run) -> None:
     result = run("status", "--root", "nowhere")
     assert result.status == 1
     assert ("is [index] url right?" if IN_POSTGRESQL else "is the root right?") in result.err
+
+
+@pytest.mark.parametrize("command", [("journal", "status"), ("db", "rebuild")])
+def test_a_root_that_is_not_there_is_refused_and_not_made(run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    result = run(*command, "--root", str(tmp_path / "rot"))
+    assert (result.status, result.err) == (2, f"voxelnode: no folder {tmp_path / 'rot'}: is the root right?\n")
+    assert not (tmp_path / "rot").exists()
+
+
+def test_an_import_says_that_it_makes_a_root(run, tmp_path: Path) -> None:
+    file, root = str(get_testdata_file("CT_small.dcm")), tmp_path / "rot"
+    survey = run("import", file, "--root", str(root), "--dry-run")
+    assert f"{root} would be a new root" in survey.err
+    assert not root.exists()
+    assert f"{root} is a new root" in run("import", file, "--root", str(root)).err
+    assert run("import", file, "--root", str(root)).err == ""
 
 
 def test_names_in_a_zip_file_reach_the_terminal_without_control_characters(run, tmp_path: Path) -> None:

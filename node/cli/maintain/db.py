@@ -151,6 +151,8 @@ def rebuild(root: ChangedRoot) -> Answer:
     """
     from node.control.care import rebuild_index
 
+    if not root.settings.storage.url:  # else the object store may have all of it
+        root.existing()
     done = rebuild_index(root.settings)
     salvaged, recovered, replayed = done.salvaged, done.recovered, done.replayed
     data = {

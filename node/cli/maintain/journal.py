@@ -29,7 +29,7 @@ def status(root: Root) -> Answer:
     from node.index.engine.place import IndexUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, journal_report
 
-    folder, maximum = root.folder, root.settings.storage.journal_bytes
+    folder, maximum = root.existing(), root.settings.storage.journal_bytes
     try:
         with root.reading() as index:
             report = journal_report(folder, index.applied)

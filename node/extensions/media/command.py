@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,12 +35,15 @@ def import_(
 
     Every instance is stored and indexed as if it had been sent. If a node runs on this root, the node does it, and its
     page Status shows the progress. Instances already stored are left unchanged, so the command may be repeated. Files
-    that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has the UID of a stored instance
-    but different bytes, and if no DICOM file was found.
+    that are not DICOM are skipped and listed. A root that does not exist is made, and the command says so. Exit 1 if an
+    instance was refused, or has the UID of a stored instance but different bytes, and if no DICOM file was found.
     """
     from node.receive.dicom_files import count_files
 
     settings, total = root.settings, count_files(paths)
+    if not root.folder.exists():
+        made = "would be a new root" if dry_run else "is a new root"
+        print(f"voxelnode: {root.folder} {made}: there is no such folder yet", file=sys.stderr)
     with progress_bar("scanning" if dry_run else "importing", total) as on_file:
         if dry_run:
             return _survey(paths, on_file)
