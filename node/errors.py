@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import re
 import traceback
@@ -84,9 +83,48 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 def meant(word: str, choices: Iterable[str]) -> str:
     """Return the end of a message about an unknown word: the choice that is meant; empty if none is near."""
-    by_lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
-    return f', did you mean "{by_lower[close[0]]}"?' if close else ""
+    close = near(word, choices)
+    return f', did you mean "{close[0]}"?' if close else ""
+
+
+LETTERS_FOR_AN_ERROR = 4
+"""A word may have one misspelt letter for each so many that it has, and one from two on."""
+
+MIN_BEGINNING = 2
+"""Letters that are no beginning yet."""
+
+MAX_MISSPELT = 64
+"""Letters of a word that are compared; a longer one is no misspelt name."""
+
+
+def near(word: str, choices: Iterable[str]) -> list[str]:
+    """Return the choices that a word may be misspelt for, or is the beginning of; the nearest first."""
+    given = word.lower()
+    letters = len(given.strip("-"))
+    bound = max(min(letters - 1, 1), letters // LETTERS_FOR_AN_ERROR)
+    found = []
+    for choice in choices if 1 < len(given) <= MAX_MISSPELT else ():
+        known = choice.lower()
+        distance = _misspelt(given, known) if abs(len(given) - len(known)) <= bound else bound + 1
+        if distance <= bound:
+            found.append((distance, choice))
+        elif letters > MIN_BEGINNING and known.startswith(given):
+            found.append((bound + 1, choice))
+    return [choice for _, choice in sorted(found)]
+
+
+def _misspelt(given: str, known: str) -> int:
+    """Return how many letters of a word are wrong, lacking, too many, or exchanged with the next one."""
+    before, last = [0] * (len(known) + 1), list(range(len(known) + 1))
+    for row, letter in enumerate(given, 1):
+        now = [row]
+        for column, other in enumerate(known, 1):
+            least = min(last[column] + 1, now[-1] + 1, last[column - 1] + (letter != other))
+            if row > 1 and column > 1 and (letter, given[row - 2]) == (known[column - 2], other):
+                least = min(least, before[column - 2] + 1)
+            now.append(least)
+        before, last = last, now
+    return last[-1]
 
 
 class VoxelnodeError(Exception):

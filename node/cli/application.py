@@ -19,7 +19,7 @@ import typer
 from node.cli.commands import COMMANDS, OF_PROGRAM, epilog
 from node.cli.options import PlainCommand, completed
 from node.cli.output import stop_printing
-from node.errors import UsageError, VoxelnodeError, in_plain_words
+from node.errors import UsageError, VoxelnodeError, in_plain_words, near
 from node.hookspecs import Command, Panel
 from node.registry import installed, resolve
 from node.version import __version__
@@ -187,8 +187,7 @@ def _wrong_use(error: typer.TyperException, given: str) -> int:
     message = message.replace(": Value error, ", ": ")  # pydantic's words, of which Typer takes the rest
     message = re.sub(r"Input should be a valid (?:integer|number), unable to parse.*", _no_number, message)
     message = re.sub(r"Got unexpected extra argument\(?s?\)? \((.*)\)", r"Unexpected argument: \1", message)
-    message = re.sub(r"\.? \(Possible options: (.*)\)", r". Did you mean \1?", message)
-    message = in_plain_words(message)
+    message = in_plain_words(_with_near_names(message, context))
     option = getattr(error, "param", None)
     if message.startswith("Missing option") and option is not None and option.metavar:
         message = f"Missing option '{option.opts[0]} {option.metavar}'."
@@ -199,6 +198,19 @@ def _wrong_use(error: typer.TyperException, given: str) -> int:
         end = "" if message.endswith((".", "?")) else "."
         print(f"{path}: {message}{end} See `{path} --help`.", file=sys.stderr)
     return 2
+
+
+def _with_near_names(message: str, context: typer.Context | None) -> str:
+    """Return the message about an unknown option or command with the names that are near, which Typer guesses."""
+    unknown = re.match(r"No such (?:option: (?P<option>--[^\s:]+)|command '(?P<command>.*?)')", message)
+    if unknown is None or context is None:
+        return message
+    if unknown["option"]:
+        options = (name for option in context.command.params for name in (*option.opts, *option.secondary_opts))
+        close = near(unknown["option"], (name for name in options if name.startswith("--")))
+    else:
+        close = [f"'{name}'" for name in near(unknown["command"], getattr(context.command, "commands", ()))]
+    return unknown[0] + (f". Did you mean {', '.join(close)}?" if close else "")
 
 
 def _no_number(found: re.Match[str]) -> str:

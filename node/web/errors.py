@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from difflib import get_close_matches
 
 from node.budget import Rule
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError, near
 
 MAX_TOLD, MAX_NAME_LENGTH = 5, 64
 """Unknown parameters that an answer names, and how much of each."""
@@ -80,7 +79,7 @@ class UnknownParameters(VoxelnodeError):
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
-    meant = get_close_matches(name[:MAX_NAME_LENGTH].lower(), known, 1)
+    meant = near(name[:MAX_NAME_LENGTH], known)[:1]
     return f"unknown parameter {name[:MAX_NAME_LENGTH]!r}" + "".join(f" (do you mean {one}?)" for one in meant)
 
 

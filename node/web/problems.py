@@ -24,6 +24,7 @@ from node.errors import (
     ResultsBusy,
     UsageError,
     VoxelnodeError,
+    in_plain_words,
 )
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.deletions import NotThere, SeveralSeries
@@ -202,7 +203,8 @@ def _in_plain_words(errors: Any) -> str:
             lacking = f"The address lacks {name!r}, and so does not say what to show."
             sentences.append(lacking if where == "address" else f"The form was sent without {name!r}.")
         else:
-            expected = re.sub("^(Input|String|Value|List) ", "it ", error["msg"].removeprefix("Value error, "))
+            expected = in_plain_words(error["msg"].removeprefix("Value error, "))
+            expected = re.sub("^(Input|String|Value|List) ", "it ", expected.replace("must be", "it must be"))
             sentences.append(f"{name!r} in the {where} cannot be used: {EXPECTED.get(error['type'], expected)}.")
     return " ".join(sentences)
 

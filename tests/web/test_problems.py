@@ -81,7 +81,7 @@ PAGE = {"Accept": "text/html"}
         ("/patients/compare?a=x", "&#39;a&#39; in the address cannot be used: a whole number is expected."),
         (
             "/problems?number=0",
-            "&#39;number&#39; in the address cannot be used: it should be greater than or equal to 1.",
+            "&#39;number&#39; in the address cannot be used: it must be at least 1.",
         ),
         ("/peers/series", "The address lacks &#39;study&#39;"),
     ],
