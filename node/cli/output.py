@@ -55,6 +55,9 @@ class Answer:
             self.text()
         else:
             print(self.text)
+        self._exit_if_failed()
+
+    def _exit_if_failed(self) -> None:
         if self.failed:
             raise typer.Exit(2 if isinstance(self.text, UsageError) else 1)
 
@@ -76,8 +79,7 @@ class Listing(Answer):
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         for fields in (names, *([_field(row.get(name)) for name in names] for row in self.rows)):
             print("\t".join(fields))
-        if self.failed:
-            raise typer.Exit(1)
+        self._exit_if_failed()
 
 
 def listing(
@@ -103,6 +105,23 @@ def listing(
     return Listing(rows if data is None else data, show, failed, rows)
 
 
+def described(data: Mapping[str, Any], text: Callable[[], None], *, failed: bool = False) -> Listing:
+    """Return what is known of one thing; ``--tsv`` has a line for each fact, named by the path to it in the JSON."""
+    return Listing(data, text, failed, [{"name": name, "value": value} for name, value in _leaves("", data)])
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        inner = ((str(name), one) for name, one in value.items())
+    elif isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+        inner = ((str(number), one) for number, one in enumerate(value))
+    else:
+        yield path, value
+        return
+    for name, one in inner:
+        yield from _leaves(f"{path}.{name}" if path else name, one)
+
+
 def _of(row: Mapping[str, Any], cell: Cell) -> Any:
     return cell(row) if callable(cell) else _shown(cell, row[cell])
 
@@ -122,10 +141,11 @@ def print_json(value: Any) -> None:
     print()
 
 
-def problems_of(path: object, problems: Sequence[str], none: str) -> Answer:
+def problems_of(path: object, problems: Sequence[str], none: str) -> Listing:
     """Return the problems of a file, or the text `none`; the command fails if there are any."""
     data = {"path": str(path), "ok": not problems, "problems": problems}
-    return Answer(data, "\n".join(problems) or f"{path}: {none}", failed=bool(problems))
+    text = "\n".join(problems) or f"{path}: {none}"
+    return Listing(data, text, bool(problems), [{"problem": problem} for problem in problems])
 
 
 GAP = "  "

@@ -142,7 +142,8 @@ NOT_READING = {
 LISTING = {
     *("find", "series", "select", "rejections", "audit", "conflicts", "help", "retention", "trash", "jobs", "doctor"),
     *("config show", "hooks deliveries", "routes waiting", "account sessions", "cluster hosts", "worklist performed"),
-    "fsck",
+    *("fsck", "status", "info", "backup", "archive status", "journal status", "quarantine show", "jobs show"),
+    *("conflicts show", "config check", "db check", "worklist check"),
 }
 
 
@@ -158,6 +159,27 @@ def test_every_command_that_reads_prints_json_and_every_listing_lines_of_fields(
     named = {path for path in options if path.endswith(" list")}
     assert len(named) > 10
     assert {path for path, names in options.items() if "--tsv" in names} == named | LISTING
+
+
+def test_what_is_known_of_one_thing_is_lines_of_names_and_values(run) -> None:
+    run("import", str(get_testdata_file("CT_small.dcm")), "--root", "here")
+    names, *lines = run("status", "--root", "here", "--tsv").out.splitlines()
+    assert names == "name\tvalue"
+    told = dict(line.split("\t") for line in lines)
+    whole = json.loads(run("status", "--root", "here", "--json").out)
+    assert (told["instances"], told["series.receiving"]) == ("1", str(whole["series"]["receiving"]))
+    told = dict(
+        line.split("\t") for line in run("info", "CompressedSamples", "--root", "here", "--tsv").out.splitlines()
+    )
+    assert told["studies.0.series"] == "1"
+
+
+def test_a_wrong_configuration_is_lines_of_mistakes(run) -> None:
+    Path("wrong.toml").write_text("[dicom]\nae_titel = 'X'\n")
+    result = run("config", "check", "--config", "wrong.toml", "--tsv")
+    assert result.status == 2
+    assert result.out.splitlines()[0] == "kind\tdetail"
+    assert "ae_titel: unknown key" in result.out
 
 
 def test_names_of_the_configuration_are_completed(tmp_path: Path) -> None:

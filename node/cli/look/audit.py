@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from node.cli.options import Root
-from node.cli.output import Answer, Columns, Listing, listing, problems_of
+from node.cli.output import Columns, Listing, listing, problems_of
 from node.errors import UsageError
 
 COLUMNS: Columns = {
@@ -42,7 +42,7 @@ def audit(
     local: Annotated[bool, typer.Option("--local", help="Only the log in this root; does not ask the index.")] = False,
     *,
     root: Root,
-) -> Answer | Listing:
+) -> Listing:
     """Show the audit log: who stored, deleted or changed what. Hosts that share an index have one view of all logs."""
     settings = root.settings
     has_hosts = settings.index.url is not None and not local

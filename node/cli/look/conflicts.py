@@ -40,7 +40,7 @@ def list_(
 
 
 @app.command()
-def show(conflict: Number, root: Root) -> Answer:
+def show(conflict: Number, root: Root) -> Listing:
     """Compare a version with the current one, by attribute."""
     from node.receive.conflicts import compared
 
@@ -63,7 +63,7 @@ def show(conflict: Number, root: Root) -> Answer:
             columns = ("attribute", "current version", "version in this conflict")
             print_table("differences", columns, [(one.attribute, one.current, one.other) for one in found.differences])
 
-    return Answer(asdict(found), text)
+    return Listing(asdict(found), text, rows=[asdict(one) for one in found.differences])
 
 
 def _of(which: str, version: Version) -> tuple[Any, ...]:

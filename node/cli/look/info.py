@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import Root
-from node.cli.output import Answer, print_fields, print_table, printable
+from node.cli.output import Listing, described, print_fields, print_table, printable
 from node.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def info(
     ],
     *,
     root: Root,
-) -> Answer:
+) -> Listing:
     """Show a patient, study, series or instance with its volumes.
 
     Higher levels are shown as well, failures and excluded instances with their reasons, and of the first instance what
@@ -82,7 +82,7 @@ def info(
         raise UsageError(
             f"{uid}: no patient, study, series or instance in the index has this UID, ID or name; check --root"
         )
-    return Answer(description, partial(_print, description))
+    return described(description, partial(_print, description))
 
 
 class _Describer:

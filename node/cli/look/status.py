@@ -10,7 +10,7 @@ from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
 from node.cli.options import Root
-from node.cli.output import Answer, Columns, listing, minute, patient, print_fields, sized
+from node.cli.output import Columns, Listing, described, listing, minute, patient, print_fields, sized
 from node.counted import counted
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ MAX_AGE_SECONDS = 15.0
 """A running node writes its state every three seconds."""
 
 
-def status(root: Root) -> Answer:
+def status(root: Root) -> Listing:
     """Show what is stored, waiting, converted and failed."""
     settings = root.settings
 
@@ -101,7 +101,7 @@ def status(root: Root) -> Answer:
             "oldest_due_at": index.series.next_due_at(),
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
         }
-    return Answer({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures))
+    return described({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures))
 
 
 @contextmanager

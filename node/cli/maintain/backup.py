@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot
-from node.cli.output import Answer, print_table
+from node.cli.output import Listing, print_table
 from node.counted import counted
 
 
@@ -24,7 +24,7 @@ def backup(
     sample: Annotated[int, typer.Option(min=0, help="How many series to convert again.")] = 10,
     *,
     root: ChangedRoot,
-) -> Answer:
+) -> Listing:
     """Prove that a backup of the root can be restored.
 
     Restores it into a scratch root, which is removed again, compares the digest of every file with the index and the
@@ -46,7 +46,7 @@ def backup(
     def show() -> None:
         if rows:
             print_table("", ("kind", "path", "detail"), [[row["kind"], row["path"], row["detail"]] for row in rows])
-        print(f"{folder}: {compared}; {f'{len(rows)} differences' if rows else 'no difference'}")
+        print(f"{folder}: {compared}; {counted(len(rows), 'difference') if rows else 'no difference'}")
 
     data = {"ok": not rows, **asdict(done), "differences": rows}
-    return Answer(data, show, failed=bool(rows))
+    return Listing(data, show, bool(rows), rows)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, archive_files
-from node.cli.output import Answer, each_shown, problems_of, sized
+from node.cli.output import Answer, Listing, each_shown, problems_of, sized
 from node.counted import counted
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def upgrade(root: Root) -> Answer:
 
 
 @app.command()
-def check(root: Root) -> Answer:
+def check(root: Root) -> Listing:
     """Check the database for damage.
 
     Looks for damaged pages, broken references and an unknown schema. Exit 1 if there is a problem.

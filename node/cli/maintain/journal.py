@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Listing, listing, print_fields, sized
+from node.cli.output import Answer, Listing, described, listing, print_fields, sized
 from node.counted import counted
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ REMEDY = "keep a copy of the folder; the next start puts the segment into quaran
 
 
 @app.command()
-def status(root: Root) -> Answer:
+def status(root: Root) -> Listing:
     """Show the journal: its size, what waits in it, and damage.
 
     It may be that of a running node. Exit 1 if records are damaged.
@@ -37,7 +37,7 @@ def status(root: Root) -> Answer:
         report = journal_report(folder, lambda journal: Applied.of(None))
     path = folder / JOURNAL_FOLDER
     damage = [{**asdict(found), "segment": found.segment.name} for found in report.damage]
-    return Answer(
+    return described(
         {"path": path, **asdict(report), "damage": damage},
         lambda: print_fields({"journal": path, **_fields(report, maximum)}),
         failed=bool(damage),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, Listing, listing, print_fields, sized
+from node.cli.output import Answer, Columns, Listing, described, listing, print_fields, sized
 from node.counted import counted
 from node.errors import UsageError
 
@@ -36,7 +36,7 @@ def list_(root: Root) -> Listing:
 
 
 @app.command()
-def show(name: Name, root: Root) -> Answer:
+def show(name: Name, root: Root) -> Listing:
     """Compare a file in quarantine with the instance of its UID.
 
     `voxelnode dump` prints its header.
@@ -46,7 +46,7 @@ def show(name: Name, root: Root) -> Answer:
     with root.reading() as index:
         found = examined(root.folder, index, name)
     fields = {**asdict(found.file), **{key: value for key, value in asdict(found).items() if key != "file"}}
-    return Answer(fields, lambda: print_fields(fields))
+    return described(fields, lambda: print_fields(fields))
 
 
 @app.command()

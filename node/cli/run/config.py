@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from node.cli.options import Commands, Configured, Json, Root
-from node.cli.output import Answer, Listing, listing, print_json
+from node.cli.output import Listing, listing, print_json
 from node.errors import UsageError
 
 app = Commands(help="Show, check or print an example of the configuration.", no_args_is_help=True)
@@ -31,7 +32,7 @@ def show(root: Root) -> Listing:
 
 
 @app.command()
-def check(configured: Configured) -> Answer:
+def check(configured: Configured) -> Listing:
     """List every mistake in it, and what a start would refuse.
 
     Exit 2 if there is any.
@@ -44,9 +45,15 @@ def check(configured: Configured) -> Answer:
         if problems:
             raise UsageError("\n".join(problems))
     except UsageError as error:
-        return Answer({"ok": False, "problems": str(error).splitlines()}, error, failed=True)
+        problems = str(error).splitlines()
+        return Listing({"ok": False, "problems": problems}, error, failed=True, rows=_rows("problem", problems))
     lines = [f"warning: {warning}" for warning in warnings] + [f"{file or 'defaults and environment'}: valid"]
-    return Answer({"ok": True, "file": file, "problems": [], "warnings": warnings}, "\n".join(lines))
+    data = {"ok": True, "file": file, "problems": [], "warnings": warnings}
+    return Listing(data, "\n".join(lines), rows=_rows("warning", warnings))
+
+
+def _rows(kind: str, sentences: Sequence[str]) -> list[dict[str, str]]:
+    return [{"kind": kind, "detail": sentence} for sentence in sentences]
 
 
 @app.command()

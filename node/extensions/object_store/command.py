@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, print_fields, sized
+from node.cli.output import Answer, Listing, described, print_fields, sized
 from node.counted import counted
 
 app = Commands(help="Move instances and volumes to the object store, or back.", no_args_is_help=True)
 
 
 @app.command()
-def status(root: Root) -> Answer:
+def status(root: Root) -> Listing:
     """Show where the instances and the files of volumes are.
 
     Tells how many are in the folder and in the object store, and whether that answers. Exit 1 if it does not.
@@ -50,7 +50,7 @@ def status(root: Root) -> Answer:
             fields[name] += f"; {counted(number, 'file')} of volumes, {sized(size)}"
     fields |= {f"  on {host}": counted(instances, "instance") for host, instances in by_host.items()}
     data = {**where, **numbers, "volumes": volumes, "hosts": by_host}
-    return Answer(data, lambda: print_fields(fields), failed=problem is not None)
+    return described(data, lambda: print_fields(fields), failed=problem is not None)
 
 
 @app.command()

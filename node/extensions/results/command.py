@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from node.cli.options import HOOK, ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Listing, listing, print_fields
+from node.cli.output import Answer, Columns, Listing, described, listing, print_fields
+from node.counted import counted
 from node.errors import UsageError
 
 app = Commands(help="List, show and cancel jobs of hooks with results.", invoke_without_command=True)
@@ -44,7 +45,7 @@ def list_(
 
 
 @app.command()
-def show(job: JobId, root: Root) -> Answer:
+def show(job: JobId, root: Root) -> Listing:
     """Show a job and its results."""
     with root.reading() as index:
         found = index.jobs.page(None, 1, job_id=job)
@@ -54,9 +55,9 @@ def show(job: JobId, root: Root) -> Answer:
 
     def text() -> None:
         print_fields(found[0])
-        listing(f"{len(results)} results", RESULTS, results).show()
+        listing(counted(len(results), "result"), RESULTS, results).show()
 
-    return Answer({**found[0], "results": results}, text)
+    return described({**found[0], "results": results}, text)
 
 
 @app.command()

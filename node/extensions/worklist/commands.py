@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import Commands, Configured, Root
-from node.cli.output import Answer, Listing, listing, printable, problems_of
+from node.cli.output import Listing, listing, printable, problems_of
 from node.errors import UsageError
 
 app = Commands(help="Scheduled and performed procedure steps.", no_args_is_help=True)
@@ -50,7 +50,7 @@ def check(
     ] = None,
     *,
     configured: Configured,
-) -> Answer:
+) -> Listing:
     """List the files of a folder that have no entry, and why.
 
     Exit 1 if there is one.
