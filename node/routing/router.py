@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -19,7 +19,7 @@ from node.dicom.coercion import Coercion
 from node.errors import OutOfResources, UsageError
 from node.hookspecs import RouteParts
 from node.index.database.index import Index
-from node.index.database.work_loop import stop_loops
+from node.index.database.work_loop import STOP_SECONDS, stop_loops
 from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
@@ -61,37 +61,68 @@ class Router:
         decoder: Decoder,
         delete_confirmed: Callable[[str], None],
     ) -> None:
-        self._index = index
-        turns = {name: Turns() for name in settings.receivers}
-        changes = {name: change_of(settings, route) for name, route in _routes(settings)}
+        self._settings, self._archive, self._index, self._decoder = settings, archive, index, decoder
+        self._metrics, self._audit, self._delete_confirmed = metrics, audit, delete_confirmed
+        self._following, self._is_stopping = threading.Lock(), False
+        self._turns = {name: Turns() for name in settings.receivers}
         self.workers: list[HeldWorker] = []
         for route_name, route in _routes(settings):
-            for number, name in enumerate(route.to):
-                selector = selector_of(settings, route)
-                parts = RouteParts(settings, route_name, route, name, selector, archive, index, metrics, audit)
-                if name in settings.datasets:
-                    self.workers.append(destination_kind(settings, "bids").worker(parts))
-                    continue
-                preparer = Preparer(
-                    f"prepare {route_name}/{name}", archive.root, archive.incoming, decoder, changes[route_name],
-                    partial(_reported, archive, index), route.connections,
-                    None if archive.remote is None else archive.local,
-                )  # fmt: skip
-                destination = _connected(settings, route, name, Transcoder(decoder, archive.incoming))
-                deletes = partial(delete_confirmed, route_name) if number == 0 else None
-                self.workers.append(RouteWorker(parts, destination, preparer, turns[name], deletes))
+            change = change_of(settings, route)
+            self.workers += [self._worker(route_name, route, name, change) for name in route.to]
+
+    def _worker(self, route_name: str, route: Route, name: str, change: Change) -> HeldWorker:
+        settings, archive, index, decoder = self._settings, self._archive, self._index, self._decoder
+        selector = selector_of(settings, route)
+        parts = RouteParts(
+            settings, route_name, route, name, selector, archive, index, self._metrics, self._audit
+        )  # fmt: skip
+        if name in settings.datasets:
+            return destination_kind(settings, "bids").worker(parts)
+        preparer = Preparer(
+            f"prepare {route_name}/{name}", archive.root, archive.incoming, decoder, change,
+            partial(_reported, archive, index), route.connections,
+            None if archive.remote is None else archive.local,
+        )  # fmt: skip
+        destination = _connected(settings, route, name, Transcoder(decoder, archive.incoming))
+        deletes = partial(self._delete_confirmed, route_name) if name == route.to[0] else None
+        return RouteWorker(parts, destination, preparer, self._turns[name], deletes)
 
     def start(self) -> None:
         """Start to send. A new destination of a route receives events from now on."""
-        wants_instances = {worker.lane: worker.wants_instances for worker in self.workers}
+        self._begin(self.workers)
+        for worker in self.workers:
+            worker.start()
+        self._settings.follow_peers(self._follow_peers)
+
+    def _begin(self, workers: Sequence[HeldWorker]) -> None:
+        wants_instances = {worker.lane: worker.wants_instances for worker in workers}
         dropped = self._index.deliveries.begin("route", wants_instances)
         if dropped:
             log.warning("route_messages_dropped", count=dropped, reason="their route is no longer in the configuration")
-        for worker in self.workers:
-            worker.start()
+
+    def _follow_peers(self, changed: frozenset[str]) -> None:
+        """Send by hand to peers as they are now, and no longer to those that are gone; no route has one of them."""
+        with self._following:
+            if self._is_stopping:
+                return
+            lanes = {lane_to("", name) for name in changed}
+            former = [worker for worker in self.workers if worker.lane in lanes]
+            self.workers = [worker for worker in self.workers if worker.lane not in lanes]
+            stop_loops(former, STOP_SECONDS)
+            added = []
+            for name in changed & set(self._settings.called_peers):
+                self._turns[name] = Turns()
+                route = Route(to=(name,))
+                added.append(self._worker("", route, name, change_of(self._settings, route)))
+            self._begin([*self.workers, *added])
+            for worker in added:
+                worker.start()
+            self.workers = [*self.workers, *added]
 
     def begin_stop(self) -> None:
         """Begin no further instance, and return at once."""
+        with self._following:
+            self._is_stopping = True
         for worker in self.workers:
             worker.begin_stop()
 

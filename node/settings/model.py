@@ -7,7 +7,7 @@ override the environment (``VOXELNODE_SECTION__KEY``), which overrides the TOML 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from os.path import realpath
 from pathlib import Path
@@ -15,7 +15,7 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BeforeValidator, Field, StringConstraints, create_model
+from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints, create_model
 
 from node.errors import UsageError, nearest
 from node.registry import enabled, installed, resolve
@@ -1063,6 +1063,7 @@ class Settings(SettingsSection):
     _loaded_from: tuple[Path | None, Mapping[str, str]] = (None, {})
     _own_peers: Mapping[str, Peer] | None = None
     _unstarted_peers: frozenset[str] = frozenset()
+    _peer_followers: list[Callable[[frozenset[str]], None]] = PrivateAttr(default_factory=list)
 
     def note_origins(self, file: Path | None, origins: Mapping[str, str]) -> None:
         """Note from where the values are; see `node.settings.load.Configuration`."""
@@ -1078,14 +1079,21 @@ class Settings(SettingsSection):
         """The peers of the configuration, without those that were added beside it."""
         return self.peers if self._own_peers is None else self._own_peers
 
-    def add_peers(self, added: Mapping[str, Peer], unstarted: frozenset[str] = frozenset()) -> None:
+    def add_peers(self, added: Mapping[str, Peer], changed: frozenset[str] = frozenset()) -> None:
         """Have these peers beside those of the configuration, which keep their names, and no others.
 
-        `unstarted`: the names of those to which nothing is sent before the next start, as no worker knows them. The
-        mapping is replaced, so that who goes through it meets no change.
+        `changed`: the names of those that are new, other than before, or gone. Nothing is sent to them until everybody
+        follows. The mapping is replaced, so that who goes through it meets no change.
         """
-        self._own_peers, self._unstarted_peers = self.own_peers, unstarted
+        self._own_peers, self._unstarted_peers = self.own_peers, changed
         self.__dict__["peers"] = {**added, **self._own_peers}
+        for follow in self._peer_followers:
+            follow(changed)
+        self._unstarted_peers = frozenset()
+
+    def follow_peers(self, follow: Callable[[frozenset[str]], None]) -> None:
+        """Call `follow` with the names of peers that are new, changed or gone, each time that there are some."""
+        self._peer_followers.append(follow)
 
     def table(self, model: type[_Table]) -> _Table:
         """Return the table of an extension."""

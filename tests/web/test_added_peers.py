@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pydicom import Dataset, dcmwrite
 
 from node.association.client.association import Address, NoAssociation, verify
 from node.control.node import Node
 from node.control.repository import Repository
 from node.errors import UsageError
 from node.index.nouns.accounts import Role
+from node.receive.ingest import Announced, Origin
 from node.settings.model import Settings
-from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, hash_once
+from tests import make
+from tests.ingest import indexed
+from tests.peers import Pacs
+from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, hash_once, until
 from tests.web.pages import Visitor, accessibility_faults, start_browser
 
 pytestmark = pytest.mark.slow
@@ -123,13 +130,48 @@ def test_a_peer_is_added_changed_and_removed_while_the_node_runs(tmp_path: Path,
         node.stop(5)
 
 
+def test_a_peer_that_was_added_is_sent_to_by_hand_at_once_where_it_is_now(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with Repository(settings_of(root)) as store:
+        store.index.accounts.set("chief", Role.ADMIN, hash_once(PASSWORD), store.ingest.now())
+        for ds in make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1"):
+            stream = BytesIO()
+            syntax = ds.file_meta.TransferSyntaxUID
+            dcmwrite(stream, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+            said = Announced(ds.SOPClassUID, ds.SOPInstanceUID, syntax)
+            incoming = store.ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+            incoming.take_fragment(stream.getvalue())
+            indexed(incoming)
+    node = Node(settings_of(root))
+    url = node.start().web or ""
+    send = "/studies/1.2.3/send"
+    with Pacs() as before, Pacs() as after, httpx2.Client(base_url=url, headers={"Origin": url.rstrip("/")}) as client:
+        try:
+            client.post("/login", data={"name": "chief", "password": PASSWORD})
+            for pacs, address in ((before, "peers"), (after, "peers/added")):
+                peer = {"name": "added", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port, "may": "echo"}
+                changed = client.post(f"/administration/{address}", data=peer)
+                assert changed.status_code == 303, changed.text
+                assert "<option>added</option>" in client.get("/studies/1.2.3").text
+                assert client.post(send, data={"to": "added"}).status_code == 303
+                until(lambda pacs=pacs: len(pacs.taken) == 2)
+                until(lambda: client.get("/api/v1/work?kind=route").json()["items"][0]["state"] == "succeeded")
+            assert len(before.taken) == 2, "what is sent later goes where the peer is now"
+            assert {service.name for service in node.services if "added" in service.name} == {"route /added"}
+            assert client.post("/administration/peers/added/remove").status_code == 303
+            assert client.post(send, data={"to": "added"}).status_code == 400
+            assert [service.name for service in node.services if "added" in service.name] == []
+        finally:
+            node.stop(5)
+
+
 def test_what_would_open_or_hide_a_peer_is_refused(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "root").model_copy(update={"peers": {}})
     with Repository(settings) as store:
         actions = store.actions.by_name
         actions["set-peer"](name="ct", who="chief", peer={"ae_title": "CT", "host": "127.0.0.1"})
         assert settings.called_peers == ["ct"]
-        assert settings.receivers == [], "no worker sends to it before the next start"
+        assert settings.receivers == ["ct"]
         for name, peer in {
             "ct/../x": {"ae_title": "CT"},
             "a": {"ae_title": "A\\B"},

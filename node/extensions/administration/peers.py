@@ -1,7 +1,7 @@
 """Peers that administrators add: rows of the index beside the peers of the configuration, which keep their names.
 
-A change is in the index before it takes effect. The next association and the next call follow it; what was built at
-the start, such as the workers that send, does at the next start.
+A change is in the index before it takes effect. The next association and the next call follow it, and so do the workers
+that send. If the process dies in between, the next start has the change.
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ class _Changes:
         self._index, self._now = root.ingest.index, root.ingest.now
         self._rows = self._index.repository(AddedPeerRepository)
         self._changing = threading.Lock()
-        self._changed: set[str] = set()
-        self._adopt()
+        self._adopt(frozenset())
 
     def set_peer(self, name: str, who: str, peer: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add a peer, or change one that was added; `peer` has the keys of ``[peers.NAME]``."""
@@ -99,10 +98,9 @@ class _Changes:
         kind = EventType.SOFTWARE_CONFIGURATION
         order = AuditMessage(AuditEvent.SECURITY_ALERT, action, Result.SUCCESS, whom, detail=what, type=kind)
         self._audit.change(order, make)
-        self._changed.add(name)
-        self._adopt()
+        self._adopt(frozenset({name}))
 
-    def _adopt(self) -> None:
+    def _adopt(self, changed: frozenset[str]) -> None:
         peers: dict[str, Peer] = {}
         rows = [] if self._settings.shares_index else self._rows.listed()
         for row in rows:
@@ -118,7 +116,7 @@ class _Changes:
                 f"no peer that was added on the pages can be used ({', '.join(row.name for row in rows)}), and without "
                 "peers every sender is accepted: list one under [peers], or rename the destinations of these names"
             )
-        self._settings.add_peers(peers, frozenset(self._changed))
+        self._settings.add_peers(peers, changed)
 
 
 def _mistake(error: ErrorDetails) -> str:
