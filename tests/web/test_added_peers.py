@@ -19,7 +19,7 @@ from node.control.repository import Repository
 from node.errors import UsageError
 from node.index.nouns.accounts import Role
 from node.receive.ingest import Announced, Origin
-from node.settings.model import Settings
+from node.settings.model import ExtensionsSettings, Settings, Web
 from tests import make
 from tests.ingest import indexed
 from tests.peers import Pacs
@@ -163,6 +163,22 @@ def test_a_peer_that_was_added_is_sent_to_by_hand_at_once_where_it_is_now(tmp_pa
             assert [service.name for service in node.services if "added" in service.name] == []
         finally:
             node.stop(5)
+
+
+def test_peers_that_were_added_stay_without_the_pages_that_added_them(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "root").model_copy(update={"peers": {}})
+    with Repository(settings) as store:
+        store.actions.by_name["set-peer"](name="ct", who="chief", peer={"ae_title": "CT"})
+    off = ExtensionsSettings(disabled=("administration",))
+    parts = {"peers": {}, "extensions": off, "web": Web(enabled=False)}
+    node = Node(settings_of(tmp_path / "root").model_copy(update=parts))
+    endpoints = node.start()
+    try:
+        assert endpoints.dicom is not None
+        here = Address(endpoints.dicom.ae_title, "127.0.0.1", endpoints.dicom.port)
+        assert (is_accepted(here, "CT"), is_accepted(here, "STRANGER")) == (True, False)
+    finally:
+        node.stop(5)
 
 
 def test_what_would_open_or_hide_a_peer_is_refused(tmp_path: Path) -> None:

@@ -11,21 +11,19 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from node.association.tls import peer_tls_context, tls_context
 from node.audit.audit_log import APPLICATION, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.audit.audit_log import Action as Audited
+from node.control.added_peers import adopt_peers
 from node.counted import counted
 from node.errors import UsageError, in_plain_words
 from node.hookspecs import Action, OpenedRoot
 from node.index.nouns.added_peers import AddedPeerRepository
 from node.index.work.routes import outstanding
 from node.settings.model import Peer
-
-log = structlog.get_logger()
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -34,7 +32,7 @@ MAX_PEERS = 1000
 
 
 def actions(root: OpenedRoot) -> Mapping[str, Action]:
-    """Return the actions by name, after the peers that were added have joined those of the configuration."""
+    """Return the actions by name."""
     changes = _Changes(root)
     return {"set-peer": changes.set_peer, "remove-peer": changes.remove_peer}
 
@@ -45,7 +43,6 @@ class _Changes:
         self._index, self._now = root.ingest.index, root.ingest.now
         self._rows = self._index.repository(AddedPeerRepository)
         self._changing = threading.Lock()
-        self._adopt(frozenset())
 
     def set_peer(self, name: str, who: str, peer: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add a peer, or change one that was added; `peer` has the keys of ``[peers.NAME]``."""
@@ -98,25 +95,7 @@ class _Changes:
         kind = EventType.SOFTWARE_CONFIGURATION
         order = AuditMessage(AuditEvent.SECURITY_ALERT, action, Result.SUCCESS, whom, detail=what, type=kind)
         self._audit.change(order, make)
-        self._adopt(frozenset({name}))
-
-    def _adopt(self, changed: frozenset[str]) -> None:
-        peers: dict[str, Peer] = {}
-        rows = [] if self._settings.shares_index else self._rows.listed()
-        for row in rows:
-            if row.name in self._settings.destinations:
-                log.warning("added_peer_unused", peer=row.name, reason="a destination has the same name")
-                continue
-            try:
-                peers[row.name] = Peer.model_validate(row.settings)
-            except ValidationError:
-                log.warning("added_peer_unused", peer=row.name, reason="this version does not accept its settings")
-        if rows and not peers and not self._settings.own_peers:
-            raise UsageError(
-                f"no peer that was added on the pages can be used ({', '.join(row.name for row in rows)}), and without "
-                "peers every sender is accepted: list one under [peers], or rename the destinations of these names"
-            )
-        self._settings.add_peers(peers, changed)
+        adopt_peers(self._settings, self._index, frozenset({name}))
 
 
 def _mistake(error: ErrorDetails) -> str:
