@@ -16,6 +16,10 @@ ANNOTATIONS: tuple[Annotation, ...] = ("patient", "technique")
 
 MAX_CHARACTERS = 120
 
+_UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"
+"""Say in some scripts which form a letter has."""
+
 _LETTERS = str.maketrans(
     {"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L"}
 )
@@ -23,13 +27,22 @@ _LETTERS = str.maketrans(
 
 def patient_lines(ds: Dataset) -> list[str]:
     """Return name, Patient ID, birth date and sex."""
-    name = _text(ds, "PatientName").partition("=")[0]
-    family, _, given = name.partition("^")
-    called = ", ".join(part for part in (family.strip(), " ".join(given.replace("^", " ").split())) if part)
+    called = _called(_text(ds, "PatientName"))
     born = _date(_text(ds, "PatientBirthDate"))
     rest = "  ".join(part for part in (f"born {born}" if born else "", _text(ds, "PatientSex")) if part)
     lines = [called or "no name", f"ID {_text(ds, 'PatientID') or 'unknown'}", rest]
-    return [plain(line) for line in lines if line]
+    return [visible(line) for line in lines if line]
+
+
+def _called(name: str) -> str:
+    """Return the alphabetic and the ideographic way to write a name, or else the phonetic one (PS3.5 6.2.1.2)."""
+    groups = [_called_in(group) for group in name.split("=")[:3]]
+    return "  ".join(filter(None, groups[:2])) or "".join(groups[2:])
+
+
+def _called_in(group: str) -> str:
+    family, _, given = group.partition("^")
+    return ", ".join(part for part in (family.strip(), " ".join(given.replace("^", " ").split())) if part)
 
 
 def technique_lines(ds: Dataset, frame_number: int) -> list[str]:
@@ -41,7 +54,7 @@ def technique_lines(ds: Dataset, frame_number: int) -> list[str]:
     if frames not in ("", "1"):
         image += f"  frame {frame_number} of {frames}"
     lines = [study, series, image, _position(ds, frame_number)]
-    return [plain(line) for line in lines if line.strip()]
+    return [visible(line) for line in lines if line.strip()]
 
 
 def _position(ds: Dataset, frame_number: int) -> str:
@@ -53,12 +66,18 @@ def _position(ds: Dataset, frame_number: int) -> str:
     return "position " + " ".join(f"{axis}{mm:.1f}" for axis, mm in zip("xyz", position, strict=True)) + " mm"
 
 
-def plain(text: str) -> str:
-    """Return a text in the letters that the font of pictures has: Latin ones without accents; others are ``?``."""
-    decomposed = unicodedata.normalize("NFKD", text.translate(_LETTERS))
-    letters = (character for character in decomposed if not unicodedata.combining(character))
-    shown = "".join(c if " " <= c <= "~" else "?" for c in letters).strip()
+def visible(text: str) -> str:
+    """Return a text for a picture: a character that is none to be seen is ``?``, and a long text ends with dots."""
+    composed = unicodedata.normalize("NFC", text)
+    shown = "".join("?" if unicodedata.category(c) in _UNSEEN and c not in _JOINERS else c for c in composed).strip()
     return shown if len(shown) <= MAX_CHARACTERS else f"{shown[:MAX_CHARACTERS]}..."
+
+
+def plain(letter: str) -> str:
+    """Return a letter that no font has in ASCII: without accent, or ``?``."""
+    decomposed = unicodedata.normalize("NFKD", letter.translate(_LETTERS))
+    bare = "".join(c for c in decomposed if not unicodedata.combining(c))
+    return bare if bare.isascii() else "?"
 
 
 def _text(ds: Dataset, keyword: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 
-from PIL import Image, ImageCms, ImageDraw, ImageFont
+from PIL import Image, ImageCms, ImageDraw
 
 from node.errors import ConversionRefused
 from node.volume.read.colour_profiles import ColourSpace, adobe_rgb, romm_rgb
 from node.volume.reasons import Reason
+from node.writers.lettering import length, write
 
 LINES_IN_HEIGHT = 32
 """Lines of text that the height of a picture has room for, unless the letters were too small to read."""
@@ -93,7 +94,6 @@ def annotated(image: Image.Image, top: Sequence[str], bottom: Sequence[str]) -> 
     lines = [*top, *bottom]
     while height > MIN_LETTERS and not _fits(lines, height, room, image.height):
         height -= 1
-    font = ImageFont.load_default(height)
     step = _step(height)
     rows = max(0, (image.height - 2 * MARGIN) // step)
     marked = image.convert("RGB" if image.mode != "L" else "L")
@@ -106,23 +106,22 @@ def annotated(image: Image.Image, top: Sequence[str], bottom: Sequence[str]) -> 
     shown += [(image.height - MARGIN - (len(below) - row) * step, line) for row, line in enumerate(below)]
     white, black = ((255, 255, 255), (0, 0, 0)) if marked.mode == "RGB" else (255, 0)
     for y, line in shown:
-        text = _cut(line, font, room)
-        draw.text((MARGIN, y), text, fill=white, font=font, stroke_width=max(1, height // 12), stroke_fill=black)
+        how = {"fill": white, "stroke_width": max(1, height // 12), "stroke_fill": black}
+        write(draw, (MARGIN, y), _cut(line, height, room), height, **how)
     return marked
 
 
 def _fits(lines: Sequence[str], height: int, width: int, rows: int) -> bool:
-    font = ImageFont.load_default(height)
-    return len(lines) * _step(height) <= rows - 2 * MARGIN and all(font.getlength(line) <= width for line in lines)
+    return len(lines) * _step(height) <= rows - 2 * MARGIN and all(length(line, height) <= width for line in lines)
 
 
 def _step(height: int) -> int:
     return height + max(2, height // 4)
 
 
-def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    if font.getlength(line) <= width:
+def _cut(line: str, height: int, width: int) -> str:
+    if length(line, height) <= width:
         return line
-    while line and font.getlength(f"{line}...") > width:
+    while line and length(f"{line}...", height) > width:
         line = line[:-1]
     return f"{line}..."

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from pydicom import Dataset
 
 from node.children.decoding import PictureOrder, encoded_picture
 from node.counted import counted
-from node.dicom.annotation import plain
+from node.dicom.annotation import visible
 from node.dicom.values import items, numbers, text, texts, value, whole
 from node.extensions.dicomweb.presentation_states import PRESENTATION_STATES, NotPresented
 from node.files.pixel_element import FrameNotFound, header_and_pixels, single_frame
@@ -30,6 +30,7 @@ from node.volume.model import Array
 from node.volume.read.pixels import FrameReader, LookupTable, frame_reader, lookup_table, palette
 from node.volume.read.planes import rescale
 from node.volume.rendering import FUNCTIONS, Grey, Picture, linear_exact
+from node.writers.lettering import length, write_lines
 from node.writers.pictures import resized
 
 GREYSCALE, COLOUR, PSEUDO_COLOUR = (PRESENTATION_STATES + number for number in ("1", "2", "3"))
@@ -528,8 +529,8 @@ def _curve(points: Sequence[Point]) -> list[Point]:
 
 def _draw_text(draw: ImageDraw.ImageDraw, words: Dataset, area: DisplayedArea, image: Image.Image, fill: Any) -> None:
     """Write a text object: in its box, or else beside its anchor, with a line to that if it asks for one."""
-    shown = "\n".join(plain(line) for line in str(value(words, "UnformattedTextValue") or "").splitlines())
-    font = ImageFont.load_default(max(MIN_LETTERS, image.height // LETTERS_IN_HEIGHT))
+    shown = [visible(line) for line in str(value(words, "UnformattedTextValue") or "").splitlines()]
+    height = max(MIN_LETTERS, image.height // LETTERS_IN_HEIGHT)
     corner, opposite = (numbers(words, f"BoundingBox{name}HandCorner", 2) for name in ("TopLeft", "BottomRight"))
     anchor = numbers(words, "AnchorPoint", 2)
     at: Point | None = None
@@ -537,14 +538,14 @@ def _draw_text(draw: ImageDraw.ImageDraw, words: Dataset, area: DisplayedArea, i
         place = area.placing(text(words, "BoundingBoxAnnotationUnits"), image)
         (x0, y0), (x1, y1) = place((corner[0], corner[1])), place((opposite[0], opposite[1]))
         left, right, top = min(x0, x1), max(x0, x1), min(y0, y1)
-        width = draw.multiline_textbbox((0, 0), shown, font=font)[2]
+        width = max((length(line, height) for line in shown), default=0.0)
         spare = {"RIGHT": right - left - width, "CENTER": (right - left - width) / 2}
         at = left + spare.get(text(words, "BoundingBoxTextHorizontalJustification"), 0.0), top
-        draw.multiline_text(at, shown, fill=fill, font=font)
+        write_lines(draw, at, shown, height, fill=fill)
     if anchor is not None:
         x, y = area.placing(text(words, "AnchorPointAnnotationUnits"), image)((anchor[0], anchor[1]))
         if at is None:
-            draw.multiline_text((x, y), shown, fill=fill, font=font)
+            write_lines(draw, (x, y), shown, height, fill=fill)
         elif text(words, "AnchorPointVisibility") == "Y":
             draw.line((*at, x, y), fill=fill)
     if anchor is None and at is None:

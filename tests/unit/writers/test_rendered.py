@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from node.dicom.annotation import patient_lines, plain, technique_lines
+from node.dicom.annotation import patient_lines, plain, technique_lines, visible
 from node.errors import ConversionRefused
 from node.volume.read.colour_profiles import ColourSpace, source_profile
 from node.writers.rendered import annotated, profile_of, with_profile
@@ -69,14 +69,15 @@ def test_lines_tell_patient_and_image_in_letters_that_can_be_drawn() -> None:
     ds = Dataset()
     assert patient_lines(ds) == ["no name", "ID unknown"]
     ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "Müller^Änn^^Dr", "47\x1b[1m", "19700102", "F"
-    assert patient_lines(ds) == ["Muller, Ann Dr", "ID 47?[1m", "born 1970-01-02  F"]
+    assert patient_lines(ds) == ["Müller, Änn Dr", "ID 47?[1m", "born 1970-01-02  F"]
     ds.StudyDate, ds.StudyTime, ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "20261121", "101500", "CT", 3, 12
     ds.ImagePositionPatient, ds.NumberOfFrames = [1, -2.5, 3], 4
     assert technique_lines(ds, 2) == [
         "2026-11-21 10:15", "CT  series 3", "image 12  frame 2 of 4", "position x1.0 y-2.5 z3.0 mm",
     ]  # fmt: skip
-    assert plain("ヤマダ") == "???"
-    assert len(plain("x" * 1000)) == 123
+    assert plain("ヤ") == "?"
+    assert (plain("é"), plain("홍"), plain("½")) == ("e", "?", "?")
+    assert len(visible("x" * 1000)) == 123
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 200), (60, 40), (512, 512), (4000, 300)])
