@@ -90,6 +90,8 @@ _NOT_LISTED = frozenset(
 """Not in Table E.1-1, but what it removes in other attributes: dates in other calendars, numbers of orders, signatures
 and encrypted contents."""
 
+_WAVEFORMS = 0x54000100
+
 _PIXEL_GROUPS, _PIXEL_GROUP = range(0x7F00, 0x8000), 0x7FE0
 _PIXEL_ELEMENTS = frozenset((0x0001, 0x0002, 0x0008, 0x0009, 0x0010))
 """Pixel data of PS3.3 C.7.6 and the offsets of frames; not retired elements, such as coefficients."""
@@ -192,6 +194,8 @@ class Cleaner:
             return self._graphics(ds, tag, element, depth)
         if tag.group in _PIXEL_GROUPS and (depth or tag.group != _PIXEL_GROUP or tag.element not in _PIXEL_ELEMENTS):
             return None  # another picture than that of the instance
+        if depth and tag == _WAVEFORMS:
+            return None  # `voice` looks at those of the instance
         action = self.profile.action(tag)
         if action is Action.REMOVE or tag == _ENCRYPTED_ATTRIBUTES or tag in _NOT_LISTED:
             return None

@@ -125,6 +125,12 @@ def is_harmless(word: str) -> bool:
     return word in vocabulary() or bool(_PARAMETER.fullmatch(word) and not _YEAR.fullmatch(word))
 
 
+def _in_32_bits(number: int) -> int:
+    """Return what the VR FL holds of a number."""
+    [held] = struct.unpack("<f", struct.pack("<f", number))
+    return int(held)
+
+
 class Numbers:
     """The numbers among identities, to be found where a number stays."""
 
@@ -133,7 +139,8 @@ class Numbers:
         for year, month, day in filter(None, map(_parts, dates)):
             found |= {year + month + day, day + month + year, month + day + year}
         whole = (run.lstrip("0") for run in found)
-        self._numbers = frozenset(int(run) for run in whole if _MIN_DIGITS <= len(run) <= _MAX_DIGITS)
+        exact = {int(run) for run in whole if _MIN_DIGITS <= len(run) <= _MAX_DIGITS}
+        self._numbers = frozenset(exact | {_in_32_bits(number) for number in exact})
         self._stored = {
             vr: [
                 struct.pack(form, number)

@@ -112,6 +112,21 @@ def test_voices_are_refused_unless_somebody_has_listened() -> None:
         assert deidentified(ds, how()).PatientIdentityRemoved == "YES"
 
 
+def test_a_voice_within_a_sequence_goes(tmp_path: Path) -> None:
+    group = make.dataset(WaveformSampleInterpretation="MB", WaveformBitsAllocated=8, WaveformData=b"what is said")
+    [ds] = make.ct_series(1)
+    ds.ReferencedImageSequence = [make.dataset(WaveformSequence=[group])]
+    ds.save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    assert b"what is said" not in b"".join(pieces(deidentified(read_instance(tmp_path / "1.dcm"), how(*EVERYTHING))))
+
+
+def test_a_number_that_32_bits_round_is_found_as_they_hold_it(tmp_path: Path) -> None:
+    [ds] = make.ct_series(1, PatientID="48151623", RecommendedDisplayFrameRateInFloat=48151623.0)
+    ds.save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    assert read_instance(tmp_path / "1.dcm").RecommendedDisplayFrameRateInFloat == 48151624
+    assert deidentified(read_instance(tmp_path / "1.dcm"), how()).RecommendedDisplayFrameRateInFloat == 0
+
+
 def test_only_uids_that_the_standard_lists_stay_and_never_those_of_instances() -> None:
     made_up, listed = "1.2.840.10008.73518264.1", "1.2.840.10008.1.4.1.1"
     ds = make.instance(
