@@ -25,6 +25,7 @@ from node.archive.filesystem import DOWNLOAD, Archive
 from node.archive.space import reason_of
 from node.background import SupervisedThread
 from node.errors import OutOfResources, VoxelnodeError, type_and_location
+from node.index.nouns.converted import SeriesKey
 from node.web.access import Call
 from node.web.errors import DownloadsBusy, ResourceNotFound
 from node.web.files import Member, zip_stream
@@ -54,6 +55,8 @@ class Prepared:
     ----------
     projects : set of int
         Row ids of the projects of a member, when it asked.
+    series : set of (str, str)
+        The series, by study, that the account then saw of the studies that are in it.
     objects : sequence of mapping
         What is in it, for the audit log.
     unit : str
@@ -68,6 +71,7 @@ class Prepared:
 
     account: str
     projects: frozenset[int]
+    series: frozenset[SeriesKey]
     name: str
     objects: Sequence[Mapping[str, Any]]
     path: Path
@@ -116,7 +120,7 @@ class PreparedDownloads:
         number = uuid.uuid4().hex
         path = self._archive.work / f"{DOWNLOAD}{number}"
         who = call.account.name, call.account.projects
-        prepared = Prepared(*who, name, objects, path, unit, total)
+        prepared = Prepared(*who, _series_seen(call, objects), name, objects, path, unit, total)
         try:
             if (lack := self._archive.intake.waits_for()) is not None:
                 raise OutOfResources(lack)
@@ -235,13 +239,21 @@ class PreparedDownloads:
 
 
 def _is_still_seen(call: Call, prepared: Prepared) -> bool:
-    """Return whether the account still sees the studies: a member may have lost a project, or that a study."""
+    """Return whether the account still sees all series: a member may have lost a project, or that a series.
+
+    So may have an account that saw the whole node when it asked.
+    """
     if call.account.scope is None:
         return True
-    studies = (str(one["study_instance_uid"]) for one in prepared.objects)
+    return prepared.series <= _series_seen(call, prepared.objects) and prepared.projects <= call.account.projects
+
+
+def _series_seen(call: Call, objects: Sequence[Mapping[str, Any]]) -> frozenset[SeriesKey]:
+    studies = {str(one["study_instance_uid"]) for one in objects}
+    if not studies:
+        return frozenset()
     with call.node.index.reading() as index:
-        is_seen = all(index.studies.row(uid) is not None for uid in studies)
-    return is_seen and prepared.projects <= call.account.projects
+        return frozenset((uid, row["series_instance_uid"]) for uid in studies for row in index.series.of_study(uid))
 
 
 def _counted(prepared: Prepared, members: Iterator[Member]) -> Iterator[Member]:

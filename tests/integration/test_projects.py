@@ -18,7 +18,9 @@ from node.index.engine.views import views
 from node.index.models import Base
 from node.index.nouns.accounts import Role
 from node.index.nouns.projects import Content, ProjectRepository
+from node.index.nouns.records import Level
 from node.index.nouns.studies import StudyFilter
+from node.lifecycle.deletion import Order, delete
 from tests import make
 from tests.integration.conftest import Root
 from tests.preloaded import run
@@ -52,6 +54,11 @@ def put(root: Root, *contents: Content) -> int:
 def seen(root: Root, scope: Scope | None = ANNA) -> set[str]:
     with within(scope), root.index.reading() as index:
         return {row["series_instance_uid"] for row in index.series.page(None, 100)}
+
+
+def deleted(root: Root, level: Level, uid: str) -> None:
+    audit, now = Audit(root.folder, "VOXELNODE", now=root.clock), root.clock()
+    delete(root.archive, root.index, audit, root.index.deletions.plan(level, uid), Order("test", "by command"), now)
 
 
 def test_a_scope_shows_its_projects_in_every_table_and_view(three: Root) -> None:
@@ -209,3 +216,25 @@ def test_the_commands(tmp_path: Path) -> None:
     command("member", "trial", "anna")
     assert "no member" in command("member", "trial", "anna", "--remove")
     assert "removed" in command("remove", "trial")
+
+
+def test_a_rule_follows_what_comes_and_goes_beside_a_series_in_its_study(three: Root) -> None:
+    rules = Rules(three.index)
+    projects(three).set("trial", "test", three.clock(), rule="study_series > 2")
+    rules.step()
+    assert seen(three) == set()
+    three.take(make.instance(study_uid="1.1", series_uid="1.1.3", PatientID="P1.1"))
+    rules.step()
+    assert seen(three) == {"1.1.1", "1.1.2", "1.1.3"}
+    deleted(three, "series", "1.1.3")
+    rules.step()
+    assert seen(three) == set()
+    three.take(make.instance(study_uid="1.4", series_uid="1.4.1", PatientID="P1.4"))
+    projects(three).set("trial", "test", three.clock(), rule='patient_id == "P1.5" or patient_id == "P1.4"')
+    rules.step()
+    assert seen(three) == {"1.4.1"}
+    for study in ("1.4", "1.3"):
+        deleted(three, "study", study)
+    three.take(make.instance(study_uid="1.5", series_uid="1.5.1", PatientID="P1.5"))
+    rules.step()
+    assert seen(three) == {"1.5.1"}, "a row id that was of another series before is looked at"

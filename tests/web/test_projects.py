@@ -419,6 +419,45 @@ def test_a_token_is_for_one_project(start_site: Any) -> None:
 
 
 @pytest.mark.slow
+def test_what_an_account_has_made_before_shows_nothing_that_it_sees_no_more(shared: Site) -> None:
+    """gail saw the whole node, then study 1.2.901 in its projects, then one of its series."""
+    shared.account("gail", Role.WRITE)
+    admin, gail, by_link = as_account(shared, "admin"), as_account(shared, "gail"), shared.client()
+    study = "1.2.901"
+    member = "/api/v1/projects/{}/members/gail"
+
+    def made() -> str:
+        number = gail.get(f"/studies/{study}/medium.zip").headers["location"]
+        until(lambda: "The file is ready" in gail.get(number).text)
+        return f"{number}/file"
+
+    def linked() -> str:
+        return str(gail.post(f"/api/v1/studies/{study}/shares", json={"download": True}).json()["path"])
+
+    whole, link = made(), linked()
+    assert [one.status_code for one in (gail.get(whole), by_link.get(link))] == [200, 200]
+    for project in ("alpha", "gamma"):
+        assert admin.put(member.format(project), json={"role": "read"}).status_code == 200
+    assert by_link.get(link).status_code == 404, "the links of members, who make none, have ended"
+    of_alpha = made()
+    assert [gail.get(one).status_code for one in (whole, of_alpha)] == [200, 200]
+    contents = "/api/v1/projects/alpha/contents"
+    assert admin.post(contents, json={"remove": [{"study_instance_uid": study}]}).status_code == 200
+    assert [gail.get(one).status_code for one in (f"/studies/{study}", whole, of_alpha)] == [200, 404, 404]
+    assert admin.post(contents, json={"add": [{"study_instance_uid": study}]}).status_code == 200
+
+    # An administrator sees everything, also one that will see projects only when it is none any more.
+    actions = shared.store.actions.by_name
+    actions["set-role"](name="gail", role="admin", who="test")
+    link = linked()
+    actions["limit-account"](account="gail", is_limited=True, who="test")
+    assert by_link.get(link).status_code == 200
+    actions["set-role"](name="gail", role="write", who="test")
+    assert by_link.get(link).status_code == 404
+    actions["remove-account"](name="gail", who="test")
+
+
+@pytest.mark.slow
 def test_a_stream_has_the_events_of_what_is_seen(shared: Site) -> None:
     told, expected = set(), SEEN["ben"]
     with as_account(shared, "ben").stream("GET", "/api/v1/events", params={"after": 0}) as answer:

@@ -13,6 +13,7 @@ import structlog
 
 from node.background import BackgroundService
 from node.index.database.index import Index
+from node.index.engine.rows import Row
 from node.index.nouns.projects import ProjectRepository, ProjectRule, ReadProjects, RuleChange
 from node.selector import Selector, WrongSelector, compile_selector
 
@@ -79,7 +80,7 @@ class Rules(BackgroundService):
         super().__init__("rules of projects")
         self._index = index
         self._last_event: int | None = None
-        self._last_series = 0
+        self._last_series = 0, ""
         self._labels: tuple[object, ...] | None = None
         self._all_at = 0.0
         index.commit_listeners.append(self._follow)
@@ -103,8 +104,9 @@ class Rules(BackgroundService):
             else:
                 events = view.events.since(self._last_event, MAX_NEW)
                 last, more = events[-1]["id"] if events else self._last_event, len(events) == MAX_NEW
-                series = projects.rows_of({(one["study_instance_uid"], one["series_instance_uid"]) for one in events})
-                series |= projects.series_since(self._last_series)
+                series = projects.series_behind(self._last_series)
+                if series is not None:
+                    series |= projects.rows_of({_changed_by(one) for one in events})
             self._last_series = projects.newest_series()
         if series is None or series:
             apply_rules(self._index, series)
@@ -112,3 +114,8 @@ class Rules(BackgroundService):
             self._all_at = monotonic() + ALL_SECONDS
         self._last_event, self._labels = last, labels
         return 0 if more else max(self._all_at - monotonic(), 0)
+
+
+def _changed_by(event: Row) -> tuple[str | None, str | None]:
+    """Return the UIDs of study and series of an event; a series that is gone changes the others of its study."""
+    return event["study_instance_uid"], None if event["kind"] == "deleted" else event["series_instance_uid"]

@@ -20,10 +20,10 @@ from node.index.models import (
     ProjectMemberRow,
     ProjectRow,
     RecoveryCodeRow,
-    ShareRow,
     TokenRow,
     WebSessionRow,
 )
+from node.index.nouns.shares import end_shares
 
 MAX_SESSIONS = 20
 """Sessions per account, and as many that wait for a second factor; opening another one ends the oldest."""
@@ -444,9 +444,11 @@ def _project(connection: Connection, account: KnownAccount, name: str) -> int:
 
 
 def _end_shares(connection: Connection, name: str, role: Role | None) -> None:
-    """Revoke the links of an account, unless its role may make some."""
-    if role is None or role < Role.WRITE:
-        connection.execute(delete(ShareRow).where(ShareRow.made_by == name))
+    """Revoke the links of an account, unless it may make some in a role."""
+    limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account == name)
+    is_limited = role != Role.ADMIN and connection.execute(limited).first() is not None
+    if role is None or role < Role.WRITE or is_limited:
+        end_shares(connection, name)
 
 
 def _unknown(name: str) -> NoSuchAccount:

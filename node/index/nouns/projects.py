@@ -32,6 +32,7 @@ from node.index.models import (
     SeriesRow,
     StudyRow,
 )
+from node.index.nouns.shares import end_shares
 
 BY_CALLED_AE_TITLE = "called AE title"
 """Who has added what was sent to the AE title of a project."""
@@ -268,13 +269,27 @@ class ReadProjects(ReadRepository):
             found.update(self._connection.scalars(query))
         return found
 
-    def newest_series(self) -> int:
-        """Return the largest row id of a series; 0 if there is none."""
-        return int(self._connection.scalar(select(func.max(SeriesRow.id))) or 0)
+    def newest_series(self) -> tuple[int, str]:
+        """Return row id and UID of the series with the largest row id; 0 and no UID if there is none."""
+        query = select(SeriesRow.id, SeriesRow.series_instance_uid).order_by(SeriesRow.id.desc()).limit(1)
+        row = self._connection.execute(query).first()
+        return (0, "") if row is None else (row.id, row.series_instance_uid)
 
     def series_since(self, row_id: int) -> set[int]:
         """Return the row ids of series from this one on."""
         return set(self._connection.scalars(select(SeriesRow.id).where(SeriesRow.id >= row_id)))
+
+    def series_behind(self, newest: tuple[int, str]) -> set[int] | None:
+        """Return the row ids of series since one was the newest, and of those beside them in their studies.
+
+        None: that one is gone, and SQLite gives its row id, and those before it, to others.
+        """
+        row_id, uid = newest
+        same = select(SeriesRow.id).where(SeriesRow.id == row_id, SeriesRow.series_instance_uid == uid)
+        if self._connection.execute(same).first() is None:
+            return None
+        studies = select(SeriesRow.study_id).where(SeriesRow.id >= row_id)
+        return set(self._connection.scalars(select(SeriesRow.id).where(SeriesRow.study_id.in_(studies))))
 
     def labels_state(self) -> tuple[object, ...]:
         """Return what is not the same after a change of labels."""
@@ -325,6 +340,9 @@ def _derive(connection: Connection, project: int, study: str) -> None:
 
 
 def _limit(connection: Connection, account: str) -> None:
+    """Let an account see its projects only; its links end, for they show what it may see no more."""
+    if connection.scalar(select(AccountRow.role).where(AccountRow.name == account)) != "admin":
+        end_shares(connection, account)
     connection.execute(insert(LimitedAccountRow).values(account=account).on_conflict_do_nothing())
 
 

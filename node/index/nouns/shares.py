@@ -122,6 +122,11 @@ def forget_shares(connection: Connection, study_instance_uid: str) -> None:
     connection.execute(delete(ShareRow).where(ShareRow.study_instance_uid == study_instance_uid, ~study.exists()))
 
 
+def end_shares(connection: Connection, account: str) -> None:
+    """Delete the links of an account."""
+    connection.execute(delete(ShareRow).where(ShareRow.made_by == account))
+
+
 def _by_number(connection: Connection, number: int, made_by: str | None) -> Share:
     query = select(*_COLUMNS).where(ShareRow.id == number)
     row = connection.execute(query if made_by is None else query.where(ShareRow.made_by == made_by)).first()
