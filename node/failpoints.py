@@ -37,6 +37,7 @@ LISTING = ("ledger-begun", "write-off-settled")
 TRASH = ("restore-begun", "restore-indexed", "trash-emptied")
 DELIVERING = ("message-composed", "message-delivered")
 FORWARDING = ("instance-forwarded", "forwarded-recorded")
+CHANGING = ("change-ordered", "change-committed", "workers-ended")
 EXPORTING = ("session-replaced", "study-exported")
 UPLOADING = ("object-written", "object-put", "objects-recorded", "objects-removed")
 POINTS = (
@@ -49,6 +50,7 @@ POINTS = (
     + LISTING
     + DELIVERING
     + FORWARDING
+    + CHANGING
     + EXPORTING
     + UPLOADING
 )

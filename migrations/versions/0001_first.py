@@ -29,7 +29,7 @@ def upgrade() -> None:
     _work()
     _workitems()
     _labels()
-    _added_peers()
+    _added_peers_and_routes()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
 
 
@@ -754,12 +754,13 @@ def _projects() -> None:
     )
 
 
-def _added_peers() -> None:
-    """Peers that administrators added on the pages."""
-    op.create_table(
-        "added_peers",
-        sa.Column("name", sa.String(64), primary_key=True),
-        sa.Column("settings", sa.JSON(), nullable=False),
-        sa.Column("changed_by", sa.String(64), nullable=False),
-        sa.Column("changed_at", sa.DateTime(), nullable=False),
-    )
+def _added_peers_and_routes() -> None:
+    """Peers and routes that administrators added on the pages."""
+    for table in ("added_peers", "added_routes"):
+        op.create_table(
+            table,
+            sa.Column("name", sa.String(64), primary_key=True),
+            sa.Column("settings", sa.JSON(), nullable=False),
+            sa.Column("changed_by", sa.String(64), nullable=False),
+            sa.Column("changed_at", sa.DateTime(), nullable=False),
+        )

@@ -84,7 +84,7 @@ COMMANDS = (
     Command(
         "routes",
         "Exchange",
-        "node.cli.exchange.messages:routes",
+        "node.cli.exchange.route_rules:routes",
         ("voxelnode routes list", "voxelnode routes waiting", "voxelnode routes pause research/PACS"),
     ),
     Command("status", "Look", "node.cli.look.status:status", ("voxelnode status", "voxelnode status --json")),

@@ -13,7 +13,7 @@ from typing import Any
 
 from node.association.client.association import address_of, verify
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
-from node.control.added_peers import adopt_peers
+from node.control.additions import adopt
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
 from node.hookspecs import OpenedRoot, Results
@@ -101,7 +101,7 @@ class Actions:
                 "remove-factor": accounts.remove_factor,
             }
         )
-        adopt_peers(settings, self._index)
+        adopt(settings, self._index)
         for extension in enabled(settings):
             self.by_name.update(extension.actions(OpenedRoot(settings, ingest, audit)))
 

@@ -39,11 +39,12 @@ def require_no_loops(settings: Settings) -> None:
 
     Raises UsageError.
     """
-    if loops := list(_loops(settings)):
-        raise UsageError("\n".join(loops))
+    if found := list(loops(settings)):
+        raise UsageError("\n".join(found))
 
 
-def _loops(settings: Settings) -> Iterator[str]:
+def loops(settings: Settings) -> Iterator[str]:
+    """Yield the routes that send to this node itself."""
     dicom, web = settings.dicom, settings.web
     for name, route in settings.routes.items():
         for to in route.to:

@@ -766,6 +766,17 @@ class AddedPeerRow(Base):
     changed_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
+class AddedRouteRow(Base):
+    """A route that an administrator added on the pages, beside those of the configuration."""
+
+    __tablename__ = "added_routes"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)  # keys of [routes.NAME]
+    changed_by: Mapped[str] = mapped_column(String(64))
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
 class ProjectMemberRow(Base):
     """An account with a role in a project."""
 

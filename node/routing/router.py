@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -17,9 +19,10 @@ from node.children.decoder import Decoder
 from node.children.forwarding import Change
 from node.dicom.coercion import Coercion
 from node.errors import OutOfResources, UsageError
+from node.failpoints import reached
 from node.hookspecs import RouteParts
 from node.index.database.index import Index
-from node.index.database.work_loop import STOP_SECONDS, stop_loops
+from node.index.database.work_loop import stop_loops
 from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
@@ -33,13 +36,31 @@ from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
 from node.routing.worker import RouteWorker, Turns
 from node.selector import Selector, compile_selector, without
-from node.settings.model import Route, Settings
+from node.settings.model import Destination as Receiver
+from node.settings.model import Peer, Route, Settings
 
 log = structlog.get_logger()
 
 
+FOLLOW_SECONDS = 2.0
+"""Longest wait for an instance under way to a destination whose route changes; then its connection is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a worker is built from: if none of it changes, the worker stays. `before`: routes named in `otherwise`."""
+
+    route: Route
+    deletes: bool
+    target: Peer | Receiver | None
+    before: tuple[Route, ...]
+
+
 class Router:
     """Send to every destination of every route, and what people send by hand.
+
+    Routes and peers may change while it runs (`Settings.follow`); the index has what waits, so that a kill at any time
+    leaves the workers of the old or of the new ones to the next start.
 
     Parameters
     ----------
@@ -63,72 +84,94 @@ class Router:
     ) -> None:
         self._settings, self._archive, self._index, self._decoder = settings, archive, index, decoder
         self._metrics, self._audit, self._delete_confirmed = metrics, audit, delete_confirmed
-        self._following, self._is_stopping = threading.Lock(), False
-        self._turns = {name: Turns() for name in settings.receivers}
-        self.workers: list[HeldWorker] = []
-        for route_name, route in _routes(settings):
-            change = change_of(settings, route)
-            self.workers += [self._worker(route_name, route, name, change) for name in route.to]
-
-    def _worker(self, route_name: str, route: Route, name: str, change: Change) -> HeldWorker:
-        settings, archive, index, decoder = self._settings, self._archive, self._index, self._decoder
-        selector = selector_of(settings, route)
-        parts = RouteParts(
-            settings, route_name, route, name, selector, archive, index, self._metrics, self._audit
-        )  # fmt: skip
-        if name in settings.datasets:
-            return destination_kind(settings, "bids").worker(parts)
-        preparer = Preparer(
-            f"prepare {route_name}/{name}", archive.root, archive.incoming, decoder, change,
-            partial(_reported, archive, index), route.connections,
-            None if archive.remote is None else archive.local,
-        )  # fmt: skip
-        destination = _connected(settings, route, name, Transcoder(decoder, archive.incoming))
-        deletes = partial(self._delete_confirmed, route_name) if name == route.to[0] else None
-        return RouteWorker(parts, destination, preparer, self._turns[name], deletes)
+        self._turns: defaultdict[str, Turns] = defaultdict(Turns)
+        self._following = threading.Lock()
+        self._is_running = False
+        self._plans = _plans(settings)
+        self.workers = self._built(self._plans)
 
     def start(self) -> None:
         """Start to send. A new destination of a route receives events from now on."""
-        self._begin(self.workers)
-        for worker in self.workers:
-            worker.start()
-        self._settings.follow_peers(self._follow_peers)
-
-    def _begin(self, workers: Sequence[HeldWorker]) -> None:
-        wants_instances = {worker.lane: worker.wants_instances for worker in workers}
-        dropped = self._index.deliveries.begin("route", wants_instances)
-        if dropped:
-            log.warning("route_messages_dropped", count=dropped, reason="their route is no longer in the configuration")
-
-    def _follow_peers(self, changed: frozenset[str]) -> None:
-        """Send by hand to peers as they are now, and no longer to those that are gone; no route has one of them."""
         with self._following:
-            if self._is_stopping:
-                return
-            lanes = {lane_to("", name) for name in changed}
-            former = [worker for worker in self.workers if worker.lane in lanes]
-            self.workers = [worker for worker in self.workers if worker.lane not in lanes]
-            stop_loops(former, STOP_SECONDS)
-            added = []
-            for name in changed & set(self._settings.called_peers):
-                self._turns[name] = Turns()
-                route = Route(to=(name,))
-                added.append(self._worker("", route, name, change_of(self._settings, route)))
-            self._begin([*self.workers, *added])
-            for worker in added:
+            self._is_running = True
+            self._begin_lanes(self.workers, "their route is no longer there")
+            for worker in self.workers:
                 worker.start()
-            self.workers = [*self.workers, *added]
+        self._settings.follow(self._follow)
+
+    def _follow(self) -> None:
+        """Send by the routes, and to the peers, that the settings have now.
+
+        A destination of which nothing has changed goes on. Another one ends after the instance that is being sent, and
+        begins anew where the index says that it is. What waits for one that is gone is dropped.
+        """
+        with self._following:
+            if not self._is_running:
+                return
+            plans = _plans(self._settings)
+            stay = [worker for worker in self.workers if plans.get(worker.lane) == self._plans[worker.lane]]
+            new = self._built({lane: plan for lane, plan in plans.items() if plan != self._plans.get(lane)})
+            gone = [worker for worker in self.workers if worker not in stay]
+            self.workers, self._plans = stay, {worker.lane: plans[worker.lane] for worker in stay}
+            stop_loops(gone, FOLLOW_SECONDS)
+            reached("workers-ended")
+            self._begin_lanes([*stay, *new], "their route was changed or removed")
+            self.workers, self._plans = [*stay, *new], plans
+            for worker in new:
+                worker.start()
 
     def begin_stop(self) -> None:
-        """Begin no further instance, and return at once."""
+        """Begin no further instance, and follow no further change; return once one under way is made."""
         with self._following:
-            self._is_stopping = True
+            self._is_running = False
         for worker in self.workers:
             worker.begin_stop()
 
     def stop(self, seconds: float) -> None:
         """Begin no further instance; see `node.index.database.work_loop.stop_loops`."""
         stop_loops(self.workers, seconds)
+
+    def _begin_lanes(self, workers: Sequence[HeldWorker], reason: str) -> None:
+        wants_instances = {worker.lane: worker.wants_instances for worker in workers}
+        dropped = self._index.deliveries.begin("route", wants_instances, self._settings.unusable_routes)
+        if dropped:
+            log.warning("route_messages_dropped", count=dropped, reason=reason)
+
+    def _built(self, plans: Mapping[Lane, _Plan]) -> list[HeldWorker]:
+        """Return workers, which are not started. Raises UsageError if a file that one needs cannot be used."""
+        changes: dict[str, Change] = {}
+        workers: list[HeldWorker] = []
+        for lane, plan in plans.items():
+            if lane.name not in changes and lane.destination not in self._settings.datasets:
+                changes[lane.name] = change_of(self._settings, plan.route)
+            workers.append(self._worker(lane, plan, changes.get(lane.name)))
+        return workers
+
+    def _worker(self, lane: Lane, plan: _Plan, change: Change | None) -> HeldWorker:
+        settings, archive, index, route, name = self._settings, self._archive, self._index, plan.route, lane.destination
+        selector = selector_of(settings, route)
+        parts = RouteParts(settings, lane.name, route, name, selector, archive, index, self._metrics, self._audit)
+        if change is None:
+            return destination_kind(settings, "bids").worker(parts)
+        preparer = Preparer(
+            f"prepare {lane.name}/{name}", archive.root, archive.incoming, self._decoder, change,
+            partial(_reported, archive, index), route.connections,
+            None if archive.remote is None else archive.local,
+        )  # fmt: skip
+        destination = _connected(settings, route, name, Transcoder(self._decoder, archive.incoming))
+        deletes = partial(self._delete_confirmed, lane.name) if plan.deletes else None
+        return RouteWorker(parts, destination, preparer, self._turns[name], deletes)
+
+
+def _plans(settings: Settings) -> dict[Lane, _Plan]:
+    """Return what to send where, by the lanes of the destinations."""
+    plans: dict[Lane, _Plan] = {}
+    for route_name, route in _routes(settings):
+        before = tuple(settings.routes[name] for name in settings.before(route_name)) if route.otherwise else ()
+        for number, name in enumerate(route.to):
+            target = settings.peers.get(name) or settings.destinations.get(name)
+            plans[lane_to(route_name, name)] = _Plan(route, number == 0, target, before)
+    return plans
 
 
 def _reported(archive: Archive, index: Index, key: str, problem: str) -> bool:

@@ -45,6 +45,7 @@ from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import DueInstance, OwedInstance, SentInstance
 from node.routing.destination import Delivered, Destination, NotConfirmable, NotTaken, Prepared, Unreachable
 from node.routing.held import HeldWorker
+from node.routing.judging import is_selected
 from node.routing.parallel import interleaved
 from node.routing.preparing import Preparer
 from node.routing.step import Asked, Done, Failed, Step, series_of
@@ -208,18 +209,7 @@ class RouteWorker(HeldWorker):
         study, series = due.study_instance_uid, due.series_instance_uid
         revision = pending.revision if pending.series_instance_uid is not None else None
         with self._index.reading(wait=False) as index:
-            if self._route.when in ("series-complete", "volume-written"):
-                row = index.series.row(study, series)
-                if row is None or (revision is not None and row["revision"] != revision):
-                    return False  # a newer revision has an event of its own
-                if self._route.when == "series-complete" and row["verdict"] != "complete":
-                    return False
-                if self._route.when == "volume-written" and row["state"] != "converted":
-                    return False
-            if self._selector is None:
-                return True
-            facts = index.facts.of_series(self._selector.fields, study, series, revision)
-        return facts is not None and self._selector.matches(facts)
+            return is_selected(index, self._route.when, self._selector, (study, series), revision)
 
     # Sending
 

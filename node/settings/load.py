@@ -48,7 +48,13 @@ class Configuration:
         values = dict(_leaves(self.settings.model_dump(mode="json")))
         values["journal.acknowledge"] = self.settings.acknowledge  # its default depends on other keys
         for key, value in values.items():
-            yield key, value, self.origins.get(key, "default")
+            yield key, value, self.origins.get(key, "added" if self._is_added(key) else "default")
+
+    def _is_added(self, key: str) -> bool:
+        """Return whether a key is of a peer or a route that the index has beside the configuration."""
+        table, _, rest = key.partition(".")
+        own = {"peers": self.settings.own_peers, "routes": self.settings.own_routes}.get(table)
+        return own is not None and bool(rest) and rest.partition(".")[0] not in own
 
 
 def load(

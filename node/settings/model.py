@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from os.path import realpath
 from pathlib import Path
 from socket import gethostname
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints, create_model
@@ -1062,8 +1062,9 @@ class Settings(SettingsSection):
 
     _loaded_from: tuple[Path | None, Mapping[str, str]] = (None, {})
     _own_peers: Mapping[str, Peer] | None = None
-    _unstarted_peers: frozenset[str] = frozenset()
-    _peer_followers: list[Callable[[frozenset[str]], None]] = PrivateAttr(default_factory=list)
+    _own_routes: Mapping[str, Route] | None = None
+    _unusable_routes: Mapping[str, str] = {}
+    _followers: list[Callable[[], None]] = PrivateAttr(default_factory=list)
 
     def note_origins(self, file: Path | None, origins: Mapping[str, str]) -> None:
         """Note from where the values are; see `node.settings.load.Configuration`."""
@@ -1079,21 +1080,47 @@ class Settings(SettingsSection):
         """The peers of the configuration, without those that were added beside it."""
         return self.peers if self._own_peers is None else self._own_peers
 
-    def add_peers(self, added: Mapping[str, Peer], changed: frozenset[str] = frozenset()) -> None:
-        """Have these peers beside those of the configuration, which keep their names, and no others.
+    @property
+    def own_routes(self) -> Mapping[str, Route]:
+        """The routes of the configuration, without those that were added beside it."""
+        return self.routes if self._own_routes is None else self._own_routes
 
-        `changed`: the names of those that are new, other than before, or gone. Nothing is sent to them until everybody
-        follows. The mapping is replaced, so that who goes through it meets no change.
+    @property
+    def unusable_routes(self) -> Mapping[str, str]:
+        """The names of routes that were added and break a rule by now, such as for a peer that is gone, and why."""
+        return self._unusable_routes
+
+    def add(self, peers: Mapping[str, Peer], routes: Mapping[str, Route], unusable: Mapping[str, str]) -> None:
+        """Have these peers and routes beside those of the configuration, which keep their names, and no others.
+
+        The mappings are replaced, so that who goes through them meets no change; then everybody follows.
+
+        `unusable`: names of further routes, which send nothing and keep what waits for them, and why.
         """
-        self._own_peers, self._unstarted_peers = self.own_peers, changed
-        self.__dict__["peers"] = {**added, **self._own_peers}
-        for follow in self._peer_followers:
-            follow(changed)
-        self._unstarted_peers = frozenset()
+        self._have(peers, routes)
+        self._unusable_routes = unusable
+        for follow in self._followers:
+            follow()
 
-    def follow_peers(self, follow: Callable[[frozenset[str]], None]) -> None:
-        """Call `follow` with the names of peers that are new, changed or gone, each time that there are some."""
-        self._peer_followers.append(follow)
+    def follow(self, follow: Callable[[], None]) -> None:
+        """Call `follow` each time that peers or routes may have changed."""
+        self._followers.append(follow)
+
+    def _have(self, peers: Mapping[str, Peer], routes: Mapping[str, Route]) -> None:
+        own_peers, own_routes = self.own_peers, self.own_routes
+        self._own_peers, self._own_routes = own_peers, own_routes
+        added = {name: route for name, route in routes.items() if name not in own_routes}
+        self.__dict__["peers"], self.__dict__["routes"] = {**peers, **own_peers}, {**own_routes, **added}
+
+    def mistakes(self) -> list[str]:
+        """Return the rules that are broken by now, since peers and routes were added."""
+        return list(self._mistakes())
+
+    def having(self, peers: Mapping[str, Peer], routes: Mapping[str, Route]) -> Self:
+        """Return a copy with these peers and routes beside those of the configuration."""
+        copy = self.model_copy()
+        copy._have(peers, routes)
+        return copy
 
     def table(self, model: type[_Table]) -> _Table:
         """Return the table of an extension."""
@@ -1183,21 +1210,21 @@ class Settings(SettingsSection):
             other = self.routes.get(other_name)
             if other is None:
                 yield f"{other_name!r} is not a route{nearest(other_name, self.routes)}"
-            elif name in self._before(other_name):
+            elif name in self.before(other_name):
                 yield f"routes.{other_name} is in turn for what this route leaves: one of them must go first"
             elif other.where is None and not other.otherwise:
                 yield f"routes.{other_name} has no where and takes everything, so that nothing is left for this route"
             elif other.when != route.when:
                 yield f"routes.{other_name} has when = {other.when!r}, which must be that of this route"
 
-    def _before(self, name: str) -> set[str]:
+    def before(self, name: str) -> list[str]:
         """Return a route, and all that go before it by `otherwise`."""
-        found: set[str] = set()
+        found: list[str] = []
         left = [name]
         while left:
             one = left.pop()
             if one in self.routes and one not in found:
-                found.add(one)
+                found.append(one)
                 left += self.routes[one].otherwise
         return found
 
@@ -1218,8 +1245,7 @@ class Settings(SettingsSection):
     @property
     def receivers(self) -> list[str]:
         """Names of everything to which instances can be sent: peers with a host, and destinations but data sets."""
-        peers = (name for name in self.called_peers if name not in self._unstarted_peers)
-        return [*(name for name in self.destinations if name not in self.datasets), *peers]
+        return [*(name for name in self.destinations if name not in self.datasets), *self.called_peers]
 
     @property
     def called_peers(self) -> list[str]:

@@ -35,6 +35,7 @@ SINCE = frozenset(
     {
         "lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes", "shares",
         "projects", "project_members", "limited_accounts", "project_contents", "added_peers",
+        "added_routes",
     }
 )  # fmt: skip
 """Tables that this version did not have."""

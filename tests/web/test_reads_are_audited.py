@@ -69,6 +69,13 @@ NOT_READ = (
             "/administration/peers",
             "/administration/peers/{name}",
             "/administration/peers/{name}/remove",
+            "/administration/added-routes",
+            "/administration/added-routes/{name}",
+            "/administration/added-routes/{name}/remove",
+            "/administration/added-routes/{name}/try",  # see test_added_routes
+            "/administration/try-route",
+            "/administration/try-route/{name}",
+            "/api/v1/route-rules/{route}/try",
             "/administration/hooks/{hook}/retry",
             "/administration/hooks/{hook}/test",
             "/administration/retention/confirm",
@@ -167,6 +174,8 @@ NOT_READ = (
         ("GET", "/shared/{share_token}/volumes.zip"),
         ("GET", "/shared/{share_token}/dicom.zip"),
         ("DELETE", "/api/v1/account/sessions/{session}"),
+        ("PUT", "/api/v1/route-rules/{route}"),
+        ("DELETE", "/api/v1/route-rules/{route}"),
         ("PUT", "/api/v1/searches/{name}"),
         ("DELETE", "/api/v1/searches/{name}"),
     }
@@ -185,7 +194,7 @@ WITHOUT_PATIENTS = {
     "/account", "/api/v1/account", "/api/v1/account/tokens", "/api/v1/account/sessions",
     "/administration", "/administration/configuration", "/administration/log",
     "/administration/connections", "/administration/retention",
-    "/api/v1/trash", "/problems/trash", "/api/v1/projects",
+    "/api/v1/trash", "/problems/trash", "/api/v1/projects", "/api/v1/route-rules", "/api/v1/route-rules/{route}",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
 

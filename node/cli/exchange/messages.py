@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from node.settings.model import HookEvent, HookSettings, Settings
 
 hooks = Commands(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
-routes = Commands(help="Inspect, pause and retry routes to other nodes.", no_args_is_help=True)
+routes = Commands(help="Inspect, add, pause and retry routes to other nodes.", no_args_is_help=True)
 
 HookName = Annotated[str, typer.Argument(help="Name of a hook in the configuration.", **HOOK)]
 RouteName = Annotated[
@@ -398,9 +398,15 @@ def _destinations(root: Root, name: str) -> list[tuple[str, str]]:
     """Return the destinations of a route, or the one that is named, each with the name of the route."""
     settings = root.settings
     route_name, slash, destination = name.partition("/")
-    if route_name not in settings.routes and (route_name or not slash):
-        raise UsageError(f"there is no route {route_name!r}{nearest(route_name, settings.routes)}")
-    to = settings.routes[route_name].to if route_name else settings.receivers
+    known: dict[str, list[str]] = {one: list(route.to) for one, route in settings.routes.items()}
+    if route_name not in known:  # it may have been added to a node, as peers may
+        with root.reading() as index:
+            for row in index.routes.destinations():
+                if row["route"] not in settings.routes:
+                    known.setdefault(row["route"], []).append(row["destination"])
+    if route_name not in known and (route_name or not slash):
+        raise UsageError(f"there is no route {route_name!r}{nearest(route_name, [one for one in known if one])}")
+    to = list(dict.fromkeys([*(known.get("") or ()), *settings.receivers])) if not route_name else known[route_name]
     if slash and destination not in to:
         raise UsageError(f"{destination!r} is not a destination of {route_name or BY_HAND}{nearest(destination, to)}")
     return [(route_name, each) for each in ([destination] if slash else to)]

@@ -1,8 +1,8 @@
 """Administration in the browser.
 
-Accounts and one's own account; peers, which are added here as well; routes, hooks and retention, as the configuration
-has them, with what may be done about each; the configuration with where each value comes from; the newest changes and
-log lines.
+Accounts and one's own account; peers and routes, which are added here as well; hooks and retention, as the
+configuration has them, with what may be done about each; the configuration with where each value comes from; the newest
+changes and log lines.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ class _Administration(Extension):
     name = "administration"
     routers = (
         Router("rest", f"{__name__}.rest:router"),
+        Router("rest", f"{__name__}.route_rest:router"),
         *(
             Router("pages", f"{__name__}.{module}:router")
-            for module in ("pages", "own", "connections", "retention", "changes")
+            for module in ("pages", "own", "connections", "route_forms", "retention", "changes")
         ),
     )
     menu = (MenuEntry("/administration", "Administration"),)
     templates = __name__
 
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.administration.peers import actions
+        from node.extensions.administration.additions import actions
 
         return actions(root)
 

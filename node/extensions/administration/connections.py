@@ -1,10 +1,11 @@
-"""Pages for administrators about others: peers, which they add and change, routes and hooks, and how these fare."""
+"""Pages for administrators about others: peers and routes, which they add and change, and hooks, and how these fare."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from tempfile import TemporaryDirectory
@@ -18,9 +19,10 @@ from node.audit.audit_log import Action
 from node.counted import counted
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.administration.own import require_session
+from node.extensions.administration.route_forms import choices
 from node.extensions.pages.rendering import SEE_OTHER, fragment, page
 from node.index.database.reading import ReadIndex
-from node.index.nouns.added_peers import AddedPeerRepository
+from node.index.nouns.added import AddedPeerRepository, AddedRouteRepository
 from node.index.work.routes import outstanding
 from node.notify.channel import hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
@@ -75,9 +77,20 @@ def connections(call: AdminCall) -> Response:
     settings = call.node.settings
     with call.node.index.reading(wait=False) as index:
         routes, hooks = list(_routes(settings, index)), _hooks(settings, index)
+        waiting = Counter[str]()
+        for row in index.routes.destinations():
+            waiting[row["route"]] += outstanding(row)
     values: dict[str, Any] = {"peers": settings.peers, "verbs": get_args(Verb), "routes": routes, "hooks": hooks}
-    added = {one.name: one for one in call.node.index.repository(AddedPeerRepository).listed()}
-    added = {name: one for name, one in added.items() if name not in settings.own_peers}
+    repository = call.node.index.repository
+    added = {one.name: one for one in repository(AddedPeerRepository).listed() if one.name not in settings.own_peers}
+    rows = repository(AddedRouteRepository).listed()
+    values["added_routes"] = {one.name: one for one in rows if one.name not in settings.own_routes}
+    values |= {
+        "waiting": waiting,
+        "rules": settings.routes,
+        "unusable": settings.unusable_routes,
+        "choices": choices(settings),
+    }
     file = Configuration.of(settings).file
     return page(call, "connections.html", part="connections", **values, added=added, file=file)
 

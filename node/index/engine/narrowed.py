@@ -100,10 +100,11 @@ RULES = {is_listed: _rules(is_listed=is_listed) for is_listed in (True, False)}
 
 EMPTY = frozenset(
     {
-        "accounts", "added_peers", "audit_lines", "conflicts", "host_removals", "hosts", "keyed_requests", "leases",
-        "limited_accounts", "lost_instances", "object_removals", "performed_series", "performed_steps",
-        "project_contents", "protocols", "rejections", "results", "scheduled_steps", "senders", "sent_instances",
-        "recovery_codes", "shares", "subscribers", "tokens", "tombstones", "trash", "web_sessions", "work", "workitems",
+        "accounts", "added_peers", "added_routes", "audit_lines", "conflicts", "host_removals", "hosts",
+        "keyed_requests", "leases", "limited_accounts", "lost_instances", "object_removals", "performed_series",
+        "performed_steps", "project_contents", "protocols", "rejections", "results", "scheduled_steps", "senders",
+        "sent_instances", "recovery_codes", "shares", "subscribers", "tokens", "tombstones", "trash", "web_sessions",
+        "work", "workitems",
     }
 )  # fmt: skip
 """Tables of which they see nothing."""

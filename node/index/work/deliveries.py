@@ -130,31 +130,39 @@ class DeliveryRepository(IndexRepository):
     """The messages to the hooks of a node, and the progress of each hook."""
 
     @on_writer
-    def begin(self, connection: Connection, kind: Kind, wants_instances: Mapping[Lane, bool]) -> int:
+    def begin(
+        self,
+        connection: Connection,
+        kind: Kind,
+        wants_instances: Mapping[Lane, bool],
+        kept_names: Collection[str] = (),
+    ) -> int:
         """Match the rows to the configuration: a new subscriber starts with the next event, a removed one is deleted.
 
-        Runs at startup, for the hooks and for the destinations of routes. Returns the number of messages that waited
-        for those that were removed, and are dropped.
+        Runs at startup, for the hooks and for the destinations of routes, and when routes change. Returns the number of
+        messages that waited for those that were removed, and are dropped.
 
         Parameters
         ----------
         wants_instances : mapping of Lane to bool
             The configured subscribers of this kind, and whether each wants messages of single instances.
+        kept_names : collection of str
+            Names of lanes that stay as they are, although nobody works on them now.
         """
         of_kind = SubscriberRow.kind == kind
         connection.execute(
             update(SubscriberRow).where(of_kind, SubscriberRow.retry_at.is_not(None)).values(retry_at=None)
         )
         kept = {str(lane) for lane in wants_instances} | self._turn.others_subscribers(connection)
-        for _, *names in connection.execute(select(*_LANE).where(of_kind)).all():
-            if str(lane := Lane(kind, *names)) not in kept:
-                connection.execute(delete(SubscriberRow).where(is_subscriber(lane)))
+        subscribed = [
+            Lane(kind, row.name, row.destination) for row in connection.execute(select(*_LANE).where(of_kind))
+        ]
         waits = WorkRow.kind == kind, WorkRow.outcome.is_(None)
+        owed = connection.execute(select(WorkRow.name, WorkRow.destination).where(*waits).distinct())
         count = 0
-        for route, to in connection.execute(select(WorkRow.name, WorkRow.destination).where(*waits).distinct()).all():
-            if str(lane := Lane(kind, route, to)) not in kept:
-                dropped = Ended("dropped", "it is no longer configured")
-                count += end(connection, dropped, dt.datetime.now(dt.UTC), in_lane(lane))
+        for lane in {*subscribed, *(Lane(kind, row.name, row.destination) for row in owed)}:
+            if str(lane) not in kept and lane.name not in kept_names:
+                count += _forget(connection, lane, dt.datetime.now(dt.UTC))
         last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
         last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
         for lane, wanted in wants_instances.items():
@@ -163,6 +171,11 @@ class DeliveryRepository(IndexRepository):
             image_id = func.coalesce(SubscriberRow.image_id, last_image) if wanted else None
             connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(image_id=image_id))
         return count
+
+    @on_writer
+    def forget(self, connection: Connection, lanes: Collection[Lane], now: dt.datetime) -> int:
+        """Delete subscribers, and drop the messages that wait for them; return how many these were."""
+        return sum(_forget(connection, lane, now) for lane in lanes)
 
     def work(self, lane: Lane, events: Collection[LedgerEvent], seen_event: int, now: dt.datetime) -> Batch:
         """Return the messages that a hook has to deliver now, in the order of their events.
@@ -290,6 +303,11 @@ class DeliveryRepository(IndexRepository):
                 if state == "new":
                     queued.append(pending.message_id)
         return Replay(queued, states["waiting"], states["delivered"], states["none"], [])
+
+
+def _forget(connection: Connection, lane: Lane, now: dt.datetime) -> int:
+    connection.execute(delete(SubscriberRow).where(is_subscriber(lane)))
+    return end(connection, Ended("dropped", "it is no longer configured"), now, in_lane(lane))
 
 
 def turn_of(lane: Lane) -> str:
