@@ -22,7 +22,7 @@ from node.index.nouns.added import AddedRouteRepository
 from node.settings.model import Settings
 from tests import make
 from tests.acceptance.served import until
-from tests.peers import Pacs
+from tests.peers import Pacs, Proxy
 from tests.preloaded import run
 from tests.rows import view_rows
 from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, hash_once
@@ -274,6 +274,27 @@ def test_what_waits_stays_with_a_destination_that_stays_and_is_dropped_only_if_s
         assert not list((tmp_path / "share").rglob("*.dcm"))
     finally:
         here.stop()
+
+
+def test_a_change_waits_for_no_peer_that_hangs_and_loses_nothing(tmp_path: Path, pacs: Pacs) -> None:
+    with Proxy(pacs.port) as proxy:
+        peer = {"ae_title": "PACS", "host": "127.0.0.1", "port": proxy.port}
+        here = Started(settings_of(tmp_path / "root", peers={"modality": {"ae_title": "CT1"}, "pacs": peer}))
+        try:
+            route: dict[str, Any] = {"when": "instance-stored", "to": ["pacs"]}
+            here.act("set-route", name="all", who="chief", route=route)
+            first = here.receive(tmp_path)
+            until(lambda: has(pacs, first), DEADLINE_SECONDS, "an open association")
+            proxy.is_frozen = True
+            held = here.receive(tmp_path)
+            [worker] = [one for one in here.node._router.workers if one.lane.name == "all"]
+            until(lambda: here.states()["all/pacs"]["instances_behind"] == 2, DEADLINE_SECONDS, "it has no answer")
+            here.act("set-route", name="all", who="chief", route={**route, "attempts": 3})
+            assert not worker.is_alive, "the connection is cut"
+            proxy.is_frozen = False
+            until(lambda: has(pacs, held), DEADLINE_SECONDS, "what was under way, by the changed route")
+        finally:
+            here.stop()
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
