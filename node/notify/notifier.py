@@ -250,9 +250,10 @@ class HookWorker(MessageLoop):
 
     def _is_selected(self, index: ReadIndex, pending: PendingEvent) -> bool:
         """Return whether the series of an event fits `where`, or any series of the study of an event of a study."""
+        study, series = pending.study_instance_uid, pending.series_instance_uid
         if self._selector is None:
-            return True
-        fields, study, series = self._selector.fields, pending.study_instance_uid, pending.series_instance_uid
+            return not index.series.are_copies(study, series)
+        fields = self._selector.fields
         if series is None:
             return any(map(self._selector.matches, index.facts.of_study(fields, study)))
         facts = index.facts.of_series(fields, study, series, pending.revision)

@@ -150,6 +150,7 @@ NOT_READ = (
         ("PUT", "/api/v1/projects/{project}"),
         ("DELETE", "/api/v1/projects/{project}"),
         ("GET", "/api/v1/projects/{project}/members"),
+        ("GET", "/api/v1/projects/{project}/refusals"),
         ("PUT", "/api/v1/projects/{project}/members/{account:path}"),
         ("DELETE", "/api/v1/projects/{project}/members/{account:path}"),
         ("PUT", "/api/v1/worklist/{entry}"),
@@ -216,6 +217,8 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     pending = PendingEvent("walked", "series-quiet", site.services.ingest.now(), STUDY, SERIES)
     site.services.index.jobs.begin("hook", pending, site.services.ingest.now(), dt.timedelta(days=1))
     site.services.index.work.add_retrievals("pacs", [(STUDY, None)], "walker", site.services.ingest.now())
+    site.client().put("/api/v1/projects/walked", json={"deidentified": {}})
+    site.client().post("/api/v1/projects/walked/contents", json={"add": [{"study_instance_uid": STUDY}]})
     yield site
     site.close()
 
@@ -233,6 +236,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "aetitle": "WATCHER", "route": "-", "destination": "NOWHERE", "action": "retry", "cause": "geometry",
         "job": client.get("/api/v1/work?kind=job").json()["items"][0]["key"],
         "work": client.get("/api/v1/work?kind=retrieval").json()["items"][0]["id"], "retrieval": 1, "peer": "pacs",
+        "project": "walked",
         "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],
         "comment": client.post(f"/api/v1/studies/{STUDY}/comments", json={"comment": "a word"}).json()["id"],
     }  # fmt: skip

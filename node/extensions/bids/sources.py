@@ -67,9 +67,10 @@ class IndexSource:
         return self._index.exports.series_keys()
 
     def series_of(self, patients: Sequence[int]) -> Iterator[Series]:
-        rows = self._index.exports.series_of(patients)
+        listed = self._index.exports.series_of(patients)
+        facts = self._index.facts.of_rows(FIELDS, [row["id"] for row in listed])
+        rows = [row for row in listed if row["id"] in facts]  # copies are of a data set of their project
         ids = [row["id"] for row in rows]
-        facts = self._index.facts.of_rows(FIELDS, ids)
         volumes: dict[int, list[VolumeFile]] = defaultdict(list)
         for row in self._index.exports.nifti_of(ids):
             volumes[row["series_id"]].append(self._volume_file(row))

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from node.settings.model import Settings
 
 PROFILES = """\
-The Basic Profile of PS3.15 Annex E with all options, by the command `voxelnode deidentify` on files, and on copies that
-leave by routes and downloads for which the configuration names it. All other instances are stored and transmitted as
+The Basic Profile of PS3.15 Annex E with all options, by the command `voxelnode deidentify` on files, on copies that
+leave by routes and downloads for which the configuration names it, and on those for the members of de-identified
+projects. All other instances are stored and transmitted as
 received.
 """
 COPIES = """\

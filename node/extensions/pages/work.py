@@ -78,6 +78,7 @@ KINDS: Mapping[WorkKind, str] = {
     "question": "ask",
     "notification": "tell of an examination",
     "erasure": "erasure",
+    "copy": "copied for project",
 }
 """What is owed, whatever became of it."""
 
@@ -90,6 +91,7 @@ PLURALS: Mapping[WorkKind, str] = {
     "question": "Questions",
     "notification": "Notifications",
     "erasure": "Erasures",
+    "copy": "Copies for projects",
 }
 """Kinds as the page chooses them."""
 

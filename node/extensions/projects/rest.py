@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated, Any, Literal
 
-from fastapi import Path
+from fastapi import Path, Query
 from pydantic import Field
 
+from node.extensions.deidentify.settings import AllowedRisk, Cleaned, Retained
 from node.extensions.projects.actions import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
 from node.index.database.reading import ReadIndex
 from node.index.engine.scope import ProjectRole, within
 from node.index.nouns.accounts import Role
+from node.index.nouns.copies import ReadCopies
 from node.index.nouns.projects import ReadProjects
 from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.api.changes import Change
 from node.web.api.models import Resource
+from node.web.api.paging import Limit
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.errors import Forbidden, ResourceNotFound
 
@@ -32,6 +36,7 @@ Account = Annotated[
     Path(min_length=1, max_length=64, description="name of the account, or group:NAME of the identity provider"),
 ]
 Uid = Annotated[str, Field(min_length=1, max_length=64)]
+Offset = Annotated[int, Query(ge=0, description="number of items to leave out at the beginning")]
 
 
 class ProjectResource(Resource):
@@ -42,6 +47,7 @@ class ProjectResource(Resource):
     rule: str | None
     called_ae_title: str | None
     series: int
+    deidentified: bool
 
 
 class Projects(Resource):
@@ -50,12 +56,24 @@ class Projects(Resource):
     items: list[ProjectResource]
 
 
+class Deidentified(Resource):
+    """What copies without identities retain, what is cleaned in them, and which risks pass."""
+
+    retain: tuple[Retained, ...] = ()
+    clean: tuple[Cleaned, ...] = ()
+    allow: tuple[AllowedRisk, ...] = ()
+
+
 class ProjectFields(Resource):
-    """What a project has; what is not given stays, and an empty rule or AE title is none."""
+    """What a project has; what is not given stays, and an empty rule or AE title is none.
+
+    Members of a project that is `deidentified` see copies. Only a new or an empty project becomes one, for good.
+    """
 
     description: Annotated[str | None, Field(max_length=MAX_DESCRIPTION_CHARACTERS)] = None
     rule: Annotated[str | None, Field(max_length=2000)] = None
     called_ae_title: Annotated[str | None, Field(max_length=MAX_AE_TITLE_CHARACTERS)] = None
+    deidentified: Deidentified | None = None
 
 
 class SetProject(Resource):
@@ -124,6 +142,43 @@ class ChangedContents(Resource):
 
     added: int
     removed: int
+
+
+class CopyResource(Resource):
+    """An instance of a de-identified project, and its copy, or why there is none."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    copy_study_instance_uid: str | None
+    copy_series_instance_uid: str | None
+    copy_sop_instance_uid: str | None
+    state: Literal["copied", "waiting", "not copied"]
+    reason: str | None
+    detail: str | None
+
+
+class Copies(Resource):
+    """Instances and their copies."""
+
+    items: list[CopyResource]
+
+
+class Refusal(Resource):
+    """Why so many instances have no copy."""
+
+    reason: str
+    detail: str
+    instances: int
+
+
+class Refusals(Resource):
+    """The instances of a project: those that are copied, those that are not, and why; the others wait."""
+
+    instances: int
+    copied: int
+    refused: int
+    items: list[Refusal]
 
 
 @router.get("/projects")
@@ -204,10 +259,32 @@ def change_contents(call: WriterCall, change: Change, project: Name, contents: C
     )
 
     def act(_: object) -> Mapping[str, Any]:
-        with _managing(call, project), call.changing(*add, *remove, role="manage"):
+        with _managing(call, project), _naming_originals(call, project), call.changing(*add, *remove, role="manage"):
             return call.act("change-project-contents", name=project, add=add, remove=remove)
 
     return change.make(ChangedContents, lambda index: _project(index, project), act)
+
+
+@router.get(f"{PROJECT}/copies", responses=problems(*OF_CHANGES))
+def list_copies(call: ReaderCall, project: Name, limit: Limit = 100, offset: Offset = 0) -> Copies:
+    """The instances of a de-identified project with their copies: for those who see the whole node."""
+    with call.node.index.reading() as index:
+        _deidentified(index, project)
+        rows = list(islice(index.repository(ReadCopies).listed(project), offset, offset + limit))
+    studies = dict.fromkeys(row["study_instance_uid"] for row in rows)
+    call.audit.accessed([{"study_instance_uid": study} for study in studies], f"copies for project {project}")
+    return Copies(items=[CopyResource.of(row) for row in rows])
+
+
+@router.get(f"{PROJECT}/refusals", responses=problems(*OF_CHANGES))
+@for_projects
+def list_refusals(call: WriterCall, project: Name) -> Refusals:
+    """Why instances are not copied: for administrators, and members with the role manage, who are not told which."""
+    with _managing(call, project), call.node.index.reading() as index:
+        _deidentified(index, project)
+        copies = index.repository(ReadCopies)
+        items = [Refusal.of(row) for row in copies.refusals(project)]
+        return Refusals(**copies.counts(project), items=items)
 
 
 @contextmanager
@@ -228,11 +305,25 @@ def _managing(call: Call, project: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _naming_originals(call: Call, project: str) -> Iterator[None]:
+    """Raise Forbidden if a caller who sees projects only is about to name what a de-identified project has."""
+    with call.node.index.reading() as index:
+        if call.account.scope is not None and _project(index, project).deidentified:
+            raise Forbidden("what is in a de-identified project is named by its originals: ask an administrator")
+    yield
+
+
 def _project(index: ReadIndex, name: str) -> ProjectResource:
     row = index.repository(ReadProjects).one(name)
     if row is None:
         raise ResourceNotFound("project")
     return ProjectResource.of(row)
+
+
+def _deidentified(index: ReadIndex, name: str) -> None:
+    if not _project(index, name).deidentified:
+        raise ResourceNotFound("de-identified project")
 
 
 def _members(index: ReadIndex, project: str) -> Members:

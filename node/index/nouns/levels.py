@@ -17,7 +17,7 @@ from node.index.engine.sql import insert, looked_up_in
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.orders import Imaged, compare_with_orders, folded_name
-from node.index.nouns.projects import Content, enter_projects
+from node.index.nouns.projects import COPY, RECOVERED, Content, enter_projects
 from node.index.nouns.records import Received
 
 log = structlog.get_logger()
@@ -29,21 +29,33 @@ _PERSONS = select(PatientRow).where(PatientRow.identity == bindparam("identity")
 """Those whom an issuer and a Patient ID name: one, unless people share it."""
 
 _FIND_SERIES = Prepared(
-    select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
+    select(SeriesRow.id, PatientRow.identity, SeriesRow.state, SeriesRow.copied_for)
     .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(StudyRow.study_instance_uid == bindparam("study"), SeriesRow.series_instance_uid == bindparam("series"))
 )
 
 _FIND_PLACES = Prepared(
     select(
-        StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.id, PatientRow.identity, SeriesRow.state
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        SeriesRow.id,
+        PatientRow.identity,
+        SeriesRow.state,
+        SeriesRow.copied_for,
     )
     .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(looked_up_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))
 )
 
-Places = Mapping[tuple[str, str], tuple[int, str, str]]
-"""Row id, identity of the patient and state of series, by Study and Series Instance UID."""
+Place = tuple[int, str, str, int | None]
+"""Row id, identity of the patient and state of a series, and the project that it has copies for."""
+
+Places = Mapping[tuple[str, str], Place]
+"""Of series, by Study and Series Instance UID."""
+
+
+class NotACopy(ValueError):
+    """An instance that came otherwise would be among the copies of a project."""
 
 
 def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places:
@@ -53,7 +65,7 @@ def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places
     """
     uids = {one.attributes.series_instance_uid for one in batch}
     found = _FIND_PLACES.execute(connection, {"series": list(uids)})
-    places = {(study, series): (series_id, identity, state) for study, series, series_id, identity, state in found}
+    places = {(study, series): (row_id, *rest) for study, series, row_id, *rest in found}
     names: set[str] = set()
     for attributes in (received.attributes for received in batch):
         if (place := (attributes.study_instance_uid, attributes.series_instance_uid)) not in places:
@@ -75,22 +87,32 @@ def identity_of(patient: Mapping[str, Any], study_instance_uid: str) -> str:
     return f"{patient.get('issuer_of_patient_id') or ''}\\{patient['patient_id']}"
 
 
-def find_series(connection: Connection, received: Received) -> tuple[int, str, str] | None:
-    """Return (row id, identity of the patient, state) of the series of an instance, or None if the series is new."""
+def find_series(connection: Connection, received: Received) -> Place | None:
+    """Return the row of the series of an instance, or None if the series is new."""
     attributes = received.attributes
     uids = {"study": attributes.study_instance_uid, "series": attributes.series_instance_uid}
-    row: tuple[int, str, str] | None = _FIND_SERIES.execute(connection, uids).fetchone()
+    row: Place | None = _FIND_SERIES.execute(connection, uids).fetchone()
     return row
 
 
+def require_copy(place: Place, received: Received) -> None:
+    """Raise NotACopy if a series has copies of a project, and an instance for it is none."""
+    if place[3] is not None and received.file.source not in (COPY, RECOVERED):
+        raise NotACopy("its series has the copies of a de-identified project, and takes nothing else")
+
+
 def series_row(connection: Connection, received: Received, identity: str, places: Places) -> int:
-    """Return the row id of the series of an instance; insert the series, its study and its patient if they are new."""
+    """Return the row id of the series of an instance; insert the series, its study and its patient if they are new.
+
+    Raises NotACopy if the series has copies of a project, and the instance is none.
+    """
     attributes = received.attributes
     row = places.get((attributes.study_instance_uid, attributes.series_instance_uid)) or find_series(
         connection, received
     )
     if row is not None:
-        series_id, of_study, state = row
+        require_copy(row, received)
+        series_id, of_study, state, _ = row
         if of_study != identity:
             _record_patient_conflict(connection, received, identity, of_study)
         record_reopened(connection, received, state)
@@ -108,7 +130,8 @@ def series_row(connection: Connection, received: Received, identity: str, places
     values = {**received.attributes.series, "study_id": study_id, "last_received_at": received.file.received_at}
     series_id = _inserted(connection, SeriesRow, values)
     content = Content(attributes.study_instance_uid, attributes.series_instance_uid)
-    enter_projects(connection, series_id, content, received.file.called_ae_title, received.file.received_at)
+    file = received.file
+    enter_projects(connection, series_id, content, file.source, file.called_ae_title, file.received_at)
     return series_id
 
 

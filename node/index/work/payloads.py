@@ -126,7 +126,15 @@ class Erasure:
     certificate: Mapping[str, Any] = field(default_factory=dict)
 
 
-Payload = Message | Assignment | Counts | Request | Inquiry | Notice | Erasure
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """Of the copies of a series for a project: how many of its instances have one, and how many have none."""
+
+    copied: int = 0
+    refused: int = 0
+
+
+Payload = Message | Assignment | Counts | Request | Inquiry | Notice | Erasure | Copying
 
 PAYLOADS: Mapping[Kind, type[Payload]] = {
     "hook": Message,
@@ -137,6 +145,7 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     "question": Inquiry,
     "notification": Notice,
     "erasure": Erasure,
+    "copy": Copying,
 }
 
 

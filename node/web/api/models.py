@@ -432,7 +432,7 @@ class SendResult(Resource):
     instances: int
 
 
-WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure"]
+WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure", "copy"]
 """See `node.index.work.states`; so for the next."""
 
 WorkState = Literal[
@@ -445,7 +445,7 @@ class WorkResource(Resource):
 
     `name` is that of the hook, the route or the peer, or the AE title of the requestor; `key` the id of the message,
     the job or the retrieval, or the Transaction UID. `reason` says why it ended or waits; it may name patients. The
-    numbers of instances are those of retrievals and commitments.
+    numbers of instances are those of retrievals, commitments and copies.
     """
 
     id: RowId
@@ -470,6 +470,7 @@ class WorkResource(Resource):
     announced: int | None = None
     instances: int | None = None
     stored: int | None = None
+    copied: int | None = None
     refused: int | None = None
     failed: int | None = None
     location: str | None = None
