@@ -145,6 +145,7 @@ class Site:
         """A command line with the addresses, paths and numbers of this node."""
         command = command.replace("http://127.0.0.1:8080", self.web).replace("/backup/", f"{self.folder}/backup/")
         command = command.replace("/srv/shared", f"{self.folder}/shared")
+        command = command.replace("/srv/trial", f"{self.folder}/exported")
         command = re.sub(r"127\.0\.0\.1 11112\b", f"127.0.0.1 {self.node.port}", command)
         if "/volumes/17/" in command:
             [first, *_] = self.node.rows("SELECT id FROM volumes ORDER BY id")
