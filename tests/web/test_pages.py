@@ -26,6 +26,7 @@ from tests.web.conftest import PASSWORD, Site, open_site
 from tests.web.pages import (
     NARROW,
     OF_COLOURS,
+    WIDE,
     Visitor,
     accessibility_faults,
     is_wider_than_window,
@@ -832,3 +833,40 @@ def test_looking_at_a_study_is_audited(shown: Shown, visitor: Visitor) -> None:
     visitor.open("/studies/1.2.65")
     lines = shown.site.audited("DICOM Instances Accessed")
     assert any('"1.2.65"' in json.dumps(line) and '"MR-0042"' in json.dumps(line) for line in lines)
+
+
+@pytest.mark.slow
+def test_sign_in_upload_and_identity_desk_fit_every_window(
+    guarded: Site, tmp_path: Path, visit: Callable[[Site], Visitor]
+) -> None:
+    long = {"PatientID": "P1", "PatientName": "Bobinski-Longname^Robert Alexander", "PatientSex": "M"}
+    guarded.take(*make.ct_series(2, study_uid="1.1", PatientID="P1", PatientName="Ann^A", PatientSex="F"))
+    guarded.take(*make.ct_series(2, study_uid="1.2", **long))
+    [file] = make.ct_series(1, study_uid="1.3")
+    file.save_as(tmp_path / f"{'a-long-name-' * 6}.dcm", enforce_file_format=True)
+    visitor = visit(guarded)
+    visitor.expect_answer(401)
+    for size in (WIDE, {"width": 1280, "height": 800}, NARROW):
+        page = visitor.open("/upload", size=size)
+        page.locator("input[name=name]").fill("admin")
+        for password in ("wrong password 12", PASSWORD):
+            assert not is_wider_than_window(page)
+            page.locator("input[name=password]").fill(password)
+            page.get_by_role("button", name="Sign in").click()
+            if password != PASSWORD:
+                expect(page.get_by_role("alert")).to_have_text("The name or the password is wrong.")
+        page.wait_for_url("**/upload", wait_until="load")
+        page.locator("input[type=file]").first.set_input_files(next(tmp_path.glob("*.dcm")))
+        expect(page.locator("#summary")).to_contain_text("1 of 1 file")
+        table = page.locator("#transfer .scroll")
+        assert table.evaluate("one => one.scrollWidth <= one.clientWidth"), size
+        page.goto("/problems/conflicts")
+        page.get_by_role("link", name="Compare").click()
+        head = page.get_by_role("heading", level=1)
+        for link, title in (("merge", "Merge these patients?"), ("keep apart", "Keep these people apart?")):
+            expect(head).to_have_text("Same person?")
+            assert not is_wider_than_window(page)
+            page.get_by_role("link", name=link).click()
+            expect(head).to_have_text(title)
+            assert not is_wider_than_window(page), (link, size)
+            page.get_by_role("link", name="Cancel").click()

@@ -18,6 +18,7 @@ from pydicom.uid import UID
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _STANDARD_UID = re.compile(r"\b1\.2\.840\.10008(\.[0-9]+)+")
+_WORDS = re.compile(r"[a-z]+(?: |$)")
 _SEXES = {"M": "male", "F": "female", "O": "other"}
 
 
@@ -45,6 +46,12 @@ def _person_of(group: str) -> str:
     family, *rest = (shown(part.strip()) for part in group.split("^"))
     given = " ".join(part for part in rest if part)
     return ", ".join(part for part in (family, given) if part)
+
+
+def sentence(text: str) -> str:
+    """Return a message as a sentence: with a capital letter, unless it begins with a name, and a full stop."""
+    begins = text[:1].upper() + text[1:] if _WORDS.match(text) else text
+    return begins if begins[-1:] in ".!?:" else f"{begins}."
 
 
 def sex(code: str | None) -> str:
@@ -157,6 +164,7 @@ FILTERS: Mapping[str, Any] = {
         sex,
         sized,
         counted,
+        sentence,
         grouped,
         moment,
         countdown,
