@@ -69,6 +69,7 @@ def test_a_demo_on_a_terminal_speaks_at_once_opens_the_page_stays_and_cleans_up(
     try:
         with os.fdopen(ours, encoding="utf-8") as screen:
             assert str(temporary) in screen.readline()
+            assert "removed with all that you sent it" in next(line for line in screen if "until Ctrl-C" in line)
             address = next(line for line in screen if line.startswith("look ")).split()[1]
             sender = next(line for line in screen if "dcmsend" in line).split("dcmsend")[1].split()
             title, host, port = sender[1], sender[5], sender[6]

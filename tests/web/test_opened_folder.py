@@ -110,6 +110,7 @@ def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_t
             assert "Ctrl-C" in lines[2]
             assert [path.name[:15] for path in temporary.iterdir()] == ["voxelnode-open-"]
             until(lambda: httpx2.get(f"{address}studies/1.2.3/volumes.zip").status_code == 200, 60)
+            assert "Administration" not in httpx2.get(address).text, "nobody signs in here"
             until(opened.exists)
             process.send_signal(signal.SIGINT)
             assert output.read() == ""
@@ -127,6 +128,8 @@ def test_a_folder_without_dicom_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no DICOM")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
+    done = run("open", temporary)
+    assert (done.returncode, done.stderr) == (1, f"voxelnode: there are no files in {temporary}\n")
     done = run("open", tmp_path / "notes.txt")
     assert (done.returncode, done.stderr) == (1, "voxelnode: 1 file, and it is not DICOM\n")
     within = subprocess.run(

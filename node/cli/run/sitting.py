@@ -55,15 +55,19 @@ def remove_left(prefix: str) -> None:
                     os.close(lock)
 
 
-def sitting_settings(root: Path, dicom: Dicom, quiet_seconds: float) -> Settings:
-    """Return the settings of a node that only this machine reaches, on ports that are free."""
-    from node.settings.model import SeriesSettings, Settings, Storage, Web
+def sitting_settings(root: Path, dicom: Dicom, quiet_seconds: float, without: tuple[str, ...] = ()) -> Settings:
+    """Return the settings of a node that only this machine reaches, on ports that are free.
+
+    `without`: extensions that are switched off.
+    """
+    from node.settings.model import ExtensionsSettings, SeriesSettings, Settings, Storage, Web
 
     return Settings(
         storage=Storage(root=root, reserve_bytes=0),
         dicom=dicom,
         series=SeriesSettings(quiet_seconds=quiet_seconds),
         web=Web(port=0),
+        extensions=ExtensionsSettings(disabled=without),
     )
 
 

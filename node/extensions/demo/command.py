@@ -107,7 +107,7 @@ def _demonstrate(folder: Path, is_left: bool, stays: bool, opens: bool, json: bo
         _report(folder, rows, verdicts, truths, counts, json)
         _require_right(rows, verdicts, truths, settings.convert.formats)
         if stays:
-            _stay(node.serve_until, endpoints, folder, opens)
+            _stay(node.serve_until, endpoints, folder, is_left, opens)
         elif not json:
             print(
                 f"Files: {folder}" if is_left else "The files are removed now; --root DIR keeps them, --keep the node."
@@ -220,12 +220,15 @@ def _report(
     print_table("rows of the index", tuple(counts), [tuple(counts.values())])
 
 
-def _stay(serve_until: Callable[[threading.Event], None], endpoints: Endpoints, folder: Path, opens: bool) -> None:
+def _stay(
+    serve_until: Callable[[threading.Event], None], endpoints: Endpoints, folder: Path, is_left: bool, opens: bool
+) -> None:
     """Name what to try, and serve until a signal."""
     stop = stop_at_end()
     dicom = endpoints.dicom
     assert dicom is not None
-    print("\nThe node runs until Ctrl-C. Try it, in the browser and in a second terminal:")
+    goes = f"; {folder} stays" if is_left else ", and is then removed with all that you sent it; --root DIR keeps it"
+    print(f"\nThe node runs until Ctrl-C{goes}. Try it, in the browser and in a second terminal:")
     print_fields(
         {
             "look": endpoints.web,

@@ -56,8 +56,8 @@ def open_(
 
     Series are shown, named, and exported as NIfTI or BIDS. This needs no configuration and no AE titles. Nothing is
     copied, and the folders are never changed: a node on this machine refers to their files. Its page opens in the
-    browser if there is a desktop. Ctrl-C ends it, and removes all that was made but what you have downloaded. Members
-    of zip files are unpacked meanwhile. Exit 1 if there is no DICOM file.
+    browser if there is a desktop. Ctrl-C ends it, and removes all that was made or uploaded but what you have
+    downloaded. Members of zip files are unpacked meanwhile. Exit 1 if there is no DICOM file.
     """
     print("Opening", *map(printable, map(str, paths)), "...", flush=True)
     from node import logs
@@ -70,7 +70,7 @@ def open_(
     with temporary_root(PREFIX) as root:
         if any(root.resolve().is_relative_to(path.resolve()) for path in paths):
             raise UsageError(f"{root.parent} is for temporary files, and in it: name a folder below, or set TMPDIR")
-        node = Node(sitting_settings(root, Dicom(enabled=False), QUIET_SECONDS))
+        node = Node(sitting_settings(root, Dicom(enabled=False), QUIET_SECONDS, ("administration",)))
         url = node.start().web
         assert url is not None
         try:
@@ -84,10 +84,10 @@ def open_(
                 raise NothingFound(
                     counted(report.files, "file, and it is not", "files, none of which is") + " DICOM"
                     if report.files
-                    else "there are no files"
+                    else f"there are no files in {', '.join(printable(str(path)) for path in paths)}"
                 )
             _tell(report)
-            print("Nothing is copied or changed. Ctrl-C ends this, and removes what was made.", flush=True)
+            print("Nothing is copied or changed. Ctrl-C ends this, and removes what was made and uploaded.", flush=True)
             node.serve_until(stop)
         finally:
             node.stop(drain_seconds=5)
