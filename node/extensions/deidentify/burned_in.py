@@ -68,9 +68,9 @@ def regions(ds: Dataset, rules: Sequence[PixelRule]) -> NDArray[np.bool_] | None
     rows, columns = whole(ds, "Rows") or 0, whole(ds, "Columns") or 0
     rule = next((rule for rule in rules if rule.fits(ds)), None)
     if rule is not None and not rule.keep:
-        return _covered(rule.blank, rows, columns)
+        return covered(rule.blank, rows, columns)
     kept = rule.keep if rule is not None else _ultrasound_regions(ds)
-    return ~_covered(kept, rows, columns) if kept else None
+    return ~covered(kept, rows, columns) if kept else None
 
 
 def _ultrasound_regions(ds: Dataset) -> tuple[Rectangle, ...]:
@@ -85,7 +85,7 @@ def _ultrasound_regions(ds: Dataset) -> tuple[Rectangle, ...]:
     return tuple(found)
 
 
-def _covered(rectangles: Sequence[Rectangle], rows: int, columns: int) -> NDArray[np.bool_]:
+def covered(rectangles: Sequence[Rectangle], rows: int, columns: int) -> NDArray[np.bool_]:
     mask = np.zeros((rows, columns), bool)
     for left, top, width, height in rectangles:
         mask[top : top + height, left : left + width] = True

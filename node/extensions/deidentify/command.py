@@ -71,6 +71,14 @@ def deidentify(
             help="TOML file of what devices burn into pixels; includes --clean pixels.",
         ),
     ] = None,
+    burned_in_text: Annotated[
+        str,
+        typer.Option(
+            "--burned-in-text",
+            metavar="WHAT",
+            help="Look for text in pixels, by voxelnode[ocr]: off, refuse, or blank, which includes --clean pixels.",
+        ),
+    ] = "off",
     allow: Annotated[
         list[str] | None,
         typer.Option(
@@ -106,25 +114,37 @@ def deidentify(
     from node import logs
     from node.control.audited_export import audited_export
     from node.errors import UsageError
-    from node.extensions.deidentify.deidentification import Deidentification, Reason, allowed, read_rules
+    from node.extensions.deidentify.deidentification import (
+        BurnedInText,
+        Deidentification,
+        Reason,
+        allowed,
+        burned_in_text_of,
+        read_rules,
+    )
     from node.extensions.deidentify.files import Refused, deidentify_files, load_defacer
     from node.extensions.deidentify.profile import Profile, options
     from node.extensions.deidentify.pseudonyms import passing_key, read_keys
+    from node.extensions.deidentify.recognition import require_recognition
     from node.extensions.deidentify.remaining import Remaining
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
     logs.configure("warning")  # pydicom logs values, which are patient data
     if profile is not None:
-        if key or retain or clean or pixel_rules or allow:
+        if key or retain or clean or pixel_rules or allow or burned_in_text != BurnedInText.OFF:
             raise UsageError("--profile has key and options of its own; give either it or the others")
         how = _configured(profile, configured)
     else:
-        cleaned = _listed(clean) + (["pixels"] if pixel_rules else [])
+        text_in_pixels = burned_in_text_of(burned_in_text)
+        if text_in_pixels is not BurnedInText.OFF:
+            require_recognition()
+        cleaned = _listed(clean) + (["pixels"] if pixel_rules or text_in_pixels is BurnedInText.BLANK else [])
         how = Deidentification(
             Profile(options(_listed(retain), cleaned)),
             read_keys(key)[0] if key else passing_key(),
             allowed(_listed(allow)),
             read_rules(pixel_rules) if pixel_rules else (),
+            text_in_pixels,
         )
 
     if deface:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Reason(StrEnum):
     ULTRASOUND = "ultrasound"
     PHOTOGRAPH = "photograph"
     BURNED_IN = "burned-in"
+    BURNED_IN_TEXT = "burned-in-text"
     RECOGNIZABLE = "recognizable"
     VOICE = "voice"
     UNDECODABLE = "undecodable"
@@ -61,6 +63,14 @@ ALLOWABLE = (
 """Risks in pixels and sound that somebody who has looked at them, or listened, may take."""
 
 
+class BurnedInText(StrEnum):
+    """What becomes of instances in whose pixels recognition sees text; off: it does not look."""
+
+    OFF = "off"
+    REFUSE = "refuse"
+    BLANK = "blank"
+
+
 def allowed(names: Collection[str]) -> frozenset[Reason]:
     """Return the risks of a command.
 
@@ -70,6 +80,17 @@ def allowed(names: Collection[str]) -> frozenset[Reason]:
         if name not in ALLOWABLE:
             raise UsageError(f"--allow {name}: no such risk{nearest(name, ALLOWABLE)}")
     return frozenset(map(Reason, names))
+
+
+def burned_in_text_of(name: str) -> BurnedInText:
+    """Return what a command says of text in pixels.
+
+    Raises UsageError if it is none of `BurnedInText`.
+    """
+    if name not in tuple(BurnedInText):
+        known = nearest(name, tuple(BurnedInText))
+        raise UsageError(f"--burned-in-text {name}: neither off, refuse nor blank{known}")
+    return BurnedInText(name)
 
 
 class NotDeidentified(Withheld):
@@ -163,13 +184,16 @@ class Deidentification:
     """How instances are de-identified.
 
     `allowed`: risks in pixels, of `ALLOWABLE`, that are passed with the pixels as they are. `rules`: used with
-    `Option.PIXELS`.
+    `Option.PIXELS`. `burned_in_text`: blank requires `Option.PIXELS`. `search_seconds`: processor time in which text is
+    looked for in an instance; one that takes longer is refused.
     """
 
     profile: Profile
     key: PseudonymKey
     allowed: frozenset[Reason] = field(default_factory=frozenset)
     rules: tuple[PixelRule, ...] = ()
+    burned_in_text: BurnedInText = BurnedInText.OFF
+    search_seconds: float = inf
 
     @property
     def mark(self) -> str:

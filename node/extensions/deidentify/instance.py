@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from io import BytesIO
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileMetaDataset
@@ -22,10 +24,18 @@ from node.dicom.reading import with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text, texts
 from node.extensions.deidentify.attributes import Cleaner, identities_of, patient_of
 from node.extensions.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
-from node.extensions.deidentify.deidentification import UID_FORM, Deidentification, NotDeidentified, Reason
+from node.extensions.deidentify.burned_in_text import is_examined, without_text
+from node.extensions.deidentify.deidentification import (
+    UID_FORM,
+    BurnedInText,
+    Deidentification,
+    NotDeidentified,
+    Reason,
+)
 from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
 from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
 from node.extensions.deidentify.pseudonyms import NO_KEY
+from node.extensions.deidentify.recognition import load
 from node.extensions.deidentify.text import vocabulary
 from node.extensions.deidentify.voice import sound_of
 from node.version import __version__
@@ -38,6 +48,8 @@ def load_tables(how: Deidentification) -> None:
     safe_private()
     identities_of(Dataset(), how.profile)
     how.profile.action(0)
+    if how.burned_in_text is not BurnedInText.OFF:
+        load()
 
 
 def deidentified(ds: Dataset, how: Deidentification) -> Dataset:
@@ -73,11 +85,7 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
         raise NotDeidentified(Reason.ENCAPSULATED_DOCUMENT, "a PDF or another document inside cannot be cleaned")
     if "ContentSequence" in ds and Option.STRUCTURED not in chosen:
         raise NotDeidentified(Reason.STRUCTURED_REPORT, "a report; clean structured keeps it without its texts")
-    mask, found = None, False
-    if has_pixels(ds):
-        mask = regions(ds, how.rules) if Option.PIXELS in chosen else None
-        found = mask is not None
-        _refuse_risk(ds, how, found)
+    mask = _pixels_to_blank(ds, how)
     patient = patient_of(ds)
     cleaner = Cleaner(how.profile, how.key, patient, identities_of(ds, how.profile))
     if not cleaner.is_of_class(text(ds, "SOPClassUID")):
@@ -90,8 +98,22 @@ def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     if unused_bits or (mask is not None and mask.any()):
         blank(new, mask, unused_bits=unused_bits)
     new.PatientID = new.PatientName = how.key.patient(patient)
-    _mark(new, how, pixels=found)
+    _mark(new, how, pixels=mask is not None)
     return new
+
+
+def _pixels_to_blank(ds: Dataset, how: Deidentification) -> NDArray[np.bool_] | None:
+    """Return which pixels of each frame are blanked; None if nothing is known of them.
+
+    Raises NotDeidentified if the pixels may show who it is.
+    """
+    if not has_pixels(ds):
+        return None
+    mask = regions(ds, how.rules) if Option.PIXELS in how.profile.options else None
+    _refuse_risk(ds, how, mask is not None)
+    if how.burned_in_text is not BurnedInText.OFF and is_examined(ds):
+        mask = without_text(ds, mask, how)
+    return mask
 
 
 def _refuse_risk(ds: Dataset, how: Deidentification, known_device: bool) -> None:

@@ -27,6 +27,11 @@ class DeidentifySettings(SettingsSection):
     pixel_rules: Path | None = Field(
         None, description="TOML file of what devices burn into pixels; pixels must be in clean"
     )
+    burned_in_text: Literal["off", "refuse", "blank"] = Field(
+        "off",
+        description="look for text in pixels by recognition (pip install 'voxelnode[ocr]'), and refuse instances with "
+        "text, or blank it (pixels must be in clean); what is refused otherwise stays refused",
+    )
     allow: tuple[AllowedRisk, ...] = Field((), description="risks in pixels and sound that pass with these as they are")
 
     def _mistakes(self) -> Iterator[str]:
@@ -34,3 +39,5 @@ class DeidentifySettings(SettingsSection):
             yield "retain: full-dates and modified-dates exclude each other"
         if self.pixel_rules is not None and "pixels" not in self.clean:
             yield 'pixel_rules requires clean = ["pixels"]'
+        if self.burned_in_text == "blank" and "pixels" not in self.clean:
+            yield 'burned_in_text = "blank" requires clean = ["pixels"]'

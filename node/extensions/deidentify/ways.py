@@ -6,7 +6,7 @@ Each is a table [deidentify.NAME] of the configuration. This module loads neithe
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -15,9 +15,17 @@ from pydicom.filereader import read_file_meta_info
 
 from node.dicom.values import text
 from node.errors import UsageError, nearest
-from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, Reason, allowed, read_rules
+from node.extensions.deidentify.deidentification import (
+    BurnedInText,
+    Deidentification,
+    NotDeidentified,
+    Reason,
+    allowed,
+    read_rules,
+)
 from node.extensions.deidentify.profile import Profile, options
 from node.extensions.deidentify.pseudonyms import read_keys
+from node.extensions.deidentify.recognition import require_recognition
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.files.reading import read_instance
 from node.settings.model import Settings
@@ -26,6 +34,10 @@ from node.volume.read.transfer_syntaxes import NATIVE
 MAX_COMPRESSED_BYTES = 750_000_000
 """Largest file with compressed frames that is de-identified: they are held in memory three times, and a child may use
 4 GB. Native frames are copied from file to file."""
+
+SEARCH_SECONDS = 40.0
+"""Processor time in which text is looked for in an instance: less than that of a child, whose end would say less, or
+whose deadline would stop a whole route on a machine with other work."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class DeidentifyWay(Deidentification):
         """Return a data set without identities; raises `NotDeidentified`."""
         from node.extensions.deidentify.instance import deidentified  # here, because it loads NumPy
 
-        return deidentified(ds, self)
+        return deidentified(ds, replace(self, search_seconds=SEARCH_SECONDS))
 
     def write(self, ds: Dataset, into: Path) -> int:
         """Write a DICOM file; return where its data set begins."""
@@ -74,18 +86,22 @@ class DeidentifyWay(Deidentification):
 def configured_by_name(sections: Mapping[str, DeidentifySettings], name: str) -> DeidentifyWay:
     """Return the de-identification that a table [deidentify.NAME] describes.
 
-    Raises UsageError, which names the table, if there is no such table, or if its key or its rules cannot be used.
+    Raises UsageError, which names the table, if there is no such table, if its key or its rules cannot be used, or if
+    it looks for text without what is needed for that.
     """
     if name not in sections:
         known = nearest(name, sections) if sections else "; there are none"
         raise UsageError(f"no table [deidentify.{name}] in the configuration{known}")
     table = sections[name]
     try:
+        if table.burned_in_text != "off":
+            require_recognition()
         return DeidentifyWay(
             Profile(options(table.retain, table.clean)),
             read_keys(table.key)[0],
             allowed(table.allow),
             read_rules(table.pixel_rules) if table.pixel_rules else (),
+            BurnedInText(table.burned_in_text),
         )
     except UsageError as error:
         raise UsageError(f"[deidentify.{name}] {error}") from error
