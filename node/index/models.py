@@ -753,9 +753,7 @@ class ProjectRow(Base):
     rule: Mapped[str | None] = mapped_column(Text)  # a selector: the series that it selects are in the project
     called_ae_title: Mapped[str | None] = mapped_column(String(16), index=True)  # new series sent to it are, too
     pseudonym_key: Mapped[str | None] = mapped_column(String(64))  # None: members see the originals
-    deidentification: Mapped[dict[str, list[str]] | None] = mapped_column(
-        JSON(none_as_null=True)
-    )  # what is retained, cleaned and allowed
+    deidentification: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # its options
     created_by: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
 

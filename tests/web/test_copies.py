@@ -7,6 +7,7 @@ import io
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import httpx2
@@ -22,6 +23,7 @@ from node.routing.judging import is_selected
 from node.selector import compile_selector
 from node.web.access import is_for_projects
 from tests import make
+from tests.integration.test_burned_in_text import ct, needs_recognition
 from tests.web.conftest import Site, every_route, until
 from tests.web.test_deidentified import SERIES, STUDY, identified, not_clean
 from tests.web.test_projects import OF_NOBODY, as_account, listed, query_of, url_of
@@ -307,6 +309,30 @@ def test_rules_hooks_and_retention_are_not_about_copies_unless_they_say_so(start
         "/api/v1/projects/trial/contents", json={"add": [{"study_instance_uid": row["study_instance_uid"]}]}
     )
     assert named.status_code == 403
+
+
+@needs_recognition
+def test_text_in_the_pixels_of_an_original_leaves_no_copy(start_site: Callable[..., Site]) -> None:
+    site = start_site(authentication="always")
+    admin = enter(site, "trial", burned_in_text="refuse")
+    with_text, without = ct()[0], ct(lines=0)[0]
+    for number, ds in enumerate((with_text, without)):
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.901", f"1.2.901.{number}"
+        site.take(ds)
+    put(admin, "trial", ("1.2.901", ""))
+    settle(site)
+    told = {row["sop_instance_uid"]: row["reason"] for row in copies_of(admin, "trial")}
+    assert told == {with_text.SOPInstanceUID: "burned-in-text", without.SOPInstanceUID: None}
+    assert len(listed(as_account(site, "trial"), "/api/v1/instances", "sop_instance_uid")) == 1
+
+
+@pytest.mark.skipif(find_spec("rapidocr") is not None, reason="with the extra ocr")
+def test_a_project_that_looks_for_text_needs_the_extra(start_site: Callable[..., Site]) -> None:
+    site = start_site(authentication="always")
+    site.account("admin", Role.ADMIN)
+    given = {"deidentified": {"burned_in_text": "blank"}}
+    refused = as_account(site, "admin").put("/api/v1/projects/trial", json=given)
+    assert (refused.status_code, "voxelnode[ocr]" in refused.text) == (400, True)
 
 
 def test_nothing_from_elsewhere_comes_among_the_copies(start_site: Callable[..., Site]) -> None:

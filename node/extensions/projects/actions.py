@@ -100,7 +100,8 @@ class _Changes:
             raise UsageError("[extensions] disabled switches deidentify off, which makes the copies of such a project")
         if "uids" in how.get("retain", ()):
             raise UsageError("retain uids: copies are in the same node as their originals, and need UIDs of their own")
-        pseudonymity = Pseudonymity(token_hex(32), {name: list(how.get(name, ())) for name in OPTIONS})
+        chosen: dict[str, Sequence[str]] = {name: list(how.get(name, ())) for name in OPTIONS}
+        pseudonymity = Pseudonymity(token_hex(32), chosen | {"burned_in_text": how.get("burned_in_text", "off")})
         way_of(pseudonymity)
         return pseudonymity
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -103,14 +103,18 @@ def set_(
     ] = "",
     clean: Annotated[str, typer.Option("--clean", metavar="OPTIONS", help="The same.")] = "",
     allow: Annotated[str, typer.Option("--allow", metavar="RISKS", help="The same.")] = "",
+    burned_in_text: Annotated[str, typer.Option("--burned-in-text", metavar="WHAT", help="The same.")] = "off",
     *,
     root: ChangedRoot,
 ) -> Answer:
     """Create a project, or change what the options name."""
     how = {"retain": retain, "clean": clean, "allow": allow}
-    if not deidentified and any(how.values()):
-        raise UsageError("--retain, --clean and --allow are of a project with --deidentified")
-    given = {name: [one.strip() for one in text.split(",") if one.strip()] for name, text in how.items()}
+    if not deidentified and (any(how.values()) or burned_in_text != "off"):
+        raise UsageError("--retain, --clean, --allow and --burned-in-text are of a project with --deidentified")
+    given: dict[str, Any] = {
+        name: [one.strip() for one in text.split(",") if one.strip()] for name, text in how.items()
+    }
+    given["burned_in_text"] = burned_in_text
     done = root.order(
         "set-project",
         name=project,

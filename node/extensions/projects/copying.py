@@ -28,9 +28,10 @@ from node.child_process.messages import Garbled
 from node.children.decoder import Decoder, NotDecoded, NotDecodedNow
 from node.children.forwarding import Change, copy_of, forward
 from node.errors import InstanceRefused, OutOfResources, Withheld
-from node.extensions.deidentify.deidentification import Reason, allowed
+from node.extensions.deidentify.deidentification import BurnedInText, Reason, allowed, burned_in_text_of
 from node.extensions.deidentify.profile import Profile, options
 from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.extensions.deidentify.recognition import require_recognition
 from node.extensions.deidentify.ways import DeidentifyWay
 from node.failpoints import reached
 from node.index.database.index import Index
@@ -68,13 +69,17 @@ DAMAGED, UID_TAKEN, NOT_STORED = "damaged", "uid-taken", "not-stored"
 def way_of(pseudonymity: Pseudonymity) -> DeidentifyWay:
     """Return the de-identification of a project.
 
-    Raises UsageError if it has an option that there is not.
+    Raises UsageError if it has an option that there is not, or looks for text without what is needed for that.
     """
     secret, how = bytes.fromhex(pseudonymity.secret), pseudonymity.options
     # Its name tells copies of one project from those of another, also of one that has the same name elsewhere.
     key = PseudonymKey(f"project-{sha256(secret).hexdigest()[:8]}", secret)
-    profile = Profile(options(how.get("retain", ()), how.get("clean", ())))
-    return DeidentifyWay(profile, key, allowed(how.get("allow", ())))
+    text_in_pixels = burned_in_text_of(str(how.get("burned_in_text", "off")))
+    if text_in_pixels is not BurnedInText.OFF:
+        require_recognition()
+    cleaned = {*how.get("clean", ()), *(("pixels",) if text_in_pixels is BurnedInText.BLANK else ())}
+    profile = Profile(options(how.get("retain", ()), sorted(cleaned)))
+    return DeidentifyWay(profile, key, allowed(how.get("allow", ())), burned_in_text=text_in_pixels)
 
 
 class OwedCopies(IndexFollower):

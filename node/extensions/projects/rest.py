@@ -57,11 +57,12 @@ class Projects(Resource):
 
 
 class Deidentified(Resource):
-    """What copies without identities retain, what is cleaned in them, and which risks pass."""
+    """What copies without identities retain, what is cleaned in them, which risks pass, and what becomes of text."""
 
     retain: tuple[Retained, ...] = ()
     clean: tuple[Cleaned, ...] = ()
     allow: tuple[AllowedRisk, ...] = ()
+    burned_in_text: Literal["off", "refuse", "blank"] = "off"
 
 
 class ProjectFields(Resource):
