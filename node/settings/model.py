@@ -511,8 +511,8 @@ class Web(SettingsSection):
     )
     second_factor: Literal["", "admin", "all"] = Field(
         "",
-        description="whose passwords need a second factor, a code of an authenticator app: those of administrators or "
-        "of all accounts; empty: of those who have set one up",
+        description="whose passwords need a second factor, a code of an authenticator app or a security key: those of "
+        "administrators or of all accounts; empty: of those who have set one up",
     )
     session_hours: float = Field(12, gt=0, le=720, description="time without a request after which a login ends")
     tls_certificate: Path | None = Field(

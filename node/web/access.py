@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import wraps
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import Depends, Request
@@ -117,6 +118,14 @@ class Caller:
 
 LOCAL = Caller("local", Role.ADMIN)
 """The caller on this machine if [web] authentication requires no account."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A second factor that was right: what it was, for the audit log, and recovery codes if it was just set up."""
+
+    what: str
+    recovery_codes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,50 +280,80 @@ class Access:
 
     @_whole
     def begin_factor(self, known: KnownAccount) -> None:
-        """Give an account without a second factor the secret of one; the first right code will set it up."""
+        """Give an account without an authenticator app the secret of one; the first right code will set it up."""
         self._accounts.begin_factor(known.id, new_secret())
 
     @_whole
     def give_code(self, known: KnownAccount, code: str, client: Client) -> Passed:
         """Open a session for an account whose password was right, by a code of its app or a recovery code.
 
-        The first code of a new secret sets the second factor up: all other sessions end, and the recovery codes are
-        returned. Raises NotAuthenticated if the code is wrong or was used before, and TooManyTries.
+        The first code of a new secret sets the app up if there is no other factor. Raises NotAuthenticated if the code
+        is wrong or was used before, and TooManyTries.
         """
-        recovery_codes = self.check_code(known, code, client.address)
-        value = self._open_session(known, client, has_factor=True)
-        self._audit_login((known.name, client.address), Result.SUCCESS, "Login with a second factor")
-        return Passed(value, recovery_codes)
+        if not known.has_factor:
+            return self.confirm_app(known, code, client)
+        return self.give_factor(known, lambda: self._use_code(known, code), client)
+
+    def confirm_app(self, known: KnownAccount, code: str, client: Client) -> Passed:
+        """Set up an authenticator app by its first code: all other sessions end.
+
+        The recovery codes are returned if it is the first factor. Raises the same exceptions as `give_code`.
+        """
+        return self.give_factor(known, lambda: self._confirm_app(known, code), client)
 
     @_whole
-    def check_code(self, known: KnownAccount, code: str, address: str) -> tuple[str, ...]:
-        """Use up a code; return the recovery codes if it is the first one of a new secret, and sets that up.
+    def give_factor(self, known: KnownAccount, accept: Callable[[], Proof], client: Client) -> Passed:
+        """Open a session for an account whose password was right, by a second factor; see `check_factor`."""
+        proof = self.check_factor(known, accept, client.address)
+        value = self._open_session(known, client, has_factor=True)
+        detail = f"Login with a second factor: {proof.what}"
+        self._audit_login((known.name, client.address), Result.SUCCESS, detail)
+        return Passed(value, proof.recovery_codes)
+
+    @_whole
+    def check_code(self, known: KnownAccount, code: str, address: str) -> None:
+        """Use up a code of the app or a recovery code.
 
         Raises NotAuthenticated if the code is wrong or was used before, and TooManyTries.
+        """
+        self.check_factor(known, lambda: self._use_code(known, code), address)
+
+    @_whole
+    def check_factor(self, known: KnownAccount, accept: Callable[[], Proof], address: str) -> Proof:
+        """Return what `accept` does, which uses up or sets up a second factor, or raises NotAuthenticated.
+
+        Wrong factors of any kind make further ones wait: raises TooManyTries.
         """
         pair = known.name, block_of(address)
         wait = self._codes.begin(pair)
         if wait > 0:
             raise TooManyTries(wait)
-        recovery_codes = self._accept(known, code)
-        if recovery_codes is None:
-            self._audit_login((known.name, address), Result.MINOR_FAILURE, "wrong code of the second factor")
-            raise NotAuthenticated("the code is wrong, or was used before: wait for the next one")
+        try:
+            proof = accept()
+        except NotAuthenticated as error:
+            detail = f"wrong second factor: {error}"
+            self._audit_login((known.name, address), Result.MINOR_FAILURE, detail)
+            raise
         self._codes.succeeded(pair)
-        return recovery_codes
+        return proof
 
-    def _accept(self, known: KnownAccount, code: str) -> tuple[str, ...] | None:
-        """Return the recovery codes of a factor that the code sets up, none if it was set up before; None: refused."""
+    def _use_code(self, known: KnownAccount, code: str) -> Proof:
         step = step_of(known.totp_secret, code, self._now()) if known.totp_secret else None
-        if known.has_factor:
-            is_right = step is not None and self._accounts.use_step(known.id, step)
-            is_right = is_right or self._accounts.use_recovery_code(known.id, digest(normal(code)))
-            return () if is_right else None
-        codes = tuple(new_recovery_codes())
+        if step is not None and self._accounts.use_step(known.id, step):
+            return Proof("code of the app")
+        if self._accounts.use_recovery_code(known.id, digest(normal(code))):
+            return Proof("recovery code")
+        raise _wrong_code()
+
+    def _confirm_app(self, known: KnownAccount, code: str) -> Proof:
+        step = step_of(known.totp_secret, code, self._now()) if known.totp_secret else None
         if step is None or known.totp_secret is None:
-            return None
-        digests = [digest(one) for one in codes]
-        return codes if self._accounts.confirm_factor(known.id, known.totp_secret, step, digests) else None
+            raise _wrong_code()
+        codes = tuple(new_recovery_codes())
+        is_first = self._accounts.confirm_factor(known.id, known.totp_secret, step, [digest(one) for one in codes])
+        if is_first is None:
+            raise _wrong_code()
+        return Proof("new app", codes if is_first else ())
 
     def demands_factor(self, known: KnownAccount) -> bool:
         """Return whether [web] second_factor demands one of an account; the identity provider has its own."""
@@ -578,6 +617,25 @@ def own_origin(headers: Headers, scheme: str) -> str:
     return f"{scheme}://{host.removesuffix(DEFAULT_PORTS.get(scheme, ''))}"
 
 
+def own_names(web: Web) -> frozenset[str]:
+    """Return the configured host names of the node, some with a port."""
+    return frozenset(name.lower() for name in (*web.allowed_hosts, urlsplit(web.public_url).netloc) if name)
+
+
+def is_own_origin(origin: str, headers: Headers, scheme: str, names: Collection[str]) -> bool:
+    """Return whether an origin is that of our own pages; `names` are `own_names`.
+
+    It may be that of a reverse proxy with HTTPS, under a name of [web] allowed_hosts. A proxy that is not in [web]
+    trusted_proxies does not say that the browser used HTTPS, and may not forward the name. The port is the default one,
+    that of `allowed_hosts`, or that of the forwarded name.
+    """
+    if origin == own_origin(headers, scheme):
+        return True
+    name, host = origin.removeprefix("https://"), headers.get("host", "").lower()
+    is_forwarded = name == host and host.partition(":")[0] in names
+    return name != origin and (name in names or is_forwarded)
+
+
 def is_from_cors_origin(headers: Headers, scheme: str, cors_origins: Collection[str]) -> bool:
     """Return whether the request comes from a page of [web] cors_origins, not from one of ours.
 
@@ -593,6 +651,10 @@ def is_from_cors_origin(headers: Headers, scheme: str, cors_origins: Collection[
 def has_token(headers: Headers) -> bool:
     """Return whether the `Authorization` header has a token, valid or not."""
     return headers.get("authorization", "").lower().startswith("bearer ")
+
+
+def _wrong_code() -> NotAuthenticated:
+    return NotAuthenticated("the code is wrong, or was used before: wait for the next one")
 
 
 def _no_role(identity: FederatedIdentity) -> Forbidden:

@@ -25,7 +25,16 @@ from node.index.engine.scope import NOBODY, within
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.settings.model import Web
-from node.web.access import COOKIE, SECURE_COOKIE, address_of, has_token, is_background, is_from_cors_origin, own_origin
+from node.web.access import (
+    COOKIE,
+    SECURE_COOKIE,
+    address_of,
+    has_token,
+    is_background,
+    is_from_cors_origin,
+    is_own_origin,
+    own_names,
+)
 from node.web.headers import add_headers
 from node.web.monitoring import PATHS
 from node.web.problem_types import (
@@ -123,9 +132,7 @@ class Security:
 
     def __init__(self, app: ASGIApp, web: Web) -> None:
         self._app = app
-        self._allowed = frozenset(
-            name.lower() for name in (*web.allowed_hosts, urlsplit(web.public_url).netloc) if name
-        )
+        self._allowed = own_names(web)
         self._names = self._allowed | {name.lower() for name in ("localhost", *_machine_names())}
         self._cors_origins = web.cors_origins
 
@@ -164,18 +171,8 @@ class Security:
         if site is not None:
             return site == "none"  # address typed by a user, or opened by a program
         if origin:
-            return origin == own_origin(headers, scheme) or self._is_of_proxy(origin, headers.get("host", "").lower())
+            return is_own_origin(origin, headers, scheme, self._allowed)
         return not _has_session(headers)
-
-    def _is_of_proxy(self, origin: str, host: str) -> bool:
-        """Return whether an origin is that of a reverse proxy with HTTPS, under a name of [web] allowed_hosts.
-
-        A proxy that is not in [web] trusted_proxies does not say that the browser used HTTPS, and may not forward the
-        name. The port is the default one, that of `allowed_hosts`, or that of the forwarded name.
-        """
-        name = origin.removeprefix("https://")
-        is_forwarded = name == host and host.partition(":")[0] in self._allowed
-        return name != origin and (name in self._allowed or is_forwarded)
 
 
 def is_known_host(host: str, names: Collection[str]) -> bool:
@@ -336,8 +333,12 @@ class Limit(NamedTuple):
     bytes_per_second: int | None
 
 
-LOGIN_PATHS = frozenset({"/login", "/login/factor", "/logout"})
+LOGIN_PATHS = frozenset({"/login", "/login/factor", "/login/key/options", "/logout"})
 LOGIN = Limit(MAX_LOGIN_BYTES, 5.0, None)
+
+KEY_PATH = "/login/key"
+KEY = Limit(16_384, 5.0, None)
+"""What a new security key says of itself is longer: its identifier has up to 1023 bytes, and some have certificates."""
 
 CLOSE = {"Connection": "close"}
 """Header of responses sent without reading the body."""
@@ -373,6 +374,8 @@ class BodyLimits:
     def _limit(self, path: str) -> Limit:
         if path in LOGIN_PATHS:
             return LOGIN
+        if path == KEY_PATH:
+            return KEY
         is_upload = path.startswith(UPLOADS) or JOB_FILE.fullmatch(path) is not None
         max_bytes = self._upload_bytes if is_upload else MAX_BODY_BYTES
         return Limit(max_bytes, self._patience, MIN_BYTES_PER_SECOND)

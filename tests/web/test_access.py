@@ -37,7 +37,10 @@ from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route
 API = "/api/v1/studies"
 BASIC = ("reader", PASSWORD)
 
-PUBLIC = {"/healthz", "/readyz", "/login", "/login/factor", "/login/oidc", "/login/oidc/callback", "/logout"}
+PUBLIC = {
+    "/healthz", "/readyz", "/login", "/login/factor", "/login/key", "/login/key/options", "/login/oidc",
+    "/login/oidc/callback", "/logout",
+}  # fmt: skip
 """Routes that ask for no account."""
 
 

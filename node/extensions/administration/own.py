@@ -10,16 +10,15 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from node.errors import UsageError
-from node.extensions.pages.login import set_session
-from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, recovery_page
+from node.extensions.pages.login import client_of, new_app, set_session
+from node.extensions.pages.rendering import SEE_OTHER, factor_page, factors_of, page, recovery_page
 from node.index.engine.scope import within
-from node.index.nouns.accounts import Client, KnownAccount, ListedAccount, Role
+from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
 from node.index.nouns.projects import ReadProjects
-from node.web.access import LOCAL, Access, Call, ReaderCall, address_of, for_projects
+from node.web.access import LOCAL, Access, Call, Passed, ReaderCall, address_of, for_projects
 from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated
-from node.web.second_factor import picture_of
 from node.web.token_routes import GROUPS, MAX_ROUTES
 
 router = APIRouter(include_in_schema=False)
@@ -94,11 +93,11 @@ def account(call: ReaderCall) -> Response:
 @for_projects
 def change_password(call: ReaderCall, form: Annotated[NewPassword, Form()]) -> Response:
     """Change one's own password; every session of the account ends, this one too."""
-    name, access = require_session(call), _access(call)
+    name, access = require_session(call), access_of(call)
     if is_of_provider(name):
         raise Forbidden("the identity provider has the password of this account")
     access.check_password(name, form.current, address_of(call.request))
-    _act(call, "set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
+    act(call, "set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
     return RedirectResponse("/login", SEE_OTHER)
 
 
@@ -110,7 +109,7 @@ def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
     end = None if form.days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=form.days)).isoformat()
     scope: dict[str, Any] = {"role": form.role or None, "routes": [*form.routes, *form.path.split()]}
     scope["project"] = form.project or None
-    _act(call, "add-token", name=name, label=form.label, sha256=digest(token), expires_at=end, **scope)
+    act(call, "add-token", name=name, label=form.label, sha256=digest(token), expires_at=end, **scope)
     return _account(call, token=token, label=form.label)
 
 
@@ -118,46 +117,46 @@ def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
 @for_projects
 def revoke_token(call: ReaderCall, label: Annotated[Label, Form()]) -> Response:
     """Revoke a token of one's own."""
-    _act(call, "remove-token", name=require_session(call), label=label)
+    act(call, "remove-token", name=require_session(call), label=label)
     return RedirectResponse("/account", SEE_OTHER)
 
 
 @router.post("/account/factor")
 @for_projects
 def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Response:
-    """Begin to set up a second factor: show its secret, and ask for the first code of it."""
-    name, access = require_session(call), _access(call)
+    """Begin to set up an authenticator app: show its secret, and ask for the first code of it."""
+    name, access = require_session(call), access_of(call)
     if is_of_provider(name):
         raise Forbidden("the identity provider has the second factor of this account")
     access.begin_factor(access.check_password(name, current, address_of(call.request)))
-    return _factor(call, name)
+    known = known_account(call, name)
+    app = new_app(call.request, known) if known is not None and not known.has_app else None
+    if app is None:
+        raise UsageError("this account has an authenticator app: remove it first")
+    return factor_page("/account", app, action=CONFIRM)
 
 
 @router.post(CONFIRM)
 @for_projects
 def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) -> Response:
-    """Set up a second factor by its first code; every other session ends."""
-    name, access = require_session(call), _access(call)
-    known = _known(call, name)
-    if known is None or known.has_factor or not known.totp_secret:
-        raise UsageError("no second factor is being set up: begin again")
-    client = Client(address_of(call.request), call.request.headers.get("user-agent", ""))
+    """Set up an authenticator app by its first code; every other session ends."""
+    name, access = require_session(call), access_of(call)
+    known = known_account(call, name)
+    if known is None or known.has_app or not known.totp_secret:
+        raise UsageError("no authenticator app is being set up: begin again")
     try:
-        passed = access.give_code(known, code, client)
+        passed = access.confirm_app(known, code, client_of(call.request))
     except NotAuthenticated as error:  # without the secret, which is shown for a password alone
-        sentence = f"{error}, or begin again"
-        return factor_page("/account", "", "", action=CONFIRM, error=sentence, status_code=401)
-    response = recovery_page(passed.recovery_codes, "/account")
+        return factor_page("/account", action=CONFIRM, error=f"{error}, or begin again", status_code=401)
+    return renewed(call, passed)
+
+
+def renewed(call: Call, passed: Passed) -> Response:
+    """Give a browser the session that it has after a new factor, and show the recovery codes of a first one."""
+    codes = passed.recovery_codes
+    response = recovery_page(codes, "/account") if codes else RedirectResponse("/account", SEE_OTHER)
     set_session(call.request, response, passed.value)
     return response
-
-
-def _factor(call: Call, name: str) -> Response:
-    known = _known(call, name)
-    if known is None or known.has_factor or not known.totp_secret:
-        raise UsageError("this account has a second factor: remove it first")
-    picture = picture_of(known.totp_secret, name, f"voxelnode {call.request.url.hostname or ''}".strip())
-    return factor_page("/account", known.totp_secret, picture, action=CONFIRM, error="", status_code=200)
 
 
 @router.post("/account/factor/remove")
@@ -165,43 +164,52 @@ def _factor(call: Call, name: str) -> Response:
 def remove_factor(
     call: ReaderCall, current: Annotated[Password, Form()], code: Annotated[str, Form(max_length=64)]
 ) -> Response:
-    """Remove one's own second factor by a code of it or a recovery code; every session of the account ends."""
-    name, access, address = require_session(call), _access(call), address_of(call.request)
+    """Remove one's own authenticator app by a code of it or a recovery code; every session of the account ends."""
+    name, access, address = require_session(call), access_of(call), address_of(call.request)
     known = access.check_password(name, current, address)
+    if not known.has_keys:
+        require_optional(access, known)
+    if not known.has_app:
+        raise UsageError("this account has no authenticator app")
+    access.check_code(known, code, address)
+    act(call, "remove-factor", name=name, app_only=True)
+    return RedirectResponse("/login", SEE_OTHER)
+
+
+def require_optional(access: Access, known: KnownAccount) -> None:
+    """Refuse to remove the last factor of an account that [web] second_factor demands one of."""
     if access.demands_factor(known):
         raise Forbidden("[web] second_factor demands one of this account: ask an administrator to reset it")
-    if not known.has_factor:
-        raise UsageError("this account has no second factor")
-    access.check_code(known, code, address)
-    _act(call, "remove-factor", name=name)
-    return RedirectResponse("/login", SEE_OTHER)
 
 
 @router.post("/account/sessions/end")
 @for_projects
 def end_session(call: ReaderCall, session: Annotated[int | None, Form(ge=1, le=MAX_ID)] = None) -> Response:
     """End a session of one's own, or all: this one too."""
-    _act(call, "end-sessions", name=require_session(call), session=session)
+    act(call, "end-sessions", name=require_session(call), session=session)
     return RedirectResponse("/account", SEE_OTHER)
 
 
-def _access(call: Call) -> Access:
+def access_of(call: Call) -> Access:
+    """Return what authenticates the requests to the node."""
     access: Access = call.request.app.state.access
     return access
 
 
-def _act(call: Call, action: str, **arguments: Any) -> None:
+def act(call: Call, action: str, **arguments: Any) -> None:
     """Change the account: of the whole index, since members of projects see no account in theirs."""
     with within(None):
         call.act(action, **arguments)
 
 
-def _known(call: Call, name: str) -> KnownAccount | None:
+def known_account(call: Call, name: str) -> KnownAccount | None:
+    """Return an account by name, or None."""
     with within(None):
         return call.node.index.accounts.by_name(name)
 
 
 def _account(call: Call, token: str = "", label: str = "") -> Response:
+    known = known_account(call, call.account.name)
     with within(None), call.node.index.reading() as index:
         own = next((one for one in index.accounts.listed() if one.name == call.account.name), None)
         sessions = index.accounts.sessions(call.account.name, call.node.ingest.now())
@@ -209,14 +217,11 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
         projects = [row["name"] for row in index.repository(ReadProjects).all()]
     given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
     given |= {"sessions": sessions, "projects": projects}
-    given["may_remove_factor"] = own is not None and not demands(call, own)
+    with within(None):
+        given["factors"] = factors_of(call.node, known) if known is not None else []
+    given["may_remove_factor"] = known is not None and not access_of(call).demands_factor(known)
+    given["may_remove_app"] = given["may_remove_factor"] or (known is not None and known.has_keys)
     return page(call, "account.html", **given, token=token, label=label)
-
-
-def demands(call: Call, own: ListedAccount) -> bool:
-    """Return whether [web] second_factor demands one of an account."""
-    known = _known(call, own.name)
-    return known is not None and _access(call).demands_factor(known)
 
 
 def listed(call: Call) -> list[ListedAccount]:

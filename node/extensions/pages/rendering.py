@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -30,7 +31,7 @@ from node.extensions.pages.status_chips import (
 from node.extensions.workitems.created import ReadCreatedWorkitems
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
-from node.index.nouns.accounts import Role
+from node.index.nouns.accounts import KnownAccount, Role
 from node.registry import enabled, installed, resolve, ways_of
 from node.settings.model import Settings
 from node.version import __version__
@@ -266,12 +267,36 @@ def error_page(status_code: int, title: str, detail: str, remedy: str, before: s
     return _render("error.html", **values)
 
 
+@dataclass(frozen=True, slots=True)
+class NewApp:
+    """The secret of an authenticator app that is to be set up, and its picture."""
+
+    secret: str
+    picture: str
+
+
 def factor_page(
-    next_path: str, secret: str, picture: str, *, action: str = "/login/factor", error: str, status_code: int
+    next_path: str,
+    app: NewApp | None = None,
+    *,
+    has_app: bool = True,
+    factors: Sequence[Mapping[str, Any]] = (),
+    action: str = "/login/factor",
+    error: str = "",
+    status_code: int = 200,
 ) -> Response:
-    """Return the form that posts a ``code`` of the second factor; with a secret and its picture to set one up."""
-    values = {"action": action, "next_path": next_path, "secret": secret, "picture": picture, "error": error}
-    return HTMLResponse(_render("factor.html", **values), status_code)
+    """Return the form that posts a ``code`` of the second factor; with a new app to set it up.
+
+    `factors` are those of `factors_of`, for an account that signs in.
+    """
+    values = {"action": action, "next_path": next_path, "app": app, "has_app": has_app, "factors": factors}
+    return HTMLResponse(_render("factor.html", error=error, **values), status_code)
+
+
+def factors_of(node: Services, known: KnownAccount) -> list[dict[str, Any]]:
+    """Return the names of the templates of each second factor that extensions add, and what they show of an account."""
+    added = (factor for extension in enabled(node.settings) for factor in extension.factors)
+    return [{"asked": one.asked, "own": one.own, "shown": resolve(one.shown)(node, known)} for one in added]
 
 
 def plain_page(template: str, **values: Any) -> Response:
