@@ -110,7 +110,7 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
         assert "of project trial: done" in log.read_text()
         assert "voxelnode bids" not in log.read_text()
         assert len(bids(out, *options)["change"]["added"]) == 2
-        assert ": done, 2 volumes of 1 subjects, 2 left out" in log.read_text().splitlines()[-1]
+        assert ": done, 2 volumes of 1 subject, 2 left out" in log.read_text().splitlines()[-1]
         assert images(out).keys() == {"suba_ses-01_T1w.nii.gz", "suba_ses-01_task-rest_bold.nii.gz"}
         [sidecar] = out.rglob("*_bold.json")
         fields = json.loads(sidecar.read_text())

@@ -143,4 +143,4 @@ def test_taking_studies_away_is_audited(site: Site, client: TestClient) -> None:
     client.get(f"/studies/{DOE}/dicom.zip")
     lines = [str(line) for line in site.audited("DICOM Instances Transferred")]
     assert any(f"'{DOE}'" in line and "8 files of volumes" in line for line in lines)
-    assert any(f"'{DOE}'" in line and "DICOM of 1 studies" in line for line in lines)
+    assert any(f"'{DOE}'" in line and "DICOM of 1 study " in line for line in lines)

@@ -32,9 +32,10 @@ TEXTS = frozenset({"when", "where", "between", "priority", "transfer_syntax", "d
 
 @routes.command("set")
 def set_route(name: Name, keys: Keys, drop: Drop = 0, *, root: ChangedRoot) -> Answer:
-    """Add a route beside those of the configuration, or change one that was added.
+    """Add a route, or change one that was added.
 
-    A running node follows at once, otherwise the next start does. Keys that are not given have their defaults.
+    It stands beside those of the configuration. A running node follows at once, otherwise the next start does. Keys
+    that are not given have their defaults.
     """
     done = root.order("set-route", name=name, route=_table(keys), drops=drop)
     return Answer(done, f"route {name} is set{_dropped(done['dropped'])}")
@@ -49,7 +50,7 @@ def remove_route(name: Name, drop: Drop = 0, *, root: ChangedRoot) -> Answer:
 
 @routes.command("try")
 def try_route(name: Name, keys: OptionalKeys = None, series: Series = 100, *, root: ChangedRoot) -> Listing:
-    """List which of the newest series a route would take, and send nothing.
+    """List which of the newest series a route would take.
 
     With keys, the route is tried as `routes set` would make it.
     """

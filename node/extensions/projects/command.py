@@ -64,7 +64,7 @@ def _copied(counts: Mapping[str, int] | None) -> str:
 
 @app.command()
 def copies(project: Project, root: Root) -> Listing:
-    """List the instances of a de-identified project with their copies, or why there is none: who is whom.
+    """List the copies of a de-identified project, with their originals.
 
     Keep it from those who are to see the copies only.
     """

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from fastapi import Path, Query
+from fastapi import Path
 from pydantic import Field
 
 from node.extensions.deidentify.settings import AllowedRisk, Cleaned, Retained
@@ -21,7 +21,7 @@ from node.index.nouns.projects import ReadProjects
 from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.api.changes import Change
 from node.web.api.models import Resource
-from node.web.api.paging import Limit
+from node.web.api.paging import After, Limit, Page, Total, cursor, parse_cursor
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.errors import Forbidden, ResourceNotFound
 
@@ -36,7 +36,6 @@ Account = Annotated[
     Path(min_length=1, max_length=64, description="name of the account, or group:NAME of the identity provider"),
 ]
 Uid = Annotated[str, Field(min_length=1, max_length=64)]
-Offset = Annotated[int, Query(ge=0, description="number of items to leave out at the beginning")]
 
 
 class ProjectResource(Resource):
@@ -159,12 +158,6 @@ class CopyResource(Resource):
     detail: str | None
 
 
-class Copies(Resource):
-    """Instances and their copies."""
-
-    items: list[CopyResource]
-
-
 class Refusal(Resource):
     """Why so many instances have no copy."""
 
@@ -267,14 +260,21 @@ def change_contents(call: WriterCall, change: Change, project: Name, contents: C
 
 
 @router.get(f"{PROJECT}/copies", responses=problems(*OF_CHANGES))
-def list_copies(call: ReaderCall, project: Name, limit: Limit = 100, offset: Offset = 0) -> Copies:
+def list_copies(
+    call: ReaderCall, project: Name, after: After = None, limit: Limit = 100, total: Total = False
+) -> Page[CopyResource]:
     """The instances of a de-identified project with their copies: for those who see the whole node."""
+    position = parse_cursor(after)
+    start = position[0] if position else 0
     with call.node.index.reading() as index:
         _deidentified(index, project)
-        rows = list(islice(index.repository(ReadCopies).listed(project), offset, offset + limit))
+        copies = index.repository(ReadCopies)
+        rows = list(islice(copies.listed(project), start, start + limit))
+        count = sum(1 for _ in copies.listed(project)) if total else None
     studies = dict.fromkeys(row["study_instance_uid"] for row in rows)
     call.audit.accessed([{"study_instance_uid": study} for study in studies], f"copies for project {project}")
-    return Copies(items=[CopyResource.of(row) for row in rows])
+    end = None if len(rows) < limit else cursor(start + limit)
+    return Page(items=[CopyResource.of(row) for row in rows], next=end, total=count)
 
 
 @router.get(f"{PROJECT}/refusals", responses=problems(*OF_CHANGES))
