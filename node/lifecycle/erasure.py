@@ -30,8 +30,9 @@ from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
+from node.index.nouns.copies import ReadCopies
 from node.index.nouns.deletions import NotThere
-from node.index.nouns.records import Level
+from node.index.nouns.records import DeletionPlan, Level
 from node.index.nouns.shares import ReadShares
 from node.index.nouns.trash import NotInTrash
 from node.index.work.ledger import Ended
@@ -172,6 +173,7 @@ class Erasing:
 
     def _planned(self, objects: Sequence[Object], trash: Sequence[int]) -> Erasure:
         plans = [self._index.deletions.plan(level, uid, study) for level, uid, study in objects]
+        plans += self._copies_of(plans)
         numbers = dict.fromkeys(trash)
         for plan in plans:
             numbers |= dict.fromkeys(self._index.trash.of(plan.level, plan.uid))
@@ -205,6 +207,19 @@ class Erasing:
             ],
         )
         return Erasure(tuple(all_objects), 0, tuple(numbers), certificate.as_json())
+
+    def _copies_of(self, plans: Sequence[DeletionPlan]) -> list[DeletionPlan]:
+        """Return what of projects without identities has the pixels of what is to go."""
+        with self._index.reading() as view:
+            copies = view.repository(ReadCopies)
+            found = [one for plan in plans for one in copies.of_original(plan.level, plan.uid, plan.study_instance_uid)]
+        return [plan for one in dict.fromkeys(found) if (plan := self._plan_of(one)) is not None]
+
+    def _plan_of(self, what: Object) -> DeletionPlan | None:
+        try:
+            return self._index.deletions.plan(*what)
+        except NotThere:
+            return None
 
     def _carried_out(self, id: int, erasure: Erasure, order: Order) -> Certificate:
         """Erase what a row of the ledger still has; the row follows, object by object."""
@@ -244,18 +259,11 @@ class Erasing:
             return
 
     def _delete(self, what: Object, order: Order) -> None:
-        try:
-            plan = self._index.deletions.plan(*what)
-        except NotThere:  # of the trash, or deleted before a crash
-            return
-        delete(self._archive, self._index, self._audit, plan, order, self._index.now())
+        if (plan := self._plan_of(what)) is not None:  # else of the trash, or deleted before a crash
+            delete(self._archive, self._index, self._audit, plan, order, self._index.now())
 
     def _is_here(self, what: Object) -> bool:
-        try:
-            self._index.deletions.plan(*what)
-        except NotThere:
-            return False
-        return True
+        return self._plan_of(what) is not None
 
 
 def certificate_of(told: Mapping[str, Any]) -> Certificate:

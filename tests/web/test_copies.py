@@ -19,6 +19,7 @@ from node.hookspecs import Parts
 from node.index.nouns.accounts import Role
 from node.index.nouns.copies import ReadCopies
 from node.index.nouns.projects import ReadProjects
+from node.lifecycle.erasure import digest_of_uid
 from node.routing.judging import is_selected
 from node.selector import compile_selector
 from node.web.access import is_for_projects
@@ -309,6 +310,25 @@ def test_rules_hooks_and_retention_are_not_about_copies_unless_they_say_so(start
         "/api/v1/projects/trial/contents", json={"add": [{"study_instance_uid": row["study_instance_uid"]}]}
     )
     assert named.status_code == 403
+
+
+def test_an_erasure_takes_the_copies_along(start_site: Callable[..., Site]) -> None:
+    """With their records in the journal: a copy has the pixels of its original."""
+    site = start_site(authentication="always")
+    admin = enter(site, "trial")
+    site.take(*make.ct_series(3, study_uid="1.2.901", series_uid="1.2.901.1", PatientID="P-1"))
+    put(admin, "trial", ("1.2.901", ""))
+    settle(site)
+    [copy] = {row["copy_series_instance_uid"] for row in copies_of(admin, "trial")}
+    assert admin.delete("/api/v1/studies/1.2.901", params={"erase": True}).json()["deleted"]
+    [certificate] = [one["certificate"] for one in admin.get("/api/v1/work?kind=erasure").json()["items"]]
+    assert (certificate["series"], certificate["instances"]) == (2, 6)
+    assert digest_of_uid(copy) in certificate["uids_sha256"]
+    assert listed(admin, "/api/v1/series", "series_instance_uid") == set()
+    left = [
+        path for path in (site.root / "journal").rglob("*") if path.is_file() and copy.encode() in path.read_bytes()
+    ]
+    assert left == []
 
 
 @needs_recognition

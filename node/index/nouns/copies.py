@@ -31,6 +31,7 @@ from node.index.models import (
     WorkRow,
 )
 from node.index.nouns.projects import Pseudonymity, has_original, settle_copies
+from node.index.nouns.records import Level
 from node.index.search.selection import StoredInstance
 from node.index.work.ledger import Lane, add
 from node.index.work.payloads import Copying
@@ -242,6 +243,19 @@ class ReadCopies(ReadRepository):
         )
         found = [_copied(self._connection, owed, project) for project in self._connection.scalars(gone).all()]
         return [one for one in found if one is not None]
+
+    def of_original(self, level: Level, uid: str, study: str) -> list[tuple[Level, str, str]]:
+        """Return level, UID and Study Instance UID of what a study, series or instance was copied to, here or not."""
+        if level == "instance":
+            columns = CopiedInstanceRow.copy_sop_instance_uid, CopiedSeriesRow.copy_study_instance_uid
+            instances = select(*columns).join(CopiedSeriesRow, CopiedSeriesRow.id == CopiedInstanceRow.copied_series_id)
+            instances = instances.where(CopiedInstanceRow.sop_instance_uid == uid, CopiedInstanceRow.reason.is_(None))
+            return [("instance", copy, its_study) for copy, its_study in self._connection.execute(instances)]
+        series = select(CopiedSeriesRow.copy_series_instance_uid, CopiedSeriesRow.copy_study_instance_uid)
+        series = series.where(CopiedSeriesRow.study_instance_uid == study)
+        if level == "series":
+            series = series.where(CopiedSeriesRow.series_instance_uid == uid)
+        return [("series", copy, its_study) for copy, its_study in self._connection.execute(series)]
 
     def listed(self, project: str) -> Iterator[Row]:
         """Yield the instances of a de-identified project with their copies, and what became of each."""
