@@ -204,19 +204,37 @@ def test_a_sender_that_does_not_answer_delays_nothing_and_is_left_alone(
 ) -> None:
     source.fails = True
     questions = asked({"fails": 0, "is not there": 1, "offers none": echo_only}[how])
+    failed = ["failed"] if how == "offers none" else ["again"]
     took(root, make.ct_series(4))
     root.clock.move(51)
-    assert questions.ask() == ["failed"]
+    assert questions.ask() == failed
     settle(root, 10)
     assert verdict(root) == ("complete", "geometry", None, 0)
     assert the_series(root)["verdict_reason"].endswith("; the sender does not answer C-FIND")
-    for hours, outcomes in ((0, []), (1, [] if how == "offers none" else ["failed"]), (24, ["failed"])):
+    for hours, outcomes in ((0, []), (1, [] if how == "offers none" else failed), (24, failed)):
+        root.clock.move(31)
+        assert questions.ask() == ([] if how == "offers none" or failed == [] else ["failed"])
         root.clock.move(3600 * hours)
         took(root, make.ct_series(2))
         root.clock.move(51)
         assert questions.ask() == outcomes
         settle(root, 10)
-    assert len(source.asked) == (3 if how == "fails" else 0)
+        failed = outcomes
+    assert len(source.asked) == (5 if how == "fails" else 0)
+
+
+@pytest.mark.slow
+def test_a_sender_that_was_busy_once_is_asked_again(root: Root, source: Source, asked: Asked) -> None:
+    source.fails = True
+    questions = asked()
+    source.has, source.count = took(root, make.ct_series(4)), 4
+    root.clock.move(51)
+    assert questions.ask() == ["again"]
+    settle(root, 10)
+    source.fails = False
+    root.clock.move(31)
+    assert questions.ask() == ["succeeded"]
+    assert verdict(root) == ("complete", "c-find", 4, 0)
 
 
 def test_only_senders_with_an_address_are_asked(root: Root, source: Source, asked: Asked) -> None:

@@ -1,7 +1,7 @@
 """The sender of a series is asked how many instances it has, and if it has more, which: at most 30 seconds each time.
 
-A sender that does not answer is left alone: for ten minutes, or for a day if it offers no C-FIND. No conversion waits
-for an answer; one that comes later changes the verdict.
+A sender that does not answer, and does not half a minute later, is left alone for ten minutes; one that offers no
+C-FIND, for a day. No conversion waits for an answer; one that comes later changes the verdict.
 
 A sender that is still acquiring a series counts what it has so far. One that may have its series converted early
 (`[peers.NAME] confirm_by_find`) is therefore asked again and again, and believed once two counts in a row agree.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from time import monotonic
 
 import structlog
@@ -27,6 +28,7 @@ from node.index.nouns.converted import SeriesKey
 from node.index.work.ledger import REASON_LENGTH, Decision, Ended, Postponed, Work
 from node.index.work.payloads import Inquiry
 from node.index.work.questions import AHEAD, Waiting
+from node.retries import wait_seconds
 from node.settings.model import Settings
 
 log = structlog.get_logger()
@@ -111,13 +113,20 @@ class Asking:
         except (PeerFailed, UsageError) as error:
             if stopping.is_set():
                 return None
-            silent_seconds = NOT_OFFERED_SECONDS if isinstance(error, NothingAccepted) else SILENT_SECONDS
             log.warning("sender_not_asked", peer=name, error=type(error).__name__)
             problem = Reported(waiting.received, problem="does not answer C-FIND")
             self._index.series.record_reported(key, problem, self._now())
-            return Ended("failed", str(error)[:REASON_LENGTH], Inquiry(silent_seconds=silent_seconds))
+            return self._unanswered(work, error)
         self._index.series.record_reported(key, reported, self._now())
         return Ended("succeeded", f"the sender has {count}, {waiting.received} are here", Inquiry(count))
+
+    def _unanswered(self, work: Work, error: PeerFailed | UsageError) -> Decision:
+        """Return what becomes of a question without an answer: a peer that is busy once is not taken for silent."""
+        reason, offers_none = str(error)[:REASON_LENGTH], isinstance(error, NothingAccepted)
+        if not offers_none and not work.payload.has_failed:
+            later = self._now() + dt.timedelta(seconds=wait_seconds(1))
+            return Postponed(later, reason, replace(work.payload, has_failed=True))
+        return Ended("failed", reason, Inquiry(silent_seconds=NOT_OFFERED_SECONDS if offers_none else SILENT_SECONDS))
 
     def recorded(self, work: Work, decision: Decision) -> None:
         """Tell nobody: what the sender says is in the verdict."""

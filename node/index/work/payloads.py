@@ -91,10 +91,13 @@ class Inquiry:
         What it said the last time.
     silent_seconds : float
         How long it is not asked again, because it did not answer.
+    has_failed : bool
+        It did not answer once, and is to be asked a second time.
     """
 
     instances: int | None = None
     silent_seconds: float = 0.0
+    has_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
