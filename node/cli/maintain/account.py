@@ -135,7 +135,11 @@ def token(
     ] = [],  # noqa: B006
     project: Annotated[
         str | None,
-        typer.Option("--project", metavar="NAME", help="It shows the series of this one only. [default: all it sees]"),
+        typer.Option(
+            "--project",
+            metavar="NAME",
+            help="Show the series of this project only. [default: all that the account sees]",
+        ),
     ] = None,
     *,
     root: ChangedRoot,

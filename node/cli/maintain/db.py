@@ -106,7 +106,10 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder, or an export to bring up to date.")],
     group: Annotated[str | None, typer.Option(help="Group of accounts that may read it; by default only you.")] = None,
     project: Annotated[
-        str | None, typer.Option("--project", metavar="NAME", help="Only its series, as its members see them.")
+        str | None,
+        typer.Option(
+            "--project", metavar="NAME", help="Export the series of this project only, as its members see them."
+        ),
     ] = None,
     *,
     root: ChangedRoot,

@@ -43,8 +43,9 @@ class OutOfScope(VoxelnodeError):
 class Scope:
     """The projects of a caller: those that an account is a member of, or some by their names, of a peer.
 
-    `role`: leave out the projects of an account in which it has a lower one. `groups`: those that the account is in, as
-    members of projects. `only`: leave out all projects of the account but this.
+    `role`: leave out the projects of an account in which it has a lower one. `groups`: the groups of the
+    account, by their names as members of projects. `only`: leave out all projects of the account but the one of this
+    name.
     """
 
     account: str = ""
