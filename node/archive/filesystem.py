@@ -23,7 +23,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -242,6 +242,16 @@ class Archive:
     def ahead(self, files: Iterable[File]) -> Iterator[File]:
         """Yield files in their order; those that follow are fetched meanwhile, to be `local` when they are read."""
         return iter(files) if self.remote is None else self.remote.ahead(files)
+
+    @contextmanager
+    def working_folder(self) -> Iterator[Path]:
+        """Make a folder for files on their way, and remove it with what is left; after a crash, the next start does."""
+        folder = self.work / uuid.uuid4().hex
+        folder.mkdir(mode=0o700, parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self, key: str) -> None:
         """Delete a file, if it still exists, and what was made of it."""

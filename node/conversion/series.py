@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
@@ -81,10 +79,8 @@ def write_volumes(
     lost by then, as the series was deleted, nothing is moved: files of a deleted series do not appear again.
     """
     reached("series-claimed")
-    folder = archive.work / uuid.uuid4().hex
-    folder.mkdir(mode=0o700, parents=True)
     with ExitStack() as held:
-        held.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = held.enter_context(archive.working_folder())
         used = _Used(claimed, archive, index, held)
         # Looking up the referenced series adds their files to `as_received`, before the job is sent to a child.
         job = ConversionJob(

@@ -16,6 +16,7 @@ from time import monotonic
 
 import structlog
 
+from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.durable import NO_ROOM
@@ -98,6 +99,17 @@ def _pardon_expected(flaws: dict[str, Flaw], archive: Archive, index: Index) -> 
     if Flaw.MISSING in flaws.values():
         for key in index.objects.ordered_removals():
             flaws.pop(archive.quarantine_key(key), None)
+
+
+def damage_of(archive: Archive, index: Index, file: ArchivedFile, path: Path, now: dt.datetime) -> str | None:
+    """Return how the file of an instance, read at `path`, differs from what was received, and record that.
+
+    None: it does not, or not any more; see `report_damage`.
+    """
+    problem = problem_with(path, file.data_set_offset, file.bytes, file.sha256)
+    if problem is None or report_damage(archive, index, file.key, problem, now):
+        return None
+    return problem
 
 
 def report_damage(archive: Archive, index: Index, key: str, problem: str, now: dt.datetime) -> bool:

@@ -11,17 +11,15 @@ dies, the work is done again from its beginning: what is there already is left a
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from node.archive.intact import problem_with
 from node.archive.space import reason_of
 from node.audit.audit_log import Audit
 from node.child_process.messages import Garbled
@@ -48,7 +46,7 @@ from node.lifecycle.deletion import Order, delete
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
-from node.receive.stored_files import report_damage
+from node.receive.stored_files import damage_of
 from node.retries import jittered_wait_seconds
 
 ORIGIN = Origin(source=COPY)
@@ -165,7 +163,7 @@ class CopyStep:
             or known.reason is not None
             or known.copy_sop_instance_uid not in made
         ]
-        with self._folder() as folder:
+        with self._ingest.archive.working_folder() as folder:
             for start in range(0, len(missing), TOGETHER):
                 if stopping.is_set():
                     raise _Stopped
@@ -254,10 +252,7 @@ class CopyStep:
             path = archive.local(one)
         except FileNotFoundError:
             return None
-        problem = problem_with(path, one.data_set_offset, one.bytes, one.sha256)
-        if problem is None or report_damage(archive, self._index, one.key, problem, self._ingest.now()):
-            return path
-        return None
+        return path if damage_of(archive, self._index, one, path, self._ingest.now()) is None else None
 
     def _take_in(self, copied: Copied, path: Path) -> Future[Outcome]:
         outcome: Future[Outcome] = Future()
@@ -284,16 +279,6 @@ class CopyStep:
         if taken:
             self._copies.note(copies.id, taken)
         return replace(noted, instances={**noted.instances, **{one.sop_instance_uid: one for one in taken}})
-
-    @contextmanager
-    def _folder(self) -> Iterator[Path]:
-        """Make a folder for copies on their way, and remove it; the next start does after a crash."""
-        folder = self._ingest.archive.work / uuid.uuid4().hex
-        folder.mkdir(mode=0o700, parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 _TAKEN = "another instance has the UID of the copy: delete that one, then convert the series again"

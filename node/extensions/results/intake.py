@@ -24,7 +24,6 @@ from typing import IO, Any
 
 import structlog
 
-from node.archive.intact import problem_with
 from node.archive.space import reason_of
 from node.background import BackgroundService
 from node.durable import NO_ROOM, make_folder
@@ -52,7 +51,7 @@ from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
-from node.receive.stored_files import report_damage
+from node.receive.stored_files import damage_of
 from node.settings.model import Settings
 
 log = structlog.get_logger()
@@ -174,7 +173,7 @@ class ResultIntake:
             job = self._index.jobs.with_id(job_id)
             if job.state == "succeeded":
                 return
-            with self._own_folder() as own:
+            with self._ingest.archive.working_folder() as own:  # no hook knows it
                 self._store(job, self._made(job, manifest, own) if job.is_open else [])
             self.end(job_id, "succeeded", detail)
         finally:
@@ -214,16 +213,6 @@ class ResultIntake:
     def close(self) -> None:
         """End the child processes."""
         self._makers.close()
-
-    @contextmanager
-    def _own_folder(self) -> Iterator[Path]:
-        """Make a folder that no hook knows, and remove it with its files; the next start does after a crash."""
-        folder = self._ingest.archive.work / uuid.uuid4().hex
-        folder.mkdir(mode=0o700, parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _made(self, job: Job, manifest: Manifest | None, own: Path) -> list[_Made]:
         """Make the instances of a job, in a folder of our own."""
@@ -291,8 +280,8 @@ class ResultIntake:
     def _intact(self, one: StoredInstance) -> Path:
         """Return the file of an image, after comparing it with what was received: a result has its patient from it."""
         path = self._ingest.archive.local(one)
-        problem = problem_with(path, one.data_set_offset, one.bytes, one.sha256)
-        if problem is None or report_damage(self._ingest.archive, self._index, one.key, problem, self._ingest.now()):
+        problem = damage_of(self._ingest.archive, self._index, one, path, self._ingest.now())
+        if problem is None:
             return path
         raise ResultRefused(f"the file of an image of the series {problem}: send the image again")
 

@@ -243,6 +243,13 @@ class ReadProjects(ReadRepository):
 
     def all(self) -> list[Row]:
         """Return the columns of people, the number of ``series``, and whether it is ``deidentified``, by name."""
+        return self._described()
+
+    def one(self, name: str) -> Row | None:
+        """Return a project as in `all`, or None."""
+        return next(iter(self._described(ProjectRow.name == name)), None)
+
+    def _described(self, *conditions: ColumnElement[bool]) -> list[Row]:
         series = (
             select(func.count(ProjectSeriesRow.series_id.distinct()))
             .where(ProjectSeriesRow.project_id == ProjectRow.id)
@@ -250,17 +257,12 @@ class ReadProjects(ReadRepository):
         )
         columns = ProjectRow.name, ProjectRow.description, ProjectRow.rule, ProjectRow.called_ae_title
         is_deidentified = ProjectRow.deidentification.is_not(None).label("deidentified")
-        query = select(*columns, series.label("series"), is_deidentified).order_by(ProjectRow.name)
+        query = select(*columns, series.label("series"), is_deidentified).where(*conditions).order_by(ProjectRow.name)
         return [dict(row) for row in self._connection.execute(query).mappings()]
-
-    def one(self, name: str) -> Row | None:
-        """Return a project as in `all`, or None."""
-        return next((row for row in self.all() if row["name"] == name), None)
 
     def require(self, name: str) -> None:
         """Raise NoSuchProject if there is no project of this name."""
-        if self.one(name) is None:
-            raise NoSuchProject(f"there is no project {name!r}: `voxelnode projects list` lists all")
+        _id(self._connection, name)
 
     def members(self, name: str) -> list[Row]:
         """Return ``account`` and ``role`` of each member of a project."""
