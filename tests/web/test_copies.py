@@ -33,8 +33,8 @@ pytestmark = pytest.mark.slow
 
 MARKS = (
     b"secret^", b"secret-", b"secret hospital", b"thorax secret", b"secret comment", b"secret icon", b"secret bytes",
-    b"secret creator", b"secret private", b"secret overlay", b"secret padding", b"of secret", b"840.4711", b"-4711", b"20260101",
-    b"2026-01-01", b"19560401", b"1956-04-01",
+    b"secret creator", b"secret private", b"secret overlay", b"secret padding", b"of secret", b"840.4711", b"-4711",
+    b"20260101", b"2026-01-01", b"19560401", b"1956-04-01",
 )  # fmt: skip
 """What tells of the originals, in files and answers."""
 
