@@ -256,12 +256,37 @@ class PlainCommand(typer.core.TyperCommand):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         for parameter in self.params:
+            _refuse_empty_path(parameter)
             if isinstance(parameter, typer.core.TyperArgument):
                 parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
 
 
+class _Group(typer.core.TyperGroup):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for parameter in self.params:
+            _refuse_empty_path(parameter)
+
+
+def _refuse_empty_path(parameter: Any) -> None:
+    """Refuse ``""`` for a path: a shell writes it for a variable without a value, and `pathlib` reads this folder."""
+    if Path not in (parameter.type_descriptor.annotation, *get_args(parameter.type_descriptor.annotation)):
+        return
+    convert = parameter.process_value
+
+    def checked(ctx: Any, value: Any) -> Any:
+        if "" in (value if isinstance(value, list | tuple) else (value,)):
+            raise typer.BadParameter("the path is empty. For this folder, give `.`", ctx=ctx, param=parameter)
+        return convert(ctx, value)
+
+    parameter.process_value = checked
+
+
 class Commands(typer.Typer):
     """A command that has commands, each of which is `completed`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, cls=_Group, **options)
 
     def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         """Add a command."""

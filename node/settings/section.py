@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
@@ -21,6 +21,15 @@ class SettingsSection(BaseModel):
     """A table of the configuration: unknown keys are errors, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_not_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse ``""``, which is this folder as a path and every address as a host; a default may be empty."""
+        field = cls.model_fields[str(info.field_name)]
+        if value == "" and field.default != "":
+            raise ValueError("is empty" if field.is_required() else "is empty; leave it out for the default")
+        return value
 
     @model_validator(mode="after")
     def _breaks_no_rule(self) -> Self:

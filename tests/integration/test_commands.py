@@ -66,6 +66,7 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["severe"], "voxelnode: No such command 'severe'"),
         (["echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
         (["echo", "PACS@host:99999"], "voxelnode: 'PACS@host:99999' is neither a name in [peers] nor AET@HOST:PORT"),
+        (["serve", "--host", ""], "voxelnode: --host: '': is empty; leave it out for the default"),
         (["serve", "--port", "70000"], "voxelnode: --port: 70000: must be at most 65535"),
         (["convert", ".", "-o", "x", "-j", "0"], "voxelnode: --workers / -j: 0: must be at least 1"),
         (["status", "now"], "voxelnode status: Unexpected argument: now. See"),
@@ -129,6 +130,24 @@ def test_every_command_has_examples_that_fit_it() -> None:
     pages = {path: page for path, page, _ in help_pages(get_command(application()), "voxelnode")}
     for name, lines in every.items():
         assert pages[f"voxelnode {name}".strip()].rstrip().endswith("\n".join(f"    {line}" for line in lines))
+
+
+def test_an_empty_path_is_refused_by_every_command_and_is_not_this_folder(run) -> None:
+    def with_paths(command: Any, path: list[str]) -> Iterator[list[str]]:
+        for name, each in getattr(command, "commands", {}).items():
+            yield from with_paths(each, [*path, name])
+        for parameter in command.params:
+            of = parameter.type_descriptor.annotation
+            if Path in (of, *get_args(of)):
+                yield [*path, *(parameter.opts[-1:] if parameter.param_type_name == "option" else ()), ""]
+
+    wrong = list(with_paths(get_command(application()), []))
+    assert len(wrong) > 200
+    assert {"serve --root ", "trash --root ", "open ", "import "} <= set(map(" ".join, wrong))
+    for arguments in wrong[:: 1 + len(wrong) // 40] + [["serve", "--root", ""], ["trash", "--root", ""], ["open", ""]]:
+        status, out, err = run(*arguments)
+        assert (status, out) == (2, ""), arguments
+        assert "is empty" in err or "Missing argument" in err, (arguments, err)
 
 
 NOT_READING = {

@@ -93,10 +93,10 @@ def account(call: ReaderCall) -> Response:
 @for_projects
 def change_password(call: ReaderCall, form: Annotated[NewPassword, Form()]) -> Response:
     """Change one's own password; every session of the account ends, this one too."""
-    name, access = require_session(call), access_of(call)
+    name = require_session(call)
     if is_of_provider(name):
         raise Forbidden("the identity provider has the password of this account")
-    access.check_password(name, form.current, address_of(call.request))
+    own_account(call, form.current)
     act(call, "set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
     return RedirectResponse("/login", SEE_OTHER)
 
@@ -128,7 +128,7 @@ def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Resp
     name, access = require_session(call), access_of(call)
     if is_of_provider(name):
         raise Forbidden("the identity provider has the second factor of this account")
-    access.begin_factor(access.check_password(name, current, address_of(call.request)))
+    access.begin_factor(own_account(call, current))
     known = known_account(call, name)
     app = new_app(call.request, known) if known is not None and not known.has_app else None
     if app is None:
@@ -165,15 +165,30 @@ def remove_factor(
     call: ReaderCall, current: Annotated[Password, Form()], code: Annotated[str, Form(max_length=64)]
 ) -> Response:
     """Remove one's own authenticator app by a code of it or a recovery code; every session of the account ends."""
-    name, access, address = require_session(call), access_of(call), address_of(call.request)
-    known = access.check_password(name, current, address)
+    known = own_account(call, current)
     if not known.has_keys:
-        require_optional(access, known)
+        require_optional(access_of(call), known)
     if not known.has_app:
         raise UsageError("this account has no authenticator app")
-    access.check_code(known, code, address)
-    act(call, "remove-factor", name=name, app_only=True)
+    use_code(call, known, code)
+    act(call, "remove-factor", name=known.name, app_only=True)
     return RedirectResponse("/login", SEE_OTHER)
+
+
+def own_account(call: Call, current: str) -> KnownAccount:
+    """Return one's own account. Raises UsageError for a wrong password: the session is good, a login would not help."""
+    try:
+        return access_of(call).check_password(require_session(call), current, address_of(call.request))
+    except NotAuthenticated as error:
+        raise UsageError("the current password is wrong: nothing was changed") from error
+
+
+def use_code(call: Call, known: KnownAccount, code: str) -> None:
+    """Use up a code of one's own. Raises UsageError if it is wrong or was used before, as `own_account` does."""
+    try:
+        access_of(call).check_code(known, code, address_of(call.request))
+    except NotAuthenticated as error:
+        raise UsageError(f"{error}: nothing was changed") from error
 
 
 def require_optional(access: Access, known: KnownAccount) -> None:

@@ -23,9 +23,11 @@ from node.extensions.administration.own import (
     act,
     is_of_provider,
     known_account,
+    own_account,
     renewed,
     require_optional,
     require_session,
+    use_code,
 )
 from node.extensions.pages.login import MAX_PATH_LENGTH, answer_factor, awaiting, client_of, session_cookie
 from node.extensions.pages.rendering import SEE_OTHER
@@ -40,7 +42,7 @@ from node.extensions.passkeys.relying_party import (
 )
 from node.index.engine.scope import within
 from node.index.nouns.accounts import KnownAccount
-from node.web.access import Proof, ReaderCall, address_of, for_projects
+from node.web.access import Proof, ReaderCall, for_projects
 from node.web.credentials import digest
 from node.web.errors import Forbidden, NotAuthenticated
 from node.web.second_factor import new_recovery_codes
@@ -100,11 +102,9 @@ def sign_in(
 @for_projects
 def options(call: ReaderCall, label: Annotated[Label, Form()], current: Annotated[Password, Form()]) -> Response:
     """What a new key of one's own is to be made with."""
-    name, access = require_session(call), access_of(call)
-    if is_of_provider(name):
+    if is_of_provider(require_session(call)):
         raise Forbidden("the identity provider has the second factor of this account")
-    known = access.check_password(name, current, address_of(call.request))
-    return _options(call.request, known, "register", label)
+    return _options(call.request, own_account(call, current), "register", label)
 
 
 @router.post("/account/keys")
@@ -134,17 +134,16 @@ def remove(
     code: Annotated[str, Form(max_length=64)] = "",
 ) -> Response:
     """Remove a key of one's own; every session of the account ends. The last factor needs a recovery code."""
-    name, access, address = require_session(call), access_of(call), address_of(call.request)
-    known = access.check_password(name, current, address)
+    known = own_account(call, current)
     with within(None):
         keys = _keys(call.node, known)
     if all(key.label != label for key in keys):
         raise UsageError(f"there is no security key {label!r}: it was removed already")
     is_last = not known.has_app and len(keys) == 1
     if is_last:
-        require_optional(access, known)
-        access.check_code(known, code, address)
-    act(call, "remove-security-key", name=name, label=label, may_be_last=is_last)
+        require_optional(access_of(call), known)
+        use_code(call, known, code)
+    act(call, "remove-security-key", name=known.name, label=label, may_be_last=is_last)
     return RedirectResponse("/login", SEE_OTHER)
 
 

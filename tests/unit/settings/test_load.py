@@ -50,6 +50,18 @@ def test_the_node_listens_on_every_address_only_when_peers_are_configured_or_it_
     assert load(flags={"dicom.host": "127.0.0.1"}).settings.bind_host == "127.0.0.1"
 
 
+def test_an_empty_text_is_no_folder_and_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written('[storage]\nroot = ""\n[dicom]\nhost = ""\n[peers.CT1]\nae_title = ""\n[web]\npublic_url = ""\n')
+    monkeypatch.setenv("VOXELNODE_WEB__HOST", "")
+    first, *others = sorted(problems(file))
+    assert first == "environment: VOXELNODE_WEB__HOST: '': is empty; leave it out for the default"
+    assert [line.partition(": ")[2] for line in others] == [
+        "[dicom] host: '': is empty; leave it out for the default",
+        "[peers.CT1] ae_title: '': is empty",
+        "[storage] root: '': is empty; leave it out for the default",
+    ]
+
+
 def test_flags_win_over_the_environment_which_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     written('[dicom]\nport = 1\nae_title = "FILE"\nidle_seconds = 7\n')
     monkeypatch.setenv("VOXELNODE_DICOM__PORT", "2")
