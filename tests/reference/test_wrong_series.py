@@ -1,4 +1,4 @@
-"""The corpus of wrong series, and the table that docs/wrong-series.md has of it."""
+"""The corpus of wrong series, and the tables that docs/wrong-series.md has of it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_a_series_that_somebody_converted_wrongly_is_right_or_not_in_silence(mak
     assert outcome.state == NOT_RIGHT.get(case.name, "right"), outcome.why
     page = PAGE.read_text()
     assert any(line.startswith(row_of(case, outcome)) for line in page.splitlines()), row_of(case, outcome)
-    evidence = evidence_of(case, outcome)
-    assert evidence in " ".join(page.split()), evidence
+    for evidence in evidence_of(case, "voxelnode", outcome):
+        assert evidence in page.splitlines(), evidence
 
 
 @pytest.mark.slow
@@ -47,8 +47,8 @@ def test_the_page_says_what_its_version_of_dcm2niix_makes_of_every_case() -> Non
     for make_case in CASES.values():
         case = make_case()
         state = by_dcm2niix(case).state
-        [line] = [line for line in page.splitlines() if line.startswith(f"| {case.name} |")]
-        assert line.split(" | ")[3].startswith(state), case.name
+        [line] = [line for line in page.splitlines() if line.startswith(f"| {case.name} | [#")]
+        assert line.split(" | ")[4].startswith(state), case.name
 
 
 @pytest.mark.slow
@@ -66,8 +66,8 @@ def test_the_judge_sees_each_kind_of_mistake() -> None:
     backwards = [Plane(plane.values, plane.affine, "", -plane.time) for plane in case.planes]
     more = [*case.planes, Plane(case.planes[0].values + 9, case.planes[0].affine)]
     for planes, word in (
-        (shifted, "none that lies there"),
-        (brighter, "none that lies there"),
+        (shifted, "no match at their place"),
+        (brighter, "no match at their place"),
         (several, "images are mixed"),
         (backwards, "another order"),
         (more, "in no volume"),

@@ -2,7 +2,7 @@
 
     python -m tests.reference.wrong_series
 
-prints the table of docs/wrong-series.md and the list below it. Each case is a series after an issue of dcm2niix whose
+prints the tables of docs/wrong-series.md. Each case is a series after an issue of dcm2niix whose
 text says which kind of wrong result there was; no data of it are used. A case knows where each of its planes lies, what
 its voxels are worth, and of which image (echo, component ...) and time it is. So the judge needs no oracle: whichever
 way rows, slices and times run in a file, each of its planes must be one that was acquired there.
@@ -14,7 +14,6 @@ import json
 import re
 import subprocess
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -38,7 +37,6 @@ from tests.programs import DCM2NIIX
 from tests.split import by_slice, by_volume, split_series
 
 TOLERANCE_MM = 0.05
-WIDTH = 120
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 Sidecar = Callable[[dict[str, Any], Any], Iterator[str]]
@@ -107,10 +105,14 @@ class Made:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case, and why: ``right``, ``told`` (not whole, but said so), ``refused`` or ``wrong``."""
+    """What became of a case: ``right``, ``told`` (not whole, but said so), ``refused`` or ``wrong``.
+
+    `why` is what is wrong with the volumes, `said` what the program says of the series.
+    """
 
     state: str
     why: str = ""
+    said: str = ""
 
 
 # The judge
@@ -147,7 +149,7 @@ def faults(made: Sequence[Made], case: Case) -> Iterator[str]:
         strange = [(k, t) for t, planes in enumerate(found) for k, number in enumerate(planes) if number is None]
         if strange:
             k, t = strange[0]
-            yield f"{len(strange)} planes are none that lies there (the first: slice {k}, time {t})"
+            yield f"{len(strange)} planes have no match at their place (first: slice {k}, time {t})"
         yield from _mixed([[case.planes[n] for n in planes if n is not None] for planes in found])
         yield from case.sidecar(volume.fields, volume)
     lacking = set(range(len(case.planes))) - set(used) - case.may_lack
@@ -286,9 +288,7 @@ def _outcome(wrong: str | None, said: dict[str, None], *, is_made: bool) -> Outc
     if wrong is None:
         return Outcome("right")
     if said:
-        return Outcome(
-            "told" if is_made else "refused", f"{wrong}; it says: {', '.join(f'`{line}`' for line in list(said)[:3])}"
-        )
+        return Outcome("told" if is_made else "refused", wrong, ", ".join(f"`{line}`" for line in list(said)[:3]))
     return Outcome("wrong", wrong)
 
 
@@ -847,31 +847,25 @@ CASES: dict[str, Callable[[], Case]] = {
 def row_of(case: Case, ours: Outcome) -> str:
     """Return the row of the table as far as dcm2niix has no part in it."""
     issues = ", ".join(f"[#{issue}](https://github.com/rordenlab/dcm2niix/issues/{issue})" for issue in case.issues)
-    return f"| {case.name} | {issues} | {ours.state} |"
+    return f"| {case.name} | {issues} | {case.mistake} | {ours.state} |"
 
 
-def evidence_of(case: Case, ours: Outcome) -> str:
-    """Return what went wrong in a case, and what is wrong with the volumes, as far as dcm2niix has no part in it."""
-    return f"- **{case.name}**: {case.mistake}.{_sentence('voxelnode', ours)}"
-
-
-def _sentence(program: str, outcome: Outcome) -> str:
-    return f" *{program}*: {outcome.why}." if outcome.why else ""
+def evidence_of(case: Case, program: str, outcome: Outcome) -> list[str]:
+    """Return the row of the second table about the volumes that a program made of a case; none if they are right."""
+    return [f"| {case.name} | {program} | {outcome.why} | {outcome.said} |"] if outcome.why else []
 
 
 def main() -> None:
-    """Print the table of docs/wrong-series.md, and the list below it."""
-    print(f"| Series | Issue | voxelnode | dcm2niix {version_of_dcm2niix()} |")
-    print("|---|---|---|---|")
+    """Print the two tables of docs/wrong-series.md."""
+    print(f"| Series | Issue | What went wrong | voxelnode | dcm2niix {version_of_dcm2niix()} |")
+    print("|---|---|---|---|---|")
     evidence = []
     for make_case in CASES.values():
         case = make_case()
         ours, theirs = by_voxelnode(case), by_dcm2niix(case)
         print(row_of(case, ours), theirs.state, "|", flush=True)
-        evidence.append(evidence_of(case, ours) + _sentence("dcm2niix", theirs))
-    print("\nWhat went wrong by each issue, and what is wrong with volumes that are not right:\n")
-    for entry in evidence:
-        print(textwrap.fill(entry, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+        evidence += [*evidence_of(case, "voxelnode", ours), *evidence_of(case, "dcm2niix", theirs)]
+    print("\n| Series | Program | Wrong | The program says |\n|---|---|---|---|", *evidence, sep="\n")
 
 
 if __name__ == "__main__":
