@@ -75,10 +75,19 @@ def in_plain_words(message: str) -> str:
     return message
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return the end of a message about an unknown word: the choice that is meant or, if none is near, all of them."""
+MAX_LISTED = 24
+"""Choices that a message lists; more are not read."""
+
+
+def nearest(word: str, choices: Iterable[str], listing: str = "") -> str:
+    """Return the end of a message about an unknown word: the choice that is meant or, if none is near, all of them.
+
+    `listing` names what lists many choices, as a command.
+    """
     choices = list(choices)
-    return meant(word, choices) or f"; known: {', '.join(choices)}"
+    if len(choices) <= MAX_LISTED:
+        return meant(word, choices) or f"; known: {', '.join(choices)}"
+    return meant(word, choices) or (f"; `{listing}` lists them" if listing else "")
 
 
 def meant(word: str, choices: Iterable[str]) -> str:

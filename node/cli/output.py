@@ -69,7 +69,7 @@ class Listing(Answer):
     Attributes
     ----------
     rows
-        What ``--tsv`` prints: the names of the fields, and a line for each row.
+        What ``--tsv`` prints: the names of the fields, and a line for each row; nothing without rows.
     """
 
     rows: Sequence[Mapping[str, Any]] = ()
@@ -77,7 +77,7 @@ class Listing(Answer):
     def show_tsv(self) -> None:
         """Print the rows with a tab between fields; a tab or the end of a line within a field becomes an escape."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        for fields in (names, *([_field(row.get(name)) for name in names] for row in self.rows)):
+        for fields in (names, *([_field(row.get(name)) for name in names] for row in self.rows)) if self.rows else ():
             print("\t".join(fields))
         self._exit_if_failed()
 
@@ -92,11 +92,11 @@ def listing(
     failed: bool = False,
     below: Iterable[str] = (),
 ) -> Listing:
-    """Return rows as a table; `none` stands for a table without rows, and `data` for the rows in JSON."""
+    """Return rows as a table; without rows `none`, or the title, stands for it. `data` are the rows in JSON."""
 
     def show() -> None:
-        if none and not rows:
-            print(none)
+        if not rows:
+            print(none or title)
         else:
             print_table(title, tuple(columns), [[_of(row, cell) for cell in columns.values()] for row in rows])
         for line in below:

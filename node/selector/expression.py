@@ -28,6 +28,9 @@ Facts = Mapping[str, Any]
 Fields = Mapping[str, Field]
 """The fields that a selector may compare, by name."""
 
+HELP = "voxelnode help select"
+"""Lists the fields."""
+
 MAX_LENGTH = 2000
 MAX_DEPTH = 30
 MAX_VALUES = 100
@@ -327,7 +330,7 @@ class _Parser:
 
 
 def _unknown(name: str, fields: Fields) -> str:
-    return f'unknown field "{name[:64]}"{nearest(name[:64], fields)}'
+    return f'unknown field "{name[:64]}"{nearest(name[:64], fields, HELP)}'
 
 
 def _of_table(name: str, value: Any, fields: Fields) -> _Condition:

@@ -22,6 +22,9 @@ from node.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX
 from node.settings.model import Settings
 
 NESTING = "__"
+EXAMPLE = "voxelnode config example"
+"""Shows every key."""
+
 DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
 """Names a TOML file of other defaults, such as those of a container, below the configuration file."""
 
@@ -220,7 +223,9 @@ def _problem(details: ErrorDetails, location: list[str]) -> str:
     if details["type"] == "missing":
         return "must be given"
     if details["type"] == "extra_forbidden":
-        return f"unknown {'key' if location[1:] else 'section'}{nearest(location[-1], _fields_at(location[:-1]))}"
+        return (
+            f"unknown {'key' if location[1:] else 'section'}{nearest(location[-1], _fields_at(location[:-1]), EXAMPLE)}"
+        )
     value = details["input"]
     shown = f"{value!r}: " if isinstance(value, str | int | float | bool) else ""
     return f"{shown}{_rule(details)}"

@@ -63,6 +63,8 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["series", "--limit", "9" * 22], f"voxelnode series: Invalid value for '--limit': {'9' * 22} is more than"),
         (["series", "--state", "failing"], "voxelnode series: Invalid value for '--state': 'failing' is"),
         (["help", "selec"], "voxelnode: 'selec' is not a document, did you mean \"select\"?"),
+        (["help", "nothing"], "voxelnode: 'nothing' is not a document; `voxelnode help` lists them"),
+        (["select", "xyzzy"], 'voxelnode: at character 1: unknown field "xyzzy"; `voxelnode help select` lists them'),
         (["severe"], "voxelnode: No such command 'severe'"),
         (["echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
         (["echo", "PACS@host:99999"], "voxelnode: 'PACS@host:99999' is neither a name in [peers] nor AET@HOST:PORT"),
@@ -144,7 +146,7 @@ def test_an_empty_path_is_refused_by_every_command_and_is_not_this_folder(run) -
     wrong = list(with_paths(get_command(application()), []))
     assert len(wrong) > 200
     assert {"serve --root ", "trash --root ", "open ", "import "} <= set(map(" ".join, wrong))
-    for arguments in wrong[:: 1 + len(wrong) // 40] + [["serve", "--root", ""], ["trash", "--root", ""], ["open", ""]]:
+    for arguments in [*wrong[:: 1 + len(wrong) // 40], ["serve", "--root", ""], ["trash", "--root", ""], ["open", ""]]:
         status, out, err = run(*arguments)
         assert (status, out) == (2, ""), arguments
         assert "is empty" in err or "Missing argument" in err, (arguments, err)
@@ -425,3 +427,10 @@ def test_the_conformance_statement_has_the_values_of_the_configuration(run, tmp_
     association = sections["General Association Parameters"]["tables"]["association"]
     assert {"Parameter": "Maximum Length Received, bytes", "Value": "65536"} in association
     assert "that of one site" in sections["Remarks"]["text"]
+
+
+def test_a_listing_without_rows_is_a_line_for_people_and_nothing_for_programs(run) -> None:
+    run("import", str(get_testdata_file("CT_small.dcm")), "--root", "here")
+    assert run("series", "--root", "here", "--study", "1.2").out == "0 series\n"
+    assert run("account", "list", "--root", "here").out == "0 accounts\n"
+    assert run("series", "--root", "here", "--study", "1.2", "--tsv") == (0, "", "")

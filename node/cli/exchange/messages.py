@@ -71,7 +71,7 @@ def list_hooks(root: Root) -> Listing:
     with root.reading() as index:
         progress = index.hooks.progress()
     rows = [_described(name, hook) | progress.get(name, {}) for name, hook in root.settings.hooks.items()]
-    return listing(f"{len(rows)} hooks", HOOKS, rows)
+    return listing(counted(len(rows), "hook"), HOOKS, rows)
 
 
 @hooks.command()
@@ -307,7 +307,7 @@ def list_routes(root: Root) -> Listing:
     there = {(row["route"], row["destination"]) for row in rows}
     rows += [{"route": route, "destination": to} for route, to in known if (route, to) not in there]
     rows = [row for row in rows if row["route"] or row.get("delivered") or row.get("waiting") or row.get("given_up")]
-    return listing(f"{len(rows)} destinations", DESTINATIONS, rows)
+    return listing(counted(len(rows), "destination"), DESTINATIONS, rows)
 
 
 def _state(row: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from node.cli.options import Root
 from node.cli.output import Columns, Listing, listing, problems_of
+from node.counted import counted
 from node.errors import UsageError
 
 COLUMNS: Columns = {
@@ -110,4 +111,4 @@ def rejections(
     """List recent refusals with sender, reason and remedy."""
     with root.reading() as index:
         rows = index.rejections.newest(last)[::-1]
-    return listing(f"last {len(rows)} kinds of refusals", REFUSALS, rows, none="no refusals")
+    return listing(f"last {counted(len(rows), 'kind')} of refusals", REFUSALS, rows, none="no refusals")

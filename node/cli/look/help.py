@@ -11,6 +11,8 @@ import typer
 from node.cli.output import Answer, Listing, listing
 from node.errors import UsageError, nearest
 
+LIST = "voxelnode help"
+
 
 def help_(
     topic: Annotated[
@@ -26,7 +28,7 @@ def help_(
         return listing("", {"topic": "topic", "about": "about"}, rows, data=titles)
     name = topic.removeprefix("docs/").removesuffix(".md")
     if name not in documents:
-        raise UsageError(f"{topic!r} is not a document{nearest(name, sorted(documents))}")
+        raise UsageError(f"{topic!r} is not a document{nearest(name, sorted(documents), LIST)}")
     text = documents[name].read_text(encoding="utf-8")
     return Answer({"topic": name, "text": text}, lambda: _show(text))
 

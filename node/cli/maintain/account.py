@@ -12,6 +12,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Columns, Listing, listing
+from node.counted import counted
 from node.errors import UsageError
 
 app = Commands(help="Manage the accounts that may use HTTP.", no_args_is_help=True)
@@ -105,7 +106,7 @@ def list_(root: Root) -> Listing:
         }
         for account in accounts
     ]
-    return listing(f"{len(rows)} accounts", ACCOUNTS, rows)
+    return listing(counted(len(rows), "account"), ACCOUNTS, rows)
 
 
 @app.command()
@@ -173,7 +174,7 @@ def sessions(name: Name, root: Root) -> Listing:
             | {"created_at": one.created_at, "used_at": one.used_at, "expires_at": one.expires_at}
             for one in index.accounts.sessions(name, dt.datetime.now(dt.UTC))
         ]
-    return listing(f"{len(rows)} sessions of {name}", SESSIONS, rows)
+    return listing(f"{counted(len(rows), 'session')} of {name}", SESSIONS, rows)
 
 
 @app.command()

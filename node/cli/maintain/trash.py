@@ -66,7 +66,7 @@ def empty(
         with root.reading() as index:
             numbers = [row["number"] for row in index.trash.all()]
     if numbers:
-        confirm("emptying the trash", f"Permanently delete the files of {len(numbers)} deletions?", yes)
+        confirm("emptying the trash", f"Permanently delete the files of {counted(len(numbers), 'deletion')}?", yes)
     for one in numbers:
         root.order("empty-trash", number=one)
-    return Answer({"emptied": numbers}, f"emptied: {len(numbers)} deletions")
+    return Answer({"emptied": numbers}, f"emptied: {counted(len(numbers), 'deletion')}")

@@ -23,6 +23,9 @@ NAMED_BY_RULE = frozenset(ENTITIES) - {"sub", "ses", "run"}
 AslVolume = Literal["control", "label", "m0scan", "deltam", "cbf", "noRF"]
 Label = Annotated[str, BeforeValidator(str)]
 
+HELP = "voxelnode help bids"
+"""Lists the fields of rules."""
+
 _FACT = re.compile(r"\{(\w*)\}")
 
 
@@ -110,7 +113,7 @@ def _check_names(rule: Rule, kind: Kind) -> None:
             raise ValueError(problem)
     for name in (name for text in (rule.suffix or "", *rule.entities.values()) for name in _FACT.findall(text)):
         if name not in RULE_FIELDS:
-            raise ValueError(f'unknown field "{name}" in braces{nearest(name, RULE_FIELDS)}')
+            raise ValueError(f'unknown field "{name}" in braces{nearest(name, RULE_FIELDS, HELP)}')
 
 
 class _File(_Table):

@@ -8,6 +8,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, SeriesUids, StudyUids, studies_or_series
 from node.cli.output import Answer, Columns, Listing, listing
+from node.counted import counted
 
 app = Commands(help="Give labels to studies and series, and take them away.", no_args_is_help=True)
 
@@ -23,7 +24,7 @@ def list_(root: Root) -> Listing:
 
     with root.reading() as index:
         rows = index.repository(ReadMarks).known()
-    return listing(f"{len(rows)} labels", LABELS, rows)
+    return listing(counted(len(rows), "label"), LABELS, rows)
 
 
 @app.command()

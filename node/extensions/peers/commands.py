@@ -14,6 +14,7 @@ import typer
 
 from node.cli.options import PEER, CallingAet, ChangedRoot, Configured, Root
 from node.cli.output import Answer, Listing, listing, print_fields, printable
+from node.counted import counted
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -84,7 +85,9 @@ def find(
     keywords = [keyword for keyword in _keywords(query) if any(_shown(keyword, answer) for answer in answers)]
     rows = [{keyword: _shown(keyword, answer) for keyword in keywords} for answer in answers]
     data = [answer.to_json_dict() for answer in answers]
-    return listing(f"{len(answers)} answers from {peer}", {keyword: keyword for keyword in keywords}, rows, data=data)
+    return listing(
+        f"{counted(len(answers), 'answer')} from {peer}", {keyword: keyword for keyword in keywords}, rows, data=data
+    )
 
 
 def _query(keys: list[str], level: str) -> Dataset:

@@ -27,7 +27,7 @@ def hosts(root: Root) -> Listing:
     """
     with root.reading() as index:
         rows = index.hosts.all(index.hosts.now())
-    title = f"{len(rows)} hosts" if rows else "no hosts: the index is a file, or no node has opened it yet"
+    title = counted(len(rows), "host") if rows else "no hosts: the index is a file, or no node has opened it yet"
     return listing(title, HOSTS | {"does alone": _alone}, rows)
 
 

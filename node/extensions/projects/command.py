@@ -9,6 +9,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, SeriesUids, StudyUids, studies_or_series
 from node.cli.output import Answer, Columns, Listing, listing
+from node.counted import counted
 from node.errors import UsageError
 
 app = Commands(help="Limit accounts to the series of projects.", no_args_is_help=True)
@@ -53,7 +54,7 @@ def list_(root: Root) -> Listing:
             }
             for row in projects.all()
         ]
-    return listing(f"{len(rows)} projects", PROJECTS, rows)
+    return listing(counted(len(rows), "project"), PROJECTS, rows)
 
 
 def _copied(counts: Mapping[str, int] | None) -> str:

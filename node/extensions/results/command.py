@@ -41,7 +41,7 @@ def list_(
     """List recent jobs of hooks with results."""
     with root.reading() as index:
         rows = index.jobs.page(None, last, hook=hook, state=state)
-    return listing(f"last {len(rows)} jobs", JOBS, rows)
+    return listing(f"last {counted(len(rows), 'job')}", JOBS, rows, none="no jobs")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import Action, AuditEvent
+from node.counted import counted
 from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
@@ -129,7 +130,10 @@ def report_outcome(
         else:
             node.results.finish(job, _manifest(outcome), outcome.detail)
         resource = _now(node, job)
-        detail, objects = f"job {job}: {len(resource.results)} results", [of_study(resource.study_instance_uid, None)]
+        detail, objects = (
+            f"job {job}: {counted(len(resource.results), 'result')}",
+            [of_study(resource.study_instance_uid, None)],
+        )
         audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, detail)
         return resource
 

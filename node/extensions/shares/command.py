@@ -8,6 +8,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Columns, Listing, listing
+from node.counted import counted
 
 app = Commands(help="Share a study by a link that needs no account.", no_args_is_help=True)
 
@@ -65,7 +66,7 @@ def list_(root: Root) -> Listing:
 
     with root.reading() as index:
         rows = [told(share) for share in index.repository(ReadShares).listed()]
-    return listing(f"{len(rows)} links", SHARES, rows)
+    return listing(counted(len(rows), "link"), SHARES, rows)
 
 
 @app.command()

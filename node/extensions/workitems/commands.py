@@ -8,6 +8,7 @@ import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
 from node.cli.output import Answer, Columns, Listing, listing
+from node.counted import counted
 
 app = Commands(help="Workitems of clients (UPS-RS).", no_args_is_help=True)
 
@@ -34,7 +35,7 @@ def list_(
 
     with root.reading() as index:
         rows = index.repository(ReadCreatedWorkitems).page(None, last, state=state)
-    return listing(f"last {len(rows)} workitems", WORKITEMS, rows)
+    return listing(f"last {counted(len(rows), 'workitem')}", WORKITEMS, rows, none="no workitems")
 
 
 @app.command()

@@ -9,6 +9,7 @@ import typer
 
 from node.cli.options import Commands, Configured, Root
 from node.cli.output import Listing, listing, printable, problems_of
+from node.counted import counted
 from node.errors import UsageError
 
 app = Commands(help="Scheduled and performed procedure steps.", no_args_is_help=True)
@@ -28,7 +29,12 @@ def list_(
     """List the newest entries of the worklist."""
     with root.reading() as index:
         rows = index.scheduled_steps.page(None, last)[::-1]
-    return listing(f"last {len(rows)} entries", {key: key for key in ENTRIES}, rows, none="the worklist is empty")
+    return listing(
+        f"last {counted(len(rows), 'entry', 'entries')}",
+        {key: key for key in ENTRIES},
+        rows,
+        none="the worklist is empty",
+    )
 
 
 @app.command()
@@ -40,7 +46,9 @@ def performed(
     """List the newest procedure steps that modalities report."""
     with root.reading() as index:
         rows = index.performed_steps.page(None, last)[::-1]
-    return listing(f"last {len(rows)} steps", {key: key for key in STEPS}, rows, none="no performed procedure steps")
+    return listing(
+        f"last {counted(len(rows), 'step')}", {key: key for key in STEPS}, rows, none="no performed procedure steps"
+    )
 
 
 @app.command()
