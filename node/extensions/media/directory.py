@@ -102,7 +102,7 @@ class Directory:
     def __init__(self, fileset_id: str) -> None:
         self._id, self._uid = fileset_id, f"2.25.{uuid.uuid4().int}"
         self._root = _Node(Dataset(), "")
-        self._issuers: dict[str, tuple[str, str]] = {}
+        self._persons: dict[str, tuple[str, str, str]] = {}
         self.instances = 0
         self.invented: set[str] = set()
         """Keywords that some record has an invented value for."""
@@ -180,13 +180,17 @@ class Directory:
     def _require_one_person(self, head: Dataset) -> None:
         """Raise MixedPatients if instances with one Patient ID have several issuers or birth dates."""
         person = (text(head, "IssuerOfPatientID"), text(head, "PatientBirthDate"))
-        known = self._issuers.setdefault(str(head.PatientID), person)
+        issuer, birth_date, study = self._persons.setdefault(
+            str(head.PatientID), (*person, text(head, "StudyInstanceUID"))
+        )
+        known = (issuer, birth_date)
         if any(one and other and one != other for one, other in zip(person, known, strict=True)):
             raise MixedPatients(
-                "two people have the same Patient ID, and a DICOMDIR would make one of them: export them one by one"
+                f"the studies {study} and {text(head, 'StudyInstanceUID')} have one Patient ID and are of two people, "
+                "whom a DICOMDIR would make one patient: export them one by one"
             )
         merged = tuple(one or other for one, other in zip(known, person, strict=True))
-        self._issuers[str(head.PatientID)] = (merged[0], merged[1])
+        self._persons[str(head.PatientID)] = (merged[0], merged[1], study)
 
     def _prefix(self, first: int, last: int, length: int) -> bytes:
         """Return all bytes before the first record."""
