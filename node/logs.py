@@ -132,6 +132,16 @@ def configure(
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def configure_command(format: Literal["auto", "console", "json"] = "auto") -> None:
+    """Write warnings of the node to standard error, for a command that people read.
+
+    Warnings of libraries are dropped: as their texts may quote a data set, a line has the location in the code alone.
+    """
+    configure("warning", format)
+    [handler] = logging.getLogger().handlers
+    handler.addFilter(lambda record: record.name.split(".")[0] == "node" or record.levelno >= logging.ERROR)
+
+
 def write_to_file(path: Path, max_bytes: int, count: int) -> None:
     """Write the lines of this process to a file as well, as JSON; call it after `configure`.
 

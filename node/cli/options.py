@@ -178,7 +178,7 @@ class ChangedRoot(Root):
         from node import logs
 
         settings = self.configuration.settings
-        logs.configure("warning", settings.log.format)
+        logs.configure_command(settings.log.format)
         return settings
 
     def perform(self, action: str, **arguments: Any) -> dict[str, Any]:

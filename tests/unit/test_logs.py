@@ -110,6 +110,17 @@ def test_libraries_that_quote_data_sets_are_silent(lines: Any) -> None:
     assert lines() == []
 
 
+def test_a_command_prints_warnings_of_the_node_and_none_of_libraries(
+    lines: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure_command("json")
+    logging.getLogger("pydicom").warning("value of %s is not valid", "Doe^Jane")
+    logging.getLogger("py.warnings").warning("of a library")
+    structlog.get_logger("node.test").warning("disk_full")
+    structlog.get_logger("node.test").info("started")
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["disk_full"]
+
+
 def test_a_stream_that_is_gone_costs_the_line_and_prints_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     logs.configure("info", "json", stream)

@@ -129,7 +129,7 @@ def deidentify(
     from node.extensions.deidentify.remaining import Remaining
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
-    logs.configure("warning")  # pydicom logs values, which are patient data
+    logs.configure_command()  # pydicom logs values, which are patient data
     if profile is not None:
         if key or retain or clean or pixel_rules or allow or burned_in_text != BurnedInText.OFF:
             raise UsageError("--profile has key and options of its own; give either it or the others")
@@ -215,7 +215,7 @@ def map_(
     from node import logs
     from node.extensions.deidentify.pseudonyms import read_keys
 
-    logs.configure("warning")  # pydicom logs values, which are patient data
+    logs.configure_command()  # pydicom logs values, which are patient data
     lines = pseudonyms_of([source], read_keys(path), with_uids=uids)
     if json:
         print_json([line._asdict() for line in lines])

@@ -28,7 +28,7 @@ def released(
     from node.extensions.deidentify.remaining import Remaining
     from node.routing.router import change_of
 
-    logs.configure("warning")  # pydicom logs values, which are patient data
+    logs.configure_command()  # pydicom logs values, which are patient data
     settings = root.settings
     name, _, destination = route.partition("/")
     if name not in settings.routes or settings.routes[name].deidentify is None:

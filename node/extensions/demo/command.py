@@ -93,7 +93,7 @@ def _demonstrate(folder: Path, is_left: bool, stays: bool, opens: bool, json: bo
     from node.control.node import Node
     from node.settings.model import Dicom
 
-    logs.configure("warning")
+    logs.configure_command()
     settings = sitting_settings(folder, Dicom(host="127.0.0.1", port=0), QUIET_SECONDS)
     node = Node(settings)
     endpoints = node.start()

@@ -44,7 +44,7 @@ def export(
     from node.errors import UsageError
     from node.selector import compile_selector
 
-    logs.configure("warning")  # pydicom logs values, which are patient data
+    logs.configure_command()  # pydicom logs values, which are patient data
     selector = compile_selector(where)
     if media.is_symlink() or (media.exists() and (not media.is_dir() or any(media.iterdir()))):
         raise UsageError(f"{media} must be a new or an empty folder")
