@@ -11,11 +11,13 @@ from node.extensions.dicomweb.capabilities import resources
 from node.settings.model import Settings
 
 COMMITMENT = """\
-The node is an SCP of the Storage Commitment Push Model SOP Class. Each referenced instance is reported as committed
-only after its stored file was compared with the size and the digest recorded at reception. A commitment ends only by
-deletion, on command or by `[retention]`. The N-EVENT-REPORT is sent on the same association while it is open, otherwise
-on a new association to the host and port of the peer under `[peers]`. A report that cannot be delivered is retained
-across restarts and attempted up to ten times.
+The node is an SCP of the Storage Commitment Push Model SOP Class.
+
+- Each referenced instance is reported as committed only after its stored file was compared with the size and the digest
+  recorded at reception. A commitment ends only by deletion, on command or by `[retention]`.
+- The N-EVENT-REPORT is sent on the same association while it is open, otherwise on a new association to the host and
+  port of the peer under `[peers]`. A report that cannot be delivered is retained across restarts and attempted up to
+  ten times.
 """
 
 WEB_COMMITMENT = """\

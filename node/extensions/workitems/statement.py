@@ -12,11 +12,12 @@ from node.extensions.workitems.workitems import TRANSACTIONS, router
 from node.settings.model import Settings
 
 WORKLIST_SERVICE = """\
-Workitems are created by clients and performed by others than the node. Besides, each conversion of a series to
-volumes, each send of a series or study to a destination, each retrieval from a peer and each job of a hook is a
-workitem that the node schedules and performs itself. Every workitem has SOP Class UPS Push. Requests have the
-behaviour of UPS Push, Pull and Query (PS3.4 CC); DIMSE is not offered for them, and neither are subscriptions and
-event reports. [dicomweb.md](dicomweb.md#worklist) has the states, and what can be changed and cancelled.
+Clients create workitems, which others than the node perform. The node schedules and performs a workitem for each
+conversion of a series, each send of a series or study to a destination, each retrieval from a peer and each job of a
+hook. [dicomweb.md](dicomweb.md#worklist) has the states, and what can be changed and cancelled.
+
+Every workitem has SOP Class UPS Push. Requests have the behaviour of UPS Push, Pull and Query (PS3.4 CC); DIMSE,
+subscriptions and event reports are not offered.
 
 [table worklist_resources]
 

@@ -34,21 +34,25 @@ PERFORMED_PROCEDURE_STEP_RETRIEVE = "1.2.840.10008.3.1.2.3.4"
 BASIC_WORKLIST = """\
 ##### SCP of the Modality Worklist Information Model
 
-Entries are received by REST and by HL7 v2 orders, and read from files ([worklist.md](worklist.md)). Every attribute of
-PS3.6 in an entry is returned if requested, in sequences to a depth of eight. Attributes of the value representations
-AE, AS, CS, DA, IS, LO, LT, PN, SH, ST, TM, UC, UI and UT are matched, by the rules of the Query/Retrieve SOP classes;
-others are only returned, which is indicated by status 0xFF01 if a value is requested. Dates and times are matched
-separately. Extended negotiation is not supported. Responses have no value for attributes that an entry lacks.
+Entries are received by REST and by HL7 v2 orders, and read from files ([worklist.md](worklist.md)).
+
+- Every attribute of PS3.6 in an entry is returned if requested, in sequences to a depth of eight. Attributes that an
+  entry lacks have no value.
+- Attributes of the value representations AE, AS, CS, DA, IS, LO, LT, PN, SH, ST, TM, UC, UI and UT are matched, by the
+  rules of the Query/Retrieve SOP classes; others are only returned (0xFF01 if a value is requested).
+- Dates and times are matched separately. Extended negotiation is not supported.
 """
 
 PERFORMED_STEPS = """\
 ##### SCP of the Modality Performed Procedure Step SOP Class
 
-A step is durable before success is returned. N-CREATE requires the attributes of type 1 of PS3.4 table F.7.2-1 and the
-status IN PROGRESS. N-SET replaces attributes as a whole; it must not change those that the table does not allow. A
-final state requires the end date and time, COMPLETED also the Performed Series Sequence. A step in a final state is
-never changed. The instances that an ended step lists decide whether a series is complete, and when it is converted
-([lifecycle.md](lifecycle.md)).
+- A step is durable before success is returned.
+- N-CREATE requires the attributes of type 1 of PS3.4 table F.7.2-1 and the status IN PROGRESS.
+- N-SET replaces attributes as a whole; it must not change those that the table does not allow.
+- A final state requires the end date and time, COMPLETED also the Performed Series Sequence. A step in a final state is
+  never changed.
+- The instances that an ended step lists decide whether a series is complete, and when it is converted
+  ([lifecycle.md](lifecycle.md)).
 
 ##### SCP of the Modality Performed Procedure Step Retrieve SOP Class
 
@@ -57,8 +61,8 @@ whoever created it.
 
 ##### SCP of the Modality Performed Procedure Step Notification SOP Class
 
-The peers of `[worklist] notify` are told, by an N-EVENT-REPORT on an association that this node requests in the role of
-the SCP: Performed Procedure Step In Progress (1), Completed (2), Discontinued (3), Updated (4), and Deleted (5), when
+The node sends N-EVENT-REPORT to the peers of `[worklist] notify`, on an association that it requests in the role of the
+SCP: Performed Procedure Step In Progress (1), Completed (2), Discontinued (3), Updated (4), and Deleted (5), when
 `[worklist] keep_days` are over. There is no Event Information. A notification is durable before the modality is
 answered; those about one step are sent in the order of its changes. One that failed ten times is listed as a refusal.
 """
