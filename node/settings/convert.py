@@ -19,22 +19,21 @@ class Convert(SettingsSection):
     formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="file formats of each volume")
     compress: bool = Field(True, description="write .nii.gz and .zraw instead of .nii and .raw")
     nifti_extension: bool = Field(
-        False, description="put the sidecar into the header of NIfTI files, too, as an extension of code 6 (comment)"
+        False, description="put the sidecar into the header of NIfTI files, too (extension, code 6)"
     )
     thumbnails: bool = Field(True, description="write a PNG of the middle slice beside each volume")
     thumbnail_pixels: int = Field(256, ge=16, le=4096, description="long side of a thumbnail, in pixels")
     previews: bool = Field(False, description="write a PNG of three orthogonal planes beside each volume")
     projections: bool = Field(
         False,
-        description="write PNGs of the maximum and minimum intensity projections along three axes; those of a head "
-        "show the face",
+        description="write PNGs of the maximum and minimum intensity projections along three axes (of a head, "
+        "they show the face)",
     )
     montages: bool = Field(False, description="write a PNG of every fifth slice beside each volume")
     slices: bool = Field(False, description="write a PNG of every slice beside each volume, of its middle time")
     projected_planes: tuple[PlaneName, ...] = Field(
         (),
-        description="write the maximum and minimum intensity projections on these planes (axial, coronal, sagittal) as "
-        "volumes of one slice, with the values of the volume",
+        description="write the maximum and minimum intensity projections on these planes as volumes of one slice",
     )
     mask_above: float | None = Field(
         None,
@@ -61,20 +60,19 @@ class Convert(SettingsSection):
     suv_types: tuple[SuvTypeName, ...] = Field(
         ("BW",),
         min_length=1,
-        description="what uptake is standardised by: BW (body weight), LBM (lean body mass, formula with 120), "
-        "LBMJAMES128 (with 128), BSA (body surface)",
+        description="uptake by BW (body weight), LBM (lean body mass, formula with 120), LBMJAMES128 (with 128), "
+        "BSA (body surface)",
     )
     repair: bool = Field(
         True,
-        description="mend headers that are wrong where other values prove it; the volume has the warning repaired, "
-        "which names these values",
+        description="mend wrong headers where other values prove it; the warning repaired names these values",
     )
     workers: int = Field(1, ge=1, le=64, description="series converted at the same time, each in its own process")
     memory_bytes: int = Field(
         8_000_000_000,
         ge=500_000_000,
-        description="address space of one conversion beyond that of its program, in bytes; each of up to four "
-        "processes that decode for it has a quarter",
+        description="address space of one conversion beyond that of its program, in bytes; up to four processes "
+        "that decode for it have a quarter each",
     )
     deadline_seconds: Seconds = Field(
         1800, description="time limit of one conversion, for wall time and for processor time"
@@ -86,5 +84,5 @@ class Convert(SettingsSection):
         description="attempts at a crashing conversion before the series is set aside as failed",
     )
     keep_superseded_hours: float = Field(
-        24, ge=0, description="time that the files of a conversion are kept after a newer conversion replaced them"
+        24, ge=0, description="time that files are kept after a newer conversion replaced them"
     )

@@ -85,51 +85,50 @@ class Storage(SettingsSection):
     reserve_bytes: int = Field(
         2_000_000_000,
         ge=0,
-        description="free disk space that stays unused, in bytes; below it C-STORE is answered 0xA700 and no "
-        "conversion begins; below twice as much, new associations are rejected while open ones may "
-        "finish",
+        description="free disk space that stays unused, in bytes. Below it: C-STORE is answered 0xA700, no "
+        "conversion begins; below twice as much: new associations are rejected",
     )
     overwrite_policy: OverwritePolicy = Field(
         "never",
-        description="rule for an instance with the SOP Instance UID of a stored one but different bytes; never: the "
-        "stored one stays and the new one goes to quarantine; replace: the new one takes its place and "
-        "the stored one goes to quarantine; keep_both: the stored one stays and the new one is archived"
-        " beside it",
+        description="an instance with the SOP Instance UID of a stored one but other bytes; never: it goes to "
+        "quarantine; replace: it takes the place of the stored one, which goes to quarantine; keep_both: the "
+        "stored one stays, and the new one is archived beside it",
     )
     conflict_answer: Literal["success", "warning"] = Field(
         "success",
-        description="answer to the sender of an instance whose bytes are kept while another version of it is current; "
-        "success: C-STORE 0x0000 and STOW-RS 200; warning: 0xB000, which some senders show and some take for a "
-        "failure, and 202 with a Warning Reason",
+        description="answer to the sender of an instance that is kept while another version of it is current; "
+        "success: C-STORE 0x0000, STOW-RS 200; warning: 0xB000, which some senders take for a failure, and 202 "
+        "with a Warning Reason",
     )
     journal_bytes: int = Field(
         1_073_741_824,
         ge=16_777_216,
         le=68_719_476_736,
-        description="most disk space of the journal, in bytes: instances are acknowledged once they are in it, and "
-        "wait there for the index; when it is full, senders wait, and are answered 0xA700 after 10 seconds",
+        description="most disk space of the journal, in bytes, where acknowledged instances wait for the index; "
+        "when it is full, senders wait, and are answered 0xA700 after 10 seconds",
     )
 
     scrub_days: float = Field(
         30.0,
         ge=0,
         le=3650,
-        description="time in which every file of the archive is read again and compared with its SHA-256, in days, in "
-        "the background; 0: never",
+        description="days in which every file of the archive is read again and compared with its SHA-256, in the "
+        "background; 0: never",
     )
 
     names: str | None = Field(
         None,
         max_length=200,
-        description="a tree of links by name in the folder names of root: a template for the folder of a study and for "
-        "its series, with the tokens of `voxelnode convert --name`, such as "
-        '"{patient_name}_{study_date}_{modality}/{series_number:03}_{series_description}" (docs/names.md); unset: none',
+        description="template of a tree of links in the folder names of root: folder of a study, then series, "
+        "with the tokens of `voxelnode convert --name`, such as "
+        '"{patient_name}_{study_date}_{modality}/{series_number:03}_{series_description}" (docs/names.md); unset: '
+        "none",
     )
     url: str | None = Field(
         None,
-        description="object store of the instances and volumes, s3://BUCKET/PREFIX (needs: pip install "
-        "'voxelnode[s3]') or file:///FOLDER; root then has what was not moved there yet, and copies "
-        "(docs/object-store.md); unset: they stay in root",
+        description="object store of instances and volumes, s3://BUCKET/PREFIX (pip install 'voxelnode[s3]') or "
+        "file:///FOLDER (docs/object-store.md); root then has copies, and files that wait; unset: they stay in "
+        "root",
     )
     endpoint: str | None = Field(
         None, description='address of the server of s3://, such as "https://s3.example.org:9000"; unset: Amazon S3'
@@ -146,8 +145,8 @@ class Storage(SettingsSection):
     storage_class: str | None = Field(
         None,
         pattern="^[A-Z0-9_]{1,40}$",
-        description='class of new objects, such as "STANDARD_IA"; GLACIER and DEEP_ARCHIVE, which cannot be read at '
-        "once, are refused; unset: the usual",
+        description='class of new objects, such as "STANDARD_IA"; not GLACIER or DEEP_ARCHIVE, which cannot be '
+        "read at once; unset: the usual",
     )
     cache_bytes: int = Field(
         20_000_000_000,
@@ -179,10 +178,9 @@ class JournalSettings(SettingsSection):
 
     acknowledge: Acknowledge | None = Field(
         None,
-        description="local: once it is synced in the journal of this host; index: once its row is committed in the "
-        "index, too; object: once it is in the object store as well, which needs [storage] url (docs/journal.md); "
-        "unset: index if hosts may share the index and the object store ([index] url and [storage] url are set), else "
-        "local",
+        description="local: once it is synced in the journal of this host; index: once its row is committed in "
+        "the index, too; object: once it is also in the object store of [storage] url (docs/journal.md); unset: "
+        "index if [index] url and [storage] url are set, so that hosts may share them, else local",
     )
     acknowledge_seconds: Seconds = Field(
         20,
@@ -200,13 +198,13 @@ class Dicom(SettingsSection):
     )
     open: bool = Field(
         False,
-        description="listen beyond this machine although no [peers] are configured: anyone who reaches the port may "
-        "store; without it, such a host is refused",
+        description="listen beyond this machine without [peers]: anyone who reaches the port may store; false: "
+        "such a host is refused",
     )
     port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port")
     acceptor: Literal["node", "pynetdicom"] = Field(
         "node",
-        description="what accepts associations: the node itself, or pynetdicom's acceptor: slower, and without TLS",
+        description="what accepts associations: the node, or pynetdicom's acceptor, which is slower and has no TLS",
     )
     require_called_ae_title: bool = Field(False, description="reject associations that call a different AE title")
     maximum_pdu_bytes: int = Field(
@@ -216,8 +214,8 @@ class Dicom(SettingsSection):
         64,
         ge=1,
         le=500,
-        description="simultaneous associations; a further one replaces one that does nothing, else it is rejected; a "
-        "quarter is reserved for peers with networks or a certificate, if there are any",
+        description="simultaneous associations; a further one replaces an idle one, or is rejected. A quarter is "
+        "reserved for peers with networks or a certificate, if there are any",
     )
     maximum_associations_per_address: int = Field(
         16, ge=1, le=500, description="simultaneous associations from one address"
@@ -274,13 +272,13 @@ class Peer(SettingsSection):
     port: int = Field(104, ge=1, le=65535, description="TCP port where it listens")
     may: tuple[Verb, ...] = Field(
         get_args(Verb),
-        description="services that it may use: echo, store, query (C-FIND), retrieve (C-MOVE and C-GET), commit "
-        "(storage commitment), worklist (C-FIND of scheduled procedure steps), mpps (performed procedure steps)",
+        description="services that it may use: query is C-FIND, retrieve C-MOVE and C-GET, commit storage "
+        "commitment, worklist C-FIND of scheduled procedure steps, mpps performed procedure steps",
     )
     projects: tuple[str, ...] = Field(
         (),
-        description="projects whose series it sees by query and retrieve, and nothing of anything else; needs `may` "
-        'without other services than echo, query and retrieve, such as ["trial"]. Empty: the whole index',
+        description='projects whose series, and no others, it sees by query and retrieve, such as ["trial"]; '
+        "`may` then has no other services than echo, query and retrieve. Empty: the whole index",
     )
     tls: bool = Field(
         False, description="call it over TLS, with [dicom] tls_certificate as our client certificate if that is set"
@@ -292,16 +290,15 @@ class Peer(SettingsSection):
         None,
         min_length=1,
         max_length=256,
-        description="the certificate that it must show when it calls; needs [dicom] tls_client_ca. The fingerprint, "
-        '"sha256:" and 64 hexadecimal digits, or a name: a common name of the subject or a subject alternative name. '
-        "Unset: any certificate of tls_client_ca",
+        description="certificate that it must show when it calls, by [dicom] tls_client_ca: its fingerprint "
+        '("sha256:" and 64 hexadecimal digits), common name or subject alternative name. Unset: any of '
+        "tls_client_ca",
         examples=["ct1.example.org"],
     )
     confirm_by_find: bool | None = Field(
         None,
-        description="whether it is asked by C-FIND how many instances its series have. Unset: once before a series is "
-        "converted, if it has a host; true: also while a series waits, which is converted once all were received; "
-        "false: never",
+        description="ask it by C-FIND how many instances its series have. Unset: once before a conversion, if it "
+        "has a host; true: also while a series waits, which is converted once all were received; false: never",
         examples=[False],
     )
 
@@ -326,15 +323,15 @@ class SeriesSettings(SettingsSection):
 
     quiet_seconds: QuietTime = Field(
         60.0,
-        description='time without a new instance after which a series is converted; "auto": twice the longest gap that '
-        "the sender makes in 95 of 100 series, at least 10 and at most 600, and 60 until 5 series are known",
+        description='time without a new instance after which a series is converted; "auto": learnt from the '
+        "sender, 10 to 600 (docs/lifecycle.md)",
     )
     quiet_seconds_by_calling_ae_title: dict[str, QuietTime] = Field(
         {}, description='quiet_seconds for individual senders, such as { SLOWPACS = 300, CT1 = "auto" }'
     )
     aborted_grace_seconds: Seconds = Field(
         300,
-        description="quiet_seconds after an association that was not released; the sender may reconnect and continue",
+        description="the same after an association that was not released: the sender may reconnect",
     )
     force_complete_after_seconds: Seconds = Field(
         5400,
@@ -360,8 +357,8 @@ class RetentionSettings(SettingsSection):
     maximum_studies: int | None = Field(
         None,
         ge=1,
-        description="largest number of studies to keep; the study that has gone longest without a new instance is "
-        "deleted first; unset: no limit",
+        description="most studies to keep; the one that has gone longest without a new instance is deleted first; "
+        "unset: no limit",
     )
     only_converted: bool = Field(
         True, description="keep a study while any of its series waits for conversion, was refused or failed"
@@ -375,15 +372,15 @@ class RetentionSettings(SettingsSection):
         0.2,
         gt=0,
         le=1,
-        description="largest share of all studies that one pass may delete; for more, and for more than three, it "
-        "waits for `voxelnode retention confirm`",
+        description="largest share of all studies that one pass deletes; for more, if more than three, it waits "
+        "for `voxelnode retention confirm`",
     )
     dry_run: bool = Field(False, description="only log what would be deleted")
     trash_days: float = Field(
         7,
         ge=0,
-        description="days for which a deletion, also by hand, can be undone; its files stay on the disk until then, or "
-        "until the disk is short of room; 0: files are removed at once",
+        description="days in which a deletion, also by hand, can be undone; files stay until then, or until the "
+        "disk is short of room; 0: they are removed at once",
     )
 
     @property
@@ -397,20 +394,18 @@ class AuditSettings(SettingsSection):
 
     syslog: str | None = Field(
         None,
-        description="second destination of each line: tls://HOST:PORT (syslog over TLS, RFC 5425), HOST:PORT (UDP), or "
-        "the path of a socket such as /dev/log",
+        description="also send each line to tls://HOST:PORT (RFC 5425), HOST:PORT (UDP), or a socket such as /dev/log",
     )
     syslog_format: Literal["json", "dicom"] = Field(
         "json",
-        description="what syslog gets of a line; json: the line itself; dicom: the XML of PS3.15 A.5, for IHE ATNA",
+        description="json: the line itself; dicom: the XML of PS3.15 A.5, for IHE ATNA",
     )
     syslog_ca_file: Path | None = Field(
         None,
-        description="PEM file of the authorities that may have signed the certificate of a collector by TLS; unset: "
-        "those of the system",
+        description="PEM file of the CAs that may have signed the collector's certificate; unset: those of the system",
     )
     syslog_certificate: Path | None = Field(
-        None, description="PEM file of our certificate, for a collector by TLS that requires one"
+        None, description="PEM file of our certificate, if the collector requires one"
     )
     syslog_key: Path | None = Field(
         None, description="PEM file of its private key; unset: in the file of the certificate"
@@ -418,7 +413,7 @@ class AuditSettings(SettingsSection):
     maximum_bytes: int = Field(
         100_000_000,
         ge=10_000,
-        description="size from which audit.jsonl becomes audit-000001.jsonl and so on, and a new file begins",
+        description="size at which audit.jsonl becomes audit-000001.jsonl (and so on), and a new file begins",
     )
 
 
@@ -437,8 +432,8 @@ class Oidc(SettingsSection):
     name_claim: str = Field(
         "sub",
         min_length=1,
-        description="claim that names the account, which becomes oidc:NAME; preferred_username is easier to read, but "
-        "use it only if users cannot change their own",
+        description="claim that names the account, oidc:NAME; use preferred_username only if users cannot change "
+        "their own",
     )
     role_claim: str = Field(
         "roles", min_length=1, description="claim with the roles or groups of a user, such as realm_access.roles"
@@ -451,8 +446,7 @@ class Oidc(SettingsSection):
     )
     audience: str = Field(
         "",
-        description="audience of access tokens that REST and DICOMweb accept as Bearer; empty: accept none from the "
-        "provider",
+        description="audience of the provider's access tokens that REST and DICOMweb accept as Bearer; empty: none",
     )
     label: str = Field("Sign in with single sign-on", max_length=64, description="text of the button on the login page")
 
@@ -478,26 +472,24 @@ class Web(SettingsSection):
     """[web]: pages, REST and DICOMweb over HTTP."""
 
     enabled: bool = Field(True, description="serve HTTP")
-    host: str = Field(
-        "127.0.0.1", description="address to listen on; on any but a loopback address every request needs an account"
-    )
+    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback, every request needs an account")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: any free port")
     authentication: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="whether requests need an account (`voxelnode account add`); auto: yes, unless host is a loopback "
-        "address and there are no trusted_proxies; choose always if a reverse proxy is not listed there, or the "
-        "machine has several users",
+        description="whether requests need an account (`voxelnode account add`); auto: unless host is a loopback "
+        "address without trusted_proxies. Choose always if a reverse proxy is not listed there, or the machine "
+        "has several users",
     )
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description='host names by which clients reach us, such as ["pacs.example.org"]; IP addresses, localhost and '
-        "the name of this machine are always allowed",
+        description='host names by which clients reach us, such as ["pacs.example.org"], beside IP addresses, '
+        "localhost and the name of this machine",
     )
     public_url: Annotated[str, StringConstraints(pattern=r"^(https?://[^/?#@\s]+(/[^?#\s]*[^/?#\s])?)?$")] = Field(
         "",
-        description='address by which clients reach us, such as "https://pacs.example.org", the beginning of every URL '
-        "that is handed out, and one of allowed_hosts; unset: the address of the request, with our port if its Host "
-        "header names none and no proxy forwarded it",
+        description='beginning of every URL that is handed out, such as "https://pacs.example.org"; its host '
+        "is allowed, too. Unset: the address of the request, with our port if its Host header names none and no "
+        "proxy forwarded it",
     )
     cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^/*]+$")], ...] = Field(
         (),
@@ -506,13 +498,13 @@ class Web(SettingsSection):
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
-        description="addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted, such as "
-        '["127.0.0.1"]; if any is listed, every request needs an account unless authentication is never',
+        description="reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted, such as "
+        '["127.0.0.1"]; with any, every request needs an account unless authentication is never',
     )
     second_factor: Literal["", "admin", "all"] = Field(
         "",
-        description="whose passwords need a second factor, a code of an authenticator app or a security key: those of "
-        "administrators or of all accounts; empty: of those who have set one up",
+        description="whose passwords need a second factor (authenticator app or security key): administrators or "
+        "all; empty: those who have set one up",
     )
     session_hours: float = Field(12, gt=0, le=720, description="time without a request after which a login ends")
     tls_certificate: Path | None = Field(
@@ -523,9 +515,9 @@ class Web(SettingsSection):
         200,
         ge=4,
         le=10_000,
-        description="simultaneous requests of identified callers, an eighth of them for administrators only; a further "
-        "one replaces one whose client neither sends nor reads, else it is answered 503; as many connections may be "
-        "without such a request, of which the oldest of the address that has most gives way to a new one",
+        description="simultaneous requests of identified callers, an eighth of them for administrators only; a "
+        "further one replaces one whose client neither sends nor reads, or is answered 503. As many connections "
+        "may have no such request; a new one replaces the oldest of the address that has most",
     )
     maximum_connections_per_address: int = Field(
         100, ge=1, le=10_000, description="simultaneous requests of identified callers from one address"
@@ -541,8 +533,8 @@ class Web(SettingsSection):
     frame_cache_bytes: int = Field(
         2_000_000_000,
         ge=0,
-        description="disk for frames that were compressed and pictures that were rendered for clients, in bytes; what "
-        "was read longest ago goes first. 0: none are kept",
+        description="disk for compressed frames and rendered pictures, in bytes; those read longest ago go first. "
+        "0: none are kept",
     )
     oidc: Oidc = Field(Oidc(), description="accounts of an identity provider")
 
@@ -575,37 +567,35 @@ class HookSettings(SettingsSection):
     )
     command: tuple[str, ...] = Field(
         (),
-        description="program and arguments, run without a shell, such as "
-        '["/usr/local/bin/segment", "{path}"]; the message is its standard input',
+        description='program and arguments, without a shell, such as ["/usr/local/bin/segment", "{path}"]; the '
+        "message is its standard input",
     )
     plugin: str | None = Field(None, description='name of an entry point in the group "voxelnode.plugins"')
     peer: str | None = Field(
         None,
-        description="name of a peer in [peers] with a host: it is sent an Instance Availability Notification of each "
-        "quiet series or study, by DICOM",
+        description="peer in [peers] with a host that gets an Instance Availability Notification of each quiet "
+        "series or study",
     )
     fhir: str | None = Field(
         None,
-        description="https or http address of a FHIR server (R5), such as https://ehr.example.org/fhir: it is sent "
-        "each quiet study as ImagingStudy, which names the patient",
+        description="FHIR server (R5), such as https://ehr.example.org/fhir, that gets each quiet study as "
+        "ImagingStudy, which names the patient",
     )
     token_file: Path | None = Field(
-        None, description="file with a token that fhir is sent as Authorization: Bearer; read for each attempt"
+        None, description="file with the token for fhir (Authorization: Bearer); read for each attempt"
     )
     calling_ae_titles: tuple[AETitle, ...] = Field(
-        (), description="send only events about instances of these senders; empty: of all senders"
+        (), description="only events about instances of these senders; empty: all"
     )
     where: Where | None = Field(
         None,
-        description="send only events of series that fit: a table such as "
-        '{ modality = "CT", slices = ">=50", verdict = "complete" }, or an expression of docs/select.md; events of a '
-        "study, if one of its series fits; unset: of all",
+        description='only events of series that fit, or of studies with one: { modality = "CT", slices = ">=50", '
+        'verdict = "complete" }, or an expression (docs/select.md); unset: all',
     )
     include_patient: bool = Field(False, description="include ID, name, birth date and sex of the patient in messages")
     results: bool = Field(
         False,
-        description="messages name a job, to which the receiver gives results: masks, reports, documents "
-        "(docs/results.md)",
+        description="messages name a job that accepts results: masks, reports, documents (docs/results.md)",
     )
     job_seconds: Seconds = Field(
         86_400, description="time limit of a job from the 202 of a webhook to its outcome; needs results = true"
@@ -747,8 +737,8 @@ class Destination(SettingsSection):
     folder: Path | None = Field(None, description="folder, which must exist, into which DICOM files are written")
     layout: Literal["names", "archive"] = Field(
         "names",
-        description="names of the files; names: PATIENT/STUDY/SERIES/INSTANCE, which name the patient; archive: as in "
-        "the archive of the node, which name nobody",
+        description="names: PATIENT/STUDY/SERIES/INSTANCE, which name the patient; archive: as in the archive of "
+        "the node, which name nobody",
     )
     bids: Path | None = Field(
         None,
@@ -762,8 +752,8 @@ class Destination(SettingsSection):
     )
     hl7: str | None = Field(
         None,
-        description="mllp://HOST:PORT, or mllps://HOST:PORT by TLS, to which each result (reports, segmentations, "
-        "documents) is told by an HL7 message ORU^R01",
+        description="mllp://HOST:PORT, or mllps://HOST:PORT by TLS, that gets an HL7 message ORU^R01 of each "
+        "result (report, segmentation, document)",
     )
     hl7_sender: str = Field("VOXELNODE", description="APPLICATION^FACILITY of MSH-3 and MSH-4", max_length=400)
     hl7_receiver: str = Field("", description="APPLICATION^FACILITY of MSH-5 and MSH-6", max_length=400)
@@ -809,18 +799,17 @@ class Route(SettingsSection):
 
     when: RouteEvent = Field(
         "series-complete",
-        description="event after which instances are sent: that instance, or all of the series or study that the "
-        "destination has not taken yet",
+        description="event after which that instance is sent, or all of the series or study that the destination "
+        "has not taken yet",
     )
     where: Where | None = Field(
         None,
-        description='send only series that fit: a table such as { modality = "CT", body_part = "CHEST" }, or an '
-        "expression of docs/select.md; unset: all",
+        description='only series that fit: { modality = "CT", body_part = "CHEST" }, or an expression '
+        "(docs/select.md); unset: all",
     )
     otherwise: tuple[HookName, ...] = Field(
         (),
-        description="names of other routes with the same when: send only series that none of them selects, which makes "
-        "this route the default one",
+        description="other routes with the same when: send only series that none of them selects",
     )
     to: tuple[str, ...] = Field(
         min_length=1,
@@ -829,19 +818,19 @@ class Route(SettingsSection):
     )
     priority: Literal["high", "medium", "low"] = Field(
         "medium",
-        description="which of several routes to one destination goes first; also the priority of its C-STORE requests",
+        description="order among routes to one destination, and priority of C-STORE requests",
     )
     connections: int = Field(
         1,
         ge=1,
         le=16,
-        description="associations or connections to a destination at the same time; the instances of a series are sent "
-        "in order on one of them, so that only several series are faster",
+        description="connections to a destination at the same time; the instances of a series are sent in order "
+        "on one of them",
     )
     between: str | None = Field(
         None,
         pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$",
-        description='hours, in the time zone of this machine, in which it sends, such as "20:00-06:00"; unset: always',
+        description='hours in which it sends, in the time zone of this machine, such as "20:00-06:00"; unset: always',
     )
     transfer_syntax: Literal["keep", "uncompressed", "jpeg2000-lossless"] = Field(
         "keep",
@@ -850,8 +839,8 @@ class Route(SettingsSection):
     )
     set: dict[str, str] = Field(
         {},
-        description="attributes that the copies have, by keyword, such as "
-        '{ InstitutionName = "", PatientID = "SITE1-{PatientID}" }; the archive keeps what was received',
+        description='attributes of the copies, by keyword, such as { InstitutionName = "", PatientID = '
+        '"SITE1-{PatientID}" }; stored instances do not change',
     )
     replace: dict[str, str] = Field({}, description="the same, only for attributes that the original has")
     remove: tuple[str, ...] = Field(
@@ -859,28 +848,26 @@ class Route(SettingsSection):
     )
     deidentify: HookName | None = Field(
         None,
-        description="name of a table [deidentify.NAME]: the copies have no identities; what cannot be called clean is "
-        "not sent, and is a dead letter of the route. set, replace and remove come after it",
+        description="table [deidentify.NAME] by which the copies lose identities, before set, replace and remove; "
+        "an instance that cannot be called clean is not sent (a dead letter)",
     )
     confirm: bool = Field(
         False,
-        description="ask whether the destination keeps what it took (a peer: storage commitment; a DICOMweb server: a "
-        "search; a folder or bucket: the file is read again), and send again what it does not",
+        description="ask whether the destination keeps what it took (a peer: storage commitment; a DICOMweb "
+        "server: a search; a folder or bucket: the file is read again), and send the rest again",
     )
     delete_confirmed: bool = Field(
         False,
-        description="delete a series from this node once every destination of the route has confirmed all of its "
-        "instances, and no hook or other route waits for it; requires confirm",
+        description="delete a series here once every destination has confirmed all of its instances, and no hook "
+        "or other route waits for it; requires confirm",
     )
-    return_to_sender: bool = Field(
-        False, description="send a peer also what came from it; without it, that is left out, which prevents loops"
-    )
+    return_to_sender: bool = Field(False, description="send a peer its own instances, too; false prevents loops")
     attempts: int = Field(
         12,
         ge=1,
         le=1000,
-        description="attempts to send what a destination refuses or loses before it is given up; a destination that "
-        "cannot be reached is tried for ever",
+        description="attempts to send what a destination refuses or loses; one that cannot be reached is tried "
+        "for ever",
     )
 
     def _mistakes(self) -> Iterator[str]:
@@ -953,7 +940,7 @@ class Log(SettingsSection):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
     format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else json")
     file: Path | None = Field(
-        None, description="file that `serve` writes the log to as well, as JSON; readable by its owner only"
+        None, description="file to which `serve` also writes the log, as JSON; readable by its owner only"
     )
     file_bytes: int = Field(
         10_000_000, ge=10_000, description="length at which the file is renamed to FILE.1, FILE.1 to FILE.2 and so on"
@@ -966,8 +953,8 @@ class IndexSettings(SettingsSection):
 
     url: str | None = Field(
         None,
-        description='database of PostgreSQL for the index, as "postgresql://user@host/name" or, with a standby, '
-        '"postgresql://user@host1,host2/name", without a password: PGPASSWORD or a password file has it; unset: '
+        description='database of PostgreSQL, "postgresql://user@host/name" or, with a standby, '
+        '"postgresql://user@host1,host2/name"; PGPASSWORD or a password file has the password. Unset: '
         "index.sqlite in the root",
     )
 
@@ -998,28 +985,27 @@ class ClusterSettings(SettingsSection):
     roles: tuple[Role, ...] = Field(
         ("receive", "convert", "web"),
         min_length=1,
-        description="what this host does; receive: the DICOM listener, and what follows a conversion (hooks, routes, "
-        "retention); convert: conversions; web: HTTP, if [web] enabled",
+        description="receive: the DICOM listener, hooks, routes, retention; convert: conversions; web: HTTP, if "
+        "[web] enabled",
     )
     lease_seconds: float = Field(
         120.0,
         ge=4,
         le=3600,
-        description="time for which a host that says nothing keeps what it has claimed; then others take it over",
+        description="time after which other hosts take over the claims of a silent one",
     )
     announce_seconds: float = Field(
         0.0,
         ge=0,
         le=300,
-        description="time for which a host that stops still accepts associations, while /readyz tells balancers "
-        "that it does",
+        description="time for which a stopping host still accepts associations, while /readyz tells balancers "
+        "that it stops",
     )
     finish_seconds: float = Field(
         10.0,
         ge=0,
         le=300,
-        description="time after that in which open associations of such a host may go on; then each ends after the "
-        "instance that is being received",
+        description="time after that for open associations; then each ends after the instance that is being received",
     )
 
     @property
@@ -1036,7 +1022,7 @@ class ExtensionsSettings(SettingsSection):
     """[extensions]: what is added to the node (docs/extensions.md)."""
 
     disabled: tuple[str, ...] = Field(
-        (), description="extensions that are switched off; see `voxelnode config check` for the names of all"
+        (), description="extensions that are switched off; `voxelnode config check` names all"
     )
 
 

@@ -20,7 +20,7 @@ class DeidentifySettings(SettingsSection):
 
     key: Path = Field(
         examples=["trial.key"],
-        description="file of the key of the pseudonyms, which only its owner may read: `voxelnode pseudonyms new`",
+        description="file of the pseudonyms' key, readable by its owner only: `voxelnode pseudonyms new`",
     )
     retain: tuple[Retained, ...] = Field((), description="what is retained beyond the Basic Profile")
     clean: tuple[Cleaned, ...] = Field((), description="what is cleaned instead of removed or refused")
@@ -29,10 +29,10 @@ class DeidentifySettings(SettingsSection):
     )
     burned_in_text: Literal["off", "refuse", "blank"] = Field(
         "off",
-        description="look for text in pixels by recognition (pip install 'voxelnode[ocr]'), and refuse instances with "
-        "text, or blank it (pixels must be in clean); what is refused otherwise stays refused",
+        description="search pixels for text (pip install 'voxelnode[ocr]'), and refuse the instance or blank the "
+        "text (pixels must be in clean); other refusals stay",
     )
-    allow: tuple[AllowedRisk, ...] = Field((), description="risks in pixels and sound that pass with these as they are")
+    allow: tuple[AllowedRisk, ...] = Field((), description="risks in pixels and sound that pass as they are")
 
     def _mistakes(self) -> Iterator[str]:
         if {"full-dates", "modified-dates"} <= set(self.retain):

@@ -18,13 +18,13 @@ class WorklistSettings(SettingsSection):
     )
     keep_days: Days = Field(
         30,
-        description="time from the day of its start after which an entry that came by REST or HL7 is removed, from the "
-        "last message of a performed procedure step after which that is, and from the end of a workitem of a client",
+        description="days after which are removed: entries of REST and HL7, from the day of their start; "
+        "performed procedure steps, from their last message; workitems of clients, from their end",
     )
     notify: tuple[str, ...] = Field(
         (),
-        description="names of peers in [peers] that are told when a performed procedure step begins, changes, ends or "
-        "is removed (MPPS Notification)",
+        description="[peers] that get an MPPS Notification when a performed procedure step begins, changes, ends "
+        "or is removed",
     )
     hl7_port: int | None = Field(
         None,
@@ -50,8 +50,8 @@ class WorklistSettings(SettingsSection):
         64,
         ge=1,
         le=500,
-        description="simultaneous connections that have sent a message; a further one replaces one that does nothing; "
-        "as many may be without a message, of which the oldest of the address that has most gives way to a new one",
+        description="simultaneous connections that have sent a message; a further one replaces an idle one. As "
+        "many may be without a message; a new one replaces the oldest of the address that has most",
     )
     hl7_maximum_connections_per_address: int = Field(
         16, ge=1, le=500, description="simultaneous connections from one address that have sent a message"
