@@ -33,7 +33,8 @@ class SeriesFiles:
     unreadable : list of Exclusion
         Instances whose files cannot be read; filled during iteration.
     counts : list of InstanceCounts
-        Counts announced by the readable instances; filled during iteration.
+        Counts announced by the readable instances, of an instance with several files only once: a copy is not the
+        instance that is missing. Filled during iteration.
     damaged : list of (str, str)
         Instances whose files are not as they were received, and how they differ; filled during iteration.
     headers : dict of SOP Instance UID to InstanceHeader
@@ -64,8 +65,8 @@ class SeriesFiles:
                 self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, _detail_of(error, path)))
                 continue
             counts = InstanceCounts(whole(dataset, COUNT_KEYWORDS[0]), *_counts_of_series(dataset))
-            self.counts.append(counts)
             if self._paths.setdefault(sop_instance_uid, path) == path:
+                self.counts.append(counts)
                 self._last = sop_instance_uid, dataset
             yield dataset
             self.headers.setdefault(sop_instance_uid, header_of(dataset, counts))  # its values are converted by now

@@ -108,6 +108,11 @@ class _Series:
         return self.series_instance_uid or self.instances[0][0]
 
     @property
+    def count(self) -> int:
+        """The number of its instances; copies of one instance are one."""
+        return len({sop_instance_uid for sop_instance_uid, _ in self.instances})
+
+    @property
     def order(self) -> tuple[str, str, str, int, str]:
         """In the order of their studies, and in these of their numbers, wherever the files were found."""
         number = self.attributes.get("series_number")
@@ -215,7 +220,7 @@ def planned(
         {
             **_series_row(series),
             "sop_class": UID(series.attributes["sop_class_uid"]).name,
-            "instances": len(series.instances),
+            "instances": series.count,
         }
         for series in _chosen(grouped.values(), chosen, out, layout, left_out, join=join)
     ]
@@ -228,7 +233,7 @@ def attributes_of_series(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
     They are those of one file of each series; texts that people typed and names of patients are among them.
     """
     for series in _grouped(paths, None, []).values():
-        yield {**series.attributes, "instances": len(series.instances)}
+        yield {**series.attributes, "instances": series.count}
 
 
 def _empty_listing() -> Listing:
@@ -250,12 +255,12 @@ def _chosen(
     """
     kept = []
     for series in sorted(all_series, key=lambda series: series.order):
-        reason = (chosen or Chosen()).reason_against(series.attributes, len(series.instances))
+        reason = (chosen or Chosen()).reason_against(series.attributes, series.count)
         if reason is None:
             kept.append(series)
             continue
         uids = {"study_instance_uid": series.study_instance_uid, "series_instance_uid": series.series_instance_uid}
-        left_out.append({**uids, "instances": len(series.instances), "reason": reason})
+        left_out.append({**uids, "instances": series.count, "reason": reason})
     if join:
         kept = _joined(kept)
     if layout.anonymous:

@@ -73,6 +73,18 @@ def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> Non
     }
 
 
+def test_a_copy_of_an_instance_is_not_counted_in_the_place_of_a_missing_one(tmp_path: Path) -> None:
+    instances = make.ct_series(6, ImagesInAcquisition=6)
+    present = [*instances[:4], *instances[:2]]
+    folder = saved(present, tmp_path / "in")
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here)
+    [series] = listing["series"]
+    assert (series["verdict"]["state"], series["verdict"]["received"]) == ("incomplete", 4)
+    assert "4 of 6 instances" in series["verdict"]["reason"]
+    [plan] = planned([folder], tmp_path / "out", Layout())["series"]
+    assert plan["instances"] == 4
+
+
 def test_each_file_that_names_no_series_is_a_series_of_its_own(tmp_path: Path) -> None:
     nameless, named = make.ct_series(3), make.ct_series(4)
     for ds in nameless:
