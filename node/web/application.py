@@ -20,6 +20,7 @@ from node.web.api.events import streams_budget
 from node.web.audit_trail import AuditTrail
 from node.web.middleware import AccessLog, BodyLimits, OfNobody, Security, StillAllowed, Turns
 from node.web.services import Services
+from node.web.zips import Known
 
 ROUTES: list[BaseRoute] = [
     *monitoring.router.routes,
@@ -41,7 +42,7 @@ def application(services: Services) -> FastAPI:
     """Return the application that serves REST, and what extensions add.
 
     ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `error_page` (None without
-    pages), `streams` and `stopping`, an event that ends endless streams.
+    pages), `streams`, `known` (checksums of files, for ZIP files) and `stopping`, an event that ends endless streams.
     """
     app = FastAPI(
         title="voxelnode",
@@ -66,6 +67,7 @@ def application(services: Services) -> FastAPI:
         provider=provider,
     )
     app.state.stopping = threading.Event()
+    app.state.known = Known()
     app.state.streams = streams_budget(services.metrics)
     problems.install(app)
     return app
@@ -94,6 +96,7 @@ def _middleware(services: Services) -> list[Middleware]:
                 "Idempotency-Key",
                 "If-Match",
                 "If-None-Match",
+                "If-Range",
                 "Range",
                 "Want-Repr-Digest",
             ],

@@ -1,16 +1,16 @@
-"""Files as responses: with Range, as ZIP, or streamed; those of instances only after their digest was compared."""
+"""Files as responses: with Range, or streamed; those of instances only after their digest was compared."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
 from base64 import b64encode
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar
 
+import structlog
 from anyio import CancelScope
 from fastapi import Response
 from fastapi.responses import FileResponse
@@ -27,6 +27,8 @@ from node.receive.stored_files import report_damage
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, ProblemResponse
 from node.web.services import Services
 
+log = structlog.get_logger()
+
 OCTETS, ZIP = "application/octet-stream", "application/zip"
 
 FILE_MISSING = "the file is missing: run `voxelnode fsck`"
@@ -40,50 +42,22 @@ def type_or_octets(headers: Headers, media_type: str) -> str:
     return OCTETS if headers.get("accept") == OCTETS else media_type
 
 
-class Member(NamedTuple):
-    """A member of a ZIP file: its name, its length in bytes, and its content in pieces."""
-
-    name: str
-    length: int
-    pieces: Iterable[bytes]
+class Damaged(VoxelnodeError):
+    """A file of the archive differs from what was received, or is missing."""
 
 
-def zip_stream(members: Iterable[Member]) -> Iterator[bytes]:
-    """Yield the pieces of a ZIP file; members are stored uncompressed, since volumes and pictures are compressed."""
-    buffer = _Buffer()
-    with zipfile.ZipFile(buffer, "w") as archive:  # type: ignore[call-overload]  # it needs only `write` and `flush`
-        for member in members:
-            is_large = member.length > zipfile.ZIP64_LIMIT
-            with archive.open(zipfile.ZipInfo(member.name), "w", force_zip64=is_large) as file:
-                for piece in member.pieces:
-                    file.write(piece)
-                    yield buffer.take()
-            yield buffer.take()
-    yield buffer.take()
-
-
-class _Buffer:
-    """The bytes of a ZIP file that were written but not yet taken; not seekable."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self._pieces.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
-
-    def take(self) -> bytes:
-        """Return the bytes written since the last call."""
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        return data
+class Unavailable(OutOfResources):
+    """A file of the archive cannot be read now."""
 
 
 class Streamed(StreamingResponse):
-    """A streamed response; `content` and its open files are closed at the end, even if the client disconnects."""
+    """A streamed response; `content` and its open files are closed at the end, even if the client disconnects.
+
+    It is aborted if a file cannot be sent, so that the client sees that it is incomplete.
+    """
+
+    broken: ClassVar[tuple[type[Exception], ...]] = (Damaged, OutOfResources)
+    """Errors that prevent a file, or a part of it, from being sent."""
 
     def __init__(self, content: Iterator[bytes], status: int, headers: Mapping[str, str]) -> None:
         super().__init__(content, status, headers)
@@ -92,6 +66,8 @@ class Streamed(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except self.broken as error:  # the status was already sent: the server closes the connection
+            log.error("answer_broken_off", reason=str(error))
         finally:
             if isinstance(self._content, Generator):
                 with CancelScope(shield=True):
@@ -118,10 +94,13 @@ class RangedFile(FileResponse):
             headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
             await super().__call__({**scope, "headers": headers}, receive, send)
             return
-        length = self.headers["content-length"]
-        detail = f"the file has {length} bytes, and the range starts beyond them"
-        problem = ProblemResponse(RANGE_NOT_SATISFIABLE, detail, headers={"Content-Range": f"bytes */{length}"})
-        await problem(scope, receive, send)
+        await not_satisfiable(int(self.headers["content-length"]))(scope, receive, send)
+
+
+def not_satisfiable(length: int) -> Response:
+    """Return the answer to a Range that starts beyond a file of `length` bytes."""
+    detail = f"the file has {length} bytes, and the range starts beyond them"
+    return ProblemResponse(RANGE_NOT_SATISFIABLE, detail, headers={"Content-Range": f"bytes */{length}"})
 
 
 _WANTED = re.compile(r"(?:^|[,\s])sha-256\s*=\s*(?:10|[1-9])\b")
@@ -154,14 +133,6 @@ def file_response(path: Path, media_type: str, name: str, sha256: str | None) ->
     except FileNotFoundError:
         raise HTTPException(410, FILE_MISSING) from None
     return RangedFile(path, media_type=media_type, filename=name, stat_result=stat, headers=headers)
-
-
-class Damaged(VoxelnodeError):
-    """A file of the archive differs from what was received, or is missing."""
-
-
-class Unavailable(OutOfResources):
-    """A file of the archive cannot be read now."""
 
 
 def whole_file(node: Services, instance: StoredInstance) -> Path:
@@ -202,13 +173,13 @@ def local_or_gone(node: Services, file: ArchivedFile) -> Path:
         raise HTTPException(410, FILE_MISSING) from None
 
 
-def damaged(node: Services, instance: StoredInstance, problem: str) -> Damaged:
-    """Record that a file is not as it was received; return the error for it."""
+def damaged(node: Services, instance: ArchivedFile, problem: str) -> Damaged:
+    """Record that the file of an instance is not as it was received; return the error for it."""
     _is_whole_again(node, instance, problem)
     return Damaged(DAMAGED)
 
 
-def _is_whole_again(node: Services, instance: StoredInstance, problem: str) -> bool:
+def _is_whole_again(node: Services, instance: ArchivedFile, problem: str) -> bool:
     """Record that a file is not as it was received, unless it is by now."""
     with suppress(OutOfResources):  # the next reader records it
         return report_damage(node.archive, node.index, instance.key, problem, node.ingest.now())

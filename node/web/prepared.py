@@ -28,7 +28,7 @@ from node.errors import OutOfResources, VoxelnodeError, type_and_location
 from node.index.nouns.converted import SeriesKey
 from node.web.access import Call
 from node.web.errors import DownloadsBusy, ResourceNotFound
-from node.web.files import Member, zip_stream
+from node.web.zips import Member, zip_stream
 
 log = structlog.get_logger()
 

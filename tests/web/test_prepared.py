@@ -15,8 +15,8 @@ from node.errors import OutOfResources
 from node.index.nouns.accounts import Role
 from node.web.access import Call, Caller
 from node.web.errors import DownloadsBusy
-from node.web.files import Member
 from node.web.prepared import MAX_KEPT_FOR_ACCOUNT, MAX_MADE, MAX_MADE_FOR_ACCOUNT, PreparedDownloads
+from node.web.zips import Member
 from tests.web.conftest import until
 
 

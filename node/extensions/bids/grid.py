@@ -34,8 +34,8 @@ from node.web.errors import ResourceNotFound
 if TYPE_CHECKING:  # else imported where the page is shown: what plans a data set loads NumPy
     from node.extensions.bids.draft import Group
     from node.extensions.bids.plan import Series
-from node.web.files import Member
 from node.web.prepared import prepared_of
+from node.web.zips import Member
 
 router = APIRouter(include_in_schema=False)
 

@@ -58,9 +58,10 @@ from node.volume.reasons import Reason as NoVolume
 from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import DownloadsBusy, ResourceNotFound
-from node.web.files import ZIP, Damaged, Member, type_or_octets, whole_file, zip_stream
+from node.web.files import ZIP, Damaged, type_or_octets, whole_file
 from node.web.prepared import prepared_of
 from node.web.services import Services
+from node.web.zips import Member, zip_stream
 from node.writers.options import write_options
 
 _PSEUDONYM = re.compile(rf"[A-Z2-7]{{{PATIENT_CHARACTERS}}}")

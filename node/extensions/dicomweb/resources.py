@@ -13,10 +13,9 @@ from tempfile import NamedTemporaryFile
 from typing import IO, Annotated, Any
 from urllib.parse import quote
 
-import structlog
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
-from starlette.types import Receive, Scope, Send
 
+from node.archive.base import ArchivedFile
 from node.archive.intact import MISSING
 from node.children.decoder import NotDecoded
 from node.errors import OutOfResources
@@ -26,8 +25,6 @@ from node.web.access import DEFAULT_PORTS, Call, ReaderCall, is_forwarded
 from node.web.files import DAMAGED, Damaged, Streamed, Unavailable, damaged, local_file
 from node.web.headers import has_etag
 from node.web.services import Services
-
-log = structlog.get_logger()
 
 PREFIX = "/dicom-web"
 CHUNK_BYTES = 1 << 18
@@ -46,11 +43,7 @@ BROKEN = (Damaged, OutOfResources, FrameNotFound, NotDecoded)
 class Instances(Streamed):
     """A streamed response, aborted if an instance cannot be sent, so that the client sees that it is incomplete."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except BROKEN as error:  # the status was already sent: the server closes the connection
-            log.error("answer_broken_off", reason=str(error))
+    broken = BROKEN
 
 
 class Target:
@@ -169,12 +162,12 @@ class Multipart:
         yield end + f"--{self._boundary}--\r\n".encode("ascii")
 
 
-def file_length(instance: StoredInstance) -> int:
+def file_length(instance: ArchivedFile) -> int:
     """Return the length of the file of an instance: preamble, File Meta Information and data set."""
     return instance.data_set_offset + instance.bytes
 
 
-def stored_file(node: Services, instance: StoredInstance) -> Iterator[bytes]:
+def stored_file(node: Services, instance: ArchivedFile) -> Iterator[bytes]:
     """Yield the DICOM file of an instance in pieces; its data set is bit for bit as received.
 
     Raises Damaged, before the last piece, if the file is missing or the data set differs, and Unavailable if it cannot

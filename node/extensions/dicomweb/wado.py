@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from itertools import chain
 from typing import IO
 
@@ -51,8 +52,9 @@ from node.files.metadata import metadata
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
 from node.web.access import for_projects
-from node.web.files import Member, local_file, whole_file, zip_stream
+from node.web.files import local_file, whole_file
 from node.web.services import Services
+from node.web.zips import PlannedZip, known_of, zip_response
 
 router = dicomweb_router()
 
@@ -173,18 +175,15 @@ def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Ite
 def _zipped(target: Target) -> Response:
     """Every instance as stored; file names are numbers, since nothing from a sender becomes a path."""
     target.audit_transfer("zip")
-    status = 206 if target.unavailable else 200
-    response = respond(target, zip_stream(_zip(target)), ZIP, target.etag(ZIP), None, status)
+    entries = [
+        (f"{number:03d}/{index:06d}.dcm", instance)
+        for number, instances in enumerate(by_series(target.instances).values(), start=1)
+        for index, instance in enumerate(instances, start=1)
+    ]
+    planned = PlannedZip(entries, target.node.archive, partial(stored_file, target.node), known_of(target.request))
     name = "series" if "series" in target.request.path_params else "study"
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
-    return response
-
-
-def _zip(target: Target) -> Iterator[Member]:
-    for number, instances in enumerate(by_series(target.instances).values(), start=1):
-        for index, instance in enumerate(target.node.archive.ahead(instances), start=1):
-            name = f"{number:03d}/{index:06d}.dcm"
-            yield Member(name, file_length(instance), stored_file(target.node, instance))
+    headers = {"Vary": "Accept", "Content-Disposition": f'attachment; filename="{name}.zip"'}
+    return zip_response(target.request, planned, headers, 206 if target.unavailable else 200)
 
 
 log = structlog.get_logger()

@@ -23,8 +23,9 @@ from node.index.search.selection import StoredInstance
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import Damaged, Member, whole_file
+from node.web.files import Damaged, whole_file
 from node.web.prepared import prepared_of
+from node.web.zips import Member
 
 router = APIRouter(include_in_schema=False)
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from fastapi import APIRouter, Response
 
+from node.archive.base import ArchivedFile
 from node.conversion.naming import DEFAULT, TakenNames, parse
 from node.conversion.study_names import ending_of, free_name, renamed_header, study_name
 from node.counted import counted
-from node.extensions.dicomweb.resources import Instances, by_series, file_length, stored_file
+from node.extensions.dicomweb.resources import stored_file
 from node.extensions.pages.files import CHUNK_BYTES, VOXEL_FILES, files_of
 from node.extensions.pages.studies import csv_line
 from node.index.database.reading import ReadIndex
@@ -26,8 +29,9 @@ from node.settings.convert import VolumeFormat
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import ZIP, Member, Streamed, zip_stream
+from node.web.files import Damaged, Unavailable, digest_of, local_file, local_or_gone
 from node.web.services import Services
+from node.web.zips import Content, Known, PlannedFile, PlannedZip, known_of, require_few, zip_response
 
 router = APIRouter(include_in_schema=False)
 
@@ -125,60 +129,62 @@ def volumes_zip(
             for named in of_study:
                 uid = named.series["series_instance_uid"]
                 there = files_of(call.node, index, study, uid, revisions[uid]) if uid in revisions else []
-                formats = {_name(row["path"]): row["format"] for row in volumes if row["series_instance_uid"] == uid}
-                files += [(named, revisions[uid], file) for file in _of_format(there, formats, wanted)]
+                rows = {_name(row["path"]): row for row in volumes if row["series_instance_uid"] == uid}
+                formats = {name: row["format"] for name, row in rows.items()}
+                for file in _of_format(there, formats, wanted):
+                    row = rows.get(_name(file.key))
+                    digest = file.sha256 if row is None else row["sha256"]
+                    files.append((named, revisions[uid], replace(file, sha256=digest)))
                 if not there:
                     why = [f"{row['reason']}: {row['detail']}" for row in failures if row["series_instance_uid"] == uid]
                     without.append(named.line(why="; ".join(why) or named.series["state"]))
     if not files:
         raise ResourceNotFound("volume")
+    require_few(len(files))
+    known, entries, lines = known_of(call.request), list[tuple[str, Content]](), []
+    for named, revision, file in files:
+        path = f"{named.name}{ending_of(_name(file.key))}"
+        content = _content(call.node, known, file, path)
+        digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else content.sha256
+        entries.append((path, content))
+        lines.append(named.line(file=path, sha256=digest, revision=revision))
+    entries.append((LIST, _list([*lines, *without])))
     objects = [{"study_instance_uid": study} for study in study_instance_uids]
-    call.audit.transferred(objects, f"{counted(len(files), 'file')} of volumes as a ZIP file")
-
-    def members() -> Iterator[Member]:
-        lines = []
-        local = call.node.archive.ahead([file for *_, file in files])
-        for (named, revision, _), file in zip(files, local, strict=True):
-            path, digest = f"{named.name}{ending_of(_name(file.key))}", hashlib.sha256()
-            yield Member(path, file.bytes, _pieces(call.node, file, path, digest))
-            lines.append(named.line(file=path, sha256=digest.hexdigest(), revision=revision))
-        yield _list([*lines, *without])
-
-    return Streamed(zip_stream(members()), 200, _headers(files[0][0], study_instance_uids, series_instance_uids))
+    call.audit.transferred(objects, f"{counted(len(files), 'file')} of volumes as a ZIP file{_asked(call)}")
+    planned = PlannedZip(entries, call.node.archive, partial(_pieces, call.node), known)
+    return zip_response(call.request, planned, _headers(files[0][0], study_instance_uids, series_instance_uids))
 
 
 def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()) -> Response:
     """Return the instances of studies, or of some of their series, as stored, as a ZIP file.
 
-    A study is read when its turn comes.
-
-    The list has a line for each series that was there when the download began.
+    The list has a line for each series.
     """
+    only = next(iter(series_instance_uids)) if len(series_instance_uids) == 1 else None
+    entries: list[tuple[str, Content]] = []
+    lines = []
     with call.node.index.reading() as index:
         named = list(_named(index, study_instance_uids, series_instance_uids))
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid, _ in named]
+        require_few(sum(one.series["instances"] for _, series in named for one in series))
+        for study, series in named:
+            instances: dict[str, list[PlannedFile]] = {}
+            for stored in index.instances.stored(study, only):
+                file = PlannedFile(stored.key, stored.data_set_offset, stored.bytes, stored.sha256)
+                instances.setdefault(stored.series_instance_uid, []).append(file)
+            for one in series:
+                of_series = instances.get(one.series["series_instance_uid"], [])
+                entries += [(f"{one.name}/{number:06d}.dcm", file) for number, file in enumerate(of_series, start=1)]
+                lacking = one.series["instances"] - len(of_series)
+                why = counted(lacking, "file is missing or damaged", "files are missing or damaged")
+                lines.append(one.line(file=f"{one.name}/", files=len(of_series), why=why if lacking else None))
     first = next((one for _, series in named for one in series), None)
     if first is None:
         raise ResourceNotFound("series" if series_instance_uids else "study")
-    call.audit.transferred(objects, f"DICOM of {counted(len(objects), 'study', 'studies')} as a ZIP file")
-
-    only = next(iter(series_instance_uids)) if len(series_instance_uids) == 1 else None
-
-    def members() -> Iterator[Member]:
-        lines = []
-        for study, series in named:
-            with call.node.index.reading(wait=False) as index:
-                instances = by_series(list(index.instances.stored(study, only)))
-            for one in series:
-                of_series = instances.get(one.series["series_instance_uid"], [])
-                for position, instance in enumerate(call.node.archive.ahead(of_series), start=1):
-                    path = f"{one.name}/{position:06d}.dcm"
-                    yield Member(path, file_length(instance), stored_file(call.node, instance))
-                why = None if of_series else "deleted while the download was under way"
-                lines.append(one.line(file=f"{one.name}/", files=len(of_series), why=why))
-        yield _list(lines)
-
-    return Instances(zip_stream(members()), 200, _headers(first, study_instance_uids, series_instance_uids))
+    entries.append((LIST, _list(lines)))
+    call.audit.transferred(objects, f"DICOM of {counted(len(objects), 'study', 'studies')} as a ZIP file{_asked(call)}")
+    planned = PlannedZip(entries, call.node.archive, partial(stored_file, call.node), known_of(call.request))
+    return zip_response(call.request, planned, _headers(first, study_instance_uids, series_instance_uids))
 
 
 def _named(
@@ -216,19 +222,43 @@ def _of_format(files: Iterable[RevisionFile], formats: Mapping[str, str], wanted
     return [file for file in files if kinds.get(_name(file.key), chosen) == chosen and not file.key.endswith(PICTURES)]
 
 
-def _pieces(node: Services, file: RevisionFile, path: str, digest: Any) -> Iterator[bytes]:
-    """Yield the content of a file; `digest` is updated with it. A header that names its voxels has their new name."""
-    with open(node.archive.local(file), "rb") as content:
-        while piece := content.read(CHUNK_BYTES):
-            if path.endswith(".mhd"):  # shorter than one piece
-                piece = renamed_header(piece, _name(path).removesuffix(".mhd"))
-            digest.update(piece)
-            yield piece
+def _content(node: Services, known: Known, file: RevisionFile, path: str) -> Content:
+    """Return what is sent of a file by a name: a header that names its voxels has their new name.
+
+    The index of a node without an object store has no digests of what lies beside a volume, which is read for it once.
+    """
+    if path.endswith(".mhd"):
+        return renamed_header(local_or_gone(node, file).read_bytes(), _name(path).removesuffix(".mhd"))
+    digest = file.sha256 or known.digests.get(file.key)
+    if digest is None:
+        digest = known.note_digest(file.key, digest_of(local_or_gone(node, file)))
+    return PlannedFile(file.key, 0, file.bytes, digest)
 
 
-def _list(lines: Iterable[Sequence[object]]) -> Member:
-    content = b"".join(map(csv_line, [COLUMNS, *lines]))
-    return Member(LIST, len(content), [content])
+def _pieces(node: Services, file: ArchivedFile) -> Iterator[bytes]:
+    """Yield the content of a file of a revision; raises Damaged before the last piece if it is not as it was written"""
+    digest, left = hashlib.sha256(), file.bytes
+    try:
+        with local_file(node, file).open("rb", buffering=0) as content:
+            while piece := content.read(CHUNK_BYTES):
+                digest.update(piece)
+                left -= len(piece)
+                if left <= 0 and digest.hexdigest() != file.sha256:
+                    raise Damaged("a file of a volume is not as it was written: convert its series again")
+                yield piece
+    except FileNotFoundError:
+        raise Damaged("a file of a volume is missing: its series was converted again or deleted") from None
+    except OSError as error:
+        raise Unavailable(f"a file of a volume cannot be read: {error.strerror}") from error
+
+
+def _list(lines: Iterable[Sequence[object]]) -> bytes:
+    return b"".join(map(csv_line, [COLUMNS, *lines]))
+
+
+def _asked(call: Call) -> str:
+    """Return how the audit log tells a request for a part, such as the rest of a download that broke off."""
+    return ", a part" if "range" in call.request.headers else ""
 
 
 def _headers(
@@ -240,4 +270,4 @@ def _headers(
     some = f"{len(series_instance_uids)}_series" if len(series_instance_uids) > 1 else series
     whole = f"{name}_{some}.zip" if series_instance_uids else f"{name}.zip"
     given = f'filename="{whole}"' if whole.isascii() else f"filename*=utf-8''{quote(whole)}"  # RFC 6266 4.3
-    return {"Content-Type": ZIP, "Content-Disposition": f"attachment; {given}"}
+    return {"Content-Disposition": f"attachment; {given}", "Cache-Control": "private, no-cache"}

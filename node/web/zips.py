@@ -1,0 +1,317 @@
+"""ZIP files as responses. Members are stored uncompressed, since volumes and pictures are compressed already.
+
+`zip_stream` writes members that are made when their turn comes; nobody knows its length before its end. A `PlannedZip`
+is of files that are here already: all its bytes follow from the index, so it has a length and an entity tag before the
+first byte is sent, and a download that broke off goes on where it ended. If a file is deleted while it is sent, the
+connection is closed; who goes on gets another entity tag, and so the whole of what is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import zipfile
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+from fastapi import Request, Response
+
+from node.archive.base import ArchivedFile
+from node.archive.filesystem import Archive
+from node.errors import UsageError
+from node.web.files import ZIP, Damaged, Streamed, not_satisfiable
+from node.web.headers import has_etag
+
+MAX_FILES = 250_000
+"""Most files of a planned ZIP file: each takes about a kilobyte of memory while it is sent."""
+
+MAX_KNOWN = 100_000
+"""Files whose checksums are known from earlier downloads, 25 MB: of others, what a range leaves out is read again."""
+
+_DATA_DESCRIPTOR = 0x08
+
+
+class Member(NamedTuple):
+    """A member of a ZIP file: its name, its length in bytes, and its content in pieces."""
+
+    name: str
+    length: int
+    pieces: Iterable[bytes]
+
+
+def zip_stream(members: Iterable[Member]) -> Iterator[bytes]:
+    """Yield the pieces of a ZIP file. Raises Damaged if a member has another length than it says."""
+    infos: list[zipfile.ZipInfo] = []
+    at = 0
+    for member in members:
+        info = _info(member.name, member.length, at)
+        yield from _written(info, member.pieces)
+        infos.append(info)
+        at = _end(info)
+    yield _directory(infos, at)
+
+
+class TooManyFiles(UsageError):
+    """A ZIP file would have more files than one may have."""
+
+    def __init__(self, files: int) -> None:
+        super().__init__(f"the ZIP file would have {files} files, and at most {MAX_FILES} are allowed: select less")
+
+
+class Known:
+    """What was read of files of an archive, by their keys; no key ever stands for other bytes.
+
+    Attributes
+    ----------
+    checksums : dict
+        CRC-32 of whole files, for `PlannedZip`.
+    digests : dict
+        SHA-256 of files of which the index has none, for lists of what is in a ZIP file.
+    """
+
+    def __init__(self) -> None:
+        self.checksums: dict[str, int] = {}
+        self.digests: dict[str, str] = {}
+
+    def note_checksum(self, key: str, checksum: int) -> None:
+        """Note the CRC-32 of a file; if there are too many, all others are forgotten."""
+        if len(self.checksums) >= MAX_KNOWN:
+            self.checksums.clear()
+        self.checksums[key] = checksum
+
+    def note_digest(self, key: str, sha256: str) -> str:
+        """Note and return the SHA-256 of a file; if there are too many, all others are forgotten."""
+        if len(self.digests) >= MAX_KNOWN:
+            self.digests.clear()
+        self.digests[key] = sha256
+        return sha256
+
+
+def known_of(request: Request) -> Known:
+    """Return what this process knows of files; `node.web.application` makes it."""
+    known: Known = request.app.state.known
+    return known
+
+
+class PlannedFile(NamedTuple):
+    """A file of the archive, with no more than sending it takes; see `ArchivedFile`."""
+
+    key: str
+    data_set_offset: int
+    bytes: int
+    sha256: str
+
+
+Content = ArchivedFile | bytes
+
+
+class PlannedZip:
+    """A ZIP file of files of the archive, and of bytes such as a list of them.
+
+    Parameters
+    ----------
+    entries : sequence of (str, file or bytes)
+        Name and content of each member.
+    archive : Archive
+    read : callable (file)
+        Gives the content of a file in pieces; it raises Damaged before the last one if they are not what was stored.
+    known : Known
+
+    Attributes
+    ----------
+    length : int
+        In bytes.
+    etag : str
+        A strong entity tag (RFC 9110 8.8.3): two ZIP files with the same one have the same bytes.
+
+    Raises
+    ------
+    TooManyFiles
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[tuple[str, Content]],
+        archive: Archive,
+        read: Callable[[ArchivedFile], Iterable[bytes]],
+        known: Known,
+    ) -> None:
+        require_few(len(entries))
+        self._archive, self._read, self._known = archive, read, known
+        self._contents = [content for _, content in entries]
+        self._infos: list[zipfile.ZipInfo] = []
+        self._ends: list[int] = []
+        digest, at = hashlib.sha256(), 0
+        for name, content in entries:
+            info = _info(name, _length(content), at)
+            self._infos.append(info)
+            at = _end(info)
+            self._ends.append(at)
+            digest.update(f"{name}\0{_identity(content)}\0".encode())
+        self.length = at + len(_directory(self._infos, at))
+        self.etag = f'"{digest.hexdigest()[:32]}"'
+
+    def pieces(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` up to `stop`.
+
+        Raises Damaged if a file is not what was stored, or was deleted, and OutOfResources if it cannot be read now.
+        """
+        first = bisect_right(self._ends, start)
+        at = self._ends[first - 1] if first else 0
+        for piece in self._from(first):
+            wanted = piece[max(start - at, 0) : stop - at]
+            at += len(piece)
+            if wanted:
+                yield wanted
+            if at >= stop:
+                return
+
+    def _from(self, first: int) -> Iterator[bytes]:
+        """Yield all bytes from the beginning of a member on; the directory needs the checksums of the earlier ones."""
+        contents = self._contents[first:]
+        files = self._archive.ahead([content for content in contents if not isinstance(content, bytes)])
+        for info, content in zip(self._infos[first:], contents, strict=True):
+            yield from _written(info, [content] if isinstance(content, bytes) else self._read(next(files)))
+            if not isinstance(content, bytes):
+                self._known.note_checksum(content.key, info.CRC)
+        for info, content in zip(self._infos[:first], self._contents, strict=False):
+            info.CRC = self._checksum(content)
+        yield _directory(self._infos, self._ends[-1] if self._ends else 0)
+
+    def _checksum(self, content: Content) -> int:
+        if isinstance(content, bytes):
+            return crc32(content)
+        if (known := self._known.checksums.get(content.key)) is not None:
+            return known
+        checksum = 0
+        for piece in self._read(content):
+            checksum = crc32(piece, checksum)
+        self._known.note_checksum(content.key, checksum)
+        return checksum
+
+
+def require_few(files: int) -> None:
+    """Raise TooManyFiles if a planned ZIP file may not have so many."""
+    if files > MAX_FILES:
+        raise TooManyFiles(files)
+
+
+def zip_response(request: Request, planned: PlannedZip, headers: Mapping[str, str], status: int = 200) -> Response:
+    """Send a planned ZIP file, or the range of it that is asked for.
+
+    One range is sent as it is; of several, and of a unit other than bytes, the whole is sent (RFC 9110 14.2).
+    `status` other than 200: it is sent whole.
+    """
+    headers = {"Content-Type": ZIP, **headers, "ETag": planned.etag}
+    if has_etag(request.headers, planned.etag):
+        return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Vary") if name in headers})
+    start, stop = 0, planned.length
+    if status == 200:
+        headers["Accept-Ranges"] = "bytes"
+        if (wanted := _range(request, planned)) is not None:
+            start, stop = wanted
+            if start >= stop:
+                return not_satisfiable(planned.length)
+            status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{planned.length}"
+    headers["Content-Length"] = str(stop - start)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers)
+    return Streamed(planned.pieces(start, stop), status, headers)
+
+
+_RANGE = re.compile(r"\s*bytes\s*=\s*(?:(\d{1,18})\s*-\s*(\d{1,18})?|-\s*(\d{1,18}))\s*", re.ASCII | re.IGNORECASE)
+
+
+def _range(request: Request, planned: PlannedZip) -> tuple[int, int] | None:
+    """Return the range that a request asks for, empty if it begins beyond the end; None: the whole."""
+    found = _RANGE.fullmatch(request.headers.get("range", ""))
+    if found is None or request.headers.get("if-range", planned.etag) != planned.etag:
+        return None
+    first, last, suffix = (None if text is None else int(text) for text in found.groups())
+    if first is None:
+        return max(planned.length - (suffix or 0), 0), planned.length
+    if last is not None and last < first:
+        return None
+    return first, planned.length if last is None else min(last + 1, planned.length)
+
+
+def _length(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.data_set_offset + content.bytes
+
+
+def _identity(content: Content) -> str:
+    """Return a text that is another one for other bytes; the digest of an instance is of its data set alone."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    return f"{content.key} {content.data_set_offset} {content.bytes} {content.sha256}"
+
+
+def _info(name: str, length: int, at: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.file_size = info.compress_size = length
+    info.flag_bits = _DATA_DESCRIPTOR  # the checksum follows the content
+    info.external_attr = 0o600 << 16
+    info.CRC = 0  # until the content was read
+    info.header_offset = at
+    return info
+
+
+def _written(info: zipfile.ZipInfo, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a member: its header with the first piece, the others, and its checksum and lengths, which it notes."""
+    head, written, checksum = _head(info), 0, 0
+    for piece in pieces:
+        written, checksum = written + len(piece), crc32(piece, checksum)
+        if written > info.file_size:
+            break
+        yield head + piece if head else piece
+        head = b""
+    if written != info.file_size:
+        raise Damaged(f"a file has not the {info.file_size} bytes that it had when the ZIP file was begun")
+    info.CRC = checksum
+    yield head + _tail(info)
+
+
+def _is_large(info: zipfile.ZipInfo) -> bool:
+    return info.file_size > zipfile.ZIP64_LIMIT
+
+
+def _head(info: zipfile.ZipInfo) -> bytes:
+    return info.FileHeader(zip64=_is_large(info))
+
+
+def _tail(info: zipfile.ZipInfo) -> bytes:
+    """Return the data descriptor of a member (APPNOTE 4.3.9)."""
+    lengths = info.compress_size, info.file_size
+    return struct.pack("<LLQQ" if _is_large(info) else "<LLLL", 0x08074B50, info.CRC, *lengths)
+
+
+def _end(info: zipfile.ZipInfo) -> int:
+    return info.header_offset + len(_head(info)) + info.file_size + len(_tail(info))
+
+
+def _directory(infos: Sequence[zipfile.ZipInfo], at: int) -> bytes:
+    """Return the central directory, which begins at a byte of the file; its length does not depend on checksums."""
+    end = _End(at)
+    with zipfile.ZipFile(end, "w") as archive:  # type: ignore[call-overload]  # it needs no more than `_End` has
+        archive.infolist().extend(infos)
+    return bytes(end.written)
+
+
+class _End:
+    """The end of a file of which so much was written before; not seekable."""
+
+    def __init__(self, at: int) -> None:
+        self._at, self.written = at, bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.written += data
+        return len(data)
+
+    def tell(self) -> int:
+        return self._at + len(self.written)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
