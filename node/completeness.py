@@ -302,6 +302,12 @@ def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
     return announced
 
 
+def without_counts_of_images(known: Expectation) -> Expectation:
+    """Return what is known of a series without images: counts of images were copied, and say nothing of it."""
+    of_instances = tuple(count for count in known.announced if count[1] == SERIES_RELATED_INSTANCES)
+    return replace(known, announced=of_instances)
+
+
 def _greatest(values: Iterable[int | None]) -> int:
     return max((value for value in values if value), default=0)
 

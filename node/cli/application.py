@@ -16,7 +16,8 @@ from typing import Any, get_args
 
 import typer
 
-from node.cli.commands import COMMANDS, OF_PROGRAM, epilog
+from node.cli.commands import COMMANDS, OF_DCM2NIIX, OF_PROGRAM, epilog
+from node.cli.convert.from_dcm2niix import rewritten
 from node.cli.options import PlainCommand, completed
 from node.cli.output import stop_printing
 from node.errors import UsageError, VoxelnodeError, in_plain_words, near
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app = application(given[0] if given else None)
         status = app(args=arguments, prog_name="voxelnode", standalone_mode=False)
     except typer.TyperException as error:
-        status = _wrong_use(error, _path_of(given))
+        status = _wrong_use(error, given)
     except UsageError as error:
         status = _failed(str(error), 2)
     except VoxelnodeError as error:
@@ -179,14 +180,15 @@ def _path_of(given: Sequence[str]) -> str:
     return f"voxelnode {given[0]}" if given and given[0] in known else "voxelnode"
 
 
-def _wrong_use(error: typer.TyperException, given: str) -> int:
-    """Print the usage error and how to get help, in one line. `given`: the command, where the error does not say it."""
+def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
+    """Print the usage error and how to get help, in one line. `given`: the arguments of the program."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else given
+    path = context.command_path if context else _path_of(given)
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     message = message.replace(": Value error, ", ": ")  # pydantic's words, of which Typer takes the rest
     message = re.sub(r"Input should be a valid (?:integer|number), unable to parse.*", _no_number, message)
     message = re.sub(r"Got unexpected extra argument\(?s?\)? \((.*)\)", r"Unexpected argument: \1", message)
+    message = re.sub(r"\bdir ('.*') is a file", r"\1 is a file, and must be a folder", message)
     message = in_plain_words(_with_near_names(message, context))
     option = getattr(error, "param", None)
     if message.startswith("Missing option") and option is not None and option.metavar:
@@ -194,7 +196,7 @@ def _wrong_use(error: typer.TyperException, given: str) -> int:
     if context and message == context.get_help():  # no command was given
         print(message)
     else:
-        message += _instead(path, error)
+        message += _instead(path, error, given)
         end = "" if message.endswith((".", "?")) else "."
         print(f"{path}: {message}{end} See `{path} --help`.", file=sys.stderr)
     return 2
@@ -217,8 +219,11 @@ def _no_number(found: re.Match[str]) -> str:
     return "must be a whole number." if "integer" in found[0] else "must be a number."
 
 
-def _instead(path: str, error: typer.TyperException) -> str:
-    """Return what does the work of an option that another program has."""
+def _instead(path: str, error: typer.TyperException, given: Sequence[str]) -> str:
+    """Return what does the work of an option that another program has, and the whole command line if it is known."""
     known = next((command.instead for command in commands() if path == f"voxelnode {command.name}"), {})
     option = getattr(error, "option_name", "")
-    return f": {known[option]}" if option in known else ""
+    if option not in known:
+        return ""
+    line = rewritten(given[1:]) if known is OF_DCM2NIIX else None
+    return f": {known[option]}" + (f". The whole command: `{line}`" if line else "")

@@ -253,18 +253,18 @@ def _chosen(
 
     `join`: series that are one acquisition are one of them.
     """
-    kept = []
+    kept, against = [], []
     for series in sorted(all_series, key=lambda series: series.order):
         reason = (chosen or Chosen()).reason_against(series.attributes, series.count)
         if reason is None:
             kept.append(series)
-            continue
-        uids = {"study_instance_uid": series.study_instance_uid, "series_instance_uid": series.series_instance_uid}
-        left_out.append({**uids, "instances": series.count, "reason": reason})
+        else:
+            against.append((series, reason))
     if join:
         kept = _joined(kept)
     if layout.anonymous:
-        _forget_identifiers(kept)
+        _forget_identifiers([*kept, *(series for series, _ in against)])
+    left_out += [{**_described(series), "instances": series.count, "reason": reason} for series, reason in against]
     _name(kept, out, layout)
     return sorted(kept, key=lambda series: series.order)
 
@@ -560,9 +560,13 @@ def _refusal_row(series_instance_uid: str, refusal: Refusal) -> dict[str, Any]:
 
 
 def _series_row(series: _Series) -> dict[str, Any]:
+    return {**_described(series), "name": series.name}
+
+
+def _described(series: _Series) -> dict[str, Any]:
     described = {name: series.attributes.get(name) for name in DESCRIBED}
     uids = {"study_instance_uid": series.study_instance_uid, "series_instance_uid": series.series_instance_uid}
-    return {**uids, **described, "name": series.name}
+    return {**uids, **described}
 
 
 def _listed(series: _Series, converted: Converted | Refusal, layout: Layout) -> Listing:

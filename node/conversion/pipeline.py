@@ -19,7 +19,14 @@ from time import perf_counter
 
 from pydicom import Dataset
 
-from node.completeness import Completeness, Evidence, Expectation, completeness_of, expectation
+from node.completeness import (
+    Completeness,
+    Evidence,
+    Expectation,
+    completeness_of,
+    expectation,
+    without_counts_of_images,
+)
 from node.conversion.datasets import SeriesFiles
 from node.conversion.evidence import InstanceHeader, find_evidence
 from node.conversion.extension_objects import SeriesObjects
@@ -31,7 +38,7 @@ from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Float, Geometry, Volume
 from node.volume.reasons import Reason, Refusal, VolumeWarning, WarningKind
-from node.volume.series import as_refusals
+from node.volume.series import WITHOUT_PIXELS, as_refusals
 from node.volume.volumes import times_of
 from node.writers.base import WrittenFile, stem_of
 from node.writers.options import WriteOptions
@@ -159,6 +166,9 @@ def _completeness(
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
     times = max((volume.times for volume in placed), default=0)
     findings = [*find_evidence(headers, assembly), *others]
+    reasons = {*(refusal.reason for refusal in assembly.refusals), *(each.reason for each in assembly.exclusions)}
+    if not assembly.volumes and reasons <= set(WITHOUT_PIXELS):
+        known = without_counts_of_images(known)
     return completeness_of(known, findings, placed=bool(placed), times=times)
 
 

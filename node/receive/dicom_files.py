@@ -32,6 +32,23 @@ OLDER_THAN_DICOM = (
     "an ACR-NEMA data set, older than DICOM: it names neither class nor instance (0008,0016), (0008,0018)"
 )
 
+DATA_SETS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+"""How a file without preamble may begin: with an element of group 0002 or 0008."""
+
+PACKED = {
+    b"PK\x03\x04": "a ZIP file",
+    b"Rar!\x1a\x07": "an archive of RAR",
+    b"7z\xbc\xaf\x27\x1c": "an archive of 7-Zip",
+    b"\x1f\x8b": "compressed with gzip",
+    b"\xfd7zXZ\x00": "compressed with xz",
+}
+"""How archives and compressed files begin, and what they are called."""
+
+TAR = slice(257, 262), b"ustar"
+"""Where a tar archive says what it is (POSIX.1)."""
+
+CUT_OFF_ZIP = "a ZIP file without its end: it is cut off or damaged; copy it again, or unpack what is left of it"
+
 CHUNK_BYTES = 1 << 20
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
@@ -148,10 +165,8 @@ def identify(head: bytes) -> Identity:
     Raises NotDicom if the message says what the file is.
     """
     has_prefix = head[128:132] == b"DICM"
-    if head[:2] == b"\x1f\x8b" and not has_prefix:
-        raise NotDicom("compressed with gzip: unpack it first")
-    if not has_prefix and head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
-        raise NotDicom("not a DICOM file")
+    if not has_prefix and head[:2] not in DATA_SETS:
+        raise NotDicom(_what_is_packed(head) or "not a DICOM file")
     meta, offset = file_meta(head)
     if meta.get(0x0002) == MEDIA_STORAGE_DIRECTORY:
         raise NotDicom("a DICOMDIR: the files that it lists are searched for directly")
@@ -168,6 +183,28 @@ def identify(head: bytes) -> Identity:
         if uids.get(_RECOGNITION_CODE, "").startswith("ACR-NEMA"):
             raise NotDicom(OLDER_THAN_DICOM)
     raise NotDicom("a DICOM file without readable class and instance UIDs" if has_prefix else "not a DICOM file")
+
+
+def _what_is_packed(head: bytes) -> str | None:
+    """Return how to get at what is in an archive or a compressed file; None if it is neither, or holds no DICOM."""
+    if head[TAR[0]] == TAR[1]:
+        return "a tar archive: unpack it first"
+    name = next((name for magic, name in PACKED.items() if head.startswith(magic)), None)
+    if name is None or (head.startswith(b"\x1f\x8b") and not _may_be_dicom(_unpacked(head))):
+        return None  # volumes of NIfTI are compressed with gzip, too
+    return f"{name}: unpack it first"
+
+
+def _unpacked(head: bytes) -> bytes:
+    """Return the beginning of what is compressed with gzip; empty if it is damaged."""
+    try:
+        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(head, 512)
+    except zlib.error:
+        return b""
+
+
+def _may_be_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM" or head[:2] in DATA_SETS or head[TAR[0]] == TAR[1]
 
 
 def _encodings_of(data_set: bytes) -> Iterator[str]:
@@ -232,7 +269,9 @@ def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | Ski
         seen.add((status.st_dev, status.st_ino))
         with open(path, "rb", buffering=0) as stream:  # a buffer would be filled for one read
             head = stream.read(HEAD_BYTES)
-            is_zip = head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(path)
+            is_zip = head.startswith(b"PK\x03\x04")
+            if is_zip and not zipfile.is_zipfile(path):
+                raise NotDicom(CUT_OFF_ZIP)
             identity = None if is_zip else _identified(head, stream)
         if identity is None:
             yield from _in_zip(path, name)
@@ -252,9 +291,18 @@ def _in_zip(path: Path, name: str) -> Iterator[MediaFile | SkippedFile]:
     except (zipfile.BadZipFile, OSError) as error:
         yield SkippedFile(name, f"a zip file that cannot be read: {error}")
         return
-    for member in archive.infolist():
+    for member in sorted(archive.infolist(), key=_as_in_a_folder):
         if not member.is_dir():
             yield _zip_member(archive, member, f"{name}!{member.filename}")
+
+
+def _as_in_a_folder(member: zipfile.ZipInfo) -> list[tuple[bool, str]]:
+    """Return the place of a member in the order of `_files_below`: the files of a folder, then its folders, by name.
+
+    What is taken from the first file of a series is then the same, whether the files were packed or not.
+    """
+    *folders, name = member.filename.split("/")
+    return [*((True, folder) for folder in folders), (False, name)]
 
 
 def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> MediaFile | SkippedFile:

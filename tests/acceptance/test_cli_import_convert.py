@@ -97,6 +97,20 @@ def test_each_series_is_told_in_one_line_and_what_was_skipped_by_name(scan: Path
     assert re.fullmatch(r"1 series, 1 file, 1 skipped in \d+\.\d s: .*conversion\.json", total)
 
 
+def test_a_line_tells_each_fact_once_and_what_lies_beside_the_volume(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number, instance in enumerate(make.gap_series(6)):
+        instance.save_as(tmp_path / "in" / f"{number}.dcm", enforce_file_format=True)
+    line, _ = run("convert", tmp_path / "in", "-o", tmp_path / "out").stdout.splitlines()
+    assert line.count("missing-slice") == 1
+    assert line.endswith("; a resampled copy is beside it)")
+
+
+def test_a_series_that_is_left_out_is_called_by_its_name(scan: Path, tmp_path: Path) -> None:
+    done = run("convert", scan, "-o", tmp_path / "out", "--exclude", "modality == 'CT'")
+    assert done.stdout.splitlines()[0] == "   1  CT   left out Oblique head phantom, 60 instances: it fits --exclude"
+
+
 @pytest.mark.slow
 def test_mirrored_volumes_are_turned_back_unless_that_is_switched_off(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
@@ -193,10 +207,14 @@ def test_a_signal_leaves_nothing_unfinished(number: signal.Signals, status: int,
     process = subprocess.Popen(
         [sys.executable, "-m", "node", "convert", str(tmp_path), "-o", str(out)],
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell ignores SIGINT for what it runs behind it
+        stderr=subprocess.PIPE,
+        text=True,
     )
     until(lambda: list(out.glob(".converting-*/*/*")), 30, "a conversion")
     process.send_signal(number)
-    assert process.wait(10) == status
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert re.fullmatch(r"voxelnode: stopped after \d series; run it again for all of them\n", told)
     assert not list(out.glob(".*"))
     assert not (out / "conversion.json").exists()
 

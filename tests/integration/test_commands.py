@@ -56,9 +56,18 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["serve", "--port", "many"], "voxelnode serve: Invalid value for '--port': must be a whole number. See"),
         (["convert", ".", "-o", "x", "-f"], "voxelnode convert: Option '-f' requires an argument. See `voxelnode conv"),
         (["convert", ".", "-o", "x", "-r", "y"], "voxelnode convert: No such option: -r: files are not renamed"),
+        (
+            ["convert", ".", "-o", __file__],
+            f"voxelnode convert: Invalid value for '--out' / '-o': '{__file__}' is a file",
+        ),
         (["import", "absent"], "voxelnode import: Invalid value for 'PATH'"),
         (["convert", "."], "voxelnode convert: Missing option '--out OUT'. See"),
         (["convert", ".", "-z", "y"], "voxelnode convert: No such option: -z: files are compressed; --no-compress"),
+        (
+            ["convert", "-z", "y", "-f", "%p", "-o", "x", "."],
+            "voxelnode convert: No such option: -z: files are compressed; --no-compress leaves them as they are. "
+            "The whole command: `voxelnode convert -o x -f %p --flat .`. See `voxelnode convert --help`.",
+        ),
         (["conflicts", "show", "9" * 22], f"voxelnode conflicts show: Invalid value for 'ID': {'9' * 22} is more than"),
         (["series", "--limit", "9" * 22], f"voxelnode series: Invalid value for '--limit': {'9' * 22} is more than"),
         (["series", "--state", "failing"], "voxelnode series: Invalid value for '--state': 'failing' is"),

@@ -85,6 +85,17 @@ def test_a_copy_of_an_instance_is_not_counted_in_the_place_of_a_missing_one(tmp_
     assert plan["instances"] == 4
 
 
+def test_counts_of_images_say_nothing_of_a_series_without_images(tmp_path: Path) -> None:
+    """Key objects, presentation states and documents have copied headers of the images that they are about."""
+    report = make.structured_report(ImagesInAcquisition=15, NumberOfSlices=15)
+    lost = make.ct_series(2, ImagesInAcquisition=15)
+    for ds in lost:
+        del ds.PixelData
+    listing = convert_folder([saved([report, *lost], tmp_path / "in")], tmp_path / "out", OPTIONS, here)
+    states = {row["modality"]: (row["verdict"]["state"], row["verdict"]["expected"]) for row in listing["series"]}
+    assert states == {"SR": ("complete", None), "CT": ("incomplete", 15)}
+
+
 def test_each_file_that_names_no_series_is_a_series_of_its_own(tmp_path: Path) -> None:
     nameless, named = make.ct_series(3), make.ct_series(4)
     for ds in nameless:
@@ -230,6 +241,7 @@ def test_series_are_chosen_by_what_is_known_of_them(
     [left_out] = listing["not_chosen"]
     uid, count = series[other][0].SeriesInstanceUID, len(series[other])
     assert (left_out["series_instance_uid"], left_out["instances"], left_out["reason"]) == (uid, count, reason)
+    assert left_out["modality"] == other
     assert plan["not_chosen"] == [left_out]
     assert [row["name"] for row in plan["series"]] == [row["name"] for row in listing["series"]]
 

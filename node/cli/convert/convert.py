@@ -37,7 +37,8 @@ def convert(
         list[Path], typer.Argument(metavar="IN", exists=True, help="Folders, files, zip files or DICOMDIRs.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="OUT", help="Folder for the volumes; created if missing.")
+        Path,
+        typer.Option("--out", "-o", metavar="OUT", file_okay=False, help="Folder for the volumes; created if missing."),
     ],
     name: Annotated[
         str | None,
@@ -158,18 +159,29 @@ def convert(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs the cleanup of unfinished files
     bounds = limits(settings)
     converters().objects = objects
-    listing = convert_folder(
-        paths,
-        out,
-        replace(write_options(settings), split_times=split_times),
-        lambda job, cancelled: converters().run(job, bounds, cancelled),
-        settings.workers,
-        (lambda listing: None) if json else _print_series,
-        layout,
-        selection,
-        comparer,
-        partial(each_shown, "converting"),
-    )
+    done: list[None] = []
+
+    def on_series(listing: dict[str, Any]) -> None:
+        done.append(None)
+        if not json:
+            _print_series(listing)
+
+    try:
+        listing = convert_folder(
+            paths,
+            out,
+            replace(write_options(settings), split_times=split_times),
+            lambda job, cancelled: converters().run(job, bounds, cancelled),
+            settings.workers,
+            on_series,
+            layout,
+            selection,
+            comparer,
+            partial(each_shown, "converting"),
+        )
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
+        print(f"voxelnode: stopped after {len(done)} series; run it again for all of them", file=sys.stderr)
+        raise
     took = time.monotonic() - began
     failed = not listing["volumes"] or any(row["reason"] == "failed" for row in listing["refusals"])
     return Answer(listing, lambda: _print_rest(listing, out, took), failed)
@@ -283,25 +295,28 @@ def _print_series(listing: dict[str, Any]) -> None:
     [series] = listing["series"]
     head = _head(series)
     volumes = [row for row in listing["volumes"] if row["kind"] == "volume"] or listing["volumes"]
+    is_resampled = any(row["kind"] == "resampled" for row in listing["volumes"])
     for refusal in listing["refusals"]:
         subject = series["name"] if refusal["stack"] is None else f"{series['name']}, stack {refusal['stack'] + 1}"
         print(f"{head}  refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}")
     if volumes:
-        _print_volumes(head, series, volumes)
+        _print_volumes(head, series, volumes, is_resampled=is_resampled)
     for comparison in listing.get("comparisons", ()):
         _print_comparison(comparison)
 
 
-def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, Any]]) -> None:
+def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, Any]], *, is_resampled: bool) -> None:
     first = volumes[0]
     shape = " x ".join(map(str, first["shape"]))
     spacing = " x ".join(f"{length:.3g}" for length in first["spacing_mm"])
     spacing += " mm" if spacing else ""
     stacks = len({row["stack"] for row in volumes})
     notes = [f"and {stacks - 1} more"] if stacks > 1 else []
-    notes += sorted({warning for row in volumes for warning in row["warnings"]})
-    if series["verdict"] and series["verdict"]["state"] in ("incomplete", "suspect"):
-        notes.append(_verdict(series["verdict"]))
+    verdict = series["verdict"]
+    told = _verdict(verdict) if verdict and verdict["state"] in ("incomplete", "suspect") else ""
+    notes += sorted({warning for row in volumes for warning in row["warnings"] if f" {warning}: " not in told})
+    notes += [told] if told else []
+    notes += ["a resampled copy is beside it"] if is_resampled else []
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
     print(f"{head}  {shape:<20}  {spacing:<24}  {printable(first['path'])}{notes_text}", flush=True)
 
@@ -338,7 +353,8 @@ def _print_problems(listing: dict[str, Any]) -> None:
             print(f"refused {counted(refusal['instances'], 'file')}: {refusal['reason']}: {refusal['detail']}")
     for series in listing["not_chosen"]:
         instances = counted(series["instances"], "instance")
-        print(f"left out {series['series_instance_uid']}, {instances}: it {series['reason']}")
+        subject = series["series_description"] or series["protocol_name"] or series["series_instance_uid"]
+        print(f"{_head(series)}  left out {printable(subject)}, {instances}: it {series['reason']}")
     skipped = listing["not_dicom"]
     for file in skipped[:MAX_SKIPPED_SHOWN]:
         print(f"skipped {printable(file['name'])}: {printable(file['reason'])}")

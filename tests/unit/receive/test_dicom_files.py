@@ -2,6 +2,8 @@ import gzip
 import io
 import os
 import shutil
+import struct
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from node.receive.dicom_files import HEAD_BYTES, MediaFile, NotDicom, SkippedFile, find_instances, identify
+from node.receive.dicom_files import CUT_OFF_ZIP, HEAD_BYTES, MediaFile, NotDicom, SkippedFile, find_instances, identify
 from tests import make
 from tests.make import PYDICOM_FILES
 
@@ -65,14 +67,24 @@ def test_what_is_not_dicom_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "only_prefix.dcm").write_bytes(b"\x00" * 128 + b"DICM")
     (tmp_path / "not.zip").write_bytes(b"PK\x03\x04 but no archive")
     (tmp_path / "slice.dcm.gz").write_bytes(gzip.compress((PYDICOM_FILES / "CT_small.dcm").read_bytes()))
+    (tmp_path / "volume.nii.gz").write_bytes(gzip.compress(struct.pack("<i", 348) + bytes(344)))
+    (tmp_path / "half.gz").write_bytes(b"\x1f\x8b and then nothing of it")
+    for name, mode in (("slices.tar", "w"), ("slices.tar.gz", "w:gz"), ("slices.tar.xz", "w:xz")):
+        with tarfile.open(tmp_path / name, mode) as archive:
+            archive.add(PYDICOM_FILES / "CT_small.dcm", "CT_small.dcm")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     assert left_out(tmp_path) == {
         "text.txt": "not a DICOM file",
         "empty.dcm": "not a DICOM file",
         "only_prefix.dcm": "a DICOM file without readable class and instance UIDs",
-        "not.zip": "not a DICOM file",
+        "not.zip": CUT_OFF_ZIP,
         "slice.dcm.gz": "compressed with gzip: unpack it first",
+        "volume.nii.gz": "not a DICOM file",
+        "half.gz": "not a DICOM file",
+        "slices.tar": "a tar archive: unpack it first",
+        "slices.tar.gz": "compressed with gzip: unpack it first",
+        "slices.tar.xz": "compressed with xz: unpack it first",
         "pipe": "neither a file nor a folder",
         "dangling": "cannot be read: No such file or directory",
     }
@@ -123,8 +135,21 @@ def test_members_of_a_zip_file_are_read_where_they_lie(tmp_path: Path) -> None:
     assert file.path is None
     assert file.name.endswith("study.zip!../../outside.dcm")
     assert b"".join(file.data_set()) == data[file.identity.data_set_offset :]
-    assert set(left_out(tmp_path / "study.zip").values()) == {"not a DICOM file"}
+    assert set(left_out(tmp_path / "study.zip").values()) == {"not a DICOM file", "a ZIP file: unpack it first"}
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["study.zip"]
+
+
+def test_members_of_a_zip_file_come_in_the_order_of_a_folder(tmp_path: Path) -> None:
+    names = ["b.dcm", "a/2.dcm", "a.dcm", "a/b/0.dcm", "a/1.dcm"]
+    for name in names:
+        (tmp_path / "study" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "study" / name).write_bytes(dicom_bytes())
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        for name in names:
+            archive.write(tmp_path / "study" / name, name)
+    packed = [file.name.rpartition("!")[2] for file in instances(tmp_path / "study.zip")]
+    assert packed == [str(Path(file.name).relative_to(tmp_path / "study")) for file in instances(tmp_path / "study")]
+    assert packed == ["a.dcm", "b.dcm", "a/1.dcm", "a/2.dcm", "a/b/0.dcm"]
 
 
 def test_a_damaged_member_is_named_and_the_others_are_read(tmp_path: Path) -> None:
