@@ -29,7 +29,7 @@ from tests.documents.tour import send
 from tests.preloaded import run
 from tests.web.pages import ARGUMENTS, CHROMIUM
 
-STUDY_SIZE, SERIES_SIZE = {"width": 1180, "height": 740}, {"width": 1180, "height": 860}
+STUDY_SIZE, SERIES_SIZE = {"width": 1180, "height": 842}, {"width": 1180, "height": 860}
 FOLDER_SIZE = {"width": 1180, "height": 300}
 TERMINAL = '<pre style="margin: 1.2rem; font: 14px/1.5 monospace; white-space: pre-wrap">'
 REGIONS = {"Right hemisphere": (62, 92, 18, 34), "Cerebellum": (88, 148, 24, 12)}

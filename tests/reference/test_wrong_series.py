@@ -14,9 +14,9 @@ from tests.reference.wrong_series import CASES, Case, Outcome, Plane, by_dcm2nii
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "wrong-series.md"
 
 NOT_RIGHT = {
-    "first slice twice, one missing": "told",
-    "a gap of ten slices": "told",
-    "close slices, then far ones": "told",
+    "first slice twice, one missing": "warned",
+    "a gap of ten slices": "warned",
+    "close slices, then far ones": "warned",
     "b-values missing in some slices": "refused",
 }
 """Whose planes no affine has in their places, or whose times nothing states; the others must be right."""

@@ -105,7 +105,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: ``right``, ``told`` (not whole, but said so), ``refused`` or ``wrong``.
+    """What became of a case: ``right``, ``warned`` (not whole, but the program says so), ``refused`` or ``wrong``.
 
     `why` is what is wrong with the volumes, `said` what the program says of the series.
     """
@@ -288,7 +288,7 @@ def _outcome(wrong: str | None, said: dict[str, None], *, is_made: bool) -> Outc
     if wrong is None:
         return Outcome("right")
     if said:
-        return Outcome("told" if is_made else "refused", wrong, ", ".join(f"`{line}`" for line in list(said)[:3]))
+        return Outcome("warned" if is_made else "refused", wrong, ", ".join(f"`{line}`" for line in list(said)[:3]))
     return Outcome("wrong", wrong)
 
 
