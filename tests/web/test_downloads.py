@@ -61,6 +61,28 @@ def lines_of(archive: ZipFile) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+def test_zip_files_of_two_studies_of_one_person_and_day_can_be_unpacked_in_one_folder(tmp_path: Path) -> None:
+    site = open_site(tmp_path / "root")
+    doe = {"PatientName": "Doe^John", "PatientID": "P1", "StudyDate": "20261120"}
+    for study in ("1.2.8", "1.2.7"):
+        site.take(*named(study, 2, SeriesDescription="t1", **doe))
+    site.take(*named("1.2.6", 2, Modality="CT", **doe))
+    site.take(*named("1.2.5", 2, **doe | {"PatientID": "P2", "StudyDate": ""}))
+    site.convert()
+    client = site.client()
+    for path in ("dicom.zip", "volumes.zip"):
+        names = {uid: opened(client.get(f"/studies/{uid}/{path}").content).namelist() for uid in ("1.2.8", "1.2.7")}
+        assert {names["1.2.8"][0].split("/")[0], names["1.2.7"][0].split("/")[0]} == {
+            "Doe_John_2026-11-20_MR",
+            "Doe_John_2026-11-20_MR-2",
+        }
+        assert set(names["1.2.8"]) & set(names["1.2.7"]) == {"manifest.csv"}
+    others = [opened(client.get(f"/studies/{uid}/dicom.zip").content).namelist()[0] for uid in ("1.2.6", "1.2.5")]
+    assert [name.split("/")[0] for name in others] == ["Doe_John_2026-11-20_CT", "Doe_John_MR"]
+    site.close()
+
+
+@pytest.mark.slow
 def test_a_study_has_the_name_of_its_person_and_day_and_its_series_theirs(client: TestClient) -> None:
     answer = client.get(f"/studies/{DOE}/volumes.zip")
     assert answer.headers["content-disposition"] == 'attachment; filename="Doe_John_2026-11-20_MR-SR.zip"'

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -17,8 +18,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Response
 
 from node.archive.base import ArchivedFile
-from node.conversion.naming import DEFAULT, TakenNames, parse
-from node.conversion.study_names import ending_of, free_name, renamed_header, study_name
+from node.conversion.naming import DEFAULT, TakenNames, numbered, parse
+from node.conversion.study_names import ending_of, free_name, modalities_of, renamed_header, study_name
 from node.counted import counted
 from node.extensions.dicomweb.resources import stored_file
 from node.extensions.pages.files import CHUNK_BYTES, VOXEL_FILES, files_of
@@ -63,14 +64,21 @@ class NamedSeries(NamedTuple):
 
 
 class Names:
-    """The names of studies and series in one ZIP file."""
+    """The names of studies and series in one ZIP file. ZIP files of several studies can be unpacked in one folder."""
 
     def __init__(self) -> None:
         self._folders = TakenNames(one_folder=False)
 
-    def of_study(self, study: Mapping[str, Any], series: Sequence[Mapping[str, Any]]) -> list[NamedSeries]:
-        """Return the series of a study, each with a name ``FOLDER/NAME``."""
-        folder = free_name(study_name(study, series), self._folders)
+    def of_study(self, index: ReadIndex, study: Mapping[str, Any]) -> list[NamedSeries]:
+        """Return the series of a study, each with a name ``FOLDER/NAME``.
+
+        The second study of a person, a day and modalities has a 2 behind its name, whether the first is in the file or
+        not.
+        """
+        series = index.series.of_study(study["study_instance_uid"])
+        modalities = modalities_of(series)
+        before = sum(modalities_of(of_study) == modalities for of_study in index.studies.earlier_namesakes(study))
+        folder = free_name(next(islice(numbered(study_name(study, series)), before, None)), self._folders)
         taken = TakenNames(one_folder=True)
         return [NamedSeries(f"{folder}/{free_name(_SERIES_NAME.name_of(row), taken)}", study, row) for row in series]
 
@@ -194,7 +202,7 @@ def _named(
     names, wanted = Names(), frozenset(series_instance_uids)
     for uid in study_instance_uids:
         if (study := index.studies.row(uid)) is not None:
-            named = names.of_study(study, index.series.of_study(uid))
+            named = names.of_study(index, study)
             yield uid, [one for one in named if not wanted or one.series["series_instance_uid"] in wanted]
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from node.index.engine.view_rows import Row, ViewRows, pattern_of
@@ -268,6 +270,22 @@ class StudyViews(ViewRows):
         """Return the rows of ``v_studies`` of patients, by the `id` in ``v_patients``, sorted by date."""
         rows = [row for each in patients for row in self._rows("SELECT * FROM v_studies WHERE patient = :id", id=each)]
         return sorted(rows, key=lambda row: (row["study_date"] or "", row["study_instance_uid"]))
+
+    def earlier_namesakes(self, study: Mapping[str, Any]) -> list[list[Row]]:
+        """Return the ``modality`` of the series of each study that was received before one, and that people call alike.
+
+        Both have one date, and patients of one name, or of one Patient ID if there is no name.
+        """
+        same_day = "st.study_date = own.study_date" if study["study_date"] else "st.study_date IS NULL"
+        same_patient = "p.patient_name = one.patient_name" if study["patient_name"] else "p.patient_id = one.patient_id"
+        rows = self._rows(
+            "SELECT DISTINCT st.id, se.modality FROM studies own JOIN patients one ON one.id = own.patient_id "
+            f"JOIN studies st ON {same_day} AND st.id < own.id JOIN patients p ON p.id = st.patient_id "
+            f"LEFT JOIN series se ON se.study_id = st.id WHERE own.study_instance_uid = :study AND {same_patient} "
+            "ORDER BY st.id",
+            study=study["study_instance_uid"],
+        )
+        return [list(of_study) for _, of_study in groupby(rows, itemgetter("id"))]
 
 
 class VolumeViews(ViewRows):
