@@ -60,12 +60,39 @@ def text_without(error: Exception, data: bytes) -> str:
 
 
 BOUNDS = {
+    "Value error, ": "",
     "Input should be ": "must be ",
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
     "greater than": "more than",
+    " should have ": " must have ",
 }
 """What pydantic says of a value that it refuses, and what people read."""
+
+RULES = {
+    "missing": "must be given",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be a text",
+    "path_type": "must be a path, as a text",
+    "tuple_type": 'must be a list, such as ["a", "b"]',
+    "list_type": 'must be a list, such as ["a", "b"]',
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "extra_forbidden": "is unknown",
+    "string_pattern_mismatch": "has characters, or a form, that it cannot have",
+    "date_type": "must be a date, such as 2026-11-21",
+    "date_parsing": "must be a date, such as 2026-11-21",
+    "date_from_datetime_parsing": "must be a date, such as 2026-11-21",
+    "date_from_datetime_inexact": "must be a date, such as 2026-11-21",
+}
+"""What people read of an error of pydantic, by its type, where its own words are those of a program."""
 
 
 def in_plain_words(message: str) -> str:
@@ -73,6 +100,11 @@ def in_plain_words(message: str) -> str:
     for theirs, ours in BOUNDS.items():
         message = message.replace(theirs, ours)
     return message
+
+
+def broken_rule(kind: str, message: str) -> str:
+    """Return the rule that a value breaks, by the type and the message of pydantic's error, without the value."""
+    return RULES.get(kind) or re.sub("^(String|Value|List|Tuple|Dictionary) must", "must", in_plain_words(message))
 
 
 MAX_LISTED = 24

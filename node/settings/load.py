@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from shlex import quote
 from typing import Any, get_args, get_origin
@@ -17,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from node.errors import UsageError, in_plain_words, nearest
+from node.errors import UsageError, broken_rule, meant, nearest
 from node.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX
 from node.settings.model import Settings
 
@@ -195,7 +197,8 @@ def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[s
         key = ".".join(location)
         if not any(reported == key or reported.startswith(f"{key}.") for reported in lines):
             place = _place(location, file, origins)
-            lines[key] = "\n".join(f"{place}: {problem}" for problem in _problem(details, location).splitlines())
+            problem = _problem(details, location, is_of_environment=place.startswith("environment"))
+            lines[key] = "\n".join(f"{place}: {line}" for line in problem.splitlines())
     return list(lines.values())
 
 
@@ -204,9 +207,7 @@ def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -
     if not location:  # a rule between tables
         return str(file) if file else "environment and flags"
     key = ".".join(location)
-    # The origin may be that of the table (of a missing key), or of the key (of an item in its list).
-    around = (o for k, o in origins.items() if k == key or key.startswith(f"{k}.") or k.startswith(f"{key}."))
-    origin = next(around, None) or next((o for k, o in origins.items() if k.startswith(f"{location[0]}.")), "file")
+    origin = _origin(key, origins)
     if origin == "environment":
         return f"environment: {ENVIRONMENT_PREFIX}{NESTING.join(location).upper()}"
     if origin == "flag":
@@ -219,30 +220,59 @@ def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -
     return f"{file}: [{'.'.join(location[:depth])}] {'.'.join(location[depth:])}".rstrip()
 
 
-def _problem(details: ErrorDetails, location: list[str]) -> str:
-    if details["type"] == "missing":
-        return "must be given"
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    """Return the origin of what is wrong at `key`: a value, a table, an item of a list, or a key that is missing.
+
+    What is around the key comes after the key and what is in it: a table of the file may be empty, and has an origin.
+    """
+    section = key.partition(".")[0]
+    candidates = (
+        key,
+        *(k for k in origins if k.startswith(f"{key}.")),
+        *sorted((k for k in origins if key.startswith(f"{k}.")), key=len, reverse=True),
+        *(k for k in origins if k.startswith(f"{section}.")),
+    )
+    return next((origins[k] for k in candidates if k in origins), "file")
+
+
+def _problem(details: ErrorDetails, location: list[str], *, is_of_environment: bool) -> str:
     if details["type"] == "extra_forbidden":
-        return (
-            f"unknown {'key' if location[1:] else 'section'}{nearest(location[-1], _fields_at(location[:-1]), EXAMPLE)}"
-        )
+        return _unknown(details, location)
     value = details["input"]
-    shown = f"{value!r}: " if isinstance(value, str | int | float | bool) else ""
-    return f"{shown}{_rule(details)}"
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    rule = _rule(details, is_of_environment=is_of_environment)
+    return f"{shown}: {rule}" if isinstance(value, str | int | float) else rule
 
 
-def _rule(details: ErrorDetails) -> str:
-    message = in_plain_words(details["msg"])
-    message = message[0].lower() + message[1:]
+def _unknown(details: ErrorDetails, location: list[str]) -> str:
+    *above, name = location
+    if above or isinstance(details["input"], Mapping):
+        return f"unknown {'key' if above else 'section'}{nearest(name, _fields_at(above), EXAMPLE)}"
+    sections = [f"[{section}]" for section in Settings.model_fields if name in _fields_at([section])]
+    such = f", such as {' or '.join(sections)}" if sections else ""
+    return f"a key without a section: write it below one{such}"
+
+
+def _rule(details: ErrorDetails, *, is_of_environment: bool) -> str:
     kind, value = details["type"], details["input"]
     if kind == "value_error":  # of a rule of our own, without pydantic's words before it
         return str(details["ctx"]["error"])
+    message = broken_rule(kind, details["msg"])
+    message = message[0].lower() + message[1:]
     if kind == "literal_error" and isinstance(value, str):
         choices = [word.strip("'") for word in details["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return message + nearest(value, choices)
-    if kind in ("tuple_type", "dict_type", "list_type", "model_type") and isinstance(value, str):
-        return f'{message}; in the environment write JSON, such as ["a", "b"] or {{"A": 1}}'
+        return message + meant(value, choices)
+    if kind in ("ip_v4_network", "ip_v6_network") and isinstance(value, str):
+        return _network(value)
+    if is_of_environment and message.startswith(("must be a list", "must be a table")):
+        return f'{message.partition(",")[0]}; in the environment write JSON, such as ["a", "b"] or {{"A": 1}}'
     return message
+
+
+def _network(value: str) -> str:
+    with suppress(ValueError):
+        return f'has bits beyond its prefix, did you mean "{ip_network(value, strict=False)}"?'
+    return 'must be a network, such as "10.1.2.0/24"'
 
 
 def _section(name: str) -> type[BaseModel] | None:

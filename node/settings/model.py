@@ -21,7 +21,7 @@ from node.errors import UsageError, nearest
 from node.registry import enabled, installed, resolve
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
-from node.settings.section import AETitle, Days, HookName, Seconds, SettingsSection
+from node.settings.section import AETitle, Days, HookName, Host, Hours, Seconds, SettingsSection
 
 _Table = TypeVar("_Table", bound=SettingsSection)
 
@@ -193,7 +193,7 @@ class Dicom(SettingsSection):
 
     enabled: bool = Field(True, description="accept associations; false: nothing comes in over DICOM")
     ae_title: AETitle = Field("VOXELNODE", description="our AE title")
-    host: str | None = Field(
+    host: Host | None = Field(
         None, description="address to listen on; unset: 127.0.0.1, or all addresses if [peers] are configured"
     )
     open: bool = Field(
@@ -264,7 +264,7 @@ class Peer(SettingsSection):
     networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description='networks that it may connect from, such as ["10.1.2.0/24"]; empty: any'
     )
-    host: str | None = Field(
+    host: Host | None = Field(
         None,
         description="address where it listens; needed for C-MOVE to it, for commitment reports and for commands "
         "that call it",
@@ -472,7 +472,7 @@ class Web(SettingsSection):
     """[web]: pages, REST and DICOMweb over HTTP."""
 
     enabled: bool = Field(True, description="serve HTTP")
-    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback, every request needs an account")
+    host: Host = Field("127.0.0.1", description="address to listen on; beyond loopback, every request needs an account")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: any free port")
     authentication: Literal["auto", "always", "never"] = Field(
         "auto",
@@ -827,9 +827,8 @@ class Route(SettingsSection):
         description="connections to a destination at the same time; the instances of a series are sent in order "
         "on one of them",
     )
-    between: str | None = Field(
+    between: Hours | None = Field(
         None,
-        pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$",
         description='hours in which it sends, in the time zone of this machine, such as "20:00-06:00"; unset: always',
     )
     transfer_syntax: Literal["keep", "uncompressed", "jpeg2000-lossless"] = Field(

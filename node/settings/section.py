@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
 ]
 """An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; surrounding spaces are removed."""
+
+
+def _host(text: str) -> str:
+    if port := re.fullmatch(r"([^\s/:@]+):(\d+)", text):
+        raise ValueError(f'has a port: write host = "{port[1]}" and port = {port[2]}')
+    if re.search(r"[\s/:@]", text):
+        with suppress(ValueError):
+            ip_address(text)
+            return text
+        raise ValueError('must be a name or an address, such as "10.1.2.7"')
+    return text
+
+
+def _hours(text: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", text):
+        raise ValueError('must be two times of a day, such as "20:00-06:00"')
+    return text
+
+
+Hours = Annotated[str, AfterValidator(_hours)]
+"""Hours in which something may happen, in the time zone of the machine."""
+
+Host = Annotated[str, AfterValidator(_host)]
+"""The name or the address of a machine; its port is a key of its own."""
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Days = Annotated[float, Field(gt=0, le=36525)]

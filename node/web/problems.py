@@ -24,7 +24,7 @@ from node.errors import (
     ResultsBusy,
     UsageError,
     VoxelnodeError,
-    in_plain_words,
+    broken_rule,
 )
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.deletions import NotThere, SeveralSeries
@@ -186,14 +186,6 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return respond(request, types.INVALID_PARAMETER, detail)
 
 
-EXPECTED = {
-    "int_parsing": "a whole number is expected",
-    "float_parsing": "a number is expected",
-    "string_pattern_mismatch": "it has characters that it cannot have",
-}
-"""What people read instead of an error of pydantic, by its type."""
-
-
 def _in_plain_words(errors: Any) -> str:
     """Return validation errors for a page, without the values, which may be patient data."""
     sentences = []
@@ -203,15 +195,16 @@ def _in_plain_words(errors: Any) -> str:
             lacking = f"The address lacks {name!r}, and so does not say what to show."
             sentences.append(lacking if where == "address" else f"The form was sent without {name!r}.")
         else:
-            expected = in_plain_words(error["msg"].removeprefix("Value error, "))
-            expected = re.sub("^(Input|String|Value|List) ", "it ", expected.replace("must be", "it must be"))
-            sentences.append(f"{name!r} in the {where} cannot be used: {EXPECTED.get(error['type'], expected)}.")
+            rule = re.sub("^(must|has|is) ", r"it \1 ", broken_rule(error["type"], error["msg"]))
+            sentences.append(f"{name!r} in the {where} cannot be used: {rule}.")
     return " ".join(sentences)
 
 
 def validation_detail(errors: Any) -> str:
     """Return validation errors of pydantic in one line, without the values, which may be patient data."""
-    return "; ".join(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in errors)
+    return "; ".join(
+        f"{'.'.join(map(str, error['loc']))}: {broken_rule(error['type'], error['msg'])}" for error in errors
+    )
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.errors import MAX_TEXT, text_without
+from node.errors import MAX_TEXT, broken_rule, text_without
 
 DATA = b"\x10\x00\x10\x00PN\x08\x00Doe^Jane 0008 \x08\x00\x16\x00UI"
 
@@ -25,3 +25,17 @@ def test_the_text_of_an_error_repeats_nothing_that_was_read(error: Exception, to
 
 def test_a_long_text_is_cut() -> None:
     assert len(text_without(ValueError("no " * 1000), DATA)) == MAX_TEXT
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "told"),
+    [
+        ("value_error", "Value error, at character 10: = is not an operator", "at character 10: = is not an operator"),
+        ("string_too_long", "String should have at most 16 characters", "must have at most 16 characters"),
+        ("less_than_equal", "Input should be less than or equal to 1000", "must be at most 1000"),
+        ("extra_forbidden", "Extra inputs are not permitted", "is unknown"),
+        ("missing", "Field required", "must be given"),
+    ],
+)
+def test_a_rule_that_a_form_or_a_request_breaks_is_told_in_plain_words(kind: str, message: str, told: str) -> None:
+    assert broken_rule(kind, message) == told

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from node.audit.audit_log import APPLICATION, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.audit.audit_log import Action as Audited
 from node.control.additions import OF_ROUTE, adopt, mistakes_of
-from node.errors import UsageError, in_plain_words
+from node.errors import UsageError, broken_rule
 from node.failpoints import reached
 from node.hookspecs import Action, OpenedRoot
 from node.index.database.index import Index
@@ -99,7 +99,7 @@ def require_name(name: str, what: str) -> None:
 def mistake_of(error: ErrorDetails, table: str) -> str:
     """Return what is wrong with a key of a form, in plain words."""
     key = ": ".join(str(part) for part in error["loc"]) or table
-    return f"{key}: {in_plain_words(error['msg'])}"
+    return f"{key}: {broken_rule(error['type'], error['msg'])}"
 
 
 def keys_of(wanted: Peer | Route) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from node.errors import UsageError, nearest
+from node.errors import UsageError, broken_rule, nearest
 from node.extensions.bids.names import ENTITIES, Kind, Named, kind_of, label, problem_with, reproin
 from node.extensions.bids.volume_fields import RULE_FIELDS, expressed_words
 from node.selector import Facts, Selector, compile_selector
@@ -280,7 +280,7 @@ def _told(problem: Any, text: str) -> str:
         table = tables.get(str(place[0]), Rule) if len(place) > 1 else _File
         message = f"unknown key{nearest(str(place[-1]), table.model_fields)}"
     else:
-        message = problem["msg"].removeprefix("Value error, ")
+        message = broken_rule(problem["type"], problem["msg"])
     return f"{'.'.join(map(str, place))}: {message}"
 
 

@@ -19,7 +19,7 @@ from typing import IO, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from node.errors import ResultRefused, nearest
+from node.errors import ResultRefused, broken_rule, nearest
 
 MANIFEST = "results.json"
 """The file of a folder of results that says what the others are."""
@@ -293,4 +293,6 @@ def measurements_of(content: Mapping[str, Any]) -> list[Measured]:
 def _told(error: ValidationError) -> str:
     """Return the first mistakes, without the values."""
     mistakes = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in mistakes[:3])
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc']))}: {broken_rule(one['type'], one['msg'])}" for one in mistakes[:3]
+    )

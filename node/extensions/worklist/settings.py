@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from node.settings.section import AETitle, Days, SettingsSection
+from node.settings.section import AETitle, Days, Host, SettingsSection
 
 
 class WorklistSettings(SettingsSection):
@@ -32,7 +32,7 @@ class WorklistSettings(SettingsSection):
         le=65535,
         description="TCP port for orders by HL7 v2 (ORM, OMI) over MLLP; 0: any free port; unset: none",
     )
-    hl7_host: str = Field("127.0.0.1", description="address to listen on for HL7")
+    hl7_host: Host = Field("127.0.0.1", description="address to listen on for HL7")
     hl7_tls_certificate: Path | None = Field(
         None, description="PEM file of our certificate chain for HL7; if set, only TLS connections are accepted there"
     )

@@ -117,7 +117,7 @@ def test_everything_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatc
         "voxelnode.toml: [peers.CT1] networks.0: '10.0.0.300/8': ",
         "environment: VOXELNODE_SERIES__QUIET_SECONDS: '-3': must be more than 0",
         'environment: VOXELNODE_SERIES__QUIET_SECOND: unknown key, did you mean "quiet_seconds"?',
-        "environment: VOXELNODE_CONVERT__THUMBNAILS: 'perhaps': must be a valid boolean",
+        "environment: VOXELNODE_CONVERT__THUMBNAILS: 'perhaps': must be true or false",
         'environment: VOXELNODE_STORAG__ROOT: unknown section, did you mean "storage"?',
         "environment: VOXELNODE_DICOM_PORT: two underscores between section and key",
     ):
@@ -130,6 +130,55 @@ def test_a_list_in_the_environment_that_is_no_json_is_told_with_the_remedy(monke
     (line,) = problems()
     assert line.startswith("environment: VOXELNODE_CONVERT__FORMATS: 'nifti,mhd': ")
     assert line.endswith('in the environment write JSON, such as ["a", "b"] or {"A": 1}')
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[storage]\nroot = ["x"]', "[storage] root: must be a path, as a text"),
+        ('[storage]\nreserve_bytes = "2GB"', "[storage] reserve_bytes: '2GB': must be a whole number"),
+        ("[dicom]\nhost = true", "[dicom] host: true: must be a text"),
+        ('[dicom]\nae_title = "ABCDEFGHIJKLMNOPQ"', "[dicom] ae_title: 'ABCDEFGHIJKLMNOPQ': must have at most 16 char"),
+        ('[convert]\nformats = "nifti"', '[convert] formats: \'nifti\': must be a list, such as ["a", "b"]'),
+        ('[series]\nquiet_seconds = "5 min"', "[series] quiet_seconds: '5 min': must be a number"),
+        ("port = 1", "[port]: a key without a section: write it below one, such as [dicom] or [web]"),
+        (
+            '[peers.A]\nae_title = "A"\nnetworks = ["10.1.2.7/24"]',
+            "[peers.A] networks.0: '10.1.2.7/24': has bits beyond its prefix, did you mean \"10.1.2.0/24\"?",
+        ),
+        (
+            '[peers.A]\nae_title = "A"\nmay = ["find"]',
+            "[peers.A] may.0: 'find': must be 'echo', 'store', 'query', 'retrieve', 'commit', 'worklist' or 'mpps'",
+        ),
+        (
+            '[peers.A]\nae_title = "A"\nhost = "10.1.2.7:104"',
+            "[peers.A] host: '10.1.2.7:104': has a port: write host = \"10.1.2.7\" and port = 104",
+        ),
+        ('[web]\nhost = "http://a"', "[web] host: 'http://a': must be a name or an address, such as \"10.1.2.7\""),
+        (
+            '[routes.A]\nto = ["B"]\nbetween = "20-6"',
+            "[routes.A] between: '20-6': must be two times of a day, such as \"20:00-06:00\"",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_in_words_of_the_file(text: str, told: str) -> None:
+    (line,) = problems(written(text))
+    assert line.removeprefix("voxelnode.toml: ").startswith(told)
+    assert line.count("'echo'") <= 1
+    assert "environment" not in line
+
+
+def test_a_mistake_of_the_environment_is_told_as_such_beside_a_new_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    written(example_toml())
+    monkeypatch.setenv("VOXELNODE_DICOM__PORT", "abc")
+    monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECOND", "3")
+    told = problems()
+    assert [line.partition(": ")[0] for line in told] == ["environment"] * 2, told
+
+
+def test_the_host_of_a_peer_may_be_any_name_or_address() -> None:
+    for host in ("a", "pacs.example.org", "10.1.2.7", "::1", "fe80::1%eth0"):
+        assert load(written(f'[peers.A]\nae_title = "A"\nhost = "{host}"\n')).settings.peers["A"].host == host
 
 
 @pytest.mark.parametrize("text", ["[dicom\nport = 1", "\x00", "[dicom]\nport = 1\nport = 2\n"])

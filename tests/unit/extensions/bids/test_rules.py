@@ -129,7 +129,7 @@ def test_own_rules_come_first_and_fill_in_facts(tmp_path: Path) -> None:
     [
         ("rules = 1", "rules: "),
         ("[dataset]\nnmae = 'x'", 'dataset.nmae: unknown key, did you mean "name"?'),
-        ("[dataset]\ndates = 'moved'", "dataset.dates: Input should be"),
+        ("[dataset]\ndates = 'moved'", "dataset.dates: must be"),
         (
             "[[rules]]\nname = 'a'\nwhere = 'modality == 1'\nsuffix = 'T1w'",
             'rule "a": where: at character 13: modality is a text',

@@ -75,10 +75,10 @@ def test_other_json_is_a_list_of_texts(making: Making) -> None:
         ("[1]", "not a JSON object"),
         ("{", "not JSON in UTF-8"),
         ('{"measurements": [{"name": "x", "value": NaN, "unit": "mm"}]}', "NaN"),
-        ('{"measurements": [{"name": "x", "value": 1}]}', "measurements.0.unit: Field required"),
+        ('{"measurements": [{"name": "x", "value": 1}]}', "measurements.0.unit: must be given"),
         ('{"measurements": []}', "at least 1"),
         ("[" * 100_000, "not JSON in UTF-8"),
-        ('{"measurements": [{"name": "x", "value": true, "unit": "mm"}]}', "a valid number"),
+        ('{"measurements": [{"name": "x", "value": true, "unit": "mm"}]}', "must be a number"),
         ('{"a": [{"b\\u0000": 1}]}', "a control character"),
         ('{"\\ud800": "x"}', "half of a surrogate pair"),
     ],
@@ -127,8 +127,8 @@ def test_files_are_results_by_their_names(tmp_path: Path) -> None:
         ({"results": [{"file": "log.txt"}]}, "log.txt is not a result"),
         ({"results": [{"file": "lung.nii.gz"}, {"file": "lung.nii.gz"}]}, "listed twice"),
         ({"results": [{"file": "lung.nii.gz", "labels": {"1": "a\\b"}}]}, "without a backslash"),
-        ({"results": [{"file": "lung.nii.gz", "labels": {"70000": "a"}}]}, "less than or equal to 65535"),
-        ({"results": [{"file": "lung.nii.gz", "label": {}}]}, "label: Extra inputs"),
+        ({"results": [{"file": "lung.nii.gz", "labels": {"70000": "a"}}]}, "must be at most 65535"),
+        ({"results": [{"file": "lung.nii.gz", "label": {}}]}, "label: is unknown"),
     ],
 )
 def test_a_manifest_that_is_wrong_is_refused(tmp_path: Path, manifest: dict[str, Any], reason: str) -> None:
