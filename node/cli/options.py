@@ -116,13 +116,17 @@ class Configured:
 
 
 class Root(Configured):
-    """The root of the configuration, or that of ``--root``, for a command that reads it."""
+    """The root of the configuration, or that of ``--root``, for a command that reads it.
+
+    `given`: the options that name them, for a command line that is proposed.
+    """
 
     options: ClassVar[dict[str, Any]] = {"config": ConfigFile, "root": RootFolder}
 
     def __init__(self, config: Path | None, root: Path | None) -> None:
         super().__init__(config)
         self._given = {"--root": ("storage.root", root)}
+        self.given = [f"{name}={path}" for name, path in (("--config", config), ("--root", root)) if path is not None]
 
     @property
     def folder(self) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,11 @@ def test_proposed_rules_are_a_file_for_the_next_run(tmp_path: Path, person: dict
     rules, options = tmp_path / "rules.toml", ("--from", tmp_path / "scans", "--key", tmp_path / "key")
     drafted = run("bids", tmp_path / "out", *options, "--draft-rules", rules)
     assert drafted.returncode == 0, drafted.stderr
-    assert drafted.stdout.startswith(f"{rules}: 1 rules proposed, 1 of them not decided.")
+    told, following = drafted.stdout.splitlines()
+    assert told == f"{rules}: 1 rule proposed, 1 of them not decided. Read it, then:"
+    tried = run(*shlex.split(following)[1:])
+    assert tried.returncode == 0, tried.stderr
+    assert "nothing was written" in tried.stdout
     text = rules.read_text()
     assert text.replace("\n", "").isprintable()
     rules.write_text(re.sub("skip = .*", 'suffix = "T1w"', text))

@@ -142,7 +142,7 @@ def test_a_list_reads_headers_and_writes_nothing(scan: Path, tmp_path: Path) -> 
         (["-f", "%p_%r"], "%r has no equivalent here"),
         (["--name", "{patient}"], "there is no token {patient}"),
         (["--name", "{patient_id}", "--anonymous"], "{patient_id} would be shown"),
-        (["--format", "nifti,dicom"], "'dicom'"),
+        (["--format", "nifti,dicom"], "'dicom': must be 'nifti', 'nifti-pair', 'analyze', 'mhd', 'nrrd' or 'npz'\n"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_written(

@@ -167,6 +167,23 @@ PAGES = (
 )
 
 
+@pytest.mark.parametrize("panel", ["Label…", "Comment…"])
+def test_what_is_typed_after_a_panel_has_opened_is_in_its_field(visitor: Visitor, panel: str) -> None:
+    page = visitor.open("/studies/1.2.65")
+    page.locator("summary").filter(has_text=panel).first.click()
+    field = page.locator("details.popover[open]").locator("input:not([type]), textarea")
+    expect(field).to_be_focused()
+    page.keyboard.type("g q j k")  # keys of the pages
+    expect(field).to_have_value("g q j k")
+
+
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_nothing_of_the_names_in_bids_is_cut_off(visitor: Visitor, width: int) -> None:
+    page = visitor.open("/bids?study=1.2.65", size={"width": width, "height": 800})
+    assert page.locator(".scroll").evaluate("one => one.scrollWidth <= one.clientWidth")
+    assert not is_wider_than_window(page)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_is_accessible_in_light_and_dark_and_fits_a_telephone(visitor: Visitor, path: str) -> None:

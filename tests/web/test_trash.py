@@ -62,7 +62,10 @@ def test_the_page_says_what_is_there_and_brings_it_back_or_deletes_it(site: Site
     asked = client.post(f"/problems/trash/{entry['number']}", data={"decision": "restore"}, follow_redirects=False)
     assert (asked.status_code, images(site)) == (303, 2)
     assert "can come back" in client.get(f"/studies/{uid}/delete").text
-    client.post(f"/studies/{uid}/delete")
+    done = client.post(f"/studies/{uid}/delete", follow_redirects=True).text
+    assert "Deleted. The" in done
+    assert 'href="/problems/trash"' in done
+    assert "Deleted. The" not in client.get("/").text
     [entry] = client.get("/api/v1/trash").json()
     client.post(f"/problems/trash/{entry['number']}", data={"decision": "empty"})
     assert "The trash is empty" in client.get("/problems/trash").text

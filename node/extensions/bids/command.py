@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -124,7 +125,10 @@ def bids(
     selector = compile_selector(where) if where is not None else None
     with _from_files(sources, read, selector, settings) if sources else _from_node(root, project) as (source, home):
         if draft_rules is not None:
-            _write_draft(draft_rules, source, read, selector, out)
+            own = {"--key": key, "--where": where, "--project": project}
+            given = [f"--from={path}" for path in sources or ()]
+            given += [f"{option}={value}" for option, value in own.items() if value is not None]
+            _write_draft(draft_rules, source, read, selector, [str(out), *given, *root.given])
             return None
         file = key or home / KEY_FILE
         if dry_run and not file.exists():
@@ -141,7 +145,8 @@ def bids(
     return Answer(asdict(report), lambda: _print(report, out, dry_run=dry_run), failed=not report.is_settled)
 
 
-def _write_draft(file: Path, source: Source, rules: Rules, where: Selector | None, out: Path) -> None:
+def _write_draft(file: Path, source: Source, rules: Rules, where: Selector | None, given: list[str]) -> None:
+    """Write proposed rules to a new file, and print the command that tries them on what was `given`."""
     from node.errors import UsageError
     from node.extensions.bids.draft import draft
 
@@ -153,8 +158,8 @@ def _write_draft(file: Path, source: Source, rules: Rules, where: Selector | Non
             opened.write(made.text)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from error
-    print(f"{file}: {made.proposed} rules proposed, {made.undecided} of them not decided. Read it, then:")
-    print(f"    voxelnode bids {out} --rules {file} --dry-run")
+    print(f"{file}: {counted(made.proposed, 'rule')} proposed, {made.undecided} of them not decided. Read it, then:")
+    print(f"    {printable(shlex.join(['voxelnode', 'bids', *given, '--rules', str(file), '--dry-run']))}")
 
 
 def _asked(question: str, wrong: Callable[[str], str | None]) -> str:
@@ -169,8 +174,11 @@ def _asked(question: str, wrong: Callable[[str], str | None]) -> str:
 @contextmanager
 def _from_node(root: Root, project: str | None) -> Iterator[tuple[Source, Path]]:
     """Open the index of a root, or what a project has of it; yield it as a source, and the folder for the key."""
+    from node.errors import UsageError
     from node.extensions.bids.sources import IndexSource
 
+    if not root.folder.exists():
+        raise UsageError(f"no folder {root.folder}: is the root right? --from IN exports DICOM files without a node")
     with root.reading_of(project) as index, root.files() as local:
         yield IndexSource(index, local), root.folder
 

@@ -18,7 +18,7 @@ from node.cli.output import printable
 from node.errors import UsageError
 from node.extensions.bids.names import KINDS, LABEL, Kind, Named, kind_of, label, problem_with
 from node.extensions.bids.plan import Series, facts_of
-from node.extensions.bids.rules import NAMED_BY_RULE, NotExported, Rule, Rules, read_text
+from node.extensions.bids.rules import NAMED_BY_RULE, NotExported, Rule, Rules, kind_of_image, read_text
 from node.extensions.bids.sources import Source
 from node.selector import Facts, Selector
 
@@ -82,7 +82,7 @@ class Group:
         """What somebody needs to know for an answer: how many series, their size, their sequence."""
         facts = self.facts
         size = " x ".join(f"{facts[name]:g}" for name in ("columns", "rows", "slices", "times") if facts[name])
-        told = [f"{len(self.series)} series", size, str(facts["sequence"] or "a sequence of unknown kind")]
+        told = [f"{len(self.series)} series", size, kind_of_image(facts)]
         return ", ".join([*told, *([f"{facts['repetition_time']:g} s"] if facts["repetition_time"] else [])])
 
 

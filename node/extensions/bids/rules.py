@@ -173,7 +173,14 @@ class Rules:
         if rule is not None:
             return _meaning(rule, facts)
         shape = " x ".join(f"{facts[name]:g}" for name in ("columns", "rows", "slices", "times"))
-        raise NotExported(f"no rule fits: {facts['sequence'] or 'a sequence of unknown kind'}, {shape}")
+        raise NotExported(f"no rule fits: {kind_of_image(facts)}, {shape}")
+
+
+def kind_of_image(facts: Facts) -> str:
+    """Return the kind of sequence in words; of images that have none, the modality."""
+    if facts["sequence"] or facts["modality"] in (None, "MR"):
+        return str(facts["sequence"] or "a sequence of unknown kind")
+    return str(facts["modality"])
 
 
 def _without_excitation(named: Named, facts: Facts) -> Named:

@@ -89,12 +89,17 @@ def ask_to_delete(call: AdminCall, wanted: Wanted) -> Response:
 @router.post(f"{STUDY}/delete")
 @router.post(f"{SERIES}/delete")
 def delete(call: AdminCall, wanted: Wanted) -> Response:
-    """Delete a study or a series permanently."""
+    """Delete a study or a series; its files stay in the trash, if there is one."""
     with call.node.index.reading() as index:
         _, series = wanted.rows(index)
         is_last = series is None or len(index.series.of_study(wanted.study)) < 2
     actions.delete(call, "study" if series is None else "series", wanted.series or wanted.study, wanted.study)
-    return RedirectResponse("/" if is_last else study_url(wanted.study), SEE_OTHER)
+    return _after_deletion("/" if is_last else study_url(wanted.study))
+
+
+def _after_deletion(url: str) -> Response:
+    """Return to a page, which says that it is done, and where it can be undone."""
+    return RedirectResponse(f"{url}?deleted", SEE_OTHER)
 
 
 MAX_SELECTED = 1000
@@ -183,13 +188,13 @@ def ask_to_delete_selected(call: AdminCall, selected: Selected) -> Response:
 
 @router.post("/selected/delete/confirmed")
 def delete_selected(call: AdminCall, selected: Selected) -> Response:
-    """Delete the studies permanently, one after the other; those that were deleted meanwhile are left out."""
+    """Delete the studies, as one study, one after the other; those that were deleted meanwhile are left out."""
     for uid in selected.uids:
         with call.node.index.reading() as index:
             is_there = index.studies.row(uid) is not None
         if is_there:
             actions.delete(call, "study", uid, uid)
-    return RedirectResponse("/", SEE_OTHER)
+    return _after_deletion("/")
 
 
 @router.post("/selected/volumes.zip")

@@ -142,6 +142,7 @@ def page(
             has_bids="bids" not in node.settings.extensions.disabled and not is_member,
             has_accounts="administration" not in node.settings.extensions.disabled,
             trash_days=node.settings.retention.trash_days,
+            was_deleted="deleted" in request.query_params,
             receivers={} if is_member else node.settings.receivers,
             called_peers=node.settings.called_peers,
             has_routes=bool(node.settings.receivers or node.settings.routes),
@@ -254,7 +255,8 @@ def fragment(call: Call, template: str, **values: Any) -> Response:
     """
     may_write = call.account.role >= Role.WRITE and call.account.scope is None
     may = {"may_write": may_write, "may_delete": call.account.role >= Role.ADMIN}
-    rendered = _render(template, digest=_DIGEST, **may, **values)
+    is_member = call.account.scope is not None
+    rendered = _render(template, digest=_DIGEST, is_member=is_member, **may, **values)
     digest = hashlib.sha256(rendered.encode()).hexdigest()[:16]
     if call.request.query_params.get("seen") == digest:
         return Response(status_code=204)

@@ -188,6 +188,10 @@
   // A panel closes by a click elsewhere, and by Escape.
   const closePanels = (but) => document.querySelectorAll("details.popover[open]").forEach((one) => { if (one !== but) one.open = false; });
   document.addEventListener("click", (event) => closePanels(event.target.closest("details.popover")));
+  // What is typed next belongs into the field of the panel, not to the keys of the page.
+  document.addEventListener("toggle", (event) => {
+    if (event.target.matches("details.popover[open]")) event.target.querySelector(":is(input:not([type]), textarea)")?.focus();
+  }, true);
   document.addEventListener("keydown", (event) => {
     const panel = event.key === "Escape" && event.target.closest?.("details.popover[open]");
     if (!panel) return;
