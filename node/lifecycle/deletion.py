@@ -65,7 +65,8 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
         A file cannot be deleted; the next start of the node tries again.
     """
     kept = f", in the trash until {order.trash_until:%Y-%m-%d}" if order.trash_until is not None else ""
-    audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}{kept}"))
+    what = f"delete {plan.level}, {order.reason}{kept}"
+    audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {what}"))
     try:
         index.ahead.require_caught_up()  # the terms are about what was acknowledged
         with index.ahead.standing():  # an instance that was indexed now would be deleted, and the ledger would miss it
@@ -73,12 +74,12 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
             listed = archive.acknowledged.position.entries
             ordered = index.deletions.order(plan, order.reason, now, order.terms, order.trash_until)
     except VoxelnodeError:
-        audit.note(_message(plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change"))
+        audit.note(_message(plan, order, Result.SERIOUS_FAILURE, f"not done: {what}; the index did not change"))
         raise
     reached("deletion-ordered")
     finish(archive, index, ordered, listed, now)
     done = replace(plan, instances=ordered.instances)  # more may have come since the plan was made
-    audit.note(_message(done, order, Result.SUCCESS, "done"))
+    audit.note(_message(done, order, Result.SUCCESS, f"done: {what}"))
     log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=done.instances)
 
 

@@ -30,6 +30,8 @@ from node.receive.recovery import ADOPTED, IN_PLACE, OTHER_BYTES, SECOND_VERSION
 
 log = structlog.get_logger()
 
+RESTORE = "bring back from the trash"
+
 
 @dataclass(frozen=True, slots=True)
 class Restored:
@@ -70,11 +72,11 @@ def restore(
     entry = index.trash.entry(number)
     if others := index.trash.holders(number) - {index.turn.holder or ""}:
         raise UsageError(f"only {', '.join(sorted(others))} has the files: run the command there")
-    _tell(audit, entry, Action.UPDATE, who, "ordered: bring back from the trash")
+    _tell(audit, entry, Action.UPDATE, who, f"ordered: {RESTORE}")
     index.trash.begin_restore(number, now)
     reached("restore-begun")
     done = _indexed_again(archive, index, number, quiet_seconds, now)
-    _tell(audit, entry, Action.UPDATE, who, "done")
+    _tell(audit, entry, Action.UPDATE, who, f"done: {RESTORE}")
     return done
 
 
@@ -140,7 +142,7 @@ def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, r
     deletion = index.trash.empty(number, now)
     reached("trash-emptied")
     finish(archive, index, deletion, 0, now)
-    _tell(audit, entry, Action.DELETE, who, "done")
+    _tell(audit, entry, Action.DELETE, who, f"done: empty the trash, {reason}")
     log.info("trash_emptied", study_instance_uid=entry.get("study_instance_uid"), reason=reason)
 
 
@@ -168,5 +170,6 @@ def _tell(audit: Audit, entry: dict[str, object], action: Action, who: str, deta
     names = ("level", "uid", "study_instance_uid", "patient_id")
     objects = [{name: entry.get(name) for name in names} | {"instances": entry["files"]}]
     participants = [Participant(who, APPLICATION, is_requestor=True)]
-    event = AuditEvent.STUDY_DELETED if entry["level"] == "study" else AuditEvent.INSTANCES_ACCESSED
+    is_deleted = action is Action.DELETE and entry["level"] == "study"
+    event = AuditEvent.STUDY_DELETED if is_deleted else AuditEvent.INSTANCES_ACCESSED
     audit.require(AuditMessage(event, action, Result.SUCCESS, participants, objects, detail))

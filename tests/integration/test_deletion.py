@@ -361,10 +361,10 @@ def test_the_audit_log_tells_who_deleted_what(root: Root, audit: Audit) -> None:
     remove(root, audit, "study", instances[0].StudyInstanceUID)
     ordered, done = (json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines())
     assert ordered["event"] == {"code": "110105", "scheme": "DCM", "meaning": "DICOM Study Deleted"}
-    assert (ordered["action"], ordered["outcome"], ordered["detail"]) == ("D", 0, "ordered: by command")
+    assert (ordered["action"], ordered["outcome"], ordered["detail"]) == ("D", 0, "ordered: delete study, by command")
     assert ordered["participants"][0]["user"] == "someone"
     assert ordered["objects"][0]["patient_id"] == "P-77"
-    assert done["detail"] == "done"
+    assert done["detail"] == "done: delete study, by command"
 
 
 def test_the_audit_log_counts_what_was_deleted_and_not_what_was_planned(root: Root, audit: Audit) -> None:

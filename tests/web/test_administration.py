@@ -242,6 +242,17 @@ def test_the_newest_changes_say_who_did_what(site: Site, chief: httpx2.Client) -
     assert shown.index("account ann") < shown.index("labels changed"), "newest first"
 
 
+def test_the_newest_changes_tell_a_deletion_from_its_end(site: Site, chief: httpx2.Client) -> None:
+    site.take(*make.ct_series(2, study_uid="1.2.3"))
+    assert chief.delete("/api/v1/studies/1.2.3").is_success
+    [trash] = chief.get("/api/v1/trash").json()
+    assert chief.post(f"/api/v1/trash/{trash['number']}/restore").is_success
+    shown = chief.get("/administration/changes").text
+    assert shown.count("delete study, by") == 1, "as ordered and as done"
+    assert shown.count("bring back from the trash") == 1
+    assert shown.count("DICOM Study Deleted") == 1, "of the deletion alone"
+
+
 def test_the_newest_lines_of_the_log_are_shown_by_level(start_site: Callable[..., Site]) -> None:
     site = start_site()
     site.take(*make.ct_series(2, PatientName="SECRET^NAME"))

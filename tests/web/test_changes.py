@@ -128,7 +128,7 @@ def test_what_arrives_between_the_comparison_and_the_deletion_is_not_deleted(
     refused = stored.client().delete(path, headers={"If-Match": etag})
     assert refused.status_code == 412
     assert stored.client().get(path).json()["instances"] == 3
-    assert "not done: the index did not change" in (stored.root / "audit.jsonl").read_text()
+    assert "; the index did not change" in (stored.root / "audit.jsonl").read_text()
 
 
 def test_a_dry_run_has_conditions_too(stored: Site) -> None:
