@@ -23,15 +23,21 @@ InstanceKey = tuple[int, str]
 
 SeriesOf = tuple[str, str]
 
+RETURN = "it came from there, and the route has return_to_sender = false"
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a message asks for: the instances that the route wants, and those of them that are not sent yet."""
+    """What a message asks for: the instances that the route wants, and those of them that are not sent yet.
+
+    `is_return`: all instances came from the destination, to which the route sends nothing back.
+    """
 
     pending: PendingEvent
     dues: Sequence[DueInstance]
     wanted: Sequence[DueInstance]
     left: Sequence[DueInstance]
+    is_return: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ def outcome_of(
     if not asked.dues:
         return Done("dropped", 0, "the object was deleted")
     if not asked.wanted:
-        return Done("dropped", 0, "the route leaves it out")
+        return Done("dropped", 0, RETURN if asked.is_return else "the route leaves it out")
     if not asked.left:
         return Done("succeeded", 0)
     problems = [problem for problem in tried if problem is not None]

@@ -188,14 +188,14 @@ class RouteWorker(HeldWorker):
         wanted = [due for due in dues if self._is_wanted(pending, due)]
         is_cancelled = pending.message_id in step.cancelled_by
         left = [due for due in wanted if not (is_cancelled or due.is_sent or step.is_taken(due))]
-        return Asked(pending, dues, wanted, left)
+        return Asked(pending, dues, wanted, left, not wanted and all(map(self._is_return, dues)))
 
     # What the route leaves out
 
     def _is_wanted(self, pending: PendingEvent, due: DueInstance) -> bool:
         if pending.event == "send":
             return True
-        if not self._route.return_to_sender and self._destination.is_origin(due):
+        if self._is_return(due):
             return False
         if pending.event in BY_HAND:
             return True
@@ -203,6 +203,10 @@ class RouteWorker(HeldWorker):
         if key not in self._judged:
             self._judged[key] = self._is_selected(pending, due)
         return self._judged[key]
+
+    def _is_return(self, due: DueInstance) -> bool:
+        """Return whether an instance came from the destination, to which the route sends nothing back."""
+        return not self._route.return_to_sender and self._destination.is_origin(due)
 
     def _is_selected(self, pending: PendingEvent, due: DueInstance) -> bool:
         """Return whether the series of an instance is what the route is for."""

@@ -400,6 +400,31 @@ def test_administrators_alone_see_and_change_rules_of_routes_by_rest(tmp_path: P
         here.stop()
 
 
+def test_a_route_says_of_what_it_does_not_send_back_that_it_came_from_there(tmp_path: Path, pacs: Pacs) -> None:
+    peers = {"both": {"ae_title": "CT1", "host": "127.0.0.1", "port": pacs.port}}
+    here = Started(
+        settings_of(tmp_path / "root", peers=peers, routes={"back": {"to": ["both"], "when": "instance-stored"}})
+    )
+    try:
+        here.receive(tmp_path)
+        tried = here.act("try-route", name="back", series=9)
+        assert (tried["series"], tried["taken"], tried["returns"]) == (1, [], 1)
+        sent_back = {"to": ["both"], "return_to_sender": True, "when": "instance-stored"}
+        tried = here.act("try-route", name="x", series=9, route=sent_back)
+        assert (len(tried["taken"]), tried["returns"]) == (1, 0)
+        config = tmp_path / "voxelnode.toml"
+        config.write_text(
+            f'[peers.both]\nae_title = "CT1"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
+            '[routes.back]\nto = ["both"]\nwhen = "instance-stored"\n'
+        )
+        run("routes", "replay", "back", "--where", "instances > 0", "--config", config, "--root", here.root, check=True)
+        query = "SELECT reason FROM v_route_messages WHERE state = 'dropped'"
+        until(lambda: bool(view_rows(here.root, query)), DEADLINE_SECONDS, "the message")
+        assert "it came from there" in view_rows(here.root, query)[0]["reason"]
+    finally:
+        here.stop()
+
+
 def test_commands_do_the_same_with_and_without_a_node(tmp_path: Path, pacs: Pacs) -> None:
     settings = settings_of(tmp_path / "root", pacs)
     config = tmp_path / "voxelnode.toml"

@@ -166,7 +166,9 @@ def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_wai
     run(here, "last/two")
     assert left() == 0
     assert len(list((tmp_path / "two").rglob("*.dcm"))) == 4
-    [deleted] = [line for line in here.audited("DICOM Instances Accessed") if line["detail"].startswith("done: delete series")]
+    [deleted] = [
+        line for line in here.audited("DICOM Instances Accessed") if line["detail"].startswith("done: delete series")
+    ]
     assert deleted["participants"][0]["user"] == "route away"
 
 

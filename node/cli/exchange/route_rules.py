@@ -57,6 +57,8 @@ def try_route(name: Name, keys: OptionalKeys = None, series: Series = 100, *, ro
     done = root.perform("try-route", name=name, series=series, route=_table(keys) if keys else None)
     rows = [{"study_instance_uid": study, "series_instance_uid": one} for study, one in done["taken"]]
     title = f"route {name} would take {len(rows)} of {counted(done['series'], 'series', 'series')}"
+    if done["returns"]:
+        title += f"; {done['returns']} came from where they would go, and are not sent back (return_to_sender)"
     columns: Columns = {"study": "study_instance_uid", "series": "series_instance_uid"}
     return listing(title, columns, rows, none=title, data={**done, "taken": rows})
 

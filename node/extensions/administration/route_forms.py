@@ -128,7 +128,9 @@ def _tried(call: Call, name: str, form: RouteForm | None) -> Response:
         found = [(index.series.row(*key), index.studies.row(key[0])) for key in done["taken"]]
     rows = [(one, study) for one, study in found if one is not None and study is not None]
     call.audit.queried(f"series that the route {name} would take", len(rows))
-    return fragment(call, "route_tried.html", problem="", name=name, rows=rows, looked_at=done["series"])
+    return fragment(
+        call, "route_tried.html", problem="", name=name, rows=rows, looked_at=done["series"], returns=done["returns"]
+    )
 
 
 def choices(settings: Settings) -> dict[str, Any]:

@@ -95,10 +95,14 @@ class TakenSeries(Resource):
 
 
 class TriedRoute(Resource):
-    """How many of the newest series a route was tried with, and those that it would take."""
+    """How many of the newest series a route was tried with, and those that it would take.
+
+    `returns`: how many more it would take if they had not come from its only destination (`return_to_sender`).
+    """
 
     series: int
     taken: list[TakenSeries]
+    returns: int
 
 
 @router.get("/route-rules")
@@ -157,7 +161,7 @@ def try_route_rules(
     done = call.node.actions["try-route"](name=route, series=series, route=rules)
     taken = [TakenSeries(study_instance_uid=study, series_instance_uid=one) for study, one in done["taken"]]
     call.audit.queried(f"series that the route {route} would take", len(taken))
-    return TriedRoute(series=done["series"], taken=taken)
+    return TriedRoute(series=done["series"], taken=taken, returns=done["returns"])
 
 
 def _require_account(call: Call) -> None:

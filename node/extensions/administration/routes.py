@@ -24,6 +24,7 @@ from node.extensions.administration.additions import (
     mistakes_of_route,
     require_name,
 )
+from node.index.database.reading import ReadIndex
 from node.index.work.routes import lane_to, outstanding
 from node.routing.judging import is_selected
 from node.routing.router import change_of, check_destination, selector_of
@@ -82,6 +83,8 @@ class RouteChanges:
     def try_route(self, name: str, series: int, route: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         """Return which of the newest series a route would take now, by its event and its selector; nothing is sent.
 
+        `returns` in the answer: how many it would take but for their sender, who is its only destination.
+
         `route`: one that is not there yet, or a change of it; None: as it is.
         """
         if not 1 <= series <= MAX_TRIED_SERIES:
@@ -97,8 +100,17 @@ class RouteChanges:
         with self._index.reading() as index:
             rows = index.series.newest(series)
             keys = [(row["study_instance_uid"], row["series_instance_uid"]) for row in rows]
-            taken = [one for one in keys if is_selected(index, rules.when, selector, one, None)]
-        return {"series": len(rows), "taken": taken}
+            selected = [one for one in keys if is_selected(index, rules.when, selector, one, None)]
+            taken = [one for one in selected if not self._is_return(index, rules, settings, one)]
+        return {"series": len(rows), "taken": taken, "returns": len(selected) - len(taken)}
+
+    def _is_return(self, index: ReadIndex, rules: Route, settings: Settings, series: tuple[str, str]) -> bool:
+        """Return whether each destination of a route is a peer that sent the whole series, and gets nothing back."""
+        facts = None if rules.return_to_sender else index.facts.of_series({"calling_ae_titles"}, *series)
+        if facts is None:
+            return False
+        own = [{settings.peers[to].ae_title} if to in settings.peers else set() for to in rules.to]
+        return all({title.strip() for title in facts["calling_ae_titles"]} == titles for titles in own)
 
     def _usable(self, name: str, route: Mapping[str, Any]) -> tuple[Route, Settings]:
         """Return a route, and settings that have it. Raises UsageError for every rule that is broken with it."""

@@ -10,7 +10,7 @@ import pytest
 from node.index.work.messages import PendingEvent
 from node.index.work.routes import DueInstance
 from node.routing.destination import NotTaken
-from node.routing.step import Asked, Done, Failed, Step, outcome_of
+from node.routing.step import RETURN, Asked, Done, Failed, Step, outcome_of
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 LATER, NEVER = NotTaken("busy"), NotTaken("wrong", is_final=True)
@@ -42,6 +42,7 @@ def asked(dues: int = 2, wanted: int = 2, left: int = 2) -> Asked:
         # What is not there, not wanted or taken before needs no attempt.
         (asked(0, 0, 0), [], False, None, True, Done("dropped", 0, "the object was deleted")),
         (asked(2, 0, 0), [], False, None, True, Done("dropped", 0, "the route leaves it out")),
+        (replace(asked(2, 0, 0), is_return=True), [], False, None, True, Done("dropped", 0, RETURN)),
         (asked(2, 2, 0), [], False, None, True, Done("succeeded", 0)),
         (asked(2, 2, 0), [], True, None, True, Done("succeeded", 0)),
         # Everything was taken.
