@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from time import sleep
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -21,6 +22,13 @@ from node.errors import NodeFailed, UsageError
 
 PAGE_ROWS = 1000
 CHUNK_BYTES = 1 << 20
+
+POLL_SECONDS = 0.5
+"""Interval at which a program asks how far a download is."""
+
+ATTEMPTS = 5
+"""How often the file of a download is fetched while the connection breaks."""
+
 MOVED = "the node no longer has this file: its series was converted again, or deleted; ask for volumes() again"
 
 OF_SERIES = (
@@ -93,6 +101,40 @@ class _Served:
         if name == name_of(volume) and digest.hexdigest() != volume["sha256"]:
             raise NodeFailed(f"{name} came with other bytes than the node has noted: fetch it again, or run fsck there")
 
+    def made(self, kind: str, order: Mapping[str, Any], into: Path) -> None:
+        """Have a download made, wait for it, fetch its file, and have it removed; a fetch that breaks off goes on."""
+        with self._client() as client:
+            download = self._json(client.post(f"downloads/{kind}", json=order), 202)
+        path = f"downloads/{download['id']}"
+        try:
+            while download["state"] in ("waiting", "making"):
+                sleep(POLL_SECONDS)
+                download = self._get(path)
+            if download["state"] != "ready":
+                raise NodeFailed(f"{self._url} made no file: {download['detail']}")
+            self._fetch(f"{path}/file", into)
+        finally:
+            with suppress(NodeFailed), self._client() as client:
+                client.delete(path)
+
+    def _fetch(self, path: str, into: Path) -> None:
+        etag: str | None = None
+        for attempt in range(ATTEMPTS):
+            at = into.stat().st_size if etag else 0
+            wanted: dict[str, str] = {"Range": f"bytes={at}-", "If-Range": etag} if at and etag else {}
+            try:
+                with self._client() as client, client.stream("GET", path, headers=wanted) as answer:
+                    self._require(answer, 206 if answer.status_code == 206 else 200)
+                    etag = answer.headers.get("etag")
+                    with into.open("ab" if answer.status_code == 206 else "wb") as file:
+                        for piece in answer.iter_raw(CHUNK_BYTES):
+                            file.write(piece)
+                return
+            except NodeFailed as error:
+                if error.status is not None or attempt == ATTEMPTS - 1:
+                    into.unlink(missing_ok=True)
+                    raise
+
     def _list(self, path: str, **query: str | None) -> list[Row]:
         wanted = {name: value for name, value in query.items() if value is not None} | {"limit": str(PAGE_ROWS)}
         found: list[Row] = []
@@ -118,17 +160,17 @@ class _Served:
         except httpx2.HTTPError as error:
             raise NodeFailed(f"{self._url} does not answer: {_reason(error)}") from error
 
-    def _json(self, answer: httpx2.Response) -> Mapping[str, Any]:
-        self._require(answer)
+    def _json(self, answer: httpx2.Response, status: int = 200) -> Mapping[str, Any]:
+        self._require(answer, status)
         try:
             content = answer.json()
         except ValueError as error:
             raise NodeFailed(f"{self._url} answers, but not as a voxelnode: give the address of its pages") from error
         return content if isinstance(content, dict) else {}
 
-    def _require(self, answer: httpx2.Response) -> None:
-        """Raise NodeFailed unless the answer is 200, in the words of the problem that it has (RFC 9457)."""
-        if answer.status_code == 200:
+    def _require(self, answer: httpx2.Response, status: int = 200) -> None:
+        """Raise NodeFailed unless the answer has this status, in the words of the problem that it has (RFC 9457)."""
+        if answer.status_code == status:
             return
         raise NodeFailed(f"{self._url} answered {answer.status_code}: {_said(answer)}", answer.status_code)
 
@@ -165,9 +207,55 @@ def _reason(error: httpx2.HTTPError) -> str:
     return f"{type(error).__name__} {error}".strip()
 
 
+class Connected(Opened):
+    """A running node, which also makes ZIP files of what it has."""
+
+    def __init__(self, source: _Served) -> None:
+        super().__init__(source)
+        self._served = source
+
+    def download_medium(self, into: str | PathLike[str], studies: Sequence[str], series: Sequence[str] = ()) -> Path:
+        """Write studies, or series of one, with a DICOMDIR as a ZIP file; return its path.
+
+        Parameters
+        ----------
+        into : path
+            The file, which is replaced if it is there.
+        studies, series : sequence of str
+            Study and Series Instance UIDs; without series, whole studies.
+
+        Raises
+        ------
+        NodeFailed
+            The node does not answer, refuses, or could not make the file.
+        """
+        return self._downloaded("medium", into, studies, series)
+
+    def download_deidentified(
+        self,
+        into: str | PathLike[str],
+        profile: str,
+        studies: Sequence[str],
+        series: Sequence[str] = (),
+        content: Literal["dicom", "volumes"] = "dicom",
+    ) -> Path:
+        """Write studies, or series of one, without identities by the table [deidentify.`profile`] of the node.
+
+        Parameters and errors are those of `download_medium`. `content`: the instances, or volumes made of them.
+        """
+        return self._downloaded("deidentified", into, studies, series, profile=profile, content=content)
+
+    def _downloaded(
+        self, kind: str, into: str | PathLike[str], studies: Sequence[str], series: Sequence[str], **more: str
+    ) -> Path:
+        order = {"study_instance_uids": [*studies], "series_instance_uids": [*series], **more}
+        self._served.made(kind, order, Path(into))
+        return Path(into)
+
+
 def connect(
     url: str, token: str | None = None, ca_file: str | PathLike[str] | None = None, timeout: float = 60
-) -> Opened:
+) -> Connected:
     """Connect to a running node, for reading by REST.
 
     Parameters
@@ -195,4 +283,4 @@ def connect(
         raise UsageError(f"{url!r} is not the address of a node: http://HOST:PORT or https://HOST:PORT")
     secure = parts.scheme == "https"
     tls = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file)) if secure else False
-    return Opened(_Served(url.rstrip("/"), token, tls, timeout))
+    return Connected(_Served(url.rstrip("/"), token, tls, timeout))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from node.control.opened import Opened, Volume
 from node.errors import NodeFailed, UsageError
 from node.index.engine.backend import Place
 from tests import make
+from tests.peers import Proxy
 from tests.protocol.conftest import keys  # noqa: F401
 from tests.web.conftest import Site
 
@@ -118,3 +121,30 @@ def test_the_certificate_of_a_node_is_verified(
     with pytest.raises(NodeFailed, match="name the authority of its certificate by ca_file"):
         node.connect(site.url)
     assert node.connect(site.url, ca_file=keys / "ca.pem").studies() == []
+
+
+@pytest.mark.slow
+def test_a_medium_is_fetched_although_the_connection_breaks(site: Site, tmp_path: Path) -> None:
+    site.take(*make.ct_series(6, study_uid="1.2.3", series_uid="1.2.3.1", rows=512, columns=512))
+    passed, cuts = 0, 0
+
+    def changed(answer: bytes) -> bytes:
+        nonlocal passed, cuts
+        passed += len(answer)
+        if passed > (cuts + 1) * 1_000_000 and cuts < 2:
+            cuts += 1
+            proxy.cut()
+        return answer
+
+    with Proxy(httpx2.URL(site.url).port or 0) as proxy:
+        there = node.connect(f"http://127.0.0.1:{proxy.port}")
+        proxy.changed = changed
+        path = there.download_medium(tmp_path / "medium.zip", ["1.2.3"])
+    assert cuts == 2
+    with zipfile.ZipFile(path) as opened:
+        assert opened.testzip() is None
+        assert opened.namelist()[-1] == "DICOMDIR"
+    assert site.client().get("/api/v1/downloads").json() == {"items": []}
+    with pytest.raises(NodeFailed) as refused:
+        node.connect(site.url).download_deidentified(tmp_path / "x.zip", "none", ["1.2.3"])
+    assert refused.value.status == 400

@@ -142,7 +142,8 @@ def test_members_get_nothing_of_the_originals_by_any_route(start_site: Callable[
     values = {
         "study_instance_uid": study, "series_instance_uid": uid, "sop_instance_uid": instance["sop_instance_uid"],
         "study": study, "series": uid, "instance": instance["sop_instance_uid"], "id": str(volume["id"]),
-        "name": volume["name"], "project": "trial", "account": "trial", "number": "0" * 32, "comment": "1",
+        "name": volume["name"], "project": "trial", "account": "trial", "number": "0" * 32,
+        "download": "0" * 32, "comment": "1",
         "patient": str(member.get(f"/api/v1/studies/{study}").json()["patient"]),
     }  # fmt: skip
     got = 0

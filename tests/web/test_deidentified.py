@@ -230,12 +230,13 @@ def test_a_wrong_download_is_refused(here: Site) -> None:
     assert client.get(url).status_code == 422
     assert client.get("/api/v1/studies/1.2.9/deidentified?profile=trial").status_code == 404
     assert client.get(f"/api/v1/studies/{STUDY}/series/1.2.9/deidentified?profile=trial").status_code == 404
-    ends = [here.server._app.state.deidentifications.take_turn("local") for _ in range(2)]
+    assert client.get("/api/v1/downloads").json() == {"items": []}
+    turns = here.server._app.state.prepared
+    ends = [turns.take_turn("local") for _ in range(2)]
     assert client.get(f"{url}?profile=trial").status_code == 503
     for end in ends:
         end()
-        end = here.server._app.state.deidentifications.take_turn("local")  # one is free again
-        end()
+        turns.take_turn("local")()  # one is free again
 
 
 def test_a_long_download_is_made_while_its_page_shows_how_far_it_is(

@@ -125,12 +125,15 @@ def test_everything_is_asked_for(client: TestClient) -> None:
 
 
 def test_studies_of_one_person_and_day_have_folders_of_their_own(client: TestClient) -> None:
-    answer = client.post("/selected/volumes.zip", data={"study": [DOES_SECOND, MUELLER, DOE]})
+    answer = client.post("/selected/volumes.zip", data={"study": [DOES_SECOND, MUELLER, DOE]}, follow_redirects=True)
     assert answer.headers["content-disposition"] == 'attachment; filename="3_studies.zip"'
     folders = {name.partition("/")[0] for name in opened(answer.content).namelist()[:-1]}
     assert folders == {"Doe_John_2026-11-20_MR", "Doe_John_2026-11-20_MR-SR", "Müller_Jörg_MR"}
     twice = client.post("/selected/dicom.zip", data={"study": [DOES_SECOND, DOES_SECOND, DOE]})
-    assert len(opened(twice.content).namelist()) == 3 + 4 * 3 + 1 + 1
+    assert twice.status_code == 303, "a browser goes on with what it got from an address"
+    assert len(opened(client.get(twice.headers["location"]).content).namelist()) == 3 + 4 * 3 + 1 + 1
+    many = client.post("/selected/dicom.zip", data={"study": [f"9.{number:060d}" for number in range(200)] + [DOE]})
+    assert len(opened(many.content).namelist()) == 4 * 3 + 1 + 1, "too many for an address"
 
 
 def test_a_name_that_is_not_ascii_is_kept(client: TestClient) -> None:

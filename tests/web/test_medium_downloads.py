@@ -45,7 +45,7 @@ def fetched(client: httpx2.Client, answer: httpx2.Response) -> zipfile.ZipFile:
 
 
 def test_a_medium_is_made_and_opened_as_its_dicomdir_says(site: Site, tmp_path: Path) -> None:
-    client = site.client(follow_redirects=False)
+    client, before = site.client(follow_redirects=False), len(site.audited("Export"))
     assert f'href="/studies/{STUDY}/medium.zip"' in client.get(f"/studies/{STUDY}").text
     medium = fetched(client, client.post("/selected/medium.zip", data={"study": [STUDY, OTHER]}))
     assert medium.testzip() is None
@@ -60,7 +60,7 @@ def test_a_medium_is_made_and_opened_as_its_dicomdir_says(site: Site, tmp_path: 
     readme = (tmp_path / "README.TXT").read_text("ascii")
     assert "4 instances of 2 studies" in readme
     assert "no type of record" in readme, "what was left out is on the medium"
-    told = [line["detail"] for line in site.audited("Export")]
+    told = [line["detail"] for line in site.audited("Export")[before:]]  # whichever tests a worker ran before
     assert told == [
         "a medium as a ZIP file: begun", "a medium as a ZIP file: done, 4 instances, 1 left out",
     ]  # fmt: skip

@@ -104,6 +104,7 @@ def what_is_there(site: Site) -> dict[str, Any]:
         "sop_instance_uid": instance["sop_instance_uid"],
         "conflict": conflict["id"],
         "number": 1,
+        "download": client.post("/api/v1/downloads/medium", json={"study_instance_uids": ["1.2.1"]}).json()["id"],
         "slug": NOT_FOUND.slug,
         "route": "-",
         "destination": "NOWHERE",
@@ -168,7 +169,7 @@ def test_every_change_takes_conditions_and_a_key(fuzzed: Site) -> None:
         and operation["operationId"]
         not in ("put_job_file", "search_peer", "make_share", "try_route_rules")  # the same however often
     ]
-    assert len(changes) == 41
+    assert len(changes) == 44
     for operation in changes:
         assert {"if-match", "idempotency-key"} <= {parameter["name"] for parameter in operation["parameters"]}
         assert {"404", "409", "412", "422"} <= set(operation["responses"])

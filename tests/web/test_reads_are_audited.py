@@ -148,6 +148,12 @@ NOT_READ = (
         ("GET", "/downloads/{number}"),  # of what was made for this account: see test_deidentified
         ("GET", "/downloads/{number}/progress"),
         ("GET", "/downloads/{number}/file"),
+        ("GET", "/api/v1/downloads"),  # see test_prepared
+        ("GET", "/api/v1/downloads/{download}"),
+        ("GET", "/api/v1/downloads/{download}/file"),
+        ("DELETE", "/api/v1/downloads/{download}"),
+        ("POST", "/api/v1/downloads/medium"),
+        ("POST", "/api/v1/downloads/deidentified"),
         ("GET", "/patients/merge"),  # of two patients: see test_persons
         ("GET", "/patients/separate"),
         ("DELETE", "/api/v1/quarantine/{name}"),
@@ -241,7 +247,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "aetitle": "WATCHER", "route": "-", "destination": "NOWHERE", "action": "retry", "cause": "geometry",
         "job": client.get("/api/v1/work?kind=job").json()["items"][0]["key"],
         "work": client.get("/api/v1/work?kind=retrieval").json()["items"][0]["id"], "retrieval": 1, "peer": "pacs",
-        "project": "walked",
+        "project": "walked", "download": "0" * 32,
         "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],
         "comment": client.post(f"/api/v1/studies/{STUDY}/comments", json={"comment": "a word"}).json()["id"],
     }  # fmt: skip
@@ -285,6 +291,8 @@ def _query(path: str) -> dict[str, str]:
         return {"since": "0"}
     if path.endswith(("/mask", "/contours")):
         return {"above": "0"}
+    if "/selected/" in path:
+        return {"study": STUDY, "series": SERIES}
     return {"profile": "trial"} if "deidentified" in path else {}
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,7 +34,7 @@ from node.web.errors import ResourceNotFound
 if TYPE_CHECKING:  # else imported where the page is shown: what plans a data set loads NumPy
     from node.extensions.bids.draft import Group
     from node.extensions.bids.plan import Series
-from node.web.prepared import prepared_of
+from node.web.prepared import Check, Made, Wanted, prepared_of
 from node.web.zips import Member
 
 router = APIRouter(include_in_schema=False)
@@ -136,7 +136,7 @@ def _dataset(call: Call, studies: Sequence[str], rules: str) -> Response:
     with node.index.reading() as index:
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid in studies]
 
-    def members(check: Callable[[], None]) -> Iterator[Member]:
+    def members(check: Check) -> Iterator[Member]:
         from node.extensions.bids.export import Exporter
         from node.extensions.bids.sources import IndexSource
 
@@ -153,7 +153,8 @@ def _dataset(call: Call, studies: Sequence[str], rules: str) -> Response:
     def close() -> None:
         shutil.rmtree(work, ignore_errors=True)
 
-    number = prepared_of(call).begin(call, "bids.zip", objects, (0, "file"), members, close)
+    wanted = Wanted("bids.zip", f"a data set: {sorted(studies)} {rules}", objects, 0, "file")
+    number = prepared_of(call).begin(call, wanted, lambda: Made(members, close))
     return RedirectResponse(f"/downloads/{number}", 303)
 
 

@@ -14,12 +14,12 @@ import re
 import shutil
 import threading
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,6 @@ from node.extensions.deidentify.settings import DeidentifySettings
 from node.extensions.deidentify.ways import DeidentifyWay, configured_by_name
 from node.extensions.dicomweb.resources import Instances
 from node.hookspecs import ObjectKind
-from node.index.database.reading import ReadIndex
 from node.index.models import OPEN_STATES
 from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import StoredInstance
@@ -57,9 +56,9 @@ from node.version import __version__
 from node.volume.reasons import Reason as NoVolume
 from node.web.access import Call
 from node.web.audit_trail import of_study
-from node.web.errors import DownloadsBusy, ResourceNotFound
+from node.web.errors import ResourceNotFound
 from node.web.files import ZIP, Damaged, type_or_octets, whole_file
-from node.web.prepared import prepared_of
+from node.web.prepared import Check, Made, Wanted, prepared_of
 from node.web.services import Services
 from node.web.zips import Member, zip_stream
 from node.writers.options import write_options
@@ -73,9 +72,6 @@ Content = Literal["dicom", "volumes"]
 
 REPORT = "deidentification.json"
 REMAINING = "remaining.csv"
-
-MAX_DOWNLOADS, MAX_OF_ACCOUNT = 4, 2
-"""Downloads at once, and those of one account: each copies and may convert whole studies, and receiving comes first."""
 
 CHUNK_BYTES = 1 << 20
 
@@ -263,8 +259,6 @@ class Deidentifications:
 
     def __init__(self, sections: Mapping[str, DeidentifySettings]) -> None:
         self._by_name = {name: configured_by_name(sections, name) for name in sections}
-        self._lock = threading.Lock()
-        self._turns: Counter[str] = Counter()
 
     def named(self, name: str) -> DeidentifyWay:
         """Return the de-identification that a table describes.
@@ -275,25 +269,6 @@ class Deidentifications:
             known = nearest(name, self._by_name) if self._by_name else "; the administrator has configured none"
             raise UsageError(f"there is no de-identification {name!r}{known}")
         return self._by_name[name]
-
-    def take_turn(self, account: str) -> Callable[[], None]:
-        """Count a download of an account until the returned function is called.
-
-        Raises DownloadsBusy if `MAX_DOWNLOADS` are under way, or `MAX_OF_ACCOUNT` of this account.
-        """
-        with self._lock:
-            if self._turns.total() >= MAX_DOWNLOADS or self._turns[account] >= MAX_OF_ACCOUNT:
-                raise DownloadsBusy(
-                    f"{MAX_OF_ACCOUNT} downloads without identities of this account, or {MAX_DOWNLOADS} of all, are "
-                    "under way already"
-                )
-            self._turns[account] += 1
-        return partial(self._end_turn, account)
-
-    def _end_turn(self, account: str) -> None:
-        with self._lock:
-            self._turns[account] -= 1
-            self._turns = +self._turns
 
 
 def deidentified_zip(
@@ -309,21 +284,55 @@ def deidentified_zip(
 
     `prepares`: of more than `STREAMED_INSTANCES`, return the way to the page that shows how far it is.
 
-    Raises UsageError if there is no table [deidentify.`profile`]. Raises ResourceNotFound if none of the studies, or
-    of the series, is here. Raises OutOfResources if the disk has no room for the copies.
+    Raises DownloadsBusy if as many are made as may be, and what `ordered` and `PreparedDownloads.begin` raise.
     """
-    ways = _ways_of(call.request, call.node)
-    how = ways.named(profile)
-    with call.node.index.reading() as index:
-        there = [uid for uid in study_instance_uids if _is_there(index, uid, series_instance_uids)]
-        objects = [of_study(uid, index.studies.patient_id(uid)) for uid in there]
-        rows = [row for uid in there for row in index.series.of_study(uid)]
-    if not there:
-        raise ResourceNotFound("series" if series_instance_uids else "study")
+    wanted, make = ordered(call, profile, content, study_instance_uids, series_instance_uids)
+    if prepares and wanted.total > STREAMED_INSTANCES:
+        return RedirectResponse(f"/downloads/{prepared_of(call).begin(call, wanted, make)}", 303)
     if (lack := call.node.archive.intake.waits_for()) is not None:
         raise OutOfResources(lack)
-    end_turn = ways.take_turn(call.account.name)
-    try:
+    with ExitStack() as ending:
+        ending.callback(prepared_of(call).take_turn(call.account.name))
+        made = make()
+        ending.callback(made.close)
+        close = ending.pop_all().close
+    headers = {
+        "Content-Type": type_or_octets(call.request.headers, ZIP),
+        "Content-Disposition": f'attachment; filename="{NAME}"',
+        "Vary": "Accept",
+    }
+    return _Answer(zip_stream(made.members(lambda: None)), headers, close)
+
+
+def ordered(
+    call: Call,
+    profile: str,
+    content: Content,
+    study_instance_uids: Sequence[str],
+    series_instance_uids: Collection[str] = (),
+) -> tuple[Wanted, Callable[[], Made]]:
+    """Return studies, or some of their series, without identities, as something to make a ZIP file of.
+
+    Raises UsageError if there is no table [deidentify.`profile`]. Raises ResourceNotFound if none of the studies, or
+    of the series, is here.
+    """
+    how = _ways_of(call.request, call.node).named(profile)
+    chosen = set(series_instance_uids)
+    with call.node.index.reading() as index:
+        rows = {
+            uid: [row for row in index.series.of_study(uid) if not chosen or row["series_instance_uid"] in chosen]
+            for uid in study_instance_uids
+        }
+        there = [uid for uid in study_instance_uids if rows[uid]]
+        objects = [of_study(uid, index.studies.patient_id(uid)) for uid in there]
+        sizes = [item for uid in there for item in index.instances.bytes_by_series(uid).items()]
+    if not there:
+        raise ResourceNotFound("series" if series_instance_uids else "study")
+    size = sum(bytes for series, bytes in sizes if not chosen or series in chosen)
+    total = sum(row["instances"] for uid in there for row in rows[uid])
+    order = f"de-identified by [deidentify.{profile}], {how.mark}, as {content}"
+
+    def make() -> Made:
         download = _Download(
             call.node,
             how,
@@ -331,32 +340,22 @@ def deidentified_zip(
             (study_instance_uids, series_instance_uids),
             call.request.app.state.stopping,
         )
-    except BaseException:
-        end_turn()
-        raise
-    order = f"de-identified by [deidentify.{profile}], {how.mark}, as {content}"
-    call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: begun")
 
-    def close() -> None:
-        try:
+        def close() -> None:
             download.close()
-        finally:
-            end_turn()
-        outcome = "done" if download.is_whole else "broken off"
-        result = Result.SUCCESS if download.is_whole else Result.MINOR_FAILURE
-        call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: {outcome}, {download.counts}", result)
+            outcome = "done" if download.is_whole else "broken off"
+            result = Result.SUCCESS if download.is_whole else Result.MINOR_FAILURE
+            told = f"{order}: {outcome}, {download.counts}"
+            call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, told, result)
 
-    chosen = set(series_instance_uids)
-    total = sum(row["instances"] for row in rows if not chosen or row["series_instance_uid"] in chosen)
-    if prepares and total > STREAMED_INSTANCES:
-        number = prepared_of(call).begin(call, NAME, objects, (total, "instance"), lambda _: download.members(), close)
-        return RedirectResponse(f"/downloads/{number}", 303)
-    headers = {
-        "Content-Type": type_or_octets(call.request.headers, ZIP),
-        "Content-Disposition": f'attachment; filename="{NAME}"',
-        "Vary": "Accept",
-    }
-    return _Answer(zip_stream(download.members()), headers, close)
+        with ExitStack() as ending:
+            ending.callback(download.close)
+            call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: begun")
+            ending.pop_all()
+        return Made(download.members, close)
+
+    asked = f"{order}: {sorted(study_instance_uids)} {sorted(chosen)}"
+    return Wanted(NAME, asked, objects, total, "instance", size), make
 
 
 _making = threading.Lock()
@@ -370,10 +369,6 @@ def _ways_of(request: Request, node: Services) -> Deidentifications:
             state.deidentifications = Deidentifications(node.settings.tables(DeidentifySettings))
     ways: Deidentifications = state.deidentifications
     return ways
-
-
-def _is_there(index: ReadIndex, study: str, series: Collection[str]) -> bool:
-    return any(not series or row["series_instance_uid"] in series for row in index.series.of_study(study))
 
 
 class _Answer(Instances):
@@ -410,6 +405,7 @@ class _Download:
         self._series: list[dict[str, Any]] = []
         self._left_out: list[dict[str, str]] = []
         self._remaining = Remaining()
+        self._check: Check = lambda: None
         self.is_whole = False
 
     @property
@@ -418,8 +414,9 @@ class _Download:
         files = f" in {counted(self._files, 'file')}" if self._order[1] == "volumes" else ""
         return f"{counted(self._instances, 'instance')}{files} sent, {len(self._left_out)} left out"
 
-    def members(self) -> Iterator[Member]:
-        """Yield the members of the ZIP file, each made when its turn comes."""
+    def members(self, check: Check) -> Iterator[Member]:
+        """Yield the members of the ZIP file, each made when its turn comes; `check` is called before each instance."""
+        self._check = check
         studies, series = self._what
         for study in studies:
             yield from self._of_study(study, series)
@@ -511,6 +508,7 @@ class _Download:
             self._note_series(study, uid, instances=len(sources), verdict=verdict)
 
     def _whole_file(self, instance: StoredInstance) -> Path:
+        self._check()
         try:
             return whole_file(self._node, instance)
         except Damaged as error:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Query, Response
+from pydantic import Field
 
-from node.extensions.deidentify.downloads import Content, deidentified_zip
-from node.web.access import ReaderCall
+from node.extensions.deidentify.downloads import Content, deidentified_zip, ordered
+from node.web.access import ReaderCall, for_projects
+from node.web.api.changes import Change
+from node.web.api.downloads import DownloadResource, Downloads, OfStudies, begun
 from node.web.api.models import BINARY
 from node.web.api.resources import SeriesUid, StudyUid
-from node.web.api.routing import api_router, problems
+from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.files import OCTETS, ZIP
+from node.web.prepared import prepared_of
 from node.web.problem_types import INVALID_REQUEST, NOT_FOUND
 
 router = api_router()
@@ -62,3 +66,23 @@ def download_deidentified_series(
     It is application/zip, or application/octet-stream if the request accepts only this.
     """
     return deidentified_zip(call, profile, content, [study_instance_uid], [series_instance_uid])
+
+
+class NewDeidentified(OfStudies):
+    """Studies or series without identities: `profile` is the name of a table [deidentify.NAME] of the configuration."""
+
+    profile: Annotated[str, Field(max_length=64)]
+    content: Content = "dicom"
+
+
+@router.post("/downloads/deidentified", status_code=202, responses=problems(*OF_CHANGES), tags=["downloads"])
+@for_projects
+def prepare_deidentified(call: ReaderCall, change: Change, wanted: NewDeidentified) -> DownloadResource:
+    """Begin to make a ZIP file of studies or series without identities, which is fetched when it is ready."""
+    studies, series = wanted.chosen
+
+    def act(_: object) -> DownloadResource:
+        order = ordered(call, wanted.profile, wanted.content, studies, series)
+        return begun(call, change.response, prepared_of(call).begin(call, *order))
+
+    return change.make(DownloadResource, lambda _: Downloads(items=[]), act)

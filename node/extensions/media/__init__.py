@@ -28,7 +28,7 @@ class _Media(Extension):
         ),
     )
 
-    routers = (Router("pages", f"{__name__}.downloads:router"),)
+    routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.downloads:router"))
 
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
         from node.extensions.media.handed_over import actions_of

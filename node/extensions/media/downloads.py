@@ -24,7 +24,7 @@ from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Damaged, whole_file
-from node.web.prepared import prepared_of
+from node.web.prepared import Made, Wanted, prepared_of
 from node.web.zips import Member
 
 router = APIRouter(include_in_schema=False)
@@ -67,6 +67,14 @@ def medium_zip(
     call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()
 ) -> Response:
     """Begin a medium of studies, or of some of their series; return the way to the page that shows how far it is."""
+    return RedirectResponse(f"/downloads/{begin_medium(call, study_instance_uids, series_instance_uids)}", 303)
+
+
+def begin_medium(call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()) -> str:
+    """Begin a medium of studies, or of some of their series; return the number of the download.
+
+    Raises ResourceNotFound if there is nothing of them, and what `PreparedDownloads.begin` raises.
+    """
     with call.node.index.reading() as index:
         instances = [
             one
@@ -78,10 +86,14 @@ def medium_zip(
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid in studies]
     if not instances:
         raise ResourceNotFound("series" if series_instance_uids else "study")
-    download = _Download(call, objects)
-    total = (len(instances), "instance")
-    number = prepared_of(call).begin(call, NAME, objects, total, lambda _: download.members(instances), download.close)
-    return RedirectResponse(f"/downloads/{number}", 303)
+    order = f"a medium: {sorted(study_instance_uids)} {sorted(series_instance_uids)}"
+    size = sum(one.data_set_offset + one.bytes for one in instances)
+
+    def make() -> Made:
+        download = _Download(call, objects)
+        return Made(lambda _: download.members(instances), download.close)
+
+    return prepared_of(call).begin(call, Wanted(NAME, order, objects, len(instances), "instance", size), make)
 
 
 class _Download:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
@@ -16,7 +17,7 @@ from node.extensions.pages.series import series_row
 from node.extensions.pages.studies import study_row
 from node.index.database.reading import ReadIndex
 from node.web import actions
-from node.web.access import AdminCall, ReaderCall, WriterCall, for_projects
+from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 
@@ -103,6 +104,9 @@ def _after_deletion(url: str) -> Response:
 
 
 MAX_SELECTED = 1000
+
+MAX_QUERY = 6000
+"""Longest query of an address that a proxy passes on: about 90 studies."""
 
 
 class SelectedStudies(BaseModel):
@@ -197,18 +201,32 @@ def delete_selected(call: AdminCall, selected: Selected) -> Response:
     return _after_deletion("/")
 
 
-@router.post("/selected/volumes.zip")
+@router.get("/selected/volumes.zip")
 @for_projects
-def volumes(call: ReaderCall, selected: Selected) -> Response:
+def volumes(call: ReaderCall, selected: Annotated[SelectedStudies, Query()]) -> Response:
     """The volumes of the studies as a ZIP file."""
     return volumes_zip(call, selected.uids)
 
 
-@router.post("/selected/dicom.zip")
+@router.get("/selected/dicom.zip")
 @for_projects
-def dicom(call: ReaderCall, selected: Selected) -> Response:
+def dicom(call: ReaderCall, selected: Annotated[SelectedStudies, Query()]) -> Response:
     """The instances of the studies as stored, as a ZIP file."""
     return dicom_zip(call, selected.uids)
+
+
+@router.post("/selected/volumes.zip")
+@for_projects
+def lead_to_volumes(call: ReaderCall, selected: Selected) -> Response:
+    """The volumes of the studies as a ZIP file, which a browser fetches in a way that it can go on with."""
+    return _address(call, study=selected.uids) or volumes_zip(call, selected.uids)
+
+
+@router.post("/selected/dicom.zip")
+@for_projects
+def lead_to_dicom(call: ReaderCall, selected: Selected) -> Response:
+    """The instances of the studies as a ZIP file, which a browser fetches in a way that it can go on with."""
+    return _address(call, study=selected.uids) or dicom_zip(call, selected.uids)
 
 
 @router.post(f"{STUDY}/selected/reconvert")
@@ -234,15 +252,42 @@ def send_selected_series(
     return RedirectResponse("/routes", SEE_OTHER)
 
 
-@router.post(f"{STUDY}/selected/volumes.zip")
+@router.get(f"{STUDY}/selected/volumes.zip")
 @for_projects
-def volumes_of_selected(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+def volumes_of_selected(
+    call: ReaderCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Query()]
+) -> Response:
     """The volumes of the selected series of a study as a ZIP file."""
     return volumes_zip(call, [study_instance_uid], selected.uids)
 
 
-@router.post(f"{STUDY}/selected/dicom.zip")
+@router.get(f"{STUDY}/selected/dicom.zip")
 @for_projects
-def dicom_of_selected(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+def dicom_of_selected(
+    call: ReaderCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Query()]
+) -> Response:
     """The instances of the selected series of a study as stored, as a ZIP file."""
     return dicom_zip(call, [study_instance_uid], selected.uids)
+
+
+@router.post(f"{STUDY}/selected/volumes.zip")
+@for_projects
+def lead_to_volumes_of_series(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+    """The volumes of the selected series as a ZIP file, which a browser fetches in a way that it can go on with."""
+    return _address(call, series=selected.uids) or volumes_zip(call, [study_instance_uid], selected.uids)
+
+
+@router.post(f"{STUDY}/selected/dicom.zip")
+@for_projects
+def lead_to_dicom_of_series(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+    """The instances of the selected series as a ZIP file, which a browser fetches in a way that it can go on with."""
+    return _address(call, series=selected.uids) or dicom_zip(call, [study_instance_uid], selected.uids)
+
+
+def _address(call: Call, **selected: list[str]) -> Response | None:
+    """Lead from a POST to the address of the same ZIP file; None if it is too long for an address.
+
+    No browser sends a POST again by itself, so that a download that broke off would be lost.
+    """
+    query = urlencode(selected, doseq=True)
+    return None if len(query) > MAX_QUERY else RedirectResponse(f"{call.request.url.path}?{query}", SEE_OTHER)

@@ -168,6 +168,7 @@ FILTERS: Mapping[str, Any] = {
         grouped,
         moment,
         countdown,
+        about,
         clock,
         listed,
         shape,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from node.extensions.pages.rendering import fragment, page
-from node.web.access import ReaderCall, background_request, for_projects
-from node.web.errors import ResourceNotFound
-from node.web.files import ZIP, file_response
-from node.web.prepared import prepared_of
+from node.web.access import Call, ReaderCall, background_request, for_projects
+from node.web.prepared import prepared_file, prepared_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -20,7 +20,7 @@ PATH = "/downloads/{number}"
 @for_projects
 def download(call: ReaderCall, number: str) -> Response:
     """A download that is being made."""
-    return page(call, "download.html", download=prepared_of(call).of(call, number), number=number, digest="")
+    return page(call, "download.html", **_values(call, number), digest="")
 
 
 @router.get(f"{PATH}/progress")
@@ -28,18 +28,14 @@ def download(call: ReaderCall, number: str) -> Response:
 @for_projects
 def progress(call: ReaderCall, number: str) -> Response:
     """How far it is."""
-    return fragment(call, "download_progress.html", download=prepared_of(call).of(call, number), number=number)
+    return fragment(call, "download_progress.html", **_values(call, number))
 
 
 @router.get(f"{PATH}/file")
 @for_projects
 def file(call: ReaderCall, number: str) -> Response:
     """The file, once it is made."""
-    prepared = prepared_of(call).of(call, number)
-    if prepared.state != "ready":
-        raise ResourceNotFound("file yet")
-    call.audit.transferred(prepared.objects, f"{prepared.name}, prepared before")
-    return file_response(prepared.path, ZIP, prepared.name, None)
+    return prepared_file(call, number)
 
 
 @router.post(f"{PATH}/remove")
@@ -49,3 +45,9 @@ def remove(call: ReaderCall, number: str) -> Response:
     prepared_of(call).of(call, number)
     prepared_of(call).remove(number)
     return RedirectResponse("/", 303)
+
+
+def _values(call: Call, number: str) -> dict[str, Any]:
+    downloads = prepared_of(call)
+    prepared = downloads.of(call, number)
+    return {"download": prepared, "number": number, "before": downloads.before(prepared)}
