@@ -132,12 +132,14 @@ def configure(
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def configure_command(format: Literal["auto", "console", "json"] = "auto") -> None:
-    """Write warnings of the node to standard error, for a command that people read.
+def configure_command(
+    format: Literal["auto", "console", "json"] = "auto", level: Literal["warning", "error"] = "warning"
+) -> None:
+    """Write warnings of the node, or errors alone, to standard error, for a command that people read.
 
     Warnings of libraries are dropped: as their texts may quote a data set, a line has the location in the code alone.
     """
-    configure("warning", format)
+    configure(level, format)
     [handler] = logging.getLogger().handlers
     handler.addFilter(lambda record: record.name.split(".")[0] == "node" or record.levelno >= logging.ERROR)
 

@@ -89,6 +89,8 @@ def test_a_file_is_referred_to_and_whatever_is_done_the_folder_stays_as_it_was(
 @pytest.mark.slow
 def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_the_folder(tmp_path: Path) -> None:
     files = folder_of_files(tmp_path / "scans")
+    [other] = make.ct_series(1, study_uid="1.2.4", PatientName="Another^Person")  # a conflict, which the pages show
+    other.save_as(files[0].parent / "other.dcm", enforce_file_format=True)
     before, temporary, opened = state_of(files[0].parent), tmp_path / "tmp", tmp_path / "page"
     temporary.mkdir()
     (tmp_path / "browser").write_text(f"#!/bin/sh\necho $1 > {opened}\n")
@@ -106,7 +108,7 @@ def test_a_folder_is_opened_without_a_configuration_and_ctrl_c_removes_all_but_t
             assert str(files[0].parent) in output.readline()
             address = output.readline().split()[1]
             lines = [next(output).strip() for _ in range(3)]
-            assert lines[:2] == ["instances  5", "no DICOM   1"]
+            assert lines[:2] == ["instances  6", "no DICOM   1"]
             assert "Ctrl-C" in lines[2]
             assert [path.name[:15] for path in temporary.iterdir()] == ["voxelnode-open-"]
             until(lambda: httpx2.get(f"{address}studies/1.2.3/volumes.zip").status_code == 200, 60)

@@ -64,7 +64,7 @@ def open_(
     from node.control.node import Node
     from node.settings.model import Dicom
 
-    logs.configure_command()
+    logs.configure_command(level="error")  # of conflicts, the pages tell people
     stop = stop_at_end()
     remove_left(PREFIX)
     with temporary_root(PREFIX) as root:
