@@ -29,7 +29,7 @@ def upgrade() -> None:
     _work()
     _workitems()
     _labels()
-    _added_peers_and_routes()
+    _added()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
 
 
@@ -809,13 +809,14 @@ def _projects() -> None:
     )
 
 
-def _added_peers_and_routes() -> None:
-    """Peers and routes that administrators added on the pages."""
-    for table in ("added_peers", "added_routes"):
+def _added() -> None:
+    """What administrators added beside the configuration."""
+    for table in ("added_peers", "added_routes", "added_hooks", "added_retention"):
         op.create_table(
             table,
             sa.Column("name", sa.String(64), primary_key=True),
             sa.Column("settings", sa.JSON(), nullable=False),
             sa.Column("changed_by", sa.String(64), nullable=False),
             sa.Column("changed_at", sa.DateTime(), nullable=False),
+            sa.Column("secret", sa.String(4000), nullable=True),
         )

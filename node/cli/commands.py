@@ -78,7 +78,7 @@ COMMANDS = (
     Command(
         "hooks",
         "Exchange",
-        "node.cli.exchange.messages:hooks",
+        "node.cli.exchange.hook_rules:hooks",
         ("voxelnode hooks list", "voxelnode hooks test mail", "voxelnode hooks deliveries --state given-up"),
     ),
     Command(

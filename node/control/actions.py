@@ -19,10 +19,11 @@ from node.hookspecs import Action as RootAction
 from node.hookspecs import OpenedRoot, Results
 from node.index.database.reading import ReadIndex, checked
 from node.index.nouns.accounts import AccountRepository, Role
+from node.index.nouns.added import ADDED
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import Level
 from node.index.nouns.terms import Terms
-from node.index.work.ledger import Work, WorkEnded
+from node.index.work.ledger import Lane, Work, WorkEnded
 from node.index.work.routes import lane_to
 from node.lifecycle.clock import uptime
 from node.lifecycle.deletion import Order, delete, resume_deletions
@@ -86,6 +87,7 @@ class Actions:
                 "retry-work": self._retry_work,
                 "retry-deliveries": self._retry_deliveries,
                 "replay-deliveries": self._replay_deliveries,
+                "pause-hooks": self._pause_hooks,
                 "pause-routes": self._pause_routes,
                 "retry-routes": self._retry_routes,
                 "replay-route": self._replay_route,
@@ -101,7 +103,7 @@ class Actions:
                 "remove-factor": accounts.remove_factor,
             }
         )
-        adopt(settings, self._index)
+        adopt(settings, lambda table: self._index.repository(ADDED[table]).listed())
         for extension in enabled(settings):
             self.by_name.update(extension.actions(OpenedRoot(settings, ingest, audit)))
 
@@ -130,6 +132,9 @@ class Actions:
         moment = dt.datetime.fromisoformat(before) if before is not None else None
         keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
         return asdict(self._index.deliveries.replay(hook, events, keys, moment, self._index.now()))
+
+    def _pause_hooks(self, hooks: list[str], paused: bool) -> Mapping[str, Any]:
+        return {"changed": self._index.routes.pause([Lane("hook", name) for name in hooks], paused)}
 
     def _pause_routes(self, destinations: list[tuple[str, str]], paused: bool) -> Mapping[str, Any]:
         return {"changed": self._index.routes.pause([lane_to(*one) for one in destinations], paused)}

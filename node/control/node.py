@@ -94,11 +94,10 @@ class Node:
         for extension in enabled(settings):
             for check in extension.checks(settings):
                 check()
-        channels = {name: hook_channel(settings, name) for name in settings.hooks}
+        for name in settings.hooks:
+            hook_channel(settings, name).close()
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
-        readers = [name for name, hook in settings.hooks.items() if hook.reads_index]
-        channels |= {name: hook_channel(settings, name, index) for name in readers}
         _require_account(settings.web, repository)
         sweep(archive, index)
         self._rejections = Rejections(index, self._alert)
@@ -121,15 +120,7 @@ class Node:
         self._optional = (*self._uploads, *of_receiver)
         self._control = ControlServer(settings.storage.root, repository.actions.by_name)
         self._notifier = Notifier(
-            settings.hooks if self._receives else {},
-            channels,
-            index,
-            metrics,
-            audit,
-            settings.dicom.ae_title,
-            repository.results,
-            settings.web.public_url,
-            archive.held,
+            settings, index, metrics, audit, repository.results, archive.held, is_needed=self._receives
         )
         delete = repository.actions.delete_confirmed
         self._router = Router(settings, archive, index, metrics, audit, self._decoder, delete)
@@ -445,7 +436,7 @@ def _optional_services(
     """Yield the services that not every configuration of a receiver needs."""
     now = repository.index.now
     archive, index, audit, metrics = repository.archive, repository.index, repository.audit, repository.metrics
-    yield Retention(archive, index, audit, metrics, settings.retention, now)
+    yield Retention(archive, index, audit, metrics, settings, now)
     if settings.storage.scrub_days:
         scrub = Scrub(archive, index, metrics, settings.storage.scrub_days, now)
         repository.applier.is_digest_due = scrub.is_digest_due

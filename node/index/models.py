@@ -758,26 +758,38 @@ class ProjectRow(Base):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class AddedPeerRow(Base):
-    """A peer that an administrator added on the pages, beside those of the configuration."""
+class _Added:
+    """What an administrator added beside the configuration: a table of it, with who changed it last."""
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)  # the keys of the table
+    changed_by: Mapped[str] = mapped_column(String(64))
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+    secret: Mapped[str | None] = mapped_column(String(4000))  # that a hook signs with, or sends; never shown
+
+
+class AddedPeerRow(_Added, Base):
+    """A peer that an administrator added, beside those of the configuration."""
 
     __tablename__ = "added_peers"
 
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    settings: Mapped[dict[str, Any]] = mapped_column(JSON)  # keys of [peers.NAME]
-    changed_by: Mapped[str] = mapped_column(String(64))
-    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
 
-
-class AddedRouteRow(Base):
-    """A route that an administrator added on the pages, beside those of the configuration."""
+class AddedRouteRow(_Added, Base):
+    """A route that an administrator added, beside those of the configuration."""
 
     __tablename__ = "added_routes"
 
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    settings: Mapped[dict[str, Any]] = mapped_column(JSON)  # keys of [routes.NAME]
-    changed_by: Mapped[str] = mapped_column(String(64))
-    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+class AddedHookRow(_Added, Base):
+    """A hook that an administrator added, beside those of the configuration."""
+
+    __tablename__ = "added_hooks"
+
+
+class AddedRetentionRow(_Added, Base):
+    """The rules of retention that an administrator set, beside those of the configuration: one row without a name."""
+
+    __tablename__ = "added_retention"
 
 
 class ProjectMemberRow(Base):
@@ -1005,8 +1017,8 @@ class SubscriberRow(Base):
     rewinds: Mapped[int] = mapped_column(Integer, default=0)
     delivered: Mapped[int] = mapped_column(Integer, default=0)  # messages in total
     delivered_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    # Of destinations of routes only:
     paused: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Of destinations of routes only:
     trouble: Mapped[str | None] = mapped_column(Text)  # why the destination cannot be reached
     trouble_since: Mapped[dt.datetime | None] = mapped_column(Utc)
     retry_at: Mapped[dt.datetime | None] = mapped_column(Utc)

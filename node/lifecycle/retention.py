@@ -1,4 +1,6 @@
-"""Delete studies by the retention rules of the configuration. Without rules, nothing is deleted.
+"""Delete studies by the retention rules, those of the configuration and those that administrators set beside them.
+
+Without rules, nothing is deleted.
 
 Age is a matter of the clock, and the clock may be wrong. Retention looks at it before every pass. Once something
 contradicts it (`node.lifecycle.clock`), retention is held, and nothing is deleted, until a person confirms that the
@@ -34,7 +36,7 @@ from node.lifecycle.deletion import Order, delete
 from node.lifecycle.trash import empty_due
 from node.metrics import Metrics
 from node.selector import compile_selector
-from node.settings.model import RetentionSettings
+from node.settings.model import RetentionSettings, Settings
 
 log = structlog.get_logger()
 
@@ -110,6 +112,24 @@ def expired_studies(
     return expired
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What the next pass would delete; `bytes`: of the instances as they were received."""
+
+    expired: list[Expired]
+    studies: int
+    bytes: int
+
+
+def due_now(index: ReadIndex, rules: RetentionSettings, now: dt.datetime) -> Due:
+    """Return the studies that a pass would delete now, if it is no dry run."""
+    if not rules.is_active:
+        return Due([], index.studies.count_and_newest()[0], 0)
+    studies = index.studies.stored()
+    expired = expired_studies(studies, rules, now, kept_studies(index, rules))
+    return Due(expired, len(studies), index.studies.bytes_of([one.study.study_instance_uid for one in expired]))
+
+
 def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["never"] | None:
     """Return the longest time that the rules give to a sender of the study, or None if no age rule applies."""
     table = {title.strip(): days for title, days in rules.days_by_calling_ae_title.items()}
@@ -136,15 +156,20 @@ class Retention(BackgroundService):
         index: Index,
         audit: Audit,
         metrics: Metrics,
-        rules: RetentionSettings,
+        settings: Settings,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         up: Callable[[], Uptime] = uptime,
     ) -> None:
         super().__init__("retention")
-        self._archive, self._index, self._audit, self._rules = archive, index, audit, rules
-        self._now, self._up = now, up
+        self._archive, self._index, self._audit, self._settings = archive, index, audit, settings
+        self._now, self._up, self._rules = now, up, settings.retention
         self._passed_at: float | None = None
         self._held = metrics.retention_held
+
+    def start(self) -> None:
+        """Start the thread, which looks at once whether rules that change are confirmed."""
+        self._settings.follow(self.wake)
+        super().start()
 
     def _is_ours(self) -> bool:
         return self._index.turn.has(self.turn)
@@ -154,9 +179,10 @@ class Retention(BackgroundService):
         now = self._now()  # the pass takes this time: the clock may jump between the look and the pass
         state = self._after_look(now)
         is_due = self._passed_at is None or monotonic() - self._passed_at >= PASS_SECONDS or state.approved
-        if self._rules.is_active and state.is_free and is_due:
-            self.run_once(now)
-            self._passed_at = monotonic()
+        if state.is_free and is_due:
+            if self._settings.retention.is_active:
+                self.run_once(now)
+            self._passed_at = monotonic()  # without rules, too: those that come take effect at the next pass
             state = self._state()
         empty_due(self._archive, self._index, self._audit, now, is_clock_right=state.is_free)
         self._held.set(state.waits_for is not None)
@@ -177,13 +203,20 @@ class Retention(BackgroundService):
         if confirmed and confirmed["id"] != state.confirmation:
             log.info("retention_confirmed", reason=state.held or "an unusual number of studies is due")
             state = RetentionState(
-                look_of(confirmed["look"]), approved=confirmed["approved"], confirmation=confirmed["id"]
+                look_of(confirmed["look"]),
+                approved=confirmed["approved"],
+                confirmation=confirmed["id"],
+                passed=state.passed,
             )
         with self._index.reading(wait=False) as view:
             differs = "; ".join(view.hosts.problems().values()) or None
         if differs != state.differs:
             log.error("hosts_differ", detail=differs) if differs else log.info("hosts_agree")
             state = replace(state, differs=differs)
+        added, rules = self._settings.added.retention, self._settings.retention
+        state = replace(state, unconfirmed=added.unconfirmed if added is not None else None)
+        if rules != self._rules:  # what was asked about is not due by these
+            self._rules, state = rules, replace(state, asked=None)
         if state.held is not None:
             return self._keep(before, state)
         up = self._up()
@@ -203,38 +236,42 @@ class Retention(BackgroundService):
 
         If they are an unusual share of all studies, ask a person instead, and return 0.
         """
+        rules, added = self._settings.retention, self._settings.added.retention
         with self._index.reading() as index:
-            kept = kept_studies(index, self._rules)
+            kept = kept_studies(index, rules)
         studies = self._index.studies.stored()
-        expired = expired_studies(studies, self._rules, now, kept)
-        if self._rules.dry_run:
+        expired = expired_studies(studies, rules, now, kept)
+        if rules.dry_run:
             for one in expired:
                 log.info("retention_would_delete", study_instance_uid=one.study.study_instance_uid, reason=one.rule)
             return len(expired)
         before = self._state()
-        usual = max(FEW, int(self._rules.maximum_share * len(studies)), before.approved)
+        is_new = added is not None and added.change != before.passed
+        confirmed = added.confirmed if added is not None and is_new else 0
+        usual = max(FEW, int(rules.maximum_share * len(studies)), before.approved, confirmed)
         if len(expired) > usual:
             if before.asked != len(expired):
                 log.error("retention_asks", count=len(expired))
             self._keep(before, replace(before, asked=len(expired), approved=0))
             return 0
         for number, one in enumerate(expired):
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self._settings.retention != rules:
                 return number
-            self._delete(one, now)
-        self._keep(before, replace(before, asked=None, approved=0))
+            self._delete(one, now, rules)
+        passed = added.change if added is not None else ""
+        self._keep(before, replace(before, asked=None, approved=0, passed=passed))
         return len(expired)
 
-    def _delete(self, expired: Expired, now: dt.datetime) -> None:
+    def _delete(self, expired: Expired, now: dt.datetime, rules: RetentionSettings) -> None:
         uid, last = expired.study.study_instance_uid, expired.study.last_received_at
 
         def require_expired(index: ReadIndex) -> None:
             """Keep a study that has received something since it was listed: the pass may have taken long."""
             for study in index.studies.stored(uid):
-                if study.last_received_at != last or (self._rules.only_converted and not study.settled):
+                if study.last_received_at != last or (rules.only_converted and not study.settled):
                     raise NotThere("an instance came meanwhile, or a series waits for its conversion again")
 
-        until = trash_until(self._rules, now)
+        until = trash_until(rules, now)
         order = Order("retention", f"retention: {expired.rule}", Terms(checked(require_expired)), until)
         try:
             plan = self._index.deletions.plan("study", uid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from time import monotonic
 
 import structlog
@@ -15,59 +16,17 @@ from node.errors import OutOfResources, ResultRefused, ResultsBusy
 from node.failpoints import reached
 from node.hookspecs import Results
 from node.index.database.index import Index
+from node.index.database.message_loops import MessageLoops
 from node.index.database.reading import ReadIndex
-from node.index.database.work_loop import Interrupted, MessageLoop, stop_loops
+from node.index.database.work_loop import Interrupted, MessageLoop
 from node.index.work.jobs import Job, JobEnded, ResultThere
 from node.index.work.ledger import REASON_LENGTH, Ended, Lane, after_failure
 from node.index.work.messages import Attempt, PendingEvent
 from node.metrics import Metrics
-from node.notify.channel import Channel, Delivered, NotDelivered, end_leftovers
+from node.notify.channel import Channel, Delivered, NotDelivered, end_leftovers, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.selector import compile_selector
-from node.settings.model import HookSettings
-
-
-class Notifier:
-    """Deliver events to every hook, continuing where the last process stopped.
-
-    Parameters
-    ----------
-    hooks : mapping of name to node.settings.model.HookSettings
-    channels : mapping of name to Channel
-        One for each hook; see `node.notify.channel.hook_channel`.
-    """
-
-    def __init__(
-        self,
-        hooks: Mapping[str, HookSettings],
-        channels: Mapping[str, Channel],
-        index: Index,
-        metrics: Metrics,
-        audit: Audit,
-        ae_title: str,
-        results: Results,
-        public_url: str = "",
-        held: Held = lambda files: nullcontext(),
-    ) -> None:
-        self._index, self._hooks = index, hooks
-        self.workers = [
-            HookWorker(
-                name, hook, channels[name], index, metrics, audit, ae_title, results, index.now, public_url, held
-            )
-            for name, hook in hooks.items()
-        ]
-
-    def start(self) -> None:
-        """Start delivery. A new hook receives events from now on."""
-        wants_instances = {Lane("hook", name): "instance-stored" in hook.on for name, hook in self._hooks.items()}
-        self._index.deliveries.begin("hook", wants_instances)
-        for worker in self.workers:
-            worker.start()
-
-    def stop(self, seconds: float) -> None:
-        """Start no further attempts; see `node.index.database.work_loop.stop_loops`."""
-        stop_loops(self.workers, seconds)
-
+from node.settings.model import HookSettings, Peer, Settings
 
 log = structlog.get_logger()
 
@@ -122,6 +81,17 @@ class HookWorker(MessageLoop):
     def _close(self) -> None:
         super()._close()
         self._channel.close()
+
+    def step(self) -> float | None:
+        """Deliver what is due, unless a person has paused the hook; the end of a pause wakes it."""
+        if not self._is_paused:
+            return super().step()
+        self._index.work.end_cancelled(self.lane, self._now())
+        return None
+
+    @property
+    def _is_paused(self) -> bool:
+        return self._index.routes.state(self.lane).is_paused
 
     def _attempt(self, pending: PendingEvent) -> Attempt:
         try:
@@ -229,18 +199,9 @@ class HookWorker(MessageLoop):
             raise NotDelivered(str(error), output=delivered.output) from error
 
     def _audit_export(self, message: HookMessage, result: Result) -> None:
-        """Record in the audit log that a receiver was, or may have been, sent patient data (PS3.15 A.5.3.5)."""
-        patient = message.content.get("patient")
-        if patient is None:
-            return
-        participants = [
-            Participant(self._ae_title, SOURCE, is_requestor=True),
-            Participant(f"hook {self._hook_name}", DESTINATION, self._hook.host),
-        ]
-        objects = [
-            {"study_instance_uid": message.content["study_instance_uid"], "patient_id": patient["patient_id"] or ""}
-        ]
-        self._audit.note(AuditMessage(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event))
+        line = export_line(self._hook_name, self._hook, message, self._ae_title, result)
+        if line is not None:
+            self._audit.note(line)
 
     def _is_wanted(self, message: HookMessage) -> bool:
         if self._titles and self._titles.isdisjoint(title.strip() for title in message.content["calling_ae_titles"]):
@@ -261,7 +222,7 @@ class HookWorker(MessageLoop):
 
     def _keep_pace(self) -> None:
         wait = self._next_at - monotonic()
-        if self._stopping.wait(max(0.0, wait)):
+        if self._stopping.wait(max(0.0, wait)) or self._is_paused:
             raise Interrupted
         self._next_at = monotonic() + 1 / MAX_MESSAGES_PER_SECOND
 
@@ -283,6 +244,69 @@ class HookWorker(MessageLoop):
         elif job is not None and self._hook.url is None:
             self._index.jobs.wait_here(job.id, self._now())
         return Attempt(pending, decision, attempts, error.output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the worker of a hook is built from; `peer`: the one that it notifies."""
+
+    hook: HookSettings
+    peer: Peer | None
+
+
+class Notifier(MessageLoops[_Plan, HookWorker]):
+    """Deliver events to every hook, continuing where the last process stopped.
+
+    `is_needed`: False on a host that only others deliver for.
+    """
+
+    kind, table = "hook", "hooks"
+
+    def __init__(
+        self,
+        settings: Settings,
+        index: Index,
+        metrics: Metrics,
+        audit: Audit,
+        results: Results,
+        held: Held = lambda files: nullcontext(),
+        *,
+        is_needed: bool = True,
+    ) -> None:
+        self._metrics, self._audit, self._results, self._held = metrics, audit, results, held
+        self._is_needed = is_needed
+        super().__init__(settings, index)
+
+    def _plans(self) -> dict[Lane, _Plan]:
+        hooks, peers = self._settings.hooks if self._is_needed else {}, self._settings.peers
+        return {Lane("hook", name): _Plan(hook, peers.get(hook.peer or "")) for name, hook in hooks.items()}
+
+    def _built(self, plans: Mapping[Lane, _Plan]) -> list[HookWorker]:
+        return [self._worker(lane.name, plan.hook) for lane, plan in plans.items()]
+
+    def _worker(self, name: str, hook: HookSettings) -> HookWorker:
+        channel = hook_channel(self._settings, name, self._index)
+        index, ae_title, url = self._index, self._settings.dicom.ae_title, self._settings.web.public_url
+        parts = index, self._metrics, self._audit, ae_title, self._results
+        return HookWorker(name, hook, channel, *parts, index.now, url, self._held)
+
+
+def export_line(
+    name: str, hook: HookSettings, message: HookMessage, ae_title: str, result: Result
+) -> AuditMessage | None:
+    """Return the line of the audit log that a receiver was, or may have been, sent patient data (PS3.15 A.5.3.5).
+
+    None: the message names no patient.
+    """
+    patient = message.content.get("patient")
+    if patient is None:
+        return None
+    participants = [
+        Participant(ae_title, SOURCE, is_requestor=True),
+        Participant(f"hook {name}", DESTINATION, hook.host),
+    ]
+    objects = [{"study_instance_uid": message.content["study_instance_uid"], "patient_id": patient["patient_id"] or ""}]
+    return AuditMessage(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event)
 
 
 def _dropped(pending: PendingEvent, reason: str) -> Attempt:

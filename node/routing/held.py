@@ -41,11 +41,6 @@ class HeldWorker(MessageLoop):
         self._failures_in_a_row = 0
         self._trouble = True  # of the process before this one
 
-    @property
-    def wants_instances(self) -> bool:
-        """Whether there are messages of single instances."""
-        return "instance-stored" in self._events
-
     def step(self) -> float | None:
         """Do what is due, unless everything is held; return the seconds until there may be more to do."""
         held = self._held_seconds()

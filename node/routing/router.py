@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-
-import structlog
 
 from node.archive.filesystem import Archive
 from node.association.client.association import address_of
@@ -19,10 +17,9 @@ from node.children.decoder import Decoder
 from node.children.forwarding import Change
 from node.dicom.coercion import Coercion
 from node.errors import OutOfResources, UsageError
-from node.failpoints import reached
 from node.hookspecs import RouteParts
 from node.index.database.index import Index
-from node.index.database.work_loop import stop_loops
+from node.index.database.message_loops import MessageLoops
 from node.index.work.ledger import Lane
 from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
@@ -39,12 +36,6 @@ from node.selector import Selector, compile_selector, without
 from node.settings.model import Destination as Receiver
 from node.settings.model import Peer, Route, Settings
 
-log = structlog.get_logger()
-
-
-FOLLOW_SECONDS = 2.0
-"""Longest wait for an instance under way to a destination whose route changes; then its connection is cut."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -56,11 +47,8 @@ class _Plan:
     before: tuple[Route, ...]
 
 
-class Router:
+class Router(MessageLoops[_Plan, HeldWorker]):
     """Send to every destination of every route, and what people send by hand.
-
-    Routes and peers may change while it runs (`Settings.follow`); the index has what waits, so that a kill at any time
-    leaves the workers of the old or of the new ones to the next start.
 
     Parameters
     ----------
@@ -72,6 +60,8 @@ class Router:
         Deletes what all destinations of a route have confirmed.
     """
 
+    kind, table = "route", "routes"
+
     def __init__(
         self,
         settings: Settings,
@@ -82,63 +72,22 @@ class Router:
         decoder: Decoder,
         delete_confirmed: Callable[[str], None],
     ) -> None:
-        self._settings, self._archive, self._index, self._decoder = settings, archive, index, decoder
+        self._archive, self._decoder = archive, decoder
         self._metrics, self._audit, self._delete_confirmed = metrics, audit, delete_confirmed
         self._turns: defaultdict[str, Turns] = defaultdict(Turns)
-        self._following = threading.Lock()
-        self._is_running = False
-        self._plans = _plans(settings)
-        self.workers = self._built(self._plans)
+        super().__init__(settings, index)
 
-    def start(self) -> None:
-        """Start to send. A new destination of a route receives events from now on."""
-        with self._following:
-            self._is_running = True
-            self._begin_lanes(self.workers, "their route is no longer there")
-            for worker in self.workers:
-                worker.start()
-        self._settings.follow(self._follow)
-
-    def _follow(self) -> None:
-        """Send by the routes, and to the peers, that the settings have now.
-
-        A destination of which nothing has changed goes on. Another one ends after the instance that is being sent, and
-        begins anew where the index says that it is. What waits for one that is gone is dropped.
-        """
-        with self._following:
-            if not self._is_running:
-                return
-            plans = _plans(self._settings)
-            stay = [worker for worker in self.workers if plans.get(worker.lane) == self._plans[worker.lane]]
-            new = self._built({lane: plan for lane, plan in plans.items() if plan != self._plans.get(lane)})
-            gone = [worker for worker in self.workers if worker not in stay]
-            self.workers, self._plans = stay, {worker.lane: plans[worker.lane] for worker in stay}
-            stop_loops(gone, FOLLOW_SECONDS)
-            reached("workers-ended")
-            self._begin_lanes([*stay, *new], "their route was changed or removed")
-            self.workers, self._plans = [*stay, *new], plans
-            for worker in new:
-                worker.start()
-
-    def begin_stop(self) -> None:
-        """Begin no further instance, and follow no further change; return once one under way is made."""
-        with self._following:
-            self._is_running = False
-        for worker in self.workers:
-            worker.begin_stop()
-
-    def stop(self, seconds: float) -> None:
-        """Begin no further instance; see `node.index.database.work_loop.stop_loops`."""
-        stop_loops(self.workers, seconds)
-
-    def _begin_lanes(self, workers: Sequence[HeldWorker], reason: str) -> None:
-        wants_instances = {worker.lane: worker.wants_instances for worker in workers}
-        dropped = self._index.deliveries.begin("route", wants_instances, self._settings.unusable_routes)
-        if dropped:
-            log.warning("route_messages_dropped", count=dropped, reason=reason)
+    def _plans(self) -> dict[Lane, _Plan]:
+        settings = self._settings
+        plans: dict[Lane, _Plan] = {}
+        for route_name, route in _routes(settings):
+            before = tuple(settings.routes[name] for name in settings.before(route_name)) if route.otherwise else ()
+            for number, name in enumerate(route.to):
+                target = settings.peers.get(name) or settings.destinations.get(name)
+                plans[lane_to(route_name, name)] = _Plan(route, number == 0, target, before)
+        return plans
 
     def _built(self, plans: Mapping[Lane, _Plan]) -> list[HeldWorker]:
-        """Return workers, which are not started. Raises UsageError if a file that one needs cannot be used."""
         changes: dict[str, Change] = {}
         workers: list[HeldWorker] = []
         for lane, plan in plans.items():
@@ -161,17 +110,6 @@ class Router:
         destination = _connected(settings, route, name, Transcoder(self._decoder, archive.incoming))
         deletes = partial(self._delete_confirmed, lane.name) if plan.deletes else None
         return RouteWorker(parts, destination, preparer, self._turns[name], deletes)
-
-
-def _plans(settings: Settings) -> dict[Lane, _Plan]:
-    """Return what to send where, by the lanes of the destinations."""
-    plans: dict[Lane, _Plan] = {}
-    for route_name, route in _routes(settings):
-        before = tuple(settings.routes[name] for name in settings.before(route_name)) if route.otherwise else ()
-        for number, name in enumerate(route.to):
-            target = settings.peers.get(name) or settings.destinations.get(name)
-            plans[lane_to(route_name, name)] = _Plan(route, number == 0, target, before)
-    return plans
 
 
 def _reported(archive: Archive, index: Index, key: str, problem: str) -> bool:

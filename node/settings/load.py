@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from shlex import quote
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from node.errors import UsageError, broken_rule, meant, nearest
 from node.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX
-from node.settings.model import Settings
+from node.settings.model import AddedTable, Settings
 
 NESTING = "__"
 EXAMPLE = "voxelnode config example"
@@ -56,10 +56,13 @@ class Configuration:
             yield key, value, self.origins.get(key, "added" if self._is_added(key) else "default")
 
     def _is_added(self, key: str) -> bool:
-        """Return whether a key is of a peer or a route that the index has beside the configuration."""
+        """Return whether a key is of what the index has beside the configuration."""
         table, _, rest = key.partition(".")
-        own = {"peers": self.settings.own_peers, "routes": self.settings.own_routes}.get(table)
-        return own is not None and bool(rest) and rest.partition(".")[0] not in own
+        if table == "retention":
+            set_now, own = (one.model_fields_set for one in (self.settings.retention, self.settings.own("retention")))
+            return rest.partition(".")[0] in set_now - own
+        is_named = table in get_args(AddedTable) and bool(rest)
+        return is_named and rest.partition(".")[0] not in self.settings.own(cast(AddedTable, table))
 
 
 def load(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from os.path import realpath
 from pathlib import Path
@@ -536,6 +537,11 @@ class Web(SettingsSection):
         description="disk for compressed frames and rendered pictures, in bytes; those read longest ago go first. "
         "0: none are kept",
     )
+    hook_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        description="addresses of this machine, or of its link (127.0.0.0/8, 169.254.0.0/16, ...), that hooks which "
+        'administrators add may send to, such as ["127.0.0.1"]; hooks of the configuration may send anywhere',
+    )
     oidc: Oidc = Field(Oidc(), description="accounts of an identity provider")
 
     @property
@@ -603,6 +609,19 @@ class HookSettings(SettingsSection):
     timeout_seconds: Seconds = Field(30, description="time limit of one attempt")
     attempts: int = Field(12, ge=1, le=1000, description="attempts to deliver a message before it is given up")
 
+    _secret: str | None = None
+
+    @property
+    def secret(self) -> str | None:
+        """What a hook that was added signs with, or sends: in no file, and no key, since keys are shown."""
+        return self._secret
+
+    def with_secret(self, secret: str | None) -> Self:
+        """Return the hook with its secret."""
+        copy = self.model_copy()
+        copy._secret = secret
+        return copy
+
     @property
     def kind(self) -> str:
         """The key that says who receives the messages."""
@@ -622,11 +641,6 @@ class HookSettings(SettingsSection):
     def host(self) -> str:
         """The host that messages go to by HTTP; empty: they do not."""
         return urlsplit(self.url or self.fhir or "").hostname or ""
-
-    @property
-    def reads_index(self) -> bool:
-        """Whether what is sent is read from the index beyond the message."""
-        return self.peer is not None or self.fhir is not None
 
     @property
     def names_patient(self) -> bool:
@@ -1025,6 +1039,53 @@ class ExtensionsSettings(SettingsSection):
     )
 
 
+AddedTable = Literal["peers", "routes", "hooks", "retention"]
+"""The tables beside which administrators may add something."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddedRules:
+    """The rules of retention that are in force, and the change that made them.
+
+    `confirmed`: how many studies the first pass may delete. `unconfirmed`: why nobody has confirmed the rules as they
+    are now, so that nothing is deleted by them; None: somebody has.
+    """
+
+    rules: RetentionSettings
+    change: str
+    confirmed: int = 0
+    unconfirmed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What administrators added beside the configuration.
+
+    `unusable`: by table, the names of what breaks a rule by now, such as for a peer that is gone, and why. It does
+    nothing, and keeps what waits for it.
+    """
+
+    peers: Mapping[str, Peer] = field(default_factory=dict)
+    routes: Mapping[str, Route] = field(default_factory=dict)
+    hooks: Mapping[str, HookSettings] = field(default_factory=dict)
+    retention: AddedRules | None = None
+    unusable: Mapping[AddedTable, Mapping[str, str]] = field(default_factory=dict)
+
+    def of(self, table: AddedTable) -> Mapping[str, Any]:
+        """Return what was added beside a table of names."""
+        found: Mapping[str, Any] = getattr(self, table)
+        return found
+
+    def unusable_in(self, table: AddedTable) -> Mapping[str, str]:
+        """Return the names in a table of what cannot be used, and why."""
+        return self.unusable.get(table, {})
+
+    def having(self, table: AddedTable, now: Any) -> Added:
+        """Return this with something else beside a table."""
+        changed: dict[str, Any] = {table: now}
+        return replace(self, **changed)
+
+
 class Settings(SettingsSection):
     """The tables of the core. The name is bound below to the whole configuration, with the tables of extensions."""
 
@@ -1046,9 +1107,8 @@ class Settings(SettingsSection):
     extensions: ExtensionsSettings = ExtensionsSettings()
 
     _loaded_from: tuple[Path | None, Mapping[str, str]] = (None, {})
-    _own_peers: Mapping[str, Peer] | None = None
-    _own_routes: Mapping[str, Route] | None = None
-    _unusable_routes: Mapping[str, str] = {}
+    _own: Mapping[AddedTable, Any] | None = None
+    _added: Added | None = None
     _followers: list[Callable[[], None]] = PrivateAttr(default_factory=list)
 
     def note_origins(self, file: Path | None, origins: Mapping[str, str]) -> None:
@@ -1060,51 +1120,47 @@ class Settings(SettingsSection):
         """The file that was read, and the origins of the values."""
         return self._loaded_from
 
-    @property
-    def own_peers(self) -> Mapping[str, Peer]:
-        """The peers of the configuration, without those that were added beside it."""
-        return self.peers if self._own_peers is None else self._own_peers
+    def own(self, table: AddedTable) -> Any:
+        """Return a table as the configuration has it, without what was added beside it."""
+        return getattr(self, table) if self._own is None else self._own[table]
 
     @property
-    def own_routes(self) -> Mapping[str, Route]:
-        """The routes of the configuration, without those that were added beside it."""
-        return self.routes if self._own_routes is None else self._own_routes
+    def added(self) -> Added:
+        """What was added beside the configuration."""
+        return self._added or Added()
 
-    @property
-    def unusable_routes(self) -> Mapping[str, str]:
-        """The names of routes that were added and break a rule by now, such as for a peer that is gone, and why."""
-        return self._unusable_routes
-
-    def add(self, peers: Mapping[str, Peer], routes: Mapping[str, Route], unusable: Mapping[str, str]) -> None:
-        """Have these peers and routes beside those of the configuration, which keep their names, and no others.
+    def add(self, added: Added) -> None:
+        """Have this beside the configuration, whose names and keys take precedence, and nothing else.
 
         The mappings are replaced, so that who goes through them meets no change; then everybody follows.
-
-        `unusable`: names of further routes, which send nothing and keep what waits for them, and why.
         """
-        self._have(peers, routes)
-        self._unusable_routes = unusable
+        self._have(added)
         for follow in self._followers:
             follow()
 
     def follow(self, follow: Callable[[], None]) -> None:
-        """Call `follow` each time that peers or routes may have changed."""
+        """Call `follow` each time that what was added may have changed."""
         self._followers.append(follow)
 
-    def _have(self, peers: Mapping[str, Peer], routes: Mapping[str, Route]) -> None:
-        own_peers, own_routes = self.own_peers, self.own_routes
-        self._own_peers, self._own_routes = own_peers, own_routes
-        added = {name: route for name, route in routes.items() if name not in own_routes}
-        self.__dict__["peers"], self.__dict__["routes"] = {**peers, **own_peers}, {**own_routes, **added}
+    def _have(self, added: Added) -> None:
+        self._own = {table: self.own(table) for table in get_args(AddedTable)}
+        self._added = added
+        now = self.__dict__
+        now["peers"] = {**added.peers, **self.own("peers")}
+        tables: tuple[AddedTable, ...] = ("routes", "hooks")
+        for table in tables:
+            own = self.own(table)
+            now[table] = {**own, **{name: one for name, one in added.of(table).items() if name not in own}}
+        now["retention"] = added.retention.rules if added.retention is not None else self.own("retention")
 
     def mistakes(self) -> list[str]:
-        """Return the rules that are broken by now, since peers and routes were added."""
+        """Return the rules that are broken by now, since something was added."""
         return list(self._mistakes())
 
-    def having(self, peers: Mapping[str, Peer], routes: Mapping[str, Route]) -> Self:
-        """Return a copy with these peers and routes beside those of the configuration."""
+    def having(self, added: Added) -> Self:
+        """Return a copy with this beside the configuration."""
         copy = self.model_copy()
-        copy._have(peers, routes)
+        copy._have(added)
         return copy
 
     def table(self, model: type[_Table]) -> _Table:

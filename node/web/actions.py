@@ -66,6 +66,20 @@ def change_route(
     return {"action": action, "changed": changed}
 
 
+def change_hook(call: Call, hook: str, action: Literal["pause", "resume", "retry"]) -> Mapping[str, Any]:
+    """Pause a hook, let it go on, or try again; the result says how much ``changed``."""
+    if hook not in call.node.settings.hooks:
+        raise ResourceNotFound("hook")
+    if action == "retry":
+        changed = call.node.actions["retry-deliveries"](hook=hook, message_id=None)["waiting"]
+        done = f"retry of {counted(changed, 'message')}"
+    else:
+        changed = call.node.actions["pause-hooks"](hooks=[hook], paused=action == "pause")["changed"]
+        done = action
+    call.audit.configured(Action.UPDATE, f"hook {hook}: {done}")
+    return {"action": action, "changed": changed}
+
+
 def require_destination(node: Services, route: str, destination: str) -> tuple[str, str]:
     """Return the names of a route and of a destination that it has, or raise ResourceNotFound."""
     name = "" if route == BY_HAND else route

@@ -35,7 +35,7 @@ SINCE = frozenset(
     {
         "lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes", "shares",
         "projects", "project_members", "limited_accounts", "project_contents", "added_peers",
-        "added_routes", "copied_series", "copied_instances", "security_keys",
+        "added_routes", "added_hooks", "added_retention", "copied_series", "copied_instances", "security_keys",
     }
 )  # fmt: skip
 """Tables that this version did not have."""

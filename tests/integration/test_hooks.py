@@ -23,7 +23,7 @@ from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
 from node.retries import jittered_wait_seconds
 from node.settings.convert import Convert
-from node.settings.model import HookSettings
+from node.settings.model import HookSettings, Settings
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series
@@ -518,8 +518,7 @@ def test_a_slow_hook_holds_up_no_other_and_a_stop_does_not_wait_for_it(root: Roo
         hooks = {
             name: HookSettings(on=("instance-stored",), url=one.url) for name, one in (("slow", slow), ("quick", quick))
         }
-        channels = {name: channel_of(name, hook) for name, hook in hooks.items()}
-        notifier = Notifier(hooks, channels, root.index, Metrics(), audit, "VOXELNODE", root.results)
+        notifier = Notifier(Settings(hooks=hooks), root.index, Metrics(), audit, root.results)
         notifier.start()
         try:
             take(root, make.ct_series(4))

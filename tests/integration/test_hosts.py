@@ -402,7 +402,7 @@ def test_hosts_that_differ_say_so_and_nothing_is_deleted_meanwhile(
     assert problems() == {}
     rules = RetentionSettings(days=1, only_converted=False)
     audit = Audit(tmp_path, "VOXELNODE", now=a.index.now)
-    retention = Retention(Archive(tmp_path), a.index, audit, Metrics(), rules, a.index.now)
+    retention = Retention(Archive(tmp_path), a.index, audit, Metrics(), Settings(retention=rules), a.index.now)
 
     tell(b, of_b, -600.2)
     assert problems() == {

@@ -15,7 +15,7 @@ from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.settings.convert import Convert
-from node.settings.model import RetentionSettings
+from node.settings.model import RetentionSettings, Settings
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series
@@ -28,7 +28,9 @@ DAY = 86400
 
 def retention(root: Root, **rules: Any) -> Retention:
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    return Retention(root.archive, root.index, audit, Metrics(), RetentionSettings(**rules), root.clock)
+    return Retention(
+        root.archive, root.index, audit, Metrics(), Settings(retention=RetentionSettings(**rules)), root.clock
+    )
 
 
 def take_study(root: Root, title: str = "CT1", **attributes: Any) -> str:
@@ -122,7 +124,7 @@ def test_a_study_that_receives_an_instance_after_it_was_listed_stays(root: Root,
     root.clock.move(31 * DAY)
     audit = SlowAudit(root, lambda: root.take(late, Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1")))
     rules = RetentionSettings(days=30, trash_days=trash_days)
-    Retention(root.archive, root.index, audit, Metrics(), rules, root.clock).run_once(root.clock())
+    Retention(root.archive, root.index, audit, Metrics(), Settings(retention=rules), root.clock).run_once(root.clock())
     kept = {row["sop_instance_uid"] for row in view_rows(root.folder, "SELECT sop_instance_uid FROM v_images")}
     assert kept == {str(ds.SOPInstanceUID) for ds in (*early, late)}
     assert "not done: the index did not change" in (root.folder / "audit.jsonl").read_text()
@@ -145,7 +147,7 @@ def test_a_study_stays_whose_last_instance_is_acknowledged_and_not_indexed_yet(
 
     rules = RetentionSettings(days=30)
     audit = SlowAudit(root, acknowledge)
-    Retention(root.archive, root.index, audit, Metrics(), rules, root.clock).run_once(root.clock())
+    Retention(root.archive, root.index, audit, Metrics(), Settings(retention=rules), root.clock).run_once(root.clock())
     assert len(view_rows(root.folder, "SELECT sop_instance_uid FROM v_images")) == 4
 
 
@@ -168,7 +170,7 @@ def served(root: Root, machine: Machine, **rules: Any) -> Retention:
     """Retention as after a restart of the node."""
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
     settings = RetentionSettings(only_converted=False, **rules)
-    return Retention(root.archive, root.index, audit, Metrics(), settings, root.clock, machine)
+    return Retention(root.archive, root.index, audit, Metrics(), Settings(retention=settings), root.clock, machine)
 
 
 def waits_for(root: Root) -> str:
@@ -269,7 +271,9 @@ def test_a_pass_takes_the_time_that_was_looked_at(root: Root) -> None:
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
     rules = RetentionSettings(days=30, only_converted=False)
     later = root.clock() + dt.timedelta(days=4000)
-    Retention(root.archive, root.index, audit, Metrics(), rules, lambda: next(moments, later), machine).step()
+    Retention(
+        root.archive, root.index, audit, Metrics(), Settings(retention=rules), lambda: next(moments, later), machine
+    ).step()
     assert studies(root) == {taken}
 
 

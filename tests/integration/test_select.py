@@ -16,7 +16,7 @@ from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
-from node.settings.model import RetentionSettings
+from node.settings.model import RetentionSettings, Settings
 from node.writers.options import write_options
 from tests import make
 from tests.converting import convert_series
@@ -147,7 +147,12 @@ def test_retention_keeps_studies_with_a_series_that_fits(root: Root) -> None:
     root.clock.move(40 * 86400)
     rules = RetentionSettings(days=30, only_converted=False, keep_where={"body_part": "HEAD"})
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    assert Retention(root.archive, root.index, audit, Metrics(), rules, root.clock).run_once(root.clock()) == 1
+    assert (
+        Retention(root.archive, root.index, audit, Metrics(), Settings(retention=rules), root.clock).run_once(
+            root.clock()
+        )
+        == 1
+    )
     audit.close()
     assert selected(root, 'modality == "CT"') == [kept]
     assert gone not in selected(root, 'modality == "CT"')

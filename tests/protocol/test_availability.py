@@ -61,10 +61,9 @@ def settings(pacs: Pacs) -> Settings:
 def notified(node: Running, settings: Settings, tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Let a series of a node become quiet, whose hook notifies the peer."""
     index = node.ingest.index
-    channels = {"ian": hook_channel(settings, "ian", index)}
     results = ResultIntake(index, node.ingest, node.metrics)
     audit = Audit(tmp_path, "VOXELNODE")
-    notifier = Notifier(settings.hooks, channels, index, node.metrics, audit, "VOXELNODE", results)
+    notifier = Notifier(settings, index, node.metrics, audit, results)
     notifier.start()
 
     def quiet(*instances: Dataset) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,29 +9,22 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
-from node.association.client.association import Address
-from node.association.client.send import send_files
-from node.control.node import Node
 from node.control.repository import Repository
 from node.errors import UsageError
-from node.index.nouns.accounts import Role
-from node.index.nouns.added import AddedRouteRepository
-from node.settings.model import Settings
-from tests import make
+from node.index.nouns.added import ADDED
 from tests.acceptance.served import until
 from tests.peers import Pacs, Proxy
 from tests.preloaded import run
 from tests.rows import view_rows
-from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, hash_once
+from tests.web.added import PAGE, WEB, Started, audited, chief_of, settings_of, signed_in
+from tests.web.conftest import DEADLINE_SECONDS, PASSWORD
 from tests.web.pages import Visitor, accessibility_faults, start_browser
 
 pytestmark = pytest.mark.slow
 
-PAGE = "/administration/connections"
 NO_SERIES = {"file": {"to": ["pacs"], "where": 'modality == "XX"'}}
-WEB = {"port": 0, "authentication": "always"}
 
 
 @pytest.fixture
@@ -45,78 +37,6 @@ def browser() -> Iterator[Browser]:
 def pacs() -> Iterator[Pacs]:
     with Pacs() as peer:
         yield peer
-
-
-def settings_of(root: Path, pacs: Pacs | None = None, **tables: Any) -> Settings:
-    peers: dict[str, Any] = {"modality": {"ae_title": "CT1"}}
-    if pacs is not None:
-        peers["pacs"] = {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}
-    values: dict[str, Any] = {
-        "storage": {"root": root, "reserve_bytes": 0},
-        "dicom": {"host": "127.0.0.1", "port": 0},
-        "web": {"enabled": False},
-        "peers": peers,
-    }
-    return Settings.model_validate({**values, **tables})
-
-
-class Started:
-    """A node, and what sends to it and looks at it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.node = Node(settings)
-        endpoints = self.node.start()
-        assert endpoints.dicom is not None
-        self.address = Address(endpoints.dicom.ae_title, "127.0.0.1", endpoints.dicom.port)
-        self.url = endpoints.web or ""
-        self.root = settings.storage.root
-
-    def receive(self, folder: Path, **attributes: Any) -> list[str]:
-        """Send a series of two images to it; return their UIDs once the index has them."""
-        series = make.ct_series(2, **attributes)
-        files = [folder / f"{ds.SOPInstanceUID}.dcm" for ds in series]
-        for ds, file in zip(series, files, strict=True):
-            ds.save_as(file, enforce_file_format=True)
-        send_files(files, self.address, "CT1")
-        uids = [str(ds.SOPInstanceUID) for ds in series]
-        until(lambda: set(uids) <= self.received(), DEADLINE_SECONDS, "the rows of what it took")
-        return uids
-
-    def received(self) -> set[str]:
-        return {row["sop_instance_uid"] for row in view_rows(self.root, "SELECT sop_instance_uid FROM v_images")}
-
-    def states(self) -> dict[str, dict[str, Any]]:
-        """The destinations of its routes by the names of both."""
-        rows = view_rows(self.root, "SELECT * FROM v_routes WHERE route <> ''")
-        return {f"{row['route']}/{row['destination']}": row for row in rows}
-
-    def act(self, action: str, **arguments: Any) -> dict[str, Any]:
-        return dict(self.node._repository.actions.by_name[action](**arguments))
-
-    def stop(self) -> None:
-        self.node.stop(5)
-
-
-def chief_of(settings: Settings) -> None:
-    with Repository(settings) as store:
-        store.index.accounts.set("chief", Role.ADMIN, hash_once(PASSWORD), store.ingest.now())
-        store.index.accounts.set("writer", Role.WRITE, hash_once(PASSWORD), store.ingest.now())
-
-
-def signed_in(visitor: Visitor) -> Page:
-    page = visitor.open("/login")
-    page.locator("input[name=name]").fill("chief")
-    page.locator("input[name=password]").fill(PASSWORD)
-    page.locator("input[name=password]").press("Enter")
-    page.wait_for_url(lambda url: "/login" not in url)
-    page.goto(PAGE)
-    return page
-
-
-def audited(root: Path, what: str) -> list[dict[str, Any]]:
-    whole, _, _ = (root / "audit.jsonl").read_text().rpartition("\n")
-    return [line for line in map(json.loads, whole.splitlines()) if what in line.get("detail", "")]
 
 
 def has(pacs: Pacs, uids: list[str]) -> bool:
@@ -331,7 +251,7 @@ def test_a_wrong_selector_an_unknown_peer_and_a_name_of_the_file_are_refused(tmp
         for name in ("file", "nobody"):
             with pytest.raises(UsageError):
                 actions["remove-route"](name=name, who="chief")
-        assert store.index.repository(AddedRouteRepository).listed() == []
+        assert store.index.repository(ADDED["routes"]).listed() == []
         actions["set-route"](name="ct", who="chief", route={"to": ["pacs"], "where": 'modality == "CT"'})
         actions["set-route"](name="rest", who="chief", route={"to": ["pacs"], "otherwise": ["ct"]})
         with pytest.raises(UsageError, match=r"routes\.rest"):
@@ -351,7 +271,7 @@ def test_a_route_whose_peer_left_the_configuration_keeps_what_waits_until_the_pe
         until(lambda: here.states()["all/pacs"]["instances_behind"] == 2, DEADLINE_SECONDS, "it waits")
         here.stop()
         here = Started(settings_of(tmp_path / "root"))
-        assert list(here.settings.unusable_routes) == ["all"]
+        assert list(here.settings.added.unusable_in("routes")) == ["all"]
         assert here.states()["all/pacs"]["instances_behind"] == 2
         here.stop()
         here = Started(settings_of(tmp_path / "root", pacs))

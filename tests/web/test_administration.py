@@ -191,8 +191,8 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     paused = chief.post("/administration/routes/night/pacs", data={"action": "pause"})
     assert paused.headers["location"] == "/administration/connections"
     assert "paused" in chief.get("/administration/connections").text
-    assert chief.post("/administration/hooks/bell/retry").status_code == 303
-    assert chief.post("/administration/hooks/bel/retry").status_code == 404
+    assert chief.post("/administration/hooks/bell", data={"action": "retry"}).status_code == 303
+    assert chief.post("/administration/hooks/bel", data={"action": "retry"}).status_code == 404
     assert chief.post("/administration/routes/night/ct", data={"action": "pause"}).status_code == 404
     assert "no series yet" in chief.post("/administration/hooks/bell/test").text
     site.take(make.instance())
@@ -209,7 +209,7 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     for path in ("connections", "retention", "changes"):
         assert ann.get(f"/administration/{path}").status_code == 403, path
         assert chief.get(f"/administration/{path}").status_code == 200, path
-    assert ann.post("/administration/hooks/bell/retry").status_code == 403
+    assert ann.post("/administration/hooks/bell", data={"action": "retry"}).status_code == 403
     assert ann.post("/administration/peers", data={"name": "ct2", "ae_title": "CT2"}).status_code == 403
     assert ann.post("/administration/hooks/bell/test").status_code == 403
 

@@ -40,6 +40,7 @@ REPLAY_SECONDS = 1.0
 
 HOOKS: Columns = {
     "hook": "hook", "events": lambda row: ", ".join(row["on"]), "channel": "by",
+    "state": lambda row: "paused" if row.get("paused") else "",
     "delivered": optional("delivered"), "last": optional("delivered_at"), "waiting": optional("waiting"),
     "given up": optional("given_up"), "instances behind": optional("instances_behind"),
 }  # fmt: skip
@@ -68,6 +69,7 @@ class MessageNotDelivered(VoxelnodeError):
 @hooks.command("list")
 def list_hooks(root: Root) -> Listing:
     """List the hooks and the progress of their deliveries."""
+    root.know_added()
     with root.reading() as index:
         progress = index.hooks.progress()
     rows = [_described(name, hook) | progress.get(name, {}) for name, hook in root.settings.hooks.items()]
@@ -114,7 +116,7 @@ def try_(
     The message contains "test": true; its files exist. The node need not be running.
     """
     settings = root.settings
-    hook = _configured(root, name)
+    hook = configured(root, name)
     if event is not None and event not in hook.on:
         raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
@@ -211,7 +213,7 @@ def replay_hook(
     all others, and new events keep room: with a running node, the command waits until all have found room. If it is
     interrupted, the same command continues.
     """
-    hook = _configured(root, name)
+    hook = configured(root, name)
 
     from node.index.work.deliveries import REPLAYED
 
@@ -281,12 +283,14 @@ def retry_hook(
 
     A running node delivers them at once; otherwise the next start does.
     """
-    _configured(root, name)
+    configured(root, name)
     done = root.perform("retry-deliveries", hook=name, message_id=message_id)
     return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt")
 
 
-def _configured(root: Root, name: str) -> HookSettings:
+def configured(root: Root, name: str) -> HookSettings:
+    """Return a hook, of the configuration or added. Raises UsageError if there is none of the name."""
+    root.know_added()
     known = root.settings.hooks
     if name not in known:
         configured = f"configured: {', '.join(known)}" if known else "none are configured"

@@ -1,8 +1,7 @@
 """Administration in the browser.
 
-Accounts and one's own account; peers and routes, which are added here as well; hooks and retention, as the
-configuration has them, with what may be done about each; the configuration with where each value comes from; the newest
-changes and log lines.
+Accounts and one's own account; peers, routes and hooks, which are added here as well; the rules of retention, some of
+which are set here; the configuration with where each value comes from; the newest changes and log lines.
 """
 
 from __future__ import annotations
@@ -17,11 +16,13 @@ class _Administration(Extension):
 
     name = "administration"
     routers = (
-        Router("rest", f"{__name__}.rest:router"),
-        Router("rest", f"{__name__}.route_rest:router"),
+        *(
+            Router("rest", f"{__name__}.{module}:router")
+            for module in ("rest", "route_rest", "hook_rest", "retention_rest")
+        ),
         *(
             Router("pages", f"{__name__}.{module}:router")
-            for module in ("pages", "own", "connections", "route_forms", "retention", "changes")
+            for module in ("pages", "own", "connections", "route_forms", "hook_forms", "retention", "changes")
         ),
     )
     menu = (MenuEntry("/administration", "Administration"),)

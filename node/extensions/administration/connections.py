@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
-from node.audit.audit_log import Action
-from node.counted import counted
-from node.errors import UsageError, VoxelnodeError
+from node.extensions.administration.additions import NONE_YET
+from node.extensions.administration.hook_forms import KINDS
 from node.extensions.administration.own import require_session
 from node.extensions.administration.route_forms import choices
-from node.extensions.pages.rendering import SEE_OTHER, fragment, page
+from node.extensions.pages.rendering import SEE_OTHER, page
 from node.index.database.reading import ReadIndex
-from node.index.nouns.added import AddedPeerRepository, AddedRouteRepository
+from node.index.nouns.added import ADDED
 from node.index.work.routes import outstanding
-from node.notify.channel import hook_channel
-from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
 from node.settings.load import Configuration
-from node.settings.model import HookSettings, Settings, Verb
+from node.settings.model import AddedTable, HookEvent, Settings, Verb
 from node.web import actions
 from node.web.access import AdminCall
-from node.web.errors import ResourceNotFound
-from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
 PAGE = "/administration/connections"
 
-TESTED_SERIES = 100
-"""Newest series, of which a test takes the first that has what the event needs."""
+TABLES: tuple[AddedTable, ...] = ("peers", "routes", "hooks")
+"""What is added on the page."""
 
 NAMES = re.compile(r"[,\s]+")
 """What is between the networks of a peer in its form."""
 
-HookName = Annotated[str, Path(max_length=64)]
+PeerName = Annotated[str, Path(max_length=64)]
 
 
 class PeerForm(BaseModel):
@@ -56,6 +47,7 @@ class PeerForm(BaseModel):
     may: tuple[Verb, ...] = ()
     tls: bool = False
     certificate: Annotated[str, Field(max_length=256)] = ""
+    seen: Annotated[str | None, Field(max_length=64)] = None
 
     def peer(self) -> dict[str, Any]:
         """Return the table of the peer."""
@@ -74,52 +66,46 @@ class NewPeer(PeerForm):
 @router.get(PAGE)
 def connections(call: AdminCall) -> Response:
     """Peers with a test of each, routes with what waits for their destinations, and hooks."""
-    settings = call.node.settings
-    with call.node.index.reading(wait=False) as index:
-        routes, hooks = list(_routes(settings, index)), _hooks(settings, index)
-        waiting = Counter[str]()
-        for row in index.routes.destinations():
-            waiting[row["route"]] += outstanding(row)
+    settings, index = call.node.settings, call.node.index
+    waiting = Counter[tuple[str, str]]()
+    with index.reading(wait=False) as view:
+        routes, hooks = list(_routes(settings, view)), _hooks(settings, view)
+        for row in view.routes.destinations():
+            waiting["routes", row["route"]] += outstanding(row)
+        for name, row in view.hooks.progress().items():
+            waiting["hooks", name] = outstanding(row)
+    beside = {table: index.repository(ADDED[table]).listed() for table in TABLES}
+    own = {table: settings.own(table) for table in TABLES}
+    added = {table: {row.name: row for row in rows if row.name not in own[table]} for table, rows in beside.items()}
+    hidden = {table: [row for row in rows if row.name in own[table]] for table, rows in beside.items()}
     values: dict[str, Any] = {"peers": settings.peers, "verbs": get_args(Verb), "routes": routes, "hooks": hooks}
-    repository = call.node.index.repository
-    added = {one.name: one for one in repository(AddedPeerRepository).listed() if one.name not in settings.own_peers}
-    rows = repository(AddedRouteRepository).listed()
-    values["added_routes"] = {one.name: one for one in rows if one.name not in settings.own_routes}
-    values |= {
-        "waiting": waiting,
-        "rules": settings.routes,
-        "unusable": settings.unusable_routes,
-        "choices": choices(settings),
-    }
-    file = Configuration.of(settings).file
-    return page(call, "connections.html", part="connections", **values, added=added, file=file)
+    values |= {"added": added, "hidden": hidden, "waiting": waiting, "choices": choices(settings)}
+    values |= {"known": {table: getattr(settings, table) for table in TABLES}, "unusable": settings.added.unusable}
+    values |= {"hook_events": get_args(HookEvent), "kinds": KINDS}
+    return page(call, "connections.html", part="connections", file=Configuration.of(settings).file, **values)
 
 
 @router.post("/administration/peers")
 def add_peer(call: AdminCall, form: Annotated[NewPeer, Form()]) -> Response:
     """Add a peer, which may associate and is called at once."""
     require_session(call)
-    if form.name in call.node.settings.peers:
-        raise UsageError(f"there is a peer {form.name}: choose another name")
-    call.act("set-peer", name=form.name, peer=form.peer())
+    call.act("set-peer", name=form.name, peer=form.peer(), seen=NONE_YET)
     return RedirectResponse(PAGE, SEE_OTHER)
 
 
 @router.post("/administration/peers/{name}")
-def change_peer(call: AdminCall, name: HookName, form: Annotated[PeerForm, Form()]) -> Response:
+def change_peer(call: AdminCall, name: PeerName, form: Annotated[PeerForm, Form()]) -> Response:
     """Change a peer that was added here."""
     require_session(call)
-    if name not in call.node.settings.peers:
-        raise UsageError("there is no such peer: somebody has removed it")
-    call.act("set-peer", name=name, peer=form.peer())
+    call.act("set-peer", name=name, peer=form.peer(), seen=form.seen)
     return RedirectResponse(PAGE, SEE_OTHER)
 
 
 @router.post("/administration/peers/{name}/remove")
-def remove_peer(call: AdminCall, name: HookName) -> Response:
+def remove_peer(call: AdminCall, name: PeerName, seen: Annotated[str | None, Form(max_length=64)] = None) -> Response:
     """Remove a peer that was added here: its next association is rejected."""
     require_session(call)
-    call.act("remove-peer", name=name)
+    call.act("remove-peer", name=name, seen=seen)
     return RedirectResponse(PAGE, SEE_OTHER)
 
 
@@ -130,56 +116,6 @@ def change_route(
     """Pause a destination of a route, let it go on, or try again."""
     actions.change_route(call, route, destination, action)
     return RedirectResponse(PAGE, SEE_OTHER)
-
-
-@router.post("/administration/hooks/{hook}/retry")
-def retry_hook(call: AdminCall, hook: HookName) -> Response:
-    """Deliver again what was given up, or waits for its next attempt."""
-    if hook not in call.node.settings.hooks:
-        raise ResourceNotFound("hook")
-    waiting = call.node.actions["retry-deliveries"](hook=hook, message_id=None)["waiting"]
-    call.audit.configured(Action.UPDATE, f"hook {hook}: retry of {counted(waiting, 'message')}")
-    return RedirectResponse(PAGE, SEE_OTHER)
-
-
-@router.post("/administration/hooks/{hook}/test")
-def test_hook(call: AdminCall, hook: HookName) -> Response:
-    """Deliver a message of the newest series, marked as a test, and tell what the receiver answered."""
-    if hook not in call.node.settings.hooks:
-        raise ResourceNotFound("hook")
-    message = _test_message(call.node, call.node.settings.hooks[hook])
-    if message is None:
-        return fragment(call, "hook_tested.html", problem="There is no series yet that has what the message needs.")
-    call.audit.configured(Action.EXECUTE, f"hook {hook}: test message")
-    problem = ""
-    try:
-        _deliver(call.node.settings, hook, message)
-    except VoxelnodeError as error:
-        problem = str(error)
-    return fragment(call, "hook_tested.html", problem=problem)
-
-
-def _test_message(node: Services, hook: HookSettings) -> HookMessage | None:
-    """Return the message of the first event of a hook, of the newest series that has one; None: no series has."""
-    now, ae_title = dt.datetime.now(dt.UTC), node.settings.dicom.ae_title
-    with node.index.reading() as index:
-        for row in index.series.newest(TESTED_SERIES):
-            key = (row["study_instance_uid"], row["series_instance_uid"])
-            try:
-                return compose_test(index, hook.on[0], key, ae_title, now, include_patient=hook.names_patient)
-            except NothingLeft:
-                continue
-    return None
-
-
-def _deliver(settings: Settings, name: str, message: HookMessage) -> None:
-    """Deliver a test message in the time that the hook has for any; results are thrown away. Raises NotDelivered."""
-    hook = settings.hooks[name]
-    with ExitStack() as opened, closing(hook_channel(settings, name)) as channel:
-        if hook.results and hook.url is None:
-            out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
-            message = with_job(message, "test", "", "", out)
-        channel.deliver(message, threading.Event())
 
 
 def _routes(settings: Settings, index: ReadIndex) -> Iterator[dict[str, Any]]:
@@ -193,11 +129,12 @@ def _routes(settings: Settings, index: ReadIndex) -> Iterator[dict[str, Any]]:
 
 
 def _hooks(settings: Settings, index: ReadIndex) -> list[dict[str, Any]]:
-    progress = index.hooks.progress()
-    return [
-        {"name": name, "hook": hook, "by": hook.receiver, "where": _text(hook.where), "row": progress.get(name)}
+    progress, troubles = index.hooks.progress(), index.hooks.troubles()
+    own: dict[str, dict[str, Any]] = {
+        name: {"name": name, "hook": hook, "where": _text(hook.where), "trouble": troubles.get(name)}
         for name, hook in settings.hooks.items()
-    ]
+    }
+    return [{**progress.get(name, {}), **values} for name, values in own.items()]
 
 
 def _text(where: str | Mapping[str, Any] | None) -> str:

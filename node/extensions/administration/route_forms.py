@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.errors import UsageError, VoxelnodeError
+from node.extensions.administration.additions import NONE_YET
 from node.extensions.administration.own import require_session
 from node.extensions.administration.routes import MAX_TRIED_SERIES
 from node.extensions.pages.rendering import SEE_OTHER, fragment
@@ -48,6 +49,7 @@ class RouteForm(BaseModel):
     return_to_sender: bool = False
     attempts: int = 12
     drops: Messages = 0
+    seen: Annotated[str | None, Field(max_length=64)] = None
     series: SeriesCount = TRIED_SERIES
 
     def route(self) -> dict[str, Any]:
@@ -75,9 +77,7 @@ class NewRoute(RouteForm):
 def add_route(call: AdminCall, form: Annotated[NewRoute, Form()]) -> Response:
     """Add a route, which sends what comes from now on."""
     require_session(call)
-    if form.name in call.node.settings.routes:
-        raise UsageError(f"there is a route {form.name}: choose another name")
-    call.act("set-route", name=form.name, route=form.route())
+    call.act("set-route", name=form.name, route=form.route(), seen=NONE_YET)
     return RedirectResponse(PAGE, SEE_OTHER)
 
 
@@ -85,17 +85,20 @@ def add_route(call: AdminCall, form: Annotated[NewRoute, Form()]) -> Response:
 def change_rules(call: AdminCall, name: RouteName, form: Annotated[RouteForm, Form()]) -> Response:
     """Change a route that was added."""
     require_session(call)
-    if name not in call.node.settings.routes:
-        raise UsageError("there is no such route: somebody has removed it")
-    call.act("set-route", name=name, route=form.route(), drops=form.drops)
+    call.act("set-route", name=name, route=form.route(), drops=form.drops, seen=form.seen)
     return RedirectResponse(PAGE, SEE_OTHER)
 
 
 @router.post("/administration/added-routes/{name}/remove")
-def remove_route(call: AdminCall, name: RouteName, drops: Annotated[Messages, Form()] = 0) -> Response:
+def remove_route(
+    call: AdminCall,
+    name: RouteName,
+    drops: Annotated[Messages, Form()] = 0,
+    seen: Annotated[str | None, Form(max_length=64)] = None,
+) -> Response:
     """Remove a route that was added, and drop as many messages as the page has told."""
     require_session(call)
-    call.act("remove-route", name=name, drops=drops)
+    call.act("remove-route", name=name, drops=drops, seen=seen)
     return RedirectResponse(PAGE, SEE_OTHER)
 
 

@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query, Response
 from pydantic import ConfigDict, Field
 
+from node.extensions.administration.additions import Listed, listed
 from node.extensions.administration.routes import MAX_TRIED_SERIES
+from node.extensions.administration.rules import Rules, changed, one_of, require_account
 from node.index.database.reading import ReadIndex
-from node.index.nouns.added import AddedRouteRepository
-from node.settings.model import Route, RouteEvent
-from node.web.access import LOCAL, AdminCall, Call
+from node.settings.model import RouteEvent
+from node.web.access import AdminCall, Call
 from node.web.api.changes import Change, tagged
-from node.web.api.models import Moment, Resource
+from node.web.api.models import Resource
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
-from node.web.errors import Forbidden, ResourceNotFound
 from node.web.problem_types import FOREIGN_PAGE, INVALID_REQUEST, NOT_FOUND
 
 router = api_router("routes")
@@ -54,17 +54,13 @@ class RouteFields(Resource):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class RouteRules(Resource):
+class RouteRules(Rules):
     """A route: its rules with the defaults, and who added it; null: it is of the configuration, and changed there.
 
     `unusable`: why a route that was added sends nothing, such as because its peer is gone.
     """
 
     route: str
-    rules: dict[str, Any]
-    changed_by: str | None
-    changed_at: Moment | None
-    unusable: str | None
 
 
 class AllRouteRules(Resource):
@@ -108,7 +104,7 @@ class TriedRoute(Resource):
 @router.get("/route-rules")
 def list_route_rules(call: AdminCall) -> AllRouteRules:
     """The rules of all routes, with where each comes from."""
-    return AllRouteRules(items=_rules(call))
+    return AllRouteRules(items=[_rules(one) for one in listed(call.node.settings, call.node.index, "routes")])
 
 
 @router.get(RULES, responses=single())
@@ -122,7 +118,7 @@ def set_route_rules(
     call: AdminCall, change: Change, route: RouteName, fields: RouteFields, drops: Dropped = 0
 ) -> SetRoute:
     """Add a route, or change one that was added. It takes effect at once."""
-    _require_account(call)
+    require_account(call)
 
     def current(_: ReadIndex) -> RouteRules:
         return _rules_of(call, route)
@@ -135,7 +131,7 @@ def set_route_rules(
 @router.delete(RULES, responses=problems(*OF_CHANGES))
 def remove_route(call: AdminCall, change: Change, route: RouteName, drops: Dropped = 0) -> RemovedRoute:
     """Remove a route that was added."""
-    _require_account(call)
+    require_account(call)
 
     def current(_: ReadIndex) -> RouteRules:
         return _rules_of(call, route)
@@ -164,31 +160,9 @@ def try_route_rules(
     return TriedRoute(series=done["series"], taken=taken, returns=done["returns"])
 
 
-def _require_account(call: Call) -> None:
-    if call.account == LOCAL:
-        raise Forbidden("nobody is signed in: make an account with `voxelnode account add NAME --role admin`")
-
-
 def _rules_of(call: Call, name: str) -> RouteRules:
-    found = next((one for one in _rules(call) if one.route == name), None)
-    if found is None:
-        raise ResourceNotFound("route")
-    return found
+    return _rules(one_of(call, "routes", name))
 
 
-def _rules(call: Call) -> list[RouteRules]:
-    settings = call.node.settings
-    rows = {one.name: one for one in call.node.index.repository(AddedRouteRepository).listed()}
-    rows = {name: one for name, one in rows.items() if name not in settings.own_routes}
-    known: dict[str, Route | None] = {**settings.routes, **dict.fromkeys(settings.unusable_routes)}
-    return [
-        RouteRules(
-            route=name,
-            rules=route.model_dump(mode="json") if route is not None else dict(rows[name].settings),
-            changed_by=rows[name].changed_by if name in rows else None,
-            changed_at=rows[name].changed_at if name in rows else None,
-            unusable=settings.unusable_routes.get(name),
-        )
-        for name, route in known.items()
-        if route is not None or name in rows
-    ]
+def _rules(one: Listed) -> RouteRules:
+    return RouteRules(route=one.name, rules=dict(one.keys), **changed(one))

@@ -10,73 +10,59 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from node.association.client.association import address_of
-from node.audit.audit_log import Action as Audited
-from node.control.additions import mistakes_of
-from node.counted import counted
 from node.errors import UsageError
-from node.extensions.administration.additions import (
-    Additions,
-    keys_of,
-    mistake_of,
-    mistakes_of_route,
-    require_name,
-)
+from node.extensions.administration.additions import Changes, dropping, keys_of
 from node.index.database.reading import ReadIndex
 from node.index.work.routes import lane_to, outstanding
 from node.routing.judging import is_selected
 from node.routing.router import change_of, check_destination, selector_of
 from node.settings.model import Route, Settings
 
-MAX_ROUTES = 100
-"""Routes that are added: each destination of one has a thread."""
-
 MAX_TRIED_SERIES = 1000
 """Newest series with which a route is tried."""
 
 
-class RouteChanges:
+class RouteChanges(Changes[Route]):
     """The actions about routes."""
 
-    def __init__(self, additions: Additions) -> None:
-        self._additions, self._settings = additions, additions.settings
-        self._index = additions.index
+    table, what, model = "routes", "route", Route
+    maximum = 100  # each destination of one has a thread
 
-    def set_route(self, name: str, who: str, route: Mapping[str, Any], drops: int = 0) -> Mapping[str, Any]:
+    def set_route(
+        self, name: str, who: str, route: Mapping[str, Any], drops: int = 0, seen: str | None = None
+    ) -> Mapping[str, Any]:
         """Add a route, or change one that was added; `route` has the keys of ``[routes.NAME]``.
 
         `drops`: how many messages may be dropped that wait for destinations which the route has no more, or for an
         event that it has no more.
         """
         with self._additions.changing:
+            self._require_changeable(name)
+            self._additions.require_seen(self.table, name, self.what, seen)
             wanted, _ = self._usable(name, route)
-            if name not in self._settings.routes and len(self._additions.routes) >= MAX_ROUTES:
-                raise UsageError(f"there are {MAX_ROUTES} added routes already: add further ones to the configuration")
+            self._require_room(name)
             owed = self._dropped(name, wanted)
-            _require_told(name, owed, drops)
-            rows, now, keys = self._additions.route_rows, self._additions.now(), keys_of(wanted)
-            what = f"route {name}: {json.dumps(keys, ensure_ascii=False)}{_dropping(owed)}"
-            self._additions.change(who, what, Audited.UPDATE, lambda: rows.set(name, keys, who, now))
+            self._require_told(name, owed, drops)
+            keys = keys_of(wanted)
+            what = f"route {name}: {json.dumps(keys, ensure_ascii=False)}{dropping(owed)}"
+            self._additions.set(self.table, name, keys, who, what)
             self._forget(name, wanted.to)
         return {"route": name, "dropped": owed}
 
-    def remove_route(self, name: str, who: str, drops: int = 0) -> Mapping[str, Any]:
+    def remove_route(self, name: str, who: str, drops: int = 0, seen: str | None = None) -> Mapping[str, Any]:
         """Remove a route that was added; `drops`: how many messages may be dropped that wait for it."""
         with self._additions.changing:
+            if self._removed_beside(name, who):
+                return {"removed": name, "dropped": 0}
             self._require_changeable(name)
-            routes = self._additions.routes
-            if name not in routes and name not in self._settings.unusable_routes:
-                raise UsageError("there is no such route: somebody has removed it")
-            left = {other: rules for other, rules in routes.items() if other != name}
-            if mistakes := mistakes_of(self._settings.having(self._additions.peers, left)):
-                raise UsageError("\n".join(mistakes))
+            if name not in self._settings.added.unusable_in(self.table):
+                self._require_known(name)
+            self._additions.require_seen(self.table, name, self.what, seen)
+            self._having(name, None)
             owed = self._dropped(name, None)
-            _require_told(name, owed, drops)
-            rows = self._additions.route_rows
-            what = f"route {name}: removed{_dropping(owed)}"
-            self._additions.change(who, what, Audited.DELETE, lambda: rows.remove(name))
+            self._require_told(name, owed, drops)
+            self._additions.remove(self.table, name, who, f"route {name}: removed{dropping(owed)}")
             self._forget(name, ())
         return {"removed": name, "dropped": owed}
 
@@ -90,11 +76,11 @@ class RouteChanges:
         if not 1 <= series <= MAX_TRIED_SERIES:
             raise UsageError(f"a route is tried with 1 to {MAX_TRIED_SERIES} series")
         if route is not None:
+            self._require_changeable(name)
             rules, settings = self._usable(name, route)
         else:
+            self._require_known(name)
             settings = self._settings
-            if name not in settings.routes:
-                raise UsageError("there is no such route: somebody has removed it")
             rules = settings.routes[name]
         selector = selector_of(settings, rules)
         with self._index.reading() as index:
@@ -114,19 +100,12 @@ class RouteChanges:
 
     def _usable(self, name: str, route: Mapping[str, Any]) -> tuple[Route, Settings]:
         """Return a route, and settings that have it. Raises UsageError for every rule that is broken with it."""
-        require_name(name, "route")
-        self._require_changeable(name)
         if not isinstance(route.get("where") or "", str):
             raise UsageError('where: an added route has an expression, such as modality == "CT"')
-        try:
-            wanted = Route.model_validate(route)
-        except ValidationError as error:
-            raise UsageError("\n".join(mistake_of(one, "route") for one in error.errors())) from error
+        wanted = self._parsed(route)
         if wanted.delete_confirmed:
             raise UsageError("delete_confirmed: a route that deletes is written in the configuration")
-        settings = self._settings.having(self._additions.peers, {**self._additions.routes, name: wanted})
-        if mistakes := mistakes_of_route(name, settings):
-            raise UsageError("\n".join(mistakes))
+        settings = self._having(name, wanted)
         change_of(settings, wanted)
         for to in wanted.to:
             if to in settings.destinations:
@@ -134,11 +113,6 @@ class RouteChanges:
             else:
                 address_of(to, settings)
         return wanted, settings
-
-    def _require_changeable(self, name: str) -> None:
-        self._additions.require_alone("routes")
-        if name in self._settings.own_routes:
-            raise UsageError(f"the route {name} is in the configuration, and is changed there")
 
     def _dropped(self, name: str, wanted: Route | None) -> int:
         """Return how much waits that would not be sent by the changed route; None: by none."""
@@ -160,15 +134,3 @@ class RouteChanges:
     def _rows(self, name: str) -> Sequence[Mapping[str, Any]]:
         with self._index.reading() as index:
             return [row for row in index.routes.destinations() if row["route"] == name]
-
-
-def _require_told(name: str, owed: int, drops: int) -> None:
-    if owed > drops:
-        raise UsageError(
-            f"{counted(owed, 'message waits', 'messages wait')} for the route {name} and would be dropped: let it go "
-            f"first, or confirm that it is dropped (--drop {owed})"
-        )
-
-
-def _dropping(owed: int) -> str:
-    return f"; {counted(owed, 'message')} dropped" if owed else ""

@@ -14,6 +14,7 @@ import httpx2
 from node.errors import UsageError
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import NotDelivered
+from node.notify.reach import Reach
 from node.tls import client_context
 from node.version import __version__
 
@@ -38,11 +39,12 @@ class HttpSender:
 
     Certificates are verified and redirects are not followed. An attempt takes at most `timeout_seconds`, however slowly
     the receiver answers. `ca_file`: certificate authorities in addition to those of the system; see
-    `node.tls.client_context`. Raises UsageError if `ca_file` cannot be read or contains no certificate.
+    `node.tls.client_context`. `reach`: which addresses it may connect to; None: all. Raises UsageError if `ca_file`
+    cannot be read or contains no certificate.
     """
 
-    def __init__(self, timeout_seconds: float, ca_file: Path | None) -> None:
-        self._timeout_seconds = timeout_seconds
+    def __init__(self, timeout_seconds: float, ca_file: Path | None, reach: Reach | None = None) -> None:
+        self._timeout_seconds, self._reach = timeout_seconds, reach
         try:
             self._context = client_context(ca_file)
         except OSError as error:  # SSLError too
@@ -98,7 +100,8 @@ class HttpSender:
                 verify=self._context, follow_redirects=False, timeout=self._timeout_seconds
             )
         sent = {"user-agent": f"voxelnode/{__version__}", "accept-encoding": "identity", **headers}  # read raw
-        async with self._client.stream(method, url, content=body, headers=sent) as response:
+        extensions = {"trace": self._reach.watch(httpx2.URL(url).raw_host.decode())} if self._reach is not None else {}
+        async with self._client.stream(method, url, content=body, headers=sent, extensions=extensions) as response:
             answer.status, answer.retry_after = response.status_code, response.headers.get("retry-after")
             answer.location = response.headers.get("location")
             async for chunk in response.aiter_raw():
@@ -109,6 +112,8 @@ class HttpSender:
 
 def _not_delivered(error: BaseException) -> NotDelivered:
     """Return the reason why no response arrived; the messages of these errors name only machines, never patients."""
+    if isinstance(error, NotDelivered):
+        return error
     if isinstance(error, httpx2.TimeoutException):
         return NotDelivered("no answer in time")
     if isinstance(error, httpx2.HTTPError | OSError):

@@ -6,7 +6,6 @@ https://www.standardwebhooks.com defines the headers ``webhook-id``, ``webhook-t
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime as dt
 import threading
 from pathlib import Path
@@ -19,11 +18,13 @@ from node.extensions.channels.http import HttpSender
 from node.index.database.index import Index
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
+from node.notify.reach import Reach, reach_of
 from node.retries import seconds_of_retry_after
 from node.settings.model import Settings
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
+_SECRET = f"{SECRET_PREFIX} and 24 to 64 bytes in base64"
 ACCEPTED = 202
 """Status of a receiver that works on the message, and reports later."""
 
@@ -36,9 +37,16 @@ class Webhook:
     `secret`: signing key; None: messages are not signed. Raises UsageError if `ca_file` cannot be used.
     """
 
-    def __init__(self, url: str, timeout_seconds: float, secret: bytes | None, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_seconds: float,
+        secret: bytes | None,
+        ca_file: Path | None = None,
+        reach: Reach | None = None,
+    ) -> None:
         self._url, self._secret = url, secret
-        self._sender = HttpSender(timeout_seconds, ca_file)
+        self._sender = HttpSender(timeout_seconds, ca_file, reach)
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Post a message and wait for a 2xx response. See `Channel.deliver`."""
@@ -80,14 +88,18 @@ def read_secret(path: Path) -> bytes:
     """
     remedy = f"create one with `(umask 077; echo {SECRET_PREFIX}$(openssl rand -base64 32) > {path})`"
     try:
-        text = path.read_text(encoding="ascii").strip()
-        secret = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+        return secret_in(path.read_text(encoding="ascii").strip())
     except OSError as error:
         raise UsageError(f"secret_file {path} cannot be read: {error.strerror}; {remedy}") from error
-    except (binascii.Error, UnicodeDecodeError):
-        secret = b""
+    except ValueError:
+        raise UsageError(f"secret_file {path} must contain {_SECRET}; {remedy}") from None
+
+
+def secret_in(text: str) -> bytes:
+    """Return the secret in a text. Raises ValueError."""
+    secret = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
     if len(secret) not in SECRET_BYTES:
-        raise UsageError(f"secret_file {path} must contain {SECRET_PREFIX} and 24 to 64 bytes in base64; {remedy}")
+        raise ValueError
     return secret
 
 
@@ -95,4 +107,9 @@ def opened(settings: Settings, name: str, index: Index | None) -> Webhook:
     """Return the webhook of a hook. See `node.hookspecs.OpenChannel`."""
     hook = settings.hooks[name]
     secret = read_secret(hook.secret_file) if hook.secret_file is not None else None
-    return Webhook(hook.url or "", hook.timeout_seconds, secret, hook.ca_file)
+    if hook.secret is not None:
+        try:
+            secret = secret_in(hook.secret)
+        except ValueError:
+            raise UsageError(f"the secret must be {_SECRET}: `openssl rand -base64 32` makes one") from None
+    return Webhook(hook.url or "", hook.timeout_seconds, secret, hook.ca_file, reach_of(settings, name))

@@ -20,6 +20,7 @@ from node.index.database.index import Index
 from node.index.search.finder import QueryRefused
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
+from node.notify.reach import reach_of
 from node.retries import seconds_of_retry_after
 from node.settings.model import Settings
 
@@ -56,10 +57,11 @@ class FhirChannel:
     def __init__(self, settings: Settings, name: str, index: Index | None) -> None:
         hook = settings.hooks[name]
         self._url, self._token_file, self._index = (hook.fhir or "").rstrip("/"), hook.token_file, index
+        self._token = hook.secret
         self._dicomweb = f"{settings.web.public_url}{DICOMWEB}" if settings.web.public_url else ""
         if self._token_file is not None:
             _token(self._token_file)
-        self._sender = HttpSender(hook.timeout_seconds, hook.ca_file)
+        self._sender = HttpSender(hook.timeout_seconds, hook.ca_file, reach_of(settings, name))
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
         """Put the study of a message; for a test message, only read what the server can do. See `Channel.deliver`."""
@@ -87,11 +89,12 @@ class FhirChannel:
         headers = {"accept": MEDIA_TYPE}
         if body is not None:
             headers["content-type"] = f"{MEDIA_TYPE}; charset=utf-8"
-        if self._token_file is not None:
-            try:
-                headers["authorization"] = f"Bearer {_token(self._token_file)}"
-            except UsageError as error:
-                raise NotDelivered(str(error)) from error
+        try:
+            token = self._token if self._token_file is None else _token(self._token_file)
+        except UsageError as error:
+            raise NotDelivered(str(error)) from error
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
         status, answer = self._sender.send(method, self._url + path, headers, body, cancelled)
         if 200 <= status < 300:
             return

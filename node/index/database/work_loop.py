@@ -254,6 +254,11 @@ class MessageLoop(WorkLoop):
         self._unseen_since: float | None = None  # since when the cursor is past unwanted events without a record of it
         self._cancelled = threading.Event()
 
+    @property
+    def wants_instances(self) -> bool:
+        """Whether there are messages of single instances."""
+        return "instance-stored" in self._events
+
     def cancel(self) -> None:
         """Cancel the attempt under way; the next start repeats it."""
         self._cancelled.set()

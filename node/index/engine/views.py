@@ -218,7 +218,8 @@ def views(dialect: Dialect) -> dict[str, str]:
                    happened_at AS requested_at, due_at, ended_at
             FROM work WHERE kind = 'commitment'""",
         "v_hooks": f"""
-            SELECT h.name AS hook, {INSTANCES_BEHIND} AS instances_behind,
+            SELECT h.name AS hook, h.paused, {INSTANCES_BEHIND} AS instances_behind,
+                   (SELECT count(*) FROM events e WHERE e.id > h.event_id) AS events_behind,
                    {_COUNTS},
                    h.delivered, h.delivered_at
             FROM subscribers h WHERE h.kind = 'hook'""",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -459,6 +459,12 @@ class ReadStudies(ReadRepository, StudyViews):
         query = select(PatientRow.patient_id).join(StudyRow, StudyRow.patient_id == PatientRow.id)
         row = self._connection.execute(query.where(StudyRow.study_instance_uid == study_instance_uid)).first()
         return None if row is None else str(row[0] or "")
+
+    def bytes_of(self, study_instance_uids: Collection[str]) -> int:
+        """Return how many bytes the instances of studies have."""
+        total = select(func.coalesce(func.sum(ImageRow.bytes), 0)).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+        of_them = listed_in(StudyRow.study_instance_uid, list(study_instance_uids))
+        return int(self._connection.execute(total.where(of_them)).scalar_one())
 
     def count_and_newest(self) -> tuple[int, int]:
         """Count all studies, and return the number of the one that was received last, or 0 if there are none."""

@@ -452,6 +452,13 @@ class ReadHooks(ReadRepository):
         """Return the rows of ``v_hooks``, by name of the hook."""
         return {row["hook"]: row for row in self._rows("SELECT * FROM v_hooks")}
 
+    def troubles(self) -> dict[str, str]:
+        """Return why the last attempt failed of what waits, by name of the hook."""
+        waiting = (
+            "SELECT hook, reason FROM v_deliveries WHERE state = 'waiting' AND reason IS NOT NULL ORDER BY last_at"
+        )
+        return {row["hook"]: row["reason"] for row in self._rows(waiting)}
+
     def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Listed]:
         """Return the last `limit` rows of ``v_deliveries`` with the names of their series, oldest first.
 

@@ -150,14 +150,14 @@ class RouteRepository(IndexRepository):
 
     @on_reader
     def state(self, connection: Connection, lane: Lane) -> RouteState:
-        """Return the state of a destination."""
+        """Return the state of a subscriber."""
         columns = SubscriberRow.paused, SubscriberRow.retry_at
         row = connection.execute(select(*columns).where(is_subscriber(lane))).one()
         return RouteState(row.paused, row.retry_at)
 
     @on_writer
     def pause(self, connection: Connection, lanes: Sequence[Lane], paused: bool) -> int:
-        """Pause destinations, or let them go on; return the number of those that changed."""
+        """Pause subscribers, or let them go on; return the number of those that changed."""
         to_change = or_(*map(is_subscriber, lanes)), SubscriberRow.paused.is_not(paused)
         return connection.execute(update(SubscriberRow).where(*to_change).values(paused=paused)).rowcount
 
@@ -456,8 +456,8 @@ _KEY = ["image_id", "route", "destination"]
 
 
 def outstanding(row: Mapping[str, Any]) -> int:
-    """Return how many messages of a row of ``v_routes`` wait, and how many instances or series have no message yet."""
-    return int(row["waiting"] + (row["instances_behind"] or 0) + (row["series_behind"] or 0))
+    """Return how many messages of a row of ``v_routes`` or ``v_hooks`` wait, and how much has no message yet."""
+    return sum(int(row.get(key) or 0) for key in ("waiting", "instances_behind", "series_behind", "events_behind"))
 
 
 class ReadRoutes(ReadRepository):
