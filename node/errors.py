@@ -59,6 +59,12 @@ def text_without(error: Exception, data: bytes) -> str:
     return _WORD.sub(shown, quoted.sub("...", str(error)))[:MAX_TEXT]
 
 
+def with_last_line(reason: str, output: str | None) -> str:
+    """Return why a program failed with the last line that it wrote, which may be patient data: not for a log."""
+    lines = (output or "").strip().splitlines()
+    return f"{reason}: {lines[-1].strip()}" if lines else reason
+
+
 BOUNDS = {
     "Value error, ": "",
     "Input should be ": "must be ",

@@ -12,7 +12,7 @@ import structlog
 
 from node.archive.base import ArchivedFile
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.errors import OutOfResources, ResultRefused, ResultsBusy
+from node.errors import OutOfResources, ResultRefused, ResultsBusy, with_last_line
 from node.failpoints import reached
 from node.hookspecs import Results
 from node.index.database.index import Index
@@ -70,6 +70,8 @@ class HookWorker(MessageLoop):
         self._job_time = dt.timedelta(seconds=hook.job_seconds)
         self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
         self._selector = compile_selector(hook.where) if hook.where is not None else None
+        for outcome in ("delivered", "failed", "given-up"):
+            metrics.hook_messages.labels(name, outcome)  # from 0, or the first of all is no increase
         self._next_at = 0.0
         self._ends_delivery = self._cancelled
 
@@ -238,11 +240,12 @@ class HookWorker(MessageLoop):
             attempt=attempts, reason=reason, study_instance_uid=pending.study_instance_uid,
             series_instance_uid=pending.series_instance_uid,
         )  # fmt: skip
+        detail = with_last_line(reason, error.output)[:REASON_LENGTH]
         if job is not None and is_final:
             with suppress(JobEnded):
-                self._results.end(job.job_id, "failed", reason)
+                self._results.end(job.job_id, "failed", detail)
         elif job is not None and self._hook.url is None:
-            self._index.jobs.wait_here(job.id, self._now())
+            self._index.jobs.wait_here(job.id, detail, self._now())
         return Attempt(pending, decision, attempts, error.output)
 
 

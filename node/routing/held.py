@@ -38,6 +38,8 @@ class HeldWorker(MessageLoop):
         super().__init__(f"route {lane.name}/{lane.destination}", lane, events, index, index.now, within)
         self._route, self._selector = parts.route, parts.selector
         self._metrics = parts.metrics
+        for outcome in ("sent", "failed", "given-up"):
+            self._count(outcome, 0)  # from 0, or the first of all is no increase
         self._failures_in_a_row = 0
         self._trouble = True  # of the process before this one
 

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ def settle(root: Root) -> None:
     root.clock.move(61)
     while (claimed := root.index.series.claim_due(root.clock())) is not None:
         convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+
+
+def test_the_counters_of_a_hook_begin_at_zero_so_that_an_alert_sees_the_first(root: Root, audit: Audit) -> None:
+    metrics, hook = Metrics(), HookSettings(on=("volume-written",), command=("true",))
+    with closing(channel_of("one", hook)) as channel:
+        HookWorker("one", hook, channel, root.index, metrics, audit, "VOXELNODE", root.results, root.clock)
+    counts = {name: value for name, value in metrics.snapshot().items() if "hook_messages_total" in name}
+    assert len(counts) == 3
+    assert set(counts.values()) == {0}
 
 
 def rows(root: Root, query: str) -> list[dict[str, Any]]:

@@ -226,12 +226,12 @@ def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
 ) -> None:
     held = tmp_path / "held"
     os.mkfifo(held)
-    worker = begin("one", script=f"[ -e {tmp_path}/again ] || exit 1; sleep 600 > {held} & wait")
+    worker = begin("one", script=f"[ -e {tmp_path}/again ] || {{ echo no model; exit 1; }}; sleep 600 > {held} & wait")
     [ct] = make.ct_series(1)
     take(root, [ct])
     settle(root)
     worker.work()
-    assert [job["state"] for job in jobs(root)] == ["waiting"]
+    assert [(job["state"], job["detail"]) for job in jobs(root)] == [("waiting", "exit status 1: no model")]
     (tmp_path / "again").touch()
     root.clock.move(100_000)
     thread = threading.Thread(target=worker.work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from node.errors import MAX_TEXT, broken_rule, text_without
+from node.errors import MAX_TEXT, broken_rule, text_without, with_last_line
 
 DATA = b"\x10\x00\x10\x00PN\x08\x00Doe^Jane 0008 \x08\x00\x16\x00UI"
 
@@ -39,3 +39,9 @@ def test_a_long_text_is_cut() -> None:
 )
 def test_a_rule_that_a_form_or_a_request_breaks_is_told_in_plain_words(kind: str, message: str, told: str) -> None:
     assert broken_rule(kind, message) == told
+
+
+@pytest.mark.parametrize("output", ["Traceback:\n  line 1\nModuleNotFoundError: x\n\n", "ModuleNotFoundError: x"])
+def test_the_reason_of_a_failed_program_has_its_last_words(output: str) -> None:
+    assert with_last_line("exit status 1", output) == "exit status 1: ModuleNotFoundError: x"
+    assert with_last_line("exit status 1", None) == "exit status 1"

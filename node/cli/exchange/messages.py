@@ -16,7 +16,7 @@ import typer
 from node.cli.options import HOOK, ROUTE, ChangedRoot, Commands, Json, Root, Where
 from node.cli.output import Answer, Columns, Listing, listing, minute, optional, series_name
 from node.counted import counted
-from node.errors import UsageError, VoxelnodeError, nearest
+from node.errors import UsageError, VoxelnodeError, nearest, with_last_line
 
 if TYPE_CHECKING:
     from node.notify.message import HookMessage
@@ -46,7 +46,8 @@ HOOKS: Columns = {
 }  # fmt: skip
 DELIVERIES: Columns = {
     "happened": "happened_at", "hook": "hook", "event": "event", "series": series_name, "state": "state",
-    "attempts": "attempts", "next attempt": "due_at", "id": "message_id", "reason": "reason",
+    "attempts": "attempts", "next attempt": "due_at", "id": "message_id",
+    "reason": lambda row: row["reason"] and with_last_line(row["reason"], row["output"]),
 }  # fmt: skip
 DESTINATIONS: Columns = {
     "route": lambda row: row["route"] or BY_HAND, "to": "destination", "state": lambda row: _state(row),

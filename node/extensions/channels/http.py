@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -20,6 +21,8 @@ from node.version import __version__
 
 BODY_BYTES = 65536
 """Bytes of a response that are read, so that the connection can be reused."""
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _CHECK_SECONDS = 0.2
 
@@ -84,7 +87,7 @@ class HttpSender:
             with suppress(asyncio.CancelledError, httpx2.HTTPError):
                 await task
         elif (error := task.exception()) is not None and answer.status is None:
-            raise _not_delivered(error)
+            raise _not_delivered(url, error)
         if answer.status is None:
             if cancelled.is_set():
                 raise Interrupted
@@ -110,12 +113,26 @@ class HttpSender:
                     return
 
 
-def _not_delivered(error: BaseException) -> NotDelivered:
+def _not_delivered(url: str, error: BaseException) -> NotDelivered:
     """Return the reason why no response arrived; the messages of these errors name only machines, never patients."""
     if isinstance(error, NotDelivered):
         return error
     if isinstance(error, httpx2.TimeoutException):
         return NotDelivered("no answer in time")
+    if isinstance(error, httpx2.ConnectError):
+        cause = _cause(error)
+        if isinstance(cause, ConnectionRefusedError):
+            address = urlsplit(url)
+            place = f"{address.hostname} port {address.port or DEFAULT_PORTS.get(address.scheme)}"
+            return NotDelivered(f"nothing listens on {place} (connection refused): check that the receiver is running")
+        return NotDelivered(f"the receiver cannot be reached: {cause}")
     if isinstance(error, httpx2.HTTPError | OSError):
         return NotDelivered(f"{type(error).__name__}: {error}")
     return NotDelivered(f"{type(error).__name__} while sending")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what the system said, which the libraries between replace by words of their own."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

@@ -134,12 +134,12 @@ class JobRepository(IndexRepository):
     @on_writer
     def begin_here(self, connection: Connection, id: int, now: dt.datetime) -> None:
         """Record that a command or a plugin of this machine works on a job."""
-        move(connection, "begin", now, WorkRow.id == id, tried_at=now)
+        move(connection, "begin", now, WorkRow.id == id, tried_at=now, reason=None)
 
     @on_writer
-    def wait_here(self, connection: Connection, id: int, now: dt.datetime) -> None:
+    def wait_here(self, connection: Connection, id: int, reason: str, now: dt.datetime) -> None:
         """Record that a command or a plugin of this machine failed: the job waits for the next attempt."""
-        move(connection, "postpone", now, WorkRow.id == id)
+        move(connection, "postpone", now, WorkRow.id == id, reason=reason)
 
     @on_reader
     def cancelled_among(self, connection: Connection, job_ids: Collection[str]) -> set[str]:
