@@ -335,7 +335,8 @@ def test_status_counts_stored_instances_series_and_failures(run, tmp_path: Path)
 def test_status_without_an_index_names_the_remedy(run) -> None:
     result = run("status", "--root", "nowhere")
     assert result.status == 1
-    assert ("is [index] url right?" if IN_POSTGRESQL else "is the root right?") in result.err
+    right = "is [index] url right?" if IN_POSTGRESQL else "is the root right? `voxelnode db upgrade` or a start makes"
+    assert right in result.err
 
 
 @pytest.mark.parametrize("command", [("journal", "status"), ("db", "rebuild")])
@@ -377,6 +378,8 @@ def test_the_doctor_finds_this_machine_fit_and_a_folder_that_is_not_ours_broken(
     fit = run("doctor", "--root", "here", "--json")
     findings = json.loads(fit.out)["findings"]
     assert {"python", "sqlite", "decoder", "root", "disk", "index", "port", "clock"} <= {f["check"] for f in findings}
+    decoders = [finding["found"].split()[:2] for finding in findings if finding["check"] == "decoder"]
+    assert not [uid for uid, name in decoders if name.startswith(uid)], "a UID stands in the place of its name"
     assert fit.status == 0, [finding for finding in findings if finding["state"] == "broken"]
     sick = run("doctor", "--root", "/proc/voxelnode", "--json")
     assert sick.status == 1

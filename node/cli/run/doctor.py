@@ -114,7 +114,8 @@ def _decoders(_: Settings) -> Iterator[Check]:
         yield Check("decoders", "broken", str(error), "reinstall voxelnode with its dependencies")
         return
     for syntax, packages in decoders_by_transfer_syntax().items():
-        yield Check("decoder", "ok", f"{syntax} {UID(syntax).name}: {', '.join(packages)}")
+        name = UID(syntax).name  # of one that pydicom does not know, the UID
+        yield Check("decoder", "ok", f"{syntax}{f' {name}' if name != syntax else ''}: {', '.join(packages)}")
 
 
 def _confinement(_: Settings) -> Iterator[Check]:

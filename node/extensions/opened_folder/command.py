@@ -125,7 +125,7 @@ def _tell(report: ImportReport) -> None:
         "instances": report.stored,
         "no DICOM": len(report.skipped) - len(unread),
         "unreadable": len(unread),
-        "once more": report.already_there,
+        "copies": report.already_there,
         "same UID, different bytes": len(report.other_bytes),
         "refused": len(report.refused),
     }

@@ -57,7 +57,7 @@ def missing(path: Path) -> str | None:
     instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
     if any(next(files, None) is not None for files in instances):
         return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
-    return f"no index at {path}: is the root right? `voxelnode db upgrade` makes a new index"
+    return f"no index at {path}: is the root right? `voxelnode db upgrade` or a start makes a new index"
 
 
 def damage(execute: Callable[[str], Iterable[Any]], *, after_crash: bool = False) -> list[str]:
