@@ -94,6 +94,8 @@ def deliveries(
     """
     with root.reading() as index:
         rows = index.hooks.deliveries(last, hook=hook, state=state)
+    if hook is not None and not rows:
+        configured(root, hook)  # a misspelt name has no messages, either
     return listing(f"last {counted(len(rows), 'message')}", DELIVERIES, rows)
 
 
@@ -339,6 +341,8 @@ def waiting(
             for state in ("given-up", "waiting", "skipped")
             for row in index.routes.messages(last, state=state, **filters)
         ]
+    if name is not None and not rows:
+        _destinations(root, name)  # a misspelt name has no messages, either
     return listing(counted(len(rows), "message"), ROUTED, rows)
 
 
