@@ -205,7 +205,7 @@ class LostSources:
 
 
 def sweep(archive: Archive, index: Index) -> int:
-    """Remove work folders, and volume folders that no row names; return their number.
+    """Remove what is in the work folder, and volume folders that no row names; return their number.
 
     Folders that were made of lost instances stay (`LostSources`).
 
@@ -213,8 +213,12 @@ def sweep(archive: Archive, index: Index) -> int:
     claims. The order matters: files, claims, rows; a claim ends with the commit of the rows.
     """
     unfinished = list(archive.work.glob("*"))
-    for folder in unfinished:
-        shutil.rmtree(folder, ignore_errors=True)
+    for path in unfinished:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:  # a download
+            with suppress(OSError):
+                path.unlink()
     there = list(_revision_folders(archive.root))
     claims = {claim[:CLAIM_LETTERS] for claim in index.series.claims()}
     live = index.conversions.live_folders() if there else set()  # with an object store, few are on the disk

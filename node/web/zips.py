@@ -26,7 +26,7 @@ from node.web.files import ZIP, Damaged, Streamed, not_satisfiable
 from node.web.headers import has_etag
 
 MAX_FILES = 250_000
-"""Most files of a planned ZIP file: each takes about a kilobyte of memory while it is sent."""
+"""Most files of a planned ZIP file: each takes 1.5 KB of memory while it is sent."""
 
 MAX_KNOWN = 100_000
 """Files whose checksums are known from earlier downloads, 25 MB: of others, what a range leaves out is read again."""

@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from node.archive.filesystem import Archive
+from node.conversion.volume_files import sweep
 from node.errors import OutOfResources
 from node.index.nouns.accounts import Role
 from node.web import prepared
@@ -236,6 +237,15 @@ def test_a_download_is_for_its_account_alone_and_only_while_it_sees_the_series(
     assert one.get(f"/api/v1/downloads/{number}").status_code == 404
     assert one.get(f"/api/v1/downloads/{number}/file").status_code == 404
     assert one.get("/api/v1/downloads").json() == {"items": []}
+
+
+def test_the_next_start_removes_what_a_crash_left(site: Site) -> None:
+    work = site.store.archive.work
+    (work / "folder").mkdir(parents=True)
+    for name in ("download-1", "folder/1.dcm"):
+        (work / name).write_bytes(b"patient")
+    sweep(site.store.archive, site.store.index)
+    assert not list(work.iterdir())
 
 
 @pytest.mark.slow
