@@ -53,6 +53,8 @@ COUNTED_RULES: tuple[Rule, ...] = ("mpps", "c-find", "headers")
 
 ACKNOWLEDGED: Rule = "acknowledged"
 C_FIND = "C-FIND"
+NO_MORE = "as well (C-FIND)"
+"""In the reason of a verdict: the sender lacks what seems to be missing, too."""
 MPPS = "Performed Series Sequence (0040,0340)"
 MAX_NAMED = 10
 """UIDs of missing instances that a reason names."""
@@ -399,7 +401,7 @@ def with_reported(verdict: Completeness, reported: Reported) -> Completeness:
         return replace(
             verdict,
             state="suspect" if doubtful else verdict.state,
-            reason=f"{verdict.reason}; the sender has {received} as well (C-FIND){counts}",
+            reason=f"{verdict.reason}; the sender has {received} {NO_MORE}{counts}",
         )
     if has is not None and has > received:
         fact = f"{received} of {counted(has, 'instance')} that the sender has (C-FIND), of which it gave no list"

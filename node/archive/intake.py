@@ -21,6 +21,7 @@ import structlog
 
 from node.archive import space
 from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of
+from node.counted import sized
 from node.durable import NO_ROOM, moved
 from node.errors import OutOfResources
 
@@ -135,7 +136,7 @@ class Intake:
         """Return the reason to refuse a new association, or None to accept it."""
         if self.stopped is not None:
             return self._stopped_for()
-        rule = f"but {self._low_bytes} are required (twice [storage] reserve_bytes)"
+        rule = f"but {sized(self._low_bytes)} are required (twice [storage] reserve_bytes)"
         lack = self._lack(self._low_bytes, RESUME_FACTOR if self._low else 1.0, rule)
         self._low = lack is not None
         return self._told(lack)
@@ -144,7 +145,7 @@ class Intake:
         return f"intake has stopped: {self._stopped}; check the disk and the folder, then restart the node"
 
     def _reserved(self) -> str:
-        return f"{self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
+        return f"{sized(self._reserve_bytes)} are kept in reserve ([storage] reserve_bytes)"
 
     def _told(self, lack: str | None) -> str | None:
         """Add the path and the remedy to a shortage, for readers on this machine; peers receive neither."""
@@ -155,9 +156,9 @@ class Intake:
         try:
             disk = os.statvfs(self._root)
         except FileNotFoundError:
-            return f"0 bytes free, {rule}"
+            return f"nothing is free, {rule}"
         if (free := space.free_bytes(disk)) < required_bytes * factor:
-            return f"{free} bytes free, {rule}"
+            return f"{sized(free)} free, {rule}"
         inodes = space.free_inodes(disk)
         if inodes is not None and inodes < MIN_FREE_INODES * factor:
             return f"{inodes} inodes free, {MIN_FREE_INODES} are needed: the disk takes no more files"

@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+from node.counted import sized
 from node.durable import DISK_FULL
 
 STOPPED_FILE = "intake-stopped.json"
@@ -40,7 +41,7 @@ def room_of(folder: Path) -> str:
         return f"{folder}: {error.strerror}"
     inodes = free_inodes(disk)
     files = "" if inodes is None else f" and {inodes} inodes"
-    return f"{folder} has {free_bytes(disk)} bytes{files} free: remove files from its disk, or raise the quota"
+    return f"{folder} has {sized(free_bytes(disk))}{files} free: remove files from its disk, or raise the quota"
 
 
 def free_bytes_of(folder: Path) -> int:

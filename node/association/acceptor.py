@@ -522,7 +522,7 @@ class AcceptedAssociation(Association):
         reason = failure_reason(error)
         self._log_of_address("connection_failed", reason)
         if isinstance(error, ssl.SSLError):
-            remedy = "the sender must use TLS 1.2 or later, with a certificate signed by [dicom] tls_client_ca"
+            remedy = "the sender must use TLS 1.2 or later, and a certificate of [dicom] tls_client_ca if that is set"
             self._report_refusal("connection", "TLS", f"TLS failed: {reason}", remedy)
 
     def _report_refusal(self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, cast, get_args
 from node.addresses import plain_address
 from node.association.tls import PeerCertificate
 from node.budget import Budget, Claim, Holder, Limits, Stage, Standing
+from node.counted import counted
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.index.engine.scope import Scope
 from node.index.nouns.records import Refused
@@ -68,7 +69,8 @@ MAX_REPORTED_SYNTAXES = 10
 def refusal_of(rejection: Rejection, address: str, requested: AssociationRequest) -> Refused:
     """Describe a rejected association for the list of refusals."""
     abstract_syntaxes = sorted(set(requested.abstract_syntaxes))
-    offered = [f"{requested.presentation_contexts} presentation contexts", *abstract_syntaxes[:MAX_REPORTED_SYNTAXES]]
+    contexts = counted(requested.presentation_contexts, "presentation context")
+    offered = [contexts, *abstract_syntaxes[:MAX_REPORTED_SYNTAXES]]
     if len(abstract_syntaxes) > MAX_REPORTED_SYNTAXES:
         offered.append(f"and {len(abstract_syntaxes) - MAX_REPORTED_SYNTAXES} more")
     permanence = "rejected permanently" if rejection.result == 1 else "rejected temporarily"

@@ -217,7 +217,7 @@ def _not_permitted(
         remedy = f"if it may, add {quoted} to `may` of [peers.{named[0]}]"
     else:
         remedy = f"if it may, list this peer in [peers] with {quoted} in its `may`; all others are then rejected"
-    return "not permitted", f"this peer may not {', '.join(verbs)}", remedy
+    return "not permitted", f"not permitted to this peer: {', '.join(verbs)}", remedy
 
 
 def _verb(syntax: str, proposal: Proposal) -> Verb:

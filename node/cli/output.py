@@ -260,15 +260,6 @@ def print_fields(fields: Mapping[str, Any]) -> None:
         print(f"{name.ljust(width)}  {_cell(_shown(name, value))}")
 
 
-def sized(count: float) -> str:
-    """Return a number of bytes in readable form, such as ``1.5 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return ""

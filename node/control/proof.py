@@ -25,6 +25,7 @@ from node.conversion.job import limits
 from node.conversion.offline import work_folder
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, input_sha256, write_volumes
+from node.counted import sized
 from node.errors import UsageError, VoxelnodeError
 from node.index.engine.place import FILE_NAME
 from node.index.nouns.converted import SeriesKey
@@ -137,7 +138,7 @@ def _require_room(backup: Path, parent: Path) -> None:
     )
     if (free := free_bytes_of(parent)) < needed:
         raise VoxelnodeError(
-            f"{parent} has {free} bytes free, and the proof of {backup} needs {needed}: "
+            f"{parent} has {sized(free)} free, and the proof of {backup} needs {sized(needed)}: "
             "free some, or name another folder with --scratch"
         )
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from node.errors import OutOfResources
+from node.index.database.look import looking
 from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
@@ -137,6 +138,14 @@ def test_a_read_of_a_damaged_index_says_so(root: Root) -> None:
         write_rows(root.folder, damage)
     with pytest.raises(IndexUnusable, match=r"no such table: tombstones|UndefinedTable"):
         root.index.deletions.unfinished()
+
+
+def test_a_reader_of_an_index_with_another_schema_says_what_to_do(root: Root) -> None:
+    place = root.index.place
+    for change in ("DROP VIEW v_failures", "UPDATE alembic_version SET version_num = '9999'"):
+        write_rows(root.folder, change)
+    with pytest.raises(IndexUnusable, match=r"schema is 9999, .* install the newer one"), looking(place) as index:
+        index.failures.newest(1)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -561,7 +561,7 @@ def test_a_series_that_is_due_tells_that_it_waits_for_room_and_how_much_there_is
         until(lambda: the_series(root)["error"])
         told = the_series(root)
         assert (told["state"], told["attempts"]) == ("receiving", 0)
-        for part in ("waits: for room", str(root.folder), "4242 bytes free", "[storage] reserve_bytes", "remove files"):
+        for part in ("waits: for room", str(root.folder), "4.2 kB free", "[storage] reserve_bytes", "remove files"):
             assert part in told["error"]
     until(lambda: the_series(root)["state"] == "converted")
     assert the_series(root)["error"] is None
@@ -577,7 +577,7 @@ def test_a_disk_that_fills_during_a_conversion_is_named_with_its_room(root: Root
     begin(convert_into_nothing).start()
     until(lambda: the_series(root)["error"])
     told = the_series(root)["error"]
-    for part in ("waits: disk: ", os.strerror(error), str(root.folder), "bytes and", "free: remove files"):
+    for part in ("waits: disk: ", os.strerror(error), str(root.folder), "B and ", "free: remove files"):
         assert part in told
 
 

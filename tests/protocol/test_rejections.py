@@ -87,7 +87,7 @@ def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: Cal
     assert (syntaxes["rule"], syntaxes["count"]) == ("transfer syntaxes", 2)
     assert syntaxes["offered"].startswith("1.2.999.0, 1.2.999.1, ")
     assert f"1.2.999.124: {JPIPHTJ2KReferencedDeflate}" in syntaxes["offered"]
-    assert permission["reason"] == "this peer may not query"
+    assert permission["reason"] == "not permitted to this peer: query"
     assert permission["remedy"] == 'if it may, add "query" to `may` of [peers.scanner]'
     assert permission["offered"] == (
         f"1.2.840.10008.5.1.4.1.2.1.1, 1.2.840.10008.5.1.4.1.2.2.1: {ExplicitVRLittleEndian}"

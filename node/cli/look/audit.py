@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -28,8 +29,23 @@ COLUMNS: Columns = {
 }
 REFUSALS: Columns = {
     "last": "last_at", "times": "count", "refused": "what", "address": "peer", "calling AET": "calling_ae_title",
-    "called AET": "called_ae_title", "offered": "offered", "reason": "reason", "remedy": "remedy",
+    "called AET": "called_ae_title", "reason": "reason", "remedy": "remedy",
+    "offered": lambda row: _offer(row["offered"]),
 }  # fmt: skip
+
+
+MAX_OFFER_CHARACTERS = 120
+"""Of an offer in a table; it may be of 128 presentation contexts."""
+
+_UID = re.compile(r"\b1\.2\.840\.10008(\.[0-9]+)+")
+
+
+def _offer(offered: str | None) -> str:
+    """Return what a sender offered, with the names of the standard, for a line of a table."""
+    from node.dicom.uids import registered_name
+
+    named = _UID.sub(lambda found: registered_name(found[0]) or found[0], offered or "")
+    return named if len(named) <= MAX_OFFER_CHARACTERS else f"{named[:MAX_OFFER_CHARACTERS].rpartition(', ')[0]}, ..."
 
 
 def audit(

@@ -10,8 +10,8 @@ from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
 from node.cli.options import Root
-from node.cli.output import Columns, Listing, described, listing, minute, patient, print_fields, sized
-from node.counted import counted
+from node.cli.output import Columns, Listing, described, listing, minute, patient, print_fields
+from node.counted import counted, sized
 
 if TYPE_CHECKING:
     from node.index.database.look import Look
@@ -142,7 +142,7 @@ def intake_of(settings: Settings) -> str:
     if free < max(settings.storage.reserve_bytes, MIN_FREE_BYTES):
         return f"the disk is full except for the reserve ({room_of(root)}): instances and associations are refused"
     if free < (low := settings.storage.low_bytes):
-        return f"disk space is low, below {low} bytes ({room_of(root)}): new associations are refused"
+        return f"disk space is low, below {sized(low)} ({room_of(root)}): new associations are refused"
     return "open"
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, archive_files
-from node.cli.output import Answer, Listing, each_shown, problems_of, sized
-from node.counted import counted
+from node.cli.output import Answer, Listing, each_shown, problems_of
+from node.counted import counted, sized
 
 if TYPE_CHECKING:
     from node.control.care import Rebuilt

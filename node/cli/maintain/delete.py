@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import ChangedRoot, Json, Yes, confirm
-from node.cli.output import Answer, print_fields, sized
+from node.cli.output import Answer, print_fields
+from node.counted import sized
 from node.durable import write_durably
 from node.errors import UsageError
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Listing, described, listing, print_fields, sized
-from node.counted import counted
+from node.cli.output import Answer, Listing, described, listing, print_fields
+from node.counted import counted, sized
 
 if TYPE_CHECKING:
     from node.lifecycle.journal import JournalReport

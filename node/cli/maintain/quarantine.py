@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, Listing, described, listing, print_fields, sized
-from node.counted import counted
+from node.cli.output import Answer, Columns, Listing, described, listing, print_fields
+from node.counted import counted, sized
 from node.errors import UsageError
 
 app = Commands(help="Examine, release or delete the files in quarantine.", no_args_is_help=True)

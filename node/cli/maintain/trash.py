@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, Yes, confirm
-from node.cli.output import Answer, Columns, Listing, listing, minute, sized
-from node.counted import counted
+from node.cli.output import Answer, Columns, Listing, listing, minute
+from node.counted import counted, sized
 from node.errors import UsageError
 
 app = Commands(help="List deletions, undo them, or make them permanent.", invoke_without_command=True)

@@ -24,8 +24,8 @@ from node.archive.root import NETWORK, file_system, lock_problem, make_private, 
 from node.child_process.confinement import described, offered
 from node.cli.look.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
 from node.cli.options import Root
-from node.cli.output import Listing, listing, moment_of, sized
-from node.counted import counted
+from node.cli.output import Listing, listing, moment_of
+from node.counted import counted, sized
 from node.dicom.lean_import import absent, load_names
 from node.durable import NO_ROOM
 

@@ -15,8 +15,9 @@ import typer
 
 from node.cli.exchange.sample_series import CT_SERIES, shipped_with_pydicom
 from node.cli.options import Json
-from node.cli.output import Columns, listing, print_fields, print_table, sized
+from node.cli.output import Columns, listing, print_fields, print_table
 from node.cli.run.sitting import browse, sitting_settings, stop_at_end, temporary_root
+from node.counted import sized
 from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:

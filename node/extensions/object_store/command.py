@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Listing, described, print_fields, sized
-from node.counted import counted
+from node.cli.output import Answer, Listing, described, print_fields
+from node.counted import counted, sized
 
 app = Commands(help="Move instances and volumes to the object store, or back.", no_args_is_help=True)
 

@@ -67,10 +67,11 @@ def sized(count: float | None) -> str:
     return f"{number:.0f} {_UNITS[power]}" if power == 0 or number >= 99.5 else f"{number:.3g} {_UNITS[power]}"
 
 
-def counted(count: int | None, singular: str, plural: str | None = None) -> str:
+def counted(count: float | None, singular: str, plural: str | None = None) -> str:
     """Return a number with its noun; by default, the plural is the singular with an s."""
     number = count or 0
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}".replace(",", "\u2009")
+    noun = singular if number == 1 else plural or f"{singular}s"
+    return f"{int(number) if number == int(number) else number:,} {noun}".replace(",", "\u2009")
 
 
 def grouped(count: float | None) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse
 
+from node.completeness import NO_MORE
 from node.extensions.pages.assets import static_url
 from node.extensions.pages.filters import FILTERS
 from node.extensions.pages.status_chips import (
@@ -83,7 +84,11 @@ def _environment() -> Environment:
     functions = (study_url, series_url, static_url, series_chip, study_chip, event_chip, here_chip, warning_chips)
     environment.globals.update({function.__name__: function for function in functions})
     environment.globals.update(
-        version=__version__, remedies=REMEDIES, causes_in_words=CAUSES, conflict_remedies=CONFLICT_REMEDIES
+        version=__version__,
+        remedies=REMEDIES,
+        causes_in_words=CAUSES,
+        conflict_remedies=CONFLICT_REMEDIES,
+        no_more=NO_MORE,
     )
     return environment
 

@@ -183,7 +183,7 @@ class Handlers:
         operate = self._listener.added.operations.get((field, operation.context.abstract_syntax))
         verb = self._listener.verbs.get(operation.context.abstract_syntax)
         if verb is not None and not self._may(event, verb):
-            operation.respond(NOT_AUTHORIZED, comment=f"this peer may not {verb}: see [peers]")
+            operation.respond(NOT_AUTHORIZED, comment=f"not permitted to this peer: {verb}; see [peers]")
         elif operate is None:
             operation.respond(SOP_CLASS_NOT_SUPPORTED, comment="the presentation context is of another service")
         else:
@@ -264,7 +264,7 @@ class Handlers:
 
     def _require(self, event: Event, verb: Verb) -> None:
         if not self._may(event, verb):
-            raise RequestRefused(NOT_AUTHORIZED, f"this peer may not {verb}: see [peers]")
+            raise RequestRefused(NOT_AUTHORIZED, f"not permitted to this peer: {verb}; see [peers]")
 
 
 def _requested(event: Event) -> AssociationRequest:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.index.engine.about_keys import APPLIED, OLDEST_SCHEMA, RETENTION, REVISION, SCRUB, STORE_CHECKSUMS, Applied
-from node.index.engine.backend import IndexUnusable, Place, reason_of
+from node.index.engine.backend import IndexUnusable, Place
 from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Row, ViewRows
 from node.index.nouns.retention_state import RetentionState, retention_state
@@ -124,7 +124,9 @@ def looking(place: Place) -> Iterator[Look | ReadIndex]:
             connection.execute("BEGIN")
             yield Look(connection)
     except sqlite3.Error as error:
-        raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
+        from node.index.engine.place import unreadable
+
+        raise unreadable(place, error) from error
 
 
 def problems_of(place: Place) -> list[str]:

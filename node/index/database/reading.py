@@ -25,9 +25,9 @@ from node.dicom.answers import Found
 from node.dicom.matching import Query
 from node.index.engine.about import about, applied
 from node.index.engine.about_keys import RETENTION, REVISION, SCRUB, STORE, STORE_CHECKSUMS, STORE_SPOOLED, Applied
-from node.index.engine.backend import backend_of, place_of, reason_of
+from node.index.engine.backend import backend_of, place_of
 from node.index.engine.narrowed import Readers
-from node.index.engine.place import IndexUnusable, require_there, revision_of
+from node.index.engine.place import require_there, revision_of, unreadable
 from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
@@ -175,7 +175,7 @@ def reading(root: Path, url: str | None = None, scope: Scope | None = None) -> I
                 connection = opened.enter_context(readers.connect())
             yield ReadIndex(connection)
     except SQLAlchemyError as error:
-        raise IndexUnusable(f"{place} cannot be read: {reason_of(error)}") from error
+        raise unreadable(place, error) from error
     finally:
         readers.dispose()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -177,6 +177,16 @@ def require_newest(place: Place) -> None:
     """Return if an index has the newest schema."""
     if (revision := _revision_at(place)) != REVISION:
         raise IndexUnusable(f"{place}: {other_schema(revision)}")
+
+
+def unreadable(place: Place, error: Exception) -> IndexUnusable:
+    """Return what to tell of an index that a reader failed at: it has another schema, or is damaged."""
+    with suppress(DatabaseError):
+        try:
+            require_newest(place)
+        except IndexUnusable as other:
+            return other
+    return IndexUnusable(f"{place} cannot be read: {reason_of(error)}")
 
 
 def require_sound(place: Place) -> None:

@@ -132,7 +132,7 @@ def test_without_a_reserve_the_last_bytes_refuse_all_the_same(tmp_path: Path, fr
     free(MIN_FREE_BYTES - 1)
     assert intake.refusal()
     assert not intake.has_room()
-    with pytest.raises(OutOfResources, match="bytes free"):
+    with pytest.raises(OutOfResources, match=r"^[0-9.]+ MB free, [0-9.]+ MB are kept in reserve"):
         intake.require()
 
 
@@ -156,7 +156,9 @@ def test_a_shortage_is_told_for_a_while(tmp_path: Path, monkeypatch: pytest.Monk
     intake = Intake(tmp_path)
     assert intake.shortage is None
     intake.failed(OSError(errno.EDQUOT, "quota"))
-    assert re.fullmatch(rf"EDQUOT: quota; {tmp_path} has \d+ bytes( and \d+ inodes)? free: .+", intake.shortage or "")
+    assert re.fullmatch(
+        rf"EDQUOT: quota; {tmp_path} has [0-9.]+ [kMGT]B( and \d+ inodes)? free: .+", intake.shortage or ""
+    )
     monkeypatch.setattr("node.archive.intake.monotonic", lambda: float("inf"))
     assert intake.shortage is None
 

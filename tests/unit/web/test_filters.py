@@ -8,6 +8,8 @@ import pytest
 from markupsafe import Markup, escape
 
 from node.extensions.pages.filters import breakable, counted, moment, person, shown, sized, spacing
+from node.extensions.pages.rendering import _environment
+from node.extensions.pages.status_chips import REMEDIES
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,8 @@ def test_sizes_have_three_digits(count: float, read: str) -> None:
 def test_numbers_have_their_noun() -> None:
     assert counted(1, "study", "studies") == "1 study"
     assert counted(2, "study", "studies") == "2 studies"
+    assert counted(3650.0, "day") == "3\u2009650 days"
+    assert counted(0.5, "day") == "0.5 days"
     assert counted(12345, "instance") == "12\u2009345 instances"
 
 
@@ -71,3 +75,13 @@ def test_markup_of_ours_never_takes_what_came_over_the_network_for_markup() -> N
 
 def test_spacing_is_told_in_millimetres() -> None:
     assert spacing("[0.5, 0.75, 2.5]") == "0.5 × 0.75 × 2.5 mm"
+
+
+@pytest.mark.parametrize(
+    ("has", "remedy"),
+    [("", "Send the missing instances"), ("; the sender has 15 as well (C-FIND)", "The sender has no more either")],
+)
+def test_who_has_no_more_is_not_asked_for_it(has: str, remedy: str) -> None:
+    row = {"certainty": "suspect", "verdict_reason": f"15 of 150 instances{has}", "missing_detail": "", "failures": ()}
+    parts = _environment().get_template("parts.html").module
+    assert remedy in parts.problem(row, REMEDIES)  # type: ignore[attr-defined]
