@@ -186,6 +186,11 @@ class PreparedDownloads:
         threading.Thread(target=run, name="download", daemon=True).start()
         return number
 
+    def has_turn(self, account: str) -> bool:
+        """Return whether a download of an account could be made at once."""
+        with self._changed:
+            return self._has_turn(account)
+
     def take_turn(self, account: str) -> Callable[[], None]:
         """Count a download that is made while it is sent, until the returned function is called.
 

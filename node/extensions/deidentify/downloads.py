@@ -282,17 +282,19 @@ def deidentified_zip(
 ) -> Response:
     """Return studies, or some of their series, without identities, as a ZIP file.
 
-    `prepares`: of more than `STREAMED_INSTANCES`, return the way to the page that shows how far it is.
+    `prepares`: of more than `STREAMED_INSTANCES`, and while as many are made as may be, return the way to the page that
+    shows how far it is.
 
     Raises DownloadsBusy if as many are made as may be, and what `ordered` and `PreparedDownloads.begin` raise.
     """
     wanted, make = ordered(call, profile, content, study_instance_uids, series_instance_uids)
-    if prepares and wanted.total > STREAMED_INSTANCES:
-        return RedirectResponse(f"/downloads/{prepared_of(call).begin(call, wanted, make)}", 303)
+    downloads, account = prepared_of(call), call.account.name
+    if prepares and (wanted.total > STREAMED_INSTANCES or not downloads.has_turn(account)):
+        return RedirectResponse(f"/downloads/{downloads.begin(call, wanted, make)}", 303)
     if (lack := call.node.archive.intake.waits_for()) is not None:
         raise OutOfResources(lack)
     with ExitStack() as ending:
-        ending.callback(prepared_of(call).take_turn(call.account.name))
+        ending.callback(downloads.take_turn(account))
         made = make()
         ending.callback(made.close)
         close = ending.pop_all().close
