@@ -6,6 +6,7 @@ every `Source`: a root and a folder here, a node that is asked by REST in `node.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -134,8 +135,17 @@ class Volume:
     def save(self, folder: str | PathLike[str]) -> Path:
         """Copy the file into an existing folder, with what lies beside it: sidecar, gradients, the data of a header.
 
-        Files of the same names are replaced. Returns the path of the copy; raises as `array`.
+        Returns the path of the copy; raises as `array`.
+
+        Raises
+        ------
+        FileExistsError
+            Another file has its name there: many volumes of a node are called ``volume.nii.gz``.
         """
+        there = Path(folder, self.name)
+        with suppress(FileNotFoundError), there.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != self.row["sha256"]:
+                raise FileExistsError(f"{there} is another volume: give each volume a folder of its own")
         for suffix in BESIDE:
             with suppress(FileNotFoundError):
                 self._copy(Path(folder), f"{stem_of(self.name)}{suffix}")

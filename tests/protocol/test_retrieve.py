@@ -25,6 +25,7 @@ from pydicom.uid import (
     generate_uid,
 )
 from pynetdicom import AE, build_context, build_role, evt
+from structlog.testing import capture_logs
 
 from node.association.client.send import send_files
 from node.association.outgoing import encoded
@@ -333,8 +334,12 @@ def test_a_destination_that_does_not_answer_fails_all_with_their_uids(
 ) -> None:
     node = start_node(peers=peers(Destination(port=1)))
     series = stored(node, ct_series(2), tmp_path)
-    [(status, failed)] = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))
+    with capture_logs() as lines:
+        [(status, failed)] = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))
+        assert until(lambda: any(line["event"] == "retrieve_ended" for line in lines))
     assert (status.Status, counts(status)) == (0xA702, (None, 0, 2, 0))
+    [ended] = [line for line in lines if line["event"] == "retrieve_ended"]
+    assert (ended["log_level"], ended["failed"]) == ("warning", 2)
     assert "does not answer" in status.ErrorComment
     assert failed is not None
     assert list(failed.FailedSOPInstanceUIDList) == [ds.SOPInstanceUID for ds in series]

@@ -51,6 +51,11 @@ def test_a_running_node_shows_what_its_root_does(filled: Site, tmp_path: Path) -
     saved = volume.save(tmp_path)
     assert saved.read_bytes() == on_disk.path.read_bytes()
     assert saved.with_name("volume.json").exists()
+    assert volume.save(tmp_path) == saved
+    saved.write_bytes(b"the volume of another series")
+    with pytest.raises(FileExistsError, match="is another volume: give each volume a folder of its own"):
+        volume.save(tmp_path)
+    assert saved.read_bytes() == b"the volume of another series"
     with pytest.raises(FileNotFoundError, match="save"):
         _ = volume.path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -165,7 +165,8 @@ class _Describer:
         """Return patients with their studies."""
         if not rows:
             return {}
-        studies = self._index.studies.of_patients([row.pop("id") for row in rows])  # which means nothing outside of it
+        rows = [{"number": row["id"], **{name: value for name, value in row.items() if name != "id"}} for row in rows]
+        studies = self._index.studies.of_patients([row["number"] for row in rows])
         for row in studies[-MAX_READ_STUDIES:]:
             header = self._header(self._index.instances.first_file(row["study_instance_uid"]))
             row["header"] = {name: header[name] for name in (*OF_EQUIPMENT, "problem") if name in header}
@@ -246,10 +247,7 @@ def _print(description: Row) -> None:
     for patient in description.get("patients", ()):
         print("patient")
         print_fields({f"  {name}": value for name, value in patient.items()})
-    for study in description.get("studies", ()):
-        about = [study["study_date"], study["study_description"], f"{study['series']} series"]
-        about += study.get("header", {}).values()
-        print(f"study {study['study_instance_uid']}  {printable(', '.join(str(part) for part in about if part))}")
+        _print_studies(study for study in description["studies"] if study["patient"] == patient["number"])
     if description.get("waits"):
         _print_waits(description["waits"])
     if description.get("volumes"):
@@ -260,3 +258,10 @@ def _print(description: Row) -> None:
         if description.get(what):
             rows = [(row["revision"], row["reason"], row["detail"]) for row in description[what]]
             print_table(what, ("revision", "reason", "detail"), rows)
+
+
+def _print_studies(studies: Iterable[Row]) -> None:
+    for study in studies:
+        about = [study["study_date"], study["study_description"], f"{study['series']} series"]
+        about += study.get("header", {}).values()
+        print(f"study {study['study_instance_uid']}  {printable(', '.join(str(part) for part in about if part))}")

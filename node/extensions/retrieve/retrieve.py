@@ -299,7 +299,8 @@ class Retrieve:
 
     def _log(self, outcome: str) -> None:
         tally = self._tally
-        self._operation.log.info(
+        log = self._operation.log.warning if tally.failed else self._operation.log.info
+        log(
             "retrieve_ended",
             state=outcome,
             count=tally.completed + tally.warning,

@@ -16,7 +16,7 @@ import pytest
 from pydicom import Dataset
 
 from node.cli import main
-from node.cli.look.info import plane_of
+from node.cli.look.info import _print, plane_of
 from node.index.database.index import Index
 from node.metrics import Metrics
 from tests import make
@@ -317,3 +317,15 @@ def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path
         assert volumes[2]["affine_lps"] is None
         assert all(Path(volume["path"]).is_file() for volume in volumes)
     assert "volume.nii.gz" in run("info", series[0].SeriesInstanceUID, "--root", "here")[1]
+
+
+def test_the_studies_of_people_with_one_patient_id_stand_below_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    study = {"study_date": None, "study_description": None, "series": 1}
+    people = [{"number": number, "patient_name": name} for number, name in ((4, "Ann"), (6, "Bob"))]
+    studies = [
+        {"patient": 6, "study_instance_uid": "1.6", **study},
+        {"patient": 4, "study_instance_uid": "1.4", **study},
+    ]
+    _print({"patients": people, "studies": studies})
+    told = capsys.readouterr().out
+    assert told.index("Ann") < told.index("study 1.4") < told.index("Bob") < told.index("study 1.6")
