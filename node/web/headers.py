@@ -42,6 +42,11 @@ def has_etag(headers: Headers, etag: str) -> bool:
     return "*" in tags or etag.removeprefix("W/") in tags
 
 
+def is_match(if_match: str, etag: str) -> bool:
+    """Return whether If-Match has an entity tag, by strong comparison: a weak one never matches (RFC 9110 13.1.1)."""
+    return any(tag.strip() in (etag, "*") for tag in if_match.split(","))
+
+
 def accepts_gzip(headers: Headers) -> bool:
     """Return whether Accept-Encoding allows gzip; a quality of 0 forbids it (RFC 9110 12.5.3)."""
     codings = [coding.replace(" ", "").lower() for coding in headers.get("accept-encoding", "").split(",")]

@@ -12,7 +12,7 @@ import hashlib
 import re
 import struct
 import zipfile
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
@@ -22,8 +22,9 @@ from fastapi import Request, Response
 from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
 from node.errors import UsageError
+from node.web.errors import PreconditionFailed
 from node.web.files import ZIP, Damaged, Streamed, not_satisfiable
-from node.web.headers import has_etag
+from node.web.headers import has_etag, is_match
 
 MAX_FILES = 250_000
 """Most files of a planned ZIP file: each takes 1.5 KB of memory while it is sent."""
@@ -150,47 +151,52 @@ class PlannedZip:
             self._infos.append(info)
             at = _end(info)
             self._ends.append(at)
-            digest.update(f"{name}\0{_identity(content)}\0".encode())
-        self.length = at + len(_directory(self._infos, at))
+            digest.update(f"{_identity(content)}\0".encode())
+        directory = _directory(self._infos, at)
+        digest.update(directory)  # names, lengths, and how they are written
+        self.length = at + len(directory)
         self.etag = f'"{digest.hexdigest()[:32]}"'
 
     def pieces(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` up to `stop`.
+        """Yield the bytes from `start` up to `stop`; empty pieces while others are read, so that the client can go.
 
         Raises Damaged if a file is not what was stored, or was deleted, and OutOfResources if it cannot be read now.
         """
-        first = bisect_right(self._ends, start)
+        first, last = bisect_right(self._ends, start), bisect_left(self._ends, stop)
         at = self._ends[first - 1] if first else 0
-        for piece in self._from(first):
-            wanted = piece[max(start - at, 0) : stop - at]
+        for piece in self._from(first, last):
+            yield piece[max(start - at, 0) : stop - at]
             at += len(piece)
-            if wanted:
-                yield wanted
             if at >= stop:
                 return
 
-    def _from(self, first: int) -> Iterator[bytes]:
-        """Yield all bytes from the beginning of a member on; the directory needs the checksums of the earlier ones."""
-        contents = self._contents[first:]
+    def _from(self, first: int, last: int) -> Iterator[bytes]:
+        """Yield all bytes from one member to another, and after the last of all members the directory.
+
+        It needs the checksums of the members before the first one, too.
+        """
+        count = len(self._infos)
+        yield from self._members(range(first, min(last + 1, count)))
+        unknown = []
+        for number, content in enumerate(self._contents[:first]):
+            known = None if isinstance(content, bytes) else self._known.checksums.get(content.key)
+            if known is None:
+                unknown.append(number)
+            else:
+                self._infos[number].CRC = known
+        for _ in self._members(unknown):
+            yield b""
+        yield _directory(self._infos, self._ends[-1] if count else 0)
+
+    def _members(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        """Yield the bytes of some members, by their numbers, and note their checksums."""
+        contents = [self._contents[number] for number in numbers]
         files = self._archive.ahead([content for content in contents if not isinstance(content, bytes)])
-        for info, content in zip(self._infos[first:], contents, strict=True):
+        for number, content in zip(numbers, contents, strict=True):
+            info = self._infos[number]
             yield from _written(info, [content] if isinstance(content, bytes) else self._read(next(files)))
             if not isinstance(content, bytes):
                 self._known.note_checksum(content.key, info.CRC)
-        for info, content in zip(self._infos[:first], self._contents, strict=False):
-            info.CRC = self._checksum(content)
-        yield _directory(self._infos, self._ends[-1] if self._ends else 0)
-
-    def _checksum(self, content: Content) -> int:
-        if isinstance(content, bytes):
-            return crc32(content)
-        if (known := self._known.checksums.get(content.key)) is not None:
-            return known
-        checksum = 0
-        for piece in self._read(content):
-            checksum = crc32(piece, checksum)
-        self._known.note_checksum(content.key, checksum)
-        return checksum
 
 
 def require_few(files: int) -> None:
@@ -200,14 +206,19 @@ def require_few(files: int) -> None:
 
 
 def zip_response(request: Request, planned: PlannedZip, headers: Mapping[str, str], status: int = 200) -> Response:
-    """Send a planned ZIP file, or the range of it that is asked for.
+    """Send a planned ZIP file, or the range of it that is asked for; the response is `Streamed` if it has any of it.
 
     One range is sent as it is; of several, and of a unit other than bytes, the whole is sent (RFC 9110 14.2).
     `status` other than 200: it is sent whole.
+
+    Raises PreconditionFailed if If-Match says that another one is wanted: browsers that fetch parts side by side do.
     """
+    if not is_match(request.headers.get("if-match", "*"), planned.etag):
+        raise PreconditionFailed(planned.etag)
     headers = {"Content-Type": ZIP, **headers, "ETag": planned.etag}
-    if has_etag(request.headers, planned.etag):
-        return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Vary") if name in headers})
+    if request.method != "POST" and has_etag(request.headers, planned.etag):
+        kept = ("ETag", "Vary", "Cache-Control")
+        return Response(status_code=304, headers={name: headers[name] for name in kept if name in headers})
     start, stop = 0, planned.length
     if status == 200:
         headers["Accept-Ranges"] = "bytes"
@@ -228,7 +239,7 @@ _RANGE = re.compile(r"\s*bytes\s*=\s*(?:(\d{1,18})\s*-\s*(\d{1,18})?|-\s*(\d{1,1
 def _range(request: Request, planned: PlannedZip) -> tuple[int, int] | None:
     """Return the range that a request asks for, empty if it begins beyond the end; None: the whole."""
     found = _RANGE.fullmatch(request.headers.get("range", ""))
-    if found is None or request.headers.get("if-range", planned.etag) != planned.etag:
+    if request.method != "GET" or found is None or request.headers.get("if-range", planned.etag) != planned.etag:
         return None
     first, last, suffix = (None if text is None else int(text) for text in found.groups())
     if first is None:

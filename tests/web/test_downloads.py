@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from io import BytesIO, StringIO
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,7 +19,12 @@ import SimpleITK as sitk
 from pydicom import Dataset
 from starlette.testclient import TestClient
 
+from node.extensions.pages import downloads
+from node.index.engine.place import FILE_NAME
+from node.index.nouns.records import RevisionFile
+from node.index.nouns.views import StudyViews
 from tests import make
+from tests.made_once import IN_POSTGRESQL
 from tests.web.conftest import Site, open_site
 
 DOE, DOES_SECOND, MUELLER = "1.2.1", "1.2.2", "1.2.3"
@@ -64,18 +71,18 @@ def lines_of(archive: ZipFile) -> list[dict[str, str]]:
 def test_zip_files_of_two_studies_of_one_person_and_day_can_be_unpacked_in_one_folder(tmp_path: Path) -> None:
     site = open_site(tmp_path / "root")
     doe = {"PatientName": "Doe^John", "PatientID": "P1", "StudyDate": "20261120"}
-    for study in ("1.2.8", "1.2.7"):
-        site.take(*named(study, 2, SeriesDescription="t1", **doe))
+    for study, name in (("1.2.8", "Doe^John"), ("1.2.7", "DOE^JOHN")):  # one folder, for many file systems
+        site.take(*named(study, 2, SeriesDescription="t1", **doe | {"PatientName": name, "PatientID": name}))
     site.take(*named("1.2.6", 2, Modality="CT", **doe))
     site.take(*named("1.2.5", 2, **doe | {"PatientID": "P2", "StudyDate": ""}))
     site.convert()
     client = site.client()
     for path in ("dicom.zip", "volumes.zip"):
         names = {uid: opened(client.get(f"/studies/{uid}/{path}").content).namelist() for uid in ("1.2.8", "1.2.7")}
-        assert {names["1.2.8"][0].split("/")[0], names["1.2.7"][0].split("/")[0]} == {
+        assert [names[uid][0].split("/")[0] for uid in ("1.2.8", "1.2.7")] == [
             "Doe_John_2026-11-20_MR",
-            "Doe_John_2026-11-20_MR-2",
-        }
+            "DOE_JOHN_2026-11-20_MR-2",
+        ]
         assert set(names["1.2.8"]) & set(names["1.2.7"]) == {"manifest.csv"}
     others = [opened(client.get(f"/studies/{uid}/dicom.zip").content).namelist()[0] for uid in ("1.2.6", "1.2.5")]
     assert [name.split("/")[0] for name in others] == ["Doe_John_2026-11-20_CT", "Doe_John_MR"]
@@ -169,3 +176,31 @@ def test_taking_studies_away_is_audited(site: Site, client: TestClient) -> None:
     lines = [str(line) for line in site.audited("DICOM Instances Transferred")]
     assert any(f"'{DOE}'" in line and "8 files of volumes" in line for line in lines)
     assert any(f"'{DOE}'" in line and "DICOM of 1 study " in line for line in lines)
+
+
+@pytest.mark.slow
+def test_files_that_are_removed_while_a_download_begins_are_told(
+    site: Site, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The series is converted again between the look at the folder of its files and their reading."""
+    for name in ("volume.mhd", "volume.json"):
+        gone = RevisionFile(f"volumes/1/2/1-gone/{name}", 5)
+        monkeypatch.setattr(downloads, "files_of", lambda *args, gone=gone: [gone])
+        answer = client.get(f"/studies/{DOE}/volumes.zip?format=all")
+        assert (answer.status_code, "its series was converted again" in answer.text) == (500, True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(IN_POSTGRESQL, reason="asks SQLite for its plan")
+def test_studies_of_one_name_are_found_without_reading_all_of_a_day(site: Site) -> None:
+    """An archive without dates, or with one date for all, would be read whole for each study of a download."""
+    ran: list[str] = []
+    with closing(sqlite3.connect(site.root / FILE_NAME)) as connection:
+        studies = StudyViews(connection)
+        second = studies.row(DOES_SECOND)
+        assert second is not None
+        connection.set_trace_callback(ran.append)
+        assert len(studies.earlier_namesakes(second)) == 1
+        connection.set_trace_callback(None)
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {ran[0]}")]
+    assert not any("study_date" in step or step.startswith("SCAN") for step in plan), plan

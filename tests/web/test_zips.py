@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import httpx2
 import pytest
@@ -16,12 +19,15 @@ from playwright.sync_api import Browser, sync_playwright
 from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
 from node.errors import UsageError
+from node.extensions.pages import downloads
+from node.extensions.pages.actions import MAX_QUERY
 from node.web import zips
 from node.web.files import Damaged
+from node.web.services import Services
 from node.web.zips import Known, Member, PlannedFile, PlannedZip, zip_stream
 from tests import make
 from tests.peers import Proxy
-from tests.web.conftest import Site
+from tests.web.conftest import DEADLINE_SECONDS, Site
 from tests.web.pages import start_browser
 
 STUDY = "1.2.3"
@@ -80,6 +86,46 @@ def test_what_is_before_a_range_is_read_only_for_checksums_that_nobody_knows(arc
     files.read.clear()
     assert b"".join(files.planned(archive).pieces(100, len(content))) == content[100:]
     assert files.read == ["b", "a"]
+
+
+def test_a_part_reads_no_more_files_than_it_has(archive: Archive) -> None:
+    files = Files({key: key.encode() * 50 for key in "abcdef"})
+    fetched: list[str] = []
+
+    class Ahead(Archive):
+        def ahead(self, files: Any) -> Iterator[Any]:
+            fetched.extend(file.key for file in files)
+            return iter(files)
+
+    planned = files.planned(Ahead(archive.root, 0))
+    assert len(b"".join(planned.pieces(120, 250))) == 130
+    assert fetched == files.read == ["b", "c"]
+
+
+def test_who_waits_for_checksums_can_go_away_after_any_piece(archive: Archive) -> None:
+    files = Files({"a": b"x" * 70, "b": b"y" * 70})
+    planned = files.planned(archive)
+    pieces = planned.pieces(planned.length - 1, planned.length)
+    assert [next(pieces) for _ in range(5)] == [b""] * 5
+    assert files.read == ["a"]
+
+
+def test_a_file_that_became_shorter_has_no_checksum(archive: Archive) -> None:
+    files, known = Files({"a": b"x" * 20}), Known()
+    planned = files.planned(archive, known)
+    files.contents["a"] = b"x" * 19
+    with pytest.raises(Damaged, match="20 bytes"):
+        list(planned.pieces(planned.length - 1, planned.length))
+    assert not known.checksums
+
+
+def test_another_layout_of_the_same_files_has_another_entity_tag(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files({"a": b"x"})
+    before = files.planned(archive).etag
+    monkeypatch.setattr(zipfile, "DEFAULT_VERSION", 21)
+    assert files.planned(archive).etag != before
 
 
 def test_other_bytes_have_another_entity_tag(archive: Archive) -> None:
@@ -177,6 +223,72 @@ def test_a_download_has_a_length_and_goes_on_where_it_ended(filled: Site, url: s
     for header in ("bytes=9-4", "bytes=0-1,4-5", "lines=1-2", "bytes=x-"):
         assert client.get(url, headers={"Range": header}).status_code == 200, header
     assert "a part" in filled.audited("DICOM Instances Transferred")[-1]["detail"] or "dicom-web" in url
+
+
+@pytest.mark.parametrize("url", ZIPS)
+def test_who_wants_a_part_of_what_was_there_gets_no_part_of_something_else(filled: Site, url: str) -> None:
+    client = filled.client()
+    etag = client.get(url).headers["etag"]
+    part = {"Range": "bytes=4-7"}
+    assert client.get(url, headers=part | {"If-Match": etag}).status_code == 206
+    for tags in ('"another"', f"W/{etag}"):
+        refused = client.get(url, headers=part | {"If-Match": tags})
+        assert (refused.status_code, refused.headers["etag"]) == (412, etag)
+        assert client.get(url, headers=part | {"If-Range": tags}).status_code == 200
+    kept = client.get(url, headers={"If-None-Match": f"W/{etag}"})
+    assert (kept.status_code, kept.headers["etag"], kept.content) == (304, etag, b"")
+    assert kept.headers["cache-control"] == client.get(url).headers["cache-control"]
+
+
+def test_ranges_are_for_get_alone(filled: Site) -> None:
+    client, url = filled.client(), ZIPS[-1]
+    head = client.head(url, headers={"Range": "bytes=4-7"})
+    assert (head.status_code, head.headers["content-length"]) == (200, client.get(url).headers["content-length"])
+    form = {"study": ["1.2.3", *(f"9.{number}" for number in range(MAX_QUERY // 8))]}  # too long for an address
+    posted = client.post("/selected/dicom.zip", data=form, headers={"Range": "bytes=4-7", "If-None-Match": "*"})
+    assert (posted.status_code, posted.content[:4]) == (200, b"PK\3\4")
+
+
+@pytest.mark.slow
+def test_the_audit_log_tells_parts_from_the_whole(site: Site) -> None:
+    site.take(*make.ct_series(2, study_uid=STUDY, series_uid="1.2.3.1"))
+    client, url = site.client(), f"/studies/{STUDY}/dicom.zip"
+
+    def told(**headers: str) -> list[str]:
+        before = len(site.audited("DICOM Instances Transferred"))
+        client.get(url, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        return [line["detail"] for line in site.audited("DICOM Instances Transferred")[before:]]
+
+    whole = "DICOM of 1 study as a ZIP file"
+    assert told(Range="lines=0-") == [whole]
+    assert told(Range="bytes=0-") == []  # as whole, and within a minute
+    assert told(Range="bytes=1-", If_Range='"another"') == []
+    assert told(Range="bytes=99999999-") == []
+    assert told(Range="bytes=1-") == [f"{whole}, a part"]
+    assert told(Range="bytes=2-") == []
+
+
+@pytest.mark.slow
+def test_who_goes_away_while_checksums_are_read_has_nothing_more_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.take(*make.ct_series(2, study_uid=STUDY, series_uid="1.2.3.1"))
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(node: Services, file: ArchivedFile) -> Iterator[bytes]:
+        begun.set()
+        deadline = monotonic() + DEADLINE_SECONDS
+        try:
+            while monotonic() < deadline:
+                yield b""
+        except GeneratorExit:
+            ended.set()
+            raise
+
+    monkeypatch.setattr(downloads, "stored_file", endless)
+    with site.client().stream("GET", f"/studies/{STUDY}/dicom.zip", headers={"Range": "bytes=-1"}):
+        assert begun.wait(DEADLINE_SECONDS)
+    assert ended.wait(DEADLINE_SECONDS / 2)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -30,7 +31,7 @@ from node.settings.convert import VolumeFormat
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import Damaged, Unavailable, digest_of, local_file, local_or_gone
+from node.web.files import Damaged, Streamed, Unavailable, digest_of, local_file
 from node.web.services import Services
 from node.web.zips import Content, Known, PlannedFile, PlannedZip, known_of, require_few, zip_response
 
@@ -158,9 +159,9 @@ def volumes_zip(
         lines.append(named.line(file=path, sha256=digest, revision=revision))
     entries.append((LIST, _list([*lines, *without])))
     objects = [{"study_instance_uid": study} for study in study_instance_uids]
-    call.audit.transferred(objects, f"{counted(len(files), 'file')} of volumes as a ZIP file{_asked(call)}")
     planned = PlannedZip(entries, call.node.archive, partial(_pieces, call.node), known)
-    return zip_response(call.request, planned, _headers(files[0][0], study_instance_uids, series_instance_uids))
+    headers = _headers(files[0][0], study_instance_uids, series_instance_uids)
+    return _sent(call, planned, headers, objects, f"{counted(len(files), 'file')} of volumes")
 
 
 def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()) -> Response:
@@ -190,9 +191,9 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
     if first is None:
         raise ResourceNotFound("series" if series_instance_uids else "study")
     entries.append((LIST, _list(lines)))
-    call.audit.transferred(objects, f"DICOM of {counted(len(objects), 'study', 'studies')} as a ZIP file{_asked(call)}")
     planned = PlannedZip(entries, call.node.archive, partial(stored_file, call.node), known_of(call.request))
-    return zip_response(call.request, planned, _headers(first, study_instance_uids, series_instance_uids))
+    headers = _headers(first, study_instance_uids, series_instance_uids)
+    return _sent(call, planned, headers, objects, f"DICOM of {counted(len(objects), 'study', 'studies')}")
 
 
 def _named(
@@ -235,25 +236,32 @@ def _content(node: Services, known: Known, file: RevisionFile, path: str) -> Con
 
     The index of a node without an object store has no digests of what lies beside a volume, which is read for it once.
     """
-    if path.endswith(".mhd"):
-        return renamed_header(local_or_gone(node, file).read_bytes(), _name(path).removesuffix(".mhd"))
-    digest = file.sha256 or known.digests.get(file.key)
-    if digest is None:
-        digest = known.note_digest(file.key, digest_of(local_or_gone(node, file)))
+    with _reading():
+        if path.endswith(".mhd"):
+            return renamed_header(local_file(node, file).read_bytes(), _name(path).removesuffix(".mhd"))
+        digest = file.sha256 or known.digests.get(file.key)
+        if digest is None:
+            digest = known.note_digest(file.key, digest_of(local_file(node, file)))
     return PlannedFile(file.key, 0, file.bytes, digest)
 
 
 def _pieces(node: Services, file: ArchivedFile) -> Iterator[bytes]:
     """Yield the content of a file of a revision; raises Damaged before the last piece if it is not as it was written"""
     digest, left = hashlib.sha256(), file.bytes
+    with _reading(), local_file(node, file).open("rb", buffering=0) as content:
+        while piece := content.read(CHUNK_BYTES):
+            digest.update(piece)
+            left -= len(piece)
+            if left <= 0 and digest.hexdigest() != file.sha256:
+                raise Damaged("a file of a volume is not as it was written: convert its series again")
+            yield piece
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raise Damaged if a file of a revision is missing, and Unavailable if it cannot be read now."""
     try:
-        with local_file(node, file).open("rb", buffering=0) as content:
-            while piece := content.read(CHUNK_BYTES):
-                digest.update(piece)
-                left -= len(piece)
-                if left <= 0 and digest.hexdigest() != file.sha256:
-                    raise Damaged("a file of a volume is not as it was written: convert its series again")
-                yield piece
+        yield
     except FileNotFoundError:
         raise Damaged("a file of a volume is missing: its series was converted again or deleted") from None
     except OSError as error:
@@ -264,9 +272,15 @@ def _list(lines: Iterable[Sequence[object]]) -> bytes:
     return b"".join(map(csv_line, [COLUMNS, *lines]))
 
 
-def _asked(call: Call) -> str:
-    """Return how the audit log tells a request for a part, such as the rest of a download that broke off."""
-    return ", a part" if "range" in call.request.headers else ""
+def _sent(
+    call: Call, planned: PlannedZip, headers: Mapping[str, str], objects: Sequence[Mapping[str, Any]], what: str
+) -> Response:
+    """Send a ZIP file, and record it in the audit log: a part, such as the rest of one that broke off, as a part."""
+    response = zip_response(call.request, planned, headers)
+    if isinstance(response, Streamed):
+        part = ", a part" if int(response.headers["content-length"]) < planned.length else ""
+        call.audit.transferred(objects, f"{what} as a ZIP file{part}")
+    return response
 
 
 def _headers(

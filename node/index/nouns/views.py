@@ -274,15 +274,16 @@ class StudyViews(ViewRows):
     def earlier_namesakes(self, study: Mapping[str, Any]) -> list[list[Row]]:
         """Return the ``modality`` of the series of each study that was received before one, and that people call alike.
 
-        Both have one date, and patients of one name, or of one Patient ID if there is no name.
+        Both have one date, and patients of one name, in upper or lower case, or of one Patient ID if there is no name.
+        The patients are found first: an archive may have no dates, or one date for all its studies.
         """
-        same_day = "st.study_date = own.study_date" if study["study_date"] else "st.study_date IS NULL"
-        same_patient = "p.patient_name = one.patient_name" if study["patient_name"] else "p.patient_id = one.patient_id"
+        names = ("patient_name", "patient_name_alphabetic") if study["patient_name"] else ("patient_id",)
+        is_alike = " OR ".join(f"p.{name} = one.{name}" for name in names)
         rows = self._rows(
             "SELECT DISTINCT st.id, se.modality FROM studies own JOIN patients one ON one.id = own.patient_id "
-            f"JOIN studies st ON {same_day} AND st.id < own.id JOIN patients p ON p.id = st.patient_id "
-            f"LEFT JOIN series se ON se.study_id = st.id WHERE own.study_instance_uid = :study AND {same_patient} "
-            "ORDER BY st.id",
+            f"JOIN patients p ON {is_alike} JOIN studies st ON st.patient_id = p.id AND st.id < own.id "
+            "AND COALESCE(CAST(st.study_date AS TEXT), '') = COALESCE(CAST(own.study_date AS TEXT), '') "
+            "LEFT JOIN series se ON se.study_id = st.id WHERE own.study_instance_uid = :study ORDER BY st.id",
             study=study["study_instance_uid"],
         )
         return [list(of_study) for _, of_study in groupby(rows, itemgetter("id"))]

@@ -16,6 +16,7 @@ from node.index.nouns.terms import Terms
 from node.web.access import Call, ReaderCall
 from node.web.api.models import Resource
 from node.web.errors import PreconditionFailed
+from node.web.headers import is_match
 
 One = TypeVar("One", bound=Resource)
 Result = TypeVar("Result", bound=Resource)
@@ -74,18 +75,13 @@ class ChangeRequest:
         def check(index: ReadIndex) -> None:
             if self.if_match is not None:
                 etag = etag_of(current(index))
-                if not _matches(self.if_match, etag):
+                if not is_match(self.if_match, etag):
                     raise PreconditionFailed(etag)
 
         if self.if_match is not None:
             with self.call.node.index.reading() as index:
                 check(index)
         return Terms(checked(check), request_id)
-
-
-def _matches(tags: str, etag: str) -> bool:
-    """Return whether If-Match has an entity tag, by strong comparison: a weak one never matches."""
-    return any(tag.strip() in (etag, "*") for tag in tags.split(","))
 
 
 async def _requested(
