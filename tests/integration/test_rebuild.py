@@ -30,7 +30,7 @@ from tests.ingest import take
 from tests.integration.conftest import data_set_bytes
 from tests.made_once import IN_POSTGRESQL, copy_root, lose_index
 from tests.preloaded import run
-from tests.rows import read_rows, view_rows
+from tests.rows import read_rows, view_rows, write_rows
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
@@ -145,6 +145,28 @@ def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
     assert patient_ids(root) == before
     merged = view_rows(root, "SELECT DISTINCT patient_id FROM v_studies")
     assert len(merged) == 1
+
+
+@pytest.mark.parametrize("is_decided", [False, True])
+def test_a_conflict_of_a_study_is_there_once_after_a_rebuild_with_its_decision(
+    settings: Settings, is_decided: bool
+) -> None:
+    """It names one of the instances that were received at once: not always the one that a rebuild reads first."""
+    root = settings.storage.root
+    first = make.ct_series(2, PatientID="7", PatientName="A")
+    second, nameless = make.ct_series(3, PatientID="7", PatientName="B"), make.ct_series(3, PatientID="")
+    with Repository(settings) as repository:
+        for ds in (*first, *second, *nameless):
+            take(repository.ingest, [Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds))])
+    uids = {"uid": str(second[2].SOPInstanceUID), "study": str(second[2].StudyInstanceUID)}
+    write_rows(root, "UPDATE conflicts SET sop_instance_uid = :uid WHERE study_instance_uid = :study", **uids)
+    if is_decided:
+        write_rows(root, "UPDATE conflicts SET decision = 'kept', decided_by = 'ann', decided_at = found_at")
+    query = "SELECT kind, study_instance_uid, sop_instance_uid, decision FROM v_conflicts ORDER BY kind"
+    before = view_rows(root, query)
+    assert [row["kind"] for row in before] == ["no-patient-id", "shared-patient-id"]
+    rebuild_index(settings)
+    assert view_rows(root, query) == before
 
 
 @pytest.mark.slow

@@ -17,13 +17,14 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from sqlalchemy import Boolean, Connection, CursorResult, insert, select, text, update
+from sqlalchemy import Boolean, Connection, CursorResult, delete, insert, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError
 
 from node.acknowledged import Acknowledged
 from node.index.engine.about import set_about
 from node.index.engine.about_keys import LEDGER
 from node.index.engine.backend import OldIndex, backend_of
+from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
 from node.index.nouns.deletions import is_deletable
@@ -402,7 +403,7 @@ def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) ->
     old.salvaged.altered = [row.key for row in altered]
     for row in altered:
         detail = f"the previous index had the SHA-256 {row.sha256}, the file has {row.of_file}"
-        uids = {name: getattr(row, name) for name in ("study_instance_uid", "series_instance_uid", "sop_instance_uid")}
+        uids = {name: getattr(row, name) for name in _UIDS}
         sources = select(VolumeSourceRow.sha256).where(VolumeSourceRow.sop_instance_uid == row.sop_instance_uid)
         used = set(connection.scalars(sources))
         if row.sha256 in used and row.of_file not in used:
@@ -510,13 +511,32 @@ def _take_over_studies(connection: Connection, old: OldIndex) -> None:
         )
 
 
+_UIDS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
+
+_OF_STUDIES = ("no-patient-id", "shared-patient-id")
+"""Conflicts that a study has once; which of its instances they name depends on which was indexed first."""
+
+
 def _take_over_conflicts(connection: Connection, old: OldIndex) -> None:
-    """Take over the conflicts that indexing the files has not found again."""
-    uids = ("kind", "study_instance_uid", "series_instance_uid", "sop_instance_uid")
-    found = {tuple(row) for row in _run(connection, f"SELECT {', '.join(uids)} FROM conflicts")}
+    """Take over the conflicts without files, in the place of those that indexing the files has found again.
+
+    The old ones have what people decided.
+    """
     names = [name for name in _names("conflicts") if name != "id"]
-    rows = [row for row in old.rows("conflicts", names) if row["key"] is None]
-    _insert(connection, old, "conflicts", [row for row in rows if tuple(row[name] for name in uids) not in found])
+    found = [row._asdict() for row in connection.execute(select(ConflictRow.__table__)).all()]
+    with_file = {_subject(row) for row in found if row["key"] is not None}
+    without = (row for row in old.rows("conflicts", names) if row["key"] is None)
+    rows = [row for row in without if _subject(row) not in with_file]
+    known = {_subject(row) for row in rows}
+    again = [row["id"] for row in found if row["key"] is None and _subject(row) in known]
+    connection.execute(delete(ConflictRow).where(listed_in(ConflictRow.id, again)))
+    _insert(connection, old, "conflicts", rows)
+
+
+def _subject(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what a conflict is about, by which it is known again."""
+    uids = ("study_instance_uid",) if row["kind"] in _OF_STUDIES else _UIDS
+    return (row["kind"], *(row[name] for name in uids))
 
 
 def _delete_patients_without_studies(connection: Connection) -> None:
