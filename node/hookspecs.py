@@ -806,6 +806,10 @@ class Extension:
         """Yield what `config check` does with the tables beyond their rules; each raises `UsageError`, or returns."""
         return iter(())
 
+    def warnings(self, settings: Settings) -> Iterator[str]:
+        """Yield what a start accepts of the tables, and is probably not meant: `config check` lists it."""
+        return iter(())
+
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
         """Return what commands and pages do on a root, by names that are free (`node.control.actions`)."""
         return {}

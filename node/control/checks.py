@@ -109,6 +109,8 @@ def warnings(settings: Settings) -> list[str]:
     for name, route in settings.routes.items():
         for to in route.to:
             found += _warnings_of_route(name, to, route, settings)
+    for extension in enabled(settings):
+        found += extension.warnings(settings)
     return found
 
 

@@ -169,3 +169,11 @@ def test_an_open_listener_is_refused_unless_the_configuration_says_so(tmp_path: 
     assert done.returncode == 2
     assert "[dicom] host = 0.0.0.0 is reachable from other machines" in done.stderr
     assert not (tmp_path / "root").exists()
+
+
+def test_a_folder_of_worklist_entries_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+    folder = tmp_path / "entries"
+    [warning] = check(tmp_path, f'[worklist]\nfolder = "{folder}"\n')["warnings"]
+    assert warning.startswith("[worklist] folder = ")
+    folder.mkdir()
+    assert check(tmp_path, f'[worklist]\nfolder = "{folder}"\n')["warnings"] == []

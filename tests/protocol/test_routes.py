@@ -204,6 +204,24 @@ def test_what_a_destination_that_is_down_misses_waits_and_is_sent_when_it_is_bac
     assert node.state()["trouble"] is None
 
 
+def test_what_waits_for_a_destination_that_is_down_or_paused_says_so(source: Callable[..., Source], pacs: Pacs) -> None:
+    node = source({"all": Route(when="instance-stored", to=("PACS",))}, pacs.port)
+    pacs.down()
+    series, index, lane = CT(1), node.node.ingest.index, lane_to("all", "PACS")
+    node.take(series)
+    key = (series[0].StudyInstanceUID, series[0].SeriesInstanceUID)
+    assert len(index.routes.replay(lane, [key], False, node.clock()).queued) == 1
+    node.run("all/PACS")
+    with index.reading() as read:
+        [waits] = read.routes.messages(9, state="waiting")
+    assert "does not answer" in waits["reason"]
+    assert dt.datetime.fromisoformat(str(waits["due_at"])).replace(tzinfo=dt.UTC) > node.clock()
+    index.routes.pause([lane], True)
+    with index.reading() as read:
+        [waits] = read.routes.messages(9, state="waiting")
+    assert (waits["reason"], waits["due_at"]) == ("the route is paused", None)
+
+
 def test_series_that_wait_for_a_destination_that_is_down_are_counted(
     source: Callable[..., Source], pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

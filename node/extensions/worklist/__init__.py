@@ -109,6 +109,11 @@ class _Worklist(Extension):
 
             yield partial(notified_peers, settings, worklist.notify)
 
+    def warnings(self, settings: Settings) -> Iterator[str]:
+        folder = _settings(settings).folder
+        if folder is not None and not folder.is_dir():
+            yield f"[worklist] folder = {str(folder)!r} is not there: until it is, files add no entries"
+
     def ports(self, settings: Settings) -> Iterator[Port]:
         worklist = _settings(settings)
         if worklist.hl7_port is not None:
