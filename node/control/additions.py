@@ -111,10 +111,10 @@ def _rules(settings: Settings, rows: Sequence[Row]) -> AddedRules | None:
         try:
             rules = merged(own, row.settings["rules"])
         except ValidationError:
-            return AddedRules(own, row.change, unconfirmed=f"{_NOT_ACCEPTED}, which {row.changed_by} has confirmed")
+            return AddedRules(own, row.changed_at, unconfirmed=f"{_NOT_ACCEPTED}, which {row.changed_by} has confirmed")
         reason = f"[retention] of the configuration has changed since {row.changed_by} set rules beside it"
         is_same = owned(own) == row.settings["beside"]
-        return AddedRules(rules, row.change, row.settings["confirmed"], None if is_same else reason)
+        return AddedRules(rules, row.changed_at, row.settings["confirmed"], None if is_same else reason)
     return None
 
 

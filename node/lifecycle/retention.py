@@ -246,8 +246,8 @@ class Retention(BackgroundService):
                 log.info("retention_would_delete", study_instance_uid=one.study.study_instance_uid, reason=one.rule)
             return len(expired)
         before = self._state()
-        is_new = added is not None and added.change != before.passed
-        confirmed = added.confirmed if added is not None and is_new else 0
+        is_new = added is not None and added.change.isoformat() != before.passed
+        confirmed = added.confirmed if added is not None and is_new and added.is_recent(now) else 0
         usual = max(FEW, int(rules.maximum_share * len(studies)), before.approved, confirmed)
         if len(expired) > usual:
             if before.asked != len(expired):
@@ -258,7 +258,7 @@ class Retention(BackgroundService):
             if self._stopping.is_set() or self._settings.retention != rules:
                 return number
             self._delete(one, now, rules)
-        passed = added.change if added is not None else ""
+        passed = added.change.isoformat() if added is not None else ""
         self._keep(before, replace(before, asked=None, approved=0, passed=passed))
         return len(expired)
 

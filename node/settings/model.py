@@ -6,6 +6,7 @@ override the environment (``VOXELNODE_SECTION__KEY``), which overrides the TOML 
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -1047,14 +1048,18 @@ AddedTable = Literal["peers", "routes", "hooks", "retention"]
 class AddedRules:
     """The rules of retention that are in force, and the change that made them.
 
-    `confirmed`: how many studies the first pass may delete. `unconfirmed`: why nobody has confirmed the rules as they
-    are now, so that nothing is deleted by them; None: somebody has.
+    `confirmed`: how many studies the first pass may delete within a day. `unconfirmed`: why nobody has confirmed the
+    rules as they are now, so that nothing is deleted by them; None: somebody has.
     """
 
     rules: RetentionSettings
-    change: str
+    change: dt.datetime
     confirmed: int = 0
     unconfirmed: str | None = None
+
+    def is_recent(self, now: dt.datetime) -> bool:
+        """Return whether what was confirmed still holds: an index that is built anew does not know that it was used."""
+        return abs(now - self.change) < dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)

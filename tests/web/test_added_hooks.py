@@ -253,10 +253,13 @@ def test_a_secret_does_not_go_to_another_address_and_is_shown_nowhere(tmp_path: 
         assert all(map(is_signed, receiver.wait_for(4)))
         assert KEY not in repr(here.settings.hooks["x"])
         assert KEY not in here.settings.model_dump_json()
+        here.act("set-hook", name="x", who="chief", hook={**hook, "attempts": 3}, secret="whsec_" + "B" * 44)
+        here.receive(tmp_path)
+        assert not any(map(is_signed, receiver.wait_for(6)[4:])), "another secret takes effect, too"
         query = {"on": STORED, "url": f"{receiver.url}?token=hidden"}
         here.act("set-hook", name="x", who="chief", hook=query, secret="")
         here.receive(tmp_path)
-        assert "webhook-signature" not in receiver.wait_for(6)[-1].headers
+        assert "webhook-signature" not in receiver.wait_for(8)[-1].headers
         assert "hidden" not in (here.root / "audit.jsonl").read_text()
     finally:
         here.stop()

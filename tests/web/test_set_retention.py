@@ -106,7 +106,7 @@ def test_rules_are_set_in_the_browser_once_the_number_is_typed_and_the_next_pass
         assert studies(here.root) == 6, "what was confirmed has gone, and this is an unusual number again"
         assert waits_for(here).startswith("5 studies are due at once")
         details = [line["detail"] for line in audited(here.root, "retention: {")]
-        assert details[-1].startswith('done: retention: {"maximum_studies": ')
+        assert details[-1].startswith('done: retention: {"maximum_studies": 1, "only_converted": false}')
         assert details[-1].endswith("; 5 studies due")
 
         page.reload()
@@ -236,6 +236,7 @@ def test_commands_do_the_same_with_and_without_a_node(tmp_path: Path) -> None:
     rules = ("maximum_studies=1", "only_converted=false")
     here = Started(settings)
     try:
+        an_hour_later(here)
         receive(here, tmp_path, 3)
         assert "2 of 3 studies would be due" in run("retention", "try", *rules, *where, check=True).stdout
         refused = run("retention", "set", *rules, *where)

@@ -45,8 +45,9 @@ class RetentionChanges:
             if not wanted.dry_run:
                 _require_confirmed(due, confirmed)
             own = owned(self._settings.own(TABLE))
-            row = {"rules": dict(rules), "beside": own, "confirmed": confirmed or 0}
-            told = json.dumps(dict(rules), ensure_ascii=False) if rules else "as the configuration has it"
+            kept = {key: value for key, value in shown(wanted).items() if key in rules}
+            row = {"rules": kept, "beside": own, "confirmed": 0 if wanted.dry_run else len(due.expired)}
+            told = json.dumps(kept, ensure_ascii=False) if kept else "as the configuration has it"
             what = f"retention: {told}; {counted(len(due.expired), 'study', 'studies')} due"
             if rules:
                 self._additions.set(TABLE, ROW, row, who, what)
