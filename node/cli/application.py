@@ -176,8 +176,7 @@ def _failed(message: str, status: int) -> int:
 
 def _path_of(given: Sequence[str]) -> str:
     """Return the command that was given, by its first word."""
-    known = {command.name for command in commands()}
-    return f"voxelnode {given[0]}" if given and given[0] in known else "voxelnode"
+    return f"voxelnode {given[0]}" if given and given[0] in _names() else "voxelnode"
 
 
 def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
@@ -219,10 +218,20 @@ def _no_number(found: re.Match[str]) -> str:
     return "must be a whole number." if "integer" in found[0] else "must be a number."
 
 
+OF_COMMANDS = ("--config", "-c", "--root", "--json", "--tsv")
+"""Options of many commands, which some write before the command."""
+
+
+def _names() -> set[str]:
+    return {command.name for command in commands()}
+
+
 def _instead(path: str, error: typer.TyperException, given: Sequence[str]) -> str:
     """Return what does the work of an option that another program has, and the whole command line if it is known."""
     known = next((command.instead for command in commands() if path == f"voxelnode {command.name}"), {})
     option = getattr(error, "option_name", "")
+    if path == "voxelnode" and option in OF_COMMANDS and (words := [word for word in given if word in _names()]):
+        return f": options come after the command, as in `voxelnode {words[0]} ... {option}`"
     if option not in known:
         return ""
     line = rewritten(given[1:]) if known is OF_DCM2NIIX else None

@@ -51,6 +51,10 @@ def _kind(slug: str, status: int, title: str, remedy: str, page: tuple[str, str]
 _ON_A_PAGE = ("This page cannot be shown", "open it by a link of these pages, or go back and send the form again")
 
 
+OF_A_FORM = ("This was not accepted", "go back, correct it and send the form again")
+"""Title and remedy of a form whose content breaks a rule."""
+
+
 INVALID_REQUEST = _kind(
     "invalid-request", 400, "The request is not valid", f"correct the request; {_DESCRIBED}", _ON_A_PAGE
 )

@@ -130,7 +130,10 @@ def respond(
     """Return a page or problem details, as the client expects."""
     if not wants_page(request):
         return ProblemResponse(kind, detail, remedy, headers)
-    title, remedy = kind.page_title or types.title_of(kind.status), remedy or kind.page_remedy or kind.remedy
+    title, page_remedy = kind.page_title or types.title_of(kind.status), kind.page_remedy or kind.remedy
+    if kind is types.INVALID_REQUEST and request.scope.get("method") == "POST":  # of a form that was filled in
+        title, page_remedy = types.OF_A_FORM
+    remedy = remedy or page_remedy
     html = request.app.state.error_page(kind.status, title, detail, remedy, _page_before(request))
     return HTMLResponse(html, kind.status, headers)
 

@@ -91,6 +91,10 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["stauts"], "voxelnode: No such command 'stauts'. Did you mean 'status'? See"),
         (["peers"], "voxelnode: No such command 'peers'. See"),
         (["projects", "ad"], "voxelnode projects: No such command 'ad'. Did you mean 'add'? See"),
+        (
+            ["--config", "a.toml", "status"],
+            "voxelnode: No such option: --config: options come after the command, as in `voxelnode status ",
+        ),
         (["serve", "--config", "absent.toml"], "voxelnode: absent.toml: cannot be read"),
         (["convert", ".", "-o", "out", "--format", "niftii"], "voxelnode: --format: 'niftii'"),
     ],

@@ -242,6 +242,16 @@ def test_the_newest_changes_say_who_did_what(site: Site, chief: httpx2.Client) -
     assert shown.index("account ann") < shown.index("labels changed"), "newest first"
 
 
+def test_a_form_that_breaks_a_rule_is_told_in_plain_words_and_can_be_sent_again(chief: httpx2.Client) -> None:
+    form = {"name": "ct9", "ae_title": "X" * 17, "may": "echo", "host": "127.0.0.1:104"}
+    answer = chief.post("/administration/peers", data=form, headers={"Accept": "text/html"})
+    assert answer.status_code == 400
+    for words in ("This was not accepted", "ae_title: must have at most 16 characters", "has a port: write host"):
+        assert words in answer.text, words
+    for words in ("Value error", "String should", "cannot be shown"):
+        assert words not in answer.text, words
+
+
 def test_the_newest_changes_tell_a_deletion_from_its_end(site: Site, chief: httpx2.Client) -> None:
     site.take(*make.ct_series(2, study_uid="1.2.3"))
     assert chief.delete("/api/v1/studies/1.2.3").is_success
