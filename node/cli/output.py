@@ -148,6 +148,20 @@ def problems_of(path: object, problems: Sequence[str], none: str) -> Listing:
     return Listing(data, text, bool(problems), [{"problem": problem} for problem in problems])
 
 
+MAX_OF_A_KIND = 20
+"""Differences of a kind that a table has: a folder that is missing would be a line for each of its files."""
+
+
+def first_of_each_kind(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Return the first rows of each kind, and a line for each kind that has more."""
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_kind.setdefault(row["kind"], []).append(row)
+    first = [row for of_kind in by_kind.values() for row in of_kind[:MAX_OF_A_KIND]]
+    more = {kind: len(of_kind) - MAX_OF_A_KIND for kind, of_kind in by_kind.items()}
+    return first, [f"and {count} more {kind}; --tsv lists all" for kind, count in more.items() if count > 0]
+
+
 GAP = "  "
 
 PROSE_WIDTH = 40

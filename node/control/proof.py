@@ -124,6 +124,7 @@ def _prove(settings: Settings, backup: Path, parent: Path, sample: int) -> Prove
         _require_room(backup, parent)
         restored = work / "root"
         shutil.copytree(backup, restored, symlinks=True, ignore=_left_out)
+        restored.chmod(stat.S_IRWXU)  # as a root, whatever the mode of the backup
         # Nothing of the configuration that reaches beyond the scratch root, such as a server of the audit log.
         storage = Storage(root=restored, reserve_bytes=0, overwrite_policy=settings.storage.overwrite_policy)
         return _compare(Settings(storage=storage, convert=settings.convert, extensions=settings.extensions), sample)

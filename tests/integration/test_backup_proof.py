@@ -85,6 +85,14 @@ def test_a_backup_without_volumes_is_whole(made: tuple[Path, Path, list[Sent]], 
     assert (code, found["differences"], found["converted"]) == (0, [], 2)
 
 
+def test_a_proof_keeps_its_copy_to_itself_whatever_the_mode_of_the_backup(
+    made: tuple[Path, Path, list[Sent]], backup: Path
+) -> None:
+    backup.chmod(0o755)
+    done = run("backup", "--prove", backup, "--root", made[0], "--sample", "0", check=True)
+    assert "open_to_others" not in done.stderr
+
+
 def contents(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ChangedRoot
-from node.cli.output import Listing, print_table
+from node.cli.output import Listing, first_of_each_kind, print_table
 from node.counted import counted
 
 
@@ -44,8 +44,11 @@ def backup(
         compared += f", {done.not_comparable} not: open, or made by another version or with other options"
 
     def show() -> None:
-        if rows:
-            print_table("", ("kind", "path", "detail"), [[row["kind"], row["path"], row["detail"]] for row in rows])
+        first, more = first_of_each_kind(rows)
+        if first:
+            print_table("", ("kind", "path", "detail"), [[row["kind"], row["path"], row["detail"]] for row in first])
+        for line in more:
+            print(line)
         print(f"{folder}: {compared}; {counted(len(rows), 'difference') if rows else 'no difference'}")
 
     data = {"ok": not rows, **asdict(done), "differences": rows}

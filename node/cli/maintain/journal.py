@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Listing, described, listing, print_fields
+from node.cli.output import Answer, Listing, described, first_of_each_kind, listing, print_fields
 from node.counted import counted, sized
 
 if TYPE_CHECKING:
@@ -93,11 +93,14 @@ def fsck(
     findings = check_repository(root.settings, digests=digests, repair=repair, force=force)
     rows = [asdict(finding) for finding in findings]
     left = [row for row in rows if row["mended"] is None]
-    return listing(
+    first, more = first_of_each_kind(rows)
+    shown = listing(
         "",
         {"kind": "kind", "path": "path", "detail": "detail", "repair": "mended"},
-        rows,
+        first,
+        below=more,
         none=f"{root.folder}: journal, index, archive and volumes agree",
         data={"ok": not left, "findings": rows},
         failed=bool(left),
     )
+    return replace(shown, rows=rows)
