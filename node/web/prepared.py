@@ -358,7 +358,8 @@ def prepared_file(call: Call, number: str) -> Response:
     if prepared.state != "ready":
         raise ResourceNotFound("file yet")
     part = ", a part" if "range" in call.request.headers else ""
-    call.audit.transferred(prepared.wanted.objects, f"{prepared.wanted.name}, prepared before{part}")
+    kind = prepared.wanted.name.rpartition("_")[2]  # the rest of the name may be that of the patient
+    call.audit.transferred(prepared.wanted.objects, f"{kind}, prepared before{part}")
     return file_response(prepared.path, ZIP, prepared.wanted.name, None)
 
 

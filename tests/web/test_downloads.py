@@ -63,6 +63,10 @@ def opened(content: bytes) -> ZipFile:
     return archive
 
 
+def dicom_name(client: TestClient, path: str) -> str:
+    return client.get(f"{path}/dicom.zip").headers["content-disposition"].partition('"')[2].rstrip('"')
+
+
 def lines_of(archive: ZipFile) -> list[dict[str, str]]:
     return list(csv.DictReader(StringIO(archive.read("manifest.csv").decode())))
 
@@ -127,6 +131,8 @@ def test_another_format_is_asked_for_and_its_header_names_its_voxels(client: Tes
 
 def test_everything_is_asked_for(client: TestClient) -> None:
     archive = opened(client.get(f"/studies/{DOE}/series/{DOE}.2/volumes.zip", params={"format": "all"}).content)
+    assert dicom_name(client, f"/studies/{DOE}") == "Doe_John_2026-11-20_MR-SR_DICOM.zip"
+    assert dicom_name(client, f"/studies/{DOE}/series/{DOE}.2") == "Doe_John_2026-11-20_MR-SR_002_t1_mprage_DICOM.zip"
     ending = {name.partition("002_t1_mprage")[2] for name in archive.namelist()[:-1]}
     assert ending == {".json", ".mhd", ".zraw", ".nii.gz", "_thumbnail.png"}
 

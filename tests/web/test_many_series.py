@@ -86,7 +86,7 @@ def test_selected_series_are_taken_away_sent_labelled_and_converted_again(crowde
     client, url = crowded.client(), "/studies/1.2.3/selected"
     both = {"series": ["1.2.3.7", "1.2.3.9", "9.9", "1.2.3.7"]}
     answer = client.post(f"{url}/dicom.zip", data=both, follow_redirects=True)
-    assert "_series.zip" in answer.headers["content-disposition"]
+    assert "_series_DICOM.zip" in answer.headers["content-disposition"]
     with ZipFile(BytesIO(answer.content)) as taken:
         assert sum(name.endswith(".dcm") for name in taken.namelist()) == 2
     assert client.post(f"{url}/send", data={**both, "to": "pacs"}).headers["location"] == "/routes"

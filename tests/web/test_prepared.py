@@ -178,7 +178,7 @@ def test_a_medium_is_asked_for_watched_fetched_in_parts_and_removed_by_rest(
     rest = token.get(ready["file"], headers={"Range": "bytes=1000-", "If-Range": whole.headers["etag"]})
     assert (rest.status_code, rest.content) == (206, whole.content[1000:])
     assert zipfile.ZipFile(BytesIO(whole.content)).namelist()[-1] == "DICOMDIR"
-    assert "medium.zip, prepared before" in site.audited("DICOM Instances Transferred")[0]["detail"]
+    assert "CD.zip, prepared before" in site.audited("DICOM Instances Transferred")[0]["detail"]
     assert [item["id"] for item in one.get("/api/v1/downloads").json()["items"]] == [number], "as on the pages"
     assert "The file is ready" in one.get(f"/downloads/{number}").text
     assert token.delete(f"/api/v1/downloads/{number}").json() == {"removed": number}

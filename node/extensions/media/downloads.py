@@ -19,6 +19,7 @@ from node.counted import counted
 from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
 from node.extensions.pages.actions import SelectedSeries, SelectedStudies
+from node.extensions.pages.downloads import named_series, zip_name
 from node.index.search.selection import StoredInstance
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
@@ -29,7 +30,6 @@ from node.web.zips import Member
 
 router = APIRouter(include_in_schema=False)
 
-NAME = "medium.zip"
 CHUNK_BYTES = 1 << 20
 
 
@@ -84,16 +84,18 @@ def begin_medium(call: Call, study_instance_uids: Collection[str], series_instan
         ]
         studies = dict.fromkeys(one.study_instance_uid for one in instances)
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid in studies]
+        named = [one for _, series in named_series(index, study_instance_uids, series_instance_uids) for one in series]
     if not instances:
         raise ResourceNotFound("series" if series_instance_uids else "study")
     order = f"a medium: {sorted(study_instance_uids)} {sorted(series_instance_uids)}"
+    name = zip_name(named[0], study_instance_uids, series_instance_uids, "_CD")
     size = sum(one.data_set_offset + one.bytes for one in instances)
 
     def make() -> Made:
         download = _Download(call, objects)
         return Made(lambda _: download.members(instances), download.close)
 
-    return prepared_of(call).begin(call, Wanted(NAME, order, objects, len(instances), "instance", size), make)
+    return prepared_of(call).begin(call, Wanted(name, order, objects, len(instances), "instance", size), make)
 
 
 class _Download:

@@ -132,7 +132,7 @@ def volumes_zip(
     files: list[tuple[NamedSeries, int, RevisionFile]] = []
     without: list[list[object]] = []
     with call.node.index.reading() as index:
-        for study, of_study in _named(index, study_instance_uids, series_instance_uids):
+        for study, of_study in named_series(index, study_instance_uids, series_instance_uids):
             revisions = dict(index.volumes.current_revisions(study))
             volumes, failures = index.volumes.current(study), index.failures.of_study(study)
             for named in of_study:
@@ -160,7 +160,8 @@ def volumes_zip(
     entries.append((LIST, _list([*lines, *without])))
     objects = [{"study_instance_uid": study} for study in study_instance_uids]
     planned = PlannedZip(entries, call.node.archive, partial(_pieces, call.node), known)
-    headers = _headers(files[0][0], study_instance_uids, series_instance_uids)
+    kind = f"_{wanted}" if wanted is not None else ""
+    headers = _headers(zip_name(files[0][0], study_instance_uids, series_instance_uids, kind))
     return _sent(call, planned, headers, objects, f"{counted(len(files), 'file')} of volumes")
 
 
@@ -173,7 +174,7 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
     entries: list[tuple[str, Content]] = []
     lines = []
     with call.node.index.reading() as index:
-        named = list(_named(index, study_instance_uids, series_instance_uids))
+        named = list(named_series(index, study_instance_uids, series_instance_uids))
         objects = [of_study(uid, index.studies.patient_id(uid)) for uid, _ in named]
         require_few(sum(one.series["instances"] for _, series in named for one in series))
         for study, series in named:
@@ -192,11 +193,11 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
         raise ResourceNotFound("series" if series_instance_uids else "study")
     entries.append((LIST, _list(lines)))
     planned = PlannedZip(entries, call.node.archive, partial(stored_file, call.node), known_of(call.request))
-    headers = _headers(first, study_instance_uids, series_instance_uids)
+    headers = _headers(zip_name(first, study_instance_uids, series_instance_uids, "_DICOM"))
     return _sent(call, planned, headers, objects, f"DICOM of {counted(len(objects), 'study', 'studies')}")
 
 
-def _named(
+def named_series(
     index: ReadIndex, study_instance_uids: Collection[str], series_instance_uids: Collection[str]
 ) -> Iterator[tuple[str, list[NamedSeries]]]:
     """Yield the studies that are there, each with its series, or with those that are wanted, if any are named."""
@@ -283,13 +284,19 @@ def _sent(
     return response
 
 
-def _headers(
-    first: NamedSeries, study_instance_uids: Collection[str], series_instance_uids: Collection[str]
-) -> Mapping[str, str]:
-    """Return the headers of a ZIP file, which is called like the series or the study that is in it."""
+def zip_name(
+    first: NamedSeries, study_instance_uids: Collection[str], series_instance_uids: Collection[str], kind: str
+) -> str:
+    """Return the name of a ZIP file, which is called like the series or the study that is in it.
+
+    `kind` ends it, so that a folder of downloads says which is which.
+    """
     folder, _, series = first.name.partition("/")
     name = f"{len(study_instance_uids)}_studies" if len(study_instance_uids) > 1 else folder
     some = f"{len(series_instance_uids)}_series" if len(series_instance_uids) > 1 else series
-    whole = f"{name}_{some}.zip" if series_instance_uids else f"{name}.zip"
+    return f"{name}_{some}{kind}.zip" if series_instance_uids else f"{name}{kind}.zip"
+
+
+def _headers(whole: str) -> Mapping[str, str]:
     given = f'filename="{whole}"' if whole.isascii() else f"filename*=utf-8''{quote(whole)}"  # RFC 6266 4.3
     return {"Content-Disposition": f"attachment; {given}", "Cache-Control": "private, no-cache"}
