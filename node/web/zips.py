@@ -205,11 +205,17 @@ def require_few(files: int) -> None:
         raise TooManyFiles(files)
 
 
-def zip_response(request: Request, planned: PlannedZip, headers: Mapping[str, str], status: int = 200) -> Response:
-    """Send a planned ZIP file, or the range of it that is asked for; the response is `Streamed` if it has any of it.
+def zip_response(
+    request: Request,
+    planned: PlannedZip,
+    headers: Mapping[str, str],
+    audit: Callable[[str], None],
+    status: int = 200,
+) -> Response:
+    """Send a planned ZIP file, or the range of it that is asked for.
 
     One range is sent as it is; of several, and of a unit other than bytes, the whole is sent (RFC 9110 14.2).
-    `status` other than 200: it is sent whole.
+    `status` other than 200: it is sent whole. `audit`: called if bytes are sent, with ", a part" if they are not all.
 
     Raises PreconditionFailed if If-Match says that another one is wanted: browsers that fetch parts side by side do.
     """
@@ -230,6 +236,7 @@ def zip_response(request: Request, planned: PlannedZip, headers: Mapping[str, st
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
+    audit(", a part" if stop - start < planned.length else "")
     return Streamed(planned.pieces(start, stop), status, headers)
 
 

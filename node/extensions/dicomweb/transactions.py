@@ -65,7 +65,11 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         (*(f'{MULTIPART}; type="{name}"' for name in (DICOM, DICOM_JSON, DICOM_XML)), DICOM),
     ),
     wado.retrieve: Transaction(
-        "Retrieve Instances", "10.4.1.1.1", (f'{MULTIPART}; type="{DICOM}"', DICOM, ZIP), ACCEPT, CONDITIONAL
+        "Retrieve Instances",
+        "10.4.1.1.1",
+        (f'{MULTIPART}; type="{DICOM}"', DICOM, ZIP),
+        ACCEPT,
+        (*CONDITIONAL, "If-Match", "Range", "If-Range"),  # the last three of ZIP files
     ),
     wado.retrieve_metadata: Transaction(
         "Retrieve Metadata",

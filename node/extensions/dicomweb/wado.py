@@ -174,7 +174,6 @@ def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Ite
 
 def _zipped(target: Target) -> Response:
     """Every instance as stored; file names are numbers, since nothing from a sender becomes a path."""
-    target.audit_transfer("zip")
     entries = [
         (f"{number:03d}/{index:06d}.dcm", instance)
         for number, instances in enumerate(by_series(target.instances).values(), start=1)
@@ -183,7 +182,8 @@ def _zipped(target: Target) -> Response:
     planned = PlannedZip(entries, target.node.archive, partial(stored_file, target.node), known_of(target.request))
     name = "series" if "series" in target.request.path_params else "study"
     headers = {"Vary": "Accept", "Content-Disposition": f'attachment; filename="{name}.zip"'}
-    return zip_response(target.request, planned, headers, 206 if target.unavailable else 200)
+    status = 206 if target.unavailable else 200
+    return zip_response(target.request, planned, headers, lambda part: target.audit_transfer(f"zip{part}"), status)
 
 
 log = structlog.get_logger()

@@ -31,7 +31,7 @@ from node.settings.convert import VolumeFormat
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import Damaged, Streamed, Unavailable, digest_of, local_file
+from node.web.files import Damaged, Unavailable, digest_of, local_file
 from node.web.services import Services
 from node.web.zips import Content, Known, PlannedFile, PlannedZip, known_of, require_few, zip_response
 
@@ -162,7 +162,8 @@ def volumes_zip(
     planned = PlannedZip(entries, call.node.archive, partial(_pieces, call.node), known)
     kind = f"_{wanted}" if wanted is not None else ""
     headers = _headers(zip_name(files[0][0], study_instance_uids, series_instance_uids, kind))
-    return _sent(call, planned, headers, objects, f"{counted(len(files), 'file')} of volumes")
+    what = f"{counted(len(files), 'file')} of volumes as a ZIP file"
+    return zip_response(call.request, planned, headers, lambda part: call.audit.transferred(objects, what + part))
 
 
 def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()) -> Response:
@@ -194,7 +195,8 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
     entries.append((LIST, _list(lines)))
     planned = PlannedZip(entries, call.node.archive, partial(stored_file, call.node), known_of(call.request))
     headers = _headers(zip_name(first, study_instance_uids, series_instance_uids, "_DICOM"))
-    return _sent(call, planned, headers, objects, f"DICOM of {counted(len(objects), 'study', 'studies')}")
+    what = f"DICOM of {counted(len(objects), 'study', 'studies')} as a ZIP file"
+    return zip_response(call.request, planned, headers, lambda part: call.audit.transferred(objects, what + part))
 
 
 def named_series(
@@ -271,17 +273,6 @@ def _reading() -> Iterator[None]:
 
 def _list(lines: Iterable[Sequence[object]]) -> bytes:
     return b"".join(map(csv_line, [COLUMNS, *lines]))
-
-
-def _sent(
-    call: Call, planned: PlannedZip, headers: Mapping[str, str], objects: Sequence[Mapping[str, Any]], what: str
-) -> Response:
-    """Send a ZIP file, and record it in the audit log: a part, such as the rest of one that broke off, as a part."""
-    response = zip_response(call.request, planned, headers)
-    if isinstance(response, Streamed):
-        part = ", a part" if int(response.headers["content-length"]) < planned.length else ""
-        call.audit.transferred(objects, f"{what} as a ZIP file{part}")
-    return response
 
 
 def zip_name(
