@@ -452,10 +452,12 @@ def test_a_listing_without_rows_is_a_line_for_people_and_nothing_for_programs(ru
     assert run("series", "--root", "here", "--study", "1.2", "--tsv") == (0, "", "")
 
 
-def test_a_misspelt_hook_or_route_is_no_empty_list(run) -> None:
+def test_a_misspelt_hook_route_or_account_is_no_empty_list(run) -> None:
     run("import", str(get_testdata_file("CT_small.dcm")), "--root", "here")
     hook = run("hooks", "deliveries", "--hook", "mial", "--root", "here")
     assert hook == (2, "", "voxelnode: there is no hook 'mial'; none are configured\n")
     route = run("routes", "waiting", "nothing", "--root", "here")
     assert (route.status, "there is no route 'nothing'" in route.err) == (2, True)
     assert run("hooks", "deliveries", "--root", "here").out == "last 0 messages\n"
+    sessions = run("account", "sessions", "nobody", "--root", "here")
+    assert (sessions.status, "there is no account 'nobody'" in sessions.err) == (2, True)

@@ -174,6 +174,8 @@ def sessions(name: Name, root: Root) -> Listing:
             | {"created_at": one.created_at, "used_at": one.used_at, "expires_at": one.expires_at}
             for one in index.accounts.sessions(name, dt.datetime.now(dt.UTC))
         ]
+        if not rows and all(one.name != name for one in index.accounts.listed()):
+            raise UsageError(f"there is no account {name!r}: `voxelnode account list` lists accounts")
     return listing(f"{counted(len(rows), 'session')} of {name}", SESSIONS, rows)
 
 
