@@ -131,11 +131,13 @@ def volumes_zip(
     """
     files: list[tuple[NamedSeries, int, RevisionFile]] = []
     without: list[list[object]] = []
+    objects = []
     with call.node.index.reading() as index:
-        for study, of_study in named_series(index, study_instance_uids, series_instance_uids):
+        for study, series in named_series(index, study_instance_uids, series_instance_uids):
+            objects.append(of_study(study, index.studies.patient_id(study)))
             revisions = dict(index.volumes.current_revisions(study))
             volumes, failures = index.volumes.current(study), index.failures.of_study(study)
-            for named in of_study:
+            for named in series:
                 uid = named.series["series_instance_uid"]
                 there = files_of(call.node, index, study, uid, revisions[uid]) if uid in revisions else []
                 rows = {_name(row["path"]): row for row in volumes if row["series_instance_uid"] == uid}
@@ -158,7 +160,6 @@ def volumes_zip(
         entries.append((path, content))
         lines.append(named.line(file=path, sha256=digest, revision=revision))
     entries.append((LIST, _list([*lines, *without])))
-    objects = [{"study_instance_uid": study} for study in study_instance_uids]
     planned = PlannedZip(entries, call.node.archive, partial(_pieces, call.node), known)
     kind = f"_{wanted}" if wanted is not None else ""
     headers = _headers(zip_name(files[0][0], study_instance_uids, series_instance_uids, kind))
