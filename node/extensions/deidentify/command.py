@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from node.cli.options import Configured, Json
+from node.cli.options import Commands, Configured, Json
 from node.cli.output import Answer, print_json, printable
 from node.counted import counted
 
@@ -28,7 +28,7 @@ MAX_SHOWN = 100
 _UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}
 _READ = ["SpecificCharacterSet", "PatientID", "IssuerOfPatientID", "AccessionNumber", *_UIDS.values()]
 
-app = typer.Typer(help="Manage keys of pseudonyms, and show whose pseudonym is whose.", no_args_is_help=True)
+app = Commands(help="Manage keys of pseudonyms, and show whose pseudonym is whose.", no_args_is_help=True)
 
 KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="File of keys, which only its owner may read.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the key. [default: the time]")]
