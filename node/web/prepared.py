@@ -31,7 +31,7 @@ from node.errors import OutOfResources, VoxelnodeError, type_and_location
 from node.index.nouns.converted import SeriesKey
 from node.web.access import Call
 from node.web.errors import DownloadsBusy, ResourceNotFound
-from node.web.files import ZIP, file_response
+from node.web.files import ZIP, file_response, type_or_octets
 from node.web.zips import Member, zip_stream
 
 log = structlog.get_logger()
@@ -360,7 +360,9 @@ def prepared_file(call: Call, number: str) -> Response:
     part = ", a part" if "range" in call.request.headers else ""
     kind = prepared.wanted.name.rpartition("_")[2]  # the rest of the name may be that of the patient
     call.audit.transferred(prepared.wanted.objects, f"{kind}, prepared before{part}")
-    return file_response(prepared.path, ZIP, prepared.wanted.name, None)
+    response = file_response(prepared.path, type_or_octets(call.request.headers, ZIP), prepared.wanted.name, None)
+    response.headers.add_vary_header("Accept")
+    return response
 
 
 def _gigabytes(bytes: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 from PIL import Image
 
@@ -152,7 +153,17 @@ class Site:
         if "/volumes/17/" in command:
             [first, *_] = self.node.rows("SELECT id FROM volumes ORDER BY id")
             command = command.replace("/volumes/17/", f"/volumes/{first['id']}/")
+        if "/downloads/ID" in command:
+            command = command.replace("/downloads/ID", f"/downloads/{self.made_download()}")
         return command
+
+    def made_download(self) -> str:
+        """The number of a download that is ready."""
+        with httpx.Client(base_url=self.web) as client:
+            made = client.post("/api/v1/downloads/medium", json={"study_instance_uids": ["1.2.3"]})
+            path = made.headers["location"]
+            until(lambda: client.get(path).json()["state"] == "ready", 60, "a medium")
+        return str(made.json()["id"])
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from node.web.access import Call, ReaderCall, for_projects
 from node.web.api.changes import Change
 from node.web.api.models import Moment, Resource
 from node.web.api.routing import OF_CHANGES, api_router, downloads, problems
-from node.web.files import ZIP
+from node.web.files import OCTETS, ZIP
 from node.web.prepared import Prepared, prepared_file, prepared_of
 from node.web.problem_types import NOT_FOUND
 
@@ -91,10 +91,13 @@ def show_download(call: ReaderCall, download: Number) -> DownloadResource:
 
 
 @router.head("/downloads/{download}/file", include_in_schema=False)
-@router.get("/downloads/{download}/file", response_class=Response, responses=downloads("The ZIP file", ZIP))
+@router.get("/downloads/{download}/file", response_class=Response, responses=downloads("The ZIP file", ZIP, OCTETS))
 @for_projects
 def fetch_download(call: ReaderCall, download: Number) -> Response:
-    """The file of a download that is ready, or a range of it."""
+    """The file of a download that is ready, or a range of it.
+
+    It is application/zip, or application/octet-stream if the request accepts only this.
+    """
     return prepared_file(call, download)
 
 
