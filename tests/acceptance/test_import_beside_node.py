@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from node.control.control_socket import NotPerformed
+from node.extensions.media.handed_over import hand_over
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.make import PYDICOM_FILES
@@ -77,3 +79,10 @@ def test_a_node_that_is_killed_ends_the_command_and_the_next_one_completes_it(tm
         status, report, _ = imported(served, folder)
         assert (status, report["stored"] + report["already_there"]) == (0, 600)
         assert served.rows("SELECT count(*) AS n FROM v_images") == [{"n": 600}]
+
+
+def test_a_node_that_ended_between_two_batches_is_named_with_what_to_do(tmp_path: Path) -> None:
+    make.ct_series(1)[0].save_as(tmp_path / "1.dcm", enforce_file_format=True)
+    (tmp_path / "root" / "work" / "import-1").mkdir(parents=True)
+    with pytest.raises(NotPerformed, match="the node ended after 0 files: import again"):
+        hand_over(tmp_path / "root", "import-1", [tmp_path / "1.dcm"], 1, lambda: None)

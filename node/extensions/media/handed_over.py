@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
 
-from node.control.control_socket import NotPerformed, request_action
+from node.control.control_socket import NoControlSocket, NotPerformed, request_action
 from node.counted import counted
 from node.durable import DISK_FULL
 from node.errors import UsageError
@@ -89,7 +89,12 @@ def hand_over(root: Path, folder: str, paths: Iterable[Path], total: int, on_fil
             copied = _copied(batch, root / WORK / folder, report)
             files = report.files + len(copied)
             progress = f"imported {files} of {counted(max(files, total), 'file')}"
-            _add(request_action(root, IMPORT, {"folder": folder, "progress": progress}), copied, report)
+            try:
+                answer = request_action(root, IMPORT, {"folder": folder, "progress": progress})
+            except NoControlSocket as error:
+                done = counted(report.files, "file")
+                raise NotPerformed(f"the node ended after {done}: import again, which passes over these") from error
+            _add(answer, copied, report)
             for _ in batch:
                 on_file()
     finally:
