@@ -73,7 +73,6 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.results:EXTENSION",
     "node.extensions.spectroscopy:EXTENSION",
     "node.extensions.worklist:EXTENSION",
-    "node.extensions.workitems:EXTENSION",
     "node.extensions.second_opinion:EXTENSION",
 )
 

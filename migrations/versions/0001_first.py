@@ -27,7 +27,6 @@ def upgrade() -> None:
     _accounts()
     _procedure_steps()
     _work()
-    _workitems()
     _labels()
     _added()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
@@ -141,8 +140,6 @@ def _levels() -> None:
         sa.Column("claimed_by", sa.String(63)),
         sa.Column("claimed_receptions", sa.Integer()),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("conversion_begun_at", sa.DateTime()),
-        sa.Column("last_conversion", sa.JSON()),
         sa.Column("error", sa.Text()),
         sa.Column("reported", sa.JSON()),
         sa.Column("verdict", sa.String(16)),
@@ -684,24 +681,6 @@ def _work() -> None:
         sa.Column("segments", sa.JSON()),
         sa.Column("stored_at", sa.DateTime()),
         sa.UniqueConstraint("job_id", "file"),
-    )
-
-
-def _workitems() -> None:
-    """Unified procedure steps of clients."""
-    op.create_table(
-        "workitems",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
-        sa.Column("state", sa.String(16), nullable=False, index=True),
-        sa.Column("transaction_uid", sa.String(64)),
-        sa.Column("patient_id", sa.String(64), index=True),
-        sa.Column("attributes", sa.JSON(), nullable=False),
-        sa.Column("created_by", sa.String(64), nullable=False),
-        sa.Column("created_at", sa.DateTime(), nullable=False),
-        sa.Column("ended_at", sa.DateTime()),
-        sa.CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
-        **NO_ID_TWICE,
     )
 
 

@@ -106,7 +106,7 @@ EMPTY = frozenset(
         "object_removals", "performed_series", "performed_steps", "project_contents", "project_originals", "protocols",
         "recovery_codes", "rejections", "results", "scheduled_steps", "security_keys", "senders", "sent_instances",
         "shares", "subscribers", "tokens",
-        "tombstones", "trash", "web_sessions", "work", "workitems",
+        "tombstones", "trash", "web_sessions", "work",
     }
 )  # fmt: skip
 """Tables of which they see nothing."""
