@@ -27,7 +27,6 @@ def upgrade() -> None:
     _accounts()
     _procedure_steps()
     _work()
-    _workitems()
     _labels()
     _added()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
@@ -141,8 +140,6 @@ def _levels() -> None:
         sa.Column("claimed_by", sa.String(63)),
         sa.Column("claimed_receptions", sa.Integer()),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("conversion_begun_at", sa.DateTime()),
-        sa.Column("last_conversion", sa.JSON()),
         sa.Column("error", sa.Text()),
         sa.Column("reported", sa.JSON()),
         sa.Column("verdict", sa.String(16)),
@@ -620,7 +617,6 @@ def _work() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("outcome", sa.String(16)),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("repeats", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.DateTime()),
         sa.Column("tried_at", sa.DateTime()),
         sa.Column("percent", sa.Integer()),
@@ -687,26 +683,8 @@ def _work() -> None:
     )
 
 
-def _workitems() -> None:
-    """Unified procedure steps of clients."""
-    op.create_table(
-        "workitems",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
-        sa.Column("state", sa.String(16), nullable=False, index=True),
-        sa.Column("transaction_uid", sa.String(64)),
-        sa.Column("patient_id", sa.String(64), index=True),
-        sa.Column("attributes", sa.JSON(), nullable=False),
-        sa.Column("created_by", sa.String(64), nullable=False),
-        sa.Column("created_at", sa.DateTime(), nullable=False),
-        sa.Column("ended_at", sa.DateTime()),
-        sa.CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
-        **NO_ID_TWICE,
-    )
-
-
 def _labels() -> None:
-    """What people say of studies and series, and the searches that they keep."""
+    """What people say of studies and series."""
     op.create_table(
         "labels",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -725,14 +703,6 @@ def _labels() -> None:
         sa.Column("comment", sa.Text(), nullable=False),
         sa.Column("written_by", sa.String(64), nullable=False),
         sa.Column("written_at", sa.DateTime(), nullable=False),
-    )
-    op.create_table(
-        "kept_searches",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("account", sa.String(64), nullable=False),
-        sa.Column("name", sa.String(64), nullable=False),
-        sa.Column("conditions", sa.JSON(), nullable=False),
-        sa.UniqueConstraint("account", "name"),
     )
 
 

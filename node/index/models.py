@@ -235,9 +235,6 @@ class SeriesRow(Base):
     claimed_by: Mapped[str | None] = mapped_column(String(63))  # host, if the index can have several
     claimed_receptions: Mapped[int | None] = mapped_column(Integer)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
-    conversion_begun_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # the first time, of the conversion it awaits
-    # How the one before ended: see `node.index.nouns.conversions.Conclusion`.
-    last_conversion: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None] = mapped_column(Text)
     # What its sender said that it has: see `node.completeness.Reported`.
     reported: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -682,26 +679,6 @@ class PerformedSeriesRow(Base):
     sop_instance_uids: Mapped[list[str]] = mapped_column(JSON)
 
 
-class WorkitemRow(Base):
-    """A Unified Procedure Step (PS3.4 CC) of a client, which others than the node perform."""
-
-    __tablename__ = "workitems"
-    __table_args__ = (
-        CheckConstraint("state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')", name="state"),
-        NO_ID_TWICE,
-    )
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    state: Mapped[str] = mapped_column(String(16), index=True)  # Procedure Step State (0074,1000)
-    transaction_uid: Mapped[str | None] = mapped_column(String(64))  # the lock of its performer; never returned
-    patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
-    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
-    created_by: Mapped[str] = mapped_column(String(64))  # account
-    created_at: Mapped[dt.datetime] = mapped_column(Utc)
-    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-
-
 class LabelRow(Base):
     """A word that people gave a study, or one of its series; see `node.index.nouns.labels`."""
 
@@ -727,18 +704,6 @@ class CommentRow(Base):
     comment: Mapped[str] = mapped_column(Text)
     written_by: Mapped[str] = mapped_column(String(64))
     written_at: Mapped[dt.datetime] = mapped_column(Utc)
-
-
-class KeptSearchRow(Base):
-    """A search for studies that an account keeps under a name."""
-
-    __tablename__ = "kept_searches"
-    __table_args__ = (UniqueConstraint("account", "name"),)
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    account: Mapped[str] = mapped_column(String(64))
-    name: Mapped[str] = mapped_column(String(64))
-    conditions: Mapped[dict[str, Any]] = mapped_column(JSON)  # fields of the form that are set
 
 
 class ProjectRow(Base):
@@ -1085,7 +1050,7 @@ class WorkRow(Base):
         Index("ix_work_kind_id", "kind", "id"),
         Index("ix_work_state_kind_name_destination_due_at", "state", "kind", "name", "destination", "due_at"),
         CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
-        NO_ID_TWICE,  # workitems are read behind the last one
+        NO_ID_TWICE,  # people and programs name work by it
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -1106,7 +1071,6 @@ class WorkRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     outcome: Mapped[str | None] = mapped_column(String(16))  # None: it is open
     attempts: Mapped[int] = mapped_column(Integer, default=0)
-    repeats: Mapped[int] = mapped_column(Integer, default=0)  # how often it began again after its end
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: at once, while it waits
     tried_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # the last attempt
     percent: Mapped[int | None] = mapped_column(Integer)  # how far it is

@@ -496,8 +496,6 @@ def test_a_command_that_waited_for_an_import_goes_on_when_it_ends(
 
 
 def test_an_action_of_an_extension_that_is_switched_off_is_named_with_the_remedy(tmp_path: Path) -> None:
-    settings = Settings.model_validate(
-        {"storage": {"root": tmp_path / "root"}, "extensions": {"disabled": ["workitems"]}}
-    )
-    with pytest.raises(UsageError, match=r"^end-workitem is of an extension that \[extensions\] disabled"):
-        perform_action(settings, "end-workitem", may_create_index=True, workitem="1.2.3", who="ann")
+    settings = Settings.model_validate({"storage": {"root": tmp_path / "root"}, "extensions": {"disabled": ["labels"]}})
+    with pytest.raises(UsageError, match=r"^remove-comment is of an extension that \[extensions\] disabled"):
+        perform_action(settings, "remove-comment", may_create_index=True, comment=1, who="ann")

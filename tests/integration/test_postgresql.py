@@ -27,14 +27,10 @@ from sqlalchemy import Connection, event, inspect, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from node.control.care import copy_index, rebuild_index
-from node.dicom.json_model import elements
 from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources
 from node.extensions.identity import persons
 from node.extensions.identity.persons import PersonRepository
-from node.extensions.workitems import created
-from node.extensions.workitems.created import WorkitemRepository
-from node.extensions.workitems.unified_steps import Status
 from node.index.care import copying
 from node.index.care.copying import KEPT_TABLES
 from node.index.database.index import Index
@@ -664,21 +660,6 @@ def test_a_study_that_comes_while_its_patient_is_merged_is_one_of_the_target(
     assert server.run("SELECT patient_id FROM studies", database_of(hosts[0])) == [(1000,), (1000,)]
 
 
-def test_of_two_performers_that_claim_a_workitem_on_two_hosts_one_gets_it(
-    server: Server, hosts: list[Index], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = elements({"ProcedureStepState": "SCHEDULED", "InputReadinessState": "READY"})
-    assert hosts[0].repository(WorkitemRepository).create("1.2.3", step, "account", NOW)
-
-    def claim(host: Index, transaction_uid: str) -> Callable[[], Status]:
-        return lambda: host.repository(WorkitemRepository).change_state("1.2.3", "IN PROGRESS", transaction_uid, NOW)
-
-    answers = meanwhile(
-        monkeypatch, server, hosts, (created, "change"), claim(hosts[0], "1.2.4"), claim(hosts[1], "1.2.5")
-    )
-    assert answers == (Status.SUCCESS, Status.WRONG_TRANSACTION_UID)
-
-
 @pytest.mark.slow
 def test_work_of_two_hosts_that_wait_for_each_other_is_done(hosts: list[Index]) -> None:
     barrier = threading.Barrier(2, timeout=60)
@@ -854,14 +835,14 @@ def filled(root: Root) -> Path:
     root.index.repository(PersonRepository).merge(1, 2, root.clock())
     root.index.close()
     with closing(sqlite3.connect(root.folder / FILE_NAME)) as connection, connection:
-        connection.execute("INSERT INTO sqlite_sequence VALUES ('workitems', 7)")  # of workitems that were deleted
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('projects', 7)")  # of projects that were deleted
     return root.folder
 
 
-def last_workitem(place: Path | ServerPlace) -> int:
+def last_project(place: Path | ServerPlace) -> int:
     engine = open_engine(place, read_only=True)
     with engine.connect() as connection:
-        number = backend_of(connection).last_numbers(connection)["workitems"]
+        number = backend_of(connection).last_numbers(connection)["projects"]
     engine.dispose()
     return number
 
@@ -893,7 +874,7 @@ def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, mon
         Index(filled, Metrics(), url=url)
     assert copy_index(of_file, url)["images"] == 3
     assert rows_of(there) == before
-    assert last_workitem(there) == 7
+    assert last_project(there) == 7
     with pytest.raises(IndexUnusable, match="was moved"):
         Index(filled, Metrics())
     with pytest.raises(IndexUnusable, match="copy that one"):
@@ -904,7 +885,7 @@ def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, mon
     assert len(after["events"]) == len(before["events"]) + 1
     copy_index(of_file.model_copy(update={"index": IndexSettings(url=url)}), None)
     assert rows_of(file) == after
-    assert last_workitem(file) == 7
+    assert last_project(file) == 7
     assert len(list(filled.glob("index-*.sqlite"))) == 1
     with pytest.raises(IndexUnusable, match="was moved"):
         Index(filled, Metrics(), url=url)
@@ -988,7 +969,7 @@ def test_a_backup_is_restored_by_pg_restore(
     )
     assert rows_of(restored) == rows_of(moved)
     assert check(restored) == []
-    assert last_workitem(restored) == 7
+    assert last_project(restored) == 7
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(IndexUnusable, match="install PostgreSQL's client programs"):
         backup(moved, tmp_path / "other.dump")

@@ -20,7 +20,6 @@ SERVED: Mapping[str, tuple[str, ...]] = {
     "peers": ("/api/v1/peers", "/peers"),
     "results": (),
     "worklist": ("/worklist", "/api/v1/worklist", "/api/v1/performed-steps"),
-    "workitems": ("/api/v1/workitems", "/dicom-web/workitems"),
 }
 """By extension, paths of which each needs nothing but a node."""
 
@@ -66,7 +65,6 @@ def test_the_statement_says_what_is_switched_off() -> None:
     whole = statement(Settings())
     without = statement(Settings.model_validate({"extensions": {"disabled": disabled}}))
     for service in (
-        "Worklist Service (UPS-RS)",
         "Storage SOP classes of section 1.1, for C-GET",
         "C-FIND is used to query",
         "of what routes have sent | Yes",

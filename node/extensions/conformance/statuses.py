@@ -95,25 +95,16 @@ _DIMSE = (
 
 _HTTP = (
     (200, "the complete result, or an empty list; all instances were stored"),
-    (201, "the workitem exists"),
-    (
-        202,
-        "instances were stored; the response lists the failed ones, and those of which another version is current; or "
-        "the workitem is cancelled",
-    ),
+    (202, "instances were stored; the response lists the failed ones, and those of which another version is current"),
     (206, "instances that have no accepted representation were omitted; or the requested range"),
     (304, "not modified since the given entity tag"),
     (400, "the request is invalid; the response has the reason"),
     (401, "credentials are missing or wrong"),
     (403, "the role of the account does not permit it; or the request is cross-site or for an unknown host name"),
-    (404, "the study, series, instance, frame, bulk data or workitem does not exist"),
+    (404, "the study, series, instance, frame or bulk data does not exist"),
     (406, "none of the accepted media types is available; the response lists the available ones"),
     (408, "the body arrives too slowly"),
-    (
-        409,
-        "no instance was stored; the response has the reasons; or the workitem is in another state, or there already "
-        "is one with its UID, see Warning",
-    ),
+    (409, "no instance was stored; the response has the reasons"),
     (410, "the requested object was deleted"),
     (413, "the body is too large, or has too many parts"),
     (415, "the media type of the body, or the transfer syntax of all its instances, is not supported"),

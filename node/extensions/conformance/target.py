@@ -225,7 +225,7 @@ class Target:
             raise Unchecked("a search finds no instance of the study")
         tags = {"study": "0020000D", "series": "0020000E", "instance": "00080018"}
         found = {name: str(answer.json()[0][tag]["Value"][0]) for name, tag in tags.items()}
-        return {**found, "frames": "1", "path": "7FE00010", "workitem": "2.25.1", "transaction": "2.25.2"}
+        return {**found, "frames": "1", "path": "7FE00010"}
 
     def close(self) -> None:
         """Release what is open."""

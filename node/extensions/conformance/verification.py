@@ -61,9 +61,7 @@ CHECKS: Mapping[str, Check | NotChecked] = {
     "iod_document": made_checks.described,
     "created_templates": made_checks.described,
     "created_codes": made_checks.described,
-    "worklist_resources": web_checks.resources,
     "commitment_resources": web_checks.resources,
-    "workitem_keys": NotChecked("it needs a workitem that has the attribute"),
     "character_sets": dimse_checks.character_sets,
 }
 """The check of all rows of a table. Those of `_BY_ROW` have one for each row."""

@@ -26,22 +26,11 @@ EXAMPLES: Mapping[str, str] = {
     "Retrieve Frames": f"{_INSTANCE}/frames/1",
     "Retrieve Thumbnail": f"{_INSTANCE}/thumbnail",
     "Retrieve (URI)": _WADO,
-    "Search Workitems": "/dicom-web/workitems?limit=1",
 }
 """A resource of each transaction that only reads."""
 
-_CHANGING = frozenset(
-    (
-        "Store",
-        "Delete",
-        "Create Workitem",
-        "Update Workitem",
-        "Request Cancellation",
-        "Change Workitem State",
-        "Request",
-    )
-)
-_UNKNOWN_ITEMS = frozenset(("Retrieve Workitem", "Result Check"))
+_CHANGING = frozenset(("Store", "Delete", "Request"))
+_UNKNOWN_ITEMS = frozenset(("Result Check",))
 
 _ABSENT = "2.25.1"
 """UID of a presentation state that no archive has."""
@@ -74,8 +63,6 @@ _PARAMETERS: Mapping[str, str] = {
     "presentationUID": _ABSENT,
     "presentationSeriesUID": _ABSENT,
     "{attribute}": "{study}",
-    "{workitem}": "",
-    "{transaction}": "",
 }
 """An example of each query parameter."""
 
@@ -98,9 +85,7 @@ def resources(target: Target, claim: Claim) -> Finding:
         missing = [method for method in methods if method not in allowed]
         if missing:
             return Finding("broken", f"OPTIONS does not offer {', '.join(missing)}")
-        raise Unchecked(
-            "it is offered (OPTIONS); it was not done, as it changes the archive, or needs a workitem or a request"
-        )
+        raise Unchecked("it is offered (OPTIONS); it was not done, as it changes the archive, or needs a request")
     if path == "/dicom-web/wado":
         path = _filled(_WADO, target)
     elif transaction == "Search" and "{study}" not in claim.row["Resource"]:
@@ -121,7 +106,7 @@ def _filled(path: str, target: Target) -> str:
 
 def _example(transaction: str, target: Target) -> str:
     if transaction in _CHANGING or transaction in _UNKNOWN_ITEMS:
-        raise Unchecked("it changes the archive, or needs a workitem or a request")
+        raise Unchecked("it changes the archive, or needs a request")
     return _filled(EXAMPLES[transaction], target)
 
 
@@ -168,7 +153,7 @@ def parameters(target: Target, claim: Claim) -> Finding:
     path = _example(transaction, target)
     value = _filled(_PARAMETERS[name], target)
     if name == "{attribute}":
-        name, value = ("StudyInstanceUID", value) if transaction == "Search" else ("ProcedureStepState", "COMPLETED")
+        name = "StudyInstanceUID"
     if f"{name}=" in path:
         path = re.sub(rf"{name}=[^&]*", f"{name}={quote(value)}", path)
     else:
@@ -274,12 +259,11 @@ def _unauthorized(target: Target, _: Claim) -> Finding:
     return held_if(answer.status_code == 401, f"the status is {answer.status_code}")
 
 
-_CHANGES = NotChecked("it would change the archive, or leave a workitem")
+_CHANGES = NotChecked("it would change the archive")
 _BAD_STATE = NotChecked("it needs a node without resources or with an error, or would load it")
 
 HTTP_STATUSES: Mapping[str, Check | NotChecked] = {
     "200": _is_answered(_INSTANCE),
-    "201": _CHANGES,
     "202": _CHANGES,
     "206": _is_answered(f"{_INSTANCE}/frames/1", headers={"Accept": "application/octet-stream", "Range": "bytes=0-1"}),
     "304": _not_modified,

@@ -29,7 +29,6 @@ from node.extensions.pages.status_chips import (
     study_chip,
     warning_chips,
 )
-from node.extensions.workitems.created import ReadCreatedWorkitems
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import KnownAccount, Role
@@ -121,7 +120,7 @@ def page(
     is_member = account.scope is not None  # of projects: it sees no page of the node
     with node.index.reading(wait=False) as index:
         badges = badge_counts(index, request)
-        has_work = bool(index.work.page(None, 1)) or index.repository(ReadCreatedWorkitems).is_any_under_way()
+        has_work = bool(index.work.page(None, 1))
         shown = (entry for entry in menu_of(node.settings) if entry.for_members or not is_member)
         menu = [entry for entry in shown if not entry.is_used or resolve(entry.is_used)(node, index)]
     return _html(

@@ -105,7 +105,6 @@ def warning_chips(volumes: Iterable[Mapping[str, Any]]) -> list[StatusChip]:
 _OUTCOMES: Mapping[str, StatusChip] = {
     "series-converted": StatusChip("plain", "converted"),
     "series-unchanged": StatusChip("plain", "unchanged"),
-    "conversion-cancelled": StatusChip("plain", "cancelled"),
     "series-refused": StatusChip("bad", "refused"),
     "series-failed": StatusChip("bad", "failed"),
 }

@@ -11,12 +11,10 @@ from fastapi.responses import RedirectResponse
 
 from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page
 from node.extensions.pages.status_chips import StatusChip
-from node.extensions.workitems.created import ReadCreatedWorkitems
-from node.extensions.workitems.rest import WorkitemResource
 from node.index.work.ledger import WorkEnded
 from node.index.work.routes import outstanding
 from node.web import actions
-from node.web.access import AdminCall, ReaderCall, WriterCall, background_request
+from node.web.access import ReaderCall, WriterCall, background_request
 from node.web.api.models import MAX_ID, WorkKind
 from node.web.services import Services
 
@@ -119,11 +117,9 @@ def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Respons
             {**row, "results": index.jobs.results(row["id"]) if row["kind"] == "job" else []}
             for row in found[:PAGE_ROWS]
         ]
-        under_way = index.repository(ReadCreatedWorkitems).under_way(PAGE_ROWS) if number == 1 else []
-    workitems = [WorkitemResource.of(row) for row in under_way]
-    call.audit.queried(f"work, page {number}", len(rows) + len(workitems))
+    call.audit.queried(f"work, page {number}", len(rows))
     more = len(found) > PAGE_ROWS
-    shown: dict[str, Any] = {"rows": rows, "workitems": workitems, "number": number, "more": more, "kind": kind}
+    shown: dict[str, Any] = {"rows": rows, "number": number, "more": more, "kind": kind}
     return page(call, "work.html", **shown, chips=CHIPS, kinds=KINDS, plurals=PLURALS)
 
 
@@ -134,11 +130,4 @@ def change(
     """Cancel work, or do it again; what ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):
         call.act(f"{action}-work", work=work)
-    return RedirectResponse("/work", SEE_OTHER)
-
-
-@router.post("/work/workitems/{workitem}/end")
-def end_workitem(call: AdminCall, workitem: Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]) -> Response:
-    """Cancel a workitem whose performer has vanished."""
-    call.act("end-workitem", workitem=workitem)
     return RedirectResponse("/work", SEE_OTHER)

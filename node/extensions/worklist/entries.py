@@ -116,12 +116,12 @@ def checked(model: Mapping[str, Any]) -> Json:
     return entry
 
 
-def checked_data_set(model: object, max_elements: int = MAX_ELEMENTS) -> Json:
+def checked_data_set(model: object) -> Json:
     """Return a data set in the DICOM JSON Model, without private and binary elements and without invalid values."""
     try:
-        return _checked(model, iter(range(max_elements)), 0)
+        return _checked(model, iter(range(MAX_ELEMENTS)), 0)
     except _TooMany:
-        raise InvalidEntry(f"a data set must not have more than {max_elements} elements and items") from None
+        raise InvalidEntry(f"a data set must not have more than {MAX_ELEMENTS} elements and items") from None
 
 
 def _checked(model: object, counter: Iterator[int], depth: int) -> Json:

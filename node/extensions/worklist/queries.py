@@ -59,13 +59,8 @@ class WorklistQuery:
         return next((key.matches for key in (*self.keys, *of_step) if key.keyword == keyword and key.matches), ())
 
 
-def read_worklist_query(identifier: Dataset, *, fuzzy: bool = False) -> WorklistQuery:
+def read_worklist_query(identifier: Dataset) -> WorklistQuery:
     """Return the query of an identifier.
-
-    Parameters
-    ----------
-    fuzzy : bool
-        Whether person names are matched word by word.
 
     Raises
     ------
@@ -73,7 +68,7 @@ def read_worklist_query(identifier: Dataset, *, fuzzy: bool = False) -> Worklist
         The value of a key violates its value representation or the matching rules (PS3.4 C.2.2.2, K.4.1.1).
     """
     unsupported: list[str] = []
-    keys = tuple(_keys(identifier, unsupported, 0, fuzzy))
+    keys = tuple(_keys(identifier, unsupported, 0))
     if sum(map(_count, keys)) > MAX_MATCHES:
         raise InvalidQuery(
             standard_tag(STEP_SEQUENCE), f"a query must not have more than {MAX_MATCHES} values and wildcards"
@@ -85,7 +80,7 @@ def _count(key: WorklistKey) -> int:
     return compared(key.matches) + sum(map(_count, key.inner))
 
 
-def _keys(identifier: Dataset, unsupported: list[str], depth: int, fuzzy: bool) -> Iterator[WorklistKey]:
+def _keys(identifier: Dataset, unsupported: list[str], depth: int) -> Iterator[WorklistKey]:
     for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts its elements
         keyword = keyword_for_tag(tag)
         if keyword in _NO_KEYS or tag.element == 0:
@@ -97,12 +92,10 @@ def _keys(identifier: Dataset, unsupported: list[str], depth: int, fuzzy: bool) 
         if vr == "SQ":
             if depth == MAX_DEPTH:
                 raise InvalidQuery(tag, f"keys must not be nested deeper than {MAX_DEPTH} sequences")
-            yield WorklistKey(
-                tag, keyword, vr, inner=tuple(_keys(key_item(identifier, tag), unsupported, depth + 1, fuzzy))
-            )
+            yield WorklistKey(tag, keyword, vr, inner=tuple(_keys(key_item(identifier, tag), unsupported, depth + 1)))
         elif vr in _TEXT_VRS:
             key = Key(keyword, vr, Level.STUDY)
-            matches = matches_of(key, texts_of(identifier, tag), fuzzy=fuzzy)
+            matches = matches_of(key, texts_of(identifier, tag), fuzzy=False)
             for match in matches:
                 require_order(key, match)
             yield WorklistKey(tag, keyword, vr, matches)

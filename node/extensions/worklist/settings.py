@@ -19,7 +19,7 @@ class WorklistSettings(SettingsSection):
     keep_days: Days = Field(
         30,
         description="days after which are removed: entries of REST and HL7, from the day of their start; "
-        "performed procedure steps, from their last message; workitems of clients, from their end",
+        "performed procedure steps, from their last message",
     )
     notify: tuple[str, ...] = Field(
         (),

@@ -64,13 +64,6 @@ def former_subscribers(old: OldTables) -> Iterator[Row]:
         yield {**_lane(row["name"]), **{name: row[name] for name in names}}
 
 
-def workitems_of_clients(old: OldTables, names: Sequence[str]) -> Iterator[Row]:
-    """Yield the workitems that clients have created; the others are work of the node."""
-    for row in old.rows("workitems", (*names, "work")):
-        if row.pop("work") is None:
-            yield row
-
-
 def _lane(name: str) -> Row:
     """Return where the messages of a subscriber are; the name of a destination was ROUTE/DESTINATION."""
     route, slash, destination = name.partition("/")
@@ -183,7 +176,7 @@ def _common(kind: str, name: str, key: str, created_at: Any) -> Row:
          "tried_at", "percent", "cancelled_by")
     )  # fmt: skip
     lane = {"kind": kind, "name": name, "destination": "", "key": key}
-    return {**nothing, **lane, "happened_at": created_at, "created_at": created_at, "repeats": 0}
+    return {**nothing, **lane, "happened_at": created_at, "created_at": created_at}
 
 
 def _document(row: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -194,7 +187,7 @@ HISTORY = (
     "projects", "accounts", "recovery_codes", "security_keys", "tokens", "web_sessions",
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
     "protocols", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
-    "labels", "comments", "kept_searches", "shares", "project_members", "limited_accounts",
+    "labels", "comments", "shares", "project_members", "limited_accounts",
     "project_contents", "copied_series", "copied_instances", "added_peers", "added_routes",
     "added_hooks", "added_retention",
 )  # fmt: skip
@@ -219,7 +212,7 @@ FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
 CLOSED_SERIES = (
     "state", "last_received_at", "attempts", "error", "verdict", "verdict_rule", "verdict_reason", "expected_instances",
     "expected_source", "missing_instances", "missing_detail", "acknowledged_problem", "acknowledged_reason",
-    "acknowledged_by", "acknowledged_at", "last_conversion",
+    "acknowledged_by", "acknowledged_at",
 )  # fmt: skip
 """Columns of a series whose instances have not changed since its outcome was recorded."""
 
@@ -250,7 +243,6 @@ class SalvageRepository(IndexRepository):
         for row in old.rows("about", ("key", "value")):
             if row["key"].startswith(LEDGER):
                 set_about(connection, row["key"], row["value"])
-        _insert(connection, old, "workitems", workitems_of_clients(old, _names("workitems")))
         _insert(connection, old, "patients", _merged_patients(old))
         # Their files are not indexed: other files of the same instances are.
         kept = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)

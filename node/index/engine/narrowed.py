@@ -90,7 +90,6 @@ def _rules(*, is_listed: bool) -> dict[str, str]:
         "events": _OF_STUDY_OR_SERIES.format(of_study=f"t.series_instance_uid IS NULL AND NOT {in_part}"),
         "labels": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
         "comments": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
-        "kept_searches": _OF_ACCOUNT,
     }
 
 
@@ -106,7 +105,7 @@ EMPTY = frozenset(
         "object_removals", "performed_series", "performed_steps", "project_contents", "project_originals", "protocols",
         "recovery_codes", "rejections", "results", "scheduled_steps", "security_keys", "senders", "sent_instances",
         "shares", "subscribers", "tokens",
-        "tombstones", "trash", "web_sessions", "work", "workitems",
+        "tombstones", "trash", "web_sessions", "work",
     }
 )  # fmt: skip
 """Tables of which they see nothing."""

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import TypedDict
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.orm import aliased, join
 
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
@@ -19,67 +18,15 @@ from node.index.models import (
     ConversionRow,
     ExclusionRow,
     FailureRow,
-    ImageRow,
     LostInstanceRow,
     RevisionFileRow,
     SeriesRow,
-    StudyRow,
     VolumeRow,
     VolumeSourceRow,
 )
-from node.index.nouns.events import FinalKind, record_event
+from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import folders_of, owe_files
 from node.index.nouns.records import ClaimedSeries, CurrentConversion, SeriesOutcome, SupersededConversion
-
-
-class Conclusion(TypedDict):
-    """How the last conversion of a series ended: ``series.last_conversion``.
-
-    Attributes
-    ----------
-    event, predecessor : int
-        The events that ended this conversion and the one before; 0: there was none. They tell conversions apart.
-    begun_at, ended_at : str
-        In ISO 8601, in UTC.
-    revision : int or None
-        The one that it made, would have made, or found to be current.
-    stands : (FinalKind, str or None)
-        Kind and detail of the outcome that the series has: if this was cancelled, of the last one that was not.
-    """
-
-    event: int
-    predecessor: int
-    kind: FinalKind
-    begun_at: str | None
-    ended_at: str
-    revision: int | None
-    detail: str | None
-    stands: tuple[FinalKind, str | None]
-
-
-def conclude(
-    connection: Connection, series_id: int, kind: FinalKind, now: dt.datetime, detail: str | None, revision: int | None
-) -> None:
-    """Record the end of a conversion: as an event, and with its series, which may await the next one already."""
-    columns = StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.conversion_begun_at
-    of_series = select(*columns, SeriesRow.last_conversion).join(StudyRow).where(SeriesRow.id == series_id)
-    row = connection.execute(of_series).one()
-    uids = {"study_instance_uid": row.study_instance_uid, "series_instance_uid": row.series_instance_uid}
-    event = record_event(connection, kind, now, revision=revision, detail=detail, **uids)
-    before: Conclusion | None = row.last_conversion
-    is_cancelled = kind == "conversion-cancelled" and before is not None
-    conclusion = Conclusion(
-        event=event,
-        predecessor=before["event"] if before is not None else 0,
-        kind=kind,
-        begun_at=row.conversion_begun_at.isoformat() if row.conversion_begun_at is not None else None,
-        ended_at=now.isoformat(),
-        revision=revision,
-        detail=detail,
-        stands=before["stands"] if before is not None and is_cancelled else (kind, detail),
-    )
-    values = {"conversion_begun_at": None, "last_conversion": conclusion}
-    connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(values))
 
 
 class ConversionRepository(IndexRepository):
@@ -158,34 +105,6 @@ def current_conversion(connection: Connection, series_id: int) -> CurrentConvers
     )
     holds_lost = connection.execute(select(VolumeSourceRow.id).where(*is_lost).limit(1)).first() is not None
     return CurrentConversion(row.input_sha256, local, any(file.shape for file in volumes), holds_lost)
-
-
-def holds_what_is_stored(connection: Connection, series_id: int) -> bool:
-    """Return whether the current conversion of a series was made of exactly the instances that are stored now.
-
-    Exclusions have no digest: an excluded instance counts as the same if it was received before the conversion ended.
-    """
-    conversion = connection.execute(
-        select(ConversionRow.id, ConversionRow.instances, ConversionRow.created_at).where(
-            ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
-        )
-    ).first()
-    stored = select(func.count()).where(ImageRow.series_id == series_id)
-    if conversion is None or connection.execute(stored).scalar_one() != conversion.instances:
-        return False
-    used = select(VolumeSourceRow.id).where(
-        VolumeSourceRow.conversion_id == conversion.id,
-        VolumeSourceRow.sop_instance_uid == ImageRow.sop_instance_uid,
-        VolumeSourceRow.sha256 == ImageRow.sha256,
-    )
-    excluded = select(ExclusionRow.id).where(
-        ExclusionRow.conversion_id == conversion.id, ExclusionRow.sop_instance_uid == ImageRow.sop_instance_uid
-    )
-    is_early = ImageRow.received_at <= conversion.created_at
-    other = select(ImageRow.id).where(
-        ImageRow.series_id == series_id, ~used.exists(), ~and_(excluded.exists(), is_early)
-    )
-    return connection.execute(other.limit(1)).first() is None
 
 
 def insert_conversion(

@@ -17,7 +17,6 @@ EventKind = Literal[
     "series-converted",
     "series-refused",  # includes series without images
     "series-failed",
-    "conversion-cancelled",  # a requested reconversion was cancelled; the volumes of before stay current
     "series-unchanged",  # reconversion requested, but input, converter and options match the current revision
     "series-reopened",  # an instance was added, deleted or replaced after the conversion, or reconversion requested
     "series-confirmed",  # the sender was asked for its number of instances, or a performed procedure step listed them
@@ -48,7 +47,7 @@ EventKind = Literal[
     "message-given-up",  # every attempt to deliver a message to a hook failed
 ]
 
-FinalKind = Literal["series-converted", "series-refused", "series-failed", "series-unchanged", "conversion-cancelled"]
+FinalKind = Literal["series-converted", "series-refused", "series-failed", "series-unchanged"]
 """The events that end a conversion, one for each conversion."""
 
 
@@ -68,13 +67,13 @@ def record_event(
     revision: int | None = None,
     detail: str | None = None,
     **uids: Unpack[EventUids],
-) -> int:
-    """Add an event to the transaction of `connection`, and return its id.
+) -> None:
+    """Add an event to the transaction of `connection`.
 
     `detail` is a sentence without patient data.
     """
     values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids}
-    return connection.execute(insert(EventRow).values(values).returning(EventRow.id)).scalar_one()
+    connection.execute(insert(EventRow).values(values))
 
 
 def record_series_event(
@@ -130,7 +129,7 @@ class ReadEvents(PagedRepository):
             "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id, "
             "CASE WHEN se.revision = e.revision THEN se.certainty END AS certainty "
             "FROM (SELECT * FROM v_events WHERE kind || '' IN "  # no column: the index of kinds is left aside
-            "('series-converted', 'series-refused', 'series-failed', 'series-unchanged', 'conversion-cancelled') "
+            "('series-converted', 'series-refused', 'series-failed', 'series-unchanged') "
             "ORDER BY id DESC LIMIT :limit) e JOIN v_series se USING (study_instance_uid, series_instance_uid) "
             "JOIN v_studies st USING (study_instance_uid) ORDER BY e.id DESC",
             limit=limit,

@@ -30,14 +30,7 @@ from node.index.engine.hot_statements import Prepared
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.conversions import (
-    Conclusion,
-    conclude,
-    current_conversion,
-    holds_what_is_stored,
-    insert_conversion,
-    replace_failures,
-)
+from node.index.nouns.conversions import current_conversion, insert_conversion, replace_failures
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
 from node.index.nouns.growth import after_abort, due_at, performed_of
@@ -112,7 +105,6 @@ class SeriesRepository(IndexRepository):
                 claim=uuid.uuid4().hex,
                 claimed_by=self._turn.host,
                 claimed_receptions=SeriesRow.receptions,
-                conversion_begun_at=func.coalesce(SeriesRow.conversion_begun_at, now),
             )
             .returning(SeriesRow)
         ).first()
@@ -192,7 +184,7 @@ class SeriesRepository(IndexRepository):
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: FinalKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (completeness.reason if completeness else None)
-        conclude(connection, series.id, kind, now, detail, series.revision)
+        record_series_event(connection, kind, _key(series), now, detail, series.revision)
         if is_stale:
             change = "a series to which it refers has changed meanwhile"
             reopen(connection, series.id, series.study_instance_uid, None, now, change)
@@ -207,7 +199,7 @@ class SeriesRepository(IndexRepository):
     def record_unchanged(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
         """End a claim without a new revision, because the conversion would repeat the current one."""
         if _end_claim(connection, series, "converted", now, error=None, attempts=0):
-            conclude(connection, series.id, "series-unchanged", now, None, series.revision - 1)
+            record_series_event(connection, "series-unchanged", _key(series), now, None, series.revision - 1)
 
     @on_writer
     def record_crash(
@@ -240,7 +232,7 @@ class SeriesRepository(IndexRepository):
         else:
             values |= _completeness_columns(completeness_of(series.expectation))
             replace_failures(connection, series, [(None, "failed", detail)], now)
-            conclude(connection, series.id, "series-failed", now, detail, series.revision)
+            record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
         _update(connection, series.id, values)
         return again
 
@@ -262,7 +254,7 @@ class SeriesRepository(IndexRepository):
             judge_lost(connection, *_key(series))
             replace_failures(connection, series, [(None, "damaged", detail)], now)
             replace_references(connection, series.id, references)
-            conclude(connection, series.id, "series-failed", now, detail, series.revision)
+            record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
 
     @on_writer
     def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> bool:
@@ -463,59 +455,6 @@ class SeriesRepository(IndexRepository):
         if terms is not None:
             terms.fulfil(connection, reopened)
         return reopened
-
-    @on_writer
-    def cancel_reconversion(self, connection: Connection, series_id: int, predecessor: int, now: dt.datetime) -> bool:
-        """Close a series again whose reconversion was requested but is not running.
-
-        Parameters
-        ----------
-        predecessor : int
-            The event that ended the conversion before the one to be cancelled.
-
-        Returns
-        -------
-        bool
-            False, and nothing is changed, if that is not the conversion that the series waits for, if it is running, if
-            it has another cause than a request, if the series refers to others, which may have changed, or if the
-            current volumes do not hold exactly what is stored: then the node still owes a conversion.
-        """
-        row = connection.execute(
-            select(SeriesRow, StudyRow.study_instance_uid)
-            .join(StudyRow)
-            .where(SeriesRow.id == series_id, SeriesRow.state == "receiving")
-            .with_for_update(key_share=True, of=SeriesRow)
-        ).first()
-        if row is None:
-            return False
-        key = (row.study_instance_uid, row.series_instance_uid)
-        last: Conclusion | None = row.last_conversion
-        if last is None or last["event"] != predecessor:
-            return False
-        kind, detail = last["stands"]
-        if kind == "series-failed":
-            return False
-        if references_of(connection, series_id) or not holds_what_is_stored(connection, series_id):
-            return False
-        reopened = select(EventRow.detail).where(
-            EventRow.study_instance_uid == key[0],
-            EventRow.series_instance_uid == key[1],
-            EventRow.kind == "series-reopened",
-            EventRow.id > predecessor,
-        )
-        if set(connection.scalars(reopened)) != {RECONVERSION_REQUESTED}:
-            return False
-        values: dict[str, Any] = {"due_at": None, "open_since": None, "waits": None, "attempts": 0}
-        if kind == "series-refused":
-            is_image = not (detail or "").startswith("not-an-image")
-            values |= {"state": "refused" if is_image else "not-an-image", "error": detail}
-        else:
-            values |= {"state": "converted", "error": None}
-        _update(connection, series_id, values)
-        connection.execute(update(StudyRow).where(StudyRow.id == row.study_id).values(closed_at=now))
-        end_waits_for(connection, row.series_instance_uid, now)
-        conclude(connection, series_id, "conversion-cancelled", now, "the reconversion was cancelled", row.revision)
-        return True
 
     @on_writer
     def record_reported(
