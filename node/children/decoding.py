@@ -28,8 +28,6 @@ from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
 from node.volume.window import Window
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from node.volume.read.colour_profiles import ColourSpace
     from node.volume.rendering import Picture
 
@@ -105,35 +103,21 @@ def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
 
 
 def picture(path: Path, order: PictureOrder) -> bytes:
-    """Return one frame as PNG, JPEG or GIF."""
+    """Return one frame as PNG, JPEG or GIF, with the colours and the annotations that are ordered."""
     from node.writers.pictures import resized
+    from node.writers.rendered import annotated, with_profile
 
     shown = _shown(path, order)
     image = resized(shown, max(shown.pixels.shape))
     if order.size is not None:
         factor = min(order.size[0] / image.width, order.size[1] / image.height)
         image = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
-    profile = _profile_of(path, order.frame_number) if order.profile != "no" else "srgb"
-    return encoded_picture(image, order, _opened(path)[0], profile)
-
-
-def encoded_picture(image: Image, order: PictureOrder, header: Dataset, profile: bytes | ColourSpace) -> bytes:
-    """Return a picture as PNG, JPEG or GIF, with the colours and the annotations that are ordered.
-
-    Parameters
-    ----------
-    header : Dataset
-        That of the instance, from which the annotations are.
-    profile : bytes or str
-        The ICC profile of the picture, or a well-known colour space.
-    """
-    from node.writers.rendered import annotated, with_profile
-
     options: dict[str, Any] = {"quality": order.quality} if order.format == "JPEG" else {}
     if order.profile != "no":
         wanted = None if order.profile == "yes" else order.profile
-        image, options["icc_profile"] = with_profile(image, profile, wanted)
+        image, options["icc_profile"] = with_profile(image, _profile_of(path, order.frame_number), wanted)
     if order.annotations:
+        header = _opened(path)[0]
         top = patient_lines(header) if "patient" in order.annotations else []
         bottom = technique_lines(header, order.frame_number) if "technique" in order.annotations else []
         image = annotated(image, top, bottom)

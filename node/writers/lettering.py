@@ -33,9 +33,6 @@ FILES = (
 TRIED_SIZE = 16
 """Height of letters at which a font is asked whether it has them."""
 
-GAP = 4
-"""Pixels between lines."""
-
 _WORD = re.compile(" *[^ ]+ *$| *[^ ]+")
 _NO_LETTER = "\U0010ffff"
 
@@ -72,14 +69,6 @@ def write(draw: ImageDraw.ImageDraw, at: tuple[float, float], line: str, height:
         else:
             draw.text((x, y), run.text, font=run.font, **how)
         x += run.font.getlength(run.text)
-
-
-def write_lines(
-    draw: ImageDraw.ImageDraw, at: tuple[float, float], lines: Sequence[str], height: int, **how: Any
-) -> None:
-    """Write lines below each other; see `write`."""
-    for number, line in enumerate(lines):
-        write(draw, (at[0], at[1] + number * (height + GAP)), line, height, **how)
 
 
 @lru_cache(maxsize=256)

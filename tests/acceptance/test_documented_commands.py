@@ -55,7 +55,6 @@ NOT_RUN = {
     r"voxelnode hooks (try|set|remove) mail": "names a host that is not there; tests/web/test_added_hooks.py",
     r"voxelnode retention set": "confirms a number of studies; tests/web/test_set_retention.py",
     r"voxelnode projects (add|copies) open-data": "needs a project without identities; tests/acceptance/test_copies.py",
-    r"voxelnode conformance --verify": "takes half a minute; tests/acceptance/test_conformance_verified.py",
     r"datasette": "is no dependency",
     r"python rescue\.py": "the tests of journal.md run this program",
     r"voxelnode bids .*--rules": "needs a file of rules; tests/acceptance/test_bids.py",

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import pytest
+from pydicom import DataElement, Dataset
+from pydicom.config import IGNORE
+from pydicom.datadict import dictionary_VR
 from pydicom.uid import ImplicitVRLittleEndian, UID_dictionary
 from pynetdicom import build_context
 
-from node.association.client.association import Address
+from node.dicom.keys import SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from node.extensions.conformance.statement import statement_for_programs
-from node.extensions.conformance.target import Target
-from node.extensions.conformance.verification import verified
-from node.settings.model import ExtensionsSettings, Peer, Settings
-from tests.programs import free_port
-from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate
+from node.settings.model import Settings
+from tests import make
+from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate, identifier
 
 CONTEXTS_OF_AN_ASSOCIATION = 128
 """Most presentation contexts of an association: IDs are odd and end at 255 (PS3.8 9.3.2.2)."""
@@ -102,23 +103,52 @@ def test_the_acceptance_names_the_implementation_of_the_statement(
     assoc.release()
 
 
-@pytest.mark.slow
-def test_a_check_that_fails_ends_no_other() -> None:
-    class Odd(Target):
-        def negotiate(self, pairs: Iterable[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
-            raise EOFError("the PDU ends")
+STATED = [(level, key) for level in Level for name in SUPPORTED[level] if (key := key_of(name, level)) is not None]
 
-    results = list(verified(Settings(), Odd(Address("VOXELNODE", "127.0.0.1", free_port()), "CHECK", "")))
-    broken = {result.finding.detail for result in results if result.finding.outcome == "broken"}
-    assert broken == {"the answer cannot be understood: EOFError: the PDU ends"}
-    assert results[-1].finding.outcome == "not checked"
+OTHER_VALUES = {
+    "AS": "149Y", "CS": "NONE", "DA": "18000101", "IS": "4711", "LO": "none", "PN": "Nosuch^Value", "SH": "none",
+    "TM": "031415", "UI": "2.25.1", "US": 65001,
+}  # fmt: skip
+"""By VR: a value that the stored image does not have."""
 
 
-def test_a_node_and_a_peer_that_are_away_leave_claims_unchecked() -> None:
-    peers = {"GONE": Peer(ae_title="GONE", host="127.0.0.1", port=free_port(), may=())}
-    settings = Settings(peers=peers, extensions=ExtensionsSettings(disabled=("results",)))
-    away = Target(Address("VOXELNODE", "127.0.0.1", free_port()), "CHECK", f"http://127.0.0.1:{free_port()}")
-    results = list(verified(settings, away))
-    assert Counter(result.finding.outcome for result in results).keys() == {"not checked"}
-    assert all(result.finding.detail for result in results)
-    assert results[-1].claim.table == "peers"
+def image_with_every_key() -> Dataset:
+    by_vr = {
+        "AS": "040Y", "CS": "VERIFY", "DA": "20200102", "IS": "3", "LO": "Verify", "PN": "Verify^Key", "SH": "Verify",
+        "TM": "101112", "US": 8,
+    }  # fmt: skip
+    ds = make.instance(TimezoneOffsetFromUTC="+0100", FrameOfReferenceUID="1.2.3")
+    for key in (key for _, key in STATED if key.column and key.vr in by_vr and key.keyword not in ds):
+        setattr(ds, key.keyword, by_vr[key.vr])
+    for keyword in [keyword for _, key in STATED if (keyword := key.keyword) in ds and ds[keyword].is_empty]:
+        setattr(ds, keyword, by_vr[ds[keyword].VR])
+    ds.RequestAttributesSequence = [make.dataset(ScheduledProcedureStepID="Verify", RequestedProcedureID="Verify")]
+    return ds
+
+
+def test_every_key_of_the_statement_is_returned_and_matched(start_node: Callable[..., Running]) -> None:
+    ds = image_with_every_key()
+    models = PATIENT_ROOT_FIND, STUDY_ROOT_FIND
+    assoc = associate(start_node(), *map(build_context, (CT_IMAGE_STORAGE, *models)))
+    assert assoc.send_c_store(ds).Status == 0
+
+    def found(level: Level, keyword: str, value: Any) -> list[Dataset]:
+        query = identifier(level.name)
+        for above in [one for one in Level if one <= level and (one or level is Level.PATIENT)]:
+            setattr(query, UNIQUE_KEYS[above], ds[UNIQUE_KEYS[above]].value)
+        query.add(DataElement(keyword, dictionary_VR(keyword), value, validation_mode=IGNORE))
+        return [one for _, one in assoc.send_c_find(query, models[level is not Level.PATIENT]) if one is not None]
+
+    for level, key in STATED:
+        [answer] = found(level, key.keyword, [Dataset()] if key.items else None)
+        value = answer[key.keyword].value
+        assert value, key.keyword
+        for inner in key.items:
+            step = make.dataset(**{inner.keyword: "Verify"})
+            assert len(found(level, key.keyword, [step])) == 1, inner.keyword
+            setattr(step, inner.keyword, OTHER_VALUES[inner.vr])
+            assert found(level, key.keyword, [step]) == [], inner.keyword
+        if key.matched and not key.items and key.keyword != TIMEZONE:
+            assert len(found(level, key.keyword, value)) == 1, key.keyword
+            assert found(level, key.keyword, OTHER_VALUES[key.vr]) == [], key.keyword
+    assoc.release()

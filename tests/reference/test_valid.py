@@ -54,10 +54,16 @@ def test_results_are_valid(corpus: Path, tmp_path: Path) -> None:
     mask = np.zeros(volume.shape[:3], np.uint8)
     mask[2:7, 1:9, :] = 1
     nibabel.save(nibabel.Nifti1Image(mask, volume.affine), making.file)
-    report, document = tmp_path / "report.json", tmp_path / "report.pdf"
+    report, texts, document = (tmp_path / name for name in ("report.json", "texts.json", "report.pdf"))
     report.write_text(json.dumps({"measurements": [{"name": "Length", "value": 12.5, "unit": "mm"}]}))
+    texts.write_text(json.dumps({"Finding": "nothing"}))
     document.write_bytes(b"%PDF-1.4\n%%EOF\n")
-    makers: dict[Path, Any] = {making.file: make_segmentation, report: make_report, document: make_document}
+    makers: dict[Path, Any] = {
+        making.file: make_segmentation,
+        report: make_report,
+        texts: make_report,
+        document: make_document,
+    }
     found = {}
     for file, maker in makers.items():
         into = tmp_path / f"{file.name}.dcm"

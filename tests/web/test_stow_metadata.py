@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
@@ -420,40 +419,22 @@ def test_documents_are_stored_with_their_media_type_alone(targets: dict[str, Sit
         assert given.EncapsulatedDocumentLength == len(data)
 
 
-def box(kind: bytes, *content: bytes) -> bytes:
-    body = b"".join(content)
-    return struct.pack(">I", 8 + len(body)) + kind + body
-
-
-def film(profile: int = 100, level: int = 41, codec: bytes = b"avc1") -> bytes:
-    """An MP4 file with a track of sound and one of 25 pictures of 6 rows and 8 columns in half a second."""
-    configuration = box(b"avcC", bytes((1, profile, 0, level)))
-    entry = box(codec, bytes(24), struct.pack(">HH", 8, 6), bytes(50), configuration)
-    tables = (box(b"stsd", bytes(4), struct.pack(">I", 1), entry), box(b"stsz", struct.pack(">III", 0, 0, 25)))
-    header = box(b"mdhd", struct.pack(">IIIII", 0, 0, 0, 1000, 500), bytes(4))
-    picture = box(b"mdia", header, box(b"hdlr", bytes(8), b"vide", bytes(13)), box(b"minf", box(b"stbl", *tables)))
-    sound = box(b"mdia", header, box(b"hdlr", bytes(8), b"soun", bytes(13)))
-    return box(b"ftyp", b"isom") + box(b"moov", box(b"trak", sound), box(b"trak", picture)) + box(b"mdat", bytes(100))
-
-
-def test_a_film_is_stored_with_what_its_file_says(targets: dict[str, Site]) -> None:
+def test_a_film_is_stored_with_the_description_of_the_metadata(targets: dict[str, Site]) -> None:
     site, model = targets["json"], captured(**{"00080016": {"vr": "UI", "Value": [VideoPhotographicImageStorage]}})
-    response = post(site, part(METADATA, json.dumps([model]).encode()), part("video/mp4", film(), "bulk"))
+    film = part("video/mp4", b"film", "bulk")
+    response = post(site, part(METADATA, json.dumps([model]).encode()), film)
+    assert (response.status_code, reason(response)[:28]) == (409, "00280010: a video needs Rows")
+    model = model_of(make.rgb_capture(4, 4)) | model | {"00280008": {"vr": "IS", "Value": [25]}}
+    response = post(site, part(METADATA, json.dumps([model]).encode()), film)
     assert response.status_code == 200, response.text
     given = kept(site, uid_of(model))
-    assert given.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.102"
-    assert (given.Rows, given.Columns, given.NumberOfFrames, given.FrameTime, given.CineRate) == (6, 8, 25, 20, 50)
-    assert (given.PhotometricInterpretation, given.FrameIncrementPointer) == ("YBR_PARTIAL_420", 0x00181063)
-    assert list(generate_frames(given.PixelData, number_of_frames=1)) == [film()]
+    assert (given.file_meta.TransferSyntaxUID, given.NumberOfFrames) == ("1.2.840.10008.1.2.4.102", 25)
+    assert list(generate_frames(given.PixelData, number_of_frames=1)) == [b"film"]
 
 
 @pytest.mark.parametrize(
     ("media_type", "data", "told"),
     [
-        ("video/mp4", film(profile=77), "7FE00010: H.264 of profile 77"),
-        ("video/mp4", film(codec=b"mp4v"), "7FE00010: the video is neither H.264 nor H.265"),
-        ("video/mp4", film()[:300], "7FE00010: the MP4 file is truncated"),
-        ("video/mp4", b"no film", "7FE00010: an MP4 file with 0 video tracks"),
         ("image/jpeg", picture("RGB", "JPEG", progressive=True)[0], "7FE00010: progressive JPEG"),
         ("image/jpeg", picture("RGB", "PNG")[0], "7FE00010: compressed frame: "),
         ("image/png", picture("RGB", "JPEG")[0], "7FE00010: the part is no PNG"),
@@ -462,9 +443,9 @@ def test_a_film_is_stored_with_what_its_file_says(targets: dict[str, Site]) -> N
         ("application/pdf", b"%PDF-1.4", "7FE00010: a part of the type application/pdf is a document"),
         ("text/html", b"<html>", "a part is neither metadata nor bulk data: text/html"),
     ],
-    ids=range(11),
+    ids=range(7),
 )
-def test_pictures_and_films_that_dicom_cannot_have_are_refused_with_the_cause(
+def test_pictures_that_dicom_cannot_have_are_refused_with_the_cause(
     targets: dict[str, Site], media_type: str, data: bytes, told: str
 ) -> None:
     site = targets["nothing"]

@@ -613,5 +613,12 @@ def test_the_older_way_to_ask_for_one_instance(client: httpx2.Client) -> None:
     assert ask(contentType="image/png", frameNumber="1").headers["content-type"] == "image/png"
     assert ask(contentType="text/html").status_code == 406
     assert ask(objectUID="1.2").status_code == 404
-    for wrong in ({"anonymize": "yes"}, {"requestType": "x"}, {"studyUID": ""}, {"rows": "0"}, {"windowCenter": "1"}):
+    for wrong in (
+        {"anonymize": "yes"},
+        {"presentationUID": "1"},
+        {"requestType": "x"},
+        {"studyUID": ""},
+        {"rows": "0"},
+        {"windowCenter": "1"},
+    ):
         assert ask(**wrong).status_code == 400, wrong

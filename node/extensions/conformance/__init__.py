@@ -17,11 +17,7 @@ class _Conformance(Extension):
             "conformance",
             "Exchange",
             f"{__name__}.command:conformance",
-            (
-                "voxelnode conformance -o conformance.md",
-                "voxelnode conformance --json",
-                "voxelnode conformance --verify --store --node VOXELNODE@192.0.2.7:11112 --web http://192.0.2.7:8080",
-            ),
+            ("voxelnode conformance -o conformance.md", "voxelnode conformance --json"),
         ),
     )
 

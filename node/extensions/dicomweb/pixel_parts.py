@@ -16,7 +16,6 @@ from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import BulkData, Json, NotEncodable, text_of
 from node.errors import ConversionRefused
 from node.extensions.dicomweb.media_types import GIF, JPEG, PNG
-from node.extensions.dicomweb.mp4 import Readable, read_video
 from node.volume.read.codestreams import Codestream, jpeg_2000_start, jpeg_segments, read_codestream
 from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES
 
@@ -33,9 +32,8 @@ _DESCRIPTION = (SAMPLES, PHOTOMETRIC, ROWS, COLUMNS, ALLOCATED, STORED, HIGH_BIT
 """The Image Pixel Description Macro (PS3.3 table C.7-11c)."""
 
 _LOSSY, _RATIO, _METHOD = "00282110", "00282112", "00282114"
-_CINE_RATE, _FRAME_TIME, _POINTER = "00180040", "00181063", "00280009"
 
-DERIVED = (*_DESCRIPTION, PLANAR, FRAMES, _LOSSY, _RATIO, _METHOD, _CINE_RATE, _FRAME_TIME, _POINTER)
+DERIVED = (*_DESCRIPTION, PLANAR, FRAMES, _LOSSY, _RATIO, _METHOD)
 """Attributes that pixels say, if the metadata do not."""
 
 _WITH_CODESTREAM = {
@@ -64,7 +62,7 @@ PICTURES = frozenset((PNG, GIF))
 """Media types without a transfer syntax, whose pixels are stored uncompressed."""
 
 
-class PixelPart(BulkData, Readable, Protocol):
+class PixelPart(BulkData, Protocol):
     """A part with pixel data, its media type and its transfer syntax, which the client gave or its type implies."""
 
     media_type: str
@@ -163,8 +161,6 @@ def _syntax(part: PixelPart) -> str:
     """
     if not part.is_assumed or part.transfer_syntax_uid == EXPLICIT_LITTLE_ENDIAN:
         return part.transfer_syntax_uid
-    if part.media_type == "video/mp4":
-        return read_video(part).transfer_syntax_uid
     if part.transfer_syntax_uid not in CODESTREAM_SYNTAXES:
         return part.transfer_syntax_uid
     data = part.read()
@@ -285,34 +281,11 @@ def _is_video(syntax: str) -> bool:
 
 
 def _of_video(model: Json, parts: Sequence[PixelPart], syntax: str) -> Pixels:
-    """Return a video, whose MP4 file says what the metadata leave out (PS3.5 8.2.7)."""
     if len(parts) != 1:
         raise NotEncodable(f"7FE00010: {len(parts)} parts for a video, which is one part")
-    if not any(tag not in model for tag in (*_DESCRIPTION, FRAMES)):
-        return Pixels(model, parts, syntax)
-    if parts[0].media_type != "video/mp4":
-        raise NotEncodable("00280010: only MP4 files say Rows, Columns and so on: give them in the metadata")
-    video = read_video(parts[0])
-    numbers = {
-        SAMPLES: 3,
-        PLANAR: 0,
-        ROWS: video.rows,
-        COLUMNS: video.columns,
-        ALLOCATED: 8 if video.bits == 8 else 16,
-        STORED: video.bits,
-        HIGH_BIT: video.bits - 1,
-        SIGNED: 0,
-    }
-    rate = max(1, round(1000 / video.frame_time_ms)) if video.frame_time_ms else 1
-    described: Json = {tag: {"vr": "US", "Value": [number]} for tag, number in numbers.items()} | {
-        PHOTOMETRIC: {"vr": "CS", "Value": ["YBR_PARTIAL_420"]},
-        FRAMES: {"vr": "IS", "Value": [video.frames]},
-        _CINE_RATE: {"vr": "IS", "Value": [rate]},
-        _FRAME_TIME: {"vr": "DS", "Value": [f"{video.frame_time_ms:.6g}"]},
-        _POINTER: {"vr": "AT", "Value": [_FRAME_TIME]},
-        _LOSSY: {"vr": "CS", "Value": ["01"]},
-    }
-    return Pixels(described | model, parts, syntax)
+    if any(tag not in model for tag in (*_DESCRIPTION, FRAMES)):
+        raise NotEncodable("00280010: a video needs Rows, Columns, Number of Frames and so on in the metadata")
+    return Pixels(model, parts, syntax)
 
 
 def _of_picture(model: Json, parts: Sequence[PixelPart]) -> Pixels:

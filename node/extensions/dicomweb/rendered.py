@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +17,6 @@ from node.dicom.annotation import ANNOTATIONS, Annotation
 from node.extensions.dicomweb.bulk_data import frame_numbers
 from node.extensions.dicomweb.documents import quotable, warning_header
 from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
-from node.extensions.dicomweb.presentation_states import PRESENTATION_STATES, presented_picture, references_file
 from node.extensions.dicomweb.report import report_file
 from node.extensions.dicomweb.resources import (
     READ,
@@ -89,10 +86,7 @@ def retrieve_rendered_series(target: RequestedInstances) -> Response:
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
 @for_projects
 def retrieve_rendered_instance(target: RequestedInstances) -> Response:
-    """An instance as a picture of its middle frame; a structured report as HTML, an encapsulated PDF unchanged.
-
-    A presentation state is the first image that it refers to, as it has that image shown.
-    """
+    """An instance as a picture of its middle frame; a structured report as HTML, an encapsulated PDF unchanged."""
     instance = one_instance(target)
     if instance.sop_class_uid == ENCAPSULATED_PDF:
         return _document(target, instance, PDF, document_file)
@@ -101,14 +95,13 @@ def retrieve_rendered_instance(target: RequestedInstances) -> Response:
         response.headers["Content-Type"] = f"{HTML}; charset=utf-8"
         response.headers["Content-Security-Policy"] = REPORT_POLICY
         return response
-    number = 1 if _is_presentation_state(instance) else middle_frame(instance)
-    return _answer(target, instance, number)
+    return _answer(target, instance, middle_frame(instance))
 
 
 @router.api_route(f"{_INSTANCE}/frames/{{frames}}/rendered", methods=READ)
 @for_projects
 def retrieve_rendered_frames(target: RequestedInstances, frames: str) -> Response:
-    """One frame as a picture; the frames of a presentation state are those that it refers to, in its order."""
+    """One frame as a picture."""
     return _answer(target, one_instance(target), _one_frame(frames))
 
 
@@ -158,73 +151,29 @@ def _media_type(target: Target) -> str:
 
 
 def _answer(target: Target, instance: StoredInstance, frame_number: int, longest: int | None = None) -> Response:
-    order = _order(target, frame_number, _media_type(target), longest)
-    if not _is_presentation_state(instance):
-        return answer_picture(target, instance, order)
-    if order.window is not None or order.crop is not None:
-        raise HTTPException(400, "a presentation state has a window and a region of its own: leave out yours")
-    image, frame_number = _referenced_image(target, instance, frame_number)
-    target.instances = [image, instance]
-    return answer_picture(target, image, replace(order, frame_number=frame_number), instance)
+    return answer_picture(target, instance, _order(target, frame_number, _media_type(target), longest))
 
 
-def answer_picture(
-    target: Target, instance: StoredInstance, order: PictureOrder, state: StoredInstance | None = None
-) -> Response:
-    """Respond with a picture of one frame, or 406 if it cannot be rendered.
-
-    `state` is the presentation state that is applied to it; it is then one of the instances of `target`.
-    """
+def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder) -> Response:
+    """Respond with a picture of one frame, or 406 if it cannot be rendered."""
     target.audit_access("rendered")
     try:
-        data = rendered(target, instance, order, state)
+        data = rendered(target, instance, order)
     except NotDecoded as error:
         raise NotShown("the instance itself", f"this instance cannot be rendered: {error}") from error
     media_type = next(name for name, picture_format in FORMATS.items() if picture_format == order.format)
     return _with_warnings(target, respond(target, data, media_type, target.etag(f"{order}"), len(data)))
 
 
-def rendered(
-    target: Target, instance: StoredInstance, order: PictureOrder, state: StoredInstance | None = None
-) -> bytes:
+def rendered(target: Target, instance: StoredInstance, order: PictureOrder) -> bytes:
     """Return a picture of one frame, which is kept for the next request. Raises NotDecoded."""
     path, decoder = whole_file(target.node, instance), target.node.decoder
-    name = f"{order}" if state is None else f"{order} {state.sha256}"
 
     def write(into: Path) -> None:
-        if state is None:
-            into.write_bytes(decoder.run(picture, path, order))
-        else:
-            into.write_bytes(decoder.run(presented_picture, path, whole_file(target.node, state), order))
+        into.write_bytes(decoder.run(picture, path, order))
 
-    with derived_file(target.node, instance, hashlib.sha256(name.encode()).hexdigest(), write) as file:
+    with derived_file(target.node, instance, hashlib.sha256(f"{order}".encode()).hexdigest(), write) as file:
         return file.read()
-
-
-def _is_presentation_state(instance: StoredInstance) -> bool:
-    return instance.sop_class_uid.startswith(PRESENTATION_STATES)
-
-
-def _referenced_image(target: Target, state: StoredInstance, number: int) -> tuple[StoredInstance, int]:
-    """Return the image and the frame (from 1) that a presentation state refers to at a place (from 1) of its order.
-
-    What it refers to is looked for within its study, and within what the account may see (PS3.3 C.11.11).
-    """
-    try:
-        with decoded_file(target.node, references_file, whole_file(target.node, state)) as file:
-            references: list[tuple[str, list[int]]] = json.load(file)
-    except NotDecoded as error:
-        raise NotShown("the instance itself", f"this instance cannot be rendered: {error}") from error
-    with target.node.index.reading() as index:
-        for uid, frames in references:
-            image = next(index.instances.stored(state.study_instance_uid, None, [uid]), None)
-            if image is None:
-                raise HTTPException(404, "an image that the presentation state refers to is not here")
-            frames = frames or list(range(1, (image.number_of_frames or 1) + 1))
-            if number <= len(frames):
-                return image, frames[number - 1]
-            number -= len(frames)
-    raise HTTPException(404, "the presentation state refers to fewer frames")
 
 
 def _with_warnings(target: Target, response: Response) -> Response:

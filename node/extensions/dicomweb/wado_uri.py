@@ -33,13 +33,12 @@ from node.extensions.dicomweb.resources import (
     respond,
 )
 from node.extensions.dicomweb.wado import begun_files, given_syntax, only
-from node.index.search.selection import StoredInstance
 from node.volume.window import Window
 from node.web.access import ReaderCall, for_projects
 
 router = dicomweb_router()
 
-REFUSED = ("anonymize", "region")
+REFUSED = ("anonymize", "presentationUID", "region")
 """Unsupported parameters that change the content: ignoring them would return something other than requested."""
 
 
@@ -57,8 +56,6 @@ PARAMETERS = {
     "windowWidth": "width of the window, with windowCenter",
     "imageQuality": "1 to 100, of JPEG",
     "annotation": "patient, technique: burned into the picture",
-    "presentationUID": "SOP Instance UID of a presentation state to apply, with presentationSeriesUID",
-    "presentationSeriesUID": "Series Instance UID of that presentation state",
 }
 """The parameters that have an effect, and their meaning (PS3.18 9.4.1.2)."""
 
@@ -82,23 +79,7 @@ def retrieve_by_uri(call: ReaderCall) -> Response:
         raise NotAcceptable(f"{', '.join(FORMATS)} and {DICOM}")
     if media_type == DICOM:
         return _whole(target)
-    image, order = one_instance(target), _order(target, media_type)
-    state = _presentation_state(call, uids[0], order)
-    if state is not None:
-        target.instances = [image, state]
-    return answer_picture(target, image, order, state)
-
-
-def _presentation_state(call: ReaderCall, study: str, order: PictureOrder) -> StoredInstance | None:
-    """Return the presentation state that is requested, of the same study; None without one."""
-    series, uid = (call.request.query_params.get(name) for name in ("presentationSeriesUID", "presentationUID"))
-    if series is None and uid is None:
-        return None
-    if not series or not uid:
-        raise HTTPException(400, "presentationUID and presentationSeriesUID belong together (PS3.18 9.1.2.2)")
-    if order.window is not None:
-        raise HTTPException(400, "windowCenter and windowWidth are not given with presentationUID (PS3.18 9.1.2.2)")
-    return one_instance(find_target(call, study, series, uid))
+    return answer_picture(target, one_instance(target), _order(target, media_type))
 
 
 def _whole(target: Target) -> Response:

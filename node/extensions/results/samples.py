@@ -92,12 +92,6 @@ def described() -> list[Made]:
         return [_described(title, *pair) for title, pair in _pairs(Path(folder)).items()]
 
 
-def samples(folder: Path) -> list[Path]:
-    """Write each sample that has all attributes into a folder; return the files."""
-    _pairs(folder)
-    return sorted(folder.glob("full-*.dcm"))
-
-
 @dataclass(frozen=True, slots=True)
 class _Sample:
     """A made instance, the instances of its series, and the words that a hook could have given it."""
