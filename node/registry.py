@@ -63,7 +63,6 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.destinations:EXTENSION",
     "node.extensions.names:EXTENSION",
     "node.extensions.oidc:EXTENSION",
-    "node.extensions.passkeys:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
     "node.extensions.fhir:EXTENSION",
     "node.extensions.hl7_results:EXTENSION",

@@ -463,19 +463,6 @@ def _accounts() -> None:
         sa.Column("sha256", sa.String(64), nullable=False, unique=True),
     )
     op.create_table(
-        "security_keys",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("account_id", sa.Integer(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
-        sa.Column("name", sa.String(64), nullable=False),
-        sa.Column("rp_id", sa.String(253), nullable=False),
-        sa.Column("credential_id", sa.String(1364), nullable=False, unique=True),
-        sa.Column("public_key", sa.Text(), nullable=False),
-        sa.Column("sign_count", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", sa.DateTime(), nullable=False),
-        sa.Column("used_at", sa.DateTime()),
-        sa.UniqueConstraint("account_id", "name"),
-    )
-    op.create_table(
         "tokens",
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("account_id", sa.Integer(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
@@ -502,13 +489,6 @@ def _accounts() -> None:
         sa.Column("expires_at", sa.DateTime(), nullable=False),
         sa.Column("used_at", sa.DateTime()),
         sa.Column("has_factor", sa.Boolean()),
-    )
-    op.create_table(
-        "key_challenges",
-        sa.Column("session_id", sa.Integer(), sa.ForeignKey("web_sessions.id", ondelete="CASCADE"), primary_key=True),
-        sa.Column("purpose", sa.String(8), nullable=False),
-        sa.Column("challenge", sa.String(64), nullable=False),
-        sa.Column("expires_at", sa.DateTime(), nullable=False),
     )
     op.create_table(
         "shares",

@@ -375,12 +375,9 @@ class AccountAdministration:
 
         return self._change(f"account {name}: {what} ended", who, change)
 
-    def remove_factor(self, name: str, who: str, *, app_only: bool = False) -> Mapping[str, Any]:
-        """Remove the second factor of an account, such as of a lost telephone, or its app alone; end its sessions."""
-        what = "authenticator app" if app_only else "second factor"
-        return self._change(
-            f"account {name}: {what} removed", who, lambda: self._accounts.remove_factor(name, app_only=app_only)
-        )
+    def remove_factor(self, name: str, who: str) -> Mapping[str, Any]:
+        """Remove the second factor of an account, such as of a lost telephone; end its sessions."""
+        return self._change(f"account {name}: second factor removed", who, lambda: self._accounts.remove_factor(name))
 
     def _change(
         self,

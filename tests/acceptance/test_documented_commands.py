@@ -61,7 +61,7 @@ NOT_RUN = {
     r"voxelnode bids .*--rules": "needs a file of rules; tests/acceptance/test_bids.py",
     r"python -m tests\.": "takes minutes; tests/reference and tests/crash run what these programs do",
     r"python3 -m venv": ".ci/run",
-    r"(\.venv/bin/)?pip install (-e '\.|'voxelnode)\[(cluster|s3|fuzz|ocr|passkeys)\]'": "needs a package registry",
+    r"(\.venv/bin/)?pip install (-e '\.|'voxelnode)\[(cluster|s3|fuzz|ocr)\]'": "needs a package registry",
     r"voxelnode archive copy": "needs an object store; tests/integration/test_objects.py",
     r"voxelnode db copy": "needs a server of PostgreSQL; tests/integration/test_postgresql.py",
     r"curl .*pacs\.example\.org": "names a host that is not there",

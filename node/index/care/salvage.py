@@ -191,7 +191,7 @@ def _document(row: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 HISTORY = (
-    "projects", "accounts", "recovery_codes", "security_keys", "tokens", "web_sessions",
+    "projects", "accounts", "recovery_codes", "tokens", "web_sessions",
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
     "protocols", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
     "labels", "comments", "kept_searches", "shares", "project_members", "limited_accounts",

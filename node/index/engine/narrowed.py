@@ -102,9 +102,9 @@ EMPTY = frozenset(
     {
         "accounts", "added_hooks", "added_peers", "added_retention", "added_routes", "audit_lines", "conflicts",
         "copied_instances", "copied_series",
-        "host_removals", "hosts", "key_challenges", "keyed_requests", "leases", "limited_accounts", "lost_instances",
+        "host_removals", "hosts", "keyed_requests", "leases", "limited_accounts", "lost_instances",
         "object_removals", "performed_series", "performed_steps", "project_contents", "project_originals", "protocols",
-        "recovery_codes", "rejections", "results", "scheduled_steps", "security_keys", "senders", "sent_instances",
+        "recovery_codes", "rejections", "results", "scheduled_steps", "senders", "sent_instances",
         "shares", "subscribers", "tokens",
         "tombstones", "trash", "web_sessions", "work", "workitems",
     }
