@@ -157,7 +157,6 @@ def _levels() -> None:
         sa.Column("acknowledged_reason", sa.Text()),
         sa.Column("acknowledged_by", sa.String(64)),
         sa.Column("acknowledged_at", sa.DateTime()),
-        sa.Column("copied_for", sa.Integer()),
         sa.UniqueConstraint("study_id", "series_instance_uid"),
         sa.CheckConstraint(
             "state IN ('receiving', 'converting', 'converted', 'refused', 'not-an-image', 'failed')", name="state"
@@ -725,8 +724,6 @@ def _projects() -> None:
         sa.Column("description", sa.String(200), server_default="", nullable=False),
         sa.Column("rule", sa.Text()),
         sa.Column("called_ae_title", sa.String(16), index=True),
-        sa.Column("pseudonym_key", sa.String(64)),
-        sa.Column("deidentification", sa.JSON()),
         sa.Column("created_by", sa.String(64), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         **NO_ID_TWICE,
@@ -754,38 +751,6 @@ def _projects() -> None:
             "project_id", sa.Integer(), sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True
         ),
         sa.Column("is_by_rule", sa.Boolean(), primary_key=True),
-    )
-    op.create_table(
-        "project_originals",
-        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True),
-        sa.Column(
-            "project_id", sa.Integer(), sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True
-        ),
-        sa.Column("is_by_rule", sa.Boolean(), primary_key=True),
-    )
-    op.create_table(
-        "copied_series",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("project_id", sa.Integer(), nullable=False),
-        sa.Column("project", sa.String(64), nullable=False),
-        sa.Column("study_instance_uid", sa.String(64), nullable=False),
-        sa.Column("series_instance_uid", sa.String(64), nullable=False),
-        sa.Column("copy_study_instance_uid", sa.String(64), nullable=False),
-        sa.Column("copy_series_instance_uid", sa.String(64), nullable=False, index=True),
-        sa.Column("receptions", sa.Integer()),
-        sa.Column("revision", sa.Integer()),
-        sa.UniqueConstraint("project_id", "study_instance_uid", "series_instance_uid"),
-    )
-    op.create_table(
-        "copied_instances",
-        sa.Column(
-            "copied_series_id", sa.Integer(), sa.ForeignKey("copied_series.id", ondelete="CASCADE"), primary_key=True
-        ),
-        sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
-        sa.Column("sha256", sa.String(64), nullable=False),
-        sa.Column("copy_sop_instance_uid", sa.String(64), nullable=False),
-        sa.Column("reason", sa.String(32)),
-        sa.Column("detail", sa.Text()),
     )
 
 

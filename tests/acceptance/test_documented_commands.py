@@ -54,7 +54,6 @@ NOT_RUN = {
     r"voxelnode routes remove night": "needs the route that the line before adds; tests/web/test_added_routes.py",
     r"voxelnode hooks (try|set|remove) mail": "names a host that is not there; tests/web/test_added_hooks.py",
     r"voxelnode retention set": "confirms a number of studies; tests/web/test_set_retention.py",
-    r"voxelnode projects (add|copies) open-data": "needs a project without identities; tests/acceptance/test_copies.py",
     r"voxelnode conformance --verify": "takes half a minute; tests/acceptance/test_conformance_verified.py",
     r"datasette": "is no dependency",
     r"python rescue\.py": "the tests of journal.md run this program",

@@ -78,7 +78,6 @@ KINDS: Mapping[WorkKind, str] = {
     "question": "ask",
     "notification": "tell of an examination",
     "erasure": "erasure",
-    "copy": "copied for project",
 }
 """What is owed, whatever became of it."""
 
@@ -91,7 +90,6 @@ PLURALS: Mapping[WorkKind, str] = {
     "question": "Questions",
     "notification": "Notifications",
     "erasure": "Erasures",
-    "copy": "Copies for projects",
 }
 """Kinds as the page chooses them."""
 
