@@ -39,7 +39,6 @@ DELIVERING = ("message-composed", "message-delivered")
 FORWARDING = ("instance-forwarded", "forwarded-recorded")
 CHANGING = ("change-ordered", "change-committed", "workers-ended")
 EXPORTING = ("session-replaced", "study-exported")
-COPYING = ("copies-noted", "copies-stored", "copies-removed")
 UPLOADING = ("object-written", "object-put", "objects-recorded", "objects-removed")
 POINTS = (
     RECEIVING
@@ -53,7 +52,6 @@ POINTS = (
     + FORWARDING
     + CHANGING
     + EXPORTING
-    + COPYING
     + UPLOADING
 )
 

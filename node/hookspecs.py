@@ -160,24 +160,6 @@ class StudyLink:
 
 
 @dataclass(frozen=True, slots=True)
-class SecondFactor:
-    """A second factor of accounts beside the codes of an app (`node.web.access.Access.give_factor`).
-
-    Attributes
-    ----------
-    asked, own : str
-        Names of templates for the page that asks for a second factor, or for a first one to be set up, and for the page
-        of one's own account.
-    shown : Place
-        A function of the `Services` of HTTP and a `KnownAccount` that returns ``factor``, which both templates show.
-    """
-
-    asked: str
-    own: str
-    shown: Place
-
-
-@dataclass(frozen=True, slots=True)
 class Service:
     """A SOP class of PS3.6 for which the node is an SCP, beside its own.
 
@@ -762,7 +744,6 @@ class Extension:
     """Keys of [hooks.NAME], each of which stands for an `OpenChannel`."""
     ways: Place = ""
     """`Ways` to take identities out of copies."""
-    factors: Sequence[SecondFactor] = ()
     sign_ins: Place = ""
     """An `OpenSignIns`, for [web.oidc]."""
     audit_copy: Place = ""

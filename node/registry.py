@@ -62,7 +62,6 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.destinations:EXTENSION",
     "node.extensions.names:EXTENSION",
     "node.extensions.oidc:EXTENSION",
-    "node.extensions.passkeys:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
     "node.extensions.structure_sets:EXTENSION",
     "node.extensions.syslog:EXTENSION",

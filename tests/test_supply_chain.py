@@ -26,7 +26,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DEPENDENCIES: list[str] = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 LOCKS = {
-    "requirements.lock": [*DEPENDENCIES, *EXTRAS["s3"], *EXTRAS["cluster"], *EXTRAS["passkeys"]],
+    "requirements.lock": [*DEPENDENCIES, *EXTRAS["s3"], *EXTRAS["cluster"]],
     "build.lock": PROJECT["build-system"]["requires"],
 }
 CONTAINER = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platform": "linux", "extra": ""}

@@ -154,7 +154,6 @@ def _levels() -> None:
         sa.Column("acknowledged_reason", sa.Text()),
         sa.Column("acknowledged_by", sa.String(64)),
         sa.Column("acknowledged_at", sa.DateTime()),
-        sa.Column("copied_for", sa.Integer()),
         sa.UniqueConstraint("study_id", "series_instance_uid"),
         sa.CheckConstraint(
             "state IN ('receiving', 'converting', 'converted', 'refused', 'not-an-image', 'failed')", name="state"
@@ -460,19 +459,6 @@ def _accounts() -> None:
         sa.Column("sha256", sa.String(64), nullable=False, unique=True),
     )
     op.create_table(
-        "security_keys",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("account_id", sa.Integer(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
-        sa.Column("name", sa.String(64), nullable=False),
-        sa.Column("rp_id", sa.String(253), nullable=False),
-        sa.Column("credential_id", sa.String(1364), nullable=False, unique=True),
-        sa.Column("public_key", sa.Text(), nullable=False),
-        sa.Column("sign_count", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", sa.DateTime(), nullable=False),
-        sa.Column("used_at", sa.DateTime()),
-        sa.UniqueConstraint("account_id", "name"),
-    )
-    op.create_table(
         "tokens",
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("account_id", sa.Integer(), sa.ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
@@ -499,13 +485,6 @@ def _accounts() -> None:
         sa.Column("expires_at", sa.DateTime(), nullable=False),
         sa.Column("used_at", sa.DateTime()),
         sa.Column("has_factor", sa.Boolean()),
-    )
-    op.create_table(
-        "key_challenges",
-        sa.Column("session_id", sa.Integer(), sa.ForeignKey("web_sessions.id", ondelete="CASCADE"), primary_key=True),
-        sa.Column("purpose", sa.String(8), nullable=False),
-        sa.Column("challenge", sa.String(64), nullable=False),
-        sa.Column("expires_at", sa.DateTime(), nullable=False),
     )
     op.create_table(
         "shares",
@@ -715,8 +694,6 @@ def _projects() -> None:
         sa.Column("description", sa.String(200), server_default="", nullable=False),
         sa.Column("rule", sa.Text()),
         sa.Column("called_ae_title", sa.String(16), index=True),
-        sa.Column("pseudonym_key", sa.String(64)),
-        sa.Column("deidentification", sa.JSON()),
         sa.Column("created_by", sa.String(64), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         **NO_ID_TWICE,
@@ -744,38 +721,6 @@ def _projects() -> None:
             "project_id", sa.Integer(), sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True
         ),
         sa.Column("is_by_rule", sa.Boolean(), primary_key=True),
-    )
-    op.create_table(
-        "project_originals",
-        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True),
-        sa.Column(
-            "project_id", sa.Integer(), sa.ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True
-        ),
-        sa.Column("is_by_rule", sa.Boolean(), primary_key=True),
-    )
-    op.create_table(
-        "copied_series",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("project_id", sa.Integer(), nullable=False),
-        sa.Column("project", sa.String(64), nullable=False),
-        sa.Column("study_instance_uid", sa.String(64), nullable=False),
-        sa.Column("series_instance_uid", sa.String(64), nullable=False),
-        sa.Column("copy_study_instance_uid", sa.String(64), nullable=False),
-        sa.Column("copy_series_instance_uid", sa.String(64), nullable=False, index=True),
-        sa.Column("receptions", sa.Integer()),
-        sa.Column("revision", sa.Integer()),
-        sa.UniqueConstraint("project_id", "study_instance_uid", "series_instance_uid"),
-    )
-    op.create_table(
-        "copied_instances",
-        sa.Column(
-            "copied_series_id", sa.Integer(), sa.ForeignKey("copied_series.id", ondelete="CASCADE"), primary_key=True
-        ),
-        sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
-        sa.Column("sha256", sa.String(64), nullable=False),
-        sa.Column("copy_sop_instance_uid", sa.String(64), nullable=False),
-        sa.Column("reason", sa.String(32)),
-        sa.Column("detail", sa.Text()),
     )
 
 

@@ -248,8 +248,6 @@ class Actions:
             return self._cancel_job(one.key, who)
         if one.lane.kind == "erasure":
             raise WorkEnded("an erasure is not cancelled: a part of it may be gone already")
-        if one.lane.kind == "copy":
-            raise WorkEnded("copies are not cancelled: take the series out of the project")
         self._index.work.cancel(work, who, self._index.now())
         self._note_work(one, who, "cancelled")
         return {"cancelled": work}
@@ -259,9 +257,9 @@ class Actions:
         match one.lane.kind:
             case "hook" | "route":
                 self._index.deliveries.retry_one(work, self._index.now())
-            case "retrieval" | "copy" as kind:
+            case "retrieval":
                 if not self._index.work.repeat(work, self._index.now()):
-                    raise WorkEnded(f"the {kind} has not ended")
+                    raise WorkEnded("the retrieval has not ended")
             case "erasure":
                 if one.outcome is not None:
                     raise WorkEnded("the erasure has ended")
@@ -375,12 +373,9 @@ class AccountAdministration:
 
         return self._change(f"account {name}: {what} ended", who, change)
 
-    def remove_factor(self, name: str, who: str, *, app_only: bool = False) -> Mapping[str, Any]:
-        """Remove the second factor of an account, such as of a lost telephone, or its app alone; end its sessions."""
-        what = "authenticator app" if app_only else "second factor"
-        return self._change(
-            f"account {name}: {what} removed", who, lambda: self._accounts.remove_factor(name, app_only=app_only)
-        )
+    def remove_factor(self, name: str, who: str) -> Mapping[str, Any]:
+        """Remove the second factor of an account, such as of a lost telephone; end its sessions."""
+        return self._change(f"account {name}: second factor removed", who, lambda: self._accounts.remove_factor(name))
 
     def _change(
         self,

@@ -251,7 +251,6 @@ class SeriesRow(Base):
     acknowledged_reason: Mapped[str | None] = mapped_column(Text)
     acknowledged_by: Mapped[str | None] = mapped_column(String(64))
     acknowledged_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    copied_for: Mapped[int | None] = mapped_column(Integer)  # project, if these are copies: see `CopiedSeriesRow`
 
 
 class ImageRow(Base):
@@ -717,8 +716,6 @@ class ProjectRow(Base):
     description: Mapped[str] = mapped_column(String(200), server_default="")
     rule: Mapped[str | None] = mapped_column(Text)  # a selector: the series that it selects are in the project
     called_ae_title: Mapped[str | None] = mapped_column(String(16), index=True)  # new series sent to it are, too
-    pseudonym_key: Mapped[str | None] = mapped_column(String(64))  # None: members see the originals
-    deidentification: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # its options
     created_by: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
 
@@ -798,49 +795,6 @@ class ProjectSeriesRow(Base):
     is_by_rule: Mapped[bool] = mapped_column(primary_key=True)
 
 
-class ProjectOriginalRow(Base):
-    """A series of which members of a de-identified project see copies: never in `project_series` of that project."""
-
-    __tablename__ = "project_originals"
-
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
-    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True)
-    is_by_rule: Mapped[bool] = mapped_column(primary_key=True)
-
-
-class CopiedSeriesRow(Base):
-    """A series that was copied for a de-identified project; see `node.index.nouns.copies`.
-
-    It outlives the project and the original, until the copies are gone.
-    """
-
-    __tablename__ = "copied_series"
-    __table_args__ = (UniqueConstraint("project_id", "study_instance_uid", "series_instance_uid"),)
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    project_id: Mapped[int] = mapped_column(Integer)
-    project: Mapped[str] = mapped_column(String(64))  # its name
-    study_instance_uid: Mapped[str] = mapped_column(String(64))
-    series_instance_uid: Mapped[str] = mapped_column(String(64))
-    copy_study_instance_uid: Mapped[str] = mapped_column(String(64))
-    copy_series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
-    receptions: Mapped[int | None] = mapped_column(Integer)  # of the original, when all of it was copied
-    revision: Mapped[int | None] = mapped_column(Integer)
-
-
-class CopiedInstanceRow(Base):
-    """An instance of such a series: its copy, or why there is none. The row is there before the copy."""
-
-    __tablename__ = "copied_instances"
-
-    copied_series_id: Mapped[int] = mapped_column(ForeignKey("copied_series.id", ondelete="CASCADE"), primary_key=True)
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
-    sha256: Mapped[str] = mapped_column(String(64))  # of the original
-    copy_sop_instance_uid: Mapped[str] = mapped_column(String(64))
-    reason: Mapped[str | None] = mapped_column(String(32))  # of a refusal; None: it is copied
-    detail: Mapped[str | None] = mapped_column(Text)
-
-
 class AccountRow(Base):
     """An account for HTTP. Secrets are stored as hashes only: Argon2 of a password, SHA-256 of random tokens."""
 
@@ -865,34 +819,6 @@ class RecoveryCodeRow(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
-
-
-class SecurityKeyRow(Base):
-    """A security key or passkey (WebAuthn), a second factor of an account at one host name of the node."""
-
-    __tablename__ = "security_keys"
-    __table_args__ = (UniqueConstraint("account_id", "name"),)
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"))
-    name: Mapped[str] = mapped_column(String(64))
-    rp_id: Mapped[str] = mapped_column(String(253))  # the host name
-    credential_id: Mapped[str] = mapped_column(String(1364), unique=True)  # in base64url, as the public key
-    public_key: Mapped[str] = mapped_column(Text)  # COSE_Key (RFC 9052)
-    sign_count: Mapped[int] = mapped_column(BigInteger)  # of the last use; 0: it does not count
-    created_at: Mapped[dt.datetime] = mapped_column(Utc)
-    used_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-
-
-class KeyChallengeRow(Base):
-    """What a security key is to sign next for one session, and what for; it is gone once it was answered."""
-
-    __tablename__ = "key_challenges"
-
-    session_id: Mapped[int] = mapped_column(ForeignKey("web_sessions.id", ondelete="CASCADE"), primary_key=True)
-    purpose: Mapped[str] = mapped_column(String(8))
-    challenge: Mapped[str] = mapped_column(String(64))  # 32 bytes in hexadecimal
-    expires_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
 class TokenRow(Base):

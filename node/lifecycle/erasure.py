@@ -30,7 +30,6 @@ from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
-from node.index.nouns.copies import ReadCopies
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import DeletionPlan, Level
 from node.index.nouns.shares import ReadShares
@@ -173,7 +172,6 @@ class Erasing:
 
     def _planned(self, objects: Sequence[Object], trash: Sequence[int]) -> Erasure:
         plans = [self._index.deletions.plan(level, uid, study) for level, uid, study in objects]
-        plans += self._copies_of(plans)
         numbers = dict.fromkeys(trash)
         for plan in plans:
             numbers |= dict.fromkeys(self._index.trash.of(plan.level, plan.uid))
@@ -207,13 +205,6 @@ class Erasing:
             ],
         )
         return Erasure(tuple(all_objects), 0, tuple(numbers), certificate.as_json())
-
-    def _copies_of(self, plans: Sequence[DeletionPlan]) -> list[DeletionPlan]:
-        """Return what of projects without identities has the pixels of what is to go."""
-        with self._index.reading() as view:
-            copies = view.repository(ReadCopies)
-            found = [one for plan in plans for one in copies.of_original(plan.level, plan.uid, plan.study_instance_uid)]
-        return [plan for one in dict.fromkeys(found) if (plan := self._plan_of(one)) is not None]
 
     def _plan_of(self, what: Object) -> DeletionPlan | None:
         try:

@@ -213,9 +213,9 @@ class HookWorker(MessageLoop):
 
     def _is_selected(self, index: ReadIndex, pending: PendingEvent) -> bool:
         """Return whether the series of an event fits `where`, or any series of the study of an event of a study."""
-        study, series = pending.study_instance_uid, pending.series_instance_uid
         if self._selector is None:
-            return not index.series.are_copies(study, series)
+            return True
+        study, series = pending.study_instance_uid, pending.series_instance_uid
         fields = self._selector.fields
         if series is None:
             return any(map(self._selector.matches, index.facts.of_study(fields, study)))

@@ -15,7 +15,7 @@ VERDICTS = ("complete", "suspect", "incomplete")
 CERTAINTIES = ("verified", "no gap seen", "suspect", "incomplete")
 GEOMETRIES = ("regular", "sheared", "irregular", "single", "none")
 ORIENTATIONS = ("axial", "coronal", "sagittal", "oblique")
-SOURCES = ("dicom", "get", "stow", "import", "result", "copy", "recovered")
+SOURCES = ("dicom", "get", "stow", "import", "result", "recovered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,6 @@ FIELDS: dict[str, Field] = {
     "study_series": Field("study", "number", "number of series in the study"),
     "labels": Field("series", "text", "labels that people gave the series, or its study", several=True),
     "series_instance_uid": Field("series", "text", "Series Instance UID (0020,000E)"),
-    "copied_for": Field("series", "text", "de-identified project that the series is a copy for"),
     "modality": Field("series", "text", "Modality (0008,0060)"),
     "series_number": Field("series", "number", "Series Number (0020,0011)"),
     "series_description": Field("series", "text", "Series Description (0008,103E)"),

@@ -505,8 +505,8 @@ class Web(SettingsSection):
     )
     second_factor: Literal["", "admin", "all"] = Field(
         "",
-        description="whose passwords need a second factor (authenticator app or security key): administrators or "
-        "all; empty: those who have set one up",
+        description="whose passwords need a second factor (authenticator app): administrators or all; empty: those "
+        "who have set one up",
     )
     session_hours: float = Field(12, gt=0, le=720, description="time without a request after which a login ends")
     tls_certificate: Path | None = Field(

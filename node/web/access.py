@@ -16,7 +16,7 @@ import hmac
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -118,14 +118,6 @@ class Caller:
 
 LOCAL = Caller("local", Role.ADMIN)
 """The caller on this machine if [web] authentication requires no account."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """A second factor that was right: what it was, for the audit log, and recovery codes if it was just set up."""
-
-    what: str
-    recovery_codes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,73 +279,43 @@ class Access:
     def give_code(self, known: KnownAccount, code: str, client: Client) -> Passed:
         """Open a session for an account whose password was right, by a code of its app or a recovery code.
 
-        The first code of a new secret sets the app up if there is no other factor. Raises NotAuthenticated if the code
-        is wrong or was used before, and TooManyTries.
+        The first code of a new secret sets the app up, and ends all other sessions: recovery codes are returned. Raises
+        NotAuthenticated if the code is wrong or was used before, and TooManyTries.
         """
-        if not known.has_factor:
-            return self.confirm_app(known, code, client)
-        return self.give_factor(known, lambda: self._use_code(known, code), client)
-
-    def confirm_app(self, known: KnownAccount, code: str, client: Client) -> Passed:
-        """Set up an authenticator app by its first code: all other sessions end.
-
-        The recovery codes are returned if it is the first factor. Raises the same exceptions as `give_code`.
-        """
-        return self.give_factor(known, lambda: self._confirm_app(known, code), client)
-
-    @_whole
-    def give_factor(self, known: KnownAccount, accept: Callable[[], Proof], client: Client) -> Passed:
-        """Open a session for an account whose password was right, by a second factor; see `check_factor`."""
-        proof = self.check_factor(known, accept, client.address)
+        codes = () if known.has_factor else tuple(new_recovery_codes())
+        what = self._accepted(known, code, client.address, codes)
         value = self._open_session(known, client, has_factor=True)
-        detail = f"Login with a second factor: {proof.what}"
-        self._audit_login((known.name, client.address), Result.SUCCESS, detail)
-        return Passed(value, proof.recovery_codes)
+        self._audit_login((known.name, client.address), Result.SUCCESS, f"Login with a second factor: {what}")
+        return Passed(value, codes)
 
     @_whole
     def check_code(self, known: KnownAccount, code: str, address: str) -> None:
-        """Use up a code of the app or a recovery code.
+        """Use up a code of the app or a recovery code. Raises the same exceptions as `give_code`."""
+        self._accepted(known, code, address, ())
 
-        Raises NotAuthenticated if the code is wrong or was used before, and TooManyTries.
-        """
-        self.check_factor(known, lambda: self._use_code(known, code), address)
-
-    @_whole
-    def check_factor(self, known: KnownAccount, accept: Callable[[], Proof], address: str) -> Proof:
-        """Return what `accept` does, which uses up or sets up a second factor, or raises NotAuthenticated.
-
-        Wrong factors of any kind make further ones wait: raises TooManyTries.
-        """
+    def _accepted(self, known: KnownAccount, code: str, address: str, new_codes: tuple[str, ...]) -> str:
+        """Return what a right code was; `new_codes` are the recovery codes of an app that it sets up."""
         pair = known.name, block_of(address)
         wait = self._codes.begin(pair)
         if wait > 0:
             raise TooManyTries(wait)
-        try:
-            proof = accept()
-        except NotAuthenticated as error:
-            detail = f"wrong second factor: {error}"
-            self._audit_login((known.name, address), Result.MINOR_FAILURE, detail)
-            raise
+        what = self._use_code(known, code, [digest(one) for one in new_codes])
+        if not what:
+            wrong = "the code is wrong, or was used before: wait for the next one"
+            self._audit_login((known.name, address), Result.MINOR_FAILURE, f"wrong second factor: {wrong}")
+            raise NotAuthenticated(wrong)
         self._codes.succeeded(pair)
-        return proof
+        return what
 
-    def _use_code(self, known: KnownAccount, code: str) -> Proof:
-        step = step_of(known.totp_secret, code, self._now()) if known.totp_secret else None
+    def _use_code(self, known: KnownAccount, code: str, new_codes: Sequence[str]) -> str:
+        secret = known.totp_secret
+        step = step_of(secret, code, self._now()) if secret else None
+        if not known.has_factor:
+            is_first = step is not None and self._accounts.confirm_factor(known.id, secret or "", step, new_codes)
+            return "new app" if is_first else ""
         if step is not None and self._accounts.use_step(known.id, step):
-            return Proof("code of the app")
-        if self._accounts.use_recovery_code(known.id, digest(normal(code))):
-            return Proof("recovery code")
-        raise _wrong_code()
-
-    def _confirm_app(self, known: KnownAccount, code: str) -> Proof:
-        step = step_of(known.totp_secret, code, self._now()) if known.totp_secret else None
-        if step is None or known.totp_secret is None:
-            raise _wrong_code()
-        codes = tuple(new_recovery_codes())
-        is_first = self._accounts.confirm_factor(known.id, known.totp_secret, step, [digest(one) for one in codes])
-        if is_first is None:
-            raise _wrong_code()
-        return Proof("new app", codes if is_first else ())
+            return "code of the app"
+        return "recovery code" if self._accounts.use_recovery_code(known.id, digest(normal(code))) else ""
 
     def demands_factor(self, known: KnownAccount) -> bool:
         """Return whether [web] second_factor demands one of an account; the identity provider has its own."""
@@ -651,10 +613,6 @@ def is_from_cors_origin(headers: Headers, scheme: str, cors_origins: Collection[
 def has_token(headers: Headers) -> bool:
     """Return whether the `Authorization` header has a token, valid or not."""
     return headers.get("authorization", "").lower().startswith("bearer ")
-
-
-def _wrong_code() -> NotAuthenticated:
-    return NotAuthenticated("the code is wrong, or was used before: wait for the next one")
 
 
 def _no_role(identity: FederatedIdentity) -> Forbidden:

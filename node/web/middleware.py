@@ -333,12 +333,8 @@ class Limit(NamedTuple):
     bytes_per_second: int | None
 
 
-LOGIN_PATHS = frozenset({"/login", "/login/factor", "/login/key/options", "/logout"})
+LOGIN_PATHS = frozenset({"/login", "/login/factor", "/logout"})
 LOGIN = Limit(MAX_LOGIN_BYTES, 5.0, None)
-
-KEY_PATH = "/login/key"
-KEY = Limit(16_384, 5.0, None)
-"""What a new security key says of itself is longer: its identifier has up to 1023 bytes, and some have certificates."""
 
 CLOSE = {"Connection": "close"}
 """Header of responses sent without reading the body."""
@@ -374,8 +370,6 @@ class BodyLimits:
     def _limit(self, path: str) -> Limit:
         if path in LOGIN_PATHS:
             return LOGIN
-        if path == KEY_PATH:
-            return KEY
         is_upload = path.startswith(UPLOADS) or JOB_FILE.fullmatch(path) is not None
         max_bytes = self._upload_bytes if is_upload else MAX_BODY_BYTES
         return Limit(max_bytes, self._patience, MIN_BYTES_PER_SECOND)

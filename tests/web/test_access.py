@@ -9,14 +9,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import httpx2
 import pytest
 from fastapi import Request
 from starlette.requests import HTTPConnection
 
+from node.control.care import rebuild_index
 from node.errors import UsageError
-from node.index.nouns.accounts import MAX_SESSIONS, KnownAccount, Role
+from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, Role
 from node.web import middleware
 from node.web.access import (
     COOKIE,
@@ -32,14 +34,13 @@ from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from node.web.second_factor import STEP_SECONDS, code_of
 from node.web.token_routes import covers
 from tests.pace import idle_seconds, now
-from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route
+from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route, open_site
 
 API = "/api/v1/studies"
 BASIC = ("reader", PASSWORD)
 
 PUBLIC = {
-    "/healthz", "/readyz", "/login", "/login/factor", "/login/key", "/login/key/options", "/login/oidc",
-    "/login/oidc/callback", "/logout",
+    "/healthz", "/readyz", "/login", "/login/factor", "/login/oidc", "/login/oidc/callback", "/logout",
 }  # fmt: skip
 """Routes that ask for no account."""
 
@@ -678,3 +679,24 @@ def test_a_second_factor_is_demanded_and_no_code_is_replayed(start_site: Callabl
     guesser = begun()
     statuses = {given(guesser, f"{number:06}").status_code for number in range(FREE_TRIES + 2)}
     assert statuses == {401, 429}
+
+
+@pytest.mark.slow
+def test_a_second_factor_and_its_recovery_codes_outlive_a_rebuild_of_the_index(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    site = open_site(root, authentication="always")
+    site.account("admin", Role.ADMIN)
+    access = site.server._app.state.access
+    access.begin_factor(site.services.index.accounts.by_name("admin"))
+    known = site.services.index.accounts.by_name("admin")
+    assert known is not None
+    code = code_of(known.totp_secret or "", int(access._now().timestamp()) // STEP_SECONDS).decode()
+    codes = access.give_code(known, code, Client()).recovery_codes
+    settings = site.services.settings
+    site.close()
+    rebuild_index(settings)
+    site = open_site(root, authentication="always")
+    again = logged_in(site, "admin")
+    assert [again.post("/login/factor", data={"code": one}).status_code for one in (code, codes[0])] == [401, 303]
+    assert again.get(API).status_code == 200
+    site.close()

@@ -473,7 +473,7 @@ def test_a_stream_has_the_events_of_what_is_seen(shared: Site) -> None:
 
 
 OF_NOBODY = {
-    "/healthz", "/readyz", "/login", "/login/factor", "/login/key", "/login/key/options", "/logout", "/login/oidc",
+    "/healthz", "/readyz", "/login", "/login/factor", "/logout", "/login/oidc",
     "/login/oidc/callback",
 }  # fmt: skip
 """Routes without an account."""

@@ -61,13 +61,8 @@ NOT_READ = (
             "/account/factor",
             "/account/factor/confirm",
             "/account/factor/remove",
-            "/account/keys",
-            "/account/keys/options",
-            "/account/keys/remove",
             "/administration/accounts/{name}/factor/remove",
             "/login/factor",
-            "/login/key",
-            "/login/key/options",
             "/administration/routes/{route}/{destination}",
             "/administration/peers",
             "/administration/peers/{name}",
@@ -163,7 +158,6 @@ NOT_READ = (
         ("PUT", "/api/v1/projects/{project}"),
         ("DELETE", "/api/v1/projects/{project}"),
         ("GET", "/api/v1/projects/{project}/members"),
-        ("GET", "/api/v1/projects/{project}/refusals"),
         ("PUT", "/api/v1/projects/{project}/members/{account:path}"),
         ("DELETE", "/api/v1/projects/{project}/members/{account:path}"),
         ("PUT", "/api/v1/worklist/{entry}"),
@@ -231,7 +225,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     pending = PendingEvent("walked", "series-quiet", site.services.ingest.now(), STUDY, SERIES)
     site.services.index.jobs.begin("hook", pending, site.services.ingest.now(), dt.timedelta(days=1))
     site.services.index.work.add_retrievals("pacs", [(STUDY, None)], "walker", site.services.ingest.now())
-    site.client().put("/api/v1/projects/walked", json={"deidentified": {}})
+    site.client().put("/api/v1/projects/walked", json={})
     site.client().post("/api/v1/projects/walked/contents", json={"add": [{"study_instance_uid": STUDY}]})
     yield site
     site.close()

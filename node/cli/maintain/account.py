@@ -195,8 +195,7 @@ def logout(
 def reset_factor(name: Name, root: ChangedRoot) -> None:
     """Remove the second factor of an account.
 
-    For somebody whose telephone, security keys and recovery codes are lost: all of them go, and the sessions of the
-    account end.
+    For somebody whose telephone and recovery codes are lost; the sessions of the account end.
     """
     root.order("remove-factor", name=name)
     print(f"second factor of {name} removed")

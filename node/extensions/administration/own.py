@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from node.errors import UsageError
 from node.extensions.pages.login import client_of, new_app, set_session
-from node.extensions.pages.rendering import SEE_OTHER, factor_page, factors_of, page, recovery_page
+from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, recovery_page
 from node.index.engine.scope import within
 from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
 from node.index.nouns.projects import ReadProjects
-from node.web.access import LOCAL, Access, Call, Passed, ReaderCall, address_of, for_projects
+from node.web.access import LOCAL, Access, Call, ReaderCall, address_of, for_projects
 from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated
@@ -130,7 +130,7 @@ def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Resp
         raise Forbidden("the identity provider has the second factor of this account")
     access.begin_factor(own_account(call, current))
     known = known_account(call, name)
-    app = new_app(call.request, known) if known is not None and not known.has_app else None
+    app = new_app(call.request, known) if known is not None and not known.has_factor else None
     if app is None:
         raise UsageError("this account has an authenticator app: remove it first")
     return factor_page("/account", app, action=CONFIRM)
@@ -142,19 +142,13 @@ def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) 
     """Set up an authenticator app by its first code; every other session ends."""
     name, access = require_session(call), access_of(call)
     known = known_account(call, name)
-    if known is None or known.has_app or not known.totp_secret:
+    if known is None or known.has_factor or not known.totp_secret:
         raise UsageError("no authenticator app is being set up: begin again")
     try:
-        passed = access.confirm_app(known, code, client_of(call.request))
+        passed = access.give_code(known, code, client_of(call.request))
     except NotAuthenticated as error:  # without the secret, which is shown for a password alone
         return factor_page("/account", action=CONFIRM, error=f"{error}, or begin again", status_code=401)
-    return renewed(call, passed)
-
-
-def renewed(call: Call, passed: Passed) -> Response:
-    """Give a browser the session that it has after a new factor, and show the recovery codes of a first one."""
-    codes = passed.recovery_codes
-    response = recovery_page(codes, "/account") if codes else RedirectResponse("/account", SEE_OTHER)
+    response = recovery_page(passed.recovery_codes, "/account")
     set_session(call.request, response, passed.value)
     return response
 
@@ -166,12 +160,15 @@ def remove_factor(
 ) -> Response:
     """Remove one's own authenticator app by a code of it or a recovery code; every session of the account ends."""
     known = own_account(call, current)
-    if not known.has_keys:
-        require_optional(access_of(call), known)
-    if not known.has_app:
+    if access_of(call).demands_factor(known):
+        raise Forbidden("[web] second_factor demands one of this account: ask an administrator to reset it")
+    if not known.has_factor:
         raise UsageError("this account has no authenticator app")
-    use_code(call, known, code)
-    act(call, "remove-factor", name=known.name, app_only=True)
+    try:
+        access_of(call).check_code(known, code, address_of(call.request))
+    except NotAuthenticated as error:  # as in `own_account`
+        raise UsageError(f"{error}: nothing was changed") from error
+    act(call, "remove-factor", name=known.name)
     return RedirectResponse("/login", SEE_OTHER)
 
 
@@ -181,20 +178,6 @@ def own_account(call: Call, current: str) -> KnownAccount:
         return access_of(call).check_password(require_session(call), current, address_of(call.request))
     except NotAuthenticated as error:
         raise UsageError("the current password is wrong: nothing was changed") from error
-
-
-def use_code(call: Call, known: KnownAccount, code: str) -> None:
-    """Use up a code of one's own. Raises UsageError if it is wrong or was used before, as `own_account` does."""
-    try:
-        access_of(call).check_code(known, code, address_of(call.request))
-    except NotAuthenticated as error:
-        raise UsageError(f"{error}: nothing was changed") from error
-
-
-def require_optional(access: Access, known: KnownAccount) -> None:
-    """Refuse to remove the last factor of an account that [web] second_factor demands one of."""
-    if access.demands_factor(known):
-        raise Forbidden("[web] second_factor demands one of this account: ask an administrator to reset it")
 
 
 @router.post("/account/sessions/end")
@@ -232,10 +215,7 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
         projects = [row["name"] for row in index.repository(ReadProjects).all()]
     given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
     given |= {"sessions": sessions, "projects": projects}
-    with within(None):
-        given["factors"] = factors_of(call.node, known) if known is not None else []
     given["may_remove_factor"] = known is not None and not access_of(call).demands_factor(known)
-    given["may_remove_app"] = given["may_remove_factor"] or (known is not None and known.has_keys)
     return page(call, "account.html", **given, token=token, label=label)
 
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 
-from node.extensions.pages.rendering import (
-    NewApp,
-    factor_page,
-    factors_of,
-    login_page,
-    recovery_page,
-    signed_in_page,
-)
-from node.index.engine.scope import within
+from node.extensions.pages.rendering import NewApp, factor_page, login_page, recovery_page, signed_in_page
 from node.index.nouns.accounts import Client, KnownAccount
-from node.web.access import COOKIE, SECURE_COOKIE, Access, Passed, address_of
+from node.web.access import COOKIE, SECURE_COOKIE, Access, address_of
 from node.web.access import cookie_name as session_cookie_name
 from node.web.credentials import PREFIX, SIGN_IN_SECONDS
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
@@ -72,7 +63,7 @@ def log_in(
 @router.get("/login/factor")
 def factor_form(request: Request, next: str = "/") -> Response:
     """The form for a code of the second factor, after the password; where none is set up, with the secret of one."""
-    known = awaiting(request)
+    known = _awaiting(request)
     return _factor_form(request, known, next) if known is not None else _form(request, next)
 
 
@@ -84,17 +75,11 @@ def give_code(
 ) -> Response:
     """Open the session by a code of the app or a recovery code, or show the form again."""
     access: Access = request.app.state.access
-    return answer_factor(request, next, lambda known, client: access.give_code(known, code, client))
-
-
-def answer_factor(request: Request, next: str, give: Callable[[KnownAccount, Client], Passed]) -> Response:
-    """Open the session of a browser by what it gives as second factor, or show the form again."""
-    access: Access = request.app.state.access
-    known = awaiting(request)
+    known = _awaiting(request)
     if known is None:
         return _form(request, next, error="Sign in again: the second factor came too late.", status_code=401)
     try:
-        passed = give(known, client_of(request))
+        passed = access.give_code(known, code, client_of(request))
     except NotAuthenticated as error:
         return _factor_form(request, known, next, error=_sentence(str(error)), status_code=401)
     except TooManyTries as error:
@@ -104,15 +89,15 @@ def answer_factor(request: Request, next: str, give: Callable[[KnownAccount, Cli
     response = Response(status_code=303, headers={"Location": _inside(next)})
     if passed.recovery_codes:
         response = recovery_page(passed.recovery_codes, _inside(next))
-    access.end_session(session_cookie(request))
+    access.end_session(_session_cookie(request))
     set_session(request, response, passed.value)
     return response
 
 
-def awaiting(request: Request) -> KnownAccount | None:
+def _awaiting(request: Request) -> KnownAccount | None:
     """Return the account whose password a browser has given, and whose second factor is to follow."""
     access: Access = request.app.state.access
-    return access.awaiting_factor(session_cookie(request))
+    return access.awaiting_factor(_session_cookie(request))
 
 
 def client_of(request: Request) -> Client:
@@ -120,8 +105,7 @@ def client_of(request: Request) -> Client:
     return Client(address_of(request), request.headers.get("user-agent", ""))
 
 
-def session_cookie(request: Request) -> str:
-    """Return the value of the cookie of a session, or an empty string."""
+def _session_cookie(request: Request) -> str:
     return request.cookies.get(session_cookie_name(request), "")
 
 
@@ -129,11 +113,7 @@ def _factor_form(
     request: Request, known: KnownAccount, next_path: str, *, error: str = "", status_code: int = 200
 ) -> Response:
     app = None if known.has_factor else new_app(request, known)
-    with within(None):
-        factors = factors_of(request.app.state.services, known)
-    return factor_page(
-        _inside(next_path), app, has_app=known.has_app, factors=factors, error=error, status_code=status_code
-    )
+    return factor_page(_inside(next_path), app, error=error, status_code=status_code)
 
 
 def new_app(request: Request, known: KnownAccount) -> NewApp | None:

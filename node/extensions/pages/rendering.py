@@ -31,7 +31,7 @@ from node.extensions.pages.status_chips import (
 )
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
-from node.index.nouns.accounts import KnownAccount, Role
+from node.index.nouns.accounts import Role
 from node.registry import enabled, installed, resolve, ways_of
 from node.settings.model import Settings
 from node.version import __version__
@@ -285,24 +285,13 @@ def factor_page(
     next_path: str,
     app: NewApp | None = None,
     *,
-    has_app: bool = True,
-    factors: Sequence[Mapping[str, Any]] = (),
     action: str = "/login/factor",
     error: str = "",
     status_code: int = 200,
 ) -> Response:
-    """Return the form that posts a ``code`` of the second factor; with a new app to set it up.
-
-    `factors` are those of `factors_of`, for an account that signs in.
-    """
-    values = {"action": action, "next_path": next_path, "app": app, "has_app": has_app, "factors": factors}
-    return HTMLResponse(_render("factor.html", error=error, **values), status_code)
-
-
-def factors_of(node: Services, known: KnownAccount) -> list[dict[str, Any]]:
-    """Return the names of the templates of each second factor that extensions add, and what they show of an account."""
-    added = (factor for extension in enabled(node.settings) for factor in extension.factors)
-    return [{"asked": one.asked, "own": one.own, "shown": resolve(one.shown)(node, known)} for one in added]
+    """Return the form that posts a ``code`` of the second factor; with a new app to set it up."""
+    page = _render("factor.html", action=action, next_path=next_path, app=app, error=error)
+    return HTMLResponse(page, status_code)
 
 
 def plain_page(template: str, **values: Any) -> Response:

@@ -76,7 +76,6 @@ KINDS: Mapping[WorkKind, str] = {
     "question": "ask",
     "notification": "tell of an examination",
     "erasure": "erasure",
-    "copy": "copied for project",
 }
 """What is owed, whatever became of it."""
 
@@ -89,7 +88,6 @@ PLURALS: Mapping[WorkKind, str] = {
     "question": "Questions",
     "notification": "Notifications",
     "erasure": "Erasures",
-    "copy": "Copies for projects",
 }
 """Kinds as the page chooses them."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from secrets import token_hex
 from typing import Any
 
 from node.audit.audit_log import (
@@ -23,7 +22,7 @@ from node.errors import UsageError
 from node.extensions.projects.rules import apply_rules
 from node.hookspecs import Action as RootAction
 from node.index.engine.scope import PROJECT_ROLES
-from node.index.nouns.projects import Content, ProjectRepository, Pseudonymity
+from node.index.nouns.projects import Content, ProjectRepository
 from node.receive.ingest import Ingest
 from node.selector import compile_selector
 
@@ -32,16 +31,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_CONTENTS = 1000
 """Studies and series that are put into a project at a time."""
 
-OPTIONS = ("retain", "clean", "allow")
-"""What a de-identified project says of its copies, as `voxelnode deidentify` does."""
-
 MAX_DESCRIPTION_CHARACTERS = 200
 MAX_AE_TITLE_CHARACTERS = 16
 
 
-def actions(ingest: Ingest, audit: Audit, *, makes_copies: bool = True) -> Mapping[str, RootAction]:
-    """Return the actions by name. `makes_copies`: whether a project can be de-identified."""
-    changes = _Changes(ingest, audit, makes_copies=makes_copies)
+def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+    """Return the actions by name."""
+    changes = _Changes(ingest, audit)
     return {
         "set-project": changes.set_project,
         "remove-project": changes.remove_project,
@@ -53,8 +49,7 @@ def actions(ingest: Ingest, audit: Audit, *, makes_copies: bool = True) -> Mappi
 
 
 class _Changes:
-    def __init__(self, ingest: Ingest, audit: Audit, *, makes_copies: bool) -> None:
-        self._makes_copies = makes_copies
+    def __init__(self, ingest: Ingest, audit: Audit) -> None:
         self._index, self._now, self._audit = ingest.index, ingest.now, audit
         self._projects = ingest.index.repository(ProjectRepository)
 
@@ -65,7 +60,6 @@ class _Changes:
         description: str | None = None,
         rule: str | None = None,
         called_ae_title: str | None = None,
-        deidentified: Mapping[str, Sequence[str]] | None = None,
     ) -> Mapping[str, Any]:
         if not _NAME.fullmatch(name):
             raise UsageError(
@@ -79,31 +73,10 @@ class _Changes:
         if rule:
             compile_selector(rule)
         given = {"description": description, "rule": rule, "called_ae_title": called_ae_title}
-        pseudonymity = None if deidentified is None else self._pseudonymity(deidentified)
-        is_new = self._change(
-            who,
-            f"project {name} set{', de-identified' if pseudonymity is not None else ''}",
-            lambda: self._projects.set(name, who, self._now(), **given, pseudonymity=pseudonymity),
-        )
+        is_new = self._change(who, f"project {name} set", lambda: self._projects.set(name, who, self._now(), **given))
         if rule:
             apply_rules(self._index)
         return {"project": name, "new": is_new}
-
-    def _pseudonymity(self, how: Mapping[str, Sequence[str]]) -> Pseudonymity:
-        """Return a new secret, and what is retained, cleaned and allowed.
-
-        Raises UsageError if that is none of what there is.
-        """
-        from node.extensions.projects.copying import way_of  # here, because it loads what copies are made with
-
-        if not self._makes_copies:
-            raise UsageError("[extensions] disabled switches deidentify off, which makes the copies of such a project")
-        if "uids" in how.get("retain", ()):
-            raise UsageError("retain uids: copies are in the same node as their originals, and need UIDs of their own")
-        chosen: dict[str, Sequence[str]] = {name: list(how.get(name, ())) for name in OPTIONS}
-        pseudonymity = Pseudonymity(token_hex(32), chosen | {"burned_in_text": how.get("burned_in_text", "off")})
-        way_of(pseudonymity)
-        return pseudonymity
 
     def remove_project(self, name: str, who: str) -> Mapping[str, Any]:
         self._change(who, f"project {name} removed", lambda: self._projects.remove(name))

@@ -1,16 +1,14 @@
-"""``voxelnode projects list|set|remove|member|add|take|copies|limit``."""
+"""``voxelnode projects list|set|remove|member|add|take|limit``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, SeriesUids, StudyUids, studies_or_series
 from node.cli.output import Answer, Columns, Listing, listing
 from node.counted import counted
-from node.errors import UsageError
 
 app = Commands(help="Limit accounts to the series of projects.", no_args_is_help=True)
 
@@ -19,17 +17,8 @@ PROJECTS: Columns = {
     "series": "series",
     "rule": "rule",
     "called AE title": "called_ae_title",
-    "copies": lambda row: _copied(row["copies"]),
     "members": lambda row: ", ".join(f"{one['account']} ({one['role']})" for one in row["members"]),
     "description": "description",
-}
-
-COPIES: Columns = {
-    "series": "series_instance_uid",
-    "instance": "sop_instance_uid",
-    "copy": "copy_sop_instance_uid",
-    "state": "state",
-    "because": lambda row: f"{row['reason']}: {row['detail']}" if row["reason"] is not None else "",
 }
 
 Project = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of the project.")]
@@ -41,44 +30,12 @@ Account = Annotated[
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the projects with their members."""
-    from node.index.nouns.copies import ReadCopies
     from node.index.nouns.projects import ReadProjects
 
     with root.reading() as index:
-        projects, copies = index.repository(ReadProjects), index.repository(ReadCopies)
-        rows = [
-            {
-                **row,
-                "members": projects.members(row["name"]),
-                "copies": copies.counts(row["name"]) if row["deidentified"] else None,
-            }
-            for row in projects.all()
-        ]
+        projects = index.repository(ReadProjects)
+        rows = [{**row, "members": projects.members(row["name"])} for row in projects.all()]
     return listing(counted(len(rows), "project"), PROJECTS, rows)
-
-
-def _copied(counts: Mapping[str, int] | None) -> str:
-    if counts is None:
-        return ""
-    return f"{counts['copied']} of {counts['instances']}, {counts['refused']} not copied"
-
-
-@app.command()
-def copies(project: Project, root: Root) -> Listing:
-    """List the copies of a de-identified project, with their originals.
-
-    Keep it from those who are to see the copies only.
-    """
-    from node.index.nouns.copies import ReadCopies
-    from node.index.nouns.projects import ReadProjects
-
-    with root.reading() as index:
-        found = index.repository(ReadProjects).one(project)
-        if found is None or not found["deidentified"]:
-            raise UsageError(f"there is no de-identified project {project!r}: `voxelnode projects list` lists all")
-        read = index.repository(ReadCopies)
-        rows, counts = list(read.listed(project)), read.counts(project)
-    return listing(f"copies for {project}", COPIES, rows, below=[_copied(counts)])
 
 
 @app.command("set")
@@ -95,35 +52,11 @@ def set_(
         str | None,
         typer.Option("--called", metavar="AE", help="New series that are sent to this AE title are, too. Empty: none."),
     ] = None,
-    deidentified: Annotated[
-        bool,
-        typer.Option("--deidentified", help="Its members see copies without identities, of a new project for good."),
-    ] = False,
-    retain: Annotated[
-        str, typer.Option("--retain", metavar="OPTIONS", help="Of copies: as of `voxelnode deidentify`, with commas.")
-    ] = "",
-    clean: Annotated[str, typer.Option("--clean", metavar="OPTIONS", help="The same.")] = "",
-    allow: Annotated[str, typer.Option("--allow", metavar="RISKS", help="The same.")] = "",
-    burned_in_text: Annotated[str, typer.Option("--burned-in-text", metavar="WHAT", help="The same.")] = "off",
     *,
     root: ChangedRoot,
 ) -> Answer:
     """Create a project, or change what the options name."""
-    how = {"retain": retain, "clean": clean, "allow": allow}
-    if not deidentified and (any(how.values()) or burned_in_text != "off"):
-        raise UsageError("--retain, --clean, --allow and --burned-in-text are of a project with --deidentified")
-    given: dict[str, Any] = {
-        name: [one.strip() for one in text.split(",") if one.strip()] for name, text in how.items()
-    }
-    given["burned_in_text"] = burned_in_text
-    done = root.order(
-        "set-project",
-        name=project,
-        description=description,
-        rule=rule,
-        called_ae_title=called,
-        deidentified=given if deidentified else None,
-    )
+    done = root.order("set-project", name=project, description=description, rule=rule, called_ae_title=called)
     return Answer(done, f"project {project} {'created' if done['new'] else 'changed'}")
 
 

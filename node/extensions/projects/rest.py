@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Path
 from pydantic import Field
 
-from node.extensions.deidentify.settings import AllowedRisk, Cleaned, Retained
 from node.extensions.projects.actions import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
 from node.index.database.reading import ReadIndex
 from node.index.engine.scope import ProjectRole, within
 from node.index.nouns.accounts import Role
-from node.index.nouns.copies import ReadCopies
 from node.index.nouns.projects import ReadProjects
 from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.api.changes import Change
 from node.web.api.models import Resource
-from node.web.api.paging import After, Limit, Page, Total, cursor, parse_cursor
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.errors import Forbidden, ResourceNotFound
 
@@ -46,7 +42,6 @@ class ProjectResource(Resource):
     rule: str | None
     called_ae_title: str | None
     series: int
-    deidentified: bool
 
 
 class Projects(Resource):
@@ -55,25 +50,12 @@ class Projects(Resource):
     items: list[ProjectResource]
 
 
-class Deidentified(Resource):
-    """What copies without identities retain, what is cleaned in them, which risks pass, and what becomes of text."""
-
-    retain: tuple[Retained, ...] = ()
-    clean: tuple[Cleaned, ...] = ()
-    allow: tuple[AllowedRisk, ...] = ()
-    burned_in_text: Literal["off", "refuse", "blank"] = "off"
-
-
 class ProjectFields(Resource):
-    """What a project has; what is not given stays, and an empty rule or AE title is none.
-
-    Members of a project that is `deidentified` see copies. Only a new or an empty project becomes one, for good.
-    """
+    """What a project has; what is not given stays, and an empty rule or AE title is none."""
 
     description: Annotated[str | None, Field(max_length=MAX_DESCRIPTION_CHARACTERS)] = None
     rule: Annotated[str | None, Field(max_length=2000)] = None
     called_ae_title: Annotated[str | None, Field(max_length=MAX_AE_TITLE_CHARACTERS)] = None
-    deidentified: Deidentified | None = None
 
 
 class SetProject(Resource):
@@ -142,37 +124,6 @@ class ChangedContents(Resource):
 
     added: int
     removed: int
-
-
-class CopyResource(Resource):
-    """An instance of a de-identified project, and its copy, or why there is none."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    copy_study_instance_uid: str | None
-    copy_series_instance_uid: str | None
-    copy_sop_instance_uid: str | None
-    state: Literal["copied", "waiting", "not copied"]
-    reason: str | None
-    detail: str | None
-
-
-class Refusal(Resource):
-    """Why so many instances have no copy."""
-
-    reason: str
-    detail: str
-    instances: int
-
-
-class Refusals(Resource):
-    """The instances of a project: those that are copied, those that are not, and why; the others wait."""
-
-    instances: int
-    copied: int
-    refused: int
-    items: list[Refusal]
 
 
 @router.get("/projects")
@@ -253,39 +204,10 @@ def change_contents(call: WriterCall, change: Change, project: Name, contents: C
     )
 
     def act(_: object) -> Mapping[str, Any]:
-        with _managing(call, project), _naming_originals(call, project), call.changing(*add, *remove, role="manage"):
+        with _managing(call, project), call.changing(*add, *remove, role="manage"):
             return call.act("change-project-contents", name=project, add=add, remove=remove)
 
     return change.make(ChangedContents, lambda index: _project(index, project), act)
-
-
-@router.get(f"{PROJECT}/copies", responses=problems(*OF_CHANGES))
-def list_copies(
-    call: ReaderCall, project: Name, after: After = None, limit: Limit = 100, total: Total = False
-) -> Page[CopyResource]:
-    """The instances of a de-identified project with their copies: for those who see the whole node."""
-    position = parse_cursor(after)
-    start = position[0] if position else 0
-    with call.node.index.reading() as index:
-        _deidentified(index, project)
-        copies = index.repository(ReadCopies)
-        rows = list(islice(copies.listed(project), start, start + limit))
-        count = sum(1 for _ in copies.listed(project)) if total else None
-    studies = dict.fromkeys(row["study_instance_uid"] for row in rows)
-    call.audit.accessed([{"study_instance_uid": study} for study in studies], f"copies for project {project}")
-    end = None if len(rows) < limit else cursor(start + limit)
-    return Page(items=[CopyResource.of(row) for row in rows], next=end, total=count)
-
-
-@router.get(f"{PROJECT}/refusals", responses=problems(*OF_CHANGES))
-@for_projects
-def list_refusals(call: WriterCall, project: Name) -> Refusals:
-    """Why instances are not copied: for administrators, and members with the role manage, who are not told which."""
-    with _managing(call, project), call.node.index.reading() as index:
-        _deidentified(index, project)
-        copies = index.repository(ReadCopies)
-        items = [Refusal.of(row) for row in copies.refusals(project)]
-        return Refusals(**copies.counts(project), items=items)
 
 
 @contextmanager
@@ -306,25 +228,11 @@ def _managing(call: Call, project: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _naming_originals(call: Call, project: str) -> Iterator[None]:
-    """Raise Forbidden if a caller who sees projects only is about to name what a de-identified project has."""
-    with call.node.index.reading() as index:
-        if call.account.scope is not None and _project(index, project).deidentified:
-            raise Forbidden("what is in a de-identified project is named by its originals: ask an administrator")
-    yield
-
-
 def _project(index: ReadIndex, name: str) -> ProjectResource:
     row = index.repository(ReadProjects).one(name)
     if row is None:
         raise ResourceNotFound("project")
     return ProjectResource.of(row)
-
-
-def _deidentified(index: ReadIndex, name: str) -> None:
-    if not _project(index, name).deidentified:
-        raise ResourceNotFound("de-identified project")
 
 
 def _members(index: ReadIndex, project: str) -> Members:

@@ -6,7 +6,6 @@ a label, leaves the project in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from time import monotonic
 
@@ -16,7 +15,7 @@ from node.background import BackgroundService
 from node.index.database.index import Index
 from node.index.engine.rows import Row
 from node.index.nouns.projects import ProjectRepository, ProjectRule, ReadProjects, RuleChange
-from node.selector import Facts, Selector, WrongSelector, compile_selector
+from node.selector import Selector, WrongSelector, compile_selector
 
 log = structlog.get_logger()
 
@@ -54,22 +53,12 @@ def apply_rules(index: Index, series: set[int] | None = None) -> int:
         changes = []
         for rule in rules:
             selector, before = selectors[rule.project_id], there.get(rule.project_id, set())
-            selected = _selected(selector, facts) if selector else set()
+            selected = {id for id, of_series in facts.items() if selector.matches(of_series)} if selector else set()
             if selected != before:
                 changes.append(RuleChange(rule, selected - before, before - selected))
         if changes:
             changed += projects.change_by_rules(changes)
     return changed
-
-
-def _selected(selector: Selector, facts: Mapping[int, Facts]) -> set[int]:
-    """Return the series that a rule selects; copies for other projects only if it names `copied_for` itself."""
-    originals = "copied_for" not in selector.fields
-    return {
-        id
-        for id, of_series in facts.items()
-        if not (originals and of_series.get("copied_for") is not None) and selector.matches(of_series)
-    }
 
 
 _compiled = lru_cache(maxsize=4096)(compile_selector)

@@ -100,10 +100,9 @@ RULES = {is_listed: _rules(is_listed=is_listed) for is_listed in (True, False)}
 EMPTY = frozenset(
     {
         "accounts", "added_hooks", "added_peers", "added_retention", "added_routes", "audit_lines", "conflicts",
-        "copied_instances", "copied_series",
-        "host_removals", "hosts", "key_challenges", "keyed_requests", "leases", "limited_accounts", "lost_instances",
-        "object_removals", "performed_series", "performed_steps", "project_contents", "project_originals", "protocols",
-        "recovery_codes", "rejections", "results", "scheduled_steps", "security_keys", "senders", "sent_instances",
+        "host_removals", "hosts", "keyed_requests", "leases", "limited_accounts", "lost_instances",
+        "object_removals", "performed_series", "performed_steps", "project_contents", "protocols",
+        "recovery_codes", "rejections", "results", "scheduled_steps", "senders", "sent_instances",
         "shares", "subscribers", "tokens",
         "tombstones", "trash", "web_sessions", "work",
     }
@@ -113,17 +112,11 @@ EMPTY = frozenset(
 _IN_PART = frozenset({("studies", "closed_at"), ("studies", "quiet_at")})
 """Columns that are empty in the row of a study that is seen in part, because they tell of more than is seen."""
 
-_OF_ORIGINALS = frozenset({("projects", "rule"), ("projects", "called_ae_title"), ("projects", "pseudonym_key")})
-"""Columns that are empty in the row of a de-identified project."""
-
 
 def _columns(table: str, *, is_listed: bool) -> str:
-    hidden = {key: _is_seen_in_part("t.id", is_listed=is_listed) for key in _IN_PART}
-    hidden |= dict.fromkeys(_OF_ORIGINALS, "(t.pseudonym_key IS NOT NULL)")
+    hidden = _is_seen_in_part("t.id", is_listed=is_listed)
     return ", ".join(
-        f'CASE WHEN NOT {hidden[table, name]} THEN t."{name}" END AS "{name}"'
-        if (table, name) in hidden
-        else f't."{name}"'
+        f'CASE WHEN NOT {hidden} THEN t."{name}" END AS "{name}"' if (table, name) in _IN_PART else f't."{name}"'
         for name in (column.name for column in Base.metadata.tables[table].columns)
     )
 

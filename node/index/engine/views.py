@@ -106,7 +106,6 @@ def views(dialect: Dialect) -> dict[str, str]:
                    se.expected_instances, se.expected_source, se.missing_instances, se.missing_detail,
                    (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
                    se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error,
-                   (SELECT pr.name FROM projects pr WHERE pr.id = se.copied_for) AS copied_for,
                    CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_reason END AS acknowledged_reason,
                    CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_by END AS acknowledged_by,
                    CASE WHEN {_IS_ACKNOWLEDGED} THEN se.acknowledged_at END AS acknowledged_at

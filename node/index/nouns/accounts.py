@@ -20,7 +20,6 @@ from node.index.models import (
     ProjectMemberRow,
     ProjectRow,
     RecoveryCodeRow,
-    SecurityKeyRow,
     TokenRow,
     WebSessionRow,
 )
@@ -58,18 +57,10 @@ class KnownAccount:
     is_limited: bool = False
     """It sees its projects only."""
 
-    has_keys: bool = False
-    """It has security keys, whether the node can check them or not."""
-
-    @property
-    def has_app(self) -> bool:
-        """Whether an authenticator app is set up: a first code of its secret was right."""
-        return self.totp_step is not None
-
     @property
     def has_factor(self) -> bool:
-        """Whether a second factor is set up."""
-        return self.has_app or self.has_keys
+        """Whether an authenticator app is set up: a first code of its secret was right."""
+        return self.totp_step is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +132,10 @@ class ListedAccount:
     name: str
     role: Role
     has_password: bool
-    has_app: bool
     has_factor: bool
     created_at: dt.datetime
     tokens: tuple[ListedToken, ...]
 
-
-_HAS_KEYS = select(SecurityKeyRow.id).where(SecurityKeyRow.account_id == AccountRow.id).exists()
 
 _KNOWN = select(
     AccountRow.id,
@@ -157,7 +145,6 @@ _KNOWN = select(
     AccountRow.totp_secret,
     AccountRow.totp_step,
     AccountRow.groups,
-    _HAS_KEYS.label("has_keys"),
 )
 
 
@@ -356,18 +343,18 @@ class AccountRepository(IndexRepository):
     @on_writer
     def confirm_factor(
         self, connection: Connection, account_id: int, secret: str, step: int, codes: Sequence[str]
-    ) -> bool | None:
+    ) -> bool:
         """Set up an authenticator app whose first code was right, and end all sessions, which were opened without it.
 
-        `codes` are the digests of recovery codes, for an account without a second factor. Returns whether they were
-        taken, or None if another app was begun or set up meanwhile.
+        `codes` are the digests of its recovery codes. Returns False if another app was begun or set up meanwhile.
         """
         is_same = AccountRow.id == account_id, AccountRow.totp_step.is_(None), AccountRow.totp_secret == secret
         if connection.execute(update(AccountRow).where(*is_same).values(totp_step=step)).rowcount == 0:
-            return None
-        is_first = not connection.execute(select(_HAS_KEYS).where(AccountRow.id == account_id)).scalar_one()
-        factor_added(connection, account_id, codes if is_first else ())
-        return is_first
+            return False
+        connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.account_id == account_id))
+        connection.execute(insert(RecoveryCodeRow), [{"account_id": account_id, "sha256": code} for code in codes])
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == account_id))
+        return True
 
     @on_writer
     def use_step(self, connection: Connection, account_id: int, step: int) -> bool:
@@ -382,19 +369,15 @@ class AccountRepository(IndexRepository):
         return connection.execute(delete(RecoveryCodeRow).where(*is_code)).rowcount == 1
 
     @on_writer
-    def remove_factor(self, connection: Connection, name: str, *, app_only: bool = False) -> None:
-        """Remove the second factor of an account, its app and its keys, or its app alone, and end its sessions.
-
-        The recovery codes go with the last factor.
-        """
+    def remove_factor(self, connection: Connection, name: str) -> None:
+        """Remove the authenticator app of an account with its recovery codes, and end its sessions."""
         known = _by_name(connection, name)
         if known is None:
             raise _unknown(name)
         row = update(AccountRow).where(AccountRow.id == known.id)
         connection.execute(row.values(totp_secret=None, totp_step=None))
-        if not app_only:
-            connection.execute(delete(SecurityKeyRow).where(SecurityKeyRow.account_id == known.id))
-        factor_removed(connection, known.id)
+        connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.account_id == known.id))
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == known.id))
 
     @on_writer
     def extend_session(self, connection: Connection, sha256: str, expires_at: dt.datetime) -> None:
@@ -407,54 +390,6 @@ class AccountRepository(IndexRepository):
         connection.execute(delete(WebSessionRow).where(WebSessionRow.sha256 == sha256))
 
 
-def factor_added(connection: Connection, account_id: int, codes: Sequence[str]) -> None:
-    """End all sessions of an account that has one more factor; `codes`: digests of recovery codes with the first one.
-
-    A part of the transaction that adds the factor.
-    """
-    if codes:
-        connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.account_id == account_id))
-        connection.execute(insert(RecoveryCodeRow), [{"account_id": account_id, "sha256": code} for code in codes])
-    connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == account_id))
-
-
-def factor_removed(connection: Connection, account_id: int) -> None:
-    """End all sessions of an account that has a factor less, and its recovery codes if that was the last one.
-
-    A part of the transaction that removes the factor.
-    """
-    has_factor = select(AccountRow.id).where(
-        AccountRow.id == account_id, or_(AccountRow.totp_step.is_not(None), _HAS_KEYS)
-    )
-    if connection.execute(has_factor).first() is None:
-        connection.execute(delete(RecoveryCodeRow).where(RecoveryCodeRow.account_id == account_id))
-    connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == account_id))
-
-
-def list_accounts(connection: Connection) -> list[ListedAccount]:
-    """Return all accounts, sorted by name."""
-    tokens: dict[int, list[ListedToken]] = {}
-    query = select(*TokenRow.__table__.columns, ProjectRow.name.label("project")).order_by(TokenRow.id)
-    for row in connection.execute(query.outerjoin(ProjectRow, ProjectRow.id == TokenRow.project_id)):
-        role = Role[row.role.upper()] if row.role else None
-        routes = tuple((row.routes or "").split())
-        listed = ListedToken(row.id, row.label, role, routes, row.project, row.created_at, row.expires_at, row.used_at)
-        tokens.setdefault(row.account_id, []).append(listed)
-    rows = connection.execute(_KNOWN.add_columns(AccountRow.created_at).order_by(AccountRow.name))
-    return [
-        ListedAccount(
-            row.name,
-            Role[row.role.upper()],
-            row.password_hash is not None,
-            row.totp_step is not None,
-            row.totp_step is not None or bool(row.has_keys),
-            row.created_at,
-            tuple(tokens.get(row.id, ())),
-        )
-        for row in rows
-    ]
-
-
 def _by_name(connection: Connection, name: str) -> KnownAccount | None:
     row = connection.execute(_KNOWN.where(AccountRow.name == name)).first()
     return None if row is None else _known(connection, row)
@@ -463,8 +398,8 @@ def _by_name(connection: Connection, name: str) -> KnownAccount | None:
 def _known(connection: Connection, row: Any) -> KnownAccount:
     role, groups = Role[row.role.upper()], tuple(row.groups or ())
     is_limited = role < Role.ADMIN and _is_limited(connection, (row.name, *groups))
-    app, has_keys = (row.totp_secret, row.totp_step), bool(row.has_keys)
-    return KnownAccount(row.id, row.name, role, row.password_hash, *app, groups, is_limited, has_keys)
+    factor = row.totp_secret, row.totp_step
+    return KnownAccount(row.id, row.name, role, row.password_hash, *factor, groups, is_limited)
 
 
 def _is_limited(connection: Connection, names: Sequence[str]) -> bool:
@@ -513,4 +448,22 @@ class ReadAccounts(ReadRepository):
 
     def listed(self) -> list[ListedAccount]:
         """Return all accounts, sorted by name."""
-        return list_accounts(self._connection)
+        tokens: dict[int, list[ListedToken]] = {}
+        query = select(*TokenRow.__table__.columns, ProjectRow.name.label("project")).order_by(TokenRow.id)
+        for row in self._connection.execute(query.outerjoin(ProjectRow, ProjectRow.id == TokenRow.project_id)):
+            role, routes = Role[row.role.upper()] if row.role else None, tuple((row.routes or "").split())
+            times = row.created_at, row.expires_at, row.used_at
+            listed = ListedToken(row.id, row.label, role, routes, row.project, *times)
+            tokens.setdefault(row.account_id, []).append(listed)
+        rows = self._connection.execute(_KNOWN.add_columns(AccountRow.created_at).order_by(AccountRow.name))
+        return [
+            ListedAccount(
+                row.name,
+                Role[row.role.upper()],
+                row.password_hash is not None,
+                row.totp_step is not None,
+                row.created_at,
+                tuple(tokens.get(row.id, ())),
+            )
+            for row in rows
+        ]

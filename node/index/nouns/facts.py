@@ -30,7 +30,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased, join
 
 from node.index.engine.rows import ReadRepository
-from node.index.engine.scope import current_scope
 from node.index.engine.sql import Days, JsonEach, JsonGroupDistinct, JsonNumber, looked_up_in
 from node.index.engine.views import certainty_of, years_of
 from node.index.models import (
@@ -39,7 +38,6 @@ from node.index.models import (
     ImageRow,
     LabelRow,
     PatientRow,
-    ProjectRow,
     SeriesRow,
     StudyRow,
     Utc,
@@ -110,12 +108,6 @@ COLUMNS: Mapping[str, Any] = {
     .scalar_subquery(),
     "study_series": select(func.count(_OF_STUDY.id)).where(_OF_STUDY.study_id == StudyRow.id).scalar_subquery(),
     **{name: getattr(SeriesRow, name) for name in _SERIES},
-    "copied_for": case(
-        (
-            SeriesRow.copied_for.is_not(None),
-            func.coalesce(select(ProjectRow.name).where(ProjectRow.id == SeriesRow.copied_for).scalar_subquery(), ""),
-        )
-    ),
     "body_part": SeriesRow.body_part_examined,
     # The row of a series has only the verdict of the newest revision.
     "verdict": case((_IS_NEWEST, SeriesRow.verdict)),
@@ -162,11 +154,7 @@ class Described:
 
 
 class ReadFacts(ReadRepository):
-    """What selectors compare, from the rows of patients, studies, series, instances and volumes.
-
-    Copies of de-identified projects have facts for their members, and for who asks for `copied_for`: a hook, a route or
-    a rule is not about them by accident.
-    """
+    """What selectors compare, from the rows of patients, studies, series, instances and volumes."""
 
     def of_series(
         self, fields: Collection[str], study_instance_uid: str, series_instance_uid: str, revision: int | None = None
@@ -214,8 +202,6 @@ class ReadFacts(ReadRepository):
         levels: Any = join(SeriesRow, StudyRow).join(PatientRow)
         if not _OF_LARGEST.isdisjoint(wanted):
             levels = levels.outerjoin(_LARGEST, _LARGEST.id == _largest_volume())
-        if "copied_for" not in fields and current_scope() is None:
-            conditions = (*conditions, SeriesRow.copied_for.is_(None))
         query = (
             select(SeriesRow.id, StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
             .add_columns(*(COLUMNS[name].label(name) for name in wanted))

@@ -37,7 +37,7 @@ from node.index.nouns.instance_files import (
     named_keys,
     unknown_keys,
 )
-from node.index.nouns.levels import NotACopy, record_conflict
+from node.index.nouns.levels import record_conflict
 from node.index.nouns.objects import PlaceCount
 from node.index.nouns.received import DIGEST_MENDED, add_instances
 from node.index.nouns.records import Flaw, Indexed, InstanceFile, Received
@@ -120,8 +120,7 @@ class InstanceRepository(IndexRepository):
             if Failure.ROWS not in self._writer.database.failure(error):
                 raise  # no room, or the disk, or the server
             cause = getattr(error, "orig", error)
-            why = str(cause) if isinstance(cause, NotACopy) else type(cause).__name__
-            raise NotIndexable(f"the index does not take it: {why}") from error
+            raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
         reached("rows-committed")
         return kept
 

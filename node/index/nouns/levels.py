@@ -17,7 +17,7 @@ from node.index.engine.sql import insert, looked_up_in
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.orders import Imaged, compare_with_orders, folded_name
-from node.index.nouns.projects import COPY, RECOVERED, Content, enter_projects
+from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Received
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ _PERSONS = select(PatientRow).where(PatientRow.identity == bindparam("identity")
 """Those whom an issuer and a Patient ID name: one, unless people share it."""
 
 _FIND_SERIES = Prepared(
-    select(SeriesRow.id, PatientRow.identity, SeriesRow.state, SeriesRow.copied_for)
+    select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
     .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(StudyRow.study_instance_uid == bindparam("study"), SeriesRow.series_instance_uid == bindparam("series"))
 )
@@ -41,21 +41,16 @@ _FIND_PLACES = Prepared(
         SeriesRow.id,
         PatientRow.identity,
         SeriesRow.state,
-        SeriesRow.copied_for,
     )
     .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(looked_up_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))
 )
 
-Place = tuple[int, str, str, int | None]
-"""Row id, identity of the patient and state of a series, and the project that it has copies for."""
+Place = tuple[int, str, str]
+"""Row id, identity of the patient and state of a series."""
 
 Places = Mapping[tuple[str, str], Place]
 """Of series, by Study and Series Instance UID."""
-
-
-class NotACopy(ValueError):
-    """An instance that came otherwise would be among the copies of a project."""
 
 
 def hold_new_places(connection: Connection, batch: Sequence[Received]) -> Places:
@@ -95,24 +90,14 @@ def find_series(connection: Connection, received: Received) -> Place | None:
     return row
 
 
-def require_copy(place: Place, received: Received) -> None:
-    """Raise NotACopy if a series has copies of a project, and an instance for it is none."""
-    if place[3] is not None and received.file.source not in (COPY, RECOVERED):
-        raise NotACopy("its series has the copies of a de-identified project, and takes nothing else")
-
-
 def series_row(connection: Connection, received: Received, identity: str, places: Places) -> int:
-    """Return the row id of the series of an instance; insert the series, its study and its patient if they are new.
-
-    Raises NotACopy if the series has copies of a project, and the instance is none.
-    """
+    """Return the row id of the series of an instance; insert the series, its study and its patient if they are new."""
     attributes = received.attributes
     row = places.get((attributes.study_instance_uid, attributes.series_instance_uid)) or find_series(
         connection, received
     )
     if row is not None:
-        require_copy(row, received)
-        series_id, of_study, state, _ = row
+        series_id, of_study, state = row
         if of_study != identity:
             _record_patient_conflict(connection, received, identity, of_study)
         record_reopened(connection, received, state)
@@ -131,7 +116,7 @@ def series_row(connection: Connection, received: Received, identity: str, places
     series_id = _inserted(connection, SeriesRow, values)
     content = Content(attributes.study_instance_uid, attributes.series_instance_uid)
     file = received.file
-    enter_projects(connection, series_id, content, file.source, file.called_ae_title, file.received_at)
+    enter_projects(connection, series_id, content, file.called_ae_title, file.received_at)
     return series_id
 
 

@@ -4,21 +4,17 @@ What people and called AE titles put into a project is noted by UID (`project_co
 built anew, or when a study is deleted and comes again. `project_series` has the series that this and the rule come to,
 and is what every read of a member looks up (`node.index.engine.narrowed`). A series is in its projects from the commit
 that inserts it; what a rule says follows (`node.extensions.projects`).
-
-A project with a secret is de-identified: what it comes to is in `project_originals`, and `project_series` has the
-copies that are made of these (`node.index.nouns.copies`). `_insert_series` alone decides between the two.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, exists, func, literal, or_, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, select, update
 
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository, Row
@@ -27,12 +23,10 @@ from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import (
     AccountRow,
-    CopiedSeriesRow,
     LabelRow,
     LimitedAccountRow,
     ProjectContentRow,
     ProjectMemberRow,
-    ProjectOriginalRow,
     ProjectRow,
     ProjectSeriesRow,
     SeriesRow,
@@ -42,12 +36,6 @@ from node.index.nouns.shares import end_shares
 
 BY_CALLED_AE_TITLE = "called AE title"
 """Who has added what was sent to the AE title of a project."""
-
-IN_PROJECT: tuple[type[ProjectSeriesRow | ProjectOriginalRow], ...] = (ProjectSeriesRow, ProjectOriginalRow)
-"""What has the series that contents and rules come to."""
-
-COPY, RECOVERED = "copy", "recovered"
-"""Sources of what may be in the series of copies: a recovered file is one that the node has received before."""
 
 
 class NoSuchProject(UsageError):
@@ -59,14 +47,6 @@ class Content(NamedTuple):
 
     study: str
     series: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Pseudonymity:
-    """What makes a project de-identified: the secret of its pseudonyms, and what is retained, cleaned and allowed."""
-
-    secret: str
-    options: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +80,11 @@ class ProjectRepository(IndexRepository):
         description: str | None = None,
         rule: str | None = None,
         called_ae_title: str | None = None,
-        pseudonymity: Pseudonymity | None = None,
     ) -> bool:
         """Create a project, or change what is not None: an empty text takes a rule or an AE title away.
 
         The series of a rule that has changed leave the project now, and come back when the new one is applied. Returns
-        whether the project is new. Raises UsageError if a project that has anything, or had, is to be de-identified.
+        whether the project is new.
         """
         given = {"description": description, "rule": rule, "called_ae_title": called_ae_title}
         values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -113,24 +92,19 @@ class ProjectRepository(IndexRepository):
             if values.get(key) == "":
                 values[key] = None
         project = connection.scalar(select(ProjectRow.id).where(ProjectRow.name == name))
-        if pseudonymity is not None:
-            if project is not None:
-                _require_empty(connection, name, project)
-            values |= {"pseudonym_key": pseudonymity.secret, "deidentification": dict(pseudonymity.options)}
         if project is None:
             connection.execute(insert(ProjectRow).values(name=name, created_by=who, created_at=now, **values))
             return True
         if values:
             connection.execute(update(ProjectRow).where(ProjectRow.id == project).values(values))
         if "rule" in values:
-            for table in IN_PROJECT:
-                connection.execute(delete(table).where(table.project_id == project, table.is_by_rule))
-            settle_copies(connection, project)
+            by_rule = ProjectSeriesRow.project_id == project, ProjectSeriesRow.is_by_rule
+            connection.execute(delete(ProjectSeriesRow).where(*by_rule))
         return False
 
     @on_writer
     def remove(self, connection: Connection, name: str) -> None:
-        """Remove a project; its series stay, its copies go, and its members keep their limits."""
+        """Remove a project; its series stay, and its members keep their limits."""
         connection.execute(delete(ProjectRow).where(ProjectRow.id == _id(connection, name)))
 
     @on_writer
@@ -185,11 +159,11 @@ class ProjectRepository(IndexRepository):
     def add(self, connection: Connection, name: str, contents: Collection[Content], who: str, now: dt.datetime) -> int:
         """Put studies and series into a project; return how many were not in it by hand.
 
-        Raises UsageError if one of them is not in the index, or is a copy, and the project makes copies.
+        Raises UsageError if one of them is not in the index.
         """
         project, added = _id(connection, name), 0
         for content in contents:
-            _require(connection, content, project)
+            _require(connection, content)
             values = {"project_id": project, "added_by": who, "added_at": now}
             uids = {"study_instance_uid": content.study, "series_instance_uid": content.series}
             new = insert(ProjectContentRow).values(**values, **uids).on_conflict_do_nothing()
@@ -226,15 +200,13 @@ class ProjectRepository(IndexRepository):
             if connection.scalar(current) != rule.rule:
                 continue
             if gone:
-                for table in IN_PROJECT:
-                    by_rule = table.project_id == rule.project_id, table.is_by_rule
-                    of_gone = delete(table).where(*by_rule, looked_up_in(table.series_id, list(gone)))
-                    changed += connection.execute(of_gone).rowcount
+                by_rule = ProjectSeriesRow.project_id == rule.project_id, ProjectSeriesRow.is_by_rule
+                of_gone = delete(ProjectSeriesRow).where(*by_rule, looked_up_in(ProjectSeriesRow.series_id, list(gone)))
+                changed += connection.execute(of_gone).rowcount
             if came:
                 # Those that are still there: others were deleted meanwhile.
                 known = select(SeriesRow.id, literal(rule.project_id), literal(True))
                 changed += _insert_series(connection, known.where(looked_up_in(SeriesRow.id, list(came))))
-            settle_copies(connection, rule.project_id)
         return changed
 
 
@@ -242,7 +214,7 @@ class ReadProjects(ReadRepository):
     """Projects, in the view of who reads."""
 
     def all(self) -> list[Row]:
-        """Return the columns of people, the number of ``series``, and whether it is ``deidentified``, by name."""
+        """Return the columns of people and the number of ``series``, by name."""
         return self._described()
 
     def one(self, name: str) -> Row | None:
@@ -256,8 +228,7 @@ class ReadProjects(ReadRepository):
             .scalar_subquery()
         )
         columns = ProjectRow.name, ProjectRow.description, ProjectRow.rule, ProjectRow.called_ae_title
-        is_deidentified = ProjectRow.deidentification.is_not(None).label("deidentified")
-        query = select(*columns, series.label("series"), is_deidentified).where(*conditions).order_by(ProjectRow.name)
+        query = select(*columns, series.label("series")).where(*conditions).order_by(ProjectRow.name)
         return [dict(row) for row in self._connection.execute(query).mappings()]
 
     def require(self, name: str) -> None:
@@ -283,11 +254,10 @@ class ReadProjects(ReadRepository):
     def by_rules(self, series: Collection[int]) -> dict[int, set[int]]:
         """Return those of some series, by their row ids, that each project, by its row id, has by its rule."""
         found: dict[int, set[int]] = defaultdict(set)
-        for table in IN_PROJECT:
-            query = select(table.project_id, table.series_id)
-            query = query.where(table.is_by_rule, looked_up_in(table.series_id, list(series)))
-            for project, one in self._connection.execute(query):
-                found[project].add(one)
+        query = select(ProjectSeriesRow.project_id, ProjectSeriesRow.series_id)
+        query = query.where(ProjectSeriesRow.is_by_rule, looked_up_in(ProjectSeriesRow.series_id, list(series)))
+        for project, one in self._connection.execute(query):
+            found[project].add(one)
         return found
 
     def rows_of(self, keys: Collection[tuple[str | None, str | None]]) -> set[int]:
@@ -330,14 +300,9 @@ class ReadProjects(ReadRepository):
 
 
 def enter_projects(
-    connection: Connection, series_id: int, content: Content, source: str, called_ae_title: str | None, now: dt.datetime
+    connection: Connection, series_id: int, content: Content, called_ae_title: str | None, now: dt.datetime
 ) -> None:
-    """Put a series that was just inserted into the projects that have it, or its study, or the AE title called.
-
-    A series of copies is in the project that they were made for, and in no other one.
-    """
-    if source in (COPY, RECOVERED) and _enter_as_copies(connection, series_id, content):
-        return
+    """Put a series that was just inserted into the projects that have it, or its study, or the AE title called."""
     if called_ae_title:
         values = literal(content.study), literal(content.series), literal(BY_CALLED_AE_TITLE), literal(now)
         called = select(ProjectRow.id, *values).where(ProjectRow.called_ae_title == called_ae_title)
@@ -348,75 +313,21 @@ def enter_projects(
         ProjectContentRow.series_instance_uid.in_(("", content.series)),
     )
     _insert_series(connection, having.distinct())
-    originals = select(ProjectOriginalRow.project_id).where(ProjectOriginalRow.series_id == series_id)
-    for project in connection.scalars(originals).all():
-        settle_copies(connection, project)
-
-
-def _enter_as_copies(connection: Connection, series_id: int, content: Content) -> bool:
-    of_copies = (
-        CopiedSeriesRow.copy_study_instance_uid == content.study,
-        CopiedSeriesRow.copy_series_instance_uid == content.series,
-    )
-    project = connection.scalar(select(CopiedSeriesRow.project_id).where(*of_copies))
-    if project is None:
-        return False
-    connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(copied_for=project))
-    settle_copies(connection, project)
-    return True
-
-
-def has_original() -> ColumnElement[bool]:
-    """Return the condition that the project of a row of `copied_series` has its original."""
-    of_original = (
-        ProjectOriginalRow.project_id == CopiedSeriesRow.project_id,
-        StudyRow.study_instance_uid == CopiedSeriesRow.study_instance_uid,
-        SeriesRow.series_instance_uid == CopiedSeriesRow.series_instance_uid,
-    )
-    levels = select(ProjectOriginalRow.series_id).join(SeriesRow, SeriesRow.id == ProjectOriginalRow.series_id)
-    levels = levels.join(StudyRow, StudyRow.id == SeriesRow.study_id).where(*of_original)
-    return levels.correlate(CopiedSeriesRow).exists()
-
-
-def settle_copies(connection: Connection, project: int) -> None:
-    """Let members of a project see the copies of what is in it, and none of what is not, before these are removed."""
-    copies = aliased(SeriesRow)
-    of_project = (
-        select(copies.id)
-        .join(CopiedSeriesRow, CopiedSeriesRow.copy_series_instance_uid == copies.series_instance_uid)
-        .where(CopiedSeriesRow.project_id == project, copies.copied_for == project)
-    )
-    withdrawn = of_project.where(~has_original())
-    seen = ProjectSeriesRow.project_id == project, ProjectSeriesRow.series_id.in_(withdrawn)
-    connection.execute(delete(ProjectSeriesRow).where(*seen))
-    shown = of_project.where(has_original()).add_columns(literal(project), literal(False))
-    names = ["series_id", "project_id", "is_by_rule"]
-    connection.execute(insert(ProjectSeriesRow).from_select(names, shown).on_conflict_do_nothing())
 
 
 def _insert_series(connection: Connection, rows: Select[int, int, bool]) -> int:
-    """Put series into projects: as originals into those that are de-identified, unless they are copies themselves.
-
-    Returns how many came.
-    """
-    names, found = ["series_id", "project_id", "is_by_rule"], rows.subquery()
-    series_id, project_id = found.c[0], found.c[1]
-    is_deidentified = exists().where(ProjectRow.id == project_id, ProjectRow.pseudonym_key.is_not(None))
-    is_copy = exists().where(SeriesRow.id == series_id, SeriesRow.copied_for.is_not(None))
-    came = 0
-    for table, condition in ((ProjectSeriesRow, ~is_deidentified), (ProjectOriginalRow, is_deidentified & ~is_copy)):
-        new = insert(table).from_select(names, select(found).where(condition)).on_conflict_do_nothing()
-        came += connection.execute(new, execution_options={"preserve_rowcount": True}).rowcount
-    return came
+    """Put series into projects; return how many came."""
+    new = insert(ProjectSeriesRow).from_select(["series_id", "project_id", "is_by_rule"], rows)
+    options = {"preserve_rowcount": True}
+    return connection.execute(new.on_conflict_do_nothing(), execution_options=options).rowcount
 
 
 def _derive(connection: Connection, project: int, study: str) -> None:
     """Have the series of a study in a project that its contents name, beside those of its rule."""
     of_study = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
     of_study = of_study.where(StudyRow.study_instance_uid == study)
-    for table in IN_PROJECT:
-        by_hand = table.project_id == project, table.is_by_rule.is_(False), table.series_id.in_(of_study)
-        connection.execute(delete(table).where(*by_hand))
+    by_hand = ProjectSeriesRow.project_id == project, ProjectSeriesRow.is_by_rule.is_(False)
+    connection.execute(delete(ProjectSeriesRow).where(*by_hand, ProjectSeriesRow.series_id.in_(of_study)))
     is_named = (
         select(ProjectContentRow.project_id)
         .where(
@@ -429,7 +340,6 @@ def _derive(connection: Connection, project: int, study: str) -> None:
     )
     named = select(SeriesRow.id, literal(project), literal(False)).join(StudyRow, StudyRow.id == SeriesRow.study_id)
     _insert_series(connection, named.where(StudyRow.study_instance_uid == study, is_named))
-    settle_copies(connection, project)
 
 
 def _limit(connection: Connection, account: str) -> None:
@@ -446,31 +356,11 @@ def _id(connection: Connection, name: str) -> int:
     return int(project)
 
 
-def _require(connection: Connection, content: Content, project: int) -> None:
-    query = select(SeriesRow.copied_for).join(StudyRow, StudyRow.id == SeriesRow.study_id)
+def _require(connection: Connection, content: Content) -> None:
+    query = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
     query = query.where(StudyRow.study_instance_uid == content.study)
     if content.series:
         query = query.where(SeriesRow.series_instance_uid == content.series)
-    found = connection.execute(query).all()
-    what = f"series {content.series} in study {content.study}" if content.series else f"study {content.study}"
-    if not found:
+    if connection.execute(query.limit(1)).first() is None:
+        what = f"series {content.series} in study {content.study}" if content.series else f"study {content.study}"
         raise UsageError(f"no {what[:200]} in the index; `voxelnode series` lists all")
-    makes_copies = connection.scalar(select(ProjectRow.pseudonym_key).where(ProjectRow.id == project)) is not None
-    if makes_copies and all(row.copied_for is not None for row in found):
-        raise UsageError(f"{what[:200]} is a copy that was made for a project: put its original into this one")
-
-
-def _require_empty(connection: Connection, name: str, project: int) -> None:
-    held = select(ProjectContentRow.project_id).where(ProjectContentRow.project_id == project)
-    named = select(ProjectRow.id).where(
-        ProjectRow.id == project,
-        or_(
-            ProjectRow.rule.is_not(None), ProjectRow.called_ae_title.is_not(None), ProjectRow.pseudonym_key.is_not(None)
-        ),
-    )
-    seen = select(ProjectSeriesRow.project_id).where(ProjectSeriesRow.project_id == project)
-    if any(connection.execute(query.limit(1)).first() is not None for query in (held, named, seen)):
-        raise UsageError(
-            f"project {name} has contents, a rule or an AE title, or is de-identified already: only a new or an empty "
-            "project becomes de-identified; choose another name"
-        )

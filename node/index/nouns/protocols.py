@@ -83,8 +83,8 @@ def judge_companions(connection: Connection, study_id: int, now: dt.datetime) ->
     """
     study = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == study_id)).scalar_one()
     together: dict[str, list[Row[Any]]] = defaultdict(list)
-    named = SeriesRow.protocol_name.is_not(None), SeriesRow.copied_for.is_(None)
-    for row in connection.execute(select(SeriesRow.__table__).where(SeriesRow.study_id == study_id, *named)):
+    of_study = SeriesRow.study_id == study_id, SeriesRow.protocol_name.is_not(None)
+    for row in connection.execute(select(SeriesRow.__table__).where(*of_study)):
         name = " ".join(_DIRECTION.sub("", row.protocol_name.lower()).split())
         scanner = row.modality, row.manufacturer, row.manufacturer_model_name, row.station_name
         together[_digest(json.dumps(["study", *scanner, name]))].append(row)
@@ -139,11 +139,11 @@ def usual_count(counts: Sequence[int], received: int) -> int | None:
 
 
 def _key_of(connection: Connection, row: Row[Any]) -> str | None:
-    """Return a digest of what series of one protocol share; None of copies, or if nothing names the protocol.
+    """Return a digest of what series of one protocol share; None if nothing names the protocol.
 
     A digest, because people type names of patients into descriptions, and the memory outlives a deletion.
     """
-    if row.copied_for is not None or (row.protocol_name is None and row.series_description is None):
+    if row.protocol_name is None and row.series_description is None:
         return None
     first = select(ImageRow.sop_class_uid, ImageRow.rows, ImageRow.columns).where(ImageRow.series_id == row.id).limit(1)
     image = connection.execute(first).first()

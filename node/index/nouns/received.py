@@ -28,7 +28,6 @@ from node.index.nouns.levels import (
     patient_identity,
     record_conflict,
     record_received_event,
-    require_copy,
     series_row,
 )
 from node.index.nouns.lost import found_again
@@ -194,7 +193,6 @@ class _Batch:
         series = find_series(self._connection, received)
         if series is None or series[0] != first.series_id:
             return first
-        require_copy(series, received)
         mended = self._connection.execute(_FIND_MENDED, {"uid": uid, "sha256": received.file.sha256}).first()
         return replace(first, is_of_series=True, had_digest=mended is not None)
 

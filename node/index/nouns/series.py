@@ -79,14 +79,6 @@ class ReadSeries(PagedRepository, SeriesViews):
             yield from (row for row in rows if row["id"] in known and where.matches(known[row["id"]]))
             rows = self._page(rows[-1]["id"], CHUNK_ROWS, **wanted)
 
-    def are_copies(self, study_instance_uid: str, series_instance_uid: str | None) -> bool:
-        """Return whether a series, or any of a study, is a copy that was made for a de-identified project."""
-        copies = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        copies = copies.where(StudyRow.study_instance_uid == study_instance_uid, SeriesRow.copied_for.is_not(None))
-        if series_instance_uid is not None:
-            copies = copies.where(SeriesRow.series_instance_uid == series_instance_uid)
-        return self._connection.execute(copies.limit(1)).first() is not None
-
     def modalities(self) -> list[str]:
         """Return the distinct modalities of all series."""
         return [modality for modality in self._connection.scalars(distinct_values(SeriesRow.modality)) if modality]

@@ -103,13 +103,12 @@ def stored_studies(connection: Connection, study_instance_uid: str | None = None
     )
     for study_id, title in connection.execute(senders):
         titles.setdefault(study_id, set()).add(title or "")
-    has_originals = SeriesRow.copied_for.is_(None)  # copies go with their originals
     last = func.max(SeriesRow.last_received_at)
     settled = func.min(case((SeriesRow.state.in_(SETTLED_STATES), 1), else_=0))
     rows = connection.execute(
         select(StudyRow.id, StudyRow.study_instance_uid, last, settled)
         .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
-        .where(is_wanted, has_originals)
+        .where(is_wanted)
         .group_by(StudyRow.id)
         .order_by(last, StudyRow.id)
     )

@@ -129,15 +129,7 @@ class Erasure:
     certificate: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Copying:
-    """Of the copies of a series for a project: how many of its instances have one, and how many have none."""
-
-    copied: int = 0
-    refused: int = 0
-
-
-Payload = Message | Assignment | Counts | Request | Inquiry | Notice | Erasure | Copying
+Payload = Message | Assignment | Counts | Request | Inquiry | Notice | Erasure
 
 PAYLOADS: Mapping[Kind, type[Payload]] = {
     "hook": Message,
@@ -148,7 +140,6 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     "question": Inquiry,
     "notification": Notice,
     "erasure": Erasure,
-    "copy": Copying,
 }
 
 

@@ -432,7 +432,7 @@ class SendResult(Resource):
     instances: int
 
 
-WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure", "copy"]
+WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure"]
 """See `node.index.work.states`; so for the next."""
 
 WorkState = Literal[
