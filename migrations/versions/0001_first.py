@@ -501,16 +501,6 @@ def _accounts() -> None:
         sa.Column("uses", sa.Integer(), nullable=False),
         sa.Column("used_at", sa.DateTime()),
     )
-    op.create_table(
-        "keyed_requests",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("account", sa.String(64), nullable=False),
-        sa.Column("key", sa.String(255), nullable=False),
-        sa.Column("fingerprint", sa.String(64), nullable=False),
-        sa.Column("answer", sa.Text()),
-        sa.Column("began_at", sa.DateTime(), nullable=False, index=True),
-        sa.UniqueConstraint("account", "key"),
-    )
 
 
 def _procedure_steps() -> None:

@@ -877,20 +877,6 @@ class ShareRow(Base):
     used_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class KeyedRequestRow(Base):
-    """A request over HTTP with an idempotency key; `answer` is its JSON, null until the request was carried out."""
-
-    __tablename__ = "keyed_requests"
-    __table_args__ = (UniqueConstraint("account", "key"),)
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    account: Mapped[str] = mapped_column(String(64))
-    key: Mapped[str] = mapped_column(String(255))
-    fingerprint: Mapped[str] = mapped_column(String(64))
-    answer: Mapped[str | None] = mapped_column(Text)
-    began_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
-
-
 class SubscriberRow(Base):
     """The cursors of a hook, or of a destination of a route: the last rows of `events` and `images` that it finished.
 

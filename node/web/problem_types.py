@@ -115,12 +115,6 @@ NOT_RELEASABLE = _kind(
     "The file cannot leave quarantine in this way",
     "read the file in quarantine again; the detail has the cause",
 )
-KEY_UNDER_WAY = _kind(
-    "idempotency-key-under-way",
-    409,
-    "The first request with this Idempotency-Key is still under way",
-    "repeat the request in a few seconds",
-)
 GONE = _kind(
     "gone",
     410,
@@ -162,12 +156,6 @@ UNKNOWN_PARAMETER = _kind(
     "use one of the parameters that the detail lists, or leave it out",
     _ON_A_PAGE,
 )
-KEY_REUSED = _kind(
-    "idempotency-key-reused",
-    422,
-    "The Idempotency-Key was used for another request",
-    "use a new key for each request, and the same key for its repetitions only",
-)
 RESULT_REFUSED = _kind(
     "result-refused",
     422,
@@ -179,12 +167,6 @@ TOO_MANY_ATTEMPTS = _kind(
     429,
     "Too many wrong passwords, or too many are being checked",
     "wait for the number of seconds in the Retry-After header",
-)
-TOO_MANY_KEYS = _kind(
-    "too-many-idempotency-keys",
-    429,
-    "The account has used too many keys within a day",
-    "send the request without Idempotency-Key, or on another day",
 )
 INTERNAL_ERROR = _kind(
     "internal-error",

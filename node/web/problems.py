@@ -29,7 +29,6 @@ from node.errors import (
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.patients import NoSuchPatient
-from node.index.nouns.terms import KeyReused, KeyUnderWay, TooManyKeys
 from node.index.nouns.trash import NotInTrash
 from node.index.search.finder import QueryRefused
 from node.index.work.jobs import ResultThere
@@ -97,9 +96,6 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (UnknownParameters, types.UNKNOWN_PARAMETER),
     (PreconditionFailed, types.PRECONDITION_FAILED),
     (WrongCursor, types.WRONG_CURSOR),
-    (KeyReused, types.KEY_REUSED),
-    (KeyUnderWay, types.KEY_UNDER_WAY),
-    (TooManyKeys, types.TOO_MANY_KEYS),
     (NotUnderstood, types.INVALID_REQUEST),
     (UsageError, types.INVALID_REQUEST),
 )

@@ -9,7 +9,7 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -38,7 +38,6 @@ from node.index.engine.turn import TurnLost
 from node.index.models import STORE
 from node.index.nouns.events import record_event
 from node.index.nouns.records import ClaimedSeries, Received, StoredFile
-from node.index.nouns.terms import KeyReused, KeyUnderWay
 from node.index.work.deliveries import turn_of
 from node.index.work.ledger import Lane
 from node.index.work.routes import lane_to
@@ -625,41 +624,3 @@ def test_an_index_is_migrated_when_all_hosts_have_stopped_and_none_goes_on_with_
     with pytest.raises(IndexUnusable, match="install the newer one"):
         upgrade(place)
     assert server.run("SELECT count(*) FROM v_images", "newer") == [(2,)]
-
-
-@pytest.mark.slow
-def test_a_request_with_a_key_is_under_way_on_one_host_only(server: Server, tmp_path: Path) -> None:
-    url = server.create("keyed", "migrated")
-    with ExitStack() as opened:
-        a, b = (Index(tmp_path, Metrics(), url=url, host=host, has_roots=True) for host in ("a", "b"))
-        for index in (a, b):
-            opened.callback(index.close)
-        request = "admin", "key", "fingerprint", a.now()
-        other = "admin", "another key", "fingerprint", a.now()
-
-        with a.keyed_requests.claimed(*request) as first:
-            assert first.answer is None
-            with pytest.raises(KeyUnderWay), b.keyed_requests.claimed(*request):
-                pass
-            with b.keyed_requests.claimed(*other):
-                pass
-            a.keyed_requests.finish(first.id, "done")
-        with b.keyed_requests.claimed(*request) as again:
-            assert again.answer == "done"
-        with pytest.raises(KeyReused), b.keyed_requests.claimed("admin", "key", "another request", a.now()):
-            pass
-        with a.keyed_requests.claimed(*request) as again:  # b holds nothing of what it refused
-            assert again.answer == "done"
-
-        with capture_logs(), b.keyed_requests.claimed("admin", "third", "fingerprint", a.now()):
-            with pytest.raises(KeyUnderWay), a.keyed_requests.claimed("admin", "third", "fingerprint", a.now()):
-                pass
-            server.run("SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = 'keyed'")
-            until(lambda: is_carried_out(a, "third"), 60, "the key of a host that is gone is free")
-
-
-def is_carried_out(index: Index, key: str) -> bool:
-    """Whether a host takes a request with a key, as soon as it has its connection again."""
-    with suppress(OutOfResources, KeyUnderWay), index.keyed_requests.claimed("admin", key, "fingerprint", index.now()):
-        return True
-    return False

@@ -99,8 +99,6 @@ class PersonRepository(IndexRepository):
         settled = [number for number, is_settled in _conflicts(connection, (target,), None) if is_settled]
         decision = {"decision": "merged", "decided_at": now, "decided_by": who}
         connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, settled)).values(decision))
-        if terms is not None:
-            terms.fulfil(connection, moved)
         return moved
 
     @on_reader
@@ -152,8 +150,6 @@ class PersonRepository(IndexRepository):
             connection.execute(update(ConflictRow).where(listed_in(ConflictRow.id, open_again)).values(_UNDECIDED))
             delete_empty_patient(connection, patient)
             delete_empty_patient(connection, former)
-        if terms is not None:
-            terms.fulfil(connection, moved)
         return moved
 
     @on_writer

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from node.extensions.identity.persons import MAX_ISSUER_CHARACTERS, Moved
+from node.extensions.identity.persons import MAX_ISSUER_CHARACTERS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.web.access import AdminCall
@@ -50,13 +50,6 @@ def _patient(index: ReadIndex, id: int) -> models.PatientResource:
     return models.PatientResource.of(only_row(index.patients, "patient", id=id))
 
 
-def _answered(terms: Terms) -> Terms:
-    def answer(moved: Moved) -> str:
-        return MergeResult(studies=list(moved.studies)).model_dump_json()
-
-    return terms.answered(answer)
-
-
 @router.post("/patients/{id}/merge", responses=problems(*OF_CHANGES))
 def merge_patient(
     call: AdminCall, change: Change, id: PatientNumber, merge: MergeRequest, dry_run: DryRun = False
@@ -64,7 +57,7 @@ def merge_patient(
     """Merge this patient into another one, which gets its current and future studies."""
 
     def act(terms: Terms) -> Mapping[str, Any]:
-        return call.act("merge-patients", source=id, target=merge.into, terms=_answered(terms), dry_run=dry_run)
+        return call.act("merge-patients", source=id, target=merge.into, terms=terms, dry_run=dry_run)
 
     return change.make(MergeResult, lambda index: _patient(index, id), act)
 
@@ -76,6 +69,6 @@ def separate_patient(
     """Undo the merge of this patient, or give its Patient ID an issuer, or both; see `voxelnode patient separate`."""
 
     def act(terms: Terms) -> Mapping[str, Any]:
-        return call.act("separate-patient", patient=id, issuer=separate.issuer, terms=_answered(terms), dry_run=dry_run)
+        return call.act("separate-patient", patient=id, issuer=separate.issuer, terms=terms, dry_run=dry_run)
 
     return change.make(MergeResult, lambda index: _patient(index, id), act)

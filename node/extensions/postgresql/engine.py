@@ -450,35 +450,6 @@ def _in_the_way(connection: Connection) -> str:
     )
 
 
-def claim(connection: Connection, name: str) -> bool:
-    """An advisory lock of the session: a batch that is undone and done again leaves one lock, and not two."""
-    number = _number_of(name)
-    return _holds(connection, number) or bool(
-        connection.exec_driver_sql("SELECT pg_try_advisory_lock(%s)", (number,)).scalar_one()
-    )
-
-
-def release(connection: Connection, name: str) -> None:
-    number = _number_of(name)
-    if _holds(connection, number):
-        connection.exec_driver_sql("SELECT pg_advisory_unlock(%s)", (number,))
-
-
-def _holds(connection: Connection, number: int) -> bool:
-    """Return whether this session has the advisory lock with a number."""
-    query = (
-        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid() AND objsubid = 1 "
-        "AND classid::bigint << 32 | objid::bigint = %s"
-    )
-    return connection.exec_driver_sql(query, (number,)).first() is not None
-
-
-def _number_of(name: str) -> int:
-    """Return the number of the lock of a name, beyond those of `LOCK` and `hold`."""
-    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest) >> 2 | 1 << 61
-
-
 def hold(connection: Connection, names: Iterable[str]) -> None:
     """Advisory locks, in the same order for all writers.
 

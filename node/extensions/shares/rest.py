@@ -90,8 +90,7 @@ def list_shares(call: WriterCall, study_instance_uid: StudyUid) -> Shares:
 def make_share(call: WriterCall, study_instance_uid: StudyUid, wanted: NewShare) -> MadeShare:
     """Make a link to a study, or to one of its series: whoever has it sees who the patient is.
 
-    There is no idempotency key: answers to those are kept, and this one has the secret of the link. A token makes none:
-    whoever finds it would have a link that lasts.
+    A token makes no link: whoever finds it would have a link that lasts.
     """
     if has_token(call.request.headers):
         raise Forbidden(

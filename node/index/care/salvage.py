@@ -186,7 +186,7 @@ def _document(row: Mapping[str, Any], names: Sequence[str]) -> str:
 HISTORY = (
     "projects", "accounts", "recovery_codes", "tokens", "web_sessions",
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
-    "protocols", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
+    "protocols", "scheduled_steps", "performed_steps", "performed_series",
     "labels", "comments", "shares", "project_members", "limited_accounts",
     "project_contents", "added_peers", "added_routes",
     "added_hooks", "added_retention",

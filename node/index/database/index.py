@@ -43,7 +43,6 @@ from node.index.nouns.scheduled_steps import ScheduledStepRepository
 from node.index.nouns.senders import SenderRepository
 from node.index.nouns.series_claims import SeriesRepository
 from node.index.nouns.studies import StudyRepository
-from node.index.nouns.terms import KeyedRequestRepository
 from node.index.nouns.trash import TrashRepository
 from node.index.search.finder import Finder
 from node.index.work.deliveries import DeliveryRepository
@@ -155,7 +154,6 @@ class Index:
         self.deliveries = DeliveryRepository(writer, self._watcher)
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_received)
         self.jobs = JobRepository(writer, self._watcher)
-        self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
         self.lost = LostRepository(writer, self._watcher)
         self.objects = ObjectRepository(writer, self._watcher)
         self.performed_steps = PerformedStepRepository(writer, self._watcher)

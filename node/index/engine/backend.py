@@ -198,15 +198,6 @@ class Backend(Protocol):
     def hold(self, connection: Connection, names: Iterable[str]) -> None:
         """Let no other writer hold any of `names` until the end of the transaction; wait for those that do."""
 
-    def claim(self, connection: Connection, name: str) -> bool:
-        """Take a name for this host until `release`, or until its process or connection ends; not twice.
-
-        False if another host has it.
-        """
-
-    def release(self, connection: Connection, name: str) -> None:
-        """Give a name back that this host may have taken."""
-
     def bounded(self, connection: Connection, is_over: Callable[[], bool]) -> AbstractContextManager[None]:
         """Interrupt statements when `is_over`, which is polled, returns True."""
 

@@ -132,15 +132,6 @@ def lockers(path: Path) -> str:
     return f"another program has locked it: close that program (`fuser {path}` finds it), then start again"
 
 
-def claim(connection: Connection, name: str) -> bool:
-    """There are no other hosts."""
-    return True
-
-
-def release(connection: Connection, name: str) -> None:
-    """There are no other hosts."""
-
-
 def hold(connection: Connection, names: Iterable[str]) -> None:
     """A transaction that writes is alone."""
 

@@ -133,8 +133,6 @@ class DeletionRepository(IndexRepository):
         else:
             forget_labels(connection, plan.study_instance_uid)
             forget_shares(connection, plan.study_instance_uid)
-        if terms is not None:
-            terms.fulfil(connection, deletion)
         return deletion
 
     @on_reader

@@ -452,8 +452,6 @@ class SeriesRepository(IndexRepository):
                 _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
                 record_series_event(connection, "series-reopened", key, now, RECONVERSION_REQUESTED)
                 reopened += 1
-        if terms is not None:
-            terms.fulfil(connection, reopened)
         return reopened
 
     @on_writer

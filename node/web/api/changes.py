@@ -1,4 +1,4 @@
-"""Changes as a client wants them: only to what it has seen (If-Match, RFC 9110 13.1.1), and once (Idempotency-Key)."""
+"""Changes as a client wants them: only to the resource that it has seen (If-Match, RFC 9110 13.1.1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Header, Response
 
 from node.index.database.reading import ReadIndex, checked
-from node.index.engine.scope import within
 from node.index.nouns.terms import Terms
 from node.web.access import Call, ReaderCall
 from node.web.api.models import Resource
@@ -20,9 +19,6 @@ from node.web.headers import is_match
 
 One = TypeVar("One", bound=Resource)
 Result = TypeVar("Result", bound=Resource)
-
-REPLAYED = {"Idempotent-Replayed": "true"}
-"""Header of an answer that was given before."""
 
 
 def etag_of(resource: Resource) -> str:
@@ -44,8 +40,6 @@ class ChangeRequest:
     call: Call
     response: Response
     if_match: str | None
-    key: str | None
-    fingerprint: str
 
     def make(
         self,
@@ -58,20 +52,9 @@ class ChangeRequest:
         `current` returns the resource that is to be changed. A change that is one transaction of the index fulfils the
         terms in it. Raises PreconditionFailed before anything is changed.
         """
-        if self.key is None:
-            return result.model_validate(act(self._terms(current, None)))
-        requests, now, caller = self.call.node.index.keyed_requests, self.call.node.ingest.now(), self.call.account
-        # The row of a key is of the account itself, also of a member of projects, whose scope holds for all else.
-        with within(None), requests.claimed(caller.name, self.key, self.fingerprint, now) as request:
-            if request.answer is not None:
-                self.response.headers.update(REPLAYED)
-                return result.model_validate_json(request.answer)
-            with within(caller.scope):
-                done = result.model_validate(act(self._terms(current, request.id)))
-            requests.finish(request.id, done.model_dump_json())
-            return done
+        return result.model_validate(act(self._terms(current)))
 
-    def _terms(self, current: Callable[[ReadIndex], Resource], request_id: int | None) -> Terms:
+    def _terms(self, current: Callable[[ReadIndex], Resource]) -> Terms:
         def check(index: ReadIndex) -> None:
             if self.if_match is not None:
                 etag = etag_of(current(index))
@@ -81,29 +64,17 @@ class ChangeRequest:
         if self.if_match is not None:
             with self.call.node.index.reading() as index:
                 check(index)
-        return Terms(checked(check), request_id)
+        return Terms(checked(check))
 
 
-async def _requested(
+def _requested(
     call: ReaderCall,
     response: Response,
     if_match: Annotated[
         str | None, Header(max_length=1000, description="change the resource only if it has one of these entity tags")
     ] = None,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            min_length=1,
-            max_length=255,
-            pattern="^[ -~]+$",
-            description="a new name for this request; a repetition with it within a day has the same answer",
-        ),
-    ] = None,
 ) -> ChangeRequest:
-    request = call.request
-    body = await request.body() if idempotency_key is not None else b""
-    line = f"{request.method} {request.url.path}?{request.url.query}\n"
-    return ChangeRequest(call, response, if_match, idempotency_key, sha256(line.encode() + body).hexdigest())
+    return ChangeRequest(call, response, if_match)
 
 
 Change = Annotated[ChangeRequest, Depends(_requested)]

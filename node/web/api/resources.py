@@ -172,7 +172,7 @@ def reconvert_study(call: WriterCall, change: Change, study_instance_uid: StudyU
             _study(index, study_instance_uid)
             rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
         series = [row["series_instance_uid"] for row in rows]
-        return actions.reconvert(call, study_instance_uid, series, terms.answered(_reconverted))
+        return actions.reconvert(call, study_instance_uid, series, terms)
 
     return change.make(models.ReconvertResult, lambda index: _study(index, study_instance_uid), act)
 
@@ -249,7 +249,7 @@ def reconvert_series(call: WriterCall, change: Change, key: RequestedSeries) -> 
     def act(terms: Terms) -> Mapping[str, Any]:
         with call.node.index.reading() as index:
             _series(index, key)
-        return actions.reconvert(call, key[0], [key[1]], terms.answered(_reconverted))
+        return actions.reconvert(call, key[0], [key[1]], terms)
 
     return change.make(models.ReconvertResult, lambda index: _series(index, key), act)
 
@@ -351,10 +351,6 @@ def _instance(index: ReadIndex, sop_instance_uid: str) -> Row:
     return only_row(index.instances, "instance", sop_instance_uid=sop_instance_uid)
 
 
-def _reconverted(owed: int) -> str:
-    return models.ReconvertResult(owed=owed).model_dump_json()
-
-
 def _delete(
     call: Call, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool, erase: bool, terms: Terms
 ) -> models.DeletionResult:
@@ -368,6 +364,5 @@ def _delete(
             [{"study_instance_uid": plan.study_instance_uid}], f"{counted(plan.instances, 'instance')} to delete"
         )
     else:
-        terms = terms.answered(lambda _: result.model_dump_json())
         actions.delete(call, level, uid, plan.study_instance_uid, terms, erase=erase)
     return result
