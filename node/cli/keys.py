@@ -19,7 +19,7 @@ LISTS = frozenset({"to", "otherwise", "remove", "on", "calling_ae_titles"})
 """Keys that take several values; one alone needs no brackets."""
 
 TEXTS = frozenset(
-    {"when", "where", "between", "priority", "transfer_syntax", "deidentify", "url", "fhir", "peer", "keep_where"}
+    {"when", "where", "between", "priority", "transfer_syntax", "deidentify", "url", "peer", "keep_where"}
 )
 """Keys whose value is a text, which needs no quotes."""
 

@@ -28,7 +28,7 @@ RULES = ("days", "days_by_calling_ae_title", "maximum_studies", "only_converted"
 _NOT_ACCEPTED = "this version does not accept its settings"
 
 HOOK_KEYS = frozenset(
-    {"on", "url", "fhir", "peer", "calling_ae_titles", "where", "include_patient", "timeout_seconds", "attempts"}
+    {"on", "url", "peer", "calling_ae_titles", "where", "include_patient", "timeout_seconds", "attempts"}
 )
 """Keys of [hooks.NAME] that a hook may have which was added.
 

@@ -98,7 +98,7 @@ class HookWorker(MessageLoop):
     def _attempt(self, pending: PendingEvent) -> Attempt:
         try:
             with self._index.reading(wait=False) as index:  # the event is committed
-                message = compose(index, pending, self._ae_title, include_patient=self._hook.names_patient)
+                message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
                 is_wanted = self._is_wanted(message) and self._is_selected(index, pending)
                 files = files_of(index, message) if is_wanted and self._hook.url is None else []
                 is_own = is_wanted and self._hook.results and self._is_own(index, pending)

@@ -557,7 +557,7 @@ class Web(SettingsSection):
 
 
 class HookSettings(SettingsSection):
-    """[hooks.NAME]: a receiver of messages about events, after their commit; set url, command, plugin, peer or fhir."""
+    """[hooks.NAME]: a receiver of messages about events, after their commit; set url, command, plugin or peer."""
 
     on: tuple[HookEvent, ...] = Field(min_length=1, description="events to send", examples=[["volume-written"]])
     url: str | None = Field(
@@ -583,14 +583,6 @@ class HookSettings(SettingsSection):
         description="peer in [peers] with a host that gets an Instance Availability Notification of each quiet "
         "series or study",
     )
-    fhir: str | None = Field(
-        None,
-        description="FHIR server (R5), such as https://ehr.example.org/fhir, that gets each quiet study as "
-        "ImagingStudy, which names the patient",
-    )
-    token_file: Path | None = Field(
-        None, description="file with the token for fhir (Authorization: Bearer); read for each attempt"
-    )
     calling_ae_titles: tuple[AETitle, ...] = Field(
         (), description="only events about instances of these senders; empty: all"
     )
@@ -614,7 +606,7 @@ class HookSettings(SettingsSection):
 
     @property
     def secret(self) -> str | None:
-        """What a hook that was added signs with, or sends: in no file, and no key, since keys are shown."""
+        """What a hook that was added signs with: in no file, and no key, since keys are shown."""
         return self._secret
 
     def with_secret(self, secret: str | None) -> Self:
@@ -629,37 +621,31 @@ class HookSettings(SettingsSection):
         return self._kinds()[0]
 
     def _kinds(self) -> list[str]:
-        keys = ("url", "command", "plugin", "peer", "fhir")
+        keys = ("url", "command", "plugin", "peer")
         return [key for key in keys if getattr(self, key) not in (None, ())]
 
     @property
     def receiver(self) -> str:
         """Who receives the messages, for people."""
-        others = (("plugin", self.plugin), ("peer", self.peer), ("fhir", self.fhir))
+        others = (("plugin", self.plugin), ("peer", self.peer))
         return self.url or next((f"{kind} {other}" for kind, other in others if other), " ".join(self.command))
 
     @property
     def host(self) -> str:
         """The host that messages go to by HTTP; empty: they do not."""
-        return urlsplit(self.url or self.fhir or "").hostname or ""
-
-    @property
-    def names_patient(self) -> bool:
-        """Whether what is sent names the patient."""
-        return self.include_patient or self.fhir is not None
+        return urlsplit(self.url or "").hostname or ""
 
     def _mistakes(self) -> Iterator[str]:
         if len(self._kinds()) != 1:
-            yield "exactly one of url, command, plugin, peer and fhir must be given"
+            yield "exactly one of url, command, plugin and peer must be given"
         if self.peer is not None and (self.include_patient or not set(self.on) <= {"series-quiet", "study-quiet"}):
             yield "peer is notified on series-quiet and study-quiet only, and without include_patient"
         if self.url is None and self.secret_file:
             yield "secret_file requires url"
-        if self.url is None and self.fhir is None and self.ca_file:
-            yield "ca_file requires url or fhir"
+        if self.url is None and self.ca_file:
+            yield "ca_file requires url"
         if self.url is not None:
-            yield from self._mistakes_of_url("url", self.url, "secret_file to sign messages")
-        yield from self._mistakes_of_fhir()
+            yield from self._mistakes_of_url(self.url)
         yield from self._mistakes_of_placeholders()
         yield from self._mistakes_of_results()
         of_volumes = sorted(name for name in self._fields() if FIELDS[name].group == "volume")
@@ -669,27 +655,14 @@ class HookSettings(SettingsSection):
                 "frames there, or only the events volume-written, volume-superseded and study-quiet"
             )
 
-    def _mistakes_of_url(self, key: str, url: str, instead: str) -> Iterator[str]:
+    def _mistakes_of_url(self, url: str) -> Iterator[str]:
         parts = urlsplit(url)
         if parts.scheme not in ("https", "http") or not parts.hostname:
-            yield f"{key} must begin with https:// or http:// and name a host"
+            yield "url must begin with https:// or http:// and name a host"
         if parts.username or parts.password:
-            yield f"{key} must not contain a user name or password: use {instead} instead"
-        if parts.scheme == "http" and self.names_patient and not is_loopback(parts.hostname or ""):
-            yield f"{key} must be https:// where the patient is named, unless the host is this machine"
-
-    def _mistakes_of_fhir(self) -> Iterator[str]:
-        if self.fhir is None:
-            if self.token_file:
-                yield "token_file requires fhir"
-            return
-        yield from self._mistakes_of_url("fhir", self.fhir, "token_file")
-        if urlsplit(self.fhir).query or urlsplit(self.fhir).fragment:
-            yield "fhir must have neither query nor fragment"
-        if set(self.on) != {"study-quiet"}:
-            yield "fhir is sent whole studies: on is study-quiet alone"
-        if self.results:
-            yield "a FHIR server gives no results: leave results out"
+            yield "url must not contain a user name or password: use secret_file to sign messages instead"
+        if parts.scheme == "http" and self.include_patient and not is_loopback(parts.hostname or ""):
+            yield "url must be https:// where the patient is named, unless the host is this machine"
 
     def _mistakes_of_results(self) -> Iterator[str]:
         if not self.results:

@@ -10,7 +10,6 @@ from node.errors import UsageError
 GROUPS = {
     "dicomweb": ("/dicom-web", "/wado"),
     "rest": ("/api/v1",),
-    "fhir": ("/api/fhir",),
     "metrics": ("/metrics",),
 }
 """Groups of routes, with the paths of each."""

@@ -171,10 +171,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "command": ({"on": STORED, "command": ["/bin/sh", "-c", "id"]}, "programs that the node runs"),
     "plugin": ({"on": STORED, "plugin": "research"}, "programs that the node runs"),
     "secret": ({"on": STORED, "url": "https://example.org/", "secret_file": "/etc/shadow"}, "give the secret itself"),
-    "token": (
-        {"on": ["study-quiet"], "fhir": "https://example.org/", "token_file": "/etc/shadow"},
-        "the secret itself",
-    ),
     "ca": ({"on": STORED, "url": "https://example.org/", "ca_file": "/etc/shadow"}, "needs a file"),
     "results": ({"on": STORED, "url": "https://example.org/", "results": True}, "writes into the archive"),
     "nowhere": ({"on": STORED}, "exactly one of"),
@@ -275,7 +271,7 @@ def test_what_waits_stays_with_a_changed_hook_and_is_dropped_only_if_somebody_ag
             with pytest.raises(UsageError, match="2 messages wait for the hook x"):
                 here.act("remove-hook", name="x", who="chief", drops=1)
             with pytest.raises(UsageError, match="add another hook instead"):
-                here.act("set-hook", name="x", who="chief", hook={"on": ["study-quiet"], "fhir": "https://e.org/"})
+                here.act("set-hook", name="x", who="chief", hook={"on": ["study-quiet"], "peer": "pacs"})
             here.act("pause-hooks", hooks=["x"], paused=True)
             uids += here.receive(tmp_path)
             until(lambda: hooks_of(here)["x"]["instances_behind"] == 2, DEADLINE_SECONDS, "these have no message yet")

@@ -22,7 +22,7 @@ MARKS = (STUDY, NAME, "PID-WALK")
 """Text by which patient data is recognised; all other content than text is taken for patient data."""
 
 TEXT = (
-    "text/", "application/json", "application/dicom+json", "application/problem+json", "application/fhir+json",
+    "text/", "application/json", "application/dicom+json", "application/problem+json",
     "application/vnd.sun.wadl+xml",
 )  # fmt: skip
 NOT_READ = (
@@ -205,7 +205,7 @@ WITHOUT_PATIENTS = {
     "/healthz", "/readyz", "/metrics", "/login", "/login/factor",
     "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
-    "/dicom-web", "/dicom-web/", "/api/fhir/metadata",
+    "/dicom-web", "/dicom-web/",
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
     "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible", "/problems/causes/{cause}",

@@ -744,27 +744,6 @@ class WhoSeesWhat(RuleBasedStateMachine):
         if expected:
             assert self.zipped(answer) == expected
 
-    @rule(account=accounts, key=series)
-    def ask_fhir(self, account: str, key: Key) -> None:
-        account = self.one_like(account)
-        model, seen = self.model, self.model.sees(account)
-        params = {"_count": "100"} | ({"patient.identifier": key.named} if key.modality == "CT" else {})
-        bundle = self.ask(account, "GET", "/api/fhir/ImagingStudy", params=params).json()
-        found = {one["resource"]["id"]: one["resource"] for one in bundle.get("entry", [])}
-        of_person = model.found_by_person(key.named, seen, is_limited=model.is_limited(account))
-        expected = model.studies(seen if len(params) == 1 else of_person)
-        assert found.keys() == expected
-        for study, one in found.items():
-            of = model.of_study(study, seen)
-            assert (one["numberOfSeries"], one["numberOfInstances"]) == (len(of), len(model.instances(of)))
-            assert {each["uid"] for each in one["series"]} == {each.series for each in of}
-        answer = self.ask(account, "GET", f"/api/fhir/ImagingStudy/{key.study}")
-        of = model.of_study(key.study, seen)
-        assert answer.status_code == (200 if of else 404)
-        if of:
-            listed = {image["uid"] for each in answer.json()["series"] for image in each["instance"]}
-            assert listed == model.instances(of)
-
     @rule(account=accounts)
     def ask_projects(self, account: str) -> None:
         account = self.one_like(account)

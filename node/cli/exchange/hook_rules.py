@@ -23,7 +23,7 @@ SecretFile = Annotated[
     typer.Option(
         "--secret-file",
         metavar="FILE",
-        help="Read from here what signs the messages of a webhook, or the token of a FHIR server; -: standard input.",
+        help="Read from here what signs the messages of a webhook; -: standard input.",
     ),
 ]
 NoSecret = Annotated[bool, typer.Option("--no-secret", help="Forget the secret.")]
@@ -41,7 +41,7 @@ def set_hook(
 ) -> Answer:
     """Add a hook, or change one that was added.
 
-    It stands beside those of the configuration, and has url, fhir or peer. A running node follows at once, otherwise
+    It stands beside those of the configuration, and has url or peer. A running node follows at once, otherwise
     the next start does. Keys that are not given have their defaults; the secret stays while the address does.
     """
     done = root.order("set-hook", name=name, drops=drop, **_given(keys, secret_file, no_secret=no_secret))

@@ -185,7 +185,9 @@ def _test_message(
         key = (found[0]["study_instance_uid"], found[0]["series_instance_uid"])
         now = dt.datetime.now(dt.UTC)
         try:
-            message = compose_test(index, event, key, settings.dicom.ae_title, now, include_patient=hook.names_patient)
+            message = compose_test(
+                index, event, key, settings.dicom.ae_title, now, include_patient=hook.include_patient
+            )
         except NothingLeft as error:
             lacking = "volume" if event == "volume-written" else "instance"
             raise UsageError(

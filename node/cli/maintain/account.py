@@ -130,9 +130,7 @@ def token(
     ] = None,
     routes: Annotated[
         list[str],
-        typer.Option(
-            "--route", metavar="ROUTE", help="Only these: dicomweb, rest, fhir, metrics, or a path. [default: all]"
-        ),
+        typer.Option("--route", metavar="ROUTE", help="Only these: dicomweb, rest, metrics, or a path. [default: all]"),
     ] = [],  # noqa: B006
     project: Annotated[
         str | None,

@@ -22,7 +22,7 @@ router = APIRouter(include_in_schema=False)
 
 PAGE = "/administration/connections#hooks-title"
 
-KINDS = {"url": "webhook", "fhir": "FHIR server", "peer": "DICOM peer"}
+KINDS = {"url": "webhook", "peer": "DICOM peer"}
 """What an added hook sends to, by the key for it."""
 
 HookName = Annotated[str, Path(max_length=64)]
@@ -37,7 +37,7 @@ class HookForm(BaseModel):
     `seen`: the change that the form is about, so that one of somebody else is not overwritten.
     """
 
-    kind: Literal["url", "fhir", "peer"]
+    kind: Literal["url", "peer"]
     to: Text
     on: tuple[HookEvent, ...] = ()
     calling_ae_titles: Text = ""

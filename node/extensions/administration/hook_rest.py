@@ -34,15 +34,14 @@ Text = Annotated[str, Field(max_length=4000)]
 class HookFields(Resource):
     """The keys of `[hooks.NAME]` (config.example.toml) that an added hook may have, and its secret.
 
-    `secret` signs the messages of a webhook, or is the token that a FHIR server is sent; it is never shown. Without it,
-    the hook keeps the one that it has, and with an empty one it has none.
+    `secret` signs the messages of a webhook; it is never shown. Without it, the hook keeps the one that it has, and
+    with an empty one it has none.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     on: Annotated[list[HookEvent], Field(min_length=1, max_length=10)]
     url: Text | None = None
-    fhir: Text | None = None
     peer: Annotated[str | None, Field(max_length=64)] = None
     calling_ae_titles: Annotated[list[Title], Field(max_length=100, default_factory=list)]
     where: Text | None = None
@@ -60,7 +59,7 @@ class HookFields(Resource):
 class HookRules(Rules):
     """A hook: its rules with the defaults, and who added it; null: it is of the configuration, and changed there.
 
-    `secret`: whether it signs its messages, or sends a token. `trouble`: why the last attempt of what waits failed.
+    `secret`: whether it signs its messages. `trouble`: why the last attempt of what waits failed.
     `unusable`: why a hook that was added sends nothing, such as because its peer is gone.
     """
 
@@ -184,7 +183,7 @@ def _rules(call: Call, found: list[Listed]) -> list[HookRules]:
 
 def _one(call: Call, one: Listed, row: Mapping[str, Any], trouble: str | None) -> HookRules:
     hook = call.node.settings.hooks.get(one.name)
-    is_signed = hook is not None and (hook.secret_file or hook.token_file) is not None
+    is_signed = hook is not None and hook.secret_file is not None
     return HookRules(
         hook=one.name,
         rules=dict(one.keys),

@@ -1,4 +1,4 @@
-"""Hooks that administrators add, beside those of the configuration: webhooks, FHIR servers and DICOM peers.
+"""Hooks that administrators add, beside those of the configuration: webhooks and DICOM peers.
 
 A command or a plugin would give whoever has an account of the pages, or has stolen one, a program on the machine: those
 are written in the configuration, always. Nor does a form name files of the machine, and addresses of the machine itself
@@ -45,7 +45,6 @@ REFUSED = {
     "command": _PROGRAM,
     "plugin": _PROGRAM,
     "secret_file": _FILE,
-    "token_file": _FILE,
     "ca_file": "a hook that needs a file of the machine is written in the configuration",
     "results": _RESULTS,
     "job_seconds": _RESULTS,
@@ -70,8 +69,8 @@ class HookChanges(Changes[HookSettings]):
     ) -> Mapping[str, Any]:
         """Add a hook, or change one that was added; `hook` has the keys of ``[hooks.NAME]``.
 
-        `secret`: signs the messages of a webhook, or is the token that a FHIR server is sent; empty: none; None: the
-        one that it has. `drops`: how much may be dropped that waits for events which the hook has no more.
+        `secret`: signs the messages of a webhook; empty: none; None: the one that it has. `drops`: how much may be
+        dropped that waits for events which the hook has no more.
         """
         with self._additions.changing:
             self._require_changeable(name)
@@ -171,7 +170,7 @@ class HookChanges(Changes[HookSettings]):
             for row in index.series.newest(TESTED_SERIES):
                 key = (row["study_instance_uid"], row["series_instance_uid"])
                 try:
-                    return compose_test(index, hook.on[0], key, ae_title, now, include_patient=hook.names_patient)
+                    return compose_test(index, hook.on[0], key, ae_title, now, include_patient=hook.include_patient)
                 except NothingLeft:
                     continue
         return None
@@ -217,6 +216,5 @@ def _secret_told(secret: str | None) -> str:
 def _told(keys: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys as the audit log has them: what is behind the question mark of an address may be a secret."""
     return {
-        key: value.partition("?")[0] + "?..." if key in ("url", "fhir") and "?" in value else value
-        for key, value in keys.items()
+        key: value.partition("?")[0] + "?..." if key == "url" and "?" in value else value for key, value in keys.items()
     }

@@ -1,4 +1,4 @@
-"""One request at a time to a receiver of messages, ended by its deadline or by the node that stops."""
+"""One POST at a time to a receiver of messages, ended by its deadline or by the node that stops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Answer:
 
 
 class HttpSender:
-    """Send requests to one receiver, one at a time. Not thread-safe.
+    """Post to one receiver, one at a time. Not thread-safe.
 
     Certificates are verified and redirects are not followed. An attempt takes at most `timeout_seconds`, however slowly
     the receiver answers. `ca_file`: certificate authorities in addition to those of the system; see
@@ -55,16 +55,14 @@ class HttpSender:
         self._runner: asyncio.Runner | None = None
         self._client: httpx2.AsyncClient | None = None
 
-    def send(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, cancelled: threading.Event
-    ) -> tuple[int, Answer]:
-        """Send a request; return the status and the answer, of which the end may be missing.
+    def send(self, url: str, headers: dict[str, str], body: bytes, cancelled: threading.Event) -> tuple[int, Answer]:
+        """Post a body; return the status and the answer, of which the end may be missing.
 
         Raises NotDelivered if there is no answer. Raises Interrupted if `cancelled` was set first.
         """
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(self._send(method, url, headers, body, cancelled))
+        return self._runner.run(self._send(url, headers, body, cancelled))
 
     def close(self) -> None:
         """Close the connection."""
@@ -75,10 +73,10 @@ class HttpSender:
         self._runner = self._client = None
 
     async def _send(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, cancelled: threading.Event
+        self, url: str, headers: dict[str, str], body: bytes, cancelled: threading.Event
     ) -> tuple[int, Answer]:
         answer = Answer()
-        task = asyncio.ensure_future(self._request(method, url, headers, body, answer))
+        task = asyncio.ensure_future(self._request(url, headers, body, answer))
         deadline = time.monotonic() + self._timeout_seconds
         while not task.done() and not cancelled.is_set() and (left := deadline - time.monotonic()) > 0:
             await asyncio.wait({task}, timeout=min(_CHECK_SECONDS, left))
@@ -94,9 +92,7 @@ class HttpSender:
             raise NotDelivered(f"no answer within {self._timeout_seconds:g} s")
         return answer.status, answer
 
-    async def _request(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, answer: Answer
-    ) -> None:
+    async def _request(self, url: str, headers: dict[str, str], body: bytes, answer: Answer) -> None:
         if self._client is None:
             # `_send` enforces the deadline of an attempt: the timeouts of the client restart with every byte.
             self._client = httpx2.AsyncClient(
@@ -104,7 +100,7 @@ class HttpSender:
             )
         sent = {"user-agent": f"voxelnode/{__version__}", "accept-encoding": "identity", **headers}  # read raw
         extensions = {"trace": self._reach.watch(httpx2.URL(url).raw_host.decode())} if self._reach is not None else {}
-        async with self._client.stream(method, url, content=body, headers=sent, extensions=extensions) as response:
+        async with self._client.stream("POST", url, content=body, headers=sent, extensions=extensions) as response:
             answer.status, answer.retry_after = response.status_code, response.headers.get("retry-after")
             answer.location = response.headers.get("location")
             async for chunk in response.aiter_raw():

@@ -58,7 +58,7 @@ class Webhook:
         }
         if self._secret is not None:
             headers["webhook-signature"] = signature(self._secret, message.id, now, body)
-        status, answer = self._sender.send("POST", self._url, headers, body, cancelled)
+        status, answer = self._sender.send(self._url, headers, body, cancelled)
         if not 200 <= status < 300:
             raise NotDelivered(f"HTTP status {status}", retry_after=seconds_of_retry_after(answer.retry_after))
         return Delivered(is_pending=status == ACCEPTED, location=_location(self._url, answer.location))

@@ -13,8 +13,8 @@ from node.settings.model import HookSettings, Settings
 @pytest.mark.parametrize(
     ("keys", "rule"),
     [
-        ({}, "exactly one of url, command, plugin, peer and fhir"),
-        ({"url": "https://a/", "command": ["x"]}, "exactly one of url, command, plugin, peer and fhir"),
+        ({}, "exactly one of url, command, plugin and peer"),
+        ({"url": "https://a/", "command": ["x"]}, "exactly one of url, command, plugin and peer"),
         ({"on": [], "plugin": "x"}, "at least 1 item"),
         ({"on": ["volume-writen"], "plugin": "x"}, "Input should be"),
         ({"url": "ftp://a/"}, "must begin with https:// or http://"),
@@ -22,11 +22,6 @@ from node.settings.model import HookSettings, Settings
         ({"url": "https://user:secret@a/"}, "must not contain a user name or password"),
         ({"url": "http://a.example/", "include_patient": True}, "must be https://"),
         ({"plugin": "x", "secret_file": "/x"}, "requires url"),
-        ({"on": ["study-quiet"], "fhir": "http://ehr.example/fhir"}, "must be https:// where the patient is named"),
-        ({"fhir": "https://ehr.example/fhir"}, "on is study-quiet alone"),
-        ({"on": ["study-quiet"], "fhir": "https://ehr.example/fhir?a=b"}, "neither query nor fragment"),
-        ({"on": ["study-quiet"], "fhir": "https://u:p@ehr.example/fhir"}, "use token_file instead"),
-        ({"plugin": "x", "token_file": "/x"}, "token_file requires fhir"),
         ({"command": ["x", "{study_uid}"]}, "unknown placeholder {study_uid}"),
         (
             {"on": ["study-quiet", "volume-written"], "command": ["x", "{path}"]},
