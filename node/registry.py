@@ -65,7 +65,6 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.oidc:EXTENSION",
     "node.extensions.passkeys:EXTENSION",
     "node.extensions.dicomweb:EXTENSION",
-    "node.extensions.hl7_results:EXTENSION",
     "node.extensions.structure_sets:EXTENSION",
     "node.extensions.syslog:EXTENSION",
     "node.extensions.reports:EXTENSION",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import socketserver
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -169,45 +168,5 @@ class Stow:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class Hl7Receiver:
-    """A receiver of HL7 v2 over MLLP; `verdict` returns MSA-1 and an ERR segment for a control ID, None: no answer."""
-
-    def __init__(self, verdict: Callable[[str], tuple[str, str] | None], port: int = 0) -> None:
-        self.received: list[list[list[str]]] = []
-        """Messages: lists of segments, which are lists of fields."""
-        receiver = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                data = b""
-                while chunk := self.request.recv(65536):
-                    data += chunk
-                    while b"\x1c\r" in data:
-                        framed, _, data = data.partition(b"\x1c\r")
-                        segments = [line.split("|") for line in framed[1:].decode().split("\r") if line]
-                        receiver.received.append(segments)
-                        control_id = segments[0][9]
-                        said = verdict(control_id)
-                        if said is None:
-                            return
-                        code, error = said
-                        answer = f"MSH|^~\\&|||||||ACK^R01^ACK|1|P|2.5.1\rMSA|{code}|{control_id}\r{error}"
-                        self.request.sendall(b"\x0b" + answer.encode() + b"\x1c\r")
-
-        class Server(socketserver.ThreadingTCPServer):
-            allow_reuse_address, daemon_threads = True, True
-
-        self._server = Server(("127.0.0.1", port), Handler)
-        self.port = int(self._server.server_address[1])
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def __enter__(self) -> Hl7Receiver:
-        return self
-
-    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()

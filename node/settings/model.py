@@ -692,12 +692,11 @@ class HookSettings(SettingsSection):
         return compile_selector(self.where).fields if self.where is not None else frozenset()
 
 
-_MLLP = re.compile(r"mllps?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?!0+$)[0-9]{1,5}")
-_DESTINATION_KINDS = ("url", "s3", "folder", "bids", "hl7")
+_DESTINATION_KINDS = ("url", "s3", "folder", "bids")
 
 
 class Destination(SettingsSection):
-    """[destinations.NAME]: a receiver of routes that is not in [peers]: a server, a folder, a BIDS data set, or HL7."""
+    """[destinations.NAME]: a receiver of routes that is not in [peers]: a server, a folder or a BIDS data set."""
 
     url: str | None = Field(
         None,
@@ -738,13 +737,6 @@ class Destination(SettingsSection):
         None,
         description="file of the key of its pseudonyms; unset: bids.key in the root, which the first start makes",
     )
-    hl7: str | None = Field(
-        None,
-        description="mllp://HOST:PORT, or mllps://HOST:PORT by TLS, that gets an HL7 message ORU^R01 of each "
-        "result (report, segmentation, document)",
-    )
-    hl7_sender: str = Field("VOXELNODE", description="APPLICATION^FACILITY of MSH-3 and MSH-4", max_length=400)
-    hl7_receiver: str = Field("", description="APPLICATION^FACILITY of MSH-5 and MSH-6", max_length=400)
     timeout_seconds: Seconds = Field(60, description="longest wait for a server")
 
     @property
@@ -754,16 +746,14 @@ class Destination(SettingsSection):
 
     def _mistakes(self) -> Iterator[str]:
         if sum(getattr(self, key) is not None for key in _DESTINATION_KINDS) != 1:
-            yield "exactly one of url, s3, folder, bids and hl7 must be given"
+            yield "exactly one of url, s3, folder and bids must be given"
         if self.bids is None and (self.rules or self.key):
             yield "rules and key require bids"
         yield from self._mistakes_of_bucket()
         if self.url is None and self.token_file:
             yield "token_file requires url"
-        if self.url is None and self.s3 is None and self.hl7 is None and self.ca_file:
-            yield "ca_file requires url, s3 or hl7"
-        if self.hl7 is not None and not _MLLP.fullmatch(self.hl7):
-            yield "hl7 must be mllp://HOST:PORT or mllps://HOST:PORT"
+        if self.url is None and self.s3 is None and self.ca_file:
+            yield "ca_file requires url or s3"
         if self.url is not None:
             parts = urlsplit(self.url)
             if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
@@ -1221,8 +1211,6 @@ class Settings(SettingsSection):
                         f"routes.{name}: to: {destination!r} is neither a name in [destinations] nor that of a peer in "
                         f"[peers] with a host{nearest(destination, known) if known else ''}"
                     )
-                elif route.confirm and destination in self.destinations and self.destinations[destination].hl7:
-                    yield f"routes.{name}: {destination} is a receiver of HL7, which cannot confirm: leave confirm out"
 
     def _mistakes_of_otherwise(self, name: str, route: Route) -> Iterator[str]:
         for other_name in route.otherwise:

@@ -32,7 +32,7 @@ from node.settings.model import Destination, Dicom, Peer, Route, Settings
 from tests import make
 from tests.ingest import indexed
 from tests.object_store import object_store
-from tests.peers import Hl7Receiver, Pacs, Proxy, Stow
+from tests.peers import Pacs, Proxy, Stow
 from tests.programs import free_port
 from tests.protocol.conftest import Running, data_set_bytes, until
 from tests.receivers import Answer, Receiver
@@ -818,38 +818,3 @@ def test_two_nodes_that_route_to_each_other_do_not_send_for_ever(source: Callabl
         both["ONE"].run("back/TWO")
         both["TWO"].run("back/ONE")
     assert both["ONE"].state("back/TWO")["delivered"] == both["TWO"].state("back/ONE")["delivered"] == 2
-
-
-def test_a_result_is_told_by_hl7_and_what_is_refused_or_not_answered_is_a_dead_letter_or_tried_again(
-    source: Callable[..., Source],
-) -> None:
-    reports = [make.structured_report(PatientID=f"P{number}") for number in range(4)]
-    port, silent = free_port(), threading.Event()
-    node = source(
-        {"told": Route(when="instance-stored", to=("RIS",))},
-        destinations={"RIS": Destination(hl7=f"mllp://127.0.0.1:{port}", hl7_receiver="RIS^WEST", timeout_seconds=10)},
-    )
-    node.take(reports[:1])
-    node.run("told/RIS")
-    assert "does not answer" in node.state("told/RIS")["trouble"]  # held, and no attempt is counted
-
-    def verdict(control_id: str) -> tuple[str, str] | None:
-        patient = ris.received[-1][1][3]
-        if patient == "P1":
-            return "AE", "ERR||PID^1^5|101^Required field missing^HL70357|E||||Doe^Jane has no name\r"
-        return None if patient == "P2" and not silent.is_set() else ("AA", "")
-
-    with Hl7Receiver(verdict, port) as ris:
-        node.take([*reports[1:], *CT(1)])
-        node.later("told/RIS")
-        silent.set()
-        node.later("told/RIS", 2)
-    told = [message[1][3] for message in ris.received]
-    assert sorted(told) == ["P0", "P1", "P2", "P2", "P3"]
-    ids = [message[0][9] for message in ris.received if message[1][3] == "P2"]
-    assert len(set(ids)) == 1  # by which the receiver knows it
-    assert ris.received[0][0][4:6] == ["RIS", "WEST"]
-    reasons = sorted(row["reason"] for row in node.rows("SELECT reason FROM v_route_messages WHERE state = 'given-up'"))
-    assert reasons[1].startswith("the receiver refused the message with AE: required field missing (101) at PID-5")
-    assert "original rather than a result" in reasons[0]
-    assert "Doe" not in str(reasons)
