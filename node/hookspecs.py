@@ -345,26 +345,6 @@ OpenChannel = Callable[["Settings", str, "Index | None"], "Channel"]
 raises `UsageError` if the hook cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """``voxelnode convert --compare NAME``: another converter, whose volumes are compared with the node's.
-
-    Attributes
-    ----------
-    place : Place
-        A function without parameters that returns a `Comparer`, or raises `UsageError` if there is none here.
-    """
-
-    name: str
-    place: Place
-
-
-Comparer = Callable[["Sequence[Path]", "Sequence[Path]"], dict[str, Any]]
-"""Takes the DICOM files of one series, and the NIfTI files that the node made of them. Returns a row of
-``conversion.json``: ``program``, ``agrees``, ``differences`` (each with ``what``, ``volume``, ``ours``, ``theirs`` and
-``decided_by``), and ``problem``. It is called by several threads at once."""
-
-
 class DestinationKind(Protocol):
     """Destinations of routes that do not take instances one by one, such as folders that follow the node.
 
@@ -780,7 +760,6 @@ class Extension:
     """Keys of [destinations.NAME] that stand for an `OpenReceiver`."""
     channels: Sequence[Key] = ()
     """Keys of [hooks.NAME], each of which stands for an `OpenChannel`."""
-    comparisons: Sequence[Comparison] = ()
     ways: Place = ""
     """`Ways` to take identities out of copies."""
     factors: Sequence[SecondFactor] = ()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from node.errors import UsageError
 from node.hookspecs import (
     AuditCopy,
-    Comparer,
     DestinationKind,
     ErrorPage,
     Extension,
@@ -71,7 +70,6 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.results:EXTENSION",
     "node.extensions.spectroscopy:EXTENSION",
     "node.extensions.worklist:EXTENSION",
-    "node.extensions.second_opinion:EXTENSION",
 )
 
 GROUP = "voxelnode.extensions"
@@ -159,18 +157,6 @@ def _of_key(settings: Settings, keys: Callable[[Extension], Iterable[Key]], name
 
 def _off(key: str) -> UsageError:
     return UsageError(f"{key} is of an extension that [extensions] disabled switches off: remove one of them")
-
-
-def comparer(name: str) -> Comparer:
-    """Return the function that compares conversions of the node with those of another converter.
-
-    Raises UsageError if no extension has a converter of this name, or the program is not on this machine.
-    """
-    places = {comparison.name: comparison.place for extension in installed() for comparison in extension.comparisons}
-    if name not in places:
-        raise UsageError(f"--compare {name}: known converters are {', '.join(sorted(places))}")
-    found: Comparer = resolve(places[name])()
-    return found
 
 
 def results_kind(settings: Settings) -> ResultsKind | None:

@@ -28,7 +28,6 @@ from node.conversion.pool import ConverterDied
 from node.dicom.attributes import instance_attributes
 from node.dicom.header import HeaderCut, read_every, read_header
 from node.errors import NotUnderstood
-from node.hookspecs import Comparer
 from node.index.nouns.converted import SeriesKey
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.volume.reasons import Reason, Refusal
@@ -46,9 +45,6 @@ HEAD_BYTES = (1 << 16, 1 << 20, 16 << 20)
 
 DESCRIBED = ("series_number", "series_description", "protocol_name", "modality")
 """Attributes of a series in ``conversion.json``."""
-
-NIFTI = ("nifti", "nifti-pair")
-"""Formats in which volumes are compared with those of another converter."""
 
 TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolName"}
 """Attributes that people typed, by their names in BIDS."""
@@ -99,7 +95,6 @@ class _Series:
     transfer_syntax_uids: set[str] = field(default_factory=set)
     sop_class_uids: set[str] = field(default_factory=set)
     name: str = ""
-    comparison: dict[str, Any] | None = None
     joined: Joined | None = None
 
     @property
@@ -129,7 +124,6 @@ def convert_folder(
     on_series: Callable[[Listing], None] = lambda listing: None,
     layout: Layout | None = None,
     chosen: Chosen | None = None,
-    compare: Comparer | None = None,
     shown: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Listing:
     """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return ``conversion.json``.
@@ -149,8 +143,6 @@ def convert_folder(
         By default, a folder for each series, named by its number and description.
     chosen : Chosen or None
         Which series are converted; by default all. Regions are drawn on images also if these are not chosen.
-    compare : Comparer or None
-        What another converter makes of each series; the listing then has ``comparisons``, too.
     shown : callable
         Yields the series that it gets, and may show how many are done.
 
@@ -179,14 +171,13 @@ def convert_folder(
                     layout,
                     lambda job: run(job, cancelled),
                     partial(_look_up, grouped, (series.study_instance_uid, series.series_instance_uid)),
-                    compare,
                 )
                 for series in all_series
             ]
             for series, future in shown([*zip(all_series, converting, strict=True)]):
                 row = _listed(series, future.result(), layout)
                 for key, rows in row.items():
-                    listing.setdefault(key, []).extend(rows)
+                    listing[key].extend(rows)
                 on_series(row)
         except BaseException:  # Ctrl-C too
             cancelled.set()
@@ -391,7 +382,6 @@ def _converted(
     layout: Layout,
     run: Callable[[ConversionJob], Converted],
     look_up: Callable[[Sequence[SeriesKey]], tuple[ReferencedSeries, ...]],
-    compare: Comparer | None,
 ) -> Converted | Refusal:
     """Convert one series and put its files in place; return a refusal after a crash."""
     folder = work / uuid.uuid4().hex
@@ -410,9 +400,6 @@ def _converted(
             joined=series.joined,
         )
         converted = run_with_references(job, run, look_up)
-        if compare:
-            ours = [folder / row.path for row in converted.files if row.kind == "volume" and row.format in NIFTI]
-            series.comparison = compare([path for _, path in instances], ours)
         if not _is_ours(out, series.name, series, layout):
             detail = f"another run took the name {series.name} during the conversion: convert again"
             return Refusal(Reason.FAILED, detail, uids)
@@ -583,6 +570,4 @@ def _listed(series: _Series, converted: Converted | Refusal, layout: Layout) -> 
     if series.joined is not None:
         listing["series"][0]["joined_series"] = list(series.joined.series_instance_uids)
     listing["refusals"] = [_refusal_row(series.series_instance_uid, refusal) for refusal in refusals]
-    if series.comparison:
-        listing["comparisons"] = [{**own, **series.comparison}]
     return listing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import textwrap
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -23,13 +22,10 @@ from node.settings import is_configured
 if TYPE_CHECKING:
     from node.conversion.chosen import Chosen
     from node.conversion.offline import Layout
-    from node.hookspecs import Comparer, Extension, ObjectKind
+    from node.hookspecs import Extension, ObjectKind
     from node.settings.convert import Convert
 
 MAX_SKIPPED_SHOWN = 10
-
-MAX_SIDE = 100
-"""Characters of a line that one side of a comparison may take."""
 
 
 def convert(
@@ -120,15 +116,6 @@ def convert(
             "Overrides [convert] repair.",
         ),
     ] = None,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            "--compare",
-            metavar="PROGRAM",
-            help="Also convert each series with PROGRAM (dcm2niix, if it is installed), and print the differences and "
-            "the header values that decide them.",
-        ),
-    ] = None,
     *,
     configured: Configured,
     json: Json = False,
@@ -155,7 +142,6 @@ def convert(
     from node.conversion.offline import convert_folder
     from node.writers.options import write_options
 
-    comparer = _comparer(compare, settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs the cleanup of unfinished files
     bounds = limits(settings)
     converters().objects = objects
@@ -176,7 +162,6 @@ def convert(
             on_series,
             layout,
             selection,
-            comparer,
             partial(each_shown, "converting"),
         )
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
@@ -220,17 +205,6 @@ def _settings(
     unset = {"formats": ("nifti",), "thumbnails": False}
     section = section.model_copy(update={key: value for key, value in unset.items() if key not in keys})
     return section, objects_of(extensions)
-
-
-def _comparer(name: str | None, settings: Convert) -> Comparer | None:
-    if name is None:
-        return None
-    from node.errors import UsageError
-    from node.registry import comparer
-
-    if "nifti" not in settings.formats:
-        raise UsageError(f"--compare {name} compares NIfTI files: add --format nifti")
-    return comparer(name)
 
 
 def _section(configured: Configured, given: Given) -> tuple[Convert, set[str], tuple[Extension, ...]]:
@@ -301,8 +275,6 @@ def _print_series(listing: dict[str, Any]) -> None:
         print(f"{head}  refused {printable(subject)}: {refusal['reason']}: {printable(refusal['detail'])}")
     if volumes:
         _print_volumes(head, series, volumes, is_resampled=is_resampled)
-    for comparison in listing.get("comparisons", ()):
-        _print_comparison(comparison)
 
 
 def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, Any]], *, is_resampled: bool) -> None:
@@ -319,25 +291,6 @@ def _print_volumes(head: str, series: dict[str, Any], volumes: list[dict[str, An
     notes += ["a resampled copy is beside it"] if is_resampled else []
     notes_text = f"  ({'; '.join(notes)})" if notes else ""
     print(f"{head}  {shape:<20}  {spacing:<24}  {printable(first['path'])}{notes_text}", flush=True)
-
-
-def _print_comparison(comparison: dict[str, Any]) -> None:
-    """Print what another converter makes of a series: a line if they agree, else one for each difference."""
-    program = comparison["program"]
-    if comparison["problem"]:
-        print(f"      not compared: {comparison['problem']}")
-    elif comparison["agrees"]:
-        print(f"      as {program} has it")
-    shown: set[str] = set()
-    for row in comparison["differences"]:
-        sides = [textwrap.shorten(str(row[side]), MAX_SIDE, placeholder=" ...") for side in ("ours", "theirs")]
-        volume = f"{row['volume']}: " if row["volume"] else ""
-        print(f"      {printable(volume)}{row['what']}: {sides[0]}; {program}: {sides[1]}")
-        for name, text in row["decided_by"].items():
-            if name not in shown:
-                print(f"          {name}: {printable(text)}")
-        shown.update(row["decided_by"])
-    sys.stdout.flush()
 
 
 def _verdict(verdict: dict[str, Any]) -> str:
