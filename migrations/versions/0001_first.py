@@ -685,7 +685,7 @@ def _work() -> None:
 
 
 def _labels() -> None:
-    """What people say of studies and series, and the searches that they keep."""
+    """What people say of studies and series."""
     op.create_table(
         "labels",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -704,14 +704,6 @@ def _labels() -> None:
         sa.Column("comment", sa.Text(), nullable=False),
         sa.Column("written_by", sa.String(64), nullable=False),
         sa.Column("written_at", sa.DateTime(), nullable=False),
-    )
-    op.create_table(
-        "kept_searches",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("account", sa.String(64), nullable=False),
-        sa.Column("name", sa.String(64), nullable=False),
-        sa.Column("conditions", sa.JSON(), nullable=False),
-        sa.UniqueConstraint("account", "name"),
     )
 
 

@@ -706,18 +706,6 @@ class CommentRow(Base):
     written_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class KeptSearchRow(Base):
-    """A search for studies that an account keeps under a name."""
-
-    __tablename__ = "kept_searches"
-    __table_args__ = (UniqueConstraint("account", "name"),)
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    account: Mapped[str] = mapped_column(String(64))
-    name: Mapped[str] = mapped_column(String(64))
-    conditions: Mapped[dict[str, Any]] = mapped_column(JSON)  # fields of the form that are set
-
-
 class ProjectRow(Base):
     """A project: series that some accounts and peers may see, and no others; see `node.index.engine.scope`."""
 

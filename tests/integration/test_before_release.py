@@ -33,7 +33,7 @@ BEFORE = Path(__file__).parent / "before"
 
 SINCE = frozenset(
     {
-        "lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes", "shares",
+        "lost_instances", "protocols", "trash", "labels", "comments", "recovery_codes", "shares",
         "projects", "project_members", "limited_accounts", "project_contents", "added_peers",
         "added_routes", "added_hooks", "added_retention", "copied_series", "copied_instances", "security_keys",
     }

@@ -1,9 +1,8 @@
-"""Labels, comments and kept searches: by REST, by page, in selectors, and through deletions."""
+"""Labels and comments: by REST, by page, in selectors, and through deletions."""
 
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 
@@ -123,32 +122,6 @@ def test_pages_give_and_take_labels_of_a_study_a_series_and_a_selection(two: Sit
     assert client.get("/studies/1.2.3/series/1.2.3.1").text.count('class="mark"') == 3
     client.post("/studies/1.2.3/labels", data={"label": "urgent", "remove": "true"})
     assert ("1.2.3", None, "urgent") not in labelled(two)
-
-
-def test_kept_searches_are_of_an_account(two: Site) -> None:
-    client = two.client()
-    kept = client.post(
-        "/searches", data={"name": "urgent CT", "modalities": ["CT", "MR"], "words": "a b", "after": "1"}
-    )
-    assert kept.headers["location"] == "/#words=a+b&modalities=CT&modalities=MR"
-    page = client.get("/").text
-    form = re.search(r'<form method="post" action="/">(.*?)</form>', page, re.DOTALL)
-    assert form is not None
-    assert re.findall(r'name="(\w+)" value="(.*?)"', form[1]) == [
-        ("words", "a b"), ("modalities", "CT"), ("modalities", "MR"),
-    ]  # fmt: skip
-    two.account("other", Role.READ)
-    other = two.client(auth=("other", PASSWORD))
-    assert other.get("/api/v1/searches").json() == {"searches": {}}
-    assert other.put("/api/v1/searches/mine", json={"condition": "incomplete"}).status_code == 200
-    assert other.put("/api/v1/searches/mine", json={"condition": "none"}).status_code == 422
-    assert list(client.get("/api/v1/searches").json()["searches"]) == ["urgent CT"]
-    assert client.post("/searches/remove", data={"name": "mine"}).status_code == 404
-    assert other.delete("/api/v1/searches/mine").json() == {"removed": "mine"}
-    for number in range(49):
-        assert client.put(f"/api/v1/searches/{number}", json={}).status_code == 200
-    assert client.put("/api/v1/searches/one-more", json={}).status_code == 400
-    assert client.put("/api/v1/searches/urgent CT", json={}).status_code == 200, "in place of the one that there is"
 
 
 def test_labels_come_back_from_the_trash_and_go_with_the_last_files(two: Site) -> None:

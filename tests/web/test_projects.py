@@ -270,8 +270,6 @@ def test_the_pages_are_of_what_a_member_sees_and_offer_nothing_that_changes_it(s
         assert ben.get(path).status_code == 403, path
 
     assert "Signed in as ben" in ben.get("/account").text
-    kept = ben.post("/searches", data={"name": "mine", "words": "902"})
-    assert (kept.status_code, "mine" in ben.get("/").text) == (303, True)
     made = ben.get("/studies/1.2.902/medium.zip").headers["location"]
     until(lambda: "The file is ready" in ben.get(made).text)
     assert ben.get(f"{made}/file").status_code == 200

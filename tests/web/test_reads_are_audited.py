@@ -54,8 +54,6 @@ NOT_READ = (
             "/studies/{study_instance_uid}/series/{series_instance_uid}/comments",
             "/api/v1/studies/{study_instance_uid}/comments",
             "/comments/{comment}/remove",
-            "/searches",
-            "/searches/remove",
             "/account/password",
             "/account/tokens",
             "/account/tokens/revoke",
@@ -194,8 +192,6 @@ NOT_READ = (
         ("PUT", "/api/v1/retention"),
         ("PUT", "/api/v1/route-rules/{route}"),
         ("DELETE", "/api/v1/route-rules/{route}"),
-        ("PUT", "/api/v1/searches/{name}"),
-        ("DELETE", "/api/v1/searches/{name}"),
     }
 )
 """Routes that change something, which is recorded as a change, or that need a selection or a peer

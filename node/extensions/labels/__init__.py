@@ -1,4 +1,4 @@
-"""What people say of studies and series: labels and comments; and the searches that they keep."""
+"""What people say of studies and series: labels and comments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from node.hookspecs import Action, Command, Extension, OpenedRoot, Router
 
 
 class _Labels(Extension):
-    """Labels and comments by command, REST and page; kept searches by REST and page."""
+    """Labels and comments by command, REST and page."""
 
     name = "labels"
     commands = (

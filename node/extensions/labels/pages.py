@@ -1,30 +1,25 @@
-"""Forms of the pages: give and take labels, write and remove comments, keep and forget searches."""
+"""Forms of the pages: give and take labels, write and remove comments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, StringConstraints
 
 from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARACTERS, ReadMarks
-from node.extensions.labels.searches import MAX_NAME_CHARACTERS, SearchRepository
 from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.extensions.pages.rendering import SEE_OTHER, series_url, study_url
-from node.extensions.pages.studies import StudySearch
-from node.index.engine.scope import within
 from node.index.nouns.accounts import Role
-from node.web.access import Call, ReaderCall, WriterCall, for_projects
+from node.web.access import Call, WriterCall, for_projects
 from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
 
 router = APIRouter(include_in_schema=False)
 
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LABEL_CHARACTERS)]
-SearchName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARACTERS)]
 CommentNumber = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 
@@ -41,12 +36,6 @@ class LabelOfSelected(SelectedStudies, ChangedLabel):
 
 class LabelOfSeries(SelectedSeries, ChangedLabel):
     """The series of a study that are selected, and a label."""
-
-
-class KeptStudySearch(StudySearch):
-    """The fields of the search form, and a name under which they are kept."""
-
-    name: SearchName
 
 
 @router.post(f"{STUDY}/labels")
@@ -107,22 +96,3 @@ def remove_comment(call: WriterCall, comment: CommentNumber) -> Response:
     with call.changing((study, series)):
         call.act("remove-comment", number=comment, any_account=call.account.role == Role.ADMIN)
     return RedirectResponse(series_url(study, series) if series else study_url(study), SEE_OTHER)
-
-
-@router.post("/searches")
-@for_projects
-def keep_search(call: ReaderCall, search: Annotated[KeptStudySearch, Form()]) -> Response:
-    """Keep a search under a name, and return to what it finds."""
-    conditions = search.model_dump(exclude={"name", "after"}, exclude_defaults=True)
-    with within(None):  # of members of projects, too: a search is of the account alone
-        call.node.index.repository(SearchRepository).keep(call.account.name, search.name, conditions)
-    return RedirectResponse(f"/#{urlencode(conditions, doseq=True)}", SEE_OTHER)
-
-
-@router.post("/searches/remove")
-@for_projects
-def forget_search(call: ReaderCall, name: Annotated[SearchName, Form()]) -> Response:
-    """Forget a search."""
-    with within(None):
-        call.node.index.repository(SearchRepository).remove(call.account.name, name)
-    return RedirectResponse("/", SEE_OTHER)

@@ -1,8 +1,7 @@
-"""REST: labels and comments of studies and series, and the searches that the caller keeps."""
+"""REST: labels and comments of studies and series."""
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -10,10 +9,8 @@ from fastapi import Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABELS, ReadMarks, Target
-from node.extensions.labels.searches import MAX_NAME_CHARACTERS, ReadSearches, SearchRepository
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.index.nouns.studies import StudyCondition
 from node.web.access import Call, ReaderCall, WriterCall, for_projects
 from node.web.api.changes import Change, tagged
 from node.web.api.models import Moment, Resource, RowId
@@ -86,41 +83,7 @@ class RemovedComment(Resource):
     removed: RowId
 
 
-class SearchConditions(Resource):
-    """What a kept search looks for, as the list of studies has it."""
-
-    model_config = ConfigDict(extra="forbid", from_attributes=True)
-
-    words: Annotated[str, Field(max_length=200)] = ""
-    description: Annotated[str, Field(max_length=64)] = ""
-    modalities: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=32, default_factory=list)]
-    first_date: dt.date | None = None
-    last_date: dt.date | None = None
-    condition: StudyCondition | None = None
-    label: Annotated[str, Field(max_length=64)] = ""
-
-
-class KeptSearches(Resource):
-    """The searches that the caller keeps, by name."""
-
-    searches: dict[str, dict[str, Any]]
-
-
-class KeptSearch(Resource):
-    """A search that the caller keeps."""
-
-    name: str
-    conditions: dict[str, Any]
-
-
-class RemovedSearch(Resource):
-    """The name that a search had."""
-
-    removed: str
-
-
 CommentNumber = Annotated[RowId, Path(description="number of the comment")]
-SearchName = Annotated[str, Path(min_length=1, max_length=MAX_NAME_CHARACTERS, description="name of the search")]
 
 
 @router.get("/labels")
@@ -205,47 +168,6 @@ def remove_comment(call: WriterCall, change: Change, comment: CommentNumber) -> 
             return call.act("remove-comment", number=comment, any_account=call.account.role == Role.ADMIN)
 
     return change.make(RemovedComment, current, act)
-
-
-@router.get("/searches")
-@for_projects
-def list_searches(call: ReaderCall) -> KeptSearches:
-    """The searches that the caller keeps."""
-    with call.node.index.reading() as index:
-        kept = index.repository(ReadSearches).of_account(call.account.name)
-    call.audit.queried("kept searches", len(kept))
-    return KeptSearches(searches=kept)
-
-
-@router.put("/searches/{name}", responses=problems(*OF_CHANGES))
-def keep_search(call: ReaderCall, change: Change, name: SearchName, conditions: SearchConditions) -> KeptSearch:
-    """Keep a search for studies under a name, in place of the one that had it."""
-    searches, account = call.node.index.repository(SearchRepository), call.account.name
-    fields = conditions.model_dump(mode="json", exclude_defaults=True)
-    return change.make(
-        KeptSearch,
-        lambda index: _search(index, account, name),
-        lambda _: KeptSearch(name=searches.keep(account, name, fields), conditions=fields),
-    )
-
-
-@router.delete("/searches/{name}", responses=problems(*OF_CHANGES))
-def remove_search(call: ReaderCall, change: Change, name: SearchName) -> RemovedSearch:
-    """Forget a search that the caller keeps."""
-    searches, account = call.node.index.repository(SearchRepository), call.account.name
-
-    def act(_: object) -> RemovedSearch:
-        searches.remove(account, name)
-        return RemovedSearch(removed=name)
-
-    return change.make(RemovedSearch, lambda index: _search(index, account, name), act)
-
-
-def _search(index: ReadIndex, account: str, name: str) -> KeptSearch:
-    kept = index.repository(ReadSearches).of_account(account)
-    if name not in kept:
-        raise ResourceNotFound("search")
-    return KeptSearch(name=name, conditions=kept[name])
 
 
 def _labels(call: Call, target: Target) -> Labels:

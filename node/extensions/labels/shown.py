@@ -1,11 +1,10 @@
-"""What the pages of studies and series show of labels, comments and kept searches."""
+"""What the pages of studies and series show of labels and comments."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from node.extensions.labels.marks import ReadMarks, Target
-from node.extensions.labels.searches import ReadSearches
 from node.index.database.reading import ReadIndex
 from node.web.access import Call
 
@@ -29,10 +28,6 @@ def marks_of(call: Call, index: ReadIndex, target: Target) -> dict[str, Any] | N
     }
 
 
-def list_marks(call: Call, index: ReadIndex) -> dict[str, Any]:
-    """Return all labels, and the searches that the account keeps, for the list of studies."""
-    if not is_on(call):
-        return {"has_labels": False, "all_labels": [], "kept_searches": {}}
-    labels = [row["label"] for row in index.repository(ReadMarks).known()]
-    kept = index.repository(ReadSearches).of_account(call.account.name)
-    return {"has_labels": True, "all_labels": labels, "kept_searches": kept}
+def list_labels(call: Call, index: ReadIndex) -> list[str] | None:
+    """Return all labels, for the list of studies; None: they are off."""
+    return [row["label"] for row in index.repository(ReadMarks).known()] if is_on(call) else None

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from node.extensions.labels.marks import ReadMarks, Target
-from node.extensions.labels.shown import list_marks, marks_of
+from node.extensions.labels.shown import list_labels, marks_of
 from node.extensions.pages.many_series import MANY, SeriesSearch, listed
 from node.extensions.pages.rendering import fragment, page, series_url, study_links
 from node.extensions.pages.status_chips import study_chip
@@ -157,7 +157,7 @@ def _page(call: Call, search: StudySearch) -> Response:
             conditions=CONDITIONS,
             headings=HEADINGS,
             columns=CHOSEN_COLUMNS,
-            **list_marks(call, index),
+            all_labels=list_labels(call, index),
         )
 
 

@@ -187,7 +187,7 @@ HISTORY = (
     "projects", "accounts", "recovery_codes", "security_keys", "tokens", "web_sessions",
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
     "protocols", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
-    "labels", "comments", "kept_searches", "shares", "project_members", "limited_accounts",
+    "labels", "comments", "shares", "project_members", "limited_accounts",
     "project_contents", "copied_series", "copied_instances", "added_peers", "added_routes",
     "added_hooks", "added_retention",
 )  # fmt: skip

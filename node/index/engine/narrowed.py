@@ -90,7 +90,6 @@ def _rules(*, is_listed: bool) -> dict[str, str]:
         "events": _OF_STUDY_OR_SERIES.format(of_study=f"t.series_instance_uid IS NULL AND NOT {in_part}"),
         "labels": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
         "comments": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
-        "kept_searches": _OF_ACCOUNT,
     }
 
 

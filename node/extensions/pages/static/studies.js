@@ -124,11 +124,6 @@
     form.remove();
   });
 
-  // A search is kept with all that the filters say.
-  byId("kept")?.addEventListener("formdata", (event) => {
-    for (const [name, value] of new FormData(filters)) event.formData.append(name, value);
-  });
-
   // On a telephone, filters that are set are shown.
   byId("unfold").checked = fields.some((one) => one.name !== "words" && !isSorter(one) && kept.has(one.name));
 
