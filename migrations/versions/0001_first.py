@@ -617,7 +617,6 @@ def _work() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("outcome", sa.String(16)),
         sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("repeats", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.DateTime()),
         sa.Column("tried_at", sa.DateTime()),
         sa.Column("percent", sa.Integer()),

@@ -1071,7 +1071,6 @@ class WorkRow(Base):
     state: Mapped[str] = mapped_column(String(16))
     outcome: Mapped[str | None] = mapped_column(String(16))  # None: it is open
     attempts: Mapped[int] = mapped_column(Integer, default=0)
-    repeats: Mapped[int] = mapped_column(Integer, default=0)  # how often it began again after its end
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: at once, while it waits
     tried_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # the last attempt
     percent: Mapped[int | None] = mapped_column(Integer)  # how far it is

@@ -176,7 +176,7 @@ def _common(kind: str, name: str, key: str, created_at: Any) -> Row:
          "tried_at", "percent", "cancelled_by")
     )  # fmt: skip
     lane = {"kind": kind, "name": name, "destination": "", "key": key}
-    return {**nothing, **lane, "happened_at": created_at, "created_at": created_at, "repeats": 0}
+    return {**nothing, **lane, "happened_at": created_at, "created_at": created_at}
 
 
 def _document(row: Mapping[str, Any], names: Sequence[str]) -> str:

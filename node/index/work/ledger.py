@@ -410,7 +410,7 @@ def end(connection: Connection, decision: Ended, now: dt.datetime, *which: Colum
 def begin_again(connection: Connection, now: dt.datetime, *which: ColumnElement[bool]) -> int:
     """Let work that has ended wait for new attempts; return how many there were."""
     anew = {
-        "outcome": None, "attempts": 0, "repeats": WorkRow.repeats + 1, "due_at": now, "tried_at": None,
+        "outcome": None, "attempts": 0, "due_at": now, "tried_at": None,
         "percent": None, "reason": None, "cancelled_by": None, "ended_at": None,
     }  # fmt: skip
     return move(connection, "again", now, *which, **anew)
