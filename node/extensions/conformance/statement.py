@@ -169,14 +169,15 @@ def _yes(is_so: bool) -> str:
 
 
 def _dimse_services(settings: Settings) -> Table:
-    asked, verbs = _asked(settings), served(settings)
+    asked = _asked(settings)
+    verbs: Mapping[str, str] = served(settings)
     rows = [
         (name_of(VERIFICATION), VERIFICATION, "SCU, SCP", verbs[VERIFICATION]),
         (_STORAGE, "", "SCU, SCP", "store"),
     ]
     for uid in dict.fromkeys((*list(verbs)[1:], *sorted(asked))):
         roles = [role for role, uids in (("SCU", asked), ("SCP", verbs)) if uid in uids]
-        rows.append((name_of(uid), uid, ", ".join(roles), verbs[uid] if uid in verbs else ""))
+        rows.append((name_of(uid), uid, ", ".join(roles), verbs.get(uid, "")))
     return table(("SOP Class", "SOP Class UID", "Role", "`may`"), rows)
 
 
