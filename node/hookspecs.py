@@ -165,14 +165,11 @@ class Service:
 
     Attributes
     ----------
-    service : str
-        Name of its service class, for the conformance statement.
     verb : Verb
         What a peer needs in its `may`.
     """
 
     sop_class_uid: str
-    service: str
     verb: Verb
 
 

@@ -63,7 +63,7 @@ def test_every_route_is_described_with_its_methods(site: Site) -> None:
     tables = {
         name: rows for part in statement_for_programs(Settings())["sections"] for name, rows in part["tables"].items()
     }
-    stated = {row["Resource"].strip("`") for name in RESOURCES for row in tables[name]}
+    stated = {path.strip("`") for name in RESOURCES for row in tables[name] for path in row["Resources"].split(", ")}
     assert stated == set(routes)
 
 

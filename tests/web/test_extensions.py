@@ -68,7 +68,7 @@ def test_the_statement_says_what_is_switched_off() -> None:
         "Storage SOP classes of section 1.1, for C-GET",
         "C-FIND is used to query",
         "of what routes have sent | Yes",
-        "Basic Worklist Management | Modality",
+        "Modality Worklist Information Model - FIND",
         "Basic Profile of PS3.15",
     ):
         assert (service in whole, service in without) == (True, False), service

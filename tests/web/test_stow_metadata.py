@@ -354,8 +354,7 @@ def test_a_body_that_ends_too_early_stores_nothing(site: Site) -> None:
 def picture(mode: str, name: str, **options: Any) -> tuple[bytes, np.ndarray[Any, Any]]:
     """A picture that a browser could have made, and its samples."""
     shape = (5, 7, 3) if mode == "RGB" else (5, 7)
-    values = np.arange(np.prod(shape)).reshape(shape)
-    samples = (values * 257).astype("<u2") if mode == "I;16" else (values * 2).astype(np.uint8)
+    samples = (np.arange(np.prod(shape)) * 2).reshape(shape).astype(np.uint8)
     stream = BytesIO()
     Image.fromarray(samples).save(stream, name, **options)
     return stream.getvalue(), samples
@@ -377,9 +376,6 @@ def uid_of(model: dict[str, Any]) -> str:
     [
         ("RGB", "JPEG", "image/jpeg", "1.2.840.10008.1.2.4.50", "YBR_FULL_422"),
         ("L", "JPEG", "image/jpeg", "1.2.840.10008.1.2.4.50", "MONOCHROME2"),
-        ("RGB", "PNG", "image/png", "1.2.840.10008.1.2.1", "RGB"),
-        ("L", "PNG", "image/png", "1.2.840.10008.1.2.1", "MONOCHROME2"),
-        ("I;16", "PNG", "image/png", "1.2.840.10008.1.2.1", "MONOCHROME2"),
         ("RGB", "JPEG2000", "image/jp2", "1.2.840.10008.1.2.4.90", "YBR_RCT"),
     ],
 )
@@ -392,7 +388,7 @@ def test_a_picture_is_stored_with_the_media_type_alone(
     assert response.status_code == 200, response.text
     given = kept(site, uid_of(model))
     assert (given.file_meta.TransferSyntaxUID, given.PhotometricInterpretation) == (syntax, photometric)
-    assert (given.Rows, given.Columns, given.BitsStored) == (5, 7, 16 if mode == "I;16" else 8)
+    assert (given.Rows, given.Columns, given.BitsStored) == (5, 7, 8)
     assert given.get("LossyImageCompression") == ("01" if name == "JPEG" else None)
     if name == "JPEG":
         assert given.pixel_array.shape == samples.shape
@@ -437,13 +433,11 @@ def test_a_film_is_stored_with_the_description_of_the_metadata(targets: dict[str
     [
         ("image/jpeg", picture("RGB", "JPEG", progressive=True)[0], "7FE00010: progressive JPEG"),
         ("image/jpeg", picture("RGB", "PNG")[0], "7FE00010: compressed frame: "),
-        ("image/png", picture("RGB", "JPEG")[0], "7FE00010: the part is no PNG"),
-        ("image/png", picture("RGB", "PNG")[0][:-30], "7FE00010: the part is no PNG"),
-        ("image/png", picture("RGB", "PNG", transparency=(0, 2, 4))[0], "7FE00010: a PNG with transparency"),
+        ("image/png", picture("RGB", "PNG")[0], "a part is neither metadata nor bulk data: image/png"),
         ("application/pdf", b"%PDF-1.4", "7FE00010: a part of the type application/pdf is a document"),
         ("text/html", b"<html>", "a part is neither metadata nor bulk data: text/html"),
     ],
-    ids=range(7),
+    ids=range(5),
 )
 def test_pictures_that_dicom_cannot_have_are_refused_with_the_cause(
     targets: dict[str, Site], media_type: str, data: bytes, told: str

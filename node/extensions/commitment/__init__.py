@@ -13,7 +13,7 @@ class _Commitment(Extension):
     """The Storage Commitment Push Model."""
 
     name = "commitment"
-    services = (Service(STORAGE_COMMITMENT, "Storage Commitment", "commit"),)
+    services = (Service(STORAGE_COMMITMENT, "commit"),)
     routers = (
         Router("dicomweb", "node.extensions.dicomweb.capabilities:router"),
         Router("dicomweb", f"{__name__}.web:router", "Storage Commitment Service", f"{__name__}.web:TRANSACTIONS"),

@@ -21,9 +21,8 @@ The node is an SCP of the Storage Commitment Push Model SOP Class.
 """
 
 WEB_COMMITMENT = """\
-A request (PS3.18 13.4) for at most 2000 instances in Referenced SOP Sequence is answered with 200 when their
-files were read, so Result Check has nothing to give and is answered with 404. A Transaction UID whose request is being
-answered is a conflict, 409. Requests by Referenced Study Sequence are refused with 400.
+A request for at most 2000 instances in Referenced SOP Sequence is answered with 200 when their files were read, so
+Result Check is answered with 404. Requests by Referenced Study Sequence are refused with 400.
 
 [table commitment_resources]
 """

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any
 
 _HEADING = re.compile(r"^(##+) (.+)$", flags=re.MULTILINE)
-_TABLE = re.compile(r"^\[table (\w+)\]$", flags=re.MULTILINE)
+_TABLE = re.compile(r"^\[(table|list) (\w+)\]$", flags=re.MULTILINE)
+"""Where a table stands: as a table, or as plain lines, if its rows are many and need no names of columns."""
+
 _CONTENTS = "[contents]"
 
 
@@ -28,6 +30,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
         if len(row) != len(columns):
             raise ValueError(f"{len(row)} cells below {len(columns)} columns: {row}")
     return Table(tuple(columns), cells)
+
+
+def merged(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return rows with those joined that differ in their first cell only."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for first, *others in rows:
+        found.setdefault(tuple(others), []).append(first)
+    return [(", ".join(dict.fromkeys(firsts)), *others) for others, firsts in found.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +61,10 @@ class Section:
 def as_markdown(template: str, values: Mapping[str, str], tables: Mapping[str, Table]) -> str:
     """Return the template as Markdown, with numbered headings, values and tables; an unknown one is a KeyError."""
     title, sections = _sections(template, values)
-    contents = "\n".join(
-        f"{'  ' * (section.level - 1)}- {section.heading}" for section in sections if section.level <= 2
-    )
+    contents = "\n".join(f"- {section.heading}" for section in sections if section.level == 1)
     parts = [title]
     for section in sections:
-        body = _TABLE.sub(lambda match: _markdown_table(tables[match[1]]), section.body)
+        body = _TABLE.sub(lambda match: _LAYOUTS[match[1]](tables[match[2]]), section.body)
         parts.append(f"{'#' * (section.level + 1)} {section.heading}")
         parts.append(body.replace(_CONTENTS, contents))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -74,7 +82,7 @@ def as_json(template: str, values: Mapping[str, str], tables: Mapping[str, Table
                 "text": _TABLE.sub("", section.body).replace(_CONTENTS, "").strip(),
                 "tables": {
                     name: [dict(zip(tables[name].columns, row, strict=True)) for row in tables[name].rows]
-                    for name in _TABLE.findall(section.body)
+                    for _, name in _TABLE.findall(section.body)
                 },
             }
             for section in sections
@@ -106,3 +114,12 @@ def _numbered(headings: Sequence[tuple[str, str, str]]) -> Iterator[Section]:
 def _markdown_table(content: Table) -> str:
     rows = [content.columns, ("---",) * len(content.columns), *content.rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+
+def _lines(content: Table) -> str:
+    widths = [max(map(len, column)) for column in zip(*content.rows, strict=True)]
+    padded = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in content.rows)
+    return "\n".join(f"    {line}" for line in padded)
+
+
+_LAYOUTS = {"table": _markdown_table, "list": _lines}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
+from itertools import chain, groupby
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,7 +20,6 @@ from node.dicom.keys import SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import (
     APPLICATION_CONTEXT,
-    INSTANCE_AVAILABILITY_NOTIFICATION,
     SERVICES,
     STORAGE_COMMITMENT,
     STUDY_ROOT_GET,
@@ -31,9 +30,11 @@ from node.dicom.uids import (
     registered,
 )
 from node.errors import UsageError
-from node.extensions.conformance.document import Table, as_json, as_markdown, table
+from node.extensions.conformance.document import Table, as_json, as_markdown, merged, table
 from node.extensions.conformance.statuses import http_statuses, statuses
 from node.extensions.dicomweb.capabilities import Resource, Transaction, offered
+from node.extensions.dicomweb.media_types import MULTIPART
+from node.extensions.dicomweb.qido import DEFAULTS
 from node.extensions.peers.get import COMPRESSED
 from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
@@ -42,38 +43,18 @@ from node.version import __version__
 from node.volume.read.transfer_syntaxes import can_decode
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A UID of PS3.6 Annex A."""
-
-    uid: str
-    name: str
-    retired: bool
+def _registered(kind: str) -> list[str]:
+    return [uid for uid, (_, type_, *_) in UID_dictionary.items() if type_ == kind]
 
 
-def _registered(kind: str) -> list[Registered]:
-    return [
-        Registered(uid, name, bool(retired))
-        for uid, (name, type_, _, retired, _) in UID_dictionary.items()
-        if type_ == kind
-    ]
-
-
-STORAGE_CLASSES = tuple(known for known in _registered("SOP Class") if is_storage_class(known.uid))
+STORAGE_CLASSES = tuple(filter(is_storage_class, _registered("SOP Class")))
 """Accepted storage SOP classes of the standard; private and newer ones are accepted too."""
 
-TRANSFER_SYNTAXES = tuple(known for known in _registered("Transfer Syntax") if is_accepted_transfer_syntax(known.uid))
+TRANSFER_SYNTAXES = tuple(filter(is_accepted_transfer_syntax, _registered("Transfer Syntax")))
 """Transfer syntaxes in which instances are accepted."""
 
 UNCOMPRESSED = tuple(f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".1.98", ".1.99"))
 """Native pixel data, or encapsulated but uncompressed pixel data (PS3.5 A.1 to A.5)."""
-
-
-def accepted_contexts(services: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
-    """Return every accepted abstract syntax, of storage and `services`, with its accepted transfer syntaxes."""
-    syntaxes = [known.uid for known in _registered("Transfer Syntax")]
-    abstract = [*services, *(known.uid for known in STORAGE_CLASSES)]
-    return {uid: tuple(syntax for syntax in syntaxes if choose_transfer_syntax(uid, [syntax])) for uid in abstract}
 
 
 def name_of(uid: str) -> str:
@@ -95,65 +76,50 @@ _MATCHING = {
     "AS": "single value",
     "IS": "single value",
     "US": "single value",
-    "DA": "single value, range; combined with its time",
-    "TM": "single value, range",
-    "PN": "single value, wild card, case-insensitive, by component group; fuzzy",
+    "DA": "range",
+    "TM": "range",
+    "PN": "wild card, case-insensitive, by component group; fuzzy",
 }
 """Matching by value representation (PS3.4 C.2.2.2); other representations are matched as `_MATCHING_OF_TEXT`."""
 
-_MATCHING_OF_TEXT = "single value, wild card"
+_MATCHING_OF_TEXT = "wild card"
 
 
 def values_of(settings: Settings) -> Mapping[str, str]:
     """Return the values of the placeholders of the template."""
-    terms = sorted(term for term in python_encoding if term.startswith(("ISO_IR ", "ISO 2022 IR ", "GB")))
     return {
         "version": __version__,
         "ae_title": settings.dicom.ae_title,
         "configuration": "the default configuration" if settings == Settings() else "that of one site",
-        "character_sets": ", ".join(f"`{term}`" for term in terms),
+        "character_sets": "; ".join(_terms(prefix) for prefix in ("ISO_IR", "ISO 2022 IR")),
         "tls_suites": BCP_195_SUITES,
-        "services": ", ".join(dict.fromkeys(("Verification", "Storage", *_services(settings).values()))),
     }
 
 
-def _services(settings: Settings) -> Mapping[str, str]:
-    """Return the service classes of the SOP classes that the node serves or asks for, but Verification and storage."""
-    known = {*served(settings), *_asked(settings)}
-    own = {
-        uid: "Storage Commitment" if uid == STORAGE_COMMITMENT else "Query/Retrieve" for uid in SERVICES if uid in known
-    }
-    added = (service for extension in enabled(settings) for service in extension.services)
-    return own | {service.sop_class_uid: service.service for service in added}
+def _terms(prefix: str) -> str:
+    """Return the Defined Terms of character sets that have a prefix and a number."""
+    numbers = sorted(int(term.removeprefix(prefix)) for term in python_encoding if term.startswith(f"{prefix} "))
+    return f"{prefix} {', '.join(map(str, numbers))}"
 
 
 def tables_of(settings: Settings) -> Mapping[str, Table]:
     """Return the tables of the template by name."""
     return {
-        "storage_classes": table(
-            ("SOP Class", "SOP Class UID", "Retired"), [_row(registered) for registered in STORAGE_CLASSES]
-        ),
-        "transfer_syntaxes": table(
-            ("Transfer Syntax", "Transfer Syntax UID", "Retired", "Read"),
-            [(*_row(registered), _yes(is_read(registered.uid))) for registered in TRANSFER_SYNTAXES],
-        ),
+        "storage_classes": _named("SOP Class", STORAGE_CLASSES),
+        "read_syntaxes": _named("Transfer Syntax", filter(is_read, TRANSFER_SYNTAXES)),
+        "other_syntaxes": _named("Transfer Syntax", (uid for uid in TRANSFER_SYNTAXES if not is_read(uid))),
         "dimse_services": _dimse_services(settings),
         "web_services": _web_services(settings),
-        "media_services": table(
-            ("Service", "File-set Creator", "File-set Reader", "File-set Updater"),
-            [("Any file-set, with or without a DICOMDIR", "No", "Yes", "No")],
-        ),
-        "mapping": _mapping(settings),
         "query_keys": table(
-            ("Level", "Key", "VR", "Unique", "Matching"), [row for level in Level for row in query_keys(level)]
+            ("Keys", "Level", "Matching"),
+            merged(row for level in Level for row in _query_keys(level)),
         ),
         "web_media_types": _web_media_types(settings),
-        "web_parameters": _web_parameters(settings),
-        "web_headers": _web_headers(settings),
-        "dicom_keys": _keys("dicom", Dicom, settings.dicom),
-        "peer_keys": _keys("peers.NAME", Peer, None),
-        "web_keys": _keys("web", Web, settings.web),
-        "audit_keys": _keys("audit", AuditSettings, settings.audit),
+        "web_requests": _web_requests(settings),
+        "dicom_keys": _keys(Dicom, settings.dicom),
+        "peer_keys": _keys(Peer, None),
+        "web_keys": _keys(Web, settings.web),
+        "audit_keys": _keys(AuditSettings, settings.audit),
         "association": _association(settings.dicom),
         "proposed_contexts": _proposed_contexts(settings),
         "accepted_contexts": _accepted_contexts(settings),
@@ -191,8 +157,11 @@ def _of_extensions(settings: Settings) -> Mapping[str, Table]:
     return {name: content for place in places for name, content in resolve(place)(settings).items()}
 
 
-def _row(registered: Registered) -> tuple[str, str, str]:
-    return registered.name, registered.uid, _yes(registered.retired)
+def _named(kind: str, uids: Iterable[str]) -> Table:
+    """Return UIDs with their names, which leave out what they all are, and say what is retired."""
+    names = {uid: name_of(uid).removesuffix(" Storage") for uid in uids}
+    rows = [(uid, f"{name}{' (Retired)' if registered(uid).is_retired else ''}") for uid, name in names.items()]
+    return table((f"{kind} UID", kind), rows)
 
 
 def _yes(is_so: bool) -> str:
@@ -200,18 +169,16 @@ def _yes(is_so: bool) -> str:
 
 
 def _dimse_services(settings: Settings) -> Table:
+    asked = _asked(settings)
+    verbs: Mapping[str, str] = served(settings)
     rows = [
-        ("Verification", name_of(VERIFICATION), VERIFICATION, "Yes", "Yes"),
-        ("Storage", _STORAGE, "", "Yes", "Yes"),
+        (name_of(VERIFICATION), VERIFICATION, "SCU, SCP", verbs[VERIFICATION]),
+        (_STORAGE, "", "SCU, SCP", "store"),
     ]
-    rows += [
-        (service, name_of(uid), uid, _yes(uid in _asked(settings)), _yes(uid in served(settings)))
-        for uid, service in _services(settings).items()
-    ]
-    uid = INSTANCE_AVAILABILITY_NOTIFICATION
-    rows.append(("Instance Availability Notification", name_of(uid), uid, _yes(uid in _asked(settings)), "No"))
-    rows += [(service, "", "", "No", "No") for service in ("Unified Worklist and Procedure Step", "Print Management")]
-    return table(("Service", "SOP Class", "SOP Class UID", "SCU", "SCP"), rows)
+    for uid in dict.fromkeys((*list(verbs)[1:], *sorted(asked))):
+        roles = [role for role, uids in (("SCU", asked), ("SCP", verbs)) if uid in uids]
+        rows.append((name_of(uid), uid, ", ".join(roles), verbs.get(uid, "")))
+    return table(("SOP Class", "SOP Class UID", "Role", "`may`"), rows)
 
 
 def _asked(settings: Settings) -> set[str]:
@@ -240,20 +207,12 @@ def _web_services(settings: Settings) -> Table:
 
 
 def resource_table(of_service: Iterable[Resource]) -> Table:
-    """Return the resources of one service, by their paths."""
-    return table(
-        ("Methods", "Resource", "Transaction", "PS3.18", "Description"),
-        [
-            (
-                ", ".join(_methods(resource)),
-                f"`{resource.path}`",
-                resource.transaction.name,
-                resource.transaction.section,
-                resource.purpose,
-            )
-            for resource in of_service
-        ],
+    """Return the resources of one service, by their transactions."""
+    rows = (
+        (f"`{resource.path}`", resource.transaction.name, resource.transaction.section, ", ".join(_methods(resource)))
+        for resource in of_service
     )
+    return table(("Resources", "Transaction", "PS3.18", "Methods"), merged(rows))
 
 
 def _methods(resource: Resource) -> Sequence[str]:
@@ -262,79 +221,63 @@ def _methods(resource: Resource) -> Sequence[str]:
 
 
 def _transactions(settings: Settings) -> Mapping[str, list[Transaction]]:
-    """Return the transactions by name, each once."""
     found: dict[str, list[Transaction]] = {}
     for resource in offered(settings):
-        named = found.setdefault(resource.transaction.name, [])
-        if resource.transaction not in named:
-            named.append(resource.transaction)
+        found.setdefault(resource.transaction.name, []).append(resource.transaction)
     return found
 
 
 def _web_media_types(settings: Settings) -> Table:
-    rows = []
-    for name, transactions in _transactions(settings).items():
-        produced = dict.fromkeys(media_type for one in transactions for media_type in one.produces)
-        consumed = dict.fromkeys(media_type for one in transactions for media_type in one.consumes)
-        rows.append((name, ", ".join(f"`{media_type}`" for media_type in consumed) or "none", _listed(produced)))
-    return table(("Transaction", "Request", "Response"), rows)
+    rows = [
+        (name, _media_types(one.consumes for one in several), _media_types(one.produces for one in several))
+        for name, several in _transactions(settings).items()
+    ]
+    return table(("Transactions", "Request", "Response"), merged(rows))
 
 
-def _listed(media_types: Iterable[str]) -> str:
-    """Return media types, the default one first."""
-    return ", ".join(f"`{media_type}`" for media_type in media_types)
+def _media_types(of_transactions: Iterable[Iterable[str]]) -> str:
+    """Return media types in their order; what is in a multipart message behind its type."""
+    texts = []
+    for multipart, several in groupby(dict.fromkeys(chain(*of_transactions)), lambda one: one.startswith(MULTIPART)):
+        names = ", ".join(f"`{one.partition('type=')[2].strip(chr(34)) if multipart else one}`" for one in several)
+        texts.append(f"{MULTIPART} of {names}" if multipart else names)
+    return "; ".join(texts) or "none"
 
 
-def _web_parameters(settings: Settings) -> Table:
-    rows = []
-    for name, transactions in _transactions(settings).items():
-        parameters = {key: meaning for one in transactions for key, meaning in one.parameters.items()}
-        rows += [(name, f"`{key}`", meaning) for key, meaning in parameters.items()]
-    return table(("Transaction", "Query Parameter", "Meaning"), rows)
+def _web_requests(settings: Settings) -> Table:
+    rows = [
+        (name, _each_once(one.parameters for one in several), _each_once(one.headers for one in several))
+        for name, several in _transactions(settings).items()
+    ]
+    return table(("Transactions", "Query Parameters", "Request Header Fields"), merged(rows))
 
 
-def _web_headers(settings: Settings) -> Table:
-    rows = []
-    for name, transactions in _transactions(settings).items():
-        rows.append((name, ", ".join(dict.fromkeys(header for one in transactions for header in one.headers))))
-    return table(("Transaction", "Request Header Fields"), rows)
+def _each_once(texts: Iterable[Iterable[str]]) -> str:
+    return ", ".join(dict.fromkeys(chain(*texts))) or "none"
 
 
-def _mapping(settings: Settings) -> Table:
-    services = ["Verification", "Storage", *map(name_of, _services(settings))]
-    rows = [(service, f'"{settings.dicom.ae_title}"') for service in services]
-    return table(("Service", "Application Entity"), [*rows, ("DICOM web services", "HTTP server")])
-
-
-def query_keys(level: Level) -> Sequence[tuple[str, ...]]:
-    """Return level, keyword, VR, whether it is unique, and matching of each key; those within sequences with `>`."""
-    rows = []
+def _query_keys(level: Level) -> Iterator[tuple[str, ...]]:
+    """Yield key, level and matching; QIDO-RS returns keys with a mark by default."""
     for keyword in SUPPORTED[level]:
         key = key_of(keyword, level)
         if key is None:
             continue
-        matching = _MATCHING.get(key.vr, _MATCHING_OF_TEXT) if key.matched else "none; returned only"
+        matching = _MATCHING.get(key.vr, _MATCHING_OF_TEXT) if key.matched else "returned only"
+        if keyword == UNIQUE_KEYS[level]:
+            matching += "; unique key"
         if keyword == TIMEZONE:
-            matching += "; in C-FIND returned only"
-        rows.append((level.name, keyword, key.vr, "unique" if keyword == UNIQUE_KEYS[level] else "", matching))
-        rows += [
-            (level.name, f"> {inner.keyword}", inner.vr, "", _MATCHING.get(inner.vr, _MATCHING_OF_TEXT))
-            for inner in key.items
-        ]
-    return rows
+            matching += "; by C-FIND returned only"
+        mark = "†" if keyword == UNIQUE_KEYS[level] or keyword in DEFAULTS[max(level, Level.STUDY)] else ""
+        yield f"{keyword}{mark}", level.name, matching
+        for inner in key.items:
+            yield f"{keyword}.{inner.keyword}{mark}", level.name, _MATCHING.get(inner.vr, _MATCHING_OF_TEXT)
 
 
-def _keys(section: str, model: type[BaseModel], values: BaseModel | None) -> Table:
-    return table(("Parameter", "Value", "Meaning"), list(_key_rows(section, model, values)))
-
-
-def _key_rows(section: str, model: type[BaseModel], values: BaseModel | None) -> Iterator[tuple[str, ...]]:
-    for key, field in model.model_fields.items():
-        value = getattr(values, key) if values else _default(field)
-        if isinstance(value, BaseModel):
-            yield from _key_rows(f"{section}.{key}", type(value), value)
-        else:
-            yield f"`[{section}] {key}`", _value(value), field.description or ""
+def _keys(model: type[BaseModel], values: BaseModel | None) -> Table:
+    """Return keys and values of a section, but not those of the sections in it."""
+    found = {key: getattr(values, key, _default(field)) for key, field in model.model_fields.items()}
+    rows = [(key, _value(value)) for key, value in found.items() if not isinstance(value, BaseModel)]
+    return table(("Parameter", "Value"), rows)
 
 
 def _default(field: FieldInfo) -> object:
@@ -372,34 +315,31 @@ def _association(dicom: Dicom) -> Table:
 
 
 def _proposed_contexts(settings: Settings) -> Table:
-    asked = _asked(settings)
-    notified = asked & {INSTANCE_AVAILABILITY_NOTIFICATION}
-    compressed = ", ".join(map(name_of, COMPRESSED))
-    retrieved = [(f"{_STORAGE}, for C-GET", "", f"{_NATIVE}; {compressed}", "SCP, by role selection")]
+    retrieved = (f"{_STORAGE}, for C-GET", f"{_NATIVE}; {', '.join(COMPRESSED)}", "SCP, by role selection")
     rows = [
-        (name_of(VERIFICATION), VERIFICATION, _NATIVE, "SCU"),
-        (f"{_STORAGE}, of the instances to send", "", f"as stored; {_NATIVE}", "SCU"),
-        *(retrieved if STUDY_ROOT_GET in asked else ()),
-        *((name, uid, _NATIVE, "SCU") for uid, name in SERVICES.items() if uid in asked),
-        *((name_of(uid), uid, _NATIVE, "SCU") for uid in notified),
-        *((name, uid, _NATIVE, "SCP, for reports") for uid, name in SERVICES.items() if "Commitment" in name),
+        ("SOP classes of section 1.2 with this role", _NATIVE, "SCU"),
+        (f"{_STORAGE}, of the instances to send", f"as stored; {_NATIVE}", "SCU"),
+        *([retrieved] if STUDY_ROOT_GET in _asked(settings) else ()),
+        (name_of(STORAGE_COMMITMENT), _NATIVE, "SCP, for reports"),
     ]
-    return table(("Abstract Syntax", "UID", "Transfer Syntaxes", "Role"), rows)
+    return table(("Abstract Syntaxes", "Transfer Syntaxes", "Role"), rows)
 
 
 def _accepted_contexts(settings: Settings) -> Table:
-    verbs = served(settings)
-    contexts = accepted_contexts(verbs)
+    known = _registered("Transfer Syntax")
+    [others] = {
+        tuple(one for one in known if choose_transfer_syntax(uid, [one]))
+        for uid in served(settings)
+        if uid != VERIFICATION
+    }
     every = f"all {len(TRANSFER_SYNTAXES)} of section 1.1"
-    rows: list[tuple[str, ...]] = [
-        (name_of(uid), uid, "any" if uid == VERIFICATION else ", ".join(map(name_of, contexts[uid])), "SCP", verb)
-        for uid, verb in verbs.items()
+    rows = [
+        (name_of(VERIFICATION), "any", "SCP"),
+        ("Others of section 1.2 with this role", ", ".join(map(name_of, others)), "SCP"),
+        (_STORAGE, every, "SCP; SCU for C-GET"),
+        ("SOP classes that PS3.6 does not define", every, "SCP; SCU for C-GET"),
     ]
-    rows += [
-        (classes, "", every, "SCP; SCU for C-GET", "store; retrieve")
-        for classes in (_STORAGE, "SOP classes that PS3.6 does not define")
-    ]
-    return table(("Abstract Syntax", "UID", "Transfer Syntaxes", "Role", "`may`"), rows)
+    return table(("Abstract Syntaxes", "Transfer Syntaxes", "Role"), rows)
 
 
 def statement(settings: Settings) -> str:

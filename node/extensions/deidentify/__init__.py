@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 PROFILES = """\
 The Basic Profile of PS3.15 Annex E with all options, by the command `voxelnode deidentify` on files, on copies that
 leave by routes and downloads for which the configuration names it, and on those for the members of de-identified
-projects. All other instances are stored and transmitted as
-received.
+projects. All other instances are stored and transmitted as received.
 """
 COPIES = """\
 A copy without identities has other values, or none, for the attributes of PS3.15 Table E.1-1, by the options of its
@@ -34,9 +33,9 @@ Information Modified (0028,0303) and, if pixels were cleaned, Burned In Annotati
 """
 
 METHODS = """\
-De-identification Method Code Sequence has the code of the profile, and those of the options that were applied.
+De-identification Method Code Sequence has the code (DCM) of the profile, and those of the options that were applied:
 
-[table deidentification_codes]
+[list deidentification_codes]
 """
 """The sections of the conformance statement."""
 
@@ -47,11 +46,7 @@ def statement_tables(settings: Settings) -> Mapping[str, ConformanceTable]:
     from node.extensions.deidentify.profile import BASIC_PROFILE, CODES
 
     codes = [BASIC_PROFILE, *CODES.values()]
-    return {
-        "deidentification_codes": table(
-            ("Coding Scheme", "Code Value", "Code Meaning"), [("DCM", *code) for code in sorted(codes)]
-        )
-    }
+    return {"deidentification_codes": table(("Code Value (DCM)", "Code Meaning"), sorted(codes))}
 
 
 class _Deidentify(Extension):

@@ -26,7 +26,6 @@ from node.extensions.dicomweb.pixel_parts import (
     DERIVED,
     FRAMES,
     PHOTOMETRIC,
-    PICTURES,
     ROWS,
     SAMPLES,
     Pixels,
@@ -176,7 +175,7 @@ def _bulk_data(model: Json, located: dict[str, list[_Spooled]], uri: str, pixels
     parts = located.get(uri, [])
     if len(parts) > 1:
         raise NotEncodable("several parts have one Content-Location, which only frames may share")
-    if parts and (parts[0].transfer_syntax_uid != EXPLICIT_LITTLE_ENDIAN or parts[0].media_type in PICTURES):
+    if parts and parts[0].transfer_syntax_uid != EXPLICIT_LITTLE_ENDIAN:
         raise NotEncodable("only pixel data may be compressed; other bulk data are application/octet-stream")
     return parts[0] if parts else None
 

@@ -273,10 +273,10 @@ def plain_name(media_type: str) -> str:
 def bulk_data_syntax(media_type: str, transfer_syntax_uid: str) -> str | None:
     """Return the transfer syntax of a part of bulk data by its headers; None if the media type is none for bulk data.
 
-    An empty ``transfer-syntax`` parameter means the default of the media type; documents, PNG and GIF have none.
+    An empty ``transfer-syntax`` parameter means the default of the media type; documents have none.
     """
     media_type = plain_name(media_type)
-    if media_type in DOCUMENTS_IN_PARTS or media_type in (PNG, GIF):
+    if media_type in DOCUMENTS_IN_PARTS:
         return EXPLICIT_LITTLE_ENDIAN if transfer_syntax_uid in ("", ANY, EXPLICIT_LITTLE_ENDIAN) else None
     if media_type not in _BULK_DATA_SYNTAXES:
         return None

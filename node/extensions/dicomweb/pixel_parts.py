@@ -1,21 +1,19 @@
 """Parts with pixel data: their transfer syntax if the client did not say it, and the description of their pixels.
 
-PS3.18 10.5.2 lets clients send compressed frames and pictures as they have them, and leave the Image Pixel Description
-Macro out. Only what the bytes say for certain is derived.
+PS3.18 10.5.2 lets clients send compressed frames as they have them, and leave the Image Pixel Description Macro out.
+Only what the bytes say for certain is derived.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import BinaryIO, Protocol
 
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
-from node.dicom.json_model import BulkData, Json, NotEncodable, text_of
+from node.dicom.json_model import BulkData, Json, NotEncodable
 from node.errors import ConversionRefused
-from node.extensions.dicomweb.media_types import GIF, JPEG, PNG
+from node.extensions.dicomweb.media_types import JPEG
 from node.volume.read.codestreams import Codestream, jpeg_2000_start, jpeg_segments, read_codestream
 from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES
 
@@ -58,8 +56,6 @@ _LOSSY_SYNTAXES = {
 """Transfer syntax of a codestream with loss, by media type."""
 
 _VIDEO_PREFIX = "1.2.840.10008.1.2.4.10"
-PICTURES = frozenset((PNG, GIF))
-"""Media types without a transfer syntax, whose pixels are stored uncompressed."""
 
 
 class PixelPart(BulkData, Protocol):
@@ -111,8 +107,6 @@ def pixels_of(model: Json, parts: Sequence[PixelPart]) -> Pixels:
     """
     if not parts:
         return Pixels(model, parts, EXPLICIT_LITTLE_ENDIAN)
-    if parts[0].media_type in PICTURES:
-        return _of_picture(model, parts)
     syntaxes = {_syntax(part) for part in parts}
     if len(syntaxes) > 1:
         raise NotEncodable("7FE00010: the parts of the pixel data have different transfer syntaxes")
@@ -253,7 +247,9 @@ def _described(model: Json, frames: Sequence[BulkData], part: PixelPart, syntax:
     if codestream.lossy and _LOSSY not in model:
         native = codestream.rows * codestream.columns * codestream.samples * (1 + (codestream.precision > 8))
         ratio = native * len(frames) / max(1, sum(frame.length for frame in frames))
-        described |= _lossy(f"{ratio:.2f}", _METHODS.get(part.media_type, ""))
+        described |= {_LOSSY: {"vr": "CS", "Value": ["01"]}, _RATIO: {"vr": "DS", "Value": [f"{ratio:.2f}"]}}
+        if method := _METHODS.get(part.media_type):
+            described[_METHOD] = {"vr": "CS", "Value": [method]}
     return described | model
 
 
@@ -270,12 +266,6 @@ def _photometric(codestream: Codestream, data: bytes) -> str:
     return ""
 
 
-def _lossy(ratio: str, method: str) -> Json:
-    """Return the attributes of an image that was compressed with loss (PS3.3 C.7.6.1.1.5)."""
-    methods = {_METHOD: {"vr": "CS", "Value": [method]}} if method else {}
-    return {_LOSSY: {"vr": "CS", "Value": ["01"]}, _RATIO: {"vr": "DS", "Value": [ratio]}, **methods}
-
-
 def _is_video(syntax: str) -> bool:
     return syntax.startswith(_VIDEO_PREFIX) and len(syntax) > len(_VIDEO_PREFIX)
 
@@ -286,88 +276,3 @@ def _of_video(model: Json, parts: Sequence[PixelPart], syntax: str) -> Pixels:
     if any(tag not in model for tag in (*_DESCRIPTION, FRAMES)):
         raise NotEncodable("00280010: a video needs Rows, Columns, Number of Frames and so on in the metadata")
     return Pixels(model, parts, syntax)
-
-
-def _of_picture(model: Json, parts: Sequence[PixelPart]) -> Pixels:
-    """Return the samples of PNG or GIF pictures, uncompressed: no transfer syntax has these formats."""
-    decoded = [_decoded(part.read(), part.media_type) for part in parts]
-    first = decoded[0]
-    if any((one.rows, one.columns, one.samples, one.bits) != (first.rows, first.columns, first.samples, first.bits)
-           for one in decoded):  # fmt: skip
-        raise NotEncodable("7FE00010: the pictures differ in size or depth")
-    numbers = {
-        SAMPLES: first.samples,
-        ROWS: first.rows,
-        COLUMNS: first.columns,
-        ALLOCATED: first.bits,
-        STORED: first.bits,
-        HIGH_BIT: first.bits - 1,
-        SIGNED: 0,
-        **({PLANAR: 0} if first.samples == 3 else {}),
-    }
-    for tag, number in numbers.items():
-        if tag in model and number_of(model, tag) != number:
-            raise NotEncodable(f"{tag}: the metadata say {number_of(model, tag)}, and the picture {number}")
-    photometric = text_of(model, PHOTOMETRIC)
-    if photometric and photometric not in (("RGB",) if first.samples == 3 else ("MONOCHROME1", "MONOCHROME2")):
-        raise NotEncodable("00280004: the picture has another Photometric Interpretation than the metadata say")
-    described: Json = {tag: {"vr": "US", "Value": [number]} for tag, number in numbers.items()}
-    described[PHOTOMETRIC] = {"vr": "CS", "Value": ["RGB" if first.samples == 3 else "MONOCHROME2"]}
-    if len(decoded) > 1:
-        described[FRAMES] = {"vr": "IS", "Value": [len(decoded)]}
-    whole = described | model
-    if number_of(whole, FRAMES, 1) != len(decoded):
-        raise NotEncodable(f"7FE00010: {len(decoded)} parts for {number_of(whole, FRAMES, 1)} frames")
-    return Pixels(whole, [Bytes(one.samples_in_order) for one in decoded], EXPLICIT_LITTLE_ENDIAN)
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    rows: int
-    columns: int
-    samples: int
-    bits: int
-    samples_in_order: bytes
-
-
-def _decoded(data: bytes, media_type: str) -> _Picture:
-    """Return the samples of one picture, exactly. Raises NotEncodable: it is broken, or DICOM cannot have all of it."""
-    from PIL import Image, UnidentifiedImageError
-
-    name = "PNG" if media_type == PNG else "GIF"
-    if name == "PNG" and data[12:16] == b"IHDR" and data[24] == 16 and data[25] != 0:
-        raise NotEncodable("7FE00010: a PNG of 16 bits in colour or with transparency is not supported")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(data), formats=(name,)) as image:
-                if getattr(image, "n_frames", 1) != 1:
-                    raise NotEncodable(f"7FE00010: an animated {name}: send each frame as a picture of its own")
-                image.load()
-                return _samples(image, name)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise NotEncodable(f"7FE00010: the part is no {name} that can be decoded") from error
-    except Image.DecompressionBombWarning as error:
-        raise NotEncodable(f"7FE00010: the {name} is too large to be decoded") from error
-
-
-def _samples(image: object, name: str) -> _Picture:
-    from PIL import Image
-
-    assert isinstance(image, Image.Image)
-    has_alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
-    if has_alpha:
-        whole = image.convert("RGBA")
-        if whole.getchannel("A").getextrema() != (255, 255):
-            raise NotEncodable(f"7FE00010: a {name} with transparency, which DICOM does not have")
-        image = whole.convert("L") if image.mode == "LA" else whole.convert("RGB")
-    elif image.mode == "P":
-        image = image.convert("RGB")
-    elif image.mode == "1":
-        image = image.convert("L")
-    if image.mode.startswith("I"):
-        wide = image if image.mode == "I;16" else image.convert("I;16")
-        return _Picture(image.height, image.width, 1, 16, wide.tobytes())
-    if image.mode not in ("L", "RGB"):
-        raise NotEncodable(f"7FE00010: a {name} of a kind that is not supported")
-    return _Picture(image.height, image.width, 3 if image.mode == "RGB" else 1, 8, image.tobytes())

@@ -6,44 +6,44 @@ from collections.abc import Mapping
 
 from pydicom.datadict import dictionary_description
 
-from node.extensions.conformance.document import Table, table
-from node.extensions.conformance.statement import query_keys, resource_table
+from node.extensions.conformance.document import Table
+from node.extensions.conformance.statement import resource_table
+from node.extensions.dicomweb import qido, rendered
 from node.extensions.dicomweb.assembling import ADDED
 from node.extensions.dicomweb.capabilities import resources
-from node.extensions.dicomweb.qido import DEFAULTS
 from node.extensions.dicomweb.transactions import TRANSACTIONS, studies, uri
+from node.extensions.dicomweb.wado_uri import REFUSED
 from node.settings.model import Settings
 
-URI_SERVICE = """\
+URI_SERVICE = f"""\
 [table uri_resources]
 
-Requests with parameters that require a modified instance, such as `anonymize`, are refused.
+`rows` and `columns` are at most {rendered.MAX_SIDE}. These parameters are refused, as they ask for other content:
+{", ".join(f"`{name}`" for name in REFUSED)}.
 """
 
 STUDIES_SERVICE = """\
 Media types are negotiated by the Accept header or the `accept` query parameter (PS3.18 8.7). Without a transfer syntax
-parameter, instances are returned uncompressed; with `*`, as stored. Matching is that of C-FIND, always relational, with
-combined date-time matching, and with fuzzy matching for `fuzzymatching=true`. [dicomweb.md](dicomweb.md) has the
-details.
+parameter, instances are returned uncompressed; with `*`, as stored. [dicomweb.md](dicomweb.md) has the details.
 
 [table studies_resources]
 
-OPTIONS on `/dicom-web` returns these resources for programs, as WADL or JSON (Retrieve Capabilities, PS3.18 8.9), and
-on each resource what it offers, with the methods in `Allow`. DELETE, which PS3.18 does not define, requires the role
-admin: what is deleted goes to the trash, if there is one, and later requests for it are answered 410.
+OPTIONS on `/dicom-web` and on each resource returns what it offers as WADL or JSON (Retrieve Capabilities, PS3.18 8.9).
+DELETE, which PS3.18 does not define, requires the role admin: what is deleted goes to the trash, if there is one, and
+later requests for it are answered 410.
 """
 
-ATTRIBUTES = """\
-Timezone offsets are not adjusted. The answers also have Retrieve URL (0008,1190).
-
-[table web_attributes]
+ATTRIBUTES = f"""\
+The keys of C-FIND (section 5.2.7.2), by the same rules: always relational, with combined date-time matching, and with
+fuzzy matching for `fuzzymatching=true`. `emptyvaluematching=true` is answered with a warning. `limit` is at most
+{qido.MAX_RESULTS}, within one study {qido.MAX_RESULTS_OF_STUDY}. Timezone offsets are not adjusted. The answers also
+have Retrieve URL (0008,1190), and of instances Bits Allocated (0028,0100).
 """
 
-ASSEMBLED = """\
+ASSEMBLED = f"""\
 Metadata and bulk data of a STOW-RS request become instances as the client describes them; text is stored in UTF-8.
 These attributes are added if the metadata lack them, and the pixel data or the document say them:
-
-[table added_attributes]
+{", ".join(f"{dictionary_description(tag)} ({tag[:4]},{tag[4:]})" for tag in sorted(ADDED))}.
 """
 
 
@@ -52,27 +52,4 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
     return {
         "uri_resources": resource_table(resources(uri.routes, TRANSACTIONS)),
         "studies_resources": resource_table(resources(studies.routes, TRANSACTIONS)),
-        "web_attributes": _web_attributes(),
-        "added_attributes": table(
-            ("Attribute", "Tag"), [(dictionary_description(tag), f"({tag[:4]},{tag[4:]})") for tag in sorted(ADDED)]
-        ),
     }
-
-
-def _web_attributes() -> Table:
-    return table(
-        ("Level", "Attribute", "VR", "Matching", "Returned"),
-        [
-            (
-                level,
-                keyword,
-                vr,
-                matching,
-                "by default"
-                if keyword.startswith("> ") or keyword in DEFAULTS[one]
-                else "if matched or in includefield",
-            )
-            for one in DEFAULTS
-            for level, keyword, vr, _, matching in query_keys(one)
-        ],
-    )

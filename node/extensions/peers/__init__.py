@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 QUERIES = """\
 C-FIND is used to query the sender of a series for the number of its instances, at the SERIES level, and if it has more
-than were received for their SOP Instance UIDs, at the IMAGE level (`[peers.NAME] confirm_by_find`); and by
-`voxelnode find`, the page Peers and REST. C-GET is used by `voxelnode get`, the page and REST; C-FIND first asks for
-the SOP classes. Instances of other studies or series than the request names are refused with 0x0124.
+than were received for their SOP Instance UIDs, at the IMAGE level (`[peers.NAME] confirm_by_find`); and by commands,
+pages and REST. So is C-GET; C-FIND first asks for the SOP classes. Instances of other studies or series than requested
+are refused with 0x0124.
 """
 
 

@@ -63,12 +63,11 @@ class MadeCode:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What is made of one kind of file; `templates` are identifiers of PS3.16."""
+    """What is made of one kind of file."""
 
     title: str
     sop_class_uid: str
     attributes: tuple[MadeAttribute, ...]
-    templates: tuple[str, ...]
     codes: tuple[MadeCode, ...]
 
 
@@ -79,7 +78,6 @@ def recorded() -> list[Made]:
             one["title"],
             one["sop_class_uid"],
             tuple(MadeAttribute(**attribute) for attribute in one["attributes"]),
-            tuple(one["templates"]),
             tuple(MadeCode(**code) for code in one["codes"]),
         )
         for one in json.loads((files(__package__) / RECORD).read_text(encoding="utf-8"))
@@ -236,8 +234,7 @@ def _write_mask(path: Path, shape: tuple[int, int, int], *, slices: int) -> None
 def _described(title: str, full: _Sample, bare: _Sample) -> Made:
     attributes = tuple(_attributes(full.ds, bare.ds, full, ""))
     codes = sorted(set(_codes(full.ds)) & set(_codes(bare.ds)), key=lambda code: (code.scheme, code.value, code.place))
-    templates = tuple(sorted({str(item.TemplateIdentifier) for item in _templates(full.ds)}))
-    return Made(title, str(full.ds.SOPClassUID), attributes, templates, tuple(codes))
+    return Made(title, str(full.ds.SOPClassUID), attributes, tuple(codes))
 
 
 def _attributes(full: Dataset, bare: Dataset | None, sample: _Sample, within: str) -> Iterator[MadeAttribute]:
@@ -317,13 +314,6 @@ def _codes(ds: Dataset) -> Iterator[MadeCode]:
                     place = str(ds.ConceptNameCodeSequence[0].CodeMeaning)
                 yield MadeCode(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning), place)
             yield from _codes(item)
-
-
-def _templates(ds: Dataset) -> Iterator[Dataset]:
-    for item in ds.get("ContentTemplateSequence", ()):
-        yield item
-    for item in ds.get(CONTENT, ()):
-        yield from _templates(item)
 
 
 def as_text(made: Iterable[Made]) -> str:

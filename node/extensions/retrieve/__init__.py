@@ -15,7 +15,7 @@ class _Retrieve(Extension):
     """Retrieval by DIMSE."""
 
     name = "retrieve"
-    services = tuple(Service(uid, "Query/Retrieve", "retrieve") for uid in (*MOVES, *GETS))
+    services = tuple(Service(uid, "retrieve") for uid in (*MOVES, *GETS))
 
     def run(self, node: Parts) -> Running:
         import threading

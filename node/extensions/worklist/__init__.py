@@ -36,10 +36,9 @@ BASIC_WORKLIST = """\
 
 Entries are received by REST and by HL7 v2 orders, and read from files ([worklist.md](worklist.md)).
 
-- Every attribute of PS3.6 in an entry is returned if requested, in sequences to a depth of eight. Attributes that an
-  entry lacks have no value.
-- Attributes of the value representations AE, AS, CS, DA, IS, LO, LT, PN, SH, ST, TM, UC, UI and UT are matched, by the
-  rules of the Query/Retrieve SOP classes; others are only returned (0xFF01 if a value is requested).
+- Every attribute of PS3.6 is returned if requested, in sequences to a depth of eight, and empty if the entry lacks it.
+- Attributes of the value representations AE, AS, CS, DA, IS, LO, LT, PN, SH, ST, TM, UC, UI and UT are matched as in
+  section 5.2.7.2; others are only returned (0xFF01 if a value is requested).
 - Dates and times are matched separately. Extended negotiation is not supported.
 """
 
@@ -51,8 +50,7 @@ PERFORMED_STEPS = """\
 - N-SET replaces attributes as a whole; it must not change those that the table does not allow.
 - A final state requires the end date and time, COMPLETED also the Performed Series Sequence. A step in a final state is
   never changed.
-- The instances that an ended step lists decide whether a series is complete, and when it is converted
-  ([lifecycle.md](lifecycle.md)).
+- The instances that an ended step lists decide when a series is converted ([lifecycle.md](lifecycle.md)).
 
 ##### SCP of the Modality Performed Procedure Step Retrieve SOP Class
 
@@ -61,10 +59,10 @@ whoever created it.
 
 ##### SCP of the Modality Performed Procedure Step Notification SOP Class
 
-The node sends N-EVENT-REPORT to the peers of `[worklist] notify`, on an association that it requests in the role of the
-SCP: Performed Procedure Step In Progress (1), Completed (2), Discontinued (3), Updated (4), and Deleted (5), when
-`[worklist] keep_days` are over. There is no Event Information. A notification is durable before the modality is
-answered; those about one step are sent in the order of its changes. One that failed ten times is listed as a refusal.
+The node sends N-EVENT-REPORT without Event Information to the peers of `[worklist] notify`, on an association that it
+requests in the role of the SCP: Performed Procedure Step In Progress (1), Completed (2), Discontinued (3), Updated (4),
+and Deleted (5), after `[worklist] keep_days`. A notification is durable before the modality is answered, and given up
+after ten failures; those about one step are sent in the order of its changes.
 """
 
 
@@ -86,9 +84,9 @@ class _Worklist(Extension):
         MenuEntry("/worklist", "Worklist", before="/problems", key="w", is_used=f"{__name__}.rest:is_worklist_used"),
     )
     services = (
-        Service(MODALITY_WORKLIST_FIND, "Basic Worklist Management", "worklist"),
-        Service(PERFORMED_PROCEDURE_STEP, "Modality Performed Procedure Step", "mpps"),
-        Service(PERFORMED_PROCEDURE_STEP_RETRIEVE, "Modality Performed Procedure Step", "mpps"),
+        Service(MODALITY_WORKLIST_FIND, "worklist"),
+        Service(PERFORMED_PROCEDURE_STEP, "mpps"),
+        Service(PERFORMED_PROCEDURE_STEP_RETRIEVE, "mpps"),
     )
     statement = Statement(
         {

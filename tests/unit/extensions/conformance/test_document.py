@@ -14,6 +14,8 @@ Text of $what.
 
 [table colours]
 
+[list colours]
+
 ## Table of Contents
 
 [contents]
@@ -41,7 +43,8 @@ def test_values_tables_and_contents_are_filled_in() -> None:
     text = as_markdown(TEMPLATE, {"what": "X"}, TABLES)
     assert "Text of X." in text
     assert "| Name | Value |\n| --- | --- |\n| red\\|green | 1 |\n| blue | 2 |\n" in text
-    assert "- 1 First\n  - 1.1 Within\n- 2 Table of Contents\n- Annex A: More\n  - A.1 Details\n" in text
+    assert "    red|green  1\n    blue       2\n" in text
+    assert "- 1 First\n- 2 Table of Contents\n- Annex A: More\n" in text
 
 
 def test_programs_get_tables_as_objects() -> None:
