@@ -82,7 +82,7 @@ class Position:
 
 class Settlement(NamedTuple):
     """What a ledger says of a UID: the entries before a number are no longer owed, and when the last deletion that said
-    so was ordered; None: they were written off, or an older version did not note it."""
+    so was ordered; None: they were written off."""
 
     before: int
     ordered_at: str | None = None  # ISO 8601, in UTC
@@ -264,10 +264,10 @@ def settlements(root: Path, since: int = 0) -> Settlements:
 
     def take(kind: bytes, body: bytes) -> None:
         if kind == _SETTLED:
-            level, uids, before, *ordered_at = json.loads(body)
+            level, uids, before, ordered_at = json.loads(body)
             for uid in uids:
                 known = found.get((level, uid), NOT_SETTLED)
-                moments = [moment for moment in (known.ordered_at, *ordered_at) if moment is not None]
+                moments = [moment for moment in (known.ordered_at, ordered_at) if moment is not None]
                 found[level, uid] = Settlement(max(before, known.before), max(moments, default=None))
 
     paths = segments(root / FOLDER)

@@ -36,13 +36,14 @@ def newer(folder: Path, body: str) -> Iterator[None]:
     shutil.copytree(place.folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
     text = _MIGRATION.format(revision=NEWER, before=REVISION, body=indent(body, "    "))
     (folder / "versions" / f"{NEWER}_newer.py").write_text(text)
-    own = place.folder
+    own = place.folder, place._has_columns_of_models
     place.folder = lambda: folder  # type: ignore[assignment]
+    place._has_columns_of_models = lambda connection: True
     _set_revision(NEWER)
     try:
         yield
     finally:
-        place.folder = own
+        place.folder, place._has_columns_of_models = own
         _set_revision(REVISION)
 
 

@@ -573,7 +573,7 @@ def is_forwarded(request: HTTPConnection) -> bool:
     return any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
 
 
-def own_origin(headers: Headers, scheme: str) -> str:
+def _own_origin(headers: Headers, scheme: str) -> str:
     """Return the origin of our own pages in the browser that sent a request (RFC 6454 6.2): no default port."""
     host = headers.get("host", "").lower()
     return f"{scheme}://{host.removesuffix(DEFAULT_PORTS.get(scheme, ''))}"
@@ -591,7 +591,7 @@ def is_own_origin(origin: str, headers: Headers, scheme: str, names: Collection[
     trusted_proxies does not say that the browser used HTTPS, and may not forward the name. The port is the default one,
     that of `allowed_hosts`, or that of the forwarded name.
     """
-    if origin == own_origin(headers, scheme):
+    if origin == _own_origin(headers, scheme):
         return True
     name, host = origin.removeprefix("https://"), headers.get("host", "").lower()
     is_forwarded = name == host and host.partition(":")[0] in names
@@ -605,7 +605,7 @@ def is_from_cors_origin(headers: Headers, scheme: str, cors_origins: Collection[
     does a local connection: the page comes from elsewhere.
     """
     origin = headers.get("origin", "").lower()
-    if headers.get("sec-fetch-site") == "same-origin" or origin == own_origin(headers, scheme):
+    if headers.get("sec-fetch-site") == "same-origin" or origin == _own_origin(headers, scheme):
         return False
     return origin in {cors_origin.lower() for cors_origin in cors_origins}
 

@@ -25,7 +25,7 @@ from node.dicom.documents import document_key, holds
 from node.dicom.keys import InvalidQuery, Level, QueryModel
 from node.dicom.matching import Options, read_query
 from node.dicom.terms import UNKNOWN, terms_of, wanted_terms
-from node.extensions.documents.filling import Documents
+from node.extensions.documents.filling import IndexedTerms
 from node.index.engine.writer import IndexRepository, on_reader
 from node.index.models import SeriesRow
 from node.index.nouns.records import Received
@@ -34,7 +34,7 @@ from node.lifecycle.deletion import Order, delete
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_lifecycle import arrived_at
-from tests.rows import view_rows, write_rows
+from tests.rows import view_rows
 
 OPTIONS = Options(relational=True, combined_datetime=True)
 CREATOR = "EXAMPLE 1.0"
@@ -155,8 +155,8 @@ INDEXED = (
 
 
 def fill(root: Root, *indexed: str) -> None:
-    documents = Documents(root.archive, root.index, indexed)
-    while documents.step() is not None:
+    terms = IndexedTerms(root.index, indexed)
+    while terms.step() is not None:
         pass
 
 
@@ -172,9 +172,7 @@ def with_index(request: pytest.FixtureRequest, root: Root, monkeypatch: pytest.M
     if request.param == "after":
         fill(root, *INDEXED)
     elif request.param == "half":
-        documents = Documents(root.archive, root.index, INDEXED)
-        for _ in range(3):
-            documents.step()
+        assert IndexedTerms(root.index, INDEXED).step() is not None
     return World(root, instances)
 
 
@@ -331,23 +329,6 @@ def test_an_instance_without_a_document_is_not_known(root: Root) -> None:
     later = make.instance(KVP="81", study_uid=old.StudyInstanceUID, series_uid=old.SeriesInstanceUID)
     store(root, [later])  # the series has a document now, its first instance still has none
     assert found(root, identifier(KVP="81")) == {str(old.SOPInstanceUID), str(later.SOPInstanceUID)}
-
-
-def test_instances_of_an_old_index_get_their_documents_whatever_stops_it(root: Root, monkeypatch: Any) -> None:
-    monkeypatch.setattr("node.extensions.documents.filling.BATCH", 2)
-    made = make.ct_series(5)
-    for number, ds in enumerate(made):
-        ds.KVP = str(80 + number)
-        root.take(ds)
-    write_rows(root.folder, "DELETE FROM image_documents")
-    write_rows(root.folder, "DELETE FROM series_documents")
-    assert len(found(root, identifier(KVP="80"))) == 5
-    Documents(root.archive, root.index).step()  # and the process ends
-    documents = Documents(root.archive, root.index)
-    while documents.step() is not None:
-        pass
-    assert found(root, identifier(KVP="80")) == {str(made[0].SOPInstanceUID)}
-    assert all(answer.is_certain for answer in answers(root, identifier(KVP="84")))
 
 
 def test_higher_levels_have_what_all_of_their_instances_have(root: Root) -> None:

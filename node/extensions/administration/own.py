@@ -96,8 +96,8 @@ def change_password(call: ReaderCall, form: Annotated[NewPassword, Form()]) -> R
     name = require_session(call)
     if is_of_provider(name):
         raise Forbidden("the identity provider has the password of this account")
-    own_account(call, form.current)
-    act(call, "set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
+    _own_account(call, form.current)
+    _act(call, "set-account", name=name, role=None, password_hash=hashed(form.new, form.again))
     return RedirectResponse("/login", SEE_OTHER)
 
 
@@ -109,7 +109,7 @@ def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
     end = None if form.days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=form.days)).isoformat()
     scope: dict[str, Any] = {"role": form.role or None, "routes": [*form.routes, *form.path.split()]}
     scope["project"] = form.project or None
-    act(call, "add-token", name=name, label=form.label, sha256=digest(token), expires_at=end, **scope)
+    _act(call, "add-token", name=name, label=form.label, sha256=digest(token), expires_at=end, **scope)
     return _account(call, token=token, label=form.label)
 
 
@@ -117,7 +117,7 @@ def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
 @for_projects
 def revoke_token(call: ReaderCall, label: Annotated[Label, Form()]) -> Response:
     """Revoke a token of one's own."""
-    act(call, "remove-token", name=require_session(call), label=label)
+    _act(call, "remove-token", name=require_session(call), label=label)
     return RedirectResponse("/account", SEE_OTHER)
 
 
@@ -125,11 +125,11 @@ def revoke_token(call: ReaderCall, label: Annotated[Label, Form()]) -> Response:
 @for_projects
 def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Response:
     """Begin to set up an authenticator app: show its secret, and ask for the first code of it."""
-    name, access = require_session(call), access_of(call)
+    name, access = require_session(call), _access(call)
     if is_of_provider(name):
         raise Forbidden("the identity provider has the second factor of this account")
-    access.begin_factor(own_account(call, current))
-    known = known_account(call, name)
+    access.begin_factor(_own_account(call, current))
+    known = _known_account(call, name)
     app = new_app(call.request, known) if known is not None and not known.has_factor else None
     if app is None:
         raise UsageError("this account has an authenticator app: remove it first")
@@ -140,8 +140,8 @@ def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Resp
 @for_projects
 def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) -> Response:
     """Set up an authenticator app by its first code; every other session ends."""
-    name, access = require_session(call), access_of(call)
-    known = known_account(call, name)
+    name, access = require_session(call), _access(call)
+    known = _known_account(call, name)
     if known is None or known.has_factor or not known.totp_secret:
         raise UsageError("no authenticator app is being set up: begin again")
     try:
@@ -159,23 +159,23 @@ def remove_factor(
     call: ReaderCall, current: Annotated[Password, Form()], code: Annotated[str, Form(max_length=64)]
 ) -> Response:
     """Remove one's own authenticator app by a code of it or a recovery code; every session of the account ends."""
-    known = own_account(call, current)
-    if access_of(call).demands_factor(known):
+    known = _own_account(call, current)
+    if _access(call).demands_factor(known):
         raise Forbidden("[web] second_factor demands one of this account: ask an administrator to reset it")
     if not known.has_factor:
         raise UsageError("this account has no authenticator app")
     try:
-        access_of(call).check_code(known, code, address_of(call.request))
-    except NotAuthenticated as error:  # as in `own_account`
+        _access(call).check_code(known, code, address_of(call.request))
+    except NotAuthenticated as error:  # as in `_own_account`
         raise UsageError(f"{error}: nothing was changed") from error
-    act(call, "remove-factor", name=known.name)
+    _act(call, "remove-factor", name=known.name)
     return RedirectResponse("/login", SEE_OTHER)
 
 
-def own_account(call: Call, current: str) -> KnownAccount:
+def _own_account(call: Call, current: str) -> KnownAccount:
     """Return one's own account. Raises UsageError for a wrong password: the session is good, a login would not help."""
     try:
-        return access_of(call).check_password(require_session(call), current, address_of(call.request))
+        return _access(call).check_password(require_session(call), current, address_of(call.request))
     except NotAuthenticated as error:
         raise UsageError("the current password is wrong: nothing was changed") from error
 
@@ -184,30 +184,30 @@ def own_account(call: Call, current: str) -> KnownAccount:
 @for_projects
 def end_session(call: ReaderCall, session: Annotated[int | None, Form(ge=1, le=MAX_ID)] = None) -> Response:
     """End a session of one's own, or all: this one too."""
-    act(call, "end-sessions", name=require_session(call), session=session)
+    _act(call, "end-sessions", name=require_session(call), session=session)
     return RedirectResponse("/account", SEE_OTHER)
 
 
-def access_of(call: Call) -> Access:
+def _access(call: Call) -> Access:
     """Return what authenticates the requests to the node."""
     access: Access = call.request.app.state.access
     return access
 
 
-def act(call: Call, action: str, **arguments: Any) -> None:
+def _act(call: Call, action: str, **arguments: Any) -> None:
     """Change the account: of the whole index, since members of projects see no account in theirs."""
     with within(None):
         call.act(action, **arguments)
 
 
-def known_account(call: Call, name: str) -> KnownAccount | None:
+def _known_account(call: Call, name: str) -> KnownAccount | None:
     """Return an account by name, or None."""
     with within(None):
         return call.node.index.accounts.by_name(name)
 
 
 def _account(call: Call, token: str = "", label: str = "") -> Response:
-    known = known_account(call, call.account.name)
+    known = _known_account(call, call.account.name)
     with within(None), call.node.index.reading() as index:
         own = next((one for one in index.accounts.listed() if one.name == call.account.name), None)
         sessions = index.accounts.sessions(call.account.name, call.node.ingest.now())
@@ -215,7 +215,7 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
         projects = [row["name"] for row in index.repository(ReadProjects).all()]
     given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
     given |= {"sessions": sessions, "projects": projects}
-    given["may_remove_factor"] = known is not None and not access_of(call).demands_factor(known)
+    given["may_remove_factor"] = known is not None and not _access(call).demands_factor(known)
     return page(call, "account.html", **given, token=token, label=label)
 
 

@@ -1,4 +1,4 @@
-"""Documents of attributes: those of old archives are written in the background, and some attributes get an index."""
+"""An index for some of the attributes without a column."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ class _Documents(Extension):
     tables = (Table("query", f"{__name__}.settings:QuerySettings"),)
 
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.documents.filling import Filling
+        from node.extensions.documents.filling import fill_terms
         from node.extensions.documents.settings import QuerySettings
 
-        filling = Filling(root.ingest.archive, root.ingest.index, root.settings.table(QuerySettings).indexed)
-        return {"reindex": filling.action}
+        index, indexed = root.ingest.index, root.settings.table(QuerySettings).indexed
+        return {"reindex": lambda: {"left": fill_terms(index, indexed)}}
 
     def run(self, node: Parts) -> Running:
-        from node.extensions.documents.filling import Documents
+        from node.extensions.documents.filling import IndexedTerms
         from node.extensions.documents.settings import QuerySettings
 
-        indexed = node.settings.table(QuerySettings).indexed
-        return Running((Documents(node.ingest.archive, node.ingest.index, indexed),))
+        return Running((IndexedTerms(node.ingest.index, node.settings.table(QuerySettings).indexed),))
 
 
 EXTENSION = _Documents()

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.index.engine.about_keys import APPLIED, OLDEST_SCHEMA, RETENTION, REVISION, SCRUB, STORE_CHECKSUMS, Applied
+from node.index.engine.about_keys import APPLIED, RETENTION, REVISION, SCRUB, STORE_CHECKSUMS, Applied
 from node.index.engine.backend import IndexUnusable, Place
 from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Row, ViewRows
@@ -88,7 +88,7 @@ class Look(ViewRows):
     def has_newest_schema(self) -> bool:
         """Whether the last migration is that of this version."""
         row = self._row("SELECT version_num FROM alembic_version")
-        return row is not None and row["version_num"] == REVISION and self._about(OLDEST_SCHEMA) is None
+        return row is not None and row["version_num"] == REVISION
 
     def damage(self) -> list[str]:
         """Return what is wrong with the file, as sentences."""

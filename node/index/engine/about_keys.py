@@ -42,9 +42,6 @@ INDEXED = "indexed"
 COPYING = "copying"
 """The index that this unfinished copy is made of, see `node.index.care.copying`."""
 
-OLDEST_SCHEMA = "oldest_schema"
-"""Only an index from before the first release has it, see `node.index.engine.place`."""
-
 MOVED = "moved"
 """Where the index is now: this is not the newest any more."""
 

@@ -18,8 +18,7 @@ from sqlalchemy import Connection, Engine, Index, Integer, String, inspect, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.types import TypeEngine
 
-from node.index.engine.about import about
-from node.index.engine.about_keys import OLDEST_SCHEMA, REVISION
+from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import (
     FILE_NAME,
     REMEDY,
@@ -40,16 +39,23 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 UNRELEASED = "unreleased"
-"""What `revision_of` returns for an index from before the first release, whose revisions had the same numbers."""
+"""What `revision_of` returns for an index of another checkout: until the first release, all have one number."""
 
 
 def revision_of(connection: Connection) -> str | None:
     """Return the revision of a database; None if it is empty."""
     if not inspect(connection).has_table("alembic_version"):
         return None
-    if about(connection, OLDEST_SCHEMA) is not None:
-        return UNRELEASED
-    return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
+    revision = str(connection.scalar(text("SELECT version_num FROM alembic_version")))
+    return UNRELEASED if revision == REVISION and not _has_columns_of_models(connection) else revision
+
+
+def _has_columns_of_models(connection: Connection) -> bool:
+    there = inspect(connection).get_multi_columns()
+    return all(
+        {column["name"] for column in there.get((None, name), ())} == set(table.columns.keys())
+        for name, table in Base.metadata.tables.items()
+    )
 
 
 def migrations() -> list[str]:
@@ -74,8 +80,8 @@ def other_schema(revision: str | None) -> str:
     """Return what to do about a database that has not the schema of this version."""
     if revision == UNRELEASED:
         return (
-            "the index was made before the first release, and cannot be upgraded: `voxelnode db rebuild` makes a new "
-            "one from it and from the files"
+            "the index was made by another version from before the first release, and cannot be upgraded: `voxelnode "
+            "db rebuild` makes a new one from it and from the files"
         )
     if revision is None or revision in migrations():
         return f"schema is {revision or 'empty'}, newest is {REVISION}; `voxelnode db upgrade` upgrades it"
@@ -126,9 +132,9 @@ def open_engine(place: Place, *, read_only: bool = False, alone: bool = False) -
 def upgrade(place: Place) -> tuple[str | None, str]:
     """Create the database, or bring it to the schema of this version; no other host may be running if it has another.
 
-    Returns the revision before and after. Raises IndexUnusable if it was written by a newer version, or before the
-    first release; other hosts of another schema are running; or it is not a usable database. While another process
-    migrates it, such as a host that starts at the same time, waits for up to `MIGRATION_SECONDS`.
+    Returns the revision before and after. Raises IndexUnusable if it was written by a newer version, or by another one
+    from before the first release; other hosts of another schema are running; or it is not a usable database. While
+    another process migrates it, such as a host that starts at the same time, waits for up to `MIGRATION_SECONDS`.
     """
     backend = backend_at(place)
     backend.prepare(place)
@@ -231,7 +237,7 @@ def check(place: Place) -> list[str]:
                 revision = revision_of(connection)
             if revision != REVISION:
                 problems.append(other_schema(revision))
-            else:
+            if revision in (REVISION, UNRELEASED):
                 problems += [f"schema differs from the models: {one}" for one in schema_differences(engine)]
     except DatabaseError as error:
         problems.append(f"not a usable database: {error.orig}")

@@ -4,10 +4,9 @@ CREATE TABLE about (
 	value TEXT NOT NULL, 
 	CONSTRAINT pk_about PRIMARY KEY ("key")
 );
-INSERT INTO "about" VALUES('oldest_schema','0028');
 INSERT INTO "about" VALUES('closed','no');
-INSERT INTO "about" VALUES('applied','f5c8bebbd1448df1c4dbec4da374bfe5:19');
-INSERT INTO "about" VALUES('checkpoint','f5c8bebbd1448df1c4dbec4da374bfe5:19');
+INSERT INTO "about" VALUES('applied/7deffc64a83676c1ffebde7de5e2c731','7deffc64a83676c1ffebde7de5e2c731:10');
+INSERT INTO "about" VALUES('ledger','4321b5a213a74ca39978c70f068db60d:10');
 INSERT INTO "about" VALUES('swept_folder','00000000');
 CREATE TABLE accounts (
 	id INTEGER NOT NULL, 
@@ -15,17 +14,56 @@ CREATE TABLE accounts (
 	role VARCHAR(8) NOT NULL, 
 	password_hash VARCHAR(200), 
 	created_at DATETIME NOT NULL, 
+	totp_secret VARCHAR(64), 
+	totp_step INTEGER, 
+	groups JSON, 
 	CONSTRAINT pk_accounts PRIMARY KEY (id), 
-	CONSTRAINT ck_accounts_ck_accounts_role CHECK (role IN ('read', 'write', 'admin')), 
+	CONSTRAINT ck_accounts_role CHECK (role IN ('read', 'write', 'admin')), 
 	CONSTRAINT uq_accounts_name UNIQUE (name)
 );
-INSERT INTO "accounts" VALUES(1,'ann','admin','$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAA','2026-11-22 08:04:50.048590');
-INSERT INTO "accounts" VALUES(2,'bob','read',NULL,'2026-11-22 08:04:50.051997');
+INSERT INTO "accounts" VALUES(1,'ann','admin','$argon2$','2026-11-26 10:09:41.984583',NULL,NULL,NULL);
+INSERT INTO "accounts" VALUES(2,'bob','read','$argon2$','2026-11-26 10:09:42.028069',NULL,NULL,NULL);
+CREATE TABLE added_hooks (
+	name VARCHAR(64) NOT NULL, 
+	settings JSON NOT NULL, 
+	changed_by VARCHAR(64) NOT NULL, 
+	changed_at DATETIME NOT NULL, 
+	secret VARCHAR(4000), 
+	CONSTRAINT pk_added_hooks PRIMARY KEY (name)
+);
+INSERT INTO "added_hooks" VALUES('1','{"url": "https://example.org/hook"}','1','2026-11-26 09:00:00.000000','1');
+CREATE TABLE added_peers (
+	name VARCHAR(64) NOT NULL, 
+	settings JSON NOT NULL, 
+	changed_by VARCHAR(64) NOT NULL, 
+	changed_at DATETIME NOT NULL, 
+	secret VARCHAR(4000), 
+	CONSTRAINT pk_added_peers PRIMARY KEY (name)
+);
+INSERT INTO "added_peers" VALUES('1','{"ae_title": "CT1"}','1','2026-11-26 09:00:00.000000','1');
+CREATE TABLE added_retention (
+	name VARCHAR(64) NOT NULL, 
+	settings JSON NOT NULL, 
+	changed_by VARCHAR(64) NOT NULL, 
+	changed_at DATETIME NOT NULL, 
+	secret VARCHAR(4000), 
+	CONSTRAINT pk_added_retention PRIMARY KEY (name)
+);
+INSERT INTO "added_retention" VALUES('','{"rules": {"days": 3650}, "beside": {}, "confirmed": 0}','1','2026-11-26 09:00:00.000000','1');
+CREATE TABLE added_routes (
+	name VARCHAR(64) NOT NULL, 
+	settings JSON NOT NULL, 
+	changed_by VARCHAR(64) NOT NULL, 
+	changed_at DATETIME NOT NULL, 
+	secret VARCHAR(4000), 
+	CONSTRAINT pk_added_routes PRIMARY KEY (name)
+);
+INSERT INTO "added_routes" VALUES('1','{"to": ["PACS"]}','1','2026-11-26 09:00:00.000000','1');
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0029');
+INSERT INTO "alembic_version" VALUES('0001');
 CREATE TABLE audit_lines (
 	host VARCHAR(63) NOT NULL, 
 	number INTEGER NOT NULL, 
@@ -33,25 +71,16 @@ CREATE TABLE audit_lines (
 	line TEXT NOT NULL, 
 	CONSTRAINT pk_audit_lines PRIMARY KEY (host, number)
 );
-CREATE TABLE commitments (
+CREATE TABLE comments (
 	id INTEGER NOT NULL, 
-	transaction_uid VARCHAR(64) NOT NULL, 
-	calling_ae_title VARCHAR(16) NOT NULL, 
-	peer VARCHAR(64) NOT NULL, 
-	instances INTEGER NOT NULL, 
-	"references" JSON NOT NULL, 
-	state VARCHAR(16) NOT NULL, 
-	attempts INTEGER NOT NULL, 
-	failed INTEGER, 
-	detail TEXT, 
-	requested_at DATETIME NOT NULL, 
-	due_at DATETIME, 
-	ended_at DATETIME, 
-	CONSTRAINT pk_commitments PRIMARY KEY (id), 
-	CONSTRAINT ck_commitments_ck_commitments_state CHECK (state IN ('owed', 'reported', 'given-up')), 
-	CONSTRAINT uq_commitments_transaction_uid_calling_ae_title UNIQUE (transaction_uid, calling_ae_title)
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	comment TEXT NOT NULL, 
+	written_by VARCHAR(64) NOT NULL, 
+	written_at DATETIME NOT NULL, 
+	CONSTRAINT pk_comments PRIMARY KEY (id)
 );
-INSERT INTO "commitments" VALUES(1,'1.2.3','CT1','127.0.0.1',1,'[["1.2", "1.2.3"]]','owed',0,NULL,NULL,'2026-11-01 12:00:00.000000','2026-11-01 12:00:00.000000',NULL);
+INSERT INTO "comments" VALUES(1,'1','1','1','1','2026-11-26 09:00:00.000000');
 CREATE TABLE conflicts (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(32) NOT NULL, 
@@ -61,12 +90,15 @@ CREATE TABLE conflicts (
 	detail TEXT NOT NULL, 
 	"key" VARCHAR(200), 
 	sha256 VARCHAR(64), 
+	host VARCHAR(63), 
 	calling_ae_title VARCHAR(16), 
-	found_at DATETIME NOT NULL, decision VARCHAR(16), decided_at DATETIME, decided_by VARCHAR(64), host VARCHAR(63), 
+	found_at DATETIME NOT NULL, 
+	decision VARCHAR(16), 
+	decided_at DATETIME, 
+	decided_by VARCHAR(64), 
 	CONSTRAINT pk_conflicts PRIMARY KEY (id)
 );
-INSERT INTO "conflicts" VALUES(1,'instance-bytes','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758','1.2.826.0.1.3680043.8.498.59792478395008311573573005053304607126','the instance came again with other bytes; the first is current','quarantine/f9060b89c42c4f69a933f9190fa136e1.dcm','ccb865218a3340ee7bcdb58ee9f31b33ac156b853fe0fccf73208f96fd3d786e','MODALITY','2026-11-22 08:04:49.788779','kept','2026-11-22 08:04:50.044075','ann',NULL);
-INSERT INTO "conflicts" VALUES(2,'instance-bytes','1.2.826.0.1.3680043.8.498.8029687340686466499816656087800768418','1.2.826.0.1.3680043.8.498.18519894704591506856708463726297964069','1.2.826.0.1.3680043.8.498.68593474297206530928932552398204554040','the instance came again with other bytes; the first is current','quarantine/938ddb146bfe4d90a7825249c00627a9.dcm','8a1fea86e21a8a9c6ced34cdbdcd9f03d518f1d9773a791b4227df469bb01568','MODALITY','2026-11-22 08:04:49.800901',NULL,NULL,NULL,NULL);
+INSERT INTO "conflicts" VALUES(1,'instance-bytes','1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686','1.2.826.0.1.3680043.8.498.53941283556800038696825923429822041602','the instance came again with other bytes; the first is current','quarantine/126c6ab2b64147a592f877f053732513.dcm','3b3f9e901caceb395c524926afc1e520b0a15497e2a1ec2f0691daf34c5859f3',NULL,'MODALITY','2026-11-26 10:09:38.796952',NULL,NULL,NULL);
 CREATE TABLE conversions (
 	id INTEGER NOT NULL, 
 	series_id INTEGER NOT NULL, 
@@ -80,38 +112,39 @@ CREATE TABLE conversions (
 	seconds FLOAT NOT NULL, 
 	created_at DATETIME NOT NULL, 
 	CONSTRAINT pk_conversions PRIMARY KEY (id), 
-	CONSTRAINT fk_conversions_series_id_series FOREIGN KEY(series_id) REFERENCES series (id), 
-	CONSTRAINT uq_conversions_series_id_revision UNIQUE (series_id, revision)
+	CONSTRAINT uq_conversions_series_id_revision UNIQUE (series_id, revision), 
+	CONSTRAINT fk_conversions_series_id_series FOREIGN KEY(series_id) REFERENCES series (id)
 );
-INSERT INTO "conversions" VALUES(2,4,1,0,'547c23e3bdde79ba51e627919682fb90e85a0f0d9309a472c010f6a1ef0ca904',NULL,'voxelnode 0.1.0','{"formats": ["nifti"], "compress": true, "nifti_extension": false, "thumbnails": false, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "slices": false, "split_times": false}',4,2.37162640000860847067e-02,'2026-11-01 12:00:00.000000');
-INSERT INTO "conversions" VALUES(3,5,1,0,'39a3c3dedb3ad8ba7d380e6e45ddc64245bde6540f0ff9779532d35c3132b089',NULL,'voxelnode 0.1.0','{"formats": ["nifti"], "compress": true, "nifti_extension": false, "thumbnails": false, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "slices": false, "split_times": false}',3,1.37395530000503640621e-02,'2026-11-01 12:00:00.000000');
-INSERT INTO "conversions" VALUES(4,6,1,0,'e909d0ccd59f8eea5bb881061215157883dcc9c9a59c962fc3aefb769f2d4a39',NULL,'voxelnode 0.1.0','{"formats": ["nifti"], "compress": true, "nifti_extension": false, "thumbnails": false, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "slices": false, "split_times": false}',4,1.39504119999855902278e-02,'2026-11-01 12:00:00.000000');
-INSERT INTO "conversions" VALUES(5,1,1,1,'239d09cb4da484f4f632b7c18b57b1b35e20058a7fcf1a306792437324126eff',NULL,'voxelnode 0.1.0','{"formats": ["nifti"], "compress": true, "nifti_extension": false, "thumbnails": false, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "slices": false, "split_times": false}',2,1.08163389998026104876e-02,'2026-11-01 12:00:00.000000');
-INSERT INTO "conversions" VALUES(6,2,1,0,'4c4e45b3f95ed5e54930c4acca5ee5cf68a5537a0ab33aa6dbe841af12a920f8',NULL,'voxelnode 0.1.0','{"formats": ["nifti"], "compress": true, "nifti_extension": false, "thumbnails": false, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "slices": false, "split_times": false}',2,1.4246891999846411636e-02,'2026-11-01 12:00:00.000000');
-INSERT INTO "conversions" VALUES(7,1,2,0,'239d09cb4da484f4f632b7c18b57b1b35e20058a7fcf1a306792437324126eff',NULL,'voxelnode 0.1.0','{"formats": ["nifti"], "compress": true, "nifti_extension": false, "thumbnails": false, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "slices": false, "split_times": false}',2,1.09093419998771423706e-02,'2026-11-01 12:00:00.000000');
-CREATE TABLE deliveries (
-	id INTEGER NOT NULL, 
-	hook VARCHAR(64) NOT NULL, 
-	message_id VARCHAR(36) NOT NULL, 
-	event VARCHAR(32) NOT NULL, 
-	study_instance_uid VARCHAR(64) NOT NULL, 
-	series_instance_uid VARCHAR(64), 
-	sop_instance_uid VARCHAR(64), 
-	revision INTEGER, 
+INSERT INTO "conversions" VALUES(1,2,1,0,'151035ac18254d878ec7addd50a9485f5b8a7946db70fa673e0f327eb9ffeaac',NULL,'voxelnode 0.1.0','{"formats": ["nifti", "mhd"], "compress": true, "nifti_extension": false, "thumbnails": true, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "slices": false, "projected_planes": [], "mask_above": null, "mask_below": null, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "repair": true, "split_times": false}',2,7.66899547999855712987e-01,'2026-11-26 09:00:00.000000');
+INSERT INTO "conversions" VALUES(4,5,1,0,'ae4d2e29bc6c1df6e1aa0db748c204c45be8097549ec86b175b57d3d8bbf19a5',NULL,'voxelnode 0.1.0','{"formats": ["nifti", "mhd"], "compress": true, "nifti_extension": false, "thumbnails": true, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "slices": false, "projected_planes": [], "mask_above": null, "mask_below": null, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "repair": true, "split_times": false}',1,9.79925000137882307171e-04,'2026-11-26 09:00:00.000000');
+INSERT INTO "conversions" VALUES(5,1,1,1,'417adfeef6ab124c875e9f3e14216b5c37fa928a1e43c467e2b4c139f8d2c17f',NULL,'voxelnode 0.1.0','{"formats": ["nifti", "mhd"], "compress": true, "nifti_extension": false, "thumbnails": true, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "slices": false, "projected_planes": [], "mask_above": null, "mask_below": null, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "repair": true, "split_times": false}',3,4.63629350001610873732e-02,'2026-11-26 09:00:00.000000');
+INSERT INTO "conversions" VALUES(6,6,1,0,'f13bb802a7424a5ddb3aa6fe64f17d3e2bc9f29ed23865de22fbc581152f8d55',NULL,'voxelnode 0.1.0','{"formats": ["nifti", "mhd"], "compress": true, "nifti_extension": false, "thumbnails": true, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "slices": false, "projected_planes": [], "mask_above": null, "mask_below": null, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "repair": true, "split_times": false}',1,9.00860500000817410182e-02,'2026-11-26 09:00:00.000000');
+INSERT INTO "conversions" VALUES(7,1,2,0,'417adfeef6ab124c875e9f3e14216b5c37fa928a1e43c467e2b4c139f8d2c17f',NULL,'voxelnode 0.1.0','{"formats": ["nifti", "mhd"], "compress": true, "nifti_extension": false, "thumbnails": true, "thumbnail_pixels": 256, "previews": false, "projections": false, "montages": false, "slices": false, "projected_planes": [], "mask_above": null, "mask_below": null, "body_masks": false, "body_contours": false, "masked_volumes": false, "body_threshold_hu": -300.0, "suv": false, "suv_types": ["BW"], "repair": true, "split_times": false}',3,0.0447288089999347,'2026-11-26 09:00:00.000000');
+CREATE TABLE copied_instances (
+	copied_series_id INTEGER NOT NULL, 
+	sop_instance_uid VARCHAR(64) NOT NULL, 
+	sha256 VARCHAR(64) NOT NULL, 
+	copy_sop_instance_uid VARCHAR(64) NOT NULL, 
+	reason VARCHAR(32), 
 	detail TEXT, 
-	happened_at DATETIME NOT NULL, 
-	state VARCHAR(16) NOT NULL, 
-	attempts INTEGER NOT NULL, 
-	due_at DATETIME, 
-	reason TEXT, 
-	output TEXT, 
-	last_at DATETIME, 
-	CONSTRAINT pk_deliveries PRIMARY KEY (id), 
-	CONSTRAINT uq_deliveries_hook_message_id UNIQUE (hook, message_id)
+	CONSTRAINT pk_copied_instances PRIMARY KEY (copied_series_id, sop_instance_uid), 
+	CONSTRAINT fk_copied_instances_copied_series_id_copied_series FOREIGN KEY(copied_series_id) REFERENCES copied_series (id) ON DELETE CASCADE
 );
-INSERT INTO "deliveries" VALUES(1,'archive','m-1','volume-created','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758',NULL,2,NULL,'2026-11-01 12:00:00.000000','waiting',2,'2026-11-01 12:00:00.000000','HTTP 503',NULL,'2026-11-01 12:00:00.000000');
-INSERT INTO "deliveries" VALUES(2,'archive','m-2','series-converted','1.2.826.0.1.3680043.8.498.8029687340686466499816656087800768418','1.2.826.0.1.3680043.8.498.18519894704591506856708463726297964069',NULL,1,NULL,'2026-11-01 12:00:00.000000','given-up',9,NULL,'HTTP 404',NULL,'2026-11-01 12:00:00.000000');
-INSERT INTO "deliveries" VALUES(3,'away/pacs','m-3','series-quiet','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758',NULL,NULL,NULL,'2026-11-01 12:00:00.000000','waiting',1,'2026-11-01 12:00:00.000000','no answer',NULL,'2026-11-01 12:00:00.000000');
+INSERT INTO "copied_instances" VALUES(1,'1','1','1','1','1');
+CREATE TABLE copied_series (
+	id INTEGER NOT NULL, 
+	project_id INTEGER NOT NULL, 
+	project VARCHAR(64) NOT NULL, 
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	copy_study_instance_uid VARCHAR(64) NOT NULL, 
+	copy_series_instance_uid VARCHAR(64) NOT NULL, 
+	receptions INTEGER, 
+	revision INTEGER, 
+	CONSTRAINT pk_copied_series PRIMARY KEY (id), 
+	CONSTRAINT uq_copied_series_project_id_study_instance_uid_series_instance_uid UNIQUE (project_id, study_instance_uid, series_instance_uid)
+);
+INSERT INTO "copied_series" VALUES(1,1,'1','1','1','1','1',1,1);
 CREATE TABLE events (
 	id INTEGER NOT NULL, 
 	kind VARCHAR(32) NOT NULL, 
@@ -123,27 +156,26 @@ CREATE TABLE events (
 	happened_at DATETIME NOT NULL, 
 	CONSTRAINT pk_events PRIMARY KEY (id)
 );
-INSERT INTO "events" VALUES(1,'instance-conflict','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758','1.2.826.0.1.3680043.8.498.59792478395008311573573005053304607126',NULL,'the instance came again with other bytes; the first is current','2026-11-22 08:04:49.788779');
-INSERT INTO "events" VALUES(2,'instance-conflict','1.2.826.0.1.3680043.8.498.8029687340686466499816656087800768418','1.2.826.0.1.3680043.8.498.18519894704591506856708463726297964069','1.2.826.0.1.3680043.8.498.68593474297206530928932552398204554040',NULL,'the instance came again with other bytes; the first is current','2026-11-22 08:04:49.800901');
-INSERT INTO "events" VALUES(3,'series-quiet','1.2.826.0.1.3680043.8.498.73682899505068305374377558388361208630','1.2.826.0.1.3680043.8.498.20174669427851241537833392288406555120',NULL,1,'2 instances','2100-01-01 00:00:00.000000');
-INSERT INTO "events" VALUES(4,'series-converted','1.2.826.0.1.3680043.8.498.73682899505068305374377558388361208630','1.2.826.0.1.3680043.8.498.20174669427851241537833392288406555120',NULL,1,'2 instances without a gap; the sender did not announce a count','2026-11-01 12:00:00.000000');
-INSERT INTO "events" VALUES(5,'series-quiet','1.2.826.0.1.3680043.8.498.72880310276949762278900202899430457286','1.2.826.0.1.3680043.8.498.93721673232303651654623759847036938840',NULL,1,'4 instances','2100-01-01 00:00:00.000000');
-INSERT INTO "events" VALUES(6,'series-converted','1.2.826.0.1.3680043.8.498.72880310276949762278900202899430457286','1.2.826.0.1.3680043.8.498.93721673232303651654623759847036938840',NULL,1,'missing-slice: 1 slice is missing at 2.5 mm spacing, after slice 2; Instance Number 3 is missing; 4 instances received','2026-11-01 12:00:00.000000');
-INSERT INTO "events" VALUES(7,'series-quiet','1.2.826.0.1.3680043.8.498.68892682504980096050722032525890158512','1.2.826.0.1.3680043.8.498.30458957611374426077335338678453961391',NULL,1,'3 instances','2100-01-01 00:00:00.000000');
-INSERT INTO "events" VALUES(8,'series-converted','1.2.826.0.1.3680043.8.498.68892682504980096050722032525890158512','1.2.826.0.1.3680043.8.498.30458957611374426077335338678453961391',NULL,1,'3 instances without a gap; the sender did not announce a count','2026-11-01 12:00:00.000000');
-INSERT INTO "events" VALUES(9,'series-quiet','1.2.826.0.1.3680043.8.498.8275755715422890255653020068165350427','1.2.826.0.1.3680043.8.498.12407350378039775040100588877951456625',NULL,1,'4 instances','2100-01-01 00:00:00.000000');
-INSERT INTO "events" VALUES(10,'series-converted','1.2.826.0.1.3680043.8.498.8275755715422890255653020068165350427','1.2.826.0.1.3680043.8.498.12407350378039775040100588877951456625',NULL,1,'4 instances without a gap; the sender did not announce a count','2026-11-01 12:00:00.000000');
-INSERT INTO "events" VALUES(11,'series-quiet','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758',NULL,1,'2 instances','2100-01-01 00:00:00.000000');
-INSERT INTO "events" VALUES(12,'series-converted','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758',NULL,1,'2 instances without a gap; the sender did not announce a count','2026-11-01 12:00:00.000000');
-INSERT INTO "events" VALUES(13,'series-quiet','1.2.826.0.1.3680043.8.498.8029687340686466499816656087800768418','1.2.826.0.1.3680043.8.498.18519894704591506856708463726297964069',NULL,1,'2 instances','2100-01-01 00:00:00.000000');
-INSERT INTO "events" VALUES(14,'series-converted','1.2.826.0.1.3680043.8.498.8029687340686466499816656087800768418','1.2.826.0.1.3680043.8.498.18519894704591506856708463726297964069',NULL,1,'2 instances without a gap; the sender did not announce a count','2026-11-01 12:00:00.000000');
-INSERT INTO "events" VALUES(15,'series-reopened','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758',NULL,NULL,'reconversion requested','2026-11-01 12:00:00.000000');
-INSERT INTO "events" VALUES(16,'series-quiet','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758',NULL,2,'2 instances','2100-01-01 00:00:00.000000');
-INSERT INTO "events" VALUES(17,'volume-superseded','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758',NULL,1,'replaced by revision 2','2026-11-01 12:00:00.000000');
-INSERT INTO "events" VALUES(18,'series-converted','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758',NULL,2,'2 instances without a gap; the sender did not announce a count','2026-11-01 12:00:00.000000');
-INSERT INTO "events" VALUES(19,'patient-merged','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541',NULL,NULL,NULL,'patient #1 is now #2','2026-11-22 08:04:50.056592');
-INSERT INTO "events" VALUES(20,'deleted','1.2.826.0.1.3680043.8.498.73682899505068305374377558388361208630',NULL,NULL,NULL,'study, by command','2026-11-22 08:04:50.063272');
-INSERT INTO "events" VALUES(21,'problem-acknowledged','1.2.826.0.1.3680043.8.498.72880310276949762278900202899430457286','1.2.826.0.1.3680043.8.498.93721673232303651654623759847036938840',NULL,NULL,'by ann','2026-11-01 12:00:00.000000');
+INSERT INTO "events" VALUES(1,'instance-conflict','1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686','1.2.826.0.1.3680043.8.498.53941283556800038696825923429822041602',NULL,'the instance came again with other bytes; the first is current','2026-11-26 10:09:38.796952');
+INSERT INTO "events" VALUES(2,'series-quiet','1.2.826.0.1.3680043.8.498.98649341358700149810522820981979499426','1.2.826.0.1.3680043.8.498.8587462832560431780813789672970707275',NULL,1,'2 instances','2100-01-01 00:00:00.000000');
+INSERT INTO "events" VALUES(3,'series-converted','1.2.826.0.1.3680043.8.498.98649341358700149810522820981979499426','1.2.826.0.1.3680043.8.498.8587462832560431780813789672970707275',NULL,1,'2 instances without a gap; the sender did not announce a count','2026-11-26 09:00:00.000000');
+INSERT INTO "events" VALUES(4,'series-quiet','1.2.826.0.1.3680043.8.498.76977462089439211750628011030040033515','1.2.826.0.1.3680043.8.498.70750716526570116246106973439403270602',NULL,1,'1 instance','2100-01-01 00:00:00.000000');
+INSERT INTO "events" VALUES(5,'series-converted','1.2.826.0.1.3680043.8.498.76977462089439211750628011030040033515','1.2.826.0.1.3680043.8.498.70750716526570116246106973439403270602',NULL,1,'1 instance received; the sender did not announce a count','2026-11-26 09:00:00.000000');
+INSERT INTO "events" VALUES(6,'series-quiet','1.2.826.0.1.3680043.8.498.92433762590131531909835451140822126885','1.2.826.0.1.3680043.8.498.78500174756817233779432927957246849360',NULL,1,'1 instance','2100-01-01 00:00:00.000000');
+INSERT INTO "events" VALUES(7,'series-converted','1.2.826.0.1.3680043.8.498.92433762590131531909835451140822126885','1.2.826.0.1.3680043.8.498.78500174756817233779432927957246849360',NULL,1,'1 instance received; the sender did not announce a count','2026-11-26 09:00:00.000000');
+INSERT INTO "events" VALUES(8,'series-quiet','1.2.826.0.1.3680043.8.498.31414036070747266909104979708427060187','1.2.826.0.1.3680043.8.498.43672423583735699505751906721677688916',NULL,1,'1 instance','2100-01-01 00:00:00.000000');
+INSERT INTO "events" VALUES(9,'series-refused','1.2.826.0.1.3680043.8.498.31414036070747266909104979708427060187','1.2.826.0.1.3680043.8.498.43672423583735699505751906721677688916',NULL,1,'incomplete: CT Image Storage without Pixel Data (7FE0,0010)','2026-11-26 09:00:00.000000');
+INSERT INTO "events" VALUES(10,'series-quiet','1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686',NULL,1,'3 instances','2100-01-01 00:00:00.000000');
+INSERT INTO "events" VALUES(11,'series-converted','1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686',NULL,1,'3 instances without a gap; the sender did not announce a count','2026-11-26 09:00:00.000000');
+INSERT INTO "events" VALUES(12,'series-quiet','1.2.826.0.1.3680043.8.498.56809458295153437665181693906313861977','1.2.826.0.1.3680043.8.498.32516764877645347795044054171531438476',NULL,1,'1 instance','2100-01-01 00:00:00.000000');
+INSERT INTO "events" VALUES(13,'series-converted','1.2.826.0.1.3680043.8.498.56809458295153437665181693906313861977','1.2.826.0.1.3680043.8.498.32516764877645347795044054171531438476',NULL,1,'1 instance received; the sender did not announce a count','2026-11-26 09:00:00.000000');
+INSERT INTO "events" VALUES(14,'series-reopened','1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686',NULL,NULL,'reconversion requested','2026-11-26 09:00:00.000000');
+INSERT INTO "events" VALUES(15,'series-quiet','1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686',NULL,2,'3 instances','2100-01-01 00:00:00.000000');
+INSERT INTO "events" VALUES(16,'volume-superseded','1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686',NULL,1,'replaced by revision 2','2026-11-26 09:00:00.000000');
+INSERT INTO "events" VALUES(17,'series-converted','1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686',NULL,2,'3 instances without a gap; the sender did not announce a count','2026-11-26 09:00:00.000000');
+INSERT INTO "events" VALUES(18,'patient-merged','1.2.826.0.1.3680043.8.498.56809458295153437665181693906313861977',NULL,NULL,NULL,'patient #6 is now #2','2026-11-26 10:09:41.860677');
+INSERT INTO "events" VALUES(19,'deleted','1.2.826.0.1.3680043.8.498.76977462089439211750628011030040033515',NULL,NULL,NULL,'study, by command','2026-11-26 10:09:42.257899');
+INSERT INTO "events" VALUES(20,'deleted','1.2.826.0.1.3680043.8.498.92433762590131531909835451140822126885',NULL,NULL,NULL,'study, by command','2026-11-26 10:09:42.804489');
 CREATE TABLE exclusions (
 	id INTEGER NOT NULL, 
 	conversion_id INTEGER NOT NULL, 
@@ -154,8 +186,6 @@ CREATE TABLE exclusions (
 	CONSTRAINT pk_exclusions PRIMARY KEY (id), 
 	CONSTRAINT fk_exclusions_conversion_id_conversions FOREIGN KEY(conversion_id) REFERENCES conversions (id)
 );
-INSERT INTO "exclusions" VALUES(1,3,'1.2.826.0.1.3680043.8.498.63282476462360100856305414252910224744',1,'same-position-twice','another instance, of which it is no copy, has the same position');
-INSERT INTO "exclusions" VALUES(2,4,'1.2.826.0.1.3680043.8.498.76384548230873186831605670813078856024',1,'duplicate-slice','the instance is a copy of another one, under a different SOP Instance UID (0008,0018)');
 CREATE TABLE failures (
 	id INTEGER NOT NULL, 
 	series_id INTEGER NOT NULL, 
@@ -167,18 +197,7 @@ CREATE TABLE failures (
 	CONSTRAINT pk_failures PRIMARY KEY (id), 
 	CONSTRAINT fk_failures_series_id_series FOREIGN KEY(series_id) REFERENCES series (id)
 );
-INSERT INTO "failures" VALUES(1,2,1,2,'no-geometry','for a test','2026-11-01 12:00:00.000000');
-CREATE TABLE hooks (
-	name VARCHAR(64) NOT NULL, 
-	event_id INTEGER NOT NULL, 
-	image_id INTEGER, 
-	rewinds INTEGER NOT NULL, 
-	delivered INTEGER NOT NULL, 
-	delivered_at DATETIME, paused BOOLEAN DEFAULT 0 NOT NULL, trouble TEXT, trouble_since DATETIME, retry_at DATETIME, 
-	CONSTRAINT pk_hooks PRIMARY KEY (name)
-);
-INSERT INTO "hooks" VALUES('archive',21,17,0,0,NULL,0,NULL,NULL,NULL);
-INSERT INTO "hooks" VALUES('away/pacs',3,2,0,1,'2026-11-01 12:00:00.000000',1,'no answer','2026-11-01 12:00:00.000000','2026-11-01 12:00:00.000000');
+INSERT INTO "failures" VALUES(1,5,1,NULL,'incomplete','CT Image Storage without Pixel Data (7FE0,0010)','2026-11-26 09:00:00.000000');
 CREATE TABLE host_removals (
 	host VARCHAR(63) NOT NULL, 
 	path VARCHAR(200) NOT NULL, 
@@ -191,11 +210,30 @@ CREATE TABLE hosts (
 	version VARCHAR(32) NOT NULL, 
 	subscribers JSON NOT NULL, 
 	is_behind BOOLEAN DEFAULT 0 NOT NULL, 
+	not_ready JSON DEFAULT '{}' NOT NULL, 
 	started_at DATETIME NOT NULL, 
 	seen_at DATETIME NOT NULL, 
-	lease_until DATETIME, not_ready JSON DEFAULT '{}' NOT NULL, drain VARCHAR(8), left_behind INTEGER, 
+	lease_until DATETIME, 
+	drain VARCHAR(8), 
+	left_behind INTEGER, 
+	clock_ahead_seconds FLOAT DEFAULT '0' NOT NULL, 
+	configuration JSON DEFAULT '{}' NOT NULL, 
+	problems JSON DEFAULT '{}' NOT NULL, 
 	CONSTRAINT pk_hosts PRIMARY KEY (name)
 );
+CREATE TABLE image_documents (
+	image_id INTEGER NOT NULL, 
+	document TEXT NOT NULL, 
+	CONSTRAINT pk_image_documents PRIMARY KEY (image_id), 
+	CONSTRAINT fk_image_documents_image_id_images FOREIGN KEY(image_id) REFERENCES images (id) ON DELETE CASCADE ON UPDATE CASCADE
+);
+INSERT INTO "image_documents" VALUES(1,'{}');
+INSERT INTO "image_documents" VALUES(2,'{"ImagePositionPatient":"-50\\-40\\32.5"}');
+INSERT INTO "image_documents" VALUES(3,'{"ImagePositionPatient":"-50\\-40\\35"}');
+INSERT INTO "image_documents" VALUES(4,'{}');
+INSERT INTO "image_documents" VALUES(5,'{"ImagePositionPatient":"-50\\-40\\32.5"}');
+INSERT INTO "image_documents" VALUES(8,'{}');
+INSERT INTO "image_documents" VALUES(9,'{}');
 CREATE TABLE images (
 	id INTEGER NOT NULL, 
 	series_id INTEGER NOT NULL, 
@@ -214,61 +252,48 @@ CREATE TABLE images (
 	number_of_slices INTEGER, 
 	number_of_time_slices INTEGER, 
 	number_of_series_related_instances INTEGER, 
+	timezone_offset_from_utc VARCHAR(16), 
 	file_missing BOOLEAN DEFAULT 0 NOT NULL, 
 	bytes BIGINT NOT NULL, 
 	sha256 VARCHAR(64) NOT NULL, 
 	data_set_offset INTEGER NOT NULL, 
 	"key" VARCHAR(200) NOT NULL, 
+	place VARCHAR(8), 
+	spool_host VARCHAR(63), 
 	source VARCHAR(16) NOT NULL, 
 	calling_ae_title VARCHAR(16), 
 	called_ae_title VARCHAR(16), 
 	peer VARCHAR(64), 
-	received_at DATETIME NOT NULL, timezone_offset_from_utc VARCHAR(16), place VARCHAR(8), spool_host VARCHAR(63), 
+	received_at DATETIME NOT NULL, 
 	CONSTRAINT pk_images PRIMARY KEY (id), 
 	CONSTRAINT fk_images_series_id_series FOREIGN KEY(series_id) REFERENCES series (id), 
-	CONSTRAINT uq_images_key UNIQUE ("key"), 
-	CONSTRAINT uq_images_sop_instance_uid UNIQUE (sop_instance_uid)
+	CONSTRAINT uq_images_sop_instance_uid UNIQUE (sop_instance_uid), 
+	CONSTRAINT uq_images_key UNIQUE ("key")
 );
-INSERT INTO "images" VALUES(1,1,'1.2.826.0.1.3680043.8.498.59792478395008311573573005053304607126','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',1,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'80b9700f3d82215bc27b31e9ea8c663db987627f1a4ff9a900117ac6840cd2c6',380,'objects/00000000/4abab974e3fe480da0fbfccc5623d907.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.733742',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(2,1,'1.2.826.0.1.3680043.8.498.31561750838390511375794875517600403808','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',2,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1100,'1c2c331b63c70748f0eac6d122b88323f1fe50e20ba98b7729b44548e55ab9e6',380,'objects/00000000/6be0145bebe24e1ca072cac2bba5434b.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.747605',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(3,2,'1.2.826.0.1.3680043.8.498.5999561225762059105473742536694353897','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',1,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'585ac7fb8cf2958839c95d37329229d322a8dab7908b79b7da88dc1d8dfb7b58',380,'objects/00000000/8c597e4b618f47e78ce278f6e1f9d490.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.750440',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(4,2,'1.2.826.0.1.3680043.8.498.68593474297206530928932552398204554040','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',2,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1100,'aaa34f34bd73076bb01bcb55df4dbde10fba22f28b255660fb913c41b01106d9',380,'objects/00000000/ad7e2c9535d14773b39b7f6d8546746c.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.756935',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(7,4,'1.2.826.0.1.3680043.8.498.22459414524075862745524959083869416421','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',1,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'7852185730fe3d7a8cbec5b6e9f420ef88b81ceafd4707f86a0b33282b7b6cc4',380,'objects/00000000/aaf835b7ac0f49b9bb73982166f432a9.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.764608',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(8,4,'1.2.826.0.1.3680043.8.498.91829106481834709339706413488903520974','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',2,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1100,'275bdf3da8f6c56c69be18b88322460b13fd4f5982b6ee123e14bad09d7c60ae',380,'objects/00000000/2b51d06b516249e8a805cc51ba9437ec.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.768764',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(9,4,'1.2.826.0.1.3680043.8.498.89593328528593599399242462819966620096','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',4,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1100,'2a0f5ec4983a8ce62aae8aca27eb5e5b35272e7afa563cdd987fa09ed554913c',380,'objects/00000000/fc74178162ce4c4b88f2ad73f9def8bf.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.770396',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(10,4,'1.2.826.0.1.3680043.8.498.55949885654149574883304335206472341735','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',5,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'2f8adcd98b8028ae21519e6def54afc07f3e308ab09163a30d2a24931e1f4eef',380,'objects/00000000/a4521f2f31394806bfb1e780a13a3289.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.771756',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(11,5,'1.2.826.0.1.3680043.8.498.77841189311120711512622215217749455266','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',1,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'ed7ea146e898d9631526998c5b49bc336b835ea3fbefc58acc196cc5c14aa2a1',380,'objects/00000000/9d588587c2964318a8c02e6cb9c84ddd.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.772951',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(12,5,'1.2.826.0.1.3680043.8.498.62707150049882622742855901661509386852','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',2,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1100,'7d4744155a058711af317b3b77945b2bc4ca8651df3a1ca657676e2b838bcc0a',380,'objects/00000000/7cd09e92a5b84a6eb9cf2b94d5b24706.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.777414',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(13,5,'1.2.826.0.1.3680043.8.498.63282476462360100856305414252910224744','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',3,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1100,'ad785be6ba23a52e2cf2be122defb90676de4e494b51e01f69d701db52b74daa',380,'objects/00000000/569c2ca50c374e88ae4db0fae583e689.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.778701',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(14,6,'1.2.826.0.1.3680043.8.498.74431590319877018493212806388497818199','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',1,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'72231c9b08a9fbe367c10b580b6aaf8ea20a6e7fa0d2971e578e891dfe31fc50',380,'objects/00000000/ae4b7730137d48bf86d70f608b0f4735.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.780252',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(15,6,'1.2.826.0.1.3680043.8.498.38416272234719461506674612227296245449','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',2,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1100,'c7a9b7e1169533564da415de08a5749813938f9d667bb04bb5723cc619cf5606',380,'objects/00000000/d20136224baa475a84cab96de9a10ff1.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.783416',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(16,6,'1.2.826.0.1.3680043.8.498.97499005094698423863475021755623189515','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',3,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'5813409109b1da9e33577f435923850d8e3025298c599b9fac068b456a3402f9',380,'objects/00000000/8559f9d657104103ada96eb7f430a3df.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.785043',NULL,NULL,NULL);
-INSERT INTO "images" VALUES(17,6,'1.2.826.0.1.3680043.8.498.76384548230873186831605670813078856024','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',4,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'94be205151b242382eda59ba47ec751fc4223aad4a83ea6a40c467214fc0c0bf',380,'objects/00000000/371973afb5aa4fccaafa4964723fa1f2.dcm','dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-22 08:04:49.787461',NULL,NULL,NULL);
-CREATE TABLE jobs (
+INSERT INTO "images" VALUES(1,1,'1.2.826.0.1.3680043.8.498.53941283556800038696825923429822041602','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',1,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1102,'af40d7489b4d752f82102157deb493c1a5514613df5467811656163dc5a6cbf2',380,'objects/00000000/6ecdf3add84a4b7c93c5aa39da1d137b.dcm',NULL,NULL,'dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-26 10:09:38.275111');
+INSERT INTO "images" VALUES(2,1,'1.2.826.0.1.3680043.8.498.80590598032242308775590714640029888311','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',2,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1104,'058b7f682a5e7a0671c1e9b6c522c83bf6557bc682046ce11fb308862c8e3026',380,'objects/00000000/e3ce0b428b844a029a64fcac64925bd5.dcm',NULL,NULL,'dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-26 10:09:38.406155');
+INSERT INTO "images" VALUES(3,1,'1.2.826.0.1.3680043.8.498.57249363964278005577264837506160628650','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',3,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1102,'0b3b526303482784f76cafbd9d268d55bfd1f14eb6463e45735b9a6a5b65426a',380,'objects/00000000/49d91e98ba334b7481fb3e52c0970606.dcm',NULL,NULL,'dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-26 10:09:38.426174');
+INSERT INTO "images" VALUES(4,2,'1.2.826.0.1.3680043.8.498.78397094621433839856245653119360204981','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',1,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'dbd41e2b77713e2e35dd7b157ab94a1fcfe3c8266cbade9221307dad4423879e',380,'objects/00000000/ad80b50e4fcc4344900e5c8d80b6a2d1.dcm',NULL,NULL,'dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-26 10:09:38.446144');
+INSERT INTO "images" VALUES(5,2,'1.2.826.0.1.3680043.8.498.56329210389929480193248284027548927092','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',2,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1100,'b24f7d3cdeeac80557ad20efed13c992d56f5e73c871d3ffbf4cfa03d0c19725',380,'objects/00000000/f0c04db309ab4a5880a6a3861cb1f6f2.dcm',NULL,NULL,'dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-26 10:09:38.494335');
+INSERT INTO "images" VALUES(8,5,'1.2.826.0.1.3680043.8.498.91643741753775028483761153110555287472','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',1,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,708,'18a6ec9be4a8df85d84e4dccc7a120931130aacd2b305cb033bf31998106005c',380,'objects/00000000/a85bb46274274c8696b6c3c3cdce3b46.dcm',NULL,NULL,'dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-26 10:09:38.759789');
+INSERT INTO "images" VALUES(9,6,'1.2.826.0.1.3680043.8.498.99748734784595827562103876247915576757','1.2.840.10008.5.1.4.1.1.2','1.2.840.10008.1.2.1',1,NULL,16,12,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,1098,'f614455f930cb1b28d719d23e07e968cb2a049b8102d8be7fb8860f1cee61449',380,'objects/00000000/3c135cbbe1de4fac97235942807cf4a4.dcm',NULL,NULL,'dicom','MODALITY','VOXELNODE','127.0.0.1:1','2026-11-26 10:09:38.896407');
+CREATE TABLE kept_searches (
 	id INTEGER NOT NULL, 
-	job_id VARCHAR(32) NOT NULL, 
-	hook VARCHAR(64) NOT NULL, 
-	message_id VARCHAR(36) NOT NULL, 
-	replayed BOOLEAN DEFAULT 0 NOT NULL, 
-	event VARCHAR(32) NOT NULL, 
-	study_instance_uid VARCHAR(64) NOT NULL, 
-	series_instance_uid VARCHAR(64), 
-	revision INTEGER, 
-	happened_at DATETIME NOT NULL, 
-	state VARCHAR(16) NOT NULL, 
-	percent INTEGER, 
-	detail TEXT, 
-	location TEXT, 
-	tokens JSON NOT NULL, 
-	created_at DATETIME NOT NULL, 
-	changed_at DATETIME NOT NULL, 
-	due_at DATETIME, 
-	ended_at DATETIME, 
-	CONSTRAINT pk_jobs PRIMARY KEY (id), 
-	CONSTRAINT ck_jobs_ck_jobs_state CHECK (state IN ('waiting', 'running', 'succeeded', 'failed', 'cancelled', 'expired')), 
-	CONSTRAINT uq_jobs_job_id UNIQUE (job_id)
+	account VARCHAR(64) NOT NULL, 
+	name VARCHAR(64) NOT NULL, 
+	conditions JSON NOT NULL, 
+	CONSTRAINT pk_kept_searches PRIMARY KEY (id), 
+	CONSTRAINT uq_kept_searches_account_name UNIQUE (account, name)
 );
-INSERT INTO "jobs" VALUES(1,'33333333333333333333333333333333','masks','m-4',0,'volume-created','1.2.826.0.1.3680043.8.498.8029687340686466499816656087800768418','1.2.826.0.1.3680043.8.498.18519894704591506856708463726297964069',1,'2026-11-01 12:00:00.000000','running',50,NULL,NULL,'[]','2026-11-01 12:00:00.000000','2026-11-01 12:00:00.000000','2100-01-01 00:00:00.000000',NULL);
+INSERT INTO "kept_searches" VALUES(1,'ann','1','{"modality": "CT"}');
+CREATE TABLE key_challenges (
+	session_id INTEGER NOT NULL, 
+	purpose VARCHAR(8) NOT NULL, 
+	challenge VARCHAR(64) NOT NULL, 
+	expires_at DATETIME NOT NULL, 
+	CONSTRAINT pk_key_challenges PRIMARY KEY (session_id), 
+	CONSTRAINT fk_key_challenges_session_id_web_sessions FOREIGN KEY(session_id) REFERENCES web_sessions (id) ON DELETE CASCADE
+);
 CREATE TABLE keyed_requests (
 	id INTEGER NOT NULL, 
 	account VARCHAR(64) NOT NULL, 
@@ -279,12 +304,43 @@ CREATE TABLE keyed_requests (
 	CONSTRAINT pk_keyed_requests PRIMARY KEY (id), 
 	CONSTRAINT uq_keyed_requests_account_key UNIQUE (account, "key")
 );
-INSERT INTO "keyed_requests" VALUES(1,'ann','one','0000000000000000000000000000000000000000000000000000000000000000','{}','2026-11-01 12:00:00.000000');
+INSERT INTO "keyed_requests" VALUES(1,'ann','one','0000000000000000000000000000000000000000000000000000000000000000','{}','2026-11-26 09:00:00.000000');
+CREATE TABLE labels (
+	id INTEGER NOT NULL, 
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	label VARCHAR(64) NOT NULL, 
+	given_by VARCHAR(64) NOT NULL, 
+	given_at DATETIME NOT NULL, 
+	CONSTRAINT pk_labels PRIMARY KEY (id), 
+	CONSTRAINT uq_labels_study_instance_uid_series_instance_uid_label UNIQUE (study_instance_uid, series_instance_uid, label)
+);
+INSERT INTO "labels" VALUES(1,'1','1','1','1','2026-11-26 09:00:00.000000');
 CREATE TABLE leases (
 	name VARCHAR(160) NOT NULL, 
 	host VARCHAR(63) NOT NULL, 
 	CONSTRAINT pk_leases PRIMARY KEY (name)
 );
+CREATE TABLE limited_accounts (
+	account VARCHAR(64) NOT NULL, 
+	CONSTRAINT pk_limited_accounts PRIMARY KEY (account)
+);
+INSERT INTO "limited_accounts" VALUES('bob');
+CREATE TABLE lost_instances (
+	id INTEGER NOT NULL, 
+	sop_instance_uid VARCHAR(64) NOT NULL, 
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	sha256 VARCHAR(64) NOT NULL, 
+	source VARCHAR(16) NOT NULL, 
+	calling_ae_title VARCHAR(16) NOT NULL, 
+	peer VARCHAR(64) NOT NULL, 
+	received_at DATETIME NOT NULL, 
+	noticed_at DATETIME NOT NULL, 
+	CONSTRAINT pk_lost_instances PRIMARY KEY (id), 
+	CONSTRAINT uq_lost_instances_sop_instance_uid UNIQUE (sop_instance_uid)
+);
+INSERT INTO "lost_instances" VALUES(1,'1','1','1','1','1','1','1','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000');
 CREATE TABLE object_removals (
 	"key" VARCHAR(200) NOT NULL, 
 	ordered_at DATETIME NOT NULL, 
@@ -296,19 +352,21 @@ CREATE TABLE patients (
 	patient_id VARCHAR(64), 
 	issuer_of_patient_id VARCHAR(64), 
 	patient_name VARCHAR(324), 
+	patient_name_alphabetic VARCHAR(324), 
+	patient_name_ideographic VARCHAR(324), 
+	patient_name_phonetic VARCHAR(324), 
 	patient_birth_date DATE, 
 	patient_birth_time TIME, 
 	patient_sex VARCHAR(16), 
-	merged_into INTEGER, patient_name_alphabetic VARCHAR(324), patient_name_ideographic VARCHAR(324), patient_name_phonetic VARCHAR(324), 
+	merged_into INTEGER, 
+	merged_first_into INTEGER, 
 	CONSTRAINT pk_patients PRIMARY KEY (id), 
-	CONSTRAINT fk_patients_merged_into_patients FOREIGN KEY(merged_into) REFERENCES patients (id), 
-	CONSTRAINT uq_patients_identity UNIQUE (identity)
+	CONSTRAINT fk_patients_merged_into_patients FOREIGN KEY(merged_into) REFERENCES patients (id)
 );
-INSERT INTO "patients" VALUES(1,'\A','A',NULL,'Voxel^Test',NULL,NULL,'O',2,'voxel^test',NULL,NULL);
-INSERT INTO "patients" VALUES(2,'\B','B',NULL,'Voxel^Test',NULL,NULL,'O',NULL,'voxel^test',NULL,NULL);
-INSERT INTO "patients" VALUES(4,'\D','D',NULL,'Voxel^Test',NULL,NULL,'O',NULL,'voxel^test',NULL,NULL);
-INSERT INTO "patients" VALUES(5,'\E','E',NULL,'Voxel^Test',NULL,NULL,'O',NULL,'voxel^test',NULL,NULL);
-INSERT INTO "patients" VALUES(6,'\F','F',NULL,'Voxel^Test',NULL,NULL,'O',NULL,'voxel^test',NULL,NULL);
+INSERT INTO "patients" VALUES(1,'\TEST-1','TEST-1',NULL,'Voxel^Test','voxel^test',NULL,NULL,NULL,NULL,'O',NULL,NULL);
+INSERT INTO "patients" VALUES(2,'\B','B',NULL,'Voxel^Test','voxel^test',NULL,NULL,NULL,NULL,'O',NULL,NULL);
+INSERT INTO "patients" VALUES(5,'\REFUSED','REFUSED',NULL,'Voxel^Test','voxel^test',NULL,NULL,NULL,NULL,'O',NULL,NULL);
+INSERT INTO "patients" VALUES(6,'\A','A',NULL,'Voxel^Test','voxel^test',NULL,NULL,NULL,NULL,'O',2,NULL);
 CREATE TABLE performed_series (
 	id INTEGER NOT NULL, 
 	performed_step_id INTEGER NOT NULL, 
@@ -318,7 +376,7 @@ CREATE TABLE performed_series (
 	CONSTRAINT pk_performed_series PRIMARY KEY (id), 
 	CONSTRAINT fk_performed_series_performed_step_id_performed_steps FOREIGN KEY(performed_step_id) REFERENCES performed_steps (id) ON DELETE CASCADE
 );
-INSERT INTO "performed_series" VALUES(1,1,'1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758','["1.2.826.0.1.3680043.8.498.59792478395008311573573005053304607126", "1.2.826.0.1.3680043.8.498.31561750838390511375794875517600403808"]');
+INSERT INTO "performed_series" VALUES(1,1,'1','1','[]');
 CREATE TABLE performed_steps (
 	id INTEGER NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -337,10 +395,75 @@ CREATE TABLE performed_steps (
 	changed_at DATETIME NOT NULL, 
 	ended_at DATETIME, 
 	CONSTRAINT pk_performed_steps PRIMARY KEY (id), 
-	CONSTRAINT ck_performed_steps_ck_performed_steps_state CHECK (state IN ('IN PROGRESS', 'COMPLETED', 'DISCONTINUED')), 
+	CONSTRAINT ck_performed_steps_state CHECK (state IN ('IN PROGRESS', 'COMPLETED', 'DISCONTINUED')), 
 	CONSTRAINT uq_performed_steps_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "performed_steps" VALUES(1,'1.2.4','COMPLETED','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541',NULL,NULL,NULL,NULL,NULL,1,2,'{}','CT1','2026-11-01 12:00:00.000000','2026-11-01 12:00:00.000000','2026-11-01 12:00:00.000000');
+INSERT INTO "performed_steps" VALUES(1,'1','COMPLETED','1','1','1','1','1','1',1,1,'{}','1','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000');
+CREATE TABLE project_contents (
+	project_id INTEGER NOT NULL, 
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	added_by VARCHAR(64) NOT NULL, 
+	added_at DATETIME NOT NULL, 
+	CONSTRAINT pk_project_contents PRIMARY KEY (project_id, study_instance_uid, series_instance_uid), 
+	CONSTRAINT fk_project_contents_project_id_projects FOREIGN KEY(project_id) REFERENCES projects (id) ON DELETE CASCADE
+);
+INSERT INTO "project_contents" VALUES(1,'1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','','test','2026-11-26 10:09:43.051021');
+CREATE TABLE project_members (
+	project_id INTEGER NOT NULL, 
+	account VARCHAR(64) NOT NULL, 
+	role VARCHAR(8) NOT NULL, 
+	CONSTRAINT pk_project_members PRIMARY KEY (project_id, account), 
+	CONSTRAINT ck_project_members_role CHECK (role IN ('read', 'write', 'manage')), 
+	CONSTRAINT fk_project_members_project_id_projects FOREIGN KEY(project_id) REFERENCES projects (id) ON DELETE CASCADE
+);
+INSERT INTO "project_members" VALUES(1,'bob','read');
+CREATE TABLE project_originals (
+	series_id INTEGER NOT NULL, 
+	project_id INTEGER NOT NULL, 
+	is_by_rule BOOLEAN NOT NULL, 
+	CONSTRAINT pk_project_originals PRIMARY KEY (series_id, project_id, is_by_rule), 
+	CONSTRAINT fk_project_originals_series_id_series FOREIGN KEY(series_id) REFERENCES series (id) ON DELETE CASCADE, 
+	CONSTRAINT fk_project_originals_project_id_projects FOREIGN KEY(project_id) REFERENCES projects (id) ON DELETE CASCADE
+);
+CREATE TABLE project_series (
+	series_id INTEGER NOT NULL, 
+	project_id INTEGER NOT NULL, 
+	is_by_rule BOOLEAN NOT NULL, 
+	CONSTRAINT pk_project_series PRIMARY KEY (series_id, project_id, is_by_rule), 
+	CONSTRAINT fk_project_series_series_id_series FOREIGN KEY(series_id) REFERENCES series (id) ON DELETE CASCADE, 
+	CONSTRAINT fk_project_series_project_id_projects FOREIGN KEY(project_id) REFERENCES projects (id) ON DELETE CASCADE
+);
+INSERT INTO "project_series" VALUES(1,1,0);
+CREATE TABLE projects (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	name VARCHAR(64) NOT NULL, 
+	description VARCHAR(200) DEFAULT '' NOT NULL, 
+	rule TEXT, 
+	called_ae_title VARCHAR(16), 
+	pseudonym_key VARCHAR(64), 
+	deidentification JSON, 
+	created_by VARCHAR(64) NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	CONSTRAINT uq_projects_name UNIQUE (name)
+);
+INSERT INTO "projects" VALUES(1,'trial','',NULL,NULL,NULL,NULL,'test','2026-11-26 10:09:42.961531');
+CREATE TABLE protocols (
+	"key" VARCHAR(32) NOT NULL, 
+	series JSON NOT NULL, 
+	learnt_at DATETIME NOT NULL, 
+	CONSTRAINT pk_protocols PRIMARY KEY ("key")
+);
+INSERT INTO "protocols" VALUES('1','[]','2026-11-26 09:00:00.000000');
+CREATE TABLE recovery_codes (
+	id INTEGER NOT NULL, 
+	account_id INTEGER NOT NULL, 
+	sha256 VARCHAR(64) NOT NULL, 
+	CONSTRAINT pk_recovery_codes PRIMARY KEY (id), 
+	CONSTRAINT fk_recovery_codes_account_id_accounts FOREIGN KEY(account_id) REFERENCES accounts (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_recovery_codes_sha256 UNIQUE (sha256)
+);
+INSERT INTO "recovery_codes" VALUES(1,1,'1');
 CREATE TABLE rejections (
 	id INTEGER NOT NULL, 
 	what VARCHAR(16) NOT NULL, 
@@ -356,7 +479,7 @@ CREATE TABLE rejections (
 	last_at DATETIME NOT NULL, 
 	CONSTRAINT pk_rejections PRIMARY KEY (id)
 );
-INSERT INTO "rejections" VALUES(1,'association','calling-ae-title','10.0.0.9','STRANGER','VOXELNODE','','the calling AE title is not in [peers]','add it',3,'2026-11-01 12:00:00.000000','2026-11-01 12:00:00.000000');
+INSERT INTO "rejections" VALUES(1,'1','1','1','1','1','1','1','1',1,'2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000');
 CREATE TABLE results (
 	id INTEGER NOT NULL, 
 	job_id INTEGER NOT NULL, 
@@ -371,34 +494,11 @@ CREATE TABLE results (
 	segments JSON, 
 	stored_at DATETIME, 
 	CONSTRAINT pk_results PRIMARY KEY (id), 
-	CONSTRAINT fk_results_job_id_jobs FOREIGN KEY(job_id) REFERENCES jobs (id) ON DELETE CASCADE, 
 	CONSTRAINT uq_results_job_id_file UNIQUE (job_id, file), 
+	CONSTRAINT fk_results_job_id_work FOREIGN KEY(job_id) REFERENCES work (id) ON DELETE CASCADE, 
 	CONSTRAINT uq_results_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "results" VALUES(1,1,'mask.nii.gz','segmentation','4444444444444444444444444444444444444444444444444444444444444444','1.2.826.0.1.3680043.8.498.18519894704591506856708463726297964069','1.2.826.0.1.3680043.8.498.8029687340686466499816656087800768418','1.2.7','1.2.8','1.2.9','{"liver": 1}',NULL);
-CREATE TABLE retrievals (
-	id INTEGER NOT NULL, 
-	retrieval_id VARCHAR(32) NOT NULL, 
-	peer VARCHAR(64) NOT NULL, 
-	study_instance_uid VARCHAR(64) NOT NULL, 
-	series_instance_uid VARCHAR(64), 
-	state VARCHAR(16) NOT NULL, 
-	attempts INTEGER NOT NULL, 
-	announced INTEGER, 
-	stored INTEGER NOT NULL, 
-	refused INTEGER NOT NULL, 
-	failed INTEGER NOT NULL, 
-	detail TEXT, 
-	requested_by VARCHAR(64) NOT NULL, 
-	cancelled_by VARCHAR(64), 
-	created_at DATETIME NOT NULL, 
-	changed_at DATETIME NOT NULL, 
-	ended_at DATETIME, 
-	CONSTRAINT pk_retrievals PRIMARY KEY (id), 
-	CONSTRAINT ck_retrievals_ck_retrievals_state CHECK (state IN ('waiting', 'running', 'succeeded', 'incomplete', 'failed', 'cancelled')), 
-	CONSTRAINT uq_retrievals_retrieval_id UNIQUE (retrieval_id)
-);
-INSERT INTO "retrievals" VALUES(1,'55555555555555555555555555555555','pacs','1.2.10',NULL,'waiting',0,NULL,0,0,0,NULL,'ann',NULL,'2026-11-01 12:00:00.000000','2026-11-01 12:00:00.000000',NULL);
+INSERT INTO "results" VALUES(1,1,'1','1','1','1','1','1','1','1',NULL,'2026-11-26 09:00:00.000000');
 CREATE TABLE revision_files (
 	id INTEGER NOT NULL, 
 	conversion_id INTEGER NOT NULL, 
@@ -434,7 +534,23 @@ CREATE TABLE scheduled_steps (
 	CONSTRAINT pk_scheduled_steps PRIMARY KEY (id), 
 	CONSTRAINT uq_scheduled_steps_source_source_key UNIQUE (source, source_key)
 );
-INSERT INTO "scheduled_steps" VALUES(1,'api','k',NULL,'A','A^B','ACC','1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541',NULL,'S1','CT',NULL,'2026-11-01',NULL,NULL,'{}','SCHEDULED','2026-11-01 12:00:00.000000','2026-11-01 12:00:00.000000');
+INSERT INTO "scheduled_steps" VALUES(1,'rest','1','1','1','1','1','1','1','1','1','1','2026-11-26','09:00:00.000000','1','{}','scheduled','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000');
+CREATE TABLE security_keys (
+	id INTEGER NOT NULL, 
+	account_id INTEGER NOT NULL, 
+	name VARCHAR(64) NOT NULL, 
+	rp_id VARCHAR(253) NOT NULL, 
+	credential_id VARCHAR(1364) NOT NULL, 
+	public_key TEXT NOT NULL, 
+	sign_count BIGINT NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	used_at DATETIME, 
+	CONSTRAINT pk_security_keys PRIMARY KEY (id), 
+	CONSTRAINT uq_security_keys_account_id_name UNIQUE (account_id, name), 
+	CONSTRAINT fk_security_keys_account_id_accounts FOREIGN KEY(account_id) REFERENCES accounts (id) ON DELETE CASCADE, 
+	CONSTRAINT uq_security_keys_credential_id UNIQUE (credential_id)
+);
+INSERT INTO "security_keys" VALUES(1,1,'1','1','1','1',1,'2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000');
 CREATE TABLE senders (
 	calling_ae_title VARCHAR(16) NOT NULL, 
 	gaps JSON NOT NULL, 
@@ -442,10 +558,11 @@ CREATE TABLE senders (
 	learnt_at DATETIME NOT NULL, 
 	CONSTRAINT pk_senders PRIMARY KEY (calling_ae_title)
 );
-INSERT INTO "senders" VALUES('MODALITY','[0.004, 0.004, 0.004, 0.003, 0.014, 0.006, 0.014]',10.0,'2100-01-01 00:00:00.000000');
+INSERT INTO "senders" VALUES('MODALITY','[0.048, 0.131, 0.131]',NULL,'2100-01-01 00:00:00.000000');
 CREATE TABLE sent_instances (
 	image_id INTEGER NOT NULL, 
-	subscriber VARCHAR(130) NOT NULL, 
+	route VARCHAR(64) NOT NULL, 
+	destination VARCHAR(64) NOT NULL, 
 	sha256 VARCHAR(64) NOT NULL, 
 	sop_class_uid VARCHAR(64) NOT NULL, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -455,11 +572,11 @@ CREATE TABLE sent_instances (
 	asked_at DATETIME, 
 	asks INTEGER NOT NULL, 
 	confirmed_at DATETIME, 
-	CONSTRAINT pk_sent_instances PRIMARY KEY (image_id, subscriber), 
-	CONSTRAINT ck_sent_instances_ck_sent_instances_state CHECK (state IN ('sent', 'owed', 'asked', 'confirmed', 'lost')), 
+	CONSTRAINT pk_sent_instances PRIMARY KEY (image_id, route, destination), 
+	CONSTRAINT ck_sent_instances_state CHECK (state IN ('sent', 'owed', 'asked', 'confirmed', 'lost')), 
 	CONSTRAINT fk_sent_instances_image_id_images FOREIGN KEY(image_id) REFERENCES images (id) ON DELETE CASCADE
 );
-INSERT INTO "sent_instances" VALUES(1,'away/pacs','2222222222222222222222222222222222222222222222222222222222222222','1.2','1.2.826.0.1.3680043.8.498.59792478395008311573573005053304607126','owed','2026-11-01 12:00:00.000000',NULL,NULL,0,NULL);
+INSERT INTO "sent_instances" VALUES(2,'1','1','1','1','1','sent','2026-11-26 09:00:00.000000','1','2026-11-26 09:00:00.000000',1,'2026-11-26 09:00:00.000000');
 CREATE TABLE series (
 	id INTEGER NOT NULL, 
 	study_id INTEGER NOT NULL, 
@@ -478,32 +595,58 @@ CREATE TABLE series (
 	frame_of_reference_uid VARCHAR(64), 
 	performed_procedure_step_start_date DATE, 
 	performed_procedure_step_start_time TIME, 
+	timezone_offset_from_utc VARCHAR(16), 
+	request_attributes JSON, 
 	state VARCHAR(16) NOT NULL, 
 	open_since DATETIME, 
 	last_received_at DATETIME NOT NULL, 
 	due_at DATETIME, 
-	arrivals INTEGER NOT NULL, 
+	waits JSON, 
+	receptions INTEGER NOT NULL, 
 	revision INTEGER NOT NULL, 
 	claim VARCHAR(32), 
-	claimed_arrivals INTEGER, 
+	claimed_by VARCHAR(63), 
+	claimed_receptions INTEGER, 
 	attempts INTEGER NOT NULL, 
+	conversion_begun_at DATETIME, 
+	last_conversion JSON, 
 	error TEXT, 
+	reported JSON, 
 	verdict VARCHAR(16), 
 	verdict_rule VARCHAR(32), 
 	verdict_reason TEXT, 
 	expected_instances INTEGER, 
 	expected_source VARCHAR(64), 
-	missing_instances INTEGER, waits JSON, missing_detail TEXT, timezone_offset_from_utc VARCHAR(16), request_attributes JSON, acknowledged_problem VARCHAR(64), acknowledged_reason TEXT, acknowledged_by VARCHAR(64), acknowledged_at DATETIME, claimed_by VARCHAR(63), 
+	missing_instances INTEGER, 
+	missing_detail TEXT, 
+	lacking JSON, 
+	acknowledged_problem VARCHAR(64), 
+	acknowledged_reason TEXT, 
+	acknowledged_by VARCHAR(64), 
+	acknowledged_at DATETIME, 
+	copied_for INTEGER, 
 	CONSTRAINT pk_series PRIMARY KEY (id), 
-	CONSTRAINT ck_series_ck_series_state CHECK (state IN ('receiving', 'converting', 'converted', 'refused', 'not-an-image', 'failed')), 
-	CONSTRAINT fk_series_study_id_studies FOREIGN KEY(study_id) REFERENCES studies (id), 
-	CONSTRAINT uq_series_study_id_series_instance_uid UNIQUE (study_id, series_instance_uid)
+	CONSTRAINT uq_series_study_id_series_instance_uid UNIQUE (study_id, series_instance_uid), 
+	CONSTRAINT ck_series_state CHECK (state IN ('receiving', 'converting', 'converted', 'refused', 'not-an-image', 'failed')), 
+	CONSTRAINT fk_series_study_id_studies FOREIGN KEY(study_id) REFERENCES studies (id)
 );
-INSERT INTO "series" VALUES(1,1,'1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758','CT',1,NULL,NULL,NULL,NULL,NULL,NULL,'Example',NULL,NULL,'1.2.826.0.1.3680043.8.498.67313453364551818944298470661712933330',NULL,NULL,'converted',NULL,'2026-11-22 08:04:49.747605',NULL,2,2,NULL,NULL,0,NULL,'complete','geometry','2 instances without a gap; the sender did not announce a count',NULL,NULL,0,NULL,'',NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "series" VALUES(2,2,'1.2.826.0.1.3680043.8.498.18519894704591506856708463726297964069','CT',1,NULL,NULL,NULL,NULL,NULL,NULL,'Example',NULL,NULL,'1.2.826.0.1.3680043.8.498.77821851421372444353192724189938003419',NULL,NULL,'converted',NULL,'2026-11-22 08:04:49.756935',NULL,2,1,NULL,NULL,0,NULL,'complete','geometry','2 instances without a gap; the sender did not announce a count',NULL,NULL,0,NULL,'',NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "series" VALUES(4,4,'1.2.826.0.1.3680043.8.498.93721673232303651654623759847036938840','CT',1,NULL,NULL,NULL,NULL,NULL,NULL,'Example',NULL,NULL,'1.2.826.0.1.3680043.8.498.59088018381743058325724720969562062527',NULL,NULL,'converted',NULL,'2026-11-22 08:04:49.771756',NULL,4,1,NULL,NULL,0,NULL,'incomplete','geometry','missing-slice: 1 slice is missing at 2.5 mm spacing, after slice 2; Instance Number 3 is missing; 4 instances received',NULL,NULL,1,NULL,'slices 5 mm from the first; Instance Number 3',NULL,NULL,'converted incomplete 1','known','ann','2026-11-01 12:00:00.000000',NULL);
-INSERT INTO "series" VALUES(5,5,'1.2.826.0.1.3680043.8.498.30458957611374426077335338678453961391','CT',1,NULL,NULL,NULL,NULL,NULL,NULL,'Example',NULL,NULL,'1.2.826.0.1.3680043.8.498.65445206804946988677833264838211168615',NULL,NULL,'converted',NULL,'2026-11-22 08:04:49.778701',NULL,3,1,NULL,NULL,0,NULL,'complete','geometry','3 instances without a gap; the sender did not announce a count',NULL,NULL,0,NULL,'',NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "series" VALUES(6,6,'1.2.826.0.1.3680043.8.498.12407350378039775040100588877951456625','CT',1,NULL,NULL,NULL,NULL,NULL,NULL,'Example',NULL,NULL,'1.2.826.0.1.3680043.8.498.44243712909487663705507822721445555910',NULL,NULL,'converted',NULL,'2026-11-22 08:04:49.787461',NULL,4,1,NULL,NULL,0,NULL,'complete','geometry','4 instances without a gap; the sender did not announce a count',NULL,NULL,0,NULL,'',NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "series" VALUES(1,1,'1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686','CT',1,NULL,NULL,NULL,NULL,NULL,NULL,'Example',NULL,NULL,'1.2.826.0.1.3680043.8.498.13415890292660378705834848428028153287',NULL,NULL,NULL,NULL,'converted',NULL,'2026-11-26 10:09:38.426174',NULL,NULL,3,2,NULL,NULL,NULL,0,NULL,'{"event": 17, "predecessor": 11, "kind": "series-converted", "begun_at": "2100-01-01T00:00:00+00:00", "ended_at": "2026-11-26T09:00:00+00:00", "revision": 2, "detail": "3 instances without a gap; the sender did not announce a count", "stands": ["series-converted", "3 instances without a gap; the sender did not announce a count"]}',NULL,NULL,'complete','geometry','3 instances without a gap; the sender did not announce a count',NULL,NULL,0,'',NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "series" VALUES(2,2,'1.2.826.0.1.3680043.8.498.8587462832560431780813789672970707275','CT',1,NULL,NULL,NULL,NULL,NULL,NULL,'Example',NULL,NULL,'1.2.826.0.1.3680043.8.498.15043515540974919017514308898884713793',NULL,NULL,NULL,NULL,'converted',NULL,'2026-11-26 10:09:38.494335',NULL,NULL,2,1,NULL,NULL,NULL,0,NULL,'{"event": 3, "predecessor": 0, "kind": "series-converted", "begun_at": "2100-01-01T00:00:00+00:00", "ended_at": "2026-11-26T09:00:00+00:00", "revision": 1, "detail": "2 instances without a gap; the sender did not announce a count", "stands": ["series-converted", "2 instances without a gap; the sender did not announce a count"]}',NULL,NULL,'complete','geometry','2 instances without a gap; the sender did not announce a count',NULL,NULL,0,'',NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "series" VALUES(5,5,'1.2.826.0.1.3680043.8.498.43672423583735699505751906721677688916','CT',1,NULL,NULL,NULL,NULL,NULL,NULL,'Example',NULL,NULL,'1.2.826.0.1.3680043.8.498.23768534035373778947739693477367708207',NULL,NULL,NULL,NULL,'refused',NULL,'2026-11-26 10:09:38.759789',NULL,NULL,1,1,NULL,NULL,NULL,0,NULL,'{"event": 9, "predecessor": 0, "kind": "series-refused", "begun_at": "2100-01-01T00:00:00+00:00", "ended_at": "2026-11-26T09:00:00+00:00", "revision": 1, "detail": "incomplete: CT Image Storage without Pixel Data (7FE0,0010)", "stands": ["series-refused", "incomplete: CT Image Storage without Pixel Data (7FE0,0010)"]}','incomplete: CT Image Storage without Pixel Data (7FE0,0010)',NULL,'incomplete','geometry','incomplete: CT Image Storage without Pixel Data (7FE0,0010); 1 instance received',NULL,NULL,NULL,'parts of a volume',NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "series" VALUES(6,6,'1.2.826.0.1.3680043.8.498.32516764877645347795044054171531438476','CT',1,NULL,NULL,NULL,NULL,NULL,NULL,'Example',NULL,NULL,'1.2.826.0.1.3680043.8.498.72328231974554812562058182053899137542',NULL,NULL,NULL,NULL,'converted',NULL,'2026-11-26 10:09:38.896407',NULL,NULL,1,1,NULL,NULL,NULL,0,NULL,'{"event": 13, "predecessor": 0, "kind": "series-converted", "begun_at": "2100-01-01T00:00:00+00:00", "ended_at": "2026-11-26T09:00:00+00:00", "revision": 1, "detail": "1 instance received; the sender did not announce a count", "stands": ["series-converted", "1 instance received; the sender did not announce a count"]}',NULL,NULL,'complete','quiet','1 instance received; the sender did not announce a count',NULL,NULL,0,'',NULL,NULL,NULL,NULL,NULL,NULL);
+CREATE TABLE series_documents (
+	series_id INTEGER NOT NULL, 
+	document TEXT NOT NULL, 
+	varying TEXT NOT NULL, 
+	is_partial BOOLEAN NOT NULL, 
+	terms_number INTEGER NOT NULL, 
+	CONSTRAINT pk_series_documents PRIMARY KEY (series_id), 
+	CONSTRAINT fk_series_documents_series_id_series FOREIGN KEY(series_id) REFERENCES series (id) ON DELETE CASCADE
+);
+INSERT INTO "series_documents" VALUES(1,'{"ImageType":"ORIGINAL\\PRIMARY\\AXIAL","SliceThickness":"2.5","KVP":"120","ImagePositionPatient":"-50\\-40\\30","ImageOrientationPatient":"1\\0\\0\\0\\1\\0","SamplesPerPixel":"1","PhotometricInterpretation":"MONOCHROME2","PixelSpacing":"0.75\\0.5","BitsAllocated":"16","BitsStored":"16","HighBit":"15","PixelRepresentation":"1","RescaleIntercept":"-1024","RescaleSlope":"1","RescaleType":"HU"}','["ImagePositionPatient"]',0,0);
+INSERT INTO "series_documents" VALUES(2,'{"ImageType":"ORIGINAL\\PRIMARY\\AXIAL","SliceThickness":"2.5","KVP":"120","ImagePositionPatient":"-50\\-40\\30","ImageOrientationPatient":"1\\0\\0\\0\\1\\0","SamplesPerPixel":"1","PhotometricInterpretation":"MONOCHROME2","PixelSpacing":"0.75\\0.5","BitsAllocated":"16","BitsStored":"16","HighBit":"15","PixelRepresentation":"1","RescaleIntercept":"-1024","RescaleSlope":"1","RescaleType":"HU"}','["ImagePositionPatient"]',0,0);
+INSERT INTO "series_documents" VALUES(5,'{"ImageType":"ORIGINAL\\PRIMARY\\AXIAL","SliceThickness":"2.5","KVP":"120","ImagePositionPatient":"-50\\-40\\30","ImageOrientationPatient":"1\\0\\0\\0\\1\\0","SamplesPerPixel":"1","PhotometricInterpretation":"MONOCHROME2","PixelSpacing":"0.75\\0.5","BitsAllocated":"16","BitsStored":"16","HighBit":"15","PixelRepresentation":"1","RescaleIntercept":"-1024","RescaleSlope":"1","RescaleType":"HU"}','[]',0,0);
+INSERT INTO "series_documents" VALUES(6,'{"ImageType":"ORIGINAL\\PRIMARY\\AXIAL","SliceThickness":"2.5","KVP":"120","ImagePositionPatient":"-50\\-40\\30","ImageOrientationPatient":"1\\0\\0\\0\\1\\0","SamplesPerPixel":"1","PhotometricInterpretation":"MONOCHROME2","PixelSpacing":"0.75\\0.5","BitsAllocated":"16","BitsStored":"16","HighBit":"15","PixelRepresentation":"1","RescaleIntercept":"-1024","RescaleSlope":"1","RescaleType":"HU"}','[]',0,0);
 CREATE TABLE series_references (
 	id INTEGER NOT NULL, 
 	series_id INTEGER NOT NULL, 
@@ -513,10 +656,34 @@ CREATE TABLE series_references (
 	CONSTRAINT pk_series_references PRIMARY KEY (id), 
 	CONSTRAINT fk_series_references_series_id_series FOREIGN KEY(series_id) REFERENCES series (id)
 );
-INSERT INTO "series_references" VALUES(1,2,'1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758',1);
+CREATE TABLE series_terms (
+	name VARCHAR(200) NOT NULL, 
+	value VARCHAR(64) NOT NULL, 
+	series_id INTEGER NOT NULL, 
+	CONSTRAINT pk_series_terms PRIMARY KEY (name, value, series_id), 
+	CONSTRAINT fk_series_terms_series_id_series FOREIGN KEY(series_id) REFERENCES series (id) ON DELETE CASCADE
+);
+CREATE TABLE shares (
+	id INTEGER NOT NULL, 
+	sha256 VARCHAR(64) NOT NULL, 
+	study_instance_uid VARCHAR(64) NOT NULL, 
+	series_instance_uid VARCHAR(64) NOT NULL, 
+	may_download BOOLEAN NOT NULL, 
+	passphrase_hash VARCHAR(255), 
+	deidentification VARCHAR(64), 
+	made_by VARCHAR(64) NOT NULL, 
+	made_at DATETIME NOT NULL, 
+	expires_at DATETIME NOT NULL, 
+	uses INTEGER NOT NULL, 
+	used_at DATETIME, 
+	CONSTRAINT pk_shares PRIMARY KEY (id), 
+	CONSTRAINT uq_shares_sha256 UNIQUE (sha256)
+);
+INSERT INTO "shares" VALUES(1,'1','1','1',0,'1','1','1','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000',1,'2026-11-26 09:00:00.000000');
 CREATE TABLE studies (
 	id INTEGER NOT NULL, 
 	patient_id INTEGER NOT NULL, 
+	named_patient_id INTEGER, 
 	study_instance_uid VARCHAR(64) NOT NULL, 
 	study_date DATE, 
 	study_time TIME, 
@@ -524,31 +691,56 @@ CREATE TABLE studies (
 	study_id VARCHAR(16), 
 	study_description VARCHAR(64), 
 	referring_physician_name VARCHAR(324), 
+	referring_physician_name_alphabetic VARCHAR(324), 
+	referring_physician_name_ideographic VARCHAR(324), 
+	referring_physician_name_phonetic VARCHAR(324), 
 	patient_age VARCHAR(4), 
+	timezone_offset_from_utc VARCHAR(16), 
 	closed_at DATETIME, 
-	quiet_at DATETIME, referring_physician_name_alphabetic VARCHAR(324), referring_physician_name_ideographic VARCHAR(324), referring_physician_name_phonetic VARCHAR(324), timezone_offset_from_utc VARCHAR(16), 
+	quiet_at DATETIME, 
 	CONSTRAINT pk_studies PRIMARY KEY (id), 
 	CONSTRAINT fk_studies_patient_id_patients FOREIGN KEY(patient_id) REFERENCES patients (id), 
 	CONSTRAINT uq_studies_study_instance_uid UNIQUE (study_instance_uid)
 );
-INSERT INTO "studies" VALUES(1,2,'1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541','2024-01-02','10:15:00.000000',NULL,'1',NULL,NULL,NULL,'2026-11-01 12:00:00.000000',NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "studies" VALUES(2,2,'1.2.826.0.1.3680043.8.498.8029687340686466499816656087800768418','2024-01-02','10:15:00.000000',NULL,'1',NULL,NULL,NULL,'2026-11-01 12:00:00.000000',NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "studies" VALUES(4,4,'1.2.826.0.1.3680043.8.498.72880310276949762278900202899430457286','2024-01-02','10:15:00.000000',NULL,'1',NULL,NULL,NULL,'2026-11-01 12:00:00.000000',NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "studies" VALUES(5,5,'1.2.826.0.1.3680043.8.498.68892682504980096050722032525890158512','2024-01-02','10:15:00.000000',NULL,'1',NULL,NULL,NULL,'2026-11-01 12:00:00.000000',NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "studies" VALUES(6,6,'1.2.826.0.1.3680043.8.498.8275755715422890255653020068165350427','2024-01-02','10:15:00.000000',NULL,'1',NULL,NULL,NULL,'2026-11-01 12:00:00.000000',NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "studies" VALUES(1,1,NULL,'1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295','2024-01-02','10:15:00.000000',NULL,'1',NULL,NULL,NULL,NULL,NULL,NULL,NULL,'2026-11-26 09:00:00.000000',NULL);
+INSERT INTO "studies" VALUES(2,2,NULL,'1.2.826.0.1.3680043.8.498.98649341358700149810522820981979499426','2024-01-02','10:15:00.000000',NULL,'1',NULL,NULL,NULL,NULL,NULL,NULL,NULL,'2026-11-26 09:00:00.000000',NULL);
+INSERT INTO "studies" VALUES(5,5,NULL,'1.2.826.0.1.3680043.8.498.31414036070747266909104979708427060187','2024-01-02','10:15:00.000000',NULL,'1',NULL,NULL,NULL,NULL,NULL,NULL,NULL,'2026-11-26 09:00:00.000000',NULL);
+INSERT INTO "studies" VALUES(6,2,6,'1.2.826.0.1.3680043.8.498.56809458295153437665181693906313861977','2024-01-02','10:15:00.000000',NULL,'1',NULL,NULL,NULL,NULL,NULL,NULL,NULL,'2026-11-26 09:00:00.000000',NULL);
+CREATE TABLE subscribers (
+	kind VARCHAR(16) NOT NULL, 
+	name VARCHAR(64) NOT NULL, 
+	destination VARCHAR(64) NOT NULL, 
+	event_id INTEGER NOT NULL, 
+	image_id INTEGER, 
+	rewinds INTEGER NOT NULL, 
+	delivered INTEGER NOT NULL, 
+	delivered_at DATETIME, 
+	paused BOOLEAN DEFAULT 0 NOT NULL, 
+	trouble TEXT, 
+	trouble_since DATETIME, 
+	retry_at DATETIME, 
+	CONSTRAINT pk_subscribers PRIMARY KEY (kind, name, destination)
+);
+INSERT INTO "subscribers" VALUES('hook','archive','',20,9,0,0,NULL,0,NULL,NULL,NULL);
+INSERT INTO "subscribers" VALUES('route','all','PACS',20,9,0,0,NULL,0,NULL,NULL,NULL);
 CREATE TABLE tokens (
 	id INTEGER NOT NULL, 
 	account_id INTEGER NOT NULL, 
 	label VARCHAR(64) NOT NULL, 
 	sha256 VARCHAR(64) NOT NULL, 
+	role VARCHAR(8), 
+	routes VARCHAR(1000), 
+	project_id INTEGER, 
 	created_at DATETIME NOT NULL, 
 	expires_at DATETIME, 
+	used_at DATETIME, 
 	CONSTRAINT pk_tokens PRIMARY KEY (id), 
+	CONSTRAINT uq_tokens_account_id_label UNIQUE (account_id, label), 
 	CONSTRAINT fk_tokens_account_id_accounts FOREIGN KEY(account_id) REFERENCES accounts (id) ON DELETE CASCADE, 
 	CONSTRAINT uq_tokens_sha256 UNIQUE (sha256), 
-	CONSTRAINT uq_tokens_account_id_label UNIQUE (account_id, label)
+	CONSTRAINT fk_tokens_project_id_projects FOREIGN KEY(project_id) REFERENCES projects (id) ON DELETE CASCADE
 );
-INSERT INTO "tokens" VALUES(1,1,'script','0000000000000000000000000000000000000000000000000000000000000000','2026-11-22 08:04:50.053727',NULL);
+INSERT INTO "tokens" VALUES(1,1,'script','0000000000000000000000000000000000000000000000000000000000000000',NULL,NULL,NULL,'2026-11-26 10:09:42.061549',NULL,NULL);
 CREATE TABLE tombstones (
 	id INTEGER NOT NULL, 
 	level VARCHAR(16) NOT NULL, 
@@ -557,9 +749,26 @@ CREATE TABLE tombstones (
 	paths JSON NOT NULL, 
 	ordered_at DATETIME NOT NULL, 
 	finished_at DATETIME, 
+	trash_until DATETIME, 
+	restored_at DATETIME, 
+	content JSON, 
 	CONSTRAINT pk_tombstones PRIMARY KEY (id)
 );
-INSERT INTO "tombstones" VALUES(1,'study','1.2.826.0.1.3680043.8.498.73682899505068305374377558388361208630','by command','["volumes/1.2.826.0.1.3680043.8.498.73682899505068305374377558388361208630/1.2.826.0.1.3680043.8.498.20174669427851241537833392288406555120/1-243401f5", "objects/00000000/89ba10ed00784abb947969d4748040a9.dcm", "objects/00000000/e1f88f57dec1421db056325a7087475c.dcm"]','2026-11-22 08:04:50.063272','2026-11-22 08:04:50.063272');
+INSERT INTO "tombstones" VALUES(1,'study','1.2.826.0.1.3680043.8.498.76977462089439211750628011030040033515','by command','["volumes/1.2.826.0.1.3680043.8.498.76977462089439211750628011030040033515/1.2.826.0.1.3680043.8.498.70750716526570116246106973439403270602/1-ca8342a7", "objects/00000000/8890de3c360f47499ff46df95bdf06ed.dcm"]','2026-11-26 10:09:42.257899','2026-11-26 10:09:42.257899',NULL,NULL,NULL);
+INSERT INTO "tombstones" VALUES(2,'study','1.2.826.0.1.3680043.8.498.92433762590131531909835451140822126885','by command','["volumes/1.2.826.0.1.3680043.8.498.92433762590131531909835451140822126885/1.2.826.0.1.3680043.8.498.78500174756817233779432927957246849360/1-28f5756e"]','2026-11-26 10:09:42.804489','2026-11-26 10:09:42.804489','2026-12-03 10:09:42.804489',NULL,'{"study_instance_uid": "1.2.826.0.1.3680043.8.498.92433762590131531909835451140822126885", "series_instance_uid": null, "patient_id": "TRASH", "patient_name": "Voxel^Test", "study_date": "2024-01-02", "study_description": null}');
+CREATE TABLE trash (
+	id INTEGER NOT NULL, 
+	deletion INTEGER NOT NULL, 
+	"key" VARCHAR(200) NOT NULL, 
+	is_loser BOOLEAN NOT NULL, 
+	bytes BIGINT NOT NULL, 
+	place VARCHAR(8), 
+	holder VARCHAR(63), 
+	content JSON NOT NULL, 
+	CONSTRAINT pk_trash PRIMARY KEY (id), 
+	CONSTRAINT fk_trash_deletion_tombstones FOREIGN KEY(deletion) REFERENCES tombstones (id)
+);
+INSERT INTO "trash" VALUES(1,2,'objects/00000000/ee164ffc30a54e6ca519833adb621820.dcm',0,1102,NULL,NULL,'{"source": "dicom", "calling_ae_title": "MODALITY", "called_ae_title": "VOXELNODE", "peer": "127.0.0.1:1"}');
 CREATE TABLE volume_sources (
 	id INTEGER NOT NULL, 
 	conversion_id INTEGER NOT NULL, 
@@ -570,21 +779,15 @@ CREATE TABLE volume_sources (
 	CONSTRAINT pk_volume_sources PRIMARY KEY (id), 
 	CONSTRAINT fk_volume_sources_conversion_id_conversions FOREIGN KEY(conversion_id) REFERENCES conversions (id)
 );
-INSERT INTO "volume_sources" VALUES(3,2,0,'1.2.826.0.1.3680043.8.498.22459414524075862745524959083869416421','7852185730fe3d7a8cbec5b6e9f420ef88b81ceafd4707f86a0b33282b7b6cc4',1);
-INSERT INTO "volume_sources" VALUES(4,2,0,'1.2.826.0.1.3680043.8.498.91829106481834709339706413488903520974','275bdf3da8f6c56c69be18b88322460b13fd4f5982b6ee123e14bad09d7c60ae',1);
-INSERT INTO "volume_sources" VALUES(5,2,0,'1.2.826.0.1.3680043.8.498.89593328528593599399242462819966620096','2a0f5ec4983a8ce62aae8aca27eb5e5b35272e7afa563cdd987fa09ed554913c',1);
-INSERT INTO "volume_sources" VALUES(6,2,0,'1.2.826.0.1.3680043.8.498.55949885654149574883304335206472341735','2f8adcd98b8028ae21519e6def54afc07f3e308ab09163a30d2a24931e1f4eef',1);
-INSERT INTO "volume_sources" VALUES(7,3,0,'1.2.826.0.1.3680043.8.498.77841189311120711512622215217749455266','ed7ea146e898d9631526998c5b49bc336b835ea3fbefc58acc196cc5c14aa2a1',1);
-INSERT INTO "volume_sources" VALUES(8,3,0,'1.2.826.0.1.3680043.8.498.62707150049882622742855901661509386852','7d4744155a058711af317b3b77945b2bc4ca8651df3a1ca657676e2b838bcc0a',1);
-INSERT INTO "volume_sources" VALUES(9,4,0,'1.2.826.0.1.3680043.8.498.74431590319877018493212806388497818199','72231c9b08a9fbe367c10b580b6aaf8ea20a6e7fa0d2971e578e891dfe31fc50',1);
-INSERT INTO "volume_sources" VALUES(10,4,0,'1.2.826.0.1.3680043.8.498.38416272234719461506674612227296245449','c7a9b7e1169533564da415de08a5749813938f9d667bb04bb5723cc619cf5606',1);
-INSERT INTO "volume_sources" VALUES(11,4,0,'1.2.826.0.1.3680043.8.498.97499005094698423863475021755623189515','5813409109b1da9e33577f435923850d8e3025298c599b9fac068b456a3402f9',1);
-INSERT INTO "volume_sources" VALUES(12,5,0,'1.2.826.0.1.3680043.8.498.59792478395008311573573005053304607126','80b9700f3d82215bc27b31e9ea8c663db987627f1a4ff9a900117ac6840cd2c6',1);
-INSERT INTO "volume_sources" VALUES(13,5,0,'1.2.826.0.1.3680043.8.498.31561750838390511375794875517600403808','1c2c331b63c70748f0eac6d122b88323f1fe50e20ba98b7729b44548e55ab9e6',1);
-INSERT INTO "volume_sources" VALUES(14,6,0,'1.2.826.0.1.3680043.8.498.5999561225762059105473742536694353897','585ac7fb8cf2958839c95d37329229d322a8dab7908b79b7da88dc1d8dfb7b58',1);
-INSERT INTO "volume_sources" VALUES(15,6,0,'1.2.826.0.1.3680043.8.498.68593474297206530928932552398204554040','aaa34f34bd73076bb01bcb55df4dbde10fba22f28b255660fb913c41b01106d9',1);
-INSERT INTO "volume_sources" VALUES(16,7,0,'1.2.826.0.1.3680043.8.498.59792478395008311573573005053304607126','80b9700f3d82215bc27b31e9ea8c663db987627f1a4ff9a900117ac6840cd2c6',1);
-INSERT INTO "volume_sources" VALUES(17,7,0,'1.2.826.0.1.3680043.8.498.31561750838390511375794875517600403808','1c2c331b63c70748f0eac6d122b88323f1fe50e20ba98b7729b44548e55ab9e6',1);
+INSERT INTO "volume_sources" VALUES(1,1,0,'1.2.826.0.1.3680043.8.498.78397094621433839856245653119360204981','dbd41e2b77713e2e35dd7b157ab94a1fcfe3c8266cbade9221307dad4423879e',1);
+INSERT INTO "volume_sources" VALUES(2,1,0,'1.2.826.0.1.3680043.8.498.56329210389929480193248284027548927092','b24f7d3cdeeac80557ad20efed13c992d56f5e73c871d3ffbf4cfa03d0c19725',1);
+INSERT INTO "volume_sources" VALUES(5,5,0,'1.2.826.0.1.3680043.8.498.53941283556800038696825923429822041602','af40d7489b4d752f82102157deb493c1a5514613df5467811656163dc5a6cbf2',1);
+INSERT INTO "volume_sources" VALUES(6,5,0,'1.2.826.0.1.3680043.8.498.80590598032242308775590714640029888311','058b7f682a5e7a0671c1e9b6c522c83bf6557bc682046ce11fb308862c8e3026',1);
+INSERT INTO "volume_sources" VALUES(7,5,0,'1.2.826.0.1.3680043.8.498.57249363964278005577264837506160628650','0b3b526303482784f76cafbd9d268d55bfd1f14eb6463e45735b9a6a5b65426a',1);
+INSERT INTO "volume_sources" VALUES(8,6,0,'1.2.826.0.1.3680043.8.498.99748734784595827562103876247915576757','f614455f930cb1b28d719d23e07e968cb2a049b8102d8be7fb8860f1cee61449',1);
+INSERT INTO "volume_sources" VALUES(9,7,0,'1.2.826.0.1.3680043.8.498.53941283556800038696825923429822041602','af40d7489b4d752f82102157deb493c1a5514613df5467811656163dc5a6cbf2',1);
+INSERT INTO "volume_sources" VALUES(10,7,0,'1.2.826.0.1.3680043.8.498.80590598032242308775590714640029888311','058b7f682a5e7a0671c1e9b6c522c83bf6557bc682046ce11fb308862c8e3026',1);
+INSERT INTO "volume_sources" VALUES(11,7,0,'1.2.826.0.1.3680043.8.498.57249363964278005577264837506160628650','0b3b526303482784f76cafbd9d268d55bfd1f14eb6463e45735b9a6a5b65426a',1);
 CREATE TABLE volumes (
 	id INTEGER NOT NULL, 
 	conversion_id INTEGER NOT NULL, 
@@ -597,59 +800,87 @@ CREATE TABLE volumes (
 	spacing_mm JSON NOT NULL, 
 	dtype VARCHAR(16) NOT NULL, 
 	geometry VARCHAR(16) NOT NULL, 
+	orientation VARCHAR(8), 
 	instances INTEGER NOT NULL, 
 	warnings JSON NOT NULL, 
 	bytes BIGINT NOT NULL, 
-	sha256 VARCHAR(64) NOT NULL, orientation VARCHAR(8), affine_lps JSON, slice_thickness_mm FLOAT, repetition_time_ms FLOAT, echo_time_ms FLOAT, inversion_time_ms FLOAT, flip_angle_degrees FLOAT, magnetic_field_strength_t FLOAT, sequence VARCHAR(64), weighting VARCHAR(8), contrast_agent VARCHAR(16), convolution_kernel VARCHAR(64), 
+	sha256 VARCHAR(64) NOT NULL, 
+	affine_lps JSON, 
+	slice_thickness_mm FLOAT, 
+	repetition_time_ms FLOAT, 
+	echo_time_ms FLOAT, 
+	inversion_time_ms FLOAT, 
+	flip_angle_degrees FLOAT, 
+	magnetic_field_strength_t FLOAT, 
+	sequence VARCHAR(64), 
+	weighting VARCHAR(8), 
+	contrast_agent VARCHAR(16), 
+	convolution_kernel VARCHAR(64), 
 	CONSTRAINT pk_volumes PRIMARY KEY (id), 
-	CONSTRAINT fk_volumes_conversion_id_conversions FOREIGN KEY(conversion_id) REFERENCES conversions (id), 
-	CONSTRAINT uq_volumes_conversion_id_path UNIQUE (conversion_id, path)
+	CONSTRAINT uq_volumes_conversion_id_path UNIQUE (conversion_id, path), 
+	CONSTRAINT fk_volumes_conversion_id_conversions FOREIGN KEY(conversion_id) REFERENCES conversions (id)
 );
-INSERT INTO "volumes" VALUES(2,2,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.72880310276949762278900202899430457286/1.2.826.0.1.3680043.8.498.93721673232303651654623759847036938840/1-d5573cdc/volume.nii.gz','[12, 16, 4]','[0.5, 0.75, 2.5]','int16','irregular',4,'["missing-slice"]',1339,'58ee64d5c8caab4e2bbe38562888260702b080229b43af12d5258f5b778581d7','axial','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "volumes" VALUES(3,2,0,'','resampled','nifti','volumes/1.2.826.0.1.3680043.8.498.72880310276949762278900202899430457286/1.2.826.0.1.3680043.8.498.93721673232303651654623759847036938840/1-d5573cdc/volume_resampled.nii.gz','[12, 16, 5]','[0.5, 0.75, 2.5]','int16','regular',4,'["missing-slice"]',1629,'dac4bf4ba8d29b940a6140b93398f3df9dac8e8552f03edf5564a5dff6a57214','axial','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "volumes" VALUES(4,3,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.68892682504980096050722032525890158512/1.2.826.0.1.3680043.8.498.30458957611374426077335338678453961391/1-34791bdf/volume.nii.gz','[12, 16, 2]','[0.5, 0.75, 2.5]','int16','regular',2,'["same-position-twice"]',771,'932588a4c19d2c53617bbb83df3716b9dc091219cf91f206796c042cc21caec1','axial','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "volumes" VALUES(5,4,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.8275755715422890255653020068165350427/1.2.826.0.1.3680043.8.498.12407350378039775040100588877951456625/1-a1bba685/volume.nii.gz','[12, 16, 3]','[0.5, 0.75, 2.5]','int16','regular',3,'["duplicate-slice"]',1053,'a0420f7eac14c3fea992555c9e87a7fc436e3b93be5b7145700ab7a2c866e5ca','axial','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "volumes" VALUES(6,5,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541/1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758/1-0a05b5e6/volume.nii.gz','[12, 16, 2]','[0.5, 0.75, 2.5]','int16','regular',2,'[]',771,'932588a4c19d2c53617bbb83df3716b9dc091219cf91f206796c042cc21caec1','axial','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "volumes" VALUES(7,6,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.8029687340686466499816656087800768418/1.2.826.0.1.3680043.8.498.18519894704591506856708463726297964069/1-3d69b12b/volume.nii.gz','[12, 16, 2]','[0.5, 0.75, 2.5]','int16','regular',2,'[]',771,'932588a4c19d2c53617bbb83df3716b9dc091219cf91f206796c042cc21caec1','axial','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "volumes" VALUES(8,7,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.43936012174288258522147556836780711541/1.2.826.0.1.3680043.8.498.52721581848347291513351961257501114758/2-c1034b65/volume.nii.gz','[12, 16, 2]','[0.5, 0.75, 2.5]','int16','regular',2,'[]',771,'932588a4c19d2c53617bbb83df3716b9dc091219cf91f206796c042cc21caec1','axial','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(1,1,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.98649341358700149810522820981979499426/1.2.826.0.1.3680043.8.498.8587462832560431780813789672970707275/1-fff5fc36/volume.nii.gz','[12, 16, 2]','[0.5, 0.75, 2.5]','int16','regular','axial',2,'[]',770,'219441c0ad03acc170df85b2e9e7ba507887fd4b78f8fdd7a5c69a2eaf2fda0e','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(2,1,0,'','volume','mhd','volumes/1.2.826.0.1.3680043.8.498.98649341358700149810522820981979499426/1.2.826.0.1.3680043.8.498.8587462832560431780813789672970707275/1-fff5fc36/volume.mhd','[12, 16, 2]','[0.5, 0.75, 2.5]','int16','regular','axial',2,'[]',336,'4c85ad33e7c8f7cf9dbd3f6003acb759ef4b026a5bf3fada0db726a8aa03b717','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(3,1,0,'','thumbnail','png','volumes/1.2.826.0.1.3680043.8.498.98649341358700149810522820981979499426/1.2.826.0.1.3680043.8.498.8587462832560431780813789672970707275/1-fff5fc36/volume_thumbnail.png','[12, 24]','[]','uint8','regular','axial',2,'[]',77,'cbc36ca420c68ee7488b2ce985ed852933444c514b4693381faf3ae05c0261ee',NULL,2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(10,5,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295/1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686/1-6c3dc931/volume.nii.gz','[12, 16, 3]','[0.5, 0.75, 2.5]','int16','regular','axial',3,'[]',1052,'12a06f4f0dbca393f62b59f9867666504c822b0c08517c4a69bfc5c8f6d3558f','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(11,5,0,'','volume','mhd','volumes/1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295/1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686/1-6c3dc931/volume.mhd','[12, 16, 3]','[0.5, 0.75, 2.5]','int16','regular','axial',3,'[]',336,'e7c67ac3313b85a4ce5f1828e33436f1828a491bc9ec5e8c20fa6992aaf0efae','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(12,5,0,'','thumbnail','png','volumes/1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295/1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686/1-6c3dc931/volume_thumbnail.png','[12, 24]','[]','uint8','regular','axial',3,'[]',77,'cbc36ca420c68ee7488b2ce985ed852933444c514b4693381faf3ae05c0261ee',NULL,2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(13,6,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.56809458295153437665181693906313861977/1.2.826.0.1.3680043.8.498.32516764877645347795044054171531438476/1-cf8f2cd2/volume.nii.gz','[12, 16, 1]','[0.5, 0.75, 2.5]','int16','single','axial',1,'[]',480,'591f32f5583ad0e02943436efd489b5577b9c632d578a647be5ad75e36b0d61e','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(14,6,0,'','volume','mhd','volumes/1.2.826.0.1.3680043.8.498.56809458295153437665181693906313861977/1.2.826.0.1.3680043.8.498.32516764877645347795044054171531438476/1-cf8f2cd2/volume.mhd','[12, 16, 1]','[0.5, 0.75, 2.5]','int16','single','axial',1,'[]',336,'b4ce9878f46ee099208f408afec25d0314d3bdbf7c1fd4b880532a81b3325888','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(15,6,0,'','thumbnail','png','volumes/1.2.826.0.1.3680043.8.498.56809458295153437665181693906313861977/1.2.826.0.1.3680043.8.498.32516764877645347795044054171531438476/1-cf8f2cd2/volume_thumbnail.png','[12, 24]','[]','uint8','single','axial',1,'[]',84,'29a114e956c7896e7b3e46f240b809ca5f882de8d1aeb59aa771a8d00d745f32',NULL,2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(16,7,0,'','volume','nifti','volumes/1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295/1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686/2-164e84c1/volume.nii.gz','[12, 16, 3]','[0.5, 0.75, 2.5]','int16','regular','axial',3,'[]',1052,'12a06f4f0dbca393f62b59f9867666504c822b0c08517c4a69bfc5c8f6d3558f','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(17,7,0,'','volume','mhd','volumes/1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295/1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686/2-164e84c1/volume.mhd','[12, 16, 3]','[0.5, 0.75, 2.5]','int16','regular','axial',3,'[]',336,'e7c67ac3313b85a4ce5f1828e33436f1828a491bc9ec5e8c20fa6992aaf0efae','[[0.5, 0.0, 0.0, -50.0], [0.0, 0.75, 0.0, -40.0], [0.0, 0.0, 2.5, 30.0], [0.0, 0.0, 0.0, 1.0]]',2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "volumes" VALUES(18,7,0,'','thumbnail','png','volumes/1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295/1.2.826.0.1.3680043.8.498.81073332631210512906524492227808042686/2-164e84c1/volume_thumbnail.png','[12, 24]','[]','uint8','regular','axial',3,'[]',77,'cbc36ca420c68ee7488b2ce985ed852933444c514b4693381faf3ae05c0261ee',NULL,2.5,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
 CREATE TABLE web_sessions (
 	id INTEGER NOT NULL, 
 	account_id INTEGER NOT NULL, 
 	sha256 VARCHAR(64) NOT NULL, 
+	address VARCHAR(64), 
+	agent VARCHAR(200), 
 	created_at DATETIME NOT NULL, 
 	expires_at DATETIME NOT NULL, 
+	used_at DATETIME, 
+	has_factor BOOLEAN, 
 	CONSTRAINT pk_web_sessions PRIMARY KEY (id), 
 	CONSTRAINT fk_web_sessions_account_id_accounts FOREIGN KEY(account_id) REFERENCES accounts (id) ON DELETE CASCADE, 
 	CONSTRAINT uq_web_sessions_sha256 UNIQUE (sha256)
 );
-INSERT INTO "web_sessions" VALUES(1,1,'1111111111111111111111111111111111111111111111111111111111111111','2026-11-01 12:00:00.000000','2100-01-01 00:00:00.000000');
-CREATE TABLE workitem_locks (
-	id INTEGER NOT NULL, 
-	workitem_id INTEGER NOT NULL, 
-	account VARCHAR(64) NOT NULL, 
-	ae_title VARCHAR(16) NOT NULL, 
-	CONSTRAINT pk_workitem_locks PRIMARY KEY (id), 
-	CONSTRAINT fk_workitem_locks_workitem_id_workitems FOREIGN KEY(workitem_id) REFERENCES workitems (id) ON DELETE CASCADE, 
-	CONSTRAINT uq_workitem_locks_workitem_id_account_ae_title UNIQUE (workitem_id, account, ae_title)
-);
-INSERT INTO "workitem_locks" VALUES(1,1,'ann','WATCHER');
-CREATE TABLE workitem_reports (
+INSERT INTO "web_sessions" VALUES(1,1,'1','1','1','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000',0);
+CREATE TABLE work (
 	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
-	workitem_id INTEGER NOT NULL, 
-	event_type INTEGER NOT NULL, 
-	report JSON NOT NULL, 
-	CONSTRAINT fk_workitem_reports_workitem_id_workitems FOREIGN KEY(workitem_id) REFERENCES workitems (id) ON DELETE CASCADE
+	kind VARCHAR(16) NOT NULL, 
+	name VARCHAR(64) NOT NULL, 
+	destination VARCHAR(64) NOT NULL, 
+	"key" VARCHAR(64) NOT NULL, 
+	event VARCHAR(32), 
+	cause VARCHAR(36), 
+	study_instance_uid VARCHAR(64), 
+	series_instance_uid VARCHAR(64), 
+	sop_instance_uid VARCHAR(64), 
+	revision INTEGER, 
+	happened_at DATETIME NOT NULL, 
+	requested_by VARCHAR(64) NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	outcome VARCHAR(16), 
+	attempts INTEGER NOT NULL, 
+	repeats INTEGER NOT NULL, 
+	due_at DATETIME, 
+	tried_at DATETIME, 
+	percent INTEGER, 
+	reason TEXT, 
+	cancelled_by VARCHAR(64), 
+	payload JSON NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	changed_at DATETIME NOT NULL, 
+	ended_at DATETIME, 
+	CONSTRAINT uq_work_kind_name_destination_key UNIQUE (kind, name, destination, "key"), 
+	CONSTRAINT ck_work_outcome CHECK ((state = 'ended') = (outcome IS NOT NULL))
 );
-INSERT INTO "workitem_reports" VALUES(1,1,1,'{}');
-CREATE TABLE workitem_subscribers (
-	id INTEGER NOT NULL, 
-	account VARCHAR(64) NOT NULL, 
-	ae_title VARCHAR(16) NOT NULL, 
-	subscriptions JSON NOT NULL, 
-	CONSTRAINT pk_workitem_subscribers PRIMARY KEY (id), 
-	CONSTRAINT uq_workitem_subscribers_account_ae_title UNIQUE (account, ae_title)
-);
-INSERT INTO "workitem_subscribers" VALUES(1,'ann','WATCHER','{}');
+INSERT INTO "work" VALUES(1,'erasure','vm','','047774b8b14cbc68ab93a07ce9bd6151',NULL,NULL,NULL,NULL,NULL,NULL,'2026-11-26 10:09:42.212588','test','ended','succeeded',1,0,NULL,'2026-11-26 10:09:42.212588',NULL,NULL,NULL,'{"objects": [], "deleted": 0, "trash": [], "certificate": {"erased_at": "2026-11-26T10:09:42Z", "node": "VOXELNODE", "version": "0.1.0", "uids_sha256": ["cf72159b4dc924d2ccdfc838498076f0d59d914972ffa3cd7d8c79a751c2501e"], "series": 1, "instances": 1, "bytes": 1100, "quarantined": 0, "downloads": 0, "trash": 0, "index_overwritten": true, "takers": [], "stays": ["the audit log, which names the patient, and UIDs in the ledger of what was acknowledged and in lists of events"]}}','2026-11-26 10:09:42.212588','2026-11-26 10:09:42.759528','2026-11-26 10:09:42.759528');
+INSERT INTO "work" VALUES(2,'commitment','CT1','','1.2.3',NULL,NULL,NULL,NULL,NULL,NULL,'2026-11-26 09:00:00.000000','CT1','waiting',NULL,0,0,'2100-01-01 00:00:00.000000',NULL,NULL,NULL,NULL,'{"peer": "127.0.0.1", "instances": 1, "references": [["1.2", "1.2.3"]], "failed": null}','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000',NULL);
+INSERT INTO "work" VALUES(3,'retrieval','pacs','','85ba92e262a58240fbec65eb8a23650c',NULL,NULL,'1.2.826.0.1.3680043.8.498.32493434905704628003446973468666944295',NULL,NULL,NULL,'2026-11-26 09:00:00.000000','ann','waiting',NULL,0,0,NULL,NULL,NULL,NULL,NULL,'{"announced": null, "stored": 0, "refused": 0, "failed": 0}','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000',NULL);
+INSERT INTO "work" VALUES(1000,'copy','1','1','1','1','1','1','1','1',1,'2026-11-26 09:00:00.000000','1','ended','succeeded',1,1,'2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000',1,'1','1','{}','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000');
 CREATE TABLE workitems (
 	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
 	sop_instance_uid VARCHAR(64) NOT NULL, 
@@ -659,217 +890,270 @@ CREATE TABLE workitems (
 	attributes JSON NOT NULL, 
 	created_by VARCHAR(64) NOT NULL, 
 	created_at DATETIME NOT NULL, 
-	ended_at DATETIME, work VARCHAR(16), work_of VARCHAR(130), work_key VARCHAR(36), study_instance_uid VARCHAR(64), series_instance_uid VARCHAR(64), cancelled_by VARCHAR(64), 
-	CONSTRAINT ck_workitems_ck_workitems_state CHECK (state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')), 
+	ended_at DATETIME, 
+	CONSTRAINT ck_workitems_state CHECK (state IN ('SCHEDULED', 'IN PROGRESS', 'COMPLETED', 'CANCELED')), 
 	CONSTRAINT uq_workitems_sop_instance_uid UNIQUE (sop_instance_uid)
 );
-INSERT INTO "workitems" VALUES(1,'1.2.5','IN PROGRESS','1.2.6','A','{}','ann','2026-11-01 12:00:00.000000',NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-CREATE INDEX ix_conflicts_key ON conflicts ("key");
-CREATE INDEX ix_conflicts_sop_instance_uid ON conflicts (sop_instance_uid);
-CREATE INDEX ix_conflicts_study_instance_uid ON conflicts (study_instance_uid);
-CREATE INDEX ix_events_happened_at ON events (happened_at);
-CREATE INDEX ix_events_kind ON events (kind);
-CREATE INDEX ix_events_series_instance_uid ON events (series_instance_uid);
-CREATE INDEX ix_patients_merged_into ON patients (merged_into);
+INSERT INTO "workitems" VALUES(1,'1','SCHEDULED','1','1','{}','1','2026-11-26 09:00:00.000000','2026-11-26 09:00:00.000000');
+CREATE INDEX ix_audit_lines_at ON audit_lines (at);
+CREATE INDEX ix_patients_patient_name_alphabetic ON patients (patient_name_alphabetic);
+CREATE INDEX ix_patients_identity ON patients (identity);
+CREATE INDEX ix_patients_patient_name_phonetic ON patients (patient_name_phonetic);
 CREATE INDEX ix_patients_patient_id ON patients (patient_id);
+CREATE INDEX ix_patients_patient_name_ideographic ON patients (patient_name_ideographic);
 CREATE INDEX ix_patients_patient_name ON patients (patient_name);
-CREATE INDEX ix_rejections_last_at ON rejections (last_at);
-CREATE INDEX ix_rejections_rule ON rejections (rule);
-CREATE INDEX ix_tombstones_uid ON tombstones (uid);
+CREATE INDEX ix_patients_merged_into ON patients (merged_into);
 CREATE INDEX ix_studies_accession_number ON studies (accession_number);
-CREATE INDEX ix_studies_closed_at ON studies (closed_at);
 CREATE INDEX ix_studies_patient_id ON studies (patient_id);
-CREATE INDEX ix_studies_study_date ON studies (study_date);
 CREATE INDEX ix_studies_study_id ON studies (study_id);
+CREATE INDEX ix_studies_closed_at ON studies (closed_at);
+CREATE INDEX ix_studies_study_date ON studies (study_date);
+CREATE INDEX ix_studies_study_description ON studies (study_description);
+CREATE INDEX ix_series_doubted ON series (study_id) WHERE verdict IN ('suspect', 'incomplete');
+CREATE INDEX ix_series_series_description_study_id ON series (series_description, study_id);
+CREATE INDEX ix_series_modality_study_id ON series (modality, study_id);
 CREATE INDEX ix_series_series_instance_uid ON series (series_instance_uid);
 CREATE INDEX ix_series_state_due_at ON series (state, due_at);
 CREATE INDEX ix_series_study_id ON series (study_id);
-CREATE INDEX ix_failures_series_id ON failures (series_id);
+CREATE INDEX ix_images_spooled ON images ("key") WHERE place = 'spool';
 CREATE INDEX ix_images_series_id ON images (series_id);
-CREATE INDEX ix_exclusions_conversion_id ON exclusions (conversion_id);
-CREATE INDEX ix_exclusions_sop_instance_uid ON exclusions (sop_instance_uid);
+CREATE INDEX ix_images_series_id_spool_host ON images (series_id, spool_host) WHERE spool_host IS NOT NULL;
+CREATE INDEX ix_images_series_id_missing ON images (series_id) WHERE file_missing;
+CREATE INDEX ix_series_documents_partial ON series_documents (series_id) WHERE is_partial;
+CREATE INDEX ix_series_documents_terms_number ON series_documents (terms_number, series_id);
+CREATE INDEX ix_series_terms_series_id ON series_terms (series_id);
+CREATE INDEX ix_volumes_conversion_id ON volumes (conversion_id);
 CREATE INDEX ix_volume_sources_conversion_id_stack ON volume_sources (conversion_id, stack);
 CREATE INDEX ix_volume_sources_sop_instance_uid ON volume_sources (sop_instance_uid);
-CREATE INDEX ix_volumes_conversion_id ON volumes (conversion_id);
-CREATE VIEW v_patients AS 
-        SELECT p.id, p.patient_id, p.issuer_of_patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
-               (SELECT count(*) FROM studies st WHERE st.patient_id = p.id) AS studies, p.merged_into
-        FROM patients p;
-CREATE VIEW v_failures AS 
-        SELECT se.series_instance_uid, st.study_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at
-        FROM failures f JOIN series se ON se.id = f.series_id JOIN studies st ON st.id = se.study_id;
-CREATE VIEW v_events AS 
-        SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail, happened_at
-        FROM events;
-CREATE VIEW v_rejections AS 
-        SELECT what, rule, peer, calling_ae_title, called_ae_title, offered, reason, remedy, "count", first_at, last_at
-        FROM rejections;
-CREATE VIEW v_deletions AS 
-        SELECT level, uid, reason, ordered_at, finished_at FROM tombstones;
-CREATE INDEX ix_patients_patient_name_alphabetic ON patients (patient_name_alphabetic);
-CREATE INDEX ix_patients_patient_name_ideographic ON patients (patient_name_ideographic);
-CREATE INDEX ix_patients_patient_name_phonetic ON patients (patient_name_phonetic);
-CREATE INDEX ix_images_series_id_missing ON images (series_id) WHERE file_missing;
-CREATE INDEX ix_commitments_state_due_at ON commitments (state, due_at);
-CREATE VIEW v_commitments AS
-    SELECT transaction_uid, calling_ae_title, peer, instances, state, attempts, failed, detail, requested_at, due_at,
-           ended_at
-    FROM commitments;
-CREATE INDEX ix_web_sessions_account_id ON web_sessions (account_id);
-CREATE INDEX ix_deliveries_hook_state_due_at ON deliveries (hook, state, due_at);
-CREATE INDEX ix_deliveries_hook_study_instance_uid ON deliveries (hook, study_instance_uid);
-CREATE VIEW v_senders AS
-        SELECT calling_ae_title, quiet_seconds, json_array_length(gaps) AS series,
-               (SELECT max(CAST(value AS FLOAT)) FROM json_each(gaps)) AS longest_gap_seconds, learnt_at
-        FROM senders;
-CREATE VIEW v_sources AS 
-        SELECT se.series_instance_uid, st.study_instance_uid, c.revision, s.stack, s.sop_instance_uid, s.sha256, s.frames
-        FROM volume_sources s JOIN conversions c ON c.id = s.conversion_id JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id;
-CREATE VIEW v_exclusions AS 
-        SELECT se.series_instance_uid, st.study_instance_uid, c.revision, x.sop_instance_uid, x.frames, x.reason, x.detail
-        FROM exclusions x JOIN conversions c ON c.id = x.conversion_id JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id;
-CREATE VIEW v_studies AS 
-        SELECT st.study_instance_uid, st.patient_id AS patient, p.patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
-               st.study_date, st.study_time, st.accession_number, st.study_id, st.study_description,
-               st.referring_physician_name,
-               (SELECT count(*) FROM series se WHERE se.study_id = st.id) AS series,
-               (SELECT count(*) FROM images i JOIN series se ON se.id = i.series_id WHERE se.study_id = st.id)
-                   AS instances,
-               (SELECT max(se.last_received_at) FROM series se WHERE se.study_id = st.id) AS last_received_at,
-               CASE WHEN st.closed_at IS NULL AND NOT EXISTS (
-                   SELECT 1 FROM series se WHERE se.study_id = st.id AND se.state IN ('receiving', 'converting')
-               ) THEN st.quiet_at END AS quiet_at
-        FROM studies st JOIN patients p ON p.id = st.patient_id;
-CREATE VIEW v_conflicts AS 
-        SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, detail,
-               coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END
-                FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '') || conflicts."key" AS path, sha256,
-               calling_ae_title, found_at, decision, decided_at, decided_by
-        FROM conflicts;
-CREATE INDEX ix_keyed_requests_began_at ON keyed_requests (began_at);
+CREATE INDEX ix_exclusions_conversion_id ON exclusions (conversion_id);
+CREATE INDEX ix_exclusions_sop_instance_uid ON exclusions (sop_instance_uid);
+CREATE INDEX ix_failures_of_images ON failures (series_id) WHERE reason <> 'not-an-image';
+CREATE INDEX ix_failures_series_id ON failures (series_id);
 CREATE INDEX ix_series_references_series_id ON series_references (series_id);
 CREATE INDEX ix_series_references_series_instance_uid ON series_references (series_instance_uid);
-CREATE INDEX ix_scheduled_steps_start_date ON scheduled_steps (start_date);
-CREATE INDEX ix_scheduled_steps_study_instance_uid ON scheduled_steps (study_instance_uid);
+CREATE INDEX ix_revision_files_conversion_id ON revision_files (conversion_id);
+CREATE INDEX ix_revision_files_spooled ON revision_files ("key") WHERE place = 'spool';
+CREATE INDEX ix_events_happened_at ON events (happened_at);
+CREATE INDEX ix_events_kind ON events (kind);
+CREATE INDEX ix_events_series_instance_uid ON events (series_instance_uid);
+CREATE INDEX ix_conflicts_study_instance_uid ON conflicts (study_instance_uid);
+CREATE INDEX ix_conflicts_key ON conflicts ("key");
+CREATE INDEX ix_conflicts_sop_instance_uid ON conflicts (sop_instance_uid);
+CREATE INDEX ix_rejections_last_at ON rejections (last_at);
+CREATE INDEX ix_rejections_rule ON rejections (rule);
+CREATE INDEX ix_lost_instances_series_instance_uid ON lost_instances (series_instance_uid);
+CREATE INDEX ix_tombstones_uid ON tombstones (uid);
+CREATE INDEX ix_tombstones_trash_until ON tombstones (trash_until);
+CREATE INDEX ix_trash_deletion ON trash (deletion);
+CREATE INDEX ix_trash_key ON trash ("key");
+CREATE INDEX ix_projects_called_ae_title ON projects (called_ae_title);
+CREATE INDEX ix_project_members_account ON project_members (account);
+CREATE INDEX ix_project_contents_study_instance_uid ON project_contents (study_instance_uid);
+CREATE INDEX ix_project_series_project_id ON project_series (project_id);
+CREATE INDEX ix_project_originals_project_id ON project_originals (project_id);
+CREATE INDEX ix_copied_series_copy_series_instance_uid ON copied_series (copy_series_instance_uid);
+CREATE INDEX ix_recovery_codes_account_id ON recovery_codes (account_id);
+CREATE INDEX ix_tokens_project_id ON tokens (project_id);
+CREATE INDEX ix_web_sessions_account_id ON web_sessions (account_id);
+CREATE INDEX ix_shares_study_instance_uid ON shares (study_instance_uid);
+CREATE INDEX ix_keyed_requests_began_at ON keyed_requests (began_at);
 CREATE INDEX ix_scheduled_steps_patient_id ON scheduled_steps (patient_id);
+CREATE INDEX ix_scheduled_steps_study_instance_uid ON scheduled_steps (study_instance_uid);
+CREATE INDEX ix_scheduled_steps_start_date ON scheduled_steps (start_date);
 CREATE INDEX ix_scheduled_steps_accession_number ON scheduled_steps (accession_number);
 CREATE INDEX ix_performed_steps_study_instance_uid ON performed_steps (study_instance_uid);
 CREATE INDEX ix_performed_series_performed_step_id ON performed_series (performed_step_id);
 CREATE INDEX ix_performed_series_series_instance_uid ON performed_series (series_instance_uid);
-CREATE INDEX ix_series_doubted ON series (study_id) WHERE verdict IN ('suspect', 'incomplete');
-CREATE INDEX ix_failures_of_images ON failures (series_id) WHERE reason <> 'not-an-image';
-CREATE INDEX ix_series_modality_study_id ON series (modality, study_id);
-CREATE INDEX ix_series_series_description_study_id ON series (series_description, study_id);
-CREATE INDEX ix_studies_study_description ON studies (study_description);
-CREATE VIEW v_series AS
-        SELECT se.series_instance_uid, st.study_instance_uid, se.modality, se.series_number, se.series_description,
-               se.body_part_examined, se.protocol_name, se.manufacturer, se.manufacturer_model_name,
-               se.series_date, se.series_time,
-               se.state, se.verdict, CASE WHEN se.verdict <> 'complete' THEN se.verdict WHEN se.verdict_rule IN ('mpps', 'c-find', 'headers') THEN 'verified' WHEN se.verdict = 'complete' THEN 'no gap seen' END AS certainty, se.verdict_rule, se.verdict_reason, se.expected_instances, se.expected_source,
-               se.missing_instances, se.missing_detail,
-               (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
-               se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error, CASE WHEN se.acknowledged_problem = se.state || ' ' || coalesce(se.verdict, 'unknown') || ' ' || se.revision THEN se.acknowledged_reason END AS acknowledged_reason, CASE WHEN se.acknowledged_problem = se.state || ' ' || coalesce(se.verdict, 'unknown') || ' ' || se.revision THEN se.acknowledged_by END AS acknowledged_by, CASE WHEN se.acknowledged_problem = se.state || ' ' || coalesce(se.verdict, 'unknown') || ' ' || se.revision THEN se.acknowledged_at END AS acknowledged_at
-        FROM series se JOIN studies st ON st.id = se.study_id;
-CREATE VIEW v_catalog AS 
-    SELECT st.study_instance_uid, se.series_instance_uid, c.revision, v.stack, v.suffix,
-           st.patient_id AS patient, p.patient_id, p.patient_sex,
-           CASE WHEN st.patient_age GLOB '[0-9][0-9][0-9][YMWD]' THEN CAST(substr(st.patient_age, 1, 3) AS FLOAT) /
-               CASE substr(st.patient_age, 4) WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775
-               ELSE 365.2425 END END AS patient_age,
-           st.study_date, st.study_description, st.accession_number,
-           +se.modality AS modality, se.series_number, se.series_description, se.protocol_name, se.body_part_examined,
-           se.manufacturer, se.manufacturer_model_name, v.magnetic_field_strength_t,
-           v.weighting, v.sequence, v.repetition_time_ms, v.echo_time_ms, v.inversion_time_ms, v.flip_angle_degrees,
-           v.contrast_agent, v.convolution_kernel,
-           v.orientation, v.geometry,
-           json_extract(v.shape, '$[0]') AS columns, json_extract(v.shape, '$[1]') AS rows,
-           json_extract(v.shape, '$[2]') AS slices, coalesce(json_extract(v.shape, '$[3]'), 1) AS times,
-           json_extract(v.spacing_mm, '$[0]') AS column_spacing_mm,
-           json_extract(v.spacing_mm, '$[1]') AS row_spacing_mm,
-           json_extract(v.spacing_mm, '$[2]') AS slice_spacing_mm,
-           v.slice_thickness_mm, v.affine_lps, v.dtype, v.warnings,
-           se.verdict, se.state, v.instances, v.format,
-           coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END
-                FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '') || v.path AS path,
-           v.bytes, v.sha256, c.created_at
-    FROM studies st JOIN patients p ON p.id = st.patient_id JOIN series se ON se.study_id = st.id
-    JOIN conversions c ON c.series_id = +se.id JOIN volumes v ON v.conversion_id = +c.id
-    WHERE v.kind = 'volume' AND NOT c.superseded AND c.files_removed_at IS NULL
-      AND v.id = (
-          SELECT o.id FROM volumes o
-          WHERE o.conversion_id = v.conversion_id AND o.stack = v.stack AND o.suffix = v.suffix AND o.kind = 'volume'
-          ORDER BY o.format <> 'nifti', o.id LIMIT 1
-      );
-CREATE INDEX ix_workitems_state ON workitems (state);
-CREATE INDEX ix_workitems_patient_id ON workitems (patient_id);
-CREATE INDEX ix_workitem_reports_workitem_id ON workitem_reports (workitem_id);
+CREATE INDEX ix_work_kind_id ON work (kind, id);
+CREATE INDEX ix_work_state_kind_name_destination_due_at ON work (state, kind, name, destination, due_at);
+CREATE INDEX ix_work_cause ON work (cause);
+CREATE INDEX ix_work_study_instance_uid ON work (study_instance_uid);
+CREATE INDEX ix_work_kind_name_destination_outcome_due_at ON work (kind, name, destination, outcome, due_at);
+CREATE INDEX ix_work_key ON work ("key");
 CREATE INDEX ix_sent_instances_transaction_uid ON sent_instances (transaction_uid);
-CREATE INDEX ix_sent_instances_unconfirmed ON sent_instances (subscriber) WHERE state IN ('owed', 'asked');
-CREATE VIEW v_deliveries AS 
-        SELECT message_id, hook, event, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail,
-               happened_at, state, attempts, due_at, reason, output, last_at
-        FROM deliveries WHERE instr(hook, '/') = 0;
-CREATE VIEW v_route_messages AS 
-        SELECT message_id, substr(hook, 1, instr(hook, '/') - 1) AS route, substr(hook, instr(hook, '/') + 1) AS destination, event, study_instance_uid, series_instance_uid, sop_instance_uid,
-               revision, happened_at, state, attempts, due_at, reason, last_at
-        FROM deliveries WHERE instr(hook, '/') > 0;
-CREATE VIEW v_sent_instances AS 
-        SELECT substr(s.subscriber, 1, instr(s.subscriber, '/') - 1) AS route, substr(s.subscriber, instr(s.subscriber, '/') + 1) AS destination, st.study_instance_uid, se.series_instance_uid, i.sop_instance_uid,
-               s.sop_instance_uid AS sent_sop_instance_uid, s.sha256, s.state, s.sent_at, s.asked_at, s.confirmed_at
-        FROM sent_instances s JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id
-             JOIN studies st ON st.id = se.study_id;
-CREATE INDEX ix_jobs_hook_message_id ON jobs (hook, message_id);
-CREATE INDEX ix_jobs_state_due_at ON jobs (state, due_at);
-CREATE INDEX ix_jobs_study_instance_uid ON jobs (study_instance_uid);
-CREATE INDEX ix_jobs_series_instance_uid ON jobs (series_instance_uid);
-CREATE INDEX ix_results_source_series_instance_uid ON results (source_series_instance_uid);
+CREATE INDEX ix_sent_instances_unconfirmed ON sent_instances (route, destination) WHERE state IN ('owed', 'asked');
 CREATE INDEX ix_results_series_instance_uid ON results (series_instance_uid);
-CREATE INDEX ix_retrievals_state ON retrievals (state);
-CREATE INDEX ix_retrievals_study_instance_uid ON retrievals (study_instance_uid);
-CREATE INDEX ix_workitems_work_key_work_of ON workitems (work_key, work_of);
-CREATE INDEX ix_workitems_under_cancellation ON workitems (work_of) WHERE cancelled_by IS NOT NULL AND ended_at IS NULL;
-CREATE VIEW v_hooks AS 
-        SELECT h.name AS hook,
-               CASE WHEN h.image_id IS NOT NULL THEN (SELECT count(*) FROM images i WHERE i.id > h.image_id) END AS instances_behind,
-               (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting') AS waiting,
-               (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'given-up') AS given_up,
-               h.delivered, h.delivered_at
-        FROM hooks h WHERE instr(h.name, '/') = 0;
-CREATE VIEW v_routes AS 
-        SELECT substr(h.name, 1, instr(h.name, '/') - 1) AS route, substr(h.name, instr(h.name, '/') + 1) AS destination, h.paused, h.trouble, h.trouble_since, h.retry_at,
-               CASE WHEN h.image_id IS NOT NULL THEN (SELECT count(*) FROM images i WHERE i.id > h.image_id) END AS instances_behind, CASE WHEN h.image_id IS NULL THEN (
-                   SELECT count(DISTINCT e.series_instance_uid) FROM events e WHERE e.id > h.event_id
-               ) END AS series_behind,
-               (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting') AS waiting,
-               (SELECT min(d.happened_at) FROM deliveries d WHERE d.hook = h.name AND d.state = 'waiting')
-                   AS waiting_since,
-               (SELECT count(*) FROM deliveries d WHERE d.hook = h.name AND d.state = 'given-up') AS given_up,
-               (SELECT count(*) FROM sent_instances s WHERE s.subscriber = h.name AND s.state IN ('owed', 'asked'))
-                   AS unconfirmed,
-               h.delivered, h.delivered_at
-        FROM hooks h WHERE instr(h.name, '/') > 0;
-CREATE INDEX ix_images_spooled ON images ("key") WHERE place = 'spool';
-CREATE INDEX ix_images_series_id_spool_host ON images (series_id, spool_host) WHERE spool_host IS NOT NULL;
-CREATE VIEW v_images AS
-        SELECT i.sop_instance_uid, se.series_instance_uid, st.study_instance_uid, i.sop_class_uid,
-               i.transfer_syntax_uid, i.instance_number, i.number_of_frames, i."rows", i."columns",
-               i.bytes, i.sha256, i.data_set_offset,
-               coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END
-                FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '') || i."key" AS path,
-               i.file_missing, i.place, i.spool_host, i.source, i.calling_ae_title, i.called_ae_title, i.peer, i.received_at
-        FROM images i JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id;
-CREATE INDEX ix_revision_files_conversion_id ON revision_files (conversion_id);
-CREATE INDEX ix_revision_files_spooled ON revision_files ("key") WHERE place = 'spool';
+CREATE INDEX ix_results_source_series_instance_uid ON results (source_series_instance_uid);
+CREATE INDEX ix_workitems_patient_id ON workitems (patient_id);
+CREATE INDEX ix_workitems_state ON workitems (state);
+CREATE INDEX ix_labels_label ON labels (label);
+CREATE INDEX ix_comments_study_instance_uid ON comments (study_instance_uid);
+CREATE VIEW v_patients AS 
+            SELECT p.id, p.patient_id, p.issuer_of_patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
+                   (SELECT count(*) FROM studies st WHERE st.patient_id = p.id) AS studies, p.merged_into
+            FROM patients p;
+CREATE VIEW v_studies AS 
+            SELECT st.study_instance_uid, st.patient_id AS patient, p.patient_id, p.patient_name, p.patient_birth_date,
+                   p.patient_sex, st.study_date, st.study_time, st.accession_number, st.study_id, st.study_description,
+                   st.referring_physician_name,
+                   (SELECT count(*) FROM series se WHERE se.study_id = st.id) AS series,
+                   (SELECT count(*) FROM images i JOIN series se ON se.id = i.series_id WHERE se.study_id = st.id)
+                       AS instances,
+                   (SELECT max(se.last_received_at) FROM series se WHERE se.study_id = st.id) AS last_received_at,
+                   CASE WHEN st.closed_at IS NULL AND NOT EXISTS (
+                       SELECT 1 FROM series se WHERE se.study_id = st.id AND se.state IN ('receiving', 'converting')
+                   ) THEN st.quiet_at END AS quiet_at
+            FROM studies st JOIN patients p ON p.id = st.patient_id;
+CREATE VIEW v_series AS 
+            SELECT se.series_instance_uid, st.study_instance_uid, se.modality, se.series_number, se.series_description,
+                   se.body_part_examined, se.protocol_name, se.manufacturer, se.manufacturer_model_name,
+                   se.series_date, se.series_time,
+                   se.state, se.verdict, CASE WHEN se.verdict <> 'complete' THEN se.verdict WHEN se.verdict_rule IN ('mpps', 'c-find', 'headers') THEN 'verified' WHEN se.verdict = 'complete' THEN 'no gap seen' END AS certainty, se.verdict_rule, se.verdict_reason,
+                   se.expected_instances, se.expected_source, se.missing_instances, se.missing_detail,
+                   (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
+                   se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error,
+                   (SELECT pr.name FROM projects pr WHERE pr.id = se.copied_for) AS copied_for,
+                   CASE WHEN se.acknowledged_problem = se.state || ' ' || coalesce(se.verdict, 'unknown') || ' ' || se.revision THEN se.acknowledged_reason END AS acknowledged_reason,
+                   CASE WHEN se.acknowledged_problem = se.state || ' ' || coalesce(se.verdict, 'unknown') || ' ' || se.revision THEN se.acknowledged_by END AS acknowledged_by,
+                   CASE WHEN se.acknowledged_problem = se.state || ' ' || coalesce(se.verdict, 'unknown') || ' ' || se.revision THEN se.acknowledged_at END AS acknowledged_at
+            FROM series se JOIN studies st ON st.id = se.study_id;
+CREATE VIEW v_images AS 
+            SELECT i.sop_instance_uid, se.series_instance_uid, st.study_instance_uid, i.sop_class_uid,
+                   i.transfer_syntax_uid, i.instance_number, i.number_of_frames, i."rows", i."columns",
+                   i.bytes, i.sha256, i.data_set_offset, coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '') || i."key" AS path,
+                   i.file_missing, i.place, i.spool_host, i.source, i.calling_ae_title, i.called_ae_title, i.peer,
+                   i.received_at
+            FROM images i JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id;
 CREATE VIEW v_volumes AS 
-        SELECT se.series_instance_uid, st.study_instance_uid, c.revision, c.superseded, v.stack, v.suffix, v.kind,
-               v.format, coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END
-                FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '') || v.path AS path,
-               v.shape, v.spacing_mm, v.dtype, v.geometry, v.orientation, v.affine_lps, v.slice_thickness_mm, v.repetition_time_ms, v.echo_time_ms, v.inversion_time_ms, v.flip_angle_degrees, v.magnetic_field_strength_t, v.sequence, v.weighting, v.contrast_agent, v.convolution_kernel, v.instances, v.warnings, v.bytes, v.sha256, (SELECT f.place FROM revision_files f WHERE f."key" = v.path) AS place, c.converter,
-               c.created_at, c.files_removed_at
-        FROM volumes v JOIN conversions c ON c.id = v.conversion_id
-        JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id;
-CREATE INDEX ix_audit_lines_at ON audit_lines (at);
+            SELECT se.series_instance_uid, st.study_instance_uid, c.revision, c.superseded, v.stack, v.suffix, v.kind,
+                   v.format, coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '') || v.path AS path,
+                   v.shape, v.spacing_mm, v.dtype, v.geometry, v.orientation, v.affine_lps, v.slice_thickness_mm,
+                   v.repetition_time_ms, v.echo_time_ms, v.inversion_time_ms, v.flip_angle_degrees,
+                   v.magnetic_field_strength_t, v.sequence, v.weighting, v.contrast_agent, v.convolution_kernel,
+                   v.instances, v.warnings, v.bytes, v.sha256,
+                   (SELECT f.place FROM revision_files f WHERE f."key" = v.path) AS place,
+                   c.converter, c.created_at, c.files_removed_at
+            FROM volumes v JOIN conversions c ON c.id = v.conversion_id
+            JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id;
+CREATE VIEW v_catalog AS 
+            SELECT st.study_instance_uid, se.series_instance_uid, c.revision, v.stack, v.suffix,
+                   st.patient_id AS patient, p.patient_id, p.patient_sex,
+                   CASE WHEN length(st.patient_age) = 4 AND substr(st.patient_age, 1, 1) BETWEEN '0' AND '9' AND substr(st.patient_age, 2, 1) BETWEEN '0' AND '9' AND substr(st.patient_age, 3, 1) BETWEEN '0' AND '9' THEN CAST(substr(st.patient_age, 1, 3) AS FLOAT) / CASE substr(st.patient_age, 4) WHEN 'Y' THEN 1.0 WHEN 'M' THEN 12.0 WHEN 'W' THEN 52.1775 WHEN 'D' THEN 365.2425 END END AS patient_age,
+                   st.study_date, st.study_description, st.accession_number,
+                   +se.modality AS modality, se.series_number, se.series_description,
+                   se.protocol_name, se.body_part_examined, se.manufacturer, se.manufacturer_model_name,
+                   v.magnetic_field_strength_t, v.weighting, v.sequence, v.repetition_time_ms, v.echo_time_ms,
+                   v.inversion_time_ms, v.flip_angle_degrees, v.contrast_agent, v.convolution_kernel, v.orientation,
+                   v.geometry,
+                   json_extract(v.shape, '$[0]') AS columns, json_extract(v.shape, '$[1]') AS rows,
+                   json_extract(v.shape, '$[2]') AS slices, coalesce(json_extract(v.shape, '$[3]'), 1) AS times,
+                   json_extract(v.spacing_mm, '$[0]') AS column_spacing_mm,
+                   json_extract(v.spacing_mm, '$[1]') AS row_spacing_mm,
+                   json_extract(v.spacing_mm, '$[2]') AS slice_spacing_mm,
+                   v.slice_thickness_mm, v.affine_lps, v.dtype, v.warnings,
+                   se.verdict, se.state, v.instances, v.format, coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '') || v.path AS path, v.bytes, v.sha256,
+                   c.created_at
+            FROM studies st JOIN patients p ON p.id = st.patient_id JOIN series se ON se.study_id = st.id
+            JOIN conversions c ON c.series_id = +se.id
+            JOIN volumes v ON v.conversion_id = +c.id
+            WHERE v.kind = 'volume' AND NOT c.superseded AND c.files_removed_at IS NULL
+              AND v.id = (
+                  SELECT o.id FROM volumes o
+                  WHERE o.conversion_id = v.conversion_id AND o.stack = v.stack AND o.suffix = v.suffix
+                    AND o.kind = 'volume'
+                  ORDER BY o.format <> 'nifti', o.id LIMIT 1
+              );
+CREATE VIEW v_failures AS 
+            SELECT se.series_instance_uid, st.study_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at
+            FROM failures f JOIN series se ON se.id = f.series_id JOIN studies st ON st.id = se.study_id;
+CREATE VIEW v_sources AS 
+            SELECT se.series_instance_uid, st.study_instance_uid, c.revision, s.stack, s.sop_instance_uid, s.sha256,
+                   s.frames
+            FROM volume_sources s JOIN conversions c ON c.id = s.conversion_id JOIN series se ON se.id = c.series_id
+            JOIN studies st ON st.id = se.study_id;
+CREATE VIEW v_exclusions AS 
+            SELECT se.series_instance_uid, st.study_instance_uid, c.revision, x.sop_instance_uid, x.frames, x.reason,
+                   x.detail
+            FROM exclusions x JOIN conversions c ON c.id = x.conversion_id JOIN series se ON se.id = c.series_id
+            JOIN studies st ON st.id = se.study_id;
+CREATE VIEW v_conflicts AS 
+            SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, detail,
+                   coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '') || conflicts."key" AS path, sha256, calling_ae_title, found_at, decision, decided_at,
+                   decided_by
+            FROM conflicts;
+CREATE VIEW v_events AS 
+            SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail, happened_at
+            FROM events;
+CREATE VIEW v_rejections AS 
+            SELECT what, rule, peer, calling_ae_title, called_ae_title, offered, reason, remedy, "count", first_at,
+                   last_at
+            FROM rejections;
+CREATE VIEW v_lost_instances AS 
+            SELECT sop_instance_uid, study_instance_uid, series_instance_uid, sha256, source, calling_ae_title, peer,
+                   received_at, noticed_at
+            FROM lost_instances;
+CREATE VIEW v_labels AS 
+            SELECT l.study_instance_uid, nullif(l.series_instance_uid, '') AS series_instance_uid, l.label, l.given_by,
+                   l.given_at
+            FROM labels l JOIN studies st ON st.study_instance_uid = l.study_instance_uid
+            WHERE l.series_instance_uid = '' OR EXISTS (
+                SELECT 1 FROM series se
+                WHERE se.study_id = st.id AND se.series_instance_uid = l.series_instance_uid);
+CREATE VIEW v_comments AS 
+            SELECT c.id, c.study_instance_uid, nullif(c.series_instance_uid, '') AS series_instance_uid, c.comment,
+                   c.written_by, c.written_at
+            FROM comments c JOIN studies st ON st.study_instance_uid = c.study_instance_uid
+            WHERE c.series_instance_uid = '' OR EXISTS (
+                SELECT 1 FROM series se
+                WHERE se.study_id = st.id AND se.series_instance_uid = c.series_instance_uid);
+CREATE VIEW v_deletions AS 
+            SELECT level, uid, reason, ordered_at, finished_at,
+                   CASE WHEN content IS NOT NULL THEN trash_until END AS trash_until, restored_at
+            FROM tombstones;
+CREATE VIEW v_senders AS 
+            SELECT calling_ae_title, quiet_seconds, json_array_length(gaps) AS series,
+                   (SELECT max(CAST(value AS FLOAT)) FROM json_each(gaps)) AS longest_gap_seconds, learnt_at
+            FROM senders;
+CREATE VIEW v_commitments AS 
+            SELECT "key" AS transaction_uid, name AS calling_ae_title, json_extract(payload, '$.peer') AS peer,
+                   CAST(json_extract(payload, '$.instances') AS BIGINT) AS instances,
+                   CASE WHEN outcome IS NULL THEN 'owed' WHEN outcome = 'succeeded' THEN 'reported' ELSE 'given-up' END
+                       AS state,
+                   attempts, CAST(json_extract(payload, '$.failed') AS BIGINT) AS failed, reason AS detail,
+                   happened_at AS requested_at, due_at, ended_at
+            FROM work WHERE kind = 'commitment';
+CREATE VIEW v_hooks AS 
+            SELECT h.name AS hook, h.paused, CASE WHEN h.image_id IS NOT NULL THEN (SELECT count(*) FROM images i WHERE i.id > h.image_id) END AS instances_behind,
+                   (SELECT count(*) FROM events e WHERE e.id > h.event_id) AS events_behind,
+                   (SELECT count(*) FROM work w WHERE w.kind = h.kind AND w.name = h.name AND w.destination = h.destination AND w.outcome IS NULL) AS waiting,
+                   (SELECT count(*) FROM work w WHERE w.kind = h.kind AND w.name = h.name AND w.destination = h.destination AND w.outcome = 'failed') AS given_up,
+                   h.delivered, h.delivered_at
+            FROM subscribers h WHERE h.kind = 'hook';
+CREATE VIEW v_deliveries AS 
+            SELECT w."key" AS message_id, w.name AS hook, w.event, w.study_instance_uid, w.series_instance_uid,
+                   w.sop_instance_uid, w.revision, json_extract(w.payload, '$.detail') AS detail, w.happened_at,
+                   
+    CASE coalesce(w.outcome, w.state) WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'given-up'
+         WHEN 'cancelled' THEN 'dropped' ELSE coalesce(w.outcome, w.state) END AS state, w.attempts, w.due_at, w.reason,
+                   json_extract(w.payload, '$.output') AS output, w.tried_at AS last_at
+            FROM work w WHERE w.kind = 'hook';
+CREATE VIEW v_routes AS 
+            SELECT h.name AS route, h.destination, h.paused, h.trouble, h.trouble_since, h.retry_at,
+                   CASE WHEN h.image_id IS NOT NULL THEN (SELECT count(*) FROM images i WHERE i.id > h.image_id) END AS instances_behind,
+                   CASE WHEN h.image_id IS NULL THEN (
+                       SELECT count(DISTINCT e.series_instance_uid) FROM events e WHERE e.id > h.event_id
+                   ) END AS series_behind,
+                   (SELECT count(*) FROM work w WHERE w.kind = h.kind AND w.name = h.name AND w.destination = h.destination AND w.outcome IS NULL) AS waiting,
+                   (SELECT count(*) FROM work w WHERE w.kind = h.kind AND w.name = h.name AND w.destination = h.destination AND w.outcome = 'failed') AS given_up,
+                   (SELECT min(w.happened_at) FROM work w WHERE w.kind = h.kind AND w.name = h.name AND w.destination = h.destination AND w.outcome IS NULL) AS waiting_since,
+                   (SELECT count(*) FROM sent_instances s WHERE s.route = h.name AND s.destination = h.destination
+                    AND s.state IN ('owed', 'asked')) AS unconfirmed,
+                   h.delivered, h.delivered_at
+            FROM subscribers h WHERE h.kind = 'route';
+CREATE VIEW v_route_messages AS 
+            SELECT w."key" AS message_id, w.name AS route, w.destination, w.event, w.study_instance_uid,
+                   w.series_instance_uid, w.sop_instance_uid, w.revision, w.happened_at, 
+    CASE coalesce(w.outcome, w.state) WHEN 'succeeded' THEN 'delivered' WHEN 'failed' THEN 'given-up'
+         WHEN 'cancelled' THEN 'dropped' ELSE coalesce(w.outcome, w.state) END AS state,
+                   w.attempts, w.due_at, w.reason, w.tried_at AS last_at
+            FROM work w WHERE w.kind = 'route';
+CREATE VIEW v_sent_instances AS 
+            SELECT s.route, s.destination, st.study_instance_uid, se.series_instance_uid, i.sop_instance_uid,
+                   s.sop_instance_uid AS sent_sop_instance_uid, s.sha256, s.state, s.sent_at, s.asked_at, s.confirmed_at
+            FROM sent_instances s JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id
+            JOIN studies st ON st.id = se.study_id;
 DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('work',1000);
+INSERT INTO "sqlite_sequence" VALUES('projects',1);
 INSERT INTO "sqlite_sequence" VALUES('workitems',1);
-INSERT INTO "sqlite_sequence" VALUES('workitem_reports',1);
 COMMIT;
