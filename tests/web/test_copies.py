@@ -147,7 +147,7 @@ def test_members_get_nothing_of_the_originals_by_any_route(start_site: Callable[
         "patient": str(member.get(f"/api/v1/studies/{study}").json()["patient"]),
     }  # fmt: skip
     got = 0
-    for path, route in every_route(site.server._app.routes):
+    for path, route in every_route(site.app.routes):
         if path in (*OF_NOBODY, *NOT_OF_SERIES) or not is_for_projects(route.endpoint):
             continue
         if "GET" not in (route.methods or ()):

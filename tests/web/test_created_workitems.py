@@ -63,7 +63,7 @@ def retrieved(site: Site, uid: str) -> Json:
 
 def test_a_workitem_is_created_claimed_updated_and_completed(site: Site) -> None:
     made = create(site, "1.2.9", PatientID="4711", ScheduledStationNameCodeSequence=[CODE])
-    assert made.headers["location"] == f"{site.url}{WORKITEMS}/1.2.9"
+    assert made.headers["location"] == f"{site.origin}{WORKITEMS}/1.2.9"
     assert "created with modifications" in made.headers["warning"]
     assert change(site, "1.2.9", "IN PROGRESS", "7.7").status_code == 200
     assert update(site, "1.2.9", "?7.7", InputReadinessState="UNAVAILABLE").status_code == 200

@@ -80,7 +80,7 @@ class Person:
 
     def code(self) -> str:
         """The code of the app at this moment."""
-        moment = self.site.server._app.state.access._now()
+        moment = self.site.app.state.access._now()
         return code_of(self.known.totp_secret or "", int(moment.timestamp()) // STEP_SECONDS).decode()
 
 
@@ -303,7 +303,7 @@ def test_a_demanded_factor_is_satisfied_by_a_key(start_site: Callable[..., Site]
 
     thief.sign_in()
     assert thief.known.totp_secret is None, "an app that was begun cannot be set up any more"
-    moment = int(site.server._app.state.access._now().timestamp()) // STEP_SECONDS
+    moment = int(site.app.state.access._now().timestamp()) // STEP_SECONDS
     code = code_of(secret or "", moment).decode()
     assert thief.client.post("/login/factor", data={"code": code}).status_code == 401
     evil = Authenticator(anna.origin)
@@ -398,7 +398,7 @@ def test_hostile_answers_are_refused_and_counted_as_wrong_codes_are(anna: Person
     assert statuses == [401] * FREE_TRIES + [429]
     assert int(wrong.headers["retry-after"]) > 0
     assert anna.client.post("/login/factor", data={"code": "000000"}).status_code == 429, "they count together"
-    anna.site.server._app.state.access._codes.succeeded(("anna", "127.0.0.1"))
+    anna.site.app.state.access._codes.succeeded(("anna", "127.0.0.1"))
 
     options = anna.asked("/login/key")
     good = json.loads(key.get(options))
@@ -415,7 +415,7 @@ def test_hostile_answers_are_refused_and_counted_as_wrong_codes_are(anna: Person
         anna.asked("/login/key")
         answer = anna.answer(hostile)
         assert answer.status_code in (401, 422), hostile[:100]
-        anna.site.server._app.state.access._codes.succeeded(("anna", "127.0.0.1"))
+        anna.site.app.state.access._codes.succeeded(("anna", "127.0.0.1"))
     assert anna.answer("x" * 20_000).status_code == 413
     anna.give(key)
     options = anna.asked("/account/keys", label="green", current=PASSWORD)
@@ -435,7 +435,7 @@ def test_hostile_answers_are_refused_and_counted_as_wrong_codes_are(anna: Person
             forget = {"name": "anna", "label": "green", "who": "test", "may_be_last": False}
             anna.site.services.actions["remove-security-key"](**forget)
             anna.give(key)
-        anna.site.server._app.state.access._codes.succeeded(("anna", "127.0.0.1"))
+        anna.site.app.state.access._codes.succeeded(("anna", "127.0.0.1"))
 
 
 PROXIED = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
