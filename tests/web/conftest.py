@@ -79,7 +79,7 @@ class Whole(httpx2.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         yield from self._stream
         if not self._is_over or self._length not in (None, self._sent):
-            raise httpx2.RemoteProtocolError(f"{self._sent} of {self._length} bytes were sent")
+            raise httpx2.RemoteProtocolError(f"peer closed connection after {self._sent} of {self._length} bytes")
 
     def close(self) -> None:
         self._stream.close()

@@ -488,7 +488,7 @@ def test_where_no_browser_lets_keys_be_used_it_is_said(
 ) -> None:
     site = start_site(authentication="always", allowed_hosts=("node.example.org", "192.0.2.1"))
     site.account("anna", Role.READ)
-    anna = Person(site, site.client(headers={"Origin": site.url} | sent), "", "anna")
+    anna = Person(site, site.client(headers={"Origin": site.origin} | sent), "", "anna")
     anna.sign_in()
     answer = anna.options("/account/keys", label="blue", current=PASSWORD)
     assert (answer.status_code, words in answer.json()["detail"]) == (400, True), answer.text
