@@ -72,51 +72,37 @@ def outcome(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_a_test_that_takes_too_long_fails_and_says_what_to_do(outcome) -> None:
-    found, text = outcome("def test_it(): wait(6)")
-    assert found == "failed"
-    assert "test_it: it took 6.0 s of an idle machine, more than 5 s: make it quicker, or mark it pytest.mark.s" in text
-
-
-@pytest.mark.parametrize("marker", ["slow", "long"])
-def test_a_marked_test_may_take_its_time(outcome, marker: str) -> None:
-    assert outcome(f"@pytest.mark.{marker}\ndef test_it(): wait(6)")[0] == "passed"
+SHARED = '@pytest.mark.parametrize("shared", [{}], indirect=True)\ndef test_it(shared): wait({})'
 
 
 @pytest.mark.parametrize(
-    ("pastime", "found"),
+    ("test", "found", "told"),
     [
-        ("wait(4)", "passed"),
-        ("compute(6)", "failed"),
-        ("compute(4); wait(2)", "failed"),
-        ("be_kept_waiting(60)", "passed"),
-        ("be_kept_waiting_and_told_later(60)", "passed"),
-        ("be_kept_waiting(60); wait(6)", "failed"),
-        ("compute_beside_others(4)", "passed"),
-        ("compute_beside_others(6)", "failed"),
+        (
+            "def test_it(): wait(6)",
+            "failed",
+            "it took 6.0 s of an idle machine, more than 5 s: make it quicker, or mark it",
+        ),
+        ("@pytest.mark.slow\ndef test_it(): wait(6)", "passed", ""),
+        ("@pytest.mark.long\ndef test_it(): wait(6)", "passed", ""),
+        ("def test_it(): wait(4)", "passed", ""),
+        ("def test_it(): compute(6)", "failed", ""),
+        ("def test_it(): compute(4); wait(2)", "failed", ""),
+        ("def test_it(): be_kept_waiting(60)", "passed", ""),
+        ("def test_it(): be_kept_waiting_and_told_later(60)", "passed", ""),
+        ("def test_it(): be_kept_waiting(60); wait(6)", "failed", ""),
+        ("def test_it(): compute_beside_others(4)", "passed", ""),
+        ("def test_it(): compute_beside_others(6)", "failed", ""),
+        ("def test_it(own): wait(3)", "failed", ""),
+        (SHARED.format(3, 3), "passed", ""),
+        (SHARED.format(6, 0), "failed", "its fixture shared took 6.0 s"),
+        ("def test_it():\n    wait(6)\n    assert 2 == 3", "failed", "assert 2 == 3"),
     ],
 )
-def test_only_what_a_test_would_take_on_an_idle_machine_counts(outcome, pastime: str, found: str) -> None:
-    assert outcome(f"def test_it(): {pastime}")[0] == found
-
-
-def test_a_fixture_counts_unless_it_is_shared(outcome) -> None:
-    assert outcome("def test_it(own): wait(3)")[0] == "failed"
-    shared = '@pytest.mark.parametrize("shared", [3], indirect=True)\n'
-    assert outcome(f"{shared}def test_it(shared): wait(3)")[0] == "passed"
-
-
-def test_a_shared_fixture_is_judged_by_itself(outcome) -> None:
-    found, text = outcome('@pytest.mark.parametrize("shared", [6], indirect=True)\ndef test_it(shared): pass')
-    assert found == "failed"
-    assert "its fixture shared took 6.0 s" in text
-
-
-def test_a_slow_test_that_fails_says_why(outcome) -> None:
-    found, text = outcome("def test_it():\n    wait(6)\n    assert 2 == 3")
-    assert found == "failed"
-    assert "assert 2 == 3" in text
-    assert "idle machine" not in text
+def test_only_what_a_test_would_take_on_an_idle_machine_counts(outcome, test: str, found: str, told: str) -> None:
+    what, text = outcome(test)
+    assert (what, told in text) == (found, True)
+    assert ("idle machine" in text) == (found == "failed" and "assert" not in test)  # a test that fails says why
 
 
 def test_a_moment_is_before_the_next_one() -> None:

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 from pydicom.uid import generate_uid
 
+from benchmarks.forward import worked_seconds
 from node.association.client.association import Address, NoAssociation
 from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
 from node.errors import VoxelnodeError
 from tests.acceptance.served import READY
-from tests.benchmarks.forward import worked_seconds
 from tests.crash.harness import report
 from tests.crash.small_disk import fill, mount_small
 from tests.make import instance, set_pixels

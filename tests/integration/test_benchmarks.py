@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.query import emptied
 from node.index.engine.place import FILE_NAME
-from tests.benchmarks.query import emptied
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.completeness import MANY, a_quarter_of_many, one_time, read_folder, verdict
+from benchmarks.completeness import MANY, a_quarter_of_many, one_time, read_folder, verdict
 
 pytestmark = pytest.mark.corpus
 

@@ -1,4 +1,8 @@
-"""The node over HTTP as its clients meet it: a real server on a real root, on loopback."""
+"""The node over HTTP as its clients meet it: the application of a real root.
+
+Requests of `Site.client` go to the application in this process. A server listens on loopback once a test asks for
+`Site.url` or `Site.network_client`: about sockets, TLS, slow readers, places of connections, and browsers.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydicom import Dataset, FileDataset, dcmwrite
+from starlette.testclient import TestClient, _TestClientTransport
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.control.repository import Repository
 from node.conversion.scheduler import Worker
@@ -40,13 +47,72 @@ authorities = cache(ssl.create_default_context)
 """Reading the certificates of the machine's authorities takes longer than most requests."""
 
 
+LOCAL = ("127.0.0.1", 50_000)
+"""Where requests come from that no socket carries."""
+
+
+class Whole(httpx2.SyncByteStream):
+    """An application for one request, and its answer: broken off where a server would close the connection."""
+
+    def __init__(self, application: ASGIApp, method: str) -> None:
+        self._application, self._has_body = application, method != "HEAD"
+        self._length: int | None = None
+        self._sent, self._is_over, self._stream = 0, False, httpx2.SyncByteStream()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                told = dict(message["headers"]).get(b"content-length")
+                self._has_body &= message["status"] not in (204, 304)
+                self._length = int(told) if told is not None and self._has_body else None
+            else:
+                self._sent += len(message.get("body", b""))
+                self._is_over = not message.get("more_body", False)
+            await send(message)
+
+        await self._application(scope, receive, counted)
+
+    def of(self, stream: httpx2.SyncByteStream) -> Whole:
+        self._stream = stream
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+        if not self._is_over or self._length not in (None, self._sent):
+            raise httpx2.RemoteProtocolError(f"peer closed connection after {self._sent} of {self._length} bytes")
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class InProcess(httpx2.BaseTransport):
+    """Hands requests to the application of a site, behind the proxies that it trusts; they share an event loop."""
+
+    def __init__(self, server: WebServer) -> None:
+        if not server._server.config.loaded:
+            server._server.config.load()
+        self._application: ASGIApp = server._server.config.loaded_app
+        self._loop = TestClient(self._application)
+        self._loop.__enter__()
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        whole = Whole(self._application, request.method)
+        ways = {"portal_factory": self._loop._portal_factory, "app_state": {}, "client": LOCAL}
+        answer = _TestClientTransport(whole, raise_server_exceptions=False, **ways).handle_request(request)
+        answer.stream = whole.of(answer.stream)
+        return answer
+
+    def end(self) -> None:
+        """End the event loop."""
+        self._loop.__exit__(None, None, None)
+
+
 @dataclass
 class Site:
-    """A served root."""
+    """A root and the application that serves it."""
 
     store: Repository
     server: WebServer
-    url: str
     services: Services
     clients: list[httpx2.Client] = field(default_factory=list)
     _plain: httpx2.Client | None = None
@@ -55,13 +121,38 @@ class Site:
     def root(self) -> Path:
         return self.store.archive.root
 
+    @property
+    def app(self) -> FastAPI:
+        return self.server._app
+
+    @property
+    def origin(self) -> str:
+        """Where a client has the site, without a socket."""
+        return f"{self.server.scheme}://127.0.0.1:11380"
+
+    @cached_property
+    def url(self) -> str:
+        """Where the server listens, from now on."""
+        host, port = self.server.start()
+        return f"{self.server.scheme}://{host}:{port}"
+
+    @cached_property
+    def _in_process(self) -> InProcess:
+        return InProcess(self.server)
+
     def client(self, **options: Any) -> httpx2.Client:
         """A client that is closed with the site; without options always the same one."""
         if not options and self._plain is not None:
             return self._plain
-        client = httpx2.Client(base_url=self.url, timeout=DEADLINE_SECONDS, **{"verify": authorities()} | options)
+        client = httpx2.Client(base_url=self.origin, transport=self._in_process, **options)
         self.clients.append(client)
         self._plain = self._plain if options else client
+        return client
+
+    def network_client(self, **options: Any) -> httpx2.Client:
+        """A client that connects to the server; it is closed with the site."""
+        client = httpx2.Client(base_url=self.url, timeout=DEADLINE_SECONDS, **{"verify": authorities()} | options)
+        self.clients.append(client)
         return client
 
     def account(self, name: str, role: Role, password: str | None = PASSWORD) -> None:
@@ -107,6 +198,9 @@ class Site:
     def close(self) -> None:
         for client in self.clients:
             client.close()
+        if "_in_process" in vars(self):
+            self.app.state.stopping.set()
+            self._in_process.end()
         self.server.stop(5)
         self.store.close()
 
@@ -122,7 +216,7 @@ def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> N
 def open_site(
     root: Path, tables: Mapping[str, Any] | None = None, storage: Mapping[str, Any] | None = None, **web: Any
 ) -> Site:
-    """Serve a root; keyword arguments are keys of [web], `tables` are other tables of the configuration."""
+    """Open a root; keyword arguments are keys of [web], `tables` are other tables of the configuration."""
     settings = Settings(
         **(tables or {}),
         storage=Storage(root=root, reserve_bytes=0, **(storage or {})),
@@ -142,14 +236,12 @@ def open_site(
         decoder(),
         store.results,
     )
-    server = WebServer(settings.web, application(services))
-    host, port = server.start()
-    return Site(store, server, f"{server.scheme}://{host}:{port}", services)
+    return Site(store, WebServer(settings.web, application(services)), services)
 
 
 @pytest.fixture
 def start_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Serve a fresh root; keyword arguments are keys of [web]."""
+    """Open a fresh root; keyword arguments are keys of [web]."""
     started: list[Site] = []
 
     def start(tables: Mapping[str, Any] | None = None, **web: Any) -> Site:

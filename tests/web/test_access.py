@@ -47,7 +47,7 @@ PUBLIC = {
 
 def logged_in(site: Site, name: str) -> httpx2.Client:
     """A browser in which an account is logged in."""
-    client = site.client(headers={"Origin": site.url})
+    client = site.client(headers={"Origin": site.origin})
     answer = client.post("/login", data={"name": name, "password": PASSWORD})
     assert answer.status_code == 303
     return client
@@ -55,7 +55,7 @@ def logged_in(site: Site, name: str) -> httpx2.Client:
 
 @pytest.mark.slow
 def test_every_route_but_the_public_ones_asks_who_it_is(empty: Site) -> None:
-    app = empty.server._app
+    app = empty.app
 
     def asks(dependant: object) -> bool:
         return any(
@@ -163,7 +163,7 @@ def test_an_event_stream_ends_when_its_session_does(guarded: Site) -> None:
 
 
 def test_a_person_is_led_to_the_form_and_back(guarded: Site) -> None:
-    client = guarded.client(headers={"Accept": "text/html", "Origin": guarded.url})
+    client = guarded.client(headers={"Accept": "text/html", "Origin": guarded.origin})
     answer = client.get("/studies/1.2.3?x=1")
     assert answer.status_code == 303
     assert answer.headers["location"] == "/login?next=%2Fstudies%2F1.2.3%3Fx%3D1"
@@ -175,7 +175,7 @@ def test_a_person_is_led_to_the_form_and_back(guarded: Site) -> None:
 
 
 def test_an_open_page_whose_session_has_ended_is_led_back_to_itself_without_its_search(guarded: Site) -> None:
-    current = f"{guarded.url}/studies/1.2.3#words=schmidt"
+    current = f"{guarded.origin}/studies/1.2.3#words=schmidt"
     answer = guarded.client().get("/badges", headers={"HX-Request": "true", "HX-Current-URL": current})
     assert answer.headers["hx-redirect"] == "/login?next=%2Fstudies%2F1.2.3"
 
@@ -184,13 +184,13 @@ def test_an_open_page_whose_session_has_ended_is_led_back_to_itself_without_its_
     "elsewhere", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:1", "/\r\nX: y"]
 )
 def test_the_login_leads_nowhere_else(guarded: Site, elsewhere: str) -> None:
-    client = guarded.client(headers={"Origin": guarded.url})
+    client = guarded.client(headers={"Origin": guarded.origin})
     answer = client.post("/login", data={"name": "reader", "password": PASSWORD, "next": elsewhere})
     assert answer.headers["location"] == "/"
 
 
 def test_a_session_is_a_cookie_that_scripts_cannot_read(guarded: Site) -> None:
-    client = guarded.client(headers={"Origin": guarded.url})
+    client = guarded.client(headers={"Origin": guarded.origin})
     cookie = client.post("/login", data={"name": "reader", "password": PASSWORD}).headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
@@ -219,14 +219,14 @@ def session(start_site: Callable[..., Site], hours: float) -> tuple[Site, httpx2
 def test_a_session_that_nobody_used_is_over(start_site: Callable[..., Site]) -> None:
     site, client = session(start_site, hours=1)
     assert client.get(API).status_code == 200
-    access = site.server._app.state.access
+    access = site.app.state.access
     access._now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=61)
     assert client.get(API).status_code == 401
 
 
 def test_a_session_that_is_used_goes_on(start_site: Callable[..., Site]) -> None:
     site, client = session(start_site, hours=1)
-    access = site.server._app.state.access
+    access = site.app.state.access
     for minutes in (40, 80, 120):
         access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
         assert client.get(API).status_code == 200
@@ -235,7 +235,7 @@ def test_a_session_that_is_used_goes_on(start_site: Callable[..., Site]) -> None
 @pytest.mark.slow
 def test_a_page_that_is_left_open_does_not_keep_its_session_alive(start_site: Callable[..., Site]) -> None:
     site, client = session(start_site, hours=1)
-    access = site.server._app.state.access
+    access = site.app.state.access
     for minutes, status in ((20, 200), (40, 200), (59, 200), (61, 401)):
         access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
         for path in ("/news?since=0", "/badges", "/queue/rows", "/status/numbers"):
@@ -275,7 +275,7 @@ def test_a_token_opens_until_it_is_over_or_revoked(guarded: Site) -> None:
 
 @pytest.mark.slow
 def test_an_account_is_logged_in_in_so_many_browsers_and_the_oldest_gives_way(guarded: Site) -> None:
-    access = guarded.server._app.state.access
+    access = guarded.app.state.access
     cookies = [access.log_in("reader", PASSWORD, "127.0.0.1") for _ in range(MAX_SESSIONS + 1)]
     statuses = [guarded.client(cookies={COOKIE: value}).get(API).status_code for value in (cookies[0], cookies[1])]
     assert statuses == [401, 200]
@@ -299,7 +299,7 @@ def test_credentials_that_make_no_sense_are_refused_also_where_none_are_needed(e
 
 
 def test_the_name_stays_after_a_wrong_password(guarded: Site) -> None:
-    client = guarded.client(headers={"Origin": guarded.url})
+    client = guarded.client(headers={"Origin": guarded.origin})
     form = {"name": 'reader"><b>', "password": "wrong horse battery"}
     answer = client.post("/login", data=form)
     assert answer.status_code == 401
@@ -378,7 +378,7 @@ def test_never_means_never(start_site: Callable[..., Site]) -> None:
 
 def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.web.access.HASH_WAIT_SECONDS", 0.05)
-    hashing = guarded.server._app.state.access._hashing
+    hashing = guarded.app.state.access._hashing
     assert hashing.acquire(timeout=1)
     assert hashing.acquire(timeout=1)  # as if two passwords were hashed now
     assert guarded.client(auth=BASIC).get(API).status_code == 429
@@ -386,7 +386,7 @@ def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pyt
 
 
 def test_whoever_finds_too_many_waiting_is_refused_at_once(guarded: Site) -> None:
-    access = guarded.server._app.state.access
+    access = guarded.app.state.access
     for _ in range(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES):
         assert access._hash_places.acquire(timeout=1)  # as if so many passwords were hashed, or waited for
     began = now()
@@ -414,7 +414,7 @@ def test_an_account_that_is_guessed_at_from_many_addresses_is_slowed_down(
     site.account("writer", Role.WRITE)
     known = site.client(auth=BASIC, headers={"X-Forwarded-For": "198.51.100.1"})
     assert known.get(API).status_code == 200  # a script that is at work
-    access = site.server._app.state.access
+    access = site.app.state.access
     for number in range(FREE_TRIES_OF_ACCOUNT):
         access._guesses.begin(("reader", f"198.51.100.{100 + number}"))  # as if others had guessed from many addresses
 
@@ -436,7 +436,7 @@ def test_a_trusted_proxy_says_whose_request_it_is_and_that_it_came_by_tls(start_
     site = start_site(trusted_proxies=("127.0.0.1",))
     site.account("reader", Role.READ)
     headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
-    headers["Origin"] = site.url.replace("http:", "https:")
+    headers["Origin"] = site.origin.replace("http:", "https:")
     client = site.client(headers=headers)
     assert client.get(API).status_code == 401
     answer = client.post("/login", data={"name": "reader", "password": PASSWORD})
@@ -475,7 +475,7 @@ def test_a_token_for_some_routes_opens_no_other(guarded: Site) -> None:
         assert client.get(path, headers=header).status_code in (200, 204, 307, 404), path
     for path in ("/", "/account", "/api/v1/series", "/api/v1/events", "/metrics", "/dicom-webx", "/studies/1.2"):
         assert client.get(path, headers=header).status_code in (403, 404), path
-    paths = {path for path, _ in every_route(guarded.server._app.routes)}
+    paths = {path for path, _ in every_route(guarded.app.routes)}
     open_paths = {path for path in paths if covers(["dicomweb", "/api/v1/studies"], path)}
     assert open_paths == {path for path in paths if path.startswith(("/dicom-web", "/wado", "/api/v1/studies"))}
     assert 0 < len(open_paths) < len(paths) / 2
@@ -483,7 +483,7 @@ def test_a_token_for_some_routes_opens_no_other(guarded: Site) -> None:
 
 def test_the_last_use_of_a_token_is_written_once_a_minute(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     header, client = scoped(guarded, "reader", None), guarded.client()
-    access, moments = guarded.server._app.state.access, []
+    access, moments = guarded.app.state.access, []
     now = [dt.datetime.now(dt.UTC)]
     monkeypatch.setattr(access, "_now", lambda: now[0])
     for seconds in (0, 20, 39, 2):
@@ -516,11 +516,11 @@ def test_sessions_are_listed_and_ended(guarded: Site) -> None:
     path = f"/api/v1/account/sessions/{newest}"
     assert guarded.client(auth=("writer", PASSWORD)).delete(path).status_code == 404
     assert guarded.client(headers=scoped(guarded, "reader", None)).delete(path).status_code == 404
-    assert one.delete(path, headers={"Origin": guarded.url}).json() == {"ended": 1}
+    assert one.delete(path, headers={"Origin": guarded.origin}).json() == {"ended": 1}
     assert (one.get(API).status_code, two.get(API).status_code) == (200, 401)
     page = one.get("/account").text
     assert "this one" in page
-    assert one.post("/account/sessions/end", headers={"Origin": guarded.url}).status_code == 303
+    assert one.post("/account/sessions/end", headers={"Origin": guarded.origin}).status_code == 303
     assert one.get(API).status_code == 401
 
 
@@ -537,8 +537,8 @@ def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pyte
     def answer(_: Reader) -> Streamed:
         return Streamed(endless(), 200, {})
 
-    guarded.server._app.add_api_route("/endless", answer, response_model=None)
-    guarded.server._app.router.routes.insert(0, guarded.server._app.router.routes.pop())
+    guarded.app.add_api_route("/endless", answer, response_model=None)
+    guarded.app.router.routes.insert(0, guarded.app.router.routes.pop())
     with guarded.client().stream("GET", "/endless", headers=header) as response:
         bodies = response.iter_raw()
         assert next(bodies)
@@ -549,7 +549,7 @@ def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pyte
 
 
 def test_guesses_of_others_end_no_answer_under_way(guarded: Site) -> None:
-    access, caller = guarded.server._app.state.access, Caller("reader", Role.READ)
+    access, caller = guarded.app.state.access, Caller("reader", Role.READ)
     access.check_password("reader", PASSWORD, "127.0.0.1")
     credentials = base64.b64encode(f"reader:{PASSWORD}".encode())
     scope = {"type": "http", "path": API, "headers": [(b"authorization", b"Basic " + credentials)], "scheme": "http"}
@@ -572,8 +572,8 @@ def test_the_last_piece_of_an_upload_is_not_taken_of_an_account_that_is_gone(
         begun.set()
         taken.append(await request.body())
 
-    guarded.server._app.add_api_route("/take", take, methods=["POST"])
-    guarded.server._app.router.routes.insert(0, guarded.server._app.router.routes.pop())
+    guarded.app.add_api_route("/take", take, methods=["POST"])
+    guarded.app.router.routes.insert(0, guarded.app.router.routes.pop())
 
     def body() -> Iterator[bytes]:
         yield b"12"
@@ -588,7 +588,7 @@ def test_the_last_piece_of_an_upload_is_not_taken_of_an_account_that_is_gone(
     remover = threading.Thread(target=remove)
     remover.start()
     with suppress(httpx2.TransportError):
-        guarded.client().post("/take", headers=header | {"Content-Length": "3"}, content=body())
+        guarded.network_client().post("/take", headers=header | {"Content-Length": "3"}, content=body())
     remover.join()
     assert taken == []
 
@@ -597,7 +597,7 @@ def test_the_last_piece_of_an_upload_is_not_taken_of_an_account_that_is_gone(
 def test_a_session_of_a_password_alone_sees_no_secret_and_removes_no_factor(
     guarded: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accounts, access = guarded.services.index.accounts, guarded.server._app.state.access
+    accounts, access = guarded.services.index.accounts, guarded.app.state.access
     reader = logged_in(guarded, "reader")
 
     def account() -> KnownAccount:
@@ -639,12 +639,12 @@ def test_a_second_factor_is_demanded_and_no_code_is_replayed(start_site: Callabl
     site = start_site(authentication="always", second_factor="admin")
     site.account("admin", Role.ADMIN)
     site.account("reader", Role.READ)
-    accounts, access = site.services.index.accounts, site.server._app.state.access
+    accounts, access = site.services.index.accounts, site.app.state.access
     now = [dt.datetime.now(dt.UTC)]
     access._now = lambda: now[0]
 
     def begun() -> httpx2.Client:
-        client = site.client(headers={"Origin": site.url})
+        client = site.client(headers={"Origin": site.origin})
         answer = client.post("/login", data={"name": "admin", "password": PASSWORD})
         assert answer.headers["location"] == "/login/factor?next=%2F"
         assert client.get(API).status_code == 401, "the password alone opens nothing"

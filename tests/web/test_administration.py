@@ -25,7 +25,7 @@ STALE = "somebody else's password"
 
 def signed_in(site: Site, name: str, password: str = PASSWORD) -> httpx2.Client:
     """A client with the session of a browser."""
-    client = site.client(headers={"Origin": site.url})
+    client = site.client(headers={"Origin": site.origin})
     answer = client.post("/login", data={"name": name, "password": password})
     assert answer.status_code == 303, answer.text
     cookie = answer.headers["set-cookie"].partition(";")[0]

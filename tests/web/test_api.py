@@ -411,7 +411,7 @@ class HttpListener:
     def __init__(self, site: Site, **headers: str) -> None:
         self.events: list[dict[str, str]] = []
         self.opened = threading.Event()
-        self._client = site.client(headers=headers)
+        self._client = site.network_client(headers=headers)
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
         assert self.opened.wait(10)

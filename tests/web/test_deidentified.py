@@ -232,7 +232,7 @@ def test_a_wrong_download_is_refused(here: Site) -> None:
     assert client.get("/api/v1/studies/1.2.9/deidentified?profile=trial").status_code == 404
     assert client.get(f"/api/v1/studies/{STUDY}/series/1.2.9/deidentified?profile=trial").status_code == 404
     assert client.get("/api/v1/downloads").json() == {"items": []}
-    turns = here.server._app.state.prepared
+    turns = here.app.state.prepared
     ends = [turns.take_turn("local") for _ in range(2)]
     assert client.get(f"{url}?profile=trial").status_code == 503
     waits = client.get(f"/studies/{STUDY}/deidentified.zip?profile=trial", follow_redirects=False)

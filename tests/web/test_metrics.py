@@ -90,7 +90,7 @@ def test_a_node_is_ready_until_a_part_of_it_is_not(site: Site) -> None:
 
 
 def test_a_listener_that_has_gone_makes_a_node_not_ready(site: Site) -> None:
-    site.server._app.state.services = replace(
+    site.app.state.services = replace(
         site.services, parts={"listener": lambda: "it has stopped", "worker": lambda: None}
     )
     answer = site.client().get("/readyz")

@@ -15,7 +15,7 @@ MORE_THAN_A_ROW_HAS = (2**63, -(2**63) - 1, 10**40)
 @pytest.mark.parametrize("number", MORE_THAN_A_ROW_HAS)
 def test_a_number_that_no_row_can_have_is_told(filled: Site, number: int) -> None:
     client, failed, asked = filled.client(), [], 0
-    for path, route in every_route(filled.server._app.routes):
+    for path, route in every_route(filled.app.routes):
         numbers = {
             parameter.alias
             for parameter in route.dependant.path_params + route.dependant.query_params

@@ -224,7 +224,7 @@ def test_a_session_of_the_provider_is_not_prolonged(start: StartSite, monkeypatc
     client = browser_of(site)
     sign_in(client)
     prolonged: list[str] = []
-    access = site.server._app.state.access
+    access = site.app.state.access
     monkeypatch.setattr(access._accounts, "extend_session", lambda sha256, until: prolonged.append(sha256))
     now = access._now
     monkeypatch.setattr(access, "_now", lambda: now() + access._session_time * 0.9)

@@ -256,7 +256,7 @@ def test_a_study_that_is_deleted_while_its_medium_waits_is_named_as_left_out(
     site.account("admin", Role.ADMIN)
     admin = site.client(auth=("admin", PASSWORD))
     one.get("/api/v1/downloads")
-    ends = [site.server._app.state.prepared.take_turn("one") for _ in range(MAX_MADE_FOR_ACCOUNT)]
+    ends = [site.app.state.prepared.take_turn("one") for _ in range(MAX_MADE_FOR_ACCOUNT)]
     number = asked(one)["id"]
     assert "It waits for its turn" in one.get(f"/downloads/{number}").text
     assert admin.delete(f"/api/v1/studies/{STUDY}").status_code == 200

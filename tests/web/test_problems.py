@@ -87,7 +87,7 @@ PAGE = {"Accept": "text/html"}
     ],
 )
 def test_a_page_without_its_parameter_says_so_in_plain_words_and_leads_back(empty: Site, path: str, says: str) -> None:
-    before = f"{empty.url}/problems/merged?number=2"
+    before = f"{empty.origin}/problems/merged?number=2"
     answer = empty.client().get(path, headers=PAGE | {"Referer": before})
     assert answer.status_code == 422
     assert "<h1>This page cannot be shown</h1>" in answer.text
@@ -99,7 +99,7 @@ def test_a_page_without_its_parameter_says_so_in_plain_words_and_leads_back(empt
 
 @pytest.mark.parametrize("before", ["", "http://evil.example/x", "{url}//evil.example", "{url}/patients/compare"])
 def test_an_error_page_leads_to_no_page_of_others_and_not_to_itself(empty: Site, before: str) -> None:
-    headers = PAGE | {"Referer": before.format(url=empty.url)}
+    headers = PAGE | {"Referer": before.format(url=empty.origin)}
     shown = empty.client().get("/patients/compare", headers=headers).text
     assert "evil.example" not in shown.replace('href="/evil.example"', "")
     assert 'href="/patients/compare"' not in shown

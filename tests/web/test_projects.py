@@ -211,7 +211,7 @@ def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) 
     marks = [mark for study in ("1.2.901", "1.2.904") for mark in (f"ID-{study}", f"Name^{study}", f"{study}.1")]
     walked, shown, changed = 0, 0, 0
     walt = as_account(shared, "walt")
-    for path, route in every_route(shared.server._app.routes):
+    for path, route in every_route(shared.app.routes):
         for method in sorted((route.methods or set()) - {"HEAD"}):
             if path == "/api/v1/events" or path in OF_NOBODY or "{share_token}" in path:
                 continue

@@ -32,7 +32,7 @@ def test_the_port_that_a_client_leaves_out_of_the_host_is_in_every_url(site: Sit
     site.take(make.instance(study_uid="1.2.3", StudyDate="20260102"))
     for host in ("127.0.0.1", "localhost"):
         url = retrieve_url(site.client().get("/dicom-web/studies", headers={"Host": host}))
-        assert url == f"{site.url.replace('127.0.0.1', host)}/dicom-web/studies/1.2.3"
+        assert url == f"{site.origin.replace('127.0.0.1', host)}/dicom-web/studies/1.2.3"
         assert site.client().get(url).status_code == 200
 
 

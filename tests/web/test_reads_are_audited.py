@@ -233,7 +233,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.mark.slow
 def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> None:
-    client, trail = walked.client(), walked.server._app.state.access.trail
+    client, trail = walked.client(), walked.app.state.access.trail
     volume = client.get("/api/v1/volumes").json()["items"][-1]
     quarantined = client.get("/api/v1/quarantine").json()["items"][0]["name"]
     parameters: dict[str, Any] = {
@@ -249,7 +249,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "comment": client.post(f"/api/v1/studies/{STUDY}/comments", json={"comment": "a word"}).json()["id"],
     }  # fmt: skip
     silent, told = set(), set()
-    for path, route in every_route(walked.server._app.routes):
+    for path, route in every_route(walked.app.routes):
         for method in sorted(route.methods - {"HEAD"}):
             if (method, path) in NOT_READ or path == "/api/v1/events":
                 continue
@@ -295,7 +295,7 @@ def _query(path: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_line_tells_what_who_and_how_many(walked: Site) -> None:
-    client, trail = walked.client(), walked.server._app.state.access.trail
+    client, trail = walked.client(), walked.app.state.access.trail
     for path, count in (
         ("/api/v1/instances", "instances; 3 found"),
         ("/dicom-web/instances", "QIDO-RS /dicom-web/instances?; 3 found"),
@@ -312,7 +312,7 @@ def test_a_line_tells_what_who_and_how_many(walked: Site) -> None:
 
 
 def test_a_stream_of_events_leaves_a_line(walked: Site) -> None:
-    walked.server._app.state.access.trail._recorded.clear()
+    walked.app.state.access.trail._recorded.clear()
     with walked.client().stream("GET", "/api/v1/events") as answer:
         assert answer.status_code == 200
         until(lambda: any(line["detail"] == "events as they happen" for line in lines(walked)))

@@ -88,12 +88,18 @@ def test_a_page_elsewhere_changes_nothing(empty: Site, headers: dict[str, str]) 
 def test_a_page_of_another_scheme_or_port_is_a_page_elsewhere(start_site: Callable[..., Site]) -> None:
     site = start_site(allowed_hosts=("pacs.example.org", "other.example.org:8443"))
 
-    def status(origin: str, host: str = site.url.partition("//")[2]) -> int:
+    def status(origin: str, host: str = site.origin.partition("//")[2]) -> int:
         return site.client(headers={"Origin": origin, "Host": host}).post(CHANGE).status_code
 
-    ours = site.url.partition("//")[2]
+    ours = site.origin.partition("//")[2]
     machine = socket.gethostname().lower()
-    for elsewhere in (f"https://{ours}", "http://127.0.0.1", "http://localhost", f"http://{machine}", f"{site.url}0"):
+    for elsewhere in (
+        f"https://{ours}",
+        "http://127.0.0.1",
+        "http://localhost",
+        f"http://{machine}",
+        f"{site.origin}0",
+    ):
         assert status(elsewhere) == 403, elsewhere
     for elsewhere in (
         "http://pacs.example.org",
@@ -111,7 +117,7 @@ def test_a_page_of_another_scheme_or_port_is_a_page_elsewhere(start_site: Callab
 
 @pytest.mark.slow
 def test_our_pages_and_scripts_may_change_things(empty: Site) -> None:
-    for headers in ({}, {"Origin": empty.url}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+    for headers in ({}, {"Origin": empty.origin}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
         assert empty.client(headers=headers).post(CHANGE).status_code == 404
 
 
@@ -159,7 +165,7 @@ def test_a_page_of_a_friend_has_no_more_rights_than_the_token_that_it_shows(star
     assert script.get(API).status_code == 200
     refused = script.post(CHANGE)
     assert (refused.status_code, "role read" in refused.json()["detail"]) == (403, True)
-    ours = site.client(headers={"Origin": site.url, "Sec-Fetch-Site": "same-origin"})
+    ours = site.client(headers={"Origin": site.origin, "Sec-Fetch-Site": "same-origin"})
     assert (ours.get(API).status_code, ours.post(CHANGE).status_code) == (200, 404)
 
 
@@ -171,7 +177,7 @@ def test_a_path_in_the_place_of_a_uid_finds_nothing(empty: Site, path: str) -> N
 
 
 def test_line_breaks_in_the_path_come_back_in_no_header(empty: Site) -> None:
-    answer = empty.client().get("/studies/1%0d%0aX-Evil:%201", headers={"Accept": "text/html"})
+    answer = empty.network_client().get("/studies/1%0d%0aX-Evil:%201", headers={"Accept": "text/html"})
     assert "x-evil" not in answer.headers
     assert answer.status_code in (303, 404)
 
@@ -204,14 +210,14 @@ def test_a_body_of_two_lengths_is_refused(empty: Site) -> None:
 def test_there_are_no_more_streams_than_allowed_and_places_come_back(
     site: Site,
 ) -> None:
-    streams = site.server._app.state.streams
+    streams = site.app.state.streams
     streams.limits = replace(streams.limits, places=3)
     with held_connections(site, 8) as held:
         for connection in held:
             connection.sendall(request_head("GET", "/api/v1/events"))
         assert sorted(str(status_of(connection)) for connection in held) == ["200"] * 3 + ["503"] * 5
     until(lambda: streams.count() == 0)
-    with site.client().stream("GET", "/api/v1/events") as answer:
+    with site.network_client().stream("GET", "/api/v1/events") as answer:
         assert answer.status_code == 200
 
 
@@ -222,9 +228,9 @@ def test_a_compressed_body_is_not_taken(empty: Site) -> None:
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    patience = next(one for one in site.server._app.user_middleware if one.cls is middleware.BodyLimits)
+    patience = next(one for one in site.app.user_middleware if one.cls is middleware.BodyLimits)
     patience.kwargs["patience_seconds"] = 0.2
-    site.server._app.middleware_stack = None  # made anew with the next request
+    site.app.middleware_stack = None  # made anew with the next request
     with raw(site) as connection:
         form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100"
         connection.sendall(request_head("POST", "/", form) + b"words=")
@@ -246,7 +252,7 @@ def test_a_connection_that_asks_for_nothing_is_closed(site: Site, monkeypatch: p
     with raw(site) as connection:
         connection.sendall(b"GET /heal")
         assert connection.recv(1) == b""
-    assert site.client().get("/healthz").status_code == 200
+    assert site.network_client().get("/healthz").status_code == 200
 
 
 def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(start_site: Callable[..., Site]) -> None:
@@ -283,6 +289,7 @@ def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> Non
         return await tick(counter)
 
     server.on_tick = counted
+    assert site.url  # it listens from now on
     threading.Event().wait(2.2)
     assert 1 <= len(ticks) <= 4
     began = now()
@@ -312,7 +319,7 @@ def test_all_that_a_trusted_proxy_brings_is_not_one_address(start_site: Callable
 
 def test_a_stream_does_not_hold_up_the_end(start_site: Callable[..., Site]) -> None:
     site = start_site()
-    with site.client().stream("GET", "/api/v1/events") as answer:
+    with site.network_client().stream("GET", "/api/v1/events") as answer:
         assert answer.status_code == 200
         began = now()
         site.server.stop(10)
@@ -345,6 +352,7 @@ def test_whoever_needs_an_account_and_shows_none_cannot_send_for_long(
 
 
 def test_answers_do_not_wait_for_the_acknowledgement_of_their_head(empty: Site) -> None:
+    assert empty.url
     assert empty.server._socket is not None
     assert empty.server._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
@@ -352,7 +360,7 @@ def test_answers_do_not_wait_for_the_acknowledgement_of_their_head(empty: Site) 
 def test_an_address_that_is_taken_is_told_with_the_remedy(empty: Site) -> None:
     port = int(empty.url.rpartition(":")[2])
     with pytest.raises(UsageError, match=r"\[web\] host and port"):
-        WebServer(Web(port=port), empty.server._app).start()
+        WebServer(Web(port=port), empty.app).start()
 
 
 def test_https_speaks_tls_1_2_and_newer_with_forward_secrecy(
@@ -362,7 +370,7 @@ def test_https_speaks_tls_1_2_and_newer_with_forward_secrecy(
     site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
     assert site.url.startswith("https://")
     trusted = ssl.create_default_context(cafile=str(keys / "ca.pem"))
-    answer = site.client(verify=trusted).get("/healthz")
+    answer = site.network_client(verify=trusted).get("/healthz")
     assert answer.status_code == 200
     assert answer.headers["strict-transport-security"].startswith("max-age=")
     port = int(site.url.rpartition(":")[2])
@@ -376,7 +384,7 @@ def test_https_speaks_tls_1_2_and_newer_with_forward_secrecy(
 @pytest.mark.parametrize("files", [{"tls_key": "x"}, {"tls_certificate": "/nothing.pem"}])
 def test_tls_files_that_do_not_fit_are_named(empty: Site, files: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=r"\[web\] tls_"):
-        WebServer(Web(port=0, **files), empty.server._app)
+        WebServer(Web(port=0, **files), empty.app)
 
 
 @contextmanager

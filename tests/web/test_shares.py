@@ -92,7 +92,7 @@ def test_a_link_opens_nothing_else(site: Site) -> None:
     cookies = {"voxelnode": token, "share_token": token}
     for bearer in (client, site.client(cookies=cookies), site.client(headers={"Authorization": f"Bearer {token}"})):
         opened = set()
-        for route, found in every_route(site.server._app.routes):
+        for route, found in every_route(site.app.routes):
             if route.startswith(("/shared/", "/login", "/logout", "/healthz", "/readyz")):
                 continue
             method = "GET" if "GET" in found.methods else next(iter(found.methods))
@@ -109,7 +109,7 @@ def test_a_link_is_over_in_time_and_cannot_be_guessed(site: Site, monkeypatch: p
     assert client.get(path).status_code == 200
     with monkeypatch.context() as later:
         tomorrow = dt.datetime.now(dt.UTC) + dt.timedelta(days=1, seconds=1)
-        later.setattr(site.server._app.state.access, "_now", lambda: tomorrow)
+        later.setattr(site.app.state.access, "_now", lambda: tomorrow)
         assert client.get(path).status_code == 404
     statuses = [client.get(f"/shared/vxn_{number}").status_code for number in range(FREE_TRIES + 1)]
     assert set(statuses) == {404, 429}

@@ -95,7 +95,7 @@ def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
             kept = site.store.archive.path(one.key).read_bytes()
             assert kept[one.data_set_offset :] == data_set(origin.file)
             assert kept[:128] == bytes(128)
-            assert told[one.sop_instance_uid]["00081190"] == f"{site.url}{origin.path}"
+            assert told[one.sop_instance_uid]["00081190"] == f"{site.origin}{origin.path}"
             assert site.client().get(origin.path).status_code == 200
         rows = view_rows(site.store.index.root, "SELECT DISTINCT source, calling_ae_title, peer FROM v_images")
     assert [row["source"] for row in rows] == ["stow"]
@@ -180,7 +180,7 @@ def test_a_study_in_the_url_takes_its_own_instances_only(site: Site) -> None:
     own, foreign = make.instance(study_uid="1.2.3"), make.instance(study_uid="1.2.4")
     response = post(site, body_of(file_of(own), file_of(foreign)), "studies/1.2.3")
     assert response.status_code == 202
-    assert response.json()["00081190"]["Value"] == [f"{site.url}/dicom-web/studies/1.2.3"]
+    assert response.json()["00081190"]["Value"] == [f"{site.origin}/dicom-web/studies/1.2.3"]
     assert [item["00081197"] for item in items(response, FAILED)] == [0xA900]
     assert stored(site) == {own.SOPInstanceUID}
 

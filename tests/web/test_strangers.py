@@ -118,7 +118,7 @@ def test_a_login_has_a_body_of_four_kilobytes_and_five_seconds(guarded: Site, mo
 def test_the_streams_of_an_account_and_of_an_address_are_bounded(
     guarded: Site,
 ) -> None:
-    streams = guarded.server._app.state.streams
+    streams = guarded.app.state.streams
     streams.limits = replace(streams.limits, per_caller=2, per_address=3)
     heads = [
         request_head("GET", "/api/v1/events", f"Authorization: Bearer {guarded.token(name)}")
@@ -134,7 +134,7 @@ def test_the_streams_of_an_account_and_of_an_address_are_bounded(
 
 
 def test_a_stranger_takes_no_stream(guarded: Site) -> None:
-    streams = guarded.server._app.state.streams
+    streams = guarded.app.state.streams
     streams.limits = replace(streams.limits, places=0)
     assert guarded.client().get("/api/v1/events").status_code == 401
 
@@ -180,7 +180,7 @@ def test_ten_addresses_do_not_guess_on(proxied: Site) -> None:
 def test_guesses_lock_nobody_out_where_the_account_is_used(proxied: Site) -> None:
     assert shown(proxied, "203.0.113.1", PASSWORD) == 200
     assert shown(proxied, "203.0.113.2", PASSWORD, "writer") == 200
-    proxied.server._app.state.access._verified._pairs.clear()  # as if it had been long ago
+    proxied.app.state.access._verified._pairs.clear()  # as if it had been long ago
     for address in range(10):
         for guess in range(4):
             shown(proxied, f"198.51.100.{address}", f"wrong {guess}")

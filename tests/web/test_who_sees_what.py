@@ -840,7 +840,7 @@ class WhoSeesWhat(RuleBasedStateMachine):
     def routes(self, is_part: bool) -> list[tuple[str, str]]:
         """Routes for members, with methods, that name a series or, if none is seen of its study, a study."""
         found = []
-        for path, route in every_route(self.site.server._app.routes):
+        for path, route in every_route(self.site.app.routes):
             names = set(re.findall(r"{(\w+)(?::path)?}", path))
             of_series = {"series", "series_instance_uid", "sop_instance_uid", "instance"}
             named = of_series if is_part else of_series | {"study", "study_instance_uid"}

@@ -287,7 +287,7 @@ def test_who_goes_away_while_checksums_are_read_has_nothing_more_read(
             raise
 
     monkeypatch.setattr(downloads, "stored_file", endless)
-    with site.client().stream("GET", f"/studies/{STUDY}/dicom.zip", headers={"Range": "bytes=-1"}):
+    with site.network_client().stream("GET", f"/studies/{STUDY}/dicom.zip", headers={"Range": "bytes=-1"}):
         assert begun.wait(DEADLINE_SECONDS)
     assert ended.wait(DEADLINE_SECONDS / 2)
 
@@ -307,7 +307,7 @@ def test_who_goes_on_after_a_change_gets_the_whole_as_it_is_now(site: Site) -> N
 @pytest.mark.slow
 def test_a_file_that_is_deleted_while_it_is_sent_closes_the_connection(site: Site) -> None:
     site.take(*make.ct_series(40, study_uid=STUDY, series_uid="1.2.3.1", rows=512, columns=512))
-    client, url = site.client(), f"/studies/{STUDY}/dicom.zip"
+    client, url = site.network_client(), f"/studies/{STUDY}/dicom.zip"
     with client.stream("GET", url) as answer:
         pieces = answer.iter_raw()
         next(pieces)

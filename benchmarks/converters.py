@@ -1,6 +1,6 @@
 """How many series hosts convert that share an index in PostgreSQL: 1, 2 and 4 of them on the same queue.
 
-    python tests/benchmarks/converters.py [--hosts N ...] [--series N] [--slices N]
+    python benchmarks/converters.py [--hosts N ...] [--series N] [--slices N]
 
 Each host is `voxelnode serve --roles convert` with one worker. All series become due at the same time, once every host
 has converted one. Hosts, their children and the server share the processors of this machine, so the rate can grow only
@@ -25,9 +25,11 @@ from pathlib import Path
 
 import psycopg
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import processor  # noqa: E402
+from benchmarks.growth import take  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
 from node.extensions.object_store.copying import copy_archive  # noqa: E402
 from node.index.engine.backend import ServerPlace  # noqa: E402
@@ -36,8 +38,6 @@ from node.receive.ingest import Announced  # noqa: E402
 from node.settings.model import ClusterSettings, IndexSettings, Settings, Storage  # noqa: E402
 from tests import make  # noqa: E402
 from tests.acceptance.test_cluster import Host, in_folder, store_of  # noqa: E402
-from tests.benchmarks import processor  # noqa: E402
-from tests.benchmarks.growth import take  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402
 from tests.postgresql import Server, start  # noqa: E402
 

@@ -1,6 +1,6 @@
 """How fast frames leave over HTTP, compressed and not, beside Orthanc, in turns within one run.
 
-    python tests/benchmarks/frames.py [--instances 500] [--rounds 3]
+    python benchmarks/frames.py [--instances 500] [--rounds 3]
 
 A CT of 512 x 512 is made of the slices of the corpus (`dcm_qa_ct/ct-gantry-tilt`), again and again under fresh UIDs,
 and stored in a node and in Debian's Orthanc. Six connections, as of a browser, ask for each frame once, or for all
@@ -29,12 +29,12 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import processor  # noqa: E402
+from benchmarks.receive import node, running, send  # noqa: E402
 from node.volume.read.transfer_syntaxes import ENCODERS  # noqa: E402
-from tests.benchmarks import processor  # noqa: E402
-from tests.benchmarks.receive import node, running, send  # noqa: E402
 from tests.conftest import corpus_folder  # noqa: E402
 from tests.programs import free_port  # noqa: E402
 

@@ -1,6 +1,6 @@
 """How much processor time a start of `voxelnode serve` takes, and how much memory the idle node.
 
-    python tests/benchmarks/start.py [--rounds N]
+    python benchmarks/start.py [--rounds N]
 
 Processor time is that of the process from its execution until it says that it is ready, and memory is what is resident
 two seconds later. The node starts no child before it has work. The first start on a root creates the index and is a row
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 IDLE_SECONDS = 2.0
 
 

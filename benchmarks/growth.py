@@ -1,6 +1,6 @@
 """Whether taking in slows down, or memory grows, as the index does: from empty to a million instances.
 
-    python tests/benchmarks/growth.py [--instances N] [--folder DIR] [--postgresql]
+    python benchmarks/growth.py [--instances N] [--folder DIR] [--postgresql]
 
 Data sets of a CT slice without pixels, 200 to a series, four series to a study, two studies to a patient, go through
 `ingest` from eight threads, as an import does: written, hashed, synced, indexed.  One line for each part of the way.
@@ -21,14 +21,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import processor  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
 from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
 from node.settings.model import IndexSettings, Settings, Storage  # noqa: E402
 from tests import make  # noqa: E402
-from tests.benchmarks import processor  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402
 from tests.postgresql import Server, start  # noqa: E402
 

@@ -1,6 +1,6 @@
 """Which losses the verdict on a series notices: real series, from which instances are taken away.
 
-    python tests/benchmarks/completeness.py [--folder FOLDER] [--rounds N] [--seed N] [--source] [--missed]
+    python benchmarks/completeness.py [--folder FOLDER] [--rounds N] [--seed N] [--source] [--missed]
 
 FOLDER holds DICOM files, by default the corpus in VOXELNODE_CORPUS. Every series of several image instances is judged
 as it is, then after each pattern of loss, by the pipeline of the node; each series is alone, without others of its
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pydicom
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from node.association.client.association import Address  # noqa: E402

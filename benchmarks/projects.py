@@ -1,6 +1,6 @@
 """What members of projects wait for the list of studies, with one project and with a thousand that overlap.
 
-    python -P tests/benchmarks/projects.py [FOLDER]
+    python -P benchmarks/projects.py [FOLDER]
 
 makes the index of `studies.py` in FOLDER (unless it is there) or in a folder of its own, with four accounts: one sees
 the whole node, and three are limited: to one project of 300 series, to ten, and to all.  Each asks as the page does,
@@ -19,16 +19,16 @@ from pathlib import Path
 
 import httpx2 as httpx
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.query import NUMBERS, served  # noqa: E402
+from benchmarks.studies import SERIES, STUDIES, asked, fill, processor_ms  # noqa: E402
 from node.extensions.projects.rules import apply_rules  # noqa: E402
 from node.index.database.index import Index  # noqa: E402
 from node.index.engine.place import FILE_NAME  # noqa: E402
 from node.metrics import Metrics  # noqa: E402
 from node.web.credentials import digest  # noqa: E402
-from tests.benchmarks.query import NUMBERS, served  # noqa: E402
-from tests.benchmarks.studies import SERIES, STUDIES, asked, fill, processor_ms  # noqa: E402
 
 FIRST, PROJECTS, ROUNDS = 10, 1000, 15
 MEMBERS = {"whole": 0, "one": 1, "ten": 10, "all": PROJECTS}

@@ -1,6 +1,6 @@
 """How long a query by an attribute without a column takes at a million instances, with an index and without.
 
-    nice python tests/benchmarks/attributes.py
+    nice python benchmarks/attributes.py
 
 makes an index without files, in which each series has an institution of its own, and each instance an exposure; their
 documents are as long as those of CT series. Asks for instances by both, over all series.
@@ -17,14 +17,14 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.query import INSTANCES, SERIES, fill, median_ms  # noqa: E402
 from node.dicom.keys import QueryModel  # noqa: E402
 from node.dicom.matching import Options, read_query  # noqa: E402
 from node.index.database.reading import reading  # noqa: E402
 from node.index.engine.place import FILE_NAME  # noqa: E402
-from tests.benchmarks.query import INSTANCES, SERIES, fill, median_ms  # noqa: E402
 
 STEADY = {f"PatientComments{number}": f"a value of a series, {number}" for number in range(40)}
 """As much text as the document of a CT series has."""

@@ -1,6 +1,6 @@
 """Send a given number of instances a second, evenly, over four associations.
 
-    python tests/benchmarks/paced.py PORT RATE SECONDS
+    python benchmarks/paced.py PORT RATE SECONDS
 
 prints how many were answered a second, and the median and the 95th percentile of what an answer takes.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydicom.uid import generate_uid
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from node.association.client.association import Address  # noqa: E402

@@ -1,6 +1,6 @@
 """How long queries take in an index of a million instances, and what receiving loses while they are asked.
 
-    python tests/benchmarks/query.py [FOLDER] [--postgresql]
+    python benchmarks/query.py [FOLDER] [--postgresql]
 
 makes the index in FOLDER (unless it is there) or in a folder of its own, without files of instances, or a copy of it in
 a PostgreSQL server of its own, and asks it directly, by C-FIND and by QIDO-RS on loopback.  Then `storescu` sends to
@@ -26,9 +26,11 @@ from typing import Any
 import httpx2 as httpx
 from pydicom import Dataset
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.in_postgresql import copied  # noqa: E402
+from benchmarks.receive import Load, send, write_instances  # noqa: E402
 from node.dicom.answers import AnswerEncoder  # noqa: E402
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN  # noqa: E402
 from node.dicom.key_values import folded_groups  # noqa: E402
@@ -36,8 +38,6 @@ from node.dicom.matching import read_query  # noqa: E402
 from node.index.database.reading import ReadIndex, reading  # noqa: E402
 from node.index.engine.place import FILE_NAME  # noqa: E402
 from tests.acceptance.served import Served  # noqa: E402
-from tests.benchmarks.in_postgresql import copied  # noqa: E402
-from tests.benchmarks.receive import Load, send, write_instances  # noqa: E402
 from tests.postgresql import start  # noqa: E402
 
 PATIENTS, STUDIES, SERIES, INSTANCES = 20_000, 25_000, 100_000, 1_000_000
@@ -256,7 +256,7 @@ def ask_while_receiving(port: int, web: str) -> None:
         if rate is not None:
             command = [
                 sys.executable,
-                str(ROOT / "tests/benchmarks/paced.py"),
+                str(ROOT / "benchmarks/paced.py"),
                 str(port),
                 str(rate),
                 str(PACED_SECONDS),

@@ -1,6 +1,6 @@
 """How fast the node forwards what it has, beside other senders of the same files, in turns within one run.
 
-    python tests/benchmarks/forward.py [--rounds N] [--only NAME ...] [--senders NAME ...] [--to NAME ...]
+    python benchmarks/forward.py [--rounds N] [--only NAME ...] [--senders NAME ...] [--to NAME ...]
 
 The node sends by a route, from its archive, with the digest of each file compared, on one association and on four;
 Debian's Orthanc sends from its storage by its own job; `storescu` and `dcmsend` send the files of a folder. They send
@@ -32,10 +32,10 @@ from urllib.request import Request, urlopen
 import numpy as np
 from pydicom.uid import generate_uid
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.benchmarks.receive import STORESCU, Load, running, storescp, voxelnode  # noqa: E402
+from benchmarks.receive import STORESCU, Load, running, storescp, voxelnode  # noqa: E402
 from tests.make import instance  # noqa: E402
 from tests.programs import SYSTEM_PATH, free_port  # noqa: E402
 

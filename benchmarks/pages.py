@@ -1,6 +1,6 @@
 """What each page weighs, how many requests it takes, and what Lighthouse thinks of it.
 
-    python tests/benchmarks/pages.py [--no-lighthouse]
+    python benchmarks/pages.py [--no-lighthouse]
 
 serves a root with 60 studies and looks at each page with an empty cache.  Bytes are those that pass the network, with
 headers.  A page of a series is measured until its volume is shown; the volume is given by itself.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests import make  # noqa: E402

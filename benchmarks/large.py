@@ -1,6 +1,6 @@
 """Instances of gigabytes: does the node take them, how fast, and in how much memory?
 
-    python tests/benchmarks/large.py [--gigabytes N] [--at-once N] [--folder FOLDER]
+    python benchmarks/large.py [--gigabytes N] [--at-once N] [--folder FOLDER]
 
 The node runs as it does at a site.  Raw senders stream instances whose pixel data are zeros, in PDUs of 128 KB, each
 over an association of its own.  Needs as much free disk; all of it is given back.
@@ -16,11 +16,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.receive import voxelnode  # noqa: E402
 from node.association.client.association import Address  # noqa: E402
-from tests.benchmarks.receive import voxelnode  # noqa: E402
 from tests.make import instance  # noqa: E402
 from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of  # noqa: E402
 

@@ -1,6 +1,6 @@
 """How many rows of instances processes write that share an index in PostgreSQL: 1, 2, 4 and 6 of them.
 
-    python tests/benchmarks/writers.py [--writers N ...] [--batches N ...] [--instances N] [--same RUNS]
+    python benchmarks/writers.py [--writers N ...] [--batches N ...] [--instances N] [--same RUNS]
 
 Each process adds instances of its own, row by row (batches of 1), and in batches as receivers do. Then, RUNS times, six
 processes of four threads each add the same 500 instances, in orders of their own: none may fail, and there may be no
@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import processor  # noqa: E402
 from node.errors import OutOfResources  # noqa: E402
 from node.index.database.index import Index  # noqa: E402
 from node.index.engine.backend import ServerPlace  # noqa: E402
@@ -30,7 +31,6 @@ from node.index.engine.place import upgrade  # noqa: E402
 from node.index.nouns.records import Received  # noqa: E402
 from node.metrics import Metrics  # noqa: E402
 from tests import several_writers  # noqa: E402
-from tests.benchmarks import processor  # noqa: E402
 from tests.postgresql import Server, start  # noqa: E402
 
 SERIES = 20

@@ -1,6 +1,6 @@
 """How much text in pixels the recognition of `voxelnode[ocr]` finds, and what it takes for text that is none.
 
-    python tests/benchmarks/burned_in_text.py [--pictures 2] [--corpus ../shared/corpus] [--part lines]
+    python benchmarks/burned_in_text.py [--pictures 2] [--corpus ../shared/corpus] [--part lines]
 
 Pictures are drawn (`tests/drawn.py`) with lines of text of several heights, contrasts, fonts and scripts, and without.
 A line is found if nine tenths of it are covered by what would be blanked. Of the corpus, the first and the middle
@@ -24,7 +24,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from node.child_process.serving import use_one_thread  # noqa: E402

@@ -1,4 +1,4 @@
-"""What each promise of `[journal] acknowledge` costs a sender: ``python tests/benchmarks/acknowledge.py``.
+"""What each promise of `[journal] acknowledge` costs a sender: ``python benchmarks/acknowledge.py``.
 
 Instances of 9 KB are sent over one association, and over four at once, in turns to nodes that acknowledge at different
 moments. The server of PostgreSQL, the store (a folder) and the nodes are on one machine, and sync what they write.
@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from node.association.client.association import Address  # noqa: E402

@@ -1,6 +1,6 @@
 """How much memory a conversion takes, beside what it may: twice the volumes and 300 MB.
 
-    python tests/benchmarks/memory.py [--only WORD ...]
+    python benchmarks/memory.py [--only WORD ...]
 
 `voxelnode convert` to NIfTI and MetaImage, with thumbnails.  The peak is that of the largest of its processes, which is
 the one that converts.
@@ -22,11 +22,11 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import JPEG2000Lossless, PositronEmissionTomographyImageStorage
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.convert import ct, epi, usage_of_orphans  # noqa: E402
 from node.child_process.confinement import adopt_orphans  # noqa: E402
-from tests.benchmarks.convert import ct, epi, usage_of_orphans  # noqa: E402
 from tests.make import ct_series, enhanced_mr, image_series, rgb_capture, tilted_ct_series  # noqa: E402
 
 MEGABYTE = 1e6

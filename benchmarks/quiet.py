@@ -1,4 +1,4 @@
-"""How long after a series became quiet its volumes are written: ``python tests/benchmarks/quiet.py``.
+"""How long after a series became quiet its volumes are written: ``python benchmarks/quiet.py``.
 
 A node is started and receives three series, each after the volumes of the one before. Each time counts from the moment
 at which the series was due to the row of its conversion, of which `conversion` was in the child; the first one shows
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from node.association.client.association import Address  # noqa: E402

@@ -1,7 +1,7 @@
 """How fast the node receives, beside other receivers, in turns within one run: only the ratios count.
 
-    python tests/benchmarks/receive.py [--rounds N] [--only LOAD ...] [--receivers NAME ...] [--before CHECKOUT] [--pin]
-    python tests/benchmarks/receive.py --idle 64 --receivers voxelnode handlers pynetdicom
+    python benchmarks/receive.py [--rounds N] [--only LOAD ...] [--receivers NAME ...] [--before CHECKOUT] [--pin]
+    python benchmarks/receive.py --idle 64 --receivers voxelnode handlers pynetdicom
 
 The node runs as it does at a site (sync, index, digest, quiet state), Debian's Orthanc with its defaults (SQLite,
 synced storage), `storescp --fork` without any of it, `pynetdicom` a bare SCP of that library, which syncs a file for
@@ -48,12 +48,12 @@ import numpy as np
 from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import processor  # noqa: E402
 from node.index.engine.backend import ServerPlace  # noqa: E402
 from node.index.engine.place import upgrade  # noqa: E402
-from tests.benchmarks import processor  # noqa: E402
 from tests.make import instance  # noqa: E402
 from tests.postgresql import start  # noqa: E402
 from tests.programs import SYSTEM_PATH, free_port  # noqa: E402
@@ -272,7 +272,7 @@ def storescp(folder: Path, nodelay: str) -> Iterator[Receiver]:
 def pynetdicom(folder: Path, nodelay: str) -> Iterator[Receiver]:
     port, place = free_port(), folder / "pynetdicom"
     place.mkdir()
-    program = ROOT / "tests" / "benchmarks" / "pynetdicom_scp.py"
+    program = ROOT / "benchmarks" / "pynetdicom_scp.py"
     with running([sys.executable, str(program), str(port), str(place)], port, nodelay) as process:
         yield Receiver([port], [process.pid])
 

@@ -1,6 +1,6 @@
 """A C-STORE SCP of pynetdicom's public API alone: one file and one sync for each instance, no index.
 
-python tests/benchmarks/pynetdicom_scp.py PORT FOLDER
+python benchmarks/pynetdicom_scp.py PORT FOLDER
 """
 
 from __future__ import annotations

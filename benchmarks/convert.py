@@ -1,6 +1,6 @@
 """How fast a series becomes a volume, beside dcm2niix, whole processes in turns: only the ratios count.
 
-    python tests/benchmarks/convert.py [--rounds N] [--only NAME ...] [--voxelnode PROGRAM]
+    python benchmarks/convert.py [--rounds N] [--only NAME ...] [--voxelnode PROGRAM]
 
 PROGRAM is that of an environment with nothing but voxelnode in it: pydicom loads more where there is more to load.
 `voxelnode convert` without thumbnails against `dcm2niix -b y`, each started anew, files in the page cache, modules
@@ -31,7 +31,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, generate_uid
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from node.child_process.confinement import adopt_orphans  # noqa: E402

@@ -1,6 +1,6 @@
 """How long the list of studies takes to answer somebody who types, among 100 000 studies.
 
-    python tests/benchmarks/studies.py [FOLDER] [--postgresql]
+    python benchmarks/studies.py [FOLDER] [--postgresql]
 
 makes the index in FOLDER (unless it is there) or in a folder of its own, without files of instances, serves it or a
 copy of it in a PostgreSQL server of its own, and asks as the page does: letter by letter, by each order, filter and
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import httpx2 as httpx
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.benchmarks.query import (  # noqa: E402
+from benchmarks.query import (  # noqa: E402
     NUMBERS,
     arguments,
     emptied,
@@ -167,7 +167,7 @@ def main(root: Path, *, is_in_postgresql: bool) -> None:
             page = client.get("/")
             print(f"the page has {len(page.content)} bytes; badges {asked_badges(client):.0f} ms")
             report(client, node.process.pid)
-            command = [sys.executable, str(ROOT / "tests/benchmarks/paced.py"), str(node.port), str(RATE), str(SECONDS)]
+            command = [sys.executable, str(ROOT / "benchmarks/paced.py"), str(node.port), str(RATE), str(SECONDS)]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sender:
                 time.sleep(2.0)  # until it sends
                 times = []
