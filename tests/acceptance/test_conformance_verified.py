@@ -12,7 +12,7 @@ from node.cli import main
 from tests.acceptance.served import Served
 from tests.programs import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.interpreter]
+pytestmark = pytest.mark.slow
 
 
 def report(capsys: pytest.CaptureFixture[str], node: Served, web_port: int, *options: str) -> tuple[int, Any]:
