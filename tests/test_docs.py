@@ -27,6 +27,7 @@ from node.index.work.states import picture
 from node.lifecycle.fsck import Kind
 from node.settings import ENVIRONMENT_PREFIX
 from node.settings.model import COLD_CLASSES, PLACEHOLDERS, HookEvent, Settings, Storage
+from tests import budget
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -233,6 +234,15 @@ def test_every_file_that_the_map_of_the_house_names_exists() -> None:
     named = {name for name in re.findall(r"`([\w/]+(?:\.py|\.md|/))`", house) if name not in ("templates/", "static/")}
     assert len(named) > 20
     assert {name for name in named if not any((top / name).exists() for top in (ROOT / "node", ROOT))} == set()
+
+
+def test_the_tree_keeps_its_budget() -> None:
+    allowed, counted = budget.budget(), budget.figures()
+    assert list(allowed) == list(counted), "run: python -m tests.budget"
+    exceeded = {name: figure for name, figure in counted.items() if figure > allowed[name]}
+    assert exceeded == {}, "run: python -m tests.budget, and say in the changelog what it buys"
+    loose = {name: figure for name, figure in counted.items() if not budget.holds(allowed[name], figure)}
+    assert loose == {}, "run: python -m tests.budget"
 
 
 def test_the_picture_of_the_states_of_work_is_that_of_the_code() -> None:

@@ -19,8 +19,6 @@ from node.child_process.confinement import offered
 from node.child_process.serving import Apart, Assistance, Assistants, Channel, ChildLimits, serve_apart
 from tests.processes import descendants, known_outside_as
 
-pytestmark = pytest.mark.interpreter
-
 SECONDS = 60.0
 LIMITS = ChildLimits(memory_bytes=1_000_000_000, cpu_seconds=60, deadline_seconds=SECONDS)
 

@@ -24,8 +24,6 @@ from node.child_process.child import Child, ChildDied, ChildPool
 from node.child_process.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
 from node.child_process.serving import Channel, limit_memory
 
-pytestmark = pytest.mark.interpreter
-
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 MAX_BYTES = 3 << 20

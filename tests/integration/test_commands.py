@@ -22,8 +22,6 @@ from node.metrics import Metrics
 from tests.made_once import IN_POSTGRESQL
 from tests.test_docs import unknown_commands
 
-pytestmark = pytest.mark.interpreter
-
 
 class Result(NamedTuple):
     status: int

@@ -23,8 +23,6 @@ from node.child_process.messages import write_answer
 from node.children.decoder import Decoder, NotDecoded
 from tests.processes import descendants, known_outside_as
 
-pytestmark = pytest.mark.interpreter
-
 MEMORY_BYTES = 2_000_000_000
 
 

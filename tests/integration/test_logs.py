@@ -12,8 +12,6 @@ import pytest
 
 from node import logs
 
-pytestmark = pytest.mark.interpreter
-
 NODE = Path(logs.__file__).parent
 
 

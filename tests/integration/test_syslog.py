@@ -19,8 +19,6 @@ from node.settings.model import AuditSettings
 from tests.protocol.conftest import keys  # noqa: F401
 from tests.unit.audit.test_audit_log import lines, tell
 
-pytestmark = pytest.mark.interpreter
-
 SECONDS = 30
 
 

@@ -13,8 +13,6 @@ import pytest
 from node.tls import client_context, failure_reason, server_context
 from tests.protocol.conftest import keys  # noqa: F401
 
-pytestmark = pytest.mark.interpreter
-
 
 def connect(keys: Path, server: str, context: ssl.SSLContext, name: str = "localhost") -> None:  # noqa: F811
     """Shake hands with a server that presents a certificate."""

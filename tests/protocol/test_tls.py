@@ -32,8 +32,6 @@ from tests.protocol.conftest import (
     until,
 )
 
-pytestmark = pytest.mark.interpreter
-
 
 @pytest.fixture
 def tls_node(start_node: Callable[..., Running], keys: Path) -> Running:

@@ -6,7 +6,6 @@ import multiprocessing.util
 import socket
 import sys
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +17,6 @@ REFUSED = frozenset(
     ]
 )
 """Audit events of the interpreter."""
-
-CALCULATED = ("volume", "writers")
-"""Folders that depend on NumPy more than on the interpreter."""
 
 _is_unit_test = False
 
@@ -64,10 +60,3 @@ def pytest_runtest_setup() -> Generator[None, Any, Any]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, Any, Any]:
     return (yield from _refusing())
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] not in CALCULATED:
-            item.add_marker(pytest.mark.interpreter)

@@ -1,0 +1,113 @@
+"""How large the project is, and how large it may be: the table of docs/development.md.
+
+``python -m tests.budget`` gives the figures there that do not fit the tree any more.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from node.index.models import Base
+from node.settings.model import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "development.md"
+STATEMENT = ROOT / "docs" / "conformance.md"
+BEGIN, END = "<!-- budget: begin -->", "<!-- budget: end -->"
+
+LOOSE = 1.02
+"""A figure that the tree does not reach by more than this is none that holds."""
+
+INSTALLED = frozenset({"node_modules", ".venv"})
+
+
+def _lines(folder: Path, pattern: str = "**/*.py") -> int:
+    """Return the lines of the Python modules in a folder, without what is installed there."""
+    modules = (path for path in folder.glob(pattern) if not INSTALLED & set(path.parts))
+    return sum(path.read_bytes().count(b"\n") for path in modules)
+
+
+def _words(paths: typing.Iterable[Path]) -> int:
+    return sum(len(path.read_text(encoding="utf-8").split()) for path in paths)
+
+
+def _settings(model: type[BaseModel], seen: set[type[BaseModel]]) -> int:
+    """Return how many keys a model has, with those of the tables in it; those of a table count once."""
+    seen.add(model)
+    count = 0
+    for field in model.model_fields.values():
+        tables = [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+        count += sum(_settings(table, seen) for table in tables if table not in seen) if tables else 1
+    return count
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """Return what a type consists of, such as the members of a union in a list."""
+    inner = typing.get_args(annotation)
+    return [part for argument in inner for part in _parts(argument)] if inner else [annotation]
+
+
+def _commands() -> int:
+    from typer.main import get_command
+
+    from node.cli.application import application
+
+    return len(get_command(application()).commands)  # type: ignore[attr-defined]
+
+
+def figures() -> dict[str, int]:
+    """Return what is counted in the tree, in the order of the table."""
+    node = ROOT / "node"
+    rooms = sorted({path.parent.name for path in node.glob("[!_]*/*.py")} - {"extensions"})
+    extensions, whole = _lines(node / "extensions"), _lines(node)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    operations = (ROOT / "tests" / "web" / "operations.txt").read_text(encoding="utf-8")
+    return {
+        **{f"lines of `node/{room}/`": _lines(node / room) for room in rooms},
+        "lines of modules beside the rooms": _lines(node, "*.py"),
+        "lines of the core": whole - extensions,
+        "lines of `node/extensions/`": extensions,
+        "lines of `node/`": whole,
+        "lines of `tests/`": _lines(ROOT / "tests"),
+        "settings": _settings(Settings, set()),
+        "tables of the index": len(Base.metadata.tables),
+        "commands": _commands(),
+        "operations of REST": len(operations.splitlines()),
+        "dependencies": len(project["dependencies"]),
+        "words of `docs/` without the conformance statement": _words({*(ROOT / "docs").glob("*.md")} - {STATEMENT}),
+        "words of the conformance statement": _words([STATEMENT]),
+    }
+
+
+def budget() -> dict[str, int]:
+    """Return the figures of the table."""
+    table = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    rows = re.findall(r"^\| (.*) \| ([\d ]+) \|$", table, flags=re.MULTILINE)
+    return {name: int(figure.replace(" ", "")) for name, figure in rows}
+
+
+def holds(allowed: int, counted: int) -> bool:
+    """Whether a figure allows what is counted, and not much more."""
+    return counted <= allowed <= counted * LOOSE
+
+
+def with_table() -> str:
+    """Return the document with a table in which all figures hold; those that do already stay."""
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+    allowed = budget()
+    lines = ["| Counted | At most |", "|---|---|"]
+    for name, counted in figures().items():
+        figure = allowed[name] if name in allowed and holds(allowed[name], counted) else counted
+        lines.append(f"| {name} | {f'{figure:,}'.replace(',', ' ')} |")
+    return "\n".join([f"{before}{BEGIN}", *lines, f"{END}{rest.partition(END)[2]}"])
+
+
+if __name__ == "__main__":
+    while (text := with_table()) != DOCUMENT.read_text(encoding="utf-8"):  # the table has words, too
+        DOCUMENT.write_text(text, encoding="utf-8")
