@@ -42,7 +42,7 @@ HISTORY = (
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 
-WORK = ("subscribers", "work", "results", "workitems")
+WORK = ("subscribers", "work", "results")
 """Tables of what is owed to others, which are taken over in the same way."""
 
 _LIMITS = frozenset({"limited_accounts", "project_members"})
@@ -82,7 +82,7 @@ class SalvageRepository(IndexRepository):
     def begin(self, connection: Connection, old: OldIndex) -> None:
         """Take over what must be there before deletions are finished and files are indexed, into an empty index."""
         for table in (*HISTORY, *WORK):
-            rows = old.rows(table, _names(table))
+            rows = _with_originals(old) if table == "projects" else old.rows(table, _names(table))
             _insert(connection, old, table, filter(_HARMLESS.get(table), rows))
         if not _LIMITS.isdisjoint(old.salvaged.unread):
             old.salvaged.limited = _run(connection, _LIMIT_ALL).rowcount
@@ -163,6 +163,14 @@ def _run(
 ) -> CursorResult[Any]:
     """Run SQL with parameters as ``:name``, once or for each of `values`; these are bound as the old index has them."""
     return connection.execute(text(statement), values)
+
+
+def _with_originals(old: OldIndex) -> Iterator[Row]:
+    """Yield the projects whose members see originals. One that had copies without identities instead, which an index of
+    another version may have, goes with its members: they would see who the patients are."""
+    for row in old.rows("projects", (*_names("projects"), "pseudonym_key")):
+        if row.pop("pseudonym_key") is None:
+            yield row
 
 
 def _is_harmless(tombstone: Mapping[str, Any]) -> bool:
