@@ -261,7 +261,7 @@ def test_only_what_is_asked_for_and_done_is_agreed_on(archive: tuple[Running, di
     assoc.release()
 
 
-def test_signs_of_other_languages_are_looked_for_literally(archive: tuple[Running, dict[str, str]]) -> None:
+def test_hostile_keys_are_looked_for_literally(archive: tuple[Running, dict[str, str]]) -> None:
     node, uids = archive
     for hostile in ("'; DROP TABLE studies; --", "%", "_", "B%__", "\\'", "[A-Z]*", "{0}", "*a" * 32):
         ds = identifier("STUDY", PatientID=None)
