@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -34,8 +35,8 @@ def _enter(frame: FrameType, event: str, _: Any) -> None:
 
 
 def _write(*words: str) -> None:
-    # Opened each time: a process may have closed the descriptors that it inherited.
-    with open(FILE, "a", encoding="utf-8") as stream:
+    # Opened each time: a process may have closed the descriptors that it inherited. Some may open no file at all.
+    with suppress(Exception), open(FILE, "a", encoding="utf-8") as stream:
         stream.write("\t".join(words) + "\n")
 
 

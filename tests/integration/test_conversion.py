@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -55,6 +55,13 @@ def claim(root: Root) -> ClaimedSeries:
 
 def converted(root: Root, claimed: ClaimedSeries, run: Callable[[ConversionJob], Converted] = convert) -> bool:
     return convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
+
+
+@pytest.fixture
+def converters() -> Iterator[Converters]:
+    converters = Converters()
+    yield converters
+    converters.close()
 
 
 def test_a_quiet_series_becomes_volumes_with_rows_that_name_them(root: Root) -> None:
@@ -317,12 +324,8 @@ def job(tmp_path: Path) -> ConversionJob:
 
 
 @pytest.mark.slow
-def test_the_child_process_gives_what_the_function_gives(job: ConversionJob) -> None:
-    converters = Converters()
-    try:
-        in_child = converters.run(job, LIMITS, threading.Event())
-    finally:
-        converters.close()
+def test_the_child_process_gives_what_the_function_gives(job: ConversionJob, converters: Converters) -> None:
+    in_child = converters.run(job, LIMITS, threading.Event())
     assert [file.path for file in in_child.files] == ["volume.nii.gz", "volume.mhd", "volume_thumbnail.png"]
     array = np.asanyarray(nib.load(job.folder / "volume.nii.gz").dataobj)
     assert array.shape == (12, 16, 5)
@@ -373,52 +376,44 @@ def _children(process: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: ConversionJob) -> None:
-    converters = Converters()
-    try:
-        with pytest.raises(ConverterDied, match="deadline_seconds"):
-            converters.run(job, dataclasses.replace(LIMITS, deadline_seconds=0.001), threading.Event())
-        for left in job.folder.iterdir():
-            left.unlink()
-        assert converters.run(job, LIMITS, threading.Event()).files
-    finally:
-        converters.close()
+def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: ConversionJob, converters: Converters) -> None:
+    with pytest.raises(ConverterDied, match="deadline_seconds"):
+        converters.run(job, dataclasses.replace(LIMITS, deadline_seconds=0.001), threading.Event())
+    for left in job.folder.iterdir():
+        left.unlink()
+    assert converters.run(job, LIMITS, threading.Event()).files
 
 
 @pytest.mark.slow
-def test_a_child_over_its_memory_says_so_and_works_on(job: ConversionJob, tmp_path: Path) -> None:
+def test_a_child_over_its_memory_says_so_and_works_on(
+    job: ConversionJob, tmp_path: Path, converters: Converters
+) -> None:
     large = []
     for ds in make.ct_series(60, pixels=np.zeros((60, 512, 512), np.int16)):
         large.append((str(ds.SOPInstanceUID), tmp_path / f"large{len(large)}.dcm"))
         ds.save_as(large[-1][1], enforce_file_format=True)
-    converters = Converters()
-    try:
-        for memory_bytes in (0, 10 << 20, 20 << 20, 40 << 20, 60 << 20):  # different libraries give up at each
-            with pytest.raises(ConverterDied, match=rf"more than {memory_bytes} bytes \(\[convert\] memory_bytes\)"):
-                converters.run(
-                    dataclasses.replace(job, instances=tuple(large)),
-                    dataclasses.replace(LIMITS, memory_bytes=memory_bytes),
-                    threading.Event(),
-                )
-            for left in job.folder.iterdir():
-                left.unlink()
-        assert converters.run(job, LIMITS, threading.Event()).files
-    finally:
-        converters.close()
+    for memory_bytes in (0, 10 << 20, 20 << 20, 40 << 20, 60 << 20):  # different libraries give up at each
+        with pytest.raises(ConverterDied, match=rf"more than {memory_bytes} bytes \(\[convert\] memory_bytes\)"):
+            converters.run(
+                dataclasses.replace(job, instances=tuple(large)),
+                dataclasses.replace(LIMITS, memory_bytes=memory_bytes),
+                threading.Event(),
+            )
+        for left in job.folder.iterdir():
+            left.unlink()
+    assert converters.run(job, LIMITS, threading.Event()).files
 
 
 @pytest.mark.slow
-def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(job: ConversionJob) -> None:
+def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(
+    job: ConversionJob, converters: Converters
+) -> None:
     [at_least] = Convert.model_fields["memory_bytes"].metadata
     everything = write_options(
         Convert(previews=True, montages=True, projections=True, body_masks=True, projected_planes=("axial",))
     )
     limits = dataclasses.replace(LIMITS, memory_bytes=at_least.ge)
-    converters = Converters()
-    try:
-        assert len(converters.run(dataclasses.replace(job, options=everything), limits, threading.Event()).files) > 5
-    finally:
-        converters.close()
+    assert len(converters.run(dataclasses.replace(job, options=everything), limits, threading.Event()).files) > 5
 
 
 @pytest.mark.slow
@@ -438,15 +433,11 @@ def test_a_child_that_the_kernel_kills_is_told_as_such(job: ConversionJob) -> No
             converters.close()
 
 
-def test_a_cancelled_conversion_ends_at_once(job: ConversionJob) -> None:
+def test_a_cancelled_conversion_ends_at_once(job: ConversionJob, converters: Converters) -> None:
     cancelled = threading.Event()
     cancelled.set()
-    converters = Converters()
-    try:
-        with pytest.raises(ChildCancelled):
-            converters.run(job, LIMITS, cancelled)
-    finally:
-        converters.close()
+    with pytest.raises(ChildCancelled):
+        converters.run(job, LIMITS, cancelled)
 
 
 def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reason(root: Root) -> None:

@@ -102,6 +102,13 @@ class Served:
         self.remote.trim()
         self.remote.stays_seconds = 60.0
 
+    def take_away(self, *instances: FileDataset) -> tuple[FileDataset, ...]:
+        """Take instances that are in the store alone; return them."""
+        self.take(*instances)
+        self.upload()
+        self.forget()
+        return instances
+
     def content(self, ds: FileDataset) -> bytes | None:
         """Read the data set of an instance as every reader does."""
         [file] = [file for file in self.files() if file.sop_instance_uid == ds.SOPInstanceUID]
@@ -347,10 +354,7 @@ def test_an_upload_that_was_interrupted_is_found_to_be_there(
 @pytest.mark.slow
 def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Callable[..., Served], tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
-    series = make.ct_series(4)
-    node.take(*series)
-    node.upload()
-    node.forget()
+    series = node.take_away(*make.ct_series(4))
     store = tmp_path / "store"
     whole, gone, altered, cached = (
         store / next(file.key for file in node.files() if file.sop_instance_uid == ds.SOPInstanceUID) for ds in series
@@ -390,10 +394,7 @@ def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Callable[
 @pytest.mark.slow
 def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Served], tmp_path: Path) -> None:
     node = serve(cache_bytes=0, overwrite_policy="replace")
-    series = make.ct_series(3)
-    node.take(*series)
-    node.upload()
-    node.forget()
+    series = node.take_away(*make.ct_series(3))
     other = make.ct_series(3)[0]
     other.SOPInstanceUID, other.SeriesInstanceUID = series[0].SOPInstanceUID, series[0].SeriesInstanceUID
     other.StudyInstanceUID, other.PatientComments = series[0].StudyInstanceUID, "second version"
@@ -421,10 +422,7 @@ def test_what_is_in_the_trash_stays_in_the_store_until_it_comes_back_or_goes(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
     node = serve(cache_bytes=0)
-    series = make.ct_series(3)
-    node.take(*series)
-    node.upload()
-    node.forget()
+    series = node.take_away(*make.ct_series(3))
     kept, uid = objects(tmp_path), str(series[0].StudyInstanceUID)
 
     def act(name: str, **arguments: Any) -> Any:
@@ -454,10 +452,7 @@ def test_a_new_index_tells_which_objects_of_acknowledged_instances_are_gone(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
     node = serve(cache_bytes=0)
-    series = make.ct_series(4)
-    node.take(*series)
-    node.upload()
-    node.forget()
+    series = node.take_away(*make.ct_series(4))
     node.close()
     lose_index(node.root)
     for name in sorted(objects(tmp_path))[:2]:
@@ -506,10 +501,7 @@ def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
     serve: Callable[..., Served], tmp_path: Path
 ) -> None:
     node = serve(cache_bytes=0)
-    series = make.ct_series(3)
-    node.take(*series)
-    node.upload()
-    node.forget()
+    series = node.take_away(*make.ct_series(3))
     node.close()
     lose_index(node.root)
     other = serve(cache_bytes=0)  # with an empty index
@@ -553,10 +545,7 @@ def test_a_store_that_became_that_of_another_archive_makes_a_node_not_ready(
 @pytest.mark.slow
 def test_everything_moves_back_to_the_folder(serve: Callable[..., Served], tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
-    series = make.ct_series(3)
-    node.take(*series)
-    node.upload()
-    node.forget()
+    series = node.take_away(*make.ct_series(3))
     node.take(*make.ct_series(1))
     node.close()
     stored = tmp_path / "store" / node.key_of(series[0])
