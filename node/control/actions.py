@@ -259,7 +259,7 @@ class Actions:
         match one.lane.kind:
             case "hook" | "route":
                 self._index.deliveries.retry_one(work, self._index.now())
-            case "retrieval" | "copy" as kind:
+            case "retrieval" | "copy" | "download" as kind:
                 if not self._index.work.repeat(work, self._index.now()):
                     raise WorkEnded(f"the {kind} has not ended")
             case "erasure":

@@ -117,8 +117,7 @@ NOT_READ = (
             "/studies/{study_instance_uid}/series/{series_instance_uid}/send",
             "/api/v1/jobs/{job}/progress",
             "/api/v1/jobs/{job}/outcome",
-            "/api/v1/work/{work}/cancel",
-            "/api/v1/work/{work}/retry",
+            "/api/v1/work/{work}/{action}",
             "/work/{work}",
             "/api/v1/workitems/{workitem}/end",
             "/work/workitems/{workitem}/end",
@@ -157,10 +156,12 @@ NOT_READ = (
         ("GET", "/downloads/{number}"),  # of what was made for this account: see test_deidentified
         ("GET", "/downloads/{number}/progress"),
         ("GET", "/downloads/{number}/file"),
-        ("GET", "/api/v1/downloads"),  # see test_prepared
-        ("GET", "/api/v1/downloads/{download}"),
-        ("GET", "/api/v1/downloads/{download}/file"),
-        ("DELETE", "/api/v1/downloads/{download}"),
+        ("GET", "/studies/{study_instance_uid}/medium.zip"),  # begins a download: see test_medium_downloads
+        ("GET", "/studies/{study_instance_uid}/series/{series_instance_uid}/medium.zip"),
+        ("GET", "/studies/{study_instance_uid}/deidentified.zip"),  # see test_deidentified
+        ("GET", "/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip"),
+        ("GET", "/api/v1/work/{work}/file"),  # see test_prepared
+        ("DELETE", "/api/v1/work/{work}/file"),
         ("POST", "/api/v1/downloads/medium"),
         ("POST", "/api/v1/downloads/deidentified"),
         ("GET", "/patients/merge"),  # of two patients: see test_persons
@@ -261,7 +262,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "hook": "-",
         "job": client.get("/api/v1/work?kind=job").json()["items"][0]["key"],
         "work": client.get("/api/v1/work?kind=retrieval").json()["items"][0]["id"], "retrieval": 1, "peer": "pacs",
-        "project": "walked", "download": "0" * 32,
+        "project": "walked",
         "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],
         "comment": client.post(f"/api/v1/studies/{STUDY}/comments", json={"comment": "a word"}).json()["id"],
     }  # fmt: skip

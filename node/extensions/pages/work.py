@@ -79,6 +79,7 @@ KINDS: Mapping[WorkKind, str] = {
     "notification": "tell of an examination",
     "erasure": "erasure",
     "copy": "copied for project",
+    "download": "download for",
 }
 """What is owed, whatever became of it."""
 
@@ -92,6 +93,7 @@ PLURALS: Mapping[WorkKind, str] = {
     "notification": "Notifications",
     "erasure": "Erasures",
     "copy": "Copies for projects",
+    "download": "Downloads",
 }
 """Kinds as the page chooses them."""
 

@@ -91,6 +91,7 @@ def _rules(*, is_listed: bool) -> dict[str, str]:
         "labels": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
         "comments": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
         "kept_searches": _OF_ACCOUNT,
+        "work": "t.kind = 'download' AND EXISTS (SELECT 1 FROM scope_account a WHERE a.name = t.name)",
     }
 
 
@@ -106,7 +107,7 @@ EMPTY = frozenset(
         "object_removals", "performed_series", "performed_steps", "project_contents", "project_originals", "protocols",
         "recovery_codes", "rejections", "results", "scheduled_steps", "security_keys", "senders", "sent_instances",
         "shares", "subscribers", "tokens",
-        "tombstones", "trash", "web_sessions", "work", "workitems",
+        "tombstones", "trash", "web_sessions", "workitems",
     }
 )  # fmt: skip
 """Tables of which they see nothing."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.openapi.utils import get_openapi
 
 from node.web.access import Reader, for_projects
-from node.web.api import custody, downloads, events, models, queue, resources, volumes, work
+from node.web.api import custody, events, models, queue, resources, volumes, work
 from node.web.api.routing import ApiRoute, api_router, problems
 from node.web.errors import ResourceNotFound
 from node.web.problem_types import NOT_FOUND, PROBLEM_TYPES, Problem
@@ -59,6 +59,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-PARTS = (resources, volumes, downloads, queue, work, custody, events)
+PARTS = (resources, volumes, queue, work, custody, events)
 
 ROUTES = [route for part in (*(part.router for part in PARTS), router, description) for route in part.routes]
