@@ -329,8 +329,9 @@ def test_members_change_what_their_role_lets_them(shared: Site) -> None:
     assert maud.put(f"/api/v1/studies/{whole}/labels", json={"labels": ["a"]}).status_code == 200
     admin.post("/api/v1/projects/alpha/contents", json={"remove": [{"study_instance_uid": whole}]})
     assert maud.put(f"/api/v1/studies/{whole}/labels", json={"labels": ["b"]}).status_code == 403
-    assert maud.put(f"/api/v1/studies/{whole}/series/1.2.901.2/labels", json={"labels": ["b"]}).status_code == 200
-    assert maud.put(f"/api/v1/studies/{whole}/series/1.2.901.1/labels", json={"labels": ["b"]}).status_code == 404
+    of_series = f"/api/v1/studies/{whole}/labels?series_instance_uid=1.2.901"
+    assert maud.put(f"{of_series}.2", json={"labels": ["b"]}).status_code == 200
+    assert maud.put(f"{of_series}.1", json={"labels": ["b"]}).status_code == 404
     admin.post("/api/v1/projects/alpha/contents", json={"add": [{"study_instance_uid": whole}]})
 
     # The pages offer what the role lets do.
@@ -394,7 +395,8 @@ def test_a_token_is_for_one_project(start_site: Any) -> None:
             token(name, "gamma")
     client = {name: site.client(headers={"authorization": f"Bearer {made}"}) for name, made in
               (("dora", dora), ("whole", whole), ("admin", boss))}  # fmt: skip
-    marked = {name: one.put("/api/v1/studies/1.2.901/series/1.2.901.2/labels", json={"labels": [name]}).status_code
+    labels = "/api/v1/studies/1.2.901/labels?series_instance_uid=1.2.901.2"
+    marked = {name: one.put(labels, json={"labels": [name]}).status_code
               for name, one in client.items()}  # fmt: skip
     assert marked == {"dora": 403, "whole": 200, "admin": 200}, "the role is that of the account, at most write"
     for one in client.values():

@@ -49,7 +49,7 @@ def claim(site: Site) -> ClaimedSeries:
 
 
 def reconvert(site: Site) -> None:
-    answer = site.client().post(f"/api/v1/studies/{STUDY}/series/{SERIES}/reconvert")
+    answer = site.client().post(f"/api/v1/studies/{STUDY}/reconvert?series_instance_uid={SERIES}")
     assert answer.json()["owed"] == 1
 
 

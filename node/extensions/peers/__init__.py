@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 QUERIES = """\
 C-FIND is used to query the sender of a series for the number of its instances, at the SERIES level, and if it has more
 than were received for their SOP Instance UIDs, at the IMAGE level (`[peers.NAME] confirm_by_find`); and by
-`voxelnode find`, the page Peers and REST. C-GET is used by `voxelnode get`, the page and REST; C-FIND first asks for
-the SOP classes. Instances of other studies or series than the request names are refused with 0x0124.
+`voxelnode peers find`, the page Peers and REST. C-GET is used by `voxelnode peers get`, the page and REST; C-FIND first
+asks for the SOP classes. Instances of other studies or series than the request names are refused with 0x0124.
 """
 
 
@@ -26,19 +26,17 @@ class _Peers(Extension):
     name = "peers"
     commands = (
         Command(
-            "find",
+            "peers find",
             "Exchange",
             f"{__name__}.commands:find",
-            ("voxelnode find --from PACS PatientID=17", "voxelnode find --from PACS StudyDate=20260101-"),
-            before="send",
+            ("voxelnode peers find --from PACS PatientID=17", "voxelnode peers find --from PACS StudyDate=20260101-"),
             instead=dict.fromkeys(("-k", "--key"), "keys stand alone, such as PatientID=17"),
         ),
         Command(
-            "get",
+            "peers get",
             "Exchange",
             f"{__name__}.commands:get",
-            ("voxelnode get 1.2.840.1 --from PACS",),
-            before="send",
+            ("voxelnode peers get 1.2.840.1 --from PACS",),
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))

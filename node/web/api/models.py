@@ -111,20 +111,6 @@ class CompletenessResource(ResourceOfSeries):
     revision: int
 
 
-class QueueResource(ResourceOfSeries):
-    """The conversion of a series: waiting, running, refused or failed."""
-
-    modality: str | None
-    state: State
-    instances: int
-    revision: int
-    open_since: Moment | None
-    last_received_at: Moment
-    due_at: Moment | None
-    attempts: int
-    error: str | None
-
-
 class SeriesResource(CompletenessResource):
     """A series, its state, and whether it is complete."""
 

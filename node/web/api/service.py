@@ -18,13 +18,6 @@ router = api_router("problems")
 Slug = Annotated[str, Path(max_length=64, description="last segment of the `type` of a problem")]
 
 
-@router.get("/problems")
-@for_projects
-def list_problem_types(account: Reader) -> list[models.ProblemTypeResource]:
-    """Every kind of problem, by status."""
-    return [models.ProblemTypeResource.of_type(kind) for kind in PROBLEM_TYPES]
-
-
 @router.get("/problems/{slug}", responses=problems(NOT_FOUND))
 @for_projects
 def show_problem_type(account: Reader, slug: Slug) -> models.ProblemTypeResource:

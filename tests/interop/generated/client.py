@@ -6,8 +6,7 @@ import sys
 from voxelnode_client import AuthenticatedClient
 from voxelnode_client.api.instances import download_instance, list_instances
 from voxelnode_client.api.problems import show_problem_type
-from voxelnode_client.api.series import reconvert_series
-from voxelnode_client.api.studies import delete_study, show_study
+from voxelnode_client.api.studies import delete_study, reconvert_study, show_study
 from voxelnode_client.api.volumes import download_volume, list_volumes, show_volume
 from voxelnode_client.models import Problem, ProblemTypeResource, StudyResource, VolumeResource
 from voxelnode_client.types import File
@@ -34,7 +33,9 @@ def main(url: str, token: str, study_uid: str) -> None:
     refused = delete_study.sync(study_uid, client=client)
     assert isinstance(refused, Problem)
     again = [
-        reconvert_series.sync_detailed(study_uid, volume.series_instance_uid, client=client, idempotency_key="once")
+        reconvert_study.sync_detailed(
+            study_uid, series_instance_uid=volume.series_instance_uid, client=client, idempotency_key="once"
+        )
         for _ in range(2)
     ]
     stranger = show_study.sync(study_uid, client=AuthenticatedClient(base_url=url, token="wrong"))
