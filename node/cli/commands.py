@@ -67,13 +67,10 @@ COMMANDS = (
         ),
     ),
     Command(
-        "echo", "Exchange", "node.cli.exchange.peers:echo", ("voxelnode echo", "voxelnode echo PACS@pacs.example:104")
-    ),
-    Command(
-        "send",
+        "peers",
         "Exchange",
-        "node.cli.exchange.peers:send",
-        ("voxelnode send 1.2.840.1 --to PACS", "voxelnode send --patient 17 --to NODE@127.0.0.1:11112"),
+        "node.cli.exchange.peers:peers",
+        ("voxelnode peers echo PACS@pacs.example:104", "voxelnode peers send 1.2.840.1 --to PACS"),
     ),
     Command(
         "hooks",

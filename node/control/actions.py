@@ -257,7 +257,7 @@ class Actions:
         match one.lane.kind:
             case "hook" | "route":
                 self._index.deliveries.retry_one(work, self._index.now())
-            case "retrieval":
+            case "retrieval" | "download" as kind:
                 if not self._index.work.repeat(work, self._index.now()):
                     raise WorkEnded("the retrieval has not ended")
             case "erasure":

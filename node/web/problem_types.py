@@ -184,7 +184,7 @@ PEER_FAILED = _kind(
     "peer-failed",
     502,
     "A peer does not answer, or refuses",
-    "see the detail; `voxelnode echo NAME` and the page Status test the connection to a peer",
+    "see the detail; `voxelnode peers echo NAME` and the page Status test the connection to a peer",
 )
 UNAVAILABLE = _kind(
     "unavailable", 503, "The node cannot do this now", "try again later; `voxelnode status` shows the cause"

@@ -175,6 +175,7 @@ class WebServer:
         self._thread.start()
         if not self._server.ready.wait(START_SECONDS) or not self._server.started:
             raise UsageError("the web server did not start: see the log")
+        self._app.state.downloads.start()
         if self._tls is None and not self._web.trusted_proxies and not is_loopback(self._web.host):
             log.warning("web_without_tls", detail="passwords cross the network unencrypted: set [web] tls_certificate")
         return str(host), int(port)
@@ -189,10 +190,12 @@ class WebServer:
         if self._socket is None:
             return
         self._app.state.stopping.set()
+        self._app.state.downloads.begin_stop()
         self._server.end()
         self._thread.join(seconds)
         self._server.end_by_force()
         self._thread.join(1.0)
+        self._app.state.downloads.stop()
 
     def _serve(self) -> None:
         try:

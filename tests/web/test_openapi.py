@@ -104,12 +104,12 @@ def what_is_there(site: Site) -> dict[str, Any]:
         "sop_instance_uid": instance["sop_instance_uid"],
         "conflict": conflict["id"],
         "number": 1,
-        "download": client.post("/api/v1/downloads/medium", json={"study_instance_uids": ["1.2.1"]}).json()["id"],
         "slug": NOT_FOUND.slug,
         "route": "-",
         "hook": "-",
         "destination": "NOWHERE",
         "action": "retry",
+        "decision": "keep",
         "job": job.job_id,
         "peer": "NOBODY",
         "work": client.get("/api/v1/work").json()["items"][-1]["id"],
@@ -172,7 +172,7 @@ def test_every_change_takes_conditions(fuzzed: Site) -> None:
         for method, operation in path.items()
         if method not in ("get", "head") and operation["operationId"] not in SAME_HOWEVER_OFTEN
     ]
-    assert len(changes) == 45
+    assert len(changes) == 40
     for operation in changes:
         assert "if-match" in {parameter["name"] for parameter in operation["parameters"]}
         assert {"404", "412", "422"} <= set(operation["responses"])
@@ -191,7 +191,7 @@ def test_requests_of_the_documentation_are_answered(fuzzed: Site) -> None:
     assert len(urls) > 5
     for options, url in urls:
         method = re.search(r"-X (\w+)", options)
-        with fuzzed.client().stream(method[1] if method else "GET", url) as answer:
+        with fuzzed.client().stream(method[1] if method else "GET", url.replace("/ID", "/999999")) as answer:
             assert answer.status_code in (200, 202, 404), url
 
 

@@ -38,8 +38,7 @@ NOT_READ = (
             "/patients/apart/undo",
             "/patients/compare",
             "/api/v1/projects/{project}/contents",
-            "/api/v1/conflicts/{conflict}/accept",
-            "/api/v1/conflicts/{conflict}/keep",
+            "/api/v1/conflicts/{conflict}/{decision}",
             "/api/v1/quarantine/{name}/release",
             "/problems/conflicts/{conflict}",
             "/problems/quarantine/{name}",
@@ -103,13 +102,11 @@ NOT_READ = (
             "/api/v1/routes/{route}/{destination}/{action}",
             "/routes/{route}/{destination}",
             "/api/v1/studies/{study_instance_uid}/send",
-            "/api/v1/studies/{study_instance_uid}/series/{series_instance_uid}/send",
             "/studies/{study_instance_uid}/send",
             "/studies/{study_instance_uid}/series/{series_instance_uid}/send",
             "/api/v1/jobs/{job}/progress",
             "/api/v1/jobs/{job}/outcome",
-            "/api/v1/work/{work}/cancel",
-            "/api/v1/work/{work}/retry",
+            "/api/v1/work/{work}/{action}",
             "/work/{work}",
             "/api/v1/peers/{peer}/search",
             "/peers",
@@ -145,10 +142,12 @@ NOT_READ = (
         ("GET", "/downloads/{number}"),  # of what was made for this account: see test_deidentified
         ("GET", "/downloads/{number}/progress"),
         ("GET", "/downloads/{number}/file"),
-        ("GET", "/api/v1/downloads"),  # see test_prepared
-        ("GET", "/api/v1/downloads/{download}"),
-        ("GET", "/api/v1/downloads/{download}/file"),
-        ("DELETE", "/api/v1/downloads/{download}"),
+        ("GET", "/studies/{study_instance_uid}/medium.zip"),  # begins a download: see test_medium_downloads
+        ("GET", "/studies/{study_instance_uid}/series/{series_instance_uid}/medium.zip"),
+        ("GET", "/studies/{study_instance_uid}/deidentified.zip"),  # see test_deidentified
+        ("GET", "/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip"),
+        ("GET", "/api/v1/work/{work}/file"),  # see test_prepared
+        ("DELETE", "/api/v1/work/{work}/file"),
         ("POST", "/api/v1/downloads/medium"),
         ("POST", "/api/v1/downloads/deidentified"),
         ("GET", "/patients/merge"),  # of two patients: see test_persons
@@ -168,7 +167,6 @@ NOT_READ = (
         ("DELETE", "/dicom-web/studies/{study}/series/{series}/instances/{instance}"),
         ("OPTIONS", "/dicom-web/{path:path}"),
         ("PUT", "/api/v1/studies/{study_instance_uid}/labels"),
-        ("PUT", "/api/v1/studies/{study_instance_uid}/series/{series_instance_uid}/labels"),
         ("DELETE", "/api/v1/comments/{comment}"),
         ("DELETE", "/api/v1/account/tokens/{token}"),
         ("DELETE", "/api/v1/shares/{share}"),
@@ -197,7 +195,7 @@ WITHOUT_PATIENTS = {
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
     "/dicom-web", "/dicom-web/",
     "/api/v1/rejections", "/api/v1/lost", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
-    "/api/v1/problems", "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
+    "/api/v1/problems/{slug}", "/api/v1/routes", "/api/v1/peers", "/routes/rows",
     "/problems/acknowledged", "/problems/unconvertible", "/problems/causes/{cause}",
     "/account", "/api/v1/account", "/api/v1/account/tokens", "/api/v1/account/sessions",
     "/administration", "/administration/configuration", "/administration/log",
@@ -242,10 +240,10 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "frames": 1, "entry": 1, "path": "7FE00010", "slug": "not-found",
         "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
         "aetitle": "WATCHER", "route": "-", "destination": "NOWHERE", "action": "retry", "cause": "geometry",
-        "hook": "-",
+        "hook": "-", "decision": "keep",
         "job": client.get("/api/v1/work?kind=job").json()["items"][0]["key"],
         "work": client.get("/api/v1/work?kind=retrieval").json()["items"][0]["id"], "retrieval": 1, "peer": "pacs",
-        "project": "walked", "download": "0" * 32,
+        "project": "walked",
         "comment": client.post(f"/api/v1/studies/{STUDY}/comments", json={"comment": "a word"}).json()["id"],
     }  # fmt: skip
     silent, told = set(), set()

@@ -167,7 +167,7 @@ def stop_at_signal(stop: threading.Event) -> Start:
     """
     start = Start()
     signals: SimpleQueue[int] = SimpleQueue()
-    is_first = True  # `stop` may be set by `voxelnode cluster drain`, too
+    is_first = True  # `stop` may be set by `voxelnode db hosts drain`, too
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal is_first

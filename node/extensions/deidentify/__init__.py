@@ -64,7 +64,12 @@ class _Deidentify(Extension):
                 "voxelnode deidentify scans clean --pixel-rules devices.toml",
             ),
         ),
-        Command("released", "Convert", f"{__name__}.released:released", ("voxelnode released trial remaining.csv",)),
+        Command(
+            "routes released",
+            "Exchange",
+            f"{__name__}.released:released",
+            ("voxelnode routes released trial remaining.csv",),
+        ),
         Command(
             "pseudonyms",
             "Maintain",

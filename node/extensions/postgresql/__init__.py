@@ -12,10 +12,10 @@ class _PostgreSQL(Extension):
     server = IndexServer("node.extensions.postgresql.engine", "node.extensions.postgresql.membership:membership")
     commands = (
         Command(
-            "cluster",
+            "db hosts",
             "Maintain",
             "node.extensions.postgresql.command:app",
-            ("voxelnode cluster hosts", "voxelnode cluster forget HOST"),
+            ("voxelnode db hosts", "voxelnode db hosts forget HOST"),
         ),
     )
 

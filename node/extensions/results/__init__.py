@@ -11,10 +11,13 @@ class _Results(Extension):
     name = "results"
     commands = (
         Command(
-            "jobs",
+            "hooks jobs",
             "Exchange",
             f"{__name__}.command:app",
-            ("voxelnode jobs", "voxelnode jobs --state failed", "voxelnode jobs show 0123456789abcdef0123456789abcdef"),
+            (
+                "voxelnode hooks jobs --state failed",
+                "voxelnode hooks jobs show 0123456789abcdef0123456789abcdef",
+            ),
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"),)

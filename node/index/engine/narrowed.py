@@ -90,6 +90,7 @@ def _rules(*, is_listed: bool) -> dict[str, str]:
         "events": _OF_STUDY_OR_SERIES.format(of_study=f"t.series_instance_uid IS NULL AND NOT {in_part}"),
         "labels": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
         "comments": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
+        "work": "t.kind = 'download' AND EXISTS (SELECT 1 FROM scope_account a WHERE a.name = t.name)",
     }
 
 
@@ -104,7 +105,7 @@ EMPTY = frozenset(
         "object_removals", "performed_series", "performed_steps", "project_contents", "protocols",
         "recovery_codes", "rejections", "results", "scheduled_steps", "senders", "sent_instances",
         "shares", "subscribers", "tokens",
-        "tombstones", "trash", "web_sessions", "work",
+        "tombstones", "trash", "web_sessions",
     }
 )  # fmt: skip
 """Tables of which they see nothing."""
