@@ -29,7 +29,6 @@ def upgrade() -> None:
     _work()
     _workitems()
     _labels()
-    _added()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
 
 
@@ -807,16 +806,3 @@ def _projects() -> None:
         sa.Column("reason", sa.String(32)),
         sa.Column("detail", sa.Text()),
     )
-
-
-def _added() -> None:
-    """What administrators added beside the configuration."""
-    for table in ("added_peers", "added_routes", "added_hooks", "added_retention"):
-        op.create_table(
-            table,
-            sa.Column("name", sa.String(64), primary_key=True),
-            sa.Column("settings", sa.JSON(), nullable=False),
-            sa.Column("changed_by", sa.String(64), nullable=False),
-            sa.Column("changed_at", sa.DateTime(), nullable=False),
-            sa.Column("secret", sa.String(4000), nullable=True),
-        )

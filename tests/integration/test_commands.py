@@ -179,7 +179,7 @@ LISTING = {
     *("find", "series", "select", "rejections", "audit", "conflicts", "help", "retention", "trash", "jobs", "doctor"),
     *("config show", "hooks deliveries", "routes waiting", "account sessions", "cluster hosts", "worklist performed"),
     *("fsck", "status", "info", "backup", "archive status", "journal status", "quarantine show", "jobs show"),
-    *("conflicts show", "config check", "db check", "worklist check", "projects copies", "routes try"),
+    *("conflicts show", "config check", "db check", "worklist check", "projects copies"),
 }
 
 

@@ -195,8 +195,7 @@ HISTORY = (
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
     "protocols", "keyed_requests", "scheduled_steps", "performed_steps", "performed_series",
     "labels", "comments", "kept_searches", "shares", "project_members", "limited_accounts",
-    "project_contents", "copied_series", "copied_instances", "added_peers", "added_routes",
-    "added_hooks", "added_retention",
+    "project_contents", "copied_series", "copied_instances",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 

@@ -100,7 +100,7 @@ RULES = {is_listed: _rules(is_listed=is_listed) for is_listed in (True, False)}
 
 EMPTY = frozenset(
     {
-        "accounts", "added_hooks", "added_peers", "added_retention", "added_routes", "audit_lines", "conflicts",
+        "accounts", "audit_lines", "conflicts",
         "copied_instances", "copied_series",
         "host_removals", "hosts", "key_challenges", "keyed_requests", "leases", "limited_accounts", "lost_instances",
         "object_removals", "performed_series", "performed_steps", "project_contents", "project_originals", "protocols",
