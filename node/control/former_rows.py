@@ -24,8 +24,9 @@ def export(settings: Settings, index: Path) -> tuple[list[str], list[str]]:
         else:
             text = with_table(text, table, keys)
             written.append(table)
-    if written and sources.reread is not None:
-        sources.reread({file.resolve(): text.encode()})
+    if written:
+        if sources.reread is not None:
+            sources.reread({file.resolve(): text.encode()})
         try:
             write_file(file, text)
         except OSError as error:

@@ -29,7 +29,7 @@ PAGES_FILE = "90-pages.toml"
 """Drop-in of the root that the pages, REST and commands change."""
 
 INTRODUCTION = """\
-# Written by the pages, by REST, and by `voxelnode peers|routes|hooks|retention set|remove`. Comments stay.
+# Written by the pages, by REST and by commands such as `voxelnode peers set`. Comments stay.
 # After a change by hand: `voxelnode reload`.
 """
 

@@ -34,8 +34,8 @@ BEFORE = Path(__file__).parent / "before"
 SINCE = frozenset(
     {
         "lost_instances", "protocols", "trash", "labels", "comments", "kept_searches", "recovery_codes", "shares",
-        "projects", "project_members", "limited_accounts", "project_contents", "added_peers",
-        "added_routes", "added_hooks", "added_retention", "copied_series", "copied_instances", "security_keys",
+        "projects", "project_members", "limited_accounts", "project_contents", "copied_series",
+        "copied_instances", "security_keys",
     }
 )  # fmt: skip
 """Tables that this version did not have."""

@@ -74,10 +74,10 @@ def set_hook(
     *,
     root: ChangedRoot,
 ) -> Answer:
-    """Add a hook, or change one that was set here; it has url, fhir or peer.
+    """Add a hook, or change one that was set here.
 
-    Keys that are not given have their defaults; the secret stays while the address does. A running node follows at
-    once.
+    It has url, fhir or peer. Keys that are not given have their defaults; the secret stays while the address does. A
+    running node follows at once.
     """
     table = table_of(keys)
     if "secret" in table:

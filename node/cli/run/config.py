@@ -95,10 +95,10 @@ def export_rows(
     *,
     root: Root,
 ) -> Answer:
-    """Write what an earlier version kept in the index to a drop-in, once.
+    """Write what an index had of it to a drop-in, once.
 
-    These are peers, routes, hooks and rules of retention that administrators added. Names that a file has are left
-    out, as they had no effect.
+    An earlier version kept peers, routes, hooks and rules of retention there that administrators added. Names that a
+    file has are left out, as they had no effect.
     """
     from node.control.former_rows import export
 
