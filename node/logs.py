@@ -48,7 +48,7 @@ ALLOWED_FIELDS = frozenset(
         "frames", "images", "count", "bytes", "free_bytes", "reserve_bytes", "seconds", "retry_seconds",
         "quiet_seconds", "deadline_seconds", "associations", "due_at", "root", "path", "folder", "pid", "worker",
         "version", "schema", "workers", "code", "template", "hook", "service",
-        "project",
+        "project", "restart",
         # HTTP: the account and the route, never the values in the path
         "method", "route", "account",
     }
@@ -130,6 +130,11 @@ def configure(
     logging.captureWarnings(True)
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def set_level(level: Literal["debug", "info", "warning", "error"]) -> None:
+    """Write the lines of another level from now on."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def configure_command(

@@ -263,7 +263,7 @@ class Notifier(MessageLoops[_Plan, HookWorker]):
     `is_needed`: False on a host that only others deliver for.
     """
 
-    kind, table = "hook", "hooks"
+    kind = "hook"
 
     def __init__(
         self,

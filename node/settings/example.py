@@ -60,7 +60,7 @@ def _section(name: str, field: FieldInfo) -> str:
     purpose = (model.__doc__ or "").partition(": ")[2].strip()
     lines = [f"# {purpose[0].upper()}{purpose[1:]}", header]
     for key, item in model.model_fields.items():
-        lines += [] if _is_table(item) else _key(key, item)
+        lines += [] if _is_table(item) or item.exclude else _key(key, item)
     return "\n".join(lines) + "\n"
 
 

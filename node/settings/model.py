@@ -6,10 +6,8 @@ override the environment (``VOXELNODE_SECTION__KEY``), which overrides the TOML 
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from os.path import realpath
 from pathlib import Path
@@ -23,6 +21,7 @@ from node.errors import UsageError, nearest
 from node.registry import enabled, installed, resolve
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
+from node.settings.files import Sources
 from node.settings.section import AETitle, Days, HookName, Host, Hours, Seconds, SettingsSection
 
 _Table = TypeVar("_Table", bound=SettingsSection)
@@ -568,6 +567,14 @@ class HookSettings(SettingsSection):
     secret_file: Path | None = Field(
         None, description="file with the secret that signs messages: whsec_ and 24 to 64 bytes in base64"
     )
+    secret: str | None = Field(
+        None,
+        max_length=4000,
+        pattern=r"^[!-~]+$",
+        description="the same, in place of a file: of a hook that the pages have written; never shown",
+        repr=False,
+        exclude=True,
+    )
     ca_file: Path | None = Field(
         None,
         description="PEM file of a further CA that may have signed the receiver's certificate",
@@ -602,19 +609,6 @@ class HookSettings(SettingsSection):
     timeout_seconds: Seconds = Field(30, description="time limit of one attempt")
     attempts: int = Field(12, ge=1, le=1000, description="attempts to deliver a message before it is given up")
 
-    _secret: str | None = None
-
-    @property
-    def secret(self) -> str | None:
-        """What a hook that was added signs with: in no file, and no key, since keys are shown."""
-        return self._secret
-
-    def with_secret(self, secret: str | None) -> Self:
-        """Return the hook with its secret."""
-        copy = self.model_copy()
-        copy._secret = secret
-        return copy
-
     @property
     def kind(self) -> str:
         """The key that says who receives the messages."""
@@ -642,6 +636,8 @@ class HookSettings(SettingsSection):
             yield "peer is notified on series-quiet and study-quiet only, and without include_patient"
         if self.url is None and self.secret_file:
             yield "secret_file requires url"
+        if self.secret is not None and (self.secret_file or not self.url):
+            yield "secret is of a hook with url, and in place of a file"
         if self.url is None and self.ca_file:
             yield "ca_file requires url"
         if self.url is not None:
@@ -1003,55 +999,8 @@ class ExtensionsSettings(SettingsSection):
     )
 
 
-AddedTable = Literal["peers", "routes", "hooks", "retention"]
-"""The tables beside which administrators may add something."""
-
-
-@dataclass(frozen=True, slots=True)
-class AddedRules:
-    """The rules of retention that are in force, and the change that made them.
-
-    `confirmed`: how many studies the first pass may delete within a day. `unconfirmed`: why nobody has confirmed the
-    rules as they are now, so that nothing is deleted by them; None: somebody has.
-    """
-
-    rules: RetentionSettings
-    change: dt.datetime
-    confirmed: int = 0
-    unconfirmed: str | None = None
-
-    def is_recent(self, now: dt.datetime) -> bool:
-        """Return whether what was confirmed still holds: an index that is built anew does not know that it was used."""
-        return abs(now - self.change) < dt.timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What administrators added beside the configuration.
-
-    `unusable`: by table, the names of what breaks a rule by now, such as for a peer that is gone, and why. It does
-    nothing, and keeps what waits for it.
-    """
-
-    peers: Mapping[str, Peer] = field(default_factory=dict)
-    routes: Mapping[str, Route] = field(default_factory=dict)
-    hooks: Mapping[str, HookSettings] = field(default_factory=dict)
-    retention: AddedRules | None = None
-    unusable: Mapping[AddedTable, Mapping[str, str]] = field(default_factory=dict)
-
-    def of(self, table: AddedTable) -> Mapping[str, Any]:
-        """Return what was added beside a table of names."""
-        found: Mapping[str, Any] = getattr(self, table)
-        return found
-
-    def unusable_in(self, table: AddedTable) -> Mapping[str, str]:
-        """Return the names in a table of what cannot be used, and why."""
-        return self.unusable.get(table, {})
-
-    def having(self, table: AddedTable, now: Any) -> Added:
-        """Return this with something else beside a table."""
-        changed: dict[str, Any] = {table: now}
-        return replace(self, **changed)
+IN_FORCE = "peers", "routes", "hooks", "retention"
+"""Tables that a running node takes over from files that have changed, beside the level of the log."""
 
 
 class Settings(SettingsSection):
@@ -1074,62 +1023,45 @@ class Settings(SettingsSection):
     log: Log = Log()
     extensions: ExtensionsSettings = ExtensionsSettings()
 
-    _loaded_from: tuple[Path | None, Mapping[str, str]] = (None, {})
-    _own: Mapping[AddedTable, Any] | None = None
-    _added: Added | None = None
+    _loaded_from: Sources = PrivateAttr(default_factory=Sources)
     _followers: list[Callable[[], None]] = PrivateAttr(default_factory=list)
 
-    def note_origins(self, file: Path | None, origins: Mapping[str, str]) -> None:
-        """Note from where the values are; see `node.settings.load.Configuration`."""
-        self._loaded_from = file, origins
-
     @property
-    def loaded_from(self) -> tuple[Path | None, Mapping[str, str]]:
-        """The file that was read, and the origins of the values."""
+    def loaded_from(self) -> Sources:
+        """The files that were read, and the origins of the values."""
         return self._loaded_from
 
-    def own(self, table: AddedTable) -> Any:
-        """Return a table as the configuration has it, without what was added beside it."""
-        return getattr(self, table) if self._own is None else self._own[table]
+    def note_sources(self, sources: Sources) -> None:
+        """Note from where the values are."""
+        self._loaded_from = sources
 
-    @property
-    def added(self) -> Added:
-        """What was added beside the configuration."""
-        return self._added or Added()
+    def put_in_force(self, new: Settings, sources: Sources) -> None:
+        """Take over the tables of `IN_FORCE`, and have everybody follow who has asked for it.
 
-    def add(self, added: Added) -> None:
-        """Have this beside the configuration, whose names and keys take precedence, and nothing else.
-
-        The mappings are replaced, so that who goes through them meets no change; then everybody follows.
+        The mappings are replaced, so that who goes through them meets no change.
         """
-        self._have(added)
+        self._take(new, sources)
         for follow in self._followers:
             follow()
 
+    def with_tables_of(self, new: Settings, sources: Sources) -> Self:
+        """Return a copy with what `put_in_force` takes over."""
+        copy = self.model_copy()
+        copy._take(new, sources)
+        return copy
+
+    def _take(self, new: Settings, sources: Sources) -> None:
+        self.__dict__.update({table: getattr(new, table) for table in IN_FORCE})
+        self.__dict__["log"] = self.log.model_copy(update={"level": new.log.level})
+        self._loaded_from = sources
+
     def follow(self, follow: Callable[[], None]) -> None:
-        """Call `follow` each time that what was added may have changed."""
+        """Call `follow` each time that what is in force may have changed."""
         self._followers.append(follow)
 
-    def _have(self, added: Added) -> None:
-        self._own = {table: self.own(table) for table in get_args(AddedTable)}
-        self._added = added
-        now = self.__dict__
-        now["peers"] = {**added.peers, **self.own("peers")}
-        tables: tuple[AddedTable, ...] = ("routes", "hooks")
-        for table in tables:
-            own = self.own(table)
-            now[table] = {**own, **{name: one for name, one in added.of(table).items() if name not in own}}
-        now["retention"] = added.retention.rules if added.retention is not None else self.own("retention")
-
     def mistakes(self) -> list[str]:
-        """Return the rules that are broken by now, since something was added."""
+        """Return the rules between tables that are broken."""
         return list(self._mistakes())
-
-    def having(self, added: Added) -> Self:
-        """Return a copy with this beside the configuration."""
-        copy = self.model_copy()
-        copy._have(added)
-        return copy
 
     def table(self, model: type[_Table]) -> _Table:
         """Return the table of an extension."""

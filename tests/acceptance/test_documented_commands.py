@@ -51,9 +51,9 @@ NOT_RUN = {
     r"voxelnode (deidentify|pseudonyms|convert clean)\b": "tests/integration/test_deidentify_command.py",
     r"voxelnode (project|mask)\b": "needs a volume; tests/integration/test_opened.py",
     r"voxelnode projects member": "needs an account; tests/integration/test_projects.py",
-    r"voxelnode routes remove night": "needs the route that the line before adds; tests/web/test_added_routes.py",
-    r"voxelnode hooks (try|set|remove) mail": "names a host that is not there; tests/web/test_added_hooks.py",
-    r"voxelnode retention set": "confirms a number of studies; tests/web/test_set_retention.py",
+    r"voxelnode (routes|peers|retention|hooks) (remove|test)": "needs what the line before sets; "
+    "tests/integration/test_configuration.py",
+    r"voxelnode hooks set mail": "names a file that is not there; tests/integration/test_configuration.py",
     r"datasette": "is no dependency",
     r"python rescue\.py": "the tests of journal.md run this program",
     r"voxelnode bids .*--rules": "needs a file of rules; tests/acceptance/test_bids.py",

@@ -90,7 +90,7 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["serve", "--log", "x"], "voxelnode serve: No such option: --log. See"),
         (["convert", "--quiet"], "voxelnode convert: No such option: --quiet. See"),
         (["stauts"], "voxelnode: No such command 'stauts'. Did you mean 'status'? See"),
-        (["nodes"], "voxelnode: No such command 'nodes'. See"),
+        (["destinations"], "voxelnode: No such command 'destinations'. See"),
         (["projects", "ad"], "voxelnode projects: No such command 'ad'. Did you mean 'add'? See"),
         (
             ["--config", "a.toml", "status"],
@@ -180,7 +180,7 @@ LISTING = {
     *("series", "select", "rejections", "audit", "conflicts", "help", "retention", "trash", "doctor", "peers find"),
     *("config show", "hooks deliveries", "routes waiting", "account sessions", "db hosts", "worklist performed"),
     *("fsck", "status", "info", "backup", "archive status", "journal status", "quarantine show", "hooks jobs"),
-    *("conflicts show", "config check", "db check", "worklist check", "routes try"),
+    *("conflicts show", "config check", "db check", "worklist check"),
     "hooks jobs show",
 }
 
@@ -284,7 +284,7 @@ def test_show_names_the_origin_of_each_value(run, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECONDS", "5")
     shown = json.loads(run("config", "show", "--json", "--root", "x").out)
     assert shown["file"] == "voxelnode.toml"
-    assert shown["values"]["dicom.port"] == {"value": 104, "origin": "file"}
+    assert shown["values"]["dicom.port"] == {"value": 104, "origin": "voxelnode.toml"}
     assert shown["values"]["series.quiet_seconds"] == {"value": 5.0, "origin": "environment"}
     assert shown["values"]["storage.root"] == {"value": "x", "origin": "--root"}
     assert shown["values"]["dicom.ae_title"] == {"value": "VOXELNODE", "origin": "default"}

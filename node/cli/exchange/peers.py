@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
     from node.index.search.selection import Selected
 
-peers = Commands(help="Test, query and use the nodes that this one knows.", no_args_is_help=True)
+peers = Commands(help="Set, remove, test and query peers.", no_args_is_help=True)
 
 SHOWN_FAILURES = 20
 """Maximum number of unsent instances to list; ``--json`` lists all."""

@@ -70,7 +70,7 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(monkeypatch: py
     dicom = configuration.settings.dicom
     assert (dicom.port, dicom.ae_title, dicom.idle_seconds) == (3, "ENVIRONMENT", 7)
     origins = {key: origin for key, _, origin in configuration.values() if origin != "default"}
-    assert origins == {"dicom.port": "flag", "dicom.ae_title": "environment", "dicom.idle_seconds": "file"}
+    assert origins == {"dicom.port": "flag", "dicom.ae_title": "environment", "dicom.idle_seconds": "voxelnode.toml"}
 
 
 def test_lists_and_names_of_senders_come_from_the_environment_as_they_are_spelled(
@@ -306,7 +306,7 @@ def test_hosts_that_share_index_and_store_acknowledge_once_it_has_the_instance(
     configuration = load(tmp_path / "c.toml")
     assert configuration.settings.acknowledge == acknowledge
     [(value, origin)] = [(v, origin) for key, v, origin in configuration.values() if key == "journal.acknowledge"]
-    assert (value, origin) == (acknowledge, "file" if "[journal]" in tables else "default")
+    assert (value, origin) == (acknowledge, str(tmp_path / "c.toml") if "[journal]" in tables else "default")
 
 
 def test_a_promise_of_the_object_store_needs_one(tmp_path: Path) -> None:
