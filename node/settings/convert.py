@@ -22,7 +22,6 @@ class Convert(SettingsSection):
         False, description="put the sidecar into the header of NIfTI files, too (extension, code 6)"
     )
     thumbnails: bool = Field(True, description="write a PNG of the middle slice beside each volume")
-    thumbnail_pixels: int = Field(256, ge=16, le=4096, description="long side of a thumbnail, in pixels")
     previews: bool = Field(False, description="write a PNG of three orthogonal planes beside each volume")
     projections: bool = Field(
         False,
@@ -50,9 +49,6 @@ class Convert(SettingsSection):
     masked_volumes: bool = Field(
         False, description="write a second volume beside each CT volume, with air outside of the body"
     )
-    body_threshold_hu: float = Field(
-        -300.0, ge=-1024, le=3071, description="value in HU above which a voxel of a CT may belong to the body"
-    )
     suv: bool = Field(
         False,
         description="write volumes of standardised uptake values beside each PET volume, one for each of suv_types",
@@ -76,12 +72,6 @@ class Convert(SettingsSection):
     )
     deadline_seconds: Seconds = Field(
         1800, description="time limit of one conversion, for wall time and for processor time"
-    )
-    attempts: int = Field(
-        3,
-        ge=1,
-        le=100,
-        description="attempts at a crashing conversion before the series is set aside as failed",
     )
     keep_superseded_hours: float = Field(
         24, ge=0, description="time that files are kept after a newer conversion replaced them"

@@ -209,9 +209,6 @@ class Dicom(SettingsSection):
         description="what accepts associations: the node, or pynetdicom's acceptor, which is slower and has no TLS",
     )
     require_called_ae_title: bool = Field(False, description="reject associations that call a different AE title")
-    maximum_pdu_bytes: int = Field(
-        131072, ge=4096, le=1048576, description="largest PDU that we announce and accept, in bytes"
-    )
     maximum_associations: int = Field(
         64,
         ge=1,
@@ -219,36 +216,11 @@ class Dicom(SettingsSection):
         description="simultaneous associations; a further one replaces an idle one, or is rejected. A quarter is "
         "reserved for peers with networks or a certificate, if there are any",
     )
-    maximum_associations_per_address: int = Field(
-        16, ge=1, le=500, description="simultaneous associations from one address"
-    )
-    maximum_associations_per_peer: int = Field(
-        32,
-        ge=1,
-        le=500,
-        description="simultaneous associations of one AE title of a peer with networks or a certificate",
-    )
-    maximum_instance_bytes: int = Field(
-        16_000_000_000, ge=1024, description="largest data set, in bytes; a larger one is answered 0xA700"
-    )
-    request_seconds: Seconds = Field(
-        10, description="longest time from the TCP connection to the end of the A-ASSOCIATE-RQ"
-    )
-    pdu_seconds: Seconds = Field(30, description="longest time from the first to the last byte of a PDU")
     response_seconds: Seconds = Field(
         60, description="longest wait for a peer that we call: for acceptance, and for each answer"
     )
     idle_seconds: Seconds = Field(300, description="time without a PDU after which an association is aborted")
     drain_seconds: Seconds = Field(20, description="time that open associations have to finish when the node stops")
-    maximum_query_results: int = Field(
-        100_000,
-        ge=100,
-        le=10_000_000,
-        description="largest number of matches of a C-FIND; a query with more is answered 0xA700",
-    )
-    maximum_retrieves: int = Field(
-        4, ge=1, le=100, description="simultaneous C-MOVE and C-GET operations; further ones wait"
-    )
     tls_certificate: Path | None = Field(
         None, description="PEM file of our certificate chain; if set, only TLS connections are accepted"
     )
@@ -412,11 +384,6 @@ class AuditSettings(SettingsSection):
     syslog_key: Path | None = Field(
         None, description="PEM file of its private key; unset: in the file of the certificate"
     )
-    maximum_bytes: int = Field(
-        100_000_000,
-        ge=10_000,
-        description="size at which audit.jsonl becomes audit-000001.jsonl (and so on), and a new file begins",
-    )
 
 
 class Oidc(SettingsSection):
@@ -450,7 +417,6 @@ class Oidc(SettingsSection):
         "",
         description="audience of the provider's access tokens that REST and DICOMweb accept as Bearer; empty: none",
     )
-    label: str = Field("Sign in with single sign-on", max_length=64, description="text of the button on the login page")
 
     def _mistakes(self) -> Iterator[str]:
         if not self.issuer:
@@ -513,31 +479,6 @@ class Web(SettingsSection):
         None, description="PEM file of our certificate chain; if set, only HTTPS is served"
     )
     tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the file of the certificate")
-    maximum_connections: int = Field(
-        200,
-        ge=4,
-        le=10_000,
-        description="simultaneous requests of identified callers, an eighth of them for administrators only; a "
-        "further one replaces one whose client neither sends nor reads, or is answered 503. As many connections "
-        "may have no such request; a new one replaces the oldest of the address that has most",
-    )
-    maximum_connections_per_address: int = Field(
-        100, ge=1, le=10_000, description="simultaneous requests of identified callers from one address"
-    )
-    maximum_connections_per_account: int = Field(
-        50, ge=1, le=10_000, description="simultaneous requests of one account that is not an administrator"
-    )
-    maximum_upload_bytes: int = Field(
-        16_000_000_000,
-        ge=1_000_000,
-        description="largest body of a STOW-RS request, in bytes; a larger one is answered 413",
-    )
-    frame_cache_bytes: int = Field(
-        2_000_000_000,
-        ge=0,
-        description="disk for compressed frames and rendered pictures, in bytes; those read longest ago go first. "
-        "0: none are kept",
-    )
     hook_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
         description="addresses of this machine, or of its link (127.0.0.0/8, 169.254.0.0/16, ...), that hooks which "
@@ -956,10 +897,6 @@ class Log(SettingsSection):
     file: Path | None = Field(
         None, description="file to which `serve` also writes the log, as JSON; readable by its owner only"
     )
-    file_bytes: int = Field(
-        10_000_000, ge=10_000, description="length at which the file is renamed to FILE.1, FILE.1 to FILE.2 and so on"
-    )
-    file_count: int = Field(5, ge=1, le=100, description="number of renamed files that are kept")
 
 
 class IndexSettings(SettingsSection):

@@ -46,16 +46,6 @@ class WorklistSettings(SettingsSection):
     hl7_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description='networks that may send HL7, such as ["10.1.2.0/24"]; empty: this machine only'
     )
-    hl7_maximum_connections: int = Field(
-        64,
-        ge=1,
-        le=500,
-        description="simultaneous connections that have sent a message; a further one replaces an idle one. As "
-        "many may be without a message; a new one replaces the oldest of the address that has most",
-    )
-    hl7_maximum_connections_per_address: int = Field(
-        16, ge=1, le=500, description="simultaneous connections from one address that have sent a message"
-    )
     hl7_station_by_modality: dict[str, AETitle] = Field(
         {}, description='AE title of the station of an order that names none, such as { CT = "CT1", MR = "MR1" }'
     )
