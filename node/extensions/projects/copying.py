@@ -29,8 +29,8 @@ from node.errors import InstanceRefused, OutOfResources, Withheld
 from node.extensions.deidentify.deidentification import BurnedInText, Reason, allowed, burned_in_text_of
 from node.extensions.deidentify.profile import Profile, options
 from node.extensions.deidentify.pseudonyms import PseudonymKey
-from node.extensions.deidentify.recognition import require_recognition
 from node.extensions.deidentify.ways import DeidentifyWay
+from node.extras import require
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower
@@ -74,7 +74,7 @@ def way_of(pseudonymity: Pseudonymity) -> DeidentifyWay:
     key = PseudonymKey(f"project-{sha256(secret).hexdigest()[:8]}", secret)
     text_in_pixels = burned_in_text_of(str(how.get("burned_in_text", "off")))
     if text_in_pixels is not BurnedInText.OFF:
-        require_recognition()
+        require("burned_in_text", "ocr")
     cleaned = {*how.get("clean", ()), *(("pixels",) if text_in_pixels is BurnedInText.BLANK else ())}
     profile = Profile(options(how.get("retain", ()), sorted(cleaned)))
     return DeidentifyWay(profile, key, allowed(how.get("allow", ())), burned_in_text=text_in_pixels)
