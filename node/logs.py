@@ -149,7 +149,11 @@ def configure_command(
     handler.addFilter(lambda record: record.name.split(".")[0] == "node" or record.levelno >= logging.ERROR)
 
 
-def write_to_file(path: Path, max_bytes: int, count: int) -> None:
+FILE_BYTES, FILE_COUNT = 10_000_000, 5
+"""Length at which the file of the log is renamed, and how many renamed files are kept."""
+
+
+def write_to_file(path: Path, max_bytes: int = FILE_BYTES, count: int = FILE_COUNT) -> None:
     """Write the lines of this process to a file as well, as JSON; call it after `configure`.
 
     A line is in the file as soon as it was logged, and survives the end of the process. Beyond `max_bytes`, the file is

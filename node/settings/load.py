@@ -34,8 +34,8 @@ from node.settings.files import (
 from node.settings.model import Settings, Storage
 
 NESTING = "__"
-EXAMPLE = "voxelnode config example"
-"""Shows every key."""
+REFERENCE = "voxelnode help configuration"
+"""Lists every key."""
 
 DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
 """Names a TOML file of other defaults, such as those of a container, below the configuration file."""
@@ -287,7 +287,7 @@ def _problem(details: ErrorDetails, location: list[str], *, is_of_environment: b
 def _unknown(details: ErrorDetails, location: list[str]) -> str:
     *above, name = location
     if above or isinstance(details["input"], Mapping):
-        return f"unknown {'key' if above else 'section'}{nearest(name, _fields_at(above), EXAMPLE)}"
+        return f"unknown {'key' if above else 'section'}{nearest(name, _fields_at(above), REFERENCE)}"
     sections = [f"[{section}]" for section in Settings.model_fields if name in _fields_at([section])]
     such = f", such as {' or '.join(sections)}" if sections else ""
     return f"a key without a section: write it below one{such}"

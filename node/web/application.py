@@ -19,7 +19,7 @@ from node.web.api import service as api
 from node.web.api.events import streams_budget
 from node.web.audit_trail import AuditTrail
 from node.web.downloads import Downloads
-from node.web.middleware import AccessLog, BodyLimits, OfNobody, Security, StillAllowed, Turns
+from node.web.middleware import MAXIMUM_UPLOAD_BYTES, AccessLog, BodyLimits, OfNobody, Security, StillAllowed, Turns
 from node.web.services import Services
 from node.web.zips import Known
 
@@ -83,7 +83,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(Turns),
         Middleware(AccessLog, metrics=services.metrics),
         Middleware(Security, web=web),
-        Middleware(BodyLimits, upload_bytes=web.maximum_upload_bytes),
+        Middleware(BodyLimits, upload_bytes=MAXIMUM_UPLOAD_BYTES),
         Middleware(OfNobody),
         Middleware(StillAllowed),
     ]

@@ -127,9 +127,7 @@ PRECONDITION_FAILED = _kind(
     "The resource is not as If-Match says",
     "read the resource again, and decide again; the ETag header has its entity tag",
 )
-BODY_TOO_LARGE = _kind(
-    "body-too-large", 413, "The request body is too large", "send several requests, or see [web] maximum_upload_bytes"
-)
+BODY_TOO_LARGE = _kind("body-too-large", 413, "The request body is too large", "send several requests")
 UNSUPPORTED_BODY = _kind(
     "unsupported-body",
     415,

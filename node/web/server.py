@@ -62,13 +62,12 @@ class Places:
 
     def __init__(self, web: Web, metrics: Metrics) -> None:
         self._proxies: Sequence[IPv4Network | IPv6Network] = web.trusted_proxies
-        maximum = web.maximum_connections
         limits = Limits(
-            maximum,
-            web.maximum_connections_per_address,
-            web.maximum_connections_per_account,
-            pending=maximum,
-            reserved=maximum // ADMINISTRATORS_SHARE,
+            MAXIMUM_CONNECTIONS,
+            PER_ADDRESS,
+            PER_ACCOUNT,
+            pending=MAXIMUM_CONNECTIONS,
+            reserved=MAXIMUM_CONNECTIONS // ADMINISTRATORS_SHARE,
             reserved_for=Standing.ADMINISTRATOR,
         )
         self.budget = Budget("web", limits, metrics)
@@ -126,6 +125,12 @@ TCP_INFO_BYTES, BYTES_ACKED_OFFSET = 128, 120
 READ_SECONDS = 60.0
 READ_BYTES = 65_536
 """A client that takes less of an answer in so many seconds is disconnected: about 1 KB/s."""
+
+MAXIMUM_CONNECTIONS = 200
+"""Requests of identified callers at the same time; as many connections may have no such request."""
+
+PER_ADDRESS, PER_ACCOUNT = 100, 50
+"""Requests of one address at the same time, and of one account that is not an administrator."""
 
 ADMINISTRATORS_SHARE = 8
 """One place in this many is reserved for administrators."""

@@ -439,12 +439,12 @@ def test_help_loads_no_library_that_only_the_work_needs() -> None:
 
 def test_the_conformance_statement_has_the_values_of_the_configuration(run, tmp_path: Path) -> None:
     configuration = tmp_path / "voxelnode.toml"
-    configuration.write_text('[dicom]\nae_title = "ARCHIVE1"\nmaximum_pdu_bytes = 65536\n', encoding="utf-8")
+    configuration.write_text('[dicom]\nae_title = "ARCHIVE1"\nmaximum_associations = 32\n', encoding="utf-8")
     done = run("conformance", "--json", "--config", str(configuration))
     sections = {section["title"]: section for section in json.loads(done.out)["sections"]}
     assert '"ARCHIVE1" Application Entity' in sections
     association = sections["General Association Parameters"]["tables"]["association"]
-    assert {"Parameter": "Maximum Length Received, bytes", "Value": "65536"} in association
+    assert {"Parameter": "Maximum number of associations as acceptor", "Value": "32"} in association
     assert "that of one site" in sections["Remarks"]["text"]
 
 

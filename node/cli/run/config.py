@@ -59,9 +59,9 @@ def _rows(kind: str, sentences: Sequence[str]) -> list[dict[str, str]]:
 
 @app.command()
 def example(json: Json = False) -> None:
-    """Print every key with its description and default.
+    """Print the keys that people set, with comments.
 
-    With --json, as a JSON Schema.
+    With --json, the JSON Schema of every key.
     """
     if json:
         from node.settings.model import Settings

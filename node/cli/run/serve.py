@@ -76,7 +76,7 @@ def serve(
     gc.enable()
     logs.configure(settings.log.level, settings.log.format)
     if settings.log.file is not None:
-        logs.write_to_file(settings.log.file, settings.log.file_bytes, settings.log.file_count)
+        logs.write_to_file(settings.log.file)
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
     start = stop_at_signal(stop)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
+from node.extras import lacking
 from node.hookspecs import Action, Command, Extension, IndexServer, OpenedRoot
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
 
 
 class _PostgreSQL(Extension):
@@ -18,6 +23,10 @@ class _PostgreSQL(Extension):
             ("voxelnode db hosts", "voxelnode db hosts forget HOST"),
         ),
     )
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        if settings.index.url is not None:
+            yield from lacking("index: url", "cluster")
 
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
         from node.extensions.postgresql.actions import actions

@@ -5,9 +5,10 @@ import pytest
 
 from node.errors import UsageError
 from node.extensions.deidentify.settings import DeidentifySettings
-from node.settings.example import example_toml
+from node.settings.example import example_toml, keys, sections
 from node.settings.load import Configuration, load
 from node.settings.model import HookSettings, Settings
+from tests.field_tables import DOCS, with_table
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -203,6 +204,17 @@ def test_the_example_is_generated_from_the_model() -> None:
     assert example == example_toml(), "run: voxelnode config example > config.example.toml"
 
 
+def test_the_example_has_a_line_for_each_comment_and_is_short() -> None:
+    lines = example_toml().splitlines()
+    assert [line for line in lines if len(line) > 120] == []
+    assert len(example_toml().encode()) <= 9000
+
+
+def test_the_document_has_every_key() -> None:
+    document = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    assert with_table("configuration.md") == document, "run: python -m tests.field_tables"
+
+
 def test_the_example_changes_nothing() -> None:
     assert Settings.model_validate(tomllib.loads(example_toml())) == Settings()
 
@@ -225,14 +237,7 @@ def test_every_key_that_the_example_shows_is_its_default() -> None:
 
 
 def test_every_key_says_what_it_does() -> None:
-    sections = [field.annotation for field in Settings.model_fields.values()]
-    undescribed = [
-        f"{section.__name__}.{name}"
-        for section in sections
-        if hasattr(section, "model_fields")
-        for name, field in section.model_fields.items()
-        if not field.description
-    ]
+    undescribed = [f"{name}.{key}" for name, model in sections() for key, field in keys(model) if not field.description]
     assert undescribed == []
 
 
