@@ -55,7 +55,8 @@ def call_of(site: Site, account: str = "one") -> Call:
 
 
 def downloads_of(site: Site) -> Downloads:
-    found: Downloads = site.server._app.state.downloads
+    assert site.url, "the server makes them"
+    found: Downloads = site.app.state.downloads
     return found
 
 
