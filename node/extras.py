@@ -8,14 +8,13 @@ from typing import Literal
 
 from node.errors import UsageError
 
-Extra = Literal["cluster", "frames", "ocr", "oidc", "results", "s3", "webhooks"]
+Extra = Literal["cluster", "frames", "ocr", "oidc", "s3", "webhooks"]
 
 MODULES: Mapping[Extra, tuple[str, ...]] = {
     "cluster": ("psycopg",),
     "frames": ("polars",),
     "ocr": ("rapidocr", "onnxruntime"),
     "oidc": ("authlib", "joserfc"),
-    "results": ("highdicom",),
     "s3": ("obstore",),
     "webhooks": ("standardwebhooks",),
 }

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DEPENDENCIES: list[str] = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-OF_CONTAINER = ("s3", "cluster", "oidc", "results", "second-factor", "webhooks")
+OF_CONTAINER = ("s3", "cluster", "oidc", "second-factor", "webhooks")
 LOCKS = {
     "requirements.lock": DEPENDENCIES + [text for extra in OF_CONTAINER for text in EXTRAS[extra]],
     "build.lock": PROJECT["build-system"]["requires"],

@@ -28,9 +28,6 @@ NEEDS: dict[Extra, list[tuple[str, str]]] = {
     "oidc": [
         ("web.oidc: issuer", '[web.oidc]\nissuer = "https://id.example.org"\nclient_id = "a"\nread = ["staff"]\n')
     ],
-    "results": [
-        ("hooks.lungs: results", '[hooks.lungs]\non = ["volume-written"]\ncommand = ["true"]\nresults = true\n')
-    ],
     "s3": [
         ("storage: url", '[storage]\nurl = "s3://scans"\n'),
         ("destinations.CLOUD: s3", '[destinations.CLOUD]\ns3 = "s3://scans"\n'),

@@ -136,6 +136,11 @@ class Site:
         host, port = self.server.start()
         return f"{self.server.scheme}://{host}:{port}"
 
+    def serving(self) -> Site:
+        """The site, whose server listens and makes downloads."""
+        assert self.url
+        return self
+
     @cached_property
     def _in_process(self) -> InProcess:
         return InProcess(self.server)

@@ -23,7 +23,7 @@ STUDY, OTHER = "1.2.3", "1.2.4"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Two studies of two people: images, a compressed one, a report, and what has no place on media."""
-    site = open_site(tmp_path_factory.mktemp("media") / "root")
+    site = open_site(tmp_path_factory.mktemp("media") / "root").serving()
     site.take(*make.ct_series(2, study_uid=STUDY, series_uid="1.2.3.1", PatientID="P1"))
     compressed = make.ct_series(1, study_uid=STUDY, series_uid="1.2.3.2", PatientID="P1")[0]
     compressed.compress(RLELossless)

@@ -55,8 +55,7 @@ def call_of(site: Site, account: str = "one") -> Call:
 
 
 def downloads_of(site: Site) -> Downloads:
-    assert site.url, "the server makes them"
-    found: Downloads = site.app.state.downloads
+    found: Downloads = site.serving().app.state.downloads
     return found
 
 
@@ -144,7 +143,7 @@ def test_a_start_makes_what_the_last_one_owed_and_keeps_files_for_their_hour(sit
 @pytest.fixture
 def two(start_site: Callable[..., Site]) -> tuple[Site, httpx2.Client, httpx2.Client]:
     """A root with a study of two series, and two accounts that read."""
-    site = start_site(authentication="always")
+    site = start_site(authentication="always").serving()
     for series in ("1.2.3.1", "1.2.3.2"):
         site.take(*make.ct_series(2, study_uid=STUDY, series_uid=series))
     for name in ("one", "two"):

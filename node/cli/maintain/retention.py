@@ -66,7 +66,8 @@ def confirm(root: ChangedRoot) -> Answer:
 def set_rules(keys: Keys, root: ChangedRoot) -> Answer:
     """Set the rules of retention.
 
-    Keys that are not given have their defaults. The next pass of the node follows them, and `voxelnode retention` lists what they would delete.
+    Keys that are not given have their defaults. The next pass of the node follows them, and `voxelnode retention`
+    lists what they would delete.
     """
     return in_force(root.order("set-table", table="retention", keys=table_of(keys)))
 

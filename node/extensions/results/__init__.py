@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from node.extras import lacking
 from node.hookspecs import Command, Extension, Router, Statement
-
-if TYPE_CHECKING:
-    from node.settings.model import Settings
 
 
 class _Results(Extension):
@@ -38,11 +31,6 @@ class _Results(Extension):
         },
         f"{__name__}.statement:tables_of",
     )
-
-    def mistakes(self, settings: Settings) -> Iterator[str]:
-        for name, hook in settings.hooks.items():
-            if hook.results:
-                yield from lacking(f"hooks.{name}: results", "results")
 
 
 EXTENSION = _Results()
