@@ -74,7 +74,6 @@ KINDS: Mapping[WorkKind, str] = {
     "retrieval": "retrieve from",
     "commitment": "commitment to",
     "question": "ask",
-    "notification": "tell of an examination",
     "erasure": "erasure",
 }
 """What is owed, whatever became of it."""
@@ -86,7 +85,6 @@ PLURALS: Mapping[WorkKind, str] = {
     "retrieval": "Retrievals",
     "commitment": "Commitments",
     "question": "Questions",
-    "notification": "Notifications",
     "erasure": "Erasures",
 }
 """Kinds as the page chooses them."""

@@ -101,13 +101,6 @@ class Inquiry:
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """Of a notification about a performed procedure step; `event`: its Event Type ID (PS3.4 table F.9.2-1)."""
-
-    event: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Erasure:
     """Of an erasure.
 
@@ -129,7 +122,7 @@ class Erasure:
     certificate: Mapping[str, Any] = field(default_factory=dict)
 
 
-Payload = Message | Assignment | Counts | Request | Inquiry | Notice | Erasure
+Payload = Message | Assignment | Counts | Request | Inquiry | Erasure
 
 PAYLOADS: Mapping[Kind, type[Payload]] = {
     "hook": Message,
@@ -138,7 +131,6 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     "retrieval": Counts,
     "commitment": Request,
     "question": Inquiry,
-    "notification": Notice,
     "erasure": Erasure,
 }
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
-Kind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure"]
+Kind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "erasure"]
 """hook, route: a message to it; job: what a hook was asked to do; retrieval: from a peer; commitment: a result that is
-to be reported; question: what the sender of a series has of it; notification: what became of a performed procedure
-step; erasure: what is to go for good."""
+to be reported; question: what the sender of a series has of it; erasure: what is to go for good."""
 
 State = Literal["waiting", "running", "ended"]
 

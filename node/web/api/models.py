@@ -432,7 +432,7 @@ class SendResult(Resource):
     instances: int
 
 
-WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure"]
+WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "erasure"]
 """See `node.index.work.states`; so for the next."""
 
 WorkState = Literal[
