@@ -18,9 +18,7 @@ Drop = Annotated[int, typer.Option("--drop", metavar="N", min=0, help="Drop up t
 LISTS = frozenset({"to", "otherwise", "remove", "on", "calling_ae_titles"})
 """Keys that take several values; one alone needs no brackets."""
 
-TEXTS = frozenset(
-    {"when", "where", "between", "priority", "transfer_syntax", "deidentify", "url", "peer", "keep_where"}
-)
+TEXTS = frozenset({"when", "where", "between", "priority", "transfer_syntax", "deidentify", "url", "keep_where"})
 """Keys whose value is a text, which needs no quotes."""
 
 

@@ -27,9 +27,7 @@ RULES = ("days", "days_by_calling_ae_title", "maximum_studies", "only_converted"
 
 _NOT_ACCEPTED = "this version does not accept its settings"
 
-HOOK_KEYS = frozenset(
-    {"on", "url", "peer", "calling_ae_titles", "where", "include_patient", "timeout_seconds", "attempts"}
-)
+HOOK_KEYS = frozenset({"on", "url", "calling_ae_titles", "where", "include_patient", "timeout_seconds", "attempts"})
 """Keys of [hooks.NAME] that a hook may have which was added.
 
 The others run programs, read files of the machine, or let a receiver write into the archive. Who may add a hook has an

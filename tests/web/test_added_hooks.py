@@ -21,7 +21,6 @@ from node.extensions.administration.additions import NONE_YET
 from node.index.nouns.added import ADDED
 from node.settings.model import Settings
 from tests.acceptance.served import until
-from tests.peers import Pacs
 from tests.preloaded import run
 from tests.receivers import Answer, Received, Receiver
 from tests.rows import view_rows
@@ -174,13 +173,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "ca": ({"on": STORED, "url": "https://example.org/", "ca_file": "/etc/shadow"}, "needs a file"),
     "results": ({"on": STORED, "url": "https://example.org/", "results": True}, "writes into the archive"),
     "nowhere": ({"on": STORED}, "exactly one of"),
-    "both": ({"on": STORED, "url": "https://example.org/", "peer": "pacs"}, "exactly one of"),
+    "both": ({"on": STORED, "url": "https://example.org/", "peer": "pacs"}, "peer"),
     "none": ({"on": [], "url": "https://example.org/"}, "on"),
     "event": ({"on": ["stored"], "url": "https://example.org/"}, "on"),
     "selector": ({"on": STORED, "url": "https://example.org/", "where": "modality = CT"}, "where"),
     "table": ({"on": STORED, "url": "https://example.org/", "where": {"modality": "CT"}}, "expression"),
     "key": ({"on": STORED, "url": "https://example.org/", "wher": "x"}, "wher"),
-    "peer": ({"on": ["study-quiet"], "peer": "nobody"}, "name of a peer"),
     "user": ({"on": STORED, "url": "https://a:b@example.org/"}, "must not contain a user name"),
     "plain": ({"on": STORED, "url": "http://example.org/", "include_patient": True}, "must be https"),
     "loopback": ({"on": STORED, "url": "http://127.0.0.1:1/"}, "hook_networks"),
@@ -270,8 +268,6 @@ def test_what_waits_stays_with_a_changed_hook_and_is_dropped_only_if_somebody_ag
             until(lambda: hooks_of(here)["x"]["waiting"] == 2, DEADLINE_SECONDS, "both wait")
             with pytest.raises(UsageError, match="2 messages wait for the hook x"):
                 here.act("remove-hook", name="x", who="chief", drops=1)
-            with pytest.raises(UsageError, match="add another hook instead"):
-                here.act("set-hook", name="x", who="chief", hook={"on": ["study-quiet"], "peer": "pacs"})
             here.act("pause-hooks", hooks=["x"], paused=True)
             uids += here.receive(tmp_path)
             until(lambda: hooks_of(here)["x"]["instances_behind"] == 2, DEADLINE_SECONDS, "these have no message yet")
@@ -350,36 +346,21 @@ def test_a_name_that_the_configuration_has_later_is_that_of_the_configuration(
         here.stop()
 
 
-def test_a_hook_whose_peer_left_keeps_what_waits_and_rows_that_run_programs_are_not_believed(
-    tmp_path: Path, receiver: Receiver
-) -> None:
-    with Pacs() as pacs:
-        here = Started(settings_of(tmp_path / "root", pacs))
-        try:
-            here.act("set-hook", name="ian", who="chief", hook={"on": ["series-quiet"], "peer": "pacs"})
-            here.act("pause-hooks", hooks=["ian"], paused=True)
-            rows = here.node._repository.index.repository(ADDED["hooks"])
-            program = {"on": STORED, "command": ["/bin/touch", str(tmp_path / "ran")]}
-            rows.set("evil", program, "somebody", here.node._repository.index.now())
-            here.stop()
-            here = Started(settings_of(tmp_path / "root"))
-            assert set(here.settings.added.unusable_in("hooks")) == {"ian", "evil"}
-            assert list(hooks_of(here)) == ["ian"]
-            here.receive(tmp_path)
-            here.act("remove-hook", name="evil", who="chief")
-            here.stop()
-            here = Started(settings_of(tmp_path / "root", pacs))
-            assert here.settings.added.unusable_in("hooks") == {}
-            assert hooks_of(here)["ian"]["paused"]
-            assert not (tmp_path / "ran").exists()
-            with pytest.raises(UsageError, match="is in the configuration"):
-                here.act("remove-peer", name="pacs", who="chief")
-            here.act("set-peer", name="new", who="chief", peer={"ae_title": "NEW", "host": "127.0.0.1", "port": 1})
-            here.act("set-hook", name="told", who="chief", hook={"on": ["series-quiet"], "peer": "new"})
-            with pytest.raises(UsageError, match="the hook told sends to new"):
-                here.act("remove-peer", name="new", who="chief")
-        finally:
-            here.stop()
+def test_rows_that_run_programs_are_not_believed(tmp_path: Path) -> None:
+    here = Started(settings_of(tmp_path / "root"))
+    try:
+        rows = here.node._repository.index.repository(ADDED["hooks"])
+        program = {"on": STORED, "command": ["/bin/touch", str(tmp_path / "ran")]}
+        rows.set("evil", program, "somebody", here.node._repository.index.now())
+        here.stop()
+        here = Started(settings_of(tmp_path / "root"))
+        assert set(here.settings.added.unusable_in("hooks")) == {"evil"}
+        assert hooks_of(here) == {}
+        here.receive(tmp_path)
+        here.act("remove-hook", name="evil", who="chief")
+        assert not (tmp_path / "ran").exists()
+    finally:
+        here.stop()
 
 
 def test_administrators_alone_see_and_change_hooks_by_rest_and_no_other_page_does(
@@ -398,7 +379,7 @@ def test_administrators_alone_see_and_change_hooks_by_rest_and_no_other_page_doe
             ("POST", f"{hook}/pause"),
         }:  # fmt: skip
             assert writer.request(method, path, json=rules).status_code == 403, path
-        form = {"name": "mail", "kind": "url", "to": receiver.url, "on": "instance-stored"}
+        form = {"name": "mail", "url": receiver.url, "on": "instance-stored"}
         for path in ("added-hooks", "added-hooks/mail", "added-hooks/mail/remove", "try-hook", "hooks/file"):
             asked = {"Origin": here.url.rstrip("/")}
             assert writer.post(f"/administration/{path}", data=form, headers=asked).status_code == 403, path

@@ -12,7 +12,6 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.extensions.administration.additions import NONE_YET
-from node.extensions.administration.hook_forms import KINDS
 from node.extensions.administration.own import require_session
 from node.extensions.administration.route_forms import choices
 from node.extensions.pages.rendering import SEE_OTHER, page
@@ -81,7 +80,7 @@ def connections(call: AdminCall) -> Response:
     values: dict[str, Any] = {"peers": settings.peers, "verbs": get_args(Verb), "routes": routes, "hooks": hooks}
     values |= {"added": added, "hidden": hidden, "waiting": waiting, "choices": choices(settings)}
     values |= {"known": {table: getattr(settings, table) for table in TABLES}, "unusable": settings.added.unusable}
-    values |= {"hook_events": get_args(HookEvent), "kinds": KINDS}
+    values |= {"hook_events": get_args(HookEvent)}
     return page(call, "connections.html", part="connections", file=Configuration.of(settings).file, **values)
 
 

@@ -22,9 +22,6 @@ router = APIRouter(include_in_schema=False)
 
 PAGE = "/administration/connections#hooks-title"
 
-KINDS = {"url": "webhook", "peer": "DICOM peer"}
-"""What an added hook sends to, by the key for it."""
-
 HookName = Annotated[str, Path(max_length=64)]
 Messages = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(max_length=4000)]
@@ -37,8 +34,7 @@ class HookForm(BaseModel):
     `seen`: the change that the form is about, so that one of somebody else is not overwritten.
     """
 
-    kind: Literal["url", "peer"]
-    to: Text
+    url: Text
     on: tuple[HookEvent, ...] = ()
     calling_ae_titles: Text = ""
     where: Text = ""
@@ -54,7 +50,7 @@ class HookForm(BaseModel):
         """Return the table of the hook, with the keys that have no default value, and its secret."""
         titles = tuple(title.strip() for title in self.calling_ae_titles.split(",") if title.strip())
         values = {
-            "on": self.on, self.kind: self.to.strip(), "calling_ae_titles": titles, "where": self.where.strip() or None,
+            "on": self.on, "url": self.url.strip(), "calling_ae_titles": titles, "where": self.where.strip() or None,
             "include_patient": self.include_patient, "timeout_seconds": self.timeout_seconds, "attempts": self.attempts,
         }  # fmt: skip
         keys = {key: value for key, value in values.items() if value != HookSettings.model_fields[key].default}

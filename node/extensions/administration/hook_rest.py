@@ -42,7 +42,6 @@ class HookFields(Resource):
 
     on: Annotated[list[HookEvent], Field(min_length=1, max_length=10)]
     url: Text | None = None
-    peer: Annotated[str | None, Field(max_length=64)] = None
     calling_ae_titles: Annotated[list[Title], Field(max_length=100, default_factory=list)]
     where: Text | None = None
     include_patient: bool = False
@@ -60,7 +59,7 @@ class HookRules(Rules):
     """A hook: its rules with the defaults, and who added it; null: it is of the configuration, and changed there.
 
     `secret`: whether it signs its messages. `trouble`: why the last attempt of what waits failed.
-    `unusable`: why a hook that was added sends nothing, such as because its peer is gone.
+    `unusable`: why a hook that was added sends nothing.
     """
 
     hook: str

@@ -1,4 +1,4 @@
-"""Hooks that administrators add, beside those of the configuration: webhooks and DICOM peers.
+"""Hooks that administrators add, beside those of the configuration: webhooks.
 
 A command or a plugin would give whoever has an account of the pages, or has stolen one, a program on the machine: those
 are written in the configuration, always. Nor does a form name files of the machine, and addresses of the machine itself
@@ -141,8 +141,6 @@ class HookChanges(Changes[HookSettings]):
             raise UsageError('where: an added hook has an expression, such as modality == "CT"')
         wanted = self._parsed(hook)
         before = self._settings.hooks.get(name)
-        if before is not None and before.kind != wanted.kind:
-            raise UsageError(f"{wanted.kind}: the hook {name} has {before.kind}: add another hook instead")
         wanted = wanted.with_secret(_secret(wanted, before, secret))
         settings = self._having(name, wanted)
         reach = reach_of(settings, name)
@@ -200,8 +198,6 @@ def _secret(wanted: HookSettings, before: HookSettings | None, secret: str | Non
         return before.secret
     if not secret:
         return None
-    if wanted.peer is not None:
-        raise UsageError("secret: a DICOM peer is sent none")
     if len(secret) > MAX_SECRET_CHARACTERS or not secret.isascii() or not secret.isprintable():
         raise UsageError(f"secret: has up to {MAX_SECRET_CHARACTERS} printable characters of ASCII")
     return secret

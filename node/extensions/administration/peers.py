@@ -60,8 +60,6 @@ class PeerChanges(Changes[Peer]):
         """Refuse to take the address of a peer away to which something is sent."""
         if routes := [route for route, rules in self._settings.routes.items() if name in rules.to]:
             raise UsageError(f"the route {routes[0]} sends to {name}: change or remove the route first")
-        if hooks := [one for one, hook in self._settings.hooks.items() if hook.peer == name]:
-            raise UsageError(f"the hook {hooks[0]} sends to {name}: change or remove the hook first")
         with self._index.reading() as index:
             waiting = sum(outstanding(row) for row in index.routes.destinations() if row["destination"] == name)
         if waiting:

@@ -1,16 +1,8 @@
-"""Who receives the messages of hooks: webhooks, commands, plugins, and DICOM peers."""
+"""Who receives the messages of hooks: webhooks, commands and plugins."""
 
 from __future__ import annotations
 
-from node.hookspecs import Extension, Key, Statement
-
-NOTIFICATION = """\
-##### SCU of the Instance Availability Notification SOP Class
-
-A hook with `peer` ([hooks.md](hooks.md)) sends an N-CREATE when a series or a study is quiet, on an association of its
-own. It names every available instance as `ONLINE`, with our AE title as Retrieve AE Title, and the performed procedure
-steps of the study. Success, a warning and 0x0111 end the attempts; others are repeated, across restarts.
-"""
+from node.hookspecs import Extension, Key
 
 
 class _Channels(Extension):
@@ -21,10 +13,7 @@ class _Channels(Extension):
         Key("url", f"{__name__}.webhook:opened"),
         Key("command", f"{__name__}.command:opened"),
         Key("plugin", f"{__name__}.plugins:opened"),
-        Key("peer", f"{__name__}.availability:opened"),
     )
-    asks = ("1.2.840.10008.5.1.4.33",)
-    statement = Statement({"Instance Availability Notification Service": f"{__name__}:NOTIFICATION"})
 
 
 EXTENSION = _Channels()
