@@ -64,7 +64,6 @@ class _Deidentify(Extension):
                 "voxelnode deidentify scans clean --pixel-rules devices.toml",
             ),
         ),
-        Command("released", "Convert", f"{__name__}.released:released", ("voxelnode released trial remaining.csv",)),
         Command(
             "pseudonyms",
             "Maintain",
