@@ -87,7 +87,6 @@ class Listener:
             ingest.index,
             settings.dicom.ae_title,
             settings.dicom.maximum_query_results,
-            metrics,
             audit,
             self.added.finds,
         )
