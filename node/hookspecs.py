@@ -321,9 +321,9 @@ class RouteParts:
     audit: Audit
 
 
-OpenChannel = Callable[["Settings", str, "Index | None"], "Channel"]
-"""Opens what delivers the messages of a hook. It takes the name of the hook, and the index, None for test messages; it
-raises `UsageError` if the hook cannot be used."""
+OpenChannel = Callable[["Settings", str], "Channel"]
+"""Opens what delivers the messages of a hook. It takes the name of the hook; it raises `UsageError` if the hook
+cannot be used."""
 
 
 class DestinationKind(Protocol):

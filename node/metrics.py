@@ -53,12 +53,6 @@ class Metrics:
             ["port", "rule"],
         )
         self.c_store_answers = counter("voxelnode_c_store_answers", "C-STORE requests answered, by status", ["status"])
-        self.c_find_answers = counter(
-            "voxelnode_c_find_answers", "C-FIND requests answered, by final status", ["status"]
-        )
-        self.interrupted = counter(
-            "voxelnode_instances_interrupted", "Instances whose sender disconnected before the last byte"
-        )
         self.received_bytes = counter(
             "voxelnode_received_bytes", "Data set bytes received by C-STORE, in stored and refused instances"
         )
@@ -108,9 +102,6 @@ class Metrics:
             "voxelnode_spooled_volume_files", "Files of volumes still to be moved to the object store"
         )
         self.object_store_up = gauge("voxelnode_object_store_up", "1 while the object store answers; 0 without one")
-        self.scrubbed_files = counter(
-            "voxelnode_scrubbed_files", "Files of the archive that were compared in background"
-        )
         self.scrub_last_pass_timestamp = gauge(
             "voxelnode_scrub_last_pass_timestamp_seconds", "When all files had been compared last; 0: never"
         )

@@ -86,7 +86,6 @@ class Listener:
         self.find_service = FindService(
             ingest.index,
             settings.dicom.ae_title,
-            metrics,
             audit,
             self.added.finds,
         )

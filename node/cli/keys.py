@@ -29,7 +29,6 @@ TEXTS = frozenset(
         "transfer_syntax",
         "deidentify",
         "url",
-        "peer",
         "keep_where",
         "ae_title",
         "host",

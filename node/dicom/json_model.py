@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import datetime as dt
 import math
 import re
 import struct
@@ -185,34 +184,6 @@ def text_element(vr: str, text: str) -> Json:
 def name_groups(name: str) -> dict[str, str]:
     """Return the component groups of a name that are not empty, by the names of the groups (PS3.18 F.2.2)."""
     return {group: text for group, text in zip(NAME_GROUPS, name.split("="), strict=False) if text}
-
-
-def elements(attributes: Mapping[str, Any]) -> Json:
-    """Return attributes by keyword as a data set in the DICOM JSON Model; None and empty text are an empty value.
-
-    A list has the items of a sequence, each a mapping like this one. A name is text with its component groups; moments
-    are in UTC.
-    """
-    model: Json = {}
-    for keyword, value in attributes.items():
-        tag = standard_tag(keyword)
-        element: Json = {"vr": dictionary_VR(tag)}
-        if isinstance(value, list):
-            values = [elements(item) for item in value]
-        else:
-            values = [] if value in (None, "") else [_value_of(element["vr"], value)]
-        model[f"{tag:08X}"] = element | ({"Value": values} if values else {})
-    return dict(sorted(model.items()))
-
-
-def _value_of(vr: str, value: Any) -> Any:
-    if vr == "PN":
-        return name_groups(str(value))
-    if isinstance(value, dt.datetime):
-        return f"{value.astimezone(dt.UTC):%Y%m%d%H%M%S}.{value.microsecond:06d}+0000"
-    if isinstance(value, dt.date):
-        return f"{value:%Y%m%d}"
-    return value
 
 
 def _number(vr: str, text: str) -> float | int | str | None:

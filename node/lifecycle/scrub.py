@@ -127,7 +127,6 @@ class Scrub(BackgroundService):
         self._is_idle = self._is_empty = False
         metrics.scrub_last_pass_timestamp.set_function(self._last_ended)
         metrics.scrub_damaged.set_function(lambda: float(self._state.last.damaged if self._state.last else 0))
-        self._scrubbed = metrics.scrubbed_files
 
     def start(self) -> None:
         """Start the thread; on an empty archive, the commit of the first instances wakes it."""
@@ -219,7 +218,6 @@ class Scrub(BackgroundService):
 
     def _compared(self, current: ScrubPass, file: InstanceFile) -> ScrubPass:
         problem = self._problem_of(file)
-        self._scrubbed.inc()
         if problem is not None and file.key not in self._index.instances.named_keys([file.key]):
             problem = None  # deleted or replaced meanwhile
         now = self._now()

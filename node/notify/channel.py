@@ -1,4 +1,4 @@
-"""The interface of what delivers messages: webhooks, commands, plugins, notifications of peers."""
+"""The interface of what delivers messages: webhooks, commands and plugins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from node.errors import UsageError, VoxelnodeError
-from node.index.database.index import Index
 from node.notify.message import HookMessage
 from node.registry import open_channel
 from node.settings.model import Settings
@@ -75,13 +74,13 @@ class Channel(Protocol):
         """Close connections and child processes."""
 
 
-def hook_channel(settings: Settings, name: str, index: Index | None = None) -> Channel:
-    """Return the channel of a hook; without an index only for test messages.
+def hook_channel(settings: Settings, name: str) -> Channel:
+    """Return the channel of a hook.
 
     Raises UsageError if the hook is misconfigured; the message names it.
     """
     try:
-        return open_channel(settings, settings.hooks[name].kind)(settings, name, index)
+        return open_channel(settings, settings.hooks[name].kind)(settings, name)
     except UsageError as error:
         raise UsageError(f"[hooks.{name}] {error}") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from time import monotonic
 
 import structlog
@@ -26,7 +25,7 @@ from node.metrics import Metrics
 from node.notify.channel import Channel, Delivered, NotDelivered, end_leftovers, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.selector import compile_selector
-from node.settings.model import HookSettings, Peer, Settings
+from node.settings.model import HookSettings, Settings
 
 log = structlog.get_logger()
 
@@ -249,15 +248,7 @@ class HookWorker(MessageLoop):
         return Attempt(pending, decision, attempts, error.output)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What the worker of a hook is built from; `peer`: the one that it notifies."""
-
-    hook: HookSettings
-    peer: Peer | None
-
-
-class Notifier(MessageLoops[_Plan, HookWorker]):
+class Notifier(MessageLoops[HookSettings, HookWorker]):
     """Deliver events to every hook, continuing where the last process stopped.
 
     `is_needed`: False on a host that only others deliver for.
@@ -280,15 +271,15 @@ class Notifier(MessageLoops[_Plan, HookWorker]):
         self._is_needed = is_needed
         super().__init__(settings, index)
 
-    def _plans(self) -> dict[Lane, _Plan]:
-        hooks, peers = self._settings.hooks if self._is_needed else {}, self._settings.peers
-        return {Lane("hook", name): _Plan(hook, peers.get(hook.peer or "")) for name, hook in hooks.items()}
+    def _plans(self) -> dict[Lane, HookSettings]:
+        hooks = self._settings.hooks if self._is_needed else {}
+        return {Lane("hook", name): hook for name, hook in hooks.items()}
 
-    def _built(self, plans: Mapping[Lane, _Plan]) -> list[HookWorker]:
-        return [self._worker(lane.name, plan.hook) for lane, plan in plans.items()]
+    def _built(self, plans: Mapping[Lane, HookSettings]) -> list[HookWorker]:
+        return [self._worker(lane.name, hook) for lane, hook in plans.items()]
 
     def _worker(self, name: str, hook: HookSettings) -> HookWorker:
-        channel = hook_channel(self._settings, name, self._index)
+        channel = hook_channel(self._settings, name)
         index, ae_title, url = self._index, self._settings.dicom.ae_title, self._settings.web.public_url
         parts = index, self._metrics, self._audit, ae_title, self._results
         return HookWorker(name, hook, channel, *parts, index.now, url, self._held)

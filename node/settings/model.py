@@ -464,7 +464,7 @@ class Web(SettingsSection):
 
 
 class HookSettings(SettingsSection):
-    """[hooks.NAME]: a receiver of messages about events, after their commit; set url, command, plugin or peer."""
+    """[hooks.NAME]: a receiver of messages about events, after their commit; set url, command or plugin."""
 
     on: tuple[HookEvent, ...] = Field(min_length=1, description="Events", examples=[["volume-written"]])
     url: str | None = Field(
@@ -492,10 +492,6 @@ class HookSettings(SettingsSection):
         description='Program and arguments, such as ["/usr/local/bin/segment", "{path}"]; its input is the message.',
     )
     plugin: str | None = Field(None, description='Entry point in the group "voxelnode.plugins".')
-    peer: str | None = Field(
-        None,
-        description="Peer that gets an Instance Availability Notification of each quiet series or study.",
-    )
     calling_ae_titles: tuple[AETitle, ...] = Field((), description="Only events of these senders; empty: all.")
     where: Where | None = Field(
         None,
@@ -516,14 +512,13 @@ class HookSettings(SettingsSection):
         return self._kinds()[0]
 
     def _kinds(self) -> list[str]:
-        keys = ("url", "command", "plugin", "peer")
+        keys = ("url", "command", "plugin")
         return [key for key in keys if getattr(self, key) not in (None, ())]
 
     @property
     def receiver(self) -> str:
         """Who receives the messages, for people."""
-        others = (("plugin", self.plugin), ("peer", self.peer))
-        return self.url or next((f"{kind} {other}" for kind, other in others if other), " ".join(self.command))
+        return self.url or (f"plugin {self.plugin}" if self.plugin else " ".join(self.command))
 
     @property
     def host(self) -> str:
@@ -532,9 +527,7 @@ class HookSettings(SettingsSection):
 
     def _mistakes(self) -> Iterator[str]:
         if len(self._kinds()) != 1:
-            yield "exactly one of url, command, plugin and peer must be given"
-        if self.peer is not None and (self.include_patient or not set(self.on) <= {"series-quiet", "study-quiet"}):
-            yield "peer is notified on series-quiet and study-quiet only, and without include_patient"
+            yield "exactly one of url, command and plugin must be given"
         if self.url is None and self.secret_file:
             yield "secret_file requires url"
         if self.secret is not None and (self.secret_file or not self.url):
@@ -566,8 +559,6 @@ class HookSettings(SettingsSection):
             if any("{out}" in argument for argument in self.command):
                 yield "{out} in command needs results = true"
             return
-        if self.peer is not None:
-            yield "a peer gives no results: leave results out"
         if other := [event for event in self.on if event not in RESULT_EVENTS]:
             yield f"results come from {', '.join(RESULT_EVENTS)}, not from {', '.join(other)}"
         if self.url is not None:
@@ -1004,9 +995,6 @@ class Settings(SettingsSection):
 
     def _mistakes_of_hooks(self) -> Iterator[str]:
         for name, hook in self.hooks.items():
-            peer = self.peers.get(hook.peer) if hook.peer is not None else None
-            if hook.peer is not None and (peer is None or peer.host is None):
-                yield f"hooks.{name}: peer must be the name of a peer in [peers] that has a host"
             if hook.results and not any(extension.results for extension in enabled(self)):
                 yield f"hooks.{name}: results is of an extension that [extensions] disabled switches off"
             if hook.results and hook.url is not None and not self.web.enabled:

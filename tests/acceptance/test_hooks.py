@@ -145,7 +145,7 @@ def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(t
         ({"command": ["no-such-program"]}, "[hooks.one] command: 'no-such-program' is not an executable file"),
         ({"plugin": "missing"}, "[hooks.one] no entry point 'missing'"),
         ({"url": "https://127.0.0.1/", "secret_file": "/nowhere/secret"}, "[hooks.one] secret_file /nowhere/secret"),
-        ({}, "exactly one of url, command, plugin and peer must be given"),
+        ({}, "exactly one of url, command and plugin must be given"),
     ],
 )
 def test_a_hook_that_cannot_work_stops_the_start(tmp_path: Path, keys: dict[str, Any], told: str) -> None:

@@ -195,7 +195,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hooks.selector": ({**WEBHOOK, "where": "modality = CT"}, "where"),
     "hooks.table": ({**WEBHOOK, "where": {"modality": "CT"}}, "expression"),
     "hooks.key": ({**WEBHOOK, "wher": "x"}, "wher"),
-    "hooks.peer": ({"on": ["study-quiet"], "peer": "nobody"}, "name of a peer"),
     "hooks.user": ({"on": STORED, "url": "https://a:b@example.org/"}, "must not contain a user name"),
     "hooks.short": ({**WEBHOOK, "secret": "whsec_short"}, "secret"),
     "hooks.letters": ({**WEBHOOK, "secret": "é" * 40}, "secret"),

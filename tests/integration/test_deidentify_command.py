@@ -12,17 +12,10 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from node.audit.audit_log import Audit
-from node.control.repository import Repository
 from node.extensions.deidentify.profile import Option, Profile
-from node.index.work.routes import DueInstance, SentInstance, lane_to
-from node.settings.load import load
 from tests import make
-from tests.crash.journal import Sent
-from tests.ingest import take
-from tests.integration.conftest import data_set_bytes
 from tests.leaks import leaks
 from tests.preloaded import run
-from tests.rows import view_rows
 
 RULES = '[[device]]\nwhen = { Manufacturer = "Example", Modality = "OT" }\nblank = [[0, 0, 10, 2]]\n'
 
@@ -153,45 +146,3 @@ def test_nothing_written_is_a_failure(tmp_path: Path) -> None:
     done = run("deidentify", tmp_path / "1.dcm", tmp_path / "out")
     assert done.returncode == 1
     assert done.stdout.endswith(f"0 instances of 0 patients, 0 refused, 1 skipped: {tmp_path / 'out'}\n")
-
-
-@pytest.mark.slow
-def test_what_stays_in_what_a_route_has_sent_is_counted_from_the_archive(tmp_path: Path) -> None:
-    root, key, config, report = (tmp_path / name for name in ("root", "trial.key", "config.toml", "stays.csv"))
-    assert run("pseudonyms", "new", key, "--name", "t1").returncode == 0
-    config.write_text(
-        f'[storage]\nroot = "{root}"\nreserve_bytes = 0\n'
-        '[peers.PACS]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\n'
-        f'[deidentify.trial]\nkey = "{key}"\nclean = ["descriptors"]\n'
-        '[routes.trial]\nto = ["PACS"]\ndeidentify = "trial"\nset = { InstitutionName = "Trial" }\n'
-        '[routes.open]\nto = ["PACS"]\n'
-    )
-    series = make.ct_series(3, PatientName="Secret^Person", SeriesDescription="Thorax Secret")
-    with Repository(load(config, {}).settings) as repository:
-        take(
-            repository.ingest,
-            [Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds)) for ds in series],
-        )
-        rows = view_rows(root, "SELECT id, key, sha256, sop_instance_uid FROM images ORDER BY sop_instance_uid")
-        sent = [
-            SentInstance(
-                DueInstance(
-                    row["id"], "", "", row["sop_instance_uid"], "", "", row["key"], 0, 0, row["sha256"], "dicom",
-                    None, None, None, is_sent=False,
-                ),
-                "1.2", "1.3", "sent",
-            )
-            for row in rows[:2]
-        ]  # fmt: skip
-        repository.index.routes.record_sent(lane_to("trial", "PACS"), sent, repository.index.now())
-
-    done = run("routes", "released", "trial/PACS", report, "--config", config, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"instances": 2, "refused_now": 0, "report": str(report)}
-    lines = {row["attribute"]: row for row in csv.DictReader(report.read_text(encoding="utf-8").splitlines())}
-    assert (lines["Modality"]["value"], lines["Modality"]["count"]) == ("CT", "2")
-    assert lines["InstitutionName"]["value"] == "Trial", "what the route fills in leaves as well"
-    assert "Secret" not in report.read_text(encoding="utf-8")
-    assert run("routes", "released", "trial/ELSEWHERE", report, "--config", config).returncode == 1
-    told = run("routes", "released", "open", report, "--config", config)
-    assert (told.returncode, "no route open with `deidentify`" in told.stderr) == (2, True)

@@ -154,10 +154,7 @@ def test_a_search_finds_the_same_by_a_list_and_by_lookups(store: Repository, mon
     for least in (0, 9):
         monkeypatch.setattr(studies, "COMMON_STUDIES", least)
         require("words", by_words)
-    for share, most in ((0.0, 9), (1.0, 9), (1.0, 0)):
-        monkeypatch.setattr(studies, "COMMON_DESCRIPTIONS", share)
-        monkeypatch.setattr(studies, "MAX_DESCRIPTIONS", most)
-        require("description", by_description)
+    require("description", by_description)
 
 
 def test_counts_of_a_large_index_are_kept_for_a_while_except_those_of_open_series(

@@ -19,7 +19,8 @@ from node.audit.audit_log import Audit
 from node.completeness import MPPS
 from node.dicom.command import decode_command
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
-from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE
+from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE, modality_worklist
+from node.extensions.worklist.performed_steps import created
 from node.settings.model import Peer
 from tests import make
 from tests.make import dataset
@@ -233,6 +234,16 @@ def test_only_a_peer_with_the_right_may_report(start_node: Callable[..., Running
     assert not assoc.accepted_contexts
     assoc.abort()
     assert node.settled()
+
+
+def test_a_step_is_removed_some_days_after_its_last_message(node: Running) -> None:
+    steps, now = node.ingest.index.performed_steps, dt.datetime.now(dt.UTC)
+    for uid, days in (("1.2.8", 32), ("1.2.9", 29)):
+        assert steps.create(created(uid, begun()), "CT1", now - dt.timedelta(days=days))
+    (worklist,) = (one for one in node.listener.added.services if isinstance(one, modality_worklist.Worklist))
+    worklist._removed_before = None
+    worklist.step()
+    assert [steps.current(uid) is not None for uid in ("1.2.8", "1.2.9")] == [False, True]
 
 
 def test_the_scheduled_step_follows_the_performed_one(node: Running) -> None:

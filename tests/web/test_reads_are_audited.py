@@ -26,8 +26,7 @@ TEXT = (
     "application/vnd.sun.wadl+xml",
 )  # fmt: skip
 NOT_READ = (
-    {("GET", "/dicom-web/commitment-requests/{transaction}")}
-    | {
+    {
         ("POST", path)
         for path in (
             "/api/v1/patients/{id}/merge",
@@ -101,7 +100,6 @@ NOT_READ = (
             "/api/v1/peers/{peer}/retrievals",
             "/peers/retrieve",
             "/peers/retrievals/{retrieval}/cancel",
-            "/dicom-web/commitment-requests/{transaction}",
             "/login",
             "/logout",
         )

@@ -38,7 +38,6 @@ from node.dicom.values import CONVERSION_ERRORS
 from node.hookspecs import Find
 from node.index.database.index import Index
 from node.index.search.finder import QueryRefused, QueryStopped
-from node.metrics import Metrics
 
 logger = structlog.get_logger()
 
@@ -68,7 +67,6 @@ class FindService:
 
     index: Index
     ae_title: str
-    metrics: Metrics
     audit: Audit | None = None
     added: Mapping[str, Find] = field(default_factory=dict)
 
@@ -116,7 +114,6 @@ def serve_c_find(operation: Operation, service: FindService) -> None:
     try:
         last = find.answer()
     finally:
-        service.metrics.c_find_answers.labels(status=f"0x{last.status:04X}").inc()
         operation.log.info(
             "c_find",
             sop_class_uid=operation.context.abstract_syntax,

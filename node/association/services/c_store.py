@@ -149,7 +149,6 @@ class Reception:
 
     def abandon(self) -> None:
         """Drop the instance: its sender is gone."""
-        self._service.metrics.interrupted.inc()
         self._service.metrics.received_bytes.inc(self._bytes)
         self._service.log.warning("instance_interrupted", bytes=self._bytes, sop_class_uid=self._request.sop_class_uid)
         self._drop()

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 
 from node.errors import UsageError, VoxelnodeError
-from node.extensions.administration.forms import KINDS, HookForm, PeerForm, RouteForm, choices
+from node.extensions.administration.forms import HookForm, PeerForm, RouteForm, choices
 from node.extensions.administration.own import require_session
 from node.extensions.pages.rendering import SEE_OTHER, fragment, page
 from node.index.database.reading import ReadIndex
@@ -48,7 +48,7 @@ def connections(call: AdminCall) -> Response:
     files = {table: {name: sources.file_of(f"{table}.{name}") for name in known[table]} for table in TABLES}
     values: dict[str, Any] = {"peers": settings.peers, "verbs": get_args(Verb), "routes": routes, "hooks": hooks}
     values |= {"known": known, "own": own, "files": files, "waiting": waiting, "choices": choices(settings)}
-    values |= {"hook_events": get_args(HookEvent), "kinds": KINDS, "seen": sources.digest}
+    values |= {"hook_events": get_args(HookEvent), "seen": sources.digest}
     return page(call, "connections.html", part="connections", alone=not settings.shares_index, **values)
 
 

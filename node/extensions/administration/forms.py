@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field
 
 from node.errors import UsageError
 from node.settings.model import HookEvent, HookSettings, RetentionSettings, Route, RouteEvent, Settings, Verb
 from node.settings.section import SettingsSection
-
-KINDS = {"url": "webhook", "peer": "DICOM peer"}
-"""What a hook sends to, by the key for it."""
 
 _NAMES = re.compile(r"[,\s]+")
 """What is between the networks of a peer in its form."""
@@ -92,8 +89,7 @@ class RouteForm(Form):
 class HookForm(Form):
     """The form of a hook; an empty secret leaves the one that it has."""
 
-    kind: Literal["url", "peer"]
-    to: Text
+    url: Text
     on: tuple[HookEvent, ...] = ()
     calling_ae_titles: Text = ""
     where: Text = ""
@@ -106,7 +102,7 @@ class HookForm(Form):
     def keys(self) -> dict[str, Any]:
         """Return the table of the hook."""
         values = self.model_dump(include={"on", "include_patient", "timeout_seconds", "attempts"}) | {
-            self.kind: self.to.strip(),
+            "url": self.url.strip(),
             "calling_ae_titles": tuple(title.strip() for title in self.calling_ae_titles.split(",") if title.strip()),
             "where": self.where.strip() or None,
             "secret": "" if self.no_secret else self.secret.strip() or None,

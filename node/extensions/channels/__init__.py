@@ -1,4 +1,4 @@
-"""Who receives the messages of hooks: webhooks, commands, plugins, and DICOM peers."""
+"""Who receives the messages of hooks: webhooks, commands and plugins."""
 
 from __future__ import annotations
 
@@ -6,18 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from node.extras import lacking
-from node.hookspecs import Extension, Key, Statement
+from node.hookspecs import Extension, Key
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
-
-NOTIFICATION = """\
-##### SCU of the Instance Availability Notification SOP Class
-
-A hook with `peer` ([hooks.md](hooks.md)) sends an N-CREATE when a series or a study is quiet, on an association of its
-own. It names every available instance as `ONLINE`, with our AE title as Retrieve AE Title, and the performed procedure
-steps of the study. Success, a warning and 0x0111 end the attempts; others are repeated, across restarts.
-"""
 
 
 class _Channels(Extension):
@@ -28,10 +20,7 @@ class _Channels(Extension):
         Key("url", f"{__name__}.webhook:opened"),
         Key("command", f"{__name__}.command:opened"),
         Key("plugin", f"{__name__}.plugins:opened"),
-        Key("peer", f"{__name__}.availability:opened"),
     )
-    asks = ("1.2.840.10008.5.1.4.33",)
-    statement = Statement({"Instance Availability Notification Service": f"{__name__}:NOTIFICATION"})
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
         for name, hook in settings.hooks.items():

@@ -18,7 +18,6 @@ from pathlib import PurePath
 from time import monotonic
 
 from node.errors import UsageError
-from node.index.database.index import Index
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import ENVIRONMENT_PREFIX, Delivered, NotDelivered
 from node.notify.message import HookMessage
@@ -172,7 +171,7 @@ def _waited(process: subprocess.Popen[bytes], seconds: float) -> None:
         return
 
 
-def opened(settings: Settings, name: str, index: Index | None) -> HookCommand:
+def opened(settings: Settings, name: str) -> HookCommand:
     """Return the command of a hook. See `node.hookspecs.OpenChannel`."""
     hook = settings.hooks[name]
     return HookCommand(hook.command, hook.timeout_seconds)

@@ -19,7 +19,6 @@ from node.child_process.child import Child, ChildDied
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Channel
 from node.errors import UsageError, type_and_location
-from node.index.database.index import Index
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
@@ -158,7 +157,7 @@ def _called(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) 
     return returned if event["job"] is not None else None
 
 
-def opened(settings: Settings, name: str, index: Index | None) -> Plugin:
+def opened(settings: Settings, name: str) -> Plugin:
     """Return the plugin of a hook. See `node.hookspecs.OpenChannel`."""
     hook = settings.hooks[name]
     return Plugin(hook.plugin or "", hook.timeout_seconds)

@@ -13,7 +13,6 @@ from urllib.parse import urljoin, urlsplit
 
 from node.errors import UsageError
 from node.extensions.channels.http import HttpSender
-from node.index.database.index import Index
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
 from node.notify.reach import Reach, reach_of
@@ -103,7 +102,7 @@ def secret_in(text: str) -> bytes:
     return secret
 
 
-def opened(settings: Settings, name: str, index: Index | None) -> Webhook:
+def opened(settings: Settings, name: str) -> Webhook:
     """Return the webhook of a hook. See `node.hookspecs.OpenChannel`."""
     hook = settings.hooks[name]
     secret = read_secret(hook.secret_file) if hook.secret_file is not None else None

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 
-from node.hookspecs import Extension, Parts, Router, Running, Service, Statement
+from node.hookspecs import Extension, Parts, Running, Service, Statement
 
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+
+COMMITMENT = """\
+The node is an SCP of the Storage Commitment Push Model SOP Class.
+
+- Each referenced instance is reported as committed only after its stored file was compared with the size and the digest
+  recorded at reception. A commitment ends only by deletion, on command or by `[retention]`.
+- The N-EVENT-REPORT is sent on the same association while it is open, otherwise on a new association to the host and
+  port of the peer under `[peers]`. A report that cannot be delivered is retained across restarts and attempted up to
+  ten times.
+"""
 
 
 class _Commitment(Extension):
@@ -14,17 +24,7 @@ class _Commitment(Extension):
 
     name = "commitment"
     services = (Service(STORAGE_COMMITMENT, "commit"),)
-    routers = (
-        Router("dicomweb", "node.extensions.dicomweb.capabilities:router"),
-        Router("dicomweb", f"{__name__}.web:router", "Storage Commitment Service", f"{__name__}.web:TRANSACTIONS"),
-    )
-    statement = Statement(
-        {
-            "Storage Commitment Service": f"{__name__}.statement:COMMITMENT",
-            "Storage Commitment Web Service": f"{__name__}.statement:WEB_COMMITMENT",
-        },
-        f"{__name__}.statement:tables_of",
-    )
+    statement = Statement({"Storage Commitment Service": f"{__name__}:COMMITMENT"})
 
     def run(self, node: Parts) -> Running:
         from node.association.client.association import PeerAddresses

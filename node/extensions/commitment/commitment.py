@@ -100,12 +100,12 @@ class CommitmentResult:
 
 
 def verify(
-    service: CommitmentService, references: Sequence[Reference], requestor: str | None, stop: Callable[[], bool]
+    service: CommitmentService, references: Sequence[Reference], requestor: str, stop: Callable[[], bool]
 ) -> CommitmentResult | None:
     """Compare the length and SHA-256 of each file with its row; None as soon as `stop` returns True.
 
     An instance of which the requestor, by its AE title, sent another version than the current one is not committed:
-    what it would delete is not what it could retrieve. None: any client of the web.
+    what it would delete is not what it could retrieve.
     """
     committed: list[Reference] = []
     failed: list[tuple[Reference, int]] = []

@@ -66,12 +66,6 @@ class _Deidentify(Extension):
             ),
         ),
         Command(
-            "routes released",
-            "Exchange",
-            f"{__name__}.released:released",
-            ("voxelnode routes released trial remaining.csv",),
-        ),
-        Command(
             "pseudonyms",
             "Maintain",
             f"{__name__}.command:app",

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
 
-from fastapi import HTTPException, Request, Response
-from python_multipart.multipart import parse_options_header
+from fastapi import Request, Response
 
 from node.dicom.json_model import Json
 from node.dicom.metadata import encoded_model
-from node.dicom.xml_model import NotNative, json_from_native
-from node.extensions.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, DocumentForm
+from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm
 from node.extensions.dicomweb.resources import Instances, Multipart, Part
 from node.web.headers import accepts_gzip, has_etag
 
@@ -85,41 +81,6 @@ def respond_data_set(
     message = Multipart(DICOM_XML)
     whole = b"".join(message.write([Part(DICOM_XML, (content,))]))
     return respond_document(request, whole, message.content_type, status=status, headers=headers)
-
-
-def read_data_set(request: Request, body: bytes, max_bytes: int) -> Json | None:
-    """Return the payload of a request, one data set, or None if it is empty.
-
-    Raises HTTPException 400: it is no data set; 413: it is too large; 415: it has another media type.
-    """
-    if not body:
-        return None
-    if len(body) > max_bytes:
-        raise HTTPException(413, f"the payload is larger than {max_bytes} bytes")
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    media_type = kind.decode("latin-1").lower()
-    if media_type == MULTIPART and options.get(b"type", b"").decode("latin-1").lower() == DICOM_XML:
-        media_type, body = DICOM_XML, _only_part(options.get(b"boundary", b""), body)
-    if media_type not in (DICOM_JSON, JSON, DICOM_XML):
-        raise HTTPException(415, f"the body must be {DICOM_JSON} or {DICOM_XML} (PS3.18 8.7.3)")
-    try:
-        document: Any = json_from_native(body) if media_type == DICOM_XML else json.loads(body)
-    except (NotNative, ValueError, RecursionError) as error:
-        raise HTTPException(400, "the body is not a data set in the form of its Content-Type") from error
-    items = document if isinstance(document, list) else [document]
-    if len(items) != 1 or not isinstance(items[0], dict):
-        raise HTTPException(400, "the body must hold one data set (PS3.18 F.2)")
-    data_set: Json = items[0]
-    return data_set
-
-
-def _only_part(boundary: bytes, body: bytes) -> bytes:
-    """Return the content of a multipart message with one part (RFC 2046 5.1.1)."""
-    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary, 3)
-    _, blank, content = pieces[1].partition(b"\r\n\r\n") if len(pieces) > 1 else (b"", b"", b"")
-    if not boundary or len(pieces) != 3 or not pieces[2].startswith(b"--") or not blank:
-        raise HTTPException(400, "the body must have one part (PS3.18 8.6)")
-    return content
 
 
 def _json_array(data_sets: Iterable[bytes]) -> Iterator[bytes]:

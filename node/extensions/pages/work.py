@@ -74,7 +74,6 @@ KINDS: Mapping[WorkKind, str] = {
     "retrieval": "retrieve from",
     "commitment": "commitment to",
     "question": "ask",
-    "notification": "tell of an examination",
     "erasure": "erasure",
     "download": "download for",
 }
@@ -87,7 +86,6 @@ PLURALS: Mapping[WorkKind, str] = {
     "retrieval": "Retrievals",
     "commitment": "Commitments",
     "question": "Questions",
-    "notification": "Notifications",
     "erasure": "Erasures",
     "download": "Downloads",
 }

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from itertools import chain
 
 from node.extensions.conformance.document import Table, merged, table
+from node.extensions.results.made import Made, MadeAttribute, recorded
 from node.extensions.results.manifest import KINDS, ResultKind
-from node.extensions.results.samples import Made, MadeAttribute, recorded
 from node.settings.model import Settings
 
 CREATED = """\

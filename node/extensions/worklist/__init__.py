@@ -56,13 +56,6 @@ PERFORMED_STEPS = """\
 
 N-GET returns a step with all attributes that it has, or those of the Attribute Identifier List. Every step can be read,
 whoever created it.
-
-##### SCP of the Modality Performed Procedure Step Notification SOP Class
-
-The node sends N-EVENT-REPORT without Event Information to the peers of `[worklist] notify`, on an association that it
-requests in the role of the SCP: Performed Procedure Step In Progress (1), Completed (2), Discontinued (3), Updated (4),
-and Deleted (5), after `[worklist] keep_days`. A notification is durable before the modality is answered, and given up
-after ten failures; those about one step are sent in the order of its changes.
 """
 
 
@@ -102,10 +95,6 @@ class _Worklist(Extension):
             from node.extensions.worklist.mllp import hl7_tls_context
 
             yield partial(hl7_tls_context, worklist)
-        if worklist.notify:
-            from node.extensions.worklist.notifications import notified_peers
-
-            yield partial(notified_peers, settings, worklist.notify)
 
     def warnings(self, settings: Settings) -> Iterator[str]:
         folder = _settings(settings).folder
@@ -121,18 +110,14 @@ class _Worklist(Extension):
         from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ
         from node.extensions.worklist.mllp import MllpListener
         from node.extensions.worklist.modality_worklist import Worklist
-        from node.extensions.worklist.notifications import Notifying, notified_peers
         from node.extensions.worklist.patients import PatientChanges
         from node.extensions.worklist.performed_steps import StepService, serve_n_create, serve_n_get, serve_n_set
         from node.extensions.worklist.queries import read_worklist_query
-        from node.index.database.work_loop import RequestLoop
 
         settings = _settings(node.settings)
         index, now, ae_title = node.ingest.index, node.ingest.now, node.settings.dicom.ae_title
         worklist = Worklist(index.scheduled_steps, index.performed_steps, settings, now)
-        steps = StepService(index.performed_steps, node.audit, settings.notify, now)
-        peers = notified_peers(node.settings, settings.notify)
-        notifying = Notifying(index.work, peers, node.settings, node.on_refusal, now)
+        steps = StepService(index.performed_steps, node.audit, now)
         listeners = {}
         if settings.hl7_port is not None:
             patients = None
@@ -147,7 +132,7 @@ class _Worklist(Extension):
             return Found(not query.unsupported, worklist.find(query, maximum, stop))
 
         return Running(
-            services=(worklist, RequestLoop("notifications", index, {"notification": notifying}, now)),
+            services=(worklist,),
             listeners=listeners,
             finds={MODALITY_WORKLIST_FIND: find},
             operations={

@@ -167,7 +167,7 @@ class Worklist(BackgroundService):
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         super().__init__("worklist")
-        self._steps, self._performed_steps, self._notified, self._now = steps, performed_steps, settings.notify, now
+        self._steps, self._performed_steps, self._now = steps, performed_steps, now
         self._folder = WorklistFolder(settings.folder, steps, now) if settings.folder is not None else None
         self._kept = dt.timedelta(days=settings.keep_days)
         self._removed_before: dt.date | None = None
@@ -180,7 +180,7 @@ class Worklist(BackgroundService):
         if before != self._removed_before:
             self._steps.remove_old(before)
             midnight = dt.datetime.combine(before, dt.time(), dt.UTC)
-            self._performed_steps.remove_old(midnight, self._now(), self._notified)
+            self._performed_steps.remove_old(midnight)
             self._removed_before = before
         return LOOK_SECONDS
 

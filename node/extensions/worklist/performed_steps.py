@@ -6,7 +6,7 @@ A step is a row, and its commit is durable, before it is answered with success.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,11 +168,10 @@ MAX_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class StepService:
-    """What the service of performed procedure steps needs of the node; `notified`: peers to be told of changes."""
+    """What the service of performed procedure steps needs of the node."""
 
     steps: PerformedStepRepository
     audit: Audit | None = None
-    notified: Collection[str] = ()
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
 
 
@@ -194,7 +193,7 @@ def serve_n_create(operation: Operation, service: StepService) -> None:
         if not is_identifier(uid):
             raise StepRefused(INVALID_ATTRIBUTE_VALUE, "Affected SOP Instance UID is not a UID (PS3.5 9.1)")
         step = created(str(uid), operation.data_set(PROCESSING_FAILURE, MAXIMUM_ELEMENTS))
-        if not service.steps.create(step, operation.origin.calling_ae_title, service.now(), service.notified):
+        if not service.steps.create(step, operation.origin.calling_ae_title, service.now()):
             raise StepRefused(DUPLICATE_INSTANCE, "there is a step with this UID")
         return step
 
@@ -224,7 +223,7 @@ def serve_n_set(operation: Operation, service: StepService) -> None:
                 message = f"the step is {state} and may no longer be updated"
                 raise StepRefused(PROCESSING_FAILURE, message, error_id=STEP_IS_OVER)
             step = changed(uid, before, modification)
-            if service.steps.change(step, seen, service.now(), service.notified):
+            if service.steps.change(step, seen, service.now()):
                 return step
         raise StepRefused(PROCESSING_FAILURE, "the step is changed by others at the same time: try again")
 

@@ -21,10 +21,6 @@ class WorklistSettings(SettingsSection):
         description="days after which are removed: entries of REST and HL7, from the day of their start; "
         "performed procedure steps, from their last message",
     )
-    notify: tuple[str, ...] = Field(
-        (),
-        description="[peers] that get an MPPS Notification about each performed procedure step.",
-    )
     hl7_port: int | None = Field(
         None,
         ge=0,

@@ -80,11 +80,11 @@ class ReadConflicts(PagedRepository):
         query = query.where(named.id == conflict, ConflictRow.decision.is_(None)).order_by(ConflictRow.id)
         return [dict(row) for row in self._connection.execute(query).mappings()]
 
-    def lost_to_another(self, sop_instance_uids: Collection[str], calling_ae_title: str | None) -> set[str]:
+    def lost_to_another(self, sop_instance_uids: Collection[str], calling_ae_title: str) -> set[str]:
         """Return those of the instances of which a sender's own version is not current, by no decision for it."""
         query = select(ConflictRow.sop_instance_uid).where(
             ConflictRow.sop_instance_uid.in_(sop_instance_uids),
-            ConflictRow.calling_ae_title.is_not_distinct_from(calling_ae_title),
+            ConflictRow.calling_ae_title == calling_ae_title,
             ConflictRow.kind.in_(("instance-bytes", "instance-versions")),
             ConflictRow.decision.is_distinct_from("accepted"),
         )

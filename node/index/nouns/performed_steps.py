@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,15 +15,9 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PerformedSeriesRow, PerformedStepRow
 from node.index.nouns.scheduled_steps import IN_PROGRESS, set_state
 from node.index.nouns.series_claims import judge_by_list
-from node.index.work.ledger import Lane, add
-from node.index.work.payloads import Notice
 
 State = Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"]
 """*Performed Procedure Step Status* (0040,0252)."""
-
-EVENT_OF_STATE: Mapping[State, int] = {"IN PROGRESS": 1, "COMPLETED": 2, "DISCONTINUED": 3}
-UPDATED, DELETED = 4, 5
-"""Event Type IDs of notifications (PS3.4 table F.9.2-1)."""
 
 _STATE_OF_SCHEDULED = {"IN PROGRESS": IN_PROGRESS, "COMPLETED": "completed", "DISCONTINUED": "discontinued"}
 
@@ -68,20 +61,10 @@ class PerformedStep:
 
 
 class PerformedStepRepository(IndexRepository):
-    """The performed procedure steps.
-
-    `notified`: names of the peers that are to be told of a change; that is owed in the transaction of the change.
-    """
+    """The performed procedure steps."""
 
     @on_writer
-    def create(
-        self,
-        connection: Connection,
-        step: PerformedStep,
-        calling_ae_title: str,
-        now: dt.datetime,
-        notified: Collection[str] = (),
-    ) -> bool:
+    def create(self, connection: Connection, step: PerformedStep, calling_ae_title: str, now: dt.datetime) -> bool:
         """Add a step that is in progress; return False if there is one with its UID."""
         is_there = select(PerformedStepRow.id).where(PerformedStepRow.sop_instance_uid == step.sop_instance_uid)
         if connection.execute(is_there).first() is not None:
@@ -89,7 +72,6 @@ class PerformedStepRepository(IndexRepository):
         values = {**step.values(), "calling_ae_title": calling_ae_title, "created_at": now, "changed_at": now}
         connection.execute(insert(PerformedStepRow).values(values))
         _note_scheduled(connection, step)
-        _notify(connection, notified, step.sop_instance_uid, EVENT_OF_STATE[step.state], now)
         return True
 
     @on_reader
@@ -101,14 +83,7 @@ class PerformedStepRepository(IndexRepository):
         return None if found is None else (found.state, found.attributes, found.changed_at)
 
     @on_writer
-    def change(
-        self,
-        connection: Connection,
-        step: PerformedStep,
-        seen: dt.datetime,
-        now: dt.datetime,
-        notified: Collection[str] = (),
-    ) -> bool:
+    def change(self, connection: Connection, step: PerformedStep, seen: dt.datetime, now: dt.datetime) -> bool:
         """Change a step that is in progress. The series that an ended step lists are judged by its lists.
 
         False if the step is no longer as `current` returned it: it changed after `seen`.
@@ -125,28 +100,12 @@ class PerformedStepRepository(IndexRepository):
         _note_scheduled(connection, step)
         if ended:
             _note_lists(connection, id, step, now)
-        event = EVENT_OF_STATE[step.state] if ended else UPDATED
-        _notify(connection, notified, step.sop_instance_uid, event, now)
         return True
 
     @on_writer
-    def remove_old(
-        self, connection: Connection, before: dt.datetime, now: dt.datetime, notified: Collection[str] = ()
-    ) -> int:
+    def remove_old(self, connection: Connection, before: dt.datetime) -> int:
         """Remove the steps whose last message came before a moment; return how many."""
-        old = delete(PerformedStepRow).where(PerformedStepRow.changed_at < before)
-        removed = connection.scalars(old.returning(PerformedStepRow.sop_instance_uid)).all()
-        for sop_instance_uid in removed:
-            _notify(connection, notified, sop_instance_uid, DELETED, now)
-        return len(removed)
-
-
-def _notify(
-    connection: Connection, peers: Collection[str], sop_instance_uid: str, event: int, now: dt.datetime
-) -> None:
-    for peer in peers:
-        about = {"sop_instance_uid": sop_instance_uid, "requested_by": "[worklist] notify", "happened_at": now}
-        add(connection, Lane("notification", peer), secrets.token_hex(16), Notice(event), now, **about)
+        return connection.execute(delete(PerformedStepRow).where(PerformedStepRow.changed_at < before)).rowcount
 
 
 def _note_scheduled(connection: Connection, step: PerformedStep) -> None:

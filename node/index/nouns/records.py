@@ -86,7 +86,7 @@ class Indexed:
     restored: str | None = None  # the received file took the place of one that is not whole: how it differs, in words
 
 
-RefusedLevel = Literal["connection", "association", "context", "instance", "retrieve", "commitment", "notification"]
+RefusedLevel = Literal["connection", "association", "context", "instance", "retrieve", "commitment"]
 
 
 @dataclass(frozen=True, slots=True)

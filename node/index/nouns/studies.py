@@ -28,7 +28,7 @@ from sqlalchemy.orm import aliased, join
 from node.completeness import COUNTED_RULES, Certainty, certainty
 from node.dicom.key_values import folded
 from node.index.engine.hot_statements import read_ids
-from node.index.engine.rows import ReadRepository, distinct_values
+from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import JsonNumber, Position, Unindexed, in_partial_index, listed_in
 from node.index.engine.texts import contains
 from node.index.engine.views import years_of
@@ -161,14 +161,8 @@ SAMPLE_STUDIES = 200
 COMMON_STUDIES = SAMPLE_STUDIES // 10
 """Words that so many of them have are common: 1000 matches are found among some 10 000 studies."""
 
-MAX_DESCRIPTIONS = 2000
-"""Different descriptions of series that are looked up one by one; if there are more, all series are compared."""
-
 FEW_STUDIES = 1000
 """Studies that are looked up one by one and sorted."""
-
-COMMON_DESCRIPTIONS = 0.1
-"""A text in such a share of the different descriptions is common."""
 
 _WORD_SEPARATORS = str.maketrans(",^=", "   ")
 """Data sets write names as ``Family^Given``, people as ``Family, Given``."""
@@ -392,8 +386,8 @@ class ReadStudies(ReadRepository, StudyViews):
         """Return what a study must fulfil, except for its words."""
         conditions: list[ColumnElement[bool]] = []
         if wanted.description:
-            of_study = contains(StudyRow.study_description, wanted.description)
-            conditions.append(or_(of_study, self._has_series_with_description(wanted.description)))
+            of_series = contains(SeriesRow.series_description, wanted.description)
+            conditions.append(or_(contains(StudyRow.study_description, wanted.description), _any_series(of_series)))
         if wanted.modality:
             conditions.append(_any_series(SeriesRow.modality == wanted.modality))
         if wanted.modalities:
@@ -422,18 +416,6 @@ class ReadStudies(ReadRepository, StudyViews):
         query = select(StudyRow.id).join(LabelRow, LabelRow.study_instance_uid == StudyRow.study_instance_uid)
         found = list(self._connection.scalars(query.where(LabelRow.label == label).distinct().limit(FEW_STUDIES + 1)))
         return found if len(found) <= FEW_STUDIES else None
-
-    def _has_series_with_description(self, part: str) -> ColumnElement[bool]:
-        """Return that a text is part of the description of a series: most series share theirs with many others."""
-        is_part = contains(SeriesRow.series_description, part)
-        known = distinct_values(SeriesRow.series_description).limit(MAX_DESCRIPTIONS + 1).subquery()
-        rows = self._connection.execute(select(known.c.value, contains(known.c.value, part))).all()
-        having = [value for value, has_part in rows if has_part]
-        if len(rows) > MAX_DESCRIPTIONS:
-            return _any_series(is_part)
-        if len(having) > COMMON_DESCRIPTIONS * len(rows):
-            return _its_series(_number_of(is_part) > 0)
-        return _any_series(listed_in(SeriesRow.series_description, having))
 
     def _are_common(self, words: Sequence[str]) -> bool:
         """Return whether many of the newest studies have all of some words."""
@@ -563,7 +545,7 @@ def _in_condition(condition: StudyCondition) -> ColumnElement[bool]:
 
 
 def _any_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return that a series of the study fulfils a condition that an index finds."""
+    """Return that a series of the study fulfils a condition that few do, or that an index finds."""
     return StudyRow.id.in_(select(SeriesRow.study_id).where(condition))
 
 

@@ -287,13 +287,6 @@ class WorkRepository(IndexRepository):
         return connection.execute(select(func.min(WorkRow.due_at)).where(*waits)).scalar()
 
     @on_reader
-    def is_behind(self, connection: Connection, work: Work) -> bool:
-        """Return whether older work of the lane about the same instance is open."""
-        is_open = WorkRow.outcome.is_(None), WorkRow.sop_instance_uid == work.sop_instance_uid
-        older = select(WorkRow.id).where(in_lane(work.lane), *is_open, WorkRow.id < work.id)
-        return connection.execute(older.limit(1)).first() is not None
-
-    @on_reader
     def cancelled_by(self, connection: Connection, id: int) -> str | None:
         """Return who wants work to end; None: nobody."""
         return connection.execute(select(WorkRow.cancelled_by).where(WorkRow.id == id)).scalar()

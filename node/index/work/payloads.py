@@ -101,13 +101,6 @@ class Inquiry:
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """Of a notification about a performed procedure step; `event`: its Event Type ID (PS3.4 table F.9.2-1)."""
-
-    event: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Erasure:
     """Of an erasure.
 
@@ -166,7 +159,7 @@ class Download:
     address: str = ""
 
 
-Payload = Message | Assignment | Counts | Request | Inquiry | Notice | Erasure | Download
+Payload = Message | Assignment | Counts | Request | Inquiry | Erasure | Download
 
 PAYLOADS: Mapping[Kind, type[Payload]] = {
     "hook": Message,
@@ -175,7 +168,6 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     "retrieval": Counts,
     "commitment": Request,
     "question": Inquiry,
-    "notification": Notice,
     "erasure": Erasure,
     "download": Download,
 }

@@ -477,14 +477,6 @@ class ReadRoutes(ReadRepository):
         """Return the rows of ``v_routes``."""
         return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
 
-    def taken(self, route: str, destination: str | None = None) -> set[str]:
-        """Return the keys of what a destination of a route has taken and is here, in these bytes; None: of any."""
-        is_of_route = SentInstanceRow.route == route, SentInstanceRow.sha256 == ImageRow.sha256
-        keys = select(ImageRow.key).join(SentInstanceRow, SentInstanceRow.image_id == ImageRow.id).where(*is_of_route)
-        if destination is not None:
-            keys = keys.where(SentInstanceRow.destination == destination)
-        return set(self._connection.scalars(keys))
-
     def messages(
         self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
     ) -> list[Listed]:

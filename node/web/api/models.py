@@ -418,7 +418,7 @@ class SendResult(Resource):
     instances: int
 
 
-WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure", "download"]
+WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "erasure", "download"]
 """See `node.index.work.states`; so for the next."""
 
 WorkState = Literal[

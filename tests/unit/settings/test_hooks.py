@@ -13,8 +13,8 @@ from node.settings.model import HookSettings, Settings
 @pytest.mark.parametrize(
     ("keys", "rule"),
     [
-        ({}, "exactly one of url, command, plugin and peer"),
-        ({"url": "https://a/", "command": ["x"]}, "exactly one of url, command, plugin and peer"),
+        ({}, "exactly one of url, command and plugin"),
+        ({"url": "https://a/", "command": ["x"]}, "exactly one of url, command and plugin"),
         ({"on": [], "plugin": "x"}, "at least 1 item"),
         ({"on": ["volume-writen"], "plugin": "x"}, "Input should be"),
         ({"url": "ftp://a/"}, "must begin with https:// or http://"),

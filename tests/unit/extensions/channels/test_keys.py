@@ -10,16 +10,12 @@ RECEIVERS = {
     "url": "https://pipeline.example.org/events",
     "command": ["/bin/true"],
     "plugin": "segmentation",
-    "peer": "PACS",
 }
 
 
 @pytest.mark.parametrize("key", RECEIVERS)
 def test_a_hook_needs_the_extension_that_delivers(key: str) -> None:
-    tables = {
-        "peers": {"PACS": {"ae_title": "PACS", "host": "pacs.example.org", "port": 104}},
-        "hooks": {"one": {"on": ["study-quiet"], key: RECEIVERS[key]}},
-    }
+    tables = {"hooks": {"one": {"on": ["study-quiet"], key: RECEIVERS[key]}}}
     if key != "plugin":
         hook_channel(Settings.model_validate(tables), "one").close()
     without = Settings.model_validate(tables | {"extensions": {"disabled": ["channels"]}})

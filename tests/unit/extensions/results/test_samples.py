@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from node.extensions.results.made import recorded
 from node.extensions.results.making import VERBATIM
-from node.extensions.results.samples import described, recorded
+from tests.results_samples import described
 
 
 @pytest.mark.slow
 def test_the_statement_has_what_is_made() -> None:
-    assert described() == recorded(), "run `python -m node.extensions.results.samples`, then `voxelnode conformance`"
+    assert described() == recorded(), "run `python -m tests.results_samples`, then `voxelnode conformance`"
 
 
 def test_each_result_copies_patient_and_study_of_its_source() -> None:

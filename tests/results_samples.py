@@ -1,7 +1,6 @@
 """Results of two invented series, from which the conformance statement says what results are like.
 
-``made.json`` describes them; ``python -m node.extensions.results.samples`` writes it anew. Importing this module loads
-no libraries.
+``made.json`` describes them; ``python -m tests.results_samples`` writes it anew.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from node.extensions.results import made as record
+from node.extensions.results.made import RECORD, Made, MadeAttribute, MadeCode
 from node.extensions.results.making import VERBATIM, Identity, Making, Source, SourceStack
 from node.extensions.results.manifest import Coded, Entry, Label
 
@@ -22,66 +22,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.dataelem import DataElement
 
-RECORD = "made.json"
-
 CONTENT = "ContentSequence"
 """The tree of a report, which its template describes."""
-
-
-@dataclass(frozen=True, slots=True)
-class MadeAttribute:
-    """An attribute of the instances that are made of one kind of file.
-
-    Attributes
-    ----------
-    name : str
-        Its name in PS3.6, after ``>`` for each sequence in which it is.
-    value : str
-        The value that it always has; empty: it differs.
-    presence, source : str
-        In the terms of PS3.2 Annex N: ALWAYS, ANAP (if the source has it), VNAP (else empty) or EMPTY; AUTO (the node),
-        SRC_INSTANCE (the instances of the series) or HOOK.
-    """
-
-    name: str
-    tag: str
-    vr: str
-    value: str
-    presence: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class MadeCode:
-    """A code, and the attribute or the concept in which it stands."""
-
-    value: str
-    scheme: str
-    meaning: str
-    place: str
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What is made of one kind of file."""
-
-    title: str
-    sop_class_uid: str
-    attributes: tuple[MadeAttribute, ...]
-    codes: tuple[MadeCode, ...]
-
-
-def recorded() -> list[Made]:
-    """Return what ``made.json`` says."""
-    return [
-        Made(
-            one["title"],
-            one["sop_class_uid"],
-            tuple(MadeAttribute(**attribute) for attribute in one["attributes"]),
-            tuple(MadeCode(**code) for code in one["codes"]),
-        )
-        for one in json.loads((files(__package__) / RECORD).read_text(encoding="utf-8"))
-    ]
 
 
 def described() -> list[Made]:
@@ -322,4 +264,4 @@ def as_text(made: Iterable[Made]) -> str:
 
 
 if __name__ == "__main__":
-    Path(str(files(__package__) / RECORD)).write_text(as_text(described()), encoding="utf-8")
+    Path(record.__file__).with_name(RECORD).write_text(as_text(described()), encoding="utf-8")
