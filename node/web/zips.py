@@ -1,13 +1,18 @@
 """ZIP files as responses. Members are stored uncompressed, since volumes and pictures are compressed already.
 
-`zip_stream` writes members that are made when their turn comes. `zip_response` sends files that are here already, so it
-tells the length before the first byte. If a file is deleted while it is sent, the connection is closed.
+`zip_stream` writes members that are made when their turn comes; nobody knows its length before its end. A `PlannedZip`
+is of files that are here already: all its bytes follow from the index, so it has a length and an entity tag before the
+first byte is sent, and a download that broke off goes on where it ended. If a file is deleted while it is sent, the
+connection is closed; who goes on gets another entity tag, and so the whole of what is left.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 import struct
 import zipfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +23,17 @@ from fastapi import Request, Response
 from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
 from node.errors import UsageError
-from node.web.files import ZIP, Damaged, Streamed
+from node.web.errors import PreconditionFailed
+from node.web.files import ZIP, Damaged, Streamed, not_satisfiable
+from node.web.headers import has_etag, is_match
 
 CHUNK_BYTES = 1 << 20
 
 MAX_FILES = 250_000
-"""Most files of the archive in a ZIP file: each takes 1.5 KB of memory while it is sent."""
+"""Most files of a planned ZIP file: each takes 1.5 KB of memory while it is sent."""
 
 MAX_KNOWN = 100_000
-"""Files whose digests are known from earlier downloads: 25 MB."""
+"""Files whose checksums are known from earlier downloads, 25 MB: of others, what a range leaves out is read again."""
 
 _DATA_DESCRIPTOR = 0x08
 
@@ -67,10 +74,25 @@ class TooManyFiles(UsageError):
 
 
 class Known:
-    """SHA-256 of files of which the index has none, by their keys; no key ever stands for other bytes."""
+    """What was read of files of an archive, by their keys; no key ever stands for other bytes.
+
+    Attributes
+    ----------
+    checksums : dict
+        CRC-32 of whole files, for `PlannedZip`.
+    digests : dict
+        SHA-256 of files of which the index has none, for lists of what is in a ZIP file.
+    """
 
     def __init__(self) -> None:
+        self.checksums: dict[str, int] = {}
         self.digests: dict[str, str] = {}
+
+    def note_checksum(self, key: str, checksum: int) -> None:
+        """Note the CRC-32 of a file; if there are too many, all others are forgotten."""
+        if len(self.checksums) >= MAX_KNOWN:
+            self.checksums.clear()
+        self.checksums[key] = checksum
 
     def note_digest(self, key: str, sha256: str) -> str:
         """Note and return the SHA-256 of a file; if there are too many, all others are forgotten."""
@@ -98,65 +120,162 @@ class PlannedFile(NamedTuple):
 Content = ArchivedFile | bytes
 
 
-def require_few(files: int) -> None:
-    """Raise TooManyFiles if a ZIP file of the archive may not have so many."""
-    if files > MAX_FILES:
-        raise TooManyFiles(files)
-
-
-def zip_length(members: Iterable[tuple[str, int]]) -> int:
-    """Return the length of the ZIP file of members with these names and lengths."""
-    infos: list[zipfile.ZipInfo] = []
-    at = 0
-    for name, length in members:
-        infos.append(_info(name, length, at))
-        at = _end(infos[-1])
-    return at + len(_directory(infos, at))
-
-
-def zip_response(
-    request: Request,
-    entries: Sequence[tuple[str, Content]],
-    archive: Archive,
-    read: Callable[[ArchivedFile], Iterable[bytes]],
-    headers: Mapping[str, str],
-    audit: Callable[[], None],
-    status: int = 200,
-) -> Response:
-    """Send a ZIP file of files of the archive, and of bytes such as a list of them.
+class PlannedZip:
+    """A ZIP file of files of the archive, and of bytes such as a list of them.
 
     Parameters
     ----------
     entries : sequence of (str, file or bytes)
         Name and content of each member.
+    archive : Archive
     read : callable (file)
         Gives the content of a file in pieces; it raises Damaged before the last one if they are not what was stored.
-    audit : callable
-        Called if bytes are sent.
+    known : Known
+
+    Attributes
+    ----------
+    length : int
+        In bytes.
+    etag : str
+        A strong entity tag (RFC 9110 8.8.3): two ZIP files with the same one have the same bytes.
 
     Raises
     ------
     TooManyFiles
     """
-    require_few(len(entries))
-    length = zip_length((name, _length(content)) for name, content in entries)
-    headers = {"Content-Type": ZIP, **headers, "Content-Length": str(length)}
+
+    def __init__(
+        self,
+        entries: Sequence[tuple[str, Content]],
+        archive: Archive,
+        read: Callable[[ArchivedFile], Iterable[bytes]],
+        known: Known,
+    ) -> None:
+        require_few(len(entries))
+        self._archive, self._read, self._known = archive, read, known
+        self._contents = [content for _, content in entries]
+        self._infos: list[zipfile.ZipInfo] = []
+        self._ends: list[int] = []
+        digest, at = hashlib.sha256(), 0
+        for name, content in entries:
+            info = _info(name, _length(content), at)
+            self._infos.append(info)
+            at = _end(info)
+            self._ends.append(at)
+            digest.update(f"{_identity(content)}\0".encode())
+        directory = _directory(self._infos, at)
+        digest.update(directory)  # names, lengths, and how they are written
+        self.length = at + len(directory)
+        self.etag = f'"{digest.hexdigest()[:32]}"'
+
+    def pieces(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` up to `stop`; empty pieces while others are read, so that the client can go.
+
+        Raises Damaged if a file is not what was stored, or was deleted, and OutOfResources if it cannot be read now.
+        """
+        first, last = bisect_right(self._ends, start), bisect_left(self._ends, stop)
+        at = self._ends[first - 1] if first else 0
+        for piece in self._from(first, last):
+            yield piece[max(start - at, 0) : stop - at]
+            at += len(piece)
+            if at >= stop:
+                return
+
+    def _from(self, first: int, last: int) -> Iterator[bytes]:
+        """Yield all bytes from one member to another, and after the last of all members the directory.
+
+        It needs the checksums of the members before the first one, too.
+        """
+        count = len(self._infos)
+        yield from self._members(range(first, min(last + 1, count)))
+        unknown = []
+        for number, content in enumerate(self._contents[:first]):
+            known = None if isinstance(content, bytes) else self._known.checksums.get(content.key)
+            if known is None:
+                unknown.append(number)
+            else:
+                self._infos[number].CRC = known
+        for _ in self._members(unknown):
+            yield b""
+        yield _directory(self._infos, self._ends[-1] if count else 0)
+
+    def _members(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        """Yield the bytes of some members, by their numbers, and note their checksums."""
+        contents = [self._contents[number] for number in numbers]
+        files = self._archive.ahead([content for content in contents if not isinstance(content, bytes)])
+        for number, content in zip(numbers, contents, strict=True):
+            info = self._infos[number]
+            yield from _written(info, [content] if isinstance(content, bytes) else self._read(next(files)))
+            if not isinstance(content, bytes):
+                self._known.note_checksum(content.key, info.CRC)
+
+
+def require_few(files: int) -> None:
+    """Raise TooManyFiles if a planned ZIP file may not have so many."""
+    if files > MAX_FILES:
+        raise TooManyFiles(files)
+
+
+def zip_response(
+    request: Request,
+    planned: PlannedZip,
+    headers: Mapping[str, str],
+    audit: Callable[[str], None],
+    status: int = 200,
+) -> Response:
+    """Send a planned ZIP file, or the range of it that is asked for.
+
+    One range is sent as it is; of several, and of a unit other than bytes, the whole is sent (RFC 9110 14.2).
+    `status` other than 200: it is sent whole. `audit`: called if bytes are sent, with ", a part" if they are not all.
+
+    Raises PreconditionFailed if If-Match says that another one is wanted: browsers that fetch parts side by side do.
+    """
+    if not is_match(request.headers.get("if-match", "*"), planned.etag):
+        raise PreconditionFailed(planned.etag)
+    headers = {"Content-Type": ZIP, **headers, "ETag": planned.etag}
+    if request.method != "POST" and has_etag(request.headers, planned.etag):
+        kept = ("ETag", "Vary", "Cache-Control")
+        return Response(status_code=304, headers={name: headers[name] for name in kept if name in headers})
+    start, stop = 0, planned.length
+    if status == 200:
+        headers["Accept-Ranges"] = "bytes"
+        if (wanted := _range(request, planned)) is not None:
+            start, stop = wanted
+            if start >= stop:
+                return not_satisfiable(planned.length)
+            status, headers["Content-Range"] = 206, f"bytes {start}-{stop - 1}/{planned.length}"
+    headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    audit()
-    return Streamed(zip_stream(_members(entries, archive, read)), status, headers)
+    audit(", a part" if stop - start < planned.length else "")
+    return Streamed(planned.pieces(start, stop), status, headers)
 
 
-def _members(
-    entries: Sequence[tuple[str, Content]], archive: Archive, read: Callable[[ArchivedFile], Iterable[bytes]]
-) -> Iterator[Member]:
-    files = archive.ahead([content for _, content in entries if not isinstance(content, bytes)])
-    for name, content in entries:
-        yield Member(name, _length(content), [content] if isinstance(content, bytes) else read(next(files)))
+_RANGE = re.compile(r"\s*bytes\s*=\s*(?:(\d{1,18})\s*-\s*(\d{1,18})?|-\s*(\d{1,18}))\s*", re.ASCII | re.IGNORECASE)
+
+
+def _range(request: Request, planned: PlannedZip) -> tuple[int, int] | None:
+    """Return the range that a request asks for, empty if it begins beyond the end; None: the whole."""
+    found = _RANGE.fullmatch(request.headers.get("range", ""))
+    if request.method != "GET" or found is None or request.headers.get("if-range", planned.etag) != planned.etag:
+        return None
+    first, last, suffix = (None if text is None else int(text) for text in found.groups())
+    if first is None:
+        return max(planned.length - (suffix or 0), 0), planned.length
+    if last is not None and last < first:
+        return None
+    return first, planned.length if last is None else min(last + 1, planned.length)
 
 
 def _length(content: Content) -> int:
     return len(content) if isinstance(content, bytes) else content.data_set_offset + content.bytes
+
+
+def _identity(content: Content) -> str:
+    """Return a text that is another one for other bytes; the digest of an instance is of its data set alone."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    return f"{content.key} {content.data_set_offset} {content.bytes} {content.sha256}"
 
 
 def _info(name: str, length: int, at: int) -> zipfile.ZipInfo:

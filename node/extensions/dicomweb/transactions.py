@@ -69,7 +69,7 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         "10.4.1.1.1",
         (f'{MULTIPART}; type="{DICOM}"', DICOM, ZIP),
         ACCEPT,
-        CONDITIONAL,
+        (*CONDITIONAL, "If-Match", "Range", "If-Range"),  # the last three of ZIP files
     ),
     wado.retrieve_metadata: Transaction(
         "Retrieve Metadata",

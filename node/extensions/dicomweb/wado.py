@@ -54,7 +54,7 @@ from node.volume.read.transfer_syntaxes import choose_target
 from node.web.access import for_projects
 from node.web.files import local_file, whole_file
 from node.web.services import Services
-from node.web.zips import zip_response
+from node.web.zips import PlannedZip, known_of, zip_response
 
 router = dicomweb_router()
 
@@ -179,11 +179,11 @@ def _zipped(target: Target) -> Response:
         for number, instances in enumerate(by_series(target.instances).values(), start=1)
         for index, instance in enumerate(instances, start=1)
     ]
+    planned = PlannedZip(entries, target.node.archive, partial(stored_file, target.node), known_of(target.request))
     name = "series" if "series" in target.request.path_params else "study"
     headers = {"Vary": "Accept", "Content-Disposition": f'attachment; filename="{name}.zip"'}
     status = 206 if target.unavailable else 200
-    read, audit = partial(stored_file, target.node), partial(target.audit_transfer, "zip")
-    return zip_response(target.request, entries, target.node.archive, read, headers, audit, status)
+    return zip_response(target.request, planned, headers, lambda part: target.audit_transfer(f"zip{part}"), status)
 
 
 log = structlog.get_logger()

@@ -33,7 +33,7 @@ from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Damaged, Unavailable, digest_of, local_file
 from node.web.services import Services
-from node.web.zips import Content, Known, PlannedFile, known_of, require_few, zip_response
+from node.web.zips import Content, Known, PlannedFile, PlannedZip, known_of, require_few, zip_response
 
 router = APIRouter(include_in_schema=False)
 
@@ -160,11 +160,11 @@ def volumes_zip(
         entries.append((path, content))
         lines.append(named.line(file=path, sha256=digest, revision=revision))
     entries.append((LIST, _list([*lines, *without])))
+    planned = PlannedZip(entries, call.node.archive, partial(_pieces, call.node), known)
     kind = f"_{wanted}" if wanted is not None else ""
     headers = _headers(zip_name(files[0][0], study_instance_uids, series_instance_uids, kind))
     what = f"{counted(len(files), 'file')} of volumes as a ZIP file"
-    read, audit = partial(_pieces, call.node), partial(call.audit.transferred, objects, what)
-    return zip_response(call.request, entries, call.node.archive, read, headers, audit)
+    return zip_response(call.request, planned, headers, lambda part: call.audit.transferred(objects, what + part))
 
 
 def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()) -> Response:
@@ -194,10 +194,10 @@ def dicom_zip(call: Call, study_instance_uids: Collection[str], series_instance_
     if first is None:
         raise ResourceNotFound("series" if series_instance_uids else "study")
     entries.append((LIST, _list(lines)))
+    planned = PlannedZip(entries, call.node.archive, partial(stored_file, call.node), known_of(call.request))
     headers = _headers(zip_name(first, study_instance_uids, series_instance_uids, "_DICOM"))
     what = f"DICOM of {counted(len(objects), 'study', 'studies')} as a ZIP file"
-    read, audit = partial(stored_file, call.node), partial(call.audit.transferred, objects, what)
-    return zip_response(call.request, entries, call.node.archive, read, headers, audit)
+    return zip_response(call.request, planned, headers, lambda part: call.audit.transferred(objects, what + part))
 
 
 def named_series(
