@@ -100,8 +100,6 @@ def with_secret(settings: Settings, name: str, keys: Mapping[str, Any]) -> dict[
     """
     others = {key: value for key, value in keys.items() if key != "secret"}
     before, wanted, secret = settings.hooks.get(name), HookSettings.model_validate(others), keys.get("secret")
-    if before is not None and before.kind != wanted.kind:
-        raise UsageError(f"{wanted.kind}: the hook has {before.kind}: add another hook instead")
     if (reason := Reach(settings.web.hook_networks).refusal(wanted.host)) is not None:
         raise UsageError(f"{wanted.kind}: {reason}")
     if secret is None and before is not None and before.secret is not None:

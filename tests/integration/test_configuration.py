@@ -237,9 +237,6 @@ def test_what_an_account_of_the_pages_may_not_set_is_refused_in_plain_words(tmp_
             assert "90-pages" not in str(refused.value), "the words of the form"
             assert "shadow" not in str(refused.value)
         assert not pages_file(tmp_path / "root").exists()
-        put(store, "hooks.x", WEBHOOK)
-        with pytest.raises(UsageError, match="add another hook instead"):
-            put(store, "hooks.x", {"on": ["study-quiet"], "peer": "CT"})
 
 
 def test_the_last_peer_stays(tmp_path: Path) -> None:
