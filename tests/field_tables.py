@@ -1,6 +1,6 @@
 """Tables of the documents that are made from the code: ``python -m tests.field_tables`` writes them.
 
-docs/sidecar.md has every field of a stack, who else writes it, where it comes from, and its unit; docs/select.md and
+docs/sidecar.md has every field of a stack, where it comes from, and its unit; docs/select.md and
 docs/bids.md have the fields of selectors and of rules.
 """
 
@@ -99,31 +99,6 @@ UNITS = {
 }
 UNIT_OF = {name: unit for unit, names in UNITS.items() for name in names}
 
-BIDS = frozenset(
-    {
-        *("Manufacturer", "ManufacturersModelName", "SoftwareVersions", "MagneticFieldStrength", "BodyPart"),
-        *("ReceiveCoilName", "ReceiveCoilActiveElements", "CoilCombinationMethod", "MatrixCoilMode"),
-        *("MRAcquisitionType", "ScanningSequence", "SequenceVariant", "ScanOptions", "PulseSequenceType"),
-        *("PulseSequenceDetails", "SpoilingState", "SpoilingType", "MTState", "NonlinearGradientCorrection"),
-        *("ParallelAcquisitionTechnique", "ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane"),
-        *("PartialFourier", "PartialFourierDirection", "PhaseEncodingDirection", "EffectiveEchoSpacing"),
-        *("TotalReadoutTime", "WaterFatShift", "EchoTrainLength", "EchoTime", "EchoTime1", "EchoTime2"),
-        *("InversionTime", "SliceTiming", "DwellTime", "FlipAngle", "MultibandAccelerationFactor", "RepetitionTime"),
-        *("RepetitionTimeExcitation", "RepetitionTimePreparation", "VolumeTiming", "DelayTime", "AcquisitionDuration"),
-        *("ArterialSpinLabelingType", "LabelingDuration", "PostLabelingDelay", "BackgroundSuppression"),
-        *("LabelingOrientation", "VascularCrushing", "VascularCrushingVENC", "BolusCutOffFlag"),
-        *("BolusCutOffDelayTime", "BolusCutOffTechnique", "Units", "TracerName", "TracerRadionuclide"),
-        *("InjectedRadioactivity", "InjectedRadioactivityUnits", "InjectedVolume", "MolarActivity"),
-        *("MolarActivityUnits", "TimeZero", "ScanStart", "InjectionStart", "FrameTimesStart", "FrameDuration"),
-        *("ImageDecayCorrected", "ImageDecayCorrectionTime", "ReconMethodName", "ReconMethodParameterLabels"),
-        *("ReconMethodParameterValues", "ReconFilterType", "ReconFilterSize", "AttenuationCorrection"),
-        *("RandomsCorrectionMethod", "ScatterCorrectionMethod"),
-        *("ScatterFraction", "DecayCorrectionFactor", "DoseCalibrationFactor", "ConversionSoftware"),
-        "ConversionSoftwareVersion",
-    }
-)
-"""Fields that BIDS 1.10 defines."""
-
 OTHER_NAMES = {
     "RealWorldValueSlope": "PhilipsRWVSlope",
     "RealWorldValueIntercept": "PhilipsRWVIntercept",
@@ -209,13 +184,13 @@ def _notation(field: str, keyword: str) -> str:
 
 def sidecar_table() -> Iterator[str]:
     """Yield the lines of the table in Markdown, fields in alphabetical order."""
-    yield "| Field | In | From |"
-    yield "|---|---|---|"
+    yield "| Field | From |"
+    yield "|---|---|"
     for name, places in sorted(sources().items()):
-        letters = ("B" if name in BIDS else "") + ("D" if name in DCM2NIIX else "")
         unit = f" [{UNIT_OF[name]}]" if name in UNIT_OF else ""
         alias = f"; dcm2niix: `{OTHER_NAMES[name]}`" if name in OTHER_NAMES else ""
-        cells = (f"`{name}`", letters, f"{'; '.join(places)}{unit}{alias}")
+        alone = "" if alias or name in DCM2NIIX else " *"
+        cells = (f"`{name}`", f"{'; '.join(places)}{unit}{alias}{alone}")
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

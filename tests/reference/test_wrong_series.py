@@ -34,7 +34,7 @@ def test_a_series_that_somebody_converted_wrongly_is_right_or_not_in_silence(mak
     assert outcome.state == NOT_RIGHT.get(case.name, "right"), outcome.why
     page = PAGE.read_text()
     assert any(line.startswith(row_of(case, outcome)) for line in page.splitlines()), row_of(case, outcome)
-    for evidence in evidence_of(case, "voxelnode", outcome):
+    for evidence in evidence_of(case, outcome):
         assert evidence in page.splitlines(), evidence
 
 
