@@ -1,7 +1,7 @@
 """Tables of the documents that are made from the code: ``python -m tests.field_tables`` writes them.
 
-docs/sidecar.md has every field of a stack, where it comes from, and its unit; docs/select.md and
-docs/bids.md have the fields of selectors and of rules.
+docs/sidecar.md has every field of a stack, where it comes from, and its unit; docs/select.md and docs/bids.md have the
+fields of selectors and of rules.
 """
 
 from __future__ import annotations
@@ -182,16 +182,13 @@ def _notation(field: str, keyword: str) -> str:
     return number if keyword == field else f"{keyword} {number}"
 
 
-def sidecar_table() -> Iterator[str]:
-    """Yield the lines of the table in Markdown, fields in alphabetical order."""
-    yield "| Field | From |"
-    yield "|---|---|"
+def sidecar_list() -> Iterator[str]:
+    """Yield the lines of the list in Markdown, fields in alphabetical order."""
     for name, places in sorted(sources().items()):
         unit = f" [{UNIT_OF[name]}]" if name in UNIT_OF else ""
         alias = f"; dcm2niix: `{OTHER_NAMES[name]}`" if name in OTHER_NAMES else ""
         alone = "" if alias or name in DCM2NIIX else " *"
-        cells = (f"`{name}`", f"{'; '.join(places)}{unit}{alias}{alone}")
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        yield f"- `{name}`: {'; '.join(places)}{unit}{alias}{alone}"
 
 
 def selector_table(fields: Mapping[str, Field]) -> Iterator[str]:
@@ -205,7 +202,7 @@ def selector_table(fields: Mapping[str, Field]) -> Iterator[str]:
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
-    "sidecar.md": sidecar_table,
+    "sidecar.md": sidecar_list,
     "select.md": lambda: selector_table(FIELDS),
     "bids.md": lambda: selector_table(VOLUME_FIELDS),
 }

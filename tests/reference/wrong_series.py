@@ -318,7 +318,7 @@ def _doubled_end_and_a_gap() -> Case:
     double.SOPInstanceUID = double.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     double.InstanceNumber = 21
     del datasets[12]
-    mistake = "a doubled slice is one more, and the gap closes"
+    mistake = "the gap closes"
     return _classic("first slice twice, one missing", [539], mistake, [*datasets, double], may_lack=frozenset({0, 19}))
 
 
@@ -401,7 +401,7 @@ def _slope_per_slice() -> Case:
     datasets = make.mr_series(6)
     for number, ds in enumerate(datasets):
         ds.RescaleSlope, ds.RescaleIntercept = str(1.5 + number), str(-10 * number)
-    mistake = "the first slope scales all slices, or each slice is a file"
+    mistake = "the first slope scales all slices"
     return _classic("a slope of its own for each slice", [363], mistake, datasets)
 
 
@@ -513,7 +513,7 @@ def _first_slice_times() -> Case:
 
     issues = (272, 656, 793)
     planes = _in_time(series)
-    mistake = "slice times of the first volume, longer than the repetition"
+    mistake = "slice times longer than the repetition"
     datasets = series.edited(edit).datasets
     return Case("first volume with other times", issues, mistake, datasets, planes, sidecar=_multiband_times)
 
@@ -538,7 +538,7 @@ def _times_after_start() -> Case:
     planes = _in_time(series)
     issues = (303, 704, 875)
     mistake = "times of a series without multiband"
-    name = "two sources of slice times, one wrong in the first volume"
+    name = "slice times wrong in the first volume"
     return Case(name, issues, mistake, series.edited(edit).datasets, planes, sidecar=_multiband_times)
 
 
@@ -562,7 +562,7 @@ def _stopped_scan() -> Case:
     series = truth.series(5, 6, clock=True, Manufacturer="SIEMENS")
     planes = _in_time(series)[:-3]
     issues = (236, 742)
-    mistake = "slices of the last volume are lost without a word, or fill another one"
+    mistake = "slices of the last volume are lost"
     return Case(
         "a scan that was stopped", issues, mistake, series.datasets[:-3], planes, may_lack=frozenset({24, 25, 26})
     )
@@ -629,7 +629,7 @@ def _canon_directions() -> Case:
 
     series = _diffusion(make.OBLIQUE, edit, Manufacturer="CANON_MEC", SoftwareVersions="V6.0")
     true = DIRECTIONS @ axes * (-1, -1, 1)
-    mistake = "directions of the image are turned as if they were of the patient"
+    mistake = "directions are turned twice"
     return Case(
         "Canon, directions twice",
         (1000,),
@@ -704,7 +704,7 @@ def _bruker_matrix() -> Case:
 
     series = _diffusion(make.AXIAL, edit, Manufacturer="Bruker BioSpin MRI GmbH")
     true = _directions_are(DIRECTIONS * (-1, -1, 1))
-    mistake = "no directions, or those of a matrix in the wrong attributes"
+    mistake = "no directions, or wrong ones"
     return Case("Bruker, shifted b-matrix", (265, 525), mistake, series.datasets, _in_time(series), sidecar=true)
 
 
@@ -724,7 +724,7 @@ def _uih_directions() -> Case:
 
     series = _diffusion(make.OBLIQUE, edit, Manufacturer="UIH")
     true = _directions_are(DIRECTIONS @ axes * (-1, -1, 1))
-    mistake = "directions of the image are taken for those of the patient"
+    mistake = "directions are not turned"
     return Case(
         "United Imaging, directions twice", (836, 993), mistake, series.datasets, _in_time(series), sidecar=true
     )
