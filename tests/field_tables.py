@@ -191,22 +191,21 @@ def sidecar_list() -> Iterator[str]:
         yield f"- `{name}`: {'; '.join(places)}{unit}{alias}{alone}"
 
 
-def selector_table(fields: Mapping[str, Field]) -> Iterator[str]:
-    """Yield the lines of the table of fields in Markdown."""
-    yield "| Field | Type | Meaning |"
-    yield "|---|---|---|"
+def selector_list(fields: Mapping[str, Field]) -> Iterator[str]:
+    """Yield the lines of the list of fields in Markdown."""
+    yield "Text, unless a type is named:\n"
     for name, field in fields.items():
-        kind = f"{field.type}, several" if field.several else field.type
+        kind = ", ".join([field.type] * (field.type != "text") + ["several"] * field.several)
         choices = f": {', '.join(f'`{choice}`' for choice in field.choices)}" if field.choices else ""
-        yield f"| `{name}` | {kind} | {field.meaning}{choices} |"
+        yield f"- `{name}`{f' ({kind})' if kind else ''}: {field.meaning}{choices}"
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "sidecar.md": sidecar_list,
-    "select.md": lambda: selector_table(FIELDS),
-    "bids.md": lambda: selector_table(VOLUME_FIELDS),
+    "select.md": lambda: selector_list(FIELDS),
+    "bids.md": lambda: selector_list(VOLUME_FIELDS),
 }
-"""The table of each document."""
+"""The table or list of each document."""
 
 
 def with_table(name: str) -> str:
