@@ -210,7 +210,7 @@ DIFFERENCES = (
             "ImageType",
         ),
         _as_stated,
-        "as the first image states it; dcm2niix takes it from a sequence, another image, or makes it up",
+        "as the first image states it",
     ),
     Difference(_names("SeriesNumber"), _unnumbered, "none; dcm2niix makes one up"),
     Difference(_names("MatrixCoilMode"), _not_in_parallel, "parallel imaging is off; dcm2niix writes SENSE"),
@@ -239,7 +239,6 @@ DIFFERENCES = (
     Difference(
         _names("PulseSequenceType"),
         _stated_elsewhere,
-        "Echo Planar Pulse Sequence (0018,9018) and Spoiling (0018,9016) count; the echo of a diffusion sequence is "
-        "left out if it is not stated",
+        "Echo Planar Pulse Sequence and Spoiling count; an unstated echo of diffusion is left out",
     ),
 )

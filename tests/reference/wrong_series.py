@@ -847,7 +847,7 @@ CASES: dict[str, Callable[[], Case]] = {
 def row_of(case: Case, ours: Outcome) -> str:
     """Return the row of the table as far as dcm2niix has no part in it."""
     issues = ", ".join(f"[#{issue}](https://github.com/rordenlab/dcm2niix/issues/{issue})" for issue in case.issues)
-    return f"| {case.name} | {issues} | {case.mistake} | {ours.state} |"
+    return f"| {case.name} | {issues} | {case.mistake} | {ours.state},"
 
 
 def evidence_of(case: Case, ours: Outcome) -> list[str]:
@@ -857,8 +857,8 @@ def evidence_of(case: Case, ours: Outcome) -> list[str]:
 
 def main() -> None:
     """Print the two tables of docs/wrong-series.md."""
-    print(f"| Series | Issue | What went wrong | voxelnode | dcm2niix {version_of_dcm2niix()} |")
-    print("|---|---|---|---|---|")
+    print(f"| Series | Issue | What went wrong | voxelnode, dcm2niix {version_of_dcm2niix()} |")
+    print("|---|---|---|---|")
     evidence = []
     for make_case in CASES.values():
         case = make_case()
