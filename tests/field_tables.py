@@ -1,7 +1,7 @@
 """Tables of the documents that are made from the code: ``python -m tests.field_tables`` writes them.
 
-docs/sidecar.md has every field of a stack, its unit, where it comes from, and who else writes it; docs/select.md and
-docs/bids.md have the fields of selectors and of rules; docs/configuration.md has the keys of the configuration.
+docs/sidecar.md has every field of a stack, where it comes from, and its unit; docs/select.md and docs/bids.md have the
+fields of selectors and of rules; docs/configuration.md has the keys of the configuration.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.datadict import tag_for_keyword
 
 from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.selector.fields import FIELDS, Field
@@ -28,36 +28,36 @@ BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
 
 DERIVED = {
     "AcquisitionTime": "the earliest plane; Philips: the first image",
-    "RepetitionTime": "of several volumes the time from one to the next; GE: (0043,xx7C) is added",
+    "RepetitionTime": "of several volumes their step; GE: (0043,xx7C) is added",
     "PhaseEncodingDirection": "axis and sign, along rows and columns as stored; Siemens: CSA or (0021,xx1C) "
     "PhaseEncodingDirectionPositive; GE: (0018,9034), else (0043,xx2A)",
-    "PhaseEncodingAxis": "In-plane Phase Encoding Direction (0018,1312), if the sign is unknown",
-    "InPlanePhaseEncodingDirectionDICOM": "In-plane Phase Encoding Direction (0018,1312)",
-    "AcquisitionMatrixPE": "Acquisition Matrix (0018,1310), MR Acquisition Phase Encoding Steps in-plane (0018,9231)",
+    "PhaseEncodingAxis": "InPlanePhaseEncodingDirection (0018,1312), if the sign is unknown",
+    "InPlanePhaseEncodingDirectionDICOM": "InPlanePhaseEncodingDirection (0018,1312)",
+    "AcquisitionMatrixPE": "AcquisitionMatrix (0018,1310), MRAcquisitionPhaseEncodingStepsInPlane (0018,9231)",
     "ReconMatrixPE": "size of a plane in phase direction",
     "EffectiveEchoSpacing": "echo-planar; Siemens: bandwidth in phase direction; GE: (0043,xx2C), (0043,xx83), "
-    "Acquisition Matrix, Scan Options; UIH: Acquisition Duration (0018,9073) of a plane",
+    "AcquisitionMatrix, ScanOptions; UIH: AcquisitionDuration (0018,9073) of a plane",
     "TotalReadoutTime": "EffectiveEchoSpacing times the intervals of ReconMatrixPE",
     "BandwidthPerPixelPhaseEncode": "Siemens: (0019,xx28), (0021,xx53), CSA; echo-planar",
     "DerivedVendorReportedEchoSpacing": "Siemens: BandwidthPerPixelPhaseEncode without acceleration and oversampling",
     "EstimatedEffectiveEchoSpacing": "Philips: EstimatedTotalReadoutTime over the intervals of ReconMatrixPE",
     "EstimatedTotalReadoutTime": "Philips, echo-planar: WaterFatShift, ImagingFrequency and (2001,xx13)",
-    "SliceTiming": "times of the planes: Acquisition Time, mosaic, grid; GE: (0021,xx5E), Trigger Time (0018,1060) of "
+    "SliceTiming": "times of the planes: AcquisitionTime, mosaic, grid; GE: (0021,xx5E), TriggerTime (0018,1060) of "
     "echo-planar scans, protocol SLICEORDER",
-    "PulseSequenceType": "Scanning Sequence, Sequence Variant, Echo Pulse Sequence, acceleration",
-    "PartialFourierEnabled": "Philips: Partial Fourier (0018,9081)",
-    "PhaseEncodingStepsNoPartialFourier": "Philips: PhaseEncodingSteps, if Partial Fourier (0018,9081) is YES",
-    "RepetitionTimeExcitation": "Repetition Time (0018,0080), if volumes follow each other at another time",
-    "RepetitionTimePreparation": "Repetition Time (0018,0080) of labelled images",
+    "PulseSequenceType": "ScanningSequence, SequenceVariant, EchoPulseSequence, acceleration",
+    "PartialFourierEnabled": "Philips: PartialFourier (0018,9081)",
+    "PhaseEncodingStepsNoPartialFourier": "Philips: PhaseEncodingSteps, if PartialFourier (0018,9081) is YES",
+    "RepetitionTimeExcitation": "RepetitionTime (0018,0080), if volumes follow at another time",
+    "RepetitionTimePreparation": "RepetitionTime (0018,0080) of labelled images",
     "VolumeTiming": "starts of the volumes without a fixed step",
     "FrameTimesStart": "starts of the frames of PET and NM",
-    "FrameDuration": "Actual Frame Duration (0018,1242), Frame Acquisition Duration (0018,9220)",
+    "FrameDuration": "ActualFrameDuration (0018,1242), FrameAcquisitionDuration (0018,9220)",
     "InjectedRadioactivityUnits": "Bq",
     "TimeZero": "the start of the scan, as time of day",
     "ScanStart": "0, because the scan begins at time zero",
-    "InjectionStart": "Radiopharmaceutical Start DateTime (0018,1078) or Time (0018,1072), after time zero",
-    "ImageDecayCorrected": "Decay Correction (0054,1102), Decay Corrected (0018,9758)",
-    "ImageDecayCorrectionTime": "moment to which Decay Correction corrects, after time zero",
+    "InjectionStart": "RadiopharmaceuticalStartDateTime (0018,1078), StartTime (0018,1072), after time zero",
+    "ImageDecayCorrected": "DecayCorrection (0054,1102), DecayCorrected (0018,9758)",
+    "ImageDecayCorrectionTime": "moment of DecayCorrection, after time zero",
     "SUVType": "of uptake volumes: BW, LBM, LBMJAMES128 or BSA",
     "ConversionSoftware": "voxelnode",
     "ConversionSoftwareVersion": "its version",
@@ -100,31 +100,6 @@ UNITS = {
     "ml": ("InjectedVolume",),
 }
 UNIT_OF = {name: unit for unit, names in UNITS.items() for name in names}
-
-BIDS = frozenset(
-    {
-        *("Manufacturer", "ManufacturersModelName", "SoftwareVersions", "MagneticFieldStrength", "BodyPart"),
-        *("ReceiveCoilName", "ReceiveCoilActiveElements", "CoilCombinationMethod", "MatrixCoilMode"),
-        *("MRAcquisitionType", "ScanningSequence", "SequenceVariant", "ScanOptions", "PulseSequenceType"),
-        *("PulseSequenceDetails", "SpoilingState", "SpoilingType", "MTState", "NonlinearGradientCorrection"),
-        *("ParallelAcquisitionTechnique", "ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane"),
-        *("PartialFourier", "PartialFourierDirection", "PhaseEncodingDirection", "EffectiveEchoSpacing"),
-        *("TotalReadoutTime", "WaterFatShift", "EchoTrainLength", "EchoTime", "EchoTime1", "EchoTime2"),
-        *("InversionTime", "SliceTiming", "DwellTime", "FlipAngle", "MultibandAccelerationFactor", "RepetitionTime"),
-        *("RepetitionTimeExcitation", "RepetitionTimePreparation", "VolumeTiming", "DelayTime", "AcquisitionDuration"),
-        *("ArterialSpinLabelingType", "LabelingDuration", "PostLabelingDelay", "BackgroundSuppression"),
-        *("LabelingOrientation", "VascularCrushing", "VascularCrushingVENC", "BolusCutOffFlag"),
-        *("BolusCutOffDelayTime", "BolusCutOffTechnique", "Units", "TracerName", "TracerRadionuclide"),
-        *("InjectedRadioactivity", "InjectedRadioactivityUnits", "InjectedVolume", "MolarActivity"),
-        *("MolarActivityUnits", "TimeZero", "ScanStart", "InjectionStart", "FrameTimesStart", "FrameDuration"),
-        *("ImageDecayCorrected", "ImageDecayCorrectionTime", "ReconMethodName", "ReconMethodParameterLabels"),
-        *("ReconMethodParameterValues", "ReconFilterType", "ReconFilterSize", "AttenuationCorrection"),
-        *("RandomsCorrectionMethod", "ScatterCorrectionMethod"),
-        *("ScatterFraction", "DecayCorrectionFactor", "DoseCalibrationFactor", "ConversionSoftware"),
-        "ConversionSoftwareVersion",
-    }
-)
-"""Fields that BIDS 1.10 defines."""
 
 OTHER_NAMES = {
     "RealWorldValueSlope": "PhilipsRWVSlope",
@@ -186,9 +161,9 @@ def sources() -> dict[str, list[str]]:
     """Return, by field, the elements that it comes from: those of the standard first, then those of each vendor."""
     found: dict[str, list[str]] = defaultdict(list)
     for field in BIDS_FIELDS:
-        found[field.name] += [", ".join(map(_notation, field.keywords))]
+        found[field.name] += [", ".join(_notation(field.name, keyword) for keyword in field.keywords)]
     for name, keyword, _ in FRAME_FACTORS:
-        found[name].append(_notation(keyword))
+        found[name].append(_notation(name, keyword))
     for vendor, table in VENDOR_FIELDS.items():
         by_name: dict[str, list[str]] = defaultdict(list)
         for own in table:
@@ -200,34 +175,31 @@ def sources() -> dict[str, list[str]]:
     return found
 
 
-def _notation(keyword: str) -> str:
-    """Return an attribute of the standard with its tag, or the one private element among them."""
+def _notation(field: str, keyword: str) -> str:
+    """Return the tag of an attribute, behind its keyword unless the field has that name; or the one private element."""
     tag = tag_for_keyword(keyword)
     if tag is None:
         return f"Philips: {notation(SCALE_SLOPE)}"
-    return f"{dictionary_description(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    number = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    return number if keyword == field else f"{keyword} {number}"
 
 
-def sidecar_table() -> Iterator[str]:
-    """Yield the lines of the table in Markdown, fields in alphabetical order."""
-    yield "| Field | Unit | From | Also in |"
-    yield "|---|---|---|---|"
+def sidecar_list() -> Iterator[str]:
+    """Yield the lines of the list in Markdown, fields in alphabetical order."""
     for name, places in sorted(sources().items()):
-        others = [*(["BIDS"] if name in BIDS else []), *(["dcm2niix"] if name in DCM2NIIX else [])]
-        if name in OTHER_NAMES:
-            others.append(f"dcm2niix as `{OTHER_NAMES[name]}`")
-        cells = (f"`{name}`", UNIT_OF.get(name, ""), "; ".join(places), ", ".join(others))
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        unit = f" [{UNIT_OF[name]}]" if name in UNIT_OF else ""
+        alias = f"; dcm2niix: `{OTHER_NAMES[name]}`" if name in OTHER_NAMES else ""
+        alone = "" if alias or name in DCM2NIIX else " *"
+        yield f"- `{name}`: {'; '.join(places)}{unit}{alias}{alone}"
 
 
-def selector_table(fields: Mapping[str, Field]) -> Iterator[str]:
-    """Yield the lines of the table of fields in Markdown."""
-    yield "| Field | Type | Meaning |"
-    yield "|---|---|---|"
+def selector_list(fields: Mapping[str, Field]) -> Iterator[str]:
+    """Yield the lines of the list of fields in Markdown."""
+    yield "Text, unless a type is named:\n"
     for name, field in fields.items():
-        kind = f"{field.type}, several" if field.several else field.type
+        kind = ", ".join([field.type] * (field.type != "text") + ["several"] * field.several)
         choices = f": {', '.join(f'`{choice}`' for choice in field.choices)}" if field.choices else ""
-        yield f"| `{name}` | {kind} | {field.meaning}{choices} |"
+        yield f"- `{name}`{f' ({kind})' if kind else ''}: {field.meaning}{choices}"
 
 
 def configuration_tables() -> Iterator[str]:
@@ -244,12 +216,12 @@ def configuration_tables() -> Iterator[str]:
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
-    "sidecar.md": sidecar_table,
-    "select.md": lambda: selector_table(FIELDS),
-    "bids.md": lambda: selector_table(VOLUME_FIELDS),
+    "sidecar.md": sidecar_list,
+    "select.md": lambda: selector_list(FIELDS),
+    "bids.md": lambda: selector_list(VOLUME_FIELDS),
     "configuration.md": configuration_tables,
 }
-"""The table of each document."""
+"""The table or list of each document."""
 
 
 def with_table(name: str) -> str:

@@ -192,41 +192,35 @@ DIFFERENCES = (
         _identifies,
         "the text repeats a word that identifies the patient",
     ),
-    Difference(_names("BidsGuess"), _absent, "a guess, of the name of a file"),
+    Difference(_names("BidsGuess"), _absent, "a guess"),
     Difference(_names("ConversionSoftware", "ConversionSoftwareVersion"), _always, "another program"),
-    Difference(_names("Manufacturer"), _same_maker, "as the images state it, not abbreviated"),
+    Difference(_names("Manufacturer"), _same_maker, "not abbreviated"),
     Difference(
         _names("ScanningSequence", "SequenceVariant", "ScanOptions", "ConvolutionKernel", "SoftwareVersions"),
         _as_texts,
-        "several values are a list, as in BIDS, or separated by spaces",
+        "several values: a list, or separated by spaces",
     ),
-    Difference(
-        _names("ImageType", "ImageTypeText"), _same_kinds, "as stated: not split at underscores, nothing is added"
-    ),
-    Difference(
-        _names("ImageType", "ScanningSequence"), _of_other_frames, "of the frames of the volume, not of the last frame"
-    ),
+    Difference(_names("ImageType", "ImageTypeText"), _same_kinds, "as stated, not split at underscores"),
+    Difference(_names("ImageType", "ScanningSequence"), _of_other_frames, "of the frames of the volume"),
     Difference(_names("AcquisitionTime"), _same_time, "the same moment with other digits"),
-    Difference(_names("AcquisitionTime"), _earlier, "the earliest plane, not that of the first file"),
+    Difference(_names("AcquisitionTime"), _earlier, "the earliest plane"),
     Difference(
         _names(
             *("Manufacturer", "ManufacturersModelName", "SoftwareVersions", "EchoNumber", "AcquisitionNumber"),
             "ImageType",
         ),
         _as_stated,
-        "as the first image states it; dcm2niix takes it from a sequence, another image, or makes it up",
+        "as the first image states it",
     ),
-    Difference(_names("SeriesNumber"), _unnumbered, "there is none; dcm2niix makes one up from the UID"),
-    Difference(
-        _names("MatrixCoilMode"), _not_in_parallel, "the protocol has parallel imaging switched off, which is not SENSE"
-    ),
+    Difference(_names("SeriesNumber"), _unnumbered, "none; dcm2niix makes one up"),
+    Difference(_names("MatrixCoilMode"), _not_in_parallel, "parallel imaging is off; dcm2niix writes SENSE"),
     Difference(
         _names("ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane"),
         _no_acceleration,
         "nothing states it; dcm2niix writes 1",
     ),
     Difference(_names("MultibandAccelerationFactor"), _vendor("SIEMENS"), "nothing states it; dcm2niix infers it"),
-    Difference(_names("TablePosition"), _vendor("PHILIPS"), "no element is known to state it"),
+    Difference(_names("TablePosition"), _vendor("PHILIPS"), "no known element states it"),
     Difference(_names("PhilipsRWVSlope", "PhilipsRWVIntercept"), _renamed, "named RealWorldValueSlope and Intercept"),
     Difference(
         _names("EstimatedEffectiveEchoSpacing", "EstimatedTotalReadoutTime"),
@@ -236,18 +230,15 @@ DIFFERENCES = (
     Difference(
         _names("EffectiveEchoSpacing", "TotalReadoutTime"),
         _cropped,
-        "the image has fewer lines than were acquired: cropped or reduced later, it is unknown which",
+        "fewer lines than acquired: cropped or reduced, unknown which",
     ),
-    Difference(
-        _names("SliceTiming"), _beyond_a_repetition, "times of separate passes: they span more than a repetition"
-    ),
-    Difference(_names("SliceTiming"), _uneven_times, "excitations at uneven times, which nothing confirms"),
-    Difference(_names("SliceTiming"), _rounded_times, "dcm2niix holds a time of day in 32 bits"),
-    Difference(_names("SpoilingType"), _spoiled_by, "Spoiling (0018,9016) is RF, which is not COMBINED"),
+    Difference(_names("SliceTiming"), _beyond_a_repetition, "separate passes, longer than a repetition"),
+    Difference(_names("SliceTiming"), _uneven_times, "uneven times that nothing confirms"),
+    Difference(_names("SliceTiming"), _rounded_times, "dcm2niix has times in 32 bits"),
+    Difference(_names("SpoilingType"), _spoiled_by, "Spoiling (0018,9016) is RF, not COMBINED"),
     Difference(
         _names("PulseSequenceType"),
         _stated_elsewhere,
-        "Echo Planar Pulse Sequence (0018,9018) and Spoiling (0018,9016) count; the echo of a diffusion sequence is "
-        "left out if it is not stated",
+        "Echo Planar Pulse Sequence and Spoiling count; an unstated echo of diffusion is left out",
     ),
 )

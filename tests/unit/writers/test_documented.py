@@ -24,7 +24,7 @@ def named_in(title: str) -> set[str]:
     """Words set as code in one part of the document, for the sidecar also the fields of the document about them."""
     part = DOCUMENT.split(f"### {title}")[1].split("\n##")[0]
     fields = (DOCUMENTS / "sidecar.md").read_text(encoding="utf-8") if title == "Sidecar" else ""
-    return set(re.findall(r"`([\w-]+)`", part)) | set(re.findall(r"^\| `(\w+)` \|", fields, flags=re.MULTILINE))
+    return set(re.findall(r"`([\w-]+)`", part)) | set(re.findall(r"^- `(\w+)`:", fields, flags=re.MULTILINE))
 
 
 def converted(series: list[Dataset], folder: Path) -> dict[str, list[dict[str, object]]]:

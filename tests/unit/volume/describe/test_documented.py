@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.field_tables import BIDS, DCM2NIIX, DERIVED, DOCS, OTHER_NAMES, UNIT_OF, sources, with_table
+from tests.field_tables import DCM2NIIX, DERIVED, DOCS, OTHER_NAMES, UNIT_OF, sources, with_table
 from tests.reference.sidecar_differences import DIFFERENCES
 
 DOCUMENT = (DOCS / "sidecar.md").read_text(encoding="utf-8")
@@ -15,7 +15,7 @@ def test_the_document_has_the_table_of_the_code() -> None:
 
 
 def test_every_name_with_a_unit_or_another_writer_is_a_field() -> None:
-    assert {*UNIT_OF, *BIDS, *DCM2NIIX, *OTHER_NAMES, *DERIVED} <= sources().keys()
+    assert {*UNIT_OF, *DCM2NIIX, *OTHER_NAMES, *DERIVED} <= sources().keys()
 
 
 def test_the_document_has_every_reason_for_a_difference_from_dcm2niix_and_no_other() -> None:
