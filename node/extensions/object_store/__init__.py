@@ -7,7 +7,6 @@ from node.hookspecs import Command, Extension
 
 class _ObjectStore(Extension):
     name = "object_store"
-    store = "node.extensions.object_store.kind:KIND"
     commands = (
         Command(
             "archive",

@@ -9,7 +9,6 @@ class _Oidc(Extension):
     """What `[web.oidc]` describes."""
 
     name = "oidc"
-    sign_ins = f"{__name__}.identity_provider:opened"
 
 
 EXTENSION = _Oidc()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from node.hookspecs import Action, Command, Extension, IndexServer, OpenedRoot
+from node.hookspecs import Action, Command, Extension, OpenedRoot
 
 
 class _PostgreSQL(Extension):
     name = "postgresql"
-    server = IndexServer("node.extensions.postgresql.engine", "node.extensions.postgresql.membership:membership")
     commands = (
         Command(
             "cluster",
