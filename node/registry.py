@@ -21,6 +21,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.pages:EXTENSION",
     "node.extensions.administration:EXTENSION",
     "node.extensions.pynetdicom_acceptor:EXTENSION",
+    "node.extensions.backup:EXTENSION",
     "node.extensions.object_store:EXTENSION",
     "node.extensions.postgresql:EXTENSION",
     "node.extensions.demo:EXTENSION",
@@ -57,6 +58,8 @@ ACCEPTOR = "node.extensions.pynetdicom_acceptor.acceptor:PynetdicomAcceptor"
 HANDLERS = "node.extensions.pynetdicom_acceptor.handlers:handlers_of"
 STORE = "node.extensions.object_store.kind"
 INDEX_BACKEND = "node.extensions.postgresql.engine"
+COPY_INDEX = "node.extensions.postgresql.copying:copy_index"
+EXPORT = "node.extensions.projects.export:export"
 MEMBERSHIP = "node.extensions.postgresql.membership:membership"
 RESULTS = "node.extensions.results.intake:ResultIntake"
 RESULTS_LEFT = "node.extensions.results.intake:results_left_in"

@@ -116,7 +116,6 @@ COMMANDS = (
         "node.cli.maintain.db:app",
         ("voxelnode db path", "voxelnode db backup index-copy.sqlite", "voxelnode db export shared --group users"),
     ),
-    Command("backup", "Maintain", "node.cli.maintain.backup:backup", ("voxelnode backup --prove /backup",)),
     Command("journal", "Maintain", "node.cli.maintain.journal:app", ("voxelnode journal status",)),
     Command("quarantine", "Maintain", "node.cli.maintain.quarantine:app", ("voxelnode quarantine list",)),
     Command(

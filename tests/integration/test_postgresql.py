@@ -26,13 +26,14 @@ from pydicom import Dataset
 from sqlalchemy import Connection, event, inspect, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from node.control.care import copy_index, rebuild_index
+from node.control.care import rebuild_index
 from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources
 from node.extensions.identity import persons
 from node.extensions.identity.persons import PersonRepository
+from node.extensions.postgresql.copying import copy_index
+from node.extensions.projects.export import KEPT_TABLES, export
 from node.index.care import copying
-from node.index.care.copying import KEPT_TABLES
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked, reading
 from node.index.engine import writer
@@ -52,7 +53,6 @@ from node.index.nouns.records import Indexed, Outcome, Received
 from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
 from node.index.search.finder import QueryRefused, QueryStopped
-from node.lifecycle.export import export
 from node.metrics import Metrics
 from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
 from tests import make, several_writers
