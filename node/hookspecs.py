@@ -60,8 +60,6 @@ class Command:
         Whole command lines, which end the help of the command.
     before : str
         Command before which it is listed; empty: last.
-    instead : mapping of str to str
-        Options that it has not, but a program has that people know, and what does the same here.
     """
 
     name: str
@@ -69,7 +67,6 @@ class Command:
     place: Place
     examples: tuple[str, ...] = ()
     before: str = ""
-    instead: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

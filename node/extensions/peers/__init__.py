@@ -31,7 +31,6 @@ class _Peers(Extension):
             f"{__name__}.commands:find",
             ("voxelnode find --from PACS PatientID=17", "voxelnode find --from PACS StudyDate=20260101-"),
             before="send",
-            instead=dict.fromkeys(("-k", "--key"), "keys stand alone, such as PatientID=17"),
         ),
         Command(
             "get",
