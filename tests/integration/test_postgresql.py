@@ -34,6 +34,7 @@ from node.extensions.identity.persons import PersonRepository
 from node.extensions.postgresql import copying
 from node.extensions.postgresql.copying import copy_index
 from node.extensions.projects.export import KEPT_TABLES, export
+from node.extensions.projects.rows import ProjectRepository
 from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep, PerformedStepRepository
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked, reading
@@ -47,7 +48,7 @@ from node.index.models import Base, ImageRow
 from node.index.nouns import deletions
 from node.index.nouns import series_claims as series
 from node.index.nouns.instances import NotIndexable
-from node.index.nouns.projects import Content, ProjectRepository
+from node.index.nouns.projects import Content
 from node.index.nouns.received import add_instances
 from node.index.nouns.records import Indexed, Outcome, Received
 from node.index.nouns.studies import StudyFilter
