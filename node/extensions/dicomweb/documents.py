@@ -14,8 +14,8 @@ from python_multipart.multipart import parse_options_header
 
 from node.dicom.json_model import Json
 from node.dicom.metadata import encoded_model
-from node.dicom.xml_model import NotNative, json_from_native
 from node.extensions.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, DocumentForm
+from node.extensions.dicomweb.native_reader import NotNative, json_from_native
 from node.extensions.dicomweb.resources import Instances, Multipart, Part
 from node.web.headers import accepts_gzip, has_etag
 
