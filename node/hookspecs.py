@@ -13,18 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    import threading
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pydicom.dataset import Dataset
 
-    from node.archive.base import LocalFile, Remote, Uploads
     from node.archive.filesystem import Archive
-    from node.association.listener import Listener
     from node.association.operation import Operation
     from node.audit.audit_log import Audit
     from node.background import BackgroundService, SupervisedThread
@@ -33,22 +29,18 @@ if TYPE_CHECKING:
     from node.conversion.datasets import SeriesFiles
     from node.conversion.job import ReferencedSeries
     from node.index.database.index import Index
-    from node.index.database.reading import ReadIndex
     from node.index.nouns.converted import ConvertedFile, SeriesKey
     from node.index.nouns.records import Refused
-    from node.index.work.jobs import Job, JobState
     from node.index.work.messages import LedgerEvent
-    from node.lifecycle.fsck import Finding
     from node.metrics import Metrics
     from node.notify.channel import Channel
     from node.receive.ingest import Ingest
     from node.routing.destination import Destination as Receiver
     from node.routing.held import HeldWorker
     from node.selector import Selector
-    from node.settings.model import AuditSettings, Destination, Oidc, Route, Settings, Verb
+    from node.settings.model import Destination, Route, Settings, Verb
     from node.volume.model import Volume
     from node.volume.reasons import Exclusion, Refusal
-    from node.web.credentials import FederatedIdentity
     from node.writers.options import WriteOptions
 
 Place = str
@@ -70,8 +62,6 @@ class Command:
         Whole command lines, which end the help of the command.
     before : str
         Command before which it is listed; empty: last.
-    instead : mapping of str to str
-        Options that it has not, but a program has that people know, and what does the same here.
     """
 
     name: str
@@ -79,7 +69,6 @@ class Command:
     place: Place
     examples: tuple[str, ...] = ()
     before: str = ""
-    instead: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +131,6 @@ class MenuEntry:
     for_members: bool = False
 
 
-ErrorPage = Callable[[int, str, str, str, str], str]
-"""Takes the status of an error, its title, its detail, a remedy, and the path of the page before or an empty text;
-returns HTML, for which nobody needs an account."""
-
-
-@dataclass(frozen=True, slots=True)
-class StudyLink:
-    """A link on the pages of studies and series, such as to a viewer.
-
-    Attributes
-    ----------
-    place : Place
-        A function of the `Services` of HTTP and a Study Instance UID that returns the URL; empty: no link.
-    """
-
-    label: str
-    place: Place
-
-
 @dataclass(frozen=True, slots=True)
 class Service:
     """A SOP class of PS3.6 for which the node is an SCP, beside its own.
@@ -191,26 +161,6 @@ Operate = Callable[["Operation"], None]
 
 Respond = Callable[["Operation"], Iterator[Any]]
 """Yields what a handler of pynetdicom for a C-MOVE or C-GET yields."""
-
-
-class Accepting(Protocol):
-    """Something that accepts associations in place of the node's own acceptor."""
-
-    thread: SupervisedThread
-
-    def start(self, host: str, port: int) -> tuple[str, int]:
-        """Bind and accept; return address and port. Raises OSError if the address cannot be bound."""
-
-    def stop(self) -> None:
-        """Accept nothing more. Associations go on until `node.association.admission.Associated` ends them."""
-
-
-OpenAcceptor = Callable[["Listener"], Accepting]
-"""Returns what accepts for a listener, or raises `UsageError` if it cannot do what the configuration demands."""
-
-
-OpenHandlers = Callable[["Listener"], list[Any]]
-"""Returns handlers for the events of pynetdicom, behind which is a listener that does not listen: `node.handlers`."""
 
 
 class Listening(Protocol):
@@ -281,10 +231,7 @@ class OpenedRoot:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of [destinations.NAME] or [hooks.NAME] that says what there is, and the place of what it stands for.
-
-    For acceptors it is the value of the key.
-    """
+    """A key of [destinations.NAME] or [hooks.NAME] that says what there is, and the place of what it stands for."""
 
     key: str
     place: Place
@@ -340,255 +287,6 @@ class DestinationKind(Protocol):
 
     def worker(self, parts: RouteParts) -> HeldWorker:
         """Return the service that does what the messages to a destination of a route ask for."""
-
-
-class Way(Protocol):
-    """A way in which copies that leave lose what identifies people. It is pickled into the child that makes a copy."""
-
-    @property
-    def mark(self) -> str:
-        """What the audit log says of it."""
-
-    @property
-    def reasons(self) -> Collection[str]:
-        """Every reason of `Withheld` that the child may answer."""
-
-    def load(self) -> None:
-        """Import what the methods below need, once for many files."""
-
-    def uid(self, uid: str) -> str:
-        """Return the UID that a copy has in the place of that of an instance, a series or a study."""
-
-    def read(self, path: Path) -> Dataset:
-        """Read the whole data set of a file; raise `Withheld` if it cannot be."""
-
-    def clean(self, ds: Dataset) -> Dataset:
-        """Return the data set that may leave; raise `Withheld` if there is none."""
-
-    def write(self, ds: Dataset, into: Path) -> int:
-        """Write it as a DICOM file; return where the data set begins."""
-
-
-class Ways(Protocol):
-    """The ways that a configuration has, by the names that routes and downloads know."""
-
-    def names(self, settings: Settings) -> list[str]:
-        """Return the names of all."""
-
-    def way(self, settings: Settings, name: str) -> Way:
-        """Return one; raise `UsageError` if it cannot be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class SignIn:
-    """The state of one sign-in; the provider returns `state` and `nonce`."""
-
-    state: str
-    nonce: str
-    code_verifier: str
-    redirect_uri: str
-    next_path: str
-
-
-class IdentityProvider(Protocol):
-    """Who says who people are. Thread-safe."""
-
-    @property
-    def end_session_url(self) -> str:
-        """Its logout page, or an empty string."""
-
-    def by_access_token(self, token: str) -> FederatedIdentity:
-        """Return the identity in an access token; raise `SignInFailed` or `ProviderUnavailable`."""
-
-
-class BegunSignIn(NamedTuple):
-    """The address at the provider for the browser, and the value of its cookie."""
-
-    url: str
-    cookie: str
-
-
-class SignIns(Protocol):
-    """Sign-ins by an identity provider: a browser is sent there and returns with a code. Thread-safe."""
-
-    provider: IdentityProvider
-
-    def begin(self, redirect_uri: str, next_path: str) -> BegunSignIn:
-        """Begin a sign-in."""
-
-    def returned(self, cookie: str, state: str) -> SignIn:
-        """Return the sign-in from which a browser returns; raise `SignInFailed` unless that browser began it."""
-
-    def end(self, sign_in: SignIn, code: str) -> FederatedIdentity:
-        """Return the identity of the user; raise `SignInFailed` or `ProviderUnavailable`."""
-
-
-OpenSignIns = Callable[["Oidc"], SignIns]
-"""Takes [web.oidc]; raises `UsageError` if the secret or the certificates cannot be read."""
-
-
-class AuditCopy(Protocol):
-    """Where each line of the audit log is sent as well. Thread-safe."""
-
-    def send(self, line: str, at: str) -> None:
-        """Send a line, written at an ISO 8601 time; never wait for the receiver, and never raise."""
-
-    def close(self) -> None:
-        """Send what waits, for a few seconds at most."""
-
-
-OpenAuditCopy = Callable[["AuditSettings"], AuditCopy]
-"""Takes [audit], whose `syslog` is not empty; raises `UsageError` if it cannot be used."""
-
-
-class Results(Protocol):
-    """Stores what hooks leave for their jobs. Thread-safe."""
-
-    def under_way(self, job_id: str) -> AbstractContextManager[threading.Event]:
-        """Yield an event that is set if somebody cancels the job within the block."""
-
-    def folder(self, job_id: str) -> Path:
-        """Return the folder of a job, which may not exist."""
-
-    def empty_folder(self, job_id: str) -> Path:
-        """Return the folder of a job, empty."""
-
-    def new_file(self, job: Job, name: str) -> AbstractContextManager[IO[bytes]]:
-        """Yield a file of a job to write, which is there once the block ends."""
-
-    def finish(
-        self, job_id: str, content: object = None, detail: str | None = None, wait_seconds: float = 60.0
-    ) -> None:
-        """Store the results of a job from the files in its folder, and let it succeed; `content` is the manifest."""
-
-    def end(self, job_id: str, state: JobState, detail: str | None = None) -> None:
-        """End a job that is open, and remove its files."""
-
-    def sweep(self) -> None:
-        """Remove the folders of jobs that have ended."""
-
-    def services(self, settings: Settings) -> Sequence[BackgroundService]:
-        """Return what a node runs for jobs."""
-
-    def close(self) -> None:
-        """End what works on results."""
-
-
-class ResultsKind(Protocol):
-    """What becomes of the results of hooks."""
-
-    def opened(self, index: Index, ingest: Ingest, metrics: Metrics) -> Results:
-        """Return what stores them in an opened root."""
-
-    def left_in(self, folder: Path, content: object, hook: str) -> list[dict[str, Any]]:
-        """Return what would be made of the files in a folder, each with `file`, `kind` and `description`."""
-
-
-class TriedStore(NamedTuple):
-    """The place of a store, what it does not do as it should, and what the node does itself because the store does not.
-
-    None: nothing.
-    """
-
-    place: str
-    problem: str | None
-    warning: str | None
-
-
-class StoreKind(Protocol):
-    """The object store that `[storage] url` names.
-
-    Every method but `tried` and `findings` may raise `node.archive.base.StoreAway`, and each `UsageError` if the
-    configuration cannot be used.
-    """
-
-    def opened(self, settings: Settings, archive: Archive, index: Index, *, new_index: bool) -> Remote:
-        """Return the store of a root that this process has opened; `new_index`: the index has no rows yet."""
-
-    def uploads(self, settings: Settings, archive: Archive, index: Index, metrics: Metrics) -> Uploads:
-        """Return the service that moves files to the store of an opened root."""
-
-    def files(self, settings: Settings) -> AbstractContextManager[LocalFile]:
-        """Yield what gives the files of the archive to a process that does not hold its lock."""
-
-    def findings(
-        self, settings: Settings, index: ReadIndex, losers: set[str], *, digests: bool, serving: bool
-    ) -> Iterator[Finding]:
-        """Yield the differences between the index and the objects; see `node.lifecycle.fsck.examine`.
-
-        `losers`: keys of files that lost a conflict.
-        """
-
-    def tried(self, settings: Settings) -> TriedStore:
-        """Try what the archive needs of the store."""
-
-
-class Membership(Protocol):
-    """This host among those that share its index: it says that it lives, and hears of the others.
-
-    Attributes
-    ----------
-    services : sequence of BackgroundService
-        What runs from `start` to `leave`.
-    beside : sequence of BackgroundService
-        What the node starts and stops with its own services.
-    """
-
-    services: Sequence[BackgroundService]
-    beside: Sequence[BackgroundService]
-
-    def start(self) -> None:
-        """Join the other hosts. From here on, this one does only what it has the `node.index.engine.turn.Turn` for."""
-
-    def when_asked_to_drain(self, act: Callable[[], None]) -> None:
-        """Call `act` when somebody asks this host to drain, or at once if somebody has."""
-
-    def begin_to_drain(self) -> None:
-        """Let the others know that this host drains; does not wait for the server."""
-
-    def hand_over(self, services: Mapping[str, BackgroundService]) -> None:
-        """Take no turn any more, and give back each that this host has once the service that works with it ended."""
-
-    def leave(self, left_behind: int) -> None:
-        """Give back what this host still has; `left_behind`: instances that only its disk has."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostParts:
-    """What makes a host one of several.
-
-    Attributes
-    ----------
-    subscribers : sequence of str
-        The hooks and the destinations of its configuration, as in the ledger.
-    on_cut_off : callable
-        Called again and again while the server does not answer, before another host may take over what this one does.
-    not_ready : callable
-        Returns why this host is not ready, by role.
-    """
-
-    settings: Settings
-    index: Index
-    ingest: Ingest
-    subscribers: Sequence[str]
-    on_cut_off: Callable[[], None]
-    not_ready: Callable[[], Mapping[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class IndexServer:
-    """Servers of PostgreSQL that can have the index, which several hosts may then share.
-
-    Attributes
-    ----------
-    backend : str
-        The module that has the functions of a `node.index.engine.backend.ServerBackend`.
-    membership : Place
-        A function of `HostParts` that returns the `Membership` of a host.
-    """
-
-    backend: str
-    membership: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -725,34 +423,16 @@ class Extension:
     tables: Sequence[Table] = ()
     routers: Sequence[Router] = ()
     menu: Sequence[MenuEntry] = ()
-    links: Sequence[StudyLink] = ()
-    error_page: Place = ""
-    """An `ErrorPage`. Where none is, routers of pages are not served, and people are answered as programs are."""
     services: Sequence[Service] = ()
     asks: Sequence[str] = ()
     """UIDs of the SOP classes that the node uses as SCU, for the conformance statement."""
     destinations: Sequence[Key] = ()
     """Keys of [destinations.NAME] that stand for a `DestinationKind`."""
-    acceptors: Sequence[Key] = ()
-    """Values of [dicom] acceptor, each of which stands for an `OpenAcceptor`."""
-    handlers: Place = ""
-    """An `OpenHandlers`."""
     receivers: Sequence[Key] = ()
     """Keys of [destinations.NAME] that stand for an `OpenReceiver`."""
     channels: Sequence[Key] = ()
     """Keys of [hooks.NAME], each of which stands for an `OpenChannel`."""
-    ways: Place = ""
-    """`Ways` to take identities out of copies."""
-    sign_ins: Place = ""
-    """An `OpenSignIns`, for [web.oidc]."""
-    audit_copy: Place = ""
-    """An `OpenAuditCopy`, for [audit] syslog."""
-    results: Place = ""
-    """A `ResultsKind`, for hooks with `results`."""
     objects: Sequence[ObjectKind] = ()
-    store: Place = ""
-    """A `StoreKind`."""
-    server: IndexServer | None = None
     statement: Statement = Statement({})
     templates: str = ""
     """The package whose folder ``templates`` has the Jinja2 templates of its pages."""

@@ -12,26 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from node.errors import UsageError
-from node.hookspecs import (
-    AuditCopy,
-    DestinationKind,
-    ErrorPage,
-    Extension,
-    IndexServer,
-    Key,
-    ObjectKind,
-    OpenAcceptor,
-    OpenAuditCopy,
-    OpenChannel,
-    OpenHandlers,
-    OpenReceiver,
-    OpenSignIns,
-    Place,
-    ResultsKind,
-    SignIns,
-    StoreKind,
-    Ways,
-)
+from node.hookspecs import DestinationKind, Extension, Key, ObjectKind, OpenChannel, OpenReceiver, Place
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -40,6 +21,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.pages:EXTENSION",
     "node.extensions.administration:EXTENSION",
     "node.extensions.pynetdicom_acceptor:EXTENSION",
+    "node.extensions.backup:EXTENSION",
     "node.extensions.object_store:EXTENSION",
     "node.extensions.postgresql:EXTENSION",
     "node.extensions.demo:EXTENSION",
@@ -70,6 +52,22 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.spectroscopy:EXTENSION",
     "node.extensions.worklist:EXTENSION",
 )
+
+# The parts of the node's own extensions that the core uses if they are on; two are modules.
+ACCEPTOR = "node.extensions.pynetdicom_acceptor.acceptor:PynetdicomAcceptor"
+HANDLERS = "node.extensions.pynetdicom_acceptor.handlers:handlers_of"
+STORE = "node.extensions.object_store.kind"
+INDEX_BACKEND = "node.extensions.postgresql.engine"
+COPY_INDEX = "node.extensions.postgresql.copying:copy_index"
+EXPORT = "node.extensions.projects.export:export"
+MEMBERSHIP = "node.extensions.postgresql.membership:membership"
+RESULTS = "node.extensions.results.intake:ResultIntake"
+RESULTS_LEFT = "node.extensions.results.intake:results_left_in"
+DEIDENTIFICATION = "node.extensions.deidentify.ways:configured"
+DEIDENTIFICATIONS = "node.extensions.deidentify.ways:names_of"
+SIGN_INS = "node.extensions.oidc.identity_provider:opened"
+AUDIT_COPY = "node.extensions.syslog.collector:opened"
+ERROR_PAGE = "node.extensions.pages.rendering:error_page"
 
 GROUP = "voxelnode.extensions"
 """Entry points of other packages: each is an instance of `Extension`."""
@@ -129,23 +127,6 @@ def open_channel(settings: Settings, key: str) -> OpenChannel:
     return found
 
 
-def open_acceptor(settings: Settings) -> OpenAcceptor | None:
-    """Return what opens the acceptor that [dicom] names; None: it is the node's own."""
-    if settings.dicom.acceptor == "node":
-        return None
-    found: OpenAcceptor = _of_key(settings, lambda extension: extension.acceptors, settings.dicom.acceptor)
-    return found
-
-
-def event_handlers(settings: Settings) -> OpenHandlers:
-    """Return what opens handlers for the events of pynetdicom. Raises UsageError if their extension is switched off."""
-    for extension in enabled(settings):
-        if extension.handlers:
-            found: OpenHandlers = resolve(extension.handlers)
-            return found
-    raise _off("node.handlers")
-
-
 def _of_key(settings: Settings, keys: Callable[[Extension], Iterable[Key]], name: str) -> Any:
     for extension in enabled(settings):
         for key in keys(extension):
@@ -158,72 +139,55 @@ def _off(key: str) -> UsageError:
     return UsageError(f"{key} is of an extension that [extensions] disabled switches off: remove one of them")
 
 
-def results_kind(settings: Settings) -> ResultsKind | None:
-    """Return what becomes of the results of hooks; None: nothing, since the extension is switched off."""
-    for extension in enabled(settings):
-        if extension.results:
-            kind: ResultsKind = resolve(extension.results)
-            return kind
-    return None
+def is_on(settings: Settings, place: Place) -> bool:
+    """Return whether a configuration leaves on the extension of the node that a place is in."""
+    return place.split(".")[2] not in settings.extensions.disabled
 
 
-def sign_ins_of(settings: Settings) -> SignIns | None:
+def part_of(settings: Settings, place: Place) -> Any:
+    """Return the object at a place in an extension of the node; None if the extension is switched off."""
+    return resolve(place) if is_on(settings, place) else None
+
+
+def required(settings: Settings, place: Place, key: str) -> Any:
+    """Return the object at a place that a key of the configuration needs.
+
+    Raises UsageError if its extension is switched off.
+    """
+    if not is_on(settings, place):
+        raise _off(key)
+    return resolve(place)
+
+
+def sign_ins_of(settings: Settings) -> Any:
     """Return the sign-ins by the identity provider of [web.oidc]; None: there is none.
 
     Raises UsageError if their extension is switched off, or a file that [web.oidc] names cannot be read.
     """
     if not settings.web.oidc.issuer:
         return None
-    for extension in enabled(settings):
-        if extension.sign_ins:
-            open_sign_ins: OpenSignIns = resolve(extension.sign_ins)
-            return open_sign_ins(settings.web.oidc)
-    raise _off("[web.oidc] issuer")
+    return required(settings, SIGN_INS, "[web.oidc] issuer")(settings.web.oidc)
 
 
-def audit_copy_of(settings: Settings) -> AuditCopy | None:
+def audit_copy_of(settings: Settings) -> Any:
     """Return where each line of the audit log is sent as well; None: nowhere.
 
     Raises UsageError if the extension for it is switched off, or [audit] syslog cannot be used.
     """
     if not settings.audit.syslog:
         return None
-    for extension in enabled(settings):
-        if extension.audit_copy:
-            open_audit_copy: OpenAuditCopy = resolve(extension.audit_copy)
-            return open_audit_copy(settings.audit)
-    raise _off("[audit] syslog")
+    return required(settings, AUDIT_COPY, "[audit] syslog")(settings.audit)
 
 
-def error_page_of(settings: Settings) -> ErrorPage | None:
-    """Return the page that tells people of an error; None: there are no pages."""
-    for extension in enabled(settings):
-        if extension.error_page:
-            error_page: ErrorPage = resolve(extension.error_page)
-            return error_page
-    return None
+def deidentifications_of(settings: Settings) -> list[str]:
+    """Return the names of the tables [deidentify.NAME]; none if their extension is switched off."""
+    names = part_of(settings, DEIDENTIFICATIONS)
+    return names(settings) if names is not None else []
 
 
-def ways_of(settings: Settings) -> Ways | None:
-    """Return how copies lose what identifies people; None: the extension is switched off."""
-    for extension in enabled(settings):
-        if extension.ways:
-            ways: Ways = resolve(extension.ways)
-            return ways
-    return None
-
-
-def store_kind(settings: Settings) -> StoreKind | None:
-    """Return what `[storage] url` stands for; None: there is none."""
-    if settings.storage.url is None:
-        return None
-    kind: StoreKind = resolve(next(extension.store for extension in enabled(settings) if extension.store))
-    return kind
-
-
-def index_server() -> IndexServer:
-    """Return the servers that can have an index; a configuration that switches them off has no URL of one."""
-    return next(extension.server for extension in installed() if extension.server is not None)
+def store_kind(settings: Settings) -> Any:
+    """Return the module of the object store that `[storage] url` names; None: there is none."""
+    return import_module(STORE) if settings.storage.url is not None else None
 
 
 def objects_of(extensions: Iterable[Extension]) -> tuple[ObjectKind, ...]:

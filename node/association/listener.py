@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -33,12 +34,12 @@ from node.children.decoder import Decoder
 from node.dicom import command
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
 from node.errors import UsageError
-from node.hookspecs import Accepting, Find, Listening, Operate, Parts, Respond, Running
+from node.hookspecs import Find, Listening, Operate, Parts, Respond, Running
 from node.index.engine.scope import Scope, within
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
-from node.registry import enabled, open_acceptor
+from node.registry import ACCEPTOR, enabled, required
 from node.settings.model import Settings
 
 logger = structlog.get_logger()
@@ -93,7 +94,7 @@ class Listener:
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
         self.port = settings.dicom.port
         self._socket: socket.socket | None = None
-        self._acceptor: Accepting | None = None
+        self._acceptor: Any = None
         self.thread: SupervisedThread | None = None
 
     def start(self) -> tuple[str, int]:
@@ -105,7 +106,8 @@ class Listener:
             The address cannot be bound.
         """
         address = (self._settings.bind_host, self.dicom.port)
-        acceptor = open_acceptor(self._settings)
+        name = self.dicom.acceptor
+        acceptor = required(self._settings, ACCEPTOR, name) if name != "node" else None
         try:
             if acceptor is not None:
                 self._acceptor = acceptor(self)

@@ -32,7 +32,6 @@ from node.audit.audit_files import FILE_NAME, FIRST, last_line, set_full_file_as
 from node.dicom.attributes import InstanceAttributes
 from node.durable import sync_folder
 from node.errors import VoxelnodeError
-from node.hookspecs import AuditCopy
 
 log = structlog.get_logger()
 
@@ -136,6 +135,14 @@ class AuditMessage:
 
 APPLICATION, DESTINATION, SOURCE_MEDIA, SOURCE = "110150", "110152", "110155", "110153"
 """Codes of roles, PS3.16 context group 402."""
+
+
+class AuditCopy(Protocol):
+    """Where each line is sent as well. Thread-safe; never waits for the receiver, and never raises."""
+
+    def send(self, line: str, at: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Audit:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydicom import Dataset, dcmread, uid
 from pydicom.filebase import DicomBytesIO
@@ -18,7 +19,6 @@ from node.child_process.messages import Garbled
 from node.dicom.coercion import Coercion, NotCoerced
 from node.dicom.values import text
 from node.errors import ConversionRefused, Withheld
-from node.hookspecs import Way
 from node.volume.read.transfer_syntaxes import TARGETS, NotTranscodable
 
 Encoding = Literal["keep", "uncompressed", "explicit", "jpeg2000-lossless"]
@@ -27,6 +27,20 @@ Encoding = Literal["keep", "uncompressed", "explicit", "jpeg2000-lossless"]
 MAX_DETAIL_CHARACTERS = 500
 
 _PREAMBLE = bytes(128) + b"DICM"
+
+
+class Way(Protocol):
+    """A way in which copies lose what identifies people; each method but `load` and `uid` may raise `Withheld`."""
+
+    @property
+    def mark(self) -> str: ...
+    @property
+    def reasons(self) -> Collection[str]: ...
+    def load(self) -> None: ...
+    def uid(self, uid: str) -> str: ...
+    def read(self, path: Path) -> Dataset: ...
+    def clean(self, ds: Dataset) -> Dataset: ...
+    def write(self, ds: Dataset, into: Path) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,7 @@ from typing import Any, get_args
 
 import typer
 
-from node.cli.commands import COMMANDS, OF_DCM2NIIX, OF_PROGRAM, epilog
-from node.cli.convert.from_dcm2niix import rewritten
+from node.cli.commands import COMMANDS, OF_PROGRAM, epilog
 from node.cli.options import PlainCommand, completed
 from node.cli.output import stop_printing
 from node.errors import UsageError, VoxelnodeError, in_plain_words, near
@@ -203,7 +202,7 @@ def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     if context and message == context.get_help():  # no command was given
         print(message)
     else:
-        message += _instead(path, error, given)
+        message += _with_place(error, given) if path == "voxelnode" else ""
         end = "" if message.endswith((".", "?")) else "."
         print(f"{path}: {message}{end} See `{path} --help`.", file=sys.stderr)
     return 2
@@ -234,13 +233,9 @@ def _names() -> set[str]:
     return {command.name for command in commands()}
 
 
-def _instead(path: str, error: typer.TyperException, given: Sequence[str]) -> str:
-    """Return what does the work of an option that another program has, and the whole command line if it is known."""
-    known = next((command.instead for command in commands() if path == f"voxelnode {command.name}"), {})
+def _with_place(error: typer.TyperException, given: Sequence[str]) -> str:
+    """Return where an option belongs that was given before the command."""
     option = getattr(error, "option_name", "")
-    if path == "voxelnode" and option in OF_COMMANDS and (words := [word for word in given if word in _names()]):
+    if option in OF_COMMANDS and (words := [word for word in given if word in _names()]):
         return f": options come after the command, as in `voxelnode {words[0]} ... {option}`"
-    if option not in known:
-        return ""
-    line = rewritten(given[1:]) if known is OF_DCM2NIIX else None
-    return f": {known[option]}" + (f". The whole command: `{line}`" if line else "")
+    return ""

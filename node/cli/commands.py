@@ -10,29 +10,6 @@ from node.hookspecs import Command
 OF_PROGRAM = ("voxelnode demo", "voxelnode convert scans -o volumes", "voxelnode init && voxelnode serve")
 """Examples of the program as a whole."""
 
-OF_DCM2NIIX = {
-    "-a": "files of a series may lie in several folders",
-    "-g": "what is always wanted stands in the table [convert] of voxelnode.toml",
-    "-l": "no values are stretched to the range of 16 bits",
-    "-r": "files are not renamed; `voxelnode open` shows a folder as it is",
-    "-t": "the sidecar has what is known; there are no text files beside it",
-    "-u": "pip install --upgrade voxelnode",
-    "-z": "files are compressed; --no-compress leaves them as they are",
-    "-b": "each volume has a sidecar with the names of BIDS",
-    "-ba": "--anonymous leaves texts out of names and sidecars",
-    "-d": "folders are searched to any depth",
-    "-e": "--format nrrd writes NRRD",
-    "-i": "--exclude leaves series out that fit an expression",
-    "-m": "slices of one volume are joined, and others never are",
-    "-n": "--include converts only series that fit an expression",
-    "-p": "all scalings of the vendor are in the sidecar",
-    "-s": "name a single file instead of a folder",
-    "-v": "--json prints all that is known",
-    "-w": "files of an earlier conversion are replaced",
-    "-x": "--mask writes where the body is; nothing is cropped",
-}
-"""What stands here for the options of dcm2niix that `convert` has not."""
-
 COMMANDS = (
     Command("init", "Run", "node.cli.run.config:init", ("voxelnode init", "voxelnode init site")),
     Command(
@@ -56,7 +33,6 @@ COMMANDS = (
             "voxelnode convert scan.zip -o volumes --flat -f '%p_%s' --format nifti,nrrd",
             "voxelnode convert scans -o volumes --name '{patient_id}_{series_number:03}'",
         ),
-        instead=OF_DCM2NIIX,
     ),
     Command(
         "reconvert",
@@ -95,7 +71,6 @@ COMMANDS = (
         "Look",
         "node.cli.look.series:series",
         ("voxelnode series", "voxelnode series --incomplete", "voxelnode series --state failed"),
-        instead={"--modality": "`voxelnode select 'modality == \"CT\"'` lists those of a modality"},
     ),
     Command(
         "select",
@@ -118,7 +93,6 @@ COMMANDS = (
         "node.cli.maintain.db:app",
         ("voxelnode db path", "voxelnode db backup index-copy.sqlite", "voxelnode db export shared --group users"),
     ),
-    Command("backup", "Maintain", "node.cli.maintain.backup:backup", ("voxelnode backup --prove /backup",)),
     Command("journal", "Maintain", "node.cli.maintain.journal:app", ("voxelnode journal status",)),
     Command("quarantine", "Maintain", "node.cli.maintain.quarantine:app", ("voxelnode quarantine list",)),
     Command(

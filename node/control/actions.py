@@ -16,7 +16,7 @@ from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMe
 from node.control.configuration import ConfigurationChanges
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
-from node.hookspecs import OpenedRoot, Results
+from node.hookspecs import OpenedRoot
 from node.index.database.reading import ReadIndex, checked
 from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.deletions import NotThere
@@ -34,6 +34,7 @@ from node.receive.apply import Applier
 from node.receive.conflicts import Conflicts
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine
+from node.receive.results import Results
 from node.registry import enabled
 from node.routing.router import subscriptions
 from node.settings.model import HookEvent, Settings

@@ -14,8 +14,7 @@ from node.control.repository import Repository
 from node.control.root import REBUILDING_FILE, is_held, locked_root
 from node.counted import counted
 from node.durable import make_folder, sync_folder, write_durably
-from node.errors import UsageError, VoxelnodeError
-from node.index.care import copying
+from node.errors import VoxelnodeError
 from node.index.database.reading import reading
 from node.index.engine.backend import Salvaged, backend_at
 from node.index.engine.place import Place, place_of, require_there
@@ -133,44 +132,6 @@ def _set_aside(root: Path, place: Place) -> str | None:
     backend_at(place).make_room(place, name)
     sync_folder(root)
     return name
-
-
-def copy_index(settings: Settings, url: str | None) -> dict[str, int]:
-    """Copy the index of a root to another database; see `node.index.care.copying.copy_index`.
-
-    Parameters
-    ----------
-    url : str or None
-        Of PostgreSQL; None: ``index.sqlite`` in the root. One that was moved from there makes room: it is renamed.
-
-    Raises
-    ------
-    RootInUse
-        A node or an import holds the lock of the root.
-    IndexUnusable
-    UsageError
-        Hosts have files that are not in the object store: in a file, the index has no hosts that could move them.
-    """
-    root = settings.storage.root.absolute()
-    source, target = place_of(root, settings.index.url), place_of(root, url)
-    with locked_root(root):
-        if url is None and settings.index.url is not None:
-            _require_all_moved(root, settings.index.url)
-        if isinstance(target, Path) and copying.was_moved(target):
-            backend = backend_at(target)
-            backend.make_room(target, backend.aside_name(target, dt.datetime.now(dt.UTC)))
-            sync_folder(root)
-        return copying.copy_index(source, target)
-
-
-def _require_all_moved(root: Path, url: str) -> None:
-    with reading(root, url) as index:
-        hosts = index.hosts.spooling()
-    if hosts:
-        raise UsageError(
-            f"{', '.join(hosts)}: has files that are not in the object store; first run `voxelnode archive copy --to "
-            "store` there, or `voxelnode db hosts forget`"
-        )
 
 
 class JournalNotEmpty(VoxelnodeError):

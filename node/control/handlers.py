@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from node.control.node import Node
 from node.errors import UsageError
-from node.registry import event_handlers
+from node.registry import HANDLERS, required
 from node.settings.load import load
 
 
@@ -24,7 +24,7 @@ class Handlers(list[Any]):
         if "storage.root" in keys:
             raise UsageError("the root is given twice: by the first argument, and as storage.root; leave out the key")
         settings = load(flags={"web.enabled": False, **keys, "storage.root": root}).settings
-        served = event_handlers(settings)
+        served = required(settings, HANDLERS, "node.handlers")
         self._node = Node(settings, listens=False)
         self._drain_seconds = settings.dicom.drain_seconds
         self._stop = threading.Event()

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -29,7 +29,6 @@ from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError
-from node.hookspecs import HostParts, Membership
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
@@ -41,7 +40,7 @@ from node.notify.channel import hook_channel
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
-from node.registry import enabled, index_server, objects_of, resolve, store_kind
+from node.registry import MEMBERSHIP, enabled, objects_of, resolve, store_kind
 from node.routing.router import Router, check_destination
 from node.settings.model import Settings, Web
 from node.version import __version__
@@ -225,7 +224,7 @@ class Node:
         self._repository.close()
         log.info("stopped")
 
-    def _hand_over(self, membership: Membership) -> None:
+    def _hand_over(self, membership: Any) -> None:
         """Claim nothing more, and let other hosts do what this one does alone; then wait until balancers know."""
         services = {service.turn: service for service in self.services if service.turn is not None}
         if self._worker is not None:
@@ -361,16 +360,14 @@ class Node:
         )
         return WebServer(settings.web, application(services))
 
-    def _join(self, settings: Settings, repository: Repository) -> Membership | None:
+    def _join(self, settings: Settings, repository: Repository) -> Any:
         """Return what makes this host one of several; None: the index has one host."""
         index = repository.index
         if index.turn.host is None:
             return None
         subscribers = [str(worker.lane) for worker in (*self._notifier.workers, *self._router.workers)]
         interrupt = self._worker.interrupt if self._worker is not None else lambda: None
-        parts = HostParts(settings, index, repository.ingest, subscribers, interrupt, self._not_ready)
-        membership: Membership = resolve(index_server().membership)(parts)
-        return membership
+        return resolve(MEMBERSHIP)(settings, index, repository.ingest, subscribers, interrupt, self._not_ready)
 
     def _note_activity(self, activity: str, kind: EventType) -> None:
         participants = [Participant(self._settings.dicom.ae_title, APPLICATION)]

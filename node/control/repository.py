@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import structlog
 
@@ -17,17 +15,14 @@ from node.archive.filesystem import Archive
 from node.archive.intake import Ballast
 from node.archive.root import keep_private, lock_problem, others_may
 from node.audit.audit_log import Audit, Transfers
-from node.background import BackgroundService
 from node.control.actions import Actions
 from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_created, require_index
 from node.conversion.volume_files import LostSources
 from node.durable import make_folder
-from node.errors import UsageError, VoxelnodeError
-from node.hookspecs import Results
+from node.errors import VoxelnodeError
 from node.index.database.index import Index
 from node.index.engine.about_keys import STORE, STORE_SPOOLED
 from node.index.engine.backend import OldIndex
-from node.index.work.jobs import Job, JobRepository, JobState
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions
 from node.lifecycle.journal import JOURNAL_FOLDER
@@ -39,7 +34,8 @@ from node.receive.ingest import Ingest
 from node.receive.quarantine import take_back
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import mark_all_missing, record_quarantined, recover
-from node.registry import audit_copy_of, results_kind, store_kind
+from node.receive.results import Results
+from node.registry import RESULTS, audit_copy_of, part_of, store_kind
 from node.settings.model import Settings
 
 log = structlog.get_logger()
@@ -165,10 +161,8 @@ class Repository:
             acknowledge=settings.acknowledge,
             acknowledge_seconds=settings.journal.acknowledge_seconds,
         )
-        kind = results_kind(settings)
-        self.results: Results = (
-            kind.opened(self.index, self.ingest, self.metrics) if kind else NoResults(self.index.jobs, self.ingest.now)
-        )
+        intake = part_of(settings, RESULTS) or Results
+        self.results: Results = intake(self.index, self.ingest, self.metrics)
         self.actions = Actions(settings, self.ingest, self.applier, self.audit, self.results)
 
     def _take_over_history(self, previous: OldIndex | None) -> None:
@@ -256,7 +250,8 @@ class Repository:
         """
         kind = store_kind(settings)
         if kind is not None:
-            return kind.opened(settings, self.archive, self.index, new_index=new_index)
+            remote: Remote = kind.opened(settings, self.archive, self.index, new_index=new_index)
+            return remote
         if self.index.about.get(STORE) and self.index.about.get(STORE_SPOOLED) == "yes":
             raise StoreNeeded
         return None
@@ -288,48 +283,6 @@ class Repository:
         self.journal.close()
         self.audit.close()
         self._locks.close()
-
-
-class NoResults:
-    """See `node.hookspecs.Results`. No hook has `results` here, so nobody asks for what raises."""
-
-    def __init__(self, jobs: JobRepository, now: Callable[[], dt.datetime]) -> None:
-        self._jobs, self._now = jobs, now
-
-    def under_way(self, job_id: str) -> AbstractContextManager[Event]:
-        raise _off()
-
-    def folder(self, job_id: str) -> Path:
-        raise _off()
-
-    def empty_folder(self, job_id: str) -> Path:
-        raise _off()
-
-    def new_file(self, job: Job, name: str) -> AbstractContextManager[IO[bytes]]:
-        raise _off()
-
-    def finish(
-        self, job_id: str, content: object = None, detail: str | None = None, wait_seconds: float = 60.0
-    ) -> None:
-        raise _off()
-
-    def end(self, job_id: str, state: JobState, detail: str | None = None) -> None:
-        """End a job that is open, of before the extension was switched off."""
-        self._jobs.end(job_id, state, detail, self._now())
-
-    def sweep(self) -> None:
-        """Leave the folders of jobs as they are."""
-
-    def services(self, settings: Settings) -> Sequence[BackgroundService]:
-        """Return nothing."""
-        return ()
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def _off() -> UsageError:
-    return UsageError("the extension for results is switched off by [extensions] disabled")
 
 
 def perform_action(

@@ -13,7 +13,6 @@ from node.archive.base import ArchivedFile
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.errors import OutOfResources, ResultRefused, ResultsBusy, with_last_line
 from node.failpoints import reached
-from node.hookspecs import Results
 from node.index.database.index import Index
 from node.index.database.message_loops import MessageLoops
 from node.index.database.reading import ReadIndex
@@ -24,6 +23,7 @@ from node.index.work.messages import Attempt, PendingEvent
 from node.metrics import Metrics
 from node.notify.channel import Channel, Delivered, NotDelivered, end_leftovers, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
+from node.receive.results import Results
 from node.selector import compile_selector
 from node.settings.model import HookSettings, Settings
 

@@ -25,7 +25,7 @@ from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.receive.stored_files import report_damage
-from node.registry import destination_kind, open_receiver, ways_of
+from node.registry import DEIDENTIFICATION, destination_kind, open_receiver, part_of
 from node.routing.destination import Destination
 from node.routing.held import HeldWorker
 from node.routing.parallel import ParallelDestination
@@ -140,8 +140,8 @@ def change_of(settings: Settings, route: Route) -> Change:
     Raises UsageError if the key or the pixel rules of its table [deidentify.NAME] cannot be used.
     """
     coercion = Coercion.of(route.set, route.replace, route.remove)
-    ways = ways_of(settings)
-    how = ways.way(settings, route.deidentify) if ways is not None and route.deidentify is not None else None
+    configured = part_of(settings, DEIDENTIFICATION) if route.deidentify is not None else None
+    how = configured(settings, route.deidentify) if configured is not None else None
     return Change(coercion, route.transfer_syntax, how)
 
 

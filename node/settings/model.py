@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints, create_model
 
 from node.errors import UsageError, nearest
-from node.registry import enabled, installed, resolve
+from node.registry import DEIDENTIFICATION, INDEX_BACKEND, RESULTS, STORE, installed, is_on, resolve
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
 from node.settings.files import Sources
@@ -965,13 +965,13 @@ class Settings(SettingsSection):
         yield from self._mistakes_of_hosts()
         if self.journal.acknowledge == "object" and self.storage.url is None:
             yield 'journal: acknowledge = "object" needs an object store: set [storage] url, or use "index"'
-        if self.storage.url is not None and not any(extension.store for extension in enabled(self)):
+        if self.storage.url is not None and not is_on(self, STORE):
             yield "storage: url is of an extension that [extensions] disabled switches off"
         yield from self._mistakes_of_hooks()
         yield from self._mistakes_of_destinations()
         yield from self._mistakes_of_datasets()
         for name, route in self.routes.items():
-            if route.deidentify is not None and not any(extension.ways for extension in enabled(self)):
+            if route.deidentify is not None and not is_on(self, DEIDENTIFICATION):
                 yield f"routes.{name}: deidentify is of an extension that [extensions] disabled switches off"
             for mistake in self._mistakes_of_otherwise(name, route):
                 yield f"routes.{name}: otherwise: {mistake}"
@@ -990,12 +990,12 @@ class Settings(SettingsSection):
             yield "cluster: roles share work of hosts with one index and one store: set [index] url and [storage] url"
         if self.index.url is not None and HOST_NAME.fullmatch(self.cluster.name) is None:
             yield f"cluster: the machine is called {self.cluster.name!r}: set host to a name without spaces"
-        if self.index.url is not None and not any(extension.server for extension in enabled(self)):
+        if self.index.url is not None and not is_on(self, INDEX_BACKEND):
             yield "index: url is of an extension that [extensions] disabled switches off"
 
     def _mistakes_of_hooks(self) -> Iterator[str]:
         for name, hook in self.hooks.items():
-            if hook.results and not any(extension.results for extension in enabled(self)):
+            if hook.results and not is_on(self, RESULTS):
                 yield f"hooks.{name}: results is of an extension that [extensions] disabled switches off"
             if hook.results and hook.url is not None and not self.web.enabled:
                 yield f"hooks.{name}: a webhook gives its results over HTTP: [web] enabled must be true"

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -56,9 +56,6 @@ from node.web.guesses import Guesses, Pair
 from node.web.second_factor import new_recovery_codes, new_secret, normal, step_of
 from node.web.services import Node, Services
 from node.web.token_routes import covers
-
-if TYPE_CHECKING:
-    from node.hookspecs import IdentityProvider
 
 log = structlog.get_logger()
 
@@ -150,9 +147,9 @@ class Access:
         shares: ShareRepository,
         trail: AuditTrail,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-        provider: IdentityProvider | None = None,
+        by_access_token: Callable[[str], FederatedIdentity] | None = None,
     ) -> None:
-        self._provider = provider
+        self._identity_of = by_access_token
         self._web, self._accounts, self._jobs, self.trail, self._now = web, accounts, jobs, trail, now
         self._guesses, self._codes = Guesses(self._alert), Guesses(self._alert)
         self._links = Guesses(lambda sentence, pair: None)
@@ -383,9 +380,11 @@ class Access:
         self._accounts.open_session(known.id, digest(value), end, now, client, has_factor=has_factor)
         return value
 
-    def _by_access_token(self, request: HTTPConnection, token: str, provider: IdentityProvider) -> Caller:
+    def _by_access_token(
+        self, request: HTTPConnection, token: str, identity_of: Callable[[str], FederatedIdentity]
+    ) -> Caller:
         try:
-            identity = provider.by_access_token(token)
+            identity = identity_of(token)
         except SignInFailed as error:
             self._audit_wrong_token(request)
             raise NotAuthenticated(str(error)) from error
@@ -431,8 +430,8 @@ class Access:
     def _by_token(self, request: HTTPConnection, token: str) -> Caller:
         if token.startswith(JOB_TOKEN_PREFIX):
             return self._by_job_token(request, token)
-        if self._provider is not None and not token.startswith(TOKEN_PREFIX):
-            return self._by_access_token(request, token, self._provider)
+        if self._identity_of is not None and not token.startswith(TOKEN_PREFIX):
+            return self._by_access_token(request, token, self._identity_of)
         known = self._accounts.by_token(digest(token), self._now())
         if known is None:
             self._audit_wrong_token(request)

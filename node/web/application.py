@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
 from node.index.nouns.shares import ShareRepository
-from node.registry import enabled, error_page_of, resolve, sign_ins_of
+from node.registry import ERROR_PAGE, enabled, is_on, part_of, resolve, sign_ins_of
 from node.settings.model import Settings
 from node.version import __version__
 from node.web import monitoring, problems
@@ -31,9 +31,9 @@ ROUTES: list[BaseRoute] = [
 
 
 def routes_of(settings: Settings) -> list[BaseRoute]:
-    """Return all routes of a node, those of the extensions that are on included; pages only with an error page."""
+    """Return all routes of a node, those of the extensions that are on included."""
     on = enabled(settings)
-    has_pages = any(extension.error_page for extension in on)
+    has_pages = is_on(settings, ERROR_PAGE)
     added = (router for extension in on for router in extension.routers if has_pages or router.kind != "pages")
     places = dict.fromkeys(router.place for router in added)  # two extensions may have one router
     return [*ROUTES, *(route for place in places for route in resolve(place).routes)]
@@ -58,7 +58,7 @@ def application(services: Services) -> FastAPI:
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services
     app.state.sign_ins = sign_ins_of(services.settings)
-    app.state.error_page = error_page_of(services.settings)
+    app.state.error_page = part_of(services.settings, ERROR_PAGE)
     provider = app.state.sign_ins.provider if app.state.sign_ins is not None else None
     app.state.access = Access(
         services.settings.web,
@@ -66,7 +66,7 @@ def application(services: Services) -> FastAPI:
         services.index.jobs,
         services.index.repository(ShareRepository),
         trail,
-        provider=provider,
+        by_access_token=provider.by_access_token if provider is not None else None,
     )
     app.state.stopping = threading.Event()
     app.state.downloads = Downloads(services, trail)

@@ -26,13 +26,16 @@ from pydicom import Dataset
 from sqlalchemy import Connection, event, inspect, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from node.control.care import copy_index, rebuild_index
+from node.control.care import rebuild_index
 from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources
 from node.extensions.identity import persons
 from node.extensions.identity.persons import PersonRepository
-from node.index.care import copying
-from node.index.care.copying import KEPT_TABLES
+from node.extensions.postgresql import copying
+from node.extensions.postgresql.copying import copy_index
+from node.extensions.projects.export import KEPT_TABLES, export
+from node.extensions.projects.rows import ProjectRepository
+from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep, PerformedStepRepository
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, checked, reading
 from node.index.engine import writer
@@ -45,14 +48,12 @@ from node.index.models import Base, ImageRow
 from node.index.nouns import deletions
 from node.index.nouns import series_claims as series
 from node.index.nouns.instances import NotIndexable
-from node.index.nouns.performed_steps import ListedSeries, PerformedStep
-from node.index.nouns.projects import Content, ProjectRepository
+from node.index.nouns.projects import Content
 from node.index.nouns.received import add_instances
 from node.index.nouns.records import Indexed, Outcome, Received
 from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
 from node.index.search.finder import QueryRefused, QueryStopped
-from node.lifecycle.export import export
 from node.metrics import Metrics
 from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
 from tests import make, several_writers
@@ -637,11 +638,12 @@ def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
     one, other = first.attributes, last.attributes
     listed = ListedSeries(one.series_instance_uid, (one.sop_instance_uid, other.sop_instance_uid))
     step = PerformedStep("1.2.9", "IN PROGRESS", one.study_instance_uid, *[None] * 5, (), (), {})
-    hosts[0].performed_steps.create(step, "CT1", NOW)
+    hosts[0].repository(PerformedStepRepository).create(step, "CT1", NOW)
     ended = replace(step, state="COMPLETED", series=(listed,))
     meanwhile(
         monkeypatch, server, hosts, (series, "completeness_of"),
-        lambda: hosts[0].performed_steps.change(ended, NOW, NOW), lambda: hosts[1].instances.add([last]),
+        lambda: hosts[0].repository(PerformedStepRepository).change(ended, NOW, NOW),
+        lambda: hosts[1].instances.add([last]),
     )  # fmt: skip
     assert server.run("SELECT due_at = last_received_at FROM series", database_of(hosts[0])) == [(True,)]
 
@@ -861,7 +863,7 @@ def rows_of(place: Path | ServerPlace) -> dict[str, list[tuple[Any, ...]]]:
 
 @pytest.mark.slow
 def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "CHUNK_ROWS", 2)
+    monkeypatch.setattr("node.index.care.copying.CHUNK_ROWS", 2)
     url, file = server.create("moved"), filled / FILE_NAME
     there = ServerPlace(url, filled)
     of_file = Settings(storage=Storage(root=filled, reserve_bytes=0))
@@ -899,7 +901,7 @@ def test_a_copy_that_differs_is_not_used(filled: Path, server: Server, monkeypat
     with pytest.raises(IndexUnusable, match="has an index already"):
         copy_index(Settings(storage=Storage(root=filled, reserve_bytes=0)), used)
     url = server.create("different")
-    real = copying._copy_rows
+    real = copying.copy_rows
 
     def copy_rows(reader: Any, copy: Any, table: Any) -> None:
         real(reader, copy, table)
@@ -907,7 +909,7 @@ def test_a_copy_that_differs_is_not_used(filled: Path, server: Server, monkeypat
             with copy.begin():
                 copy.execute(table.update().values(bytes=1))
 
-    monkeypatch.setattr(copying, "_copy_rows", copy_rows)
+    monkeypatch.setattr(copying, "copy_rows", copy_rows)
     with pytest.raises(IndexUnusable, match="a row of images differs"):
         copy_index(Settings(storage=Storage(root=filled, reserve_bytes=0)), url)
     with pytest.raises(IndexUnusable, match="not finished"):

@@ -290,11 +290,11 @@ def test_a_sign_in_that_takes_too_long_opens_nothing(start: StartSite, monkeypat
 def test_a_step_of_the_clock_ends_no_sign_in(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
     issuer: Any = SimpleNamespace(authorization_url=lambda *_: "https://provider.example.org")
     sign_ins = identity_provider.ProvidedSignIns(issuer)
-    begun = sign_ins.begin("https://node.example.org/back", "/")
+    _, cookie = sign_ins.begin("https://node.example.org/back", "/")
     stepped = time.time() + hours * 3600
     monkeypatch.setattr(time, "time", lambda: stepped)
     with pytest.raises(SignInFailed, match="not the last sign-in"):  # the cookie counts; it is of another state
-        sign_ins.returned(begun.cookie, "x")
+        sign_ins.returned(cookie, "x")
 
 
 def test_a_person_who_gives_up_at_the_provider_comes_back_to_the_form(start: StartSite, provider: Provider) -> None:

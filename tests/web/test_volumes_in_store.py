@@ -16,9 +16,9 @@ from node.extensions.bids.sources import IndexSource
 from node.extensions.object_store.remote import fetching
 from node.extensions.object_store.stores import configured_store
 from node.extensions.object_store.uploads import Uploads
+from node.extensions.projects.export import export
 from node.index.database.reading import reading
 from node.index.work.ledger import Lane
-from node.lifecycle.export import export
 from node.notify.notifier import HookWorker
 from node.settings.model import HookSettings
 from tests import make

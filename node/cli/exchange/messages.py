@@ -125,7 +125,7 @@ def try_(
     from node.cli.exchange.sample_series import sample_root
     from node.notify.channel import NotDelivered, hook_channel
     from node.notify.message import with_job
-    from node.registry import results_kind
+    from node.registry import RESULTS_LEFT, part_of
 
     wanted = next(known for known in hook.on if event in (None, known))
     channel = hook_channel(settings, name)
@@ -145,8 +145,8 @@ def try_(
             if error.output and not json:
                 print(error.output)
             raise MessageNotDelivered(f"hook {name} did not accept the message: {error}") from error
-        kind = results_kind(settings)
-        results = kind.left_in(Path(out), delivered.results, name) if kind is not None and out is not None else []
+        left_in = part_of(settings, RESULTS_LEFT)
+        results = left_in(Path(out), delivered.results, name) if left_in is not None and out is not None else []
     output = delivered.output
     lines = [output] if output else []
     for result in results:

@@ -91,11 +91,11 @@ def copy(
     settings = root.settings
     url = None if to == "sqlite" else root.read({"--to": ("index.url", to)}).settings.index.url
 
-    from node.control.care import copy_index
     from node.index.engine.place import place_of
+    from node.registry import COPY_INDEX, resolve
 
     target = place_of(settings.storage.root, url)
-    rows = copy_index(settings, url)
+    rows: dict[str, int] = resolve(COPY_INDEX)(settings, url)
     text = f"{target}: {counted(sum(rows.values()), 'row')} of {len(rows)} tables copied and compared"
     advice = "now remove url from [index]" if url is None else f'now set url = "{url}" in [index]'
     return Answer({"path": str(target), "rows": rows}, f"{text}\n{advice}")
@@ -123,7 +123,7 @@ def export(
     files of volumes are missing or damaged in the root: the copy has no rows for them.
     """
     from node.control.audited_export import audited_export
-    from node.lifecycle.export import export as export_to
+    from node.registry import EXPORT, resolve
 
     settings = root.settings
     target = folder.absolute()
@@ -132,7 +132,7 @@ def export(
     )
     with audited_export(settings, what) as outcome:
         shown = partial(each_shown, "exporting")
-        done = export_to(
+        done = resolve(EXPORT)(
             root.folder, target, group, settings.index.url, lambda: archive_files(settings), shown, project
         )
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"

@@ -82,7 +82,6 @@ class _Deidentify(Extension):
         },
         f"{__name__}:statement_tables",
     )
-    ways = f"{__name__}.ways:WAYS"
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
         tables = _tables(settings)

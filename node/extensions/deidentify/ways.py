@@ -1,4 +1,4 @@
-"""The ways of `node.hookspecs` in which copies that leave by routes and downloads lose identities.
+"""The ways in which copies that leave by routes and downloads lose identities.
 
 Each is a table [deidentify.NAME] of the configuration. This module loads neither NumPy nor codecs.
 """
@@ -41,7 +41,7 @@ whose deadline would stop a whole route on a machine with other work."""
 
 @dataclass(frozen=True)
 class DeidentifyWay(Deidentification):
-    """A de-identification with the steps that a child takes; see `node.hookspecs.Way`."""
+    """A de-identification with the steps that a child takes; see `node.children.forwarding.Way`."""
 
     @property
     def reasons(self) -> Collection[str]:
@@ -103,14 +103,11 @@ def configured_by_name(sections: Mapping[str, DeidentifySettings], name: str) ->
         raise UsageError(f"[deidentify.{name}] {error}") from error
 
 
-class _Ways:
-    """See `node.hookspecs.Ways`."""
-
-    def names(self, settings: Settings) -> list[str]:
-        return list(settings.tables(DeidentifySettings))
-
-    def way(self, settings: Settings, name: str) -> DeidentifyWay:
-        return configured_by_name(settings.tables(DeidentifySettings), name)
+def names_of(settings: Settings) -> list[str]:
+    """Return the names of all tables [deidentify.NAME]."""
+    return list(settings.tables(DeidentifySettings))
 
 
-WAYS = _Ways()
+def configured(settings: Settings, name: str) -> DeidentifyWay:
+    """Return the de-identification of a table [deidentify.NAME]; see `configured_by_name`."""
+    return configured_by_name(settings.tables(DeidentifySettings), name)

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_DATA, PIXEL_TAGS, BulkData, Json, NotEncodable, text_of, write_model
 from node.dicom.part10 import file_head
-from node.dicom.xml_model import NotNative, json_from_native
 from node.extensions.dicomweb.media_types import DOCUMENTS_IN_PARTS, PDF
+from node.extensions.dicomweb.native_reader import NotNative, json_from_native
 from node.extensions.dicomweb.pixel_parts import (
     ALLOCATED,
     COLUMNS,

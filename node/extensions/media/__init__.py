@@ -18,7 +18,6 @@ class _Media(Extension):
             f"{__name__}.command:import_",
             ("voxelnode import scans", "voxelnode import scan.zip --dry-run"),
             before="reconvert",
-            instead=dict.fromkeys(("-r", "--recursive"), "folders are read with all that is in them"),
         ),
         Command(
             "export",

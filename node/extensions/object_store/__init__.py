@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 class _ObjectStore(Extension):
     name = "object_store"
-    store = "node.extensions.object_store.kind:KIND"
     commands = (
         Command(
             "archive",

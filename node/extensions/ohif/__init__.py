@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Router, StudyLink
+from node.hookspecs import Command, Extension, Router
 
 
 class _Ohif(Extension):
@@ -18,7 +18,6 @@ class _Ohif(Extension):
         ),
     )
     routers = (Router("pages", f"{__name__}.pages:router"),)
-    links = (StudyLink("Open in OHIF", f"{__name__}.pages:ohif_url"),)
 
 
 EXTENSION = _Ohif()

@@ -16,7 +16,6 @@ class _Oidc(Extension):
     """What `[web.oidc]` describes."""
 
     name = "oidc"
-    sign_ins = f"{__name__}.identity_provider:opened"
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
         if settings.web.oidc.issuer:

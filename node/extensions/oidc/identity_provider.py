@@ -28,7 +28,6 @@ from joserfc.jwk import KeySet, OctKey
 from joserfc.jwt import JWTClaimsRegistry
 
 from node.errors import UsageError
-from node.hookspecs import BegunSignIn, SignIn
 from node.index.engine.scope import GROUP_PREFIX, is_group
 from node.index.nouns.accounts import Role
 from node.settings.model import Oidc
@@ -311,6 +310,17 @@ MAX_ENDED = 10_000
 COOKIE_ALGORITHMS = ("HS256",)
 
 
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """The state of one sign-in; the provider returns `state` and `nonce`."""
+
+    state: str
+    nonce: str
+    code_verifier: str
+    redirect_uri: str
+    next_path: str
+
+
 class ProvidedSignIns:
     """Begins and ends sign-ins: a browser is sent to the provider and returns with a code. Thread-safe.
 
@@ -325,8 +335,8 @@ class ProvidedSignIns:
         self._lock = threading.Lock()
         self._ended: OrderedDict[str, None] = OrderedDict()
 
-    def begin(self, redirect_uri: str, next_path: str) -> BegunSignIn:
-        """Begin a sign-in."""
+    def begin(self, redirect_uri: str, next_path: str) -> tuple[str, str]:
+        """Begin a sign-in; return the address at the provider for the browser, and the value of its cookie."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         url = self.provider.authorization_url(redirect_uri, state, nonce, verifier)
         claims = {
@@ -337,7 +347,7 @@ class ProvidedSignIns:
             "next_path": next_path,
             "exp": int(monotonic()) + SIGN_IN_SECONDS,  # this process alone has the key: no step of the clock counts
         }
-        return BegunSignIn(url, jwt.encode({"alg": COOKIE_ALGORITHMS[0]}, claims, self._key, COOKIE_ALGORITHMS))
+        return url, jwt.encode({"alg": COOKIE_ALGORITHMS[0]}, claims, self._key, COOKIE_ALGORITHMS)
 
     def returned(self, cookie: str, state: str) -> SignIn:
         """Return the sign-in from which a browser returns; works once for each.
@@ -367,5 +377,5 @@ class ProvidedSignIns:
 
 
 def opened(oidc: Oidc) -> ProvidedSignIns:
-    """Return the sign-ins by a provider. See `node.hookspecs.OpenSignIns`."""
+    """Return the sign-ins by a provider. Raises UsageError if the secret or the certificates cannot be read."""
     return ProvidedSignIns(IdentityProvider(oidc))

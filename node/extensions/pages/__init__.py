@@ -25,7 +25,6 @@ class _Pages(Extension):
 
     name = "pages"
     routers = tuple(Router("pages", f"{__name__}.{part}:router") for part in PARTS)
-    error_page = f"{__name__}.rendering:error_page"
     menu = (
         MenuEntry("/", "Studies", key="s", for_members=True),
         MenuEntry("/queue", "Queue", badge="open", key="q"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
@@ -15,13 +15,10 @@ from node.web.credentials import PREFIX, SIGN_IN_SECONDS
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
 from node.web.second_factor import picture_of
 
-if TYPE_CHECKING:
-    from node.hookspecs import SignIns
-
 router = APIRouter(include_in_schema=False)
 
 SIGN_IN_COOKIE, SECURE_SIGN_IN_COOKIE = "voxelnode-sign-in", "__Host-voxelnode-sign-in"
-"""Cookies for a sign-in under way at the identity provider; see `node.hookspecs.SignIns`."""
+"""Cookies for a sign-in under way at the identity provider."""
 
 SINGLE_SIGN_ON = "Sign in with single sign-on"
 CALLBACK = "/login/oidc/callback"
@@ -33,7 +30,7 @@ MAX_PATH_LENGTH = 2000
 @router.get("/login")
 def form(request: Request, next: str = "/", ended: bool = False) -> Response:
     """The form; `next` is the page after the login; `ended`: a session by the provider has just ended."""
-    sign_ins = _sign_ins(request)
+    sign_ins = request.app.state.sign_ins
     end_session_url = sign_ins.provider.end_session_url if sign_ins is not None and ended else ""
     return _form(request, next, end_session_url=end_session_url)
 
@@ -128,7 +125,7 @@ def new_app(request: Request, known: KnownAccount) -> NewApp | None:
 @router.get("/login/oidc")
 def begin_sign_in(request: Request, next: str = "/") -> Response:
     """Send a browser to the identity provider."""
-    sign_ins = _required(_sign_ins(request))
+    sign_ins = _sign_ins(request)
     redirect_uri = f"{request.url.scheme}://{request.url.netloc}{CALLBACK}"
     try:
         url, cookie = sign_ins.begin(redirect_uri, _inside(next))
@@ -149,7 +146,7 @@ def begin_sign_in(request: Request, next: str = "/") -> Response:
 @router.get(CALLBACK)
 def end_sign_in(request: Request, code: str = "", state: str = "", error: str = "") -> Response:
     """Open a session for a browser that returns from the identity provider."""
-    sign_ins, access = _required(_sign_ins(request)), request.app.state.access
+    sign_ins, access = _sign_ins(request), request.app.state.access
     address, next_path = address_of(request), "/"
     try:
         sign_in = sign_ins.returned(request.cookies.get(_sign_in_cookie_name(request), ""), state)
@@ -212,12 +209,8 @@ def set_session(request: Request, response: Response, value: str) -> None:
     )
 
 
-def _sign_ins(request: Request) -> SignIns | None:
-    sign_ins: SignIns | None = request.app.state.sign_ins
-    return sign_ins
-
-
-def _required(sign_ins: SignIns | None) -> SignIns:
+def _sign_ins(request: Request) -> Any:
+    sign_ins = request.app.state.sign_ins
     if sign_ins is None:
         raise HTTPException(404, "no identity provider is configured ([web.oidc])")
     return sign_ins

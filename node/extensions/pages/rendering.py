@@ -32,7 +32,7 @@ from node.extensions.pages.status_chips import (
 from node.hookspecs import MenuEntry
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.registry import enabled, installed, resolve, ways_of
+from node.registry import deidentifications_of, enabled, installed, part_of, resolve
 from node.settings.model import Settings
 from node.version import __version__
 from node.web.access import Call
@@ -151,7 +151,7 @@ def page(
             called_peers=node.settings.called_peers,
             has_routes=bool(node.settings.receivers or node.settings.routes),
             has_dicomweb=serves_studies(node.settings),
-            deidentifications=ways.names(node.settings) if (ways := ways_of(node.settings)) is not None else [],
+            deidentifications=deidentifications_of(node.settings),
             **values,
         ),
         headers,
@@ -172,10 +172,10 @@ def serves_studies(settings: Settings) -> bool:
 
 
 def study_links(node: Services, study_instance_uid: str) -> list[tuple[str, str]]:
-    """Return label and URL of each link that extensions add to the pages of a study."""
-    added = (link for extension in enabled(node.settings) for link in extension.links)
-    found = ((link.label, resolve(link.place)(node, study_instance_uid)) for link in added)
-    return [(label, url) for label, url in found if url]
+    """Return label and URL of each viewer for a study."""
+    ohif_url = part_of(node.settings, "node.extensions.ohif.pages:ohif_url")
+    url = ohif_url(node, study_instance_uid) if ohif_url is not None else ""
+    return [("Open in OHIF", url)] if url else []
 
 
 def menu_of(settings: Settings) -> list[MenuEntry]:

@@ -30,7 +30,6 @@ class _Peers(Extension):
             "Exchange",
             f"{__name__}.commands:find",
             ("voxelnode peers find --from PACS PatientID=17", "voxelnode peers find --from PACS StudyDate=20260101-"),
-            instead=dict.fromkeys(("-k", "--key"), "keys stand alone, such as PatientID=17"),
         ),
         Command(
             "peers get",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from node.extras import lacking
-from node.hookspecs import Action, Command, Extension, IndexServer, OpenedRoot
+from node.hookspecs import Action, Command, Extension, OpenedRoot
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 class _PostgreSQL(Extension):
     name = "postgresql"
-    server = IndexServer("node.extensions.postgresql.engine", "node.extensions.postgresql.membership:membership")
     commands = (
         Command(
             "db hosts",

@@ -18,7 +18,6 @@ from node.background import BackgroundService
 from node.extensions.postgresql.hosts import BEGUN, HostRepository, Member
 from node.extensions.postgresql.log_tail import LogTail
 from node.extensions.postgresql.several import Leases, SeveralHosts
-from node.hookspecs import HostParts
 from node.index.database.index import Index
 from node.receive.ingest import Ingest
 from node.settings.model import Settings
@@ -219,13 +218,19 @@ class Membership(BackgroundService):
             self._index.series.keep_waiting(until, now + AHEAD, self._ingest.open_associations.asked_seconds)
 
 
-def membership(parts: HostParts) -> Membership:
-    """Return this host among the others; see `node.hookspecs.IndexServer`."""
-    cluster = parts.settings.cluster
+def membership(
+    settings: Settings,
+    index: Index,
+    ingest: Ingest,
+    subscribers: Sequence[str],
+    on_cut_off: Callable[[], None],
+    not_ready: Callable[[], Mapping[str, str]],
+) -> Membership:
+    """Return this host among the others; `subscribers`: its hooks and destinations, as in the ledger."""
+    cluster = settings.cluster
     lease = dt.timedelta(seconds=cluster.lease_seconds)
-    configuration = digests(parts.settings)
-    member = Member(cluster.name, cluster.roles, __version__, parts.subscribers, lease, configuration)
-    return Membership(parts.index, parts.ingest, member, parts.on_cut_off, parts.not_ready)
+    member = Member(cluster.name, cluster.roles, __version__, subscribers, lease, digests(settings))
+    return Membership(index, ingest, member, on_cut_off, not_ready)
 
 
 SHARED_SECTIONS = "convert", "destinations", "hooks", "peers", "retention", "routes", "series"

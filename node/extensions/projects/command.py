@@ -30,10 +30,10 @@ Account = Annotated[
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the projects with their members."""
-    from node.index.nouns.projects import ReadProjects
+    from node.extensions.projects.rows import ProjectRows
 
     with root.reading() as index:
-        projects = index.repository(ReadProjects)
+        projects = index.repository(ProjectRows)
         rows = [{**row, "members": projects.members(row["name"])} for row in projects.all()]
     return listing(counted(len(rows), "project"), PROJECTS, rows)
 

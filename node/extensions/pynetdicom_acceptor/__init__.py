@@ -3,13 +3,11 @@
 That of another program by `node.handlers`, or that of the node itself by ``[dicom] acceptor = "pynetdicom"``.
 """
 
-from node.hookspecs import Extension, Key
+from node.hookspecs import Extension
 
 
 class _PynetdicomAcceptor(Extension):
     name = "pynetdicom_acceptor"
-    handlers = "node.extensions.pynetdicom_acceptor.handlers:handlers_of"
-    acceptors = (Key("pynetdicom", "node.extensions.pynetdicom_acceptor.acceptor:PynetdicomAcceptor"),)
 
 
 EXTENSION = _PynetdicomAcceptor()

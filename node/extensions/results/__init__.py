@@ -21,7 +21,6 @@ class _Results(Extension):
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"),)
-    results = f"{__name__}.intake:RESULTS"
     statement = Statement(
         {
             "Created Instances": f"{__name__}.statement:CREATED",

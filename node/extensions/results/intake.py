@@ -51,6 +51,7 @@ from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in
 from node.receive.ingest import Ingest, Origin
+from node.receive.results import Results
 from node.receive.stored_files import damage_of
 from node.settings.model import Settings
 
@@ -82,11 +83,11 @@ class _Made:
     path: Path
 
 
-class ResultIntake:
+class ResultIntake(Results):
     """Stores results of jobs. Thread-safe."""
 
     def __init__(self, index: Index, ingest: Ingest, metrics: Metrics, makers: Makers | None = None) -> None:
-        self._index, self._ingest, self._metrics = index, ingest, metrics
+        super().__init__(index, ingest, metrics)
         self._folder = ingest.archive.root / FOLDER
         self._makers = makers or Makers()
         self._turn = threading.Lock()
@@ -386,15 +387,7 @@ class JobExpiry(WorkLoop):
         return self._index.jobs.next_due_at() if super()._is_ours() else None
 
 
-class _Results:
-    """See `node.hookspecs.ResultsKind`."""
-
-    def opened(self, index: Index, ingest: Ingest, metrics: Metrics) -> ResultIntake:
-        return ResultIntake(index, ingest, metrics)
-
-    def left_in(self, folder: Path, content: object, hook: str) -> list[dict[str, Any]]:
-        manifest = Manifest.of(content) if content is not None else None
-        return [asdict(entry) for entry in left_in(folder, manifest, hook)]
-
-
-RESULTS = _Results()
+def results_left_in(folder: Path, content: object, hook: str) -> list[dict[str, Any]]:
+    """Return what would be made of the files in a folder, each with `file`, `kind` and `description`."""
+    manifest = Manifest.of(content) if content is not None else None
+    return [asdict(entry) for entry in left_in(folder, manifest, hook)]

@@ -13,7 +13,7 @@ from node.errors import UsageError, nearest
 from node.hookspecs import Action as RootAction
 from node.hookspecs import OpenedRoot
 from node.index.nouns.shares import Share, ShareRepository
-from node.registry import ways_of
+from node.registry import deidentifications_of
 from node.settings.model import Settings
 
 MAX_DAYS = 366
@@ -71,8 +71,7 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
 
 
 def _require_deidentification(settings: Settings, name: str, *, may_download: bool) -> None:
-    ways = ways_of(settings)
-    known = ways.names(settings) if ways is not None else []
+    known = deidentifications_of(settings)
     if name not in known:
         raise UsageError(f"there is no de-identification {name!r}{nearest(name, known) if known else ''}")
     if not may_download:

@@ -9,7 +9,6 @@ class _Syslog(Extension):
     """What `[audit] syslog` names."""
 
     name = "syslog"
-    audit_copy = f"{__name__}.collector:opened"
 
 
 EXTENSION = _Syslog()

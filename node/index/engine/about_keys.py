@@ -40,7 +40,7 @@ INDEXED = "indexed"
 """Attributes without a column that have an index, see `node.index.nouns.terms_of_documents`."""
 
 COPYING = "copying"
-"""The index that this unfinished copy is made of, see `node.index.care.copying`."""
+"""The index that this unfinished copy is made of, see `node.extensions.postgresql.copying`."""
 
 MOVED = "moved"
 """Where the index is now: this is not the newest any more."""

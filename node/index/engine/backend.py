@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from node.acknowledged import Acknowledged
 from node.errors import OutOfResources, VoxelnodeError
-from node.registry import index_server
+from node.registry import INDEX_BACKEND
 
 
 @dataclass(slots=True)
@@ -262,7 +262,7 @@ SQLITE, SERVER = "sqlite", "postgresql"
 def backend(name: str) -> Backend:
     """Return the backend of a dialect; only a node on PostgreSQL loads its driver."""
     try:
-        return cast(Backend, import_module("node.index.engine.sqlite" if name == SQLITE else index_server().backend))
+        return cast(Backend, import_module("node.index.engine.sqlite" if name == SQLITE else INDEX_BACKEND))
     except ModuleNotFoundError as error:
         raise IndexUnusable(
             f"[index] url needs {error.name}, which is not installed: pip install 'voxelnode[cluster]'"

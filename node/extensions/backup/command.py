@@ -33,7 +33,7 @@ def backup(
     if not prove:
         raise typer.BadParameter("Give --prove; backups are made by `voxelnode db backup` and a program that copies.")
 
-    from node.control.proof import prove as prove_backup
+    from node.extensions.backup.proof import prove as prove_backup
 
     done = prove_backup(root.settings, folder.absolute(), scratch and scratch.absolute(), sample)
     rows = [asdict(difference) for difference in done.differences]

@@ -11,9 +11,10 @@ import grp
 import hashlib
 import os
 import shutil
+import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,15 +23,37 @@ from node.archive.base import LocalFile
 from node.conversion.volume_files import revision_files
 from node.durable import locked, make_folder, sync_file, sync_folder
 from node.errors import UsageError, VoxelnodeError
-from node.index.care.copying import ExportedFile, copy_for_readers, files_of, finish, require_export
+from node.index.care.copying import copy_tables
 from node.index.database.reading import ReadIndex, reading
-from node.index.engine.place import FILE_NAME, Place, place_of
+from node.index.engine.backend import IndexUnusable
+from node.index.engine.place import FILE_NAME, Place, backup, place_of
 from node.index.engine.scope import Scope
+from node.index.models import Base
 from node.index.nouns.projects import ReadProjects
 from node.index.nouns.records import RevisionFile
 
 _WORK = "export.part"
 """Folder of what is not finished, which only the owner may read: its index still has everything at first."""
+
+
+KEPT_TABLES = frozenset(
+    {
+        "patients", "studies", "series", "series_references", "images", "conversions", "volumes", "volume_sources",
+        "exclusions", "failures", "events",
+    }
+)  # fmt: skip
+"""The others are emptied: they have secrets of accounts, or are about peers, orders and people at work."""
+
+MARK = "exported"
+"""Key of ``about`` by which an export is known; its value is the root."""
+
+
+class ExportedFile(NamedTuple):
+    """A file of a current volume; `path` is relative to the root."""
+
+    path: str
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +111,7 @@ def export(
     if target.is_relative_to(root) or root.is_relative_to(target):
         raise UsageError(f"{target} and the root {root} may not lie in one another: name a folder beside the root")
     if target.exists() and any(target.iterdir()) and not (target / _WORK).exists():
-        require_export(target / FILE_NAME, root)
+        _require_export(target / FILE_NAME, root)
     make_folder(target)
     lock = locked(target, os.O_RDONLY | os.O_DIRECTORY)
     if lock is None:
@@ -129,8 +152,8 @@ def _export(
     work = target / _WORK
     shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted
     work.mkdir(mode=0o700)
-    copy_for_readers(source.place, work / FILE_NAME, source.scope)
-    folders, absent, copied, size = files_of(work / FILE_NAME), [], 0, 0
+    _copy_for_readers(source.place, work / FILE_NAME, source.scope)
+    folders, absent, copied, size = _files_of(work / FILE_NAME), [], 0, 0
     for folder, files in shown([*folders.items()]):
         if (target / folder).is_dir():
             continue
@@ -143,7 +166,7 @@ def _export(
         os.rename(work / "folder", target / folder)
         sync_folder((target / folder).parent)
         copied, size = copied + 1, size + sum(file.bytes for file in files)
-    finish(work / FILE_NAME, absent)
+    _finish(work / FILE_NAME, absent)
     _permit(target, gid)
     os.replace(work / FILE_NAME, target / FILE_NAME)
     sync_folder(target)
@@ -197,3 +220,77 @@ def _remove_others(target: Path, folders: set[str]) -> int:
             path.parent.rmdir()
             path.parent.parent.rmdir()
     return len(others)
+
+
+def _copy_for_readers(place: Place, target: Path, scope: Scope | None = None) -> None:
+    """Write a copy of an index with `KEPT_TABLES` and the current conversions to `target`, also while a node runs.
+
+    `scope`: as in `copy_tables`. Raises IndexUnusable if there is no index, or it cannot be read.
+    """
+    root = place.parent if isinstance(place, Path) else place.root
+    if isinstance(place, Path) and scope is None:  # pages are copied faster than rows
+        backup(place, target)
+    else:
+        copy_tables(place, target, KEPT_TABLES, scope)
+    try:
+        with closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            _reduce(copy, root)
+    except sqlite3.Error as error:
+        raise IndexUnusable(f"{place}: {error}; `voxelnode db check` tells what is wrong") from error
+
+
+def _reduce(copy: sqlite3.Connection, root: Path) -> None:
+    copy.execute("PRAGMA journal_mode = DELETE")
+    copy.execute("PRAGMA secure_delete = ON")
+    copy.execute("BEGIN")
+    for table in Base.metadata.sorted_tables[::-1]:
+        if table.name not in KEPT_TABLES:
+            copy.execute(f"DELETE FROM {table.name}")
+    _delete_conversions(copy, "SELECT id FROM conversions WHERE superseded OR files_removed_at IS NOT NULL")
+    copy.execute("INSERT INTO about VALUES (?, ?)", [MARK, str(root)])
+    copy.execute("COMMIT")
+
+
+def _files_of(path: Path) -> dict[str, list[ExportedFile]]:
+    """Return the files of all conversions of an exported index, by their folders."""
+    folders: dict[str, list[ExportedFile]] = {}
+    with closing(sqlite3.connect(path)) as copy:
+        for row in copy.execute("SELECT path, bytes, sha256 FROM volumes ORDER BY path"):
+            folders.setdefault(row[0].rpartition("/")[0], []).append(ExportedFile(*row))
+    return folders
+
+
+def _finish(path: Path, absent: Iterable[str]) -> None:
+    """Delete the conversions whose folders are `absent`, and the free pages; sync the file."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+        copy.execute("CREATE TEMP TABLE absent (folder TEXT PRIMARY KEY)")
+        copy.executemany("INSERT INTO absent VALUES (? || '/')", [(folder,) for folder in absent])
+        of_folder = "SELECT conversion_id FROM volumes, absent WHERE substr(path, 1, length(folder)) = folder"
+        _delete_conversions(copy, of_folder)
+        copy.execute("VACUUM")
+    sync_file(path)
+
+
+def _require_export(path: Path, root: Path) -> None:
+    """Return if an index is that of an export of `root`.
+
+    Raises VoxelnodeError if it is that of a root, of an export of another root, or none.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("SELECT value FROM about WHERE key = ?", [MARK]).fetchone()
+    except sqlite3.Error:
+        found = None
+    if found is None:
+        raise VoxelnodeError(f"{path} is not the index of an export: name a folder that does not exist, or an export")
+    if found[0] != str(root):
+        raise VoxelnodeError(f"{path.parent} is an export of {found[0]}: name another folder, or remove it")
+
+
+def _delete_conversions(copy: sqlite3.Connection, ids: str) -> None:
+    """Delete the conversions that a query names, with what belongs to them."""
+    copy.execute(f"CREATE TEMP TABLE gone AS {ids}")
+    for table in ("volumes", "volume_sources", "exclusions"):
+        copy.execute(f"DELETE FROM {table} WHERE conversion_id IN gone")
+    copy.execute("DELETE FROM conversions WHERE id IN gone")
+    copy.execute("DROP TABLE gone")

@@ -1,0 +1,67 @@
+"""What becomes of the results of hooks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO
+
+from node.background import BackgroundService
+from node.errors import UsageError
+from node.index.database.index import Index
+from node.index.work.jobs import Job, JobState
+from node.metrics import Metrics
+from node.receive.ingest import Ingest
+from node.settings.model import Settings
+
+
+class Results:
+    """Store what hooks leave for their jobs. Thread-safe.
+
+    This class is for a node whose extension for results is off: no hook has `results` there, and it only ends old jobs.
+    """
+
+    def __init__(self, index: Index, ingest: Ingest, metrics: Metrics) -> None:
+        self._index, self._ingest, self._metrics = index, ingest, metrics
+
+    def under_way(self, job_id: str) -> AbstractContextManager[threading.Event]:
+        """Yield an event that is set if somebody cancels the job within the block."""
+        raise _off()
+
+    def folder(self, job_id: str) -> Path:
+        """Return the folder of a job, which may not exist."""
+        raise _off()
+
+    def empty_folder(self, job_id: str) -> Path:
+        """Return the folder of a job, empty."""
+        raise _off()
+
+    def new_file(self, job: Job, name: str) -> AbstractContextManager[IO[bytes]]:
+        """Yield a file of a job to write, which is there once the block ends."""
+        raise _off()
+
+    def finish(
+        self, job_id: str, content: object = None, detail: str | None = None, wait_seconds: float = 60.0
+    ) -> None:
+        """Store the results of a job from the files in its folder, and let it succeed; `content` is the manifest."""
+        raise _off()
+
+    def end(self, job_id: str, state: JobState, detail: str | None = None) -> None:
+        """End a job that is open, and remove its files."""
+        self._index.jobs.end(job_id, state, detail, self._ingest.now())
+
+    def sweep(self) -> None:
+        """Remove the folders of jobs that have ended."""
+
+    def services(self, settings: Settings) -> Sequence[BackgroundService]:
+        """Return what a node runs for jobs."""
+        return ()
+
+    def close(self) -> None:
+        """End what works on results."""
+
+
+def _off() -> UsageError:
+    return UsageError("the extension for results is switched off by [extensions] disabled")
