@@ -26,7 +26,7 @@ from node.index.care.copying import ExportedFile, copy_for_readers, files_of, fi
 from node.index.database.reading import ReadIndex, reading
 from node.index.engine.place import FILE_NAME, Place, place_of
 from node.index.engine.scope import Scope
-from node.index.nouns.projects import ReadProjects
+from node.index.nouns.projects import KnownProjects
 from node.index.nouns.records import RevisionFile
 
 _WORK = "export.part"
@@ -97,7 +97,7 @@ def export(
         scope = None if project is None else Scope(projects=(project,))
         with reading(root, url, scope) as index:
             if project is not None:
-                index.repository(ReadProjects).require(project)
+                index.repository(KnownProjects).require(project)
             files = open_files or (lambda: nullcontext(lambda file: root / file.key))
             return _export(root, _Source(place_of(root, url), scope), target, gid, index, files, shown)
     finally:

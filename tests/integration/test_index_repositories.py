@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from node.errors import OutOfResources
+from node.extensions.peers.questions import QuestionRepository
 from node.index.database.look import looking
 from node.index.engine import writer
 from node.index.engine.about import set_about
@@ -63,7 +64,7 @@ def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
         assert root.index.instances.loser_keys() == set()
         assert len(root.index.instances.files("objects/00000000")) == 1
         assert len(root.index.studies.stored()) == 1
-        assert len(root.index.questions.unasked({"MODALITY": "ct"}, ["ct"], now)[0]) == 1
+        assert len(root.index.repository(QuestionRepository).unasked({"MODALITY": "ct"}, ["ct"], now)[0]) == 1
         assert root.index.about.get("closed") == "no"
         [study] = root.index.studies.stored()
         assert root.index.deletions.plan("study", study.study_instance_uid).instances == 1

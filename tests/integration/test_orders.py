@@ -9,6 +9,7 @@ import pytest
 
 from node.extensions.identity.persons import PersonRepository
 from node.extensions.worklist.entries import step_of
+from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from tests import make
 from tests.integration.conftest import Root
 from tests.rows import view_rows
@@ -22,7 +23,7 @@ ORDER = {
 
 
 def order(root: Root, **fields: str) -> None:
-    root.index.scheduled_steps.apply_orders({"1": step_of({**ORDER, **fields})}, NOW)
+    root.index.repository(ScheduledStepRepository).apply_orders({"1": step_of({**ORDER, **fields})}, NOW)
 
 
 def take(root: Root, **attributes: Any) -> str:

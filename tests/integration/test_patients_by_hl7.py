@@ -9,6 +9,7 @@ from node.extensions.identity.persons import PersonRepository
 from node.extensions.worklist.hl7 import MessageRefused, parse
 from node.extensions.worklist.mllp import MllpListener
 from node.extensions.worklist.patients import PatientChanges, changes_of
+from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.hookspecs import OpenedRoot
 from node.metrics import Metrics
@@ -71,7 +72,11 @@ def test_the_port_takes_them_beside_orders(root: Root, changes: PatientChanges) 
     study = take(root, "OLD")
     take(root, "NEW")
     listener = MllpListener(
-        WorklistSettings(hl7_port=0), "VOXELNODE", root.index.scheduled_steps, Metrics(), patients=changes
+        WorklistSettings(hl7_port=0),
+        "VOXELNODE",
+        root.index.repository(ScheduledStepRepository),
+        Metrics(),
+        patients=changes,
     )
     listener.start()
     try:

@@ -31,6 +31,8 @@ from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources
 from node.extensions.identity import persons
 from node.extensions.identity.persons import PersonRepository
+from node.extensions.projects.rows import ProjectRepository
+from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep, PerformedStepRepository
 from node.index.care import copying
 from node.index.care.copying import KEPT_TABLES
 from node.index.database.index import Index
@@ -45,8 +47,7 @@ from node.index.models import Base, ImageRow
 from node.index.nouns import deletions
 from node.index.nouns import series_claims as series
 from node.index.nouns.instances import NotIndexable
-from node.index.nouns.performed_steps import ListedSeries, PerformedStep
-from node.index.nouns.projects import Content, ProjectRepository
+from node.index.nouns.projects import Content
 from node.index.nouns.received import add_instances
 from node.index.nouns.records import Indexed, Outcome, Received
 from node.index.nouns.studies import StudyFilter
@@ -637,11 +638,12 @@ def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
     one, other = first.attributes, last.attributes
     listed = ListedSeries(one.series_instance_uid, (one.sop_instance_uid, other.sop_instance_uid))
     step = PerformedStep("1.2.9", "IN PROGRESS", one.study_instance_uid, *[None] * 5, (), (), {})
-    hosts[0].performed_steps.create(step, "CT1", NOW)
+    steps = hosts[0].repository(PerformedStepRepository)
+    steps.create(step, "CT1", NOW)
     ended = replace(step, state="COMPLETED", series=(listed,))
     meanwhile(
         monkeypatch, server, hosts, (series, "completeness_of"),
-        lambda: hosts[0].performed_steps.change(ended, NOW, NOW), lambda: hosts[1].instances.add([last]),
+        lambda: steps.change(ended, NOW, NOW), lambda: hosts[1].instances.add([last]),
     )  # fmt: skip
     assert server.run("SELECT due_at = last_received_at FROM series", database_of(hosts[0])) == [(True,)]
 

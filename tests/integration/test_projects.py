@@ -11,13 +11,14 @@ from node.audit.audit_log import Audit, AuditFailed
 from node.errors import UsageError
 from node.extensions.labels.marks import MarkRepository, Target
 from node.extensions.projects.actions import actions
+from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import Rules, apply_rules
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
 from node.index.engine.views import views
 from node.index.models import Base
 from node.index.nouns.accounts import Role
-from node.index.nouns.projects import Content, ProjectRepository
+from node.index.nouns.projects import Content
 from node.index.nouns.records import Level
 from node.index.nouns.studies import StudyFilter
 from node.lifecycle.deletion import Order, delete

@@ -7,6 +7,7 @@ import threading
 
 from node.association.client.association import Address
 from node.extensions.worklist.notifications import Notifying, notified_peers
+from node.extensions.worklist.performed_rows import PerformedStepRepository
 from node.extensions.worklist.performed_steps import changed, created
 from node.index.nouns.records import Refused
 from node.index.work.ledger import Ended
@@ -41,7 +42,7 @@ def test_a_refused_notification_waits_and_no_later_one_of_its_step_overtakes_it(
     told: list[Refused] = []
     peers = notified_peers(ris.settings, ("ris",))
     notifying = Notifying(index.work, peers, ris.settings, told.append, lambda: moment[0])
-    steps = index.performed_steps
+    steps = index.repository(PerformedStepRepository)
     first, other = created(STEP, begun()), created("1.2.9", begun())
     assert steps.create(first, "CT1", NOW, ["ris"])
     ended = changed(STEP, first.attributes, over("DISCONTINUED", PerformedSeriesSequence=[]))
@@ -65,7 +66,7 @@ def test_a_notification_is_given_up_in_the_end_and_dropped_when_nobody_wants_it(
     index, moment, told = root.index, [NOW], list[Refused]()
     away = {"ris": Address("RIS", "127.0.0.1", 1)}
     notifying = Notifying(index.work, away, ris.settings, told.append, lambda: moment[0])
-    index.performed_steps.create(created(STEP, begun()), "CT1", NOW, ["ris", "gone"])
+    index.repository(PerformedStepRepository).create(created(STEP, begun()), "CT1", NOW, ["ris", "gone"])
     assert sorted(perform(root, notifying, NOW)) == ["dropped", "postponed"]
     for _ in range(Notifying.max_attempts - 1):
         assert not told
@@ -78,7 +79,7 @@ def test_a_notification_is_given_up_in_the_end_and_dropped_when_nobody_wants_it(
 def test_what_is_no_step_owes_nothing(root: Root) -> None:
     index = root.index
     step = created(STEP, begun())
-    assert index.performed_steps.create(step, "CT1", NOW, ["ris"])
-    assert not index.performed_steps.create(step, "CT1", NOW, ["ris"])
-    assert not index.performed_steps.change(step, NOW - dt.timedelta(1), NOW, ["ris"])
+    assert index.repository(PerformedStepRepository).create(step, "CT1", NOW, ["ris"])
+    assert not index.repository(PerformedStepRepository).create(step, "CT1", NOW, ["ris"])
+    assert not index.repository(PerformedStepRepository).change(step, NOW - dt.timedelta(1), NOW, ["ris"])
     assert [row["state"] for row in read_rows(root.folder, WORK)] == ["waiting"]

@@ -19,6 +19,7 @@ from node.dicom.json_model import entry_text
 from node.extensions.worklist import mllp
 from node.extensions.worklist.hl7 import MessageRefused, orders_of, parse
 from node.extensions.worklist.mllp import MllpListener
+from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
 from node.metrics import Metrics
@@ -95,7 +96,7 @@ def listening(tmp_path: Path) -> Iterator[Callable[..., int]]:
 
     def start(**settings: Any) -> int:
         section = WorklistSettings(hl7_port=0, **settings)
-        started.append(MllpListener(section, "VOXELNODE", index.scheduled_steps, Metrics(), audit))
+        started.append(MllpListener(section, "VOXELNODE", index.repository(ScheduledStepRepository), Metrics(), audit))
         started[-1].start()
         return started[-1].port
 
@@ -109,7 +110,10 @@ def listening(tmp_path: Path) -> Iterator[Callable[..., int]]:
 def entries(listening: Any) -> dict[str, dict[str, Any]]:
     """The entries of the worklist, by the ID of their step."""
     with listening.index.reading() as index:
-        rows = [index.scheduled_steps.entry(row["id"]) for row in index.scheduled_steps.page(None, 100)]
+        rows = [
+            index.repository(ReadScheduledSteps).entry(row["id"])
+            for row in index.repository(ReadScheduledSteps).page(None, 100)
+        ]
     return {row["scheduled_procedure_step_id"]: row for row in rows if row is not None}
 
 
@@ -173,7 +177,7 @@ def test_a_patient_update_changes_the_entries_that_are_not_over(listening: Any) 
 
     with Sender(listening()) as ris:
         assert ris.send(written())[1] == ris.send(written(OMI, "OMI^O23", number=2))[1] == "AA"
-        listening.index.scheduled_steps.set_state("1.2.840.1.6", "SPS2B", "completed")
+        listening.index.repository(ScheduledStepRepository).set_state("1.2.840.1.6", "SPS2B", "completed")
         for pid, verdict, told in (
             ("PID|||P1^^^OTHER||Else^Who", "AA", "0 worklist entries updated"),
             ("PID|||P2^^^HOSPITAL||Else^Who", "AA", "0 worklist entries updated"),

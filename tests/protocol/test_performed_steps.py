@@ -20,6 +20,7 @@ from node.completeness import MPPS
 from node.dicom.command import decode_command
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
 from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE
+from node.extensions.worklist.performed_rows import ReadPerformedSteps
 from node.settings.model import Peer
 from tests import make
 from tests.make import dataset
@@ -108,7 +109,7 @@ def is_due(node: Running) -> bool:
 
 def steps(node: Running) -> list[dict[str, Any]]:
     with node.ingest.index.reading() as index:
-        return index.performed_steps.page(None, 100)
+        return index.repository(ReadPerformedSteps).page(None, 100)
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
@@ -123,7 +124,7 @@ def test_a_step_is_created_changed_and_completed(node: Running, syntax: str) -> 
     [row] = steps(node)
     assert (row["state"], row["series"], row["instances"], row["calling_ae_title"]) == ("COMPLETED", 1, 3, "GOOD")
     with node.ingest.index.reading() as index:
-        attributes = (index.performed_steps.step(STEP) or {})["attributes"]
+        attributes = (index.repository(ReadPerformedSteps).step(STEP) or {})["attributes"]
     assert attributes["00100010"]["Value"] == [{"Alphabetic": "Müller^Jörg"}]
     assert attributes["00400280"]["Value"] == ["half way"]
 

@@ -13,7 +13,8 @@ from pydicom import Dataset
 from pynetdicom import build_context
 
 from node.dicom import uids
-from node.index.nouns.projects import Content, ProjectRepository
+from node.extensions.projects.rows import ProjectRepository
+from node.index.nouns.projects import Content
 from node.settings.model import READING_VERBS, Peer
 from tests.make import ct_series
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate, identifier

@@ -29,6 +29,7 @@ from node.dicom.uids import (
 )
 from node.extensions.worklist import modality_worklist
 from node.extensions.worklist.entries import checked, model_of, scheduled_step
+from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.settings.model import Peer
 from tests.make import dataset
@@ -60,9 +61,10 @@ def entry(number: int = 1, **attributes: Any) -> Dataset:
 
 
 def plan(node: Running, *entries: Dataset) -> None:
+    steps = node.ingest.index.repository(ScheduledStepRepository)
     for ds in entries:
         step = scheduled_step(checked(model_of(ds)))
-        assert node.ingest.index.scheduled_steps.add("rest", step, dt.datetime.now(dt.UTC)) is not None
+        assert steps.add("rest", step, dt.datetime.now(dt.UTC)) is not None
 
 
 def keys(step: dict[str, Any] | None = None, **top: Any) -> Dataset:
@@ -252,7 +254,7 @@ def test_entries_follow_the_files_of_the_folder(
 
 def test_a_step_that_is_over_is_not_given_to_modalities(node: Running) -> None:
     plan(node, entry(1), entry(2), entry(3))
-    steps = node.ingest.index.scheduled_steps
+    steps = node.ingest.index.repository(ScheduledStepRepository)
     steps.set_state("1.2.1", "S1", "completed")
     steps.set_state("1.2.2", "S2", "in-progress")
     status = {"ScheduledProcedureStepStatus": None}

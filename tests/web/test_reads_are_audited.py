@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from node.extensions.deidentify.pseudonyms import new_key_file
+from node.extensions.worklist.performed_rows import PerformedStepRepository
 from node.extensions.worklist.performed_steps import created
 from node.index.work.messages import PendingEvent
 from tests import make
@@ -221,7 +222,9 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.convert()
     planned = {"modality": "CT", "station_ae_title": "CT1", "start_date": "2026-11-21", "study_instance_uid": STUDY}
     site.client().post("/api/v1/worklist", json={"patient_id": "PID-WALK", "patient_name": NAME, **planned})
-    site.services.index.performed_steps.create(created(INSTANCE, begun(STUDY)), "CT1", site.services.ingest.now())
+    site.services.index.repository(PerformedStepRepository).create(
+        created(INSTANCE, begun(STUDY)), "CT1", site.services.ingest.now()
+    )
     pending = PendingEvent("walked", "series-quiet", site.services.ingest.now(), STUDY, SERIES)
     site.services.index.jobs.begin("hook", pending, site.services.ingest.now(), dt.timedelta(days=1))
     site.services.index.work.add_retrievals("pacs", [(STUDY, None)], "walker", site.services.ingest.now())

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from node.extensions.worklist.entries import checked, model_of, scheduled_step
+from node.extensions.worklist.performed_rows import PerformedStepRepository
 from node.extensions.worklist.performed_steps import created
+from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from tests import make
 from tests.protocol.test_performed_steps import begun
 from tests.protocol.test_worklist import entry as file_entry
@@ -103,7 +105,9 @@ def test_private_and_binary_elements_are_left_out(site: Site) -> None:
 
 def test_the_entry_of_a_file_is_changed_by_its_file_only(site: Site) -> None:
     step = scheduled_step(checked(model_of(file_entry(1))))
-    site.services.index.scheduled_steps.replace_files({"a.wl": ("1", step)}, (), dt.datetime.now(dt.UTC))
+    site.services.index.repository(ScheduledStepRepository).replace_files(
+        {"a.wl": ("1", step)}, (), dt.datetime.now(dt.UTC)
+    )
     [listed] = site.client().get(ENTRIES).json()["items"]
     for method in ("PUT", "DELETE"):
         answer = site.client().request(method, f"{ENTRIES}/{listed['id']}", json=FORM)
@@ -126,7 +130,9 @@ def test_the_page_shows_what_was_performed_and_received_for_each_entry(site: Sit
     assert in_menu not in site.client().get("/").text
     site.take(*make.ct_series(2, study_uid="1.2.3", series_uid="1.2.3.1", PatientID="P2", AccessionNumber="A1"))
     site.client().post(ENTRIES, json={**FORM, "patient_name": "<b>Doe", "study_instance_uid": "1.2.4"})
-    site.services.index.performed_steps.create(created("1.9", begun("1.2.4")), "CT1", site.services.ingest.now())
+    site.services.index.repository(PerformedStepRepository).create(
+        created("1.9", begun("1.2.4")), "CT1", site.services.ingest.now()
+    )
     page = site.client().get("/worklist").text
     assert in_menu in page
     assert "&lt;b&gt;Doe" in page

@@ -22,6 +22,7 @@ from node.association.primitives import primitive_of
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import DUPLICATE_INSTANCE, SUCCESS
 from node.dicom.uids import INSTANCE_AVAILABILITY_NOTIFICATION, PERFORMED_PROCEDURE_STEP
+from node.extensions.worklist.performed_rows import ReadPerformedSteps
 from node.index.database.index import Index
 from node.index.database.work_loop import Interrupted
 from node.index.search.selection import StoredInstance
@@ -55,7 +56,7 @@ class AvailabilityChannel:
             study, series = content["study_instance_uid"], content["series_instance_uid"]
             with self._index.reading(wait=False) as index:
                 instances = list(index.instances.stored(study, series))
-                steps = index.performed_steps.page(None, MAX_STEPS, study_instance_uid=study)
+                steps = index.repository(ReadPerformedSteps).page(None, MAX_STEPS, study_instance_uid=study)
             if not instances:
                 raise NotDelivered("no instance of it is available", is_final=True)
             uids = [step["sop_instance_uid"] for step in steps]

@@ -22,12 +22,12 @@ from node.background import BackgroundService
 from node.completeness import MAX_NAMED, Reported
 from node.errors import PeerFailed, UsageError
 from node.extensions.peers.find import find_instance_count, find_instances
+from node.extensions.peers.questions import AHEAD, QuestionRepository, Waiting
 from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower, RequestLoop
 from node.index.nouns.converted import SeriesKey
 from node.index.work.ledger import REASON_LENGTH, Decision, Ended, Postponed, Work
 from node.index.work.payloads import Inquiry
-from node.index.work.questions import AHEAD, Waiting
 from node.retries import wait_seconds
 from node.settings.model import Settings
 
@@ -74,14 +74,15 @@ class Questioner(IndexFollower):
         self, index: Index, peers: Mapping[str, str], early: Collection[str], now: Callable[[], dt.datetime]
     ) -> None:
         super().__init__("questioner", index, FOLLOW_SECONDS, "questions")
+        self._questions = index.repository(QuestionRepository)
         self._peers, self._early, self._now = peers, early, now
 
     def step(self) -> float | None:
         """Add the questions that are due; return the seconds until the next, None if no series waits."""
         moment = self._now()
-        questions, next_at = self._index.questions.unasked(self._peers, self._early, moment)
+        questions, next_at = self._questions.unasked(self._peers, self._early, moment)
         if questions:
-            self._index.questions.add(questions, moment)
+            self._questions.add(questions, moment)
         return None if next_at is None else max((next_at - moment).total_seconds(), FOLLOW_SECONDS)
 
 
@@ -95,14 +96,15 @@ class Asking:
         self, index: Index, settings: Settings, early: Collection[str], now: Callable[[], dt.datetime]
     ) -> None:
         self._index, self._settings, self._early, self._now = index, settings, early, now
+        self._questions = index.repository(QuestionRepository)
 
     def perform(self, work: Work, stopping: threading.Event) -> Decision | None:
         """Ask, and record what the sender says; return None if the node stops."""
         name, key = work.lane.name, (work.study_instance_uid or "", work.series_instance_uid or "")
-        waiting = self._index.questions.waiting(key)
+        waiting = self._questions.waiting(key)
         if waiting is None:
             return Ended("dropped", "the series was deleted")
-        if self._index.questions.is_silent(name, self._now()):
+        if self._questions.is_silent(name, self._now()):
             return Ended("dropped", "the sender has not answered lately")
         deadline = monotonic() + MAX_SECONDS
         try:
@@ -164,7 +166,7 @@ class Asking:
         except PeerFailed as error:
             log.warning("series_not_listed", series_instance_uid=key[1], error=type(error).__name__)
             return Reported(received, count)
-        return reported_of(received, count, listed, self._index.questions.stored(key))
+        return reported_of(received, count, listed, self._questions.stored(key))
 
 
 def reported_of(received: int, count: int | None, listed: Collection[str] | None, stored: Collection[str]) -> Reported:

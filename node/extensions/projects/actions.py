@@ -19,10 +19,11 @@ from node.audit.audit_log import (
     Result,
 )
 from node.errors import UsageError
+from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import apply_rules
 from node.hookspecs import Action as RootAction
 from node.index.engine.scope import PROJECT_ROLES
-from node.index.nouns.projects import Content, ProjectRepository
+from node.index.nouns.projects import Content
 from node.receive.ingest import Ingest
 from node.selector import compile_selector
 

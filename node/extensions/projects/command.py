@@ -30,7 +30,7 @@ Account = Annotated[
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the projects with their members."""
-    from node.index.nouns.projects import ReadProjects
+    from node.extensions.projects.rows import ReadProjects
 
     with root.reading() as index:
         projects = index.repository(ReadProjects)

@@ -11,10 +11,10 @@ from fastapi import Path
 from pydantic import Field
 
 from node.extensions.projects.actions import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
+from node.extensions.projects.rows import ReadProjects
 from node.index.database.reading import ReadIndex
 from node.index.engine.scope import ProjectRole, within
 from node.index.nouns.accounts import Role
-from node.index.nouns.projects import ReadProjects
 from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.api.changes import Change
 from node.web.api.models import Resource

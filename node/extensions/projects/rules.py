@@ -12,9 +12,9 @@ from time import monotonic
 import structlog
 
 from node.background import BackgroundService
+from node.extensions.projects.rows import ProjectRepository, ProjectRule, ReadProjects, RuleChange
 from node.index.database.index import Index
 from node.index.engine.rows import Row
-from node.index.nouns.projects import ProjectRepository, ProjectRule, ReadProjects, RuleChange
 from node.selector import Selector, WrongSelector, compile_selector
 
 log = structlog.get_logger()

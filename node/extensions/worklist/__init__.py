@@ -123,14 +123,17 @@ class _Worklist(Extension):
         from node.extensions.worklist.modality_worklist import Worklist
         from node.extensions.worklist.notifications import Notifying, notified_peers
         from node.extensions.worklist.patients import PatientChanges
+        from node.extensions.worklist.performed_rows import PerformedStepRepository
         from node.extensions.worklist.performed_steps import StepService, serve_n_create, serve_n_get, serve_n_set
         from node.extensions.worklist.queries import read_worklist_query
+        from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
         from node.index.database.work_loop import RequestLoop
 
         settings = _settings(node.settings)
         index, now, ae_title = node.ingest.index, node.ingest.now, node.settings.dicom.ae_title
-        worklist = Worklist(index.scheduled_steps, index.performed_steps, settings, now)
-        steps = StepService(index.performed_steps, node.audit, settings.notify, now)
+        scheduled, performed = index.repository(ScheduledStepRepository), index.repository(PerformedStepRepository)
+        worklist = Worklist(scheduled, performed, settings, now)
+        steps = StepService(performed, node.audit, settings.notify, now)
         peers = notified_peers(node.settings, settings.notify)
         notifying = Notifying(index.work, peers, node.settings, node.on_refusal, now)
         listeners = {}
@@ -138,9 +141,7 @@ class _Worklist(Extension):
             patients = None
             if node.audit is not None and "identity" not in node.settings.extensions.disabled:
                 patients = PatientChanges(OpenedRoot(node.settings, node.ingest, node.audit))
-            listeners["hl7"] = MllpListener(
-                settings, ae_title, index.scheduled_steps, node.metrics, node.audit, now, patients
-            )
+            listeners["hl7"] = MllpListener(settings, ae_title, scheduled, node.metrics, node.audit, now, patients)
 
         def find(identifier: Dataset, maximum: int, stop: Callable[[], bool]) -> Found:
             query = read_worklist_query(identifier)

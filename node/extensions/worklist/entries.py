@@ -15,7 +15,7 @@ from node.dicom.attributes import date_of, time_of
 from node.dicom.json_model import NAME_GROUPS, Json, entry_text, json_model, name_groups
 from node.errors import UsageError
 from node.extensions.worklist.queries import MAX_DEPTH, STEP_SEQUENCE
-from node.index.nouns.scheduled_steps import ScheduledStep
+from node.extensions.worklist.scheduled_rows import ScheduledStep
 
 MAX_ELEMENTS = 1000
 """Elements and items of an entry; real ones have fifty."""

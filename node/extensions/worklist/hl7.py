@@ -16,7 +16,7 @@ from pydicom.datadict import tag_for_keyword
 
 from node.errors import VoxelnodeError
 from node.extensions.worklist.entries import InvalidEntry, element, step_of
-from node.index.nouns.scheduled_steps import ScheduledStep
+from node.extensions.worklist.scheduled_rows import ScheduledStep
 
 MAX_SEGMENTS = 500
 MAX_STEPS = 50

@@ -24,8 +24,8 @@ from node.budget import Budget, Claim, Limits, Stage
 from node.errors import OutOfResources, UsageError
 from node.extensions.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
 from node.extensions.worklist.patients import PatientChanges, changes_of, update_of
+from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.nouns.scheduled_steps import ScheduledStepRepository
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.tls import failure_reason, server_context

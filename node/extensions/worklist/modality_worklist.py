@@ -19,10 +19,10 @@ from pydicom.dataset import Dataset
 from node.background import BackgroundService
 from node.dicom.json_model import Json
 from node.extensions.worklist.entries import InvalidEntry, checked, model_of, scheduled_step
+from node.extensions.worklist.performed_rows import PerformedStepRepository
 from node.extensions.worklist.queries import WorklistQuery, answer, entry_in_progress, is_match
+from node.extensions.worklist.scheduled_rows import IN_PROGRESS, ScheduledStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.index.nouns.performed_steps import PerformedStepRepository
-from node.index.nouns.scheduled_steps import IN_PROGRESS, ScheduledStep, ScheduledStepRepository
 from node.index.search.finder import QueryRefused, QueryStopped
 
 log = structlog.get_logger()

@@ -17,9 +17,9 @@ from node.extensions.identity.actions import actions
 from node.extensions.identity.persons import Person, PersonRepository
 from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.hl7 import Message, MessageRefused, name_of
+from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.hookspecs import Action
 from node.hookspecs import OpenedRoot as Root
-from node.index.nouns.scheduled_steps import ScheduledStep, ScheduledStepRepository
 
 MERGE, UNLINK, UPDATE = ("ADT", "A40"), ("ADT", "A37"), ("ADT", "A08")
 

@@ -29,8 +29,8 @@ from node.dicom.status import (
 )
 from node.dicom.values import standard_tag, value
 from node.errors import VoxelnodeError
+from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep, PerformedStepRepository, State
 from node.extensions.worklist.queries import data_set_of, with_character_set
-from node.index.nouns.performed_steps import ListedSeries, PerformedStep, PerformedStepRepository, State
 
 SCHEDULED = "ScheduledStepAttributesSequence"
 STATUS = "PerformedProcedureStepStatus"

@@ -13,10 +13,11 @@ from node.audit.audit_log import Action, AuditEvent
 from node.extensions.pages import rendering
 from node.extensions.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
 from node.extensions.worklist.entries import step_of
+from node.extensions.worklist.performed_rows import ReadPerformedSteps
+from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
-from node.index.nouns.scheduled_steps import ScheduledStep
 from node.index.nouns.terms import Terms
 from node.web.access import ReaderCall, WriterCall
 from node.web.api.changes import Change, tagged
@@ -158,7 +159,7 @@ def list_worklist(
         "patient_id": patient_id,
         "accession_number": accession_number,
     }
-    return page.read("worklist", ScheduledStepResource, lambda index: index.scheduled_steps, **wanted)
+    return page.read("worklist", ScheduledStepResource, lambda index: index.repository(ReadScheduledSteps), **wanted)
 
 
 @router.get("/worklist/{entry}", responses=single())
@@ -176,7 +177,7 @@ def add_worklist_entry(call: WriterCall, change: Change, form: ScheduledStepForm
 
     def add(_: Terms) -> ScheduledStepWithAttributes:
         step = _step(form)
-        added = call.node.index.scheduled_steps.add("rest", step, call.node.ingest.now())
+        added = call.node.index.repository(ScheduledStepRepository).add("rest", step, call.node.ingest.now())
         if added is None:
             raise EntryThere("there is an entry for this step of this study; change it by PUT, or leave its ID out")
         _record(call.audit, Action.CREATE, added, step.study_instance_uid, step.patient_id)
@@ -196,7 +197,7 @@ def change_worklist_entry(
         before = _changeable(call.node, entry)
         step = _step(form, {name: before[name] for name in KEPT if before[name]})
         _record(call.audit, Action.UPDATE, entry, step.study_instance_uid, step.patient_id)
-        call.node.index.scheduled_steps.change(entry, step, call.node.ingest.now())
+        call.node.index.repository(ScheduledStepRepository).change(entry, step, call.node.ingest.now())
         with call.node.index.reading(wait=False) as index:
             return _entry(index, entry)
 
@@ -210,7 +211,7 @@ def remove_worklist_entry(call: WriterCall, change: Change, entry: Number) -> Re
     def remove(_: Terms) -> RemovedEntry:
         row = _changeable(call.node, entry)
         _record(call.audit, Action.DELETE, entry, row["study_instance_uid"], row["patient_id"])
-        call.node.index.scheduled_steps.remove(entry)
+        call.node.index.repository(ScheduledStepRepository).remove(entry)
         return RemovedEntry(removed=entry)
 
     return change.make(RemovedEntry, lambda index: _entry(index, entry), remove)
@@ -226,7 +227,9 @@ def list_performed_steps(
 ) -> Page[PerformedStepResource]:
     """Procedure steps that modalities report (MPPS), newest first."""
     wanted = {"state": state, "study_instance_uid": study_instance_uid}
-    return page.read("performed steps", PerformedStepResource, lambda index: index.performed_steps, **wanted)
+    return page.read(
+        "performed steps", PerformedStepResource, lambda index: index.repository(ReadPerformedSteps), **wanted
+    )
 
 
 @router.get("/performed-steps/{sop_instance_uid}", responses=single())
@@ -237,7 +240,7 @@ def show_performed_step(
 ) -> PerformedStepWithAttributes:
     """A performed procedure step with all its attributes, in the DICOM JSON Model."""
     with call.node.index.reading(wait=False) as index:
-        row = index.performed_steps.step(sop_instance_uid)
+        row = index.repository(ReadPerformedSteps).step(sop_instance_uid)
     if row is None:
         raise ResourceNotFound("performed procedure step")
     call.audit.queried(f"performed step {sop_instance_uid}", 1)
@@ -249,7 +252,7 @@ def _entry(index: ReadIndex, entry: int) -> ScheduledStepWithAttributes:
 
 
 def _row(index: ReadIndex, entry: int) -> Row:
-    row = index.scheduled_steps.entry(entry)
+    row = index.repository(ReadScheduledSteps).entry(entry)
     if row is None:
         raise ResourceNotFound("entry of the worklist")
     return row
@@ -277,14 +280,14 @@ def _record(
 def is_worklist_used(node: Services, index: ReadIndex) -> bool:
     """Return whether entries of the worklist are configured to come, or have come."""
     settings = node.settings.table(WorklistSettings)
-    return settings.folder is not None or settings.hl7_port is not None or index.scheduled_steps.is_any()
+    return settings.folder is not None or settings.hl7_port is not None or index.repository(ReadScheduledSteps).is_any()
 
 
 @pages.get("/worklist")
 def worklist(call: ReaderCall, number: PageNumber = 1) -> Response:
     """Scheduled procedure steps, with what was performed and received for each."""
     with call.node.index.searching() as index:
-        rows = index.scheduled_steps.with_studies(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+        rows = index.repository(ReadScheduledSteps).with_studies(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
     shown = rows_of_page(rows, number)
     call.audit.queried(f"worklist, page {number}", len(shown["rows"]))
     return rendering.page(call, "worklist.html", **shown)

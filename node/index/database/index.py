@@ -34,12 +34,10 @@ from node.index.nouns.growth import TimerRepository
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.lost import LostRepository
 from node.index.nouns.objects import ObjectRepository
-from node.index.nouns.performed_steps import PerformedStepRepository
 from node.index.nouns.problems import ProblemRepository
 from node.index.nouns.rejections import RejectionRepository
 from node.index.nouns.reopening import ReferenceRepository
 from node.index.nouns.retention import RetentionRepository
-from node.index.nouns.scheduled_steps import ScheduledStepRepository
 from node.index.nouns.senders import SenderRepository
 from node.index.nouns.series_claims import SeriesRepository
 from node.index.nouns.studies import StudyRepository
@@ -48,7 +46,6 @@ from node.index.search.finder import Finder
 from node.index.work.deliveries import DeliveryRepository
 from node.index.work.jobs import JobRepository
 from node.index.work.ledger import WorkRepository
-from node.index.work.questions import QuestionRepository
 from node.index.work.routes import RouteRepository
 from node.metrics import Metrics
 
@@ -156,15 +153,12 @@ class Index:
         self.jobs = JobRepository(writer, self._watcher)
         self.lost = LostRepository(writer, self._watcher)
         self.objects = ObjectRepository(writer, self._watcher)
-        self.performed_steps = PerformedStepRepository(writer, self._watcher)
         self.problems = ProblemRepository(writer, self._watcher)
-        self.questions = QuestionRepository(writer, self._watcher)
         self.references = ReferenceRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
         self.retention = RetentionRepository(writer, self._watcher)
         self.routes = RouteRepository(writer, self._watcher)
         self.salvage = SalvageRepository(writer, self._watcher)
-        self.scheduled_steps = ScheduledStepRepository(writer, self._watcher)
         self.senders = SenderRepository(writer, self._watcher)
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)

@@ -42,11 +42,9 @@ from node.index.nouns.hosts import ReadHosts
 from node.index.nouns.instances import ReadInstances
 from node.index.nouns.lost import ReadLost
 from node.index.nouns.patients import ReadPatients
-from node.index.nouns.performed_steps import ReadPerformedSteps
 from node.index.nouns.problems import ReadFailures, ReadProblems
 from node.index.nouns.rejections import ReadRejections
 from node.index.nouns.retention_state import RetentionState, retention_state
-from node.index.nouns.scheduled_steps import ReadScheduledSteps
 from node.index.nouns.senders import ReadSenders
 from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
@@ -84,11 +82,9 @@ class ReadIndex:
         self.jobs = ReadJobs(connection)
         self.lost = ReadLost(connection)
         self.patients = ReadPatients(connection)
-        self.performed_steps = ReadPerformedSteps(connection)
         self.problems = ReadProblems(connection)
         self.rejections = ReadRejections(connection)
         self.routes = ReadRoutes(connection)
-        self.scheduled_steps = ReadScheduledSteps(connection)
         self.senders = ReadSenders(connection)
         self.series = ReadSeries(connection)
         self.sources = ReadSources(connection)

@@ -9,30 +9,14 @@ that inserts it; what a rule says follows (`node.extensions.projects`).
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, select, update
+from sqlalchemy import Connection, Select, literal, select
 
 from node.errors import UsageError
-from node.index.engine.rows import ReadRepository, Row
-from node.index.engine.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
-from node.index.engine.sql import insert, looked_up_in
-from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import (
-    AccountRow,
-    LabelRow,
-    LimitedAccountRow,
-    ProjectContentRow,
-    ProjectMemberRow,
-    ProjectRow,
-    ProjectSeriesRow,
-    SeriesRow,
-    StudyRow,
-)
-from node.index.nouns.shares import end_shares
+from node.index.engine.rows import ReadRepository
+from node.index.engine.sql import insert
+from node.index.models import ProjectContentRow, ProjectRow, ProjectSeriesRow
 
 BY_CALLED_AE_TITLE = "called AE title"
 """Who has added what was sent to the AE title of a project."""
@@ -49,254 +33,16 @@ class Content(NamedTuple):
     series: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectRule:
-    """The rule of a project: the text of a selector."""
+class KnownProjects(ReadRepository):
+    """The projects, in the view of who reads."""
 
-    project_id: int
-    project: str
-    rule: str
-
-
-class RuleChange(NamedTuple):
-    """The row ids of series that come into a project by its rule, and of those that leave it."""
-
-    rule: ProjectRule
-    came: Collection[int]
-    gone: Collection[int]
-
-
-class ProjectRepository(IndexRepository):
-    """Projects, their members and their contents."""
-
-    @on_writer
-    def set(
-        self,
-        connection: Connection,
-        name: str,
-        who: str,
-        now: dt.datetime,
-        *,
-        description: str | None = None,
-        rule: str | None = None,
-        called_ae_title: str | None = None,
-    ) -> bool:
-        """Create a project, or change what is not None: an empty text takes a rule or an AE title away.
-
-        The series of a rule that has changed leave the project now, and come back when the new one is applied. Returns
-        whether the project is new.
-        """
-        given = {"description": description, "rule": rule, "called_ae_title": called_ae_title}
-        values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        for key in ("rule", "called_ae_title"):
-            if values.get(key) == "":
-                values[key] = None
-        project = connection.scalar(select(ProjectRow.id).where(ProjectRow.name == name))
-        if project is None:
-            connection.execute(insert(ProjectRow).values(name=name, created_by=who, created_at=now, **values))
-            return True
-        if values:
-            connection.execute(update(ProjectRow).where(ProjectRow.id == project).values(values))
-        if "rule" in values:
-            by_rule = ProjectSeriesRow.project_id == project, ProjectSeriesRow.is_by_rule
-            connection.execute(delete(ProjectSeriesRow).where(*by_rule))
-        return False
-
-    @on_writer
-    def remove(self, connection: Connection, name: str) -> None:
-        """Remove a project; its series stay, and its members keep their limits."""
-        connection.execute(delete(ProjectRow).where(ProjectRow.id == _id(connection, name)))
-
-    @on_writer
-    def set_member(self, connection: Connection, name: str, account: str, role: str, *, may_limit: bool = True) -> None:
-        """Give an account or a group a role in a project, and limit it to its projects.
-
-        Without `may_limit` it is limited already. Raises UsageError if there is no such account, if its role in the
-        node is lower than that role needs, or if it is an administrator: these see the whole node. Nobody knows which
-        groups there are, and each of their accounts does no more than its role in the node lets it.
-        """
-        project = _id(connection, name)
-        of_node = connection.scalar(select(AccountRow.role).where(AccountRow.name == account))
-        limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account == account)
-        if account.startswith(GROUP_PREFIX):
-            if not is_group(account.removeprefix(GROUP_PREFIX)):
-                raise UsageError(f"a group has a name of 1 to {MAX_GROUP_CHARACTERS} printable characters")
-            of_node = "write"
-        if not may_limit and (of_node is None or connection.scalar(limited) is None):
-            raise UsageError(f"there is no account {account!r} that sees projects only: ask an administrator")
-        if of_node is None:
-            raise UsageError(f"there is no account {account!r}: `voxelnode account list` lists accounts and tokens")
-        if of_node == "admin":
-            raise UsageError(f"{account} is an administrator and sees the whole node: give it another role first")
-        if of_node == "read" and role != "read":
-            raise UsageError(
-                f"{account} may read only, wherever: run `voxelnode account role {account} write` before it has the "
-                f"role {role} in a project"
-            )
-        _limit(connection, account)
-        key = {"project_id": project, "account": account}
-        added = insert(ProjectMemberRow).values(**key, role=role)
-        elements = ["project_id", "account"]
-        connection.execute(added.on_conflict_do_update(index_elements=elements, set_={"role": role}))
-
-    @on_writer
-    def remove_member(self, connection: Connection, name: str, account: str) -> None:
-        """Take the role in a project from an account, which stays limited to its other projects."""
-        of_account = ProjectMemberRow.project_id == _id(connection, name), ProjectMemberRow.account == account
-        if connection.execute(delete(ProjectMemberRow).where(*of_account)).rowcount == 0:
-            raise UsageError(f"{account} is no member of {name}")
-
-    @on_writer
-    def limit(self, connection: Connection, account: str, *, is_limited: bool) -> None:
-        """Let an account see its projects only, or the whole node again: it leaves its projects then."""
-        if is_limited:
-            _limit(connection, account)
-            return
-        connection.execute(delete(LimitedAccountRow).where(LimitedAccountRow.account == account))
-        connection.execute(delete(ProjectMemberRow).where(ProjectMemberRow.account == account))
-
-    @on_writer
-    def add(self, connection: Connection, name: str, contents: Collection[Content], who: str, now: dt.datetime) -> int:
-        """Put studies and series into a project; return how many were not in it by hand.
-
-        Raises UsageError if one of them is not in the index.
-        """
-        project, added = _id(connection, name), 0
-        for content in contents:
-            _require(connection, content)
-            values = {"project_id": project, "added_by": who, "added_at": now}
-            uids = {"study_instance_uid": content.study, "series_instance_uid": content.series}
-            new = insert(ProjectContentRow).values(**values, **uids).on_conflict_do_nothing()
-            added += connection.execute(new.returning(ProjectContentRow.project_id)).first() is not None
-            _derive(connection, project, content.study)
-        return added
-
-    @on_writer
-    def take(self, connection: Connection, name: str, contents: Collection[Content]) -> int:
-        """Take studies and series out of a project; return how many were in it by hand. A rule may keep their series.
-
-        A series of a study that is in the project as a whole stays.
-        """
-        project, taken = _id(connection, name), 0
-        for content in contents:
-            of_content = (
-                ProjectContentRow.project_id == project,
-                ProjectContentRow.study_instance_uid == content.study,
-                ProjectContentRow.series_instance_uid == content.series,
-            )
-            taken += connection.execute(delete(ProjectContentRow).where(*of_content)).rowcount
-            _derive(connection, project, content.study)
-        return taken
-
-    @on_writer
-    def change_by_rules(self, connection: Connection, changes: Sequence[RuleChange]) -> int:
-        """Have series in projects, and no longer others, as the rules select them; return how many came or went.
-
-        What is of a rule that a project no longer has changes nothing.
-        """
-        changed = 0
-        for rule, came, gone in changes:
-            current = select(ProjectRow.rule).where(ProjectRow.id == rule.project_id).with_for_update()
-            if connection.scalar(current) != rule.rule:
-                continue
-            if gone:
-                by_rule = ProjectSeriesRow.project_id == rule.project_id, ProjectSeriesRow.is_by_rule
-                of_gone = delete(ProjectSeriesRow).where(*by_rule, looked_up_in(ProjectSeriesRow.series_id, list(gone)))
-                changed += connection.execute(of_gone).rowcount
-            if came:
-                # Those that are still there: others were deleted meanwhile.
-                known = select(SeriesRow.id, literal(rule.project_id), literal(True))
-                changed += _insert_series(connection, known.where(looked_up_in(SeriesRow.id, list(came))))
-        return changed
-
-
-class ReadProjects(ReadRepository):
-    """Projects, in the view of who reads."""
-
-    def all(self) -> list[Row]:
-        """Return the columns of people and the number of ``series``, by name."""
-        return self._described()
-
-    def one(self, name: str) -> Row | None:
-        """Return a project as in `all`, or None."""
-        return next(iter(self._described(ProjectRow.name == name)), None)
-
-    def _described(self, *conditions: ColumnElement[bool]) -> list[Row]:
-        series = (
-            select(func.count(ProjectSeriesRow.series_id.distinct()))
-            .where(ProjectSeriesRow.project_id == ProjectRow.id)
-            .scalar_subquery()
-        )
-        columns = ProjectRow.name, ProjectRow.description, ProjectRow.rule, ProjectRow.called_ae_title
-        query = select(*columns, series.label("series")).where(*conditions).order_by(ProjectRow.name)
-        return [dict(row) for row in self._connection.execute(query).mappings()]
+    def names(self) -> list[str]:
+        """Return their names, in order."""
+        return list(self._connection.scalars(select(ProjectRow.name).order_by(ProjectRow.name)))
 
     def require(self, name: str) -> None:
         """Raise NoSuchProject if there is no project of this name."""
-        _id(self._connection, name)
-
-    def members(self, name: str) -> list[Row]:
-        """Return ``account`` and ``role`` of each member of a project."""
-        query = (
-            select(ProjectMemberRow.account, ProjectMemberRow.role)
-            .join(ProjectRow, ProjectRow.id == ProjectMemberRow.project_id)
-            .where(ProjectRow.name == name)
-            .order_by(ProjectMemberRow.account)
-        )
-        return [dict(row) for row in self._connection.execute(query).mappings()]
-
-    def rules(self) -> list[ProjectRule]:
-        """Return the rules of the projects that have one."""
-        columns = ProjectRow.id, ProjectRow.name, ProjectRow.rule
-        query = select(*columns).where(ProjectRow.rule.is_not(None)).order_by(ProjectRow.id)
-        return [ProjectRule(id, name, rule) for id, name, rule in self._connection.execute(query) if rule is not None]
-
-    def by_rules(self, series: Collection[int]) -> dict[int, set[int]]:
-        """Return those of some series, by their row ids, that each project, by its row id, has by its rule."""
-        found: dict[int, set[int]] = defaultdict(set)
-        query = select(ProjectSeriesRow.project_id, ProjectSeriesRow.series_id)
-        query = query.where(ProjectSeriesRow.is_by_rule, looked_up_in(ProjectSeriesRow.series_id, list(series)))
-        for project, one in self._connection.execute(query):
-            found[project].add(one)
-        return found
-
-    def rows_of(self, keys: Collection[tuple[str | None, str | None]]) -> set[int]:
-        """Return the row ids of series, by the UIDs of study and series; without a series, of all of the study."""
-        found: set[int] = set()
-        for study, series in keys:
-            query = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
-            query = query.where(StudyRow.study_instance_uid == study)
-            if series:
-                query = query.where(SeriesRow.series_instance_uid == series)
-            found.update(self._connection.scalars(query))
-        return found
-
-    def newest_series(self) -> tuple[int, str]:
-        """Return row id and UID of the series with the largest row id; 0 and no UID if there is none."""
-        query = select(SeriesRow.id, SeriesRow.series_instance_uid).order_by(SeriesRow.id.desc()).limit(1)
-        row = self._connection.execute(query).first()
-        return (0, "") if row is None else (row.id, row.series_instance_uid)
-
-    def series_since(self, row_id: int) -> set[int]:
-        """Return the row ids of series from this one on."""
-        return set(self._connection.scalars(select(SeriesRow.id).where(SeriesRow.id >= row_id)))
-
-    def series_behind(self, newest: tuple[int, str]) -> set[int] | None:
-        """Return the row ids of series since one was the newest, and of those beside them in their studies.
-
-        None: that one is gone, and SQLite gives its row id, and those before it, to others.
-        """
-        row_id, uid = newest
-        same = select(SeriesRow.id).where(SeriesRow.id == row_id, SeriesRow.series_instance_uid == uid)
-        if self._connection.execute(same).first() is None:
-            return None
-        studies = select(SeriesRow.study_id).where(SeriesRow.id >= row_id)
-        return set(self._connection.scalars(select(SeriesRow.id).where(SeriesRow.study_id.in_(studies))))
-
-    def labels_state(self) -> tuple[object, ...]:
-        """Return what is not the same after a change of labels."""
-        state = select(func.count(), func.max(LabelRow.id), func.max(LabelRow.given_at)).select_from(LabelRow)
-        return tuple(self._connection.execute(state).one())
+        project_id(self._connection, name)
 
 
 def enter_projects(
@@ -312,55 +58,19 @@ def enter_projects(
         ProjectContentRow.study_instance_uid == content.study,
         ProjectContentRow.series_instance_uid.in_(("", content.series)),
     )
-    _insert_series(connection, having.distinct())
+    insert_series(connection, having.distinct())
 
 
-def _insert_series(connection: Connection, rows: Select[int, int, bool]) -> int:
+def insert_series(connection: Connection, rows: Select[int, int, bool]) -> int:
     """Put series into projects; return how many came."""
     new = insert(ProjectSeriesRow).from_select(["series_id", "project_id", "is_by_rule"], rows)
     options = {"preserve_rowcount": True}
     return connection.execute(new.on_conflict_do_nothing(), execution_options=options).rowcount
 
 
-def _derive(connection: Connection, project: int, study: str) -> None:
-    """Have the series of a study in a project that its contents name, beside those of its rule."""
-    of_study = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
-    of_study = of_study.where(StudyRow.study_instance_uid == study)
-    by_hand = ProjectSeriesRow.project_id == project, ProjectSeriesRow.is_by_rule.is_(False)
-    connection.execute(delete(ProjectSeriesRow).where(*by_hand, ProjectSeriesRow.series_id.in_(of_study)))
-    is_named = (
-        select(ProjectContentRow.project_id)
-        .where(
-            ProjectContentRow.project_id == project,
-            ProjectContentRow.study_instance_uid == study,
-            ProjectContentRow.series_instance_uid.in_(("", SeriesRow.series_instance_uid)),
-        )
-        .correlate(SeriesRow)
-        .exists()
-    )
-    named = select(SeriesRow.id, literal(project), literal(False)).join(StudyRow, StudyRow.id == SeriesRow.study_id)
-    _insert_series(connection, named.where(StudyRow.study_instance_uid == study, is_named))
-
-
-def _limit(connection: Connection, account: str) -> None:
-    """Let an account see its projects only; its links end, for they show what it may see no more."""
-    if connection.scalar(select(AccountRow.role).where(AccountRow.name == account)) != "admin":
-        end_shares(connection, account)
-    connection.execute(insert(LimitedAccountRow).values(account=account).on_conflict_do_nothing())
-
-
-def _id(connection: Connection, name: str) -> int:
+def project_id(connection: Connection, name: str) -> int:
+    """Return the row id of a project. Raises NoSuchProject."""
     project = connection.scalar(select(ProjectRow.id).where(ProjectRow.name == name))
     if project is None:
         raise NoSuchProject(f"there is no project {name!r}: `voxelnode projects list` lists all")
     return int(project)
-
-
-def _require(connection: Connection, content: Content) -> None:
-    query = select(SeriesRow.id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
-    query = query.where(StudyRow.study_instance_uid == content.study)
-    if content.series:
-        query = query.where(SeriesRow.series_instance_uid == content.series)
-    if connection.execute(query.limit(1)).first() is None:
-        what = f"series {content.series} in study {content.study}" if content.series else f"study {content.study}"
-        raise UsageError(f"no {what[:200]} in the index; `voxelnode series` lists all")

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from sqlalchemy import Connection, delete, insert, select, update
 
 from node.dicom.json_model import Json
+from node.extensions.worklist.scheduled_rows import IN_PROGRESS, set_state
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PerformedSeriesRow, PerformedStepRow
-from node.index.nouns.scheduled_steps import IN_PROGRESS, set_state
 from node.index.nouns.series_claims import judge_by_list
 from node.index.work.ledger import Lane, add
 from node.index.work.payloads import Notice
