@@ -12,9 +12,9 @@ import httpx2
 import pytest
 
 from node.dicom.json_model import Json
-from node.dicom.xml_model import json_from_native
 from node.extensions.commitment import web
 from node.extensions.commitment.web import MAX_REFERENCES
+from node.extensions.dicomweb.xml_model import json_from_native
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import DEADLINE_SECONDS, Site, until

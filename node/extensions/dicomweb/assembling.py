@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_DATA, PIXEL_TAGS, BulkData, Json, NotEncodable, text_of, write_model
 from node.dicom.part10 import file_head
-from node.dicom.xml_model import NotNative, json_from_native
 from node.extensions.dicomweb.media_types import DOCUMENTS_IN_PARTS, PDF
 from node.extensions.dicomweb.pixel_parts import (
     ALLOCATED,
@@ -32,6 +31,7 @@ from node.extensions.dicomweb.pixel_parts import (
     number_of,
     pixels_of,
 )
+from node.extensions.dicomweb.xml_model import NotNative, json_from_native
 
 COPY_BYTES = 1 << 20
 MAX_INSTANCES = 50_000

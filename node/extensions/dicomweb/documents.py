@@ -13,10 +13,10 @@ from fastapi import HTTPException, Request, Response
 from python_multipart.multipart import parse_options_header
 
 from node.dicom.json_model import Json
-from node.dicom.metadata import encoded_model
-from node.dicom.xml_model import NotNative, json_from_native
+from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, MULTIPART, DocumentForm
 from node.extensions.dicomweb.resources import Instances, Multipart, Part
+from node.extensions.dicomweb.xml_model import NotNative, json_from_native
 from node.web.headers import accepts_gzip, has_etag
 
 MIN_COMPRESSED_BYTES = 500

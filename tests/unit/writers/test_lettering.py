@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 from pydicom import Dataset
 
-from node.dicom.annotation import patient_lines, visible
+from node.extensions.dicomweb.annotation import patient_lines, visible
 from node.writers import lettering
 from node.writers.lettering import length, runs, write
 from node.writers.rendered import annotated
