@@ -9,25 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pydicom.uid import HTJ2KLossless
-
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory
-from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
+from node.volume.read.transfer_syntaxes import NotTranscodable
 
 _PILLOW_FORMATS = ("Bmp", "Gif", "Jpeg", "Ppm", "Png")
 """Formats that Pillow loads when it first writes one of them."""
 
 LIBRARIES = (
-    "node.volume.read.encoders",
-    *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []),
     "node.volume.read.transcoding",
     "node.volume.read.single_frame",
     "node.writers.pictures",
-    "node.writers.rendered",
     *(f"PIL.{name}ImagePlugin" for name in _PILLOW_FORMATS),
 )
 """Modules that a child loads before its first job: they do not count in the limits of a job, and the processes of all
-files share them."""
+files share them. Those of the module of a function, if it has any, are loaded before the process of its file."""
 
 
 class NoSuchValue(Exception):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID
+from pydicom.uid import UID, HTJ2KLossless
 
 from node.counted import counted
 from node.extensions.dicomweb.annotation import Annotation, patient_lines, technique_lines
@@ -27,12 +27,19 @@ from node.extensions.dicomweb.pixel_element import (
     with_frame,
 )
 from node.files.reading import read_instance
-from node.volume.read.transfer_syntaxes import NotTranscodable
+from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
 from node.volume.window import Window
 
 if TYPE_CHECKING:
-    from node.volume.read.colour_profiles import ColourSpace
+    from node.extensions.dicomweb.colour_profiles import ColourSpace
     from node.volume.rendering import Picture
+
+LIBRARIES = (
+    "node.extensions.dicomweb.encoders",
+    *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []),
+    "node.extensions.dicomweb.pictures",
+)
+"""See `node.children.decoding.LIBRARIES`."""
 
 PictureFormat = Literal["JPEG", "PNG", "GIF"]
 
@@ -92,8 +99,8 @@ def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
 
 def picture(path: Path, order: PictureOrder) -> bytes:
     """Return one frame as PNG, JPEG or GIF, with the colours and the annotations that are ordered."""
+    from node.extensions.dicomweb.pictures import annotated, with_profile
     from node.writers.pictures import resized
-    from node.writers.rendered import annotated, with_profile
 
     shown = _shown(path, order)
     image = resized(shown, max(shown.pixels.shape))
@@ -115,7 +122,7 @@ def picture(path: Path, order: PictureOrder) -> bytes:
 
 
 def _profile_of(path: Path, frame_number: int) -> bytes | ColourSpace:
-    from node.volume.read.colour_profiles import source_profile
+    from node.extensions.dicomweb.colour_profiles import source_profile
 
     header, element = _opened(path)
     codestream = None
@@ -135,7 +142,7 @@ def compressed_frame_file(path: Path, frame_number: int, transfer_syntax_uid: st
 
     It is decoded again, as one that came so would be: what is written holds the samples that are sent uncompressed.
     """
-    from node.volume.read.encoders import encoded_frame
+    from node.extensions.dicomweb.encoders import encoded_frame
     from node.volume.read.single_frame import decompressed_frame
 
     header, element = _opened(path)

@@ -13,8 +13,8 @@ def reduced_volume(path: Path, voxel_file: Path, sidecar: Path | None, max_voxel
 
 
 def overlaid_picture(is_ct: bool, pixels: int, image: Path, *masks: Path) -> bytes:
-    """Return a picture of masks over an image; see `node.writers.overlaid`. Empty: it does not lie below them."""
-    from node.writers.overlaid import overlaid
+    """Return a picture of masks over an image; see `overlaid`. Empty: it does not lie below them."""
+    from node.extensions.pages.overlaid import overlaid
 
     try:
         return overlaid(masks, image, is_ct=is_ct, pixels=pixels)

@@ -12,9 +12,9 @@ from pydicom.sequence import Sequence
 
 from node.errors import ConversionRefused
 from node.extensions.dicomweb.annotation import patient_lines, technique_lines, visible
-from node.volume.read.colour_profiles import ColourSpace, source_profile
-from node.writers.lettering import plain
-from node.writers.rendered import annotated, profile_of, with_profile
+from node.extensions.dicomweb.colour_profiles import ColourSpace, source_profile
+from node.extensions.dicomweb.lettering import plain
+from node.extensions.dicomweb.pictures import annotated, profile_of, with_profile
 
 
 def jpeg(profile: bytes | None) -> bytes:
