@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from node.extensions.dicomweb.lettering import FILES
 from node.settings import ENVIRONMENT_PREFIX
 from node.settings.load import load
 from node.settings.model import Settings
-from node.writers.lettering import FILES
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

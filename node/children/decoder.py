@@ -17,6 +17,7 @@ from functools import partial
 from importlib import import_module
 from math import inf
 from pathlib import Path
+from sys import modules
 from time import monotonic
 from typing import ParamSpec
 
@@ -253,6 +254,8 @@ def serve(channel: Channel, max_answer_bytes: int) -> None:
 
 
 def _load_for(job: partial[bytes]) -> None:
+    for name in getattr(modules[job.func.__module__], "LIBRARIES", ()):
+        import_module(name)
     for argument in job.args:
         if isinstance(argument, Change):
             argument.load()

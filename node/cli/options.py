@@ -153,12 +153,12 @@ class Root(Configured):
         """
         from node.index.database.reading import reading
         from node.index.engine.scope import Scope
-        from node.index.nouns.projects import ReadProjects
+        from node.index.nouns.projects import KnownProjects
 
         scope = None if project is None else Scope(projects=(project,))
         with reading(self.settings.storage.root, self.settings.index.url, scope) as index:
             if project is not None:
-                index.repository(ReadProjects).require(project)
+                index.repository(KnownProjects).require(project)
             yield index
 
     def looking(self) -> AbstractContextManager[Look | ReadIndex]:

@@ -36,7 +36,7 @@ from node.budget import Claim, Stage, Standing
 from node.index.engine.scope import ProjectRole, become, within
 from node.index.engine.scope import Scope as IndexScope
 from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, Role
-from node.index.nouns.projects import ReadProjects
+from node.index.nouns.projects import KnownProjects
 from node.index.nouns.shares import Share, ShareRepository
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
@@ -767,7 +767,7 @@ class Call:
         writing = dataclasses.replace(scope, role="write")
         if study is None:
             with within(writing), self.node.index.reading() as index:
-                return bool(index.repository(ReadProjects).all())
+                return bool(index.repository(KnownProjects).names())
         try:
             self._require(writing, [(study, series)])
         except Forbidden:

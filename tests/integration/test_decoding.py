@@ -25,10 +25,11 @@ from node.children.decoder import (
     _Refusals,
     _Subject,
 )
-from node.children.decoding import PictureOrder, frame, picture, stored_frame, transcode
+from node.children.decoding import transcode
 from node.children.forwarding import Change, forward
 from node.dicom.coercion import Coercion
-from node.files.pixel_element import pixel_element
+from node.extensions.dicomweb.decoding import PictureOrder, frame, picture, stored_frame
+from node.extensions.dicomweb.pixel_element import pixel_element
 from tests.make import PYDICOM_FILES
 from tests.pace import idle_seconds, now
 from tests.web.conftest import until

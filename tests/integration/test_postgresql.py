@@ -638,12 +638,12 @@ def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
     one, other = first.attributes, last.attributes
     listed = ListedSeries(one.series_instance_uid, (one.sop_instance_uid, other.sop_instance_uid))
     step = PerformedStep("1.2.9", "IN PROGRESS", one.study_instance_uid, *[None] * 5, (), (), {})
-    hosts[0].repository(PerformedStepRepository).create(step, "CT1", NOW)
+    steps = hosts[0].repository(PerformedStepRepository)
+    steps.create(step, "CT1", NOW)
     ended = replace(step, state="COMPLETED", series=(listed,))
     meanwhile(
         monkeypatch, server, hosts, (series, "completeness_of"),
-        lambda: hosts[0].repository(PerformedStepRepository).change(ended, NOW, NOW),
-        lambda: hosts[1].instances.add([last]),
+        lambda: steps.change(ended, NOW, NOW), lambda: hosts[1].instances.add([last]),
     )  # fmt: skip
     assert server.run("SELECT due_at = last_received_at FROM series", database_of(hosts[0])) == [(True,)]
 

@@ -61,11 +61,10 @@ def entry(number: int = 1, **attributes: Any) -> Dataset:
 
 
 def plan(node: Running, *entries: Dataset) -> None:
+    steps = node.ingest.index.repository(ScheduledStepRepository)
     for ds in entries:
         step = scheduled_step(checked(model_of(ds)))
-        assert (
-            node.ingest.index.repository(ScheduledStepRepository).add("rest", step, dt.datetime.now(dt.UTC)) is not None
-        )
+        assert steps.add("rest", step, dt.datetime.now(dt.UTC)) is not None
 
 
 def keys(step: dict[str, Any] | None = None, **top: Any) -> Dataset:

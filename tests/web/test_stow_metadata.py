@@ -16,7 +16,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import VideoPhotographicImageStorage
 
 from node.dicom.json_model import json_model
-from node.dicom.xml_model import native_model
+from node.extensions.dicomweb.xml_model import native_model
 from tests import make
 from tests.web.conftest import Site, open_site
 from tests.web.mixed import NAMES, sample

@@ -14,7 +14,7 @@ from node.extensions.pages.login import client_of, new_app, set_session
 from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, recovery_page
 from node.index.engine.scope import within
 from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
-from node.index.nouns.projects import ReadProjects
+from node.index.nouns.projects import KnownProjects
 from node.web.access import LOCAL, Access, Call, ReaderCall, address_of, for_projects
 from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
@@ -212,7 +212,7 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
         own = next((one for one in index.accounts.listed() if one.name == call.account.name), None)
         sessions = index.accounts.sessions(call.account.name, call.node.ingest.now())
     with call.node.index.reading() as index:
-        projects = [row["name"] for row in index.repository(ReadProjects).all()]
+        projects = index.repository(KnownProjects).names()
     given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
     given |= {"sessions": sessions, "projects": projects}
     given["may_remove_factor"] = known is not None and not _access(call).demands_factor(known)

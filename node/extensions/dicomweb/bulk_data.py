@@ -13,7 +13,10 @@ from urllib.parse import quote
 from fastapi import HTTPException, Response
 
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded
-from node.children.decoding import (
+from node.counted import counted
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
+from node.dicom.json_model import PIXEL_TAGS
+from node.extensions.dicomweb.decoding import (
     compressed_frame_file,
     frame,
     frame_file,
@@ -23,9 +26,6 @@ from node.children.decoding import (
     value_file,
     value_paths,
 )
-from node.counted import counted
-from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
-from node.dicom.json_model import PIXEL_TAGS
 from node.extensions.dicomweb.media_types import (
     FRAME_TYPES,
     MULTIPART,
@@ -36,6 +36,8 @@ from node.extensions.dicomweb.media_types import (
     accepted,
     frame_forms,
 )
+from node.extensions.dicomweb.metadata import bulk_data_paths
+from node.extensions.dicomweb.pixel_element import FrameNotFound, PixelElement, pixel_element
 from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
@@ -54,8 +56,6 @@ from node.extensions.dicomweb.resources import (
     sent,
 )
 from node.files.bounded import TooLong
-from node.files.metadata import bulk_data_paths
-from node.files.pixel_element import FrameNotFound, PixelElement, pixel_element
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
 from node.web.access import for_projects

@@ -10,7 +10,7 @@ from itertools import chain
 from fastapi import Request, Response
 
 from node.dicom.json_model import Json
-from node.dicom.metadata import encoded_model
+from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm
 from node.extensions.dicomweb.resources import Instances, Multipart, Part
 from node.web.headers import accepts_gzip, has_etag

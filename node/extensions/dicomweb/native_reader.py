@@ -1,4 +1,4 @@
-"""Read the Native DICOM Model (`node.dicom.xml_model`) from documents of strangers.
+"""Read the Native DICOM Model (`node.extensions.dicomweb.xml_model`) from documents of strangers.
 
 Document type definitions are refused, and with them entities and references to other documents.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from xml.parsers import expat
 
 from node.dicom.json_model import NAME_GROUPS, Json
-from node.dicom.xml_model import ATTRIBUTE, FLOATS, NAME_COMPONENTS, first_block
+from node.extensions.dicomweb.xml_model import ATTRIBUTE, FLOATS, NAME_COMPONENTS, first_block
 
 MAX_DEPTH = 32
 """Deepest nesting of sequences in a document that is read."""

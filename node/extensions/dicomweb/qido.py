@@ -13,9 +13,9 @@ from node.dicom.answers import Found, answer_model
 from node.dicom.documents import with_numbers
 from node.dicom.keys import SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
-from node.dicom.metadata import encoded_model
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
+from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
 from node.extensions.dicomweb.resources import READ, base_url, dicomweb_router, resource_url
 from node.extensions.dicomweb.searches import (

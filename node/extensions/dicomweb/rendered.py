@@ -12,9 +12,9 @@ from typing import get_args
 from fastapi import HTTPException, Response
 
 from node.children.decoder import NotDecoded
-from node.children.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture
-from node.dicom.annotation import ANNOTATIONS, Annotation
+from node.extensions.dicomweb.annotation import ANNOTATIONS, Annotation
 from node.extensions.dicomweb.bulk_data import frame_numbers
+from node.extensions.dicomweb.decoding import Crop, PictureFormat, PictureOrder, Profile, document_file, picture
 from node.extensions.dicomweb.documents import quotable, warning_header
 from node.extensions.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.extensions.dicomweb.report import report_file

@@ -14,8 +14,8 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
+from node.children.decoding import NoSuchValue
 from node.dicom.values import CONVERSION_ERRORS, value
-from node.files.metadata import NoSuchValue
 from node.files.reading import read_instance
 
 MAX_DEPTH = 64

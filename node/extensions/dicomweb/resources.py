@@ -19,7 +19,7 @@ from node.archive.base import ArchivedFile
 from node.archive.intact import MISSING
 from node.children.decoder import NotDecoded
 from node.errors import OutOfResources
-from node.files.pixel_element import FrameNotFound
+from node.extensions.dicomweb.pixel_element import FrameNotFound
 from node.index.search.selection import StoredInstance
 from node.web.access import DEFAULT_PORTS, Call, ReaderCall, is_forwarded
 from node.web.files import DAMAGED, Damaged, Streamed, Unavailable, damaged, local_file
@@ -247,8 +247,8 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
     """Return a file written by a child process; the file is deleted when it is closed.
 
     It is on the disk of the archive, not in memory, because an uncompressed instance may have gigabytes. `function` is
-    one of `node.children.decoding`, which takes `arguments`, and the file to write as `into`. Raises what `Decoder.run`
-    does, and Unavailable.
+    one of `node.extensions.dicomweb.decoding`, which takes `arguments`, and the file to write as `into`. Raises what
+    `Decoder.run` does, and Unavailable.
     """
     file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - the reader closes it
         dir=node.archive.incoming, prefix="decoded-", suffix=".part"

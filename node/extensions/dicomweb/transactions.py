@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from node.dicom.annotation import ANNOTATIONS
 from node.extensions.dicomweb import bulk_data, deleting, qido, rendered, stow, wado, wado_uri
+from node.extensions.dicomweb.annotation import ANNOTATIONS
 from node.extensions.dicomweb.capabilities import ACCEPT, CONDITIONAL, DOCUMENT, Transaction
 from node.extensions.dicomweb.media_types import (
     DICOM,

@@ -16,10 +16,10 @@ from fastapi import Response
 from node.children.decoder import DecoderBusy, NotDecoded
 from node.children.decoding import transcode
 from node.dicom.json_model import Json
-from node.dicom.metadata import encoded_model
 from node.dicom.part10 import file_head
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb.documents import respond_data_sets
+from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.media_types import (
     ANY,
     DICOM,
@@ -32,6 +32,7 @@ from node.extensions.dicomweb.media_types import (
     document_form,
     names,
 )
+from node.extensions.dicomweb.metadata import metadata
 from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
@@ -48,7 +49,6 @@ from node.extensions.dicomweb.resources import (
     stored_file,
 )
 from node.files.bounded import TooLong
-from node.files.metadata import metadata
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
 from node.web.access import for_projects

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import HTTPException, Response
 from starlette.datastructures import QueryParams
 
-from node.children.decoding import PictureOrder
+from node.extensions.dicomweb.decoding import PictureOrder
 from node.extensions.dicomweb.media_types import (
     DICOM,
     EXPLICIT_LITTLE_ENDIAN,

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi import Path as FromPath
 
 from node.children.decoder import NotDecoded
-from node.children.decoding import overlaid_picture, reduced_volume
 from node.conversion.volume_files import by_path, revision_files, stem_of
+from node.extensions.pages.decoding import overlaid_picture, reduced_volume
 from node.extensions.pages.filters import listed
 from node.extensions.pages.viewable import VIEWED_FORMATS, sidecar_of, study_series
 from node.index.database.reading import ReadIndex

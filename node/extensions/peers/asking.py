@@ -97,6 +97,7 @@ class Asking:
     ) -> None:
         self._questions = index.repository(QuestionRepository)
         self._index, self._settings, self._early, self._now = index, settings, early, now
+        self._questions = index.repository(QuestionRepository)
 
     def perform(self, work: Work, stopping: threading.Event) -> Decision | None:
         """Ask, and record what the sender says; return None if the node stops."""

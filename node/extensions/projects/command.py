@@ -30,10 +30,10 @@ Account = Annotated[
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the projects with their members."""
-    from node.extensions.projects.rows import ProjectRows
+    from node.extensions.projects.rows import ReadProjects
 
     with root.reading() as index:
-        projects = index.repository(ProjectRows)
+        projects = index.repository(ReadProjects)
         rows = [{**row, "members": projects.members(row["name"])} for row in projects.all()]
     return listing(counted(len(rows), "project"), PROJECTS, rows)
 

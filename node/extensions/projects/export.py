@@ -29,7 +29,7 @@ from node.index.engine.backend import IndexUnusable
 from node.index.engine.place import FILE_NAME, Place, backup, place_of
 from node.index.engine.scope import Scope
 from node.index.models import Base
-from node.index.nouns.projects import ReadProjects
+from node.index.nouns.projects import KnownProjects
 from node.index.nouns.records import RevisionFile
 
 _WORK = "export.part"
@@ -120,7 +120,7 @@ def export(
         scope = None if project is None else Scope(projects=(project,))
         with reading(root, url, scope) as index:
             if project is not None:
-                index.repository(ReadProjects).require(project)
+                index.repository(KnownProjects).require(project)
             files = open_files or (lambda: nullcontext(lambda file: root / file.key))
             return _export(root, _Source(place_of(root, url), scope), target, gid, index, files, shown)
     finally:

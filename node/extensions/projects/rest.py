@@ -11,7 +11,7 @@ from fastapi import Path
 from pydantic import Field
 
 from node.extensions.projects.actions import MAX_AE_TITLE_CHARACTERS, MAX_CONTENTS, MAX_DESCRIPTION_CHARACTERS
-from node.extensions.projects.rows import ProjectRows
+from node.extensions.projects.rows import ReadProjects
 from node.index.database.reading import ReadIndex
 from node.index.engine.scope import ProjectRole, within
 from node.index.nouns.accounts import Role
@@ -131,7 +131,7 @@ class ChangedContents(Resource):
 def list_projects(call: ReaderCall) -> Projects:
     """The projects that the caller sees: all, or their own."""
     with call.node.index.reading() as index:
-        rows = index.repository(ProjectRows).all()
+        rows = index.repository(ReadProjects).all()
     return Projects(items=[ProjectResource.of(row) for row in rows])
 
 
@@ -222,14 +222,14 @@ def _managing(call: Call, project: str) -> Iterator[None]:
     if scope is None and call.account.role < Role.ADMIN:
         raise Forbidden("administrators, and members with the role manage, change a project")
     with within(None if scope is None else replace(scope, role="manage")), call.node.index.reading() as index:
-        if index.repository(ProjectRows).one(project) is None:
+        if index.repository(ReadProjects).one(project) is None:
             raise Forbidden(f"account {call.account.name} needs the role manage in project {project}")
     with within(None):
         yield
 
 
 def _project(index: ReadIndex, name: str) -> ProjectResource:
-    row = index.repository(ProjectRows).one(name)
+    row = index.repository(ReadProjects).one(name)
     if row is None:
         raise ResourceNotFound("project")
     return ProjectResource.of(row)
@@ -237,4 +237,4 @@ def _project(index: ReadIndex, name: str) -> ProjectResource:
 
 def _members(index: ReadIndex, project: str) -> Members:
     _project(index, project)
-    return Members(items=[MemberResource.of(row) for row in index.repository(ProjectRows).members(project)])
+    return Members(items=[MemberResource.of(row) for row in index.repository(ReadProjects).members(project)])

@@ -12,7 +12,7 @@ from time import monotonic
 import structlog
 
 from node.background import BackgroundService
-from node.extensions.projects.rows import ProjectRepository, ProjectRows, ProjectRule, RuleChange
+from node.extensions.projects.rows import ProjectRepository, ProjectRule, ReadProjects, RuleChange
 from node.index.database.index import Index
 from node.index.engine.rows import Row
 from node.selector import Selector, WrongSelector, compile_selector
@@ -41,15 +41,15 @@ def apply_rules(index: Index, series: set[int] | None = None) -> int:
     """
     projects = index.repository(ProjectRepository)
     with index.reading(wait=False) as view:
-        rules = view.repository(ProjectRows).rules()
-        wanted = sorted(view.repository(ProjectRows).series_since(0) if series is None else series)
+        rules = view.repository(ReadProjects).rules()
+        wanted = sorted(view.repository(ReadProjects).series_since(0) if series is None else series)
     selectors = {rule.project_id: _selector(rule, series is None) for rule in rules}
     fields = frozenset[str]().union(*(one.fields for one in selectors.values() if one is not None))
     changed = 0
     for at in range(0, len(wanted), CHUNK_SERIES):
         with index.reading(wait=False) as view:
             facts = view.facts.of_rows(fields, wanted[at : at + CHUNK_SERIES])
-            there = view.repository(ProjectRows).by_rules(facts)
+            there = view.repository(ReadProjects).by_rules(facts)
         changes = []
         for rule in rules:
             selector, before = selectors[rule.project_id], there.get(rule.project_id, set())
@@ -94,7 +94,7 @@ class Rules(BackgroundService):
         Commits wake it; without rules it sleeps until then.
         """
         with self._index.reading(wait=False, following=True) as view:
-            projects = view.repository(ProjectRows)
+            projects = view.repository(ReadProjects)
             if not projects.rules():
                 self._last_event = None
                 return None

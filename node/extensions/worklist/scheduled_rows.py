@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy.orm import join
 
 from node.dicom.json_model import Json, entry_text
 from node.dicom.key_values import Match
@@ -15,7 +16,7 @@ from node.errors import UsageError
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PatientRow, PerformedStepRow, ScheduledStepRow, SeriesRow, StudyRow
-from node.index.nouns.orders import compare_with_studies
+from node.index.nouns.orders import Imaged, compare
 from node.index.search.conditions import condition_on
 
 PAGE = 500
@@ -204,7 +205,21 @@ def _put(
 
 
 def _compare(connection: Connection, step: ScheduledStep, now: dt.datetime) -> None:
-    compare_with_studies(connection, step.study_instance_uid, step.accession_number, step.attributes, now)
+    """Record a conflict for each study that an entry is for and that is of another patient."""
+    named = [StudyRow.study_instance_uid == step.study_instance_uid] if step.study_instance_uid else []
+    named += [StudyRow.accession_number == step.accession_number] if step.accession_number else []
+    if not named:
+        return
+    columns = (
+        StudyRow.study_instance_uid,
+        PatientRow.id,
+        PatientRow.patient_id,
+        PatientRow.patient_name,
+        PatientRow.patient_birth_date,
+        PatientRow.patient_sex,
+    )
+    for row in connection.execute(select(*columns).select_from(join(StudyRow, PatientRow)).where(or_(*named))).all():
+        compare(connection, Imaged(*row), [step.attributes], None, now)
 
 
 def _change(connection: Connection, where: Any, step: ScheduledStep, now: dt.datetime, **values: Any) -> bool:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Connection, bindparam, insert, or_, select
-from sqlalchemy.orm import join
 
 from node.dicom.attributes import date_of
 from node.dicom.json_model import Json, entry_text
 from node.index.engine.hot_statements import Prepared
-from node.index.models import ConflictRow, PatientRow, ScheduledStepRow, StudyRow
+from node.index.models import ConflictRow, PatientRow, ScheduledStepRow
 
 log = structlog.get_logger()
 
@@ -49,33 +48,13 @@ def compare_with_orders(
     ids = [id for (id,) in _ORDERS.execute(connection, named).fetchall()]
     if ids:
         orders = connection.execute(select(ScheduledStepRow.attributes).where(ScheduledStepRow.id.in_(ids)))
-        _compare(connection, study, orders.scalars().all(), sender, now)
+        compare(connection, study, orders.scalars().all(), sender, now)
 
 
-def compare_with_studies(
-    connection: Connection, study_instance_uid: str | None, accession_number: str | None, order: Json, now: dt.datetime
-) -> None:
-    """Record a conflict for each study that an order is for and that is of another patient."""
-    named = [StudyRow.study_instance_uid == study_instance_uid] if study_instance_uid else []
-    named += [StudyRow.accession_number == accession_number] if accession_number else []
-    if not named:
-        return
-    columns = (
-        StudyRow.study_instance_uid,
-        PatientRow.id,
-        PatientRow.patient_id,
-        PatientRow.patient_name,
-        PatientRow.patient_birth_date,
-        PatientRow.patient_sex,
-    )
-    for row in connection.execute(select(*columns).select_from(join(StudyRow, PatientRow)).where(or_(*named))).all():
-        _compare(connection, Imaged(*row), [order], None, now)
-
-
-def _compare(
+def compare(
     connection: Connection, study: Imaged, orders: Sequence[Json], sender: str | None, now: dt.datetime
 ) -> None:
-    """Record one conflict per study."""
+    """Record a conflict if one of the orders of a study is of another patient; one conflict per study."""
     differing = next((names for order in orders if (names := _differences(connection, study, order))), None)
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == KIND, ConflictRow.study_instance_uid == study.study_instance_uid

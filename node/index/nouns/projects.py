@@ -11,16 +11,12 @@ from __future__ import annotations
 import datetime as dt
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, func, literal, select
+from sqlalchemy import Connection, Select, literal, select
 
 from node.errors import UsageError
-from node.index.engine.rows import ReadRepository, Row
+from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
-from node.index.models import (
-    ProjectContentRow,
-    ProjectRow,
-    ProjectSeriesRow,
-)
+from node.index.models import ProjectContentRow, ProjectRow, ProjectSeriesRow
 
 BY_CALLED_AE_TITLE = "called AE title"
 """Who has added what was sent to the AE title of a project."""
@@ -37,22 +33,12 @@ class Content(NamedTuple):
     series: str = ""
 
 
-class ReadProjects(ReadRepository):
-    """Projects, in the view of who reads."""
+class KnownProjects(ReadRepository):
+    """The projects, in the view of who reads."""
 
-    def all(self) -> list[Row]:
-        """Return the columns of people and the number of ``series``, by name."""
-        return self._described()
-
-    def _described(self, *conditions: ColumnElement[bool]) -> list[Row]:
-        series = (
-            select(func.count(ProjectSeriesRow.series_id.distinct()))
-            .where(ProjectSeriesRow.project_id == ProjectRow.id)
-            .scalar_subquery()
-        )
-        columns = ProjectRow.name, ProjectRow.description, ProjectRow.rule, ProjectRow.called_ae_title
-        query = select(*columns, series.label("series")).where(*conditions).order_by(ProjectRow.name)
-        return [dict(row) for row in self._connection.execute(query).mappings()]
+    def names(self) -> list[str]:
+        """Return their names, in order."""
+        return list(self._connection.scalars(select(ProjectRow.name).order_by(ProjectRow.name)))
 
     def require(self, name: str) -> None:
         """Raise NoSuchProject if there is no project of this name."""
@@ -83,7 +69,7 @@ def insert_series(connection: Connection, rows: Select[int, int, bool]) -> int:
 
 
 def project_id(connection: Connection, name: str) -> int:
-    """Return the row id of a project; raise NoSuchProject if there is none of this name."""
+    """Return the row id of a project. Raises NoSuchProject."""
     project = connection.scalar(select(ProjectRow.id).where(ProjectRow.name == name))
     if project is None:
         raise NoSuchProject(f"there is no project {name!r}: `voxelnode projects list` lists all")

@@ -62,8 +62,7 @@ ENCODERS: dict[str, str] = {
     **({uid.JPEGLSLossless: "pyjpegls"} if HAS_PYJPEGLS else {}),
     **({uid.HTJ2KLossless: "imagecodecs"} if _has_module("imagecodecs", "_htj2k") else {}),
 }
-"""The package that encodes frames in each transfer syntax, which is one without loss; see
-`node.volume.read.encoders`."""
+"""The package that encodes frames in each transfer syntax, which is one without loss."""
 
 
 class NotTranscodable(VoxelnodeError):

@@ -8,9 +8,9 @@ from io import BytesIO
 from PIL import Image, ImageCms, ImageDraw
 
 from node.errors import ConversionRefused
-from node.volume.read.colour_profiles import ColourSpace, adobe_rgb, romm_rgb
+from node.extensions.dicomweb.colour_profiles import ColourSpace, adobe_rgb, romm_rgb
+from node.extensions.dicomweb.lettering import length, write
 from node.volume.reasons import Reason
-from node.writers.lettering import length, write
 
 LINES_IN_HEIGHT = 32
 """Lines of text that the height of a picture has room for, unless the letters were too small to read."""

@@ -8,11 +8,12 @@ from urllib.parse import quote
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 
+from node.children.decoding import NoSuchValue
 from node.dicom.json_model import json_model
-from node.dicom.metadata import encoded_model
 from node.dicom.uids import web_transfer_syntax
 from node.dicom.values import CONVERSION_ERRORS, little_endian, value, whole
-from node.files.pixel_element import header_and_pixels
+from node.extensions.dicomweb.encoded import encoded_model
+from node.extensions.dicomweb.pixel_element import header_and_pixels
 from node.files.reading import read_instance
 
 NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
@@ -20,10 +21,6 @@ NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
 
 MAX_DEPTH = 16
 """Deepest nesting of sequences in a path to bulk data."""
-
-
-class NoSuchValue(Exception):
-    """The data set does not contain what is requested of it, such as bulk data."""
 
 
 def metadata(

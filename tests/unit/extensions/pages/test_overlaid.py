@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from node.extensions.pages.overlaid import overlaid
 from node.volume.model import Array, Float
 from node.writers.nifti import LPS_TO_RAS
-from node.writers.overlaid import overlaid
 
 
 def saved(path: Path, voxels: Array, affine_lps: Float) -> Path:

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageDraw
 from pydicom import Dataset
 
-from node.dicom.annotation import patient_lines, visible
-from node.writers import lettering
-from node.writers.lettering import length, runs, write
-from node.writers.rendered import annotated
+from node.extensions.dicomweb import lettering
+from node.extensions.dicomweb.annotation import patient_lines, visible
+from node.extensions.dicomweb.lettering import length, runs, write
+from node.extensions.dicomweb.pictures import annotated
 
 DEJAVU = Path("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf")
 CJK = Path("/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf")

@@ -12,7 +12,13 @@ from pydicom import dcmread, dcmwrite
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from node.files.pixel_element import FrameNotFound, PixelElement, header_and_pixels, pixel_element, single_frame
+from node.extensions.dicomweb.pixel_element import (
+    FrameNotFound,
+    PixelElement,
+    header_and_pixels,
+    pixel_element,
+    single_frame,
+)
 from tests import make
 from tests.make import PYDICOM_FILES
 

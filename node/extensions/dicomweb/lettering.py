@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import ImageDraw, ImageFont
-
-from node.dicom.annotation import plain
 
 FOLDERS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"))
 """Where fonts of the machine are; a confined child may read them (`node.child_process.confinement`)."""
@@ -32,6 +31,10 @@ FILES = (
 
 TRIED_SIZE = 16
 """Height of letters at which a font is asked whether it has them."""
+
+_LETTERS = str.maketrans(
+    {"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L"}
+)
 
 _WORD = re.compile(" *[^ ]+ *$| *[^ ]+")
 _NO_LETTER = "\U0010ffff"
@@ -129,3 +132,10 @@ def _font(path: Path, height: int) -> _Font:
     if path == _OWN:
         return ImageFont.load_default(height)
     return ImageFont.truetype(path, height)
+
+
+def plain(letter: str) -> str:
+    """Return a letter that no font has in ASCII: without accent, or ``?``."""
+    decomposed = unicodedata.normalize("NFKD", letter.translate(_LETTERS))
+    bare = "".join(c for c in decomposed if not unicodedata.combining(c))
+    return bare if bare.isascii() else "?"

@@ -14,6 +14,7 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, get_frame
 
+from node.children.decoding import NoSuchValue
 from node.counted import counted
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, UNDEFINED_LENGTH, encoding_of
 from node.dicom.values import text, value, whole
@@ -37,7 +38,7 @@ _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _HALF_SAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
 
-class FrameNotFound(Exception):
+class FrameNotFound(NoSuchValue):
     """The pixel data do not contain the frame, or its location is unknown."""
 
 

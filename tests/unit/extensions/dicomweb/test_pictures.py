@@ -10,10 +10,11 @@ from PIL import Image, ImageCms
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
-from node.dicom.annotation import patient_lines, plain, technique_lines, visible
 from node.errors import ConversionRefused
-from node.volume.read.colour_profiles import ColourSpace, source_profile
-from node.writers.rendered import annotated, profile_of, with_profile
+from node.extensions.dicomweb.annotation import patient_lines, technique_lines, visible
+from node.extensions.dicomweb.colour_profiles import ColourSpace, source_profile
+from node.extensions.dicomweb.lettering import plain
+from node.extensions.dicomweb.pictures import annotated, profile_of, with_profile
 
 
 def jpeg(profile: bytes | None) -> bytes:

@@ -20,10 +20,6 @@ _UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
 """Say in some scripts which form a letter has."""
 
-_LETTERS = str.maketrans(
-    {"ß": "ss", "ø": "o", "Ø": "O", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L"}
-)
-
 
 def patient_lines(ds: Dataset) -> list[str]:
     """Return name, Patient ID, birth date and sex."""
@@ -71,13 +67,6 @@ def visible(text: str) -> str:
     composed = unicodedata.normalize("NFC", text)
     shown = "".join("?" if unicodedata.category(c) in _UNSEEN and c not in _JOINERS else c for c in composed).strip()
     return shown if len(shown) <= MAX_CHARACTERS else f"{shown[:MAX_CHARACTERS]}..."
-
-
-def plain(letter: str) -> str:
-    """Return a letter that no font has in ASCII: without accent, or ``?``."""
-    decomposed = unicodedata.normalize("NFKD", letter.translate(_LETTERS))
-    bare = "".join(c for c in decomposed if not unicodedata.combining(c))
-    return bare if bare.isascii() else "?"
 
 
 def _text(ds: Dataset, keyword: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from node.dicom.json_model import Json
-from node.dicom.xml_model import native_model
+from node.extensions.dicomweb.xml_model import native_model
 
 _JSON = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
 """Models have no cycles, and looking for one doubles the time."""

@@ -1,0 +1,222 @@
+"""Functions that run in the children of `node.children.decoder`: frames, pictures and long values.
+
+Headers too long for the node's memory are read here as well. See `node.children.decoding` for what such functions keep
+to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, HTJ2KLossless
+
+from node.counted import counted
+from node.extensions.dicomweb.annotation import Annotation, patient_lines, technique_lines
+from node.extensions.dicomweb.metadata import bulk_data_paths, document, long_value
+from node.extensions.dicomweb.pixel_element import (
+    FrameNotFound,
+    PixelElement,
+    header_and_pixels,
+    single_frame,
+    with_frame,
+)
+from node.files.reading import read_instance
+from node.volume.read.transfer_syntaxes import ENCODERS, NotTranscodable
+from node.volume.window import Window
+
+if TYPE_CHECKING:
+    from node.extensions.dicomweb.colour_profiles import ColourSpace
+    from node.volume.rendering import Picture
+
+LIBRARIES = (
+    "node.extensions.dicomweb.encoders",
+    *(["imagecodecs._htj2k"] if HTJ2KLossless in ENCODERS else []),
+    "node.extensions.dicomweb.pictures",
+)
+"""See `node.children.decoding.LIBRARIES`."""
+
+PictureFormat = Literal["JPEG", "PNG", "GIF"]
+
+Profile = Literal["no", "yes", "srgb", "adobergb", "rommrgb"]
+"""The values of the parameter ``iccprofile`` (PS3.18 8.3.5.1.5)."""
+
+Crop = tuple[int, int, int | None, int | None]
+"""Left, top, width and height of a region of a frame, in pixels from 0; None: to the edge of the frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureOrder:
+    """How to render a frame.
+
+    Attributes
+    ----------
+    frame_number : int
+        Counts from 1.
+    size : (int, int) or None
+        Width and height of the box into which the picture is scaled; None: the size of the frame with square pixels.
+    quality : int
+        JPEG quality, 1 to 100.
+    flip : (bool, bool)
+        Whether left and right, and top and bottom of the region change places.
+    profile : str
+        Which ICC profile the picture has, and which colours.
+    annotations : tuple of str
+        What is written into the picture.
+    """
+
+    frame_number: int
+    format: PictureFormat = "JPEG"
+    window: Window | None = None
+    crop: Crop | None = None
+    size: tuple[int, int] | None = None
+    quality: int = 90
+    flip: tuple[bool, bool] = (False, False)
+    profile: Profile = "no"
+    annotations: tuple[Annotation, ...] = ()
+
+
+def frame(path: Path, frame_number: int) -> bytes:
+    """Return the samples of one compressed frame (from 1); see `node.volume.read.single_frame.decompressed_frame`."""
+    from node.volume.read.single_frame import decompressed_frame
+
+    header, element = _opened(path)
+    if element is None:
+        raise FrameNotFound("the data set has no pixel data")
+    return decompressed_frame(single_frame(header, element, frame_number))
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
+    """Read the header of a file. The last header is cached: viewers request many frames of one file in a row."""
+    return header_and_pixels(path)
+
+
+def picture(path: Path, order: PictureOrder) -> bytes:
+    """Return one frame as PNG, JPEG or GIF, with the colours and the annotations that are ordered."""
+    from node.extensions.dicomweb.pictures import annotated, with_profile
+    from node.writers.pictures import resized
+
+    shown = _shown(path, order)
+    image = resized(shown, max(shown.pixels.shape))
+    if order.size is not None:
+        factor = min(order.size[0] / image.width, order.size[1] / image.height)
+        image = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
+    options: dict[str, Any] = {"quality": order.quality} if order.format == "JPEG" else {}
+    if order.profile != "no":
+        wanted = None if order.profile == "yes" else order.profile
+        image, options["icc_profile"] = with_profile(image, _profile_of(path, order.frame_number), wanted)
+    if order.annotations:
+        header = _opened(path)[0]
+        top = patient_lines(header) if "patient" in order.annotations else []
+        bottom = technique_lines(header, order.frame_number) if "technique" in order.annotations else []
+        image = annotated(image, top, bottom)
+    stream = BytesIO()
+    image.save(stream, order.format, **options)
+    return stream.getvalue()
+
+
+def _profile_of(path: Path, frame_number: int) -> bytes | ColourSpace:
+    from node.extensions.dicomweb.colour_profiles import source_profile
+
+    header, element = _opened(path)
+    codestream = None
+    if element is not None and element.encapsulated:
+        codestream = element.encapsulated_frame(frame_number)
+    return source_profile(header, frame_number, codestream)
+
+
+def frame_file(path: Path, frame_number: int, into: Path) -> bytes:
+    """Write the result of `frame`."""
+    into.write_bytes(frame(path, frame_number))
+    return b""
+
+
+def compressed_frame_file(path: Path, frame_number: int, transfer_syntax_uid: str, into: Path) -> bytes:
+    """Write one frame (from 1) compressed without loss, in one of `node.volume.read.transfer_syntaxes.ENCODERS`.
+
+    It is decoded again, as one that came so would be: what is written holds the samples that are sent uncompressed.
+    """
+    from node.extensions.dicomweb.encoders import encoded_frame
+    from node.volume.read.single_frame import decompressed_frame
+
+    header, element = _opened(path)
+    if element is None:
+        raise FrameNotFound("the data set has no pixel data")
+    samples = frame(path, frame_number) if element.encapsulated else b"".join(element.native_frame(frame_number))
+    codestream = encoded_frame(header, samples, transfer_syntax_uid)
+    ds = with_frame(header, codestream)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    if decompressed_frame(ds) != samples:
+        raise NotTranscodable("the compressed frame would not have the same samples")
+    into.write_bytes(codestream)
+    return b""
+
+
+def pixel_location(path: Path) -> bytes:
+    """Return `PixelElement.to_json` of a file; empty bytes if it has no pixel data."""
+    element = _opened(path)[1]
+    return b"" if element is None else element.to_json()
+
+
+def value_paths(path: Path, transfer_syntax_uid: str) -> bytes:
+    """Return the result of `node.extensions.dicomweb.metadata.bulk_data_paths`, one in a line."""
+    return "\n".join(bulk_data_paths(path, transfer_syntax_uid)).encode()
+
+
+def stored_frame(path: Path, frame_number: int) -> bytes:
+    """Return one compressed frame, numbered from 1, as stored."""
+    element = _opened(path)[1]
+    if element is None:
+        raise FrameNotFound("the data set has no pixel data")
+    return element.encapsulated_frame(frame_number)
+
+
+def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
+    """Write the result of `stored_frame`."""
+    into.write_bytes(stored_frame(path, frame_number))
+    return b""
+
+
+def value_file(path: Path, value_path: str, into: Path) -> bytes:
+    """Write one long value; see `node.extensions.dicomweb.metadata.long_value`."""
+    into.write_bytes(long_value(path, value_path))
+    return b""
+
+
+def document_file(path: Path, into: Path) -> bytes:
+    """Write the encapsulated document of an instance."""
+    into.write_bytes(document(path))
+    return b""
+
+
+def _shown(path: Path, order: PictureOrder) -> Picture:
+    from node.volume.read.pixels import frame_reader
+    from node.volume.read.single_frame import rendered_frame
+    from node.volume.rendering import Picture
+
+    header, element = _opened(path)
+    if element is not None and element.encapsulated:  # read this frame only
+        ds, index = single_frame(header, element, order.frame_number), 0
+    else:
+        ds, index = read_instance(path), order.frame_number - 1
+    reader = frame_reader(ds)
+    if index >= reader.frames:
+        raise FrameNotFound(
+            f"frame {order.frame_number} does not exist: the instance has {counted(reader.frames, 'frame')}"
+        )
+    shown = rendered_frame(header, order.frame_number, reader, index, order.window)
+    if order.crop is None:
+        return shown
+    left, top, width, height = order.crop
+    pixels = shown.pixels[top:, left:][:height, :width]
+    if not pixels.size:
+        raise FrameNotFound(f"the region is outside of the frame of {shown.pixels.shape[1]} x {shown.pixels.shape[0]}")
+    pixels = pixels[:: -1 if order.flip[1] else 1, :: -1 if order.flip[0] else 1]
+    return Picture(pixels, shown.pixel_size)
