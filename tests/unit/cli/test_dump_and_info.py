@@ -264,9 +264,9 @@ def make_failures_and_deliveries(root: Path) -> str:
     write_rows(
         root,
         "INSERT INTO work (kind, name, destination, key, event, study_instance_uid, series_instance_uid, happened_at, "
-        "requested_by, state, outcome, attempts, repeats, reason, payload, created_at, changed_at) VALUES ('hook', "
+        "requested_by, state, outcome, attempts, reason, payload, created_at, changed_at) VALUES ('hook', "
         "'a-hook-with-a-long-name', '', 'm-1', 'series-converted', :study, :series, '2026-01-01 12:00:00', 'hook', "
-        "'ended', 'failed', 12, 0, 'answered 500 Internal Server Error', '{}', '2026-01-01 12:00:00', "
+        "'ended', 'failed', 12, 'answered 500 Internal Server Error', '{}', '2026-01-01 12:00:00', "
         "'2026-01-01 12:00:00')",
         study=row["study_instance_uid"],
         series=row["series_instance_uid"],
