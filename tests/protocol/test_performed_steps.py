@@ -20,7 +20,7 @@ from node.completeness import MPPS
 from node.dicom.command import decode_command
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
 from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE, modality_worklist
-from node.extensions.worklist.performed_rows import ReadPerformedSteps
+from node.extensions.worklist.performed_rows import PerformedStepRepository, ReadPerformedSteps
 from node.extensions.worklist.performed_steps import created
 from node.settings.model import Peer
 from tests import make
@@ -238,7 +238,7 @@ def test_only_a_peer_with_the_right_may_report(start_node: Callable[..., Running
 
 
 def test_a_step_is_removed_some_days_after_its_last_message(node: Running) -> None:
-    steps, now = node.ingest.index.performed_steps, dt.datetime.now(dt.UTC)
+    steps, now = node.ingest.index.repository(PerformedStepRepository), dt.datetime.now(dt.UTC)
     for uid, days in (("1.2.8", 32), ("1.2.9", 29)):
         assert steps.create(created(uid, begun()), "CT1", now - dt.timedelta(days=days))
     (worklist,) = (one for one in node.listener.added.services if isinstance(one, modality_worklist.Worklist))

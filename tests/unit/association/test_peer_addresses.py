@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from node.association.client.association import PeerAddresses
-from node.settings.model import Added, Peer, Settings
+from node.settings.model import Peer, Settings
 
 
 def test_peers_that_are_added_and_removed_while_the_node_runs_are_followed() -> None:
     settings = Settings(peers={"pacs": Peer(ae_title="PACS", host="10.1.2.3"), "ct": Peer(ae_title="CT1")})
     addresses = PeerAddresses(settings)
     assert list(addresses) == ["PACS"], "one without a host is not called"
-    settings.add(Added({"new": Peer(ae_title="NEW", host="10.1.2.4", port=105)}))
+    first, new = settings.peers, Peer(ae_title="NEW", host="10.1.2.4", port=105)
+    settings.peers = {**first, "new": new}
     assert (addresses["NEW"].host, addresses["NEW"].port, len(addresses)) == ("10.1.2.4", 105, 2)
-    settings.add(Added())
+    settings.peers = dict(first)
     assert "NEW" not in addresses
     assert addresses.get("NEW") is None
