@@ -18,6 +18,7 @@ from node.audit.audit_log import Audit
 from node.errors import OutOfResources, ResultRefused
 from node.extensions.results import intake
 from node.extensions.results.intake import JobExpiry
+from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.work.jobs import Job
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
@@ -60,7 +61,7 @@ def begin(root: Root) -> Iterator[Begin]:
 
 def jobs(root: Root) -> list[dict[str, Any]]:
     with root.index.reading() as index:
-        return index.jobs.page(None, 100)
+        return index.repository(ReadResults).page(None, 100)
 
 
 def work(root: Root, *workers: HookWorker) -> None:
@@ -113,7 +114,7 @@ def test_an_attempt_after_a_lost_record_finds_what_was_stored(
         raise OutOfResources("the process ended")
 
     with monkeypatch.context() as patched:
-        patched.setattr(root.index.jobs, "stored", lost)
+        patched.setattr(ResultRepository, "stored", lost)
         worker.work()
     assert [(job["state"], job["results_stored"]) for job in jobs(root)] == [("waiting", 0)]
     root.clock.move(60)

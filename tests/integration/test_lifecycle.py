@@ -26,6 +26,7 @@ from node.conversion.series import input_sha256, is_unchanged
 from node.dicom.attributes import instance_attributes
 from node.dicom.header import Head
 from node.errors import OutOfResources, VoxelnodeError
+from node.extensions.results.rows import ResultRepository
 from node.index.models import Base
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import ClaimedSeries, Outcome, Received, StoredFile
@@ -744,7 +745,7 @@ def test_a_step_of_the_clock_changes_no_wait_of_messages_and_commitments(root: R
     root.index.timers.shift(dt.timedelta(hours=hours))
     root.clock.move(29)
     assert due_retries(root) == (0, False)
-    assert root.index.jobs.next_due_at() == root.clock() + dt.timedelta(seconds=1)
+    assert root.index.repository(ResultRepository).next_due_at() == root.clock() + dt.timedelta(seconds=1)
     root.clock.move(2)
     assert due_retries(root) == (1, True)
 

@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse
 
 from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page
 from node.extensions.pages.status_chips import StatusChip
+from node.extensions.results.rows import ReadResults
 from node.index.work.ledger import WorkEnded
 from node.index.work.routes import outstanding
 from node.web import actions
@@ -110,10 +111,10 @@ Kind = Annotated[WorkKind | None, Query()]
 def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Response:
     """Work, newest first."""
     with call.node.index.searching() as index:
+        jobs = index.repository(ReadResults)
         found = index.work.newest(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, kind=kind)
         rows = [
-            {**row, "results": index.jobs.results(row["id"]) if row["kind"] == "job" else []}
-            for row in found[:PAGE_ROWS]
+            {**row, "results": jobs.results(row["id"]) if row["kind"] == "job" else []} for row in found[:PAGE_ROWS]
         ]
     call.audit.queried(f"work, page {number}", len(rows))
     more = len(found) > PAGE_ROWS

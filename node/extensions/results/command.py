@@ -39,19 +39,24 @@ def list_(
     root: Root,
 ) -> Listing:
     """List recent jobs of hooks with results."""
+    from node.extensions.results.rows import ReadResults
+
     with root.reading() as index:
-        rows = index.jobs.page(None, last, hook=hook, state=state)
+        rows = index.repository(ReadResults).page(None, last, hook=hook, state=state)
     return listing(f"last {counted(len(rows), 'job')}", JOBS, rows, none="no jobs")
 
 
 @app.command()
 def show(job: JobId, root: Root) -> Listing:
     """Show a job and its results."""
+    from node.extensions.results.rows import ReadResults
+
     with root.reading() as index:
-        found = index.jobs.page(None, 1, job_id=job)
+        jobs = index.repository(ReadResults)
+        found = jobs.page(None, 1, job_id=job)
         if not found:
             raise UsageError(f"there is no job {job!r}: `voxelnode hooks jobs` lists them")
-        results = index.jobs.results(found[0]["id"])
+        results = jobs.results(found[0]["id"])
 
     def text() -> None:
         print_fields(found[0])

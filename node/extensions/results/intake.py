@@ -41,12 +41,13 @@ from node.extensions.results.manifest import (
     opened_file,
     opened_folder,
 )
+from node.extensions.results.rows import NewResult, ReadResults, ResultRepository
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.database.work_loop import WorkLoop
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome
 from node.index.search.selection import StoredInstance
-from node.index.work.jobs import Job, JobState, NewResult
+from node.index.work.jobs import Job, JobState
 from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import INDEX_SECONDS, take_in
@@ -88,6 +89,7 @@ class ResultIntake(Results):
 
     def __init__(self, index: Index, ingest: Ingest, metrics: Metrics, makers: Makers | None = None) -> None:
         super().__init__(index, ingest, metrics)
+        self._results = index.repository(ResultRepository)
         self._folder = ingest.archive.root / FOLDER
         self._makers = makers or Makers()
         self._turn = threading.Lock()
@@ -197,18 +199,18 @@ class ResultIntake(Results):
     def sweep(self) -> None:
         """End what runs for jobs that a deletion cancelled; remove the folders of jobs that have ended."""
         if self._under_way:
-            for job_id in self._index.jobs.cancelled_among(tuple(self._under_way)):
+            for job_id in self._results.cancelled_among(tuple(self._under_way)):
                 if (under_way := self._under_way.get(job_id)) is not None:
                     under_way.set()
         there = list(self._folder.glob("*"))  # first: another host may begin a job, whose row comes before its folder
-        is_open = self._index.jobs.open_ids()
+        is_open = self._results.open_ids()
         for folder in there:
             if folder.name not in is_open:
                 _remove(folder)
 
     def services(self, settings: Settings) -> Sequence[BackgroundService]:
         """Return what ends jobs whose hooks do not report, if there may be any."""
-        is_needed = any(hook.results for hook in settings.hooks.values()) or self._index.jobs.open_ids()
+        is_needed = any(hook.results for hook in settings.hooks.values()) or self._results.open_ids()
         return (JobExpiry(self._index, self, self._ingest.now),) if is_needed else ()
 
     def close(self) -> None:
@@ -226,7 +228,7 @@ class ResultIntake(Results):
         digest = _taken(folder, entry, file)
         with self._index.reading() as index:
             source = self._source(index, job, entry)
-            results = index.jobs.count_results(job.study_instance_uid)
+            results = index.repository(ReadResults).count_results(job.study_instance_uid)
         identity = Identity(
             derived_uid(job.job_id, entry.file),
             derived_uid(job.job_id, entry.file, digest),
@@ -295,13 +297,13 @@ class ResultIntake(Results):
             raise ResultRefused(f"{entry.file} is in a series that the node has from elsewhere; give it its own series")
 
     def _store(self, job: Job, made: Sequence[_Made]) -> None:
-        missing = {result.file for result in self._index.jobs.expect(job.job_id, [one.result for one in made])}
+        missing = {result.file for result in self._results.expect(job.job_id, [one.result for one in made])}
         for one in made:
             if one.result.file in missing:
                 uid = one.result.sop_instance_uid
                 if self._index.instances.current(uid) is None:  # else it was stored before the process died
                     self._take_in(one)
-                self._index.jobs.stored(uid, self._ingest.now())
+                self._results.stored(uid, self._ingest.now())
                 self._metrics.results.labels(job.hook, one.result.kind).inc()
         if self._ingest.transfers is not None:
             self._ingest.transfers.ended(ORIGIN, "ended")
@@ -368,7 +370,7 @@ class JobExpiry(WorkLoop):
 
     def __init__(self, index: Index, intake: ResultIntake, now: Callable[[], dt.datetime]) -> None:
         super().__init__("jobs", index, now, turn="jobs")
-        self._intake = intake
+        self._intake, self._results = intake, index.repository(ResultRepository)
 
     def _is_ours(self) -> bool:
         return True
@@ -379,12 +381,12 @@ class JobExpiry(WorkLoop):
         due_at = self._next_due_at()
         is_any_late = due_at is not None and due_at <= self._now()
         if is_any_late:
-            for job in self._index.jobs.expire(self._now()):
+            for job in self._results.expire(self._now()):
                 self._intake.ended(job, "expired")
         return is_any_late
 
     def _next_due_at(self) -> dt.datetime | None:
-        return self._index.jobs.next_due_at() if super()._is_ours() else None
+        return self._results.next_due_at() if super()._is_ours() else None
 
 
 def results_left_in(folder: Path, content: object, hook: str) -> list[dict[str, Any]]:

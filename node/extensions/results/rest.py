@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from node.audit.audit_log import Action, AuditEvent
 from node.counted import counted
 from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
+from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.index.work.jobs import JobEnded
@@ -82,7 +83,7 @@ def report_progress(
     """Say how far a job is. 409: it has ended, and work on it can end as well."""
 
     def report(_: Terms) -> models.JobWithResults:
-        node.index.jobs.report(job, progress.percent, progress.detail, node.ingest.now())
+        node.index.repository(ResultRepository).report(job, progress.percent, progress.detail, node.ingest.now())
         return _now(node, job)
 
     return change.make(models.JobWithResults, lambda index: _job(index, job), report)
@@ -152,5 +153,6 @@ def _now(node: Node, job: str) -> models.JobWithResults:
 
 
 def _job(index: ReadIndex, job: str) -> models.JobWithResults:
-    row = only_row(index.jobs, "job", job_id=job)
-    return models.JobWithResults.of({**row, "results": index.jobs.results(row["id"])})
+    jobs = index.repository(ReadResults)
+    row = only_row(jobs, "job", job_id=job)
+    return models.JobWithResults.of({**row, "results": jobs.results(row["id"])})

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
 from node.errors import VoxelnodeError
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ImageRow, ResultRow, SeriesRow, StudyRow, SubscriberRow, WorkRow
@@ -34,7 +34,7 @@ JobState = Literal["waiting", "running", "succeeded", "failed", "cancelled", "ex
 OPEN: tuple[JobState, ...] = ("waiting", "running")
 """States of a job that may still report."""
 
-_IS_JOB, _IS_OPEN = WorkRow.kind == "job", WorkRow.outcome.is_(None)
+IS_JOB, IS_OPEN = WorkRow.kind == "job", WorkRow.outcome.is_(None)
 
 UNACCEPTED = dt.timedelta(days=2)
 """Time after which a job expires whose message was not accepted, beyond the time that its hook has for a job."""
@@ -76,21 +76,6 @@ class Job:
         return self.state in OPEN
 
 
-@dataclass(frozen=True, slots=True)
-class NewResult:
-    """An instance that is about to be stored for a job; see `node.index.models.ResultRow`."""
-
-    file: str
-    kind: str
-    sha256: str
-    source_series_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str
-    segments: dict[str, int] | None
-
-
 class JobRepository(IndexRepository):
     """The jobs of hooks, and their results."""
 
@@ -105,7 +90,7 @@ class JobRepository(IndexRepository):
         """
         token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
         due_at = now + UNACCEPTED + job_time
-        of_message = _IS_JOB, WorkRow.name == hook, WorkRow.cause == pending.message_id
+        of_message = IS_JOB, WorkRow.name == hook, WorkRow.cause == pending.message_id
         connection.execute(update(WorkRow).where(*of_message, WorkRow.outcome == "expired").values(cause=None))
         row = connection.execute(select(WorkRow.id, WorkRow.payload).where(*of_message)).first()
         if row is not None:
@@ -114,13 +99,13 @@ class JobRepository(IndexRepository):
             its_row = update(WorkRow).where(WorkRow.id == row.id)
             connection.execute(its_row.values(payload=document_of(replace(assignment, tokens=tokens))))
             connection.execute(its_row.where(WorkRow.state == "waiting").values(due_at=due_at))
-            return _job(connection, row.id), token
+            return job_at(connection, row.id), token
         names = "event", "study_instance_uid", "series_instance_uid", "revision", "happened_at"
         values = {name: getattr(pending, name) for name in names}
         values |= {"cause": pending.message_id, "requested_by": f"hook {hook}"[:64], "due_at": due_at}
         assignment = Assignment(tokens=(_digest(token),))
         added = add(connection, Lane("job", hook), secrets.token_hex(16), assignment, now, **values)
-        return _job(connection, added), token
+        return job_at(connection, added), token
 
     @on_writer
     def accepted(
@@ -142,66 +127,18 @@ class JobRepository(IndexRepository):
         move(connection, "postpone", now, WorkRow.id == id, reason=reason)
 
     @on_reader
-    def cancelled_among(self, connection: Connection, job_ids: Collection[str]) -> set[str]:
-        """Return which of these jobs were cancelled."""
-        cancelled = _IS_JOB, WorkRow.key.in_(job_ids), WorkRow.outcome == "cancelled"
-        return set(connection.execute(select(WorkRow.key).where(*cancelled)).scalars())
-
-    @on_reader
     def with_id(self, connection: Connection, job_id: str) -> Job:
         """Return a job.
 
         Raises NoSuchJob.
         """
-        return _job(connection, _row_id(connection, job_id))
+        return job_at(connection, _row_id(connection, job_id))
 
     @on_reader
     def knows_token(self, connection: Connection, job_id: str, token: str) -> bool:
         """Return whether a token is one of a job; compared by digest, so the time reveals nothing of the token."""
-        payload = connection.execute(select(WorkRow.payload).where(_IS_JOB, WorkRow.key == job_id)).scalar()
+        payload = connection.execute(select(WorkRow.payload).where(IS_JOB, WorkRow.key == job_id)).scalar()
         return payload is not None and _digest(token) in _assignment(payload).tokens
-
-    @on_writer
-    def report(
-        self, connection: Connection, job_id: str, percent: int | None, detail: str | None, now: dt.datetime
-    ) -> None:
-        """Record the progress of a job; None leaves what was reported before.
-
-        Raises NoSuchJob, JobEnded.
-        """
-        job = _open(connection, job_id)
-        values: dict[str, Any] = {"percent": percent, "reason": detail}
-        reported = {name: value for name, value in values.items() if value is not None}
-        connection.execute(update(WorkRow).where(WorkRow.id == job.id).values(changed_at=now, **reported))
-
-    @on_writer
-    def expect(self, connection: Connection, job_id: str, results: Sequence[NewResult]) -> list[NewResult]:
-        """Record instances that are about to be stored; return those that are not stored yet.
-
-        Raises NoSuchJob, JobEnded. Raises ResultThere if the job has a stored result of the same name, with other
-        content.
-        """
-        job = _open(connection, job_id)
-        missing = []
-        for result in results:
-            of_file = ResultRow.job_id == job.id, ResultRow.file == result.file
-            row = connection.execute(select(ResultRow.sha256, ResultRow.stored_at).where(*of_file)).first()
-            if row is not None and row.stored_at is not None:
-                if row.sha256 != result.sha256:
-                    raise ResultThere(f"the job has stored another {result.file}; give the new one another name")
-                continue
-            if row is not None:
-                connection.execute(delete(ResultRow).where(*of_file))
-            values = {name: getattr(result, name) for name in NewResult.__slots__}
-            connection.execute(insert(ResultRow).values(job_id=job.id, **values))
-            missing.append(result)
-        return missing
-
-    @on_writer
-    def stored(self, connection: Connection, sop_instance_uid: str, now: dt.datetime) -> None:
-        """Record that the instance of a result is stored and indexed."""
-        of_instance = ResultRow.sop_instance_uid == sop_instance_uid
-        connection.execute(update(ResultRow).where(of_instance).values(stored_at=now))
 
     @on_writer
     def end(self, connection: Connection, job_id: str, state: JobState, detail: str | None, now: dt.datetime) -> Job:
@@ -209,33 +146,14 @@ class JobRepository(IndexRepository):
 
         Raises NoSuchJob, JobEnded.
         """
-        job = _open(connection, job_id)
-        _end(connection, job, state, detail, now)
+        job = open_job(connection, job_id)
+        end_job(connection, job, state, detail, now)
         return job
-
-    @on_writer
-    def expire(self, connection: Connection, now: dt.datetime) -> list[Job]:
-        """End the jobs whose outcome is late; return them."""
-        late = select(WorkRow.id).where(_IS_JOB, _IS_OPEN, WorkRow.due_at <= now).order_by(WorkRow.id)
-        jobs = [_job(connection, id) for id in connection.scalars(late.with_for_update(key_share=True))]
-        for job in jobs:
-            _end(connection, job, "expired", "the hook reported no outcome in time ([hooks.NAME] job_seconds)", now)
-        return jobs
-
-    @on_reader
-    def next_due_at(self, connection: Connection) -> dt.datetime | None:
-        """Return when the next job expires; None if none is open."""
-        return connection.execute(select(func.min(WorkRow.due_at)).where(_IS_JOB, _IS_OPEN)).scalar()
-
-    @on_reader
-    def open_ids(self, connection: Connection) -> set[str]:
-        """Return the ids of the jobs that may still report."""
-        return set(connection.execute(select(WorkRow.key).where(_IS_JOB, _IS_OPEN)).scalars())
 
 
 def replay(connection: Connection, hook: str, message_ids: Sequence[str]) -> None:
     """Let the next delivery of messages begin new jobs: a person wants the ended ones again."""
-    ended_jobs = _IS_JOB, WorkRow.name == hook, listed_in(WorkRow.cause, message_ids), ~_IS_OPEN
+    ended_jobs = IS_JOB, WorkRow.name == hook, listed_in(WorkRow.cause, message_ids), ~IS_OPEN
     connection.execute(update(WorkRow).where(*ended_jobs).values(cause=None))
 
 
@@ -250,11 +168,11 @@ def after_deletion(connection: Connection, study_instance_uid: str, now: dt.date
     connection.execute(update(SubscriberRow).where(SubscriberRow.image_id > last).values(image_id=last))
     of_study = StudyRow.study_instance_uid == study_instance_uid
     left = set(connection.execute(select(SeriesRow.series_instance_uid).join(StudyRow).where(of_study)).scalars())
-    are_jobs = _IS_JOB, _IS_OPEN, WorkRow.study_instance_uid == study_instance_uid
+    are_jobs = IS_JOB, IS_OPEN, WorkRow.study_instance_uid == study_instance_uid
     for id in connection.execute(select(WorkRow.id).where(*are_jobs)).scalars().all():
-        job = _job(connection, id)
+        job = job_at(connection, id)
         if not left or (job.series_instance_uid is not None and job.series_instance_uid not in left):
-            _end(connection, job, "cancelled", None, now)
+            end_job(connection, job, "cancelled", None, now)
     is_there = exists().where(ImageRow.sop_instance_uid == ResultRow.sop_instance_uid)
     gone = and_(ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None), ~is_there)
     connection.execute(delete(ResultRow).where(gone))
@@ -270,22 +188,24 @@ def _digest(token: str) -> str:
 
 
 def _row_id(connection: Connection, job_id: str) -> int:
-    found = connection.execute(select(WorkRow.id).where(_IS_JOB, WorkRow.key == job_id)).scalar()
+    found = connection.execute(select(WorkRow.id).where(IS_JOB, WorkRow.key == job_id)).scalar()
     if found is None:
         raise NoSuchJob
     return found
 
 
-def _job(connection: Connection, id: int) -> Job:
+def job_at(connection: Connection, id: int) -> Job:
+    """Return the job with this row."""
     row = connection.execute(select(WorkRow.__table__).where(WorkRow.id == id)).one()
     state = cast(JobState, row.outcome or row.state)
     uids = row.study_instance_uid, row.series_instance_uid
     return Job(row.id, row.key, row.name, *uids, row.revision, state, row.reason)
 
 
-def _open(connection: Connection, job_id: str) -> Job:
-    connection.execute(select(WorkRow.id).where(_IS_JOB, WorkRow.key == job_id).with_for_update(key_share=True))
-    job = _job(connection, _row_id(connection, job_id))
+def open_job(connection: Connection, job_id: str) -> Job:
+    """Return a job that may still report, and keep its row until the commit. Raises NoSuchJob, JobEnded."""
+    connection.execute(select(WorkRow.id).where(IS_JOB, WorkRow.key == job_id).with_for_update(key_share=True))
+    job = job_at(connection, _row_id(connection, job_id))
     if not job.is_open:
         raise JobEnded(f"the job has {_ENDED[job.state]}: it takes no reports and no results any more")
     return job
@@ -294,7 +214,8 @@ def _open(connection: Connection, job_id: str) -> Job:
 _ENDED = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled", "expired": "expired"}
 
 
-def _end(connection: Connection, job: Job, state: JobState, detail: str | None, now: dt.datetime) -> None:
+def end_job(connection: Connection, job: Job, state: JobState, detail: str | None, now: dt.datetime) -> None:
+    """End a job that is open; `detail` is what the hook says of it."""
     ended = Ended(cast(Outcome, state), detail if detail is not None else job.detail)
     end(connection, ended, now, WorkRow.id == job.id)
     stored_results = ResultRow.job_id == job.id, ResultRow.stored_at.is_not(None)
@@ -311,64 +232,8 @@ def _end(connection: Connection, job: Job, state: JobState, detail: str | None, 
     )
 
 
-_STATE = func.coalesce(WorkRow.outcome, WorkRow.state).label("state")
-_JOB_ID, _HOOK = WorkRow.key.label("job_id"), WorkRow.name.label("hook")
-
-
-class ReadJobs(PagedRepository):
-    """Jobs, and rows of ``results``.
-
-    ``newest_revision`` is that of the series now: a job of an earlier one is about a volume that was superseded.
-    """
-
-    listing = (
-        select(
-            WorkRow.id,
-            _JOB_ID,
-            _HOOK,
-            WorkRow.event,
-            WorkRow.study_instance_uid,
-            WorkRow.series_instance_uid,
-            WorkRow.revision,
-            WorkRow.happened_at,
-            _STATE,
-            WorkRow.percent,
-            WorkRow.reason.label("detail"),
-            WorkRow.payload["location"].as_string().label("location"),
-            WorkRow.created_at,
-            WorkRow.changed_at,
-            WorkRow.due_at,
-            WorkRow.ended_at,
-            SeriesRow.revision.label("newest_revision"),
-            SeriesRow.series_description,
-            SeriesRow.modality,
-            select(func.count())
-            .where(ResultRow.job_id == WorkRow.id, ResultRow.stored_at.is_not(None))
-            .scalar_subquery()
-            .label("results_stored"),
-        )
-        .select_from(WorkRow)
-        .outerjoin(StudyRow, StudyRow.study_instance_uid == WorkRow.study_instance_uid)
-        .outerjoin(
-            SeriesRow,
-            and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == WorkRow.series_instance_uid),
-        )
-        .where(_IS_JOB)
-    )
-    filters = (_JOB_ID, _HOOK, _STATE, WorkRow.study_instance_uid, WorkRow.series_instance_uid)
-
-    def results(self, id: int) -> list[Row]:
-        """Return the stored results of the job with this row."""
-        stored_results = ResultRow.job_id == id, ResultRow.stored_at.is_not(None)
-        rows = self._connection.execute(select(ResultRow.__table__).where(*stored_results).order_by(ResultRow.id))
-        return [dict(row) for row in rows.mappings()]
-
-    def count_results(self, study_instance_uid: str) -> int:
-        """Count the stored results in a study."""
-        stored_results = ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None)
-        return int(
-            self._connection.execute(select(func.count()).select_from(ResultRow).where(*stored_results)).scalar_one()
-        )
+class ReadJobs(ReadRepository):
+    """What hooks made of what, by their jobs."""
 
     def descends(self, hook: str, study_instance_uid: str, series_instance_uid: str) -> bool:
         """Return whether a hook made a series, or what it was made of, over any number of other hooks."""
@@ -390,7 +255,7 @@ class ReadJobs(PagedRepository):
             WorkRow.study_instance_uid == study_instance_uid,
             WorkRow.event == "study-quiet",
         )
-        last = select(func.max(WorkRow.happened_at)).where(_IS_JOB, *of_quiet_study, WorkRow.happened_at < happened_at)
+        last = select(func.max(WorkRow.happened_at)).where(IS_JOB, *of_quiet_study, WorkRow.happened_at < happened_at)
         since = self._connection.execute(last).scalar()
         if since is None:
             return False

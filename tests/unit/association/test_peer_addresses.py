@@ -11,8 +11,8 @@ def test_peers_that_are_added_and_removed_while_the_node_runs_are_followed() -> 
     addresses = PeerAddresses(settings)
     assert list(addresses) == ["PACS"], "one without a host is not called"
     first, new = settings.peers, Peer(ae_title="NEW", host="10.1.2.4", port=105)
-    settings.peers = {**first, "new": new}
+    settings.put_in_force(Settings(peers={**first, "new": new}), settings.loaded_from)
     assert (addresses["NEW"].host, addresses["NEW"].port, len(addresses)) == ("10.1.2.4", 105, 2)
-    settings.peers = dict(first)
+    settings.put_in_force(Settings(peers=first), settings.loaded_from)
     assert "NEW" not in addresses
     assert addresses.get("NEW") is None

@@ -1,0 +1,161 @@
+"""Rows of jobs as their receivers and people see them: reports, results, and what is listed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
+
+from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.models import ResultRow, SeriesRow, StudyRow, WorkRow
+from node.index.work.jobs import IS_JOB, IS_OPEN, Job, ResultThere, end_job, job_at, open_job
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """An instance that is about to be stored for a job; see `node.index.models.ResultRow`."""
+
+    file: str
+    kind: str
+    sha256: str
+    source_series_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    segments: dict[str, int] | None
+
+
+class ResultRepository(IndexRepository):
+    """What jobs report, and their results."""
+
+    @on_reader
+    def cancelled_among(self, connection: Connection, job_ids: Collection[str]) -> set[str]:
+        """Return which of these jobs were cancelled."""
+        cancelled = IS_JOB, WorkRow.key.in_(job_ids), WorkRow.outcome == "cancelled"
+        return set(connection.execute(select(WorkRow.key).where(*cancelled)).scalars())
+
+    @on_writer
+    def report(
+        self, connection: Connection, job_id: str, percent: int | None, detail: str | None, now: dt.datetime
+    ) -> None:
+        """Record the progress of a job; None leaves what was reported before.
+
+        Raises NoSuchJob, JobEnded.
+        """
+        job = open_job(connection, job_id)
+        values: dict[str, Any] = {"percent": percent, "reason": detail}
+        reported = {name: value for name, value in values.items() if value is not None}
+        connection.execute(update(WorkRow).where(WorkRow.id == job.id).values(changed_at=now, **reported))
+
+    @on_writer
+    def expect(self, connection: Connection, job_id: str, results: Sequence[NewResult]) -> list[NewResult]:
+        """Record instances that are about to be stored; return those that are not stored yet.
+
+        Raises NoSuchJob, JobEnded. Raises ResultThere if the job has a stored result of the same name, with other
+        content.
+        """
+        job = open_job(connection, job_id)
+        missing = []
+        for result in results:
+            of_file = ResultRow.job_id == job.id, ResultRow.file == result.file
+            row = connection.execute(select(ResultRow.sha256, ResultRow.stored_at).where(*of_file)).first()
+            if row is not None and row.stored_at is not None:
+                if row.sha256 != result.sha256:
+                    raise ResultThere(f"the job has stored another {result.file}; give the new one another name")
+                continue
+            if row is not None:
+                connection.execute(delete(ResultRow).where(*of_file))
+            values = {name: getattr(result, name) for name in NewResult.__slots__}
+            connection.execute(insert(ResultRow).values(job_id=job.id, **values))
+            missing.append(result)
+        return missing
+
+    @on_writer
+    def stored(self, connection: Connection, sop_instance_uid: str, now: dt.datetime) -> None:
+        """Record that the instance of a result is stored and indexed."""
+        of_instance = ResultRow.sop_instance_uid == sop_instance_uid
+        connection.execute(update(ResultRow).where(of_instance).values(stored_at=now))
+
+    @on_writer
+    def expire(self, connection: Connection, now: dt.datetime) -> list[Job]:
+        """End the jobs whose outcome is late; return them."""
+        late = select(WorkRow.id).where(IS_JOB, IS_OPEN, WorkRow.due_at <= now).order_by(WorkRow.id)
+        jobs = [job_at(connection, id) for id in connection.scalars(late.with_for_update(key_share=True))]
+        for job in jobs:
+            end_job(connection, job, "expired", "the hook reported no outcome in time ([hooks.NAME] job_seconds)", now)
+        return jobs
+
+    @on_reader
+    def next_due_at(self, connection: Connection) -> dt.datetime | None:
+        """Return when the next job expires; None if none is open."""
+        return connection.execute(select(func.min(WorkRow.due_at)).where(IS_JOB, IS_OPEN)).scalar()
+
+    @on_reader
+    def open_ids(self, connection: Connection) -> set[str]:
+        """Return the ids of the jobs that may still report."""
+        return set(connection.execute(select(WorkRow.key).where(IS_JOB, IS_OPEN)).scalars())
+
+
+_STATE = func.coalesce(WorkRow.outcome, WorkRow.state).label("state")
+_JOB_ID, _HOOK = WorkRow.key.label("job_id"), WorkRow.name.label("hook")
+
+
+class ReadResults(PagedRepository):
+    """Jobs, and rows of ``results``.
+
+    ``newest_revision`` is that of the series now: a job of an earlier one is about a volume that was superseded.
+    """
+
+    listing = (
+        select(
+            WorkRow.id,
+            _JOB_ID,
+            _HOOK,
+            WorkRow.event,
+            WorkRow.study_instance_uid,
+            WorkRow.series_instance_uid,
+            WorkRow.revision,
+            WorkRow.happened_at,
+            _STATE,
+            WorkRow.percent,
+            WorkRow.reason.label("detail"),
+            WorkRow.payload["location"].as_string().label("location"),
+            WorkRow.created_at,
+            WorkRow.changed_at,
+            WorkRow.due_at,
+            WorkRow.ended_at,
+            SeriesRow.revision.label("newest_revision"),
+            SeriesRow.series_description,
+            SeriesRow.modality,
+            select(func.count())
+            .where(ResultRow.job_id == WorkRow.id, ResultRow.stored_at.is_not(None))
+            .scalar_subquery()
+            .label("results_stored"),
+        )
+        .select_from(WorkRow)
+        .outerjoin(StudyRow, StudyRow.study_instance_uid == WorkRow.study_instance_uid)
+        .outerjoin(
+            SeriesRow,
+            and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == WorkRow.series_instance_uid),
+        )
+        .where(IS_JOB)
+    )
+    filters = (_JOB_ID, _HOOK, _STATE, WorkRow.study_instance_uid, WorkRow.series_instance_uid)
+
+    def results(self, id: int) -> list[Row]:
+        """Return the stored results of the job with this row."""
+        stored_results = ResultRow.job_id == id, ResultRow.stored_at.is_not(None)
+        rows = self._connection.execute(select(ResultRow.__table__).where(*stored_results).order_by(ResultRow.id))
+        return [dict(row) for row in rows.mappings()]
+
+    def count_results(self, study_instance_uid: str) -> int:
+        """Count the stored results in a study."""
+        stored_results = ResultRow.study_instance_uid == study_instance_uid, ResultRow.stored_at.is_not(None)
+        return int(
+            self._connection.execute(select(func.count()).select_from(ResultRow).where(*stored_results)).scalar_one()
+        )
