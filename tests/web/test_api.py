@@ -21,7 +21,7 @@ from tests.web.conftest import Site, until
 
 LISTS = [
     "patients", "studies", "series", "instances", "volumes",
-    "verdicts", "work", "failures", "exclusions", "rejections", "lost", "conflicts", "history",
+    "work", "failures", "exclusions", "rejections", "lost", "conflicts", "history",
 ]  # fmt: skip
 
 
@@ -175,7 +175,6 @@ def test_dicomweb_ignores_unknown_parameters(empty: Site) -> None:
         ("series", {"study_instance_uid": "1.2.3"}, 1),
         ("instances", {"series_instance_uid": "1.2.3.1"}, 5),
         ("patients", {"name": "voxel"}, 1),
-        ("verdicts", {}, 2),
         ("work", {}, 0),
         ("quarantine", {}, 0),
     ],
@@ -347,7 +346,7 @@ def test_what_gave_no_volume_is_told_with_its_reason(site: Site) -> None:
     assert items(site, "failures", reason=failure["reason"]) == [failure]
     assert items(site, "failures", reason="another") == []
     assert [job["state"] for job in items(site, "series", state="refused")] == ["refused"]
-    [verdict] = items(site, "verdicts")
+    [verdict] = items(site, "series")
     assert verdict["verdict_reason"]
     status = site.client().get("/api/v1/status").json()
     assert status["failures"] == {failure["reason"]: 1}

@@ -95,8 +95,8 @@ class StudyResource(DescribedStudy):
     labels: list[str]
 
 
-class CompletenessResource(ResourceOfSeries):
-    """Whether a series is complete, the rule that decided, and the expected number of instances."""
+class SeriesResource(ResourceOfSeries):
+    """A series, its state, whether it is complete, the rule that decided, and the expected number of instances."""
 
     state: State
     verdict: str | None
@@ -109,11 +109,6 @@ class CompletenessResource(ResourceOfSeries):
     missing_detail: str | None
     instances: int
     revision: int
-
-
-class SeriesResource(CompletenessResource):
-    """A series, its state, and whether it is complete."""
-
     modality: str | None
     series_number: int | None
     series_description: str | None

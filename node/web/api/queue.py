@@ -1,8 +1,8 @@
-"""Completeness, failures, exclusions, rejections, history, and the state of the node."""
+"""Failures, exclusions, rejections, history, and the state of the node."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import Query
 
@@ -15,20 +15,6 @@ from node.web.api.routing import api_router, problems
 from node.web.problem_types import WRONG_CURSOR
 
 router = api_router("ledger")
-
-Verdict = Literal["complete", "suspect", "incomplete"]
-
-
-@router.get("/verdicts", responses=problems(WRONG_CURSOR))
-@for_projects
-def list_verdicts(
-    page: RequestedPage,
-    verdict: Annotated[Verdict | None, Query(description="whether the series is complete")] = None,
-    study_instance_uid: OptionalStudyUid = None,
-) -> Page[models.CompletenessResource]:
-    """Whether series are complete and by which rule, newest first."""
-    wanted = {"study_instance_uid": study_instance_uid, "verdict": verdict}
-    return page.read("verdicts", models.CompletenessResource, lambda index: index.series, **wanted)
 
 
 @router.get("/failures", responses=problems(WRONG_CURSOR))
