@@ -2,9 +2,9 @@
 
     .venv/bin/python .ci/bill_of_materials.py INTERPRETER FILE
 
-INTERPRETER belongs to an environment that has voxelnode and nothing else. What the node carries itself, such as the
-scripts of its pages, is read from the table beside it. What wheels carry stands within their components: libraries by
-the names of their files, what a wheel says of itself (PEP 770), and `CARRIED`. No network is needed.
+INTERPRETER belongs to an environment that has voxelnode with extras, and nothing else. What the node carries itself,
+such as the scripts of its pages, is read from the table beside it. What wheels carry stands within their components:
+libraries by the names of their files, what a wheel says of itself (PEP 770), and `CARRIED`. No network is needed.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def add_documents(path: Path) -> None:
 
 
 def add_terms(path: Path) -> None:
-    """Index both, as `voxelnode reindex` does."""
+    """Index both, as `voxelnode db reindex` does."""
     since = {"InstitutionName": 1, "Exposure": 1}
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("INSERT INTO about VALUES ('indexed', ?)", (json.dumps({"number": 1, "since": since}),))

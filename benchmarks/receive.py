@@ -392,8 +392,7 @@ def main() -> None:
         receivers["before"] = partial(voxelnode, checkout=options.before.absolute())
     names = options.receivers or [name for name in receivers if name not in ("postgresql", "hosts", "hosts-local")]
     if options.idle:
-        for limit in ("MAXIMUM_ASSOCIATIONS", "MAXIMUM_ASSOCIATIONS_PER_ADDRESS"):
-            os.environ[f"VOXELNODE_DICOM__{limit}"] = "128"
+        os.environ["VOXELNODE_DICOM__MAXIMUM_ASSOCIATIONS"] = "500"  # a quarter of them for one address
         for name in names:
             with tempfile.TemporaryDirectory() as temporary, receivers[name](Path(temporary), "1") as receiver:
                 used, before, after = idle(receiver, options.idle)

@@ -64,6 +64,8 @@ class Command:
 
     Attributes
     ----------
+    name : str
+        ``GROUP NAME`` is a command of one that has commands.
     examples : tuple of str
         Whole command lines, which end the help of the command.
     before : str

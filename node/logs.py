@@ -48,7 +48,7 @@ ALLOWED_FIELDS = frozenset(
         "frames", "images", "count", "bytes", "free_bytes", "reserve_bytes", "seconds", "retry_seconds",
         "quiet_seconds", "deadline_seconds", "associations", "due_at", "root", "path", "folder", "pid", "worker",
         "version", "schema", "workers", "code", "template", "hook", "service",
-        "project",
+        "project", "restart",
         # HTTP: the account and the route, never the values in the path
         "method", "route", "account",
     }
@@ -132,6 +132,11 @@ def configure(
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def set_level(level: Literal["debug", "info", "warning", "error"]) -> None:
+    """Write the lines of another level from now on."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def configure_command(
     format: Literal["auto", "console", "json"] = "auto", level: Literal["warning", "error"] = "warning"
 ) -> None:
@@ -144,7 +149,11 @@ def configure_command(
     handler.addFilter(lambda record: record.name.split(".")[0] == "node" or record.levelno >= logging.ERROR)
 
 
-def write_to_file(path: Path, max_bytes: int, count: int) -> None:
+FILE_BYTES, FILE_COUNT = 10_000_000, 5
+"""Length at which the file of the log is renamed, and how many renamed files are kept."""
+
+
+def write_to_file(path: Path, max_bytes: int = FILE_BYTES, count: int = FILE_COUNT) -> None:
     """Write the lines of this process to a file as well, as JSON; call it after `configure`.
 
     A line is in the file as soon as it was logged, and survives the end of the process. Beyond `max_bytes`, the file is

@@ -1,11 +1,12 @@
 """Tables of the documents that are made from the code: ``python -m tests.field_tables`` writes them.
 
 docs/sidecar.md has every field of a stack, its unit, where it comes from, and who else writes it; docs/select.md and
-docs/bids.md have the fields of selectors and of rules.
+docs/bids.md have the fields of selectors and of rules; docs/configuration.md has the keys of the configuration.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 
 from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.selector.fields import FIELDS, Field
+from node.settings.example import SAMPLE_NAMES, as_toml, keys, meaning, purpose, sections
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.volume.describe.emission import FRAME_FACTORS
 from node.volume.vendors import VENDOR_FIELDS
@@ -228,10 +230,24 @@ def selector_table(fields: Mapping[str, Field]) -> Iterator[str]:
         yield f"| `{name}` | {kind} | {field.meaning}{choices} |"
 
 
+def configuration_tables() -> Iterator[str]:
+    """Yield the lines in Markdown about each section of the configuration: its purpose, and a table of its keys."""
+    for name, model in sections():
+        yield f"### [{name}{'.NAME' * (name in SAMPLE_NAMES)}]"
+        yield from ("", purpose(model), "", "| Key | Default | Meaning |", "|---|---|---|")
+        for key, field in keys(model):
+            default = "required" if field.is_required() else field.get_default(call_default_factory=True)
+            shown = "unset" if default is None else default if field.is_required() else f"`{as_toml(default)}`"
+            text = re.sub(r"docs/([\w-]+\.md)", r"[\1](\1)", meaning(field)).replace("|", r"\|")
+            yield f"| `{key}` | {shown} | {text} |"
+        yield ""
+
+
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "sidecar.md": sidecar_table,
     "select.md": lambda: selector_table(FIELDS),
     "bids.md": lambda: selector_table(VOLUME_FIELDS),
+    "configuration.md": configuration_tables,
 }
 """The table of each document."""
 

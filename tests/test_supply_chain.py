@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DEPENDENCIES: list[str] = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
+OF_CONTAINER = ("s3", "cluster", "oidc", "results", "second-factor", "webhooks")
 LOCKS = {
-    "requirements.lock": [*DEPENDENCIES, *EXTRAS["s3"], *EXTRAS["cluster"]],
+    "requirements.lock": DEPENDENCIES + [text for extra in OF_CONTAINER for text in EXTRAS[extra]],
     "build.lock": PROJECT["build-system"]["requires"],
 }
 CONTAINER = {"python_version": "3.11", "python_full_version": "3.11.0", "sys_platform": "linux", "extra": ""}

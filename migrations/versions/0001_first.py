@@ -28,7 +28,6 @@ def upgrade() -> None:
     _procedure_steps()
     _work()
     _labels()
-    _added()
     backend_of(op.get_bind()).order_numbers(op.get_bind(), FOLLOWED)
 
 
@@ -712,16 +711,3 @@ def _projects() -> None:
         ),
         sa.Column("is_by_rule", sa.Boolean(), primary_key=True),
     )
-
-
-def _added() -> None:
-    """What administrators added beside the configuration."""
-    for table in ("added_peers", "added_routes", "added_hooks", "added_retention"):
-        op.create_table(
-            table,
-            sa.Column("name", sa.String(64), primary_key=True),
-            sa.Column("settings", sa.JSON(), nullable=False),
-            sa.Column("changed_by", sa.String(64), nullable=False),
-            sa.Column("changed_at", sa.DateTime(), nullable=False),
-            sa.Column("secret", sa.String(4000), nullable=True),
-        )

@@ -87,10 +87,6 @@ class Intake:
         except FileNotFoundError:
             return 0
 
-    def bytes_beyond_reserve(self) -> int:
-        """Return the bytes that other work than receiving may still write to the disk."""
-        return max(self.free_bytes() - self._reserve_bytes, 0)
-
     def has_room(self) -> bool:
         """Return whether the disk works and has more room than the reserve."""
         return self.waits_for() is None

@@ -37,11 +37,12 @@ from node.association.contexts import (
 )
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.messages import Messages
+from node.association.outgoing import MAXIMUM_PDU_BYTES
 from node.association.primitives import UndecodablePdu
 from node.association.services.c_store import StoreService
 from node.association.state_table import TRANSITIONS, Event, State
 from node.association.tls import PeerCertificate
-from node.association.transport import Deadlines, Overdue, Transport
+from node.association.transport import REQUEST_SECONDS, Deadlines, Overdue, Transport
 from node.budget import Claim
 from node.dicom.command import Command, MalformedCommand
 from node.errors import VoxelnodeError
@@ -123,12 +124,11 @@ class AcceptedAssociation(Association):
         self._transport, self._dicom, self._admission, self._metrics = transport, dicom, admission, metrics
         self._judge = judge
         buffer_bytes = max(BUFFER_BYTES, framing.MAX_REQUEST_BYTES + 6)
-        self._framing = Framing(buffer_bytes, dicom.maximum_pdu_bytes, framing.MAX_REQUEST_BYTES)
-        self._tick_seconds = tick_seconds(dicom)
+        self._framing = Framing(buffer_bytes, MAXIMUM_PDU_BYTES, framing.MAX_REQUEST_BYTES)
         self._state = State.IDLE
         self._hung_up = False
         self._drain_at: float | None = None  # when the association ends at the next boundary between messages
-        self._deadlines = Deadlines(dicom)
+        self._deadlines = Deadlines(dicom.idle_seconds)
         self._messages: Messages | None = None  # while the association is open
         self._cancelled: set[int] = set()
         self._answers: deque[Command] = deque(maxlen=MAX_KEPT_ANSWERS)
@@ -208,7 +208,7 @@ class AcceptedAssociation(Association):
                     return answer
             if (left := deadline - monotonic()) <= 0:
                 return None
-            self.listen(min(left, self._tick_seconds))
+            self.listen(min(left, TICK_SECONDS))
         return None
 
     def listen(self, seconds: float) -> bool:
@@ -244,7 +244,7 @@ class AcceptedAssociation(Association):
     def run(self) -> None:
         """Serve the connection until it closes, and release everything whatever happens."""
         try:
-            self._transport.open(self._dicom.request_seconds)
+            self._transport.open(REQUEST_SECONDS)
             self._happens(Event.CONNECTED)
             while self._state is not State.IDLE:
                 self._turn()
@@ -357,9 +357,9 @@ class AcceptedAssociation(Association):
     def _send_acceptance(self, accepted: tuple[ReceivedRequest, Admitted]) -> None:
         request, admitted = accepted
         self._admitted, self.extended_negotiation = admitted, request.extended_negotiation
-        self._send(acceptance_pdu(request, admitted.answers, admitted.extended, self._dicom.maximum_pdu_bytes))
+        self._send(acceptance_pdu(request, admitted.answers, admitted.extended, MAXIMUM_PDU_BYTES))
         self.agree(admitted.answers.contexts, request.maximum_pdu_bytes)
-        self._messages = Messages(self, self._dicom, admitted.store_service, self._answers.append, self._cancelled.add)
+        self._messages = Messages(self, admitted.store_service, self._answers.append, self._cancelled.add)
         self._framing.expect_data()
         self._deadlines.start_idling()
 
@@ -541,11 +541,6 @@ class AcceptedAssociation(Association):
 
     def _log(self) -> Any:
         return self._admitted.store_service.log if self._admitted is not None else logger
-
-
-def tick_seconds(dicom: Dicom) -> float:
-    """Return the longest wait of an association before it checks its deadlines again."""
-    return min(TICK_SECONDS, dicom.request_seconds)
 
 
 _ACTIONS: Mapping[str, Callable[[AcceptedAssociation, Any], None]] = {

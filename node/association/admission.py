@@ -62,6 +62,10 @@ MAX_PENDING_CONNECTIONS = 128
 KNOWN_SHARE = 4
 """One association in this many is reserved for peers with a network or certificate, if there are any."""
 
+PER_ADDRESS, PER_PEER = 16, 32
+"""Associations of one address, and of one AE title of a peer that proves who it is. Of more than 64 associations, an
+address may have a quarter, and a peer half."""
+
 MAX_REPORTED_SYNTAXES = 10
 """Abstract syntaxes listed for a rejected association."""
 
@@ -95,8 +99,8 @@ class Associated(Holder, Protocol):
 
 _RULES = {
     "places": ("associations", "try again later, or raise [dicom] maximum_associations"),
-    "address": ("associations of one address", "raise [dicom] maximum_associations_per_address"),
-    "caller": ("associations of one peer", "raise [dicom] maximum_associations_per_peer"),
+    "address": ("associations of one address", "raise [dicom] maximum_associations"),
+    "caller": ("associations of one peer", "raise [dicom] maximum_associations"),
 }
 """The rejection for each share that may be used up, and its remedy."""
 
@@ -135,8 +139,8 @@ class Admission:
         maximum = dicom.maximum_associations
         limits = Limits(
             maximum,
-            dicom.maximum_associations_per_address,
-            dicom.maximum_associations_per_peer,
+            max(PER_ADDRESS, maximum // 4),
+            max(PER_PEER, maximum // 2),
             MAX_PENDING_CONNECTIONS,
             reserved=maximum // KNOWN_SHARE if self._proving() else 0,
         )

@@ -17,7 +17,7 @@ from functools import partial
 
 import structlog
 
-from node.association.acceptor import AcceptedAssociation, Admitted, tick_seconds
+from node.association.acceptor import TICK_SECONDS, AcceptedAssociation, Admitted
 from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.association import Message
 from node.association.contexts import Negotiated, Proposal, ReceivedRequest, negotiated, refused_contexts, served
@@ -25,7 +25,7 @@ from node.association.operation import Operation
 from node.association.services.c_find import FindService, negotiate, serve_c_find
 from node.association.services.c_store import StoreService
 from node.association.tls import PeerCertificate, tls_context
-from node.association.transport import Transport
+from node.association.transport import PDU_SECONDS, Transport
 from node.audit.audit_log import Audit
 from node.background import BackgroundService, SupervisedThread
 from node.budget import Claim
@@ -86,7 +86,6 @@ class Listener:
         self.find_service = FindService(
             ingest.index,
             settings.dicom.ae_title,
-            settings.dicom.maximum_query_results,
             metrics,
             audit,
             self.added.finds,
@@ -193,7 +192,7 @@ class Listener:
                 logger.error("connection_refused", address=str(address[0]), exc_info=error)
 
     def _begin(self, accepted: socket.socket, host: str, port: int) -> None:
-        transport = Transport(accepted, self.tls, tick_seconds(self.dicom), self.dicom.pdu_seconds)
+        transport = Transport(accepted, self.tls, TICK_SECONDS, PDU_SECONDS)
         judge = partial(self._judge, f"{host}:{port}")
         association = AcceptedAssociation(transport, host, self.dicom, self.admission, self.metrics, judge)
         # A daemon: a second signal ends the process even while peers are connected.

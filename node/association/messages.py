@@ -12,7 +12,6 @@ from node.association.outgoing import fragment_pdus
 from node.association.services.c_store import Reception, StoreService
 from node.dicom.command import C_CANCEL_RQ, C_STORE_RQ, Command, decode_command, encode_c_store_response
 from node.dicom.status import Answer
-from node.settings.model import Dicom
 
 MAXIMUM_IDENTIFIER_BYTES = 16_000_000
 """Longest data set of any message but C-STORE: a storage commitment of 65 000 instances takes 10 MB."""
@@ -47,12 +46,11 @@ class Messages:
     def __init__(
         self,
         carrier: MessageCarrier,
-        dicom: Dicom,
         service: StoreService,
         on_answer: Callable[[Command], None],
         on_cancel: Callable[[int], None] = lambda message_id: None,
     ) -> None:
-        self._carrier, self._dicom, self._service = carrier, dicom, service
+        self._carrier, self._service = carrier, service
         self._on_answer, self._on_cancel = on_answer, on_cancel
         self.is_serving = False
         """Whether the owner serves a request: one operation at a time (PS3.7 D.3.3.3)."""
@@ -144,7 +142,7 @@ class Messages:
 
     def _max_data_bytes(self, request: Command) -> int:
         """Return the data set length at which the association is aborted; identifiers are held in memory."""
-        return 2 * self._dicom.maximum_instance_bytes if request.field == C_STORE_RQ else MAXIMUM_IDENTIFIER_BYTES
+        return 2 * self._service.ingest.maximum_bytes if request.field == C_STORE_RQ else MAXIMUM_IDENTIFIER_BYTES
 
     def _complete(self, request: Command, context: AcceptedContext) -> Message | None:
         """Answer a C-STORE; return any other request."""

@@ -20,10 +20,15 @@ from time import monotonic
 
 from node.association.framing import Framing
 from node.association.tls import PeerCertificate, certificate_of
-from node.settings.model import Dicom
+
+REQUEST_SECONDS = 10.0
+"""Longest time from the TCP connection to the end of the A-ASSOCIATE-RQ (ARTIM)."""
+
+PDU_SECONDS = 30.0
+"""Longest time from the first to the last byte of a PDU, beside that of its bytes at `MIN_BYTES_PER_SECOND`."""
 
 MIN_BYTES_PER_SECOND = 1024
-"""Slowest rate of a PDU in either direction; it extends the time that [dicom] pdu_seconds grants to every PDU."""
+"""Slowest rate of a PDU in either direction."""
 
 MAX_PARTS = 1000
 """Parts that are handed to the kernel at once; it takes up to 1024 (IOV_MAX)."""
@@ -181,8 +186,8 @@ class Overdue(Enum):
 class Deadlines:
     """The deadlines of one association; a deadline that is None does not run."""
 
-    def __init__(self, dicom: Dicom) -> None:
-        self._dicom = dicom
+    def __init__(self, idle_seconds: float) -> None:
+        self._idle_seconds = idle_seconds
         self._timer_at: float | None = None
         self._idle_at: float | None = None
         self._pdu: tuple[int, float] | None = None  # the PDU that is arriving, by its number, and its deadline
@@ -206,7 +211,7 @@ class Deadlines:
 
     def start_timer(self) -> None:
         """Start or restart ARTIM, which bounds the wait for a request and for the end of the connection."""
-        self._timer_at = monotonic() + self._dicom.request_seconds
+        self._timer_at = monotonic() + REQUEST_SECONDS
 
     def stop_timer(self) -> None:
         """Stop ARTIM."""
@@ -216,7 +221,7 @@ class Deadlines:
         """Start the deadlines of an open association, at its beginning and after each request that was served."""
         self._pdu = None
         self._served_at = monotonic()
-        self._idle_at = self._served_at + self._dicom.idle_seconds
+        self._idle_at = self._served_at + self._idle_seconds
 
     def stop_idling(self) -> None:
         """Stop the deadlines of an open association."""
@@ -228,7 +233,7 @@ class Deadlines:
         if length is None:
             self._pdu = None
         elif self._pdu is None or self._pdu[0] != framing.pdus:
-            seconds = self._dicom.pdu_seconds + length / MIN_BYTES_PER_SECOND
+            seconds = PDU_SECONDS + length / MIN_BYTES_PER_SECOND
             self._pdu = framing.pdus, self._read_at + seconds
         return self._pdu is not None
 
@@ -236,4 +241,4 @@ class Deadlines:
         """Note that bytes arrived."""
         self._read_at = monotonic()
         if self._idle_at is not None:
-            self._idle_at = self._read_at + self._dicom.idle_seconds
+            self._idle_at = self._read_at + self._idle_seconds

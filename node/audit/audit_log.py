@@ -33,7 +33,6 @@ from node.dicom.attributes import InstanceAttributes
 from node.durable import sync_folder
 from node.errors import VoxelnodeError
 from node.hookspecs import AuditCopy
-from node.settings.model import AuditSettings
 
 log = structlog.get_logger()
 
@@ -42,8 +41,8 @@ Made = TypeVar("Made")
 MAX_LINE_SECONDS, MAX_LINE_STUDIES = 60.0, 100
 """Maximum time and number of studies covered by one line about a transfer."""
 
-
-DEFAULTS = AuditSettings()
+MAXIMUM_BYTES = 100_000_000
+"""Size at which audit.jsonl becomes audit-000001.jsonl (and so on), and a new file begins."""
 
 
 class AuditFailed(VoxelnodeError):
@@ -148,8 +147,6 @@ class Audit:
         Folder of the files (`node.audit.audit_files`), which only their owner can read.
     ae_title : str
         AE title of this node, the source of every line.
-    settings : AuditSettings
-        The size of a file.
     copy : AuditCopy or None
         Where every line is sent as well.
 
@@ -163,12 +160,10 @@ class Audit:
         self,
         root: Path,
         ae_title: str,
-        settings: AuditSettings = DEFAULTS,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         copy: AuditCopy | None = None,
     ) -> None:
         self._path, self._now = root.absolute() / FILE_NAME, now
-        self._maximum_bytes = settings.maximum_bytes
         self._source = {"ae_title": ae_title, "host": socket.gethostname(), "pid": os.getpid()}
         self._lock = threading.Lock()
         self._copy = copy
@@ -277,7 +272,7 @@ class Audit:
     def _begin_next_file_if_full(self) -> None:
         """Begin the next file. If that fails, the current one grows: a line is never lost for it."""
         try:
-            if os.fstat(self._file).st_size < self._maximum_bytes:
+            if os.fstat(self._file).st_size < MAXIMUM_BYTES:
                 return
             os.fsync(self._file)
             set_full_file_aside(self._path.parent)

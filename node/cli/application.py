@@ -72,22 +72,30 @@ def application(wanted: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_options)
-    for command in _needed(wanted):
+    needed = {command.name: command for command in _needed(wanted)}
+    for command in needed.values():
+        group, _, name = command.name.rpartition(" ")
+        into = resolve(needed[group].place) if group else app
         implementation, examples = resolve(command.place), epilog(command.examples)
         if isinstance(implementation, typer.Typer):
-            app.add_typer(implementation, name=command.name, epilog=examples)
+            into.add_typer(implementation, name=name, epilog=examples)
+        elif group:
+            into.command(name, epilog=examples)(implementation)
         else:
-            app.command(command.name, epilog=examples, cls=PlainCommand)(completed(implementation))
+            app.command(name, epilog=examples, cls=PlainCommand)(completed(implementation))
     return app
 
 
 def _needed(wanted: str | None) -> list[Command]:
-    """Return the command that is wanted, else all. For one of the core, no extension is looked for."""
+    """Return the command that is wanted with its commands, else all.
+
+    For one of the core that has none, no extension is looked for.
+    """
     of_core = [command for command in COMMANDS if command.name == wanted]
-    if of_core:
+    if of_core and not isinstance(resolve(of_core[0].place), typer.Typer):
         return of_core
     every = commands()
-    return [command for command in every if command.name == wanted] or every
+    return [command for command in every if command.name.partition(" ")[0] == wanted] or every
 
 
 def _print_version(wanted: bool) -> None:

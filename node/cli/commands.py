@@ -38,6 +38,7 @@ COMMANDS = (
     Command(
         "serve", "Run", "node.cli.run.serve:serve", ("voxelnode serve", "voxelnode serve --config site/voxelnode.toml")
     ),
+    Command("reload", "Run", "node.cli.run.config:reload", ("voxelnode reload",)),
     Command("doctor", "Run", "node.cli.run.doctor:doctor", ("voxelnode doctor", "voxelnode doctor --json")),
     Command(
         "config",
@@ -67,24 +68,25 @@ COMMANDS = (
         ),
     ),
     Command(
-        "echo", "Exchange", "node.cli.exchange.peers:echo", ("voxelnode echo", "voxelnode echo PACS@pacs.example:104")
-    ),
-    Command(
-        "send",
+        "peers",
         "Exchange",
-        "node.cli.exchange.peers:send",
-        ("voxelnode send 1.2.840.1 --to PACS", "voxelnode send --patient 17 --to NODE@127.0.0.1:11112"),
+        "node.cli.exchange.tables:peers",
+        (
+            "voxelnode peers echo PACS@pacs.example:104",
+            "voxelnode peers send 1.2.840.1 --to PACS",
+            "voxelnode peers set CT1 ae_title=CT1 networks=10.1.2.0/24",
+        ),
     ),
     Command(
         "hooks",
         "Exchange",
-        "node.cli.exchange.hook_rules:hooks",
+        "node.cli.exchange.tables:hooks",
         ("voxelnode hooks list", "voxelnode hooks test mail", "voxelnode hooks deliveries --state given-up"),
     ),
     Command(
         "routes",
         "Exchange",
-        "node.cli.exchange.route_rules:routes",
+        "node.cli.exchange.tables:routes",
         ("voxelnode routes list", "voxelnode routes waiting", "voxelnode routes pause research/PACS"),
     ),
     Command("status", "Look", "node.cli.look.status:status", ("voxelnode status", "voxelnode status --json")),

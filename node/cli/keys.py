@@ -1,27 +1,50 @@
-"""KEY=VALUE on a command line: the keys of a table of the configuration, which is set beside it."""
+"""KEY=VALUE on a command line: the keys of a table of the configuration."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from node.cli.output import Answer
+from node.counted import counted
 from node.errors import UsageError
 
-_KEYS = typer.Argument(metavar="KEY=VALUE", help="Keys of the table in the configuration, with their values.")
-Keys = Annotated[list[str], _KEYS]
-OptionalKeys = Annotated[list[str] | None, _KEYS]
+Keys = Annotated[
+    list[str], typer.Argument(metavar="KEY=VALUE", help="Keys of the table in the configuration, with their values.")
+]
 Drop = Annotated[int, typer.Option("--drop", metavar="N", min=0, help="Drop up to N messages that wait.")]
 
-LISTS = frozenset({"to", "otherwise", "remove", "on", "calling_ae_titles"})
+LISTS = frozenset({"to", "otherwise", "remove", "on", "calling_ae_titles", "networks", "may", "projects"})
 """Keys that take several values; one alone needs no brackets."""
 
 TEXTS = frozenset(
-    {"when", "where", "between", "priority", "transfer_syntax", "deidentify", "url", "peer", "keep_where"}
+    {
+        "when",
+        "where",
+        "between",
+        "priority",
+        "transfer_syntax",
+        "deidentify",
+        "url",
+        "peer",
+        "keep_where",
+        "ae_title",
+        "host",
+        "certificate",
+    }
 )
 """Keys whose value is a text, which needs no quotes."""
+
+
+def in_force(done: Mapping[str, Any]) -> Answer:
+    """Return what a change of the configuration has done, for people."""
+    lines = [f"in force: {', '.join(done['changed'])}" if done["changed"] else "in force: no change"]
+    lines += [f"needs a restart of the node: {', '.join(done['restart'])}"] if done["restart"] else []
+    lines += [f"{counted(done['dropped'], 'message')} that waited: dropped"] if done.get("dropped") else []
+    return Answer(dict(done), "\n".join(lines))
 
 
 def table_of(keys: Sequence[str]) -> dict[str, Any]:

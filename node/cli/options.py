@@ -145,16 +145,6 @@ class Root(Configured):
 
         return reading(self.settings.storage.root, self.settings.index.url)
 
-    def know_added(self) -> None:
-        """Have the settings know what administrators added, if there is an index yet."""
-        from node.control.additions import adopt
-        from node.index.engine.place import exists, place_of
-        from node.index.nouns.added import ReadAdded
-
-        if exists(place_of(self.settings.storage.root, self.settings.index.url)):
-            with self.reading() as index:
-                adopt(self.settings, index.repository(ReadAdded).listed)
-
     @contextmanager
     def reading_of(self, project: str | None) -> Iterator[ReadIndex]:
         """Open the index for reading the series of a project, as its members see them; None: the whole index.

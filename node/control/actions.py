@@ -13,13 +13,12 @@ from typing import Any
 
 from node.association.client.association import address_of, verify
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
-from node.control.additions import adopt
+from node.control.configuration import ConfigurationChanges
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
 from node.hookspecs import OpenedRoot, Results
 from node.index.database.reading import ReadIndex, checked
 from node.index.nouns.accounts import AccountRepository, Role
-from node.index.nouns.added import ADDED
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import Level
 from node.index.nouns.terms import Terms
@@ -69,6 +68,7 @@ class Actions:
         node, has_store = (settings.dicom.ae_title, settings.cluster.name or ""), settings.storage.url is not None
         self.erasing = Erasing(self._archive, self._index, audit, applier, node, has_store=has_store)
         conflicts = Conflicts(ingest, audit, quarantine)
+        configuration = ConfigurationChanges(settings, self._index, audit)
         self.by_name = _ByName(
             {
                 "accept-conflict": self._and_files(conflicts.accept),
@@ -101,9 +101,9 @@ class Actions:
                 "remove-token": accounts.remove_token,
                 "end-sessions": accounts.end_sessions,
                 "remove-factor": accounts.remove_factor,
+                **configuration.by_name,
             }
         )
-        adopt(settings, lambda table: self._index.repository(ADDED[table]).listed())
         for extension in enabled(settings):
             self.by_name.update(extension.actions(OpenedRoot(settings, ingest, audit)))
 
@@ -257,9 +257,9 @@ class Actions:
         match one.lane.kind:
             case "hook" | "route":
                 self._index.deliveries.retry_one(work, self._index.now())
-            case "retrieval":
+            case "retrieval" | "download" as kind:
                 if not self._index.work.repeat(work, self._index.now()):
-                    raise WorkEnded("the retrieval has not ended")
+                    raise WorkEnded(f"the {kind} has not ended")
             case "erasure":
                 if one.outcome is not None:
                     raise WorkEnded("the erasure has ended")

@@ -72,5 +72,5 @@ def _write(settings: Settings, detail: str, result: Result) -> None:
     held = hold_or_request(root, lambda: locked_root(root), "note-export", arguments)
     if isinstance(held, dict):
         return
-    with held, closing(Audit(root, settings.dicom.ae_title, settings.audit, copy=audit_copy_of(settings))) as audit:
+    with held, closing(Audit(root, settings.dicom.ae_title, copy=audit_copy_of(settings))) as audit:
         audit.note(export_message(detail, result, who))

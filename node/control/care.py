@@ -169,7 +169,7 @@ def _require_all_moved(root: Path, url: str) -> None:
     if hosts:
         raise UsageError(
             f"{', '.join(hosts)}: has files that are not in the object store; first run `voxelnode archive copy --to "
-            "store` there, or `voxelnode cluster forget`"
+            "store` there, or `voxelnode db hosts forget`"
         )
 
 

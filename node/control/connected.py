@@ -105,17 +105,17 @@ class _Served:
         """Have a download made, wait for it, fetch its file, and have it removed; a fetch that breaks off goes on."""
         with self._client() as client:
             download = self._json(client.post(f"downloads/{kind}", json=order), 202)
-        path = f"downloads/{download['id']}"
+        path = f"work/{download['id']}"
         try:
-            while download["state"] in ("waiting", "making"):
+            while download["state"] in ("waiting", "running"):
                 sleep(POLL_SECONDS)
                 download = self._get(path)
-            if download["state"] != "ready":
-                raise NodeFailed(f"{self._url} made no file: {download['detail']}")
+            if download["state"] != "succeeded":
+                raise NodeFailed(f"{self._url} made no file: {download['reason']}")
             self._fetch(f"{path}/file", into)
         finally:
             with suppress(NodeFailed), self._client() as client:
-                client.delete(path)
+                client.delete(f"{path}/file")
 
     def _fetch(self, path: str, into: Path) -> None:
         etag: str | None = None

@@ -172,6 +172,11 @@ class Node:
                 if (weakness := index.weakness()) is not None:
                     log.warning("acknowledgement_weak", detail=weakness)
 
+    def reload(self) -> None:
+        """Read the configuration again; the log says why it is refused."""
+        with suppress(VoxelnodeError):
+            self._repository.actions.by_name["reload"](who="SIGHUP")
+
     def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
         """Publish the counters every `PUBLISH_SECONDS` for `voxelnode status`; return when `stop` is set.
 

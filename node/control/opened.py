@@ -22,6 +22,7 @@ import numpy as np
 
 from node.conversion.volume_files import stem_of
 from node.errors import UsageError
+from node.extras import require
 from node.index.database.look import looking
 from node.index.engine.backend import Place, place_of
 from node.settings.convert import Convert
@@ -314,13 +315,14 @@ class Opened:
         return pandas.DataFrame(self.catalog())
 
     def to_polars(self) -> polars.DataFrame:
-        """Return the catalog as a frame of polars, which must be installed."""
+        """Return the catalog as a frame of polars, which comes with the extra `frames`."""
+        require("to_polars", "frames")
         import polars
 
         return polars.DataFrame(self.catalog(), infer_schema_length=None)
 
     def to_parquet(self, path: str | PathLike[str]) -> None:
-        """Write the catalog as a Parquet file, by polars, which must be installed."""
+        """Write the catalog as a Parquet file, by polars, which comes with the extra `frames`."""
         self.to_polars().write_parquet(Path(path))
 
 

@@ -128,7 +128,7 @@ class Repository:
         """Make archive, index, journal and intake; no file of an instance is touched, and nothing is received yet."""
         storage = settings.storage
         self.metrics = Metrics()
-        self.audit = Audit(root, settings.dicom.ae_title, settings.audit, copy=audit_copy_of(settings))
+        self.audit = Audit(root, settings.dicom.ae_title, copy=audit_copy_of(settings))
         self._transfers = Transfers(self.audit)
         self.archive = Archive(root, storage.reserve_bytes, storage.low_bytes, host=settings.holder)
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))
@@ -157,7 +157,6 @@ class Repository:
             self.applier,
             self.metrics,
             self._quiet_seconds,
-            settings.dicom.maximum_instance_bytes,
             overwrite_policy=storage.overwrite_policy,
             conflict_answer=storage.conflict_answer,
             aborted_grace_seconds=settings.series.aborted_grace_seconds,

@@ -43,6 +43,9 @@ from node.writers.options import write_options
 
 log = structlog.get_logger()
 
+ATTEMPTS = 3
+"""Attempts at a crashing conversion before the series is set aside as failed."""
+
 CLOCK_SECONDS = 5.0
 """Interval between checks of the wall clock; a clock step is noticed within this time."""
 
@@ -423,7 +426,7 @@ class Worker(IndexFollower):
         self._index.series.record_damaged(claimed, detail, references, self._now())
 
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
-        again = self._index.series.record_crash(claimed, detail, self._settings.attempts, self._now())
+        again = self._index.series.record_crash(claimed, detail, ATTEMPTS, self._now())
         _log(claimed).warning("conversion_crashed", reason=detail, tried_again=again)
 
 

@@ -205,20 +205,16 @@ class LostSources:
 
 
 def sweep(archive: Archive, index: Index) -> int:
-    """Remove what is in the work folder, and volume folders that no row names; return their number.
+    """Remove the folders in the work folder, and volume folders that no row names; return their number.
 
     Folders that were made of lost instances stay (`LostSources`).
 
     Runs before any conversion of this host. What other hosts have published and not recorded yet belongs to their
     claims. The order matters: files, claims, rows; a claim ends with the commit of the rows.
     """
-    unfinished = list(archive.work.glob("*"))
+    unfinished = [path for path in archive.work.glob("*") if path.is_dir()]  # a file is a download, kept for a while
     for path in unfinished:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:  # a download
-            with suppress(OSError):
-                path.unlink()
+        shutil.rmtree(path, ignore_errors=True)
     there = list(_revision_folders(archive.root))
     claims = {claim[:CLAIM_LETTERS] for claim in index.series.claims()}
     live = index.conversions.live_folders() if there else set()  # with an object store, few are on the disk

@@ -720,40 +720,6 @@ class ProjectRow(Base):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class _Added:
-    """What an administrator added beside the configuration: a table of it, with who changed it last."""
-
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    settings: Mapped[dict[str, Any]] = mapped_column(JSON)  # the keys of the table
-    changed_by: Mapped[str] = mapped_column(String(64))
-    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
-    secret: Mapped[str | None] = mapped_column(String(4000))  # that a hook signs with, or sends; never shown
-
-
-class AddedPeerRow(_Added, Base):
-    """A peer that an administrator added, beside those of the configuration."""
-
-    __tablename__ = "added_peers"
-
-
-class AddedRouteRow(_Added, Base):
-    """A route that an administrator added, beside those of the configuration."""
-
-    __tablename__ = "added_routes"
-
-
-class AddedHookRow(_Added, Base):
-    """A hook that an administrator added, beside those of the configuration."""
-
-    __tablename__ = "added_hooks"
-
-
-class AddedRetentionRow(_Added, Base):
-    """The rules of retention that an administrator set, beside those of the configuration: one row without a name."""
-
-    __tablename__ = "added_retention"
-
-
 class ProjectMemberRow(Base):
     """An account with a role in a project."""
 

@@ -167,7 +167,7 @@ class Retention(BackgroundService):
         self._held = metrics.retention_held
 
     def start(self) -> None:
-        """Start the thread, which looks at once whether rules that change are confirmed."""
+        """Start the thread, which looks at once at rules that change."""
         self._settings.follow(self.wake)
         super().start()
 
@@ -206,15 +206,13 @@ class Retention(BackgroundService):
                 look_of(confirmed["look"]),
                 approved=confirmed["approved"],
                 confirmation=confirmed["id"],
-                passed=state.passed,
             )
         with self._index.reading(wait=False) as view:
             differs = "; ".join(view.hosts.problems().values()) or None
         if differs != state.differs:
             log.error("hosts_differ", detail=differs) if differs else log.info("hosts_agree")
             state = replace(state, differs=differs)
-        added, rules = self._settings.added.retention, self._settings.retention
-        state = replace(state, unconfirmed=added.unconfirmed if added is not None else None)
+        rules = self._settings.retention
         if rules != self._rules:  # what was asked about is not due by these
             self._rules, state = rules, replace(state, asked=None)
         if state.held is not None:
@@ -236,7 +234,7 @@ class Retention(BackgroundService):
 
         If they are an unusual share of all studies, ask a person instead, and return 0.
         """
-        rules, added = self._settings.retention, self._settings.added.retention
+        rules = self._settings.retention
         with self._index.reading() as index:
             kept = kept_studies(index, rules)
         studies = self._index.studies.stored()
@@ -246,9 +244,7 @@ class Retention(BackgroundService):
                 log.info("retention_would_delete", study_instance_uid=one.study.study_instance_uid, reason=one.rule)
             return len(expired)
         before = self._state()
-        is_new = added is not None and added.change.isoformat() != before.passed
-        confirmed = added.confirmed if added is not None and is_new and added.is_recent(now) else 0
-        usual = max(FEW, int(rules.maximum_share * len(studies)), before.approved, confirmed)
+        usual = max(FEW, int(rules.maximum_share * len(studies)), before.approved)
         if len(expired) > usual:
             if before.asked != len(expired):
                 log.error("retention_asks", count=len(expired))
@@ -258,8 +254,7 @@ class Retention(BackgroundService):
             if self._stopping.is_set() or self._settings.retention != rules:
                 return number
             self._delete(one, now, rules)
-        passed = added.change.isoformat() if added is not None else ""
-        self._keep(before, replace(before, asked=None, approved=0, passed=passed))
+        self._keep(before, replace(before, asked=None, approved=0))
         return len(expired)
 
     def _delete(self, expired: Expired, now: dt.datetime, rules: RetentionSettings) -> None:

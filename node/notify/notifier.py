@@ -193,7 +193,7 @@ class HookWorker(MessageLoop):
         except (ResultRefused, ResultThere) as error:  # it names files, which may name the patient
             with suppress(JobEnded):
                 self._results.end(job.job_id, "failed", str(error))
-            reason = "a result was refused: `voxelnode jobs` has the reason"
+            reason = "a result was refused: `voxelnode hooks jobs` has the reason"
             raise NotDelivered(reason, is_final=True, output=delivered.output) from error
         except (OutOfResources, ResultsBusy) as error:
             if self._cancelled.is_set():
@@ -263,7 +263,7 @@ class Notifier(MessageLoops[_Plan, HookWorker]):
     `is_needed`: False on a host that only others deliver for.
     """
 
-    kind, table = "hook", "hooks"
+    kind = "hook"
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Where hooks may send that administrators add, who have no account of the machine.
+"""Where hooks may send that the pages have written: administrators may have no account of the machine.
 
 Services on loopback, and those that hand out the credentials of a machine in a cloud, trust whoever can connect.
 """
@@ -37,8 +37,8 @@ class Reach:
         if not is_here or any(address.version == one.version and address in one for one in self._allowed):
             return None
         return (
-            f"{host} is this machine or its link, where hooks that administrators add do not send: write the hook in "
-            f'the configuration, or set [web] hook_networks = ["{address}"] there'
+            f"{host} is this machine or its link, where hooks of the pages do not send: set the hook in another file "
+            f'of the configuration, or [web] hook_networks = ["{address}"]'
         )
 
     def watch(self, host: str) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
@@ -61,5 +61,5 @@ class Reach:
 
 
 def reach_of(settings: Settings, name: str) -> Reach | None:
-    """Return where a hook may send; None: everywhere, since it is of the configuration."""
-    return None if name in settings.own("hooks") else Reach(settings.web.hook_networks)
+    """Return where a hook may send; None: everywhere, since the pages have not written it."""
+    return Reach(settings.web.hook_networks) if settings.loaded_from.is_of_pages(f"hooks.{name}") else None

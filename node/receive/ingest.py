@@ -106,6 +106,9 @@ class Acknowledgement:
         return kept
 
 
+MAXIMUM_BYTES = 16_000_000_000
+"""Largest data set that is accepted."""
+
 LARGE_BYTES = 1 << 20
 """A larger data set goes to a part file while it is received: an association holds no more than this in memory."""
 
@@ -182,7 +185,7 @@ class Ingest:
         applier: Applier,
         metrics: Metrics,
         quiet_seconds: Callable[[str], float],
-        maximum_bytes: int,
+        maximum_bytes: int = MAXIMUM_BYTES,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         overwrite_policy: ReceivedPolicy = "never",
         aborted_grace_seconds: float = 300.0,
@@ -317,9 +320,7 @@ class Incoming:
         self.bytes += len(fragment)
         self._ingest.open_associations.note_bytes(self._origin.association)
         if self.bytes > self._ingest.maximum_bytes:
-            raise OutOfResources(
-                f"data set exceeds {self._ingest.maximum_bytes} bytes ([dicom] maximum_instance_bytes)"
-            )
+            raise OutOfResources(f"data set exceeds {self._ingest.maximum_bytes} bytes")
         if self._buffer is not None:
             begin = self.bytes - len(fragment)
             if self.bytes <= LARGE_BYTES:

@@ -60,7 +60,7 @@ class Router(MessageLoops[_Plan, HeldWorker]):
         Deletes what all destinations of a route have confirmed.
     """
 
-    kind, table = "route", "routes"
+    kind = "route"
 
     def __init__(
         self,
@@ -195,6 +195,11 @@ def subscriptions(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:
         lane_to(name, to): _events_of(settings, route, to) for name, route in settings.routes.items() for to in route.to
     }
     return hooks | routes
+
+
+def lanes_of(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:
+    """Return the same with the lanes of what people send by hand, which is of no event."""
+    return {**subscriptions(settings), **{lane_to("", to): () for to in settings.receivers}}
 
 
 def _events_of(settings: Settings, route: Route, to: str) -> Collection[LedgerEvent]:

@@ -16,73 +16,60 @@ SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 class Convert(SettingsSection):
     """[convert]: the files made from a quiet series, and the limits of a conversion."""
 
-    formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="file formats of each volume")
-    compress: bool = Field(True, description="write .nii.gz and .zraw instead of .nii and .raw")
+    formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="File formats of each volume")
+    compress: bool = Field(True, description="Write .nii.gz and .zraw instead of .nii and .raw.")
     nifti_extension: bool = Field(
-        False, description="put the sidecar into the header of NIfTI files, too (extension, code 6)"
+        False, description="Put the sidecar into the header of NIfTI files, too (extension, code 6)."
     )
-    thumbnails: bool = Field(True, description="write a PNG of the middle slice beside each volume")
-    thumbnail_pixels: int = Field(256, ge=16, le=4096, description="long side of a thumbnail, in pixels")
-    previews: bool = Field(False, description="write a PNG of three orthogonal planes beside each volume")
+    thumbnails: bool = Field(True, description="Write a PNG of the middle slice beside each volume.")
+    previews: bool = Field(False, description="Write a PNG of three orthogonal planes.")
     projections: bool = Field(
         False,
-        description="write PNGs of the maximum and minimum intensity projections along three axes (of a head, "
-        "they show the face)",
+        description="Write PNGs of intensity projections along three axes (of a head, they show the face).",
     )
-    montages: bool = Field(False, description="write a PNG of every fifth slice beside each volume")
-    slices: bool = Field(False, description="write a PNG of every slice beside each volume, of its middle time")
+    montages: bool = Field(False, description="Write a PNG of every fifth slice.")
+    slices: bool = Field(False, description="Write a PNG of every slice, of its middle time.")
     projected_planes: tuple[PlaneName, ...] = Field(
         (),
-        description="write the maximum and minimum intensity projections on these planes as volumes of one slice",
+        description="Write intensity projections on these planes as volumes of one slice",
     )
     mask_above: float | None = Field(
         None,
         allow_inf_nan=False,
-        description="write a mask beside each volume, of every voxel with at least this real value, such as 300 HU",
+        description="Write a mask of the voxels with at least this real value, such as 300 HU.",
     )
     mask_below: float | None = Field(
-        None, allow_inf_nan=False, description="the same with at most this value; with both, the values between them"
+        None, allow_inf_nan=False, description="The same with at most this value; with both, the values between them."
     )
-    body_masks: bool = Field(False, description="write a label volume of the body beside each CT volume")
+    body_masks: bool = Field(False, description="Write a label volume of the body beside each CT volume.")
     body_contours: bool = Field(
-        False, description="write the outlines of the body beside each CT volume: polygons in mm, as JSON"
+        False, description="Write the outlines of the body beside each CT volume: polygons in mm, as JSON."
     )
     masked_volumes: bool = Field(
-        False, description="write a second volume beside each CT volume, with air outside of the body"
-    )
-    body_threshold_hu: float = Field(
-        -300.0, ge=-1024, le=3071, description="value in HU above which a voxel of a CT may belong to the body"
+        False, description="Write a second volume beside each CT volume, with air outside of the body."
     )
     suv: bool = Field(
         False,
-        description="write volumes of standardised uptake values beside each PET volume, one for each of suv_types",
+        description="Write volumes of standardised uptake values beside each PET volume.",
     )
     suv_types: tuple[SuvTypeName, ...] = Field(
         ("BW",),
         min_length=1,
-        description="uptake by BW (body weight), LBM (lean body mass, formula with 120), LBMJAMES128 (with 128), "
-        "BSA (body surface)",
+        description="Uptake by body weight, lean body mass (120 or 128 in the formula of James), or body surface",
     )
     repair: bool = Field(
         True,
-        description="mend wrong headers where other values prove it; the warning repaired names these values",
+        description="Mend wrong headers where other values prove it, with a warning that names these values.",
     )
-    workers: int = Field(1, ge=1, le=64, description="series converted at the same time, each in its own process")
+    workers: int = Field(1, ge=1, le=64, description="Series converted at the same time, each in its own process.")
     memory_bytes: int = Field(
         8_000_000_000,
         ge=500_000_000,
-        description="address space of one conversion beyond that of its program, in bytes; up to four processes "
-        "that decode for it have a quarter each",
+        description="Address space of one conversion beyond that of its program.",
     )
     deadline_seconds: Seconds = Field(
-        1800, description="time limit of one conversion, for wall time and for processor time"
-    )
-    attempts: int = Field(
-        3,
-        ge=1,
-        le=100,
-        description="attempts at a crashing conversion before the series is set aside as failed",
+        1800, description="Time limit of one conversion, for wall time and for processor time."
     )
     keep_superseded_hours: float = Field(
-        24, ge=0, description="time that files are kept after a newer conversion replaced them"
+        24, ge=0, description="Hours that files are kept after a newer conversion replaced them."
     )

@@ -1,9 +1,9 @@
-"""Generate the commented example configuration from the model: each key with its description and default."""
+"""Make the commented example of the configuration from the model: the keys that people set, by task."""
 
 from __future__ import annotations
 
 import json
-import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,15 +11,50 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from node.registry import installed
 from node.settings.model import Settings
 
 INTRODUCTION = """\
-# voxelnode: every key of the configuration, with its default.
+# voxelnode: the keys that people set, with their defaults. docs/configuration.md has all.
 #
-# Lines that begin with "#key =" show defaults; remove the "#" to change one.
-# Precedence: flags, environment (VOXELNODE_SECTION__KEY, lists as JSON), this file, defaults.
+# Remove the "#" before a key to set it, and before a table with a name, such as [peers.CT1].
 # `voxelnode config check` finds mistakes; `voxelnode config show` prints each value and its origin.
 """
+
+TASKS: Mapping[str, Mapping[str, str]] = {
+    "Where images and volumes are": {
+        "storage": "root reserve_bytes overwrite_policy names url",
+        "index": "url",
+        "cluster": "host roles",
+    },
+    "Receive from scanners and archives, and let them query": {
+        "dicom": "ae_title host port tls_certificate tls_key tls_client_ca",
+        "peers": "ae_title networks host port may",
+        "query": "indexed",
+        "worklist": "folder hl7_port hl7_networks",
+    },
+    "Make volumes": {
+        "series": "quiet_seconds quiet_seconds_by_calling_ae_title",
+        "convert": "formats compress thumbnails suv workers",
+    },
+    "Give volumes to programs": {"hooks": "on url command where results"},
+    "Send instances on, without identities if you like": {
+        "destinations": "url token_file folder bids",
+        "routes": "when where to confirm deidentify",
+        "deidentify": "key retain clean",
+    },
+    "Pages, REST and DICOMweb, and who may use them": {
+        "web": "host port authentication public_url trusted_proxies tls_certificate tls_key",
+        "web.oidc": "issuer client_id client_secret_file role_claim read write admin",
+    },
+    "Delete, and record": {
+        "retention": "days maximum_studies trash_days",
+        "audit": "syslog",
+        "log": "level file",
+    },
+}
+"""The keys of the example, by task and table."""
+
 SAMPLE_NAMES = {
     "peers": "CT1",
     "hooks": "pipeline",
@@ -30,55 +65,72 @@ SAMPLE_NAMES = {
 
 
 def example_toml() -> str:
-    """Return the text of ``config.example.toml``: valid TOML with defaults only."""
-    sections = [text for name, field in Settings.model_fields.items() for text in _sections(name, field)]
-    return "\n".join([INTRODUCTION, *sections])
+    """Return the text of ``config.example.toml``: valid TOML with defaults only; all keys of other packages."""
+    models = dict(sections())
+    parts = [INTRODUCTION]
+    for task, tables in TASKS.items():
+        parts.append(f"# ---- {task}\n")
+        parts += [_section(name, models[name], names.split()) for name, names in tables.items()]
+    for extension in installed():
+        of_others = [table.name for table in extension.tables if not table.place.startswith("node.")]
+        parts += [_section(name, models[name], [key for key, _ in keys(models[name])]) for name in of_others]
+    return "\n".join(parts)
 
 
-def _sections(name: str, field: FieldInfo) -> list[str]:
-    """Return the text of a table and of the tables within it."""
-    inner = [
-        text
-        for key, item in getattr(field.annotation, "model_fields", {}).items()
-        if _is_table(item)
-        for text in _sections(f"{name}.{key}", item)
-    ]
-    return [_section(name, field), *inner]
+def sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield the name and the model of each section; a table within a table follows it."""
+    for name, field in Settings.model_fields.items():
+        model: Any = field.annotation
+        if get_origin(model) is dict:  # tables with names that people choose: [peers.CT1]
+            model = get_args(model)[1]
+        yield name, model
+        for key, inner in model.model_fields.items():
+            if _is_table(inner):
+                yield f"{name}.{key}", inner.annotation
 
 
 def _is_table(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
-def _section(name: str, field: FieldInfo) -> str:
-    if get_origin(field.annotation) is dict:  # tables with user-chosen names: [peers.CT1]
-        model = get_args(field.annotation)[1]
-        header = f"#[{name}.{SAMPLE_NAMES[name]}]"
-    else:
-        model = field.annotation
-        header = f"[{name}]"
-    purpose = (model.__doc__ or "").partition(": ")[2].strip()
-    lines = [f"# {purpose[0].upper()}{purpose[1:]}", header]
-    for key, item in model.model_fields.items():
-        lines += [] if _is_table(item) else _key(key, item)
+def keys(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """Return the keys of a section, without the tables within it."""
+    return [(key, field) for key, field in model.model_fields.items() if not (_is_table(field) or field.exclude)]
+
+
+def purpose(model: type[BaseModel]) -> str:
+    """Return what a section is about, as its docstring says."""
+    text = (model.__doc__ or "").partition(": ")[2].strip()
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def _section(name: str, model: type[BaseModel], names: list[str]) -> str:
+    sample = SAMPLE_NAMES.get(name)
+    fields = dict(keys(model))
+    lines = [f"# {purpose(model)}", f"#[{name}.{sample}]" if sample else f"[{name}]"]
+    for key in names:
+        lines += _key(key, fields[key])
     return "\n".join(lines) + "\n"
 
 
 def _key(key: str, field: FieldInfo) -> list[str]:
-    about = f"{field.description}{' (required)' * field.is_required()}"
-    lines = textwrap.wrap(about, 118, break_long_words=False, break_on_hyphens=False)
-    if choices := _choices(field.annotation):
-        lines.append("choices: " + ", ".join(as_toml(choice) for choice in choices))
     default = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
     unset = default is None or default is PydanticUndefined
-    return [*(f"# {line}" for line in lines), f"#{key} =" if unset else f"#{key} = {as_toml(default)}"]
+    return [f"# {meaning(field)}", f"#{key} =" if unset else f"#{key} = {as_toml(default)}"]
+
+
+def meaning(field: FieldInfo) -> str:
+    """Return the description of a key, with its choices if there are any."""
+    if choices := _choices(field.annotation):
+        return f"{field.description} ({', '.join(as_toml(choice) for choice in choices)})."
+    return field.description or ""
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
-    """Return the choices of a literal or of the items of a list; the description gives all other ranges."""
+    """Return the choices of a literal that may be unset, or of the items of a list; texts give all other ranges."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
-    if get_origin(annotation) is tuple:
+    if get_origin(annotation) is tuple or type(None) in get_args(annotation):
         return _choices(get_args(annotation)[0])
     return ()
 

@@ -6,14 +6,14 @@ All mistakes are reported together, each with its location, its key, the rule an
 from __future__ import annotations
 
 import os
-import tomllib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
-from shlex import quote
-from typing import Any, cast, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -21,11 +21,21 @@ from pydantic_core import ErrorDetails
 
 from node.errors import UsageError, broken_rule, meant, nearest
 from node.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX
-from node.settings.model import AddedTable, Settings
+from node.settings.files import (
+    ConfigurationFile,
+    Drafts,
+    Sources,
+    digest_of,
+    drop_ins,
+    is_file,
+    read_file,
+    require_each_once,
+)
+from node.settings.model import Settings, Storage
 
 NESTING = "__"
-EXAMPLE = "voxelnode config example"
-"""Shows every key."""
+REFERENCE = "voxelnode help configuration"
+"""Lists every key."""
 
 DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
 """Names a TOML file of other defaults, such as those of a container, below the configuration file."""
@@ -35,7 +45,7 @@ DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
 class Configuration:
     """The settings, the file that was read (if any), and the origin of each value.
 
-    `origins` maps a dotted key such as ``"dicom.port"`` to ``"defaults file"``, ``"file"``, ``"environment"``,
+    `origins` maps a dotted key such as ``"dicom.port"`` to the path of a file, ``"defaults file"``, ``"environment"``,
     ``"flag"`` or the option of a command, such as ``"--port"``; all other keys have their defaults.
     """
 
@@ -46,61 +56,60 @@ class Configuration:
     @classmethod
     def of(cls, settings: Settings) -> Configuration:
         """Return the configuration that settings were loaded from."""
-        return cls(settings, *settings.loaded_from)
+        sources = settings.loaded_from
+        return cls(settings, sources.file, sources.origins)
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
         """Yield each key in dotted form, its value as JSON, and its origin."""
-        values = dict(_leaves(self.settings.model_dump(mode="json")))
+        values = dict(leaves(self.settings.model_dump(mode="json")))
         values["journal.acknowledge"] = self.settings.acknowledge  # its default depends on other keys
         for key, value in values.items():
-            yield key, value, self.origins.get(key, "added" if self._is_added(key) else "default")
-
-    def _is_added(self, key: str) -> bool:
-        """Return whether a key is of what the index has beside the configuration."""
-        table, _, rest = key.partition(".")
-        if table == "retention":
-            set_now, own = (one.model_fields_set for one in (self.settings.retention, self.settings.own("retention")))
-            return rest.partition(".")[0] in set_now - own
-        is_named = table in get_args(AddedTable) and bool(rest)
-        return is_named and rest.partition(".")[0] not in self.settings.own(cast(AddedTable, table))
+            yield key, value, self.origins.get(key, "default")
 
 
 def load(
-    file: Path | None = None, flags: Mapping[str, Any] | None = None, options: Mapping[str, str] | None = None
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    options: Mapping[str, str] | None = None,
+    drafts: Drafts | None = None,
 ) -> Configuration:
-    """Return the configuration from other defaults, `file`, the environment and `flags`, in ascending precedence.
+    """Return the configuration from other defaults, files, the environment and `flags`, in ascending precedence.
 
     Parameters
     ----------
     file
         TOML file. None: the file named by ``VOXELNODE_CONFIG``, else ``voxelnode.toml`` in the working directory if it
-        exists, else no file.
+        exists, else no file. Its drop-ins are read as well (`node.settings.files`).
     flags
         Dotted keys to values, such as ``{"dicom.port": 0}``; a flag with the value None is ignored.
     options
         The options of a command that gave flags, such as ``{"dicom.port": "--port"}``: origins of their values.
+    drafts
+        Contents of files that are not written yet.
 
     Raises
     ------
     UsageError
-        The file cannot be read, or a key or value is invalid; the message has one line for each mistake.
+        A file cannot be read, or a key or value is invalid; the message has one line for each mistake.
     """
     chosen = _chosen_file(file)
-    from_defaults = _read(Path(defaults)) if (defaults := os.environ.get(DEFAULTS_VARIABLE)) else {}
-    from_file = _read(chosen) if chosen else {}
+    defaults = os.environ.get(DEFAULTS_VARIABLE)
+    from_defaults = read_file(Path(defaults), {}).tables if defaults else {}
     from_environment = _from_environment()
     from_flags = _nested({key: value for key, value in (flags or {}).items() if value is not None})
+    files = list(_files(chosen, from_defaults, [from_environment, from_flags], drafts or {}))
+    require_each_once(files, _has_names)
 
     origins: dict[str, str] = {}
     merged: dict[str, Any] = {}
     layers = (
         ("defaults file", from_defaults),
-        ("file", from_file),
+        *((str(one.path), one.tables) for one in files),
         ("environment", from_environment),
         ("flag", from_flags),
     )
     for origin, layer in layers:
-        origins |= {key: origin for key, _ in _leaves(layer)}
+        origins |= {key: origin for key, _ in leaves(layer)}
         merged = _over(merged, layer)
     origins |= options or {}
 
@@ -111,8 +120,40 @@ def load(
         problems = _explained(error.errors(include_url=False), chosen, origins) + problems
     if problems:
         raise UsageError("\n".join(problems))
-    settings.note_origins(chosen, origins)
+    again = partial(load, chosen or file, flags, options)
+    settings.note_sources(Sources(chosen, origins, digest_of(files), again))
     return Configuration(settings, chosen, origins)
+
+
+def _files(
+    chosen: Path | None, below: Mapping[str, Any], above: Sequence[Mapping[str, Any]], drafts: Drafts
+) -> Iterator[ConfigurationFile]:
+    """Yield the file that was chosen, the drop-ins beside it, and those of the root that all of them name.
+
+    `below` and `above`: other values, which name the root as well. Raises UsageError.
+    """
+    values = below
+    beside: list[Path] = []
+    if chosen is not None:
+        beside = drop_ins(chosen.parent, drafts)
+        for path in (chosen, *beside):
+            yield (file := read_file(path, drafts))
+            values = _over(values, file.tables)
+    for layer in above:
+        values = _over(values, layer)
+    root = _root_in(values)
+    read = {path.resolve() for path in beside}
+    for path in drop_ins(root, drafts):
+        if path.resolve() not in read:
+            yield (file := read_file(path, drafts))
+            if _root_in(_over(values, file.tables)) != root:
+                raise UsageError(f"{path}: [storage] root: a file in the root cannot name another root: remove it")
+
+
+def _root_in(values: Mapping[str, Any]) -> Path:
+    storage = values.get("storage")
+    root = storage.get("root") if isinstance(storage, Mapping) else None
+    return (Path(root) if root and isinstance(root, str | Path) else Storage().root).absolute()
 
 
 def _chosen_file(file: Path | None) -> Path | None:
@@ -122,18 +163,6 @@ def _chosen_file(file: Path | None) -> Path | None:
     if file is None:
         return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
     return file
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        remedy = f"`voxelnode config example > {quote(str(file))}` writes one"
-        raise UsageError(f"{file}: cannot be read (no such file); {remedy}") from error
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}): check the owner and the mode") from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
-        raise UsageError(f"{file}: not valid TOML: {error}") from error
 
 
 def _from_environment() -> dict[str, Any]:
@@ -169,7 +198,7 @@ def _spelled(name: str) -> str:
     """Return a variable's name as spelled in the model: sections and keys in lower case, names of peers unchanged."""
     section, key, *rest = name[len(ENVIRONMENT_PREFIX) :].split(NESTING)
     section = section.lower()
-    is_table_of_tables = section in Settings.model_fields and _section(section) is None
+    is_table_of_tables = _has_names(section)
     if is_table_of_tables or _fields_at([section, key.lower()]):  # a user-chosen name, or a nested table
         rest = [part.lower() for part in rest]
     parts = [section, key if is_table_of_tables else key.lower(), *rest]
@@ -201,7 +230,8 @@ def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[s
         if not any(reported == key or reported.startswith(f"{key}.") for reported in lines):
             place = _place(location, file, origins)
             problem = _problem(details, location, is_of_environment=place.startswith("environment"))
-            lines[key] = "\n".join(f"{place}: {line}" for line in problem.splitlines())
+            places = (place if location else _place_of_rule(line, place, origins) for line in problem.splitlines())
+            lines[key] = "\n".join(f"{one}: {line}" for one, line in zip(places, problem.splitlines(), strict=True))
     return list(lines.values())
 
 
@@ -218,9 +248,16 @@ def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -
     if origin.startswith("--"):
         return origin
     if origin == "defaults file":
-        file = Path(os.environ[DEFAULTS_VARIABLE])
+        origin = os.environ[DEFAULTS_VARIABLE]
     depth = 2 if _fields_at(location[:2]) else 1
-    return f"{file}: [{'.'.join(location[:depth])}] {'.'.join(location[depth:])}".rstrip()
+    return f"{origin or file}: [{'.'.join(location[:depth])}] {'.'.join(location[depth:])}".rstrip()
+
+
+def _place_of_rule(line: str, place: str, origins: Mapping[str, str]) -> str:
+    """Return the file that has the table with which the line about a rule between tables begins."""
+    table = re.match(r"[a-z_]+(\.[A-Za-z0-9_-]+)?(?=:)", line)
+    origin = _origin(table[0], origins) if table is not None else ""
+    return origin if origin and is_file(origin) else place
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
@@ -235,7 +272,7 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
         *sorted((k for k in origins if key.startswith(f"{k}.")), key=len, reverse=True),
         *(k for k in origins if k.startswith(f"{section}.")),
     )
-    return next((origins[k] for k in candidates if k in origins), "file")
+    return next((origins[k] for k in candidates if k in origins), "")
 
 
 def _problem(details: ErrorDetails, location: list[str], *, is_of_environment: bool) -> str:
@@ -244,13 +281,13 @@ def _problem(details: ErrorDetails, location: list[str], *, is_of_environment: b
     value = details["input"]
     shown = str(value).lower() if isinstance(value, bool) else repr(value)
     rule = _rule(details, is_of_environment=is_of_environment)
-    return f"{shown}: {rule}" if isinstance(value, str | int | float) else rule
+    return f"{shown}: {rule}" if isinstance(value, str | int | float) and location[-1:] != ["secret"] else rule
 
 
 def _unknown(details: ErrorDetails, location: list[str]) -> str:
     *above, name = location
     if above or isinstance(details["input"], Mapping):
-        return f"unknown {'key' if above else 'section'}{nearest(name, _fields_at(above), EXAMPLE)}"
+        return f"unknown {'key' if above else 'section'}{nearest(name, _fields_at(above), REFERENCE)}"
     sections = [f"[{section}]" for section in Settings.model_fields if name in _fields_at([section])]
     such = f", such as {' or '.join(sections)}" if sections else ""
     return f"a key without a section: write it below one{such}"
@@ -278,9 +315,9 @@ def _network(value: str) -> str:
     return 'must be a network, such as "10.1.2.0/24"'
 
 
-def _section(name: str) -> type[BaseModel] | None:
-    annotation = Settings.model_fields[name].annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+def _has_names(section: str) -> bool:
+    """Return whether a section has a table for each name that somebody chose."""
+    return section in Settings.model_fields and get_origin(Settings.model_fields[section].annotation) is dict
 
 
 def _fields_at(path: list[str]) -> list[str]:
@@ -296,11 +333,12 @@ def _fields_at(path: list[str]) -> list[str]:
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
-def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of tables by their dotted keys; an empty table is one."""
     for key, value in tree.items():
         dotted = f"{above}{key}"
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{dotted}.")
+            yield from leaves(value, f"{dotted}.")
         else:
             yield dotted, value
 

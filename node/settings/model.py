@@ -6,10 +6,8 @@ override the environment (``VOXELNODE_SECTION__KEY``), which overrides the TOML 
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from os.path import realpath
 from pathlib import Path
@@ -23,6 +21,7 @@ from node.errors import UsageError, nearest
 from node.registry import enabled, installed, resolve
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
+from node.settings.files import Sources
 from node.settings.section import AETitle, Days, HookName, Host, Hours, Seconds, SettingsSection
 
 _Table = TypeVar("_Table", bound=SettingsSection)
@@ -83,79 +82,66 @@ def _mistakes_of_endpoint(endpoint: str) -> Iterator[str]:
 class Storage(SettingsSection):
     """[storage]: where the archive, the index and the volumes are."""
 
-    root: Path = Field(Path("voxelnode-data"), description="folder of the archive, the index and the volumes")
+    root: Path = Field(Path("voxelnode-data"), description="Folder of the archive, the index and the volumes.")
     reserve_bytes: int = Field(
         2_000_000_000,
         ge=0,
-        description="free disk space that stays unused, in bytes. Below it: C-STORE is answered 0xA700, no "
-        "conversion begins; below twice as much: new associations are rejected",
+        description="Free disk space below which C-STORE gets 0xA700 and no conversion begins; below twice as much, "
+        "no association.",
     )
     overwrite_policy: OverwritePolicy = Field(
         "never",
-        description="an instance with the SOP Instance UID of a stored one but other bytes; never: it goes to "
-        "quarantine; replace: it takes the place of the stored one, which goes to quarantine; keep_both: the "
-        "stored one stays, and the new one is archived beside it",
+        description="Whether other bytes with a stored UID replace it; never: they go to quarantine",
     )
     conflict_answer: Literal["success", "warning"] = Field(
         "success",
-        description="answer to the sender of an instance that is kept while another version of it is current; "
-        "success: C-STORE 0x0000, STOW-RS 200; warning: 0xB000, which some senders take for a failure, and 202 "
-        "with a Warning Reason",
+        description="Answer for an instance that does not become the current version; warning is 0xB000 in C-STORE "
+        "and 202 in STOW-RS",
     )
     journal_bytes: int = Field(
         1_073_741_824,
         ge=16_777_216,
         le=68_719_476_736,
-        description="most disk space of the journal, in bytes, where acknowledged instances wait for the index; "
-        "when it is full, senders wait, and are answered 0xA700 after 10 seconds",
+        description="Largest size of the journal; when it is full, senders wait, and get 0xA700 after 10 s.",
     )
 
     scrub_days: float = Field(
         30.0,
         ge=0,
         le=3650,
-        description="days in which every file of the archive is read again and compared with its SHA-256, in the "
-        "background; 0: never",
+        description="Every file of the archive is read and compared with its SHA-256 once in this time; 0: never.",
     )
 
     names: str | None = Field(
         None,
         max_length=200,
-        description="template of a tree of links in the folder names of root: folder of a study, then series, "
-        "with the tokens of `voxelnode convert --name`, such as "
-        '"{patient_name}_{study_date}_{modality}/{series_number:03}_{series_description}" (docs/names.md); unset: '
-        "none",
+        description='Template of a tree of links by name, such as "{patient_name}/{series_description}" '
+        "(docs/names.md).",
     )
     url: str | None = Field(
         None,
-        description="object store of instances and volumes, s3://BUCKET/PREFIX (pip install 'voxelnode[s3]') or "
-        "file:///FOLDER (docs/object-store.md); root then has copies, and files that wait; unset: they stay in "
-        "root",
+        description="Object store of instances and volumes, s3://BUCKET/PREFIX (extra `s3`) or file:///FOLDER "
+        "(docs/object-store.md).",
     )
-    endpoint: str | None = Field(
-        None, description='address of the server of s3://, such as "https://s3.example.org:9000"; unset: Amazon S3'
-    )
-    region: str | None = Field(None, description="region of the bucket; unset: AWS_REGION, or us-east-1")
+    endpoint: str | None = Field(None, description="Server of s3:// as an https:// address; unset: Amazon S3.")
+    region: str | None = Field(None, description="Region of the bucket; unset: AWS_REGION, or us-east-1.")
     credentials_file: Path | None = Field(
         None,
-        description="keys for s3://, in a file as ~/.aws/credentials; unset: AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or the role of the machine",
+        description="Keys for s3://, like ~/.aws/credentials; unset: the environment, or the role of the machine.",
     )
-    ca_file: Path | None = Field(
-        None, description="PEM file of a further CA that may have signed the certificate of endpoint"
-    )
+    ca_file: Path | None = Field(None, description="PEM file of another CA for the certificate of endpoint.")
     storage_class: str | None = Field(
         None,
         pattern="^[A-Z0-9_]{1,40}$",
-        description='class of new objects, such as "STANDARD_IA"; not GLACIER or DEEP_ARCHIVE, which cannot be '
-        "read at once; unset: the usual",
+        description='Class of new objects, such as "STANDARD_IA"; not GLACIER or DEEP_ARCHIVE, which cannot be read '
+        "at once.",
     )
     cache_bytes: int = Field(
         20_000_000_000,
         ge=0,
-        description="largest size of local copies of objects, in bytes; those in use stay beyond it",
+        description="Largest size of local copies of objects; copies in use stay beyond it.",
     )
-    store_seconds: Seconds = Field(60, description="longest time of a request to the object store")
+    store_seconds: Seconds = Field(60, description="Time limit of a request to the object store.")
 
     def _mistakes(self) -> Iterator[str]:
         if self.url is not None and not (_BUCKET.fullmatch(self.url) or _FOLDER_URL.fullmatch(self.url)):
@@ -180,127 +166,93 @@ class JournalSettings(SettingsSection):
 
     acknowledge: Acknowledge | None = Field(
         None,
-        description="local: once it is synced in the journal of this host; index: once its row is committed in "
-        "the index, too; object: once it is also in the object store of [storage] url (docs/journal.md); unset: "
-        "index if [index] url and [storage] url are set, so that hosts may share them, else local",
+        description="What success waits for: the journal of this host, the row in the index, or the object store "
+        "(docs/journal.md); unset: index if hosts share index and store, else local",
     )
     acknowledge_seconds: Seconds = Field(
         20,
-        description="longest wait for index or store; then the answer is 0xA700. Senders must wait longer than that",
+        description="Longest wait for index or store before the answer is 0xA700; senders must wait longer.",
     )
 
 
 class Dicom(SettingsSection):
     """[dicom]: the DICOM listener."""
 
-    enabled: bool = Field(True, description="accept associations; false: nothing comes in over DICOM")
-    ae_title: AETitle = Field("VOXELNODE", description="our AE title")
+    enabled: bool = Field(True, description="Accept associations.")
+    ae_title: AETitle = Field("VOXELNODE", description="AE title of the node.")
     host: Host | None = Field(
-        None, description="address to listen on; unset: 127.0.0.1, or all addresses if [peers] are configured"
+        None, description="Address to listen on; unset: 127.0.0.1, or all addresses if [peers] are configured."
     )
     open: bool = Field(
         False,
-        description="listen beyond this machine without [peers]: anyone who reaches the port may store; false: "
-        "such a host is refused",
+        description="Listen beyond this machine without [peers]: anyone who reaches the port may store.",
     )
-    port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port")
+    port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port.")
     acceptor: Literal["node", "pynetdicom"] = Field(
         "node",
-        description="what accepts associations: the node, or pynetdicom's acceptor, which is slower and has no TLS",
+        description="What accepts associations; that of pynetdicom is slower and has no TLS",
     )
-    require_called_ae_title: bool = Field(False, description="reject associations that call a different AE title")
-    maximum_pdu_bytes: int = Field(
-        131072, ge=4096, le=1048576, description="largest PDU that we announce and accept, in bytes"
-    )
+    require_called_ae_title: bool = Field(False, description="Reject associations that call a different AE title.")
     maximum_associations: int = Field(
         64,
         ge=1,
         le=500,
-        description="simultaneous associations; a further one replaces an idle one, or is rejected. A quarter is "
-        "reserved for peers with networks or a certificate, if there are any",
+        description="Simultaneous associations; a further one replaces an idle one, or is rejected. A quarter is "
+        "reserved for peers with networks or a certificate.",
     )
-    maximum_associations_per_address: int = Field(
-        16, ge=1, le=500, description="simultaneous associations from one address"
-    )
-    maximum_associations_per_peer: int = Field(
-        32,
-        ge=1,
-        le=500,
-        description="simultaneous associations of one AE title of a peer with networks or a certificate",
-    )
-    maximum_instance_bytes: int = Field(
-        16_000_000_000, ge=1024, description="largest data set, in bytes; a larger one is answered 0xA700"
-    )
-    request_seconds: Seconds = Field(
-        10, description="longest time from the TCP connection to the end of the A-ASSOCIATE-RQ"
-    )
-    pdu_seconds: Seconds = Field(30, description="longest time from the first to the last byte of a PDU")
     response_seconds: Seconds = Field(
-        60, description="longest wait for a peer that we call: for acceptance, and for each answer"
+        60, description="Longest wait for a peer that the node calls: for acceptance, and for each answer."
     )
-    idle_seconds: Seconds = Field(300, description="time without a PDU after which an association is aborted")
-    drain_seconds: Seconds = Field(20, description="time that open associations have to finish when the node stops")
-    maximum_query_results: int = Field(
-        100_000,
-        ge=100,
-        le=10_000_000,
-        description="largest number of matches of a C-FIND; a query with more is answered 0xA700",
-    )
-    maximum_retrieves: int = Field(
-        4, ge=1, le=100, description="simultaneous C-MOVE and C-GET operations; further ones wait"
-    )
+    idle_seconds: Seconds = Field(300, description="Time without a PDU after which an association is aborted.")
+    drain_seconds: Seconds = Field(20, description="Time for open associations to finish when the node stops.")
     tls_certificate: Path | None = Field(
-        None, description="PEM file of our certificate chain; if set, only TLS connections are accepted"
+        None, description="PEM file of the certificate chain; if set, only TLS connections are accepted."
     )
-    tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the file of the certificate")
+    tls_key: Path | None = Field(
+        None, description="PEM file of its private key; unset: in the file of the certificate."
+    )
     tls_client_ca: Path | None = Field(
         None,
-        description="PEM file of the CAs whose client certificates we require; unset: no client certificate needed",
+        description="PEM file of the CAs whose client certificates are required; unset: clients need none.",
     )
 
 
 class Peer(SettingsSection):
     """[peers.NAME]: an application entity that may call us. If any peer is listed, all others are rejected."""
 
-    ae_title: AETitle = Field(description="AE title of the peer, both as caller and when called", examples=["CT1"])
+    ae_title: AETitle = Field(description="AE title of the peer, as caller and when called.", examples=["CT1"])
     networks: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), description='networks that it may connect from, such as ["10.1.2.0/24"]; empty: any'
+        (), description='Networks that it may call from, such as ["10.1.2.0/24"]; empty: any.'
     )
     host: Host | None = Field(
         None,
-        description="address where it listens; needed for C-MOVE to it, for commitment reports and for commands "
-        "that call it",
+        description="Address where it listens, for C-MOVE to it, commitment reports, routes and commands.",
     )
-    port: int = Field(104, ge=1, le=65535, description="TCP port where it listens")
+    port: int = Field(104, ge=1, le=65535, description="TCP port where it listens.")
     may: tuple[Verb, ...] = Field(
         get_args(Verb),
-        description="services that it may use: query is C-FIND, retrieve C-MOVE and C-GET, commit storage "
-        "commitment, worklist C-FIND of scheduled procedure steps, mpps performed procedure steps",
+        description="Services that it may use",
     )
     projects: tuple[str, ...] = Field(
         (),
-        description='projects whose series, and no others, it sees by query and retrieve, such as ["trial"]; '
-        "`may` then has no other services than echo, query and retrieve. Empty: the whole index",
+        description="Projects whose series it may query and retrieve; empty: the whole index.",
     )
-    tls: bool = Field(
-        False, description="call it over TLS, with [dicom] tls_certificate as our client certificate if that is set"
-    )
+    tls: bool = Field(False, description="Call it over TLS, with [dicom] tls_certificate as client certificate.")
     tls_ca: Path | None = Field(
-        None, description="PEM file of the CAs that may have signed its certificate; unset: the CAs of the system"
+        None, description="PEM file of the CAs for its certificate; unset: those of the system."
     )
     certificate: str | None = Field(
         None,
         min_length=1,
         max_length=256,
-        description="certificate that it must show when it calls, by [dicom] tls_client_ca: its fingerprint "
-        '("sha256:" and 64 hexadecimal digits), common name or subject alternative name. Unset: any of '
-        "tls_client_ca",
+        description='Client certificate that it must show: "sha256:" and its fingerprint, or its name; unset: any of '
+        "[dicom] tls_client_ca.",
         examples=["ct1.example.org"],
     )
     confirm_by_find: bool | None = Field(
         None,
-        description="ask it by C-FIND how many instances its series have. Unset: once before a conversion, if it "
-        "has a host; true: also while a series waits, which is converted once all were received; false: never",
+        description="Ask it by C-FIND how many instances its series have; unset: before a conversion, if it has a "
+        "host; true: also while a series waits.",
         examples=[False],
     )
 
@@ -325,24 +277,22 @@ class SeriesSettings(SettingsSection):
 
     quiet_seconds: QuietTime = Field(
         60.0,
-        description='time without a new instance after which a series is converted; "auto": learnt from the '
-        "sender, 10 to 600 (docs/lifecycle.md)",
+        description='Time without a new instance after which a series is converted; "auto": learnt from the sender.',
     )
     quiet_seconds_by_calling_ae_title: dict[str, QuietTime] = Field(
-        {}, description='quiet_seconds for individual senders, such as { SLOWPACS = 300, CT1 = "auto" }'
+        {}, description='quiet_seconds for single senders, such as { SLOWPACS = 300, CT1 = "auto" }.'
     )
     aborted_grace_seconds: Seconds = Field(
         300,
-        description="the same after an association that was not released: the sender may reconnect",
+        description="The same after an association that was not released: the sender may reconnect.",
     )
     force_complete_after_seconds: Seconds = Field(
         5400,
-        description="time since the first instance after which a series is converted even if more are received",
+        description="Time after the first instance at which a series is converted even if more arrive.",
     )
     study_quiet_seconds: Seconds = Field(
         900,
-        description="time since the last conversion after which a study is quiet, unless one of its series is not "
-        "converted yet",
+        description="Time after the last conversion at which a study is quiet.",
     )
 
 
@@ -351,38 +301,32 @@ class RetentionSettings(SettingsSection):
 
     days: Days | None = Field(
         None,
-        description="time without a new instance after which a study is deleted with its volumes; unset: never",
+        description="Days without a new instance after which a study is deleted with its volumes; unset: never.",
     )
     days_by_calling_ae_title: dict[str, Days | Literal["never"]] = Field(
-        {}, description='days for individual senders, such as { CT1 = 30, RESEARCH = "never" }'
+        {}, description='days for single senders, such as { CT1 = 30, RESEARCH = "never" }.'
     )
     maximum_studies: int | None = Field(
         None,
         ge=1,
-        description="most studies to keep; the one that has gone longest without a new instance is deleted first; "
-        "unset: no limit",
+        description="Most studies to keep; those without new instances for longest are deleted first.",
     )
-    only_converted: bool = Field(
-        True, description="keep a study while any of its series waits for conversion, was refused or failed"
-    )
+    only_converted: bool = Field(True, description="Keep a study while any of its series waits, was refused or failed.")
     keep_where: Where | None = Field(
         None,
-        description='series whose studies are never deleted, such as { modality = "MR" }; an expression or a table of '
-        "docs/select.md",
+        description='Series whose studies are never deleted, such as { modality = "MR" } (docs/select.md).',
     )
     maximum_share: float = Field(
         0.2,
         gt=0,
         le=1,
-        description="largest share of all studies that one pass deletes; for more, if more than three, it waits "
-        "for `voxelnode retention confirm`",
+        description="Largest share of all studies that one pass deletes; more waits for `voxelnode retention confirm`.",
     )
-    dry_run: bool = Field(False, description="only log what would be deleted")
+    dry_run: bool = Field(False, description="Only log what would be deleted.")
     trash_days: float = Field(
         7,
         ge=0,
-        description="days in which a deletion, also by hand, can be undone; files stay until then, or until the "
-        "disk is short of room; 0: they are removed at once",
+        description="Days in which a deletion can be undone, unless the disk is short of room; 0: none.",
     )
 
     @property
@@ -396,61 +340,52 @@ class AuditSettings(SettingsSection):
 
     syslog: str | None = Field(
         None,
-        description="also send each line to tls://HOST:PORT (RFC 5425), HOST:PORT (UDP), or a socket such as /dev/log",
+        description="Collector of a copy of each line: tls://HOST:PORT, HOST:PORT (UDP), or a socket such as /dev/log.",
     )
     syslog_format: Literal["json", "dicom"] = Field(
         "json",
-        description="json: the line itself; dicom: the XML of PS3.15 A.5, for IHE ATNA",
+        description="Format of the copy: the line itself, or XML of PS3.15 A.5 (IHE ATNA)",
     )
     syslog_ca_file: Path | None = Field(
         None,
-        description="PEM file of the CAs that may have signed the collector's certificate; unset: those of the system",
+        description="PEM file of the CAs for the collector's certificate; unset: those of the system.",
     )
     syslog_certificate: Path | None = Field(
-        None, description="PEM file of our certificate, if the collector requires one"
+        None, description="PEM file of a client certificate, if the collector requires one."
     )
     syslog_key: Path | None = Field(
-        None, description="PEM file of its private key; unset: in the file of the certificate"
-    )
-    maximum_bytes: int = Field(
-        100_000_000,
-        ge=10_000,
-        description="size at which audit.jsonl becomes audit-000001.jsonl (and so on), and a new file begins",
+        None, description="PEM file of its private key; unset: in the file of the certificate."
     )
 
 
 class Oidc(SettingsSection):
     """[web.oidc]: accounts of an identity provider such as Keycloak or Entra ID, by OpenID Connect."""
 
-    issuer: str = Field("", description="address of the provider, https://...; empty: only our own accounts")
-    client_id: str = Field("", description="name under which the provider knows this node")
+    issuer: str = Field("", description="Address of the provider, https://...; empty: only accounts of the node.")
+    client_id: str = Field("", description="Name of this node at the provider.")
     client_secret_file: Path | None = Field(
-        None, description="file with the secret of client_id; unset: a public client, with PKCE only"
+        None, description="File with the secret of client_id; unset: a public client, with PKCE only."
     )
-    ca_file: Path | None = Field(
-        None, description="PEM file of a further CA that may have signed the provider's certificate"
-    )
-    scopes: tuple[str, ...] = Field(("openid", "profile"), description="scopes to request; openid must be among them")
+    ca_file: Path | None = Field(None, description="PEM file of another CA for the provider's certificate.")
+    scopes: tuple[str, ...] = Field(("openid", "profile"), description="Scopes to request; openid must be among them.")
     name_claim: str = Field(
         "sub",
         min_length=1,
-        description="claim that names the account, oidc:NAME; use preferred_username only if users cannot change "
-        "their own",
+        description="Claim that names the account, as oidc:NAME; it must be one that users cannot change.",
     )
     role_claim: str = Field(
-        "roles", min_length=1, description="claim with the roles or groups of a user, such as realm_access.roles"
+        "roles", min_length=1, description="Claim with the roles or groups of a user, such as realm_access.roles."
     )
-    read: tuple[str, ...] = Field((), description="values of role_claim that grant the role read")
-    write: tuple[str, ...] = Field((), description="values of role_claim that grant the role write")
-    admin: tuple[str, ...] = Field((), description="values of role_claim that grant the role admin")
+    read: tuple[str, ...] = Field((), description="Values of role_claim that grant the role read.")
+    write: tuple[str, ...] = Field((), description="Values of role_claim that grant the role write.")
+    admin: tuple[str, ...] = Field((), description="Values of role_claim that grant the role admin.")
     allowed: tuple[str, ...] = Field(
-        (), description="names (name_claim) that may sign in; empty: everyone whose role_claim grants a role"
+        (), description="Accounts (name_claim) that may sign in; empty: everyone with a role."
     )
     audience: str = Field(
         "",
-        description="audience of the provider's access tokens that REST and DICOMweb accept as Bearer; empty: none",
+        description="Audience of access tokens that REST and DICOMweb accept as Bearer; empty: none.",
     )
-    label: str = Field("Sign in with single sign-on", max_length=64, description="text of the button on the login page")
 
     def _mistakes(self) -> Iterator[str]:
         if not self.issuer:
@@ -473,77 +408,49 @@ class Oidc(SettingsSection):
 class Web(SettingsSection):
     """[web]: pages, REST and DICOMweb over HTTP."""
 
-    enabled: bool = Field(True, description="serve HTTP")
-    host: Host = Field("127.0.0.1", description="address to listen on; beyond loopback, every request needs an account")
-    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: any free port")
+    enabled: bool = Field(True, description="Serve HTTP.")
+    host: Host = Field("127.0.0.1", description="Address to listen on; beyond this machine, requests need an account.")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: any free port.")
     authentication: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="whether requests need an account (`voxelnode account add`); auto: unless host is a loopback "
-        "address without trusted_proxies. Choose always if a reverse proxy is not listed there, or the machine "
-        "has several users",
+        description="Whether requests need an account; auto: unless only this machine can reach the node",
     )
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description='host names by which clients reach us, such as ["pacs.example.org"], beside IP addresses, '
-        "localhost and the name of this machine",
+        description='Host names by which clients reach the node, such as ["pacs.example.org"], beside addresses.',
     )
     public_url: Annotated[str, StringConstraints(pattern=r"^(https?://[^/?#@\s]+(/[^?#\s]*[^/?#\s])?)?$")] = Field(
         "",
-        description='beginning of every URL that is handed out, such as "https://pacs.example.org"; its host '
-        "is allowed, too. Unset: the address of the request, with our port if its Host header names none and no "
-        "proxy forwarded it",
+        description='Start of every URL that is handed out, such as "https://pacs.example.org"; unset: that of the '
+        "request.",
     )
     cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^/*]+$")], ...] = Field(
         (),
-        description="other web sites whose scripts may send requests with a token, such as "
-        '["https://viewer.example.org"]',
+        description="Other web sites whose scripts may send requests with a token, such as "
+        '["https://viewer.example.org"].',
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
-        description="reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted, such as "
-        '["127.0.0.1"]; with any, every request needs an account unless authentication is never',
+        description='Reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted, such as ["127.0.0.1"].',
     )
     second_factor: Literal["", "admin", "all"] = Field(
         "",
         description="whose passwords need a second factor (authenticator app): administrators or all; empty: those "
         "who have set one up",
     )
-    session_hours: float = Field(12, gt=0, le=720, description="time without a request after which a login ends")
+    session_hours: float = Field(12, gt=0, le=720, description="Hours without a request after which a login ends.")
     tls_certificate: Path | None = Field(
-        None, description="PEM file of our certificate chain; if set, only HTTPS is served"
+        None, description="PEM file of the certificate chain; if set, only HTTPS is served."
     )
-    tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the file of the certificate")
-    maximum_connections: int = Field(
-        200,
-        ge=4,
-        le=10_000,
-        description="simultaneous requests of identified callers, an eighth of them for administrators only; a "
-        "further one replaces one whose client neither sends nor reads, or is answered 503. As many connections "
-        "may have no such request; a new one replaces the oldest of the address that has most",
-    )
-    maximum_connections_per_address: int = Field(
-        100, ge=1, le=10_000, description="simultaneous requests of identified callers from one address"
-    )
-    maximum_connections_per_account: int = Field(
-        50, ge=1, le=10_000, description="simultaneous requests of one account that is not an administrator"
-    )
-    maximum_upload_bytes: int = Field(
-        16_000_000_000,
-        ge=1_000_000,
-        description="largest body of a STOW-RS request, in bytes; a larger one is answered 413",
-    )
-    frame_cache_bytes: int = Field(
-        2_000_000_000,
-        ge=0,
-        description="disk for compressed frames and rendered pictures, in bytes; those read longest ago go first. "
-        "0: none are kept",
+    tls_key: Path | None = Field(
+        None, description="PEM file of its private key; unset: in the file of the certificate."
     )
     hook_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
         description="addresses of this machine, or of its link (127.0.0.0/8, 169.254.0.0/16, ...), that hooks which "
         'administrators add may send to, such as ["127.0.0.1"]; hooks of the configuration may send anywhere',
     )
-    oidc: Oidc = Field(Oidc(), description="accounts of an identity provider")
+    oidc: Oidc = Field(Oidc(), description="Accounts of an identity provider.")
 
     @property
     def is_local(self) -> bool:
@@ -559,61 +466,49 @@ class Web(SettingsSection):
 class HookSettings(SettingsSection):
     """[hooks.NAME]: a receiver of messages about events, after their commit; set url, command, plugin or peer."""
 
-    on: tuple[HookEvent, ...] = Field(min_length=1, description="events to send", examples=[["volume-written"]])
+    on: tuple[HookEvent, ...] = Field(min_length=1, description="Events", examples=[["volume-written"]])
     url: str | None = Field(
         None,
-        description="https or http address that each message is posted to, as JSON",
+        description="Address that messages are posted to, as JSON.",
         examples=["https://pipeline.example.org/events"],
     )
     secret_file: Path | None = Field(
-        None, description="file with the secret that signs messages: whsec_ and 24 to 64 bytes in base64"
+        None, description="File with the secret that signs messages: whsec_ and 24 to 64 bytes in base64."
+    )
+    secret: str | None = Field(
+        None,
+        max_length=4000,
+        pattern=r"^[!-~]+$",
+        description="the same, in place of a file: of a hook that the pages have written; never shown",
+        repr=False,
+        exclude=True,
     )
     ca_file: Path | None = Field(
         None,
-        description="PEM file of a further CA that may have signed the receiver's certificate",
+        description="PEM file of another CA for the receiver's certificate.",
     )
     command: tuple[str, ...] = Field(
         (),
-        description='program and arguments, without a shell, such as ["/usr/local/bin/segment", "{path}"]; the '
-        "message is its standard input",
+        description='Program and arguments, such as ["/usr/local/bin/segment", "{path}"]; its input is the message.',
     )
-    plugin: str | None = Field(None, description='name of an entry point in the group "voxelnode.plugins"')
+    plugin: str | None = Field(None, description='Entry point in the group "voxelnode.plugins".')
     peer: str | None = Field(
         None,
-        description="peer in [peers] with a host that gets an Instance Availability Notification of each quiet "
-        "series or study",
+        description="Peer that gets an Instance Availability Notification of each quiet series or study.",
     )
-    calling_ae_titles: tuple[AETitle, ...] = Field(
-        (), description="only events about instances of these senders; empty: all"
-    )
+    calling_ae_titles: tuple[AETitle, ...] = Field((), description="Only events of these senders; empty: all.")
     where: Where | None = Field(
         None,
-        description='only events of series that fit, or of studies with one: { modality = "CT", slices = ">=50", '
-        'verdict = "complete" }, or an expression (docs/select.md); unset: all',
+        description='Only series that fit, such as { modality = "CT", slices = ">=50" } (docs/select.md).',
     )
-    include_patient: bool = Field(False, description="include ID, name, birth date and sex of the patient in messages")
+    include_patient: bool = Field(False, description="Include ID, name, birth date and sex of the patient in messages.")
     results: bool = Field(
         False,
-        description="messages name a job that accepts results: masks, reports, documents (docs/results.md)",
+        description="Accept results (masks, reports, documents) for each message (docs/results.md).",
     )
-    job_seconds: Seconds = Field(
-        86_400, description="time limit of a job from the 202 of a webhook to its outcome; needs results = true"
-    )
-    timeout_seconds: Seconds = Field(30, description="time limit of one attempt")
-    attempts: int = Field(12, ge=1, le=1000, description="attempts to deliver a message before it is given up")
-
-    _secret: str | None = None
-
-    @property
-    def secret(self) -> str | None:
-        """What a hook that was added signs with: in no file, and no key, since keys are shown."""
-        return self._secret
-
-    def with_secret(self, secret: str | None) -> Self:
-        """Return the hook with its secret."""
-        copy = self.model_copy()
-        copy._secret = secret
-        return copy
+    job_seconds: Seconds = Field(86_400, description="Time limit of a job from the 202 of a webhook to its results.")
+    timeout_seconds: Seconds = Field(30, description="Time limit of one attempt.")
+    attempts: int = Field(12, ge=1, le=1000, description="Attempts before a message is given up.")
 
     @property
     def kind(self) -> str:
@@ -642,6 +537,8 @@ class HookSettings(SettingsSection):
             yield "peer is notified on series-quiet and study-quiet only, and without include_patient"
         if self.url is None and self.secret_file:
             yield "secret_file requires url"
+        if self.secret is not None and (self.secret_file or not self.url):
+            yield "secret is of a hook with url, and in place of a file"
         if self.url is None and self.ca_file:
             yield "ca_file requires url"
         if self.url is not None:
@@ -700,44 +597,39 @@ class Destination(SettingsSection):
 
     url: str | None = Field(
         None,
-        description="address of a DICOMweb server, to which instances are sent by STOW-RS",
+        description="DICOMweb server that gets instances by STOW-RS.",
         examples=["https://pacs.example.org/dicom-web"],
     )
-    token_file: Path | None = Field(None, description="file with a token that is sent as Authorization: Bearer")
-    ca_file: Path | None = Field(
-        None, description="PEM file of a further CA that may have signed the server's certificate"
-    )
+    token_file: Path | None = Field(None, description="File with a token that is sent as Authorization: Bearer.")
+    ca_file: Path | None = Field(None, description="PEM file of another CA for the server's certificate.")
     s3: str | None = Field(
         None,
-        description="s3://BUCKET/PREFIX, into which DICOM files are written; needs: pip install 'voxelnode[s3]'",
+        description="s3://BUCKET/PREFIX that gets DICOM files (extra `s3`).",
     )
     endpoint: str | None = Field(
         None,
-        description='address of the server of s3, such as "https://s3.example.org:9000"; unset: Amazon S3',
+        description="Server of s3 as an https:// address; unset: Amazon S3.",
     )
-    region: str | None = Field(None, description="region of the bucket; unset: AWS_REGION, or us-east-1")
+    region: str | None = Field(None, description="Region of the bucket; unset: AWS_REGION, or us-east-1.")
     credentials_file: Path | None = Field(
         None,
-        description="keys for s3, in a file as ~/.aws/credentials; unset: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-        "or the role of the machine",
+        description="Keys for s3, like ~/.aws/credentials; unset: the environment, or the role of the machine.",
     )
-    folder: Path | None = Field(None, description="folder, which must exist, into which DICOM files are written")
+    folder: Path | None = Field(None, description="Folder that gets DICOM files; it must exist.")
     layout: Literal["names", "archive"] = Field(
         "names",
-        description="names: PATIENT/STUDY/SERIES/INSTANCE, which name the patient; archive: as in the archive of "
-        "the node, which name nobody",
+        description="Names of files: PATIENT/STUDY/SERIES/INSTANCE, or those of the archive, which name nobody",
     )
     bids: Path | None = Field(
         None,
-        description="folder, which must exist, of a BIDS data set that grows with complete series; its route has no "
-        "other destination",
+        description="Folder of a BIDS data set that grows with complete series; it must exist.",
     )
-    rules: Path | None = Field(None, description="rules of the data set (docs/bids.md); unset: the default rules")
+    rules: Path | None = Field(None, description="Rules of the data set (docs/bids.md); unset: the default rules.")
     key: Path | None = Field(
         None,
-        description="file of the key of its pseudonyms; unset: bids.key in the root, which the first start makes",
+        description="File with the key of its pseudonyms; unset: bids.key in the root.",
     )
-    timeout_seconds: Seconds = Field(60, description="longest wait for a server")
+    timeout_seconds: Seconds = Field(60, description="Longest wait for a server.")
 
     @property
     def kind(self) -> str:
@@ -777,74 +669,65 @@ class Route(SettingsSection):
 
     when: RouteEvent = Field(
         "series-complete",
-        description="event after which that instance is sent, or all of the series or study that the destination "
-        "has not taken yet",
+        description="When to send",
     )
     where: Where | None = Field(
         None,
-        description='only series that fit: { modality = "CT", body_part = "CHEST" }, or an expression '
-        "(docs/select.md); unset: all",
+        description='Only series that fit, such as { modality = "CT", body_part = "CHEST" } (docs/select.md).',
     )
     otherwise: tuple[HookName, ...] = Field(
         (),
-        description="other routes with the same when: send only series that none of them selects",
+        description="Other routes with the same when: send only series that none of them selects.",
     )
     to: tuple[str, ...] = Field(
         min_length=1,
-        description="names of [peers] with a host, or of [destinations]; each receives everything by itself",
+        description="Names of [peers] with a host, or of [destinations].",
         examples=[["CLOUD"]],
     )
     priority: Literal["high", "medium", "low"] = Field(
         "medium",
-        description="order among routes to one destination, and priority of C-STORE requests",
+        description="Order among routes to one destination, and priority of C-STORE requests",
     )
     connections: int = Field(
         1,
         ge=1,
         le=16,
-        description="connections to a destination at the same time; the instances of a series are sent in order "
-        "on one of them",
+        description="Simultaneous connections to a destination; a series goes over one of them, in order.",
     )
     between: Hours | None = Field(
         None,
-        description='hours in which it sends, in the time zone of this machine, such as "20:00-06:00"; unset: always',
+        description='Hours of sending in the local time zone, such as "20:00-06:00"; unset: always.',
     )
     transfer_syntax: Literal["keep", "uncompressed", "jpeg2000-lossless"] = Field(
         "keep",
-        description="encoding of the copies; keep: as stored; jpeg2000-lossless: of uncompressed images with one "
-        "sample per pixel. A peer that does not accept it receives them uncompressed",
+        description="Encoding of the copies; a peer that does not accept it gets them uncompressed",
     )
     set: dict[str, str] = Field(
         {},
-        description='attributes of the copies, by keyword, such as { InstitutionName = "", PatientID = '
-        '"SITE1-{PatientID}" }; stored instances do not change',
+        description='Attributes of the copies, such as { InstitutionName = "", PatientID = "SITE1-{PatientID}" }.',
     )
-    replace: dict[str, str] = Field({}, description="the same, only for attributes that the original has")
+    replace: dict[str, str] = Field({}, description="The same, only for attributes that the original has.")
     remove: tuple[str, ...] = Field(
-        (), description='keywords, or tags such as "(0009,1010)", that the copies lack, at every level'
+        (), description='Keywords or tags, such as "(0009,1010)", that the copies lack at every level.'
     )
     deidentify: HookName | None = Field(
         None,
-        description="table [deidentify.NAME] by which the copies lose identities, before set, replace and remove; "
-        "an instance that cannot be called clean is not sent (a dead letter)",
+        description="Table [deidentify.NAME] that removes identities from the copies, before set, replace and remove.",
     )
     confirm: bool = Field(
         False,
-        description="ask whether the destination keeps what it took (a peer: storage commitment; a DICOMweb "
-        "server: a search; a folder or bucket: the file is read again), and send the rest again",
+        description="Ask whether the destination keeps what it took, and send the rest again.",
     )
     delete_confirmed: bool = Field(
         False,
-        description="delete a series here once every destination has confirmed all of its instances, and no hook "
-        "or other route waits for it; requires confirm",
+        description="Delete a series once every destination has confirmed it; requires confirm.",
     )
-    return_to_sender: bool = Field(False, description="send a peer its own instances, too; false prevents loops")
+    return_to_sender: bool = Field(False, description="Send a peer its own instances, too; this can make loops.")
     attempts: int = Field(
         12,
         ge=1,
         le=1000,
-        description="attempts to send what a destination refuses or loses; one that cannot be reached is tried "
-        "for ever",
+        description="Attempts to send what a destination refuses or loses; an unreachable one is tried without limit.",
     )
 
     def _mistakes(self) -> Iterator[str]:
@@ -914,15 +797,11 @@ PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
 class Log(SettingsSection):
     """[log]: the diagnostic log on standard error; it contains no patient data."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
-    format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else json")
-    file: Path | None = Field(
-        None, description="file to which `serve` also writes the log, as JSON; readable by its owner only"
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log")
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Format of the log; auto: console on a terminal, else json"
     )
-    file_bytes: int = Field(
-        10_000_000, ge=10_000, description="length at which the file is renamed to FILE.1, FILE.1 to FILE.2 and so on"
-    )
-    file_count: int = Field(5, ge=1, le=100, description="number of renamed files that are kept")
+    file: Path | None = Field(None, description="File to which `serve` also writes the log, as JSON.")
 
 
 class IndexSettings(SettingsSection):
@@ -930,9 +809,8 @@ class IndexSettings(SettingsSection):
 
     url: str | None = Field(
         None,
-        description='database of PostgreSQL, "postgresql://user@host/name" or, with a standby, '
-        '"postgresql://user@host1,host2/name"; PGPASSWORD or a password file has the password. Unset: '
-        "index.sqlite in the root",
+        description='PostgreSQL, "postgresql://user@host/name" (extra `cluster`), without a password; unset: '
+        "index.sqlite in the root.",
     )
 
     def _mistakes(self) -> Iterator[str]:
@@ -958,31 +836,31 @@ HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
 class ClusterSettings(SettingsSection):
     """[cluster]: this host among those that share an index in PostgreSQL."""
 
-    host: str | None = Field(None, description="name of this host, unique in the index; unset: the name of the machine")
+    host: str | None = Field(
+        None, description="Name of this host, unique in the index; unset: the name of the machine."
+    )
     roles: tuple[Role, ...] = Field(
         ("receive", "convert", "web"),
         min_length=1,
-        description="receive: the DICOM listener, hooks, routes, retention; convert: conversions; web: HTTP, if "
-        "[web] enabled",
+        description="What this host does: DICOM, hooks, routes and retention; conversions; HTTP",
     )
     lease_seconds: float = Field(
         120.0,
         ge=4,
         le=3600,
-        description="time after which other hosts take over the claims of a silent one",
+        description="Time after which other hosts take over the work of a silent one.",
     )
     announce_seconds: float = Field(
         0.0,
         ge=0,
         le=300,
-        description="time for which a stopping host still accepts associations, while /readyz tells balancers "
-        "that it stops",
+        description="Time for which a stopping host still accepts associations, while /readyz fails.",
     )
     finish_seconds: float = Field(
         10.0,
         ge=0,
         le=300,
-        description="time after that for open associations; then each ends after the instance that is being received",
+        description="Time after that for open associations; then each ends after its current instance.",
     )
 
     @property
@@ -999,59 +877,12 @@ class ExtensionsSettings(SettingsSection):
     """[extensions]: what is added to the node (docs/extensions.md)."""
 
     disabled: tuple[str, ...] = Field(
-        (), description="extensions that are switched off; `voxelnode config check` names all"
+        (), description="Extensions that are switched off; `voxelnode config check` lists all."
     )
 
 
-AddedTable = Literal["peers", "routes", "hooks", "retention"]
-"""The tables beside which administrators may add something."""
-
-
-@dataclass(frozen=True, slots=True)
-class AddedRules:
-    """The rules of retention that are in force, and the change that made them.
-
-    `confirmed`: how many studies the first pass may delete within a day. `unconfirmed`: why nobody has confirmed the
-    rules as they are now, so that nothing is deleted by them; None: somebody has.
-    """
-
-    rules: RetentionSettings
-    change: dt.datetime
-    confirmed: int = 0
-    unconfirmed: str | None = None
-
-    def is_recent(self, now: dt.datetime) -> bool:
-        """Return whether what was confirmed still holds: an index that is built anew does not know that it was used."""
-        return abs(now - self.change) < dt.timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What administrators added beside the configuration.
-
-    `unusable`: by table, the names of what breaks a rule by now, such as for a peer that is gone, and why. It does
-    nothing, and keeps what waits for it.
-    """
-
-    peers: Mapping[str, Peer] = field(default_factory=dict)
-    routes: Mapping[str, Route] = field(default_factory=dict)
-    hooks: Mapping[str, HookSettings] = field(default_factory=dict)
-    retention: AddedRules | None = None
-    unusable: Mapping[AddedTable, Mapping[str, str]] = field(default_factory=dict)
-
-    def of(self, table: AddedTable) -> Mapping[str, Any]:
-        """Return what was added beside a table of names."""
-        found: Mapping[str, Any] = getattr(self, table)
-        return found
-
-    def unusable_in(self, table: AddedTable) -> Mapping[str, str]:
-        """Return the names in a table of what cannot be used, and why."""
-        return self.unusable.get(table, {})
-
-    def having(self, table: AddedTable, now: Any) -> Added:
-        """Return this with something else beside a table."""
-        changed: dict[str, Any] = {table: now}
-        return replace(self, **changed)
+IN_FORCE = "peers", "routes", "hooks", "retention"
+"""Tables that a running node takes over from files that have changed, beside the level of the log."""
 
 
 class Settings(SettingsSection):
@@ -1074,62 +905,45 @@ class Settings(SettingsSection):
     log: Log = Log()
     extensions: ExtensionsSettings = ExtensionsSettings()
 
-    _loaded_from: tuple[Path | None, Mapping[str, str]] = (None, {})
-    _own: Mapping[AddedTable, Any] | None = None
-    _added: Added | None = None
+    _loaded_from: Sources = PrivateAttr(default_factory=Sources)
     _followers: list[Callable[[], None]] = PrivateAttr(default_factory=list)
 
-    def note_origins(self, file: Path | None, origins: Mapping[str, str]) -> None:
-        """Note from where the values are; see `node.settings.load.Configuration`."""
-        self._loaded_from = file, origins
-
     @property
-    def loaded_from(self) -> tuple[Path | None, Mapping[str, str]]:
-        """The file that was read, and the origins of the values."""
+    def loaded_from(self) -> Sources:
+        """The files that were read, and the origins of the values."""
         return self._loaded_from
 
-    def own(self, table: AddedTable) -> Any:
-        """Return a table as the configuration has it, without what was added beside it."""
-        return getattr(self, table) if self._own is None else self._own[table]
+    def note_sources(self, sources: Sources) -> None:
+        """Note from where the values are."""
+        self._loaded_from = sources
 
-    @property
-    def added(self) -> Added:
-        """What was added beside the configuration."""
-        return self._added or Added()
+    def put_in_force(self, new: Settings, sources: Sources) -> None:
+        """Take over the tables of `IN_FORCE`, and have everybody follow who has asked for it.
 
-    def add(self, added: Added) -> None:
-        """Have this beside the configuration, whose names and keys take precedence, and nothing else.
-
-        The mappings are replaced, so that who goes through them meets no change; then everybody follows.
+        The mappings are replaced, so that who goes through them meets no change.
         """
-        self._have(added)
+        self._take(new, sources)
         for follow in self._followers:
             follow()
 
+    def with_tables_of(self, new: Settings, sources: Sources) -> Self:
+        """Return a copy with what `put_in_force` takes over."""
+        copy = self.model_copy()
+        copy._take(new, sources)
+        return copy
+
+    def _take(self, new: Settings, sources: Sources) -> None:
+        self.__dict__.update({table: getattr(new, table) for table in IN_FORCE})
+        self.__dict__["log"] = self.log.model_copy(update={"level": new.log.level})
+        self._loaded_from = sources
+
     def follow(self, follow: Callable[[], None]) -> None:
-        """Call `follow` each time that what was added may have changed."""
+        """Call `follow` each time that what is in force may have changed."""
         self._followers.append(follow)
 
-    def _have(self, added: Added) -> None:
-        self._own = {table: self.own(table) for table in get_args(AddedTable)}
-        self._added = added
-        now = self.__dict__
-        now["peers"] = {**added.peers, **self.own("peers")}
-        tables: tuple[AddedTable, ...] = ("routes", "hooks")
-        for table in tables:
-            own = self.own(table)
-            now[table] = {**own, **{name: one for name, one in added.of(table).items() if name not in own}}
-        now["retention"] = added.retention.rules if added.retention is not None else self.own("retention")
-
     def mistakes(self) -> list[str]:
-        """Return the rules that are broken by now, since something was added."""
+        """Return the rules between tables that are broken."""
         return list(self._mistakes())
-
-    def having(self, added: Added) -> Self:
-        """Return a copy with this beside the configuration."""
-        copy = self.model_copy()
-        copy._have(added)
-        return copy
 
     def table(self, model: type[_Table]) -> _Table:
         """Return the table of an extension."""

@@ -18,7 +18,8 @@ from node.web.access import Access
 from node.web.api import service as api
 from node.web.api.events import streams_budget
 from node.web.audit_trail import AuditTrail
-from node.web.middleware import AccessLog, BodyLimits, OfNobody, Security, StillAllowed, Turns
+from node.web.downloads import Downloads
+from node.web.middleware import MAXIMUM_UPLOAD_BYTES, AccessLog, BodyLimits, OfNobody, Security, StillAllowed, Turns
 from node.web.services import Services
 from node.web.zips import Known
 
@@ -42,7 +43,8 @@ def application(services: Services) -> FastAPI:
     """Return the application that serves REST, and what extensions add.
 
     ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `error_page` (None without
-    pages), `streams`, `known` (checksums of files, for ZIP files) and `stopping`, an event that ends endless streams.
+    pages), `streams`, `known` (checksums of files, for ZIP files), `downloads` (started and stopped by the server) and
+    `stopping`, an event that ends endless streams.
     """
     app = FastAPI(
         title="voxelnode",
@@ -67,6 +69,7 @@ def application(services: Services) -> FastAPI:
         provider=provider,
     )
     app.state.stopping = threading.Event()
+    app.state.downloads = Downloads(services, trail)
     app.state.known = Known()
     app.state.streams = streams_budget(services.metrics)
     problems.install(app)
@@ -80,7 +83,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(Turns),
         Middleware(AccessLog, metrics=services.metrics),
         Middleware(Security, web=web),
-        Middleware(BodyLimits, upload_bytes=web.maximum_upload_bytes),
+        Middleware(BodyLimits, upload_bytes=MAXIMUM_UPLOAD_BYTES),
         Middleware(OfNobody),
         Middleware(StillAllowed),
     ]

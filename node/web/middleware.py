@@ -340,6 +340,10 @@ CLOSE = {"Connection": "close"}
 """Header of responses sent without reading the body."""
 
 
+MAXIMUM_UPLOAD_BYTES = 16_000_000_000
+"""Largest body of a request that stores instances."""
+
+
 class BodyLimits:
     """ASGI middleware: answers 413, 408, 415 or 400 for bodies that are too large, too slow, compressed or ambiguous.
 

@@ -127,9 +127,7 @@ PRECONDITION_FAILED = _kind(
     "The resource is not as If-Match says",
     "read the resource again, and decide again; the ETag header has its entity tag",
 )
-BODY_TOO_LARGE = _kind(
-    "body-too-large", 413, "The request body is too large", "send several requests, or see [web] maximum_upload_bytes"
-)
+BODY_TOO_LARGE = _kind("body-too-large", 413, "The request body is too large", "send several requests")
 UNSUPPORTED_BODY = _kind(
     "unsupported-body",
     415,
@@ -184,7 +182,7 @@ PEER_FAILED = _kind(
     "peer-failed",
     502,
     "A peer does not answer, or refuses",
-    "see the detail; `voxelnode echo NAME` and the page Status test the connection to a peer",
+    "see the detail; `voxelnode peers echo NAME` and the page Status test the connection to a peer",
 )
 UNAVAILABLE = _kind(
     "unavailable", 503, "The node cannot do this now", "try again later; `voxelnode status` shows the cause"

@@ -6,10 +6,7 @@ import base64
 import datetime as dt
 import hmac
 import secrets
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.twofactor.totp import TOTP
+from urllib.parse import quote, urlencode
 
 STEP_SECONDS, DIGITS = 30, 6
 """What every authenticator app can."""
@@ -38,14 +35,20 @@ def step_of(secret: str, code: str, now: dt.datetime) -> int | None:
 
 def code_of(secret: str, step: int) -> bytes:
     """Return the code of a time step."""
-    return _totp(secret).generate(step * STEP_SECONDS)
+    digest = hmac.digest(base64.b32decode(secret), step.to_bytes(8, "big"), "sha1")  # apps know no other digest
+    at = digest[-1] & 0xF  # RFC 4226 5.3
+    number = int.from_bytes(digest[at : at + 4], "big") & 0x7FFFFFFF
+    return b"%0*d" % (DIGITS, number % 10**DIGITS)
 
 
 def picture_of(secret: str, account: str, issuer: str) -> str:
-    """Return the QR code that an authenticator app reads, as SVG for a page."""
-    import segno  # here, so that it is loaded only to set up a second factor
-
-    uri = _totp(secret).get_provisioning_uri(account, issuer)
+    """Return the QR code that an authenticator app reads, as SVG for a page; empty without the library for it."""
+    try:
+        import segno  # here, so that it is loaded only to set up a second factor
+    except ImportError:
+        return ""
+    values = {"secret": secret, "issuer": issuer, "algorithm": "SHA1", "digits": DIGITS, "period": STEP_SECONDS}
+    uri = f"otpauth://totp/{quote(issuer)}:{quote(account)}?{urlencode(values, quote_via=quote)}"
     picture: str = segno.make(uri, micro=False).svg_inline(scale=5, light="#fff")
     return picture
 
@@ -60,10 +63,3 @@ def normal(recovery_code: str) -> str:
     """Return a recovery code as `new_recovery_codes` writes it, however it was typed."""
     text = "".join(letter for letter in recovery_code.lower() if letter.isalnum())
     return "-".join(text[at : at + 4] for at in range(0, len(text), 4))
-
-
-def _totp(secret: str) -> TOTP:
-    from cryptography.hazmat.primitives.hashes import SHA1  # here, so that only a sign-in with a factor loads it
-    from cryptography.hazmat.primitives.twofactor.totp import TOTP
-
-    return TOTP(base64.b32decode(secret), DIGITS, SHA1(), STEP_SECONDS)  # apps know no other digest

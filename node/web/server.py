@@ -62,13 +62,12 @@ class Places:
 
     def __init__(self, web: Web, metrics: Metrics) -> None:
         self._proxies: Sequence[IPv4Network | IPv6Network] = web.trusted_proxies
-        maximum = web.maximum_connections
         limits = Limits(
-            maximum,
-            web.maximum_connections_per_address,
-            web.maximum_connections_per_account,
-            pending=maximum,
-            reserved=maximum // ADMINISTRATORS_SHARE,
+            MAXIMUM_CONNECTIONS,
+            PER_ADDRESS,
+            PER_ACCOUNT,
+            pending=MAXIMUM_CONNECTIONS,
+            reserved=MAXIMUM_CONNECTIONS // ADMINISTRATORS_SHARE,
             reserved_for=Standing.ADMINISTRATOR,
         )
         self.budget = Budget("web", limits, metrics)
@@ -127,6 +126,12 @@ READ_SECONDS = 60.0
 READ_BYTES = 65_536
 """A client that takes less of an answer in so many seconds is disconnected: about 1 KB/s."""
 
+MAXIMUM_CONNECTIONS = 200
+"""Requests of identified callers at the same time; as many connections may have no such request."""
+
+PER_ADDRESS, PER_ACCOUNT = 100, 50
+"""Requests of one address at the same time, and of one account that is not an administrator."""
+
 ADMINISTRATORS_SHARE = 8
 """One place in this many is reserved for administrators."""
 
@@ -175,6 +180,7 @@ class WebServer:
         self._thread.start()
         if not self._server.ready.wait(START_SECONDS) or not self._server.started:
             raise UsageError("the web server did not start: see the log")
+        self._app.state.downloads.start()
         if self._tls is None and not self._web.trusted_proxies and not is_loopback(self._web.host):
             log.warning("web_without_tls", detail="passwords cross the network unencrypted: set [web] tls_certificate")
         return str(host), int(port)
@@ -189,10 +195,12 @@ class WebServer:
         if self._socket is None:
             return
         self._app.state.stopping.set()
+        self._app.state.downloads.begin_stop()
         self._server.end()
         self._thread.join(seconds)
         self._server.end_by_force()
         self._thread.join(1.0)
+        self._app.state.downloads.stop()
 
     def _serve(self) -> None:
         try:

@@ -14,6 +14,7 @@ import struct
 import zipfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
@@ -25,6 +26,8 @@ from node.errors import UsageError
 from node.web.errors import PreconditionFailed
 from node.web.files import ZIP, Damaged, Streamed, not_satisfiable
 from node.web.headers import has_etag, is_match
+
+CHUNK_BYTES = 1 << 20
 
 MAX_FILES = 250_000
 """Most files of a planned ZIP file: each takes 1.5 KB of memory while it is sent."""
@@ -53,6 +56,14 @@ def zip_stream(members: Iterable[Member]) -> Iterator[bytes]:
         infos.append(info)
         at = _end(info)
     yield _directory(infos, at)
+
+
+def taken(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file that was made for a member, and remove it."""
+    with path.open("rb") as file:
+        path.unlink()
+        while piece := file.read(CHUNK_BYTES):
+            yield piece
 
 
 class TooManyFiles(UsageError):

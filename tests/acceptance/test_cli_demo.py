@@ -73,7 +73,7 @@ def test_a_demo_on_a_terminal_speaks_at_once_opens_the_page_stays_and_cleans_up(
             address = next(line for line in screen if line.startswith("look ")).split()[1]
             sender = next(line for line in screen if "dcmsend" in line).split("dcmsend")[1].split()
             title, host, port = sender[1], sender[5], sender[6]
-            assert "answers" in run("echo", f"{title}@{host}:{port}").stdout
+            assert "answers" in run("peers", "echo", f"{title}@{host}:{port}").stdout
             next(line for line in screen if line.startswith("read more"))
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0

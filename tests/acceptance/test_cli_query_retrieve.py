@@ -1,4 +1,4 @@
-"""`voxelnode find`, `get` and `send` between two nodes, as their users run them."""
+"""`voxelnode peers find`, `get` and `send` between two nodes, as their users run them."""
 
 from __future__ import annotations
 
@@ -64,16 +64,19 @@ def digests(root: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_find_lists_the_studies_of_another_node(source: Served) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
-    status, answers, _ = voxelnode("find", "--from", peer, "PatientName=müller*", "StudyDate=20240101-")
+    status, answers, _ = voxelnode("peers", "find", "--from", peer, "PatientName=müller*", "StudyDate=20240101-")
     assert status == 0
     [answer] = answers
     assert answer["0020000D"]["Value"] == [STUDY]
     assert answer["00100010"]["Value"] == [{"Alphabetic": "Müller^Änne"}]
     assert answer["00201208"]["Value"] == [7]
-    status, answers, _ = voxelnode("find", "--from", peer, "--level", "series", f"StudyInstanceUID={STUDY}")
+    status, answers, _ = voxelnode("peers", "find", "--from", peer, "--level", "series", f"StudyInstanceUID={STUDY}")
     assert {answer["00080060"]["Value"][0] for answer in answers} == {"CT", "MR"}
-    assert voxelnode("find", "--from", peer, "PatientID=nobody")[1] == []
-    assert voxelnode("find", "--from", peer, "--limit", 1, "--level", "series", f"StudyInstanceUID={STUDY}")[0] == 0
+    assert voxelnode("peers", "find", "--from", peer, "PatientID=nobody")[1] == []
+    assert (
+        voxelnode("peers", "find", "--from", peer, "--limit", 1, "--level", "series", f"StudyInstanceUID={STUDY}")[0]
+        == 0
+    )
 
 
 @pytest.mark.slow
@@ -84,10 +87,10 @@ def test_get_brings_a_study_byte_for_byte(source: Served, tmp_path: Path, runnin
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     if running:
         with Served(root, **NO_WEB) as node:
-            status, got, _ = voxelnode("get", STUDY, "--from", peer, "--root", root)
+            status, got, _ = voxelnode("peers", "get", STUDY, "--from", peer, "--root", root)
             assert node.terminate() == 0
     else:
-        status, got, _ = voxelnode("get", STUDY, "--from", peer, "--root", root)
+        status, got, _ = voxelnode("peers", "get", STUDY, "--from", peer, "--root", root)
     assert (status, got) == (0, {"completed": 7, "failed": 0, "warning": 0, "remaining": 0})
     assert digests(root) == digests(source.root)
     assert {row["source"] for row in images(root).values()} == {"get"}
@@ -101,12 +104,12 @@ def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configurati
         config = tmp_path / "voxelnode.toml"
         config.write_text(f'[peers.other]\nae_title = "VOXELNODE"\nhost = "127.0.0.1"\nport = {target.port}\n')
         common = ("--to", "other", "--root", source.root, "--config", config)
-        status, told, _ = voxelnode("send", series[0].SeriesInstanceUID, *common)
+        status, told, _ = voxelnode("peers", "send", series[0].SeriesInstanceUID, *common)
         assert (status, told) == (0, {"sent": 4, "warnings": 0, "failed": []})
         assert len(digests(target.root)) == 4
-        status, told, _ = voxelnode("send", STUDY, series[0].SOPInstanceUID, *common)
+        status, told, _ = voxelnode("peers", "send", STUDY, series[0].SOPInstanceUID, *common)
         assert (status, told["sent"]) == (0, 7)
-        status, told, _ = voxelnode("send", "--patient", "P-1", *common)
+        status, told, _ = voxelnode("peers", "send", "--patient", "P-1", *common)
         assert (status, told["sent"]) == (0, 7)
         assert digests(target.root) == digests(source.root)
 
@@ -115,12 +118,12 @@ def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configurati
 def test_a_mistake_is_reported_in_one_sentence(source: Served, tmp_path: Path) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     for arguments, words in (
-        (("send", "1.2.3", "--to", peer, "--root", source.root), "1.2.3: no stored study"),
-        (("send", "--to", peer, "--root", source.root), "--patient"),
-        (("send", STUDY, "--to", "nobody", "--root", source.root), "neither a name in [peers]"),
-        (("send", STUDY, "--to", "X@127.0.0.1:1", "--root", source.root), "does not answer"),
-        (("find", "--from", peer, "NoSuchKeyword=1"), "keyword of PS3.6"),
-        (("get", "1.2.3", "--from", peer, "--root", source.root), "has no instances of 1.2.3"),
+        (("peers", "send", "1.2.3", "--to", peer, "--root", source.root), "1.2.3: no stored study"),
+        (("peers", "send", "--to", peer, "--root", source.root), "--patient"),
+        (("peers", "send", STUDY, "--to", "nobody", "--root", source.root), "neither a name in [peers]"),
+        (("peers", "send", STUDY, "--to", "X@127.0.0.1:1", "--root", source.root), "does not answer"),
+        (("peers", "find", "--from", peer, "NoSuchKeyword=1"), "keyword of PS3.6"),
+        (("peers", "get", "1.2.3", "--from", peer, "--root", source.root), "has no instances of 1.2.3"),
     ):
         status, _, error = voxelnode(*arguments)
         assert status in (1, 2)

@@ -48,7 +48,7 @@ def ready(process: subprocess.Popen[str]) -> tuple[str, str, int, str]:
 
 def echo(title: str, host: str, port: int) -> dict[str, object]:
     done = subprocess.run(
-        [*VOXELNODE, "echo", f"{title}@{host}:{port}", "--json"],
+        [*VOXELNODE, "peers", "echo", f"{title}@{host}:{port}", "--json"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -67,7 +67,7 @@ def test_a_reader_that_closes_standard_output_does_not_end_the_node(tmp_path: Pa
     with subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL) as process:
         os.close(writer)
         try:
-            until(lambda: run("echo", f"ANY@127.0.0.1:{port}").returncode == 0, 60, "an answer")
+            until(lambda: run("peers", "echo", f"ANY@127.0.0.1:{port}").returncode == 0, 60, "an answer")
             process.terminate()
             assert process.wait(60) == 0
         finally:

@@ -193,7 +193,7 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
         client = running.enter_context(httpx2.Client(base_url=address, timeout=60))
         send(a, first)
         last, kinds = events_until(client, "series-converted", 0)  # by the other host
-        reconvert = f"/api/v1/studies/{first[0].StudyInstanceUID}/series/{uids[0]}/reconvert"
+        reconvert = f"/api/v1/studies/{first[0].StudyInstanceUID}/reconvert?series_instance_uid={uids[0]}"
         assert client.post(reconvert).json() == {"owed": 1}
         _, again = events_until(client, "series-unchanged", last)
         assert ("series-quiet" in kinds, "series-reopened" in again) == (True, True)
@@ -226,7 +226,7 @@ def test_hosts_receive_and_convert_for_each_other_and_each_tells_of_all(server: 
             return status, content.get("hosts", {})
 
         until(lambda: of_cluster() == (200, alive), 30, "the truth of the cluster")
-        assert c.command("cluster", "forget", "b").startswith("b is forgotten\n")
+        assert c.command("db", "hosts", "forget", "b").startswith("b is forgotten\n")
 
         def logs() -> set[str]:
             return {line["log"] for line in json.loads(c.command("audit", "--json"))}
@@ -408,7 +408,7 @@ def test_hosts_are_replaced_one_after_the_other_under_a_sender(server: Server, t
         sent = modality.statuses[0]
         a.restart()
         until(lambda: modality.statuses[0] > sent + 3, 60, "instances through the other host")
-        drained = run("cluster", "drain", "b", "--root", a.root, environment=a.environment)
+        drained = run("db", "hosts", "drain", "b", "--root", a.root, environment=a.environment)
         assert (drained.returncode, drained.stdout) == (0, "b has stopped, and nothing is on its disk only\n")
         assert b.process.wait(60) == 0
         until(lambda: modality.hosts[0] is a, 60, "the sender goes on with the first host")

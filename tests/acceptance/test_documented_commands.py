@@ -51,9 +51,9 @@ NOT_RUN = {
     r"voxelnode (deidentify|pseudonyms|convert clean)\b": "tests/integration/test_deidentify_command.py",
     r"voxelnode (project|mask)\b": "needs a volume; tests/integration/test_opened.py",
     r"voxelnode projects member": "needs an account; tests/integration/test_projects.py",
-    r"voxelnode routes remove night": "needs the route that the line before adds; tests/web/test_added_routes.py",
-    r"voxelnode hooks (try|set|remove) mail": "names a host that is not there; tests/web/test_added_hooks.py",
-    r"voxelnode retention set": "confirms a number of studies; tests/web/test_set_retention.py",
+    r"voxelnode (routes|peers|retention|hooks) (remove|test)": "needs what the line before sets; "
+    "tests/integration/test_configuration.py",
+    r"voxelnode hooks set mail": "names a file that is not there; tests/integration/test_configuration.py",
     r"datasette": "is no dependency",
     r"python rescue\.py": "the tests of journal.md run this program",
     r"voxelnode bids .*--rules": "needs a file of rules; tests/acceptance/test_bids.py",
@@ -69,7 +69,6 @@ NOT_RUN = {
     r"voxelnode hooks test no-volume": "needs that hook; tests/documents/test_alerts.py runs its program",
     r"curl -X DELETE .*'Authorization: Bearer": "needs a token; tests/web/test_dicomweb_delete.py",
     r"curl .*\$JOB": "needs the token of a job; tests/web/test_jobs.py has the requests",
-    r"curl .*/deidentified\?": "needs a table [deidentify.NAME]; tests/web/test_deidentified.py",
     r"curl .*'\{$": "goes on over several lines, with an entry; tests/web has the requests",
     r"movescu": "needs a destination; tests/protocol and tests/interop run it",
 }
@@ -152,8 +151,8 @@ class Site:
         if "/volumes/17/" in command:
             [first, *_] = self.node.rows("SELECT id FROM volumes ORDER BY id")
             command = command.replace("/volumes/17/", f"/volumes/{first['id']}/")
-        if "/downloads/ID" in command:
-            command = command.replace("/downloads/ID", f"/downloads/{self.made_download()}")
+        if "/work/ID" in command:
+            command = command.replace("/work/ID", f"/work/{self.made_download()}")
         return command
 
     def made_download(self) -> str:
@@ -161,7 +160,7 @@ class Site:
         with httpx.Client(base_url=self.web) as client:
             made = client.post("/api/v1/downloads/medium", json={"study_instance_uids": ["1.2.3"]})
             path = made.headers["location"]
-            until(lambda: client.get(path).json()["state"] == "ready", 60, "a medium")
+            until(lambda: client.get(path).json()["state"] == "succeeded", 60, "a medium")
         return str(made.json()["id"])
 
 

@@ -123,9 +123,9 @@ def test_lungs_come_back_as_segmentations_and_measurements(served: tuple[Setting
             f"Volume of {name}": pytest.approx((labels == label).sum() * PIXEL_MM**2 * STEP_MM / 1000, rel=1e-4)
             for label, name in ((1, "left lung"), (2, "right lung"))
         }
-    shown = run("jobs", "show", job["key"], "--json", "--root", root, check=True).stdout
+    shown = run("hooks", "jobs", "show", job["key"], "--json", "--root", root, check=True).stdout
     assert [result["kind"] for result in json.loads(shown)["results"]] == ["segmentation", "report"]
-    late = run("jobs", "cancel", job["key"], "--root", root)
+    late = run("hooks", "jobs", "cancel", job["key"], "--root", root)
     assert "the job has succeeded" in late.stderr
     kinds = view_rows(root, "SELECT modality, count(*) AS n FROM v_series GROUP BY modality")
     assert {row["modality"]: row["n"] for row in kinds} == {"CT": 1, "SEG": 3, "SR": 3}

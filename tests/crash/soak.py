@@ -41,12 +41,10 @@ POOLED_FILES = 4
 UNIFIED_PROCEDURE_STEP_PULL = "1.2.840.10008.5.1.4.34.6.3"
 PEERS = 3
 PAUSE_SECONDS = 0.3
-SECONDS = 10.0
+SECONDS = 12.0
 ENVIRONMENT = {
     "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
     "VOXELNODE_SERIES__ABORTED_GRACE_SECONDS": "2",
-    "VOXELNODE_DICOM__REQUEST_SECONDS": "2",
-    "VOXELNODE_DICOM__PDU_SECONDS": "2",
     "VOXELNODE_CONVERT__FORMATS": '["nifti"]',
 }
 
@@ -122,7 +120,7 @@ class Soak:
 
     def _rest(self, served: Served) -> Footprint:
         served.wait_until_settled()
-        threading.Event().wait(8)  # longer than any deadline of a connection: what is left is left for good
+        threading.Event().wait(12)  # longer than a connection without a request lives: what is left is left for good
         assert served.process is not None
         return Footprint.of(served.process.pid)
 

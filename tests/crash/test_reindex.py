@@ -1,4 +1,4 @@
-"""``voxelnode reindex``, killed between its transactions: the next one goes on, and answers are those of before."""
+"""``voxelnode db reindex``, killed between its transactions: the next one goes on, and answers are those of before."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_killed_reindex_goes_on_and_ends_with_the_answers_of_before(tmp_path: 
         (tmp_path / "scans").mkdir(exist_ok=True)
         ds.save_as(tmp_path / "scans" / f"{number}.dcm", enforce_file_format=True)
     assert run("import", str(tmp_path / "scans"), "--config", config).returncode == 0
-    assert run("reindex", "--config", config).returncode == 0
+    assert run("db", "reindex", "--config", config).returncode == 0
     before = terms(root)
     assert len(before) >= 2 * SERIES
 
@@ -43,11 +43,11 @@ def test_a_killed_reindex_goes_on_and_ends_with_the_answers_of_before(tmp_path: 
     for _ in range(KILLS):
         there = len(terms(root))
         with (tmp_path / "log").open("w") as log:
-            process = Process(["reindex", "--config", str(config)], {}, log)
+            process = Process(["db", "reindex", "--config", str(config)], {}, log)
             until(lambda there=there: len(terms(root)) > there)
             process.kill()
             killed += process.wait(30) == -signal.SIGKILL
             process.stdout.close()
     assert killed, "every reindex had ended before it was killed"
-    assert run("reindex", "--config", config).returncode == 0
+    assert run("db", "reindex", "--config", config).returncode == 0
     assert terms(root) == before

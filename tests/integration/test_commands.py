@@ -73,13 +73,16 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["help", "nothing"], "voxelnode: 'nothing' is not a document; `voxelnode help` lists them"),
         (["select", "xyzzy"], 'voxelnode: at character 1: unknown field "xyzzy"; `voxelnode help select` lists them'),
         (["severe"], "voxelnode: No such command 'severe'"),
-        (["echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
-        (["echo", "PACS@host:99999"], "voxelnode: 'PACS@host:99999' is neither a name in [peers] nor AET@HOST:PORT"),
+        (["peers", "echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
+        (
+            ["peers", "echo", "PACS@host:99999"],
+            "voxelnode: 'PACS@host:99999' is neither a name in [peers] nor AET@HOST:PORT",
+        ),
         (["serve", "--host", ""], "voxelnode: --host: '': is empty; leave it out for the default"),
         (["serve", "--port", "70000"], "voxelnode: --port: 70000: must be at most 65535"),
         (["convert", ".", "-o", "x", "-j", "0"], "voxelnode: --workers / -j: 0: must be at least 1"),
         (["status", "now"], "voxelnode status: Unexpected argument: now. See"),
-        (["find", "--from", "PACS", "-k", "x"], "voxelnode find: No such option: -k: keys stand alone"),
+        (["peers", "find", "--from", "PACS", "-k", "x"], "voxelnode peers find: No such option: -k: keys stand alone"),
         (["info", " "], "voxelnode: an empty name is that of nobody"),
         (["series", "--limit", "0"], "voxelnode series: Invalid value for '--limit': must be at least 1. See"),
         (["series", "--stat", "x"], "voxelnode series: No such option: --stat. Did you mean --state? See"),
@@ -87,7 +90,7 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["serve", "--log", "x"], "voxelnode serve: No such option: --log. See"),
         (["convert", "--quiet"], "voxelnode convert: No such option: --quiet. See"),
         (["stauts"], "voxelnode: No such command 'stauts'. Did you mean 'status'? See"),
-        (["peers"], "voxelnode: No such command 'peers'. See"),
+        (["destinations"], "voxelnode: No such command 'destinations'. See"),
         (["projects", "ad"], "voxelnode projects: No such command 'ad'. Did you mean 'add'? See"),
         (
             ["--config", "a.toml", "status"],
@@ -167,17 +170,18 @@ def test_an_empty_path_is_refused_by_every_command_and_is_not_this_folder(run) -
 
 NOT_READING = {
     *("init", "serve", "open"),
-    *("cluster drain", "cluster forget", "pseudonyms new", "pseudonyms rotate"),
+    *("db hosts drain", "db hosts forget", "pseudonyms new", "pseudonyms rotate"),
     *("account role", "account remove", "account revoke", "account reset-factor"),
     *("viewers install", "viewers remove"),
 }
 
 
 LISTING = {
-    *("find", "series", "select", "rejections", "audit", "conflicts", "help", "retention", "trash", "jobs", "doctor"),
-    *("config show", "hooks deliveries", "routes waiting", "account sessions", "cluster hosts", "worklist performed"),
-    *("fsck", "status", "info", "backup", "archive status", "journal status", "quarantine show", "jobs show"),
-    *("conflicts show", "config check", "db check", "worklist check", "routes try"),
+    *("series", "select", "rejections", "audit", "conflicts", "help", "retention", "trash", "doctor", "peers find"),
+    *("config show", "hooks deliveries", "routes waiting", "account sessions", "db hosts", "worklist performed"),
+    *("fsck", "status", "info", "backup", "archive status", "journal status", "quarantine show", "hooks jobs"),
+    *("conflicts show", "config check", "db check", "worklist check"),
+    "hooks jobs show",
 }
 
 
@@ -224,11 +228,11 @@ def test_names_of_the_configuration_are_completed(tmp_path: Path) -> None:
     )
     whole = get_command(application())
     for words, option, offered in (
-        (["send", "--config", str(config)], "to", ["PACS"]),
-        (["find", "--config", str(config)], "source", ["PACS"]),
-        (["echo", "--config", str(config)], "peer", ["PACS"]),
+        (["peers", "send", "--config", str(config)], "to", ["PACS"]),
+        (["peers", "find", "--config", str(config)], "source", ["PACS"]),
+        (["peers", "echo", "--config", str(config)], "peer", ["PACS"]),
         (["hooks", "deliveries", "--config", str(config)], "hook", ["mail"]),
-        (["send", "--config", str(tmp_path / "absent")], "to", []),
+        (["peers", "send", "--config", str(tmp_path / "absent")], "to", []),
     ):
         assert _completed(whole, words, option) == offered
 
@@ -280,7 +284,7 @@ def test_show_names_the_origin_of_each_value(run, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECONDS", "5")
     shown = json.loads(run("config", "show", "--json", "--root", "x").out)
     assert shown["file"] == "voxelnode.toml"
-    assert shown["values"]["dicom.port"] == {"value": 104, "origin": "file"}
+    assert shown["values"]["dicom.port"] == {"value": 104, "origin": "voxelnode.toml"}
     assert shown["values"]["series.quiet_seconds"] == {"value": 5.0, "origin": "environment"}
     assert shown["values"]["storage.root"] == {"value": "x", "origin": "--root"}
     assert shown["values"]["dicom.ae_title"] == {"value": "VOXELNODE", "origin": "default"}
@@ -370,10 +374,10 @@ def test_names_in_a_zip_file_reach_the_terminal_without_control_characters(run, 
 
 
 def test_echo_to_a_closed_port_fails_with_the_address(run) -> None:
-    result = run("echo", "PACS@127.0.0.1:1", "--timeout", "2")
+    result = run("peers", "echo", "PACS@127.0.0.1:1", "--timeout", "2")
     assert result.status == 1
     assert "127.0.0.1" in result.err
-    answer = json.loads(run("echo", "PACS@127.0.0.1:1", "--timeout", "2", "--json").out)
+    answer = json.loads(run("peers", "echo", "PACS@127.0.0.1:1", "--timeout", "2", "--json").out)
     assert (answer["ok"], answer["ae_title"], answer["port"]) == (False, "PACS", 1)
 
 
@@ -435,12 +439,12 @@ def test_help_loads_no_library_that_only_the_work_needs() -> None:
 
 def test_the_conformance_statement_has_the_values_of_the_configuration(run, tmp_path: Path) -> None:
     configuration = tmp_path / "voxelnode.toml"
-    configuration.write_text('[dicom]\nae_title = "ARCHIVE1"\nmaximum_pdu_bytes = 65536\n', encoding="utf-8")
+    configuration.write_text('[dicom]\nae_title = "ARCHIVE1"\nmaximum_associations = 32\n', encoding="utf-8")
     done = run("conformance", "--json", "--config", str(configuration))
     sections = {section["title"]: section for section in json.loads(done.out)["sections"]}
     assert '"ARCHIVE1" Application Entity' in sections
     association = sections["General Association Parameters"]["tables"]["association"]
-    assert {"Parameter": "Maximum Length Received, bytes", "Value": "65536"} in association
+    assert {"Parameter": "Maximum number of associations as acceptor", "Value": "32"} in association
     assert "that of one site" in sections["Remarks"]["text"]
 
 

@@ -185,13 +185,13 @@ def test_what_stays_in_what_a_route_has_sent_is_counted_from_the_archive(tmp_pat
         ]  # fmt: skip
         repository.index.routes.record_sent(lane_to("trial", "PACS"), sent, repository.index.now())
 
-    done = run("released", "trial/PACS", report, "--config", config, "--json")
+    done = run("routes", "released", "trial/PACS", report, "--config", config, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"instances": 2, "refused_now": 0, "report": str(report)}
     lines = {row["attribute"]: row for row in csv.DictReader(report.read_text(encoding="utf-8").splitlines())}
     assert (lines["Modality"]["value"], lines["Modality"]["count"]) == ("CT", "2")
     assert lines["InstitutionName"]["value"] == "Trial", "what the route fills in leaves as well"
     assert "Secret" not in report.read_text(encoding="utf-8")
-    assert run("released", "trial/ELSEWHERE", report, "--config", config).returncode == 1
-    told = run("released", "open", report, "--config", config)
+    assert run("routes", "released", "trial/ELSEWHERE", report, "--config", config).returncode == 1
+    told = run("routes", "released", "open", report, "--config", config)
     assert (told.returncode, "no route open with `deidentify`" in told.stderr) == (2, True)

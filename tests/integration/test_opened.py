@@ -105,14 +105,14 @@ def test_the_commands_write_projections_and_masks(tmp_path: Path) -> None:
     volume = tmp_path / "volume.nii.gz"
     write_voxels(volume, array, np.diag((1.0, 1.0, 2.0, 1.0)))
     out = tmp_path / "out.nii.gz"
-    assert status("project", volume, "-o", out, "--minimum") == 0
+    assert status("volume", "project", volume, "-o", out, "--minimum") == 0
     assert np.array_equal(read_voxels(out)[0], array.min(axis=2, keepdims=True))
-    assert status("mask", volume, "-o", out, "--above", "10") == 0
+    assert status("volume", "mask", volume, "-o", out, "--above", "10") == 0
     assert np.array_equal(read_voxels(out)[0], array >= 10)
-    assert status("mask", volume, "-o", out, "--above", "10", "--outside", "-1") == 0
+    assert status("volume", "mask", volume, "-o", out, "--above", "10", "--outside", "-1") == 0
     assert np.array_equal(read_voxels(out)[0], np.where(array >= 10, array, -1))
-    assert status("mask", volume, "-o", out) == 2
-    assert status("project", volume, "-o", tmp_path / "out.txt") == 2
+    assert status("volume", "mask", volume, "-o", out) == 2
+    assert status("volume", "project", volume, "-o", tmp_path / "out.txt") == 2
 
 
 @pytest.mark.slow

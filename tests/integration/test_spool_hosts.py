@@ -431,7 +431,7 @@ def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
 
     with Pacs() as pacs:
         both = stored.StudyInstanceUID, spooled.StudyInstanceUID
-        status, out, _ = run("send", *both, "--to", f"PACS@127.0.0.1:{pacs.port}")
+        status, out, _ = run("peers", "send", *both, "--to", f"PACS@127.0.0.1:{pacs.port}")
     failure = {"sop_instance_uid": spooled.SOPInstanceUID, "reason": f"its file cannot be read now: {reason}"}
     assert (status, json.loads(out)) == (1, {"sent": 1, "warnings": 0, "failed": [failure]})
     assert pacs.taken == [stored.SOPInstanceUID]

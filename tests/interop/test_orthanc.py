@@ -135,15 +135,21 @@ def test_our_commands_find_get_and_send_with_orthanc(
         f'[peers.orthanc]\nae_title = "ORTHANC"\nhost = "127.0.0.1"\nport = {orthanc.dicom_port}\n'
     )
     voxelnode = [sys.executable, "-m", "node"]
-    found = run(*voxelnode, "find", "--from", "orthanc", "PatientID=P-9", "--json", *config)
+    found = run(*voxelnode, "peers", "find", "--from", "orthanc", "PatientID=P-9", "--json", *config)
     assert series[0].StudyInstanceUID in found
     root = ["--root", str(node.root), *config]
     told = run(
-        *voxelnode, "get", series[0].StudyInstanceUID, "--from", f"ORTHANC@127.0.0.1:{orthanc.dicom_port}", *root
+        *voxelnode,
+        "peers",
+        "get",
+        series[0].StudyInstanceUID,
+        "--from",
+        f"ORTHANC@127.0.0.1:{orthanc.dicom_port}",
+        *root,
     )
     assert "2" in told
     assert uids(series) <= held(node)
-    run(*voxelnode, "send", STUDY, "--to", "orthanc", *root)
+    run(*voxelnode, "peers", "send", STUDY, "--to", "orthanc", *root)
     assert uids(study) <= orthanc.instances()
 
 

@@ -34,7 +34,7 @@ from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.index import Index
 from node.index.engine.place import FILE_NAME
 from node.metrics import Metrics
-from node.receive.ingest import Announced, Incoming, Ingest, Origin
+from node.receive.ingest import MAXIMUM_BYTES, Announced, Incoming, Ingest, Origin
 from node.receive.refusals import Rejections
 from node.settings.model import Acknowledge, Dicom, ExtensionsSettings, Peer, Settings
 from tests.ingest import opened_ingest
@@ -166,9 +166,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("acceptor", ["node", pytest.param("pynetdicom", marks=mark)], indirect=True)
 
 
+CONSTANTS = {
+    "maximum_associations_per_address": ("node.association.admission.PER_ADDRESS",),
+    "maximum_query_results": ("node.association.services.c_find.MAXIMUM_RESULTS",),
+    "maximum_retrieves": ("node.extensions.retrieve.retrieve.MAXIMUM_RETRIEVES",),
+    "pdu_seconds": ("node.association.transport.PDU_SECONDS", "node.association.listener.PDU_SECONDS"),
+    "request_seconds": (
+        "node.association.transport.REQUEST_SECONDS",
+        "node.association.acceptor.REQUEST_SECONDS",
+        "node.association.acceptor.TICK_SECONDS",
+        "node.association.listener.TICK_SECONDS",
+        "node.extensions.pynetdicom_acceptor.acceptor.REQUEST_SECONDS",
+    ),
+}
+"""Constants that tests make smaller, for all nodes of a test."""
+
+
 @pytest.fixture
-def start_node(tmp_path: Path, acceptor: str) -> Iterator[Callable[..., Running]]:
-    """Start a node; keyword arguments are keys of [dicom], `peers` the table of peers."""
+def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running]]:
+    """Start a node; keyword arguments are keys of [dicom] or of `CONSTANTS`, `peers` the table of peers."""
     started: list[Running] = []
 
     def start(
@@ -181,8 +197,13 @@ def start_node(tmp_path: Path, acceptor: str) -> Iterator[Callable[..., Running]
         acknowledge: Acknowledge = "local",
         disabled: tuple[str, ...] = (),
         conflict_answer: Literal["success", "warning"] = "success",
+        maximum_instance_bytes: int = MAXIMUM_BYTES,
         **dicom: Any,
     ) -> Running:
+        for name in dicom.keys() & CONSTANTS.keys():
+            value = dicom.pop(name)
+            for place in CONSTANTS[name]:
+                monkeypatch.setattr(place, value)
         dicom = {"acceptor": acceptor} | dicom
         root = root or tmp_path / f"root{len(started)}"
         settings = Settings(
@@ -202,7 +223,7 @@ def start_node(tmp_path: Path, acceptor: str) -> Iterator[Callable[..., Running]
                 index,
                 metrics,
                 lambda title: 60.0,
-                settings.dicom.maximum_instance_bytes,
+                maximum_bytes=maximum_instance_bytes,
                 conflict_answer=conflict_answer,
                 acknowledge=acknowledge,
             )

@@ -64,7 +64,7 @@ def test_one_association_too_many_is_told_to_come_back(start_node: Callable[...,
 
 
 def test_one_address_cannot_take_every_association(start_node: Callable[..., Running]) -> None:
-    node = start_node(maximum_associations_per_address=2)
+    node = start_node(maximum_associations=8, maximum_associations_per_address=2)
     hogs = [associate(node) for _ in range(2)]
     assert rejected(node) == (2, 3, 2)
     elsewhere = associate(node, bind_address=("127.0.0.2", 0))

@@ -17,6 +17,7 @@ from pydicom.uid import (
 )
 from pynetdicom import build_context
 
+from node.association.outgoing import MAXIMUM_PDU_BYTES
 from node.receive.readiness import reasons_not_ready
 from tests.make import corrected, ct_series, instance
 from tests.protocol.conftest import (
@@ -197,9 +198,8 @@ def test_the_cuts_of_tcp_do_not_matter(node: Running, step: int) -> None:
     assert node.stored_data_sets()[ds.SOPInstanceUID] == data
 
 
-@pytest.mark.parametrize("size", [4096, 131072, 1048576])
-def test_pdus_of_any_announced_size_pass(start_node: Callable[..., Running], size: int) -> None:
-    node = start_node(maximum_pdu_bytes=size)
+def test_pdus_of_the_announced_size_pass(node: Running) -> None:
+    size = MAXIMUM_PDU_BYTES
     ds = instance()
     ds.add_new(0x7FE00010, "OW", bytes(range(256)) * 8192)
     data = data_set_bytes(ds)

@@ -307,8 +307,9 @@ def test_only_known_networks_may_send(listening: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_connection_too_many_of_one_address_is_closed(listening: Any) -> None:
-    port = listening(hl7_maximum_connections_per_address=3)
+def test_a_connection_too_many_of_one_address_is_closed(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.extensions.worklist.mllp.PER_ADDRESS", 3)
+    port = listening()
     senders = [Sender(port) for _ in range(3)]
     assert all(sender.send(written())[1] == "AA" for sender in senders)
     with Sender(port) as late:

@@ -213,6 +213,16 @@ def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> N
         pause.wait(0.02)
 
 
+def made_download(client: httpx2.Client, kind: str, seconds: float = DEADLINE_SECONDS, **order: Any) -> httpx2.Response:
+    """The file of a download, once it is made."""
+    asked = client.post(f"/api/v1/downloads/{kind}", json=order)
+    assert asked.status_code == 202, asked.text
+    at = asked.headers["location"]
+    until(lambda: client.get(at).json()["ended_at"] is not None, seconds)
+    assert client.get(at).json()["state"] == "succeeded", client.get(at).json()["reason"]
+    return client.get(f"{at}/file")
+
+
 def open_site(
     root: Path, tables: Mapping[str, Any] | None = None, storage: Mapping[str, Any] | None = None, **web: Any
 ) -> Site:

@@ -112,7 +112,7 @@ def test_credentials_of_scripts_and_of_nobody_make_no_others(start_site: Callabl
             "/administration/accounts": {"name": "ann", "new": NEW, "again": NEW},
             "/administration/accounts/chief/remove": {},
             "/account/tokens": {"label": "x", "days": "1"},
-            "/administration/peers": {"name": "ct", "ae_title": "CT"},
+            "/administration/set/peers": {"name": "ct", "ae_title": "CT"},
             "/account/password": {"current": PASSWORD, "new": NEW, "again": NEW},
         }.items():
             assert client.post(path, data=form).status_code == 403, path
@@ -159,12 +159,11 @@ def test_the_configuration_says_where_each_value_comes_from(
     file.write_text('[dicom]\nae_title = "FROMFILE"\n')
     monkeypatch.setenv("VOXELNODE_WEB__SESSION_HOURS", "5")
     loaded, site = load(file), start_site()
-    site.services.settings.note_origins(loaded.file, loaded.origins)
+    site.services.settings.note_sources(loaded.settings.loaded_from)
     client = site.client()
     page = client.get("/administration/configuration", params={"chosen": "true"}).text
-    shown = dict(re.findall(r"<code>([\w.]+)</code></th>.*?<td>(?:<[^>]+>)?(\w+)", page))
-    assert shown == {"dicom.ae_title": "file", "web.session_hours": "environment"}
-    assert str(file) in page
+    shown = dict(re.findall(r"<code>([\w.]+)</code></th>.*?<td>(?:<[^>]+>)?([^<]+)", page))
+    assert shown == {"dicom.ae_title": str(file), "web.session_hours": "environment"}
     assert "series.quiet_seconds" in client.get("/administration/configuration").text
 
 
@@ -210,7 +209,7 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
         assert ann.get(f"/administration/{path}").status_code == 403, path
         assert chief.get(f"/administration/{path}").status_code == 200, path
     assert ann.post("/administration/hooks/bell", data={"action": "retry"}).status_code == 403
-    assert ann.post("/administration/peers", data={"name": "ct2", "ae_title": "CT2"}).status_code == 403
+    assert ann.post("/administration/set/peers", data={"name": "ct2", "ae_title": "CT2"}).status_code == 403
     assert ann.post("/administration/hooks/bell/test").status_code == 403
 
 
@@ -244,7 +243,7 @@ def test_the_newest_changes_say_who_did_what(site: Site, chief: httpx2.Client) -
 
 def test_a_form_that_breaks_a_rule_is_told_in_plain_words_and_can_be_sent_again(chief: httpx2.Client) -> None:
     form = {"name": "ct9", "ae_title": "X" * 17, "may": "echo", "host": "127.0.0.1:104"}
-    answer = chief.post("/administration/peers", data=form, headers={"Accept": "text/html"})
+    answer = chief.post("/administration/set/peers", data=form, headers={"Accept": "text/html"})
     assert answer.status_code == 400
     for words in ("This was not accepted", "ae_title: must have at most 16 characters", "has a port: write host"):
         assert words in answer.text, words

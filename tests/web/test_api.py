@@ -339,14 +339,14 @@ def test_what_gave_no_volume_is_told_with_its_reason(site: Site) -> None:
     one, other = make.ct_series(2, series_uid="1.5", study_uid="1.4")
     other.PixelSpacing = one.PixelSpacing = ["0", "0"]
     site.take(one, other)
-    assert [job["state"] for job in items(site, "queue")] == ["receiving"]
+    assert [job["state"] for job in items(site, "series")] == ["receiving"]
     site.convert()
     [failure] = items(site, "failures")
     assert failure["series_instance_uid"] == "1.5"
     assert failure["detail"]
     assert items(site, "failures", reason=failure["reason"]) == [failure]
     assert items(site, "failures", reason="another") == []
-    assert [job["state"] for job in items(site, "queue", state="refused")] == ["refused"]
+    assert [job["state"] for job in items(site, "series", state="refused")] == ["refused"]
     [verdict] = items(site, "verdicts")
     assert verdict["verdict_reason"]
     status = site.client().get("/api/v1/status").json()
@@ -368,11 +368,12 @@ def test_a_series_is_converted_again_by_order(site: Site) -> None:
     site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.3"))
     site.convert()
     path = "/api/v1/studies/1.2/series/1.3"
-    answer = site.client().post(f"{path}/reconvert")
+    answer = site.client().post("/api/v1/studies/1.2/reconvert?series_instance_uid=1.3")
     assert (answer.status_code, answer.json()) == (202, {"owed": 1})
     assert site.client().get(path).json()["state"] == "receiving"
     assert site.client().post("/api/v1/studies/1.2/reconvert").json() == {"owed": 0}
-    assert site.client().post("/api/v1/studies/1.9/reconvert").status_code == 404
+    for absent in ("1.9/reconvert", "1.2/reconvert?series_instance_uid=1.4"):
+        assert site.client().post(f"/api/v1/studies/{absent}").status_code == 404
     assert site.audited("DICOM Instances Accessed")[-1]["objects"][0]["patient_id"] == "TEST-1"
 
 
@@ -481,7 +482,7 @@ def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: py
 
     monkeypatch.setattr("node.web.api.paging.PageRequest.read", broken)
     client = site.client()
-    answer = client.get("/api/v1/queue")
+    answer = client.get("/api/v1/failures")
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert answer.headers["x-content-type-options"] == "nosniff"

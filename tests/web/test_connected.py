@@ -149,7 +149,7 @@ def test_a_medium_is_fetched_although_the_connection_breaks(site: Site, tmp_path
     with zipfile.ZipFile(path) as opened:
         assert opened.testzip() is None
         assert opened.namelist()[-1] == "DICOMDIR"
-    assert site.client().get("/api/v1/downloads").json() == {"items": []}
+    assert site.client().get("/api/v1/work?kind=download").json()["items"] == []
     with pytest.raises(NodeFailed) as refused:
         node.connect(site.url).download_deidentified(tmp_path / "x.zip", "none", ["1.2.3"])
     assert refused.value.status == 400

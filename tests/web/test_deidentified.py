@@ -17,16 +17,14 @@ from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
-from node.extensions.deidentify import downloads
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import Patient, read_keys
 from node.index.nouns.accounts import Role
 from node.settings.model import Destination, Route
-from node.web import prepared
 from tests import make
 from tests.leaks import leaks
 from tests.preloaded import run
-from tests.web.conftest import PASSWORD, Site, open_site, until
+from tests.web.conftest import PASSWORD, Site, made_download, open_site, until
 from tests.web.test_routes import run as run_routes
 
 pytestmark = pytest.mark.slow
@@ -119,8 +117,7 @@ def report_in(content: bytes) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_download_has_no_identities_and_tells_what_it_leaves_out(here: Site) -> None:
     client = here.client()
-    url = f"/api/v1/studies/{STUDY}/deidentified?profile=trial"
-    dicom = client.get(url).content
+    dicom = downloaded(here)
     assert b"secret" not in searched(dicom).lower()
     assert STUDY.encode() not in searched(dicom)
     assert leaks(dcmread(BytesIO(saved(identified()[0]))), searched(dicom), PROFILE) == []
@@ -129,12 +126,10 @@ def test_a_download_has_no_identities_and_tells_what_it_leaves_out(here: Site) -
     assert {row["reason"] for row in report["left_out"]} == REFUSED
     assert len(instances_in(dicom)) == 4
 
-    of_series = client.get(
-        f"/api/v1/studies/{STUDY}/series/{SERIES}/deidentified?profile=trial",
-        headers={"Accept": "application/octet-stream"},
-    )
-    assert of_series.headers["content-type"] == "application/octet-stream"
-    one = of_series.content
+    one = downloaded(here, series_instance_uids=[SERIES])
+    newest = client.get("/api/v1/work?kind=download").json()["items"][0]
+    octets = client.get(newest["file"], headers={"Accept": "application/octet-stream"})
+    assert (octets.headers["content-type"], octets.content) == ("application/octet-stream", one)
     assert instances_in(one) == instances_in(dicom)
     assert report_in(one)["left_out"] == []
 
@@ -146,12 +141,17 @@ def test_a_download_has_no_identities_and_tells_what_it_leaves_out(here: Site) -
     assert line["participants"][0]["user"] == "local"
 
 
+def downloaded(site: Site, **order: Any) -> bytes:
+    given = {"study_instance_uids": [STUDY], "profile": "trial"} | order
+    return made_download(site.client(), "deidentified", 60, **given).content
+
+
 def exports(site: Site) -> set[str]:
     return {line["detail"] for line in site.audited("Export")}
 
 
 def test_volumes_are_made_of_copies_and_nothing_stays_behind(here: Site) -> None:
-    volumes = here.client().get(f"/api/v1/studies/{STUDY}/deidentified?profile=trial&content=volumes").content
+    volumes = downloaded(here, content="volumes")
     assert b"secret" not in searched(volumes).lower()
     assert leaks(dcmread(BytesIO(saved(identified()[0]))), searched(volumes), PROFILE) == []
     report = report_in(volumes)
@@ -159,7 +159,7 @@ def test_volumes_are_made_of_copies_and_nothing_stays_behind(here: Site) -> None
     assert {row["reason"] for row in report["left_out"]} <= {"no-volume", *REFUSED}
     with ZipFile(BytesIO(volumes)) as archive:
         assert {Path(name).suffix for name in archive.namelist()} >= {".gz", ".json", ".png", ".mhd"}
-    until(lambda: list((here.root / "work").iterdir()) == [])
+    until(lambda: not [path for path in (here.root / "work").iterdir() if path.is_dir()])
     until(lambda: any("as volumes: done, 4 instances in " in detail for detail in exports(here)))
 
 
@@ -207,10 +207,12 @@ def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_l
     assert lines == {"route up, de-identified by [deidentify.trial], key t1"}
 
     order = {"study": [STUDY, "1.2.9"], "profile": "trial"}
-    selected = here.client().post("/selected/deidentified.zip", data=order).content
+    page = here.client().post("/selected/deidentified.zip", data=order, follow_redirects=False).headers["location"]
+    until(lambda: "The file is ready" in here.client().get(page).text, 60)
+    selected = here.client().get(f"{page}/file").content
     assert {row["reason"] for row in report_in(selected)["left_out"]} == {"not-here", *REFUSED}
-    downloaded = instances_in(selected)
-    assert set(downloaded.values()) == by_route
+    copies = instances_in(selected)
+    assert set(copies.values()) == by_route
     originals = tmp_path / "originals"
     originals.mkdir()
     for number, ds in enumerate(identified()):
@@ -218,35 +220,26 @@ def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_l
     options = ("--key", key, "--retain", "modified-dates", "--clean", "descriptors")
     assert run("deidentify", originals, tmp_path / "clean", *options).returncode == 0
     by_command = {str(path.relative_to(tmp_path / "clean")): path for path in (tmp_path / "clean").rglob("*.dcm")}
-    assert by_command.keys() == downloaded.keys()
+    assert by_command.keys() == copies.keys()
     assert {path.read_bytes() for path in by_command.values()} == by_route
 
 
 def test_a_wrong_download_is_refused(here: Site) -> None:
-    client = here.client()
-    url = f"/api/v1/studies/{STUDY}/deidentified"
-    wrong = client.get(f"{url}?profile=trail")
+    client, before = here.client(), here.client().get("/api/v1/work?total=true").json()["total"]
+    wanted = {"study_instance_uids": [STUDY], "profile": "trial"}
+    wrong = client.post("/api/v1/downloads/deidentified", json=wanted | {"profile": "trail"})
     assert wrong.status_code == 400
     assert 'did you mean "trial"?' in wrong.json()["detail"]
-    assert client.get(url).status_code == 422
-    assert client.get("/api/v1/studies/1.2.9/deidentified?profile=trial").status_code == 404
-    assert client.get(f"/api/v1/studies/{STUDY}/series/1.2.9/deidentified?profile=trial").status_code == 404
-    assert client.get("/api/v1/downloads").json() == {"items": []}
-    turns = here.app.state.prepared
-    ends = [turns.take_turn("local") for _ in range(2)]
-    assert client.get(f"{url}?profile=trial").status_code == 503
-    waits = client.get(f"/studies/{STUDY}/deidentified.zip?profile=trial", follow_redirects=False)
-    assert "It waits for its turn" in client.get(waits.headers["location"]).text
-    client.post(f"{waits.headers['location']}/remove")
-    for end in ends:
-        end()
-        turns.take_turn("local")()  # one is free again
+    for change, status in (
+        ({"profile": None}, 422),
+        ({"study_instance_uids": ["1.2.9"]}, 404),
+        ({"series_instance_uids": ["1.2.9"]}, 404),
+    ):
+        assert client.post("/api/v1/downloads/deidentified", json=wanted | change).status_code == status
+    assert client.get("/api/v1/work?total=true").json()["total"] == before
 
 
-def test_a_long_download_is_made_while_its_page_shows_how_far_it_is(
-    start_site: Callable[..., Site], key: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(downloads, "STREAMED_INSTANCES", 2)
+def test_a_download_is_made_while_its_page_shows_how_far_it_is(start_site: Callable[..., Site], key: Path) -> None:
     site = start_site(tables(key), authentication="always")
     for name in ("one", "two"):
         site.account(name, Role.READ)
@@ -265,9 +258,4 @@ def test_a_long_download_is_made_while_its_page_shows_how_far_it_is(
     assert [two.get(f"{page}{part}").status_code for part in ("", "/progress", "/file")] == [404, 404, 404]
     assert one.post(f"{page}/remove", follow_redirects=False).status_code == 303
     assert one.get(page).status_code == 404
-    assert not list((site.root / "work").glob("download-*"))
-
-    monkeypatch.setattr(prepared, "KEPT_SECONDS", 0.0)
-    again = one.get(f"/studies/{STUDY}/deidentified.zip?profile=trial", follow_redirects=False).headers["location"]
-    until(lambda: one.get(again).status_code == 404, 60)
     assert not list((site.root / "work").glob("download-*"))

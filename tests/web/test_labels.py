@@ -41,7 +41,7 @@ def test_labels_are_set_listed_filtered_and_selected(two: Site) -> None:
     assert client.put(f"{STUDY}/labels", json={"labels": [" phase  2 ", "urgent"]}).json() == {
         "labels": ["phase 2", "urgent"]
     }
-    assert client.put(f"{STUDY}/series/1.2.3.2/labels", json={"labels": ["checked"]}).status_code == 200
+    assert client.put(f"{STUDY}/labels?series_instance_uid=1.2.3.2", json={"labels": ["checked"]}).status_code == 200
     assert labelled(two) == [
         ("1.2.3", None, "phase 2"),
         ("1.2.3", None, "urgent"),
@@ -127,7 +127,7 @@ def test_pages_give_and_take_labels_of_a_study_a_series_and_a_selection(two: Sit
 def test_labels_come_back_from_the_trash_and_go_with_the_last_files(two: Site) -> None:
     client = two.client()
     client.put(f"{STUDY}/labels", json={"labels": ["urgent"]})
-    client.put(f"{STUDY}/series/1.2.3.2/labels", json={"labels": ["checked"]})
+    client.put(f"{STUDY}/labels?series_instance_uid=1.2.3.2", json={"labels": ["checked"]})
     client.post(f"{STUDY}/comments", json={"comment": "look"})
     client.delete(STUDY)
     assert labelled(two) == []

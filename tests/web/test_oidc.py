@@ -536,12 +536,12 @@ def test_claims_are_found_by_name_and_by_path() -> None:
 
 @pytest.mark.slow
 def test_in_a_browser_a_person_signs_in_and_out(start: StartSite, provider: Provider) -> None:
-    site = start(label="Sign in with your hospital account")
+    site = start()
     with sync_playwright() as playwright:
         for browser in start_browser(playwright):
             visitor = Visitor(browser, site.url)
             page = visitor.open("/queue")
-            page.get_by_role("link", name="Sign in with your hospital account").click()
+            page.get_by_role("link", name="Sign in with single sign-on").click()
             expect(page.get_by_role("heading", name="Queue", exact=True)).to_be_visible()
             assert page.url == f"{site.url}/queue"
             page.get_by_role("button", name="Sign out").click()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,128 +15,129 @@ from typing import Any, cast
 import httpx2
 import pytest
 
-from node.archive.filesystem import Archive
+from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
 from node.conversion.volume_files import sweep
 from node.errors import OutOfResources
 from node.index.nouns.accounts import Role
-from node.web import prepared
+from node.index.work.ledger import MAX_DOWNLOADS, Work
+from node.index.work.payloads import Download
 from node.web.access import Call, Caller
-from node.web.errors import DownloadsBusy
-from node.web.prepared import (
-    MAX_KEPT_FOR_ACCOUNT,
-    MAX_MADE,
-    MAX_MADE_FOR_ACCOUNT,
-    Check,
-    Made,
-    Prepared,
-    PreparedDownloads,
-    Wanted,
-)
+from node.web.downloads import MAX_MADE, Downloads, Making, makes
+from node.web.errors import DownloadsBusy, ResourceNotFound
 from node.web.zips import Member
 from tests import make
 from tests.web.conftest import PASSWORD, Site, until
 
 STUDY = "1.2.3"
 
-
-def call_of(account: str) -> Call:
-    return cast("Call", SimpleNamespace(account=Caller(account, Role.READ)))
+may_go_on = threading.Event()
 
 
-class Downloads:
-    """Downloads of a root, of members that wait until they may go on."""
-
-    def __init__(self, root: Path, reserve_bytes: int = 0) -> None:
-        self.stopping, self.may_go_on = threading.Event(), threading.Event()
-        self.archive = Archive(root, reserve_bytes)
-        self.made = PreparedDownloads(self.archive, self.stopping)
-        self.begun: list[str] = []
-        self.closed = 0
-        self._asked = 0
-
-    def begin(self, account: str = "one", order: str | None = None, size: int = 0) -> str:
-        self._asked += 1
-        order = order or str(self._asked)
-
-        def members(check: Check) -> Iterator[Member]:
-            self.begun.append(order)
-            while not self.may_go_on.wait(0.01):
-                check()
-            yield Member("x", 1, iter([b"x"]))
-
-        wanted = Wanted("x.zip", order, [], 1, "file", size)
-        return self.made.begin(call_of(account), wanted, lambda: Made(members, self._close))
-
-    def of(self, number: str, account: str = "one") -> Prepared:
-        return self.made.of(call_of(account), number)
-
-    def _close(self) -> None:
-        self.closed += 1
+@makes("test")
+def members(making: Making) -> Generator[Member, None, None]:
+    """One member, as soon as it may go on."""
+    while not may_go_on.wait(0.01):
+        making.check()
+    yield Member("x", 1, iter([b"x"]))
 
 
 @pytest.fixture
-def downloads(tmp_path: Path) -> Iterator[Downloads]:
-    made = Downloads(tmp_path)
-    yield made
-    made.stopping.set()
+def held() -> Iterator[None]:
+    """Downloads of tests that wait until they may go on."""
+    may_go_on.clear()
+    yield
+    may_go_on.set()
 
 
-def test_an_account_has_a_few_downloads_that_are_made_while_others_wait_in_order(downloads: Downloads) -> None:
-    mine = [downloads.begin() for _ in range(MAX_KEPT_FOR_ACCOUNT)]
-    with pytest.raises(DownloadsBusy, match="are kept already"):
-        downloads.begin()
-    others = [downloads.begin(f"other {number}") for number in range(MAX_MADE - MAX_MADE_FOR_ACCOUNT + 1)]
-    until(lambda: len(downloads.begun) == MAX_MADE)
-    assert [downloads.of(number).state for number in mine[:3]] == ["making", "making", "waiting"]
-    assert downloads.made.before(downloads.of(mine[3])) == 1
-    assert downloads.of(others[-1], f"other {len(others) - 1}").state == "waiting", "as many are made as may be"
-    with pytest.raises(DownloadsBusy, match="are being made already"):
-        downloads.made.take_turn("one")
-    downloads.made.remove(mine[0])  # ends it, although it has no member yet
-    downloads.made.remove(mine[2])  # ends it, although it waits
-    until(lambda: downloads.closed == 2 and downloads.of(mine[3]).state == "making")
-    downloads.may_go_on.set()
-    left = [mine[1], *mine[3:]]
-    until(lambda: all(downloads.of(number).state == "ready" for number in left))
-    until(lambda: downloads.closed == MAX_KEPT_FOR_ACCOUNT + len(others))
-    assert len(list(downloads.archive.work.iterdir())) == len(left) + len(others)
-    downloads.made.take_turn("one")()
+def call_of(site: Site, account: str = "one") -> Call:
+    act = lambda action, **arguments: site.services.actions[action](who=account, **arguments)  # noqa: E731
+    return cast("Call", SimpleNamespace(account=Caller(account, Role.READ), act=act))
 
 
-def test_the_same_is_not_made_twice_at_once(downloads: Downloads) -> None:
-    first = downloads.begin(order="study")
-    assert downloads.begin(order="study") == first
-    assert downloads.begin("two", order="study") != first, "it is for one account alone"
-    downloads.may_go_on.set()
-    until(lambda: downloads.of(first).state == "ready")
-    assert downloads.begin(order="study") != first, "something may have come since"
+def downloads_of(site: Site) -> Downloads:
+    found: Downloads = site.server._app.state.downloads
+    return found
 
 
-def test_no_download_begins_on_a_full_disk(tmp_path: Path) -> None:
-    full = Downloads(tmp_path, reserve_bytes=1 << 62)
-    with pytest.raises(OutOfResources):
-        full.begin()
-    full.stopping.set()
+def begin(site: Site, name: str, account: str = "one") -> int:
+    return downloads_of(site).begin(call_of(site, account), Download("test", name))
 
 
-def test_a_download_that_does_not_fit_beside_the_others_is_refused_with_how_much_it_takes(tmp_path: Path) -> None:
-    disk = os.statvfs(tmp_path)
-    free = disk.f_bavail * disk.f_frsize
-    downloads = Downloads(tmp_path, reserve_bytes=free // 2)
-    first = downloads.begin(size=free // 3)
-    with pytest.raises(OutOfResources, match=r"takes about [\d.]+ GB, and the disk of the archive has [\d.]+ GB"):
-        downloads.begin(size=free // 3)
-    downloads.made.remove(first)
-    downloads.begin(size=free // 3)
-    downloads.stopping.set()
+def of(site: Site, number: int, account: str = "one") -> Work:
+    return downloads_of(site).of(call_of(site, account), number)
 
 
-def test_how_long_it_takes_is_estimated_from_what_is_made() -> None:
-    one = Prepared("one", frozenset(), frozenset(), Wanted("x", "", [], 100, "file"), Path())
-    one.state, one.began_at, one.done = "making", prepared.monotonic() - 10, 25
-    assert 29 <= (one.left_seconds or 0) <= 31
-    one.done = 0
-    assert one.left_seconds is None
+def in_work(site: Site) -> list[str]:
+    return [path.name for path in site.store.archive.work.glob("download-*")]
+
+
+@pytest.mark.usefixtures("held")
+def test_an_account_has_one_download_made_while_others_wait_in_order(site: Site) -> None:
+    mine = [begin(site, f"{number}.zip") for number in range(MAX_DOWNLOADS)]
+    with pytest.raises(DownloadsBusy, match="remove one on its page"):
+        begin(site, "more.zip")
+    others = [begin(site, "x.zip", f"other {number}") for number in range(MAX_MADE)]
+    until(lambda: len(in_work(site)) == MAX_MADE)
+    assert [of(site, number).state for number in mine[:2]] == ["running", "waiting"]
+    assert of(site, others[-1], f"other {MAX_MADE - 1}").state == "waiting", "as many are made as may be"
+    with pytest.raises(ResourceNotFound):
+        of(site, mine[0], "two")
+    downloads_of(site).remove(call_of(site), mine[1])  # ends it, although it waits
+    assert of(site, mine[1]).outcome == "cancelled"
+    downloads_of(site).remove(call_of(site), mine[0])  # ends it, although it has no member yet
+    until(lambda: of(site, mine[0]).outcome == "cancelled")
+    until(lambda: of(site, mine[2]).state == "running")
+    may_go_on.set()
+    until(lambda: all(of(site, number).outcome == "succeeded" for number in mine[2:]))
+    assert downloads_of(site).file(of(site, mine[2])) is not None
+    begin(site, "more.zip"), begin(site, "still more.zip")
+    with pytest.raises(DownloadsBusy):  # what has a file counts
+        begin(site, "too many.zip")
+    downloads_of(site).remove(call_of(site), mine[2])
+    begin(site, "too many.zip")
+
+
+@pytest.mark.usefixtures("held")
+def test_the_same_is_not_made_twice_at_once(site: Site) -> None:
+    first = begin(site, "study.zip")
+    assert begin(site, "study.zip") == first
+    assert begin(site, "study.zip", "two") != first, "it is for one account alone"
+    may_go_on.set()
+    until(lambda: of(site, first).outcome == "succeeded")
+    assert begin(site, "study.zip") != first, "something may have come since"
+
+
+def test_no_download_begins_on_a_full_disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site.store.archive.intake, "waits_for", lambda: "the disk is full")
+    with pytest.raises(OutOfResources, match="the disk is full"):
+        begin(site, "x.zip")
+
+
+@pytest.mark.usefixtures("held")
+def test_a_start_makes_what_the_last_one_owed_and_keeps_files_for_their_hour(site: Site, tmp_path: Path) -> None:
+    ready = begin(site, "ready.zip", "two")
+    until(lambda: of(site, ready, "two").state == "running")
+    may_go_on.set()
+    until(lambda: of(site, ready, "two").outcome == "succeeded")
+    may_go_on.clear()
+    number = begin(site, "x.zip")
+    until(lambda: of(site, number).state == "running")
+    downloads_of(site).stop()
+    assert of(site, number).state == "running"
+    (site.store.archive.work / "folder").mkdir()
+    sweep(site.store.archive, site.store.index)
+    assert not (site.store.archive.work / "folder").exists()
+    may_go_on.set()
+    again = Downloads(site.services, site.server._app.state.access.trail)
+    again.start()
+    until(lambda: of(site, number).outcome == "succeeded")
+    assert again.file(of(site, number)) is not None
+    file = again.file(of(site, ready, "two"))
+    assert file is not None
+    os.utime(file, (time.time() - DOWNLOAD_KEPT_SECONDS - 1,) * 2)
+    again.wake()
+    until(lambda: not file.exists())
+    again.stop()
 
 
 @pytest.fixture
@@ -153,13 +155,13 @@ def asked(client: httpx2.Client, body: dict[str, Any] | None = None, **headers: 
     answer = client.post("/api/v1/downloads/medium", json=body or {"study_instance_uids": [STUDY]}, headers=headers)
     assert answer.status_code == 202, answer.text
     found: dict[str, Any] = answer.json()
-    assert answer.headers.get("location", f"/api/v1/downloads/{found['id']}") == f"/api/v1/downloads/{found['id']}"
+    assert answer.headers["location"] == f"/api/v1/work/{found['id']}"
     return found
 
 
-def ended(client: httpx2.Client, id: str) -> dict[str, Any]:
-    until(lambda: client.get(f"/api/v1/downloads/{id}").json()["state"] in ("ready", "failed"))
-    found: dict[str, Any] = client.get(f"/api/v1/downloads/{id}").json()
+def ended(client: httpx2.Client, id: int) -> dict[str, Any]:
+    until(lambda: client.get(f"/api/v1/work/{id}").json()["ended_at"] is not None)
+    found: dict[str, Any] = client.get(f"/api/v1/work/{id}").json()
     return found
 
 
@@ -171,30 +173,28 @@ def test_a_medium_is_asked_for_watched_fetched_in_parts_and_removed_by_rest(
     token = site.client(headers={"Authorization": f"Bearer {site.token('one')}"})
     number = asked(token)["id"]
     ready = ended(token, number)
-    assert (ready["state"], ready["total"], ready["done"], ready["unit"]) == ("ready", 4, 4, "instance")
-    assert ready["expires_at"] is not None
+    assert (ready["state"], ready["instances"], ready["file"]) == ("succeeded", 4, f"/api/v1/work/{number}/file")
     whole = token.get(ready["file"])
-    assert whole.headers["content-length"] == str(ready["bytes"])
     rest = token.get(ready["file"], headers={"Range": "bytes=1000-", "If-Range": whole.headers["etag"]})
     assert (rest.status_code, rest.content) == (206, whole.content[1000:])
     assert zipfile.ZipFile(BytesIO(whole.content)).namelist()[-1] == "DICOMDIR"
     assert "CD.zip, prepared before" in site.audited("DICOM Instances Transferred")[0]["detail"]
-    assert [item["id"] for item in one.get("/api/v1/downloads").json()["items"]] == [number], "as on the pages"
+    assert [item["id"] for item in one.get("/api/v1/work?kind=download").json()["items"]] == [number]
     assert "The file is ready" in one.get(f"/downloads/{number}").text
-    assert token.delete(f"/api/v1/downloads/{number}").json() == {"removed": number}
+    assert token.delete(ready["file"]).json() == {"removed": number}
     assert token.get(ready["file"]).status_code == 404
+    assert token.get(f"/api/v1/work/{number}").status_code == 404, "its name may be that of the patient"
     assert not list((site.root / "work").glob("download-*"))
 
 
 @pytest.mark.slow
-def test_rest_makes_some_series_once_for_one_key_and_refuses_what_is_not_there(
+def test_rest_makes_some_series_and_refuses_what_is_not_there(
     two: tuple[Site, httpx2.Client, httpx2.Client],
 ) -> None:
     _, one, _ = two
     some = {"study_instance_uids": [STUDY], "series_instance_uids": ["1.2.3.2"]}
-    first = asked(one, some, **{"Idempotency-Key": "a"})
-    assert asked(one, some, **{"Idempotency-Key": "a"})["id"] == first["id"]
-    assert ended(one, first["id"])["total"] == 2
+    first = asked(one, some)
+    assert ended(one, first["id"])["instances"] == 2
     for body, status in (
         ({"study_instance_uids": ["9.9"]}, 404),
         ({"study_instance_uids": []}, 422),
@@ -223,46 +223,38 @@ def test_a_download_is_for_its_account_alone_and_only_while_it_sees_the_series(
     ended(one, number)
     for client in (other, admin):
         for answer in (
-            client.get(f"/api/v1/downloads/{number}"),
-            client.get(f"/api/v1/downloads/{number}/file"),
-            client.delete(f"/api/v1/downloads/{number}"),
+            client.get(f"/api/v1/work/{number}/file"),
+            client.delete(f"/api/v1/work/{number}/file"),
+            client.get(f"/downloads/{number}"),
             client.get(f"/downloads/{number}/file"),
         ):
             assert answer.status_code == 404
-        assert client.get("/api/v1/downloads").json() == {"items": []}
-    assert one.get(f"/api/v1/downloads/{number}/file").status_code == 200
+    assert one.get(f"/api/v1/work/{number}/file").status_code == 200
     assert admin.delete("/api/v1/projects/alpha/members/one").status_code == 200
     assert admin.put("/api/v1/projects/beta", json={}).status_code in (200, 201)
     assert admin.put("/api/v1/projects/beta/members/one", json={"role": "read"}).status_code == 200
-    assert one.get(f"/api/v1/downloads/{number}").status_code == 404
-    assert one.get(f"/api/v1/downloads/{number}/file").status_code == 404
-    assert one.get("/api/v1/downloads").json() == {"items": []}
-
-
-def test_the_next_start_removes_what_a_crash_left(site: Site) -> None:
-    work = site.store.archive.work
-    (work / "folder").mkdir(parents=True)
-    for name in ("download-1", "folder/1.dcm"):
-        (work / name).write_bytes(b"patient")
-    sweep(site.store.archive, site.store.index)
-    assert not list(work.iterdir())
+    assert one.get(f"/downloads/{number}").status_code == 404
+    assert one.get(f"/api/v1/work/{number}/file").status_code == 404
+    assert one.delete(f"/api/v1/work/{number}/file").status_code == 404
+    assert one.get("/api/v1/work").status_code == 403
+    admin.put("/api/v1/projects/beta/members/two", json={"role": "read"})
+    assert other.get(f"/api/v1/work/{number}").status_code == 404, "a member sees the downloads of its account alone"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("held")
 def test_a_study_that_is_deleted_while_its_medium_waits_is_named_as_left_out(
     two: tuple[Site, httpx2.Client, httpx2.Client],
 ) -> None:
     site, one, _ = two
     site.account("admin", Role.ADMIN)
     admin = site.client(auth=("admin", PASSWORD))
-    one.get("/api/v1/downloads")
-    ends = [site.app.state.prepared.take_turn("one") for _ in range(MAX_MADE_FOR_ACCOUNT)]
+    begin(site, "first.zip")
     number = asked(one)["id"]
     assert "It waits for its turn" in one.get(f"/downloads/{number}").text
     assert admin.delete(f"/api/v1/studies/{STUDY}").status_code == 200
     assert admin.delete(f"/api/v1/trash/{admin.get('/api/v1/trash').json()[0]['number']}").status_code == 200
-    for end in ends:
-        end()
-    assert ended(one, number)["state"] == "ready"
-    content = one.get(f"/api/v1/downloads/{number}/file").content
+    may_go_on.set()
+    assert ended(one, number)["state"] == "succeeded"
+    content = one.get(f"/api/v1/work/{number}/file").content
     assert b"missing" in zipfile.ZipFile(BytesIO(content)).read("README.TXT")

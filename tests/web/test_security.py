@@ -255,8 +255,11 @@ def test_a_connection_that_asks_for_nothing_is_closed(site: Site, monkeypatch: p
     assert site.network_client().get("/healthz").status_code == 200
 
 
-def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(start_site: Callable[..., Site]) -> None:
-    site = start_site(maximum_connections=4)
+def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.web.server.MAXIMUM_CONNECTIONS", 4)
+    site = start_site()
     with held_connections(site, 20):
         for _ in range(3):
             with raw(site) as asking:
@@ -271,7 +274,8 @@ def test_connections_that_never_end_their_handshake_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("node.web.server.HEAD_SECONDS", 0.2)
-    site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key", maximum_connections=4)
+    monkeypatch.setattr("node.web.server.MAXIMUM_CONNECTIONS", 4)
+    site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
     with held_connections(site, 9) as held:
         until(lambda: site.server._places.budget.count() <= 4)
         assert held[-1].recv(1) == b""
@@ -298,8 +302,9 @@ def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> Non
     assert not site.server._thread.is_alive()
 
 
-def test_one_address_cannot_take_every_place(start_site: Callable[..., Site]) -> None:
-    site = start_site(maximum_connections_per_address=2)
+def test_one_address_cannot_take_every_place(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.web.server.PER_ADDRESS", 2)
+    site = start_site()
     with held_connections(site, 3) as held:
         for connection in held:
             connection.sendall(request_head("GET", "/api/v1/events"))
@@ -309,8 +314,11 @@ def test_one_address_cannot_take_every_place(start_site: Callable[..., Site]) ->
             assert status_of(elsewhere) == 200
 
 
-def test_all_that_a_trusted_proxy_brings_is_not_one_address(start_site: Callable[..., Site]) -> None:
-    site = start_site(trusted_proxies=("127.0.0.0/8",), authentication="never", maximum_connections_per_address=1)
+def test_all_that_a_trusted_proxy_brings_is_not_one_address(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.web.server.PER_ADDRESS", 1)
+    site = start_site(trusted_proxies=("127.0.0.0/8",), authentication="never")
     with held_connections(site, 4) as held:
         for number, connection in enumerate(held):
             connection.sendall(request_head("GET", "/api/v1/events", f"X-Forwarded-For: 203.0.113.{number % 3}"))

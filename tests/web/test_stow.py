@@ -303,8 +303,9 @@ def test_a_hundred_thousand_empty_parts_do_no_harm(site: Site) -> None:
     assert site.client().get("/healthz").status_code == 200
 
 
-def test_a_body_larger_than_allowed_is_refused(start_site: Any) -> None:
-    site = start_site(maximum_upload_bytes=1_000_000)
+def test_a_body_larger_than_allowed_is_refused(start_site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.web.application.MAXIMUM_UPLOAD_BYTES", 1_000_000)
+    site = start_site()
     assert post(site, body_of(bytes(1_000_001))).status_code == 413
     assert post(site, (bytes(100_000) for _ in range(11))).status_code in (400, 413)
     assert part_files(site) == []

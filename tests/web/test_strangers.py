@@ -63,9 +63,12 @@ def test_slow_posts_of_three_addresses_keep_nobody_out(guarded: Site, path: str,
 
 
 @pytest.mark.slow
-def test_slow_posts_through_a_proxy_keep_nobody_out(start_site: Callable[..., Site]) -> None:
+def test_slow_posts_through_a_proxy_keep_nobody_out(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The addresses that a trusted proxy forwards count, not its own."""
-    site = start_site(trusted_proxies=("127.0.0.0/8",), maximum_connections=40)
+    monkeypatch.setattr("node.web.server.MAXIMUM_CONNECTIONS", 40)
+    site = start_site(trusted_proxies=("127.0.0.0/8",))
     site.account("reader", Role.READ)
     authorization = {"Authorization": f"Bearer {site.token('reader')}", "X-Forwarded-For": "203.0.113.1"}
     with connected(site, "127.0.0.2", count=60) as connections:
@@ -91,8 +94,11 @@ def test_handshakes_that_never_end_keep_nobody_out(
                 assert fresh.get("/healthz").status_code == 200
 
 
-def test_health_answers_while_every_place_is_taken_by_known_clients(start_site: Callable[..., Site]) -> None:
-    site = start_site(maximum_connections=4)
+def test_health_answers_while_every_place_is_taken_by_known_clients(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.web.server.MAXIMUM_CONNECTIONS", 4)
+    site = start_site()
     with ExitStack() as stack:
         for _ in range(4):
             stream = stack.enter_context(raw(site))

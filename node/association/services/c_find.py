@@ -48,6 +48,9 @@ _SUPPORTED_OPTIONS = (True, True, True, False, False, False, False)
 """PS3.4 table C.5-2: the node supports relational queries, combined date-time matching and fuzzy matching of names. It
 does not support timezone adjustment, enhanced multi-frame conversion, empty value and multiple value matching."""
 
+MAXIMUM_RESULTS = 100_000
+"""Largest number of answers to one query."""
+
 SEND_BYTES = 32768
 """Responses after the first are collected and sent together once they have this size."""
 
@@ -59,13 +62,12 @@ _MAX_AUDITED_CHARACTERS = 256
 class FindService:
     """What C-FIND needs of the node.
 
-    `ae_title`: our AE title, returned as *Retrieve AE Title* (0008,0054); `maximum_results`: largest number of answers
-    to one query; `audit`: records every query (PS3.15 A.5.3.10); `added`: what extensions answer, by SOP class.
+    `ae_title`: our AE title, returned as *Retrieve AE Title* (0008,0054); `audit`: records every query (PS3.15
+    A.5.3.10); `added`: what extensions answer, by SOP class.
     """
 
     index: Index
     ae_title: str
-    maximum_results: int
     metrics: Metrics
     audit: Audit | None = None
     added: Mapping[str, Find] = field(default_factory=dict)
@@ -195,7 +197,7 @@ class FindOperation:
         identifier = operation.data_set()
         self._keys = _audited_keys(identifier)
         if find is not None:
-            is_supported, found = find(identifier, service.maximum_results, stopped)
+            is_supported, found = find(identifier, MAXIMUM_RESULTS, stopped)
             yield from ((_pending(is_supported), _encoded(answer, self._syntax)) for answer in found)
             return
         assert model is not None
@@ -203,7 +205,7 @@ class FindOperation:
         added = {"QueryRetrieveLevel": query.level.name, "RetrieveAETitle": service.ae_title}
         encode = AnswerEncoder((*query.returned, *added), self._syntax, query.items).encode
         is_found = False
-        for one in service.index.find(query, service.maximum_results, stopped):
+        for one in service.index.find(query, MAXIMUM_RESULTS, stopped):
             is_found = True
             answer = {**one, **added}
             if one.others:

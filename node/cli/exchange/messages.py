@@ -70,7 +70,6 @@ class MessageNotDelivered(VoxelnodeError):
 @hooks.command("list")
 def list_hooks(root: Root) -> Listing:
     """List the hooks and the progress of their deliveries."""
-    root.know_added()
     with root.reading() as index:
         progress = index.hooks.progress()
     rows = [_described(name, hook) | progress.get(name, {}) for name, hook in root.settings.hooks.items()]
@@ -293,9 +292,24 @@ def retry_hook(
     return Answer(done, f"{counted(done['waiting'], 'message')} waiting for another attempt")
 
 
+@hooks.command("pause")
+def pause_hook(name: HookName, root: ChangedRoot) -> Answer:
+    """Hold a hook until it is resumed, also over restarts."""
+    configured(root, name)
+    done = root.perform("pause-hooks", hooks=[name], paused=True)
+    return Answer(done, f"hook {name} is paused")
+
+
+@hooks.command("resume")
+def resume_hook(name: HookName, root: ChangedRoot) -> Answer:
+    """Let a paused hook go on."""
+    configured(root, name)
+    done = root.perform("pause-hooks", hooks=[name], paused=False)
+    return Answer(done, f"hook {name} goes on")
+
+
 def configured(root: Root, name: str) -> HookSettings:
-    """Return a hook, of the configuration or added. Raises UsageError if there is none of the name."""
-    root.know_added()
+    """Return a hook of the configuration. Raises UsageError if there is none of the name."""
     known = root.settings.hooks
     if name not in known:
         configured = f"configured: {', '.join(known)}" if known else "none are configured"
@@ -410,14 +424,9 @@ def _destinations(root: Root, name: str) -> list[tuple[str, str]]:
     settings = root.settings
     route_name, slash, destination = name.partition("/")
     known: dict[str, list[str]] = {one: list(route.to) for one, route in settings.routes.items()}
-    if route_name not in known:  # it may have been added to a node, as peers may
-        with root.reading() as index:
-            for row in index.routes.destinations():
-                if row["route"] not in settings.routes:
-                    known.setdefault(row["route"], []).append(row["destination"])
     if route_name not in known and (route_name or not slash):
         raise UsageError(f"there is no route {route_name!r}{nearest(route_name, [one for one in known if one])}")
-    to = list(dict.fromkeys([*(known.get("") or ()), *settings.receivers])) if not route_name else known[route_name]
+    to = known[route_name] if route_name else settings.receivers
     if slash and destination not in to:
         raise UsageError(f"{destination!r} is not a destination of {route_name or BY_HAND}{nearest(destination, to)}")
     return [(route_name, each) for each in ([destination] if slash else to)]

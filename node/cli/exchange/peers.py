@@ -1,4 +1,4 @@
-"""``voxelnode echo`` and ``send``: requests to other nodes."""
+"""``voxelnode peers echo`` and ``send``: requests to other nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import PEER, CallingAet, Configured, Root
+from node.cli.options import PEER, CallingAet, Commands, Configured, Root
 from node.cli.output import Answer, print_fields, printable, progress_bar
 
 if TYPE_CHECKING:
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from node.index.database.reading import ReadIndex
     from node.index.search.selection import Selected
 
+peers = Commands(help="Set, remove, test and query peers.", no_args_is_help=True)
+
 SHOWN_FAILURES = 20
 """Maximum number of unsent instances to list; ``--json`` lists all."""
 
 
+@peers.command()
 def echo(
     peer: Annotated[
         str | None,
@@ -53,6 +56,7 @@ def echo(
     return Answer({**answer, "ok": True, "seconds": took}, text)
 
 
+@peers.command()
 def send(
     to: Annotated[str, typer.Option("--to", help="A name in [peers], or AET@HOST:PORT.", **PEER)],
     uids: Annotated[

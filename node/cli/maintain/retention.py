@@ -1,23 +1,15 @@
-"""``voxelnode retention [confirm|set|try|remove]``."""
+"""``voxelnode retention [confirm|set|remove]``."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any
 
-import typer
-
-from node.cli.keys import Keys, table_of
+from node.cli.keys import Keys, in_force, table_of
 from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Answer, Listing, listing
 from node.counted import counted
 
 EXPIRED = {"study": "study_instance_uid", "last received": "last_received_at", "rule": "rule"}
-
-Confirmed = Annotated[
-    int | None,
-    typer.Option("--confirm", metavar="N", min=0, help="Confirm that so many studies are due by the rules at once."),
-]
 
 app = Commands(help="List what retention would delete, set rules, or let it go on.", invoke_without_command=True)
 
@@ -28,7 +20,6 @@ def list_(root: Root) -> Listing:
 
     This command deletes nothing; `serve` deletes them hourly.
     """
-    root.know_added()
     rules = root.settings.retention
 
     from node.lifecycle.retention import expired_studies, kept_studies
@@ -72,32 +63,15 @@ def confirm(root: ChangedRoot) -> Answer:
 
 
 @app.command("set")
-def set_rules(keys: Keys, confirm: Confirmed = None, *, root: ChangedRoot) -> Answer:
-    """Set rules of retention that the configuration has not.
+def set_rules(keys: Keys, root: ChangedRoot) -> Answer:
+    """Set the rules of retention; keys that are not given have their defaults.
 
-    The next pass of the node follows them, and `voxelnode retention try` says what would be due. Keys that are not
-    given have their defaults.
+    The next pass of the node follows them, and `voxelnode retention` lists what they would delete.
     """
-    return _set(root, table_of(keys), confirm)
+    return in_force(root.order("set-table", table="retention", keys=table_of(keys)))
 
 
 @app.command("remove")
-def remove_rules(confirm: Confirmed = None, *, root: ChangedRoot) -> Answer:
-    """Remove the rules that were set: those of the configuration stay."""
-    return _set(root, {}, confirm)
-
-
-@app.command("try")
-def try_rules(keys: Keys, root: ChangedRoot) -> Answer:
-    """Count the studies that would be due now by other rules.
-
-    Nothing is changed.
-    """
-    done = root.perform("try-retention", rules=table_of(keys))
-    studies = counted(done["of_studies"], "study", "studies")
-    return Answer(done, f"{done['studies']} of {studies} would be due, {done['bytes']} bytes")
-
-
-def _set(root: ChangedRoot, rules: dict[str, Any], confirm: int | None) -> Answer:
-    done = root.order("set-retention", rules=rules, confirmed=confirm)
-    return Answer(done, f"the rules are set: {counted(done['studies'], 'study is', 'studies are')} due by them")
+def remove_rules(root: ChangedRoot) -> Answer:
+    """Remove the rules that were set here."""
+    return in_force(root.order("remove-table", table="retention"))

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import Commands, Configured, Json, Root
-from node.cli.output import Listing, listing, print_json
+from node.cli.keys import in_force
+from node.cli.options import ChangedRoot, Commands, Configured, Json, Root
+from node.cli.output import Answer, Listing, listing, print_json
 from node.errors import UsageError
 
 app = Commands(help="Show, check or print an example of the configuration.", no_args_is_help=True)
@@ -19,7 +20,7 @@ app = Commands(help="Show, check or print an example of the configuration.", no_
 def show(root: Root) -> Listing:
     """Print each value and its origin.
 
-    The origin is default, file, environment or flag.
+    The origin is the path of a file, environment, flag or default.
     """
     file, values = root.configuration.file, list(root.configuration.values())
 
@@ -58,9 +59,9 @@ def _rows(kind: str, sentences: Sequence[str]) -> list[dict[str, str]]:
 
 @app.command()
 def example(json: Json = False) -> None:
-    """Print every key with its description and default.
+    """Print the keys that people set, with comments.
 
-    With --json, as a JSON Schema.
+    With --json, the JSON Schema of every key.
     """
     if json:
         from node.settings.model import Settings
@@ -71,6 +72,41 @@ def example(json: Json = False) -> None:
     from node.settings.example import example_toml
 
     print(example_toml(), end="")
+
+
+def reload(root: ChangedRoot) -> Answer:
+    """Have the running node read its configuration again.
+
+    Peers, routes, hooks, retention and the level of the log are in force at once; the answer names what needs a
+    restart. With a mistake anywhere, nothing changes.
+    """
+    from node.control.root import is_held
+
+    if not is_held(root.existing()):
+        raise UsageError(f"no node runs on {root.folder}: the next start reads the configuration")
+    return in_force(root.order("reload"))
+
+
+@app.command("export")
+def export_rows(
+    index: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Index to read. [default: that of the root]")
+    ] = None,
+    *,
+    root: Root,
+) -> Answer:
+    """Write what an index had of it to a drop-in, once.
+
+    An earlier version kept peers, routes, hooks and rules of retention there that administrators added. Names that a
+    file has are left out, as they had no effect.
+    """
+    from node.control.former_rows import export
+
+    if index is None and root.settings.index.url is not None:
+        raise UsageError("config export reads an index in a file, and this one is at [index] url")
+    written, left_out = export(root.settings, index or root.existing() / "index.sqlite")
+    lines = [f"wrote {', '.join(written) or 'nothing'}", *(f"left out {one}" for one in left_out)]
+    return Answer({"written": written, "left_out": left_out}, "\n".join(lines))
 
 
 def _toml(value: object) -> str:

@@ -347,7 +347,9 @@ def _port(settings: Settings) -> Iterator[Check]:
             "port", "broken", f"{where}: permission denied", "set dicom.port above 1023, or grant CAP_NET_BIND_SERVICE"
         )
     except OSError as error:
-        remedy = "run `voxelnode echo` to see whether this node listens there; if not, set dicom.port or dicom.host"
+        remedy = (
+            "run `voxelnode peers echo` to see whether this node listens there; if not, set dicom.port or dicom.host"
+        )
         yield Check("port", "warning", f"{where}: {error.strerror}", remedy)
     else:
         yield Check("port", "ok", f"{where} is free")

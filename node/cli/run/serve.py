@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from queue import SimpleQueue
 from types import FrameType
@@ -47,7 +48,8 @@ def serve(
     """Receive, archive and convert until SIGTERM or Ctrl-C.
 
     The first signal refuses new work and lets running work finish within [dicom] drain_seconds; before the node is
-    ready, it ends the process. A second signal ends the process at once.
+    ready, it ends the process. A second signal ends the process at once. SIGHUP reads the configuration again, as
+    `voxelnode reload` does.
     """
     gc.disable()  # until the modules are loaded, and exempt
     settings = root.read(
@@ -74,7 +76,7 @@ def serve(
     gc.enable()
     logs.configure(settings.log.level, settings.log.format)
     if settings.log.file is not None:
-        logs.write_to_file(settings.log.file, settings.log.file_bytes, settings.log.file_count)
+        logs.write_to_file(settings.log.file)
     sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
     start = stop_at_signal(stop)
@@ -102,6 +104,7 @@ def serve(
     except BrokenPipeError:  # the parent does not read our output, which is no reason to stop
         stop_printing()
     manager.ready(listening)
+    start.when_hung_up(node.reload)
     node.serve_until(stop, manager.alive)
     manager.stopping("draining")
     node.stop(settings.dicom.drain_seconds)
@@ -118,6 +121,17 @@ class Start:
         self._is_under_way = False
         self._is_over = threading.Event()
         self._signal: int | None = None
+        self.hangups: SimpleQueue[None] = SimpleQueue()
+
+    def when_hung_up(self, reload: Callable[[], object]) -> None:
+        """Read the configuration again at each SIGHUP, also at one that came before the node was ready."""
+
+        def wait() -> None:
+            while True:
+                self.hangups.get()
+                reload()
+
+        threading.Thread(target=wait, name="reload", daemon=True).start()
 
     def begin(self) -> None:
         """From here on, a signal breaks off the start.
@@ -158,7 +172,7 @@ class Start:
 
 
 def stop_at_signal(stop: threading.Event) -> Start:
-    """Set `stop` at the first SIGTERM or SIGINT; at the second, exit at once without draining.
+    """Set `stop` at the first SIGTERM or SIGINT, or the end of the terminal; at the second, exit without draining.
 
     A signal may come while the main thread holds the lock of `stop`, for which its handler would wait for ever. So the
     handler only puts the signal into a queue, which has no such lock, and another thread sets `stop`.
@@ -167,7 +181,7 @@ def stop_at_signal(stop: threading.Event) -> Start:
     """
     start = Start()
     signals: SimpleQueue[int] = SimpleQueue()
-    is_first = True  # `stop` may be set by `voxelnode cluster drain`, too
+    is_first = True  # `stop` may be set by `voxelnode db hosts drain`, too
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal is_first
@@ -185,4 +199,13 @@ def stop_at_signal(stop: threading.Event) -> Start:
     threading.Thread(target=wait, name="signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    has_terminal = os.isatty(0)
+
+    def on_hangup(number: int, frame: FrameType | None) -> None:
+        if has_terminal and not os.isatty(0):  # its window was closed
+            on_signal(number, frame)
+        else:
+            start.hangups.put(None)
+
+    signal.signal(signal.SIGHUP, on_hangup)
     return start

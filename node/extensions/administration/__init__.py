@@ -1,7 +1,7 @@
 """Administration in the browser.
 
-Accounts and one's own account; peers, routes and hooks, which are added here as well; the rules of retention, some of
-which are set here; the configuration with where each value comes from; the newest changes and log lines.
+Accounts and one's own account; peers, routes, hooks and rules of retention, which are set here as well; the
+configuration with where each value comes from; the newest changes and log lines.
 """
 
 from __future__ import annotations
@@ -16,22 +16,19 @@ class _Administration(Extension):
 
     name = "administration"
     routers = (
-        *(
-            Router("rest", f"{__name__}.{module}:router")
-            for module in ("rest", "route_rest", "hook_rest", "retention_rest")
-        ),
+        *(Router("rest", f"{__name__}.{module}:router") for module in ("rest", "config_rest")),
         *(
             Router("pages", f"{__name__}.{module}:router")
-            for module in ("pages", "own", "connections", "route_forms", "hook_forms", "retention", "changes")
+            for module in ("pages", "own", "connections", "retention", "changes")
         ),
     )
     menu = (MenuEntry("/administration", "Administration"),)
     templates = __name__
 
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.administration.additions import actions
+        from node.extensions.administration.hook_tests import HookTests
 
-        return actions(root)
+        return {"test-hook": HookTests(root).test_hook}
 
     def run(self, node: Parts) -> Running:
         from node.logs import keep_newest

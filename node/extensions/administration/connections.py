@@ -1,112 +1,87 @@
-"""Pages for administrators about others: peers and routes, which they add and change, and hooks, and how these fare."""
+"""Pages for administrators about others: peers, routes and hooks, which they set here, and how these fare."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, Field
 
-from node.extensions.administration.additions import NONE_YET
-from node.extensions.administration.hook_forms import KINDS
+from node.errors import UsageError, VoxelnodeError
+from node.extensions.administration.forms import KINDS, HookForm, PeerForm, RouteForm, choices
 from node.extensions.administration.own import require_session
-from node.extensions.administration.route_forms import choices
-from node.extensions.pages.rendering import SEE_OTHER, page
+from node.extensions.pages.rendering import SEE_OTHER, fragment, page
 from node.index.database.reading import ReadIndex
-from node.index.nouns.added import ADDED
 from node.index.work.routes import outstanding
-from node.settings.load import Configuration
-from node.settings.model import AddedTable, HookEvent, Settings, Verb
+from node.settings.model import HookEvent, Settings, Verb
 from node.web import actions
-from node.web.access import AdminCall
+from node.web.access import AdminCall, Call
+from node.web.errors import ResourceNotFound
 
 router = APIRouter(include_in_schema=False)
 
 PAGE = "/administration/connections"
 
-TABLES: tuple[AddedTable, ...] = ("peers", "routes", "hooks")
-"""What is added on the page."""
+TABLES = "peers", "routes", "hooks"
+"""What is set on the page."""
 
-NAMES = re.compile(r"[,\s]+")
-"""What is between the networks of a peer in its form."""
-
-PeerName = Annotated[str, Path(max_length=64)]
-
-
-class PeerForm(BaseModel):
-    """The form of a peer, with the keys of ``[peers.NAME]`` that need no file."""
-
-    ae_title: Annotated[str, Field(max_length=64)]
-    networks: Annotated[str, Field(max_length=2000)] = ""
-    host: Annotated[str, Field(max_length=253)] = ""
-    port: int = 104
-    may: tuple[Verb, ...] = ()
-    tls: bool = False
-    certificate: Annotated[str, Field(max_length=256)] = ""
-    seen: Annotated[str | None, Field(max_length=64)] = None
-
-    def peer(self) -> dict[str, Any]:
-        """Return the table of the peer."""
-        values = {"ae_title": self.ae_title, "port": self.port, "may": self.may, "tls": self.tls}
-        texts = {"host": self.host.strip(), "certificate": self.certificate.strip()}
-        networks = [one for one in NAMES.split(self.networks) if one]
-        return {**values, "networks": networks, **{key: text for key, text in texts.items() if text}}
-
-
-class NewPeer(PeerForm):
-    """The form that adds a peer."""
-
-    name: Annotated[str, Field(max_length=64)]
+Section = Annotated[Literal["peers", "routes", "hooks"], Path()]
+Name = Annotated[str, Path(max_length=64)]
 
 
 @router.get(PAGE)
 def connections(call: AdminCall) -> Response:
     """Peers with a test of each, routes with what waits for their destinations, and hooks."""
-    settings, index = call.node.settings, call.node.index
+    settings, sources = call.node.settings, call.node.settings.loaded_from
     waiting = Counter[tuple[str, str]]()
-    with index.reading(wait=False) as view:
+    with call.node.index.reading(wait=False) as view:
         routes, hooks = list(_routes(settings, view)), _hooks(settings, view)
         for row in view.routes.destinations():
             waiting["routes", row["route"]] += outstanding(row)
+            waiting["peers", row["destination"]] += outstanding(row) if not row["route"] else 0
         for name, row in view.hooks.progress().items():
             waiting["hooks", name] = outstanding(row)
-    beside = {table: index.repository(ADDED[table]).listed() for table in TABLES}
-    own = {table: settings.own(table) for table in TABLES}
-    added = {table: {row.name: row for row in rows if row.name not in own[table]} for table, rows in beside.items()}
-    hidden = {table: [row for row in rows if row.name in own[table]] for table, rows in beside.items()}
+    known: dict[str, Mapping[str, Any]] = {table: getattr(settings, table) for table in TABLES}
+    own = {table: [name for name in known[table] if sources.is_of_pages(f"{table}.{name}")] for table in TABLES}
+    files = {table: {name: sources.file_of(f"{table}.{name}") for name in known[table]} for table in TABLES}
     values: dict[str, Any] = {"peers": settings.peers, "verbs": get_args(Verb), "routes": routes, "hooks": hooks}
-    values |= {"added": added, "hidden": hidden, "waiting": waiting, "choices": choices(settings)}
-    values |= {"known": {table: getattr(settings, table) for table in TABLES}, "unusable": settings.added.unusable}
-    values |= {"hook_events": get_args(HookEvent), "kinds": KINDS}
-    return page(call, "connections.html", part="connections", file=Configuration.of(settings).file, **values)
+    values |= {"known": known, "own": own, "files": files, "waiting": waiting, "choices": choices(settings)}
+    values |= {"hook_events": get_args(HookEvent), "kinds": KINDS, "seen": sources.digest}
+    return page(call, "connections.html", part="connections", alone=not settings.shares_index, **values)
 
 
-@router.post("/administration/peers")
-def add_peer(call: AdminCall, form: Annotated[NewPeer, Form()]) -> Response:
-    """Add a peer, which may associate and is called at once."""
+@router.post("/administration/set/peers")
+def set_peer(call: AdminCall, form: Annotated[PeerForm, Form()]) -> Response:
+    """Add a peer, or change one that was set here."""
+    return _set(call, "peers", form)
+
+
+@router.post("/administration/set/routes")
+def set_route(call: AdminCall, form: Annotated[RouteForm, Form()]) -> Response:
+    """Add a route, or change one that was set here."""
+    return _set(call, "routes", form)
+
+
+@router.post("/administration/set/hooks")
+def set_hook(call: AdminCall, form: Annotated[HookForm, Form()]) -> Response:
+    """Add a hook, or change one that was set here."""
+    return _set(call, "hooks", form)
+
+
+@router.post("/administration/remove/{section}/{name}")
+def remove(
+    call: AdminCall,
+    section: Section,
+    name: Name,
+    drops: Annotated[int, Form(ge=0)] = 0,
+    seen: Annotated[str | None, Form(max_length=64)] = None,
+) -> Response:
+    """Remove what was set here, and drop as many messages as the page has told."""
     require_session(call)
-    call.act("set-peer", name=form.name, peer=form.peer(), seen=NONE_YET)
-    return RedirectResponse(PAGE, SEE_OTHER)
-
-
-@router.post("/administration/peers/{name}")
-def change_peer(call: AdminCall, name: PeerName, form: Annotated[PeerForm, Form()]) -> Response:
-    """Change a peer that was added here."""
-    require_session(call)
-    call.act("set-peer", name=name, peer=form.peer(), seen=form.seen)
-    return RedirectResponse(PAGE, SEE_OTHER)
-
-
-@router.post("/administration/peers/{name}/remove")
-def remove_peer(call: AdminCall, name: PeerName, seen: Annotated[str | None, Form(max_length=64)] = None) -> Response:
-    """Remove a peer that was added here: its next association is rejected."""
-    require_session(call)
-    call.act("remove-peer", name=name, seen=seen)
-    return RedirectResponse(PAGE, SEE_OTHER)
+    call.act("remove-table", table=f"{section}.{name}", drops=drops, digest=seen)
+    return _back(section)
 
 
 @router.post("/administration/routes/{route}/{destination}")
@@ -116,6 +91,39 @@ def change_route(
     """Pause a destination of a route, let it go on, or try again."""
     actions.change_route(call, route, destination, action)
     return RedirectResponse(PAGE, SEE_OTHER)
+
+
+@router.post("/administration/hooks/{hook}/test")
+def test_hook(call: AdminCall, hook: Name) -> Response:
+    """Send a message of the newest series, marked as a test, and tell what the receiver answered."""
+    if hook not in call.node.settings.hooks:
+        raise ResourceNotFound("hook")
+    try:
+        problem = call.act("test-hook", name=hook)["reason"] or ""
+    except VoxelnodeError as error:
+        problem = str(error)
+    return fragment(call, "hook_tested.html", problem=problem, name=hook)
+
+
+@router.post("/administration/hooks/{hook}")
+def change_hook(
+    call: AdminCall, hook: Name, action: Annotated[Literal["pause", "resume", "retry"], Form()]
+) -> Response:
+    """Pause a hook, let it go on, or deliver again what was given up or waits for its next attempt."""
+    actions.change_hook(call, hook, action)
+    return _back("hooks")
+
+
+def _set(call: Call, section: str, form: PeerForm | RouteForm | HookForm) -> Response:
+    require_session(call)
+    if form.is_new and form.name in getattr(call.node.settings, section):
+        raise UsageError(f"there is {form.name} in [{section}] already: choose another name")
+    call.act("set-table", table=f"{section}.{form.name}", keys=form.keys(), drops=form.drops, digest=form.seen)
+    return _back(section)
+
+
+def _back(section: str) -> Response:
+    return RedirectResponse(f"{PAGE}#{section}-title", SEE_OTHER)
 
 
 def _routes(settings: Settings, index: ReadIndex) -> Iterator[dict[str, Any]]:

@@ -111,7 +111,16 @@ def configuration(call: AdminCall, chosen: bool = False) -> Response:
     """Each key with its value, and where that comes from; `chosen`: without those that have their defaults."""
     known = Configuration.of(call.node.settings)
     rows = [(key, value, origin) for key, value, origin in known.values() if not chosen or origin != "default"]
-    return page(call, "configuration.html", part="configuration", rows=rows, file=known.file, chosen=chosen)
+    sources = call.node.settings.loaded_from
+    return page(call, "configuration.html", part="configuration", rows=rows, sources=sources, chosen=chosen)
+
+
+@router.post("/administration/configuration/apply")
+def apply(call: AdminCall) -> Response:
+    """Read the files again, and put in force what needs no restart."""
+    require_session(call)
+    call.act("reload")
+    return RedirectResponse("/administration/configuration?chosen=true", SEE_OTHER)
 
 
 @router.get("/administration/log")

@@ -9,9 +9,8 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Response
@@ -29,13 +28,13 @@ from node.index.database.reading import ReadIndex
 from node.selector import compile_selector
 from node.web.access import Call, ReaderCall
 from node.web.audit_trail import of_study
+from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.errors import ResourceNotFound
+from node.web.zips import Member, taken
 
 if TYPE_CHECKING:  # else imported where the page is shown: what plans a data set loads NumPy
     from node.extensions.bids.draft import Group
     from node.extensions.bids.plan import Series
-from node.web.prepared import Check, Made, Wanted, prepared_of
-from node.web.zips import Member
 
 router = APIRouter(include_in_schema=False)
 
@@ -44,9 +43,7 @@ MAX_STUDIES = 200
 
 MAX_ROWS = 500
 
-CHUNK_BYTES = 1 << 20
-
-RULES = "rules.toml"
+RULES, MAKER = "rules.toml", "bids"
 
 COLUMNS = ("task", "acq", "dir")
 """Entities that have a column of their own; others are written in one, such as ``ce-gad rec-norm``."""
@@ -130,38 +127,31 @@ def _answer(call: Call, form: Grid) -> Response:
 
 def _dataset(call: Call, studies: Sequence[str], rules: str) -> Response:
     """Begin to make a data set of the complete series of studies; return the way to the page of the download."""
-    node, work = call.node, call.node.archive.work / f"bids-{uuid.uuid4().hex}"
-    where = compile_selector(" or ".join(f'study_instance_uid == "{uid}"' for uid in studies if is_identifier(uid)))
-    key = made_key(node.archive.root / KEY_FILE)
-    with node.index.reading() as index:
-        objects = [of_study(uid, index.studies.patient_id(uid)) for uid in studies]
+    download = replace(download_of(call, MAKER, "bids.zip", studies, (), (rules,)), instances=0)  # volumes are counted
+    return RedirectResponse(f"/downloads/{downloads_of(call).begin(call, download)}", 303)
 
-    def members(check: Check) -> Iterator[Member]:
-        from node.extensions.bids.export import Exporter
-        from node.extensions.bids.sources import IndexSource
 
-        work.mkdir(parents=True)
-        (work / RULES).write_text(rules, encoding="utf-8")
+@makes(MAKER)
+def members(making: Making) -> Generator[Member, None, None]:
+    """Yield the files of a data set of the complete series of studies."""
+    from node.extensions.bids.export import Exporter
+    from node.extensions.bids.sources import IndexSource
+
+    node, uids = making.node, making.download.studies
+    work, key = node.archive.work / f"bids-{uuid.uuid4().hex}", made_key(node.archive.root / KEY_FILE)
+    where = compile_selector(" or ".join(f'study_instance_uid == "{uid}"' for uid in uids if is_identifier(uid)))
+    work.mkdir(parents=True)
+    try:
+        (work / RULES).write_text(making.download.options[0], encoding="utf-8")
         with node.index.reading() as index:
             source = IndexSource(index, node.archive.local)
-            exporter = Exporter(source, read_rules(work / RULES), Pseudonyms(key), where, check=check)
+            exporter = Exporter(source, read_rules(work / RULES), Pseudonyms(key), where, check=making.check)
             exporter.export(work / "bids", link=True)
         for path in sorted((work / "bids").rglob("*")):
             if path.is_file():
-                yield Member(str(path.relative_to(work)), path.stat().st_size, _pieces(path))
-
-    def close() -> None:
+                yield Member(str(path.relative_to(work)), path.stat().st_size, taken(path))
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-
-    wanted = Wanted("bids.zip", f"a data set: {sorted(studies)} {rules}", objects, 0, "file")
-    number = prepared_of(call).begin(call, wanted, lambda: Made(members, close))
-    return RedirectResponse(f"/downloads/{number}", 303)
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK_BYTES):
-            yield piece
 
 
 def _series(call: Call, index: ReadIndex, studies: Sequence[str]) -> list[Series]:

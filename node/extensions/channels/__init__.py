@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from node.extras import lacking
 from node.hookspecs import Extension, Key, Statement
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
 
 NOTIFICATION = """\
 ##### SCU of the Instance Availability Notification SOP Class
@@ -25,6 +32,11 @@ class _Channels(Extension):
     )
     asks = ("1.2.840.10008.5.1.4.33",)
     statement = Statement({"Instance Availability Notification Service": f"{__name__}:NOTIFICATION"})
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        for name, hook in settings.hooks.items():
+            if hook.url is not None and (hook.secret_file or hook.secret):
+                yield from lacking(f"hooks.{name}: a secret that signs messages", "webhooks")
 
 
 EXTENSION = _Channels()

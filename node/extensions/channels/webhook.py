@@ -11,8 +11,6 @@ import threading
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-import standardwebhooks
-
 from node.errors import UsageError
 from node.extensions.channels.http import HttpSender
 from node.index.database.index import Index
@@ -78,6 +76,8 @@ def _location(url: str, location: str | None) -> str | None:
 
 def signature(secret: bytes, message_id: str, sent_at: dt.datetime, body: bytes) -> str:
     """Return the value of ``webhook-signature``; `sent_at` is in UTC."""
+    import standardwebhooks  # here: it comes with an extra
+
     return standardwebhooks.Webhook(secret).sign(message_id, sent_at, body.decode())
 
 

@@ -13,8 +13,11 @@ from pydantic_core import PydanticUndefined
 from pydicom.charset import python_encoding
 from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]  # what else pydicom offers does not list
 
+from node.association.admission import PER_ADDRESS
 from node.association.contexts import served
 from node.association.framing import MAX_REQUEST_BYTES
+from node.association.outgoing import MAXIMUM_PDU_BYTES
+from node.association.transport import PDU_SECONDS, REQUEST_SECONDS
 from node.audit.audit_log import AuditEvent
 from node.dicom.keys import SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -36,6 +39,7 @@ from node.extensions.dicomweb.capabilities import Resource, Transaction, offered
 from node.extensions.dicomweb.media_types import MULTIPART
 from node.extensions.dicomweb.qido import DEFAULTS
 from node.extensions.peers.get import COMPRESSED
+from node.receive.ingest import MAXIMUM_BYTES
 from node.registry import enabled, resolve
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
@@ -293,20 +297,21 @@ def _value(value: object) -> str:
 
 
 def _association(dicom: Dicom) -> Table:
+    of_address = max(PER_ADDRESS, dicom.maximum_associations // 4)
     rows = [
         ("Application Context Name", APPLICATION_CONTEXT),
         ("Implementation Class UID", IMPLEMENTATION_CLASS_UID),
         ("Implementation Version Name", IMPLEMENTATION_VERSION_NAME),
-        ("Maximum Length Received, bytes", dicom.maximum_pdu_bytes),
+        ("Maximum Length Received, bytes", MAXIMUM_PDU_BYTES),
         ("Maximum number of associations as acceptor", dicom.maximum_associations),
-        ("Maximum number of associations as acceptor, from one address", dicom.maximum_associations_per_address),
+        ("Maximum number of associations as acceptor, from one address", of_address),
         ("Asynchronous Operations Window", "1 invoked, 1 performed"),
         ("Maximum size of an A-ASSOCIATE-RQ, bytes", MAX_REQUEST_BYTES),
-        ("Maximum size of the data set of a C-STORE request, bytes", dicom.maximum_instance_bytes),
-        ("Timeout for a complete A-ASSOCIATE-RQ, s", f"{dicom.request_seconds:g}"),
+        ("Maximum size of the data set of a C-STORE request, bytes", MAXIMUM_BYTES),
+        ("Timeout for a complete A-ASSOCIATE-RQ, s", f"{REQUEST_SECONDS:g}"),
         (
             "Timeout for a complete PDU, s",
-            f"{dicom.pdu_seconds:g}, plus the time of its bytes at 1024 bytes per second",
+            f"{PDU_SECONDS:g}, plus the time of its bytes at 1024 bytes per second",
         ),
         ("Timeout without a PDU until an association is aborted, s", f"{dicom.idle_seconds:g}"),
         ("Network", "TCP over IPv4 or IPv6"),

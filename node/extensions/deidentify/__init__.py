@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from node.errors import nearest
+from node.extras import lacking
 from node.hookspecs import Command, Extension, Router, Statement, Table
 
 if TYPE_CHECKING:
@@ -64,7 +65,12 @@ class _Deidentify(Extension):
                 "voxelnode deidentify scans clean --pixel-rules devices.toml",
             ),
         ),
-        Command("released", "Convert", f"{__name__}.released:released", ("voxelnode released trial remaining.csv",)),
+        Command(
+            "routes released",
+            "Exchange",
+            f"{__name__}.released:released",
+            ("voxelnode routes released trial remaining.csv",),
+        ),
         Command(
             "pseudonyms",
             "Maintain",
@@ -86,6 +92,9 @@ class _Deidentify(Extension):
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
         tables = _tables(settings)
+        for name, table in tables.items():
+            if table.burned_in_text != "off":
+                yield from lacking(f"deidentify.{name}: burned_in_text", "ocr")
         for name, route in settings.routes.items():
             if route.deidentify is not None and route.deidentify not in tables:
                 known = nearest(route.deidentify, tables) if tables else "; there are none"

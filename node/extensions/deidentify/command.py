@@ -125,8 +125,8 @@ def deidentify(
     from node.extensions.deidentify.files import Refused, deidentify_files, load_defacer
     from node.extensions.deidentify.profile import Profile, options
     from node.extensions.deidentify.pseudonyms import passing_key, read_keys
-    from node.extensions.deidentify.recognition import require_recognition
     from node.extensions.deidentify.remaining import Remaining
+    from node.extras import require
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
     logs.configure_command()  # pydicom logs values, which are patient data
@@ -137,7 +137,7 @@ def deidentify(
     else:
         text_in_pixels = burned_in_text_of(burned_in_text)
         if text_in_pixels is not BurnedInText.OFF:
-            require_recognition()
+            require("--burned-in-text", "ocr")
         cleaned = _listed(clean) + (["pixels"] if pixel_rules or text_in_pixels is BurnedInText.BLANK else [])
         how = Deidentification(
             Profile(options(_listed(retain), cleaned)),

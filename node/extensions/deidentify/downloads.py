@@ -15,18 +15,15 @@ import shutil
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from anyio import CancelScope
-from fastapi import Request, Response
-from fastapi.responses import RedirectResponse
-from starlette.concurrency import run_in_threadpool
+from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from node.archive.space import reason_of
@@ -38,7 +35,7 @@ from node.conversion.job import ConversionJob, Converted, ReferencedSeries, abse
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import NICENESS
 from node.counted import counted
-from node.errors import OutOfResources, UsageError, VoxelnodeError, Withheld, nearest
+from node.errors import OutOfResources, VoxelnodeError, Withheld
 from node.extensions.deidentify.deidentification import Reason
 from node.extensions.deidentify.profile import edition
 from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS
@@ -50,17 +47,16 @@ from node.hookspecs import ObjectKind
 from node.index.models import OPEN_STATES
 from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import StoredInstance
+from node.index.work.payloads import Download
 from node.registry import enabled, objects_of
 from node.settings.convert import Convert
 from node.version import __version__
 from node.volume.reasons import Reason as NoVolume
 from node.web.access import Call
-from node.web.audit_trail import of_study
-from node.web.errors import ResourceNotFound
+from node.web.downloads import Making, download_of, makes
+from node.web.errors import DownloadsBusy
 from node.web.files import ZIP, Damaged, type_or_octets, whole_file
-from node.web.prepared import Check, Made, Wanted, prepared_of
-from node.web.services import Services
-from node.web.zips import Member, zip_stream
+from node.web.zips import Member, taken, zip_stream
 from node.writers.options import write_options
 
 _PSEUDONYM = re.compile(rf"[A-Z2-7]{{{PATIENT_CHARACTERS}}}")
@@ -73,12 +69,12 @@ Content = Literal["dicom", "volumes"]
 REPORT = "deidentification.json"
 REMAINING = "remaining.csv"
 
-CHUNK_BYTES = 1 << 20
+NAME, MAKER = "deidentified.zip", "deidentified"
 
-NAME = "deidentified.zip"
+MAX_STREAMS = 2
+"""Downloads of links that are made at once, each while it is sent."""
 
-STREAMED_INSTANCES = 50
-"""Largest number of instances that a browser waits for without being told how far it is."""
+_streams = threading.BoundedSemaphore(MAX_STREAMS)
 
 
 class LeftOut(VoxelnodeError):
@@ -251,59 +247,44 @@ def _files_of(copies: Sequence[CopiedInstance]) -> tuple[tuple[str, Path], ...]:
     return tuple((copied.copy.sop_instance_uid, copied.path) for copied in copies)
 
 
-class Deidentifications:
-    """The tables [deidentify.NAME] of a node. Thread-safe; keys and rules are read once.
-
-    Raises UsageError if a key or a file of rules cannot be used.
-    """
-
-    def __init__(self, sections: Mapping[str, DeidentifySettings]) -> None:
-        self._by_name = {name: configured_by_name(sections, name) for name in sections}
-
-    def named(self, name: str) -> DeidentifyWay:
-        """Return the de-identification that a table describes.
-
-        Raises UsageError if there is none.
-        """
-        if name not in self._by_name:
-            known = nearest(name, self._by_name) if self._by_name else "; the administrator has configured none"
-            raise UsageError(f"there is no de-identification {name!r}{known}")
-        return self._by_name[name]
-
-
 def deidentified_zip(
     call: Call,
     profile: str,
     content: Content,
     study_instance_uids: Sequence[str],
-    series_instance_uids: Collection[str] = (),
-    *,
-    prepares: bool = False,
+    series_instance_uids: Collection[str],
 ) -> Response:
-    """Return studies, or some of their series, without identities, as a ZIP file.
+    """Send studies, or some of their series, without identities, as a ZIP file that is made meanwhile: for links.
 
-    `prepares`: of more than `STREAMED_INSTANCES`, and while as many are made as may be, return the way to the page that
-    shows how far it is.
-
-    Raises DownloadsBusy if as many are made as may be, and what `ordered` and `PreparedDownloads.begin` raise.
+    Raises DownloadsBusy if as many are made as may be, and what `ordered` raises.
     """
-    wanted, make = ordered(call, profile, content, study_instance_uids, series_instance_uids)
-    downloads, account = prepared_of(call), call.account.name
-    if prepares and (wanted.total > STREAMED_INSTANCES or not downloads.has_turn(account)):
-        return RedirectResponse(f"/downloads/{downloads.begin(call, wanted, make)}", 303)
+    download = ordered(call, profile, content, study_instance_uids, series_instance_uids)
     if (lack := call.node.archive.intake.waits_for()) is not None:
         raise OutOfResources(lack)
-    with ExitStack() as ending:
-        ending.callback(downloads.take_turn(account))
-        made = make()
-        ending.callback(made.close)
-        close = ending.pop_all().close
+    if not _streams.acquire(blocking=False):
+        raise DownloadsBusy(f"{MAX_STREAMS} downloads of links are being made already")
     headers = {
         "Content-Type": type_or_octets(call.request.headers, ZIP),
         "Content-Disposition": f'attachment; filename="{NAME}"',
         "Vary": "Accept",
     }
-    return _Answer(zip_stream(made.members(lambda: None)), headers, close)
+    making = Making(call.node, download, call.audit, call.request.app.state.stopping)
+    return _Answer(_zipped(making), 200, headers)
+
+
+def _zipped(making: Making) -> Iterator[bytes]:
+    with closing(members(making)) as made:
+        yield from zip_stream(made)
+
+
+class _Answer(Instances):
+    """Takes one of the places of `_streams` until it ends."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            _streams.release()
 
 
 def ordered(
@@ -312,115 +293,62 @@ def ordered(
     content: Content,
     study_instance_uids: Sequence[str],
     series_instance_uids: Collection[str] = (),
-) -> tuple[Wanted, Callable[[], Made]]:
-    """Return studies, or some of their series, without identities, as something to make a ZIP file of.
+) -> Download:
+    """Return studies, or some of their series, without identities, as a download.
 
     Raises UsageError if there is no table [deidentify.`profile`]. Raises ResourceNotFound if none of the studies, or
     of the series, is here.
     """
-    how = _ways_of(call.request, call.node).named(profile)
-    chosen = set(series_instance_uids)
-    with call.node.index.reading() as index:
-        rows = {
-            uid: [row for row in index.series.of_study(uid) if not chosen or row["series_instance_uid"] in chosen]
-            for uid in study_instance_uids
-        }
-        there = [uid for uid in study_instance_uids if rows[uid]]
-        objects = [of_study(uid, index.studies.patient_id(uid)) for uid in there]
-        sizes = [item for uid in there for item in index.instances.bytes_by_series(uid).items()]
-    if not there:
-        raise ResourceNotFound("series" if series_instance_uids else "study")
-    size = sum(bytes for series, bytes in sizes if not chosen or series in chosen)
-    total = sum(row["instances"] for uid in there for row in rows[uid])
+    configured_by_name(call.node.settings.tables(DeidentifySettings), profile)
+    return download_of(call, MAKER, NAME, study_instance_uids, series_instance_uids, (profile, content))
+
+
+@makes(MAKER)
+def members(making: Making) -> Generator[Member, None, None]:
+    """Yield the members of a download without identities."""
+    profile, content = making.download.options
+    how = configured_by_name(making.node.settings.tables(DeidentifySettings), profile)
     order = f"de-identified by [deidentify.{profile}], {how.mark}, as {content}"
-
-    def make() -> Made:
-        download = _Download(
-            call.node,
-            how,
-            (profile, content),
-            (study_instance_uids, series_instance_uids),
-            call.request.app.state.stopping,
-        )
-
-        def close() -> None:
-            download.close()
-            outcome = "done" if download.is_whole else "broken off"
-            result = Result.SUCCESS if download.is_whole else Result.MINOR_FAILURE
-            told = f"{order}: {outcome}, {download.counts}"
-            call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, told, result)
-
-        with ExitStack() as ending:
-            ending.callback(download.close)
-            call.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: begun")
-            ending.pop_all()
-        return Made(download.members, close)
-
-    asked = f"{order}: {sorted(study_instance_uids)} {sorted(chosen)}"
-    return Wanted(NAME, asked, objects, total, "instance", size), make
-
-
-_making = threading.Lock()
-
-
-def _ways_of(request: Request, node: Services) -> Deidentifications:
-    """Return the ways of a node, which its first download makes."""
-    state = request.app.state
-    with _making:
-        if not hasattr(state, "deidentifications"):
-            state.deidentifications = Deidentifications(node.settings.tables(DeidentifySettings))
-    ways: Deidentifications = state.deidentifications
-    return ways
-
-
-class _Answer(Instances):
-    def __init__(self, content: Iterator[bytes], headers: Mapping[str, str], close: Callable[[], None]) -> None:
-        super().__init__(content, 200, headers)
-        self._close = close
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            with CancelScope(shield=True):
-                await run_in_threadpool(self._close)
+    objects = making.audited()
+    made = _Download(making, how)
+    try:
+        making.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: begun")
+        yield from made.members()
+    finally:
+        made.close()
+        outcome = "done" if made.is_whole else "broken off"
+        result = Result.SUCCESS if made.is_whole else Result.MINOR_FAILURE
+        making.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: {outcome}, {made.counts}", result)
 
 
 class _Download:
     """The members of one ZIP file, and what was left out of it."""
 
-    def __init__(
-        self,
-        node: Services,
-        how: DeidentifyWay,
-        order: tuple[str, Content],
-        what: tuple[Sequence[str], Collection[str]],
-        stopping: threading.Event,
-    ) -> None:
-        self._node, self._how, self._order, self._what = node, how, order, what
-        work = node.archive.work / uuid.uuid4().hex
-        objects = objects_of(enabled(node.settings))
+    def __init__(self, making: Making, how: DeidentifyWay) -> None:
+        self._node, self._how, self._making = making.node, how, making
+        self._profile, self._content = making.download.options
+        work = self._node.archive.work / uuid.uuid4().hex
+        settings = self._node.settings
+        objects = objects_of(enabled(settings))
         self._deidentifier = Deidentifier(
-            work, node.decoder, how, self._whole_file, node.settings.convert, objects, stopping
+            work, self._node.decoder, how, self._whole_file, settings.convert, objects, making.stopping
         )
         self._instances = self._files = 0
         self._series: list[dict[str, Any]] = []
         self._left_out: list[dict[str, str]] = []
         self._remaining = Remaining()
-        self._check: Check = lambda: None
         self.is_whole = False
 
     @property
     def counts(self) -> str:
         """What was sent and left out, for the audit log."""
-        files = f" in {counted(self._files, 'file')}" if self._order[1] == "volumes" else ""
+        files = f" in {counted(self._files, 'file')}" if self._content == "volumes" else ""
         return f"{counted(self._instances, 'instance')}{files} sent, {len(self._left_out)} left out"
 
-    def members(self, check: Check) -> Iterator[Member]:
-        """Yield the members of the ZIP file, each made when its turn comes; `check` is called before each instance."""
-        self._check = check
-        studies, series = self._what
-        for study in studies:
+    def members(self) -> Iterator[Member]:
+        """Yield the members of the ZIP file, each made when its turn comes."""
+        series = set(self._making.download.series)
+        for study in self._making.download.studies:
             yield from self._of_study(study, series)
         remaining = self._remaining.as_csv()
         yield Member(REMAINING, len(remaining), [remaining])
@@ -432,15 +360,14 @@ class _Download:
         """Remove everything that was made."""
         self._deidentifier.close()
 
-    def _of_study(self, study: str, series_instance_uids: Collection[str]) -> Iterator[Member]:
+    def _of_study(self, study: str, chosen: Collection[SeriesKey]) -> Iterator[Member]:
         with self._node.index.reading(wait=False) as index:
             rows = index.series.of_study(study)
-            chosen = set(series_instance_uids)
-            wanted = [row for row in rows if not chosen or row["series_instance_uid"] in chosen]
+            wanted = [row for row in rows if (study, row["series_instance_uid"]) in chosen]
             with_volumes = {series for series, _ in index.volumes.current_revisions(study)}
             series = {
                 row["series_instance_uid"]: list(index.instances.stored(study, row["series_instance_uid"]))
-                for row in (rows if self._order[1] == "volumes" else wanted)  # a volume may need another series
+                for row in (rows if self._content == "volumes" else wanted)  # a volume may need another series
             }
             damaged = {
                 row["series_instance_uid"]: index.instances.count_unavailable(study, row["series_instance_uid"])
@@ -459,7 +386,7 @@ class _Download:
                         "damaged", counted(damaged[uid], "file is missing or damaged", "files are missing or damaged")
                     ),
                 )
-            if self._order[1] == "dicom":
+            if self._content == "dicom":
                 yield from self._dicom(series[uid])
             elif damaged[uid]:
                 continue
@@ -480,7 +407,7 @@ class _Download:
                 continue
             self._remaining.merge(copied.remaining)
             name = f"{self._folder(copied.copy.patient, study, series)}/{self._deidentifier.uid(uid)}.dcm"
-            yield Member(name, copied.path.stat().st_size, _pieces(copied.path))
+            yield Member(name, copied.path.stat().st_size, taken(copied.path))
             sent += 1
             self._instances += 1
         if sent:
@@ -502,7 +429,7 @@ class _Download:
         for copied in copies if files else ():
             self._remaining.merge(copied.remaining)
         for path in files:
-            yield Member(f"{self._folder(patient, study, uid)}/{path.name}", path.stat().st_size, _pieces(path))
+            yield Member(f"{self._folder(patient, study, uid)}/{path.name}", path.stat().st_size, taken(path))
             self._files += 1
         if files:
             sources = {source for _, source, _ in converted.sources}
@@ -510,7 +437,7 @@ class _Download:
             self._note_series(study, uid, instances=len(sources), verdict=verdict)
 
     def _whole_file(self, instance: StoredInstance) -> Path:
-        self._check()
+        self._making.check()
         try:
             return whole_file(self._node, instance)
         except Damaged as error:
@@ -533,24 +460,15 @@ class _Download:
         self._left_out.append({**row, **why.told})
 
     def _report(self) -> dict[str, Any]:
-        profile, content = self._order
         return {
             "software": f"voxelnode {__version__}",
             "standard": f"PS3.15 {edition()}",
-            "profile": profile,
+            "profile": self._profile,
             "key": self._how.key.name,
             "options": sorted(self._how.profile.options),
             "allowed": sorted(self._how.allowed),
-            "content": content,
+            "content": self._content,
             "instances": self._instances,
             "series": self._series,
             "left_out": self._left_out,
         }
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    """Yield the content of a file, and remove it."""
-    with path.open("rb") as file:
-        path.unlink()
-        while piece := file.read(CHUNK_BYTES):
-            yield piece

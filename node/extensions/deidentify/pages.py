@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Response
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
-from node.extensions.deidentify.downloads import Content, deidentified_zip
+from node.extensions.deidentify.downloads import Content, ordered
 from node.extensions.pages.actions import SelectedSeries, SelectedStudies
-from node.web.access import ReaderCall, for_projects
+from node.web.access import Call, ReaderCall, for_projects
+from node.web.downloads import downloads_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -32,8 +35,8 @@ class SeriesToDeidentify(SelectedSeries, Deidentification):
 @router.get("/studies/{study_instance_uid}/deidentified.zip")
 @for_projects
 def deidentified_study(call: ReaderCall, study_instance_uid: str, profile: str, content: Content = "dicom") -> Response:
-    """A study without identities, as a ZIP file, or the page on which it is made."""
-    return deidentified_zip(call, profile, content, [study_instance_uid], prepares=True)
+    """A study without identities, as a ZIP file: the page on which it is made."""
+    return _begun(call, profile, content, [study_instance_uid])
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip")
@@ -41,15 +44,15 @@ def deidentified_study(call: ReaderCall, study_instance_uid: str, profile: str, 
 def deidentified_series(
     call: ReaderCall, study_instance_uid: str, series_instance_uid: str, profile: str, content: Content = "dicom"
 ) -> Response:
-    """A series without identities, as a ZIP file, or the page on which it is made."""
-    return deidentified_zip(call, profile, content, [study_instance_uid], [series_instance_uid], prepares=True)
+    """A series without identities, as a ZIP file: the page on which it is made."""
+    return _begun(call, profile, content, [study_instance_uid], [series_instance_uid])
 
 
 @router.post("/selected/deidentified.zip")
 @for_projects
 def deidentified(call: ReaderCall, selected: Annotated[StudiesToDeidentify, Form()]) -> Response:
-    """The studies without identities, as a ZIP file, or the page on which it is made."""
-    return deidentified_zip(call, selected.profile, selected.content, selected.uids, prepares=True)
+    """The studies without identities, as a ZIP file: the page on which it is made."""
+    return _begun(call, selected.profile, selected.content, selected.uids)
 
 
 @router.post("/studies/{study_instance_uid}/selected/deidentified.zip")
@@ -57,7 +60,16 @@ def deidentified(call: ReaderCall, selected: Annotated[StudiesToDeidentify, Form
 def deidentified_selected(
     call: ReaderCall, study_instance_uid: str, selected: Annotated[SeriesToDeidentify, Form()]
 ) -> Response:
-    """The selected series of a study without identities, as a ZIP file, or the page on which it is made."""
-    return deidentified_zip(
-        call, selected.profile, selected.content, [study_instance_uid], selected.uids, prepares=True
-    )
+    """The selected series of a study without identities, as a ZIP file: the page on which it is made."""
+    return _begun(call, selected.profile, selected.content, [study_instance_uid], selected.uids)
+
+
+def _begun(
+    call: Call,
+    profile: str,
+    content: Content,
+    study_instance_uids: Sequence[str],
+    series_instance_uids: Collection[str] = (),
+) -> Response:
+    download = ordered(call, profile, content, study_instance_uids, series_instance_uids)
+    return RedirectResponse(f"/downloads/{downloads_of(call).begin(call, download)}", 303)

@@ -12,20 +12,17 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from math import dist
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
-from node.errors import UsageError
 from node.extensions.deidentify.deidentification import Rectangle
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_LIBRARIES = ("rapidocr", "onnxruntime")
 _MODELS = {"Det": "PP-OCRv6_det_small", "Cls": "ch_ppocr_mobile_v2.0_cls_mobile", "Rec": "PP-OCRv6_rec_small"}
 
 _TILE, _OVERLAP = 1024, 128
@@ -45,16 +42,6 @@ and so many times as long. docs/benchmarks.md has figures of both rules."""
 
 _CONFIDENCE_BESIDE_TEXT = 0.5
 """Where there is text, what is less sure counts as well."""
-
-
-def require_recognition() -> None:
-    """Raise UsageError, with what to install, if the libraries of the extra are missing."""
-    missing = [name for name in _LIBRARIES if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"burned_in_text needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            "installed: pip install 'voxelnode[ocr]', or set burned_in_text = \"off\""
-        )
 
 
 @cache

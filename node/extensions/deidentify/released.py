@@ -1,4 +1,4 @@
-"""``voxelnode released``: what stays in what a route has sent without identities."""
+"""``voxelnode routes released``: what stays in what a route has sent without identities."""
 
 from __future__ import annotations
 

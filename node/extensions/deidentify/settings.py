@@ -20,19 +20,19 @@ class DeidentifySettings(SettingsSection):
 
     key: Path = Field(
         examples=["trial.key"],
-        description="file of the pseudonyms' key, readable by its owner only: `voxelnode pseudonyms new`",
+        description="File of the pseudonyms' key, readable by its owner only: `voxelnode pseudonyms new` makes it.",
     )
-    retain: tuple[Retained, ...] = Field((), description="what is retained beyond the Basic Profile")
-    clean: tuple[Cleaned, ...] = Field((), description="what is cleaned instead of removed or refused")
+    retain: tuple[Retained, ...] = Field((), description="Retained")
+    clean: tuple[Cleaned, ...] = Field((), description="Cleaned instead of removed or refused")
     pixel_rules: Path | None = Field(
-        None, description="TOML file of what devices burn into pixels; pixels must be in clean"
+        None, description="TOML file of what devices burn into pixels; pixels must be in clean."
     )
     burned_in_text: Literal["off", "refuse", "blank"] = Field(
         "off",
-        description="search pixels for text (pip install 'voxelnode[ocr]'), and refuse the instance or blank the "
-        "text (pixels must be in clean); other refusals stay",
+        description="Search pixels for text (extra `ocr`), and refuse the instance or blank the text (pixels must be "
+        "in clean)",
     )
-    allow: tuple[AllowedRisk, ...] = Field((), description="risks in pixels and sound that pass as they are")
+    allow: tuple[AllowedRisk, ...] = Field((), description="Risks in pixels and sound that pass as they are")
 
     def _mistakes(self) -> Iterator[str]:
         if {"full-dates", "modified-dates"} <= set(self.retain):

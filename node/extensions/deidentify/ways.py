@@ -25,7 +25,6 @@ from node.extensions.deidentify.deidentification import (
 )
 from node.extensions.deidentify.profile import Profile, options
 from node.extensions.deidentify.pseudonyms import read_keys
-from node.extensions.deidentify.recognition import require_recognition
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.files.reading import read_instance
 from node.settings.model import Settings
@@ -86,16 +85,13 @@ class DeidentifyWay(Deidentification):
 def configured_by_name(sections: Mapping[str, DeidentifySettings], name: str) -> DeidentifyWay:
     """Return the de-identification that a table [deidentify.NAME] describes.
 
-    Raises UsageError, which names the table, if there is no such table, if its key or its rules cannot be used, or if
-    it looks for text without what is needed for that.
+    Raises UsageError, which names the table, if there is no such table, or if its key or its rules cannot be used.
     """
     if name not in sections:
         known = nearest(name, sections) if sections else "; there are none"
         raise UsageError(f"no table [deidentify.{name}] in the configuration{known}")
     table = sections[name]
     try:
-        if table.burned_in_text != "off":
-            require_recognition()
         return DeidentifyWay(
             Profile(options(table.retain, table.clean)),
             read_keys(table.key)[0],

@@ -11,19 +11,12 @@ class _Derived(Extension):
     name = "derived"
     commands = (
         Command(
-            "project",
+            "volume",
             "Convert",
-            f"{__name__}.command:project",
-            ("voxelnode project head.nii.gz -o mip.nii.gz --plane coronal",),
-            before="import",
-        ),
-        Command(
-            "mask",
-            "Convert",
-            f"{__name__}.command:mask",
+            f"{__name__}.command:volume",
             (
-                "voxelnode mask head.nii.gz -o bone.nii.gz --above 300",
-                "voxelnode mask head.nii.gz -o bone.nii.gz --above 300 --outside -1000",
+                "voxelnode volume project head.nii.gz -o mip.nii.gz --plane coronal",
+                "voxelnode volume mask head.nii.gz -o bone.nii.gz --above 300 --outside -1000",
             ),
             before="import",
         ),

@@ -1,4 +1,4 @@
-"""``voxelnode project`` and ``mask``."""
+"""``voxelnode volume project|mask``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
+from node.cli.options import Commands
 from node.cli.output import Answer
 from node.errors import UsageError
+
+volume = Commands(help="Make other volumes of a volume file.", no_args_is_help=True)
 
 VolumeFile = Annotated[
     Path, typer.Argument(metavar="VOLUME", exists=True, dir_okay=False, help="NIfTI, MetaImage or NRRD.")
@@ -27,8 +30,9 @@ class Plane(StrEnum):
     SAGITTAL = "sagittal"
 
 
+@volume.command()
 def project(
-    volume: VolumeFile,
+    file: VolumeFile,
     out: Output,
     plane: Annotated[Plane, typer.Option("--plane", help="Plane that the projection shows.")] = Plane.AXIAL,
     minimum: Annotated[bool, typer.Option("--minimum", help="Smallest values (MinIP) instead of largest.")] = False,
@@ -42,15 +46,16 @@ def project(
     from node.writers.writing import write_voxels
 
     try:
-        voxels, affine = read_voxels(volume)
+        voxels, affine = read_voxels(file)
         write_voxels(out, collapse(voxels, affine, plane.value, "minip" if minimum else "mip"), affine)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return Answer({"path": str(out)}, str(out))
 
 
+@volume.command()
 def mask(
-    volume: VolumeFile,
+    file: VolumeFile,
     out: Output,
     above: Annotated[float | None, typer.Option("--above", metavar="VALUE", help="Smallest value inside.")] = None,
     below: Annotated[float | None, typer.Option("--below", metavar="VALUE", help="Largest value inside.")] = None,
@@ -74,7 +79,7 @@ def mask(
     from node.writers.writing import write_voxels
 
     try:
-        voxels, affine = read_voxels(volume)
+        voxels, affine = read_voxels(file)
         found = threshold(voxels, -inf if above is None else above, inf if below is None else below)
         write_voxels(out, found if outside is None else masked(voxels, found, outside), affine)
     except ValueError as error:

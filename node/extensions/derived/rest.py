@@ -157,7 +157,7 @@ class _Volume:
             raise UsageError(f"the format of this file is {row['format']}: name the volume by {', '.join(FORMATS)}")
         if prod(row["shape"]) > MAX_VOXELS:
             raise UsageError(
-                f"the volume has {prod(row['shape'])} voxels, more than {MAX_VOXELS}: use `voxelnode mask`"
+                f"the volume has {prod(row['shape'])} voxels, more than {MAX_VOXELS}: use `voxelnode volume mask`"
             )
         self._call, self._row = call, row
         beside = {PurePath(file.key).name: file for file in files}

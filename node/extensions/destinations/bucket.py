@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -62,7 +61,7 @@ class BucketDestination(WrittenDestination):
     environment. `credentials_file`: keys as in ``~/.aws/credentials``, read again every few minutes; None: the
     environment, or the role of the machine. `ca_file`: certificate authorities in addition to those of the system.
     `timeout` (seconds): longest time of a request. `is_read_again`: read each object again after it was written, as a
-    proof that it is kept. Raises UsageError if the library is missing, or a file cannot be read.
+    proof that it is kept. Raises UsageError if a file cannot be read.
     """
 
     def __init__(
@@ -77,8 +76,6 @@ class BucketDestination(WrittenDestination):
         *,
         is_read_again: bool,
     ) -> None:
-        if find_spec("obstore") is None:
-            raise UsageError("s3 needs a library that is not installed: pip install 'voxelnode[s3]'")
         parts = urlsplit(s3)
         self._bucket, self._prefix = parts.netloc, parts.path.strip("/")
         self._place = f"s3://{self._bucket}" + (f" at {endpoint}" if endpoint else "")

@@ -28,6 +28,9 @@ from node.web.services import Services
 
 PREFIX = "/dicom-web"
 CHUNK_BYTES = 1 << 18
+FRAME_CACHE_BYTES = 2_000_000_000
+"""Disk for compressed frames and rendered pictures; those read longest ago go first."""
+
 
 Pieces = bytes | Iterator[bytes]
 """Bytes in memory, or what is read piece by piece while it is sent."""
@@ -262,7 +265,7 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
 
 
 def derived_file(node: Services, instance: StoredInstance, name: str, write: Callable[[Path], object]) -> IO[bytes]:
-    """Return a file that is made of an instance, and kept for the next request within `[web] frame_cache_bytes`.
+    """Return a file that is made of an instance, and kept for the next request within `FRAME_CACHE_BYTES`.
 
     `name` says what of the instance it is. `write` writes an empty file. Raises what `write` does, and Unavailable.
     """
@@ -272,7 +275,7 @@ def derived_file(node: Services, instance: StoredInstance, name: str, write: Cal
             instance.key,
             local_file(node, instance),
             f"{instance.sha256}-{name}",
-            0 if is_short else node.settings.web.frame_cache_bytes,
+            0 if is_short else FRAME_CACHE_BYTES,
             write,
         )
     except OSError as error:

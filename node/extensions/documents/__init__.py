@@ -8,12 +8,10 @@ from node.hookspecs import Action, Command, Extension, OpenedRoot, Parts, Runnin
 
 
 class _Documents(Extension):
-    """``[query]``, ``voxelnode reindex``, and the service that does the same while the node runs."""
+    """``[query]``, ``voxelnode db reindex``, and the service that does the same while the node runs."""
 
     name = "documents"
-    commands = (
-        Command("reindex", "Maintain", f"{__name__}.command:reindex", ("voxelnode reindex",), before="account"),
-    )
+    commands = (Command("db reindex", "Maintain", f"{__name__}.command:reindex", ("voxelnode db reindex",)),)
     tables = (Table("query", f"{__name__}.settings:QuerySettings"),)
 
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:

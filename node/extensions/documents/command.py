@@ -1,4 +1,4 @@
-"""``voxelnode reindex``."""
+"""``voxelnode db reindex``."""
 
 from __future__ import annotations
 

@@ -52,7 +52,6 @@ class QuerySettings(SettingsSection):
 
     indexed: tuple[Annotated[str, Field(max_length=100), AfterValidator(_name)], ...] = Field(
         (),
-        description="attributes without a column that get an index (docs/query.md): keywords or tags, in "
-        'sequences after a dot, private ones as GGGG,CREATOR,EE, such as ["InstitutionName", '
-        '"ProcedureCodeSequence.CodeValue", "0019,GEMS_ACQU_01,9C"]',
+        description='Attributes that get an index, such as ["InstitutionName", "ProcedureCodeSequence.CodeValue"] '
+        "(docs/query.md).",
     )

@@ -14,7 +14,7 @@ from node.index.nouns.accounts import Role
 from node.web.access import Call, ReaderCall, WriterCall, for_projects
 from node.web.api.changes import Change, tagged
 from node.web.api.models import Moment, Resource, RowId
-from node.web.api.resources import RequestedSeries, StudyUid
+from node.web.api.resources import StudyOrSeries, StudyUid
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
@@ -22,7 +22,6 @@ from node.web.errors import ResourceNotFound
 router = api_router("labels")
 
 STUDY = "/studies/{study_instance_uid}"
-SERIES = f"{STUDY}/series/{{series_instance_uid}}"
 
 
 class LabelResource(Resource):
@@ -98,30 +97,16 @@ def list_labels(call: ReaderCall) -> LabelsInUse:
 
 @router.get(f"{STUDY}/labels", responses=single())
 @for_projects
-def show_labels(call: ReaderCall, response: Response, study_instance_uid: StudyUid) -> Labels:
-    """The labels of a study, without those of its series."""
-    return tagged(response, _labels(call, Target(study_instance_uid)))
+def show_labels(call: ReaderCall, response: Response, key: StudyOrSeries) -> Labels:
+    """The labels of a study without those of its series, or of one of these."""
+    return tagged(response, _labels(call, Target(key[0], key[1] or "")))
 
 
 @router.put(f"{STUDY}/labels", responses=problems(*OF_CHANGES))
 @for_projects
-def set_labels(call: WriterCall, change: Change, study_instance_uid: StudyUid, labels: Labels) -> Labels:
-    """Give a study these labels, and no others."""
-    return _set(call, change, Target(study_instance_uid), labels.labels)
-
-
-@router.get(f"{SERIES}/labels", responses=single())
-@for_projects
-def show_labels_of_series(call: ReaderCall, response: Response, key: RequestedSeries) -> Labels:
-    """The labels of a series, without those of its study."""
-    return tagged(response, _labels(call, Target(*key)))
-
-
-@router.put(f"{SERIES}/labels", responses=problems(*OF_CHANGES))
-@for_projects
-def set_labels_of_series(call: WriterCall, change: Change, key: RequestedSeries, labels: Labels) -> Labels:
-    """Give a series these labels, and no others."""
-    return _set(call, change, Target(*key), labels.labels)
+def set_labels(call: WriterCall, change: Change, key: StudyOrSeries, labels: Labels) -> Labels:
+    """Give a study, or a series of it, these labels, and no others."""
+    return _set(call, change, Target(key[0], key[1] or ""), labels.labels)
 
 
 @router.get(f"{STUDY}/comments", responses=single())

@@ -1,13 +1,13 @@
 """Media as ZIP files: studies with a DICOMDIR, to be unpacked onto a CD or a USB stick, or opened by a viewer.
 
-The DICOMDIR is the last member: a ZIP file without it was broken off. People see how far it is (`node.web.prepared`).
+The DICOMDIR is the last member: a ZIP file without it was broken off. People see how far it is (`node.web.downloads`).
 """
 
 from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -22,15 +22,13 @@ from node.extensions.pages.actions import SelectedSeries, SelectedStudies
 from node.extensions.pages.downloads import named_series, zip_name
 from node.index.search.selection import StoredInstance
 from node.web.access import Call, ReaderCall, for_projects
-from node.web.audit_trail import of_study
-from node.web.errors import ResourceNotFound
+from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.files import Damaged, whole_file
-from node.web.prepared import Made, Wanted, prepared_of
-from node.web.zips import Member
+from node.web.zips import Member, taken
 
 router = APIRouter(include_in_schema=False)
 
-CHUNK_BYTES = 1 << 20
+MAKER = "medium"
 
 
 @router.get("/studies/{study_instance_uid}/medium.zip")
@@ -63,86 +61,59 @@ def medium_of_series(
     return medium_zip(call, [study_instance_uid], selected.uids)
 
 
-def medium_zip(
-    call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()
-) -> Response:
+def medium_zip(call: Call, study_instance_uids: Sequence[str], series_instance_uids: Collection[str] = ()) -> Response:
     """Begin a medium of studies, or of some of their series; return the way to the page that shows how far it is."""
     return RedirectResponse(f"/downloads/{begin_medium(call, study_instance_uids, series_instance_uids)}", 303)
 
 
-def begin_medium(call: Call, study_instance_uids: Collection[str], series_instance_uids: Collection[str] = ()) -> str:
-    """Begin a medium of studies, or of some of their series; return the number of the download.
+def begin_medium(call: Call, study_instance_uids: Sequence[str], series_instance_uids: Collection[str] = ()) -> int:
+    """Begin a medium of studies, or of some of their series; return the id of the download.
 
-    Raises ResourceNotFound if there is nothing of them, and what `PreparedDownloads.begin` raises.
+    Raises ResourceNotFound if there is nothing of them, and what `Downloads.begin` raises.
     """
     with call.node.index.reading() as index:
-        instances = [
-            one
-            for study in study_instance_uids
-            for one in index.instances.stored(study)
-            if not series_instance_uids or one.series_instance_uid in series_instance_uids
-        ]
-        studies = dict.fromkeys(one.study_instance_uid for one in instances)
-        objects = [of_study(uid, index.studies.patient_id(uid)) for uid in studies]
         named = [one for _, series in named_series(index, study_instance_uids, series_instance_uids) for one in series]
-    if not instances:
-        raise ResourceNotFound("series" if series_instance_uids else "study")
-    order = f"a medium: {sorted(study_instance_uids)} {sorted(series_instance_uids)}"
-    name = zip_name(named[0], study_instance_uids, series_instance_uids, "_CD")
-    size = sum(one.data_set_offset + one.bytes for one in instances)
-
-    def make() -> Made:
-        download = _Download(call, objects)
-        return Made(lambda _: download.members(instances), download.close)
-
-    return prepared_of(call).begin(call, Wanted(name, order, objects, len(instances), "instance", size), make)
+    name = zip_name(named[0], study_instance_uids, series_instance_uids, "_CD") if named else ""
+    return downloads_of(call).begin(call, download_of(call, MAKER, name, study_instance_uids, series_instance_uids))
 
 
-class _Download:
-    """The members of one ZIP file, each written when its turn comes, and removed once it is read."""
+@makes(MAKER)
+def members(making: Making) -> Generator[Member, None, None]:
+    """Yield the members, each written when its turn comes; raises MixedPatients if two people would become one."""
+    node, objects, is_whole = making.node, making.audited(), False
+    folder = node.archive.work / uuid.uuid4().hex
 
-    def __init__(self, call: Call, objects: list[dict[str, str]]) -> None:
-        self._audit, self._objects, self._is_whole = call.audit, objects, False
-        self._folder = call.node.archive.work / uuid.uuid4().hex
+    def whole(one: StoredInstance) -> Path:
+        making.check()
+        try:
+            return whole_file(node, one)
+        except Damaged as error:
+            raise NotOnMedia(str(error)) from error
 
-        def whole(one: StoredInstance) -> Path:
-            try:
-                return whole_file(call.node, one)
-            except Damaged as error:
-                raise NotOnMedia(str(error)) from error
+    def note(what: str, result: Result = Result.SUCCESS) -> None:
+        making.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"a medium as a ZIP file: {what}", result)
 
-        self._medium = Medium(self._folder, call.node.settings.dicom.ae_title, whole, call.node.decoder)
-        self._note("begun")
+    def member(path: PurePosixPath) -> Member:
+        file = folder / path
+        return Member(DICOMDIR if path.name == TEMPORARY else str(path), file.stat().st_size, taken(file))
 
-    def members(self, instances: list[StoredInstance]) -> Iterator[Member]:
-        """Yield the members; raises MixedPatients if two people would become one."""
-        self._folder.mkdir(mode=0o700, parents=True)
-        for path in self._medium.add(instances):
-            if path is not None:
-                yield self._member(path)
-        for name in self._medium.finish():
-            yield self._member(PurePosixPath(name))
-        self._is_whole = True
-
-    def close(self) -> None:
-        """Remove everything that was made."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        written = self._medium.written
-        outcome = "done" if self._is_whole else "broken off"
-        told = f"{outcome}, {counted(written.instances, 'instance')}, {len(written.left_out)} left out"
-        self._note(told, Result.SUCCESS if self._is_whole else Result.MINOR_FAILURE)
-
-    def _note(self, what: str, result: Result = Result.SUCCESS) -> None:
-        self._audit.changed(AuditEvent.EXPORT, Action.READ, self._objects, f"a medium as a ZIP file: {what}", result)
-
-    def _member(self, path: PurePosixPath) -> Member:
-        file = self._folder / path
-        name = DICOMDIR if path.name == TEMPORARY else str(path)
-        return Member(name, file.stat().st_size, _pieces(file))
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        path.unlink()
-        while piece := file.read(CHUNK_BYTES):
-            yield piece
+    medium = Medium(folder, node.settings.dicom.ae_title, whole, node.decoder)
+    note("begun")
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        for study, series in making.download.series:
+            with node.index.reading() as index:
+                instances = list(index.instances.stored(study, series))
+            if not instances:
+                medium.written.left_out[series] = "missing: the series was deleted meanwhile"
+            for path in medium.add(instances):
+                if path is not None:
+                    yield member(path)
+        for name in medium.finish():
+            yield member(PurePosixPath(name))
+        is_whole = True
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        written = medium.written
+        counts = f"{counted(written.instances, 'instance')}, {len(written.left_out)} left out"
+        note(f"{'done' if is_whole else 'broken off'}, {counts}", Result.SUCCESS if is_whole else Result.MINOR_FAILURE)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from node.extras import lacking
 from node.hookspecs import Command, Extension
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
 
 
 class _ObjectStore(Extension):
@@ -17,6 +24,10 @@ class _ObjectStore(Extension):
             before="journal",
         ),
     )
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        if (settings.storage.url or "").startswith("s3://"):
+            yield from lacking("storage: url", "s3")
 
 
 EXTENSION = _ObjectStore()

@@ -126,5 +126,5 @@ def _require_alone(index: Index, places: PlaceRepository, host: str) -> None:
     if spooling := [row["name"] for row in others if places.only_at(row["name"])]:
         raise UsageError(
             f"{', '.join(spooling)}: has instances or volumes that are not in the object store; first run "
-            "`voxelnode archive copy --to store` there, or `voxelnode cluster forget`"
+            "`voxelnode archive copy --to store` there, or `voxelnode db hosts forget`"
         )

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -151,13 +150,11 @@ def configured_store(storage: Storage, host: str | None = None) -> ObjectStore:
     """Return the store of ``[storage] url``, of which nothing is asked yet.
 
     `host`: the name of this host among those that share the store, or ""; None for a process that only reads. Raises
-    UsageError if the library is missing, or a file cannot be read.
+    UsageError if a file cannot be read.
     """
     parts = urlsplit(storage.url or "")
     if parts.scheme == "file":
         return FolderStore(Path(unquote(parts.path)), host)
-    if find_spec("obstore") is None:
-        raise UsageError("[storage] url needs a library that is not installed: pip install 'voxelnode[s3]'")
     config, client = bucket_options(storage.endpoint, storage.region, storage.ca_file, storage.store_seconds)
     if storage.credentials_file is not None:
         credentials_of(storage.credentials_file)

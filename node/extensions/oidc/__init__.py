@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from node.extras import lacking
 from node.hookspecs import Extension
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
 
 
 class _Oidc(Extension):
@@ -10,6 +17,10 @@ class _Oidc(Extension):
 
     name = "oidc"
     sign_ins = f"{__name__}.identity_provider:opened"
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        if settings.web.oidc.issuer:
+            yield from lacking("web.oidc: issuer", "oidc")
 
 
 EXTENSION = _Oidc()

@@ -23,6 +23,7 @@ router = APIRouter(include_in_schema=False)
 SIGN_IN_COOKIE, SECURE_SIGN_IN_COOKIE = "voxelnode-sign-in", "__Host-voxelnode-sign-in"
 """Cookies for a sign-in under way at the identity provider; see `node.hookspecs.SignIns`."""
 
+SINGLE_SIGN_ON = "Sign in with single sign-on"
 CALLBACK = "/login/oidc/callback"
 """Redirect URI path, to be registered with the provider."""
 
@@ -198,7 +199,7 @@ def _form(
         next_path=_inside(next_path),
         name=name,
         error=error,
-        button=oidc.label if oidc.issuer else "",
+        button=SINGLE_SIGN_ON if oidc.issuer else "",
         end_session_url=end_session_url,
         status_code=status_code,
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
+from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
 from node.extensions.pages.rendering import fragment, page
 from node.web.access import Call, ReaderCall, background_request, for_projects
-from node.web.prepared import prepared_file, prepared_of
+from node.web.api.models import RowId
+from node.web.api.paging import only_row
+from node.web.downloads import downloads_of, file_of_download
 
 router = APIRouter(include_in_schema=False)
 
@@ -18,7 +22,7 @@ PATH = "/downloads/{number}"
 
 @router.get(PATH)
 @for_projects
-def download(call: ReaderCall, number: str) -> Response:
+def download(call: ReaderCall, number: RowId) -> Response:
     """A download that is being made."""
     return page(call, "download.html", **_values(call, number), digest="")
 
@@ -26,28 +30,36 @@ def download(call: ReaderCall, number: str) -> Response:
 @router.get(f"{PATH}/progress")
 @background_request
 @for_projects
-def progress(call: ReaderCall, number: str) -> Response:
+def progress(call: ReaderCall, number: RowId) -> Response:
     """How far it is."""
     return fragment(call, "download_progress.html", **_values(call, number))
 
 
 @router.get(f"{PATH}/file")
 @for_projects
-def file(call: ReaderCall, number: str) -> Response:
+def file(call: ReaderCall, number: RowId) -> Response:
     """The file, once it is made."""
-    return prepared_file(call, number)
+    return file_of_download(call, number)
 
 
 @router.post(f"{PATH}/remove")
 @for_projects
-def remove(call: ReaderCall, number: str) -> Response:
+def remove(call: ReaderCall, number: RowId) -> Response:
     """End it, and remove its file."""
-    prepared_of(call).of(call, number)
-    prepared_of(call).remove(number)
+    downloads_of(call).remove(call, number)
     return RedirectResponse("/", 303)
 
 
-def _values(call: Call, number: str) -> dict[str, Any]:
-    downloads = prepared_of(call)
-    prepared = downloads.of(call, number)
-    return {"download": prepared, "number": number, "before": downloads.before(prepared)}
+def _values(call: Call, number: int) -> dict[str, Any]:
+    downloads = downloads_of(call)
+    work = downloads.of(call, number)
+    file = downloads.file(work)
+    with call.node.index.reading(wait=False) as index:
+        row = only_row(index.work, "download", id=number)
+    kept = dt.timedelta(seconds=DOWNLOAD_KEPT_SECONDS)
+    left = row["ended_at"] + kept - call.node.ingest.now() if row["ended_at"] is not None else kept
+    return {
+        "download": row,
+        "bytes": file.stat().st_size if file is not None else None,
+        "kept_seconds": max(int(left.total_seconds()), 0),
+    }

@@ -76,6 +76,7 @@ KINDS: Mapping[WorkKind, str] = {
     "question": "ask",
     "notification": "tell of an examination",
     "erasure": "erasure",
+    "download": "download for",
 }
 """What is owed, whatever became of it."""
 
@@ -88,6 +89,7 @@ PLURALS: Mapping[WorkKind, str] = {
     "question": "Questions",
     "notification": "Notifications",
     "erasure": "Erasures",
+    "download": "Downloads",
 }
 """Kinds as the page chooses them."""
 

@@ -26,19 +26,17 @@ class _Peers(Extension):
     name = "peers"
     commands = (
         Command(
-            "find",
+            "peers find",
             "Exchange",
             f"{__name__}.commands:find",
-            ("voxelnode find --from PACS PatientID=17", "voxelnode find --from PACS StudyDate=20260101-"),
-            before="send",
+            ("voxelnode peers find --from PACS PatientID=17", "voxelnode peers find --from PACS StudyDate=20260101-"),
             instead=dict.fromkeys(("-k", "--key"), "keys stand alone, such as PatientID=17"),
         ),
         Command(
-            "get",
+            "peers get",
             "Exchange",
             f"{__name__}.commands:get",
-            ("voxelnode get 1.2.840.1 --from PACS",),
-            before="send",
+            ("voxelnode peers get 1.2.840.1 --from PACS",),
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))

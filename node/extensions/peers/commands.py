@@ -1,4 +1,4 @@
-"""``voxelnode find`` and ``get``: searches at other nodes, and retrievals from them."""
+"""``voxelnode peers find`` and ``get``: searches at other nodes, and retrievals from them."""
 
 from __future__ import annotations
 

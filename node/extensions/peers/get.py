@@ -208,7 +208,7 @@ class _GetOperation:
     ) -> None:
         self._assoc, self._on_progress = assoc, on_progress
         self._responses: deque[Command] = deque()
-        self._messages = Messages(assoc, dicom, service, self._responses.append)
+        self._messages = Messages(assoc, service, self._responses.append)
 
     def run(self, target: RetrieveTarget) -> SubOperationCounts:
         """Send the request, and store instances until the final response."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
+from node.extras import lacking
 from node.hookspecs import Action, Command, Extension, IndexServer, OpenedRoot
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
 
 
 class _PostgreSQL(Extension):
@@ -12,12 +17,16 @@ class _PostgreSQL(Extension):
     server = IndexServer("node.extensions.postgresql.engine", "node.extensions.postgresql.membership:membership")
     commands = (
         Command(
-            "cluster",
+            "db hosts",
             "Maintain",
             "node.extensions.postgresql.command:app",
-            ("voxelnode cluster hosts", "voxelnode cluster forget HOST"),
+            ("voxelnode db hosts", "voxelnode db hosts forget HOST"),
         ),
     )
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        if settings.index.url is not None:
+            yield from lacking("index: url", "cluster")
 
     def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
         from node.extensions.postgresql.actions import actions

@@ -1,4 +1,4 @@
-"""``voxelnode cluster hosts|drain|forget``."""
+"""``voxelnode db hosts [drain|forget]``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from node.cli.options import ChangedRoot, Commands, Root
 from node.cli.output import Listing, listing
 from node.counted import counted
 
-app = Commands(help="List and forget the hosts that share an index in PostgreSQL.", no_args_is_help=True)
+app = Commands(help="List, stop and forget the hosts of a shared index.", invoke_without_command=True)
 
 LOOK_SECONDS = 0.5
 
 
-@app.command()
+@app.callback()
 def hosts(root: Root) -> Listing:
     """List the hosts of the index, and what each of them does alone.
 

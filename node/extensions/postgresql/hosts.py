@@ -180,7 +180,7 @@ class HostRepository(IndexRepository):
         """
         row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
         if row is None:
-            raise UsageError(f"no host {name!r}; `voxelnode cluster hosts` lists them")
+            raise UsageError(f"no host {name!r}; `voxelnode db hosts` lists them")
         if row.lease_until is None or row.lease_until <= now:
             raise UsageError(f"{name} does not run")
         if row.drain is None:
@@ -282,7 +282,7 @@ def require_gone(connection: Connection, name: str, now: dt.datetime) -> None:
     """Raise UsageError unless there is a host with this name, and it does not live."""
     row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
     if row is None:
-        raise UsageError(f"no host {name!r}; `voxelnode cluster hosts` lists them")
+        raise UsageError(f"no host {name!r}; `voxelnode db hosts` lists them")
     if row.lease_until is not None and row.lease_until > now:
         raise UsageError(f"{name} was seen {(now - row.seen_at).total_seconds():.0f} s ago: stop it first")
 

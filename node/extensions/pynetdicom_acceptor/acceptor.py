@@ -30,7 +30,9 @@ from node.association.admission import Rejection
 from node.association.association import ACCEPTED
 from node.association.contexts import Negotiated, ReceivedRequest
 from node.association.listener import Listener
+from node.association.outgoing import MAXIMUM_PDU_BYTES
 from node.association.services.c_store import StoreService
+from node.association.transport import REQUEST_SECONDS
 from node.background import SupervisedThread
 from node.budget import Claim
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -125,9 +127,9 @@ class PynetdicomAcceptor(Handlers):
         ae = AE(dicom.ae_title)
         ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        ae.maximum_pdu_size = dicom.maximum_pdu_bytes
+        ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
         ae.maximum_associations = 2 * dicom.maximum_associations  # admission decides
-        ae.acse_timeout, ae.network_timeout = dicom.request_seconds, dicom.idle_seconds
+        ae.acse_timeout, ae.network_timeout = REQUEST_SECONDS, dicom.idle_seconds
         ae.dimse_timeout = dicom.response_seconds
         _config.LOG_HANDLER_LEVEL = "none"  # it would decode data sets and identifiers for its log
         _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False

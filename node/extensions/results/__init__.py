@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from node.extras import lacking
 from node.hookspecs import Command, Extension, Router, Statement
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
 
 
 class _Results(Extension):
@@ -11,10 +18,13 @@ class _Results(Extension):
     name = "results"
     commands = (
         Command(
-            "jobs",
+            "hooks jobs",
             "Exchange",
             f"{__name__}.command:app",
-            ("voxelnode jobs", "voxelnode jobs --state failed", "voxelnode jobs show 0123456789abcdef0123456789abcdef"),
+            (
+                "voxelnode hooks jobs --state failed",
+                "voxelnode hooks jobs show 0123456789abcdef0123456789abcdef",
+            ),
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"),)
@@ -28,6 +38,11 @@ class _Results(Extension):
         },
         f"{__name__}.statement:tables_of",
     )
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        for name, hook in settings.hooks.items():
+            if hook.results:
+                yield from lacking(f"hooks.{name}: results", "results")
 
 
 EXTENSION = _Results()

@@ -1,4 +1,4 @@
-"""``voxelnode jobs [show|cancel]``."""
+"""``voxelnode hooks jobs [show|cancel]``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def show(job: JobId, root: Root) -> Listing:
     with root.reading() as index:
         found = index.jobs.page(None, 1, job_id=job)
         if not found:
-            raise UsageError(f"there is no job {job!r}: `voxelnode jobs` lists them")
+            raise UsageError(f"there is no job {job!r}: `voxelnode hooks jobs` lists them")
         results = index.jobs.results(found[0]["id"])
 
     def text() -> None:

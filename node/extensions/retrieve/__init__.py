@@ -24,7 +24,7 @@ class _Retrieve(Extension):
         from node.association.client.send import Transcoder
         from node.dicom.command import C_GET_RQ, C_MOVE_RQ
         from node.extensions.retrieve.responses import get_responses, move_responses
-        from node.extensions.retrieve.retrieve import RetrieveService, serve_c_get, serve_c_move
+        from node.extensions.retrieve.retrieve import MAXIMUM_RETRIEVES, RetrieveService, serve_c_get, serve_c_move
 
         archive, dicom = node.ingest.archive, node.settings.dicom
         service = RetrieveService(
@@ -33,7 +33,7 @@ class _Retrieve(Extension):
             Transcoder(node.decoder, archive.incoming),
             dicom.ae_title,
             PeerAddresses(node.settings),
-            threading.BoundedSemaphore(dicom.maximum_retrieves),
+            threading.BoundedSemaphore(MAXIMUM_RETRIEVES),
             dicom.response_seconds,
             node.metrics,
             node.audit,

@@ -59,6 +59,9 @@ from node.receive.stored_files import report_damage
 
 logger = structlog.get_logger()
 
+MAXIMUM_RETRIEVES = 4
+"""C-MOVE and C-GET operations at the same time; further ones wait."""
+
 MAXIMUM_SUB_OPERATIONS = 65535
 """Their number is an unsigned short (PS3.7 9.3.4.2)."""
 

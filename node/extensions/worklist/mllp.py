@@ -33,6 +33,9 @@ from node.tls import failure_reason, server_context
 log = structlog.get_logger()
 
 BEGIN, END = b"\x0b", b"\x1c\x0d"
+MAXIMUM_CONNECTIONS, PER_ADDRESS = 64, 16
+"""Connections that have sent a message, of all addresses and of one. As many may be without a message."""
+
 MAX_MESSAGE_BYTES = 256_000
 BACKLOG = 128
 MESSAGE_SECONDS = 30.0
@@ -80,8 +83,8 @@ class MllpListener:
         self._patients = patients
         self._context = hl7_tls_context(settings)
         self._stopping = threading.Event()
-        maximum, of_address = settings.hl7_maximum_connections, settings.hl7_maximum_connections_per_address
-        self._budget = Budget("hl7", Limits(maximum, of_address, maximum, maximum), metrics)
+        limits = Limits(MAXIMUM_CONNECTIONS, PER_ADDRESS, MAXIMUM_CONNECTIONS, MAXIMUM_CONNECTIONS)
+        self._budget = Budget("hl7", limits, metrics)
         self._lines = LinesOfAddresses()
         self._socket: socket.socket | None = None
         self.thread = SupervisedThread("hl7", self._accept, self._stopping)
@@ -140,7 +143,7 @@ class MllpListener:
             with peer.secured(self._context):
                 while (data := peer.message()) is not None:
                     if claim.stage is Stage.PENDING and (rule := self._budget.enter(claim)) is not None:
-                        raise _TooMuch(f"no place is free ({rule}): see [worklist] hl7_maximum_connections")
+                        raise _TooMuch(f"no place is free ({rule}): close connections that are idle")
                     with peer.serving():
                         answer = self._answer(data, host)
                     peer.send(answer)

@@ -37,8 +37,7 @@ HISTORY = (
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
     "protocols", "scheduled_steps", "performed_steps", "performed_series",
     "labels", "comments", "shares", "project_members", "limited_accounts",
-    "project_contents", "added_peers", "added_routes",
-    "added_hooks", "added_retention",
+    "project_contents",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 

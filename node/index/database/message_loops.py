@@ -14,7 +14,7 @@ from node.index.database.index import Index
 from node.index.database.work_loop import MessageLoop, stop_loops
 from node.index.work.ledger import Lane
 from node.index.work.states import Kind
-from node.settings.model import AddedTable, Settings
+from node.settings.model import Settings
 
 log = structlog.get_logger()
 
@@ -33,7 +33,6 @@ class MessageLoops(ABC, Generic[Plan, Loop]):
     """
 
     kind: Kind
-    table: AddedTable
 
     def __init__(self, settings: Settings, index: Index) -> None:
         self._settings, self._index = settings, index
@@ -96,7 +95,6 @@ class MessageLoops(ABC, Generic[Plan, Loop]):
 
     def _begin_lanes(self, workers: Sequence[Loop], reason: str) -> None:
         wants_instances = {worker.lane: worker.wants_instances for worker in workers}
-        kept = self._settings.added.unusable_in(self.table)
-        dropped = self._index.deliveries.begin(self.kind, wants_instances, kept)
+        dropped = self._index.deliveries.begin(self.kind, wants_instances)
         if dropped:
             log.warning(f"{self.kind}_messages_dropped", count=dropped, reason=reason)

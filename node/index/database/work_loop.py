@@ -1,8 +1,8 @@
 """The loop that does the work of the ledger: what is due is done, then it sleeps until more is due or is committed.
 
-There are three such loops. `RequestLoop` does what people and peers ask for, retrievals and reports of commitment: the
-first due work of each lane, each lane on a thread of its own. `MessageLoop` does the messages of one hook, or of one
-destination of a route; each has a thread of its own, so a slow or dead receiver delays no other.
+There are three such loops. `RequestLoop` does what people and peers ask for, such as retrievals, reports of commitment
+and downloads: the first due work of each lane, each lane on a thread of its own. `MessageLoop` does the messages of one
+hook, or of one destination of a route; each has a thread of its own, so a slow or dead receiver delays no other.
 `node.extensions.results` ends jobs, which hooks do.
 
 If the process ends, work under way stays in its row as it is; the next start, or another host, does it again.
@@ -99,14 +99,14 @@ class WorkLoop(IndexFollower):
     ----------
     name : str
         Of its thread.
-    turn : str
-        The work that one host does at a time.
+    turn : str or None
+        The work that one host does at a time; None: each host does it.
     within : float, seconds
         Longest delay from a commit to the next step.
     """
 
     def __init__(
-        self, name: str, index: Index, now: Callable[[], dt.datetime], turn: str, within: float = FOLLOW_SECONDS
+        self, name: str, index: Index, now: Callable[[], dt.datetime], turn: str | None, within: float = FOLLOW_SECONDS
     ) -> None:
         super().__init__(name, index, within, turn)
         self._now = now
@@ -145,19 +145,36 @@ class Step(Protocol):
 class RequestLoop(WorkLoop):
     """Does the work of some kinds, each piece of it by the step of its kind.
 
-    `name`: of its thread, and of the work that one host does at a time.
+    Parameters
+    ----------
+    name : str
+        Of its thread, and of the work that one host does at a time.
+    lanes : int
+        Lanes in which work is done at the same time.
+    host : str or None
+        Each host does its own work, whose lanes have this destination.
     """
 
-    def __init__(self, name: str, index: Index, steps: Mapping[Kind, Step], now: Callable[[], dt.datetime]) -> None:
-        super().__init__(name, index, now, turn=name)
+    def __init__(
+        self,
+        name: str,
+        index: Index,
+        steps: Mapping[Kind, Step],
+        now: Callable[[], dt.datetime],
+        *,
+        lanes: int = MAX_LANES,
+        host: str | None = None,
+    ) -> None:
+        super().__init__(name, index, now, turn=name if host is None else None)
         self._steps, self._looked_at = steps, now()
+        self._lanes, self._destination = lanes, host or ""
         self._lock = threading.Lock()
         self._threads: dict[Lane, threading.Thread] = {}
 
     def _take_up(self) -> None:
         """Let the work wait again that the last process left under way."""
         limits = {kind: step.max_attempts for kind, step in self._steps.items()}
-        self._index.work.resume(limits, self._now())
+        self._index.work.resume(limits, self._now(), self._destination)
 
     def step(self) -> float | None:
         """Begin what is due; most commits, such as those of received instances, add no work."""
@@ -168,7 +185,8 @@ class RequestLoop(WorkLoop):
         with self._lock:
             busy = set(self._threads)
         self._looked_at = self._now()
-        for work in self._index.work.due(self._steps.keys(), self._looked_at, busy)[: MAX_LANES - len(busy)]:
+        due = self._index.work.due(self._steps.keys(), self._looked_at, busy, self._destination)
+        for work in due[: self._lanes - len(busy)]:
             thread = threading.Thread(target=self._do, args=(work,), name=f"{work.lane.kind} {work.lane.name}")
             thread.daemon = True
             with self._lock:
@@ -177,7 +195,7 @@ class RequestLoop(WorkLoop):
         return False
 
     def _next_due_at(self) -> dt.datetime | None:
-        return self._index.work.next_due_at(self._steps.keys(), self._looked_at)
+        return self._index.work.next_due_at(self._steps.keys(), self._looked_at, self._destination)
 
     def stop(self, seconds: float | None = None) -> None:
         """Begin no further work, and abort what is under way."""

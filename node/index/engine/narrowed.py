@@ -90,6 +90,7 @@ def _rules(*, is_listed: bool) -> dict[str, str]:
         "events": _OF_STUDY_OR_SERIES.format(of_study=f"t.series_instance_uid IS NULL AND NOT {in_part}"),
         "labels": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
         "comments": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
+        "work": "t.kind = 'download' AND EXISTS (SELECT 1 FROM scope_account a WHERE a.name = t.name)",
     }
 
 
@@ -99,12 +100,11 @@ RULES = {is_listed: _rules(is_listed=is_listed) for is_listed in (True, False)}
 
 EMPTY = frozenset(
     {
-        "accounts", "added_hooks", "added_peers", "added_retention", "added_routes", "audit_lines", "conflicts",
-        "host_removals", "hosts", "leases", "limited_accounts", "lost_instances",
-        "object_removals", "performed_series", "performed_steps", "project_contents", "protocols",
+        "accounts", "audit_lines", "conflicts", "host_removals", "hosts", "leases", "limited_accounts",
+        "lost_instances", "object_removals", "performed_series", "performed_steps", "project_contents", "protocols",
         "recovery_codes", "rejections", "results", "scheduled_steps", "senders", "sent_instances",
         "shares", "subscribers", "tokens",
-        "tombstones", "trash", "web_sessions", "work",
+        "tombstones", "trash", "web_sessions",
     }
 )  # fmt: skip
 """Tables of which they see nothing."""

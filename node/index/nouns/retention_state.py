@@ -32,7 +32,6 @@ class RetentionState:
     `last`: the last look at the clock that contradicted nothing. `held`: why nothing is deleted, since `held_at` by the
     clock in doubt. `asked`: how many studies a pass would delete. `approved`: how many a person has agreed to.
     `confirmation`: the last one that was followed. `differs`: what the hosts of the index do not agree about.
-    `unconfirmed`: why nobody has confirmed the rules as they are. `passed`: the change of them that was passed with.
     """
 
     last: Look | None = None
@@ -42,13 +41,11 @@ class RetentionState:
     approved: int = 0
     confirmation: str = ""
     differs: str | None = None
-    unconfirmed: str | None = None
-    passed: str = ""
 
     @property
     def is_free(self) -> bool:
         """Whether anything may be deleted by its age."""
-        return self.held is None and self.differs is None and self.unconfirmed is None
+        return self.held is None and self.differs is None
 
     @property
     def waits_for(self) -> str | None:
@@ -57,11 +54,6 @@ class RetentionState:
             return f"{self.held}: nothing is deleted until `voxelnode retention confirm` says that the clock is right"
         if self.differs is not None:
             return f"{self.differs}: nothing is deleted until the hosts agree"
-        if self.unconfirmed is not None:
-            return (
-                f"{self.unconfirmed}: nothing is deleted until an administrator confirms all rules under Retention, or "
-                "with `voxelnode retention set`"
-            )
         if self.asked is not None:
             return (
                 f"{self.asked} studies are due at once, an unusual number: `voxelnode retention confirm` deletes them"

@@ -130,13 +130,7 @@ class DeliveryRepository(IndexRepository):
     """The messages to the hooks of a node, and the progress of each hook."""
 
     @on_writer
-    def begin(
-        self,
-        connection: Connection,
-        kind: Kind,
-        wants_instances: Mapping[Lane, bool],
-        kept_names: Collection[str] = (),
-    ) -> int:
+    def begin(self, connection: Connection, kind: Kind, wants_instances: Mapping[Lane, bool]) -> int:
         """Match the rows to the configuration: a new subscriber starts with the next event, a removed one is deleted.
 
         Runs at startup, for the hooks and for the destinations of routes, and when routes change. Returns the number of
@@ -146,8 +140,6 @@ class DeliveryRepository(IndexRepository):
         ----------
         wants_instances : mapping of Lane to bool
             The configured subscribers of this kind, and whether each wants messages of single instances.
-        kept_names : collection of str
-            Names of lanes that stay as they are, although nobody works on them now.
         """
         of_kind = SubscriberRow.kind == kind
         connection.execute(
@@ -161,7 +153,7 @@ class DeliveryRepository(IndexRepository):
         owed = connection.execute(select(WorkRow.name, WorkRow.destination).where(*waits).distinct())
         count = 0
         for lane in {*subscribed, *(Lane(kind, row.name, row.destination) for row in owed)}:
-            if str(lane) not in kept and lane.name not in kept_names:
+            if str(lane) not in kept:
                 count += _forget(connection, lane, dt.datetime.now(dt.UTC))
         last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
         last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
@@ -171,11 +163,6 @@ class DeliveryRepository(IndexRepository):
             image_id = func.coalesce(SubscriberRow.image_id, last_image) if wanted else None
             connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(image_id=image_id))
         return count
-
-    @on_writer
-    def forget(self, connection: Connection, lanes: Collection[Lane], now: dt.datetime) -> int:
-        """Delete subscribers, and drop the messages that wait for them; return how many these were."""
-        return sum(_forget(connection, lane, now) for lane in lanes)
 
     def work(self, lane: Lane, events: Collection[LedgerEvent], seen_event: int, now: dt.datetime) -> Batch:
         """Return the messages that a hook has to deliver now, in the order of their events.

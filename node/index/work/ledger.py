@@ -3,8 +3,8 @@
 Work has its row before anybody is told that it will be done. If the process dies, the next start does the work that
 was waiting, and repeats the work that was running: a step may run twice, but none is skipped.
 
-Work waits in lanes: one for each hook, destination of a route, peer or requestor. In a lane, one is done at a time, and
-a lane whose other side is slow or dead delays no other lane.
+Work waits in lanes: one for each hook, destination of a route, peer, requestor, or account that downloads. In a lane,
+one is done at a time, and a lane whose other side is slow or dead delays no other lane.
 
 The queries of the ledger stand together here, each with its name; `node.index.work.states` has the states.
 """
@@ -40,11 +40,14 @@ from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PatientRow, ResultRow, SeriesRow, StudyRow, WorkRow
-from node.index.work.payloads import Counts, Erasure, Payload, Reference, Request, document_of, payload_of
+from node.index.work.payloads import Counts, Download, Erasure, Payload, Reference, Request, document_of, payload_of
 from node.index.work.states import TRANSITIONS, Kind, Move, Outcome, State
 from node.retries import jittered_wait_seconds
 
 MAX_OPEN_RETRIEVALS = 1000
+
+MAX_DOWNLOADS = 8
+"""Downloads of one account that wait, are made, or have a file: each takes room on the disk."""
 
 MAX_KEPT = 10_000
 """Newest rows of a kind among which those that have ended are kept; older ones are removed."""
@@ -65,14 +68,15 @@ class WorkEnded(VoxelnodeError):
 
 
 class Lane(NamedTuple):
-    """Where work waits: at a hook, a destination of a route, a peer, or the AE title of a requestor.
+    """Where work waits: at a hook, a destination of a route, a peer, the AE title of a requestor, or an account.
 
     Attributes
     ----------
     name : str
-        Of the hook, the route, the peer, or the AE title. The route of what people send by hand has an empty name.
+        Of the hook, the route, the peer, or the AE title, or of the account. The route of what people send by hand has
+        an empty name.
     destination : str
-        Of a route; else empty.
+        Of a route. Of a download, the host that makes it, if several share the index. Else empty.
     """
 
     kind: Kind
@@ -215,6 +219,25 @@ class WorkRepository(IndexRepository):
         return work_of(connection.execute(_rows(WorkRow.id == id)).one())
 
     @on_writer
+    def add_download(
+        self, connection: Connection, lane: Lane, download: Download, kept_since: dt.datetime, now: dt.datetime
+    ) -> int | None:
+        """Have a download made, unless the same one waits or is made; return its id.
+
+        None: the account has `MAX_DOWNLOADS` that wait, are made, or have ended with a file after `kept_since`.
+        """
+        is_kept = and_(WorkRow.outcome == "succeeded", WorkRow.ended_at > kept_since)
+        rows = connection.execute(_rows(in_lane(lane), or_(WorkRow.outcome.is_(None), is_kept))).all()
+        for work in map(work_of, rows):
+            if work.outcome is None and work.payload == download:
+                return work.id
+        if len(rows) >= MAX_DOWNLOADS:
+            return None
+        study = download.studies[0] if len(download.studies) == 1 else None
+        values = {"requested_by": lane.name, "happened_at": now, "study_instance_uid": study}
+        return add(connection, lane, secrets.token_hex(16), download, now, **values)
+
+    @on_writer
     def begin_erasure(self, connection: Connection, host: str, erasure: Erasure, who: str, now: dt.datetime) -> int:
         """Record an erasure that a host begins now; return its id."""
         lane = Lane("erasure", host)
@@ -237,21 +260,30 @@ class WorkRepository(IndexRepository):
 
     @on_reader
     def due(
-        self, connection: Connection, kinds: Collection[Kind], now: dt.datetime, busy: Collection[Lane] = ()
+        self,
+        connection: Connection,
+        kinds: Collection[Kind],
+        now: dt.datetime,
+        busy: Collection[Lane] = (),
+        destination: str = "",
     ) -> list[Work]:
         """Return the first work of each lane that is due, except of lanes that are `busy`."""
+        waits = WorkRow.kind.in_(kinds), WorkRow.state == "waiting", WorkRow.destination == destination
         first = (
             select(func.min(WorkRow.id))
-            .where(WorkRow.kind.in_(kinds), WorkRow.state == "waiting", _is_due(now))
+            .where(*waits, _is_due(now))
             .group_by(WorkRow.kind, WorkRow.name, WorkRow.destination)
         )
         found = map(work_of, connection.execute(_rows(WorkRow.id.in_(first)).order_by(WorkRow.id)))
         return [work for work in found if work.lane not in busy]
 
     @on_reader
-    def next_due_at(self, connection: Connection, kinds: Collection[Kind], now: dt.datetime) -> dt.datetime | None:
+    def next_due_at(
+        self, connection: Connection, kinds: Collection[Kind], now: dt.datetime, destination: str = ""
+    ) -> dt.datetime | None:
         """Return when the next work is due that is not due yet; None if none waits."""
-        waits = WorkRow.kind.in_(kinds), WorkRow.state == "waiting", WorkRow.due_at > now
+        of_lanes = WorkRow.kind.in_(kinds), WorkRow.destination == destination
+        waits = *of_lanes, WorkRow.state == "waiting", WorkRow.due_at > now
         return connection.execute(select(func.min(WorkRow.due_at)).where(*waits)).scalar()
 
     @on_reader
@@ -272,6 +304,11 @@ class WorkRepository(IndexRepository):
     def begin(self, connection: Connection, id: int, now: dt.datetime) -> bool:
         """Record that work is done now; return whether it was still waiting."""
         return move(connection, "begin", now, WorkRow.id == id, attempts=WorkRow.attempts + 1, tried_at=now) > 0
+
+    @on_writer
+    def forget(self, connection: Connection, id: int) -> None:
+        """Remove the row of work that has ended."""
+        connection.execute(delete(WorkRow).where(WorkRow.id == id, WorkRow.outcome.is_not(None)))
 
     @on_writer
     def report(self, connection: Connection, id: int, percent: int | None, payload: Payload, now: dt.datetime) -> None:
@@ -341,7 +378,9 @@ class WorkRepository(IndexRepository):
             end(connection, Ended("cancelled", f"cancelled by {who}"), now, in_lane(lane), WorkRow.key == key)
 
     @on_writer
-    def resume(self, connection: Connection, limits: Mapping[Kind, int], now: dt.datetime) -> None:
+    def resume(
+        self, connection: Connection, limits: Mapping[Kind, int], now: dt.datetime, destination: str = ""
+    ) -> None:
         """Let work wait again that was running when the process ended, unless it was cancelled or begun too often.
 
         Parameters
@@ -350,7 +389,7 @@ class WorkRepository(IndexRepository):
             The kinds that are resumed, and how often each may begin: work may be what ends the process.
         """
         for kind, limit in limits.items():
-            ran = WorkRow.kind == kind, WorkRow.state == "running"
+            ran = WorkRow.kind == kind, WorkRow.destination == destination, WorkRow.state == "running"
             cancelled = connection.execute(_rows(*ran, WorkRow.cancelled_by.is_not(None))).all()
             for row in cancelled:
                 end(connection, Ended("cancelled", f"cancelled by {row.cancelled_by}"), now, WorkRow.id == row.id)
@@ -441,7 +480,8 @@ def prune(connection: Connection, kind: Kind) -> None:
 def forget_study(connection: Connection, study_instance_uid: str) -> None:
     """Remove what may name the patient of a study that was deleted: what commands, hooks and peers have said."""
     of_study = WorkRow.study_instance_uid == study_instance_uid
-    connection.execute(delete(WorkRow).where(of_study, WorkRow.outcome.is_not(None), WorkRow.kind == "retrieval"))
+    is_by_name = WorkRow.kind.in_(("retrieval", "download"))
+    connection.execute(delete(WorkRow).where(of_study, WorkRow.outcome.is_not(None), is_by_name))
     connection.execute(update(WorkRow).where(of_study, WorkRow.kind == "job").values(reason=None))
     has_output = WorkRow.kind == "hook", WorkRow.payload["output"].as_string().is_not(None)
     for row in connection.execute(select(WorkRow.id, WorkRow.payload).where(of_study, *has_output)).all():

@@ -129,7 +129,44 @@ class Erasure:
     certificate: Mapping[str, Any] = field(default_factory=dict)
 
 
-Payload = Message | Assignment | Counts | Request | Inquiry | Notice | Erasure
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Of a download.
+
+    Attributes
+    ----------
+    maker : str
+        What makes it; see `node.web.downloads.makes`.
+    file_name : str
+        Of the ZIP file; it may name the patient.
+    studies : tuple of str
+        That were asked for.
+    series : tuple of (str, str)
+        That the account saw of these, by study, and that are to be in it.
+    instances : int
+        How often its maker says how far it is; 0: it does not.
+    options : tuple of str
+        What else its maker has to know.
+    groups : tuple of str or None
+        Of an account that sees its projects only; None: it sees the whole node.
+    projects : tuple of int
+        Row ids of these projects.
+    address : str
+        Of the client, for the audit log.
+    """
+
+    maker: str = ""
+    file_name: str = ""
+    studies: tuple[str, ...] = ()
+    series: tuple[tuple[str, str], ...] = ()
+    instances: int = 0
+    options: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    projects: tuple[int, ...] = ()
+    address: str = ""
+
+
+Payload = Message | Assignment | Counts | Request | Inquiry | Notice | Erasure | Download
 
 PAYLOADS: Mapping[Kind, type[Payload]] = {
     "hook": Message,
@@ -140,6 +177,7 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     "question": Inquiry,
     "notification": Notice,
     "erasure": Erasure,
+    "download": Download,
 }
 
 

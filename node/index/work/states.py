@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
-Kind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure"]
+Kind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure", "download"]
 """hook, route: a message to it; job: what a hook was asked to do; retrieval: from a peer; commitment: a result that is
 to be reported; question: what the sender of a series has of it; notification: what became of a performed procedure
-step; erasure: what is to go for good."""
+step; erasure: what is to go for good; download: a ZIP file that is made for an account."""
 
 State = Literal["waiting", "running", "ended"]
 

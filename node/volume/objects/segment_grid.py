@@ -12,6 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from node.dicom.values import held_elements, items, number, numbers, text
 from node.errors import ConversionRefused
+from node.extras import lacking
 from node.volume.geometry import Placement, is_shifted, missing_slices, place_planes, position_tolerance, stack_axes
 from node.volume.model import Float, Geometry
 from node.volume.reasons import Reason
@@ -46,8 +47,11 @@ class Grid:
 def grid_of(ds: Dataset, frames: int) -> Grid:
     """Return the grid of the planes of a segmentation; planes that were left out because they are empty count.
 
-    Raises ConversionRefused: ``bad-geometry`` if no even grid has all planes, ``contradictory`` if they have no place.
+    Raises ConversionRefused: ``bad-geometry`` if no even grid has all planes, ``contradictory`` if they have no place,
+    ``undecodable`` if highdicom is not installed.
     """
+    for sentence in lacking("a segmentation", "results"):
+        raise ConversionRefused(Reason.UNDECODABLE, sentence)
     header = Dataset({tag: element for tag, element in held_elements(ds).items() if tag != PIXEL_DATA})
     header.file_meta = FileMetaDataset()  # highdicom refuses transfer syntaxes that pydicom does not name
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

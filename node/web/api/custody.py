@@ -6,7 +6,7 @@ The decisions themselves write the audit log (`node.receive.conflicts`, `node.re
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Path, Query, Response
 
@@ -45,23 +45,22 @@ def show_conflict(call: AdminCall, response: Response, conflict: Number) -> mode
         return tagged(response, _compared(call.node, index, conflict))
 
 
-@router.post("/conflicts/{conflict}/accept", responses=DECISION, tags=["conflicts"])
-def accept_conflict(call: AdminCall, change: Change, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
-    """Make the version in a conflict current, in whichever series; the current one goes to quarantine."""
+@router.post("/conflicts/{conflict}/{decision}", responses=DECISION, tags=["conflicts"])
+def decide_conflict(
+    call: AdminCall,
+    change: Change,
+    conflict: Number,
+    decision: Annotated[Literal["accept", "keep"], Path(description="which version is current from now on")],
+    alike: Alike = False,
+) -> models.ConflictDecision:
+    """Make the version in a conflict current, in whichever series, or keep the current one.
+
+    What was current until then goes to quarantine.
+    """
     return change.make(
         models.ConflictDecision,
         lambda index: _compared(call.node, index, conflict),
-        lambda _: call.act("accept-conflict", conflict=conflict, alike=alike),
-    )
-
-
-@router.post("/conflicts/{conflict}/keep", responses=DECISION, tags=["conflicts"])
-def keep_conflict(call: AdminCall, change: Change, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
-    """Keep what is current; the conflict is decided."""
-    return change.make(
-        models.ConflictDecision,
-        lambda index: _compared(call.node, index, conflict),
-        lambda _: call.act("keep-conflict", conflict=conflict, alike=alike),
+        lambda _: call.act(f"{decision}-conflict", conflict=conflict, alike=alike),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
 
 from node.index.nouns.events import EventKind
 from node.web.problem_types import ProblemType
@@ -109,20 +109,6 @@ class CompletenessResource(ResourceOfSeries):
     missing_detail: str | None
     instances: int
     revision: int
-
-
-class QueueResource(ResourceOfSeries):
-    """The conversion of a series: waiting, running, refused or failed."""
-
-    modality: str | None
-    state: State
-    instances: int
-    revision: int
-    open_since: Moment | None
-    last_received_at: Moment
-    due_at: Moment | None
-    attempts: int
-    error: str | None
 
 
 class SeriesResource(CompletenessResource):
@@ -432,7 +418,7 @@ class SendResult(Resource):
     instances: int
 
 
-WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure"]
+WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "notification", "erasure", "download"]
 """See `node.index.work.states`; so for the next."""
 
 WorkState = Literal[
@@ -443,9 +429,10 @@ WorkState = Literal[
 class WorkResource(Resource):
     """Something that the node owes.
 
-    `name` is that of the hook, the route or the peer, or the AE title of the requestor; `key` the id of the message,
-    the job or the retrieval, or the Transaction UID. `reason` says why it ended or waits; it may name patients. The
-    numbers of instances are those of retrievals, commitments and copies.
+    `name` is that of the hook, the route or the peer, the AE title of the requestor, or the account that downloads;
+    `key` the id of the message, the job or the retrieval, or the Transaction UID. `reason` says why it ended or waits;
+    it may name patients. The numbers of instances are those of retrievals, commitments, copies and downloads. `file` is
+    the address of a download that has succeeded, for its account and an hour.
     """
 
     id: RowId
@@ -478,6 +465,11 @@ class WorkResource(Resource):
     created_at: Moment
     changed_at: Moment
     ended_at: Moment | None
+
+    @computed_field
+    def file(self) -> str | None:
+        is_there = self.kind == "download" and self.state == "succeeded"
+        return f"/api/v1/work/{self.id}/file" if is_there else None
 
 
 class EventResource(Resource):

@@ -1,4 +1,4 @@
-"""Completeness, queue, failures, exclusions, rejections, history, and the state of the node."""
+"""Completeness, failures, exclusions, rejections, history, and the state of the node."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ router = api_router("ledger")
 
 Verdict = Literal["complete", "suspect", "incomplete"]
 
-UNDONE = ("receiving", "converting", "refused", "failed")
-
 
 @router.get("/verdicts", responses=problems(WRONG_CURSOR))
 @for_projects
@@ -31,17 +29,6 @@ def list_verdicts(
     """Whether series are complete and by which rule, newest first."""
     wanted = {"study_instance_uid": study_instance_uid, "verdict": verdict}
     return page.read("verdicts", models.CompletenessResource, lambda index: index.series, **wanted)
-
-
-@router.get("/queue", responses=problems(WRONG_CURSOR))
-def list_queue(
-    page: RequestedPage,
-    state: Annotated[
-        Literal["receiving", "converting", "refused", "failed"] | None, Query(description="state of the series")
-    ] = None,
-) -> Page[models.QueueResource]:
-    """Series that wait for their conversion, are being converted, were refused or failed, newest first."""
-    return page.read("queue", models.QueueResource, lambda index: index.series, states=(state,) if state else UNDONE)
 
 
 @router.get("/failures", responses=problems(WRONG_CURSOR))

@@ -57,12 +57,23 @@ StudyUid = Annotated[str, Path(max_length=64, description="Study Instance UID")]
 SeriesUid = Annotated[str, Path(max_length=64, description="Series Instance UID")]
 
 
+OneSeries = Annotated[str | None, Query(min_length=1, max_length=64, description="only this series of the study")]
+
+
 def _series_key(study_instance_uid: StudyUid, series_instance_uid: SeriesUid) -> SeriesKey:
     return study_instance_uid, series_instance_uid
 
 
 RequestedSeries = Annotated[SeriesKey, Depends(_series_key)]
 """Parameter of a route: the series in its path."""
+
+
+def _study_or_series(study_instance_uid: StudyUid, series_instance_uid: OneSeries = None) -> tuple[str, str | None]:
+    return study_instance_uid, series_instance_uid
+
+
+StudyOrSeries = Annotated[tuple[str, str | None], Depends(_study_or_series)]
+"""Parameter of a route: the study in its path, or the series of it in its query."""
 
 To = Annotated[str, Query(max_length=64, description="name of a peer with a host, or of a destination")]
 InstanceUid = Annotated[str, Path(max_length=64, description="SOP Instance UID")]
@@ -164,17 +175,17 @@ def delete_study(
     "/studies/{study_instance_uid}/reconvert", status_code=202, responses=problems(*OF_CHANGES), tags=["studies"]
 )
 @for_projects
-def reconvert_study(call: WriterCall, change: Change, study_instance_uid: StudyUid) -> models.ReconvertResult:
-    """Convert every series of a study again; series whose volumes would be the same are left unchanged."""
+def reconvert_study(call: WriterCall, change: Change, key: StudyOrSeries) -> models.ReconvertResult:
+    """Convert every series of a study again, or one; series whose volumes would be the same are left unchanged."""
 
     def act(terms: Terms) -> Mapping[str, Any]:
         with call.node.index.reading() as index:
-            _study(index, study_instance_uid)
-            rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
+            _seen(index, key)
+            rows = index.series.page(None, MAX_SERIES, study_instance_uid=key[0], series_instance_uid=key[1])
         series = [row["series_instance_uid"] for row in rows]
-        return actions.reconvert(call, study_instance_uid, series, terms)
+        return actions.reconvert(call, key[0], series, terms)
 
-    return change.make(models.ReconvertResult, lambda index: _study(index, study_instance_uid), act)
+    return change.make(models.ReconvertResult, lambda index: _seen(index, key), act)
 
 
 @router.post(
@@ -183,13 +194,9 @@ def reconvert_study(call: WriterCall, change: Change, study_instance_uid: StudyU
     responses=problems(*OF_CHANGES, CONFLICT),
     tags=["studies"],
 )
-def send_study(call: WriterCall, change: Change, study_instance_uid: StudyUid, to: To) -> models.SendResult:
-    """Send a study to a peer or another destination, as routes do: it waits until it can be sent."""
-    return change.make(
-        models.SendResult,
-        lambda index: _study(index, study_instance_uid),
-        lambda _: actions.send(call, to, study_instance_uid),
-    )
+def send_study(call: WriterCall, change: Change, key: StudyOrSeries, to: To) -> models.SendResult:
+    """Send a study, or a series of it, to a peer or another destination, as routes do: it waits until it can be."""
+    return change.make(models.SendResult, lambda index: _seen(index, key), lambda _: actions.send(call, to, *key))
 
 
 @router.get("/series", responses=problems(INVALID_REQUEST, WRONG_CURSOR), tags=["series"])
@@ -234,39 +241,6 @@ def delete_series(
     """Delete a series: rows, volumes and pictures; its DICOM files stay in the trash for a while."""
     delete = partial(_delete, call, "series", key[1], key[0], dry_run, erase)
     return change.make(models.DeletionResult, lambda index: _series(index, key), delete)
-
-
-@router.post(
-    "/studies/{study_instance_uid}/series/{series_instance_uid}/reconvert",
-    status_code=202,
-    responses=problems(*OF_CHANGES),
-    tags=["series"],
-)
-@for_projects
-def reconvert_series(call: WriterCall, change: Change, key: RequestedSeries) -> models.ReconvertResult:
-    """Convert a series again; it is left unchanged if its volumes would be the same."""
-
-    def act(terms: Terms) -> Mapping[str, Any]:
-        with call.node.index.reading() as index:
-            _series(index, key)
-        return actions.reconvert(call, key[0], [key[1]], terms)
-
-    return change.make(models.ReconvertResult, lambda index: _series(index, key), act)
-
-
-@router.post(
-    "/studies/{study_instance_uid}/series/{series_instance_uid}/send",
-    status_code=202,
-    responses=problems(*OF_CHANGES, CONFLICT),
-    tags=["series"],
-)
-def send_series(call: WriterCall, change: Change, key: RequestedSeries, to: To) -> models.SendResult:
-    """Send a series to a peer or another destination, as routes do: it waits until it can be sent."""
-    return change.make(
-        models.SendResult,
-        lambda index: _series(index, key),
-        lambda _: actions.send(call, to, *key),
-    )
 
 
 @router.get("/instances", responses=problems(WRONG_CURSOR), tags=["instances"])
@@ -340,6 +314,11 @@ def _study(index: ReadIndex, study_instance_uid: str) -> models.StudyResource:
     if not studies:
         raise ResourceNotFound("study")
     return models.StudyResource.of(studies[0])
+
+
+def _seen(index: ReadIndex, key: tuple[str, str | None]) -> models.StudyResource | models.SeriesResource:
+    study, series = key
+    return _study(index, study) if series is None else _series(index, (study, series))
 
 
 def _series(index: ReadIndex, key: SeriesKey) -> models.SeriesResource:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.openapi.utils import get_openapi
 
 from node.web.access import Reader, for_projects
-from node.web.api import custody, downloads, events, models, queue, resources, volumes, work
+from node.web.api import custody, events, models, queue, resources, volumes, work
 from node.web.api.routing import ApiRoute, api_router, problems
 from node.web.errors import ResourceNotFound
 from node.web.problem_types import NOT_FOUND, PROBLEM_TYPES, Problem
@@ -16,13 +16,6 @@ from node.web.problem_types import NOT_FOUND, PROBLEM_TYPES, Problem
 router = api_router("problems")
 
 Slug = Annotated[str, Path(max_length=64, description="last segment of the `type` of a problem")]
-
-
-@router.get("/problems")
-@for_projects
-def list_problem_types(account: Reader) -> list[models.ProblemTypeResource]:
-    """Every kind of problem, by status."""
-    return [models.ProblemTypeResource.of_type(kind) for kind in PROBLEM_TYPES]
 
 
 @router.get("/problems/{slug}", responses=problems(NOT_FOUND))
@@ -59,6 +52,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return document
 
 
-PARTS = (resources, volumes, downloads, queue, work, custody, events)
+PARTS = (resources, volumes, queue, work, custody, events)
 
 ROUTES = [route for part in (*(part.router for part in PARTS), router, description) for route in part.routes]

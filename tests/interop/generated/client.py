@@ -6,8 +6,7 @@ import sys
 from voxelnode_client import AuthenticatedClient
 from voxelnode_client.api.instances import download_instance, list_instances
 from voxelnode_client.api.problems import show_problem_type
-from voxelnode_client.api.series import reconvert_series
-from voxelnode_client.api.studies import delete_study, show_study
+from voxelnode_client.api.studies import delete_study, reconvert_study, show_study
 from voxelnode_client.api.volumes import download_volume, list_volumes, show_volume
 from voxelnode_client.models import Problem, ProblemTypeResource, StudyResource, VolumeResource
 from voxelnode_client.types import File
@@ -33,7 +32,7 @@ def main(url: str, token: str, study_uid: str) -> None:
     assert isinstance(kind, ProblemTypeResource)
     refused = delete_study.sync(study_uid, client=client)
     assert isinstance(refused, Problem)
-    reconverted = reconvert_series.sync(study_uid, volume.series_instance_uid, client=client)
+    reconverted = reconvert_study.sync(study_uid, series_instance_uid=volume.series_instance_uid, client=client)
     stranger = show_study.sync(study_uid, client=AuthenticatedClient(base_url=url, token="wrong"))
     print(
         json.dumps(

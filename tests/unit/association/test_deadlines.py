@@ -7,7 +7,6 @@ import pytest
 from node.association import transport as deadlines
 from node.association.framing import Framing
 from node.association.transport import Deadlines, Overdue
-from node.settings.model import Dicom
 from tests.protocol.conftest import p_data, pdv
 
 PDU = p_data(pdv(1, 0, bytes(100)))
@@ -33,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def running(clock: Clock) -> Deadlines:
     """The deadlines of an open association."""
-    made = Deadlines(Dicom(request_seconds=10, pdu_seconds=30, idle_seconds=300))
+    made = Deadlines(idle_seconds=300)
     made.start_idling()
     return made
 
@@ -86,7 +85,7 @@ def test_bytes_keep_an_association_from_being_idle(clock: Clock, running: Deadli
 
 
 def test_only_the_timer_runs_before_an_association_is_open(clock: Clock) -> None:
-    fresh = Deadlines(Dicom(request_seconds=10, pdu_seconds=2, idle_seconds=5))
+    fresh = Deadlines(idle_seconds=5)
     fresh.start_timer()
     framing = Framing(4096, 2000, 1024)
     read(fresh, framing, b"\x01\x00\x00\x00\x00\xcd")

@@ -33,7 +33,6 @@ from node.audit.audit_log import (
 from node.dicom.attributes import InstanceAttributes
 from node.extensions.postgresql.log_tail import LogTail
 from node.receive.ingest import Origin
-from node.settings.model import AuditSettings
 
 WHO = [Participant("CT1", SOURCE, "10.0.0.1", is_requestor=True)]
 SENDER = Origin("dicom", "CT1", "VOXELNODE", "10.0.0.1:4000", "a1")
@@ -160,12 +159,15 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
         Audit(tmp_path, "VOXELNODE")
 
 
-SMALL = AuditSettings(maximum_bytes=10_000)
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.audit.audit_log.MAXIMUM_BYTES", 10_000)
 
 
+@pytest.mark.usefixtures("small_files")
 def test_a_full_file_is_set_aside_and_the_chain_goes_on(tmp_path: Path) -> None:
     for start in range(3):
-        audit = Audit(tmp_path, "VOXELNODE", SMALL)
+        audit = Audit(tmp_path, "VOXELNODE")
         for number in range(5):
             tell(audit, f"{start} {number} " + "x" * 3000)
         audit.close()
@@ -183,9 +185,10 @@ def test_a_full_file_is_set_aside_and_the_chain_goes_on(tmp_path: Path) -> None:
     assert "does not follow" in problem
 
 
+@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("forged", ["changed", "removed"])
 def test_a_line_forged_in_a_full_file_is_found(tmp_path: Path, forged: str) -> None:
-    audit = Audit(tmp_path, "VOXELNODE", SMALL)
+    audit = Audit(tmp_path, "VOXELNODE")
     for number in range(12):
         tell(audit, f"{number} " + "x" * 3000)
     full = audit_files(tmp_path)[1]
@@ -208,7 +211,7 @@ def test_a_file_that_cannot_be_set_aside_grows(tmp_path: Path, monkeypatch: pyte
     def fails(*paths: object) -> None:
         raise OSError(13, os.strerror(13))
 
-    audit = Audit(tmp_path, "VOXELNODE", SMALL)
+    audit = Audit(tmp_path, "VOXELNODE")
     monkeypatch.setattr("node.audit.audit_files.os.rename", fails)
     for number in range(12):
         tell(audit, f"{number} " + "x" * 3000)
@@ -272,8 +275,11 @@ def test_storing_goes_on_when_the_audit_log_cannot_be_written(tmp_path: Path, mo
     transfers.ended(SENDER, "released")
 
 
-def test_lines_are_read_behind_one_of_them_while_others_are_written_and_files_change(tmp_path: Path) -> None:
-    audit = Audit(tmp_path, "VOXELNODE", AuditSettings(maximum_bytes=1 << 16))
+def test_lines_are_read_behind_one_of_them_while_others_are_written_and_files_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.audit.audit_log.MAXIMUM_BYTES", 1 << 16)
+    audit = Audit(tmp_path, "VOXELNODE")
     tail = LogTail(tmp_path, "")
     read: list[bytes] = []
     for number in range(9):

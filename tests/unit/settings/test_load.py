@@ -5,9 +5,10 @@ import pytest
 
 from node.errors import UsageError
 from node.extensions.deidentify.settings import DeidentifySettings
-from node.settings.example import example_toml
+from node.settings.example import example_toml, keys, sections
 from node.settings.load import Configuration, load
 from node.settings.model import HookSettings, Settings
+from tests.field_tables import DOCS, with_table
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -70,7 +71,7 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(monkeypatch: py
     dicom = configuration.settings.dicom
     assert (dicom.port, dicom.ae_title, dicom.idle_seconds) == (3, "ENVIRONMENT", 7)
     origins = {key: origin for key, _, origin in configuration.values() if origin != "default"}
-    assert origins == {"dicom.port": "flag", "dicom.ae_title": "environment", "dicom.idle_seconds": "file"}
+    assert origins == {"dicom.port": "flag", "dicom.ae_title": "environment", "dicom.idle_seconds": "voxelnode.toml"}
 
 
 def test_lists_and_names_of_senders_come_from_the_environment_as_they_are_spelled(
@@ -203,6 +204,17 @@ def test_the_example_is_generated_from_the_model() -> None:
     assert example == example_toml(), "run: voxelnode config example > config.example.toml"
 
 
+def test_the_example_has_a_line_for_each_comment_and_is_short() -> None:
+    lines = example_toml().splitlines()
+    assert [line for line in lines if len(line) > 120] == []
+    assert len(example_toml().encode()) <= 9000
+
+
+def test_the_document_has_every_key() -> None:
+    document = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    assert with_table("configuration.md") == document, "run: python -m tests.field_tables"
+
+
 def test_the_example_changes_nothing() -> None:
     assert Settings.model_validate(tomllib.loads(example_toml())) == Settings()
 
@@ -225,14 +237,7 @@ def test_every_key_that_the_example_shows_is_its_default() -> None:
 
 
 def test_every_key_says_what_it_does() -> None:
-    sections = [field.annotation for field in Settings.model_fields.values()]
-    undescribed = [
-        f"{section.__name__}.{name}"
-        for section in sections
-        if hasattr(section, "model_fields")
-        for name, field in section.model_fields.items()
-        if not field.description
-    ]
+    undescribed = [f"{name}.{key}" for name, model in sections() for key, field in keys(model) if not field.description]
     assert undescribed == []
 
 
@@ -306,7 +311,7 @@ def test_hosts_that_share_index_and_store_acknowledge_once_it_has_the_instance(
     configuration = load(tmp_path / "c.toml")
     assert configuration.settings.acknowledge == acknowledge
     [(value, origin)] = [(v, origin) for key, v, origin in configuration.values() if key == "journal.acknowledge"]
-    assert (value, origin) == (acknowledge, "file" if "[journal]" in tables else "default")
+    assert (value, origin) == (acknowledge, str(tmp_path / "c.toml") if "[journal]" in tables else "default")
 
 
 def test_a_promise_of_the_object_store_needs_one(tmp_path: Path) -> None:

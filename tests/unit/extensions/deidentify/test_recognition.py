@@ -17,38 +17,13 @@ from pydicom.uid import (
     VLPhotographicImageStorage,
 )
 
-from node.errors import UsageError
-from node.extensions.deidentify import EXTENSION
 from node.extensions.deidentify.burned_in_text import is_examined
 from node.extensions.deidentify.deidentification import BurnedInText, Deidentification, NotDeidentified, Reason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Profile
-from node.extensions.deidentify.pseudonyms import new_key_file, passing_key
-from node.extensions.deidentify.recognition import require_recognition
+from node.extensions.deidentify.pseudonyms import passing_key
 from node.extensions.deidentify.settings import DeidentifySettings
-from node.settings.model import Settings
 from tests import make
-
-
-def test_what_is_missing_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UsageError, match=r"onnxruntime.*: pip install 'voxelnode\[ocr\]', or set burned_in_text = "):
-        require_recognition()
-
-
-def test_a_node_does_not_start_without_what_its_configuration_needs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setitem(sys.modules, "rapidocr", None)
-    new_key_file(tmp_path / "key")
-    for what in ("off", "refuse"):
-        table = {"key": tmp_path / "key", "burned_in_text": what}
-        [check] = EXTENSION.checks(Settings.model_validate({"deidentify": {"trial": table}}))
-        if what == "off":
-            check()
-        else:
-            with pytest.raises(UsageError, match=r"\[deidentify.trial\] burned_in_text needs .*pip install"):
-                check()
 
 
 def test_what_blanks_must_be_allowed_to_change_pixels() -> None:

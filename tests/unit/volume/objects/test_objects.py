@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from copy import deepcopy
 from typing import Any
@@ -210,6 +211,13 @@ def test_a_segmentation_of_a_slide_is_refused_as_tiles(where: str) -> None:
     if where == "matrix":
         ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows = 700, 500
     assert refusal(ds).reason == Reason.TILED_SLIDE
+
+
+def test_without_the_library_a_segmentation_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    ds = segments(np.ones((SLICES, ROWS, COLUMNS), np.uint8))
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    refused = refusal(ds)
+    assert (refused.reason, "pip install 'voxelnode[results]'" in refused.detail) == (Reason.UNDECODABLE, True)
 
 
 def test_uneven_planes_of_a_segmentation_are_refused() -> None:

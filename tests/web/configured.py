@@ -1,11 +1,13 @@
-"""A node with an administrator, for tests of what is added beside the configuration."""
+"""A node with an administrator, for tests of changes of its configuration."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 from playwright.sync_api import Page
 
 from node.association.client.association import Address
@@ -13,6 +15,8 @@ from node.association.client.send import send_files
 from node.control.node import Node
 from node.control.repository import Repository
 from node.index.nouns.accounts import Role
+from node.settings.files import pages_file
+from node.settings.load import load
 from node.settings.model import Settings
 from tests import make
 from tests.acceptance.served import until
@@ -26,16 +30,24 @@ WEB = {"port": 0, "authentication": "always"}
 
 
 def settings_of(root: Path, pacs: Pacs | None = None, **tables: Any) -> Settings:
+    """Settings that were read from a file beside the root."""
     peers: dict[str, Any] = {"modality": {"ae_title": "CT1"}}
     if pacs is not None:
         peers["pacs"] = {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}
     values: dict[str, Any] = {
-        "storage": {"root": root, "reserve_bytes": 0},
+        "storage": {"root": str(root), "reserve_bytes": 0},
         "dicom": {"host": "127.0.0.1", "port": 0},
         "web": {"enabled": False},
         "peers": peers,
     }
-    return Settings.model_validate({**values, **tables})
+    file = root.parent / "voxelnode.toml"
+    file.write_text(tomlkit.dumps({**values, **tables}))
+    return load(file).settings
+
+
+def drop_in(root: Path) -> dict[str, Any]:
+    """What the pages have written."""
+    return tomllib.loads(pages_file(root).read_text())
 
 
 class Started:
@@ -50,13 +62,13 @@ class Started:
         self.url = endpoints.web or ""
         self.root = settings.storage.root
 
-    def receive(self, folder: Path, **attributes: Any) -> list[str]:
+    def receive(self, folder: Path, calling: str = "CT1", **attributes: Any) -> list[str]:
         """Send a series of two images to it; return their UIDs once the index has them."""
         series = make.ct_series(2, **attributes)
         files = [folder / f"{ds.SOPInstanceUID}.dcm" for ds in series]
         for ds, file in zip(series, files, strict=True):
             ds.save_as(file, enforce_file_format=True)
-        send_files(files, self.address, "CT1")
+        send_files(files, self.address, calling)
         uids = [str(ds.SOPInstanceUID) for ds in series]
         until(lambda: set(uids) <= self.received(), DEADLINE_SECONDS, "the rows of what it took")
         return uids

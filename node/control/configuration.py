@@ -1,0 +1,235 @@
+"""Changes of the configuration of a running node: its files are read again, and one of them is written by the node.
+
+A configuration with a mistake is refused as a whole, and the node goes on with what it has. A change by the pages, by
+REST or by a command is a change of `node.settings.files.PAGES_FILE`, which is checked with all other files before it is
+written. It is in the file before it takes effect, so that a kill at any moment leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.control import checks
+from node.control.settable import KEPT, checked_keys, for_the_log, require_room, require_settable, with_secret
+from node.counted import counted
+from node.errors import UsageError
+from node.failpoints import reached
+from node.hookspecs import Action as RootAction
+from node.index.database.index import Index
+from node.index.work.ledger import Lane
+from node.index.work.routes import outstanding
+from node.logs import set_level
+from node.routing.router import lanes_of
+from node.settings.files import Drafts, pages_file, with_table, write_file
+from node.settings.load import Configuration, leaves
+from node.settings.model import IN_FORCE, Settings
+
+log = structlog.get_logger()
+
+
+class ConfigurationChanges:
+    """The actions about the configuration, one at a time."""
+
+    def __init__(self, settings: Settings, index: Index, audit: Audit) -> None:
+        self._settings, self._index, self._audit = settings, index, audit
+        self._bound = settings.bind_host
+        self._changing = threading.Lock()
+        self._file = pages_file(settings.storage.root.absolute())
+
+    @property
+    def by_name(self) -> Mapping[str, RootAction]:
+        """The actions by name."""
+        return {"reload": self.reload, "set-table": self.set_table, "remove-table": self.remove_table}
+
+    def reload(self, who: str) -> Mapping[str, Any]:
+        """Read the files again, and put in force what needs no restart; `restart` in the answer is what needs one.
+
+        Raises UsageError for every mistake; then nothing has changed.
+        """
+        with self._changing:
+            try:
+                new = self._read({})
+                changed = self._require_right(new)
+            except UsageError as error:
+                log.error("configuration_refused", reason=str(error))
+                raise
+            self._audit.change(self._order(who, "configuration: read again", Action.UPDATE), lambda: None)
+            return self._put(new, changed)
+
+    def set_table(
+        self, table: str, keys: Mapping[str, Any], who: str, drops: int = 0, digest: str | None = None
+    ) -> Mapping[str, Any]:
+        """Add a table such as ``peers.CT1``, or change it; `keys` has its keys, and all others have their defaults.
+
+        Parameters
+        ----------
+        drops
+            How many messages may be dropped that wait for what the changed hook or route does not send.
+        digest
+            Of the files that the keys were made from; None: any.
+        """
+        with self._changing:
+            require_settable(table)
+            new_keys = checked_keys(table, keys)
+            before = self._unchanged(table, digest)
+            if table.startswith("hooks."):
+                new_keys = with_secret(before, table.partition(".")[2], new_keys)
+            require_room(before, table)
+            what = f"configuration: [{table}] {json.dumps(for_the_log(new_keys), ensure_ascii=False)}"
+            return self._write(before, table, new_keys, self._order(who, what, Action.UPDATE), drops)
+
+    def remove_table(self, table: str, who: str, drops: int = 0, digest: str | None = None) -> Mapping[str, Any]:
+        """Remove a table that the pages have written; see `set_table`."""
+        with self._changing:
+            require_settable(table)
+            before = self._unchanged(table, digest)
+            if before.loaded_from.file_of(table) is None:
+                raise UsageError(f"there is no [{table}]: somebody has removed it")
+            order = self._order(who, f"configuration: [{table}] removed", Action.DELETE)
+            return self._write(before, table, None, order, drops)
+
+    def _unchanged(self, table: str, digest: str | None) -> Settings:
+        """Return what the files say now. Raises UsageError if they are not those of a form, or others have the table.
+
+        Hosts that share an index have each a configuration of its own, which must say the same.
+        """
+        section = table.partition(".")[0]
+        if self._settings.shares_index:
+            raise UsageError(f"several hosts may share this index: change [{section}] in the configuration of each")
+        now = self._read({}).settings
+        if digest not in (None, now.loaded_from.digest):
+            raise UsageError("the configuration has changed meanwhile: look at it again before you change it")
+        for origin in {now.loaded_from.origins[key] for key in now.loaded_from.keys_of(table)}:
+            if Path(origin).resolve() != self._file.resolve():
+                raise UsageError(f"[{table}] is set by {origin}, and is changed there")
+        return now
+
+    def _read(self, drafts: Drafts) -> Configuration:
+        reread = self._settings.loaded_from.reread
+        if reread is None:
+            raise UsageError("this configuration was read from no file")
+        return reread(drafts)
+
+    def _write(
+        self, before: Settings, table: str, keys: Mapping[str, Any] | None, order: AuditMessage, drops: int
+    ) -> Mapping[str, Any]:
+        text = self._file.read_text() if self._file.is_file() else ""
+        changed_text = with_table(text, table, keys, KEPT)
+        try:
+            new = self._read({self._file.resolve(): changed_text.encode()})
+            changed = self._require_right(new)
+        except UsageError as error:
+            raise UsageError(_in_words_of(table, self._file, str(error))) from error
+        dropped = self._dropped(before, new.settings)
+        if dropped > drops:
+            wait = counted(dropped, "message waits", "messages wait")
+            raise UsageError(
+                f"{wait} for [{table}] and would be dropped: let it go first, or confirm that it is dropped "
+                f"(--drop {dropped})"
+            )
+        if dropped:
+            order = replace(order, detail=f"{order.detail}; {counted(dropped, 'message')} dropped")
+
+        def write() -> None:
+            reached("change-ordered")
+            try:
+                write_file(self._file, changed_text)
+            except OSError as error:
+                raise UsageError(_by_hand(self._file, table, keys, error)) from error
+
+        self._audit.change(order, write)
+        reached("change-committed")
+        return {**self._put(new, changed), "dropped": dropped}
+
+    def _require_right(self, new: Configuration) -> Settings:
+        """Return what is in force with a new configuration. Raises UsageError for everything that is wrong with it.
+
+        What needs a restart stays as it is, and must fit what does not.
+        """
+        sources = replace(new.settings.loaded_from, restart=tuple(self._restart(new.settings)))
+        taken = new.settings
+        if self._settings.shares_index:
+            taken = self._settings.model_copy(update={"log": taken.log})
+        changed = self._settings.with_tables_of(taken, sources)
+        if self._settings.peers and not new.settings.peers and not self._settings.dicom.open:
+            raise UsageError(
+                "without [peers], the node accepts every sender: keep a peer, or restart the node to do without any"
+            )
+        if problems := checks.problems(new.settings):
+            raise UsageError("\n".join(problems))
+        if sources.restart and (problems := changed.mistakes() or checks.problems(changed)):
+            needs = ", ".join(sources.restart)
+            raise UsageError("\n".join([*problems, f"this needs a restart of the node, as {needs} does"]))
+        return changed
+
+    def _restart(self, new: Settings) -> Iterator[str]:
+        """Yield the keys whose values in the files take effect at the next start."""
+        values = [dict(leaves(one.model_dump(mode="json"))) for one in (self._settings, new)]
+        keys = sorted(key for key in values[0].keys() | values[1].keys() if values[0].get(key) != values[1].get(key))
+        in_force = () if self._settings.shares_index else IN_FORCE
+        yield from (key for key in keys if key != "log.level" and key.partition(".")[0] not in in_force)
+        if new.bind_host != self._bound and "dicom.host" not in keys:
+            yield "dicom.host"
+
+    def _dropped(self, before: Settings, after: Settings) -> int:
+        """Return how many messages wait that nobody sends any more."""
+        lanes = lanes_of(after)
+        with self._index.reading() as index:
+            owed = {Lane("hook", name): row for name, row in index.hooks.progress().items()}
+            owed |= {Lane("route", row["route"], row["destination"]): row for row in index.routes.destinations()}
+        gone = 0
+        for lane, events in lanes_of(before).items():
+            if lane in owed and lane not in lanes:
+                gone += outstanding(owed[lane])
+            elif lane in owed and not set(events) <= set(lanes[lane]):  # its messages stay
+                gone += outstanding(owed[lane]) - owed[lane]["waiting"]
+        return gone
+
+    def _put(self, new: Configuration, changed: Settings) -> Mapping[str, Any]:
+        told = sorted(_differing(self._settings, changed))
+        if changed.log.level != self._settings.log.level:
+            set_level(changed.log.level)
+        self._settings.put_in_force(changed, changed.loaded_from)
+        restart = list(changed.loaded_from.restart)
+        log.info("configuration_in_force", detail=", ".join(told) or "no change", restart=restart)
+        return {"changed": told, "restart": restart}
+
+    def _order(self, who: str, what: str, action: Action) -> AuditMessage:
+        whom = [Participant(who, APPLICATION, is_requestor=True)]
+        event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
+        return AuditMessage(event, action, Result.SUCCESS, whom, detail=what, type=kind)
+
+
+def _differing(before: Settings, after: Settings) -> Iterator[str]:
+    """Yield the tables in force that change."""
+    for section in (*IN_FORCE, "log"):
+        one, other = getattr(before, section), getattr(after, section)
+        if isinstance(one, Mapping):
+            yield from (f"{section}.{name}" for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+        elif one != other:
+            yield section
+
+
+def _in_words_of(table: str, file: Path, mistakes: str) -> str:
+    """Return mistakes in the words of a form: its own without file and table."""
+    own = (f"{file}: [{table}] ", f"{file}: {table}: ", f"[{table}] ")
+    lines = mistakes.splitlines()
+    return "\n".join(next((line[len(one) :] for one in own if line.startswith(one)), line) for line in lines)
+
+
+def _by_hand(file: Path, table: str, keys: Mapping[str, Any] | None, error: OSError) -> str:
+    """Return what somebody can do who may write a file that the node may not."""
+    why = f"{file} cannot be written ({error.strerror})"
+    if keys is None:
+        return f"{why}: remove [{table}] there, and run `voxelnode reload`"
+    shown = {key: "..." if key == "secret" else value for key, value in keys.items()}
+    lines = with_table("# \n", table, shown).removeprefix("# \n").strip()
+    return f"{why}: add these lines to a file of the configuration, and run `voxelnode reload`:\n{lines}"

@@ -1,0 +1,135 @@
+"""What an account of the pages may set in the configuration, and what is for whoever has an account of the machine.
+
+A command or a plugin would give whoever has an account of the pages, or has stolen one, a program on the machine: those
+are written in another file, always. Nor does a form name files of the machine, and hooks to addresses of the machine
+itself are refused (`node.notify.reach`). The secret of a hook is given once and never shown; it stays while the address
+does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from node.errors import UsageError, broken_rule
+from node.notify.reach import Reach
+from node.settings.model import HookSettings, Peer, RetentionSettings, Route, Settings
+from node.settings.section import SettingsSection
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_LIMITS = {"peers": 1000, "routes": 100, "hooks": 100}
+"""Most tables of a section; each hook, and each destination of a route, has a thread."""
+
+_PROGRAM = "programs that the node runs are set in another file: an account of the pages is none of the machine"
+_FILE = "a file of the machine is named in another file of the configuration; give the secret itself here"
+_RESULTS = "a hook whose receiver writes into the archive is set in another file of the configuration"
+_GUARD = "what protects from mistakes is set in another file of the configuration"
+
+REFUSED: Mapping[str, Mapping[str, str]] = {
+    "peers": {"tls_ca": "a peer that needs a file of the machine is set in another file of the configuration"},
+    "routes": {"delete_confirmed": "a route that deletes is set in another file of the configuration"},
+    "hooks": {
+        "command": _PROGRAM,
+        "plugin": _PROGRAM,
+        "secret_file": _FILE,
+        "ca_file": "a hook that needs a file of the machine is set in another file of the configuration",
+        "results": _RESULTS,
+        "job_seconds": _RESULTS,
+    },
+    "retention": {"maximum_share": _GUARD, "trash_days": _GUARD},
+}
+"""Keys that nobody sets here, by section, and why."""
+
+KEPT = tuple(REFUSED["retention"])
+"""Keys that somebody may have added to the file by hand, and that a change leaves as they are."""
+
+_EXPRESSIONS = ("where", "keep_where")
+
+_MODELS: Mapping[str, type[SettingsSection]] = {
+    "peers": Peer,
+    "routes": Route,
+    "hooks": HookSettings,
+    "retention": RetentionSettings,
+}
+
+
+def require_settable(table: str) -> None:
+    """Refuse a table that is not set here. Raises UsageError."""
+    section, dot, name = table.partition(".")
+    if section not in REFUSED or bool(dot) != (section in _LIMITS):
+        raise UsageError(f"[{table}] is not set here: [peers.NAME], [routes.NAME], [hooks.NAME] and [retention] are")
+    if dot and not _NAME.fullmatch(name):
+        raise UsageError(f"the name of one of [{section}] has 1 to 64 letters, digits, underscores and hyphens")
+
+
+def require_room(settings: Settings, table: str) -> None:
+    """Refuse one table too many. Raises UsageError."""
+    section, _, name = table.partition(".")
+    if section in _LIMITS:
+        there = getattr(settings, section)
+        if name not in there and len(there) >= _LIMITS[section]:
+            raise UsageError(f"there are {len(there)} {section} already: add further ones to another file")
+
+
+def checked_keys(table: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that a table gets. Raises UsageError for each that is wrong, or is not set here."""
+    section = table.partition(".")[0]
+    if refused := [f"{key}: {reason}" for key, reason in REFUSED[section].items() if key in keys]:
+        raise UsageError("\n".join(refused))
+    for key in _EXPRESSIONS:
+        if not isinstance(keys.get(key) or "", str):
+            raise UsageError(f'{key}: must be an expression here, such as modality == "CT"')
+    given = {key: value for key, value in keys.items() if value is not None}
+    secret = {"secret": given.pop("secret")} if section == "hooks" and "secret" in given else {}
+    try:
+        parsed = _MODELS[section].model_validate(given).model_dump(mode="json")
+    except ValidationError as error:
+        raise UsageError("\n".join(_mistake(one, section[:-1]) for one in error.errors())) from error
+    return {**{key: _plain(parsed[key]) for key in given}, **secret}
+
+
+def with_secret(settings: Settings, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a hook with the secret that it has or gets; a stored one does not go to another address.
+
+    Raises UsageError, also if the hook would send to what is not for hooks that are set here.
+    """
+    others = {key: value for key, value in keys.items() if key != "secret"}
+    before, wanted, secret = settings.hooks.get(name), HookSettings.model_validate(others), keys.get("secret")
+    if before is not None and before.kind != wanted.kind:
+        raise UsageError(f"{wanted.kind}: the hook has {before.kind}: add another hook instead")
+    if (reason := Reach(settings.web.hook_networks).refusal(wanted.host)) is not None:
+        raise UsageError(f"{wanted.kind}: {reason}")
+    if secret is None and before is not None and before.secret is not None:
+        if before.receiver != wanted.receiver:
+            raise UsageError("secret: the address is another one now: give the secret for it again, or an empty one")
+        secret = before.secret
+    if secret and not (isinstance(secret, str) and secret.isascii() and secret.isprintable()):
+        raise UsageError("secret: has printable characters of ASCII")
+    return {**others, "secret": secret} if secret else others
+
+
+def _mistake(error: ErrorDetails, what: str) -> str:
+    """Return what is wrong with a key, in plain words."""
+    key = ": ".join(str(part) for part in error["loc"]) or what
+    return f"{key}: {broken_rule(error['type'], error['msg'])}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as people write it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def for_the_log(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keys as the audit log has them: what is behind the question mark of an address may be a secret."""
+    shown = {"secret": lambda value: "...", "url": _without_query}
+    return {key: shown[key](value) if key in shown else value for key, value in keys.items()}
+
+
+def _without_query(address: Any) -> str:
+    before, mark, _ = str(address).partition("?")
+    return f"{before}{mark}{'...' if mark else ''}"

@@ -1,0 +1,79 @@
+"""The test of a hook: a message of the newest series, marked as a test."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from node.audit.audit_log import APPLICATION, Action, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.errors import UsageError
+from node.hookspecs import OpenedRoot
+from node.notify.channel import NotDelivered, hook_channel
+from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
+from node.notify.notifier import export_line
+from node.settings.model import HookSettings, Settings
+
+TESTED_SERIES = 100
+"""Newest series, of which a test takes the first that has what the event needs."""
+
+TEST_SECONDS = 30.0
+"""Longest attempt of a test of a hook that the pages have written: somebody waits for it."""
+
+
+class HookTests:
+    """The action that tests hooks."""
+
+    def __init__(self, root: OpenedRoot) -> None:
+        self._settings, self._index, self._audit = root.settings, root.ingest.index, root.audit
+
+    def test_hook(self, name: str, who: str) -> Mapping[str, Any]:
+        """Deliver a test message, and tell what became of it."""
+        settings = self._settings
+        if settings.loaded_from.is_of_pages(f"hooks.{name}"):
+            seconds = min(TEST_SECONDS, settings.hooks[name].timeout_seconds)
+            quick = settings.hooks[name].model_copy(update={"timeout_seconds": seconds})
+            settings = settings.model_copy(update={"hooks": {**settings.hooks, name: quick}})
+        hook = settings.hooks[name]
+        message = self._message(hook)
+        if message is None:
+            raise UsageError(f"there is no series yet that has what a message of {hook.on[0]} needs")
+        whom = [Participant(who, APPLICATION, is_requestor=True)]
+        event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
+        detail = f"hook {name}: test message{f' to {hook.host}' if hook.host else ''}"
+        self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, whom, detail=detail, type=kind))
+        reason = _delivered(settings, name, message)
+        result = Result.SUCCESS if reason is None else Result.MINOR_FAILURE
+        line = export_line(name, hook, message, settings.dicom.ae_title, result)
+        if line is not None:
+            self._audit.note(line)
+        return {"hook": name, "accepted": reason is None, "reason": reason, "event": message.event, "id": message.id}
+
+    def _message(self, hook: HookSettings) -> HookMessage | None:
+        """Return the message of the first event of a hook, of the newest series that has one; None: no series has."""
+        now, ae_title = dt.datetime.now(dt.UTC), self._settings.dicom.ae_title
+        with self._index.reading() as index:
+            for row in index.series.newest(TESTED_SERIES):
+                key = (row["study_instance_uid"], row["series_instance_uid"])
+                try:
+                    return compose_test(index, hook.on[0], key, ae_title, now, include_patient=hook.include_patient)
+                except NothingLeft:
+                    continue
+        return None
+
+
+def _delivered(settings: Settings, name: str, message: HookMessage) -> str | None:
+    """Deliver a test message; return why it was not accepted, or None. Results are thrown away."""
+    hook = settings.hooks[name]
+    with ExitStack() as opened, closing(hook_channel(settings, name)) as channel:
+        if hook.results and hook.url is None:
+            out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
+            message = with_job(message, "test", "", "", out)
+        try:
+            channel.deliver(message, threading.Event())
+        except NotDelivered as error:
+            return str(error)
+    return None
