@@ -121,7 +121,7 @@ class ConfigurationChanges:
     def _write(
         self, before: Settings, table: str, keys: Mapping[str, Any] | None, order: AuditMessage, drops: int
     ) -> Mapping[str, Any]:
-        text = self._file.read_text() if self._file.is_file() else ""
+        text = self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
         changed_text = with_table(text, table, keys, KEPT)
         try:
             new = self._read({self._file.resolve(): changed_text.encode()})
