@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
@@ -108,6 +108,7 @@ class Downloads(RequestLoop):
             raise DownloadsBusy(
                 f"this account has {MAX_DOWNLOADS} downloads: remove one on its page, or wait, each is kept for an hour"
             )
+        self.wake()
         return id
 
     def of(self, call: Call, id: int) -> Work:
@@ -147,11 +148,24 @@ class Downloads(RequestLoop):
         """Make the file; None if the node stops."""
         download, path = work.payload, self._path(work)
         scope = None if download.groups is None else Scope(work.lane.name, groups=download.groups)
-        progress = _Progress(self, work, stopping)
         audit = self._trail.of(work.lane.name, download.address)
+        done, look_at, cancelled_by = 0, monotonic() + LOOK_SECONDS, None
+
+        def check() -> None:
+            nonlocal done, look_at, cancelled_by
+            done += 1
+            if monotonic() >= look_at:
+                look_at = monotonic() + LOOK_SECONDS
+                with within(None):
+                    percent = min(100 * done // download.instances, 99) if download.instances else None
+                    self._index.work.report(work.id, percent, None, self._now())
+                    cancelled_by = self._index.work.cancelled_by(work.id)
+            if stopping.is_set() or cancelled_by is not None:
+                raise VoxelnodeError(f"cancelled by {cancelled_by}")
+
         try:
             with within(scope):
-                self._write(path, Making(self._node, download, audit, stopping, progress.check))
+                self._write(path, Making(self._node, download, audit, stopping, check))
             return Ended("succeeded")
         except VoxelnodeError as error:
             reason = str(error)
@@ -160,18 +174,10 @@ class Downloads(RequestLoop):
         path.unlink(missing_ok=True)
         if stopping.is_set():
             return None
-        return Ended("cancelled" if progress.is_cancelled else "failed", reason[:REASON_LENGTH])
+        return Ended("cancelled" if cancelled_by is not None else "failed", reason[:REASON_LENGTH])
 
     def recorded(self, work: Work, decision: Decision) -> None:
         """Tell nobody: whoever waits for it asks."""
-
-    def report(self, work: Work, done: int) -> str | None:
-        """Record how many instances are done; return who wants the download to end."""
-        total = work.payload.instances
-        percent = min(100 * done // total, 99) if total else None
-        with within(None):
-            self._index.work.report(work.id, percent, work.payload, self._now())
-            return self._index.work.cancelled_by(work.id)
 
     def _path(self, work: Work) -> Path:
         return self._node.archive.work / f"{DOWNLOAD}{work.key}"
@@ -193,28 +199,6 @@ class Downloads(RequestLoop):
                         raise OutOfResources(lack)
             file.flush()
             os.fsync(file.fileno())
-
-
-@dataclass(slots=True)
-class _Progress:
-    downloads: Downloads
-    work: Work
-    stopping: threading.Event
-    done: int = 0
-    is_cancelled: bool = False
-    look_at: float = field(default_factory=lambda: monotonic() + LOOK_SECONDS)
-
-    def check(self) -> None:
-        self.done += 1
-        if self.stopping.is_set():
-            raise VoxelnodeError("the node stops")
-        if monotonic() < self.look_at:
-            return
-        self.look_at = monotonic() + LOOK_SECONDS
-        who = self.downloads.report(self.work, self.done)
-        if who is not None:
-            self.is_cancelled = True
-            raise VoxelnodeError(f"cancelled by {who}")
 
 
 def download_of(

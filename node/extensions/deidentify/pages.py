@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.extensions.deidentify.downloads import Content, ordered
-from node.extensions.pages.actions import SelectedSeries, SelectedStudies
+from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.downloads import downloads_of
 
@@ -32,20 +32,12 @@ class SeriesToDeidentify(SelectedSeries, Deidentification):
     """The series that are selected, and how their identities are removed."""
 
 
-@router.get("/studies/{study_instance_uid}/deidentified.zip")
+@router.get(f"{STUDY}/deidentified.zip")
+@router.get(f"{SERIES}/deidentified.zip")
 @for_projects
-def deidentified_study(call: ReaderCall, study_instance_uid: str, profile: str, content: Content = "dicom") -> Response:
-    """A study without identities, as a ZIP file: the page on which it is made."""
-    return _begun(call, profile, content, [study_instance_uid])
-
-
-@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/deidentified.zip")
-@for_projects
-def deidentified_series(
-    call: ReaderCall, study_instance_uid: str, series_instance_uid: str, profile: str, content: Content = "dicom"
-) -> Response:
-    """A series without identities, as a ZIP file: the page on which it is made."""
-    return _begun(call, profile, content, [study_instance_uid], [series_instance_uid])
+def deidentified_study(call: ReaderCall, wanted: Wanted, profile: str, content: Content = "dicom") -> Response:
+    """A study or a series without identities, as a ZIP file: the page on which it is made."""
+    return _begun(call, profile, content, [wanted.study], [wanted.series] if wanted.series else [])
 
 
 @router.post("/selected/deidentified.zip")
@@ -55,7 +47,7 @@ def deidentified(call: ReaderCall, selected: Annotated[StudiesToDeidentify, Form
     return _begun(call, selected.profile, selected.content, selected.uids)
 
 
-@router.post("/studies/{study_instance_uid}/selected/deidentified.zip")
+@router.post(f"{STUDY}/selected/deidentified.zip")
 @for_projects
 def deidentified_selected(
     call: ReaderCall, study_instance_uid: str, selected: Annotated[SeriesToDeidentify, Form()]

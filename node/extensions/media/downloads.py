@@ -18,7 +18,7 @@ from node.audit.audit_log import Action, AuditEvent, Result
 from node.counted import counted
 from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
-from node.extensions.pages.actions import SelectedSeries, SelectedStudies
+from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.extensions.pages.downloads import named_series, zip_name
 from node.index.search.selection import StoredInstance
 from node.web.access import Call, ReaderCall, for_projects
@@ -31,18 +31,12 @@ router = APIRouter(include_in_schema=False)
 MAKER = "medium"
 
 
-@router.get("/studies/{study_instance_uid}/medium.zip")
+@router.get(f"{STUDY}/medium.zip")
+@router.get(f"{SERIES}/medium.zip")
 @for_projects
-def study_medium(call: ReaderCall, study_instance_uid: str) -> Response:
-    """Make a medium of a study, and show how far it is."""
-    return medium_zip(call, [study_instance_uid])
-
-
-@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/medium.zip")
-@for_projects
-def series_medium(call: ReaderCall, study_instance_uid: str, series_instance_uid: str) -> Response:
-    """Make a medium of a series, and show how far it is."""
-    return medium_zip(call, [study_instance_uid], [series_instance_uid])
+def medium_of_one(call: ReaderCall, wanted: Wanted) -> Response:
+    """Make a medium of a study or a series, and show how far it is."""
+    return medium_zip(call, [wanted.study], [wanted.series] if wanted.series else [])
 
 
 @router.post("/selected/medium.zip")
@@ -52,7 +46,7 @@ def medium_of_studies(call: ReaderCall, selected: Annotated[SelectedStudies, For
     return medium_zip(call, selected.uids)
 
 
-@router.post("/studies/{study_instance_uid}/selected/medium.zip")
+@router.post(f"{STUDY}/selected/medium.zip")
 @for_projects
 def medium_of_series(
     call: ReaderCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Form()]

@@ -304,10 +304,14 @@ class WorkRepository(IndexRepository):
         connection.execute(delete(WorkRow).where(WorkRow.id == id, WorkRow.outcome.is_not(None)))
 
     @on_writer
-    def report(self, connection: Connection, id: int, percent: int | None, payload: Payload, now: dt.datetime) -> None:
-        """Record how far work is that is done now."""
+    def report(
+        self, connection: Connection, id: int, percent: int | None, payload: Payload | None, now: dt.datetime
+    ) -> None:
+        """Record how far work is that is done now; a payload takes the place of the one before."""
         running = WorkRow.id == id, WorkRow.state == "running"
-        values = {"percent": percent, "payload": document_of(payload), "changed_at": now}
+        values: dict[str, Any] = {"percent": percent, "changed_at": now}
+        if payload is not None:
+            values["payload"] = document_of(payload)
         connection.execute(update(WorkRow).where(*running).values(values))
 
     @on_writer
@@ -473,12 +477,13 @@ def prune(connection: Connection, kind: Kind) -> None:
 def forget_study(connection: Connection, study_instance_uid: str) -> None:
     """Remove what may name the patient of a study that was deleted: what commands, hooks and peers have said."""
     of_study = WorkRow.study_instance_uid == study_instance_uid
-    is_by_name = WorkRow.kind.in_(("retrieval", "download"))
-    connection.execute(delete(WorkRow).where(of_study, WorkRow.outcome.is_not(None), is_by_name))
+    connection.execute(delete(WorkRow).where(of_study, WorkRow.outcome.is_not(None), WorkRow.kind == "retrieval"))
     connection.execute(update(WorkRow).where(of_study, WorkRow.kind == "job").values(reason=None))
-    has_output = WorkRow.kind == "hook", WorkRow.payload["output"].as_string().is_not(None)
-    for row in connection.execute(select(WorkRow.id, WorkRow.payload).where(of_study, *has_output)).all():
-        connection.execute(update(WorkRow).where(WorkRow.id == row.id).values(payload={**row.payload, "output": None}))
+    has_output = and_(WorkRow.kind == "hook", WorkRow.payload["output"].as_string().is_not(None))
+    is_named = or_(has_output, WorkRow.kind == "download")
+    for row in connection.execute(select(WorkRow.id, WorkRow.kind, WorkRow.payload).where(of_study, is_named)).all():
+        payload = row.payload | ({"output": None} if row.kind == "hook" else {"file_name": "deleted.zip"})
+        connection.execute(update(WorkRow).where(WorkRow.id == row.id).values(payload=payload))
 
 
 def shift_due(connection: Connection, step: dt.timedelta) -> None:
