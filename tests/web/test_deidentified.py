@@ -240,7 +240,7 @@ def test_a_wrong_download_is_refused(here: Site) -> None:
 
 
 def test_a_download_is_made_while_its_page_shows_how_far_it_is(start_site: Callable[..., Site], key: Path) -> None:
-    site = start_site(tables(key), authentication="always")
+    site = start_site(tables(key), authentication="always").serving()
     for name in ("one", "two"):
         site.account(name, Role.READ)
     site.take(*identified())
