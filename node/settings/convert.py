@@ -22,6 +22,7 @@ class Convert(SettingsSection):
         False, description="Put the sidecar into the header of NIfTI files, too (extension, code 6)."
     )
     thumbnails: bool = Field(True, description="Write a PNG of the middle slice beside each volume.")
+    thumbnail_pixels: int = Field(256, ge=16, le=4096, description="Long side of a thumbnail.")
     previews: bool = Field(False, description="Write a PNG of three orthogonal planes.")
     projections: bool = Field(
         False,
@@ -47,6 +48,9 @@ class Convert(SettingsSection):
     )
     masked_volumes: bool = Field(
         False, description="Write a second volume beside each CT volume, with air outside of the body."
+    )
+    body_threshold_hu: float = Field(
+        -300.0, ge=-1024, le=3071, description="Value above which a voxel of a CT may belong to the body."
     )
     suv: bool = Field(
         False,

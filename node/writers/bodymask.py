@@ -52,14 +52,14 @@ def body_mask(volume: Volume, threshold_hu: float = BODY_HU) -> Volume:
     return replace(volume, voxels=masks, kind=Kind.MASK, slope=1.0, intercept=0.0, diffusion=None, display=Display())
 
 
-def foreground(volume: Volume) -> Array | None:
+def foreground(volume: Volume, threshold_hu: float) -> Array | None:
     """Return the mask (slices, rows, columns) of the body at the middle time; None if it cannot be told from the rest.
 
     For MR, the threshold is Otsu's, between the noise of the air and the body; signed values (phases, field maps) have
     no such threshold.
     """
     middle = volume.voxels[volume.times // 2]
-    threshold = BODY_HU
+    threshold = threshold_hu
     if volume.modality != "CT":
         visible = sample(volume)
         if volume.modality != "MR" or not visible.size or visible.min() < 0:

@@ -20,6 +20,7 @@ class WriteOptions:
     compress: bool = True
     nifti_extension: bool = False
     thumbnails: bool = True
+    thumbnail_pixels: int = 256
     previews: bool = False
     projections: bool = False
     montages: bool = False
@@ -30,6 +31,7 @@ class WriteOptions:
     body_masks: bool = False
     body_contours: bool = False
     masked_volumes: bool = False
+    body_threshold_hu: float = -300.0
     suv: bool = False
     suv_types: tuple[SuvTypeName, ...] = ("BW",)
     repair: bool = True

@@ -15,9 +15,6 @@ from node.volume.rendering import Picture, Plane, Projection, Shades
 from node.writers.base import Grid, WrittenFile, write_file
 from node.writers.options import WriteOptions
 
-THUMBNAIL_PIXELS = 256
-"""Long side of a thumbnail."""
-
 PLANE_PIXELS = 512
 """Longest side of one plane of a preview or a projection."""
 
@@ -45,7 +42,7 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
     shades = Shades(volume)
     written = []
     if options.thumbnails:
-        small = resized(rendering.thumbnail(volume, shades), THUMBNAIL_PIXELS)
+        small = resized(rendering.thumbnail(volume, shades), options.thumbnail_pixels)
         written.append(_write(small, folder / f"{stem}_thumbnail.png", Kind.THUMBNAIL))
     if volume.shape[2] > 1 and options.montages:
         tiles = [resized(picture, TILE_PIXELS) for picture in rendering.montage(volume, shades, MONTAGE_STEP)]
@@ -64,7 +61,7 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
     if options.projections and not volume.colour:
         from node.writers.bodymask import foreground  # here: importing SimpleITK takes longer than a small volume
 
-        inside = {Projection.MINIP: foreground(volume)}
+        inside = {Projection.MINIP: foreground(volume, options.body_threshold_hu)}
         for projection in Projection:
             for plane in Plane:
                 seen = rendering.project(volume, shades, projection, plane, inside.get(projection))

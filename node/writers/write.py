@@ -74,15 +74,14 @@ def _write_body(volume: Volume, folder: Path, stem: str, options: WriteOptions) 
     """Write what `options` request of the body in a CT: its mask, its outlines, the CT with air outside of it."""
     if not (options.body_masks or options.body_contours or options.masked_volumes):
         return []
-    # Here: importing SimpleITK takes longer than a small volume.
-    from node.writers.bodymask import BODY_HU, body_mask, masked
+    from node.writers.bodymask import body_mask, masked  # here: importing SimpleITK takes longer than a small volume
 
     files = []
-    mask = body_mask(volume)
+    mask = body_mask(volume, options.body_threshold_hu)
     if options.body_masks:
         files += write_volume(mask, folder, f"{stem}_mask", options)
     if options.body_contours and has_exact_affine(volume):
-        files.append(write_contours(mask, folder, stem, BODY_HU))
+        files.append(write_contours(mask, folder, stem, options.body_threshold_hu))
     if options.masked_volumes:
         files += write_volume(masked(volume, mask), folder, f"{stem}_masked", options)
     return files

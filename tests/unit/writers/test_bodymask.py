@@ -131,7 +131,7 @@ def test_a_minimum_projection_shows_the_lungs_and_not_the_air_around(tmp_path: P
 
 
 def test_a_volume_of_air_alone_has_no_foreground() -> None:
-    assert foreground(ct(np.full(x_mm.shape, -1000, np.int16))) is None
+    assert foreground(ct(np.full(x_mm.shape, -1000, np.int16)), -300.0) is None
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,6 @@ def test_the_foreground_of_a_magnetic_resonance_is_above_the_noise(
     head = ellipse(70, 80)
     affine = np.diag([PIXEL_MM, PIXEL_MM, 5.0, 1.0])
     image = volume((noise + 300 * head).astype(np.int16)[None], affine, modality=modality, intercept=intercept)
-    found = foreground(image)
+    found = foreground(image, -300.0)
     assert (found is not None) == known
     assert found is None or (found[head].mean() > 0.97 and found[~head].mean() < 0.03)
