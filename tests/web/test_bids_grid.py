@@ -20,7 +20,7 @@ NAMES = ("key", "kind", "task", "acq", "dir", "more")
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = open_site(tmp_path_factory.mktemp("scanned") / "root")
+    site = open_site(tmp_path_factory.mktemp("scanned") / "root").serving()
     for number, description in enumerate(("bold <nback>", "T1w", "something"), start=1):
         site.take(*make.mr_series(4, study_uid=STUDY, series_uid=f"{STUDY}.{number}", SeriesDescription=description))
     site.convert()

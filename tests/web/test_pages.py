@@ -74,7 +74,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """A head; a knee with a whole, an incomplete and a refused series and a report; hostile names. Only for reading."""
     folder = tmp_path_factory.mktemp("pages")
     new_key_file(folder / "key")
-    site = open_site(folder / "root", {"deidentify": {"trial": {"key": folder / "key"}}})
+    site = open_site(folder / "root", {"deidentify": {"trial": {"key": folder / "key"}}}).serving()
     phantom = head_phantom()
     site.take(*phantom.instances)
     site.take(*_knee())

@@ -98,7 +98,7 @@ def test_threads_that_answer_members_have_their_scope() -> None:
 
 @pytest.mark.slow
 def test_accounts_see_the_series_of_their_projects(start_site: Any) -> None:
-    site = start_site(authentication="always")
+    site = start_site(authentication="always").serving()
     enter(site)
     for name, series in SEEN.items():
         client = as_account(site, name)
@@ -125,7 +125,7 @@ def test_accounts_see_the_series_of_their_projects(start_site: Any) -> None:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = open_site(tmp_path_factory.mktemp("shared") / "root", authentication="always")
+    site = open_site(tmp_path_factory.mktemp("shared") / "root", authentication="always").serving()
     enter(site)
     site.convert()
     yield site
@@ -368,7 +368,7 @@ def test_members_change_what_their_role_lets_them(shared: Site) -> None:
 
 @pytest.mark.slow
 def test_a_token_is_for_one_project(start_site: Any) -> None:
-    site = start_site(authentication="always")
+    site = start_site(authentication="always").serving()
     enter(site)
     site.account("whole", Role.WRITE)
     accounts = site.store.actions.by_name
