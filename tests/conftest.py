@@ -113,6 +113,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+# A logger that is kept from its first line on would not heed what later tests of the process configure or capture.
+_configure = structlog.configure
+structlog.configure = lambda **options: _configure(**{**options, "cache_logger_on_first_use": False})
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """Undo `node.logs.configure`: its stream is one that pytest closes after the test."""

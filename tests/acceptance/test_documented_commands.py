@@ -58,7 +58,7 @@ NOT_RUN = {
     r"python rescue\.py": "the tests of journal.md run this program",
     r"voxelnode bids .*--rules": "needs a file of rules; tests/acceptance/test_bids.py",
     r"python -m tests\.": "takes minutes; tests/reference and tests/crash run what these programs do",
-    r"python -m benchmarks\.mutants": "takes an hour or more",
+    r"python -m benchmarks\.": "takes minutes, the mutants an hour or more",
     r"python3 -m venv": ".ci/run",
     r"(\.venv/bin/)?pip install (-e '\.|'voxelnode)\[(cluster|s3|fuzz|ocr)\]'": "needs a package registry",
     r"voxelnode archive copy": "needs an object store; tests/integration/test_objects.py",
