@@ -36,7 +36,6 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.channels:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
     "node.extensions.derived:EXTENSION",
-    "node.extensions.documents:EXTENSION",
     "node.extensions.identity:EXTENSION",
     "node.extensions.labels:EXTENSION",
     "node.extensions.shares:EXTENSION",

@@ -204,17 +204,6 @@ def _levels() -> None:
         sa.Column("document", sa.Text(), nullable=False),
         sa.Column("varying", sa.Text(), nullable=False),
         sa.Column("is_partial", sa.Boolean(), nullable=False),
-        sa.Column("terms_number", sa.Integer(), nullable=False),
-        partial_index("ix_series_documents_partial", "series_id", "is_partial"),
-        sa.Index("ix_series_documents_terms_number", "terms_number", "series_id"),
-    )
-    op.create_table(
-        "series_terms",
-        sa.Column("name", sa.String(200), primary_key=True),
-        sa.Column("value", sa.String(64), primary_key=True),
-        sa.Column(
-            "series_id", sa.Integer(), sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True, index=True
-        ),
     )
     op.create_table(
         "image_documents",

@@ -184,8 +184,6 @@ DOUBTED_SERIES = partial_index("ix_series_doubted", "study_id", "verdict IN ('su
 
 MARKED_IMAGES = partial_index("ix_images_series_id_missing", "series_id", "file_missing")
 
-PARTIAL_DOCUMENTS = partial_index("ix_series_documents_partial", "series_id", "is_partial")
-
 
 class SeriesRow(Base):
     """A series and its progress; `state`, `due_at` and `claim` hand it from the receiver to the worker."""
@@ -299,26 +297,11 @@ class SeriesDocumentRow(Base):
     """The attributes of the first instance of a series that have no column; see `node.dicom.documents`."""
 
     __tablename__ = "series_documents"
-    __table_args__ = (
-        PARTIAL_DOCUMENTS,
-        Index("ix_series_documents_terms_number", "terms_number", "series_id"),
-    )
 
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
     document: Mapped[str] = mapped_column(Text)  # an object of JSON
     varying: Mapped[str] = mapped_column(Text)  # names that are not the same in all of its instances: an array of JSON
     is_partial: Mapped[bool] = mapped_column()  # some of its instances have no document
-    terms_number: Mapped[int] = mapped_column(Integer)  # of the list that its terms are complete for
-
-
-class SeriesTermRow(Base):
-    """A term of an instance of a series, by which queries find it; see `node.index.nouns.terms_of_documents`."""
-
-    __tablename__ = "series_terms"
-
-    name: Mapped[str] = mapped_column(String(200), primary_key=True)
-    value: Mapped[str] = mapped_column(String(64), primary_key=True)
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True, index=True)
 
 
 class ImageDocumentRow(Base):

@@ -10,26 +10,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import DataElement, Dataset, FileDataset
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from sqlalchemy import Connection, select
 
 from node.audit.audit_log import Audit
 from node.dicom.answers import Found
-from node.dicom.documents import document_key, holds
-from node.dicom.keys import InvalidQuery, Level, QueryModel
+from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import Options, read_query
-from node.dicom.terms import UNKNOWN, terms_of, wanted_terms
-from node.extensions.documents.filling import IndexedTerms
-from node.index.engine.writer import IndexRepository, on_reader
-from node.index.models import SeriesRow
 from node.index.nouns.records import Received
-from node.index.search.documents import candidates
 from node.lifecycle.deletion import Order, delete
 from tests import make
 from tests.integration.conftest import Root
@@ -148,34 +141,6 @@ KEYS = {
 }  # fmt: skip
 
 
-INDEXED = (
-    "InstitutionName", "ImageType", "KVP", "EchoNumbers", "OperatorsName", "BitsAllocated", "FlipAngle",
-    "AcquisitionDate", "ProcedureCodeSequence.CodeValue", "0029,EXAMPLE 1.0,10", "ImageComments",
-)  # fmt: skip
-
-
-def fill(root: Root, *indexed: str) -> None:
-    terms = IndexedTerms(root.index, indexed)
-    while terms.step() is not None:
-        pass
-
-
-@pytest.fixture(params=["before", "after", "half"])
-def with_index(request: pytest.FixtureRequest, root: Root, monkeypatch: pytest.MonkeyPatch) -> World:
-    """The list of indexed attributes is set before the instances come, after them, or the process ends in between."""
-    monkeypatch.setattr("node.extensions.documents.filling.SERIES", 2)
-    instances = population()
-    if request.param == "before":
-        fill(root, *INDEXED)
-    for at in range(0, len(instances), 7):
-        store(root, instances[at : at + 7])
-    if request.param == "after":
-        fill(root, *INDEXED)
-    elif request.param == "half":
-        assert IndexedTerms(root.index, INDEXED).step() is not None
-    return World(root, instances)
-
-
 @pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(KEYS)), st.integers(0, 3), min_size=1, max_size=3), st.booleans())
@@ -191,76 +156,6 @@ def test_random_keys_find_what_pydicom_reads(filled: World, chosen: dict[str, in
         and (not with_code or ds.ProcedureCodeSequence[0].CodeValue == "P1")
     }
     assert found(filled.root, asked) == wanted
-
-
-@pytest.mark.slow
-@settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(KEYS)), st.integers(0, 3), min_size=1, max_size=3), st.booleans())
-def test_an_index_changes_no_answer(with_index: World, chosen: dict[str, int], with_code: bool) -> None:
-    test_random_keys_find_what_pydicom_reads.hypothesis.inner_test(with_index, chosen, with_code)  # type: ignore[attr-defined]
-
-
-class Candidates(IndexRepository):
-    @on_reader
-    def count(self, connection: Connection, keys: Dataset) -> int | None:
-        query = read_query(keys, QueryModel.PATIENT_ROOT, OPTIONS)
-        for series in candidates(connection, query.documents):
-            return len(connection.execute(select(SeriesRow.id).where(SeriesRow.id.in_(series))).all())
-        return None
-
-
-def candidates_of(root: Root, keys: Dataset) -> int | None:
-    return root.index.repository(Candidates).count(keys)
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_an_index_leaves_few_series_to_read(root: Root, moment: str) -> None:
-    if moment == "before":
-        fill(root, *INDEXED)
-    ds = [make.instance(series_uid=f"1.2.{n}", InstitutionName=f"Hospital {n}", KVP=str(n)) for n in range(1, 9)]
-    for n, one in enumerate(ds):
-        coded(one, f"P{n}")
-        with_private(one, f"v{n}", 0x10 + n)
-        one.OperatorsName = f"Doe^Jane{n}"
-    store(root, ds)
-    if moment == "after":
-        assert candidates_of(root, identifier(KVP="4")) is None
-        fill(root, *INDEXED)
-    private = identifier()
-    with_private(private, "v3", 0x77)
-    code = identifier()
-    code.ProcedureCodeSequence = [identifier_item(CodeValue="P3")]
-    name = identifier(OperatorsName="DOE^JANE3")
-    for keys in (identifier(InstitutionName="Hospital 4"), identifier(KVP="4.00"), private, code, name):
-        assert candidates_of(root, keys) == 1
-        assert found(root, keys) == {str(ds[3].SOPInstanceUID)}
-    fill(root, "KVP")  # the others are taken from the index again
-    [kinds] = view_rows(root.folder, "SELECT count(DISTINCT name) AS names FROM series_terms")
-    assert kinds["names"] == 1
-    assert found(root, private) == {str(ds[3].SOPInstanceUID)}
-
-
-@pytest.mark.slow
-@settings(max_examples=300, deadline=None)
-@given(
-    st.sampled_from(("", "LO", "PN", "IS", "DS", "DA", "UI", "AT", "FD", "LT")),
-    st.sampled_from(("LO", "PN", "IS", "DS", "DA", "TM", "DT", "UI", "SH", "US")),
-    st.text(st.sampled_from("0123.-+eE^=aÄ ｱア_20240102:"), min_size=1, max_size=9),
-    st.text(st.sampled_from("0123.-+eE^=aÄ ｱア_20240102:\\"), min_size=1, max_size=9),
-    st.booleans(),
-)
-@example(of_key="IS", of_value="IS", key="0", value="--0", same=False)
-def test_whatever_a_key_equals_has_a_term_in_common(
-    of_key: str, of_value: str, key: str, value: str, same: bool
-) -> None:
-    try:
-        asked = document_key("0029,X,10", 0x00291010, creator="X", vr=of_key, texts=[key.strip()])
-    except InvalidQuery:
-        return
-    document = {"0029,X,10": [of_value, key if same else value]}
-    if asked.restricts and holds([asked], document):
-        for _, terms in wanted_terms([asked]):
-            assert {*terms, UNKNOWN} & terms_of(document, ("0029,X,10",)), (asked, document)
 
 
 def identifier_item(**keys: Any) -> Dataset:
@@ -311,7 +206,6 @@ def test_what_is_left_out_is_not_known_and_never_a_false_no(root: Root) -> None:
 
 
 def test_a_value_that_is_nearly_a_number_stops_neither_its_storage_nor_a_query(root: Root) -> None:
-    fill(root, "EchoNumbers")
     ds, other = make.instance(), make.instance(EchoNumbers="1")
     ds.add(DataElement("EchoNumbers", "IS", "--1", validation_mode=IGNORE, already_converted=True))
     store(root, [ds, other])

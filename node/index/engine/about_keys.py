@@ -36,9 +36,6 @@ STORE_SPOOLED = "store_spooled"
 STORE_CHECKSUMS = "store_checksums"
 """How the object store takes an object whose checksum is wrong; empty if it refuses it."""
 
-INDEXED = "indexed"
-"""Attributes without a column that have an index, see `node.index.nouns.terms_of_documents`."""
-
 COPYING = "copying"
 """The index that this unfinished copy is made of, see `node.extensions.postgresql.copying`."""
 

@@ -79,7 +79,6 @@ def _rules(*, is_listed: bool) -> dict[str, str]:
         "images": of_series,
         "image_documents": "EXISTS (SELECT 1 FROM images i WHERE i.id = t.image_id)",
         "series_documents": of_series,
-        "series_terms": of_series,
         "series_references": of_series,
         "conversions": of_series,
         "revision_files": _OF_CONVERSION,

@@ -15,10 +15,8 @@ from sqlalchemy import JSON, Connection, bindparam, delete, select, update
 from node.dicom.documents import Base, Document, differences, document_of, effective
 from node.dicom.header import Head, ReadHead, read_elements
 from node.index.engine.hot_statements import Prepared
-from node.index.engine.indexed import listed
 from node.index.engine.sql import insert, listed_in, looked_up_in
 from node.index.models import ImageDocumentRow, ImageRow, SeriesDocumentRow
-from node.index.nouns.terms_of_documents import write_terms, write_terms_again
 
 _FIND_IDS = Prepared(
     select(ImageRow.sop_instance_uid, ImageRow.id).where(
@@ -33,7 +31,7 @@ _HOLD_BASES = Prepared(
 )
 _INSERT_BASE = Prepared(
     insert(SeriesDocumentRow).on_conflict_do_nothing(),
-    columns=("series_id", "document", "varying", "is_partial", "terms_number"),
+    columns=("series_id", "document", "varying", "is_partial"),
 )
 _WRITE = insert(ImageDocumentRow)
 _WRITE_OWN = Prepared(
@@ -54,11 +52,9 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Rea
         return
     ids = dict(_FIND_IDS.execute(connection, {"uids": list(known)}))
     found = _bases(connection, {series for series, _ in known.values()})
-    old = found.keys()
     for series, read in known.values():
         if series not in found and (head := read()) is not None:
             found = found | _new_base(connection, series, head, ids.values())
-    indexed = [(series, base.document) for series, (base, _) in found.items() if series not in old]
     rows = []
     varying: dict[int, set[str]] = {}
     without: dict[int, int] = {}
@@ -71,12 +67,10 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Rea
         base, of_series = found[series]
         own = base.own(head)
         rows.append({"image_id": ids[uid], "document": _ENCODE(own)})
-        indexed.append((series, own))
         if not own.keys() <= of_series:
             of_series |= own.keys()
             varying[series] = of_series
     _WRITE_OWN.execute_each(connection, rows)
-    write_terms(connection, listed(connection), indexed)
     for series, names in sorted(varying.items()):
         _set_varying(connection, series, names)
     if without:
@@ -105,7 +99,6 @@ def _new_base(connection: Connection, series: int, head: Head, new: Collection[i
     before = select(ImageRow.id).where(ImageRow.series_id == series, ImageRow.id.not_in(list(new))).limit(1)
     is_partial = connection.execute(before).first() is not None
     values = {"series_id": series, "document": document, "varying": "[]", "is_partial": is_partial}
-    values["terms_number"] = listed(connection).number
     _INSERT_BASE.execute(connection, values)
     return _bases(connection, [series])
 
@@ -136,4 +129,3 @@ def rebase(connection: Connection, series: int) -> None:
     names = {name for own in owns.values() for name in own}
     values = {"document": _ENCODE(new), "varying": _ENCODE(sorted(names))}
     connection.execute(update(SeriesDocumentRow).where(SeriesDocumentRow.series_id == series).values(values))
-    write_terms_again(connection, [series])

@@ -12,23 +12,19 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, literal, or_, select, union
+from sqlalchemy import ColumnElement, Connection, literal, or_, select
 
-from node.dicom.documents import OTHERS, Document, DocumentKey, effective, holds, selected, whole_model
+from node.dicom.documents import OTHERS, Document, effective, holds, selected, whole_model
 from node.dicom.json_model import Json
 from node.dicom.keys import Level
 from node.dicom.matching import Query
-from node.dicom.terms import UNKNOWN, wanted_terms
-from node.index.engine.indexed import listed
-from node.index.engine.sql import JsonEntry, in_partial_index, listed_in, looked_up_in
+from node.index.engine.sql import JsonEntry, listed_in
 from node.index.models import (
-    PARTIAL_DOCUMENTS,
     ImageDocumentRow,
     ImageRow,
     PatientRow,
     SeriesDocumentRow,
     SeriesRow,
-    SeriesTermRow,
     StudyRow,
 )
 from node.index.search.conditions import own_conditions, restrictions
@@ -67,8 +63,7 @@ def matched(connection: Connection, query: Query) -> Matched | None:
         return None
     names = list(dict.fromkeys([*(key.name for key in keys), OTHERS]))
     found, various = Matched(), {}
-    may_match = [SeriesRow.id.in_(series) for series in candidates(connection, keys)]
-    for series, document, is_same in _series_documents(connection, query, names, may_match):
+    for series, document, is_same in _series_documents(connection, query, names):
         if is_same or document is None:
             found.add(None if document is None else holds(keys, document), series)
         else:
@@ -157,29 +152,8 @@ def _of_entities(
     return documents
 
 
-def candidates(connection: Connection, keys: Iterable[DocumentKey]) -> list[ScalarSelect[int]]:
-    """Return subqueries of series; each has all series that may match one of the keys."""
-    known = listed(connection)
-    wanted = [(name, terms) for name, terms in wanted_terms(keys) if name in known.since]
-    return [_candidates(name, known.since[name], terms) for name, terms in wanted]
-
-
-def _candidates(name: str, since: int, terms: set[str]) -> ScalarSelect[int]:
-    having = select(SeriesTermRow.series_id).where(
-        SeriesTermRow.name == name, looked_up_in(SeriesTermRow.value, sorted({*terms, UNKNOWN}))
-    )
-    unfilled = select(SeriesDocumentRow.series_id).where(SeriesDocumentRow.terms_number < since)
-    partial = select(SeriesRow.id).where(in_partial_index(SeriesRow.id, PARTIAL_DOCUMENTS))
-    # Each document is of a series: with as many of them as series, there is none to look for.
-    series, documents = (
-        select(func.count()).select_from(table).scalar_subquery() for table in (SeriesRow, SeriesDocumentRow)
-    )
-    bare = select(SeriesRow.id).where(series > documents, SeriesRow.id.not_in(select(SeriesDocumentRow.series_id)))
-    return union(having, unfilled, partial, bare).scalar_subquery()
-
-
 def _series_documents(
-    connection: Connection, query: Query, names: Sequence[str], may_match: Sequence[ColumnElement[bool]]
+    connection: Connection, query: Query, names: Sequence[str]
 ) -> Iterator[tuple[int, Document | None, bool]]:
     """Yield the series that may have matches, what their documents have, and whether all of their instances have it."""
     conditions = restrictions(replace(query, level=Level.SERIES))
@@ -189,7 +163,7 @@ def _series_documents(
         SeriesDocumentRow.is_partial,
         *_columns(SeriesDocumentRow.document, names),
     ).outerjoin(SeriesDocumentRow, SeriesDocumentRow.series_id == SeriesRow.id)
-    for id, varying, is_partial, *texts in connection.execute(statement.where(*conditions, *may_match)):
+    for id, varying, is_partial, *texts in connection.execute(statement.where(*conditions)):
         if varying is None:
             yield id, None, True
         else:
