@@ -129,6 +129,20 @@ class AuditMessage:
     detail: str = ""
     type: EventType | None = None
 
+    @classmethod
+    def by(
+        cls,
+        who: str,
+        event: AuditEvent,
+        action: Action,
+        detail: str,
+        objects: Sequence[Mapping[str, Any]] = (),
+        result: Result = Result.SUCCESS,
+        kind: EventType | None = None,
+    ) -> AuditMessage:
+        """Return the message that an account, or a user of this machine, did something."""
+        return cls(event, action, result, [Participant(who, APPLICATION, is_requestor=True)], objects, detail, kind)
+
     def __post_init__(self) -> None:
         assert self.event not in TYPED or self.type is not None, "PS3.15 A.5.3.1, A.5.3.11: of what type?"
 

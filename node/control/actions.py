@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from node.association.client.association import address_of, verify
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType, Result
 from node.control.configuration import ConfigurationChanges
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
@@ -170,9 +170,8 @@ class Actions:
     def _cancel_job(self, job: str, who: str) -> Mapping[str, Any]:
         uids = [{"study_instance_uid": self._index.jobs.with_id(job).study_instance_uid}]
         self._results.end(job, "cancelled", f"cancelled by {who}")
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
         event, detail = AuditEvent.INSTANCES_ACCESSED, f"job {job}: cancelled"
-        self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, uids, detail))
+        self._audit.note(AuditMessage.by(who, event, Action.EXECUTE, detail, uids))
         return {"cancelled": job}
 
     def _note_export(self, detail: str, result: int, who: str) -> Mapping[str, Any]:
@@ -228,10 +227,9 @@ class Actions:
         self._applier.require_caught_up()
         confirmed = confirm(self._index, self._index.now(), uptime())
         if confirmed:
-            participants = [Participant(who, APPLICATION, is_requestor=True)]
             event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
             detail = f"retention confirmed: {confirmed}"
-            self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, detail=detail, type=kind))
+            self._audit.note(AuditMessage.by(who, event, Action.UPDATE, detail, kind=kind))
         return {"confirmed": confirmed}
 
     def _write_off_lost(self, uid: str | None, reason: str, who: str) -> Mapping[str, Any]:
@@ -271,17 +269,14 @@ class Actions:
         return {"retried": work}
 
     def _note_work(self, work: Work, who: str, what: str) -> None:
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
         objects = [{"study_instance_uid": work.study_instance_uid}] if work.study_instance_uid is not None else []
         event, detail = AuditEvent.BEGIN_TRANSFERRING, f"{work.lane.kind} {work.key}: {what}"
-        self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, participants, objects, detail))
+        self._audit.note(AuditMessage.by(who, event, Action.EXECUTE, detail, objects))
 
 
 def export_message(detail: str, result: Result, who: str) -> AuditMessage:
     """Return the line about a command that takes patient data out of a root (PS3.15 A.5.3.5)."""
-    return AuditMessage(
-        AuditEvent.EXPORT, Action.READ, result, [Participant(who, APPLICATION, is_requestor=True)], detail=detail
-    )
+    return AuditMessage.by(who, AuditEvent.EXPORT, Action.READ, detail, result=result)
 
 
 MAX_LABEL_CHARACTERS = 64
@@ -386,9 +381,7 @@ class AccountAdministration:
         kind: EventType = EventType.USER_SECURITY_CHANGED,
     ) -> Mapping[str, Any]:
         """Make a change, with an audit line before and after it."""
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
-        event = AuditEvent.SECURITY_ALERT
-        message = AuditMessage(event, Action.UPDATE, Result.SUCCESS, participants, detail=order, type=kind)
+        message = AuditMessage.by(who, AuditEvent.SECURITY_ALERT, Action.UPDATE, order, kind=kind)
         return self._audit.change(message, change) or {}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType
 from node.control import checks
 from node.control.settable import KEPT, checked_keys, for_the_log, require_room, require_settable, with_secret
 from node.counted import counted
@@ -203,9 +203,8 @@ class ConfigurationChanges:
         return {"changed": told, "restart": restart}
 
     def _order(self, who: str, what: str, action: Action) -> AuditMessage:
-        whom = [Participant(who, APPLICATION, is_requestor=True)]
-        event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
-        return AuditMessage(event, action, Result.SUCCESS, whom, detail=what, type=kind)
+        kind = EventType.SOFTWARE_CONFIGURATION
+        return AuditMessage.by(who, AuditEvent.SECURITY_ALERT, action, what, kind=kind)
 
 
 def _differing(before: Settings, after: Settings) -> Iterator[str]:

@@ -19,7 +19,7 @@ from node.archive.space import room_of
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildLate
 from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart, use_one_thread
-from node.dicom.lean_import import in_parts, load_pydicom
+from node.dicom.lean_import import load_pydicom
 from node.durable import DISK_FULL, NO_ROOM
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
 
@@ -166,7 +166,6 @@ def _loaded() -> tuple[Callable[[ConversionJob], Converted], Callable[[Converted
     """Load what every conversion needs, and exempt it from garbage collection: it stays loaded anyway."""
     gc.disable()
     load_pydicom()
-    in_parts("nibabel")
     from node.conversion.answers import write_answer
     from node.conversion.pipeline import convert
 

@@ -18,7 +18,7 @@ import structlog
 
 from node.acknowledged import entries
 from node.archive.filesystem import Archive
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, Result
 from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError
 from node.failpoints import reached
@@ -148,6 +148,5 @@ def unlink(archive: Archive, paths: Iterable[str]) -> None:
 def _message(plan: DeletionPlan, order: Order, result: Result, detail: str) -> AuditMessage:
     event = AuditEvent.STUDY_DELETED if plan.level == "study" else AuditEvent.INSTANCES_ACCESSED
     subject = {"level": plan.level, "uid": plan.uid, "study_instance_uid": plan.study_instance_uid}
-    participants = [Participant(order.who, APPLICATION, is_requestor=True)]
     objects = [{**subject, "patient_id": plan.patient_id, "instances": plan.instances}]
-    return AuditMessage(event, Action.DELETE, result, participants, objects, detail)
+    return AuditMessage.by(order.who, event, Action.DELETE, detail, objects, result)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 import structlog
 
 from node.archive.filesystem import Archive
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
 from node.errors import UsageError
 from node.failpoints import reached
 from node.index.database.index import Index
@@ -169,7 +169,6 @@ def empty_due(archive: Archive, index: Index, audit: Audit, now: dt.datetime, *,
 def _tell(audit: Audit, entry: dict[str, object], action: Action, who: str, detail: str) -> None:
     names = ("level", "uid", "study_instance_uid", "patient_id")
     objects = [{name: entry.get(name) for name in names} | {"instances": entry["files"]}]
-    participants = [Participant(who, APPLICATION, is_requestor=True)]
     is_deleted = action is Action.DELETE and entry["level"] == "study"
     event = AuditEvent.STUDY_DELETED if is_deleted else AuditEvent.INSTANCES_ACCESSED
-    audit.require(AuditMessage(event, action, Result.SUCCESS, participants, objects, detail))
+    audit.require(AuditMessage.by(who, event, action, detail, objects))

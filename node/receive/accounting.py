@@ -15,7 +15,7 @@ import structlog
 
 from node.acknowledged import Acknowledged, Position, Settlements, entries, is_settled, settlements
 from node.archive.filesystem import Archive
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.about_keys import LEDGER
@@ -174,11 +174,10 @@ def write_off(
         index.lost.write_off(uids, who, now)
         return len(instances)
 
-    participants = [Participant(who, APPLICATION, is_requestor=True)]
     objects = [{"study_instance_uid": study} for study in sorted({one.study_instance_uid for one in instances})]
     detail = f"write off {len(instances)} lost instances: {reason}"
-    event = AuditEvent.INSTANCES_ACCESSED
-    return audit.change(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, objects, detail), made)
+    order = AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, Action.DELETE, detail, objects)
+    return audit.change(order, made)
 
 
 def _rewrite(archive: Archive, index: Index) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from pydicom.errors import InvalidDicomError
 
 from node.archive.base import LocalFile
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, UsageError
@@ -200,16 +200,8 @@ class Conflicts:
             for row in rows
         ]
         self._index.conflicts.decide(decided, "kept", who, now)
-        self._audit.note(
-            AuditMessage(
-                AuditEvent.INSTANCES_ACCESSED,
-                Action.UPDATE,
-                Result.SUCCESS,
-                [Participant(who, APPLICATION, is_requestor=True)],
-                subjects,
-                "conflict decided: the current version stays",
-            )
-        )
+        detail = "conflict decided: the current version stays"
+        self._audit.note(AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, detail, subjects))
         return {"kept": decided}
 
     def _has_file(self, key: str | None) -> bool:

@@ -20,7 +20,7 @@ from pydicom.errors import InvalidDicomError
 
 from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
@@ -269,5 +269,4 @@ class Quarantine:
 
 
 def _order(action: Action, who: str, subject: Mapping[str, Any], detail: str) -> AuditMessage:
-    participants = [Participant(who, APPLICATION, is_requestor=True)]
-    return AuditMessage(AuditEvent.INSTANCES_ACCESSED, action, Result.SUCCESS, participants, [subject], detail)
+    return AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, action, detail, [subject])

@@ -12,12 +12,12 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.index.engine.about_keys import APPLIED, RETENTION, REVISION, SCRUB, STORE_CHECKSUMS, Applied
+from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, Place
 from node.index.engine.sqlite_file import connect, damage, missing
 from node.index.engine.view_rows import Row, ViewRows
-from node.index.nouns.retention_state import RetentionState, retention_state
 from node.index.nouns.views import (
+    AboutViews,
     ExclusionViews,
     FailureViews,
     InstanceViews,
@@ -43,7 +43,7 @@ class _OneHost:
         return []
 
 
-class Look(ViewRows):
+class Look(ViewRows, AboutViews):
     """One snapshot of an index in a file, as `node.index.database.reading.ReadIndex` has it of every index."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -58,25 +58,6 @@ class Look(ViewRows):
         self.series = SeriesViews(connection)
         self.studies = StudyViews(connection)
         self.volumes = VolumeViews(connection)
-
-    def applied(self, journal: str) -> Applied:
-        """Return the last record of a journal that is in the index."""
-        return Applied.of(self._about(f"{APPLIED}/{journal}"))
-
-    @property
-    def scrub(self) -> str | None:
-        """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
-        return self._about(SCRUB)
-
-    @property
-    def retention(self) -> RetentionState:
-        """What retention has seen, and what it waits for."""
-        return retention_state(self._about(RETENTION))
-
-    @property
-    def store_checksums(self) -> str | None:
-        """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
-        return self._about(STORE_CHECKSUMS) or None
 
     def weakness(self) -> None:
         """Return None: a commit of one file waits for no standby."""

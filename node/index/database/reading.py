@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.dicom.answers import Found
 from node.dicom.matching import Query
-from node.index.engine.about import about, applied
-from node.index.engine.about_keys import RETENTION, REVISION, SCRUB, STORE, STORE_CHECKSUMS, STORE_SPOOLED, Applied
+from node.index.engine.about import about
+from node.index.engine.about_keys import REVISION, STORE, STORE_SPOOLED
 from node.index.engine.backend import backend_of, place_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import require_there, revision_of, unreadable
@@ -44,11 +44,11 @@ from node.index.nouns.lost import ReadLost
 from node.index.nouns.patients import ReadPatients
 from node.index.nouns.problems import ReadFailures, ReadProblems
 from node.index.nouns.rejections import ReadRejections
-from node.index.nouns.retention_state import RetentionState, retention_state
 from node.index.nouns.senders import ReadSenders
 from node.index.nouns.series import ReadExports, ReadSeries
 from node.index.nouns.studies import ReadStudies
 from node.index.nouns.trash import ReadTrash
+from node.index.nouns.views import AboutViews
 from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
 from node.index.search import finder
 from node.index.work.deliveries import ReadHooks
@@ -59,7 +59,7 @@ from node.index.work.routes import ReadRoutes
 Added = TypeVar("Added")
 
 
-class ReadIndex:
+class ReadIndex(AboutViews):
     """A view of the index on one read-only connection. Not thread-safe.
 
     `settled`: how far cursors may read; None: to the end. Read before the first query.
@@ -102,10 +102,6 @@ class ReadIndex:
         """The folder that the paths in the tables are relative to: the one that the database is in."""
         return str(PurePath(self._connection.execute(select(RootFolder())).scalar_one()))
 
-    def applied(self, journal: str) -> Applied:
-        """Return the last record of a journal that is in the index."""
-        return applied(self._connection, journal)
-
     def weakness(self) -> str | None:
         """Return why a commit of the index may be lost although it was durable, or None."""
         return backend_of(self._connection).standbys(self._connection).weakness
@@ -124,20 +120,8 @@ class ReadIndex:
         """Whether the archive has made an object store its own: an empty one is then another one, or was emptied."""
         return about(self._connection, STORE_SPOOLED) == "yes"
 
-    @property
-    def store_checksums(self) -> str | None:
-        """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
-        return about(self._connection, STORE_CHECKSUMS) or None
-
-    @property
-    def scrub(self) -> str | None:
-        """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
-        return about(self._connection, SCRUB)
-
-    @property
-    def retention(self) -> RetentionState:
-        """What retention has seen, and what it waits for."""
-        return retention_state(about(self._connection, RETENTION))
+    def _about(self, key: str) -> str | None:
+        return about(self._connection, key)
 
     def find(self, query: Query) -> Iterator[Found]:
         """Answer a query. See `node.index.search.finder.find`."""

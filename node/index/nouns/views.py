@@ -12,14 +12,42 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, STORE_CHECKSUMS, Applied
 from node.index.engine.view_rows import Row, ViewRows, pattern_of
 from node.index.nouns.records import InstanceFile
+from node.index.nouns.retention_state import RetentionState, retention_state
 
 
 def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
     """Return whether a series in state ``receiving`` has been quiet: it waits for a converter, and for nothing else."""
     moment = dt.datetime.fromisoformat(due_at) if isinstance(due_at, str) else due_at
     return moment is not None and moment.replace(tzinfo=dt.UTC) <= now
+
+
+class AboutViews:
+    """Facts about the index, which each kind of view reads by their keys."""
+
+    def _about(self, key: str) -> str | None:
+        raise NotImplementedError
+
+    def applied(self, journal: str) -> Applied:
+        """Return the last record of a journal that is in the index."""
+        return Applied.of(self._about(f"{APPLIED}/{journal}"))
+
+    @property
+    def scrub(self) -> str | None:
+        """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
+        return self._about(SCRUB)
+
+    @property
+    def retention(self) -> RetentionState:
+        """What retention has seen, and what it waits for."""
+        return retention_state(self._about(RETENTION))
+
+    @property
+    def store_checksums(self) -> str | None:
+        """How the object store takes an object whose checksum is wrong; None if it refuses it, or there is none."""
+        return self._about(STORE_CHECKSUMS) or None
 
 
 class ExclusionViews(ViewRows):
