@@ -100,44 +100,41 @@ def by_program(program: list[str]) -> Any:
     return sender
 
 
-def route(connections: int) -> Any:
-    @contextmanager
-    def sender(folder: Path, files: Path, study: str, port: int) -> Iterator[Send]:
-        root, web, listening = folder / "source", free_port(), free_port()
-        config = folder / "source.toml"
-        config.write_text(
-            '[dicom]\nae_title = "SOURCE"\nhost = "127.0.0.1"\n'
-            f'[peers.THERE]\nae_title = "ANY"\nhost = "127.0.0.1"\nport = {port}\n'
-            f'[routes.all]\nto = ["THERE"]\nconnections = {connections}\n[web]\nport = {web}\n'
-        )
-        # No series becomes quiet: its conversion would take time from the sending.
-        quiet = {"VOXELNODE_SERIES__QUIET_SECONDS": "3600", "VOXELNODE_SERIES__STUDY_QUIET_SECONDS": "3600"}
-        environment = {"VOXELNODE_CONFIG": str(config), "VOXELNODE_LOG__LEVEL": "warning"} | quiet
-        base = [sys.executable, "-m", "node"]
-        command = [*base, "import", "--root", str(root), str(files)]
-        subprocess.run(command, check=True, env=os.environ | environment, cwd=ROOT, stdout=subprocess.DEVNULL)
-        command = [*base, "serve", "--root", str(root), "--port", str(listening)]
-        with running(command, web, "1", **environment) as process:
-            url = f"http://127.0.0.1:{web}/api/v1"
-            while ask(f"{url}/work?state=waiting")["items"]:
-                time.sleep(0.1)
+@contextmanager
+def route(folder: Path, files: Path, study: str, port: int) -> Iterator[Send]:
+    root, web, listening = folder / "source", free_port(), free_port()
+    config = folder / "source.toml"
+    config.write_text(
+        '[dicom]\nae_title = "SOURCE"\nhost = "127.0.0.1"\n'
+        f'[peers.THERE]\nae_title = "ANY"\nhost = "127.0.0.1"\nport = {port}\n'
+        f'[routes.all]\nto = ["THERE"]\n[web]\nport = {web}\n'
+    )
+    # No series becomes quiet: its conversion would take time from the sending.
+    quiet = {"VOXELNODE_SERIES__QUIET_SECONDS": "3600", "VOXELNODE_SERIES__STUDY_QUIET_SECONDS": "3600"}
+    environment = {"VOXELNODE_CONFIG": str(config), "VOXELNODE_LOG__LEVEL": "warning"} | quiet
+    base = [sys.executable, "-m", "node"]
+    command = [*base, "import", "--root", str(root), str(files)]
+    subprocess.run(command, check=True, env=os.environ | environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    command = [*base, "serve", "--root", str(root), "--port", str(listening)]
+    with running(command, web, "1", **environment) as process:
+        url = f"http://127.0.0.1:{web}/api/v1"
+        while ask(f"{url}/work?state=waiting")["items"]:
+            time.sleep(0.1)
 
-            def send(port: int) -> tuple[float, float]:
-                """The index is looked at from here: questions to the node would take time from its sending."""
-                began, before = time.perf_counter(), worked_seconds(process.pid)
-                ask(f"{url}/studies/{study}/send?to=THERE", "POST")
-                with closing(sqlite3.connect(f"file:{root / 'index.sqlite'}?mode=ro", uri=True)) as index:
-                    while True:
-                        [state] = index.execute("SELECT state FROM v_route_messages").fetchone()
-                        if state != "waiting":
-                            break
-                        time.sleep(0.01)
-                assert state == "delivered"
-                return time.perf_counter() - began, worked_seconds(process.pid) - before
+        def send(port: int) -> tuple[float, float]:
+            """The index is looked at from here: questions to the node would take time from its sending."""
+            began, before = time.perf_counter(), worked_seconds(process.pid)
+            ask(f"{url}/studies/{study}/send?to=THERE", "POST")
+            with closing(sqlite3.connect(f"file:{root / 'index.sqlite'}?mode=ro", uri=True)) as index:
+                while True:
+                    [state] = index.execute("SELECT state FROM v_route_messages").fetchone()
+                    if state != "waiting":
+                        break
+                    time.sleep(0.01)
+            assert state == "delivered"
+            return time.perf_counter() - began, worked_seconds(process.pid) - before
 
-            yield send
-
-    return sender
+        yield send
 
 
 @contextmanager
@@ -169,8 +166,7 @@ def orthanc(folder: Path, files: Path, study: str, port: int) -> Iterator[Send]:
 
 
 SENDERS: dict[str, Any] = {
-    "route": route(1),
-    "route x4": route(4),
+    "route": route,
     "orthanc": orthanc,
     "storescu": by_program([STORESCU, "+sd", "-aec", "ANY", "-xe", "-R"]),
     "dcmsend": by_program([DCMSEND, "+sd", "-aec", "ANY"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 
 from node.archive.intact import MISSING
 from node.association.client.association import (
@@ -50,22 +50,11 @@ class PeerDestination:
     """Sends to a peer.
 
     `ae_title`: our AE title. `transcode`: decompresses what the peer does not accept as it is. `timeout` (seconds):
-    longest wait for the connection, its acceptance and each response. `priority`: a key of `PRIORITIES`. `opening`:
-    held while an association is opened, by all connections to the peer: of several at once, a peer that is near its
-    limit may reject all.
+    longest wait for the connection, its acceptance and each response. `priority`: a key of `PRIORITIES`.
     """
 
-    def __init__(
-        self,
-        peer: Address,
-        ae_title: str,
-        transcode: Transcode,
-        timeout: float,
-        priority: str,
-        opening: AbstractContextManager[object] | None = None,
-    ) -> None:
+    def __init__(self, peer: Address, ae_title: str, transcode: Transcode, timeout: float, priority: str) -> None:
         self._peer, self._ae_title, self._transcode, self._timeout = peer, ae_title, transcode, timeout
-        self._opening = opening or nullcontext()
         self._priority = PRIORITIES[priority]
         self._kinds: dict[tuple[str, str], Outgoing] = {}  # an instance of each that was sent, the newest last
         self._proposed: frozenset[tuple[str, str]] = frozenset()
@@ -177,8 +166,7 @@ class PeerDestination:
             del self._kinds[next(iter(self._kinds))]
         contexts = contexts_of(proposals(self._kinds.values()))
         opening = association(self._peer, self._ae_title, contexts, self._timeout, is_abandoned=is_abandoned)
-        with self._opening:
-            self._association = self._opened.enter_context(opening)
+        self._association = self._opened.enter_context(opening)
         self._proposed, self._is_used = frozenset(self._kinds), False
         return self._association
 

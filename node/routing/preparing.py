@@ -22,6 +22,9 @@ from node.routing.destination import NotTaken, Prepared, Unreachable
 BATCH_INSTANCES, BATCH_BYTES = 32, 4_000_000
 """Instances that are prepared in one turn of the thread: switching to it for each would cost more than a small one."""
 
+BATCHES_AHEAD = 2
+"""Batches that are prepared before they are taken."""
+
 _LEAVE_OUT = "leave it out by `where` of the route"
 
 _Outcome = tuple[int, Prepared | NotTaken | Unreachable]
@@ -29,9 +32,9 @@ _Outcome = tuple[int, Prepared | NotTaken | Unreachable]
 
 
 class Preparer:
-    """Prepares instances on threads of its own. For one worker.
+    """Prepares instances on a thread of its own. For one worker.
 
-    `name`: of the threads. `root`: root of the archive. `folder`: `Archive.incoming`: copies lie there, where the next
+    `name`: of the thread. `root`: root of the archive. `folder`: `Archive.incoming`: copies lie there, where the next
     start removes them after a crash. `change`: how copies differ from what is stored. `local`: fetches files that are
     not below the root; None: all of them are. `report`: is told the key of a file, and how it differs from what was
     received; returns whether it is whole after all.
@@ -45,13 +48,11 @@ class Preparer:
         decoder: Decoder,
         change: Change,
         report: Callable[[str, str], bool],
-        threads: int = 1,
         local: LocalFile | None = None,
     ) -> None:
         self._root, self._folder, self._decoder, self.change, self._local = root, folder, decoder, change, local
         self._report = report
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._batches_ahead = threads + 1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._expected: deque[DueInstance] = deque()
         self._under_way: deque[Future[list[_Outcome]]] = deque()
         self._ready: dict[int, Prepared | NotTaken | Unreachable] = {}
@@ -84,16 +85,16 @@ class Preparer:
     def close(self) -> None:
         """Remove copies that were not taken, and end the thread."""
         self._drop()
-        self._threads.shutdown()
+        self._thread.shutdown()
 
     def _begin_next(self) -> None:
-        while self._expected and len(self._under_way) < self._batches_ahead:
+        while self._expected and len(self._under_way) < BATCHES_AHEAD:
             batch: list[DueInstance] = []
             size = 0
             while self._expected and len(batch) < BATCH_INSTANCES and size < BATCH_BYTES:
                 batch.append(self._expected.popleft())
                 size += batch[-1].bytes
-            self._under_way.append(self._threads.submit(self._outcomes, batch))
+            self._under_way.append(self._thread.submit(self._outcomes, batch))
 
     def _drop(self) -> None:
         """Forget what was expected, and remove its copies."""

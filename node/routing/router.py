@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -28,7 +27,6 @@ from node.receive.stored_files import report_damage
 from node.registry import DEIDENTIFICATION, destination_kind, open_receiver, part_of
 from node.routing.destination import Destination
 from node.routing.held import HeldWorker
-from node.routing.parallel import ParallelDestination
 from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
 from node.routing.worker import RouteWorker, Turns
@@ -104,10 +102,10 @@ class Router(MessageLoops[_Plan, HeldWorker]):
             return destination_kind(settings, "bids").worker(parts)
         preparer = Preparer(
             f"prepare {lane.name}/{name}", archive.root, archive.incoming, self._decoder, change,
-            partial(_reported, archive, index), route.connections,
+            partial(_reported, archive, index),
             None if archive.remote is None else archive.local,
         )  # fmt: skip
-        destination = _connected(settings, route, name, Transcoder(self._decoder, archive.incoming))
+        destination = destination_of(settings, route, name, Transcoder(self._decoder, archive.incoming))
         deletes = partial(self._delete_confirmed, lane.name) if plan.deletes else None
         return RouteWorker(parts, destination, preparer, self._turns[name], deletes)
 
@@ -122,9 +120,7 @@ def _reported(archive: Archive, index: Index, key: str, problem: str) -> bool:
 def _routes(settings: Settings) -> Iterator[tuple[str, Route]]:
     """Yield the routes, and the one without a name by which people send to each destination."""
     yield from settings.routes.items()
-    for name in settings.receivers:
-        connections = max((route.connections for route in settings.routes.values() if name in route.to), default=1)
-        yield "", Route(to=(name,), connections=connections)
+    yield from (("", Route(to=(name,))) for name in settings.receivers)
 
 
 def selector_of(settings: Settings, route: Route) -> Selector | None:
@@ -145,23 +141,14 @@ def change_of(settings: Settings, route: Route) -> Change:
     return Change(coercion, route.transfer_syntax, how)
 
 
-def _connected(settings: Settings, route: Route, name: str, transcoder: Transcoder) -> Destination:
-    """Return a destination with as many connections as a route may have."""
-    opening = threading.Lock()
-    connections = [destination_of(settings, route, name, transcoder, opening) for _ in range(route.connections)]
-    return ParallelDestination(f"send {name}", connections) if len(connections) > 1 else connections[0]
-
-
-def destination_of(
-    settings: Settings, route: Route, name: str, transcoder: Transcoder, opening: threading.Lock
-) -> Destination:
-    """Return a destination of a route; `opening` is shared by its connections.
+def destination_of(settings: Settings, route: Route, name: str, transcoder: Transcoder) -> Destination:
+    """Return a destination of a route.
 
     Raises UsageError if it is misconfigured; the message names it.
     """
     if name in settings.peers:
         timeout, ae_title = settings.dicom.response_seconds, settings.dicom.ae_title
-        return PeerDestination(address_of(name, settings), ae_title, transcoder, timeout, route.priority, opening)
+        return PeerDestination(address_of(name, settings), ae_title, transcoder, timeout, route.priority)
     return _receiver(settings, name, is_read_again=route.confirm)
 
 

@@ -46,9 +46,8 @@ from node.index.work.routes import DueInstance, OwedInstance, SentInstance
 from node.routing.destination import Delivered, Destination, NotConfirmable, NotTaken, Prepared, Unreachable
 from node.routing.held import HeldWorker
 from node.routing.judging import is_selected
-from node.routing.parallel import interleaved
 from node.routing.preparing import Preparer
-from node.routing.step import Asked, Done, Failed, Step, series_of
+from node.routing.step import Asked, Done, Failed, Step
 
 log = structlog.get_logger()
 
@@ -163,7 +162,7 @@ class RouteWorker(HeldWorker):
             if step.is_cut:
                 raise Interrupted
             if dues := step.join(pending, self._asks_for, self._route.attempts):
-                self._send(interleaved(dues, series_of, self._route.connections))
+                self._send(dues)
         match step.outcome_of(pending):
             case None:
                 raise Interrupted

@@ -30,7 +30,6 @@ TASKS: Mapping[str, Mapping[str, str]] = {
     "Receive from scanners and archives, and let them query": {
         "dicom": "ae_title host port tls_certificate tls_key tls_client_ca",
         "peers": "ae_title networks host port may",
-        "query": "indexed",
         "worklist": "folder hl7_port hl7_networks",
     },
     "Make volumes": {

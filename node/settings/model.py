@@ -679,12 +679,6 @@ class Route(SettingsSection):
         "medium",
         description="Order among routes to one destination, and priority of C-STORE requests",
     )
-    connections: int = Field(
-        1,
-        ge=1,
-        le=16,
-        description="Simultaneous connections to a destination; a series goes over one of them, in order.",
-    )
     between: Hours | None = Field(
         None,
         description='Hours of sending in the local time zone, such as "20:00-06:00"; unset: always.',
@@ -747,7 +741,7 @@ class Route(SettingsSection):
 
 
 _OF_COPIES = (
-    "priority", "connections", "transfer_syntax", "set", "replace", "remove", "confirm", "delete_confirmed",
+    "priority", "transfer_syntax", "set", "replace", "remove", "confirm", "delete_confirmed",
     "return_to_sender", "deidentify",
 )  # fmt: skip
 """Keys of a route that are about copies of instances."""

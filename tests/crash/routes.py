@@ -237,7 +237,7 @@ def configuration(there_port: int, share: Path) -> str:
         "peers.MODALITY": {"ae_title": "MODALITY"},
         "peers.THERE": {"ae_title": "THERE", "host": "127.0.0.1", "port": there_port},
         "destinations.SHARE": {"folder": str(share), "layout": "archive"},
-        "routes.now": {"when": "instance-stored", "to": ["THERE"], "connections": 3},
+        "routes.now": {"when": "instance-stored", "to": ["THERE"]},
         "routes.whole": {"when": "series-quiet", "to": ["SHARE"]},
     }
     return as_toml(tables)

@@ -6,7 +6,6 @@ import base64
 import datetime as dt
 import hashlib
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -597,47 +596,12 @@ def test_a_peer_that_hangs_costs_no_attempt_and_an_answer_to_another_request_doe
 
 
 @pytest.mark.slow
-def test_several_connections_keep_each_series_in_order_and_do_with_those_that_the_peer_accepts(
-    source: Callable[..., Source], pacs: Pacs
-) -> None:
-    def take() -> list[list[FileDataset]]:
-        series = [CT(6) for _ in range(5)]
-        node.take([ds for together in zip(*series, strict=True) for ds in together])
-        return series
-
-    with Proxy(pacs.port) as proxy:
-        node = source({"all": Route(when="instance-stored", to=("PACS",), connections=4)}, proxy.port)
-        proxy.limit = 1
-        few = take()
-        node.run("all/PACS")
-        assert (node.state()["trouble"], pacs.associations, len(pacs.taken)) == (None, 1, 30)
-        proxy.limit = None
-        many, two_at_once = take(), threading.Barrier(2)
-        waits, busy = iter((True, True)), many[4][3].SOPInstanceUID
-
-        def answer(uid: str) -> int:
-            if next(waits, False):
-                two_at_once.wait(10)
-            return 0xA700 if uid == busy else 0
-
-        pacs.answer = answer
-        node.run("all/PACS")
-        assert not two_at_once.broken
-        assert (node.state()["trouble"], node.state()["waiting"], len(pacs.taken)) == (None, 3, 57)
-        pacs.answer = lambda uid: 0
-        node.later("all/PACS")
-        for one in few + many:
-            assert [uid for uid in pacs.taken if uid in uids(one)] == uids(one)
-        assert len(pacs.taken) == 60
-
-
-@pytest.mark.slow
 def test_a_web_server_gets_many_instances_in_a_request_and_its_answer_counts_for_each(
     source: Callable[..., Source],
 ) -> None:
     with Stow() as web:
         cloud = {"CLOUD": Destination(url=web.url, timeout_seconds=5)}
-        routes = {"all": Route(when="instance-stored", to=("CLOUD",), attempts=3, connections=2)}
+        routes = {"all": Route(when="instance-stored", to=("CLOUD",), attempts=3)}
         node = source(routes, destinations=cloud)
         name = "all/CLOUD"
 

@@ -59,7 +59,6 @@ class RouteForm(Form):
     where: Text = ""
     otherwise: tuple[str, ...] = ()
     priority: str = "medium"
-    connections: int = 1
     between: Short = ""
     transfer_syntax: str = "keep"
     set: Text = ""
@@ -74,7 +73,7 @@ class RouteForm(Form):
         """Return the table of the route. Raises UsageError."""
         if not self.to:
             raise UsageError("to: choose at least one destination")
-        plain = {"to", "when", "otherwise", "priority", "connections", "transfer_syntax", "confirm", "return_to_sender"}
+        plain = {"to", "when", "otherwise", "priority", "transfer_syntax", "confirm", "return_to_sender"}
         values = self.model_dump(include={*plain, "attempts"}) | {
             "where": self.where.strip() or None,
             "between": self.between.strip() or None,

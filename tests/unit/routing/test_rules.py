@@ -14,7 +14,6 @@ from node.control.checks import problems, warnings
 from node.dicom.coercion import Coercion, NotCoerced
 from node.errors import UsageError
 from node.routing.held import seconds_until_open
-from node.routing.parallel import interleaved
 from node.routing.router import check_destination, selector_of
 from node.routing.worker import Turns
 from node.settings.model import Settings
@@ -243,14 +242,6 @@ def test_a_bucket_needs_its_keys(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             bucket(**wrong)
-
-
-def test_groups_take_turns_and_keep_their_order() -> None:
-    items = ["a1", "a2", "a3", "b1", "c1", "c2", "d1"]
-    assert interleaved(items, lambda item: item[0], 1) == items
-    assert interleaved(items, lambda item: item[0], 2) == ["a1", "b1", "a2", "c1", "a3", "c2", "d1"]
-    assert interleaved(items, lambda item: item[0], 9) == ["a1", "b1", "c1", "d1", "a2", "c2", "a3"]
-    assert interleaved([], lambda item: item, 3) == []
 
 
 @pytest.mark.parametrize(
