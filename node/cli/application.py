@@ -181,15 +181,11 @@ def _failed(message: str, status: int) -> int:
     return status
 
 
-def _path_of(given: Sequence[str]) -> str:
-    """Return the command that was given, by its first word."""
-    return f"voxelnode {given[0]}" if given and given[0] in _names() else "voxelnode"
-
-
 def _wrong_use(error: typer.TyperException, given: Sequence[str]) -> int:
     """Print the usage error and how to get help, in one line. `given`: the arguments of the program."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else _path_of(given)
+    known = f" {given[0]}" if given and given[0] in _names() else ""
+    path = context.command_path if context else f"voxelnode{known}"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     message = message.replace(": Value error, ", ": ")  # pydantic's words, of which Typer takes the rest
     message = re.sub(r"Input should be a valid (?:integer|number), unable to parse.*", _no_number, message)

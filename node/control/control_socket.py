@@ -116,7 +116,7 @@ def request_action(root: Path, action: str, arguments: Mapping[str, Any]) -> dic
             raise NoControlSocket(f"the node that holds {root} ended: nothing was done") from error
         if status != HTTPStatus.OK:
             raise NotPerformed(str(answer.get("detail")))
-        connection.wait_without_limit()
+        connection.sock.settimeout(None)
         try:
             status, answer = connection.send_request("POST", f"{ACTIONS}/{quote(action, safe='')}", arguments)
         except (OSError, HTTPException) as error:
@@ -174,9 +174,6 @@ class _Connection(HTTPConnection):
             connection.close()
             raise NotPerformed(f"{self._root / SOCKET_NAME}: {error.strerror}") from error
         self.sock = connection
-
-    def wait_without_limit(self) -> None:
-        self.sock.settimeout(None)
 
     def send_request(self, method: str, path: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, Any]:
         """Send a request; return the status and the decoded JSON of the answer."""

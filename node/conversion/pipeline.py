@@ -93,7 +93,7 @@ def _convert(job: ConversionJob, began: float) -> Converted:
         described = replace(volume, attributes={**volume.attributes, **of_series})
         written = write_volume(described, job.folder, stem_of(volume, job.name), job.options)
         files += [_converted_file(volume, file, job.folder) for file in written]
-        sources |= dict.fromkeys(_sources_of(volume))
+        sources |= dict.fromkeys((volume.stack, one.sop_instance_uid, one.frame_number) for one in volume.sources)
         stack = max(stack, volume.stack + 1)
     written_objects = objects.write(Output(job.folder, stack, job.name, of_series, job.options))
     files += written_objects.files
@@ -199,11 +199,6 @@ def _converted_file(volume: Volume, file: WrittenFile, folder: Path) -> Converte
 def _affine_of(volume: Volume, file: WrittenFile) -> Float | None:
     """Return the affine of the voxels in a file: pictures have none, and Analyze 7.5 turns the axes and drops it."""
     return volume.affine_lps if file.grid.spacing_mm and file.format != "analyze" else None
-
-
-def _sources_of(volume: Volume) -> Iterator[tuple[int, str, int]]:
-    """Yield (stack, SOP Instance UID, frame number) of each plane of a volume."""
-    return ((volume.stack, source.sop_instance_uid, source.frame_number) for source in volume.sources)
 
 
 def _counted(sources: Iterable[tuple[int, str, int]]) -> Iterator[tuple[int, str, int]]:

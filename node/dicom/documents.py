@@ -55,6 +55,8 @@ _TEXTS = _SINGLE | {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
+_TAG = re.compile(r"[0-9A-F]{8}")
+
 MATCHED_VRS = _TEXTS | _NUMBERS.keys() | {"AT", "SQ"}
 """Values of other VRs are left out."""
 
@@ -287,16 +289,12 @@ def whole_model(document: Document) -> Json:
 def _tag(name: str, blocks: dict[tuple[int, str], int]) -> int | None:
     group, comma, rest = name.partition(",")
     if not comma:
-        return int(name, 16) if len(name) == 8 and name[0] in "0123456789ABCDEF" and _is_tag(name) else _standard(name)
+        return int(name, 16) if _TAG.fullmatch(name) else _standard(name)
     quoted, _, element = rest.rpartition(",")
     creator = quoted.replace("%22", '"').replace("%5C", "\\").replace("%25", "%")
     of_group = [block for (other, _), block in blocks.items() if other == int(group, 16)]
     block = blocks.setdefault((int(group, 16), creator), 0x10 + len(of_group))
     return int(group, 16) << 16 | block << 8 | int(element, 16)
-
-
-def _is_tag(name: str) -> bool:
-    return all(character in "0123456789ABCDEF" for character in name)
 
 
 def _standard(name: str) -> int | None:

@@ -188,7 +188,7 @@ class Erasing:
             erased_at=now,
             node=self._ae_title,
             version=__version__,
-            uids_sha256=[digest_of_uid(uid) for uid in dict.fromkeys(uid for _, uid, _ in all_objects)],
+            uids_sha256=[hashlib.sha256(uid.encode()).hexdigest() for uid in dict.fromkeys(o[1] for o in all_objects)],
             series=sum(plan.series for plan in plans),
             instances=sum(plan.instances for plan in plans) + sum(entry["files"] for entry in entries),
             bytes=sum(plan.bytes for plan in plans) + sum(entry["bytes"] for entry in entries),
@@ -290,11 +290,6 @@ def takers_and_jobs(index: ReadIndex, root: Path, host: str, studies: Sequence[s
     if proof is not None and proof.succeeded_at is not None:
         takers[proof.backup, "backup"] = Taker(proof.backup, "backup that was proved", proof.succeeded_at)
     return list(takers.values()), jobs
-
-
-def digest_of_uid(uid: str) -> str:
-    """Return the digest by which a certificate names a UID."""
-    return hashlib.sha256(uid.encode()).hexdigest()
 
 
 def remove_prepared(archive: Archive) -> int:

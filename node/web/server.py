@@ -165,8 +165,9 @@ class WebServer:
     def start(self) -> tuple[str, int]:
         """Bind and serve; return the address and the port (chosen by the kernel for port 0)."""
         address = (self._web.host, self._web.port)
+        family = socket.AF_INET6 if ":" in self._web.host else socket.AF_INET
         try:
-            bound = socket.create_server(address, family=_family(self._web.host), backlog=BACKLOG)
+            bound = socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as error:
             raise UsageError(
                 f"cannot serve HTTP on {address[0]} port {address[1]}: {error.strerror or error}; "
@@ -417,7 +418,3 @@ class HttpListener(socket.socket):
         connection, address = super().accept()
         self._places.connected(connection, address[0])
         return connection, address
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

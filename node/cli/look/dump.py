@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,26 +20,15 @@ MAX_NAMES = 3
 """UIDs of one element that are named."""
 
 SHOWN_CHARACTERS = 200
-"""Maximum length of a value in the text format; TSV and JSON show values in full."""
+"""Maximum length of a value in the text; JSON has values in full."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
-
-
-class DumpFormat(StrEnum):
-    """Format of a printed header."""
-
-    TEXT = "text"
-    TSV = "tsv"
-    JSON = "json"
 
 
 def dump(
     file_or_uid: Annotated[
         str, typer.Argument(metavar="FILE|UID", help="A file, or the SOP Instance UID of a stored instance.")
     ],
-    format: Annotated[
-        DumpFormat, typer.Option("--format", "-f", help="One line per element, tab-separated values, or JSON.")
-    ] = DumpFormat.TEXT,
     *,
     root: Root,
     json: Json = False,
@@ -50,23 +38,18 @@ def dump(
     Every element is printed; pixel data and other binary values are printed as their length. Exit 1 if the file is
     damaged.
     """
-    format = DumpFormat.JSON if json else format
     path = Path(file_or_uid)
     if path.is_file():
         header = _dumped(path)
     else:
         path, header = _of_stored(file_or_uid, root)
-    if format is DumpFormat.JSON:
+    if json:
         print_json({"path": path, "elements": _as_json(header.elements), "error": header.error})
-    elif format is DumpFormat.TSV:
-        print("place\tvr\tkeyword\tcreator\tvalue\tlength\terror")
-        for row in _rows(header.elements, ""):
-            print("\t".join(row))
     else:
         for line in _lines(header.elements, ""):
             print(line)
     if header.error:
-        if format is not DumpFormat.JSON:
+        if not json:
             typer.echo(f"voxelnode: {path}: {header.error}", err=True)
         raise typer.Exit(1)
 
@@ -112,7 +95,7 @@ def _value(element: DumpedElement) -> str:
     """Return the text after the name of an element."""
     text = ""
     if element.values:
-        shown = _joined(element)
+        shown = printable("\\".join(map(str, element.values)))
         cut = len(shown) > SHOWN_CHARACTERS
         text = f" = {shown[:SHOWN_CHARACTERS]}" + (f"... ({len(element.values)} values)" if cut else "")
         text += _names(element)
@@ -129,16 +112,6 @@ def _names(element: DumpedElement) -> str:
 
     names = [name for uid in element.values[:MAX_NAMES] if (name := registered_name(str(uid))) is not None]
     return f" ({', '.join(names)})" if names else ""
-
-
-def _rows(elements: Sequence[DumpedElement], path: str) -> Iterator[Sequence[str]]:
-    """Yield the cells of each element; its path through sequences is written as ``(0008,1140)[1](0008,1155)``."""
-    for element in elements:
-        length = "" if element.length is None else str(element.length)
-        names = (element.vr, printable(element.keyword), printable(element.creator))
-        yield (path + element.tag, *names, _joined(element), length, element.error or "")
-        for number, item in enumerate(element.items, 1):
-            yield from _rows(item, f"{path}{element.tag}[{number}]")
 
 
 def _as_json(elements: Sequence[DumpedElement]) -> list[dict[str, Any]]:
@@ -159,7 +132,3 @@ def _as_json(elements: Sequence[DumpedElement]) -> list[dict[str, Any]]:
             row["items"] = [_as_json(item) for item in element.items]
         rows.append(row)
     return rows
-
-
-def _joined(element: DumpedElement) -> str:
-    return printable("\\".join(map(str, element.values)))

@@ -54,7 +54,8 @@ def delete(
         _require_writable(certificate, erase=erase)
     with root.reading() as index:
         plans, trash = _chosen(index, uid, study, patient, erase=erase)
-        studies = dict.fromkeys([*(plan.study_instance_uid for plan in plans), *map(_study_of, trash)])
+        of_trash = (str(row["study_instance_uid"]) for row in trash)
+        studies = dict.fromkeys([*(plan.study_instance_uid for plan in plans), *of_trash])
         takers, _ = takers_and_jobs(index, root.folder, root.settings.cluster.name or "", list(studies))
     if not json:
         for plan in plans:
@@ -104,10 +105,6 @@ def _chosen(
     if not plans and not trash:
         raise UsageError("the index has no study of a patient with this ID; with --erase, nor has the trash")
     return plans, trash
-
-
-def _study_of(trashed: dict[str, Any]) -> str:
-    return str(trashed["study_instance_uid"])
 
 
 def _erased(certificate: Certificate) -> str:

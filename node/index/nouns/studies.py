@@ -72,7 +72,7 @@ class StudyRepository(IndexRepository):
     def _mark_quiet(self, connection: Connection, quiet: dt.timedelta, now: dt.datetime) -> int:
         studies = connection.execute(
             update(StudyRow)
-            .where(_is_quiet(quiet, now))
+            .where(StudyRow.closed_at <= now - quiet, ~_is_open())
             .values(closed_at=None, quiet_at=now)
             .returning(StudyRow.id, StudyRow.study_instance_uid)
         ).all()
@@ -116,10 +116,6 @@ def stored_studies(connection: Connection, study_instance_uid: str | None = None
         StoredStudy(uid, last_received_at, bool(is_settled), frozenset(titles.get(study_id, ())))
         for study_id, uid, last_received_at, is_settled in rows
     ]
-
-
-def _is_quiet(quiet: dt.timedelta, now: dt.datetime) -> ColumnElement[bool]:
-    return and_(StudyRow.closed_at <= now - quiet, ~_is_open())
 
 
 def _is_open() -> ColumnElement[bool]:
