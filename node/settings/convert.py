@@ -9,6 +9,7 @@ from pydantic import Field
 from node.settings.section import Seconds, SettingsSection
 
 VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"]
+PlaneName = Literal["axial", "coronal", "sagittal"]
 SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 
 
@@ -29,6 +30,18 @@ class Convert(SettingsSection):
     )
     montages: bool = Field(False, description="Write a PNG of every fifth slice.")
     slices: bool = Field(False, description="Write a PNG of every slice, of its middle time.")
+    projected_planes: tuple[PlaneName, ...] = Field(
+        (),
+        description="Write intensity projections on these planes as volumes of one slice",
+    )
+    mask_above: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Write a mask of the voxels with at least this real value, such as 300 HU.",
+    )
+    mask_below: float | None = Field(
+        None, allow_inf_nan=False, description="The same with at most this value; with both, the values between them."
+    )
     body_masks: bool = Field(False, description="Write a label volume of the body beside each CT volume.")
     body_contours: bool = Field(
         False, description="Write the outlines of the body beside each CT volume: polygons in mm, as JSON."

@@ -43,6 +43,7 @@ class Kind(StrEnum):
     THUMBNAIL = "thumbnail"
     PREVIEW = "preview"  # three orthogonal planes
     PROJECTION = "projection"  # MIP or MinIP
+    PROJECTED = "projected"  # the same as a volume of one slice, with its values
     MONTAGE = "montage"
     SLICE = "slice"
     MASK = "mask"  # of the body, of a range of values, or of a region of a structure set: a label volume
