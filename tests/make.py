@@ -309,11 +309,7 @@ def dataset(**attributes: Any) -> Dataset:
 
 def injection(start: str) -> Dataset:
     """Return an item of Radiopharmaceutical Information Sequence: 370 MBq of fluorine-18 at this time of day."""
-    item = Dataset()
-    item.RadiopharmaceuticalStartTime = start
-    item.RadionuclideTotalDose = "370000000"
-    item.RadionuclideHalfLife = "6586.2"
-    return item
+    return dataset(RadiopharmaceuticalStartTime=start, RadionuclideTotalDose="370000000", RadionuclideHalfLife="6586.2")
 
 
 def enhanced_mr(
@@ -347,11 +343,8 @@ def enhanced_mr(
     set_pixels(ds, planes[list(order)])
     ds.NumberOfFrames = len(planes)
     shared = Dataset()
-    measures = Dataset()
-    measures.PixelSpacing = [decimal(value) for value in PIXEL_SPACING_MM]
-    measures.SliceThickness = decimal(SPACING_MM)
-    plane_orientation = Dataset()
-    plane_orientation.ImageOrientationPatient = [decimal(value) for value in orientation]
+    measures = dataset(PixelSpacing=[decimal(value) for value in PIXEL_SPACING_MM], SliceThickness=decimal(SPACING_MM))
+    plane_orientation = dataset(ImageOrientationPatient=[decimal(value) for value in orientation])
     shared.PixelMeasuresSequence = [measures]
     shared.PlaneOrientationSequence = [plane_orientation]
     ds.SharedFunctionalGroupsSequence = [shared]
@@ -391,10 +384,7 @@ def derived_series() -> dict[str, Any]:
 
 def dimension(pointer: int, group: int) -> Dataset:
     """Return an item of Dimension Index Sequence (0020,9222)."""
-    item = Dataset()
-    item.DimensionIndexPointer = pointer
-    item.FunctionalGroupPointer = group
-    return item
+    return dataset(DimensionIndexPointer=pointer, FunctionalGroupPointer=group)
 
 
 def decimal(value: float) -> str:
@@ -476,15 +466,12 @@ def on_slice(image: Dataset, corners: Polygon) -> NDArray[np.float64]:
 
 
 def _reference(image: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    return item
+    return dataset(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID)
 
 
 def content_item(relationship: str, value_type: str, concept: tuple[str, str, str] | None, **values: Any) -> Dataset:
     """Return a content item (PS3.3 C.17.3); `values` are keywords of the standard, its children `ContentSequence`."""
-    item = Dataset()
-    item.RelationshipType, item.ValueType = relationship, value_type
+    item = dataset(RelationshipType=relationship, ValueType=value_type)
     if concept is not None:
         item.ConceptNameCodeSequence = [coded(*concept)]
     for keyword, value in values.items():
@@ -494,16 +481,12 @@ def content_item(relationship: str, value_type: str, concept: tuple[str, str, st
 
 def coded(value: str, scheme: str, meaning: str) -> Dataset:
     """Return an item of a sequence of codes."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item
+    return dataset(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def measured(concept: tuple[str, str, str], value: str, unit: str, *children: Dataset, **values: Any) -> Dataset:
     """Return a content item with a number in a unit of UCUM."""
-    quantity = Dataset()
-    quantity.NumericValue = value
-    quantity.MeasurementUnitsCodeSequence = [coded(unit, "UCUM", unit)]
+    quantity = dataset(NumericValue=value, MeasurementUnitsCodeSequence=[coded(unit, "UCUM", unit)])
     numbers = {"MeasuredValueSequence": [quantity], "ContentSequence": list(children)}
     return content_item("CONTAINS", "NUM", concept, **(numbers | values))
 

@@ -38,8 +38,7 @@ values = st.fixed_dictionaries(
 
 
 def data_set(told: dict[str, Any]) -> Dataset:
-    ds = Dataset()
-    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds = make.dataset(SpecificCharacterSet="ISO_IR 192")
     for keyword, value in told.items():
         setattr(ds, keyword, value)
     return ds

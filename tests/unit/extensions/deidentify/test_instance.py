@@ -59,8 +59,7 @@ def refusal_of(ds: Dataset, order: Deidentification) -> Reason:
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_nothing_is_left_at_any_depth(tmp_path: Path, syntax: str) -> None:
-    inner = Dataset()
-    inner.PatientName, inner.OperatorsName, inner.ContentDate = "Secret^Inner", "Secret^Operator", "20240102"
+    inner = make.dataset(PatientName="Secret^Inner", OperatorsName="Secret^Operator", ContentDate="20240102")
     inner.add(DataElement(0x00090010, "LO", "SECRET CREATOR"))
     inner.add(DataElement(0x00091001, "LO", "Secret private"))
     ds = ct(

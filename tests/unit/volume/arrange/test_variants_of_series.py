@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import Dataset, FileDataset
+from pydicom import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     BreastTomosynthesisImageStorage,
@@ -289,11 +289,8 @@ def test_water_and_fat_that_only_the_vendors_image_type_tells_apart_are_no_times
     ds = make.enhanced_mr(slices=3, times=2, Manufacturer="Philips Medical Systems")
     for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
         kind = "W" if index < 3 else "F"
-        frame_type = Dataset()
-        frame_type.FrameType = ["ORIGINAL", "PRIMARY", "T1", "NONE"]
-        group.MRImageFrameTypeSequence = [frame_type]
-        kept = Dataset()
-        kept.ImageType = ["ORIGINAL", "PRIMARY", f"{kind}_FFE", kind, "FFE"]
+        group.MRImageFrameTypeSequence = [make.dataset(FrameType=["ORIGINAL", "PRIMARY", "T1", "NONE"])]
+        kept = make.dataset(ImageType=["ORIGINAL", "PRIMARY", f"{kind}_FFE", kind, "FFE"])
         group.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [kept])
     assembly = assemble([ds])
     assert [volume.suffix for volume in assembly.volumes] == ["1", "2"]
@@ -304,9 +301,8 @@ def test_velocities_along_several_directions_are_no_times() -> None:
     ds = make.enhanced_mr(slices=3, times=6)
     for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
         phase, direction = divmod(index // 3, 3)
-        encoding, heart = Dataset(), Dataset()
-        encoding.VelocityEncodingDirection = [float(axis == direction) for axis in range(3)]
-        heart.NominalCardiacTriggerDelayTime = 40.0 * phase
+        encoding = make.dataset(VelocityEncodingDirection=[float(axis == direction) for axis in range(3)])
+        heart = make.dataset(NominalCardiacTriggerDelayTime=40.0 * phase)
         group.MRVelocityEncodingSequence, group.CardiacSynchronizationSequence = [encoding], [heart]
     times = frames(ds, 6, 3)
     assert grids(assemble([ds])) == [times[direction::3] for direction in range(3)]

@@ -89,16 +89,13 @@ def labelling(**attributes: Any) -> Dataset:
 
 
 def test_labelling_of_the_standard_has_bids_names() -> None:
-    slab, timing = Dataset(), Dataset()
-    slab.ASLSlabOrientation, slab.ASLSlabThickness = [0.0, 0.0, 1.0], 100.0
-    timing.ASLBolusCutoffTechnique, timing.ASLBolusCutoffDelayTime = "QUIPSSII", 700
     ds = labelling(
         ArterialSpinLabelingContrast="PULSED",
         ASLCrusherFlag="YES",
         ASLCrusherFlowLimit=5.0,
         ASLBolusCutoffFlag="YES",
-        ASLSlabSequence=[slab],
-        ASLBolusCutoffTimingSequence=[timing],
+        ASLSlabSequence=[make.dataset(ASLSlabOrientation=[0.0, 0.0, 1.0], ASLSlabThickness=100.0)],
+        ASLBolusCutoffTimingSequence=[make.dataset(ASLBolusCutoffTechnique="QUIPSSII", ASLBolusCutoffDelayTime=700)],
     )
     expected = {
         "ArterialSpinLabelingType": "PASL",

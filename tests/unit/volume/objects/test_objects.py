@@ -204,8 +204,7 @@ def test_a_segmentation_of_a_slide_is_refused_as_tiles(where: str) -> None:
         if where == "per frame":
             group.PlanePositionSlideSequence = [Dataset()]
     if where == "shared":
-        orientation = Dataset()
-        orientation.ImageOrientationSlide = [0, -1, 0, -1, 0, 0]
+        orientation = make.dataset(ImageOrientationSlide=[0, -1, 0, -1, 0, 0])
         ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence = [orientation]
     if where == "matrix":
         ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows = 700, 500

@@ -43,9 +43,7 @@ def group(**attributes: Any) -> Dataset:
 
 
 def direction_item(*direction: float) -> list[Dataset]:
-    item = Dataset()
-    item.DiffusionGradientOrientation = list(direction)
-    return [item]
+    return [make.dataset(DiffusionGradientOrientation=list(direction))]
 
 
 def test_an_image_that_says_nothing_is_not_weighted() -> None:
@@ -208,9 +206,8 @@ def enhanced(vendor: str) -> tuple[Dataset, Dataset]:
     """An enhanced image of a vendor and a frame of it, without a word of diffusion; planes are axial."""
     ds, frame = image(Manufacturer=vendor), Dataset()
     del ds.ImageOrientationPatient
-    plane, geometry = Dataset(), Dataset()
-    plane.ImageOrientationPatient = list(make.AXIAL)
-    geometry.InPlanePhaseEncodingDirection = "COL"
+    plane = make.dataset(ImageOrientationPatient=list(make.AXIAL))
+    geometry = make.dataset(InPlanePhaseEncodingDirection="COL")
     frame.PlaneOrientationSequence, frame.MRFOVGeometrySequence = [plane], [geometry]
     return ds, frame
 
@@ -252,9 +249,7 @@ def test_the_standards_b_value_of_a_frame_goes_with_the_vendors_direction() -> N
 
 def test_frames_of_canon_have_directions_in_their_comments() -> None:
     ds, frame = enhanced("CANON_MEC")
-    content = Dataset()
-    content.FrameComments = "b=1500(0.600,0.000,0.800)"
-    frame.FrameContentSequence = [content]
+    frame.FrameContentSequence = [make.dataset(FrameComments="b=1500(0.600,0.000,0.800)")]
     diffusion = weighted(ds, Dataset(), frame)
     assert diffusion.b_value == 1500
     assert diffusion.direction_lps is not None

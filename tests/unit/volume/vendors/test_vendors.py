@@ -35,9 +35,7 @@ def test_image_type_tells_what_a_pixel_is_from_its_third_value_on(image_type: st
 
 
 def test_the_standards_attribute_goes_before_image_type() -> None:
-    item = Dataset()
-    item.FrameType = ["ORIGINAL", "PRIMARY", "M", "NONE"]
-    item.ComplexImageComponent = "PHASE"
+    item = make.dataset(FrameType=["ORIGINAL", "PRIMARY", "M", "NONE"], ComplexImageComponent="PHASE")
     assert vendors.component(item) == "phase"
     item.ComplexImageComponent = "MIXED"
     assert vendors.component(item) == "magnitude"
@@ -163,9 +161,7 @@ def grid(count: int, positions: int | None = None, **attributes: Any) -> FileDat
     ds = make.mr_series(1, pixels=pixels, Manufacturer="UIH", ImageType="ORIGINAL\\PRIMARY\\M\\VFRAME", **attributes)[0]
     planes = []
     for index in range(count if positions is None else positions):
-        item = Dataset()
-        item.ImagePositionPatient = [1.0, 2.0, 3.0 + 4.0 * index]
-        planes.append(item)
+        planes.append(make.dataset(ImagePositionPatient=[1.0, 2.0, 3.0 + 4.0 * index]))
     block = ds.private_block(0x0065, "Image Private Header", create=True)
     block.add_new(0x50, "DS", str(count))
     block.add_new(0x51, "SQ", planes)
