@@ -250,22 +250,19 @@ def duplicate_series(slices: int = 5, *, again: int = 2, same_pixels: bool = Tru
 
 
 def time_series(times: int = 3, slices: int = 4, **options: Any) -> list[FileDataset]:
-    """Return a 4-D MR, time by time; only Acquisition Time tells them apart."""
-    uids = {"study_uid": generate_uid(), "series_uid": generate_uid()} | {
-        name: options.pop(name) for name in ("study_uid", "series_uid") if name in options
-    }
+    """Return a 4-D MR, time by time; unless told otherwise, only Acquisition Time tells them apart.
+
+    Options are those of `image_series`, but a list gives one value to each time.
+    """
+    shared = {name: generate_uid() for name in ("study_uid", "series_uid", "FrameOfReferenceUID")}
+    clock = {"AcquisitionTime": [f"1015{2 * time:02d}.0000" for time in range(times)]}
     out = []
     for time in range(times):
-        series = mr_series(
-            slices,
-            **(options | uids),
-            AcquisitionTime=f"1015{2 * time:02d}.0000",
-            pixels=pattern(slices, options.get("rows", ROWS), options.get("columns", COLUMNS), seed=time + 1),
-        )
-        for index, ds in enumerate(series):
-            ds.InstanceNumber = time * slices + index + 1
-            ds.FrameOfReferenceUID = (out or series)[0].FrameOfReferenceUID
-        out += series
+        own = {name: value[time] if isinstance(value, list) else value for name, value in (clock | options).items()}
+        pixels = pattern(slices, options.get("rows", ROWS), options.get("columns", COLUMNS), seed=time + 1)
+        out += mr_series(slices, **({"pixels": pixels} | shared | own))
+    for number, ds in enumerate(() if "InstanceNumber" in options else out, start=1):
+        ds.InstanceNumber = number
     return out
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from node.volume.model import Assembly, Kind
+from node.volume.reasons import WarningKind
 
 Plane = tuple[str, int]
+Placed = TypeVar("Placed", bound=Dataset)
 
 
 def grids(assembly: Assembly) -> list[list[list[Plane]]]:
@@ -27,6 +29,24 @@ def grids(assembly: Assembly) -> list[list[list[Plane]]]:
 
 def planes(datasets: Sequence[Dataset]) -> list[Plane]:
     return [(str(ds.SOPInstanceUID), 1) for ds in datasets]
+
+
+def in_turn(datasets: Sequence[Dataset], slices: int) -> list[list[Plane]]:
+    """The times that so many instances each are, one after the other."""
+    return [planes(datasets[first : first + slices]) for first in range(0, len(datasets), slices)]
+
+
+def warned(assembly: Assembly) -> set[WarningKind]:
+    """What any volume warns of."""
+    return {warning.name for volume in assembly.volumes for warning in volume.warnings}
+
+
+def numbered(*parts: Sequence[Placed]) -> list[Placed]:
+    """The instances of all parts, with Instance Numbers that go on from one part to the next."""
+    series = [ds for part in parts for ds in part]
+    for number, ds in enumerate(series, start=1):
+        ds.InstanceNumber = number
+    return series
 
 
 def frames(ds: Dataset, times: int, slices: int) -> list[list[Plane]]:
