@@ -40,6 +40,18 @@ def values(arrangement, key):
     return [[plane.time_key[key] for plane in time] for time in arrangement.planes]
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["temporal_position", "trigger_time", "frame_reference_time", "acquisition_time", "acquisition_number"],
+)
+def test_planes_that_share_positions_are_times_in_order_of_the_key_that_tells_them_apart(key):
+    times = (2.0, 1.0, 3.0)  # in no order of the instances
+    frames = [frame(z, **{key: time}) for time in times for z in (0, 5)]
+    (grid,) = arrange(frames[::2] + frames[1::2][::-1])
+    order = times if key == "acquisition_number" else sorted(times)  # the number only names the times
+    assert values(grid, key) == [[time, time] for time in order]
+
+
 def test_acquisition_numbers_name_times_but_do_not_order_them():
     frames = [frame(0, acquisition_number=number) for number in (15, 14, 13)]
     (grid,) = arrange(frames)
