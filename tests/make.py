@@ -7,10 +7,10 @@ them. Pixels are a fixed pattern, so that a plane that lies wrongly, or twice, i
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pydicom.data
@@ -42,6 +42,7 @@ CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, -0.8)  # a rotation about two axes, exact in few digits
 
 Numbers = Sequence[float] | NDArray[Any]
+DataSet = TypeVar("DataSet", bound=Dataset)
 
 ROWS, COLUMNS = 16, 12
 SPACING_MM = 2.5
@@ -110,7 +111,24 @@ def instance(
     return ds
 
 
-def set_pixels(ds: Dataset, pixels: NDArray[Any]) -> Dataset:
+def changed(ds: DataSet, **attributes: Any) -> DataSet:
+    """Return a data set after these elements of it, by keyword, were set."""
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def saved(datasets: Iterable[Dataset], folder: Path) -> list[Path]:
+    """Write each data set to a file of its own, in a folder that need not be there, and return the files."""
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for number, ds in enumerate(datasets):
+        paths.append(folder / f"{number:04}.dcm")
+        ds.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+def set_pixels(ds: DataSet, pixels: NDArray[Any]) -> DataSet:
     """Put native (rows, columns) or (frames, rows, columns), with a last axis of 3 for colour, into a data set."""
     colour = pixels.dtype == np.uint8 and pixels.shape[-1] == 3 and pixels.ndim >= 3
     plane = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
@@ -471,9 +489,7 @@ def content_item(relationship: str, value_type: str, concept: tuple[str, str, st
     item = dataset(RelationshipType=relationship, ValueType=value_type)
     if concept is not None:
         item.ConceptNameCodeSequence = [coded(*concept)]
-    for keyword, value in values.items():
-        setattr(item, keyword, value)
-    return item
+    return changed(item, **values)
 
 
 def coded(value: str, scheme: str, meaning: str) -> Dataset:
@@ -490,9 +506,7 @@ def measured(concept: tuple[str, str, str], value: str, unit: str, *children: Da
 
 def image_item(image: Dataset, relationship: str = "CONTAINS", **values: Any) -> Dataset:
     """Return a content item that refers to an instance; `values` are those of the reference."""
-    reference = _reference(image)
-    for keyword, value in values.items():
-        setattr(reference, keyword, value)
+    reference = changed(_reference(image), **values)
     return content_item(relationship, "IMAGE", None, ReferencedSOPSequence=[reference])
 
 

@@ -20,8 +20,7 @@ SYNTAX = ExplicitVRLittleEndian
 
 def attributes(**values: object) -> InstanceAttributes:
     ds = make.dataset(SOPClassUID="1.2.1", SOPInstanceUID="1.2.2", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.4")
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
+    make.changed(ds, **values)
     stream = BytesIO()
     dcmwrite(stream, ds, implicit_vr=False, little_endian=True)
     return instance_attributes(stream.getvalue(), SYNTAX)

@@ -51,8 +51,7 @@ def saved(folder: Path, pixels: bytes = bytes(range(256)) * 512, **elements: obj
     [ds] = ct_series(1)
     ds.Rows = ds.Columns = 256
     ds.PixelData = pixels
-    for keyword, value in elements.items():
-        setattr(ds, keyword, value)
+    make.changed(ds, **elements)
     ds.save_as(folder / "one.dcm", enforce_file_format=True)
     return folder / "one.dcm"
 

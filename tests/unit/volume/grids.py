@@ -10,6 +10,7 @@ from pydicom.uid import generate_uid
 
 from node.volume.model import Assembly, Kind
 from node.volume.reasons import WarningKind
+from tests import make
 
 Plane = tuple[str, int]
 Placed = TypeVar("Placed", bound=Dataset)
@@ -55,10 +56,7 @@ def frames(ds: Dataset, times: int, slices: int) -> list[list[Plane]]:
 
 def one_item(**values: Any) -> list[Dataset]:
     """A sequence of one item with these elements."""
-    item = Dataset()
-    for keyword, value in values.items():
-        setattr(item, keyword, value)
-    return [item]
+    return [make.dataset(**values)]
 
 
 def of_one_series(**attributes: Any) -> dict[str, Any]:

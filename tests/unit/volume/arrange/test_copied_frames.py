@@ -25,8 +25,7 @@ def again(series: Sequence[FileDataset], **attributes: object) -> list[FileDatas
     copies = [deepcopy(ds) for ds in series]
     for ds in copies:
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        for keyword, value in attributes.items():
-            setattr(ds, keyword, value)
+        make.changed(ds, **attributes)
     return copies
 
 

@@ -80,10 +80,8 @@ def test_philips_states_steps_without_partial_fourier() -> None:
 
 
 def labelling(**attributes: Any) -> Dataset:
-    ds, item = make.enhanced_mr(2), Dataset()
-    for keyword, value in attributes.items():
-        setattr(item, keyword, value)
-    ds.SharedFunctionalGroupsSequence[0].MRArterialSpinLabelingSequence = [item]
+    ds = make.enhanced_mr(2)
+    ds.SharedFunctionalGroupsSequence[0].MRArterialSpinLabelingSequence = [make.dataset(**attributes)]
     ds.RepetitionTime, ds.InversionTime = 4100, 1525
     return ds
 

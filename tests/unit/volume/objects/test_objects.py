@@ -334,9 +334,7 @@ def again(ds: Dataset, **changes: Any) -> Dataset:
     copy = deepcopy(ds)
     copy.SOPInstanceUID, copy.InstanceNumber = generate_uid(), 7
     copy.InstanceCreationTime = copy.ContentTime = "235900"
-    for keyword, value in changes.items():
-        setattr(copy, keyword, value)
-    return copy
+    return make.changed(copy, **changes)
 
 
 @pytest.mark.parametrize("make_object", [lambda: dose([0, 5, 10]), lambda: segments(random_masks(2))])

@@ -15,10 +15,7 @@ from tests import make
 
 
 def image(orientation: make.Numbers = make.AXIAL, **attributes: Any) -> FileDataset:
-    ds = make.mr_series(1, orientation=orientation)[0]
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
+    return make.changed(make.mr_series(1, orientation=orientation)[0], **attributes)
 
 
 def weighted(ds: Dataset, *groups: Dataset) -> Diffusion:
@@ -35,11 +32,7 @@ def assert_along(found: Diffusion, direction: make.Numbers) -> None:
 
 def group(**attributes: Any) -> Dataset:
     """A functional group with an MR Diffusion Sequence."""
-    item, out = Dataset(), Dataset()
-    for keyword, value in attributes.items():
-        setattr(item, keyword, value)
-    out.MRDiffusionSequence = [item]
-    return out
+    return make.dataset(MRDiffusionSequence=[make.dataset(**attributes)])
 
 
 def direction_item(*direction: float) -> list[Dataset]:

@@ -23,9 +23,7 @@ def run(frames: int = FRAMES, sop_class_uid: str = XA, modality: str = "XA", **a
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
     ds.NumberOfFrames = frames
     ds.PixelData = np.random.default_rng(1).integers(0, 4000, frames * 16).astype("<u2").tobytes()
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
+    return make.changed(ds, **attributes)
 
 
 def only(series: list[FileDataset]) -> Volume:
