@@ -51,17 +51,17 @@ def series(tmp_path: Path) -> list[Dataset]:
 
 
 def test_a_header_is_printed_as_text_as_a_table_and_as_json(run, series: list[Dataset]) -> None:
-    status, text, _ = run("dump", "scan/0.dcm")
+    status, text, _ = run("dump", "scan/0000.dcm")
     assert status == 0
     assert "(0008,103E) LO SeriesDescription = Thorax\n" in text
     assert "(7FE0,0010) OW PixelData <384 bytes>\n" in text
     assert "(0008,0016) UI SOPClassUID = 1.2.840.10008.5.1.4.1.1.2 (CT Image Storage)\n" in text
-    status, table, _ = run("dump", "scan/0.dcm", "--format", "tsv")
+    status, table, _ = run("dump", "scan/0000.dcm", "--format", "tsv")
     rows = {row["place"]: row for row in csv.DictReader(StringIO(table), delimiter="\t", quoting=csv.QUOTE_NONE)}
     assert rows["(0008,103E)"]["value"] == "Thorax"
     assert (rows["(7FE0,0010)"]["value"], rows["(7FE0,0010)"]["length"]) == ("", "384")
-    status, dumped, _ = run("dump", "scan/0.dcm", "--format", "json")
-    assert run("dump", "scan/0.dcm", "--json") == (status, dumped, "")
+    status, dumped, _ = run("dump", "scan/0000.dcm", "--format", "json")
+    assert run("dump", "scan/0000.dcm", "--json") == (status, dumped, "")
     elements = {row["tag"]: row for row in json.loads(dumped)["elements"]}
     assert elements["(0028,0030)"]["values"] == [0.75, 0.5]
     assert elements["(7FE0,0010)"] == {"tag": "(7FE0,0010)", "vr": "OW", "keyword": "PixelData", "length": 384}
@@ -69,19 +69,19 @@ def test_a_header_is_printed_as_text_as_a_table_and_as_json(run, series: list[Da
 
 def test_text_from_a_file_does_not_control_the_terminal(run, series: list[Dataset]) -> None:
     for arguments in ((), ("--format", "tsv")):
-        _, out, _ = run("dump", "scan/0.dcm", *arguments)
+        _, out, _ = run("dump", "scan/0000.dcm", *arguments)
         assert "\x1b" not in out
         assert r"A\x1b[2JB" in out
 
 
 def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tmp_path: Path) -> None:
-    path = tmp_path / "scan" / "0.dcm"
+    path = tmp_path / "scan" / "0000.dcm"
     path.write_bytes(path.read_bytes()[:-10])
-    status, out, err = run("dump", "scan/0.dcm")
+    status, out, err = run("dump", "scan/0000.dcm")
     assert status == 1
     assert "PixelData <384 bytes> !! only 374 of 384 bytes are present" in out
-    assert err == "voxelnode: scan/0.dcm: the file ends within (7FE0,0010)\n"
-    assert json.loads(run("dump", "scan/0.dcm", "--format", "json")[1])["error"]
+    assert err == "voxelnode: scan/0000.dcm: the file ends within (7FE0,0010)\n"
+    assert json.loads(run("dump", "scan/0000.dcm", "--format", "json")[1])["error"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tm
         (("dump", "absent"), "absent: neither a file nor a SOP Instance UID"),
         (("dump", "1.2.3"), "1.2.3: no stored instance"),
         (("info", "1.2.3"), "1.2.3: no patient, study, series or instance"),
-        (("dump", "scan/0.dcm", "--format", "xml"), "Invalid value for '--format'"),
+        (("dump", "scan/0000.dcm", "--format", "xml"), "Invalid value for '--format'"),
     ],
 )
 def test_an_unknown_uid_or_file_is_one_line_with_status_2(
