@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from node.volume.model import Assembly, Kind
+from node.volume import vendors
+from node.volume.model import Assembly, Diffusion, Kind, Tiling
+from node.volume.read.diffusion import diffusion_of
 from node.volume.reasons import WarningKind
 from tests import make
 
@@ -63,3 +65,15 @@ def of_one_series(**attributes: Any) -> dict[str, Any]:
     """UIDs that two parts of a series share."""
     uids = {name: generate_uid() for name in ("study_uid", "series_uid", "FrameOfReferenceUID")}
     return uids | attributes
+
+
+def tiled(ds: Dataset) -> Tiling:
+    tiling = vendors.tiling(ds)
+    assert tiling is not None
+    return tiling
+
+
+def weighted(ds: Dataset, *groups: Dataset) -> Diffusion:
+    diffusion = diffusion_of(ds, *groups)
+    assert diffusion is not None
+    return diffusion

@@ -13,16 +13,11 @@ from node.volume.model import Diffusion
 from node.volume.read.diffusion import diffusion_of
 from node.volume.vendors.gradients import gradient_of_matrix
 from tests import make
+from tests.unit.volume.grids import weighted
 
 
 def image(orientation: make.Numbers = make.AXIAL, **attributes: Any) -> FileDataset:
     return make.changed(make.mr_series(1, orientation=orientation)[0], **attributes)
-
-
-def weighted(ds: Dataset, *groups: Dataset) -> Diffusion:
-    diffusion = diffusion_of(ds, *groups)
-    assert diffusion is not None
-    return diffusion
 
 
 def assert_along(found: Diffusion, direction: make.Numbers) -> None:

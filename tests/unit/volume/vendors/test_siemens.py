@@ -16,11 +16,10 @@ from pydicom.uid import MRImageStorage
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.describe.sidecar_fields import describe
-from node.volume.model import Diffusion, Tiling
-from node.volume.read.diffusion import diffusion_of
 from node.volume.vendors import siemens
 from node.volume.vendors.csa import csa_numbers, parse_csa, parse_protocol
 from tests import make
+from tests.unit.volume.grids import tiled, weighted
 
 TILE = 4
 SPACING = (2.0, 3.0)
@@ -127,12 +126,6 @@ def test_the_protocol_is_read_out_of_its_envelope() -> None:
 # Mosaics
 
 
-def tiled(ds: FileDataset) -> Tiling:
-    tiling = vendors.tiling(ds)
-    assert tiling is not None
-    return tiling
-
-
 @pytest.mark.parametrize("orientation", [make.AXIAL, make.SAGITTAL, make.CORONAL, make.OBLIQUE])
 @pytest.mark.parametrize("forward", [1.0, -1.0])
 @pytest.mark.parametrize("version", [1, 2])
@@ -223,12 +216,6 @@ def test_an_image_that_is_no_mosaic_has_no_tiling() -> None:
 
 def siemens_mr(**attributes: Any) -> FileDataset:
     return make.mr_series(1, Manufacturer="SIEMENS", **attributes)[0]
-
-
-def weighted(ds: FileDataset) -> Diffusion:
-    diffusion = diffusion_of(ds)
-    assert diffusion is not None
-    return diffusion
 
 
 def test_the_private_header_gives_direction_and_b_value() -> None:
