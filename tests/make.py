@@ -7,10 +7,10 @@ them. Pixels are a fixed pattern, so that a plane that lies wrongly, or twice, i
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pydicom.data
@@ -42,6 +42,7 @@ CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, -0.8)  # a rotation about two axes, exact in few digits
 
 Numbers = Sequence[float] | NDArray[Any]
+DataSet = TypeVar("DataSet", bound=Dataset)
 
 ROWS, COLUMNS = 16, 12
 SPACING_MM = 2.5
@@ -110,7 +111,24 @@ def instance(
     return ds
 
 
-def set_pixels(ds: Dataset, pixels: NDArray[Any]) -> Dataset:
+def changed(ds: DataSet, **attributes: Any) -> DataSet:
+    """Return a data set after these elements of it, by keyword, were set."""
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def saved(datasets: Iterable[Dataset], folder: Path) -> list[Path]:
+    """Write each data set to a file of its own, in a folder that need not be there, and return the files."""
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for number, ds in enumerate(datasets):
+        paths.append(folder / f"{number:04}.dcm")
+        ds.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+def set_pixels(ds: DataSet, pixels: NDArray[Any]) -> DataSet:
     """Put native (rows, columns) or (frames, rows, columns), with a last axis of 3 for colour, into a data set."""
     colour = pixels.dtype == np.uint8 and pixels.shape[-1] == 3 and pixels.ndim >= 3
     plane = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
@@ -250,22 +268,19 @@ def duplicate_series(slices: int = 5, *, again: int = 2, same_pixels: bool = Tru
 
 
 def time_series(times: int = 3, slices: int = 4, **options: Any) -> list[FileDataset]:
-    """Return a 4-D MR, time by time; only Acquisition Time tells them apart."""
-    uids = {"study_uid": generate_uid(), "series_uid": generate_uid()} | {
-        name: options.pop(name) for name in ("study_uid", "series_uid") if name in options
-    }
+    """Return a 4-D MR, time by time; unless told otherwise, only Acquisition Time tells them apart.
+
+    Options are those of `image_series`, but a list gives one value to each time.
+    """
+    shared = {name: generate_uid() for name in ("study_uid", "series_uid", "FrameOfReferenceUID")}
+    clock = {"AcquisitionTime": [f"1015{2 * time:02d}.0000" for time in range(times)]}
     out = []
     for time in range(times):
-        series = mr_series(
-            slices,
-            **(options | uids),
-            AcquisitionTime=f"1015{2 * time:02d}.0000",
-            pixels=pattern(slices, options.get("rows", ROWS), options.get("columns", COLUMNS), seed=time + 1),
-        )
-        for index, ds in enumerate(series):
-            ds.InstanceNumber = time * slices + index + 1
-            ds.FrameOfReferenceUID = (out or series)[0].FrameOfReferenceUID
-        out += series
+        own = {name: value[time] if isinstance(value, list) else value for name, value in (clock | options).items()}
+        pixels = pattern(slices, options.get("rows", ROWS), options.get("columns", COLUMNS), seed=time + 1)
+        out += mr_series(slices, **({"pixels": pixels} | shared | own))
+    for number, ds in enumerate(() if "InstanceNumber" in options else out, start=1):
+        ds.InstanceNumber = number
     return out
 
 
@@ -309,11 +324,7 @@ def dataset(**attributes: Any) -> Dataset:
 
 def injection(start: str) -> Dataset:
     """Return an item of Radiopharmaceutical Information Sequence: 370 MBq of fluorine-18 at this time of day."""
-    item = Dataset()
-    item.RadiopharmaceuticalStartTime = start
-    item.RadionuclideTotalDose = "370000000"
-    item.RadionuclideHalfLife = "6586.2"
-    return item
+    return dataset(RadiopharmaceuticalStartTime=start, RadionuclideTotalDose="370000000", RadionuclideHalfLife="6586.2")
 
 
 def enhanced_mr(
@@ -347,11 +358,8 @@ def enhanced_mr(
     set_pixels(ds, planes[list(order)])
     ds.NumberOfFrames = len(planes)
     shared = Dataset()
-    measures = Dataset()
-    measures.PixelSpacing = [decimal(value) for value in PIXEL_SPACING_MM]
-    measures.SliceThickness = decimal(SPACING_MM)
-    plane_orientation = Dataset()
-    plane_orientation.ImageOrientationPatient = [decimal(value) for value in orientation]
+    measures = dataset(PixelSpacing=[decimal(value) for value in PIXEL_SPACING_MM], SliceThickness=decimal(SPACING_MM))
+    plane_orientation = dataset(ImageOrientationPatient=[decimal(value) for value in orientation])
     shared.PixelMeasuresSequence = [measures]
     shared.PlaneOrientationSequence = [plane_orientation]
     ds.SharedFunctionalGroupsSequence = [shared]
@@ -391,10 +399,7 @@ def derived_series() -> dict[str, Any]:
 
 def dimension(pointer: int, group: int) -> Dataset:
     """Return an item of Dimension Index Sequence (0020,9222)."""
-    item = Dataset()
-    item.DimensionIndexPointer = pointer
-    item.FunctionalGroupPointer = group
-    return item
+    return dataset(DimensionIndexPointer=pointer, FunctionalGroupPointer=group)
 
 
 def decimal(value: float) -> str:
@@ -476,43 +481,32 @@ def on_slice(image: Dataset, corners: Polygon) -> NDArray[np.float64]:
 
 
 def _reference(image: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    return item
+    return dataset(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID)
 
 
 def content_item(relationship: str, value_type: str, concept: tuple[str, str, str] | None, **values: Any) -> Dataset:
     """Return a content item (PS3.3 C.17.3); `values` are keywords of the standard, its children `ContentSequence`."""
-    item = Dataset()
-    item.RelationshipType, item.ValueType = relationship, value_type
+    item = dataset(RelationshipType=relationship, ValueType=value_type)
     if concept is not None:
         item.ConceptNameCodeSequence = [coded(*concept)]
-    for keyword, value in values.items():
-        setattr(item, keyword, value)
-    return item
+    return changed(item, **values)
 
 
 def coded(value: str, scheme: str, meaning: str) -> Dataset:
     """Return an item of a sequence of codes."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item
+    return dataset(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def measured(concept: tuple[str, str, str], value: str, unit: str, *children: Dataset, **values: Any) -> Dataset:
     """Return a content item with a number in a unit of UCUM."""
-    quantity = Dataset()
-    quantity.NumericValue = value
-    quantity.MeasurementUnitsCodeSequence = [coded(unit, "UCUM", unit)]
+    quantity = dataset(NumericValue=value, MeasurementUnitsCodeSequence=[coded(unit, "UCUM", unit)])
     numbers = {"MeasuredValueSequence": [quantity], "ContentSequence": list(children)}
     return content_item("CONTAINS", "NUM", concept, **(numbers | values))
 
 
 def image_item(image: Dataset, relationship: str = "CONTAINS", **values: Any) -> Dataset:
     """Return a content item that refers to an instance; `values` are those of the reference."""
-    reference = _reference(image)
-    for keyword, value in values.items():
-        setattr(reference, keyword, value)
+    reference = changed(_reference(image), **values)
     return content_item(relationship, "IMAGE", None, ReferencedSOPSequence=[reference])
 
 

@@ -58,8 +58,7 @@ def planted(sop_class_uid: str, **attributes: Any) -> FileDataset:
     ds.add(DataElement(0x60000040, "CS", "R"))
     ds.add(DataElement(0x60003000, "OW", bytes(2)))
     make.set_pixels(ds, np.zeros((4, 4), np.int16))
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
+    make.changed(ds, **attributes)
     ds.file_meta.SourceApplicationEntityTitle = NAME.upper()
     ds.file_meta.PrivateInformationCreatorUID, ds.file_meta.PrivateInformation = "1.2.3", NAME.encode()
     ds.preamble = NAME.encode().ljust(128, b"\0")

@@ -30,17 +30,10 @@ def signal(*shape: int, seed: int = 0) -> NDArray[np.complex64]:
     return (numbers - 1j * (numbers + 0.5)).astype(np.complex64).reshape(shape)
 
 
-def _item(**attributes: Any) -> Dataset:
-    ds = Dataset()
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
-
-
 def slabs(axes: Sequence[Sequence[float]], sizes_mm: Sequence[float], centre: Sequence[float]) -> list[Dataset]:
     """Return the items of Volume Localization Sequence."""
     return [
-        _item(SlabThickness=float(size), SlabOrientation=list(map(float, axis)), MidSlabPosition=list(centre))
+        make.dataset(SlabThickness=float(size), SlabOrientation=list(map(float, axis)), MidSlabPosition=list(centre))
         for axis, size in zip(axes, sizes_mm, strict=True)
     ]
 
@@ -83,18 +76,20 @@ def enhanced_spectra(
     }
     ds = make.instance(sop_class_uid=MR_SPECTROSCOPY, **{**stated, **attributes})
     shared = Dataset()
-    shared.PixelMeasuresSequence = [_item(PixelSpacing=list(pixel_spacing_mm), SliceThickness=thickness_mm)]
-    shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=[make.decimal(part) for part in orientation])]
-    shared.MRTimingAndRelatedParametersSequence = [_item(RepetitionTime=2000.0, FlipAngle=90.0)]
-    shared.MREchoSequence = [_item(EffectiveEchoTime=30.0)]
+    shared.PixelMeasuresSequence = [make.dataset(PixelSpacing=list(pixel_spacing_mm), SliceThickness=thickness_mm)]
+    shared.PlaneOrientationSequence = [
+        make.dataset(ImageOrientationPatient=[make.decimal(part) for part in orientation])
+    ]
+    shared.MRTimingAndRelatedParametersSequence = [make.dataset(RepetitionTime=2000.0, FlipAngle=90.0)]
+    shared.MREchoSequence = [make.dataset(EffectiveEchoTime=30.0)]
     ds.SharedFunctionalGroupsSequence = [shared]
     groups = []
     for stated_frame in frames or [{}] * count:
         content = dict(stated_frame)
         group = Dataset()
         place = [make.decimal(part) for part in content.pop("position", position)]
-        group.PlanePositionSequence = [_item(ImagePositionPatient=place)]
-        group.FrameContentSequence = [_item(**content)]
+        group.PlanePositionSequence = [make.dataset(ImagePositionPatient=place)]
+        group.FrameContentSequence = [make.dataset(**content)]
         groups.append(group)
     ds.PerFrameFunctionalGroupsSequence = groups
     ds.add_new((0x5600, 0x0020), "OF", data.astype("<c8").tobytes())
@@ -169,12 +164,8 @@ def classic_spectrum(
 
 def converted(series: Sequence[FileDataset], folder: Path) -> tuple[Converted, Path]:
     """Convert a series as a child process does; return the result and the folder of the files."""
-    instances = []
     uid = generate_uid()
-    for number, ds in enumerate(series):
-        path = folder / f"{number}-{uid}.dcm"
-        ds.save_as(path, enforce_file_format=True)
-        instances.append((str(ds.SOPInstanceUID), path))
+    instances = zip((str(ds.SOPInstanceUID) for ds in series), make.saved(series, folder / uid), strict=True)
     out = folder / f"out-{uid}"
     out.mkdir()
     return convert(ConversionJob(tuple(instances), out, OPTIONS, objects=tuple(EXTENSION.objects))), out

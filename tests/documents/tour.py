@@ -98,9 +98,7 @@ def small_series() -> list[FileDataset]:
 
 def send(node: Served, instances: Sequence[FileDataset], folder: Path) -> subprocess.Popen[bytes]:
     """Send instances with DCMTK, as a scanner does."""
-    folder.mkdir()
-    for number, ds in enumerate(instances):
-        ds.save_as(folder / f"{number:03}.dcm", enforce_file_format=True)
+    make.saved(instances, folder)
     command = [needs("dcmsend"), "-aec", "VOXELNODE", "+sd", "127.0.0.1", str(node.port), str(folder)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

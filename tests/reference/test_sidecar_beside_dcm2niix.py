@@ -142,13 +142,12 @@ def test_phase_encoding_and_readout_of_ge_are_those_of_dcm2niix(
         InPlanePhaseEncodingDirection=along,
         RectilinearPhaseEncodeReordering=reordering,
     )
-    (folder := tmp_path / "written").mkdir()
-    for number, ds in enumerate(datasets):
+    for ds in datasets:
         ds.AcquisitionMatrix = [0, 84, 84, 0]
         block = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
         block.add_new(0x2C, "SS", 500)
         block.add_new(0x83, "DS", ["0.5", "1"])
-        ds.save_as(folder / f"{number}.dcm", enforce_file_format=True)
-    [(pair, volume, image)] = pairs([dcmread(path) for path in sorted(folder.iterdir())], tmp_path)
+    written = make.saved(datasets, tmp_path / "written")
+    [(pair, volume, image)] = pairs(list(map(dcmread, written)), tmp_path)
     assert {"PhaseEncodingDirection", "EffectiveEchoSpacing", "TotalReadoutTime"} <= pair.theirs.keys()
     assert list(unexplained(pair, volume, image, set())) == []

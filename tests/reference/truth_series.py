@@ -742,8 +742,7 @@ def _segment(number: int) -> Dataset:
 
 
 def _frame_of_segment(plane: Plane) -> Dataset:
-    groups = Dataset()
-    groups.FrameContentSequence = [make.dataset(DimensionIndexValues=[plane.echo + 1, plane.slice + 1])]
+    groups = make.dataset(FrameContentSequence=[make.dataset(DimensionIndexValues=[plane.echo + 1, plane.slice + 1])])
     position = make.dataset(ImagePositionPatient=[make.decimal(value) for value in plane.position])
     groups.PlanePositionSequence = [position]
     groups.SegmentIdentificationSequence = [make.dataset(ReferencedSegmentNumber=plane.echo + 1)]

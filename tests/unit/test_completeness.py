@@ -37,16 +37,80 @@ def verdict(
     return found.state, found.rule, found.expected, found.missing
 
 
-def test_without_a_count_the_geometry_decides() -> None:
-    assert verdict(series(5)) == ("complete", "geometry", None, 0)
-    assert verdict(series(5), GAP) == ("incomplete", "geometry", None, None)
+LOST_4TH = [one for one in series(6) if one.instance_number != 4]
+IMAGES_5 = {"images_in_acquisition": 5}
+IMAGES_5_TIMES_3 = {"images_in_acquisition": 5, "number_of_temporal_positions": 3}
+IMAGES_4_TIMES_3 = {"images_in_acquisition": 4, "number_of_temporal_positions": 3}
+IMAGES_12_TIMES_3 = {"images_in_acquisition": 12, "number_of_temporal_positions": 3}
+SLICES_5_TIMES_3 = {"number_of_slices": 5, "number_of_time_slices": 3}
+OF_TWO_ACQUISITIONS = series(5, **IMAGES_5, acquisition_number=1) + series(4, **IMAGES_5, acquisition_number=2)
+OF_EACH_ACQUISITION = [
+    InstanceCounts(number, acquisition_number=number % 2, images_in_acquisition=6) for number in range(6)
+]
+MULTIFRAME = series(1, number_of_frames=90, number_of_slices=30, number_of_time_slices=3, images_in_acquisition=90)
+OF_ANY_KIND = series(1, number_of_frames=90, number_of_series_related_instances=2)
+
+VERDICTS: dict[str, tuple[list[InstanceCounts], list[Evidence], dict[str, Any], tuple[Any, ...]]] = {
+    "without a count the geometry decides": (series(5), [], {}, ("complete", "geometry", None, 0)),
+    "a gap": (series(5), [GAP], {}, ("incomplete", "geometry", None, None)),
+    "a gap, of which a number tells the size": (LOST_4TH, [GAP, NUMBERS], {}, ("incomplete", "geometry", None, 1)),
+    "a gap, of which a hole tells the size": (LOST_4TH, [GAP], {}, ("incomplete", "geometry", None, 1)),
+    "a doubtful fact alone": (series(5), [SPACING], {}, ("suspect", "spacing", None, 4)),
+    "a doubtful fact beside another": (series(5), [SPACING, NUMBERS], {}, ("incomplete", "instance-numbers", None, 1)),
+    "numbers missing of as many as announced": (
+        series(5, **IMAGES_5), [NUMBERS], {}, ("suspect", "instance-numbers", 5, 1),
+    ),
+    "numbers missing of more than announced": (
+        series(6, **IMAGES_5), [NUMBERS], {}, ("incomplete", "instance-numbers", 5, 1),
+    ),
+    "fewer times than announced": (series(10), [TIMES], {}, ("incomplete", "headers", None, 5)),
+    "fewer times, but as many instances": (
+        series(10, number_of_slices=5, number_of_time_slices=2), [TIMES], {}, ("complete", "headers", 10, 0),
+    ),
+    "fewer times than announced in a whole series": (
+        series(5, **IMAGES_5_TIMES_3), [TIMES], {}, ("incomplete", "headers", 15, 10),
+    ),
+    "one time, others may be in another series": (
+        series(5, **IMAGES_5_TIMES_3), [TIMES], {"split": True}, ("complete", "headers", 5, 0),
+    ),
+    "two times, others may be in another series": (
+        series(10, **IMAGES_5_TIMES_3), [TIMES], {"split": True, "times": 2}, ("incomplete", "headers", 15, 5),
+    ),
+    "fewer than each of two siblings": (series(5), [], {"siblings": (6, 6)}, ("suspect", "siblings", None, 1)),
+    "fewer than one sibling": (series(5), [], {"siblings": (6,)}, ("complete", "geometry", None, 0)),
+    "fewer than siblings that differ": (series(5), [], {"siblings": (6, 7)}, ("complete", "geometry", None, 0)),
+    "more than siblings": (series(5), [], {"siblings": (4, 4)}, ("complete", "geometry", None, 0)),
+    "a count against siblings": (series(5, **IMAGES_5), [], {"siblings": (6, 6)}, ("complete", "headers", 5, 0)),
+    "a hole in the numbers without geometry": (
+        LOST_4TH, [], {"placed": False, "times": 0}, ("incomplete", "instance-numbers", None, 1),
+    ),
+    "a hole in the numbers that geometry denies": (LOST_4TH, [], {}, ("complete", "geometry", None, 0)),
+    "as many images as announced": (series(5, **IMAGES_5), [], {}, ("complete", "headers", 5, 0)),
+    "fewer images than announced": (series(4, **IMAGES_5), [], {}, ("incomplete", "headers", 5, 1)),
+    "more images than announced": (series(6, **IMAGES_5), [], {}, ("complete", "headers", 5, 0)),
+    "images of acquisitions are added up": (OF_TWO_ACQUISITIONS, [], {}, ("incomplete", "headers", 10, 1)),
+    "all images of two acquisitions": (
+        [*OF_TWO_ACQUISITIONS, OF_TWO_ACQUISITIONS[-1]], [], {}, ("complete", "headers", 10, 0),
+    ),
+    "images of the series, in each acquisition": (OF_EACH_ACQUISITION, [], {}, ("complete", "headers", 6, 0)),
+    "images of one time": (series(12, **IMAGES_4_TIMES_3), [], {"times": 3}, ("complete", "headers", 12, 0)),
+    "images of all times": (series(12, **IMAGES_12_TIMES_3), [], {"times": 3}, ("complete", "headers", 12, 0)),
+    "two of three times": (series(8, **IMAGES_4_TIMES_3), [], {"times": 2}, ("incomplete", "headers", 12, 4)),
+    "one of three times": (series(4, **IMAGES_4_TIMES_3), [], {}, ("incomplete", "headers", 12, 8)),
+    "slices by time slices": (series(15, **SLICES_5_TIMES_3), [], {"times": 3}, ("complete", "headers", 15, 0)),
+    "less than slices by time slices": (
+        series(14, **SLICES_5_TIMES_3), [], {"times": 3}, ("incomplete", "headers", 15, 1),
+    ),
+    "images are no instances of several frames": (MULTIFRAME, [], {}, ("complete", "geometry", None, 0)),
+    "series related instances are of any kind": (OF_ANY_KIND, [], {}, ("incomplete", "headers", 2, 1)),
+}  # fmt: skip
 
 
-def test_a_hole_in_instance_number_tells_how_many_a_gap_lacks() -> None:
-    instances = series(6)
-    del instances[3]
-    assert verdict(instances, GAP, NUMBERS) == ("incomplete", "geometry", None, 1)
-    assert verdict(instances, GAP) == ("incomplete", "geometry", None, 1)
+@pytest.mark.parametrize(("instances", "findings", "how", "expected"), VERDICTS.values(), ids=VERDICTS)
+def test_one_rule_decides(
+    instances: list[InstanceCounts], findings: list[Evidence], how: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    assert verdict(instances, *findings, **how) == expected
 
 
 def test_every_fact_is_in_the_reason_and_all_that_is_missing_is_listed() -> None:
@@ -56,100 +120,10 @@ def test_every_fact_is_in_the_reason_and_all_that_is_missing_is_listed() -> None
     assert found.missing_detail == f"{GAP.missing}; {NUMBERS.missing}; {SPACING.missing}"
 
 
-def test_doubtful_facts_alone_make_a_series_suspect() -> None:
-    assert verdict(series(5), SPACING) == ("suspect", "spacing", None, 4)
-    assert verdict(series(5), SPACING, NUMBERS) == ("incomplete", "instance-numbers", None, 1)
-
-
-def test_missing_numbers_of_a_series_with_as_many_instances_as_announced_are_doubtful() -> None:
-    assert verdict(series(5, images_in_acquisition=5), NUMBERS) == ("suspect", "instance-numbers", 5, 1)
-    assert verdict(series(6, images_in_acquisition=5), NUMBERS) == ("incomplete", "instance-numbers", 5, 1)
-
-
-def test_fewer_times_than_announced_are_incomplete_unless_the_instances_are_as_many() -> None:
-    assert verdict(series(10), TIMES) == ("incomplete", "headers", None, 5)
-    assert verdict(series(10, number_of_slices=5, number_of_time_slices=2), TIMES)[0] == "complete"
-
-
-def test_times_of_which_another_series_may_hold_some_are_not_expected() -> None:
-    counts = {"images_in_acquisition": 5, "number_of_temporal_positions": 3}
-    assert verdict(series(5, **counts), TIMES)[0] == "incomplete"
-    assert verdict(series(5, **counts), TIMES, split=True) == ("complete", "headers", 5, 0)
-    assert verdict(series(10, **counts), TIMES, split=True, times=2)[0] == "incomplete"
-
-
-def test_fewer_instances_than_each_of_several_other_series_of_the_protocol_are_suspect() -> None:
-    assert verdict(series(5), siblings=(6, 6)) == ("suspect", "siblings", None, 1)
-    assert verdict(series(5), siblings=(6,)) == ("complete", "geometry", None, 0)
-    assert verdict(series(5), siblings=(6, 7)) == ("complete", "geometry", None, 0)
-    assert verdict(series(5), siblings=(4, 4)) == ("complete", "geometry", None, 0)
-    assert verdict(series(5, images_in_acquisition=5), siblings=(6, 6)) == ("complete", "headers", 5, 0)
-
-
-def test_holes_in_instance_number_count_alone_only_without_geometry() -> None:
-    instances = series(6)
-    del instances[3]
-    assert verdict(instances, placed=False, times=0) == ("incomplete", "instance-numbers", None, 1)
-    assert verdict(instances) == ("complete", "geometry", None, 0)
-
-
 def test_numbers_that_are_not_counted_one_by_one_have_no_holes() -> None:
     every_tenth = [InstanceCounts(instance_number=10 * number) for number in range(5)]
     same = [InstanceCounts(instance_number=1) for _ in range(5)]
     assert expectation(every_tenth).holes == expectation(same).holes == 0
-
-
-def test_images_in_acquisition_are_expected() -> None:
-    assert verdict(series(5, images_in_acquisition=5)) == ("complete", "headers", 5, 0)
-    assert verdict(series(4, images_in_acquisition=5)) == ("incomplete", "headers", 5, 1)
-
-
-def test_images_of_several_acquisitions_are_added_up() -> None:
-    two = series(5, images_in_acquisition=5, acquisition_number=1) + series(
-        4, images_in_acquisition=5, acquisition_number=2
-    )
-    assert verdict(two) == ("incomplete", "headers", 10, 1)
-    assert verdict([*two, two[-1]]) == ("complete", "headers", 10, 0)
-
-
-def test_images_in_acquisition_that_count_the_series_are_believed_in_each_acquisition() -> None:
-    two = [InstanceCounts(number, acquisition_number=number % 2, images_in_acquisition=6) for number in range(6)]
-    assert verdict(two) == ("complete", "headers", 6, 0)
-
-
-def test_images_in_acquisition_may_count_one_time_or_all_of_them() -> None:
-    each, every = {"images_in_acquisition": 4}, {"images_in_acquisition": 12}
-    times = {"number_of_temporal_positions": 3}
-    assert verdict(series(12, **each, **times), times=3) == ("complete", "headers", 12, 0)
-    assert verdict(series(12, **every, **times), times=3) == ("complete", "headers", 12, 0)
-    assert verdict(series(8, **each, **times), times=2) == ("incomplete", "headers", 12, 4)
-
-
-def test_one_time_of_several_is_not_all_of_them() -> None:
-    assert verdict(series(4, images_in_acquisition=4, number_of_temporal_positions=3)) == (
-        "incomplete", "headers", 12, 8,
-    )  # fmt: skip
-
-
-def test_slices_and_time_slices_of_a_pet_are_multiplied() -> None:
-    counts = {"number_of_slices": 5, "number_of_time_slices": 3}
-    assert verdict(series(15, **counts), times=3) == ("complete", "headers", 15, 0)
-    assert verdict(series(14, **counts), times=3) == ("incomplete", "headers", 15, 1)
-
-
-def test_images_are_no_instances_where_one_holds_several_frames() -> None:
-    multi = series(1, number_of_frames=90, number_of_slices=30, number_of_time_slices=3, images_in_acquisition=90)
-    assert verdict(multi) == ("complete", "geometry", None, 0)
-
-
-def test_series_related_instances_count_instances_of_any_kind() -> None:
-    assert verdict(series(1, number_of_frames=90, number_of_series_related_instances=2)) == (
-        "incomplete", "headers", 2, 1,
-    )  # fmt: skip
-
-
-def test_more_than_announced_is_complete() -> None:
-    assert verdict(series(6, images_in_acquisition=5)) == ("complete", "headers", 5, 0)
 
 
 def test_a_gap_is_told_although_the_count_agrees_and_the_reason_names_both() -> None:

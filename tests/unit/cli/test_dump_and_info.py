@@ -42,40 +42,38 @@ def series(tmp_path: Path) -> list[Dataset]:
     datasets = make.ct_series(
         3, PatientID="P 1", Manufacturer="Maker", StationName="A\x1b[2JB", SeriesDescription="Thorax"
     )
-    (tmp_path / "scan").mkdir()
-    for number, ds in enumerate(datasets):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ds.save_as(tmp_path / "scan" / f"{number}.dcm", enforce_file_format=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        make.saved(datasets, tmp_path / "scan")
     return datasets
 
 
 def test_a_header_is_printed_as_text_and_as_json(run, series: list[Dataset]) -> None:
-    status, text, _ = run("dump", "scan/0.dcm")
+    status, text, _ = run("dump", "scan/0000.dcm")
     assert status == 0
     assert "(0008,103E) LO SeriesDescription = Thorax\n" in text
     assert "(7FE0,0010) OW PixelData <384 bytes>\n" in text
     assert "(0008,0016) UI SOPClassUID = 1.2.840.10008.5.1.4.1.1.2 (CT Image Storage)\n" in text
-    _, dumped, _ = run("dump", "scan/0.dcm", "--json")
+    _, dumped, _ = run("dump", "scan/0000.dcm", "--json")
     elements = {row["tag"]: row for row in json.loads(dumped)["elements"]}
     assert elements["(0028,0030)"]["values"] == [0.75, 0.5]
     assert elements["(7FE0,0010)"] == {"tag": "(7FE0,0010)", "vr": "OW", "keyword": "PixelData", "length": 384}
 
 
 def test_text_from_a_file_does_not_control_the_terminal(run, series: list[Dataset]) -> None:
-    _, out, _ = run("dump", "scan/0.dcm")
+    _, out, _ = run("dump", "scan/0000.dcm")
     assert "\x1b" not in out
     assert r"A\x1b[2JB" in out
 
 
 def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tmp_path: Path) -> None:
-    path = tmp_path / "scan" / "0.dcm"
+    path = tmp_path / "scan" / "0000.dcm"
     path.write_bytes(path.read_bytes()[:-10])
-    status, out, err = run("dump", "scan/0.dcm")
+    status, out, err = run("dump", "scan/0000.dcm")
     assert status == 1
     assert "PixelData <384 bytes> !! only 374 of 384 bytes are present" in out
-    assert err == "voxelnode: scan/0.dcm: the file ends within (7FE0,0010)\n"
-    assert json.loads(run("dump", "scan/0.dcm", "--json")[1])["error"]
+    assert err == "voxelnode: scan/0000.dcm: the file ends within (7FE0,0010)\n"
+    assert json.loads(run("dump", "scan/0000.dcm", "--json")[1])["error"]
 
 
 @pytest.mark.parametrize(
@@ -146,9 +144,7 @@ def test_a_patient_is_found_by_a_part_of_the_name_and_a_series_by_the_end_of_its
 
 
 def test_the_end_of_two_uids_is_told_to_be_that(run, tmp_path: Path) -> None:
-    (tmp_path / "scan").mkdir(exist_ok=True)
-    for number, ds in enumerate(make.ct_series(1, series_uid=uid)[0] for uid in ("1.2.1.7777", "1.2.2.7777")):
-        ds.save_as(tmp_path / "scan" / f"two{number}.dcm", enforce_file_format=True)
+    make.saved((make.ct_series(1, series_uid=uid)[0] for uid in ("1.2.1.7777", "1.2.2.7777")), tmp_path / "scan")
     run("import", "scan", "--root", "here")
     status, _, err = run("info", "..7777", "--root", "here")
     assert (status, "several series" in err) == (2, True)
@@ -157,11 +153,9 @@ def test_the_end_of_two_uids_is_told_to_be_that(run, tmp_path: Path) -> None:
 
 def test_the_header_of_a_series_tells_what_the_index_does_not_have(run, tmp_path: Path) -> None:
     about = {"InstitutionName": "Spital \x1b[31m", "PatientAge": "042Y", "PatientWeight": "70.5", "SliceLocation": "-3"}
-    (tmp_path / "some").mkdir()
-    for number, ds in enumerate(make.mr_series(3, **about, SliceThickness="2.5", PatientPosition="HFS")):
-        ds.save_as(tmp_path / "some" / f"{number}.dcm", enforce_file_format=True)
+    *others, ds = make.mr_series(3, **about, SliceThickness="2.5", PatientPosition="HFS")
     enhanced = make.enhanced_mr(4, 1)
-    enhanced.save_as(tmp_path / "some" / "enhanced.dcm", enforce_file_format=True)
+    make.saved([*others, ds, enhanced], tmp_path / "some")
     run("import", "some", "--root", "here")
 
     def header(uid: str) -> dict:
@@ -208,9 +202,7 @@ LONG_NAME = "Wolfeschlegelsteinhausenbergerdorff^Hubert Blaine"
 def test_tables_have_whole_uids_in_columns_and_fields_for_programs(run, tmp_path: Path, name: str) -> None:
     described = {"PatientName": name, "SeriesDescription": "T1 \x1b[2J" + "x" * 50, "SeriesNumber": 2147483647}
     described["SpecificCharacterSet"] = "ISO_IR 192"
-    (tmp_path / "some").mkdir()
-    for number, ds in enumerate([make.ct_series(1, **described)[0], make.structured_report()]):
-        ds.save_as(tmp_path / "some" / f"{number}.dcm", enforce_file_format=True)
+    make.saved([*make.ct_series(1, **described), make.structured_report()], tmp_path / "some")
     run("import", "some", "--root", "here")
     uid = make_failures_and_deliveries(tmp_path / "here")
     for command in (("series",), ("series", "--incomplete"), ("status",), ("hooks", "deliveries")):

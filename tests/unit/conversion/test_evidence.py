@@ -13,7 +13,7 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node.completeness import Completeness
-from node.conversion.job import ConversionJob
+from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.writers.options import WriteOptions
 from tests import make
@@ -27,17 +27,12 @@ Judge = Callable[[Sequence[FileDataset]], Completeness]
 def judge(tmp_path: Path) -> Judge:
     """Convert a series, and return the verdict on it."""
 
-    def judged(series: Sequence[FileDataset]) -> Completeness:
-        instances = []
-        for number, ds in enumerate(series):
-            path = tmp_path / f"{number}.dcm"
-            ds.save_as(path, enforce_file_format=True)
-            instances.append((str(ds.SOPInstanceUID), path))
-        folder = tmp_path / generate_uid()
-        folder.mkdir()
-        return convert(ConversionJob(tuple(instances), folder, OPTIONS)).completeness
+    return lambda series: converted(series, tmp_path / generate_uid()).completeness
 
-    return judged
+
+def converted(series: Sequence[FileDataset], folder: Path) -> Converted:
+    instances = zip((str(ds.SOPInstanceUID) for ds in series), make.saved(series, folder), strict=True)
+    return convert(ConversionJob(tuple(instances), folder, OPTIONS))
 
 
 def numbered(series: Sequence[FileDataset], numbers: Sequence[int]) -> list[FileDataset]:
@@ -296,12 +291,8 @@ def test_a_clock_that_jumps_while_numbers_do_not_is_suspect(judge: Judge) -> Non
 
 def test_the_sidecar_of_a_series_that_lost_a_time_has_the_start_of_each_time(tmp_path: Path) -> None:
     series = [ds for index, ds in enumerate(make.time_series(5, 4)) if index // 4 != 2]
-    paths = [tmp_path / f"{number}.dcm" for number in range(len(series))]
-    for ds, path in zip(series, paths, strict=True):
-        ds.save_as(path, enforce_file_format=True)
-    uids = [str(ds.SOPInstanceUID) for ds in series]
-    converted = convert(ConversionJob(tuple(zip(uids, paths, strict=True)), tmp_path, OPTIONS))
-    [volume] = [file for file in converted.files if file.kind == "volume"]
+    result = converted(series, tmp_path)
+    [volume] = [file for file in result.files if file.kind == "volume"]
     assert "missing-time" in volume.warnings
     sidecar = json.loads((tmp_path / volume.path).with_suffix(".json").read_text())
     assert sidecar["VolumeTiming"] == [0.0, 2.0, 6.0, 8.0]
@@ -321,13 +312,9 @@ def test_the_beginning_of_one_time_and_the_end_of_another_are_no_whole_volume(ju
 def test_an_echo_that_lost_its_end_warns_beside_the_verdict(tmp_path: Path, of_times: bool) -> None:
     series = echoes_in_time() if of_times else echoes(5)
     series = series[:-4] if of_times else series[:-1]
-    paths = [tmp_path / f"{number}.dcm" for number in range(len(series))]
-    for ds, path in zip(series, paths, strict=True):
-        ds.save_as(path, enforce_file_format=True)
-    uids = [str(ds.SOPInstanceUID) for ds in series]
-    converted = convert(ConversionJob(tuple(zip(uids, paths, strict=True)), tmp_path, OPTIONS))
-    told = {file.suffix: "unequal-stacks" in file.warnings for file in converted.files if file.kind == "volume"}
+    result = converted(series, tmp_path)
+    told = {file.suffix: "unequal-stacks" in file.warnings for file in result.files if file.kind == "volume"}
     assert told == {"e1": False, "e2": True}
-    assert (converted.completeness.state, converted.completeness.missing) == ("incomplete", 4 if of_times else 1)
+    assert (result.completeness.state, result.completeness.missing) == ("incomplete", 4 if of_times else 1)
     steps = [json.loads((tmp_path / f"volume_e{echo}.json").read_text())["time_step_s"] for echo in (1, 2)]
     assert steps == ([2.0, None] if of_times else [None, None])

@@ -13,15 +13,14 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from node.dicom.attributes import InstanceAttributes, date_of, instance_attributes, is_identifier, time_of
 from node.dicom.part10 import file_head
 from node.errors import NotUnderstood
+from tests import make
 
 SYNTAX = ExplicitVRLittleEndian
 
 
 def attributes(**values: object) -> InstanceAttributes:
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.1", "1.2.2", "1.2.3", "1.2.4"
-    for keyword, value in values.items():
-        setattr(ds, keyword, value)
+    ds = make.dataset(SOPClassUID="1.2.1", SOPInstanceUID="1.2.2", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.4")
+    make.changed(ds, **values)
     stream = BytesIO()
     dcmwrite(stream, ds, implicit_vr=False, little_endian=True)
     return instance_attributes(stream.getvalue(), SYNTAX)
@@ -101,8 +100,7 @@ def test_identifiers_are_visible_ascii_of_up_to_64_characters() -> None:
 
 
 def test_the_head_of_a_file_is_read_by_pydicom() -> None:
-    ds = Dataset()
-    ds.PatientID = "X"
+    ds = make.dataset(PatientID="X")
     stream = BytesIO()
     dcmwrite(stream, ds, implicit_vr=False, little_endian=True)
     head = file_head("1.2.840.10008.5.1.4.1.1.2", "1.2.3", SYNTAX, "MODALITY")

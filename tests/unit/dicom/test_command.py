@@ -8,7 +8,6 @@ from io import BytesIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pynetdicom.dsutils import decode
@@ -22,16 +21,14 @@ from node.dicom.command import (
     encode_command,
 )
 from node.dicom.status import Answer
+from tests import make
 
 
 def encoded(**attributes: object) -> bytes:
     """A command set as pydicom encodes it."""
-    ds = Dataset()
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
     stream = DicomBytesIO()
     stream.is_implicit_VR = stream.is_little_endian = True
-    write_dataset(stream, ds)
+    write_dataset(stream, make.dataset(**attributes))
     return stream.getvalue()
 
 

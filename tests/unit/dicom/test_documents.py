@@ -24,9 +24,7 @@ SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian,
 
 
 def item(value: str) -> Dataset:
-    ds = Dataset()
-    ds.CodeValue, ds.CodingSchemeDesignator = value, "99X"
-    return ds
+    return make.dataset(CodeValue=value, CodingSchemeDesignator="99X")
 
 
 def head_of(chance: Random, syntax: str) -> Head:

@@ -37,10 +37,8 @@ def image() -> Dataset:
     block = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
     block.add_new(0x0C, "IS", "1000")
     ds.private_block(0x0099, "NOBODY KNOWS", create=True).add_new(0x01, "LO", "words")
-    reference, inner = Dataset(), Dataset()
-    inner.CodeValue = "T-1"
-    reference.ReferencedSOPInstanceUID = "1.2.3"
-    reference.PurposeOfReferenceCodeSequence = [inner]
+    inner = make.dataset(CodeValue="T-1")
+    reference = make.dataset(ReferencedSOPInstanceUID="1.2.3", PurposeOfReferenceCodeSequence=[inner])
     ds.ReferencedImageSequence = [reference, Dataset()]
     return ds
 
@@ -121,9 +119,7 @@ def test_an_element_that_ends_the_parser_leaves_what_comes_before(tmp_path: Path
 def test_sequences_without_end_are_shown_to_a_depth(tmp_path: Path) -> None:
     inner = Dataset()
     for _ in range(100):
-        outer = Dataset()
-        outer.ContentSequence = [inner]
-        inner = outer
+        inner = make.dataset(ContentSequence=[inner])
     ds = make.structured_report()
     ds.ContentSequence = [inner]
     (one,) = (

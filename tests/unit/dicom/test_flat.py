@@ -38,11 +38,7 @@ values = st.fixed_dictionaries(
 
 
 def data_set(told: dict[str, Any]) -> Dataset:
-    ds = Dataset()
-    ds.SpecificCharacterSet = "ISO_IR 192"
-    for keyword, value in told.items():
-        setattr(ds, keyword, value)
-    return ds
+    return make.changed(make.dataset(SpecificCharacterSet="ISO_IR 192"), **told)
 
 
 @pytest.mark.slow

@@ -19,8 +19,7 @@ RELATIONAL = Options(relational=True)
 
 
 def identifier(level: str = "STUDY", **keys: Any) -> Dataset:
-    ds = Dataset()
-    ds.QueryRetrieveLevel = level
+    ds = make.dataset(QueryRetrieveLevel=level)
     for keyword, value in keys.items():
         vr = "PN" if keyword.endswith("Name") else "LO"  # which takes every text, as the bytes of a peer may be any
         ds.add(DataElement(keyword, vr, value, validation_mode=config.IGNORE))

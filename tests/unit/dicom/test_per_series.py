@@ -12,17 +12,16 @@ from node.dicom.per_series import once_per_series
 from node.dicom.reading import with_elements
 from node.dicom.values import held_elements, number, numbers, standard_tag, text
 from node.files.reading import read_instance
-from tests.make import ct_series
+from tests import make
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
     """Return a function that writes a data set with changed attributes, and reads it as a conversion does."""
-    [made] = ct_series(1)
+    [made] = make.ct_series(1)
 
     def written(ds: Dataset = made, **changes: Any) -> Dataset:
-        for keyword, value in changes.items():
-            setattr(ds, keyword, value)
+        make.changed(ds, **changes)
         ds.save_as(tmp_path / "1.dcm", enforce_file_format=True)
         return read_instance(tmp_path / "1.dcm")
 

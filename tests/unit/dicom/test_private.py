@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.private import PrivateTag, private_bytes, private_items, private_numbers, private_text
+from tests import make
 
 VECTOR = PrivateTag(0x0019, "VENDOR HEADER", 0x0E, "FD")
 NAME = PrivateTag(0x0019, "VENDOR HEADER", 0x0D, "CS")
@@ -82,9 +83,7 @@ def test_broken_numbers_are_absent(value: bytes) -> None:
 
 def test_private_sequences_give_their_items() -> None:
     ds = with_block()
-    item = Dataset()
-    item.PatientID = "1"
-    ds.add_new((0x0019, 0x1051), "SQ", [item])
+    ds.add_new((0x0019, 0x1051), "SQ", [make.dataset(PatientID="1")])
     assert [each.PatientID for each in private_items(sent(ds), PLANES)] == ["1"]
     assert private_items(with_block(), PLANES) == []
     ds[0x0019, 0x1051] = pydicom.DataElement((0x0019, 0x1051), "UN", b"no items")

@@ -34,8 +34,7 @@ def test_a_data_set_holds_raw_elements_until_they_are_accessed() -> None:
 
 
 def test_an_element_that_is_set_or_deleted_is_held_or_not() -> None:
-    ds = Dataset()
-    ds.Columns = 5
+    ds = make.dataset(Columns=5)
     assert held(ds, standard_tag("Columns")).value == 5
     del ds.Columns
     assert not held_elements(ds)

@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from node.dicom.private import PrivateTag, private_items
 from node.dicom.reading import LONG_PIXELS, FileBytes, stored_bytes
 from node.files.reading import HEAD_BYTES, read_instance
+from tests import make
 from tests.make import PYDICOM_FILES, ct_series
 
 
@@ -50,15 +51,13 @@ def saved(folder: Path, pixels: bytes = bytes(range(256)) * 512, **elements: obj
     [ds] = ct_series(1)
     ds.Rows = ds.Columns = 256
     ds.PixelData = pixels
-    for keyword, value in elements.items():
-        setattr(ds, keyword, value)
+    make.changed(ds, **elements)
     ds.save_as(folder / "one.dcm", enforce_file_format=True)
     return folder / "one.dcm"
 
 
 def nested() -> list[Dataset]:
-    item = Dataset()
-    item.ReferencedSOPInstanceUID = "1.2.3"
+    item = make.dataset(ReferencedSOPInstanceUID="1.2.3")
     item.is_undefined_length_sequence_item = True
     return [item]
 
@@ -157,9 +156,7 @@ def test_a_wrong_group_length_is_forgiven(tmp_path: Path, error: int, syntax: st
 def test_a_private_sequence_that_lost_its_representation_is_read_from_its_bytes() -> None:
     item, nested = Dataset(), BytesIO()
     item.ImagePositionPatient = ["1", "2", "3"]
-    holder = Dataset()
-    holder.ReferencedImageSequence = [item]
-    pydicom.dcmwrite(nested, holder, implicit_vr=True, little_endian=True)
+    pydicom.dcmwrite(nested, make.dataset(ReferencedImageSequence=[item]), implicit_vr=True, little_endian=True)
     ds = Dataset()
     ds.add_new(0x00650042, "LO", "Image Private Header")
     ds.add_new(0x00654251, "UN", nested.getvalue()[8:])  # behind tag and length of the sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,12 @@ class Opened:
         list(journal.replay())
         return journal
 
+    def filled(self, count: int, **options: Any) -> Journal:
+        """Return the journal, ready, after so many records were appended."""
+        journal = self.ready(**options)
+        fill(journal, count)
+        return journal
+
     def left(self, **options: Any) -> list[Record | Damage]:
         """Open the journal and return what the processes before have left."""
         return list(self.open(**options).replay())
@@ -53,12 +59,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
         yield Opened(tmp_path / "journal", ends)
 
 
-@pytest.fixture
-def fill() -> Callable[[Journal, int], list[int]]:
+def fill(journal: Journal, count: int) -> list[int]:
     """Append so many records, each of which tells its number, and return their numbers."""
-
-    def append(journal: Journal, count: int) -> list[int]:
-        first = journal.last + 1
-        return [journal.append(b"%d" % number, PAYLOAD) for number in range(first, first + count)]
-
-    return append
+    first = journal.last + 1
+    return [journal.append(b"%d" % number, PAYLOAD) for number in range(first, first + count)]

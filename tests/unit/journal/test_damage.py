@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from node.journal import segment
-from node.journal.journal import MARK_FILE, Journal, JournalUnusable, inspect
+from node.journal.journal import MARK_FILE, JournalUnusable, inspect
 from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, SegmentHead, segment_head
-from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened
-
-Fill = Callable[[Journal, int], list[int]]
+from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened, fill
 
 RECORD_BYTES = RECORD_HEAD_BYTES + 1 + len(PAYLOAD)
 """Of a record of `fill` whose number has one digit."""
@@ -56,8 +53,8 @@ def test_a_record_that_is_torn_at_any_byte_ends_the_journal_without_damage(opene
         assert split(opened.left()) == ([1], [(2, 1, path.name)]), f"file cut at byte {cut - begin}"
 
 
-def test_the_number_of_a_torn_record_is_given_to_the_next_one(opened: Opened, fill: Fill) -> None:
-    fill(opened.ready(), 3)
+def test_the_number_of_a_torn_record_is_given_to_the_next_one(opened: Opened) -> None:
+    opened.filled(3)
     [path] = opened.segments()
     flip(path, offset(3))
     journal = opened.ready()
@@ -68,8 +65,8 @@ def test_the_number_of_a_torn_record_is_given_to_the_next_one(opened: Opened, fi
 
 @pytest.mark.parametrize("at", [0, 5, 15, RECORD_HEAD_BYTES - 1, RECORD_HEAD_BYTES, RECORD_HEAD_BYTES + 1000])
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_flipped_bit_of_a_record_costs_this_record_only(opened: Opened, fill: Fill, number: int, at: int) -> None:
-    fill(opened.ready(), 7)
+def test_a_flipped_bit_of_a_record_costs_this_record_only(opened: Opened, number: int, at: int) -> None:
+    opened.filled(7)
     name = opened.segments()[0].name
     flip(opened.segments()[0], offset(number) + at)
     rest = [other for other in range(1, 8) if other != number]
@@ -77,10 +74,8 @@ def test_a_flipped_bit_of_a_record_costs_this_record_only(opened: Opened, fill: 
     assert [(gap.first, gap.last) for gap in inspect(opened.folder).damage] == [(number, number)]
 
 
-def test_the_last_record_of_a_segment_that_is_not_the_last_one_is_told_with_its_own_segment(
-    opened: Opened, fill: Fill
-) -> None:
-    fill(opened.ready(), 2 * PER_SEGMENT)
+def test_the_last_record_of_a_segment_that_is_not_the_last_one_is_told_with_its_own_segment(opened: Opened) -> None:
+    opened.filled(2 * PER_SEGMENT)
     first = opened.segments()[0]
     flip(first, offset(PER_SEGMENT))
     numbers = [number for number in range(1, 2 * PER_SEGMENT + 1) if number != PER_SEGMENT]
@@ -89,9 +84,8 @@ def test_the_last_record_of_a_segment_that_is_not_the_last_one_is_told_with_its_
 
 @pytest.mark.parametrize("damaged", [0, 1, 2, 3])
 @pytest.mark.parametrize("freed", [0, 3, PER_SEGMENT, PER_SEGMENT + 2])
-def test_a_damaged_header_of_a_segment_costs_no_record(opened: Opened, fill: Fill, damaged: int, freed: int) -> None:
-    journal = opened.ready()
-    fill(journal, 4 * PER_SEGMENT)
+def test_a_damaged_header_of_a_segment_costs_no_record(opened: Opened, damaged: int, freed: int) -> None:
+    journal = opened.filled(4 * PER_SEGMENT)
     if freed:
         journal.free(freed)
     flip(opened.segments()[damaged], 20)
@@ -101,8 +95,8 @@ def test_a_damaged_header_of_a_segment_costs_no_record(opened: Opened, fill: Fil
     assert fill(journal, 1) == [4 * PER_SEGMENT + 1]
 
 
-def test_a_segment_with_a_damaged_header_is_not_used_again_before_it_is_freed(opened: Opened, fill: Fill) -> None:
-    fill(opened.ready(), 3 * PER_SEGMENT)
+def test_a_segment_with_a_damaged_header_is_not_used_again_before_it_is_freed(opened: Opened) -> None:
+    opened.filled(3 * PER_SEGMENT)
     damaged = opened.segments()[1]
     flip(damaged, 20)
     content = damaged.read_bytes()
@@ -112,9 +106,8 @@ def test_a_segment_with_a_damaged_header_is_not_used_again_before_it_is_freed(op
     assert damaged.read_bytes() == content
 
 
-def test_the_only_segment_with_a_damaged_header_belongs_to_the_same_journal(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, 4)
+def test_the_only_segment_with_a_damaged_header_belongs_to_the_same_journal(opened: Opened) -> None:
+    journal = opened.filled(4)
     journal.free(2)
     identity = journal.identity
     flip(opened.segments()[0], 20)
@@ -124,8 +117,8 @@ def test_the_only_segment_with_a_damaged_header_belongs_to_the_same_journal(open
     assert inspect(opened.folder).identity == identity
 
 
-def test_a_lost_segment_is_told_as_damage(opened: Opened, fill: Fill) -> None:
-    fill(opened.ready(), 3 * PER_SEGMENT)
+def test_a_lost_segment_is_told_as_damage(opened: Opened) -> None:
+    opened.filled(3 * PER_SEGMENT)
     opened.segments()[1].unlink()
     numbers, gaps = split(opened.left())
     assert numbers == [*range(1, PER_SEGMENT + 1), *range(2 * PER_SEGMENT + 1, 3 * PER_SEGMENT + 1)]
@@ -135,10 +128,9 @@ def test_a_lost_segment_is_told_as_damage(opened: Opened, fill: Fill) -> None:
 @pytest.mark.parametrize("cut", [None, 0, 100, HEADER_BYTES])
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_a_segment_that_is_missing_or_cut_after_an_unclean_end_is_told(
-    opened: Opened, fill: Fill, at: int, cut: int | None
+    opened: Opened, at: int, cut: int | None
 ) -> None:
-    journal = opened.ready()
-    fill(journal, 3 * PER_SEGMENT)
+    opened.filled(3 * PER_SEGMENT)
     path = opened.segments()[at]
     if cut is None:
         path.unlink()
@@ -153,9 +145,8 @@ def test_a_segment_that_is_missing_or_cut_after_an_unclean_end_is_told(
     assert [gap for gap in split(opened.left())[1] if gap[1] < gap[0]] == []  # it was told
 
 
-def test_the_only_segment_is_missed_and_after_a_clean_end_none_is(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, 3)
+def test_the_only_segment_is_missed_and_after_a_clean_end_none_is(opened: Opened) -> None:
+    journal = opened.filled(3)
     [path] = opened.segments()
     path.unlink()
     assert split(opened.left()) == ([], [(1, 0, path.name)])
@@ -169,7 +160,7 @@ def test_the_only_segment_is_missed_and_after_a_clean_end_none_is(opened: Opened
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"journal": "another", "freed": 12}'])
 def test_without_a_mark_of_its_own_the_journal_is_read_from_its_first_record(
-    opened: Opened, fill: Fill, content: bytes | None
+    opened: Opened, content: bytes | None
 ) -> None:
     journal = opened.ready()
     journal.free(fill(journal, 7)[-1])
@@ -182,9 +173,8 @@ def test_without_a_mark_of_its_own_the_journal_is_read_from_its_first_record(
     assert split(opened.left()) == (list(range(1, 8)), [])
 
 
-def test_without_a_mark_segments_that_were_used_again_are_no_damage(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, 3 * PER_SEGMENT)
+def test_without_a_mark_segments_that_were_used_again_are_no_damage(opened: Opened) -> None:
+    journal = opened.filled(3 * PER_SEGMENT)
     journal.free(2 * PER_SEGMENT)  # two segments are free
     fill(journal, PER_SEGMENT)  # and one of them is used again
     (opened.folder / MARK_FILE).unlink()
@@ -193,8 +183,8 @@ def test_without_a_mark_segments_that_were_used_again_are_no_damage(opened: Open
     assert numbers[-2 * PER_SEGMENT :] == list(range(2 * PER_SEGMENT + 1, 4 * PER_SEGMENT + 1))
 
 
-def test_a_segment_of_a_newer_version_is_refused_with_the_remedy(opened: Opened, fill: Fill) -> None:
-    fill(opened.ready(), 2)
+def test_a_segment_of_a_newer_version_is_refused_with_the_remedy(opened: Opened) -> None:
+    opened.filled(2)
     [path] = opened.segments()
     content = path.read_bytes()
     head = segment_head(content)
@@ -207,35 +197,31 @@ def test_a_segment_of_a_newer_version_is_refused_with_the_remedy(opened: Opened,
     assert path.read_bytes() == newer + content[len(newer) :]
 
 
-def test_bytes_that_only_look_like_a_record_are_none(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, 2)
+def test_bytes_that_only_look_like_a_record_are_none(opened: Opened) -> None:
+    journal = opened.filled(2)
     journal.append(b"3", opened.segments()[0].read_bytes()[offset(1) : offset(2)])  # a record within a record
     fill(journal, 1)
     flip(opened.segments()[0], offset(3))
     assert split(opened.left())[0] == [1, 2, 4]
 
 
-def test_a_record_cannot_tell_of_more_bytes_than_its_segment_has(opened: Opened, fill: Fill) -> None:
-    fill(opened.ready(), 2)
+def test_a_record_cannot_tell_of_more_bytes_than_its_segment_has(opened: Opened) -> None:
+    opened.filled(2)
     [path] = opened.segments()
     path.write_bytes(path.read_bytes()[: offset(2) + 100])
     assert split(opened.left()) == ([1], [(2, 1, path.name)])
 
 
-def test_the_mark_names_the_journal_and_is_replaced_as_a_whole(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, 3)
+def test_the_mark_names_the_journal_and_is_replaced_as_a_whole(opened: Opened) -> None:
+    journal = opened.filled(3)
     journal.free(2)
     mark = json.loads((opened.folder / MARK_FILE).read_bytes())
     sizes = {path.name: path.stat().st_size for path in opened.segments()}
     assert mark == {"version": segment.VERSION, "journal": journal.identity, "freed": 2, "segments": sizes}
 
 
-def test_a_number_that_is_known_elsewhere_is_not_given_again_if_its_record_is_damaged(
-    opened: Opened, fill: Fill
-) -> None:
-    fill(opened.ready(), 3)
+def test_a_number_that_is_known_elsewhere_is_not_given_again_if_its_record_is_damaged(opened: Opened) -> None:
+    opened.filled(3)
     flip(opened.segments()[0], offset(3))
     journal = opened.open()
     assert split(list(journal.replay(known=3)))[0] == [1, 2]

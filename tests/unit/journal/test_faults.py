@@ -6,17 +6,14 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from node.journal.journal import MARK_FILE, Journal
+from node.journal.journal import MARK_FILE
 from node.journal.segment import Damage, Record, SegmentGone
-from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened
-
-Fill = Callable[[Journal, int], list[int]]
+from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened, fill
 
 
 class Fault:
@@ -37,6 +34,12 @@ class Fault:
 
         monkeypatch.setattr(f"node.journal.segment.os.{name}", call)
 
+    def __enter__(self) -> Fault:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.on = False
+
 
 def found(opened: Opened) -> list[tuple[int, bytes]]:
     left: list[Record | Damage] = opened.left()
@@ -44,42 +47,32 @@ def found(opened: Opened) -> list[tuple[int, bytes]]:
     return [(record.sequence, record.facts) for record in left if isinstance(record, Record)]
 
 
-@pytest.mark.parametrize("name", ["pwritev", "pwrite"])
-@pytest.mark.parametrize("after", [False, True])
-def test_an_append_without_room_is_refused_and_the_next_one_is_not(
-    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch, name: str, after: bool
+@pytest.mark.parametrize(
+    ("name", "error", "after"),
+    [
+        ("pwritev", errno.ENOSPC, False),
+        ("pwritev", errno.ENOSPC, True),
+        ("pwrite", errno.ENOSPC, False),
+        ("pwrite", errno.ENOSPC, True),
+        ("open", errno.EMFILE, False),
+    ],
+)
+def test_an_append_without_room_or_descriptor_is_refused_and_the_next_one_is_not(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, name: str, error: int, after: bool
 ) -> None:
-    journal = opened.ready()
-    fill(journal, PER_SEGMENT)  # the next record needs a new segment
-    fault = Fault(monkeypatch, name, errno.ENOSPC, after=after)
-    with pytest.raises(OSError, match="No space left"):
+    journal = opened.filled(PER_SEGMENT)  # the next record needs a new segment
+    with Fault(monkeypatch, name, error, after=after), pytest.raises(OSError, match=os.strerror(error)):
         journal.append(b"refused", PAYLOAD)
-    fault.on = False
     assert fill(journal, 1) == [PER_SEGMENT + 1]
     assert found(opened) == [(number, b"%d" % number) for number in range(1, PER_SEGMENT + 2)]
 
 
-def test_an_append_without_a_file_descriptor_is_refused_and_the_next_one_is_not(
-    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal = opened.ready()
-    fill(journal, PER_SEGMENT)
-    fault = Fault(monkeypatch, "open", errno.EMFILE)
-    with pytest.raises(OSError, match="Too many open files"):
-        journal.append(b"refused", PAYLOAD)
-    fault.on = False
-    assert fill(journal, 1) == [PER_SEGMENT + 1]
-
-
 def test_a_refused_record_never_takes_the_place_of_an_acknowledged_one(
-    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = opened.ready()
-    fill(journal, PER_SEGMENT - 1)
-    fault = Fault(monkeypatch, "fdatasync", errno.ENOSPC, after=True)
-    with pytest.raises(OSError, match="No space left"):
+    journal = opened.filled(PER_SEGMENT - 1)
+    with Fault(monkeypatch, "fdatasync", errno.ENOSPC, after=True), pytest.raises(OSError, match="No space left"):
         journal.append(b"refused", b"short")  # whole, in the room that the first segment has left
-    fault.on = False
     assert journal.append(b"acknowledged", 2 * PAYLOAD) == PER_SEGMENT  # too long for it
     assert fill(journal, 1) == [PER_SEGMENT + 1]
     assert found(opened)[PER_SEGMENT - 1 :] == [(PER_SEGMENT, b"acknowledged"), (PER_SEGMENT + 1, b"6")]
@@ -109,14 +102,11 @@ def test_nothing_of_a_refused_batch_follows_an_acknowledged_record(
 
 @pytest.mark.parametrize("name", ["fdatasync", "pwritev"])
 def test_after_an_error_of_the_disk_no_append_succeeds_until_the_journal_is_opened_anew(
-    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch, name: str
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    journal = opened.ready()
-    fill(journal, 2)
-    fault = Fault(monkeypatch, name, errno.EIO)
-    with pytest.raises(OSError, match="Input/output error"):
+    journal = opened.filled(2)
+    with Fault(monkeypatch, name, errno.EIO) as fault, pytest.raises(OSError, match="Input/output error"):
         journal.append(b"refused", PAYLOAD)
-    fault.on = False
     calls = fault.calls
     for _ in range(2):
         with pytest.raises(OSError, match="Input/output error"):
@@ -144,11 +134,8 @@ def test_all_that_share_a_failed_sync_are_refused(opened: Opened, monkeypatch: p
     assert journal.last == 0
 
 
-def test_a_failed_sync_of_a_preallocation_ends_the_appends(
-    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal = opened.ready()
-    fill(journal, 3)
+def test_a_failed_sync_of_a_preallocation_ends_the_appends(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = opened.filled(3)
     with monkeypatch.context() as failing:
 
         def fail(*_: object) -> None:
@@ -162,7 +149,7 @@ def test_a_failed_sync_of_a_preallocation_ends_the_appends(
 
 
 def test_the_sync_of_a_preallocation_cannot_take_the_error_of_an_append_from_it(
-    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel reports an error of writing back once for each open file: the appends need one of their own."""
     journal = opened.ready()
@@ -188,7 +175,7 @@ def test_the_sync_of_a_preallocation_cannot_take_the_error_of_an_append_from_it(
     assert not of_appends & of_others
 
 
-def test_a_write_that_is_cut_short_is_finished(opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_is_cut_short_is_finished(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened.ready()
     real = os.pwritev
 
@@ -210,17 +197,15 @@ def test_a_batch_of_more_buffers_than_a_write_takes_is_whole(opened: Opened) -> 
 
 @pytest.mark.parametrize("spare", [False, True])
 def test_a_segment_that_was_only_begun_hides_no_record_of_the_one_that_was_begun_instead(
-    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch, spare: bool
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, spare: bool
 ) -> None:
-    journal = opened.ready()
-    fill(journal, 2 * PER_SEGMENT)
+    journal = opened.filled(2 * PER_SEGMENT)
     if spare:  # of a lower number than the one that is begun in vain
         journal.prepare()
         journal.free(PER_SEGMENT)
-    fault = Fault(monkeypatch, "pwritev", errno.EIO)  # as a kill between the header of a segment and its first record
-    with pytest.raises(OSError, match="Input/output error"):
+    # as a kill between the header of a segment and its first record
+    with Fault(monkeypatch, "pwritev", errno.EIO), pytest.raises(OSError, match="Input/output error"):
         journal.append(b"refused", PAYLOAD)
-    fault.on = False
     journal = opened.ready()
     begun = 2 * PER_SEGMENT + 1
     numbers = fill(journal, PER_SEGMENT + 1)
@@ -229,9 +214,8 @@ def test_a_segment_that_was_only_begun_hides_no_record_of_the_one_that_was_begun
     assert [number for number, _ in found(opened)] == list(range(first, begun + PER_SEGMENT + 1))
 
 
-def test_without_a_mark_nothing_is_used_again(opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = opened.ready()
-    fill(journal, 2 * PER_SEGMENT)
+def test_without_a_mark_nothing_is_used_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = opened.filled(2 * PER_SEGMENT)
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -247,9 +231,8 @@ def test_without_a_mark_nothing_is_used_again(opened: Opened, fill: Fill, monkey
     assert journal.freed == PER_SEGMENT
 
 
-def test_a_record_that_cannot_be_read_back_is_an_error_and_not_skipped(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, 3)
+def test_a_record_that_cannot_be_read_back_is_an_error_and_not_skipped(opened: Opened) -> None:
+    journal = opened.filled(3)
     [path] = opened.segments()
     content = bytearray(path.read_bytes())
     content[content.index(b"VXJR", content.index(b"VXJR") + 1) + 3000] ^= 1
@@ -259,9 +242,8 @@ def test_a_record_that_cannot_be_read_back_is_an_error_and_not_skipped(opened: O
 
 
 @pytest.mark.parametrize("harm", ["removed", "replaced", "cut", "folder removed", "folder replaced"])
-def test_nothing_is_acknowledged_into_a_segment_that_is_not_at_its_path(opened: Opened, fill: Fill, harm: str) -> None:
-    journal = opened.ready()
-    fill(journal, 3)
+def test_nothing_is_acknowledged_into_a_segment_that_is_not_at_its_path(opened: Opened, harm: str) -> None:
+    journal = opened.filled(3)
     assert journal.problem() is None
     [path] = opened.segments()
     elsewhere = opened.folder.with_name("elsewhere")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +12,7 @@ import pytest
 from node.journal import journal as journal_module
 from node.journal.journal import Cursor, Journal, JournalFull, JournalUnusable, inspect, records, segment_files
 from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, Segment
-from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, SEGMENT_BYTES, Opened
-
-Fill = Callable[[Journal, int], list[int]]
+from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, SEGMENT_BYTES, Opened, fill
 
 
 def numbers(found: list[Record | Damage]) -> list[int]:
@@ -35,8 +32,8 @@ def test_what_was_appended_is_read_back_by_the_same_process(opened: Opened) -> N
     assert [record.sequence for record in journal.read(cursor, 10, 1 << 20)[0]] == [3]
 
 
-def test_what_was_appended_is_replayed_by_the_next_process_until_it_is_freed(opened: Opened, fill: Fill) -> None:
-    fill(opened.ready(), 12)
+def test_what_was_appended_is_replayed_by_the_next_process_until_it_is_freed(opened: Opened) -> None:
+    opened.filled(12)
     for _ in range(2):
         assert numbers(opened.left()) == list(range(1, 13))
     journal = opened.ready()
@@ -45,9 +42,8 @@ def test_what_was_appended_is_replayed_by_the_next_process_until_it_is_freed(ope
     assert numbers(opened.left()) == [13]
 
 
-def test_a_read_ends_at_so_many_records_or_bytes_and_goes_on_behind_them(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, 12)
+def test_a_read_ends_at_so_many_records_or_bytes_and_goes_on_behind_them(opened: Opened) -> None:
+    journal = opened.filled(12)
     cursor, taken = journal.start, []
     while True:
         read, cursor = journal.read(cursor, 3, 2 * len(PAYLOAD))
@@ -94,7 +90,7 @@ def test_many_threads_share_syncs_and_every_append_is_durable_when_it_returns(
     )
 
 
-def test_a_lone_thread_syncs_once_for_each_append(opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lone_thread_syncs_once_for_each_append(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened.ready()
     synced: list[int] = []
     monkeypatch.setattr("node.journal.segment.os.fdatasync", synced.append)
@@ -133,7 +129,7 @@ def test_an_append_to_a_closed_journal_touches_no_file(opened: Opened) -> None:
         assert path.read_bytes() == b""
 
 
-def test_freed_segments_are_used_again_and_old_records_never_come_back(opened: Opened, fill: Fill) -> None:
+def test_freed_segments_are_used_again_and_old_records_never_come_back(opened: Opened) -> None:
     journal = opened.ready(max_bytes=3 * SEGMENT_BYTES)
     for _ in range(20):
         last = fill(journal, PER_SEGMENT - 1)[-1]
@@ -143,9 +139,8 @@ def test_freed_segments_are_used_again_and_old_records_never_come_back(opened: O
     assert numbers(opened.left()) == [81, 82]
 
 
-def test_a_segment_is_not_used_again_before_the_mark_says_so(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, 3 * PER_SEGMENT)
+def test_a_segment_is_not_used_again_before_the_mark_says_so(opened: Opened) -> None:
+    journal = opened.filled(3 * PER_SEGMENT)
     before = {path: path.read_bytes() for path in opened.segments()}
     fill(journal, 1)
     journal.free(PER_SEGMENT - 1)  # one record short of a whole segment
@@ -155,7 +150,7 @@ def test_a_segment_is_not_used_again_before_the_mark_says_so(opened: Opened, fil
     assert journal.has_whole_segment(PER_SEGMENT)
 
 
-def test_a_process_that_died_before_its_first_record_leaves_nothing(opened: Opened, fill: Fill) -> None:
+def test_a_process_that_died_before_its_first_record_leaves_nothing(opened: Opened) -> None:
     journal = opened.ready()
     last = fill(journal, 2 * PER_SEGMENT)[-1]
     journal.free(last)
@@ -165,9 +160,8 @@ def test_a_process_that_died_before_its_first_record_leaves_nothing(opened: Open
     assert numbers(opened.left()) == [last + 1]
 
 
-def test_appends_wait_for_room_and_go_on_when_a_segment_is_freed(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready(max_bytes=3 * SEGMENT_BYTES)
-    fill(journal, 3 * PER_SEGMENT)
+def test_appends_wait_for_room_and_go_on_when_a_segment_is_freed(opened: Opened) -> None:
+    journal = opened.filled(3 * PER_SEGMENT, max_bytes=3 * SEGMENT_BYTES)
     with ThreadPoolExecutor(1) as threads:
         appended = threads.submit(fill, journal, 1)
         assert not appended.done()
@@ -175,12 +169,9 @@ def test_appends_wait_for_room_and_go_on_when_a_segment_is_freed(opened: Opened,
         assert appended.result(timeout=10) == [3 * PER_SEGMENT + 1]
 
 
-def test_a_journal_that_stays_full_refuses_and_accepts_again(
-    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_that_stays_full_refuses_and_accepts_again(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "ROOM_SECONDS", 0.01)
-    journal = opened.ready(max_bytes=3 * SEGMENT_BYTES)
-    fill(journal, 3 * PER_SEGMENT)
+    journal = opened.filled(3 * PER_SEGMENT, max_bytes=3 * SEGMENT_BYTES)
     with pytest.raises(JournalFull, match="3 segments"):
         journal.append(b"refused", PAYLOAD)
     assert journal.last == 3 * PER_SEGMENT
@@ -189,7 +180,7 @@ def test_a_journal_that_stays_full_refuses_and_accepts_again(
     assert numbers(opened.left()) == list(range(PER_SEGMENT + 1, 3 * PER_SEGMENT + 2))
 
 
-def test_a_full_journal_can_be_opened_and_replayed(opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_journal_can_be_opened_and_replayed(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "ROOM_SECONDS", 0.01)
     fill(opened.ready(max_bytes=3 * SEGMENT_BYTES), 3 * PER_SEGMENT)
     for _ in range(2):
@@ -200,7 +191,7 @@ def test_a_full_journal_can_be_opened_and_replayed(opened: Opened, fill: Fill, m
     assert numbers(opened.left()) == [3 * PER_SEGMENT + 1]
 
 
-def test_segments_that_are_prepared_beside_appends_lose_no_record(opened: Opened, fill: Fill) -> None:
+def test_segments_that_are_prepared_beside_appends_lose_no_record(opened: Opened) -> None:
     journal = opened.ready(max_bytes=1000 * SEGMENT_BYTES)
     done = threading.Event()
 
@@ -223,9 +214,8 @@ def test_segments_that_are_prepared_beside_appends_lose_no_record(opened: Opened
     ]
 
 
-def test_a_prepared_segment_is_written_over_without_growing(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, PER_SEGMENT - 1)
+def test_a_prepared_segment_is_written_over_without_growing(opened: Opened) -> None:
+    journal = opened.filled(PER_SEGMENT - 1)
     journal.prepare()
     sizes = {path: path.stat().st_size for path in opened.segments()}
     assert len(sizes) == 2  # one more than is written to: it is half full
@@ -233,9 +223,8 @@ def test_a_prepared_segment_is_written_over_without_growing(opened: Opened, fill
     assert {path: path.stat().st_size for path in opened.segments()} == sizes
 
 
-def test_a_preallocation_without_room_is_no_error(opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = opened.ready()
-    fill(journal, PER_SEGMENT - 1)
+def test_a_preallocation_without_room_is_no_error(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = opened.filled(PER_SEGMENT - 1)
 
     def no_room(self: Segment, size: int) -> None:
         raise OSError(28, "No space left on device")
@@ -246,10 +235,8 @@ def test_a_preallocation_without_room_is_no_error(opened: Opened, fill: Fill, mo
     assert fill(journal, 3) == [PER_SEGMENT, PER_SEGMENT + 1, PER_SEGMENT + 2]
 
 
-def test_the_order_is_that_of_the_numbers_whatever_the_clock_and_the_names_of_the_files_say(
-    opened: Opened, fill: Fill
-) -> None:
-    fill(opened.ready(), 4 * PER_SEGMENT)
+def test_the_order_is_that_of_the_numbers_whatever_the_clock_and_the_names_of_the_files_say(opened: Opened) -> None:
+    opened.filled(4 * PER_SEGMENT)
     paths = segment_files(opened.folder)
     for age, path in enumerate(paths):
         os.utime(path, (age * 1e6, age * -1e6))
@@ -260,10 +247,9 @@ def test_the_order_is_that_of_the_numbers_whatever_the_clock_and_the_names_of_th
     assert numbers(opened.left()) == list(range(1, 4 * PER_SEGMENT + 1))
 
 
-def test_a_look_from_outside_sees_what_a_process_holds(opened: Opened, fill: Fill, tmp_path: Path) -> None:
+def test_a_look_from_outside_sees_what_a_process_holds(opened: Opened, tmp_path: Path) -> None:
     assert inspect(tmp_path / "nowhere").segments == 0
-    journal = opened.ready()
-    fill(journal, 7)
+    journal = opened.filled(7)
     journal.free(2)
     state = inspect(opened.folder)
     assert (state.identity, state.freed, state.last, state.damage) == (journal.identity, 2, 7, ())
@@ -271,9 +257,8 @@ def test_a_look_from_outside_sees_what_a_process_holds(opened: Opened, fill: Fil
     assert numbers(list(records(opened.folder))) == [3, 4, 5, 6, 7]
 
 
-def test_an_overwritten_journal_has_no_freed_byte_and_goes_on_counting(opened: Opened, fill: Fill) -> None:
-    journal = opened.ready()
-    fill(journal, 12)
+def test_an_overwritten_journal_has_no_freed_byte_and_goes_on_counting(opened: Opened) -> None:
+    journal = opened.filled(12)
     identity = journal.identity
     journal.begin_clean()
     assert numbers(opened.left()) == list(range(1, 13)), "nothing was freed: nothing is overwritten"

@@ -24,55 +24,49 @@ def gone(studies: list[StoredStudy], **rules: Any) -> list[str]:
     return [one.study.study_instance_uid for one in expired_studies(ordered, RetentionSettings(**rules), NOW)]
 
 
+def of(*titles_and_days: Any) -> dict[str, Any]:
+    return {"days_by_calling_ae_title": dict(zip(titles_and_days[::2], titles_and_days[1::2], strict=True))}
+
+
 def test_without_rules_nothing_ever_goes() -> None:
     assert not RetentionSettings().is_active
     assert gone([study("old", 36000)]) == []
 
 
-def test_a_study_goes_when_it_has_not_grown_for_so_many_days() -> None:
-    assert gone([study("old", 31), study("young", 29)], days=30) == ["old"]
+OLD_AND_YOUNG = [study("old", 31), study("young", 29)]
+REFUSED = [study("refused", 31, settled=False)]
+OF_SENDERS = [study("a", 8, "SHORT"), study("b", 8, "LONG"), study("c", 8, "OTHER")]
+OF_BOTH = [study("both", 20, "SHORT", "LONG")]
+RECENT = [study(f"s{age}", age) for age in (5, 4, 3, 2, 1)]
+OLD_AND_RECENT = [study(f"s{age}", age) for age in (50, 40, 3, 2, 1)]
+RESEARCH = [study("kept", 5, "RESEARCH"), study("b", 4), study("c", 3)]
 
 
-def test_a_study_that_is_not_converted_stays_unless_that_is_asked_for() -> None:
-    studies = [study("refused", 31, settled=False)]
-    assert gone(studies, days=30) == []
-    assert gone(studies, days=30, only_converted=False) == ["refused"]
-
-
-def test_a_sender_has_days_of_its_own() -> None:
-    studies = [study("a", 8, "SHORT"), study("b", 8, "LONG"), study("c", 8, "OTHER")]
-    assert gone(studies, days=30, days_by_calling_ae_title={"SHORT": 7}) == ["a"]
-    assert gone(studies, days=7, days_by_calling_ae_title={"LONG": 30}) == ["a", "c"]
-    assert gone(studies, days_by_calling_ae_title={"SHORT ": 7}) == ["a"]
-
-
-def test_a_study_of_several_senders_is_kept_as_long_as_the_most_patient_of_them_wants() -> None:
-    studies = [study("both", 20, "SHORT", "LONG")]
-    assert gone(studies, days_by_calling_ae_title={"SHORT": 7, "LONG": 30}) == []
-    assert gone(studies, days_by_calling_ae_title={"SHORT": 7, "LONG": 19}) == ["both"]
-    assert gone(studies, days_by_calling_ae_title={"SHORT": 7}) == []
-    assert gone(studies, days_by_calling_ae_title={"SHORT": 7, "LONG": "never"}) == []
-
-
-def test_beyond_a_number_of_studies_the_oldest_go() -> None:
-    studies = [study(f"s{age}", age) for age in (5, 4, 3, 2, 1)]
-    assert gone(studies, maximum_studies=3) == ["s5", "s4"]
-    assert gone(studies, maximum_studies=5) == []
-
-
-def test_the_number_counts_what_goes_for_its_age() -> None:
-    studies = [study(f"s{age}", age) for age in (50, 40, 3, 2, 1)]
-    assert gone(studies, maximum_studies=3, days=30) == ["s50", "s40"]
-    assert gone(studies, maximum_studies=2, days=30) == ["s50", "s40", "s3"]
-
-
-def test_what_is_kept_for_ever_counts_but_never_goes() -> None:
-    studies = [study("kept", 5, "RESEARCH"), study("b", 4), study("c", 3)]
-    assert gone(studies, maximum_studies=2, days_by_calling_ae_title={"RESEARCH": "never"}) == ["b"]
-
-
-def test_a_clock_that_is_set_back_lets_nothing_go() -> None:
-    assert gone([study("tomorrow", -1)], days=1) == []
+@pytest.mark.parametrize(
+    ("studies", "rules", "expected"),
+    [
+        pytest.param(OLD_AND_YOUNG, {"days": 30}, ["old"], id="has not grown for so many days"),
+        pytest.param([study("tomorrow", -1)], {"days": 1}, [], id="the clock was set back"),
+        pytest.param(REFUSED, {"days": 30}, [], id="is not converted"),
+        pytest.param(REFUSED, {"days": 30, "only_converted": False}, ["refused"], id="need not be converted"),
+        pytest.param(OF_SENDERS, {"days": 30, **of("SHORT", 7)}, ["a"], id="a sender has fewer days"),
+        pytest.param(OF_SENDERS, {"days": 7, **of("LONG", 30)}, ["a", "c"], id="a sender has more days"),
+        pytest.param(OF_SENDERS, of("SHORT ", 7), ["a"], id="a sender alone has days"),
+        pytest.param(OF_BOTH, of("SHORT", 7, "LONG", 30), [], id="the most patient of two senders"),
+        pytest.param(OF_BOTH, of("SHORT", 7, "LONG", 19), ["both"], id="both senders had their days"),
+        pytest.param(OF_BOTH, of("SHORT", 7), [], id="one of two senders has no days"),
+        pytest.param(OF_BOTH, of("SHORT", 7, "LONG", "never"), [], id="one of two senders keeps all"),
+        pytest.param(RECENT, {"maximum_studies": 3}, ["s5", "s4"], id="beyond a number the oldest"),
+        pytest.param(RECENT, {"maximum_studies": 5}, [], id="not beyond the number"),
+        pytest.param(OLD_AND_RECENT, {"maximum_studies": 3, "days": 30}, ["s50", "s40"], id="age counts to the number"),
+        pytest.param(OLD_AND_RECENT, {"maximum_studies": 2, "days": 30}, ["s50", "s40", "s3"], id="age and number"),
+        pytest.param(
+            RESEARCH, {"maximum_studies": 2, **of("RESEARCH", "never")}, ["b"], id="kept for ever, but counts"
+        ),
+    ],
+)
+def test_what_goes(studies: list[StoredStudy], rules: dict[str, Any], expected: list[str]) -> None:
+    assert gone(studies, **rules) == expected
 
 
 @pytest.mark.parametrize("days", [0, -1, "for ever"])

@@ -17,6 +17,7 @@ from node.routing.held import seconds_until_open
 from node.routing.router import check_destination, selector_of
 from node.routing.worker import Turns
 from node.settings.model import Settings
+from tests import make
 
 
 def at(time: str) -> dt.datetime:
@@ -64,11 +65,8 @@ def test_the_turn_goes_to_the_highest_priority_and_then_to_who_waited_longest() 
 
 
 def test_attributes_are_set_replaced_and_removed_at_every_level() -> None:
-    ds = Dataset()
-    ds.PatientID, ds.InstitutionName, ds.AccessionNumber = "P1", "Here", "A1"
-    item = Dataset()
-    item.AccessionNumber, item.RequestedProcedureID = "A2", "R1"
-    ds.RequestAttributesSequence = [item]
+    ds = make.dataset(PatientID="P1", InstitutionName="Here", AccessionNumber="A1")
+    ds.RequestAttributesSequence = [make.dataset(AccessionNumber="A2", RequestedProcedureID="R1")]
     coercion = Coercion.of(
         {"PatientID": "X-{PatientID}", "PatientComments": "añadido"},
         {"InstitutionName": "", "StudyID": "never"},

@@ -26,12 +26,6 @@ host = "10.0.0.1"
 """
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("VOXELNODE_CONFIG", raising=False)
-
-
 def written(**files: str) -> None:
     for name, text in files.items():
         path = Path(name.replace("__", "/").replace("conf_d", "conf.d") + ".toml")

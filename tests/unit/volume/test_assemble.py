@@ -30,14 +30,16 @@ def names(volume):
     return [warning.name for warning in volume.warnings]
 
 
+def encoded(series):
+    buffers = [BytesIO() for _ in series]
+    for ds, buffer in zip(series, buffers, strict=True):
+        ds.save_as(buffer, enforce_file_format=True)
+    return [buffer.getvalue() for buffer in buffers]
+
+
 def stored(series):
     """The series as it is read back from files."""
-    out = []
-    for ds in series:
-        buffer = BytesIO()
-        ds.save_as(buffer, enforce_file_format=True)
-        out.append(dcmread(BytesIO(buffer.getvalue())))
-    return out
+    return [dcmread(BytesIO(file)) for file in encoded(series)]
 
 
 def test_a_series_is_one_volume_of_its_stored_values():
@@ -124,8 +126,7 @@ def test_one_identity_with_two_pictures_is_reported():
 def test_one_identity_with_two_places_of_equal_pixels_is_reported(values):
     series = make.ct_series(4, AcquisitionTime="101010", TemporalPositionIdentifier=1)
     other = deepcopy(series[1])
-    for keyword, value in values.items():
-        setattr(other, keyword, value)
+    make.changed(other, **values)
     assembly = assemble([*series, other])
     assert names(only(assembly)) == [WarningKind.SAME_POSITION_TWICE]
     (excluded,) = assembly.exclusions
@@ -334,10 +335,7 @@ def test_a_number_that_is_none_in_the_file_is_refused():
     series = make.ct_series(2)
     for ds in series:
         ds.PixelSpacing = ["0.5", "0.5"]
-    files = [BytesIO(), BytesIO()]
-    for ds, file in zip(series, files, strict=True):
-        ds.save_as(file, enforce_file_format=True)
-    broken = [dcmread(BytesIO(file.getvalue().replace(rb"0.5\0.5", rb"nan\nan"))) for file in files]
+    broken = [dcmread(BytesIO(file.replace(rb"0.5\0.5", rb"nan\nan"))) for file in encoded(series)]
     assert [refusal.reason for refusal in assemble(broken).refusals] == [Reason.BAD_GEOMETRY]
 
 
@@ -399,13 +397,6 @@ def test_a_frame_that_got_lost_on_the_way_is_a_fault_of_the_program(monkeypatch)
     monkeypatch.setattr(module, "arrange", forgetful)
     with pytest.raises(VoxelnodeError, match=r"instances are in no volume"):
         assemble(make.ct_series(3))
-
-
-def encoded(series):
-    buffers = [BytesIO() for _ in series]
-    for ds, buffer in zip(series, buffers, strict=True):
-        ds.save_as(buffer, enforce_file_format=True)
-    return [buffer.getvalue() for buffer in buffers]
 
 
 SERIES = [encoded(series) for series in (make.ct_series(3), make.time_series(2, 2), [make.enhanced_mr(2, 2)])]

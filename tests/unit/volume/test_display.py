@@ -78,8 +78,6 @@ def test_a_frame_has_its_own_window_else_that_of_all_frames():
         (ds.SharedFunctionalGroupsSequence[0], 100),
         (ds.PerFrameFunctionalGroupsSequence[1], 200),
     ):
-        window = Dataset()
-        window.WindowCenter, window.WindowWidth = centre, 50
-        groups.FrameVOILUTSequence = [window]
+        groups.FrameVOILUTSequence = [make.dataset(WindowCenter=centre, WindowWidth=50)]
     assert display_of(ds, 1).windows == ((100, 50),)
     assert display_of(ds, 2).windows == ((200, 50),)

@@ -7,16 +7,12 @@ import pytest
 from pydicom import FileDataset
 
 from node.volume.assemble import assemble
-from node.volume.model import Assembly
 from node.volume.reasons import WarningKind
 from tests import make
 from tests.mirrored import image, polarity_series
+from tests.unit.volume.grids import warned
 
 MATRIX = ("XX", "XY", "XZ", "YY", "YZ", "ZZ")
-
-
-def told(assembly: Assembly) -> set[WarningKind]:
-    return {warning.name for volume in assembly.volumes for warning in volume.warnings}
 
 
 @pytest.mark.parametrize(("scheme", "stored", "reversed_times"), [(2, "RFRF", (0, 2)), (3, "FRFR", (1, 3))])
@@ -24,7 +20,7 @@ def test_mirrored_volumes_are_turned_back_and_apart(scheme: int, stored: str, re
     assembly = assemble(polarity_series(scheme, stored=stored))
     forward, mirrored = assembly.volumes
     assert (forward.suffix, mirrored.suffix) == ("dirPA", "dirAP")
-    assert told(assembly) == {WarningKind.REPAIRED}
+    assert warned(assembly) == {WarningKind.REPAIRED}
     assert f"(0019,xxB3) of epi_pepolar is {scheme}" in forward.warnings[0].detail
     for volume, times in ((forward, set(range(4)).difference(reversed_times)), (mirrored, reversed_times)):
         for index, time in enumerate(sorted(times)):
@@ -50,7 +46,7 @@ def test_volumes_that_are_not_proved_to_be_mirrored_stay_as_they_are(series: lis
     assembly = assemble(series)
     [volume] = assembly.volumes
     assert volume.times == 4
-    assert WarningKind.POLARITY_REVERSED in told(assembly)
+    assert WarningKind.POLARITY_REVERSED in warned(assembly)
 
 
 def test_no_volume_is_turned_if_that_is_switched_off() -> None:
@@ -80,7 +76,7 @@ def test_the_matrix_that_bruker_wrote_into_wrong_attributes_is_put_right(directi
     assembly = assemble(matrix_series(tuple(matrix.ravel()[:6])))
     [entry] = assembly.volumes[0].diffusion or ()
     assert abs(np.dot(entry.direction_lps, direction)) == pytest.approx(1, abs=1e-6)
-    assert WarningKind.REPAIRED in told(assembly)
+    assert WarningKind.REPAIRED in warned(assembly)
 
 
 def nine_elements(*matrices: np.ndarray) -> str:
@@ -111,14 +107,10 @@ def test_the_nine_elements_of_bruker_prove_a_matrix_that_imaging_gradients_made_
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "##$VisuAcqDiffusionBMatrix=( 1, 3, 3 )\n1 2 3\n",
-            "##$VisuAcqDiffusionBMatrix=( 999999999999, 3, 3 )\n@9*(1)",
-        ),
-        *(
-            "##$VisuAcqDiffusionBMatrix=( 1, 3, 3 )\n@99999999999*(0)",
-            "##$VisuAcqDiffusionBMatrix=( 1, 3, 3 )\n@x*(0) a",
-        ),
+        "##$VisuAcqDiffusionBMatrix=( 1, 3, 3 )\n1 2 3\n",
+        "##$VisuAcqDiffusionBMatrix=( 999999999999, 3, 3 )\n@9*(1)",
+        "##$VisuAcqDiffusionBMatrix=( 1, 3, 3 )\n@99999999999*(0)",
+        "##$VisuAcqDiffusionBMatrix=( 1, 3, 3 )\n@x*(0) a",
     ],
 )
 def test_no_text_of_bruker_that_is_damaged_gives_a_matrix(text: str) -> None:
@@ -134,7 +126,7 @@ def test_a_matrix_in_its_own_attributes_is_taken_as_it_is() -> None:
     assembly = assemble(matrix_series(tuple(elements(direction)[np.triu_indices(3)])))
     [entry] = assembly.volumes[0].diffusion or ()
     assert abs(np.dot(entry.direction_lps, direction)) == pytest.approx(1, abs=1e-6)
-    assert WarningKind.REPAIRED not in told(assembly)
+    assert WarningKind.REPAIRED not in warned(assembly)
 
 
 @pytest.mark.parametrize("written", [(200.0, 100.0, 0.0, 300.0, 50.0, 10.0), (300.0, 0.0, 0.0, 0.0, 300.0, 0.0)])
@@ -142,8 +134,8 @@ def test_a_matrix_that_contradicts_the_b_value_gives_no_direction(written: tuple
     assembly = assemble(matrix_series(written))
     [entry] = assembly.volumes[0].diffusion or ()
     assert entry.direction_lps is None
-    assert told(assembly) >= {WarningKind.NO_DIFFUSION_DIRECTIONS}
-    assert WarningKind.REPAIRED not in told(assembly)
+    assert warned(assembly) >= {WarningKind.NO_DIFFUSION_DIRECTIONS}
+    assert WarningKind.REPAIRED not in warned(assembly)
 
 
 def test_no_matrix_is_put_right_if_that_is_switched_off() -> None:
@@ -151,4 +143,4 @@ def test_no_matrix_is_put_right_if_that_is_switched_off() -> None:
     assembly = assemble(series, repair=False)
     [entry] = assembly.volumes[0].diffusion or ()
     assert entry.direction_lps is None
-    assert WarningKind.NO_DIFFUSION_DIRECTIONS in told(assembly)
+    assert WarningKind.NO_DIFFUSION_DIRECTIONS in warned(assembly)

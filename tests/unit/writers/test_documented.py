@@ -28,9 +28,7 @@ def named_in(title: str) -> set[str]:
 
 
 def converted(series: list[Dataset], folder: Path) -> dict[str, list[dict[str, object]]]:
-    (folder / "in").mkdir()
-    for number, ds in enumerate(series):
-        ds.save_as(folder / "in" / f"{number}.dcm", enforce_file_format=True)
+    make.saved(series, folder / "in")
     options = WriteOptions(formats=("nifti", "analyze"), previews=True, projections=True, montages=True)
     return convert_folder([folder / "in"], folder / "out", options, here, layout=Layout(parse("volume")))
 

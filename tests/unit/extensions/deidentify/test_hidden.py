@@ -18,24 +18,16 @@ from pydicom.encaps import encapsulate
 from pydicom.tag import BaseTag
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless
 
-from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import NotDeidentified, Reason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
-from node.extensions.deidentify.profile import Option, Profile
-from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.extensions.deidentify.profile import Option
 from node.files.reading import read_instance
 from tests import make
+from tests.unit.extensions.deidentify.orders import ct, how, refusal_of
 
-KEY = PseudonymKey("test", bytes(range(32)))
 FULL = tuple(option for option in Option if option is not Option.MODIFIED_DATES)
 MODIFIED = tuple(option for option in Option if option is not Option.FULL_DATES)
-
-
-def ct(**attributes: Any) -> FileDataset:
-    [ds] = make.ct_series(1)
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
 
 
 def raw(ds: Dataset, *elements: tuple[int, str, bytes]) -> Dataset:
@@ -46,7 +38,7 @@ def raw(ds: Dataset, *elements: tuple[int, str, bytes]) -> Dataset:
 
 
 def cleaned(ds: Dataset, *options: Option) -> Dataset:
-    return deidentified(ds, Deidentification(Profile(frozenset(options)), KEY))
+    return deidentified(ds, how(*options))
 
 
 def content(ds: Dataset) -> bytes:
@@ -195,8 +187,7 @@ def compressed(frames: list[bytes], syntax: str, fragments: int = 1, **attribute
     ds.PixelData = encapsulate(frames, fragments_per_frame=fragments)
     ds["PixelData"].is_undefined_length = True
     ds.file_meta.TransferSyntaxUID = syntax
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
+    make.changed(ds, **attributes)
     return read_back(ds)
 
 
@@ -225,15 +216,13 @@ def test_remarks_in_codestreams_are_blanked_and_pixels_stay(
     ids=["cut JPEG", "cut JPEG 2000", "no codestream", "a frame too many", "bits", "photometry"],
 )
 def test_pixels_of_which_nobody_can_tell_what_is_hidden_are_refused(ds: Callable[[], Dataset]) -> None:
-    with pytest.raises(NotDeidentified) as raised:
-        cleaned(ds())
-    assert raised.value.reason is Reason.UNREADABLE
+    assert refusal_of(ds(), how()) is Reason.UNREADABLE
 
 
 def test_frames_that_are_too_long_for_a_value_are_refused_before_they_are_decoded() -> None:
     ds = compressed([jpeg()], JPEGBaseline8Bit)
     ds.NumberOfFrames, ds.Rows, ds.Columns = 5000, 1024, 1024
-    order = Deidentification(Profile(frozenset((Option.PIXELS,))), KEY, rules=())
+    order = how(Option.PIXELS, rules=())
     ds.BurnedInAnnotation = "NO"
     ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
     ds.SequenceOfUltrasoundRegions = [

@@ -30,20 +30,9 @@ from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey, passing_key
 from node.files.reading import read_instance
 from tests import make
+from tests.unit.extensions.deidentify.orders import KEY, ct, how, refusal_of
 
-KEY = PseudonymKey("test", bytes(range(32)))
 SECRET = b"ecret"
-
-
-def how(*options: Option, **others: Any) -> Deidentification:
-    return Deidentification(Profile(frozenset(options)), KEY, **others)
-
-
-def ct(**attributes: Any) -> FileDataset:
-    [ds] = make.ct_series(1)
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
 
 
 def file_of(ds: FileDataset, path: Path) -> Dataset:
@@ -51,16 +40,9 @@ def file_of(ds: FileDataset, path: Path) -> Dataset:
     return read_instance(path)
 
 
-def refusal_of(ds: Dataset, order: Deidentification) -> Reason:
-    with pytest.raises(NotDeidentified) as raised:
-        deidentified(ds, order)
-    return raised.value.reason
-
-
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_nothing_is_left_at_any_depth(tmp_path: Path, syntax: str) -> None:
-    inner = Dataset()
-    inner.PatientName, inner.OperatorsName, inner.ContentDate = "Secret^Inner", "Secret^Operator", "20240102"
+    inner = make.dataset(PatientName="Secret^Inner", OperatorsName="Secret^Operator", ContentDate="20240102")
     inner.add(DataElement(0x00090010, "LO", "SECRET CREATOR"))
     inner.add(DataElement(0x00091001, "LO", "Secret private"))
     ds = ct(
@@ -381,10 +363,8 @@ def test_a_plugin_may_deface_pixels_and_nothing_else() -> None:
 
 def test_what_has_a_face_is_never_among_the_results(tmp_path: Path) -> None:
     originals, out = tmp_path / "originals", tmp_path / "out"
-    originals.mkdir()
-    for index, ds in enumerate([*make.ct_series(2, Modality="CT"), *make.mr_series(2)]):
-        ds.RecognizableVisualFeatures = "YES"
-        ds.save_as(originals / f"{index}.dcm", enforce_file_format=True)
+    faces = {"RecognizableVisualFeatures": "YES"}
+    make.saved([*make.ct_series(2, **faces), *make.mr_series(2, **faces)], originals)
 
     def without_faces(series: Any) -> Any:
         assert not list(out.glob("[!.]*/**/*.dcm")), "results before they are defaced"

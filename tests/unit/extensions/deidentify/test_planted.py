@@ -22,17 +22,16 @@ from pydicom.uid import (
     VideoEndoscopicImageStorage,
 )
 
-from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import Reason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
-from node.extensions.deidentify.profile import Option, Profile
-from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.extensions.deidentify.profile import Option
 from node.extensions.deidentify.text import Identities
 from node.files.reading import read_instance
 from tests import make
 from tests.planted import GIVEN, NAME, NUMBER, left_in, planted, where
+from tests.unit.extensions.deidentify.orders import KEY, how, refusal_of
 
-KEY = PseudonymKey("test", bytes(range(32)))
 EVERYTHING = frozenset(Option) - {Option.FULL_DATES, Option.UIDS}
 
 OPTIONS = {"basic": (), "descriptors": (Option.DESCRIPTORS,), "all": tuple(EVERYTHING)}
@@ -45,10 +44,6 @@ def what_leaves(ds: Dataset, folder: Path, *options: Option) -> list[Any]:
     ds.save_as(folder / "1.dcm", enforce_file_format=True)
     content = b"".join(pieces(deidentified(read_instance(folder / "1.dcm"), how(*options))))
     return where(dcmread(BytesIO(content))) + left_in(content)
-
-
-def how(*options: Option, **others: Any) -> Deidentification:
-    return Deidentification(Profile(frozenset(options)), KEY, **others)
 
 
 @pytest.mark.slow
@@ -77,16 +72,9 @@ def test_nothing_of_a_person_leaves(tmp_path: Path, kind: str, options: tuple[Op
     assert what_leaves(planted(kind, **attributes), tmp_path, *options) == []
 
 
-def refusal_of(ds: Dataset, order: Deidentification) -> Reason:
-    with pytest.raises(NotDeidentified) as raised:
-        deidentified(ds, order)
-    return raised.value.reason
-
-
 def waveform(**attributes: Any) -> Dataset:
     group = make.dataset(WaveformSampleInterpretation="SS", SamplingFrequency="500", WaveformData=bytes(8))
-    for keyword, value in attributes.items():
-        setattr(group, keyword, value)
+    make.changed(group, **attributes)
     return make.instance(sop_class_uid=GeneralECGWaveformStorage, modality="ECG", WaveformSequence=[group])
 
 

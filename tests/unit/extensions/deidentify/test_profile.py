@@ -18,10 +18,10 @@ from node.errors import UsageError
 from node.extensions.deidentify.attributes import Cleaner
 from node.extensions.deidentify.deidentification import ALLOWABLE
 from node.extensions.deidentify.profile import CLEAN, RETAIN, Option, Profile, Row, edition, options, rows, safe_private
-from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey
+from node.extensions.deidentify.pseudonyms import Patient
 from node.extensions.deidentify.settings import AllowedRisk, Cleaned, Retained
+from tests.unit.extensions.deidentify.orders import KEY
 
-KEY = PseudonymKey("test", bytes(range(32)))
 PATIENT = Patient("", "P1")
 GENERATOR = Path(__file__).resolve().parents[4] / ".ci/confidentiality_profile.py"
 

@@ -18,8 +18,8 @@ from node.extensions.deidentify.pseudonyms import (
     rotate,
 )
 from node.extensions.deidentify.text import Identities
+from tests.unit.extensions.deidentify.orders import KEY
 
-KEY = PseudonymKey("test", bytes(range(32)))
 PATIENT = Patient("HOSPITAL", "4711")
 
 

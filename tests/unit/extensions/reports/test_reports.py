@@ -33,9 +33,7 @@ def convert(tmp_path: Path) -> Convert:
 
     def converted(datasets: Sequence[FileDataset]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         folder, out = tmp_path / generate_uid(), tmp_path / "out"
-        folder.mkdir()
-        for index, ds in enumerate(datasets):
-            ds.save_as(folder / f"{index:04}.dcm", enforce_file_format=True)
+        make.saved(datasets, folder)
         listing = convert_folder([folder], out, WriteOptions(formats=("nifti",), thumbnails=False), here)
         reports = [row for row in listing["volumes"] if row["kind"] in ("measurements", "key-objects")]
         paths = [Path(row["path"]) for row in reports]

@@ -29,12 +29,9 @@ Nifti = nibabel.Nifti1Image
 
 def prepared(folder: Path, series: Sequence[Dataset], **entry: Any) -> tuple[Making, Nifti]:
     """Store a series; return what asks for a segmentation of it, and its volume as a model sees it."""
-    files = []
-    for number, ds in enumerate(series):
-        path = folder / f"{number}.dcm"
-        ds.save_as(path, enforce_file_format=True)
-        files.append((str(ds.SOPInstanceUID), path))
-    volume = assemble([read_instance(path) for _, path in files]).volumes[0]
+    paths = make.saved(series, folder)
+    files = tuple(zip((str(ds.SOPInstanceUID) for ds in series), paths, strict=True))
+    volume = assemble(map(read_instance, paths)).volumes[0]
     write_nifti(volume, folder, "volume", WriteOptions())
     into = folder / "made.dcm"
     into.touch()
@@ -42,8 +39,8 @@ def prepared(folder: Path, series: Sequence[Dataset], **entry: Any) -> tuple[Mak
         str(series[0].StudyInstanceUID),
         str(series[0].SeriesInstanceUID),
         tuple((str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in series),
-        files[0][1],
-        (SourceStack(0, tuple(files)),),
+        paths[0],
+        (SourceStack(0, files),),
     )
     options = {"labels": {1: Label(name="left"), 2: Label(name="right")}} | entry
     asked = Entry("mask.nii.gz", "segmentation", "mask", "Lungs", "threshold", "1", **options)

@@ -9,15 +9,11 @@ from pydicom import Dataset
 
 from node.dicom.keys import IdentifierMismatch, Level, QueryModel, Selection
 from node.extensions.retrieve.retrieve import read_selection
+from tests import make
 
 
 def identifier(level: str | None, **keys: Any) -> Dataset:
-    ds = Dataset()
-    if level is not None:
-        ds.QueryRetrieveLevel = level
-    for keyword, value in keys.items():
-        setattr(ds, keyword, value)
-    return ds
+    return make.dataset(**({} if level is None else {"QueryRetrieveLevel": level}), **keys)
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,7 @@ Convert = Callable[[Sequence[FileDataset]], Result]
 def convert(tmp_path: Path) -> Convert:
     def converted(datasets: Sequence[FileDataset]) -> Result:
         folder, out = tmp_path / generate_uid(), tmp_path / "out"
-        folder.mkdir()
-        for index, ds in enumerate(datasets):
-            ds.save_as(folder / f"{index:04}.dcm", enforce_file_format=True)
+        make.saved(datasets, folder)
         listing = convert_folder([folder], out, WriteOptions(formats=("nifti",), thumbnails=False), here)
         result = Result(listing, {}, {}, {})
         for row in listing["volumes"]:
@@ -433,10 +431,8 @@ def test_several_structure_sets_of_a_series_have_files_of_their_own(convert: Con
 
 def test_without_the_extension_structure_sets_are_refused_and_reports_have_no_file(tmp_path: Path) -> None:
     images, folder = make.ct_series(3), tmp_path / "in"
-    folder.mkdir()
     structures = make.structure_set(images, {"Heart": on_slices(images, SQUARE)})
-    for index, ds in enumerate([*images, structures, make.structured_report()]):
-        ds.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+    make.saved([*images, structures, make.structured_report()], folder)
     options = WriteOptions(formats=("nifti",), thumbnails=False)
     listing = convert_folder([folder], tmp_path / "out", options, lambda job, cancelled: in_child(job))
     assert [row["kind"] for row in listing["volumes"]] == ["volume"]

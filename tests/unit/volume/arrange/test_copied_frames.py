@@ -13,10 +13,9 @@ from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 from node.volume.assemble import assemble
-from node.volume.model import Assembly
 from node.volume.reasons import Reason, WarningKind
 from tests import make
-from tests.unit.volume.grids import grids, planes
+from tests.unit.volume.grids import grids, in_turn, planes, warned
 
 TIMES, SLICES = 4, 3
 
@@ -26,8 +25,7 @@ def again(series: Sequence[FileDataset], **attributes: object) -> list[FileDatas
     copies = [deepcopy(ds) for ds in series]
     for ds in copies:
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        for keyword, value in attributes.items():
-            setattr(ds, keyword, value)
+        make.changed(ds, **attributes)
     return copies
 
 
@@ -38,25 +36,13 @@ def numbered_from(first: int, series: Sequence[FileDataset]) -> list[FileDataset
 
 
 def series_in_time(times: int = TIMES, *, clock: bool = True) -> list[FileDataset]:
-    series = make.time_series(times, SLICES)
-    for ds in series:
-        if not clock:
-            del ds.AcquisitionTime
-    return series
-
-
-def in_times(series: Sequence[FileDataset]) -> list[list[tuple[str, int]]]:
-    return [planes(series[first : first + SLICES]) for first in range(0, len(series), SLICES)]
+    return make.time_series(times, SLICES, **({} if clock else {"AcquisitionTime": None}))
 
 
 def blank(series: Sequence[FileDataset], *times: int) -> None:
     for index, ds in enumerate(series):
         if not times or index // SLICES in times:
             ds.PixelData = bytes(len(ds.PixelData))
-
-
-def names(assembly: Assembly) -> set[WarningKind]:
-    return {warning.name for volume in assembly.volumes for warning in volume.warnings}
 
 
 # Copies
@@ -70,7 +56,7 @@ def test_a_copy_of_a_slice_is_left_out_and_reported(changed: dict[str, str]) -> 
     assert grids(assembly) == [[planes(series)]]
     [exclusion] = assembly.exclusions
     assert (exclusion.sop_instance_uid, exclusion.reason) == (copy[0].SOPInstanceUID, Reason.DUPLICATE_SLICE)
-    assert names(assembly) == {WarningKind.DUPLICATE_SLICE}
+    assert warned(assembly) == {WarningKind.DUPLICATE_SLICE}
 
 
 def test_a_series_sent_again_under_new_identities_is_one_volume() -> None:
@@ -79,7 +65,7 @@ def test_a_series_sent_again_under_new_identities_is_one_volume() -> None:
     [[grid]] = grids(assembly)
     assert len(grid) == 5
     assert len(assembly.exclusions) == 5
-    assert names(assembly) == {WarningKind.DUPLICATE_SLICE}
+    assert warned(assembly) == {WarningKind.DUPLICATE_SLICE}
 
 
 @pytest.mark.parametrize("clock", [True, False])
@@ -101,8 +87,8 @@ def test_a_copy_whose_number_begins_another_time_is_no_lost_time() -> None:
     series = series_in_time()
     copy = numbered_from(len(series) + 1, again(series[:1]))
     assembly = assemble([*series, *copy])
-    assert grids(assembly) == [in_times(series)]
-    assert names(assembly) == {WarningKind.DUPLICATE_SLICE}
+    assert grids(assembly) == [in_turn(series, SLICES)]
+    assert warned(assembly) == {WarningKind.DUPLICATE_SLICE}
 
 
 @pytest.mark.filterwarnings("ignore")  # pydicom's about the value
@@ -125,9 +111,9 @@ def test_blank_times_stay(clock: bool, times: tuple[int, ...]) -> None:
     series = series_in_time(clock=clock)
     blank(series, *times)
     assembly = assemble(series)
-    assert grids(assembly) == [in_times(series)]
+    assert grids(assembly) == [in_turn(series, SLICES)]
     assert assembly.exclusions == ()
-    assert (WarningKind.EQUAL_TIMES in names(assembly)) == (not clock and len(times) != 1)
+    assert (WarningKind.EQUAL_TIMES in warned(assembly)) == (not clock and len(times) != 1)
 
 
 def test_times_that_repeat_stay_and_are_reported() -> None:
@@ -135,7 +121,7 @@ def test_times_that_repeat_stay_and_are_reported() -> None:
     for index, ds in enumerate(series):
         ds.PixelData = series[index % (2 * SLICES)].PixelData
     assembly = assemble(series)
-    assert grids(assembly) == [in_times(series)]
+    assert grids(assembly) == [in_turn(series, SLICES)]
     [detail] = [warning.detail for warning in assembly.volumes[0].warnings]
     assert detail.startswith("4 times have the same voxels")
 
@@ -149,7 +135,7 @@ def test_blank_times_that_any_attribute_tells_apart_stay(keyword: str) -> None:
         ds.InstanceNumber = index % SLICES + 1
         setattr(ds, keyword, f"1015{time:02d}" if keyword == "ContentTime" else time + 1)
     assembly = assemble(series)
-    assert grids(assembly) == [in_times(series)]
+    assert grids(assembly) == [in_turn(series, SLICES)]
 
 
 def test_a_blank_weighting_stays_in_the_table() -> None:
@@ -168,10 +154,10 @@ def test_blank_times_of_which_one_lost_a_slice_lose_no_other_time() -> None:
     lost = series.pop(4)
     assembly = assemble(series)
     left = [ds for ds in series if ds.InstanceNumber not in (4, 6)]
-    assert grids(assembly) == [in_times(left)]
+    assert grids(assembly) == [in_turn(left, SLICES)]
     assert lost.InstanceNumber == 5
     assert {exclusion.reason for exclusion in assembly.exclusions} == {Reason.INCOMPLETE}
-    assert WarningKind.MISSING_TIME in names(assembly)
+    assert WarningKind.MISSING_TIME in warned(assembly)
 
 
 def test_a_fact_of_the_vendor_makes_two_frames_of_equal_pixels_two_frames() -> None:
@@ -189,5 +175,5 @@ def test_a_volume_sent_again_with_numbers_that_go_on_is_kept_as_two_times_and_re
     series = make.ct_series(5)
     assembly = assemble([*series, *numbered_from(6, again(series))])
     assert [len(grid) for grid in grids(assembly)] == [2]
-    assert WarningKind.EQUAL_TIMES in names(assembly)
+    assert WarningKind.EQUAL_TIMES in warned(assembly)
     assert np.array_equal(assembly.volumes[0].voxels[0], assembly.volumes[0].voxels[1])

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import FileDataset
-from pydicom.uid import generate_uid
 
 from node.volume.assemble import assemble
 from node.volume.reasons import WarningKind
 from tests import make
+from tests.unit.volume.grids import numbered, of_one_series
 
 SLICES = 4
 
 
 def of_one_echo_by_its_header(times: int, echoes: int, **private: Any) -> list[FileDataset]:
     """Volumes of several echoes, time by time, with the number, time and Instance Numbers of the first one."""
-    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    uids = of_one_series()
     out = []
     for volume in range(times * echoes):
         time, echo = divmod(volume, echoes)
@@ -46,8 +46,5 @@ def test_echoes_of_ge_that_only_their_raw_data_tell_apart_are_no_times(times: in
 
 @pytest.mark.parametrize("told", ["0.000000", "3"])
 def test_runs_of_raw_data_that_are_not_as_many_as_echoes_divide_nothing(told: str) -> None:
-    series = of_one_echo_by_its_header(3, 2, told=told)
-    for number, ds in enumerate(series, start=1):
-        ds.InstanceNumber = number
-    [volume] = assemble(series).volumes
+    [volume] = assemble(numbered(of_one_echo_by_its_header(3, 2, told=told))).volumes
     assert volume.voxels.shape[:2] == (6, SLICES)

@@ -28,21 +28,10 @@ def without(series: Sequence[FileDataset], *times: int, slices: int = 4) -> list
     return [ds for index, ds in enumerate(series) if index // slices not in times]
 
 
-def plain(series: Sequence[FileDataset], *keywords: str) -> list[FileDataset]:
-    """Leave these attributes out of every instance."""
-    for ds in series:
-        for keyword in keywords:
-            delattr(ds, keyword)
-    return list(series)
-
-
 def started(starts_s: Sequence[float]) -> list[FileDataset]:
     """Return a time series without Instance Numbers whose times start then."""
-    series = make.time_series(len(starts_s), 4)
-    for index, ds in enumerate(series):
-        ds.AcquisitionTime = f"1015{starts_s[index // 4]:09.6f}"
-        del ds.InstanceNumber
-    return series
+    clock = [f"1015{start:09.6f}" for start in starts_s]
+    return make.time_series(len(starts_s), 4, AcquisitionTime=clock, InstanceNumber=None)
 
 
 def test_a_series_that_lacks_nothing_has_its_repetition_as_step() -> None:
@@ -61,7 +50,7 @@ def test_a_lost_time_leaves_a_hole_in_the_numbers_and_in_the_clock() -> None:
 
 
 def test_numbers_alone_tell_of_lost_times() -> None:
-    volume = only(plain(without(make.time_series(7, 4), 2, 3), "AcquisitionTime"))
+    volume = only(without(make.time_series(7, 4, AcquisitionTime=None), 2, 3))
     assert gaps(volume) == ["missing-time: times seem to be missing: 2 after time 2 by Instance Number (0020,0013)"]
     assert volume.time_step_s is None
 
@@ -80,10 +69,8 @@ def test_a_time_that_lost_a_slice_and_is_left_out_leaves_a_hole_too() -> None:
 
 
 def test_temporal_positions_tell_of_lost_times() -> None:
-    series = make.time_series(6, 4)
-    for index, ds in enumerate(series):
-        ds.TemporalPositionIdentifier = index // 4 + 1
-    volume = only(plain(without(series, 1, 4), "AcquisitionTime", "InstanceNumber"))
+    positions = {"TemporalPositionIdentifier": [1, 2, 3, 4, 5, 6], "AcquisitionTime": None, "InstanceNumber": None}
+    volume = only(without(make.time_series(6, 4, **positions), 1, 4))
     assert gaps(volume) == [
         "missing-time: times seem to be missing: "
         "2 after times 1, 3 by Temporal Position Identifier (0020,0100)"
@@ -131,13 +118,9 @@ def test_numbers_that_leave_out_as_many_after_each_time_are_no_hole() -> None:
 
 
 def test_longer_frames_of_a_dynamic_series_are_no_hole() -> None:
-    series = make.time_series(5, 4, modality="PT", EchoTime=None, RepetitionTime=None)
-    for index, ds in enumerate(series):
-        time = index // 4
-        ds.AcquisitionTime = f"1015{(0, 5, 10, 15, 25)[time]:02d}"
-        ds.ActualFrameDuration = (5000, 5000, 5000, 10_000, 10_000)[time]
-        del ds.InstanceNumber
-    assert gaps(only(series)) == []
+    clock, durations_ms = ["101500", "101505", "101510", "101515", "101525"], [5000, 5000, 5000, 10_000, 10_000]
+    of_pet = {"modality": "PT", "EchoTime": None, "RepetitionTime": None, "InstanceNumber": None}
+    assert gaps(only(make.time_series(5, 4, AcquisitionTime=clock, ActualFrameDuration=durations_ms, **of_pet))) == []
 
 
 @pytest.mark.parametrize(
@@ -150,9 +133,7 @@ def test_longer_frames_of_a_dynamic_series_are_no_hole() -> None:
 def test_a_pause_between_numbers_without_a_hole_is_a_lost_time_only_of_a_continuous_scan(
     repetition_ms: str, told: list[str]
 ) -> None:
-    series = make.time_series(6, 4, RepetitionTime=repetition_ms)
-    for index, ds in enumerate(series):
-        ds.AcquisitionTime = f"1015{(0, 2, 4, 8, 10, 12)[index // 4]:02d}"
-    volume = only(series)
+    clock = ["101500", "101502", "101504", "101508", "101510", "101512"]
+    volume = only(make.time_series(6, 4, RepetitionTime=repetition_ms, AcquisitionTime=clock))
     assert gaps(volume) == told
     assert volume.time_step_s is None

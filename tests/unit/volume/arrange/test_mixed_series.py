@@ -12,14 +12,9 @@ from pydicom.uid import generate_uid
 
 from node.volume.assemble import assemble
 from node.volume.elements import number
-from node.volume.model import Assembly
 from node.volume.reasons import Reason, WarningKind
 from tests import make
-from tests.unit.volume.grids import grids, of_one_series, planes
-
-
-def warning_kinds(assembly: Assembly) -> set[WarningKind]:
-    return {warning.name for volume in assembly.volumes for warning in volume.warnings}
+from tests.unit.volume.grids import grids, in_turn, of_one_series, planes, warned
 
 
 def parts(count: int, slices: int = 5, **attributes: list[Any]) -> list[list[FileDataset]]:
@@ -54,7 +49,7 @@ def test_a_contrast_that_lost_a_slice_is_a_volume_that_tells_it_though_numbers_c
     water, fat = parts(2, ImageType=[WATER, FAT])
     assembly = assemble([*water[:2], *water[3:], *fat])
     assert grids(assembly) == [[planes([*water[:2], *water[3:]])], [planes(fat)]]
-    assert WarningKind.MISSING_SLICE in warning_kinds(assembly)
+    assert WarningKind.MISSING_SLICE in warned(assembly)
 
 
 def test_two_contrasts_that_both_lost_slices_are_no_volume_of_both() -> None:
@@ -112,7 +107,7 @@ def test_kernels_of_acquisitions_that_overlap_are_not_mixed() -> None:
     assembly = assemble(sharp + smooth)
     kernels = {plane: kernel for kernel, part in enumerate((sharp, smooth)) for plane in planes(part)}
     assert sorted([kernels[plane] for plane in grid] for [grid] in grids(assembly)) == [[0] * 11, [1] * 11]
-    assert warning_kinds(assembly) == {WarningKind.SAME_POSITION_TWICE}
+    assert warned(assembly) == {WarningKind.SAME_POSITION_TWICE}
 
 
 def test_acquisitions_of_which_some_overlap_and_some_follow_each_other_are_volumes_of_their_own() -> None:
@@ -125,73 +120,66 @@ def test_acquisitions_of_which_some_overlap_and_some_follow_each_other_are_volum
 # Diffusion
 
 
-def test_a_diffusion_volume_that_lost_a_slice_leaves_the_others_in_their_order() -> None:
+WEIGHTED: dict[str, list[dict[str, Any]]] = {
+    "directions": [
+        {"DiffusionBValue": 0.0},
+        {"DiffusionBValue": 1000.0, "DiffusionGradientOrientation": [1.0, 0, 0]},
+        {"DiffusionBValue": 1000.0, "DiffusionGradientOrientation": [0, 1.0, 0]},
+        {"DiffusionBValue": 1000.0, "DiffusionGradientOrientation": [0, 0, 1.0]},
+    ],
+    "two unweighted ones, which their numbers tell apart": [
+        {"DiffusionBValue": b_value} for b_value in (0.0, 1000.0, 0.0, 500.0)
+    ],
+}
+
+
+@pytest.mark.parametrize("weightings", WEIGHTED)
+def test_a_diffusion_volume_that_lost_a_slice_leaves_the_others_in_their_order(weightings: str) -> None:
     volumes = parts(4)
-    for volume, (b_value, direction) in zip(
-        volumes, [(0.0, None), (1000.0, [1.0, 0, 0]), (1000.0, [0, 1.0, 0]), (1000.0, [0, 0, 1.0])], strict=True
-    ):
+    for volume, weighting in zip(volumes, WEIGHTED[weightings], strict=True):
         for ds in volume:
-            ds.DiffusionBValue = b_value
-            if direction is not None:
-                ds.DiffusionGradientOrientation = direction
+            ds.update(make.dataset(**weighting))
     assembly = assemble([*volumes[0], *volumes[1], *volumes[2][:3], *volumes[2][4:], *volumes[3]])
     assert grids(assembly) == [[planes(volumes[0]), planes(volumes[1]), planes(volumes[3])]]
-
-
-def test_two_unweighted_volumes_of_which_one_lost_a_slice_are_separated_by_their_numbers() -> None:
-    volumes = parts(3)
-    for volume, b_value in zip(volumes, (0.0, 0.0, 1000.0), strict=True):
-        for ds in volume:
-            ds.DiffusionBValue = b_value
-    assembly = assemble([*volumes[0], *volumes[1][:2], *volumes[1][3:], *volumes[2]])
-    assert grids(assembly) == [[planes(volumes[0]), planes(volumes[2])]]
 
 
 # Times that lost slices
 
 
 def test_heart_phases_that_each_slice_lost_elsewhere_are_not_closed_up() -> None:
-    series = make.time_series(6, 2)
-    for index, ds in enumerate(series):
-        del ds.AcquisitionTime
-        ds.TriggerTime = str(40 * (index // 2))
-        ds.InstanceNumber = 1
-    times = [series[time * 2 : time * 2 + 2] for time in range(6)]
-    left = [ds for ds in series if ds not in (times[1][0], times[3][1])]
-    assembly = assemble(left)
-    assert grids(assembly) == [[planes(times[time]) for time in (0, 2, 4, 5)]]
-    assert WarningKind.INCOMPLETE_VOLUME in warning_kinds(assembly)
+    phases = [str(40 * time) for time in range(6)]
+    series = make.time_series(6, 2, AcquisitionTime=None, InstanceNumber=1, TriggerTime=phases)
+    lost = (series[2], series[7])
+    assembly = assemble([ds for ds in series if ds not in lost])
+    assert grids(assembly) == [[in_turn(series, 2)[time] for time in (0, 2, 4, 5)]]
+    assert WarningKind.INCOMPLETE_VOLUME in warned(assembly)
 
 
 def test_heart_phases_of_a_rate_of_each_slice_are_all_of_the_phases() -> None:
-    series = make.time_series(5, 3)
+    series = make.time_series(5, 3, AcquisitionTime=None)
     for index, ds in enumerate(series):
-        del ds.AcquisitionTime
         ds.TriggerTime = str((index // 3) * (36, 40, 45)[index % 3])
-    assert grids(assemble(series)) == [[planes(series[time * 3 : time * 3 + 3]) for time in range(5)]]
+    assert grids(assemble(series)) == [in_turn(series, 3)]
 
 
 @pytest.mark.parametrize("keyword", ["TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"])
 def test_a_slice_of_another_time_is_never_taken_for_one_of_a_whole_time(keyword: str) -> None:
-    series = make.time_series(2, 4)
+    series = make.time_series(2, 4, AcquisitionTime=None, **{keyword: ["1", "2"]})
     for index, ds in enumerate(series):
-        del ds.AcquisitionTime
         ds.InstanceNumber = 8 - index  # the other time comes first
-        setattr(ds, keyword, str(index // 4 + 1) if keyword == "TriggerTime" else index // 4 + 1)
     assembly = assemble([*series[:4], series[5]])
     assert grids(assembly) == [[planes(series[:4])]]
     assert [exclusion.sop_instance_uid for exclusion in assembly.exclusions] == [series[5].SOPInstanceUID]
 
 
 def test_numbers_that_go_through_the_times_of_each_slice_keep_the_holes_of_lost_ones() -> None:
-    series = make.time_series(6, 2)
+    series = make.time_series(6, 2, AcquisitionTime=None)
     for index, ds in enumerate(series):
-        del ds.AcquisitionTime
         time, place = divmod(index, 2)
         ds.InstanceNumber = place * 6 + time + 1
-    times = [series[time * 2 : time * 2 + 2] for time in range(6)]
-    left = [ds for ds in series if ds not in (times[4][0], times[1][1])]
-    assert grids(assemble(left)) == [[planes(times[time]) for time in (0, 2, 3, 5)]]
+    lost = (series[8], series[3])
+    assembly = assemble([ds for ds in series if ds not in lost])
+    assert grids(assembly) == [[in_turn(series, 2)[time] for time in (0, 2, 3, 5)]]
 
 
 Grids = list[list[list[tuple[str, int]]]]
@@ -226,13 +214,6 @@ def test_frames_of_several_instances_of_one_number_are_never_one_time() -> None:
     assert refusal.reason is Reason.SAME_POSITION_TWICE
 
 
-def test_slices_of_several_temporal_positions_in_one_volume_are_reported() -> None:
-    series = make.mr_series(6, TemporalPositionIdentifier=[1, 1, 1, 2, 2, 2])
-    assembly = assemble(series)
-    assert grids(assembly) == [[planes(series)]]
-    assert warning_kinds(assembly) == {WarningKind.PARAMETER_VARIES}
-
-
 # What is not of this volume
 
 
@@ -242,20 +223,8 @@ def test_slices_of_another_patient_are_in_no_volume_of_the_first_and_are_reporte
         ds.PatientID = "TEST-2"
     assembly = assemble(series)
     assert grids(assembly) == [[planes([*series[:2], *series[4:]])], [planes(series[2:4])]]
-    assert WarningKind.SEVERAL_PATIENTS in warning_kinds(assembly)
+    assert WarningKind.SEVERAL_PATIENTS in warned(assembly)
     assert "TEST" not in " ".join(warning.detail for volume in assembly.volumes for warning in volume.warnings)
-
-
-def test_a_patient_id_of_each_instance_divides_no_volume() -> None:
-    series = make.ct_series(6, PatientID=[f"random {index}" for index in range(6)])
-    assert grids(assemble(series)) == [[planes(series)]]
-
-
-def test_a_slice_without_patient_id_or_modality_stays_in_its_volume() -> None:
-    series = make.ct_series(6)
-    del series[1].PatientID
-    del series[2].Modality
-    assert grids(assemble(series)) == [[planes(series)]]
 
 
 def test_a_slice_of_another_modality_is_not_of_the_volume() -> None:
@@ -285,7 +254,7 @@ def test_a_slice_that_does_not_tell_its_scaling_is_in_no_volume_of_those_that_do
     setattr(series[2], keyword, None)
     assembly = assemble(series)
     assert grids(assembly) == [[planes([*series[:2], *series[3:]])]]
-    assert warning_kinds(assembly) >= {WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME}
+    assert warned(assembly) >= {WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME}
     assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.CONTRADICTORY]
 
 

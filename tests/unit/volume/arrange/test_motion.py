@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +12,12 @@ from pydicom import Dataset, FileDataset
 from pydicom.uid import generate_uid
 
 from node.volume.assemble import assemble
-from node.volume.model import Assembly, Geometry
+from node.volume.model import Geometry
 from node.volume.reasons import Reason, WarningKind
 from tests import make
-from tests.unit.volume.grids import grids, of_one_series, planes
+from tests.unit.volume.grids import Placed, grids, in_turn, numbered, of_one_series, planes, warned
 from tests.unit.volume.vendors.test_siemens import DISTANCE, mosaic, normal, put_csa
 from tests.volumes import rotation
-
-Placed = TypeVar("Placed", bound=Dataset)
 
 MIDDLE = np.array([5.0, -10.0, 40.0])
 """What the head turns around."""
@@ -43,10 +41,8 @@ def moved(ds: Placed, turn: NDArray[Any], shift: NDArray[Any]) -> Placed:
 
 def single_slices(times: int, slices: int, **options: Any) -> list[FileDataset]:
     """An uncorrected series in time, of which Acquisition Number tells the times."""
-    series = make.time_series(times, slices, orientation=make.OBLIQUE, **options)
-    for index, ds in enumerate(series):
-        ds.AcquisitionNumber = index // slices + 1
-    return series
+    numbers = list(range(1, times + 1))
+    return make.time_series(times, slices, orientation=make.OBLIQUE, AcquisitionNumber=numbers, **options)
 
 
 def corrected(times: int = 6, slices: int = 5, **options: Any) -> list[FileDataset]:
@@ -55,18 +51,11 @@ def corrected(times: int = 6, slices: int = 5, **options: Any) -> list[FileDatas
     return [moved(ds, *moves[index // slices]) for index, ds in enumerate(series)]
 
 
-def by_time(series: list[FileDataset], slices: int) -> list[Any]:
-    return [planes(series[start : start + slices]) for start in range(0, len(series), slices)]
-
-
-def warned(assembly: Assembly) -> set[WarningKind]:
-    return {warning.name for volume in assembly.volumes for warning in volume.warnings}
-
-
-def test_a_series_corrected_for_motion_is_one_volume_in_time_at_the_first_place() -> None:
+@pytest.mark.parametrize("arrival", [1, -1])
+def test_a_series_corrected_for_motion_is_one_volume_in_time_at_the_first_place(arrival: int) -> None:
     series = corrected()
-    assembly = assemble(series)
-    assert grids(assembly) == [by_time(series, 5)]
+    assembly = assemble(series[::arrival])
+    assert grids(assembly) == [in_turn(series, 5)]
     [volume] = assembly.volumes
     assert volume.geometry is Geometry.REGULAR
     assert warned(assembly) == {WarningKind.POSITIONS_VARY_IN_TIME}
@@ -96,11 +85,6 @@ def test_times_that_weightings_order_lie_where_the_first_of_them_was_acquired() 
     assert "move by up to 0.70 mm" in warning.detail
 
 
-def test_the_order_of_arrival_is_nothing_to_a_corrected_series() -> None:
-    series = corrected()
-    assert grids(assemble(series[::-1])) == [by_time(series, 5)]
-
-
 @pytest.mark.parametrize(
     "direction", [make.OBLIQUE[:3], make.OBLIQUE[3:], np.cross(make.OBLIQUE[:3], make.OBLIQUE[3:]), (0.0, 0.6, 0.8)]
 )
@@ -109,7 +93,7 @@ def test_a_series_that_is_shifted_alone_is_one_volume_in_time(direction: make.Nu
     for index, ds in enumerate(series):
         moved(ds, np.eye(3), np.array(direction) * (0.0, 0.0, 0.31, 0.74, 1.13)[index // 4])
     assembly = assemble(series)
-    assert grids(assembly) == [by_time(series, 4)]
+    assert grids(assembly) == [in_turn(series, 4)]
     assert warned(assembly) == {WarningKind.POSITIONS_VARY_IN_TIME}
 
 
@@ -153,19 +137,19 @@ def test_enhanced_images_corrected_for_motion_are_one_volume_in_time(instances: 
     [volume] = assemble(series).volumes
     assert volume.shape == (12, 16, slices, len(moves))
     np.testing.assert_array_equal(volume.voxels.reshape(whole.pixel_array.shape), whole.pixel_array)
-    assert {warning.name for warning in volume.warnings} == {WarningKind.POSITIONS_VARY_IN_TIME}
+    assert [warning.name for warning in volume.warnings] == [WarningKind.POSITIONS_VARY_IN_TIME]
 
 
 def test_two_echoes_of_a_corrected_series_are_two_volumes_in_time() -> None:
     uids = of_one_series()
     first, second = corrected(**uids, EchoTime="12"), corrected(**uids, EchoTime="30", EchoNumbers=2)
-    assert grids(assemble([*first, *second])) == [by_time(first, 5), by_time(second, 5)]
+    assert grids(assemble([*first, *second])) == [in_turn(first, 5), in_turn(second, 5)]
 
 
 def test_a_corrected_series_that_was_interrupted_keeps_its_whole_times() -> None:
     series = corrected()
     assembly = assemble(series[:-3])
-    assert grids(assembly) == [by_time(series[:25], 5)]
+    assert grids(assembly) == [in_turn(series[:25], 5)]
     assert warned(assembly) == {WarningKind.POSITIONS_VARY_IN_TIME, WarningKind.INCOMPLETE_VOLUME}
     assert {exclusion.sop_instance_uid for exclusion in assembly.exclusions} == {
         ds.SOPInstanceUID for ds in series[25:27]
@@ -176,7 +160,7 @@ def test_a_corrected_series_that_was_interrupted_keeps_its_whole_times() -> None
 def test_a_slice_lost_from_a_corrected_series_shifts_no_time() -> None:
     series = corrected()
     assert grids(assemble(series[:12] + series[13:])) == [
-        [time for number, time in enumerate(by_time(series, 5)) if number != 2]
+        [time for number, time in enumerate(in_turn(series, 5)) if number != 2]
     ]
 
 
@@ -215,11 +199,8 @@ def test_volumes_that_overlap_at_other_places_say_that_they_may_be_times(
 ) -> None:
     uids, first = of_one_series(), np.array((-50.0, -40.0, 10.0))
     places = [first, first + moved_mm]
-    stacks = [make.ct_series(8, **uids, origin=tuple(place), AcquisitionNumber=1) for place in places]
-    for number, ds in enumerate((ds for stack in stacks for ds in stack), start=1):
-        ds.InstanceNumber = number
-        ds.AcquisitionNumber = (number - 1) // 8 + 1
-    assembly = assemble([ds for stack in stacks for ds in stack])
+    stacks = [make.ct_series(8, **uids, origin=place, AcquisitionNumber=n) for n, place in enumerate(places, start=1)]
+    assembly = assemble(numbered(*stacks))
     assert [volume.shape[2] for volume in assembly.volumes] == [8, 8]
     for volume in assembly.volumes:
         details = [one.detail for one in volume.warnings if one.name is WarningKind.SEVERAL_POSITIONS]
@@ -227,28 +208,18 @@ def test_volumes_that_overlap_at_other_places_say_that_they_may_be_times(
         assert all(f"{np.linalg.norm(moved_mm):.2f} mm away" in detail for detail in details)
 
 
-def test_slabs_beside_each_other_are_no_times() -> None:
+@pytest.mark.parametrize(("slices", "apart_mm"), [(4, 13.0), (8, 7.5)], ids=["beside each other", "on one grid"])
+def test_slabs_are_no_times(slices: int, apart_mm: float) -> None:
     uids = of_one_series()
     slabs = [
-        make.mr_series(4, **uids, origin=(-50.0, -40.0, 13.0 * number), AcquisitionNumber=number + 1)
+        make.mr_series(slices, **uids, origin=(-50.0, -40.0, apart_mm * number), AcquisitionNumber=number + 1)
         for number in range(3)
     ]
-    assembly = assemble([ds for slab in slabs for ds in slab])
+    assembly = assemble(numbered(*slabs) if slices == 8 else [ds for slab in slabs for ds in slab])
     assert all(volume.times == 1 for volume in assembly.volumes)
     assert WarningKind.POSITIONS_VARY_IN_TIME not in warned(assembly)
-
-
-def test_slabs_that_overlap_on_one_grid_are_no_times() -> None:
-    uids = of_one_series()
-    slabs = [
-        make.mr_series(8, **uids, origin=(-50.0, -40.0, 2.5 * 3 * number), AcquisitionNumber=number + 1)
-        for number in range(3)
-    ]
-    for number, ds in enumerate((ds for slab in slabs for ds in slab), start=1):
-        ds.InstanceNumber = number
-    assembly = assemble([ds for slab in slabs for ds in slab])
-    assert grids(assembly) == [[planes(slab)] for slab in slabs]
-    assert WarningKind.POSITIONS_VARY_IN_TIME not in warned(assembly)
+    if slices == 8:
+        assert grids(assembly) == [[planes(slab)] for slab in slabs]
 
 
 @pytest.mark.parametrize("acquisitions", [2, 3])
@@ -258,8 +229,7 @@ def test_acquisitions_between_each_other_are_apart_though_one_lost_a_slice(acqui
         make.mr_series(8, **uids, spacing=4.0, origin=(-50.0, -40.0, height), AcquisitionNumber=number)
         for number, height in enumerate((30.0, 31.3, 52.1)[:acquisitions], start=1)
     ]
-    for number, ds in enumerate((ds for part in parts for ds in part), start=1):
-        ds.InstanceNumber = number
+    numbered(*parts)
     del parts[1][3]
     assembly = assemble([ds for part in parts for ds in part])
     assert grids(assembly) == [[planes(part)] for part in parts]

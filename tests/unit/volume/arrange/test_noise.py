@@ -70,9 +70,7 @@ def test_noise_of_an_enhanced_series_is_apart(private: bool, files: int) -> None
             own.private_block(0x0021, CREATOR, create=True).add_new(0x75, "CS", NOISE)
             group.private_block(0x0021, CREATOR, create=True).add_new(0xFE, "SQ", Sequence([own]))
         else:
-            kind = Dataset()
-            kind.FrameType = NOISE
-            group.MRImageFrameTypeSequence = [kind]
+            group.MRImageFrameTypeSequence = [make.dataset(FrameType=NOISE)]
     series = [whole]
     if files > 1:
         series = []

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import DataElement, FileDataset
-from pydicom.uid import (
-    generate_uid,
-)
+from pydicom.uid import generate_uid
 
 from node.volume.assemble import assemble
 from node.volume.model import Geometry
 from node.volume.reasons import Reason, WarningKind
 from tests import make
-from tests.unit.volume.grids import grids, of_one_series, planes
+from tests.unit.volume.grids import grids, in_turn, of_one_series, planes, warned
 
 # What anonymisers and archives take away
 
@@ -26,7 +24,7 @@ def test_a_frame_of_reference_of_each_instance_divides_no_volume_and_is_reported
     series = make.ct_series(6, FrameOfReferenceUID=[generate_uid() for _ in range(6)])
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert WarningKind.FRAME_OF_REFERENCE_VARIES in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.FRAME_OF_REFERENCE_VARIES in warned(assembly)
 
 
 def test_two_scans_of_two_frames_of_reference_stay_apart() -> None:
@@ -41,12 +39,6 @@ def test_two_volumes_of_a_frame_of_reference_each_stay_apart() -> None:
     assert len(grids(assemble([first, second]))) == 2
 
 
-def test_a_slice_without_a_frame_of_reference_stays_in_its_volume() -> None:
-    series = make.ct_series(6)
-    del series[2].FrameOfReferenceUID
-    assert grids(assemble(series)) == [[planes(series)]]
-
-
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
 @pytest.mark.parametrize("lost", [2, 5])
 def test_a_slice_without_its_place_is_left_out_and_reported_even_at_the_end(keyword: str, lost: int) -> None:
@@ -54,7 +46,7 @@ def test_a_slice_without_its_place_is_left_out_and_reported_even_at_the_end(keyw
     delattr(series[lost], keyword)
     assembly = assemble(series)
     assert grids(assembly) == [[planes([ds for ds in series if ds is not series[lost]])]]
-    assert WarningKind.INCOMPLETE_VOLUME in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.INCOMPLETE_VOLUME in warned(assembly)
     [exclusion] = assembly.exclusions
     assert (exclusion.sop_instance_uid, exclusion.reason) == (series[lost].SOPInstanceUID, Reason.BAD_GEOMETRY)
 
@@ -92,10 +84,7 @@ def test_a_series_that_came_twice_with_a_slice_taken_twice_has_its_copies_left_o
         ds.InstanceNumber = number
     assembly = assemble(first + again)
     assert grids(assembly) == [[planes(first[:5])]]
-    assert {warning.name for warning in assembly.volumes[0].warnings} == {
-        WarningKind.DUPLICATE_SLICE,
-        WarningKind.SAME_POSITION_TWICE,
-    }
+    assert warned(assembly) == {WarningKind.DUPLICATE_SLICE, WarningKind.SAME_POSITION_TWICE}
 
 
 @pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
@@ -105,7 +94,7 @@ def test_a_slice_whose_scaling_is_no_number_is_left_out_and_reported(keyword: st
     series[2][keyword]._value = float("nan")
     assembly = assemble(series)
     assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.CONTRADICTORY]
-    assert WarningKind.MISSING_SLICE in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.MISSING_SLICE in warned(assembly)
 
 
 def test_a_series_of_one_instance_uid_for_all_slices_is_refused() -> None:
@@ -120,31 +109,19 @@ def test_a_series_of_one_instance_uid_for_all_slices_is_refused() -> None:
 # Parameters that go from slice to slice
 
 
-def values_of_each_slice(keyword: str) -> list[FileDataset]:
-    return make.mr_series(6, **{keyword: [str(100 + 50 * index) for index in range(6)]})
-
-
-@pytest.mark.parametrize("keyword", ["InversionTime", "EchoTime", "FlipAngle"])
-def test_a_parameter_that_goes_from_slice_to_slice_divides_no_volume_and_is_reported(keyword: str) -> None:
-    series = values_of_each_slice(keyword)
-    assembly = assemble(series)
-    assert grids(assembly) == [[planes(series)]]
-    assert [warning.name for warning in assembly.volumes[0].warnings] == [WarningKind.PARAMETER_VARIES]
-
-
 def test_a_parameter_of_each_slice_divides_no_volume_that_lacks_a_slice() -> None:
-    series = values_of_each_slice("InversionTime")
+    series = make.mr_series(6, InversionTime=[str(100 + 50 * index) for index in range(6)])
     del series[2]
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert WarningKind.MISSING_SLICE in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.MISSING_SLICE in warned(assembly)
 
 
 def test_a_parameter_of_each_slice_divides_no_series_in_time() -> None:
     series = make.time_series(3, 4)
     for index, ds in enumerate(series):
         ds.InversionTime = str(100 + 50 * (index % 4))
-    assert grids(assemble(series)) == [[planes(series[time * 4 : time * 4 + 4]) for time in range(3)]]
+    assert grids(assemble(series)) == [in_turn(series, 4)]
 
 
 @pytest.mark.parametrize("keyword", ["EchoTime", "InversionTime"])
@@ -168,13 +145,6 @@ def test_echo_times_that_are_measured_at_each_slice_divide_no_echo() -> None:
     assert [volume.suffix for volume in assembly.volumes] == ["e1", "e2", "e3"]
 
 
-@pytest.mark.parametrize("keyword", ["EchoTime", "InversionTime"])
-def test_a_slice_that_lacks_the_time_of_the_others_stays_with_them(keyword: str) -> None:
-    series = make.mr_series(5, **{keyword: "30"})
-    delattr(series[2], keyword)
-    assert grids(assemble(series)) == [[planes(series)]]
-
-
 def test_thin_slices_of_a_base_and_thick_ones_above_are_uneven_but_none_is_missing() -> None:
     heights = [0, 3, 6, 9, 12, 18, 24, 30]
     series = make.ct_series(
@@ -182,9 +152,9 @@ def test_thin_slices_of_a_base_and_thick_ones_above_are_uneven_but_none_is_missi
         positions=np.array([[-50.0, -40.0, height] for height in heights]),
         SliceThickness=["3"] * 5 + ["6"] * 3,
     )
-    names = {warning.name for warning in assemble(series).volumes[0].warnings}
-    assert WarningKind.IRREGULAR_SPACING in names
-    assert WarningKind.MISSING_SLICE not in names
+    assert warned(assemble(series)) & {WarningKind.IRREGULAR_SPACING, WarningKind.MISSING_SLICE} == {
+        WarningKind.IRREGULAR_SPACING
+    }
 
 
 # Variants that lost slices
@@ -224,69 +194,53 @@ def test_phase_images_without_an_image_type_are_no_second_time_of_their_magnitud
 # Order in time
 
 
-def test_instance_numbers_in_no_order_mix_no_times() -> None:
-    series = make.time_series(3, 4)
-    for ds, number in zip(series, np.random.default_rng(3).permutation(12), strict=True):
-        del ds.AcquisitionTime
+def test_instance_numbers_in_no_order_mix_no_times_and_positions_with_several_frames_are_counted() -> None:
+    numbers = np.random.default_rng(3).permutation(12)
+    series = make.time_series(3, 4, AcquisitionTime=None)
+    for ds, number in zip(series, numbers, strict=True):
         ds.InstanceNumber = int(number) + 1
-    [refusal] = assemble(series).refusals
-    assert refusal.reason is Reason.SAME_POSITION_TWICE
-
-
-def test_a_refusal_counts_the_positions_that_have_several_frames() -> None:
-    series = make.time_series(3, 4)
-    for ds, number in zip(series, np.random.default_rng(3).permutation(12), strict=True):
-        del ds.AcquisitionTime
-        ds.InstanceNumber = int(number) + 1
-    [refusal] = assemble(series[:7] + series[8:11]).refusals
+    for left in (series, series[:7] + series[8:11]):
+        [refusal] = assemble(left).refusals
+        assert refusal.reason is Reason.SAME_POSITION_TWICE
     assert refusal.detail.startswith("3 of 4 positions have several frames")
 
 
 @pytest.mark.parametrize("order", ["time by time", "slice by slice", "package by package"])
 def test_instance_numbers_that_follow_each_other_give_the_times(order: str) -> None:
-    series = make.time_series(3, 4)
+    series = make.time_series(3, 4, AcquisitionTime=None)
     turns = [divmod(index, 4) for index in range(12)]
-    in_turn = {
+    by_rank = {
         "time by time": lambda turn: turn,
         "slice by slice": lambda turn: turn[::-1],
         "package by package": lambda turn: (turn[1] % 2, turn[0], turn[1]),
     }[order]
-    ranks = {turn: rank for rank, turn in enumerate(sorted(turns, key=in_turn))}
+    ranks = {turn: rank for rank, turn in enumerate(sorted(turns, key=by_rank))}
     for ds, turn in zip(series, turns, strict=True):
-        del ds.AcquisitionTime
         ds.InstanceNumber = ranks[turn] + 1
-    assert grids(assemble(series)) == [[planes(series[time * 4 : time * 4 + 4]) for time in range(3)]]
+    assert grids(assemble(series)) == [in_turn(series, 4)]
 
 
 def test_a_content_time_that_mixes_times_is_passed_over() -> None:
-    series = make.time_series(3, 4)
+    series = make.time_series(3, 4, AcquisitionTime=None)
     for ds, second in zip(series, np.random.default_rng(5).permutation(12), strict=True):
-        del ds.AcquisitionTime
         ds.ContentTime = f"1015{second:02d}"
-    assert grids(assemble(series)) == [[planes(series[time * 4 : time * 4 + 4]) for time in range(3)]]
+    assert grids(assemble(series)) == [in_turn(series, 4)]
 
 
 def test_times_that_each_lost_a_slice_at_another_position_are_not_closed_up() -> None:
-    series = make.time_series(4, 3)
-    for ds in series:
-        ds.InstanceNumber = 1
+    series = make.time_series(4, 3, InstanceNumber=1)
     lost = {0 * 3 + 0, 1 * 3 + 1, 2 * 3 + 2}  # three frames stay at each position
     assembly = assemble([ds for index, ds in enumerate(series) if index not in lost])
     assert grids(assembly) in ([], [[planes(series[9:])]])
-    assert assembly.refusals or WarningKind.INCOMPLETE_VOLUME in {
-        warning.name for warning in assembly.volumes[0].warnings
-    }
+    assert assembly.refusals or WarningKind.INCOMPLETE_VOLUME in warned(assembly)
 
 
 def diffusion_series(b_values: Sequence[float], **attributes: Any) -> list[list[FileDataset]]:
     shared = of_one_series(**attributes)
-    volumes = [
-        make.mr_series(3, pixels=make.pattern(3, 16, 12, seed=number), **shared) for number in range(len(b_values))
+    return [
+        make.mr_series(3, pixels=make.pattern(3, 16, 12, seed=number), DiffusionBValue=float(b_value), **shared)
+        for number, b_value in enumerate(b_values)
     ]
-    for volume, b_value in zip(volumes, b_values, strict=True):
-        for ds in volume:
-            ds.DiffusionBValue = float(b_value)
-    return volumes
 
 
 def test_weightings_that_differ_put_diffusion_volumes_in_order_without_any_number() -> None:
@@ -314,25 +268,17 @@ def test_slices_of_several_weightings_that_share_no_position_are_no_volume() -> 
     assert grids(assembly) == [[planes(volume)] for volume in kept]
 
 
-@pytest.mark.parametrize("keyword", ["TemporalPositionIdentifier", "DiffusionBValue"])
-def test_what_is_left_of_two_times_is_no_volume_with_a_slice_taken_twice(keyword: str) -> None:
-    series = make.time_series(2, 5)
-    for index, ds in enumerate(series):
-        del ds.AcquisitionTime
-        ds.InstanceNumber = 1
-        setattr(ds, keyword, index // 5 + 1.0 if keyword == "DiffusionBValue" else index // 5 + 1)
-    left = [*series[:3], *series[7:]]  # the third position has both
-    if keyword == "DiffusionBValue":
-        for ds in left:
-            ds.DiffusionBValue = 500.0 * ds.DiffusionBValue
-    [refusal] = assemble(left).refusals
+@pytest.mark.parametrize(
+    "told", [{"TemporalPositionIdentifier": [1, 2]}, {"DiffusionBValue": [500.0, 1000.0]}], ids=str
+)
+def test_what_is_left_of_two_times_is_no_volume_with_a_slice_taken_twice(told: dict[str, list[Any]]) -> None:
+    series = make.time_series(2, 5, AcquisitionTime=None, InstanceNumber=1, **told)
+    [refusal] = assemble([*series[:3], *series[7:]]).refusals  # the third position has both
     assert refusal.reason is Reason.INCOMPLETE
 
 
 def test_a_weighting_of_each_slice_is_reported() -> None:
-    series = make.mr_series(4)
-    for index, ds in enumerate(series):
-        ds.DiffusionBValue = 250.0 * index
+    series = make.mr_series(4, DiffusionBValue=[0.0, 250.0, 500.0, 750.0])
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert WarningKind.PARAMETER_VARIES in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.PARAMETER_VARIES in warned(assembly)

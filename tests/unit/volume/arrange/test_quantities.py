@@ -9,10 +9,9 @@ import pytest
 from pydicom import FileDataset
 
 from node.volume.assemble import assemble
-from node.volume.model import Assembly
 from node.volume.reasons import Reason, WarningKind
 from tests import make
-from tests.unit.volume.grids import frames, grids, of_one_series, planes
+from tests.unit.volume.grids import frames, grids, of_one_series, planes, warned
 
 SLICES = 4
 
@@ -39,10 +38,6 @@ def two(
         numbers = list(range(first + SLICES * number, first + SLICES * (number + 1)))
         volumes.append(make.mr_series(SLICES, pixels=pixels, InstanceNumber=numbers, **(shared | options)))
     return volumes[0], volumes[1]
-
-
-def names(assembly: Assembly) -> set[WarningKind]:
-    return {warning.name for volume in assembly.volumes for warning in volume.warnings}
 
 
 # GE's field maps
@@ -100,7 +95,7 @@ def test_frames_of_an_instance_at_several_positions_are_reported_as_assumed_time
     ds = without_dimensions(3, 4)
     assembly = assemble([ds])
     assert grids(assembly) == [frames(ds, 4, 3)]
-    assert names(assembly) == {WarningKind.TIMES_ASSUMED}
+    assert warned(assembly) == {WarningKind.TIMES_ASSUMED}
 
 
 @pytest.mark.parametrize(("clock", "told"), [(None, {WarningKind.TIMES_ASSUMED}), (["101500", "101502"], set())])
@@ -111,7 +106,7 @@ def test_instances_at_one_position_that_only_numbers_order_are_reported(
     series = make.mr_series(2, positions=np.zeros((2, 3)), AcquisitionTime=clock, **shared)
     assembly = assemble(series)
     assert [len(grid) for grid in grids(assembly)] == [2]
-    assert names(assembly) == told
+    assert warned(assembly) == told
 
 
 # Signs
@@ -122,7 +117,7 @@ def test_a_signed_time_and_an_unsigned_one_are_two_quantities(low: int) -> None:
     magnitude, signed = two(low)
     assembly = assemble(magnitude + signed)
     assert grids(assembly) == [[planes(magnitude)], [planes(signed)]]
-    assert names(assembly) == {WarningKind.SEVERAL_QUANTITIES}
+    assert warned(assembly) == {WarningKind.SEVERAL_QUANTITIES}
 
 
 def test_times_of_two_quantities_stay_times_of_each() -> None:
@@ -155,20 +150,18 @@ def few_negative(series: Sequence[FileDataset]) -> None:
         make.set_pixels(ds, values)
 
 
-@pytest.mark.parametrize("changed", ["blank", "few", "computed tomography"])
-def test_a_time_that_is_blank_or_has_few_negative_values_is_a_time(changed: str) -> None:
-    first, second = two(-1000 if changed == "computed tomography" else 0)
-    if changed == "blank":
-        make_blank = [make.set_pixels(ds, np.zeros((make.ROWS, make.COLUMNS), np.int16)) for ds in first]
-        assert len(make_blank) == SLICES
-        few_negative(second)
-    if changed == "few":
-        few_negative(second)
-    if changed == "computed tomography":
-        for ds in (*first, *second):
-            ds.Modality, ds.RescaleSlope, ds.RescaleIntercept = "CT", "1", "0"
-    assembly = assemble(first + second)
-    assert [len(grid) for grid in grids(assembly)] == [2]
+@pytest.mark.parametrize("is_blank", [True, False])
+def test_a_time_that_is_blank_or_has_few_negative_values_is_a_time(is_blank: bool) -> None:
+    first, second = two()
+    for ds in first if is_blank else ():
+        make.set_pixels(ds, np.zeros((make.ROWS, make.COLUMNS), np.int16))
+    few_negative(second)
+    assert [len(grid) for grid in grids(assemble(first + second))] == [2]
+
+
+def test_negative_values_of_computed_tomography_are_of_one_quantity() -> None:
+    first, second = two(-1000, Modality="CT", RescaleSlope="1", RescaleIntercept="0")
+    assert [len(grid) for grid in grids(assemble(first + second))] == [2]
 
 
 def test_a_rescaling_that_makes_values_negative_counts() -> None:

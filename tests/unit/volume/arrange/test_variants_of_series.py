@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import Dataset, FileDataset
+from pydicom import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     BreastTomosynthesisImageStorage,
@@ -25,7 +25,7 @@ from node.volume.assemble import assemble
 from node.volume.model import Geometry
 from node.volume.reasons import Reason, WarningKind
 from tests import make
-from tests.unit.volume.grids import frames, grids, of_one_series, one_item, planes
+from tests.unit.volume.grids import frames, grids, in_turn, numbered, of_one_series, one_item, planes, warned
 
 # Jitter
 
@@ -52,25 +52,22 @@ def test_orientations_that_jitter_in_the_fourth_digit_are_one() -> None:
 
 def test_positions_that_jitter_between_times_are_one() -> None:
     series = jittered(make.time_series(3, 8), 1e-4, 0.02)
-    assert grids(assemble(series)) == [[planes(series[time * 8 : time * 8 + 8]) for time in range(3)]]
+    assert grids(assemble(series)) == [in_turn(series, 8)]
 
 
-def test_positions_rounded_to_a_hundredth_of_a_millimetre_are_even() -> None:
-    series = make.ct_series(40, spacing=0.625)
+@pytest.mark.parametrize(
+    ("slices", "digits", "off_mm"),
+    [(40, 2, 2e-4), (50, 1, 3e-3)],  # not the usual step of 0.6 mm: 30 mm in all, not 29
+    ids=["to a hundredth of a millimetre: even", "to a tenth: reported, and as long as it was"],
+)
+def test_rounded_positions_keep_the_length_of_a_stack(slices: int, digits: int, off_mm: float) -> None:
+    series = make.ct_series(slices, spacing=0.625)
     for ds in series:
-        ds.ImagePositionPatient = [make.decimal(round(float(value), 2)) for value in ds.ImagePositionPatient]
-    [volume] = assemble(series).volumes
-    assert volume.geometry is Geometry.REGULAR
-    assert volume.spacing_mm[2] == pytest.approx(0.625, abs=2e-4)
-
-
-def test_positions_rounded_to_a_tenth_are_reported_and_keep_their_length() -> None:
-    series = make.ct_series(50, spacing=0.625)
-    for ds in series:
-        ds.ImagePositionPatient = [make.decimal(round(float(value), 1)) for value in ds.ImagePositionPatient]
-    volume = assemble(series).volumes[0]
-    assert WarningKind.IRREGULAR_SPACING in {warning.name for warning in volume.warnings}
-    assert volume.spacing_mm[2] == pytest.approx(0.625, abs=3e-3)  # not the usual step of 0.6 mm: 30 mm in all, not 29
+        ds.ImagePositionPatient = [make.decimal(round(float(value), digits)) for value in ds.ImagePositionPatient]
+    assembly = assemble(series)
+    assert assembly.volumes[0].spacing_mm[2] == pytest.approx(0.625, abs=off_mm)
+    assert (WarningKind.IRREGULAR_SPACING in warned(assembly)) == (digits == 1)
+    assert (assembly.volumes[0].geometry is Geometry.REGULAR) == (digits == 2)
 
 
 @pytest.mark.slow
@@ -83,20 +80,51 @@ def test_a_spacing_that_creeps_by_less_than_a_percent_is_reported_when_it_adds_u
 # Traits of single slices
 
 
-def test_echo_numbers_that_count_slices_split_no_volume() -> None:
-    series = make.mr_series(6, EchoNumbers=[1, 2, 3, 4, 5, 6])
+def all_but(index: int, value: Any, count: int = 6) -> list[Any]:
+    """A value for each slice, and none for one of them."""
+    return [None if slice_ == index else value for slice_ in range(count)]
+
+
+OF_SINGLE_SLICES: dict[str, Callable[[], list[FileDataset]]] = {
+    "echo numbers that count slices": lambda: make.mr_series(6, EchoNumbers=[1, 2, 3, 4, 5, 6]),
+    "no echo number": lambda: make.mr_series(6, EchoNumbers=all_but(1, 1)),
+    "no echo time": lambda: make.mr_series(6, EchoTime=all_but(2, "30")),
+    "no inversion time": lambda: make.mr_series(6, InversionTime=all_but(2, "30")),
+    "called derived by an archive": lambda: make.mr_series(
+        6, ImageType=[r"ORIGINAL\PRIMARY\M", r"DERIVED\PRIMARY\M"] * 3
+    ),
+    "compressed with loss": lambda: make.mr_series(6, LossyImageCompression=[None, None, "01", "01", "01", "01"]),
+    "no frame of reference": lambda: make.ct_series(6, FrameOfReferenceUID=all_but(2, "1.2.3")),
+    "a patient ID of its own": lambda: make.ct_series(6, PatientID=[f"random {index}" for index in range(6)]),
+    "no patient ID, or no modality": lambda: make.ct_series(6, PatientID=all_but(1, "A"), Modality=all_but(2, "CT")),
+}
+
+
+@pytest.mark.parametrize("trait", OF_SINGLE_SLICES)
+def test_a_trait_of_single_slices_divides_no_volume(trait: str) -> None:
+    series = OF_SINGLE_SLICES[trait]()
     assert grids(assemble(series)) == [[planes(series)]]
 
 
-def test_a_slice_without_echo_number_stays_in_its_volume() -> None:
-    series = make.mr_series(4)
-    del series[1].EchoNumbers
-    assert grids(assemble(series)) == [[planes(series)]]
+EACH_ITS_OWN = [str(100 + 50 * index) for index in range(6)]
+FROM_SLICE_TO_SLICE: dict[str, dict[str, list[Any]]] = {
+    "inversion times": {"InversionTime": EACH_ITS_OWN},
+    "echo times": {"EchoTime": EACH_ITS_OWN},
+    "flip angles": {"FlipAngle": EACH_ITS_OWN},
+    "one other echo time": {"EchoTime": ["80"] * 5 + ["85"] + ["80"] * 6},
+    "two flip angles in turns": {"FlipAngle": ["20", "25"] * 3},
+    "two flip angles in halves": {"FlipAngle": ["20"] * 3 + ["25"] * 3},
+    "two temporal positions": {"TemporalPositionIdentifier": [1, 1, 1, 2, 2, 2]},
+}
 
 
-def test_slices_that_an_archive_calls_derived_stay_in_their_volume() -> None:
-    series = make.mr_series(6, ImageType=[r"ORIGINAL\PRIMARY\M", r"DERIVED\PRIMARY\M"] * 3)
-    assert grids(assemble(series)) == [[planes(series)]]
+@pytest.mark.parametrize("parameter", FROM_SLICE_TO_SLICE)
+def test_a_parameter_that_changes_from_slice_to_slice_divides_no_volume_and_is_reported(parameter: str) -> None:
+    [(keyword, values)] = FROM_SLICE_TO_SLICE[parameter].items()
+    series = make.mr_series(len(values), **{keyword: values})
+    assembly = assemble(series)
+    assert grids(assembly) == [[planes(series)]]
+    assert warned(assembly) == {WarningKind.PARAMETER_VARIES}
 
 
 def test_slices_whose_values_mean_the_opposite_are_not_in_one_volume() -> None:
@@ -118,17 +146,13 @@ def test_thick_and_thin_slices_of_one_series_are_two_volumes(origin_z: float) ->
 
 
 def test_two_repetition_times_at_the_same_places_are_two_volumes() -> None:
-    series = make.time_series(2, 4)
-    for index, ds in enumerate(series):
-        ds.RepetitionTime = ["20", "100"][index // 4]
-    assert grids(assemble(series)) == [[planes(series[:4])], [planes(series[4:])]]
+    series = make.time_series(2, 4, RepetitionTime=["20", "100"])
+    assert grids(assemble(series)) == [[time] for time in in_turn(series, 4)]
 
 
 def test_a_repetition_time_of_each_heart_beat_divides_no_series_in_time() -> None:
-    series = make.time_series(3, 4)
-    for index, ds in enumerate(series):
-        ds.RepetitionTime = ["850", "861", "842"][index // 4]
-    assert grids(assemble(series)) == [[planes(series[time * 4 : time * 4 + 4]) for time in range(3)]]
+    series = make.time_series(3, 4, RepetitionTime=["850", "861", "842"])
+    assert grids(assemble(series)) == [in_turn(series, 4)]
 
 
 # Enhanced instances
@@ -216,7 +240,7 @@ def test_a_concatenation_that_lacks_a_part_is_reported(missing: int, total: int 
     [volume] = assemble(parts).volumes
     assert volume.warnings == ()
     assembly = assemble(parts[:missing] + parts[missing + 1 :])
-    assert WarningKind.INCOMPLETE_VOLUME in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.INCOMPLETE_VOLUME in warned(assembly)
 
 
 # Slices without a place
@@ -261,7 +285,7 @@ def test_reconstructed_slices_of_a_gamma_camera_are_slices_without_a_place_too()
     )
     assembly = assemble([ds])
     assert grids(assembly) == [frames(ds, 2, 4)]
-    assert WarningKind.NO_GEOMETRY in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.NO_GEOMETRY in warned(assembly)
 
 
 def test_a_secondary_capture_is_in_the_order_of_its_slice_locations() -> None:
@@ -289,11 +313,8 @@ def test_water_and_fat_that_only_the_vendors_image_type_tells_apart_are_no_times
     ds = make.enhanced_mr(slices=3, times=2, Manufacturer="Philips Medical Systems")
     for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
         kind = "W" if index < 3 else "F"
-        frame_type = Dataset()
-        frame_type.FrameType = ["ORIGINAL", "PRIMARY", "T1", "NONE"]
-        group.MRImageFrameTypeSequence = [frame_type]
-        kept = Dataset()
-        kept.ImageType = ["ORIGINAL", "PRIMARY", f"{kind}_FFE", kind, "FFE"]
+        group.MRImageFrameTypeSequence = [make.dataset(FrameType=["ORIGINAL", "PRIMARY", "T1", "NONE"])]
+        kept = make.dataset(ImageType=["ORIGINAL", "PRIMARY", f"{kind}_FFE", kind, "FFE"])
         group.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [kept])
     assembly = assemble([ds])
     assert [volume.suffix for volume in assembly.volumes] == ["1", "2"]
@@ -304,9 +325,8 @@ def test_velocities_along_several_directions_are_no_times() -> None:
     ds = make.enhanced_mr(slices=3, times=6)
     for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
         phase, direction = divmod(index // 3, 3)
-        encoding, heart = Dataset(), Dataset()
-        encoding.VelocityEncodingDirection = [float(axis == direction) for axis in range(3)]
-        heart.NominalCardiacTriggerDelayTime = 40.0 * phase
+        encoding = make.dataset(VelocityEncodingDirection=[float(axis == direction) for axis in range(3)])
+        heart = make.dataset(NominalCardiacTriggerDelayTime=40.0 * phase)
         group.MRVelocityEncodingSequence, group.CardiacSynchronizationSequence = [encoding], [heart]
     times = frames(ds, 6, 3)
     assert grids(assemble([ds])) == [times[direction::3] for direction in range(3)]
@@ -370,19 +390,9 @@ def test_lossy_versions_of_images_are_a_volume_beside_them_and_no_time(slices: i
     together = of_one_series()
     series = make.mr_series(slices, **together)
     lossy = make.mr_series(slices, LossyImageCompression="01", pixels=make.pattern(slices, 16, 12, seed=1), **together)
-    for number, ds in enumerate([*series, *lossy], start=1):
-        ds.InstanceNumber = number
-    assembly = assemble([*series, *lossy])
+    assembly = assemble(numbered(series, lossy))
     assert grids(assembly) == [[planes(series)], [planes(lossy)]]
     assert [[warning.name for warning in volume.warnings] for volume in assembly.volumes] == [[], [WarningKind.LOSSY]]
-
-
-def test_slices_of_which_some_were_compressed_with_loss_are_one_volume() -> None:
-    series = make.mr_series(6)
-    for ds in series[2:]:
-        ds.LossyImageCompression = "01"
-    assembly = assemble(series)
-    assert grids(assembly) == [[planes(series)]]
 
 
 def test_an_instance_that_came_again_and_cannot_be_decoded_is_reported() -> None:
@@ -412,12 +422,8 @@ def test_an_image_whose_pixels_were_taken_away_is_reported() -> None:
 
 def dynamic(starts_s: Sequence[float], **attributes: Any) -> list[FileDataset]:
     """An MR of three slices whose times began so many seconds after a quarter past ten."""
-    series = make.time_series(len(starts_s), 3, **attributes)
-    for index, ds in enumerate(series):
-        minutes, seconds = divmod(starts_s[index // 3], 60)
-        ds.AcquisitionDate = "20240102"
-        ds.AcquisitionTime = f"10{15 + int(minutes):02d}{seconds:09.6f}"
-    return series
+    clock = [f"10{15 + int(start // 60):02d}{start % 60:09.6f}" for start in starts_s]
+    return make.time_series(len(starts_s), 3, AcquisitionDate="20240102", AcquisitionTime=clock, **attributes)
 
 
 @pytest.mark.parametrize(
@@ -440,10 +446,8 @@ def test_a_step_in_time_is_the_repetition_time_unless_volumes_take_many(
 
 @pytest.mark.parametrize("repetition_ms", ["45", None])
 def test_phases_of_a_heart_beat_lie_as_far_apart_as_their_trigger_times(repetition_ms: str | None) -> None:
-    series = make.time_series(5, 3, RepetitionTime=repetition_ms)
-    for index, ds in enumerate(series):
-        ds.AcquisitionTime = "101500"
-        ds.TriggerTime = make.decimal(30.5 * (index // 3))
+    phases = [make.decimal(30.5 * phase) for phase in range(5)]
+    series = make.time_series(5, 3, RepetitionTime=repetition_ms, AcquisitionTime="101500", TriggerTime=phases)
     [volume] = assemble(series).volumes
     assert volume.times == 5
     assert volume.time_step_s == pytest.approx(0.0305)
@@ -460,27 +464,20 @@ def test_cardiac_phases_of_several_encodings_of_flow_are_a_series_in_time_each(s
         ]
         for name in ("*fl2d1_v150rl", "*fl2d1_v150ap", "*fl2d1_v150fh")
     ]
-    series = [ds for encoding in encodings for ds in encoding]
+    series = numbered(*encodings)
     for index, ds in enumerate(series):
-        ds.InstanceNumber = index + 1
         make.set_pixels(ds, make.pattern(1, 16, 12, seed=index)[0])
-    expected = [[planes(own[at : at + slices]) for at in range(0, len(own), slices)] for own in encodings]
-    assert grids(assemble(series)) == expected
+    assert grids(assemble(series)) == [in_turn(own, slices) for own in encodings]
 
 
 def test_diffusion_weightings_that_only_sequence_names_tell_stay_one_series_in_time() -> None:
-    series = make.time_series(4, 3)
-    for index, ds in enumerate(series):
-        ds.SequenceName = ["*ep_b0", "*ep_b0", "*ep_b1000#1", "*ep_b1000#1"][index // 3]
-        ds.TriggerTime = "0"
-    assert grids(assemble(series)) == [[planes(series[at : at + 3]) for at in range(0, 12, 3)]]
+    names = ["*ep_b0", "*ep_b0", "*ep_b1000#1", "*ep_b1000#1"]
+    series = make.time_series(4, 3, SequenceName=names, TriggerTime="0")
+    assert grids(assemble(series)) == [in_turn(series, 3)]
 
 
 def test_times_without_a_fixed_step_have_none() -> None:
-    series = dynamic([0, 1.5, 3, 6, 12])
-    for ds in series:
-        ds.Modality, ds.SOPClassUID = "CT", CTImageStorage
-        del ds.RepetitionTime
+    series = dynamic([0, 1.5, 3, 6, 12], sop_class_uid=CTImageStorage, modality="CT", RepetitionTime=None)
     [volume] = assemble(series).volumes
     assert volume.time_step_s is None
     assert volume.times_s == pytest.approx([0, 1.5, 3, 6, 12])
@@ -488,13 +485,10 @@ def test_times_without_a_fixed_step_have_none() -> None:
 
 @pytest.mark.parametrize("day", [None, "20000101", "20240102"])  # anonymisers leave one day, or none
 def test_times_go_on_past_midnight(day: str | None) -> None:
-    series = make.time_series(4, 3)
-    for index, ds in enumerate(series):
-        ds.AcquisitionTime = ["235956", "235958", "000000", "000002"][index // 3]
-        if day is not None:
-            ds.AcquisitionDate = day
+    clock = ["235956", "235958", "000000", "000002"]
+    series = make.time_series(4, 3, AcquisitionDate=day, AcquisitionTime=clock)
     assembly = assemble(series)
-    assert grids(assembly) == [[planes(series[time * 3 : time * 3 + 3]) for time in range(4)]]
+    assert grids(assembly) == [in_turn(series, 3)]
     assert assembly.volumes[0].times_s == (0, 2, 4, 6)
 
 

@@ -80,25 +80,20 @@ def test_philips_states_steps_without_partial_fourier() -> None:
 
 
 def labelling(**attributes: Any) -> Dataset:
-    ds, item = make.enhanced_mr(2), Dataset()
-    for keyword, value in attributes.items():
-        setattr(item, keyword, value)
-    ds.SharedFunctionalGroupsSequence[0].MRArterialSpinLabelingSequence = [item]
+    ds = make.enhanced_mr(2)
+    ds.SharedFunctionalGroupsSequence[0].MRArterialSpinLabelingSequence = [make.dataset(**attributes)]
     ds.RepetitionTime, ds.InversionTime = 4100, 1525
     return ds
 
 
 def test_labelling_of_the_standard_has_bids_names() -> None:
-    slab, timing = Dataset(), Dataset()
-    slab.ASLSlabOrientation, slab.ASLSlabThickness = [0.0, 0.0, 1.0], 100.0
-    timing.ASLBolusCutoffTechnique, timing.ASLBolusCutoffDelayTime = "QUIPSSII", 700
     ds = labelling(
         ArterialSpinLabelingContrast="PULSED",
         ASLCrusherFlag="YES",
         ASLCrusherFlowLimit=5.0,
         ASLBolusCutoffFlag="YES",
-        ASLSlabSequence=[slab],
-        ASLBolusCutoffTimingSequence=[timing],
+        ASLSlabSequence=[make.dataset(ASLSlabOrientation=[0.0, 0.0, 1.0], ASLSlabThickness=100.0)],
+        ASLBolusCutoffTimingSequence=[make.dataset(ASLBolusCutoffTechnique="QUIPSSII", ASLBolusCutoffDelayTime=700)],
     )
     expected = {
         "ArterialSpinLabelingType": "PASL",

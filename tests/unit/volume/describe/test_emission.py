@@ -112,20 +112,17 @@ def test_dates_that_an_anonymiser_moved_tell_no_times_between_them() -> None:
     ],
 )
 def test_a_radionuclide_is_named_by_its_symbol(meaning: str, expected: str | None) -> None:
-    code, injection, ds = Dataset(), Dataset(), Dataset()
-    code.CodeMeaning, code.CodeValue = meaning, "1"
-    injection.RadionuclideCodeSequence = [code]
-    ds.RadiopharmaceuticalInformationSequence = [injection]
+    code = make.dataset(CodeMeaning=meaning, CodeValue="1")
+    injection = make.dataset(RadionuclideCodeSequence=[code])
+    ds = make.dataset(RadiopharmaceuticalInformationSequence=[injection])
     assert describe(ds, []).get("TracerRadionuclide") == expected
 
 
 @pytest.mark.parametrize(("scheme", "expected"), [("SCT", "Fluorodeoxyglucose F^18^"), ("99LOCAL", None)])
 def test_a_tracer_is_named_where_a_scheme_of_the_standard_codes_it(scheme: str, expected: str | None) -> None:
-    code, injection, ds = Dataset(), Dataset(), Dataset()
-    code.CodeMeaning, code.CodingSchemeDesignator = "Fluorodeoxyglucose F^18^", scheme
-    injection.RadiopharmaceuticalCodeSequence = [code]
-    injection.Radiopharmaceutical = "typed by somebody"
-    ds.RadiopharmaceuticalInformationSequence = [injection]
+    code = make.dataset(CodeMeaning="Fluorodeoxyglucose F^18^", CodingSchemeDesignator=scheme)
+    injection = make.dataset(RadiopharmaceuticalCodeSequence=[code], Radiopharmaceutical="typed by somebody")
+    ds = make.dataset(RadiopharmaceuticalInformationSequence=[injection])
     facts = describe(ds, [])
     assert facts.get("TracerName") == expected
     injection.Radiopharmaceutical = "FDG -- fluorodeoxyglucose, drawn up by Anna"

@@ -68,9 +68,7 @@ def test_an_image_that_is_not_echo_planar_has_no_readout_time() -> None:
 def test_siemens_xa_tells_sign_and_bandwidth_in_a_private_functional_group(positive: int, direction: str) -> None:
     ds = make.enhanced_mr(2)
     ds.EchoPlanarPulseSequence = "YES"
-    geometry = Dataset()
-    geometry.InPlanePhaseEncodingDirection = "COLUMN"
-    ds.SharedFunctionalGroupsSequence[0].MRFOVGeometrySequence = [geometry]
+    ds.SharedFunctionalGroupsSequence[0].MRFOVGeometrySequence = [make.dataset(InPlanePhaseEncodingDirection="COLUMN")]
     item = Dataset()
     block = item.private_block(0x0021, "SIEMENS MR SDI 02", create=True)
     block.add_new(0x1C, "IS", str(positive))
@@ -187,8 +185,7 @@ def test_without_a_known_header_of_an_echo_planar_scan_the_sign_is_unknown(data:
 
 def uih_epi(duration_ms: float) -> Dataset:
     ds = epi(Manufacturer="UIH", EchoTrainLength=32, ScanningSequence="EP")
-    plane = Dataset()
-    plane.AcquisitionDuration = duration_ms
+    plane = make.dataset(AcquisitionDuration=duration_ms)
     block = ds.private_block(0x0065, "Image Private Header", create=True)
     block.add_new(0x51, "SQ", [plane])
     block.add_new(0x0D, "SH", "F:2S")

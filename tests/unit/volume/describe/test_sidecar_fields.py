@@ -84,9 +84,8 @@ def test_a_field_map_that_is_rescaled_to_hertz_has_that_unit(rescale: str, units
     ("contrast", "kind"), [("PSEUDOCONTINUOUS", "PCASL"), ("CONTINUOUS", "CASL"), ("PULSED", "PASL"), ("OTHER", None)]
 )
 def test_arterial_spin_labelling_of_enhanced_objects_is_reported(contrast: str, kind: str | None) -> None:
-    ds, labelling = make.enhanced_mr(2, ArterialSpinLabelingContrast=contrast), Dataset()
-    labelling.ASLPulseTrainDuration = 1800
-    ds.SharedFunctionalGroupsSequence[0].MRArterialSpinLabelingSequence = [labelling]
+    ds = make.enhanced_mr(2, ArterialSpinLabelingContrast=contrast)
+    ds.SharedFunctionalGroupsSequence[0].MRArterialSpinLabelingSequence = [make.dataset(ASLPulseTrainDuration=1800)]
     facts = describe(ds, [frame(0)])
     assert facts.get("ArterialSpinLabelingType") == kind
     assert facts["LabelingDuration"] == 1.8
@@ -121,11 +120,8 @@ def test_spoiling_and_magnetization_transfer_are_reported_as_the_sequence_names_
 def test_facts_of_an_enhanced_object_come_from_the_groups_of_the_first_frame_and_from_the_shared_ones() -> None:
     ds = make.enhanced_mr(2, 2)
     for number, group in enumerate(ds.PerFrameFunctionalGroupsSequence, start=1):
-        echo = Dataset()
-        echo.EffectiveEchoTime = 10.0 * number
-        group.MREchoSequence = [echo]
-    timing = Dataset()
-    timing.RepetitionTime, timing.FlipAngle = "3000", "80"
+        group.MREchoSequence = [make.dataset(EffectiveEchoTime=10.0 * number)]
+    timing = make.dataset(RepetitionTime="3000", FlipAngle="80")
     ds.SharedFunctionalGroupsSequence[0].MRTimingAndRelatedParametersSequence = [timing]
     facts = describe(ds, [frame(0, number=3)])
     assert (facts["EchoTime"], facts["RepetitionTime"], facts["FlipAngle"]) == (0.03, 3, 80)
@@ -196,18 +192,15 @@ def test_a_uid_that_holds_the_serial_number_of_the_device_still_tells_the_series
 
 @pytest.mark.parametrize("broken", ["RepetitionTime", "EchoTime", "FlipAngle", "SeriesNumber"])
 def test_what_is_no_number_is_left_out(broken: str) -> None:
-    ds = Dataset()
-    ds.Modality = "MR"
+    ds = make.dataset(Modality="MR")
     ds.add_new(broken, "LO", "not a number")
     assert describe(ds, []) == {"Modality": "MR"}
 
 
 def test_scalings_beside_the_rescale_are_recorded() -> None:
     [ds] = make.mr_series(1)
-    mapping, unit = Dataset(), Dataset()
-    unit.CodeValue = "mm2/s"
-    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 0.5, 2.0
-    mapping.MeasurementUnitsCodeSequence = [unit]
+    unit = make.dataset(CodeValue="mm2/s")
+    mapping = make.dataset(RealWorldValueSlope=0.5, RealWorldValueIntercept=2.0, MeasurementUnitsCodeSequence=[unit])
     ds.RealWorldValueMappingSequence = [mapping]
     ds.private_block(0x2005, "Philips MR Imaging DD 001", create=True).add_new(0x0E, "FL", 0.25)
     facts = describe(ds, [frame(0)])

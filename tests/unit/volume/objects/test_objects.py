@@ -204,8 +204,7 @@ def test_a_segmentation_of_a_slide_is_refused_as_tiles(where: str) -> None:
         if where == "per frame":
             group.PlanePositionSlideSequence = [Dataset()]
     if where == "shared":
-        orientation = Dataset()
-        orientation.ImageOrientationSlide = [0, -1, 0, -1, 0, 0]
+        orientation = make.dataset(ImageOrientationSlide=[0, -1, 0, -1, 0, 0])
         ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence = [orientation]
     if where == "matrix":
         ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows = 700, 500
@@ -335,9 +334,7 @@ def again(ds: Dataset, **changes: Any) -> Dataset:
     copy = deepcopy(ds)
     copy.SOPInstanceUID, copy.InstanceNumber = generate_uid(), 7
     copy.InstanceCreationTime = copy.ContentTime = "235900"
-    for keyword, value in changes.items():
-        setattr(copy, keyword, value)
-    return copy
+    return make.changed(copy, **changes)
 
 
 @pytest.mark.parametrize("make_object", [lambda: dose([0, 5, 10]), lambda: segments(random_masks(2))])

@@ -22,13 +22,6 @@ ROWS, COLUMNS, TILE_ROWS, TILE_COLUMNS = 23, 31, 8, 10
 PICTURE = np.random.default_rng(8).integers(0, 256, (ROWS, COLUMNS, 3), np.uint8)
 
 
-def item(**attributes: Any) -> Dataset:
-    ds = Dataset()
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
-
-
 def tiled(order: list[int] | None = None, **attributes: Any) -> FileDataset:
     """A slide of 4 x 3 tiles that hang over its edges: full, or with positions in this order."""
     across, down = 4, 3
@@ -47,12 +40,14 @@ def tiled(order: list[int] | None = None, **attributes: Any) -> FileDataset:
         SpecimenLabelInImage="NO",
     )
     make.set_pixels(ds, tiles if order is None else tiles[order])
-    ds.SharedFunctionalGroupsSequence = [item(PixelMeasuresSequence=[item(PixelSpacing=["0.004", "0.002"])])]
+    ds.SharedFunctionalGroupsSequence = [
+        make.dataset(PixelMeasuresSequence=[make.dataset(PixelSpacing=["0.004", "0.002"])])
+    ]
     if order is not None:
         ds.PerFrameFunctionalGroupsSequence = [
-            item(
+            make.dataset(
                 PlanePositionSlideSequence=[
-                    item(
+                    make.dataset(
                         RowPositionInTotalImagePixelMatrix=TILE_ROWS * (tile // across) + 1,
                         ColumnPositionInTotalImagePixelMatrix=TILE_COLUMNS * (tile % across) + 1,
                     )
@@ -60,9 +55,7 @@ def tiled(order: list[int] | None = None, **attributes: Any) -> FileDataset:
             )
             for tile in order
         ]
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
+    return make.changed(ds, **attributes)
 
 
 @pytest.mark.parametrize("order", [None, [5, 3, 0, 11, 7, 1, 2, 4, 6, 10, 9, 8]], ids=["full", "sparse"])

@@ -38,11 +38,8 @@ def test_a_slope_that_says_nothing_is_one(slope, expected):
 
 def test_functional_groups_of_the_frame_come_before_the_shared_ones():
     ds = make.enhanced_mr(2, 1)
-    measures = Dataset()
-    measures.PixelSpacing = ["3", "4"]
-    ds.PerFrameFunctionalGroupsSequence[1].PixelMeasuresSequence = [measures]
-    scaling = Dataset()
-    scaling.RescaleSlope, scaling.RescaleIntercept = "2", "-1"
+    ds.PerFrameFunctionalGroupsSequence[1].PixelMeasuresSequence = [make.dataset(PixelSpacing=["3", "4"])]
+    scaling = make.dataset(RescaleSlope="2", RescaleIntercept="-1")
     ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [scaling]
     first, second = frames_of(ds)
     assert (first.pixel_spacing, second.pixel_spacing) == ((0.75, 0.5), (3, 4))
@@ -60,10 +57,8 @@ def test_components_and_echoes_of_frames_come_from_their_groups():
     for group, component, echo_time in zip(
         ds.PerFrameFunctionalGroupsSequence, ("MAGNITUDE", "PHASE"), (4.9, 7.4), strict=True
     ):
-        kind, echo = Dataset(), Dataset()
-        kind.FrameType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
-        kind.ComplexImageComponent = component
-        echo.EffectiveEchoTime = echo_time
+        kind = make.dataset(FrameType=["DERIVED", "PRIMARY", "VOLUME", "NONE"], ComplexImageComponent=component)
+        echo = make.dataset(EffectiveEchoTime=echo_time)
         group.MRImageFrameTypeSequence, group.MREchoSequence = [kind], [echo]
     keys = [frame.split_key for frame in frames_of(ds)]
     assert [key["component"] for key in keys] == ["magnitude", "phase"]
@@ -125,10 +120,9 @@ def test_slices_of_reconstructed_nuclear_medicine_lie_along_the_normal_by_their_
     pixels = make.pattern(6, 8, 8)
     ds = make.instance(sop_class_uid=NuclearMedicineImageStorage, modality="NM", PixelSpacing=["4", "4"])
     make.set_pixels(ds, pixels)
-    detector = Dataset()
-    detector.ImagePositionPatient = ["10", "20", "30"]
-    detector.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
-    ds.DetectorInformationSequence = [detector]
+    ds.DetectorInformationSequence = [
+        make.dataset(ImagePositionPatient=["10", "20", "30"], ImageOrientationPatient=["1", "0", "0", "0", "1", "0"])
+    ]
     ds.SpacingBetweenSlices = "-3"
     ds.SliceVector = [1, 2, 3, 1, 2, 3]
     ds.TimeSlotVector = [1, 1, 1, 2, 2, 2]

@@ -74,8 +74,7 @@ def test_phases_follow_each_other_with_their_delays_and_pauses() -> None:
 def test_phases_that_do_not_fit_the_frames_tell_nothing(damage: dict) -> None:
     ds = dynamic([phase(2, 1000), phase(1, 5000)], [1, 1, 2], [1, 2, 1])
     assert phase_timing(ds, 3) is not None
-    for keyword, value in damage.items():
-        setattr(ds, keyword, value)
+    make.changed(ds, **damage)
     assert phase_timing(ds, 3) is None
 
 

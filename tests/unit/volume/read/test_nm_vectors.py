@@ -17,13 +17,6 @@ from tests import make
 DETECTOR = {"ImagePositionPatient": [-20, -30, 40], "ImageOrientationPatient": list(make.AXIAL)}
 
 
-def item(**attributes: Any) -> Dataset:
-    ds = Dataset()
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
-
-
 def nuclear(kind: str, frames: int, **attributes: Any) -> FileDataset:
     ds = make.instance(
         sop_class_uid=NuclearMedicineImageStorage,
@@ -79,8 +72,8 @@ def test_static_views_in_an_instance_each_are_pictures_of_their_own() -> None:
 
 def test_each_detector_of_a_dynamic_study_has_its_times() -> None:
     phases = [
-        item(NumberOfFramesInPhase=2, ActualFrameDuration="1000", PhaseDelay="0", PauseBetweenFrames="0"),
-        item(NumberOfFramesInPhase=1, ActualFrameDuration="30000", PhaseDelay="500", PauseBetweenFrames="0"),
+        make.dataset(NumberOfFramesInPhase=2, ActualFrameDuration="1000", PhaseDelay="0", PauseBetweenFrames="0"),
+        make.dataset(NumberOfFramesInPhase=1, ActualFrameDuration="30000", PhaseDelay="500", PauseBetweenFrames="0"),
     ]
     ds = nuclear(
         "DYNAMIC",
@@ -99,7 +92,7 @@ def test_each_detector_of_a_dynamic_study_has_its_times() -> None:
 
 
 def test_frames_that_are_not_stored_in_order_of_time_are_put_in_order() -> None:
-    phase = item(NumberOfFramesInPhase=3, ActualFrameDuration="1000", PhaseDelay="0", PauseBetweenFrames="0")
+    phase = make.dataset(NumberOfFramesInPhase=3, ActualFrameDuration="1000", PhaseDelay="0", PauseBetweenFrames="0")
     ds = nuclear(
         "DYNAMIC",
         3,
@@ -114,7 +107,7 @@ def test_frames_that_are_not_stored_in_order_of_time_are_put_in_order() -> None:
 
 
 def gates(*lengths_ms: str) -> list[Dataset]:
-    return [item(DataInformationSequence=[item(FrameTime=length) for length in lengths_ms])]
+    return [make.dataset(DataInformationSequence=[make.dataset(FrameTime=length) for length in lengths_ms])]
 
 
 def test_the_slots_of_a_gated_study_are_steps_after_the_beat() -> None:
@@ -159,7 +152,7 @@ def test_a_reconstructed_gated_study_is_placed_and_has_its_slots_as_times() -> N
         TimeSlotVector=[1, 2] * 4,
         SliceVector=[1, 1, 2, 2, 3, 3, 4, 4],
         SpacingBetweenSlices="3",
-        DetectorInformationSequence=[item(**DETECTOR)],
+        DetectorInformationSequence=[make.dataset(**DETECTOR)],
         GatedInformationSequence=gates("100"),
     )
     [volume] = checked(ds)
@@ -176,7 +169,7 @@ def test_energy_windows_of_reconstructed_slices_are_a_volume_each() -> None:
         EnergyWindowVector=[1, 1, 1, 2, 2, 2],
         SliceVector=[1, 2, 3] * 2,
         SpacingBetweenSlices="3",
-        DetectorInformationSequence=[item(**DETECTOR)],
+        DetectorInformationSequence=[make.dataset(**DETECTOR)],
     )
     volumes = checked(ds)
     assert frames_of_each(volumes) == [[1, 2, 3], [4, 5, 6]]

@@ -45,11 +45,7 @@ FOLDERS = (PYDICOM_FILES, Path(data_store.__file__).parent / "data")
 
 
 def grey(values: np.ndarray, **attributes: Any) -> FileDataset:
-    ds = make.instance()
-    make.set_pixels(ds, values)
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
+    return make.changed(make.set_pixels(make.instance(), values), **attributes)
 
 
 def shipped(name: str) -> FileDataset:

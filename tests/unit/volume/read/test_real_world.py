@@ -15,8 +15,7 @@ PHILIPS = "Philips Medical Systems"
 
 
 def mapping(slope: float = 2.5, intercept: float = 3.0, **table: Any) -> Dataset:
-    item = Dataset()
-    item.LUTLabel = "Philips"
+    item = make.dataset(LUTLabel="Philips")
     item.add(DataElement("RealWorldValueFirstValueMapped", "US", 0))
     item.add(DataElement("RealWorldValueLastValueMapped", "US", 4095))
     if table:
@@ -76,8 +75,7 @@ def test_a_mapping_of_a_frame_scales_an_enhanced_image_without_transformation(sh
         group.RealWorldValueMappingSequence = [mapping()]
     [volume] = assemble([ds]).volumes
     assert (volume.slope, volume.intercept) == (2.5, 3.0)
-    transformation = Dataset()
-    transformation.RescaleSlope, transformation.RescaleIntercept = 1.25, 1
+    transformation = make.dataset(RescaleSlope=1.25, RescaleIntercept=1)
     ds.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = [transformation]
     [volume] = assemble([ds]).volumes
     assert (volume.slope, volume.intercept) == (1.25, 1.0)

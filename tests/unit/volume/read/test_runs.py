@@ -23,9 +23,7 @@ def run(frames: int = FRAMES, sop_class_uid: str = XA, modality: str = "XA", **a
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
     ds.NumberOfFrames = frames
     ds.PixelData = np.random.default_rng(1).integers(0, 4000, frames * 16).astype("<u2").tobytes()
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
+    return make.changed(ds, **attributes)
 
 
 def only(series: list[FileDataset]) -> Volume:
@@ -37,10 +35,9 @@ def enhanced(angles: list[float], *, placed: bool) -> FileDataset:
     ds = run(sop_class_uid=ENHANCED_XA)
     groups = []
     for index, angle in enumerate(angles):
-        group, positioner, content = Dataset(), Dataset(), Dataset()
-        positioner.PositionerPrimaryAngle, positioner.PositionerSecondaryAngle = angle, 0
-        content.InStackPositionNumber, content.DimensionIndexValues = index + 1, [index + 1]
-        group.PositionerPositionSequence, group.FrameContentSequence = [positioner], [content]
+        positioner = make.dataset(PositionerPrimaryAngle=angle, PositionerSecondaryAngle=0)
+        content = make.dataset(InStackPositionNumber=index + 1, DimensionIndexValues=[index + 1])
+        group = make.dataset(PositionerPositionSequence=[positioner], FrameContentSequence=[content])
         if placed:
             plane, turned, measures = Dataset(), Dataset(), Dataset()
             plane.ImagePositionPatient, turned.ImageOrientationPatient = [0, 0, index], list(make.AXIAL)
@@ -48,8 +45,7 @@ def enhanced(angles: list[float], *, placed: bool) -> FileDataset:
             group.PlanePositionSequence, group.PlaneOrientationSequence = [plane], [turned]
             group.PixelMeasuresSequence = [measures]
         groups.append(group)
-    pointer = Dataset()
-    pointer.DimensionIndexPointer, pointer.FunctionalGroupPointer = 0x00209057, 0x00209111
+    pointer = make.dataset(DimensionIndexPointer=0x00209057, FunctionalGroupPointer=0x00209111)
     ds.DimensionIndexSequence, ds.PerFrameFunctionalGroupsSequence = [pointer], groups
     ds.SharedFunctionalGroupsSequence = [Dataset()]
     return ds

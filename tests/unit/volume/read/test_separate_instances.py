@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-from pydicom import Dataset, FileDataset
+from pydicom import FileDataset
 from pydicom.uid import (
     BreastProjectionXRayImageStorageForPresentation,
     BreastTomosynthesisImageStorage,
@@ -19,13 +17,7 @@ from node.volume.assemble import assemble
 from node.volume.model import Geometry, Volume
 from node.volume.reasons import Reason, WarningKind
 from tests import make
-
-
-def item(**attributes: Any) -> list[Dataset]:
-    ds = Dataset()
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return [ds]
+from tests.unit.volume.grids import one_item
 
 
 def pair(sop_class_uid: str, modality: str, *, placed: bool) -> list[FileDataset]:
@@ -93,8 +85,8 @@ def ultrasound(positions: list[list[float]], orientations: list[list[float]] | N
     for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
         del group.PlanePositionSequence
         orientation = list(make.AXIAL) if orientations is None else orientations[index]
-        group.PlanePositionVolumeSequence = item(ImagePositionVolume=positions[index])
-        group.PlaneOrientationVolumeSequence = item(ImageOrientationVolume=orientation)
+        group.PlanePositionVolumeSequence = one_item(ImagePositionVolume=positions[index])
+        group.PlaneOrientationVolumeSequence = one_item(ImageOrientationVolume=orientation)
     return ds
 
 
@@ -132,7 +124,7 @@ def test_planes_of_a_probe_that_turns_are_no_grid(
 def test_tissue_and_flow_of_an_ultrasound_volume_are_two_volumes() -> None:
     ds = ultrasound([[0, 0, z] for z in (0, 1, 2, 0, 1, 2)])
     for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
-        group.ImageDataTypeSequence = item(DataType="TISSUE_INTENSITY" if index < 3 else "FLOW_VELOCITY")
+        group.ImageDataTypeSequence = one_item(DataType="TISSUE_INTENSITY" if index < 3 else "FLOW_VELOCITY")
     volumes = assemble([ds]).volumes
     assert [[source.frame_number for source in volume.sources] for volume in volumes] == [[1, 2, 3], [4, 5, 6]]
 

@@ -16,10 +16,10 @@ from pydicom.uid import MRImageStorage
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.describe.sidecar_fields import describe
-from node.volume.read.diffusion import diffusion_of
 from node.volume.vendors import siemens
 from node.volume.vendors.csa import csa_numbers, parse_csa, parse_protocol
 from tests import make
+from tests.unit.volume.grids import tiled, weighted
 
 TILE = 4
 SPACING = (2.0, 3.0)
@@ -136,8 +136,7 @@ def test_tiles_lie_along_the_slice_normal_of_the_csa_header(
     direction = normal(orientation) * forward
     times = (0.0, 1200.0, 400.0, 1600.0, 800.0)
     put_csa(ds, version=version, NumberOfImagesInMosaic=(5,), SliceNormalVector=direction, MosaicRefAcqTimes=times)
-    tiling = vendors.tiling(ds)
-    assert tiling is not None
+    tiling = tiled(ds)
     assert (tiling.count, tiling.tile_rows, tiling.tile_columns, tiling.columns_of_tiles) == (5, TILE, TILE, 3)
     expected = np.array([10.0, 20.0, 30.0]) + np.outer(np.arange(5) * DISTANCE, direction)
     assert np.allclose(tiling.positions, expected, atol=1e-6)
@@ -150,9 +149,7 @@ def test_a_renumbered_private_block_is_found_by_its_creator() -> None:
     ds.add_new((0x0029, 0x0010), "LO", "SOMEONE ELSE")
     ds.add_new((0x0029, 0x1010), "OB", b"SV10 not ours")
     put_csa(ds, block=0x24, NumberOfImagesInMosaic=(5,), SliceNormalVector=normal(make.OBLIQUE))
-    tiling = vendors.tiling(ds)
-    assert tiling is not None
-    assert tiling.count == 5
+    assert tiled(ds).count == 5
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -160,8 +157,7 @@ def test_without_the_csa_header_the_slices_of_the_protocol_place_the_tiles(rever
     centres = centres_of((10.0, 20.0, 30.0), make.OBLIQUE, 5)
     ds = mosaic(first=(10.0, 20.0, 30.0) if not reverse else centres[-1] - centres[0] + (10.0, 20.0, 30.0))
     put_protocol(ds, centres)
-    tiling = vendors.tiling(ds)
-    assert tiling is not None
+    tiling = tiled(ds)
     assert tiling.positions is not None
     steps = np.diff(tiling.positions, axis=0)
     assert np.allclose(steps, normal(make.OBLIQUE) * DISTANCE * (-1 if reverse else 1), atol=1e-6)
@@ -206,9 +202,7 @@ def test_a_mosaic_is_one_without_its_image_type_too() -> None:
     ds = mosaic()
     del ds.ImageType
     put_csa(ds, NumberOfImagesInMosaic=(5,), SliceNormalVector=normal(make.OBLIQUE))
-    tiling = vendors.tiling(ds)
-    assert tiling is not None
-    assert tiling.count == 5
+    assert tiled(ds).count == 5
 
 
 def test_an_image_that_is_no_mosaic_has_no_tiling() -> None:
@@ -220,47 +214,43 @@ def test_an_image_that_is_no_mosaic_has_no_tiling() -> None:
 # Diffusion
 
 
-def dwi(**attributes: Any) -> FileDataset:
+def siemens_mr(**attributes: Any) -> FileDataset:
     return make.mr_series(1, Manufacturer="SIEMENS", **attributes)[0]
 
 
 def test_the_private_header_gives_direction_and_b_value() -> None:
-    ds = dwi()
+    ds = siemens_mr()
     block = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
     block.add_new(0x0C, "IS", "1000")
     block.add_new(0x0D, "CS", "DIRECTIONAL")
     block.add_new(0x0E, "FD", [0.6, 0.0, 0.8])
-    diffusion = diffusion_of(ds)
-    assert diffusion is not None
+    diffusion = weighted(ds)
     assert (diffusion.b_value, diffusion.derived) == (1000, False)
     assert np.allclose(diffusion.direction_lps, (0.6, 0, 0.8))
 
 
 def test_elements_without_creators_and_value_representations_are_still_read() -> None:
-    ds = dwi()
+    ds = siemens_mr()
     ds.add_new((0x0019, 0x100C), "UN", b"1000")
     ds.add_new((0x0019, 0x100E), "UN", struct.pack("<3d", 0.0, 1.0, 0.0))
-    diffusion = diffusion_of(ds)
-    assert diffusion is not None
+    diffusion = weighted(ds)
     assert diffusion.b_value == 1000
     assert np.allclose(diffusion.direction_lps, (0, 1, 0))
 
 
 def test_the_csa_header_gives_them_too_and_the_matrix_where_the_vector_is_missing() -> None:
-    ds = dwi()
+    ds = siemens_mr()
     put_csa(ds, B_value=(800,), B_matrix=(0, 0, 0, 800, 0, 0))
-    diffusion = diffusion_of(ds)
-    assert diffusion is not None
+    diffusion = weighted(ds)
     assert diffusion.b_value == 800
     assert diffusion.direction_lps is not None
     assert np.allclose(np.abs(diffusion.direction_lps), (0, 1, 0))
 
 
 def test_trace_images_are_derived() -> None:
-    ds = dwi(ImageType="DERIVED\\PRIMARY\\DIFFUSION\\TRACEW\\ND")
+    ds = siemens_mr(ImageType="DERIVED\\PRIMARY\\DIFFUSION\\TRACEW\\ND")
     ds.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0C, "IS", "1000")
-    diffusion = diffusion_of(ds)
-    assert diffusion is not None
+    diffusion = weighted(ds)
     assert (diffusion.b_value, diffusion.derived, diffusion.direction_lps) == (1000, True, None)
 
 
@@ -268,7 +258,7 @@ def test_the_protocol_is_found_in_the_series_header() -> None:
     ds = mosaic()
     put_protocol(ds, np.zeros((1, 3)))
     assert siemens.protocol(ds)["sSliceArray.lSize"] == "1"
-    assert siemens.protocol(dwi()) == {}
+    assert siemens.protocol(siemens_mr()) == {}
 
 
 def planned(**assignments: str) -> bytes:
@@ -278,7 +268,7 @@ def planned(**assignments: str) -> bytes:
 
 
 def v_series(protocol: bytes, **attributes: Any) -> FileDataset:
-    ds = make.mr_series(1, Manufacturer="SIEMENS", **attributes)[0]
+    ds = siemens_mr(**attributes)
     ds.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x20, "OB", csa({}) + protocol)
     return ds
 
@@ -332,7 +322,7 @@ def test_phase_differences_tell_both_their_echoes(
 
 
 def test_dwell_time_and_coils_are_reported_by_private_elements_or_the_csa_header() -> None:
-    ds = make.mr_series(1, Manufacturer="SIEMENS")[0]
+    ds = siemens_mr()
     put_csa(ds, RealDwellTime=("3400",), ImaCoilString=("HEA;HEP",))
     facts = describe(ds, [])
     assert (facts["DwellTime"], facts["ReceiveCoilActiveElements"]) == (3.4e-6, "HEA;HEP")
@@ -349,7 +339,7 @@ def test_dwell_time_and_coils_are_reported_by_private_elements_or_the_csa_header
 def test_image_type_tells_whether_the_nonlinearity_of_gradients_was_corrected(
     kind: str, corrected: bool | None
 ) -> None:
-    ds = make.mr_series(1, Manufacturer="SIEMENS", ImageType=f"ORIGINAL\\PRIMARY\\M\\{kind}")[0]
+    ds = siemens_mr(ImageType=f"ORIGINAL\\PRIMARY\\M\\{kind}")
     assert describe(ds, []).get("NonlinearGradientCorrection") == corrected
 
 
@@ -398,23 +388,17 @@ def test_enhanced_images_of_xa_keep_the_protocol_beside_the_shared_groups() -> N
 def test_older_mosaics_tell_the_order_of_their_slices_in_the_protocol(
     mode: str, count: int, turns: tuple[int, ...]
 ) -> None:
-    ds = older_mosaic(count, mode)
-    tiling = vendors.tiling(ds)
-    assert tiling is not None
-    assert tiling.slice_times_s == pytest.approx(tuple(turn * 2.0 / count for turn in turns))
+    expected = pytest.approx(tuple(turn * 2.0 / count for turn in turns))
+    assert tiled(older_mosaic(count, mode)).slice_times_s == expected
 
 
 def test_a_protocol_that_lists_slices_the_other_way_round_turns_their_times() -> None:
-    tiling = vendors.tiling(older_mosaic(4, reverse=True))
-    assert tiling is not None
-    assert tiling.slice_times_s == pytest.approx((1.5, 1.0, 0.5, 0.0))
+    assert tiled(older_mosaic(4, reverse=True)).slice_times_s == pytest.approx((1.5, 1.0, 0.5, 0.0))
 
 
 def test_the_order_of_slices_is_not_reported_where_anything_may_have_changed_it() -> None:
     for change in ({"mode": "0x8"}, {"passes": "2"}, {"repetition_time": ""}, {"software": "syngo MR B17 4VB17A"}):
-        tiling = vendors.tiling(older_mosaic(4, **change))
-        assert tiling is not None
-        assert tiling.slice_times_s is None
+        assert tiled(older_mosaic(4, **change)).slice_times_s is None
 
 
 def older_mosaic(
