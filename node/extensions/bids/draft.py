@@ -1,8 +1,8 @@
-"""A first file of rules: what names and headers tell of the series of a source, and what somebody has to say.
+"""A first file of rules: what names and headers tell of the series of a source, and what somebody has to decide.
 
 Volumes that the rules name already need no new one, unless two descriptions of a study have one name: an `acq` tells
-them apart then. The task of a functional series is proposed from its description. What nothing tells is asked for; it
-is left out by the file, with the reason, if nobody answers.
+them apart then. The task of a functional series is proposed from its description. What nothing tells is left out by the
+file, with the reason, until somebody decides it there.
 """
 
 from __future__ import annotations
@@ -10,20 +10,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from node.cli.output import printable
-from node.errors import UsageError
 from node.extensions.bids.names import KINDS, LABEL, Kind, Named, kind_of, label, problem_with
 from node.extensions.bids.plan import Series, facts_of
 from node.extensions.bids.rules import NAMED_BY_RULE, NotExported, Rule, Rules, kind_of_image, read_text
 from node.extensions.bids.sources import Source
 from node.selector import Facts, Selector
-
-Ask = Callable[[str, Callable[[str], str | None]], str]
-"""Asks a question, again while the check of an answer returns what is wrong with it; an empty text is no answer."""
 
 UNDECIDED = "not decided: set a suffix instead of skip"
 
@@ -95,10 +91,10 @@ class Draft:
     undecided: int
 
 
-def draft(source: Source, rules: Rules, where: Selector | None = None, ask: Ask | None = None) -> Draft:
+def draft(source: Source, rules: Rules, where: Selector | None = None) -> Draft:
     """Return rules for what `rules` do not name, or give one name although the descriptions differ.
 
-    `where`: the series to look at; `ask`: asks somebody for what is unknown.
+    `where`: the series to look at.
     """
     groups = groups_of(source.series_of(list(source.patients())), rules, where)
     apart = told_apart(groups)
@@ -108,7 +104,7 @@ def draft(source: Source, rules: Rules, where: Selector | None = None, ask: Ask 
         if group.is_left_out or (group.named is not None and not added):
             wanted.append(None)
         else:
-            wanted.append(_wanted(group, ask) if group.named is None else _renamed(group, {"acq": added}))
+            wanted.append(_wanted(group) if group.named is None else _renamed(group, {"acq": added}))
     return written(groups, wanted)
 
 
@@ -183,38 +179,20 @@ def told_apart(groups: Sequence[Group]) -> dict[int, str]:
     return found
 
 
-def _wanted(group: Group, ask: Ask | None) -> dict[str, Any]:
-    """Return the keys of a rule for volumes without a name; `skip` if nobody says what they are."""
-    rule, datatype = group.rule, None
-    if rule is not None:
-        suffix, datatype = rule.suffix, rule.datatype
-    else:
-        suffix = suffix_of(group)
-    if suffix is None and ask is not None:
-        answer = ask(f"{group.name}: {group.shown}\n  suffix, such as T1w or bold", _wrong_suffix)
-        datatype, _, suffix = answer.rpartition("/")
+def _wanted(group: Group) -> dict[str, Any]:
+    """Return the keys of a rule for volumes without a name; `skip` if nothing tells what they are."""
+    rule = group.rule
+    suffix, datatype = (rule.suffix, rule.datatype) if rule is not None else (suffix_of(group), None)
     if not suffix:
         return {"skip": UNDECIDED}
     kind = kind_of(re.sub(r"\{\w*\}", "1", suffix), datatype or None)
     entities = entities_of(group, kind, rule.entities if rule is not None else {})
     for entity in sorted(kind.required - entities.keys() - {"echo", "inv"}):
         found = label("".join(words_of_task(group)).lower()) if entity == "task" else ""
-        if not found and ask is not None:
-            question = f"{group.name}: {group.shown}\n  {entity} of {kind.datatype}/{kind.suffix}"
-            found = ask(question, lambda value, entity=entity: problem_with(entity, value))  # type: ignore[misc]
         if not found:
             return {"skip": f"not decided: set suffix = {suffix} with entities = {{ {entity} = ... }} instead of skip"}
         entities[entity] = found
     return {"suffix": suffix, **({"datatype": datatype} if datatype else {}), "entities": entities}
-
-
-def _wrong_suffix(text: str) -> str | None:
-    datatype, _, suffix = text.rpartition("/")
-    try:
-        kind_of(suffix, datatype or None)
-    except UsageError as error:
-        return f"{error}; or func/sbref, with the folder"
-    return None
 
 
 def suffix_of(group: Group) -> str | None:

@@ -179,7 +179,8 @@ def _kind_text(kind: Kind) -> str:
 
 
 def _row(group: Group, added: str, form: Mapping[str, Mapping[str, str]]) -> Row:
-    key = hashlib.sha256(json.dumps([group.title.strip().casefold(), _first_kind(group)]).encode()).hexdigest()[:16]
+    first = group.named.kind.suffix if group.named else group.rule.name if group.rule else ""
+    key = hashlib.sha256(json.dumps([group.title.strip().casefold(), first]).encode()).hexdigest()[:16]
     proposed = _proposed(group, added)
     row = Row(key, group, dict(form.get(key, proposed)))
     kind = _chosen_kind(row)
@@ -195,10 +196,6 @@ def _row(group: Group, added: str, form: Mapping[str, Mapping[str, str]]) -> Row
     datatype = {"datatype": kind.datatype} if is_ambiguous else {}
     row.keys = {"suffix": _suffix(group, kind), **datatype, "entities": _templates(group, entities)}
     return row
-
-
-def _first_kind(group: Group) -> str:
-    return group.named.kind.suffix if group.named else group.rule.name if group.rule else ""
 
 
 def _proposed(group: Group, added: str) -> dict[str, str]:
