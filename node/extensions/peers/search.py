@@ -130,9 +130,10 @@ def _found(query: Dataset, level: Level, peer: Address, calling_ae_title: str, r
     answers: dict[str, dict[str, Any]] = {}
     count = left_out = 0
     try:
-        for data, syntax in find_encoded(query, peer, calling_ae_title, timeout, MAX_ANSWERS + 1, is_late):
+        for assoc, message in find_encoded(query, peer, calling_ae_title, timeout, MAX_ANSWERS + 1, is_late):
             count += 1
-            answer = _read(data, syntax, level) if count <= MAX_ANSWERS else None
+            syntax = assoc.accepted[message.context_id].transfer_syntax_uid
+            answer = _read(message.data_set, syntax, level) if count <= MAX_ANSWERS else None
             if answer is not None:
                 answers.setdefault(answer[_UNIQUE_KEY[level]], answer)
             elif count <= MAX_ANSWERS:
