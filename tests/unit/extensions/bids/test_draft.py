@@ -84,7 +84,7 @@ def test_what_nothing_tells_is_left_out_with_the_reason(tmp_path: Path, scanner:
     names, reasons = exported(tmp_path, made, *series)
     assert names == []
     assert sorted(reasons) == [
-        'rule "ep2d_bold": not decided: set suffix = bold with entities = { task = ... } instead of skip',
+        'rule "ep2d_bold": not decided: func/bold needs task',
         'rule "mystery": not decided: set a suffix instead of skip',
     ]
 
