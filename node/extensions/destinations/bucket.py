@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -26,6 +25,7 @@ from node.extensions.object_store.stores import (
     MAX_WHOLE_BYTES,
     REMEDIES,
     BucketStore,
+    WholeFile,
     bucket_options,
     credentials_of,
     s3_store,
@@ -148,7 +148,7 @@ class BucketDestination(WrittenDestination):
             content = path if size > MAX_WHOLE_BYTES else path.read_bytes()
         except OSError as error:
             raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
-        copy = _Copy(file_name(prepared, self._layout).as_posix(), size, digest)
+        copy = WholeFile(file_name(prepared, self._layout).as_posix(), size, digest)
         try:
             if not store.put(copy, content):
                 found = store.find(copy.key)
@@ -162,16 +162,6 @@ class BucketDestination(WrittenDestination):
             raise NotTaken(str(error)) from error
         except FileNotFoundError as error:
             raise NotTaken("its file, or the object that was written, is gone") from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    """An object that is written (`node.archive.base.ArchivedFile`)."""
-
-    key: str
-    bytes: int
-    sha256: str
-    data_set_offset: int = 0
 
 
 def opened(described: Described, is_read_again: bool) -> BucketDestination:

@@ -95,6 +95,16 @@ class StoredObject:
     sha256: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """A file that is put with all of its bytes (`node.archive.base.ArchivedFile`)."""
+
+    key: str
+    bytes: int
+    sha256: str
+    data_set_offset: int = 0
+
+
 class ObjectStore(Protocol):
     """A store of objects, by archive key. Thread-safe.
 
