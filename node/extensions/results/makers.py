@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -31,7 +31,8 @@ def answer(making: Making, _limits: object) -> bytes:
     from pydicom.errors import InvalidDicomError
 
     try:
-        return _encoded("made", resolve(_MAKERS[making.entry.kind])(making))
+        make = _MAKERS[making.entry.kind]
+        return _encoded("made", (resolve(make) if isinstance(make, str) else make)(making))
     except (ResultRefused, ConversionRefused) as error:
         return _encoded("refused", {"reason": str(error)})
     except InvalidDicomError:
@@ -69,13 +70,13 @@ def make_instance(making: Making) -> dict[str, Any]:
     return found
 
 
-_MAKERS: Mapping[ResultKind, str] = {
+_MAKERS: Mapping[ResultKind, str | Callable[[Making], dict[str, Any]]] = {
     "segmentation": "node.extensions.results.segmentation:make_segmentation",
     "report": "node.extensions.results.report:make_report",
     "document": "node.extensions.results.report:make_document",
-    "instance": f"{__name__}:make_instance",
+    "instance": make_instance,
 }
-"""The place of the function that makes each kind; it is resolved in a child, which has the libraries."""
+"""The function that makes each kind, or its place, which is resolved in a child: it has the libraries."""
 
 LIMITS = ChildLimits(memory_bytes=8_000_000_000, cpu_seconds=600, deadline_seconds=900.0)
 MAX_ANSWER_BYTES = 1 << 20
