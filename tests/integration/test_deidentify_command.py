@@ -125,7 +125,6 @@ def test_files_become_files_without_identities_and_these_become_volumes(original
         (["--profile", "trial"], "no table [deidentify.trial] in the configuration; there are none"),
         (["--profile", "trial", "--retain", "uids"], "give either it or the others"),
         (["--key", "missing.key"], "make one by `voxelnode pseudonyms new missing.key`"),
-        (["--deface", "none"], "no entry point of this name in the group 'voxelnode.defacers'"),
     ],
 )
 def test_a_wrong_order_is_refused(originals: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

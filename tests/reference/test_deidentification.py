@@ -25,7 +25,7 @@ from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import PseudonymKey, new_key_file
-from node.extensions.deidentify.ways import configured_by_name
+from node.extensions.deidentify.ways import configured
 from node.files.reading import read_instance
 from node.index.nouns.studies import StudyFilter
 from node.receive.dicom_files import MediaFile, find_instances
@@ -112,7 +112,7 @@ def test_nothing_leaks_from_what_routes_send_and_from_what_downloads_contain(cor
         import_instances((corpus, PYDICOM_FILES, PYDICOM_DATA), site.store.ingest)
         site.convert(seconds=900)
         run_routes(site, "out/SHARE")
-        way = configured_by_name(site.services.settings.deidentify, "trial")
+        way = configured(site.services.settings, "trial")
         with site.store.index.reading() as index:
             originals = {
                 way.uid(each.sop_instance_uid): (site.store.archive.path(each.key), way.uid(each.series_instance_uid))

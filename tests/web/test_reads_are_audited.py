@@ -269,8 +269,6 @@ def _query(path: str) -> dict[str, str]:
         return {"a": "1", "source": "1", "target": "1"}
     if path == "/news":
         return {"since": "0"}
-    if path.endswith(("/mask", "/contours")):
-        return {"above": "0"}
     if "/selected/" in path:
         return {"study": STUDY, "series": SERIES}
     return {"profile": "trial"} if "deidentified" in path else {}

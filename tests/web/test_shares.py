@@ -189,7 +189,7 @@ def test_a_link_without_identities_shows_and_sends_copies_only(site: Site) -> No
 def test_a_link_is_made_and_revoked_on_the_page_of_its_study(site: Site) -> None:
     writer = signed_in(site, "writer")
     assert f'href="/studies/{STUDY}/links"' in writer.get(f"/studies/{STUDY}").text
-    form = {"days": "3", "download": "true", "deidentification": "trial", "series": SERIES}
+    form = {"days": "3", "download": "true", "deidentification": "trial", "series_instance_uid": SERIES}
     made = writer.post(f"/studies/{STUDY}/links", data=form)
     [link] = re.findall(r"<code>http://[^/]+(/shared/vxn_[^<]+)</code>", made.text)
     assert site.client().get(link).status_code == 200

@@ -829,7 +829,7 @@ class WhoSeesWhat(RuleBasedStateMachine):
         paths |= {str(row): "/api/v1/patients/{}" for name, row in self.persons().items() if name not in patients}
         for one in self.items(BOSS, "volumes"):
             if Key(one["study_instance_uid"], one["series_instance_uid"]) not in seen:
-                way = ("", "/file", "/sources", "/montage", f"/file/{one['name']}", "/projection")[number % 6]
+                way = ("", "/file", "/sources", f"/file/{one['name']}")[number % 4]
                 paths[str(one["id"])] = f"/api/v1/volumes/{{}}{way}"
         for row, path in list(paths.items())[number % 3 :: 3]:
             absent = "9" * len(row)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from node.errors import UsageError
 from node.extensions.pages.login import client_of, new_app, set_session
-from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, recovery_page
+from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, plain_page
 from node.index.engine.scope import within
 from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
 from node.index.nouns.projects import KnownProjects
@@ -148,7 +148,7 @@ def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) 
         passed = access.give_code(known, code, client_of(call.request))
     except NotAuthenticated as error:  # without the secret, which is shown for a password alone
         return factor_page("/account", action=CONFIRM, error=f"{error}, or begin again", status_code=401)
-    response = recovery_page(passed.recovery_codes, "/account")
+    response = plain_page("recovery.html", codes=passed.recovery_codes, next_path="/account")
     set_session(call.request, response, passed.value)
     return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import Path
@@ -134,14 +135,7 @@ def _sessions(call: Call, index: ReadIndex) -> list[SessionResource]:
     if call.account.token:
         return []
     return [
-        SessionResource(
-            id=one.id,
-            address=one.client.address,
-            agent=one.client.agent,
-            created_at=one.created_at,
-            expires_at=one.expires_at,
-            used_at=one.used_at,
-        )
+        SessionResource.of({**asdict(one), **asdict(one.client)})
         for one in index.accounts.sessions(call.account.name, call.node.ingest.now())
     ]
 
@@ -155,16 +149,7 @@ def _token(call: Call, index: ReadIndex, number: int) -> TokenResource:
 
 def _tokens(call: Call, accounts: list[ListedAccount]) -> list[TokenResource]:
     return [
-        TokenResource(
-            id=one.id,
-            label=one.label,
-            role=(one.role or account.role).name.lower(),
-            routes=list(one.routes),
-            project=one.project,
-            created_at=one.created_at,
-            expires_at=one.expires_at,
-            used_at=one.used_at,
-        )
+        TokenResource.of({**asdict(one), "role": (one.role or account.role).name.lower()})
         for account in accounts
         if account.name == call.account.name
         for one in account.tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -99,7 +99,7 @@ def bids(
         typer.Option(
             "--draft-rules",
             metavar="FILE",
-            help="Write a file of rules for the series that have no name yet, ask for what is unknown, and exit.",
+            help="Write a file of rules for the series that have no name yet, and exit.",
         ),
     ] = None,
     *,
@@ -152,7 +152,7 @@ def _write_draft(file: Path, source: Source, rules: Rules, where: Selector | Non
 
     if file.exists():
         raise UsageError(f"{file}: is there already; give the name of a new file")
-    made = draft(source, rules, where, _asked if sys.stdin.isatty() else None)
+    made = draft(source, rules, where)
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(made.text)
@@ -160,15 +160,6 @@ def _write_draft(file: Path, source: Source, rules: Rules, where: Selector | Non
         raise UsageError(f"{file}: {error.strerror}") from error
     print(f"{file}: {counted(made.proposed, 'rule')} proposed, {made.undecided} of them not decided. Read it, then:")
     print(f"    {printable(shlex.join(['voxelnode', 'bids', *given, '--rules', str(file), '--dry-run']))}")
-
-
-def _asked(question: str, wrong: Callable[[str], str | None]) -> str:
-    """Ask on the terminal until an answer is right or empty."""
-    while answer := str(typer.prompt(f"{printable(question)} (Enter: decide later)", default="", show_default=False)):
-        if (problem := wrong(answer.strip())) is None:
-            break
-        print(problem, file=sys.stderr)
-    return answer.strip()
 
 
 @contextmanager

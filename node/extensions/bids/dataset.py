@@ -201,7 +201,7 @@ class Dataset:
         if not dry_run:
             self._write_images(targets, state, written, change, place)
         _describe(targets, state, change, place)
-        name, scans = _scans(folder, _entities(subject, session), state, targets, wanted)
+        name, scans = _scans(folder, f"sub-{subject}" + f"_ses-{session}" * bool(session), state, targets, wanted)
         is_same = not any(target.contents or target.before != stem for stem, target in targets.items())
         is_same = is_same and targets.keys() == state.volumes.keys()
         is_same = is_same and (not targets or (studies == state.studies and _has(folder / name, scans)))
@@ -477,10 +477,6 @@ def _scans(
             cells["acq_time"] = str(wanted[stem].acq_time)
         rows[f"{stem}.nii.gz"] = {**cells, "filename": f"{stem}.nii.gz"}
     return file, table_text(columns, rows)
-
-
-def _entities(subject: str, session: str) -> str:
-    return f"sub-{subject}_ses-{session}" if session else f"sub-{subject}"
 
 
 def _owned(state: SessionState) -> set[str]:

@@ -1,29 +1,27 @@
-"""A first file of rules: what names and headers tell of the series of a source, and what somebody has to say.
+"""A first file of rules: what names and headers tell of the series of a source, and what somebody has to decide.
 
 Volumes that the rules name already need no new one, unless two descriptions of a study have one name: an `acq` tells
-them apart then. The task of a functional series is proposed from its description. What nothing tells is asked for; it
-is left out by the file, with the reason, if nobody answers.
+them apart then. The task of a functional series is proposed from its description. What nothing tells is left out by the
+file, with the reason, until somebody decides it there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from node.cli.output import printable
 from node.errors import UsageError
-from node.extensions.bids.names import KINDS, LABEL, Kind, Named, kind_of, label, problem_with
+from node.extensions.bids.names import ENTITIES, KINDS, LABEL, Kind, Named, kind_of, label, problem_with, stem
 from node.extensions.bids.plan import Series, facts_of
 from node.extensions.bids.rules import NAMED_BY_RULE, NotExported, Rule, Rules, kind_of_image, read_text
 from node.extensions.bids.sources import Source
 from node.selector import Facts, Selector
-
-Ask = Callable[[str, Callable[[str], str | None]], str]
-"""Asks a question, again while the check of an answer returns what is wrong with it; an empty text is no answer."""
 
 UNDECIDED = "not decided: set a suffix instead of skip"
 
@@ -40,7 +38,18 @@ _OF_RUNS = re.compile(r"run\d*|\d+|rep\d*|repeat\w*|again")
 
 _PAIRS = re.compile(r"(?<![0-9A-Za-z])([a-z]+)-([0-9A-Za-z]+)")
 _UNQUOTED = re.compile(r"[\"'\\*\x00-\x1f\x7f]+")
+_BETWEEN_PAIRS = re.compile(r"[\s_]+(?![^{}]*\})")
 
+COLUMNS = ("task", "acq", "dir")
+"""Entities that have a column of their own; others are written in one, such as ``ce-gad rec-norm``."""
+
+LEFT_OUT = "-"
+"""Stands for a kind in the form: these series are left out."""
+
+OF_VOLUME = frozenset({"echo", "inv", "part"})
+"""Entities that each volume states itself."""
+
+NO_CELLS: Mapping[str, Mapping[str, str]] = {}
 
 _WITHOUT_DESCRIPTION = '(series_description == null or series_description == "")'
 
@@ -86,6 +95,18 @@ class Group:
         return ", ".join([*told, *([f"{facts['repetition_time']:g} s"] if facts["repetition_time"] else [])])
 
 
+@dataclass(slots=True)
+class Row:
+    """A row of the grid: series of one description. `cells`: what the form shows; `keys`: those of the rule, if any."""
+
+    key: str
+    group: Group
+    cells: dict[str, str]
+    keys: Mapping[str, Any] | None = None
+    name: str = ""
+    problems: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """The text of a file of rules: how many it proposes, and how many of these nobody has decided."""
@@ -95,21 +116,15 @@ class Draft:
     undecided: int
 
 
-def draft(source: Source, rules: Rules, where: Selector | None = None, ask: Ask | None = None) -> Draft:
+def draft(source: Source, rules: Rules, where: Selector | None = None) -> Draft:
     """Return rules for what `rules` do not name, or give one name although the descriptions differ.
 
-    `where`: the series to look at; `ask`: asks somebody for what is unknown.
+    `where`: the series to look at.
     """
     groups = groups_of(source.series_of(list(source.patients())), rules, where)
     apart = told_apart(groups)
-    wanted: list[dict[str, Any] | None] = []
-    for group in groups:
-        added = apart.get(id(group), "")
-        if group.is_left_out or (group.named is not None and not added):
-            wanted.append(None)
-        else:
-            wanted.append(_wanted(group, ask) if group.named is None else _renamed(group, {"acq": added}))
-    return written(groups, wanted)
+    rows = [row_of(group, apart.get(id(group), "")) for group in groups]
+    return written(groups, [{"skip": f"not decided: {row.problems[0]}"} if row.problems else row.keys for row in rows])
 
 
 def written(groups: Sequence[Group], wanted: Sequence[Mapping[str, Any] | None]) -> Draft:
@@ -183,40 +198,6 @@ def told_apart(groups: Sequence[Group]) -> dict[int, str]:
     return found
 
 
-def _wanted(group: Group, ask: Ask | None) -> dict[str, Any]:
-    """Return the keys of a rule for volumes without a name; `skip` if nobody says what they are."""
-    rule, datatype = group.rule, None
-    if rule is not None:
-        suffix, datatype = rule.suffix, rule.datatype
-    else:
-        suffix = suffix_of(group)
-    if suffix is None and ask is not None:
-        answer = ask(f"{group.name}: {group.shown}\n  suffix, such as T1w or bold", _wrong_suffix)
-        datatype, _, suffix = answer.rpartition("/")
-    if not suffix:
-        return {"skip": UNDECIDED}
-    kind = kind_of(re.sub(r"\{\w*\}", "1", suffix), datatype or None)
-    entities = entities_of(group, kind, rule.entities if rule is not None else {})
-    for entity in sorted(kind.required - entities.keys() - {"echo", "inv"}):
-        found = label("".join(words_of_task(group)).lower()) if entity == "task" else ""
-        if not found and ask is not None:
-            question = f"{group.name}: {group.shown}\n  {entity} of {kind.datatype}/{kind.suffix}"
-            found = ask(question, lambda value, entity=entity: problem_with(entity, value))  # type: ignore[misc]
-        if not found:
-            return {"skip": f"not decided: set suffix = {suffix} with entities = {{ {entity} = ... }} instead of skip"}
-        entities[entity] = found
-    return {"suffix": suffix, **({"datatype": datatype} if datatype else {}), "entities": entities}
-
-
-def _wrong_suffix(text: str) -> str | None:
-    datatype, _, suffix = text.rpartition("/")
-    try:
-        kind_of(suffix, datatype or None)
-    except UsageError as error:
-        return f"{error}; or func/sbref, with the folder"
-    return None
-
-
 def suffix_of(group: Group) -> str | None:
     """Return the suffix that is a word of the description, and is in one folder only."""
     words = {word.casefold() for word in group.words}
@@ -225,34 +206,13 @@ def suffix_of(group: Group) -> str | None:
     return suffix if sum(kind.suffix == suffix for kind in KINDS) == 1 else None
 
 
-def _renamed(group: Group, added: Mapping[str, str]) -> dict[str, Any]:
-    """Return the keys of a rule that gives a name of other rules, and more entities."""
-    assert group.named is not None
-    kind, rule = group.named.kind, group.rule
-    # What rules take from each volume is not the label of the first one.
-    own = {entity: value for entity, value in group.named.entities.items() if entity not in ("echo", "inv", "part")}
-    entities = rule.entities if rule is not None else own
-    suffix = rule.suffix if rule is not None and rule.suffix is not None else kind.suffix
-    is_ambiguous = sum(other.suffix == kind.suffix for other in KINDS) > 1
+def entities_of(group: Group, kind: Kind) -> dict[str, str]:
+    """Return the entities that a description states, such as ``acq-highres``."""
     return {
-        "suffix": suffix,
-        **({"datatype": kind.datatype} if is_ambiguous else {}),
-        "entities": {**entities, **entities_of(group, kind, {}), **added},
-    }
-
-
-def entities_of(group: Group, kind: Kind, known: Mapping[str, str]) -> dict[str, str]:
-    """Return the entities of a rule, and those that a description states, such as ``acq-highres``."""
-    stated = {
         entity: value
         for entity, value in _PAIRS.findall(group.title)
         if entity in NAMED_BY_RULE & kind.entities and problem_with(entity, value) is None
     }
-    return {**known, **stated}
-
-
-def words_of_task(group: Group) -> list[str]:
-    return [word for word in group.words if not _OF_TASKS.fullmatch(word.casefold())]
 
 
 def _table(group: Group, wanted: Mapping[str, Any], *, is_alone: bool) -> str:
@@ -282,3 +242,102 @@ def _quoted(text: str) -> str:
 def _toml(text: str) -> str:
     """Return a text of one line as a string of TOML."""
     return f"'{text}'" if '"' in text and "'" not in text else json.dumps(text, ensure_ascii=False)
+
+
+def kind_text(kind: Kind) -> str:
+    return f"{kind.datatype}/{kind.suffix}"
+
+
+def row_of(group: Group, added: str, form: Mapping[str, Mapping[str, str]] = NO_CELLS) -> Row:
+    """Return the row of a group. `added`: the `acq` that tells it apart; `form`: cells that somebody has changed."""
+    first = group.named.kind.suffix if group.named else group.rule.name if group.rule else ""
+    key = hashlib.sha256(json.dumps([group.title.strip().casefold(), first]).encode()).hexdigest()[:16]
+    proposed = _proposed(group, added)
+    row = Row(key, group, dict(form.get(key, proposed)))
+    kind = _chosen_kind(row)
+    is_as_before = row.cells == proposed and (group.is_left_out or (group.named is not None and not added))
+    if kind is None:
+        row.keys = None if is_as_before else {"skip": "left out by hand" if row.cells["kind"] else UNDECIDED}
+        return row
+    entities = _entities(row, kind)
+    row.name = f"{kind.datatype}/{stem({'sub': '*', **entities}, kind.suffix)}"
+    if is_as_before:
+        row.problems = []  # the rules of now name it so
+    if row.problems or is_as_before:
+        return row
+    is_ambiguous = sum(other.suffix == kind.suffix for other in KINDS) > 1
+    datatype = {"datatype": kind.datatype} if is_ambiguous else {}
+    row.keys = {"suffix": _suffix(group, kind), **datatype, "entities": _templates(group, entities)}
+    return row
+
+
+def _proposed(group: Group, added: str) -> dict[str, str]:
+    """Return the cells of a row before somebody changes them."""
+    if group.is_left_out:
+        return {"kind": LEFT_OUT, "more": "", **dict.fromkeys(COLUMNS, "")}
+    kind, entities = None, {}
+    if group.named is not None:
+        kind = group.named.kind
+        entities = {name: value for name, value in group.named.entities.items() if name not in OF_VOLUME}
+    elif group.rule is not None and group.rule.suffix is not None:
+        kind = kind_of(re.sub(r"\{\w*\}", "1", group.rule.suffix), group.rule.datatype)
+        entities = dict(group.rule.entities)
+    elif (suffix := suffix_of(group)) is not None:
+        kind = kind_of(suffix)
+    if kind is not None:
+        entities |= entities_of(group, kind) | ({"acq": added} if added else {})
+        task = label("".join(word for word in group.words if not _OF_TASKS.fullmatch(word.casefold())).lower())
+        if "task" in kind.required and task:
+            entities.setdefault("task", task)
+    more = " ".join(f"{name}-{entities[name]}" for name in ENTITIES if name in entities and name not in COLUMNS)
+    cells = {"kind": kind_text(kind) if kind is not None else "", "more": more}
+    return cells | {name: entities.get(name, "") for name in COLUMNS}
+
+
+def _chosen_kind(row: Row) -> Kind | None:
+    """Return the kind that a row has; None: left out, or not decided."""
+    if row.cells["kind"] in ("", LEFT_OUT):
+        return None
+    datatype, _, suffix = row.cells["kind"].partition("/")
+    try:
+        return kind_of(suffix, datatype)
+    except UsageError as error:
+        row.problems.append(str(error))
+        return None
+
+
+def _entities(row: Row, kind: Kind) -> dict[str, str]:
+    """Return the entities of a row, and note what is wrong with them."""
+    found = {name: row.cells[name] for name in COLUMNS if row.cells[name]}
+    for pair in filter(None, _BETWEEN_PAIRS.split(row.cells["more"])):
+        name, dash, value = pair.partition("-")
+        if not dash or name not in NAMED_BY_RULE:
+            row.problems.append(f'{pair}: write an entity, a dash and a label, such as "ce-gad"')
+        else:
+            found[name] = value
+    where = kind_text(kind)
+    for name, value in found.items():
+        if name not in kind.entities:
+            row.problems.append(f"{where} has no {name}; it may have {', '.join(sorted(kind.entities))}")
+        elif "{" not in value and (problem := problem_with(name, value)):
+            row.problems.append(problem)
+    row.problems += [f"{where} needs {name}" for name in sorted(kind.required - found.keys() - {"echo", "inv"})]
+    return found
+
+
+def _suffix(group: Group, kind: Kind) -> str:
+    """Return the suffix for a rule: that of the rule before, which may depend on the volume, if it gives this kind."""
+    rule = group.rule
+    before = rule.suffix if rule is not None and group.named is not None and group.named.kind == kind else None
+    return before or kind.suffix
+
+
+def _templates(group: Group, entities: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels for a rule: where the rule before takes one from the volume, and nobody has changed it, so does
+    this one."""
+    if group.rule is None or group.named is None:
+        return dict(entities)
+    before, now = group.rule.entities, group.named.entities
+    return {
+        name: before[name] if name in before and now.get(name) == value else value for name, value in entities.items()
+    }

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from node.extensions.bids.content import Content, NiftiCopy
 from node.extensions.bids.names import RECORDING, Named, parsed, stem
@@ -529,48 +529,26 @@ GRADIENT_ECHO = frozenset({"phasediff", "phase1", "phase2", "fieldmap", "magnitu
 MAGNITUDES = frozenset({"magnitude", "magnitude1", "magnitude2"})
 
 
-class Image(Protocol):
-    """What this module reads of a planned file, and the fields that it sets."""
-
-    @property
-    def named(self) -> Named: ...
-    @property
-    def started(self) -> dt.datetime | None: ...
-    @property
-    def intended_for(self) -> tuple[str, ...]: ...
-    @property
-    def sidecar(self) -> Mapping[str, Any]:
-        """The sidecar as the node wrote it."""
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The sidecar of the data set."""
-
-    @property
-    def path(self) -> str:
-        """The path of the file in the data set."""
-
-
 @dataclass(frozen=True, slots=True)
 class _FieldMap:
     """The files that are one estimate of the field."""
 
     identifier: str
     kind: str
-    files: tuple[Image, ...]
+    files: tuple[PlannedVolume, ...]
 
     @property
     def started(self) -> dt.datetime | None:
         return min((file.started for file in self.files if file.started), default=None)
 
-    def may_serve(self, image: Image) -> bool:
+    def may_serve(self, image: PlannedVolume) -> bool:
         """Return whether it is meant for images of this kind, made with the same shim and in the same frame."""
         return image.named.kind.datatype in self.files[0].intended_for and all(
             _agrees(file, image, name) for file in self.files for name in ("ShimSetting", "FrameOfReferenceUID")
         )
 
 
-def connect(images: Sequence[Image], session: str) -> None:
+def connect(images: Sequence[PlannedVolume], session: str) -> None:
     """Set the fields that connect the field maps of a session with its other images.
 
     The identifiers of field maps begin with `session`, because they are unique among all sessions of a subject.
@@ -580,7 +558,7 @@ def connect(images: Sequence[Image], session: str) -> None:
     A magnitude image alone is no field map.
     """
     maps = _field_maps(images, session)
-    served: dict[str, list[Image]] = defaultdict(list)
+    served: dict[str, list[PlannedVolume]] = defaultdict(list)
     for image in (image for image in images if image.named.kind.datatype != "fmap"):
         nearest = [_nearest([each for each in maps if each.kind == kind], image) for kind in ("phase", "epi")]
         sources = [found.identifier for found in nearest if found is not None]
@@ -599,7 +577,7 @@ def connect(images: Sequence[Image], session: str) -> None:
             image.fields["IntendedFor"] = scans
 
 
-def complete_echo_times(images: Iterable[Image]) -> None:
+def complete_echo_times(images: Iterable[PlannedVolume]) -> None:
     """Set the echo times of phase differences that do not state them, from the magnitudes of the same field map."""
     images = list(images)
     times: dict[tuple[str | None, str], Any] = {}
@@ -614,8 +592,8 @@ def complete_echo_times(images: Iterable[Image]) -> None:
                 image.fields.setdefault(f"EchoTime{number}", time)
 
 
-def _field_maps(images: Sequence[Image], session: str) -> list[_FieldMap]:
-    groups: dict[tuple[str, str, str], list[Image]] = defaultdict(list)
+def _field_maps(images: Sequence[PlannedVolume], session: str) -> list[_FieldMap]:
+    groups: dict[tuple[str, str, str], list[PlannedVolume]] = defaultdict(list)
     for image in images:
         suffix = image.named.kind.suffix
         if image.named.kind.datatype == "fmap" and (suffix in GRADIENT_ECHO or suffix == "epi"):
@@ -635,7 +613,7 @@ def _field_maps(images: Sequence[Image], session: str) -> list[_FieldMap]:
     return maps
 
 
-def _nearest(maps: Sequence[_FieldMap], image: Image) -> _FieldMap | None:
+def _nearest(maps: Sequence[_FieldMap], image: PlannedVolume) -> _FieldMap | None:
     able = [each for each in maps if each.may_serve(image)]
     return min(able, key=lambda each: _distance(each.started, image.started), default=None)
 
@@ -648,6 +626,6 @@ def _distance(map_started: dt.datetime | None, started: dt.datetime | None) -> t
     return abs(seconds), seconds < 0
 
 
-def _agrees(file: Image, image: Image, name: str) -> bool:
+def _agrees(file: PlannedVolume, image: PlannedVolume, name: str) -> bool:
     one, other = file.sidecar.get(name), image.sidecar.get(name)
     return one is None or other is None or bool(one == other)

@@ -71,7 +71,8 @@ def sidecar_of(
     fields = {name: content for name, content in sidecar.items() if _OF_BIDS.fullmatch(name)}
     if anonymous:
         left_out = {name for name in fields if name.endswith("UID")} | TYPED.keys()
-        left_out |= {name for name, number in fields.items() if name == "SeriesNumber" and _may_identify(number)}
+        number = fields.get("SeriesNumber", 0)
+        left_out |= {"SeriesNumber"} if not isinstance(number, int) or number >= MIN_IDENTIFYING_NUMBER else set()
         fields = {name: content for name, content in fields.items() if name not in left_out}
     else:
         fields |= {name: facts[fact] for name, fact in TYPED.items() if facts.get(fact)}
@@ -88,10 +89,6 @@ def sidecar_of(
     if named.entities.get("part") == "phase":
         fields["Units"] = "arbitrary"  # the scale of phase images is the vendor's
     return fields
-
-
-def _may_identify(number: Any) -> bool:
-    return not isinstance(number, int) or number >= MIN_IDENTIFYING_NUMBER
 
 
 def missing_fields(named: Named, fields: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -233,7 +233,10 @@ def _taken_up(operation: Operation, service: CommitmentService) -> Work:
         raise RequestRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
     information = operation.data_set(INVALID_ARGUMENT, MAXIMUM_ELEMENTS)
     transaction_uid = text(information, "TransactionUID")
-    references = tuple(_references(information))
+    references = tuple(
+        (text(item, "ReferencedSOPClassUID"), text(item, "ReferencedSOPInstanceUID"))
+        for item in items(information, "ReferencedSOPSequence")
+    )
     if not is_identifier(transaction_uid):
         raise RequestRefused(INVALID_ARGUMENT, "Transaction UID is missing or no UID (PS3.4 J.3.2)")
     if not references or not all(is_identifier(kind) and is_identifier(uid) for kind, uid in references):
@@ -243,11 +246,6 @@ def _taken_up(operation: Operation, service: CommitmentService) -> Work:
     return service.index.work.add_commitment(
         transaction_uid, origin.calling_ae_title, origin.address, references, now, due_at
     )
-
-
-def _references(information: Dataset) -> Iterator[Reference]:
-    for item in items(information, "ReferencedSOPSequence"):
-        yield text(item, "ReferencedSOPClassUID"), text(item, "ReferencedSOPInstanceUID")
 
 
 def _is_reported_here(operation: Operation, service: CommitmentService, work: Work) -> bool:
@@ -297,9 +295,6 @@ def note_reported(service: CommitmentService, work: Work, decision: Ended, how: 
         failed=failed,
         detail=how,
     )
-
-
-logger = structlog.get_logger()
 
 
 class NotReported(VoxelnodeError):

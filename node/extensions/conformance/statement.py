@@ -8,7 +8,6 @@ from itertools import chain, groupby
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydicom.charset import python_encoding
 from pydicom.uid import UID_dictionary  # type: ignore[attr-defined]  # what else pydicom offers does not list
@@ -168,10 +167,6 @@ def _named(kind: str, uids: Iterable[str]) -> Table:
     return table((f"{kind} UID", kind), rows)
 
 
-def _yes(is_so: bool) -> str:
-    return "Yes" if is_so else "No"
-
-
 def _dimse_services(settings: Settings) -> Table:
     asked = _asked(settings)
     verbs: Mapping[str, str] = served(settings)
@@ -202,7 +197,10 @@ _USER_AGENT = {
 def _web_services(settings: Settings) -> Table:
     routers = [router for extension in enabled(settings) for router in extension.routers]
     served = [router.service for router in routers if router.service]
-    rows = [(name, by_routes, _yes(name.partition(":")[0] in served)) for name, by_routes in _USER_AGENT.items()]
+    rows = [
+        (name, by_routes, "Yes" if name.partition(":")[0] in served else "No")
+        for name, by_routes in _USER_AGENT.items()
+    ]
     known = {name.partition(":")[0] for name in _USER_AGENT}
     rows += [(service, "No", "Yes") for service in served if service not in known]
     others = ("Non-Patient Instance Service", "Storage Commitment Service")
@@ -279,13 +277,12 @@ def _query_keys(level: Level) -> Iterator[tuple[str, ...]]:
 
 def _keys(model: type[BaseModel], values: BaseModel | None) -> Table:
     """Return keys and values of a section, but not those of the sections in it."""
-    found = {key: getattr(values, key, _default(field)) for key, field in model.model_fields.items()}
+    found = {
+        key: getattr(values, key, "required" if field.default is PydanticUndefined else field.default)
+        for key, field in model.model_fields.items()
+    }
     rows = [(key, _value(value)) for key, value in found.items() if not isinstance(value, BaseModel)]
     return table(("Parameter", "Value"), rows)
-
-
-def _default(field: FieldInfo) -> object:
-    return "required" if field.default is PydanticUndefined else field.default
 
 
 def _value(value: object) -> str:

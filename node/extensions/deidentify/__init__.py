@@ -94,12 +94,10 @@ class _Deidentify(Extension):
                 yield f"routes.{name}: deidentify: no table [deidentify.{route.deidentify}]{known}"
 
     def checks(self, settings: Settings) -> Iterator[Callable[[], Any]]:
-        tables = _tables(settings)
-        if tables:
-            from node.extensions.deidentify.ways import configured_by_name
+        if tables := _tables(settings):
+            from node.extensions.deidentify.ways import configured
 
-            for name in tables:
-                yield partial(configured_by_name, tables, name)
+            yield from (partial(configured, settings, name) for name in tables)
 
 
 def _tables(settings: Settings) -> Mapping[str, DeidentifySettings]:

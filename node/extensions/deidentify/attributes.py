@@ -42,39 +42,19 @@ _TEMPORAL_VRS = frozenset(("DA", "DT", "TM"))
 _UNKNOWN_VRS = frozenset((None, "UN"))
 
 DUMMIES: Mapping[str, Any] = {
-    "AE": "ANON",
+    **dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT"), "ANON"),
+    **dict.fromkeys(("AT", "SL", "SS", "SV", "UL", "US", "UV"), 0),
+    **dict.fromkeys(("FD", "FL"), 0.0),
+    **dict.fromkeys(("DS", "IS"), "0"),
+    **dict.fromkeys(("OB", "OW", "UN"), bytes(2)),
+    **dict.fromkeys(("OF", "OL"), bytes(4)),
+    **dict.fromkeys(("OD", "OV"), bytes(8)),
     "AS": "000D",
-    "AT": 0,
-    "CS": "ANON",
     "DA": "19000101",
-    "DS": "0",
     "DT": "19000101000000",
-    "FD": 0.0,
-    "FL": 0.0,
-    "IS": "0",
-    "LO": "ANON",
-    "LT": "ANON",
-    "OB": b"\0\0",
-    "OD": b"\0" * 8,
-    "OF": b"\0" * 4,
-    "OL": b"\0" * 4,
-    "OV": b"\0" * 8,
-    "OW": b"\0\0",
-    "PN": "ANON",
-    "SH": "ANON",
-    "SL": 0,
-    "SS": 0,
-    "ST": "ANON",
-    "SV": 0,
     "TM": "000000",
-    "UC": "ANON",
     "UI": "2.25.0",
-    "UL": 0,
-    "UN": b"\0\0",
     "UR": "urn:anon",
-    "US": 0,
-    "UT": "ANON",
-    "UV": 0,
 }
 """Values without meaning by VR; of action D in Table E.1-1."""
 
@@ -238,7 +218,7 @@ class Cleaner:
         if vr not in _FORMS:
             return self._of_bytes(tag, element, vr)
         values = _texts(ds, tag)
-        kept = [value if self._is_plain(vr, value) else self._replaced(vr, value) for value in values]
+        kept = [value if self._is_plain(vr, value) else self.key.uid(value) if vr == "UI" else "" for value in values]
         if tag == PATIENT_AGE:
             kept = [
                 _OLD if each and int(each[:3]) * _DAYS[each[3]] >= (_OLDEST + 1) * _DAYS["Y"] else each for each in kept
@@ -249,9 +229,6 @@ class Cleaner:
         if vr == "UI" and Option.UIDS not in self.profile.options and any(map(self.numbers.has, value.split("."))):
             return False  # of a device, by the option that keeps these, with the number of a patient
         return _FORMS[vr].fullmatch(value) is not None
-
-    def _replaced(self, vr: str, value: str) -> str:
-        return self.key.uid(value) if vr == "UI" else ""
 
     def _sequence(self, ds: Dataset, tag: BaseTag, action: Action, depth: int) -> DataElement | None:
         if action is Action.EMPTY:

@@ -7,7 +7,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -20,7 +19,6 @@ from node.counted import counted
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from node.extensions.deidentify.deidentification import Deidentification
     from node.extensions.deidentify.pseudonyms import PseudonymKey
 
 MAX_SHOWN = 100
@@ -87,9 +85,6 @@ def deidentify(
             help="Pass it as it is: secondary-capture, ultrasound, photograph, burned-in, recognizable or voice.",
         ),
     ] = None,
-    deface: Annotated[
-        str | None, typer.Option("--deface", metavar="NAME", help="Plugin that removes faces from each series.")
-    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -117,15 +112,15 @@ def deidentify(
     from node.extensions.deidentify.deidentification import (
         BurnedInText,
         Deidentification,
-        Reason,
         allowed,
         burned_in_text_of,
         read_rules,
     )
-    from node.extensions.deidentify.files import Refused, deidentify_files, load_defacer
+    from node.extensions.deidentify.files import Refused, deidentify_files
     from node.extensions.deidentify.profile import Profile, options
     from node.extensions.deidentify.pseudonyms import passing_key, read_keys
     from node.extensions.deidentify.remaining import Remaining
+    from node.extensions.deidentify.ways import configured as configured_way
     from node.extras import require
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
@@ -133,7 +128,7 @@ def deidentify(
     if profile is not None:
         if key or retain or clean or pixel_rules or allow or burned_in_text != BurnedInText.OFF:
             raise UsageError("--profile has key and options of its own; give either it or the others")
-        how = _configured(profile, configured)
+        how: Deidentification = configured_way(configured.settings, profile)
     else:
         text_in_pixels = burned_in_text_of(burned_in_text)
         if text_in_pixels is not BurnedInText.OFF:
@@ -147,19 +142,15 @@ def deidentify(
             text_in_pixels,
         )
 
-    if deface:
-        how = replace(how, allowed=how.allowed | {Reason.RECOGNIZABLE})
-
     def show(refused: Refused) -> None:
         if not json:
             print(f"refused {printable(refused.name)}: {refused.reason}: {printable(refused.detail)}", flush=True)
 
-    defacer = load_defacer(deface) if deface else None
     remaining = Remaining() if report is not None else None
     chosen = ", ".join(sorted(how.profile.options)) or "no options"
     order = f"voxelnode deidentify {source.absolute()} to {out.absolute()}, {how.mark}, {chosen}"
     with audited_export(configured.settings, order) as outcome:
-        summary = deidentify_files([source], out, how, defacer, show, remaining)
+        summary = deidentify_files([source], out, how, show, remaining)
         patients = counted(len(summary.patients), "patient")
         outcome.counts = f"{counted(summary.written, 'instance')} of {patients} written, {len(summary.refused)} refused"
     if report is not None and remaining is not None:
@@ -175,13 +166,6 @@ def deidentify(
     counts = f"{counted(summary.written, 'instance')} of {patients}"
     lines.append(f"{counts}, {len(summary.refused)} refused, {len(summary.skipped)} skipped: {out}")
     return Answer(data, "\n".join(lines), failed=not summary.written)
-
-
-def _configured(name: str, configured: Configured) -> Deidentification:
-    from node.extensions.deidentify.settings import DeidentifySettings
-    from node.extensions.deidentify.ways import configured_by_name
-
-    return configured_by_name(configured.settings.tables(DeidentifySettings), name)
 
 
 def _listed(given: list[str] | None) -> list[str]:

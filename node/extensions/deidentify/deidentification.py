@@ -49,7 +49,6 @@ class Reason(StrEnum):
     NO_IDENTITY = "no-identity"
     DEIDENTIFIED = "de-identified"
     DUPLICATE = "duplicate"
-    DEFACING = "defacing"
 
 
 ALLOWABLE = (

@@ -40,8 +40,7 @@ from node.extensions.deidentify.deidentification import Reason
 from node.extensions.deidentify.profile import edition
 from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS
 from node.extensions.deidentify.remaining import Line, Remaining, lines_of, remaining_in
-from node.extensions.deidentify.settings import DeidentifySettings
-from node.extensions.deidentify.ways import DeidentifyWay, configured_by_name
+from node.extensions.deidentify.ways import DeidentifyWay, configured
 from node.extensions.dicomweb.resources import Instances
 from node.hookspecs import ObjectKind
 from node.index.models import OPEN_STATES
@@ -299,7 +298,7 @@ def ordered(
     Raises UsageError if there is no table [deidentify.`profile`]. Raises ResourceNotFound if none of the studies, or
     of the series, is here.
     """
-    configured_by_name(call.node.settings.tables(DeidentifySettings), profile)
+    configured(call.node.settings, profile)
     return download_of(call, MAKER, NAME, study_instance_uids, series_instance_uids, (profile, content))
 
 
@@ -307,7 +306,7 @@ def ordered(
 def members(making: Making) -> Generator[Member, None, None]:
     """Yield the members of a download without identities."""
     profile, content = making.download.options
-    how = configured_by_name(making.node.settings.tables(DeidentifySettings), profile)
+    how = configured(making.node.settings, profile)
     order = f"de-identified by [deidentify.{profile}], {how.mark}, as {content}"
     objects = making.audited()
     made = _Download(making, how)

@@ -1,51 +1,36 @@
-"""De-identify files: everything found in folders, zip files and DICOMDIRs, into files named by their new UIDs.
-
-A plugin may remove faces from heads. None is built in: nothing here claims that a face is gone. It is an entry point in
-the group ``voxelnode.defacers``: a function that takes the data sets of one series, de-identified and with native
-pixels, and returns one array of stored values for each, of the same shape and type.
-"""
+"""De-identify files: everything found in folders, zip files and DICOMDIRs, into files named by their new UIDs."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from node.dicom.part10 import file_head
 from node.dicom.reading import stored_bytes, with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text
-from node.errors import ConversionRefused, UsageError, is_of_system, nearest
+from node.errors import UsageError, is_of_system
 from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, Reason
-from node.extensions.deidentify.instance import code_item, deidentified
-from node.extensions.deidentify.profile import VISUAL_FEATURES
+from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.remaining import Remaining
 from node.files.reading import read_instance
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
-from node.volume.read.transcoding import decompress
-from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable
 
 _PIXEL_DATA = BaseTag(0x7FE00010)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _SEQUENCE_DELIMITATION = b"\xfe\xff\xdd\xe0\0\0\0\0"
 _CHUNK_BYTES = 1 << 20
-
-GROUP = "voxelnode.defacers"
-
-Defacer = Callable[[Sequence[Dataset]], Sequence[NDArray[np.generic]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +60,6 @@ def deidentify_files(
     paths: Iterable[Path],
     out: Path,
     how: Deidentification,
-    defacer: Defacer | None = None,
     on_refused: Callable[[Refused], None] = lambda refused: None,
     remaining: Remaining | None = None,
 ) -> Summary:
@@ -83,8 +67,7 @@ def deidentify_files(
 
     A file in `out` appears whole or not at all. A second run with the same key writes the same files again.
 
-    `defacer`: called for each series at the end; a series that it fails on is refused. `on_refused`: called at once, in
-    the order of the files. `remaining`: counts what stays in the results.
+    `on_refused`: called at once, in the order of the files. `remaining`: counts what stays in the results.
 
     Raises UsageError if `out` is in one of `paths`, or holds one of them: results would be found as originals. Raises
     OSError if `out` cannot be written.
@@ -97,37 +80,32 @@ def deidentify_files(
     with ExitStack() as until_the_end, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote values, which are patient data
         unpacked = Path(until_the_end.enter_context(tempfile.TemporaryDirectory(prefix="voxelnode-")))
-        target = out
-        if defacer is not None:  # what has a face is never in `out`, not even of a run that is killed
-            target = Path(until_the_end.enter_context(tempfile.TemporaryDirectory(prefix=".defacing-", dir=out)))
-        run = _Run(target, how, on_refused, remaining)
+        run = _Run(out, how, on_refused, remaining)
         for found in find_instances(paths):
             if isinstance(found, SkippedFile):
                 run.summary.skipped.append(found)
             else:
                 run.add(found, unpacked)
-        if defacer is not None:
-            run.deface(defacer, out)
     return run.summary
 
 
 @dataclass(slots=True)
 class _Run:
-    """What was written so far: the name of the original of each file, by series."""
+    """What was written so far."""
 
-    target: Path
+    out: Path
     how: Deidentification
     on_refused: Callable[[Refused], None]
     remaining: Remaining | None
     summary: Summary = field(default_factory=Summary)
-    series: dict[Path, dict[Path, str]] = field(default_factory=dict)
+    written: set[Path] = field(default_factory=set)
 
     def add(self, found: MediaFile, unpacked: Path) -> None:
         try:
             with _file_of(found, unpacked) as path:
                 ds = deidentified(_read(path, found), self.how)
-                place = _place(self.target, ds)
-                if place in self.series.get(place.parent, ()):
+                place = _place(self.out, ds)
+                if place in self.written:
                     raise NotDeidentified(Reason.DUPLICATE, "an instance of this UID was de-identified already")
                 write(ds, place)
         except NotDeidentified as error:
@@ -135,20 +113,9 @@ class _Run:
             return
         if self.remaining is not None:
             self.remaining.add(ds)
-        self.series.setdefault(place.parent, {})[place] = found.name
+        self.written.add(place)
         self.summary.patients.add(text(ds, "PatientID"))
         self.summary.written += 1
-
-    def deface(self, defacer: Defacer, out: Path) -> None:
-        """Write each series with the pixels of a plugin into `out`; those on which it fails are refused."""
-        for places in self.series.values():
-            try:
-                for place, ds in zip(places, defaced([read_instance(place) for place in places], defacer), strict=True):
-                    write(ds, out / place.relative_to(self.target))
-            except NotDeidentified as error:
-                for name in places.values():
-                    self._refuse(name, error)
-                self.summary.written -= len(places)
 
     def _refuse(self, name: str, error: NotDeidentified) -> None:
         refused = Refused(name, error.reason, error.detail)
@@ -254,44 +221,3 @@ def _encoded(ds: Dataset, implicit: bool) -> bytes:
     stream.is_implicit_VR, stream.is_little_endian = implicit, True
     write_dataset(stream, ds)
     return stream.getvalue()
-
-
-def load_defacer(name: str) -> Defacer:
-    """Return a plugin by the name of its entry point.
-
-    Raises UsageError if it is not installed.
-    """
-    installed = entry_points(group=GROUP)
-    if name not in installed.names:
-        known = nearest(name, sorted(installed.names)) if installed.names else "; none are installed"
-        raise UsageError(f"--deface {name}: no entry point of this name in the group {GROUP!r}{known}")
-    defacer: Defacer = installed[name].load()
-    return defacer
-
-
-def defaced(series: Sequence[Dataset], defacer: Defacer) -> list[Dataset]:
-    """Return the instances of a series with the pixels that a plugin makes of them.
-
-    Raises NotDeidentified ``defacing``: the plugin failed, or returned other arrays than those asked for.
-    """
-    try:
-        for ds in series:
-            if text(ds.file_meta, "TransferSyntaxUID") not in NATIVE:
-                decompress(ds)
-                ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        before = [ds.pixel_array for ds in series]
-        after = [np.asarray(array) for array in defacer(series)]
-    except (ConversionRefused, NotTranscodable) as error:
-        raise NotDeidentified(Reason.DEFACING, f"the pixels cannot be decoded: {error}") from error
-    except Exception as error:  # a plugin may raise anything
-        raise NotDeidentified(Reason.DEFACING, f"the plugin failed: {type(error).__name__}") from error
-    if [(array.shape, array.dtype) for array in before] != [(array.shape, array.dtype) for array in after]:
-        raise NotDeidentified(Reason.DEFACING, "the plugin returned other shapes or types than those of the pixels")
-    for ds, array in zip(series, after, strict=True):
-        ds.PixelData = array.tobytes() + b"\0" * (array.nbytes % 2)
-        ds["PixelData"].VR = "OW" if array.dtype.itemsize > 1 or ds.original_encoding[0] else "OB"
-        if array.ndim > 2 and "PlanarConfiguration" in ds:
-            ds.PlanarConfiguration = 0
-        ds.RecognizableVisualFeatures = "NO"
-        ds.DeidentificationMethodCodeSequence.append(code_item(*VISUAL_FEATURES))
-    return list(series)

@@ -198,7 +198,8 @@ def _of_jpeg(frame: bytes) -> Iterator[tuple[int, int]]:
             continue
         (length,) = struct.unpack_from(">H", frame, at + 2)
         start, end = at + 4, at + 2 + max(length, 2)
-        if marker == _COM or (_APP0 <= marker <= _APP15 and not _is_profile(frame, marker, start)):
+        is_profile = marker == _APP2 and frame.startswith(b"ICC_PROFILE\0", start)
+        if marker == _COM or (_APP0 <= marker <= _APP15 and not is_profile):
             begins, count = _KEPT_OF_APPLICATIONS.get(marker, (b"", 0))
             yield start + (count if frame.startswith(begins, start) else 0), end
         at = end
@@ -207,10 +208,6 @@ def _of_jpeg(frame: bytes) -> Iterator[tuple[int, int]]:
             if found is None:  # decoders take the end of the data for the end of the image
                 return
             at = found.start()
-
-
-def _is_profile(frame: bytes, marker: int, start: int) -> bool:
-    return marker == _APP2 and frame.startswith(b"ICC_PROFILE\0", start)
 
 
 def _of_jpeg_2000(frame: bytes) -> Iterator[tuple[int, int]]:

@@ -121,7 +121,7 @@ def _refuse_risk(ds: Dataset, how: Deidentification, known_device: bool) -> None
         if reason in how.allowed or (known_device and reason is not Reason.RECOGNIZABLE):
             continue
         if reason is Reason.RECOGNIZABLE:
-            remedy = "deface it by a plugin, or allow recognizable if the pixels have been looked at"
+            remedy = "allow recognizable if the pixels have been looked at"
         elif Option.PIXELS in how.profile.options:
             remedy = f"no rule fits this device, and it has no ultrasound regions; add a rule, or allow {reason}"
         else:

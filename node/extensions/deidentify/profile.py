@@ -69,8 +69,6 @@ CODES: Mapping[Option, tuple[str, str]] = {
 }
 """Codes of the scheme DCM and their meanings, PS3.16 CID 7050."""
 
-VISUAL_FEATURES = ("113102", "Clean Recognizable Visual Features Option")
-
 _OF_BASIC = {
     "X": Action.REMOVE,
     "Z": Action.EMPTY,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from pydicom import Dataset
 from pydicom.uid import BasicVoiceAudioWaveformStorage, GeneralAudioWaveformStorage, MPEGTransferSyntaxes
 
@@ -44,8 +42,6 @@ def _is_sound(group: Dataset) -> bool:
     if (number(group, "SamplingFrequency") or 0) < _HERTZ_OF_SPEECH:
         return False
     is_described = len(channels) >= max(1, number(group, "NumberOfWaveformChannels") or 0)
-    return not is_described or not all(map(_is_measured, channels))
-
-
-def _is_measured(sources: Iterable[Dataset]) -> bool:
-    return any(text(source, "CodingSchemeDesignator") in _MEASURED for source in sources)
+    return not is_described or not all(
+        any(text(one, "CodingSchemeDesignator") in _MEASURED for one in sources) for sources in channels
+    )

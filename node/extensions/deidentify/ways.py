@@ -5,7 +5,7 @@ Each is a table [deidentify.NAME] of the configuration. This module loads neithe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -82,11 +82,12 @@ class DeidentifyWay(Deidentification):
             return write_pieces(ds, file)
 
 
-def configured_by_name(sections: Mapping[str, DeidentifySettings], name: str) -> DeidentifyWay:
+def configured(settings: Settings, name: str) -> DeidentifyWay:
     """Return the de-identification that a table [deidentify.NAME] describes.
 
     Raises UsageError, which names the table, if there is no such table, or if its key or its rules cannot be used.
     """
+    sections = settings.tables(DeidentifySettings)
     if name not in sections:
         known = nearest(name, sections) if sections else "; there are none"
         raise UsageError(f"no table [deidentify.{name}] in the configuration{known}")
@@ -106,8 +107,3 @@ def configured_by_name(sections: Mapping[str, DeidentifySettings], name: str) ->
 def names_of(settings: Settings) -> list[str]:
     """Return the names of all tables [deidentify.NAME]."""
     return list(settings.tables(DeidentifySettings))
-
-
-def configured(settings: Settings, name: str) -> DeidentifyWay:
-    """Return the de-identification of a table [deidentify.NAME]; see `configured_by_name`."""
-    return configured_by_name(settings.tables(DeidentifySettings), name)

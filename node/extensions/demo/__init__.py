@@ -1,4 +1,4 @@
-"""The whole flow on one machine, with series whose volumes are known in advance."""
+"""The whole flow on one machine, with two real series and a head phantom."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Projections and masks of volume files, by command and over HTTP; the arithmetic is in `node.volume.derived`."""
+"""Projections and masks of volume files, by command; the arithmetic is in `node.volume.derived`."""
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Router
+from node.hookspecs import Command, Extension
 
 
 class _Derived(Extension):
@@ -21,7 +21,6 @@ class _Derived(Extension):
             before="import",
         ),
     )
-    routers = (Router("rest", f"{__name__}.rest:router"),)
 
 
 EXTENSION = _Derived()

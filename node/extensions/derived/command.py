@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from node.cli.options import Commands
 from node.cli.output import Answer
 from node.errors import UsageError
+from node.volume.planes import PlaneName
 
 volume = Commands(help="Make other volumes of a volume file.", no_args_is_help=True)
 
@@ -22,19 +22,11 @@ Output = Annotated[
 ]
 
 
-class Plane(StrEnum):
-    """An anatomical plane, of an oblique volume the nearest one."""
-
-    AXIAL = "axial"
-    CORONAL = "coronal"
-    SAGITTAL = "sagittal"
-
-
 @volume.command()
 def project(
     file: VolumeFile,
     out: Output,
-    plane: Annotated[Plane, typer.Option("--plane", help="Plane that the projection shows.")] = Plane.AXIAL,
+    plane: Annotated[PlaneName, typer.Option("--plane", help="Plane that the projection shows.")] = "axial",
     minimum: Annotated[bool, typer.Option("--minimum", help="Smallest values (MinIP) instead of largest.")] = False,
 ) -> Answer:
     """Project the largest or smallest values along an axis.
@@ -47,7 +39,7 @@ def project(
 
     try:
         voxels, affine = read_voxels(file)
-        write_voxels(out, collapse(voxels, affine, plane.value, "minip" if minimum else "mip"), affine)
+        write_voxels(out, collapse(voxels, affine, plane, "minip" if minimum else "mip"), affine)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return Answer({"path": str(out)}, str(out))

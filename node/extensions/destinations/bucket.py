@@ -15,36 +15,31 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
+from node.archive.base import StoreAway
 from node.errors import UsageError
 from node.extensions.destinations.folder import WrittenDestination, file_name
 from node.extensions.object_store.stores import (
     MAX_WHOLE_BYTES,
-    PART_BYTES,
     REMEDIES,
-    RETRIES,
+    BucketStore,
+    WholeFile,
     bucket_options,
     credentials_of,
-    provider_of,
-    word_of,
+    s3_store,
 )
+from node.extensions.object_store.stores import NotTaken as ObjectNotTaken
 from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
 from node.settings.model import Destination as Described
-
-if TYPE_CHECKING:
-    from obstore.store import S3Store
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000
 """Uploads at a time, and their bytes, so that a slow line ends each of them in time; one instance may be larger."""
 
 LOOK_SECONDS = 0.5
 """Interval at which a wait for an upload looks whether it is abandoned."""
-
-DIGEST = "sha256"
-"""Metadata of an object (x-amz-meta-sha256): the digest of its content."""
 
 _REMEDIES = {
     **REMEDIES,
@@ -76,15 +71,13 @@ class BucketDestination(WrittenDestination):
         *,
         is_read_again: bool,
     ) -> None:
-        parts = urlsplit(s3)
-        self._bucket, self._prefix = parts.netloc, parts.path.strip("/")
-        self._place = f"s3://{self._bucket}" + (f" at {endpoint}" if endpoint else "")
+        self._url = urlsplit(s3)
+        self._place = f"s3://{self._url.netloc}" + (f" at {endpoint}" if endpoint else "")
         self._layout, self._is_read_again, self._credentials_file = layout, is_read_again, credentials_file
         self._config, self._client = bucket_options(endpoint, region, ca_file, timeout)
         if credentials_file is not None:
             credentials_of(credentials_file)
-        self._mode: Literal["create", "overwrite"] = "create"
-        self._store: S3Store | None = None
+        self._store: BucketStore | None = None
         self._threads: ThreadPoolExecutor | None = None
 
     def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
@@ -113,23 +106,15 @@ class BucketDestination(WrittenDestination):
             self._threads.shutdown(wait=False, cancel_futures=True)
         self._threads = self._store = None
 
-    def _opened(self) -> S3Store:
+    def _opened(self) -> BucketStore:
         if self._store is None:
-            from obstore.store import S3Store  # here: config check must not start its threads
-
             if self._credentials_file is not None:
                 try:
                     credentials_of(self._credentials_file)
                 except UsageError as error:
                     raise Unreachable(str(error)) from error
-            self._store = S3Store(
-                self._bucket,
-                prefix=self._prefix or None,
-                config=self._config,
-                client_options=self._client,
-                retry_config=RETRIES,
-                credential_provider=provider_of(self._credentials_file),
-            )
+            store = s3_store(self._url, self._config, self._client, self._credentials_file)
+            self._store = BucketStore(store, self._place, remedies=_REMEDIES)
         return self._store
 
     def _outcome(
@@ -154,87 +139,29 @@ class BucketDestination(WrittenDestination):
             raise problem
         return Delivered(prepared, is_confirmed=self._is_read_again)
 
-    def _write(self, store: S3Store, prepared: Prepared) -> None:
+    def _write(self, store: BucketStore, prepared: Prepared) -> None:
         """Write an object."""
-        name = file_name(prepared, self._layout).as_posix()
+        path = prepared.outgoing.path
         try:
-            content = _Content(prepared.outgoing.path)
+            with path.open("rb", buffering=0) as file:
+                size, digest = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+            content = path if size > MAX_WHOLE_BYTES else path.read_bytes()
         except OSError as error:
             raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
-        from obstore.exceptions import BaseError
-
+        copy = WholeFile(file_name(prepared, self._layout).as_posix(), size, digest)
         try:
-            self._put(store, name, content)
-            if self._is_read_again and _digest_of(store, name) != content.digest:
+            if not store.put(copy, content):
+                found = store.find(copy.key)
+                if found is None or found.sha256 != digest:
+                    store.put(copy, content, replace=True)
+            if self._is_read_again and store.digest(copy.key, 0)[1] != digest:
                 raise NotTaken("an object that was written is not the same when it is read again")
-        except (BaseError, OSError) as error:  # the library raises OSErrors of its own for what is not found
-            raise self._problem(error) from error
-
-    def _put(self, store: S3Store, name: str, content: _Content) -> None:
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, NotSupportedError
-
-        described: Any = {"Content-Type": "application/dicom", DIGEST: content.digest}
-        if content.data is None:  # in parts, which cannot be conditional
-            if _noted_digest(store, name) != content.digest:
-                obstore.put(
-                    store, name, content.path, attributes=described, use_multipart=True, chunk_size=PART_BYTES,
-                    max_concurrency=4,
-                )  # fmt: skip
-            return
-        if self._mode == "create":
-            try:
-                obstore.put(store, name, content.data, attributes=described, mode="create", use_multipart=False)
-                return
-            except AlreadyExistsError:
-                if _noted_digest(store, name) == content.digest:
-                    return
-            except (NotSupportedError, NotImplementedError):
-                self._mode = "overwrite"
-        obstore.put(store, name, content.data, attributes=described, use_multipart=False)
-
-    def _problem(self, error: Exception) -> NotTaken | Unreachable:
-        """Return what an error of the library means, without its text, which has the names of objects."""
-        word, number = word_of(error)
-        if remedy := _REMEDIES.get(word):
-            return Unreachable(f"{self._place}: {word}: {remedy}")
-        if 400 <= number < 500 and number not in (401, 403, 404, 408, 429):
-            return NotTaken(f"{self._place} refused it: {word}")
-        return Unreachable(f"{self._place}: {word}")
-
-
-class _Content:
-    """A file to be written, with its digest; the bytes of one that is not sent in parts."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.data: bytes | None = None
-        with path.open("rb", buffering=0) as file:
-            if path.stat().st_size > MAX_WHOLE_BYTES:
-                self.digest = hashlib.file_digest(file, "sha256").hexdigest()
-            else:
-                self.data = file.readall()
-                self.digest = hashlib.sha256(self.data).hexdigest()
-
-
-def _noted_digest(store: S3Store, name: str) -> str | None:
-    """Return the digest in the metadata of an object; None if there is none."""
-    import obstore
-
-    try:
-        found = obstore.get(store, name, options={"head": True}).attributes.get(DIGEST)
-    except FileNotFoundError:
-        return None
-    return None if found is None else str(found)
-
-
-def _digest_of(store: S3Store, name: str) -> str:
-    import obstore
-
-    digest = hashlib.sha256()
-    for chunk in obstore.get(store, name).stream():
-        digest.update(chunk)
-    return digest.hexdigest()
+        except StoreAway as error:
+            raise Unreachable(str(error.strerror)) from error
+        except ObjectNotTaken as error:
+            raise NotTaken(str(error)) from error
+        except FileNotFoundError as error:
+            raise NotTaken("its file, or the object that was written, is gone") from error
 
 
 def opened(described: Described, is_read_again: bool) -> BucketDestination:

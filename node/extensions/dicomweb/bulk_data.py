@@ -19,10 +19,8 @@ from node.dicom.json_model import PIXEL_TAGS
 from node.extensions.dicomweb.decoding import (
     compressed_frame_file,
     frame,
-    frame_file,
     pixel_location,
     stored_frame,
-    stored_frame_file,
     value_file,
     value_paths,
 )
@@ -243,10 +241,10 @@ def read_frame(target: Target, instance: StoredInstance, element: PixelElement, 
             return Frame(element.frame_bytes, _read(element.native_frame(number)))
         if not form.as_stored:
             if element.frame_bytes > MAX_BYTES_IN_MEMORY:
-                return _from_file(decoded_file(target.node, frame_file, element.path, number))
+                return _from_file(decoded_file(target.node, frame, element.path, number))
             return _in_memory(decoder.run(frame, element.path, number))
         if element.length > MAX_BYTES_IN_MEMORY:
-            return _from_file(decoded_file(target.node, stored_frame_file, element.path, number))
+            return _from_file(decoded_file(target.node, stored_frame, element.path, number))
         if _has_many_fragments(element):
             return _in_memory(decoder.run(stored_frame, element.path, number))
         return _in_memory(element.encapsulated_frame(number))
@@ -464,7 +462,8 @@ def respond_with_range(
         "Content-Length": str(end - start),
         "Accept-Ranges": "bytes",
     }
-    return sent(_cut(content(start), end - start), 206, headers)
+    pieces, length = content(start), end - start
+    return sent(pieces[:length] if isinstance(pieces, bytes) else _yielded(pieces, length), 206, headers)
 
 
 def byte_range(header: str, length: int) -> tuple[int, int] | None:
@@ -493,11 +492,6 @@ def _skipped(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
         if count < len(piece):
             yield piece[count:]
         count = max(count - len(piece), 0)
-
-
-def _cut(pieces: Pieces, left: int) -> Pieces:
-    """Return the first `left` bytes of pieces."""
-    return pieces[:left] if isinstance(pieces, bytes) else _yielded(pieces, left)
 
 
 def _yielded(pieces: Iterator[bytes], left: int) -> Iterator[bytes]:

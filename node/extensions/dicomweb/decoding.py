@@ -81,14 +81,24 @@ class PictureOrder:
     annotations: tuple[Annotation, ...] = ()
 
 
-def frame(path: Path, frame_number: int) -> bytes:
-    """Return the samples of one compressed frame (from 1); see `node.volume.read.single_frame.decompressed_frame`."""
+def frame(path: Path, frame_number: int, into: Path | None = None) -> bytes:
+    """Return the samples of one compressed frame (from 1); see `node.volume.read.single_frame.decompressed_frame`.
+
+    `into`: the file into which they are written instead, and so below.
+    """
     from node.volume.read.single_frame import decompressed_frame
 
     header, element = _opened(path)
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
-    return decompressed_frame(single_frame(header, element, frame_number))
+    return _given(decompressed_frame(single_frame(header, element, frame_number)), into)
+
+
+def _given(data: bytes, into: Path | None) -> bytes:
+    if into is None:
+        return data
+    into.write_bytes(data)
+    return b""
 
 
 @lru_cache(maxsize=1)
@@ -131,12 +141,6 @@ def _profile_of(path: Path, frame_number: int) -> bytes | ColourSpace:
     return source_profile(header, frame_number, codestream)
 
 
-def frame_file(path: Path, frame_number: int, into: Path) -> bytes:
-    """Write the result of `frame`."""
-    into.write_bytes(frame(path, frame_number))
-    return b""
-
-
 def compressed_frame_file(path: Path, frame_number: int, transfer_syntax_uid: str, into: Path) -> bytes:
     """Write one frame (from 1) compressed without loss, in one of `node.volume.read.transfer_syntaxes.ENCODERS`.
 
@@ -170,30 +174,22 @@ def value_paths(path: Path, transfer_syntax_uid: str) -> bytes:
     return "\n".join(bulk_data_paths(path, transfer_syntax_uid)).encode()
 
 
-def stored_frame(path: Path, frame_number: int) -> bytes:
+def stored_frame(path: Path, frame_number: int, into: Path | None = None) -> bytes:
     """Return one compressed frame, numbered from 1, as stored."""
     element = _opened(path)[1]
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
-    return element.encapsulated_frame(frame_number)
-
-
-def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
-    """Write the result of `stored_frame`."""
-    into.write_bytes(stored_frame(path, frame_number))
-    return b""
+    return _given(element.encapsulated_frame(frame_number), into)
 
 
 def value_file(path: Path, value_path: str, into: Path) -> bytes:
     """Write one long value; see `node.extensions.dicomweb.metadata.long_value`."""
-    into.write_bytes(long_value(path, value_path))
-    return b""
+    return _given(long_value(path, value_path), into)
 
 
 def document_file(path: Path, into: Path) -> bytes:
     """Write the encapsulated document of an instance."""
-    into.write_bytes(document(path))
-    return b""
+    return _given(document(path), into)
 
 
 def _shown(path: Path, order: PictureOrder) -> Picture:

@@ -5,7 +5,7 @@ PS3.18 has no such transaction; archives and clients agree on this one, at the U
 
 from __future__ import annotations
 
-from fastapi import HTTPException, Response
+from fastapi import HTTPException, Request, Response
 
 from node.extensions.dicomweb.resources import dicomweb_router
 from node.index.nouns.deletions import NotThere
@@ -16,25 +16,12 @@ router = dicomweb_router()
 
 
 @router.delete("/studies/{study}", status_code=204)
-def delete_study(call: AdminCall, study: str) -> Response:
-    """Delete a study, into the trash."""
-    return _deleted(call, study)
-
-
 @router.delete("/studies/{study}/series/{series}", status_code=204)
-def delete_series(call: AdminCall, study: str, series: str) -> Response:
-    """Delete a series, into the trash."""
-    return _deleted(call, study, series)
-
-
 @router.delete("/studies/{study}/series/{series}/instances/{instance}", status_code=204)
-def delete_instance(call: AdminCall, study: str, series: str, instance: str) -> Response:
-    """Delete an instance, into the trash; its series is converted again without it."""
-    return _deleted(call, study, series, instance)
-
-
-def _deleted(call: Call, study: str, series: str | None = None, instance: str | None = None) -> Response:
-    """Delete one resource: 404 if there is none, 410 if it was deleted."""
+def delete_resource(call: AdminCall, request: Request) -> Response:
+    """Delete a study, a series or an instance, into the trash; 410 if it was deleted before."""
+    study, *below = request.path_params.values()
+    series, instance = [*below, None, None][:2]
     try:
         if instance is not None:
             _require(call, study, series, instance)

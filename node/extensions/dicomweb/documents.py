@@ -38,7 +38,7 @@ def respond_document(
     is_long = not isinstance(content, bytes) or len(content) >= MIN_COMPRESSED_BYTES
     if is_long and accepts_gzip(request.headers):
         shared["Content-Encoding"] = "gzip"
-        content = _whole(content) if isinstance(content, bytes) else _compressed(content)
+        content = b"".join(_compressed(iter((content,)))) if isinstance(content, bytes) else _compressed(content)
     if request.method == "HEAD":
         length = {"Content-Length": str(len(content))} if isinstance(content, bytes) else {}
         return Response(status_code=status, headers=shared | length)
@@ -107,10 +107,6 @@ def warning_header(warnings: Iterable[str]) -> str:
 def quotable(names: Iterable[str]) -> str:
     """Return names that a client sent in a form that a header may have (RFC 9110 5.6.4)."""
     return "".join(c if (c.isalnum() and c.isascii()) or c in "._-, " else "?" for c in ", ".join(names)[:500])
-
-
-def _whole(content: bytes) -> bytes:
-    return b"".join(_compressed(iter((content,))))
 
 
 def _compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:

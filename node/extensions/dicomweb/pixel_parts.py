@@ -113,7 +113,7 @@ def pixels_of(model: Json, parts: Sequence[PixelPart]) -> Pixels:
     syntax = syntaxes.pop()
     if syntax == EXPLICIT_LITTLE_ENDIAN:
         return Pixels(model, parts, syntax)
-    if _is_video(syntax):
+    if syntax.startswith(_VIDEO_PREFIX) and len(syntax) > len(_VIDEO_PREFIX):
         return _of_video(model, parts, syntax)
     if syntax not in CODESTREAM_SYNTAXES:
         _ = number_of(model, ROWS), number_of(model, COLUMNS)
@@ -264,10 +264,6 @@ def _photometric(codestream: Codestream, data: bytes) -> str:
     if codestream.transformed:
         return "YBR_ICT" if codestream.lossy else "YBR_RCT"
     return ""
-
-
-def _is_video(syntax: str) -> bool:
-    return syntax.startswith(_VIDEO_PREFIX) and len(syntax) > len(_VIDEO_PREFIX)
 
 
 def _of_video(model: Json, parts: Sequence[PixelPart], syntax: str) -> Pixels:

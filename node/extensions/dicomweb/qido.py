@@ -96,7 +96,9 @@ def _search(call: Call, level: Level) -> Response:
     options = Options(relational=True, combined_datetime=True, fuzzy=is_fuzzy(request), timezone=True)
     try:
         # One more than is returned, to detect that there are more.
-        query = read_query(identifier, options=options, limit=limit + 1, offset=offset, with_all=_is_all(request))
+        query = read_query(
+            identifier, options=options, limit=limit + 1, offset=offset, with_all="all" in _included(request)
+        )
     except InvalidQuery as error:
         raise HTTPException(400, str(error)) from error
     base = base_url(request)
@@ -188,7 +190,3 @@ def _included(request: Request) -> list[str]:
     if len(included) > MAX_FIELDS:
         raise HTTPException(400, f"at most {MAX_FIELDS} attributes are allowed in includefield")
     return included
-
-
-def _is_all(request: Request) -> bool:
-    return "all" in _included(request)

@@ -43,6 +43,9 @@ VALUES = {
 RELATIONSHIPS = {"CONTAINS": ""}
 """Relationships that need no words, because the list shows them."""
 
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
+"""Where a keyword of PS3.6 has its spaces."""
+
 _NOT_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, and those that change the direction of the text behind them."""
 
@@ -69,7 +72,7 @@ def report_html(ds: Dataset) -> str:
         raise NotReport("the instance has no content tree of a structured report (PS3.3 C.17.3)")
     title = _concept(ds) or "Structured report"
     rows = "".join(
-        f"<tr><th>{_shown(keyword_name(keyword))}</th><td>{text}</td></tr>"
+        f"<tr><th>{_shown(_WORDS.sub(' ', keyword))}</th><td>{text}</td></tr>"
         for keyword in HEADER
         if (text := _shown(value(ds, keyword)))
     )
@@ -78,11 +81,6 @@ def report_html(ds: Dataset) -> str:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title></head><body><h1>{title}</h1><table>{rows}</table>{content}{_verified(ds)}</body></html>\n"
     )
-
-
-def keyword_name(keyword: str) -> str:
-    """Return a keyword of PS3.6 as words."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", keyword)
 
 
 def _shown(found: Any) -> str:

@@ -228,14 +228,11 @@ def public_url(request: Request) -> str:
         return services.settings.web.public_url
     scheme, host = request.url.scheme, request.url.netloc
     server = request.scope.get("server")
-    if server is None or _has_port(host) or is_forwarded(request):
+    has_port = ":" in host.rpartition("]")[2]  # an IPv6 address has colons of its own
+    if server is None or has_port or is_forwarded(request):
         return f"{scheme}://{host}"
     port = f":{server[1]}"
     return f"{scheme}://{host}{port if port != DEFAULT_PORTS[scheme] else ''}"
-
-
-def _has_port(host: str) -> bool:
-    return ":" in host.rpartition("]")[2]  # an IPv6 address has colons of its own
 
 
 def dicomweb_router() -> APIRouter:

@@ -50,8 +50,6 @@ _SEARCH = Transaction(
 )
 _THUMBNAIL = Transaction("Retrieve Thumbnail", "10.4.1.1.4", tuple(rendered.FORMATS), _RENDERED, CONDITIONAL)
 
-_DELETE = Transaction("Delete", "10.1", (), {}, ())
-
 TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     qido.search_studies: _SEARCH,
     qido.search_series: _SEARCH,
@@ -93,9 +91,7 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     ),
     rendered.retrieve_thumbnail: _THUMBNAIL,
     rendered.retrieve_frame_thumbnail: _THUMBNAIL,
-    deleting.delete_study: _DELETE,
-    deleting.delete_series: _DELETE,
-    deleting.delete_instance: _DELETE,
+    deleting.delete_resource: Transaction("Delete", "10.1", (), {}, ()),
     bulk_data.retrieve_all_bulk_data: Transaction("Retrieve Bulkdata", "10.4.1.1.5", _PARTS, ACCEPT, CONDITIONAL),
     bulk_data.retrieve_bulk_data: Transaction(
         "Retrieve Bulkdata", "10.4.1.1.5", (*_PARTS, OCTETS), ACCEPT, (*CONDITIONAL, "Range", "If-Range")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Path, Response
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABELS, ReadMarks, Target
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.web.access import Call, ReaderCall, WriterCall, for_projects
+from node.web.access import ReaderCall, WriterCall, for_projects
 from node.web.api.changes import Change, tagged
 from node.web.api.models import Moment, Resource, RowId
 from node.web.api.resources import StudyOrSeries, StudyUid
@@ -99,14 +99,24 @@ def list_labels(call: ReaderCall) -> LabelsInUse:
 @for_projects
 def show_labels(call: ReaderCall, response: Response, key: StudyOrSeries) -> Labels:
     """The labels of a study without those of its series, or of one of these."""
-    return tagged(response, _labels(call, Target(key[0], key[1] or "")))
+    target = Target(key[0], key[1] or "")
+    with call.node.index.reading() as index:
+        found = _labels_in(index, target)
+        call.audit.accessed([of_study(target.study, index.studies.patient_id(target.study))])
+    return tagged(response, found)
 
 
 @router.put(f"{STUDY}/labels", responses=problems(*OF_CHANGES))
 @for_projects
 def set_labels(call: WriterCall, change: Change, key: StudyOrSeries, labels: Labels) -> Labels:
     """Give a study, or a series of it, these labels, and no others."""
-    return _set(call, change, Target(key[0], key[1] or ""), labels.labels)
+    target = Target(key[0], key[1] or "")
+
+    def act(_: object) -> Mapping[str, Any]:
+        with call.changing(target):
+            return call.act("set-labels", study=target.study, series=target.series, labels=labels.labels)
+
+    return change.make(Labels, lambda index: _labels_in(index, target), act)
 
 
 @router.get(f"{STUDY}/comments", responses=single())
@@ -155,13 +165,6 @@ def remove_comment(call: WriterCall, change: Change, comment: CommentNumber) -> 
     return change.make(RemovedComment, current, act)
 
 
-def _labels(call: Call, target: Target) -> Labels:
-    with call.node.index.reading() as index:
-        found = _labels_in(index, target)
-        call.audit.accessed([of_study(target.study, index.studies.patient_id(target.study))])
-    return found
-
-
 def _labels_in(index: ReadIndex, target: Target) -> Labels:
     _require(index, target)
     return Labels(labels=index.repository(ReadMarks).labels(target))
@@ -172,11 +175,3 @@ def _require(index: ReadIndex, target: Target) -> None:
         raise ResourceNotFound("series")
     if index.studies.row(target.study) is None:
         raise ResourceNotFound("study")
-
-
-def _set(call: Call, change: Change, target: Target, labels: Sequence[str]) -> Labels:
-    def act(_: object) -> Mapping[str, Any]:
-        with call.changing(target):
-            return call.act("set-labels", study=target.study, series=target.series, labels=list(labels))
-
-    return change.make(Labels, lambda index: _labels_in(index, target), act)

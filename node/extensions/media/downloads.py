@@ -36,7 +36,7 @@ MAKER = "medium"
 @for_projects
 def medium_of_one(call: ReaderCall, wanted: Wanted) -> Response:
     """Make a medium of a study or a series, and show how far it is."""
-    return medium_zip(call, [wanted.study], [wanted.series] if wanted.series else [])
+    return medium_zip(call, [wanted.study], wanted.some)
 
 
 @router.post("/selected/medium.zip")

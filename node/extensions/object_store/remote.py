@@ -42,7 +42,7 @@ from node.archive.base import (
 from node.archive.intact import MISSING, digest_problem, length_problem, problem_with
 from node.archive.intake import Intake
 from node.durable import make_folder
-from node.extensions.object_store.stores import NotTaken, ObjectStore
+from node.extensions.object_store.stores import NotTaken, ObjectStore, WholeFile
 
 log = structlog.get_logger()
 
@@ -603,14 +603,6 @@ def marked(store: ObjectStore) -> str | None:
 CONTENT, OTHER_CONTENT = b"voxelnode tries its object store", b"voxelnode replaces what it wrote"
 
 
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    key: str
-    data_set_offset: int = 0
-    bytes: int = len(CONTENT)
-    sha256: str = sha256(CONTENT).hexdigest()
-
-
 def try_store(store: ObjectStore, identity: str | None, has_used_store: bool, name: str | None = None) -> str | None:
     """Return what a store does not do as it should, or None; parameters are those of
     `owner_problem`.
@@ -619,7 +611,7 @@ def try_store(store: ObjectStore, identity: str | None, has_used_store: bool, na
     """
     if (problem := owner_problem(store, identity, has_used_store)) is not None:
         return problem
-    trial = _Trial(f"trial-{name or uuid.uuid4().hex}")
+    trial = WholeFile(f"trial-{name or uuid.uuid4().hex}", len(CONTENT), sha256(CONTENT).hexdigest())
     store.delete([trial.key])
     try:
         if not store.put(trial, CONTENT):

@@ -17,14 +17,14 @@ import stat
 import time
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from node.archive.base import ArchivedFile, StoreAway, is_of_revision
 from node.archive.space import reason_of
@@ -95,6 +95,16 @@ class StoredObject:
     sha256: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """A file that is put with all of its bytes (`node.archive.base.ArchivedFile`)."""
+
+    key: str
+    bytes: int
+    sha256: str
+    data_set_offset: int = 0
+
+
 class ObjectStore(Protocol):
     """A store of objects, by archive key. Thread-safe.
 
@@ -118,17 +128,25 @@ class ObjectStore(Protocol):
     def find(self, key: str) -> StoredObject | None:
         """Return what the store has under a key, or None."""
 
-    def fetch(self, key: str, into: Path) -> None:
-        """Copy an object to a new local file.
+    def content(self, key: str) -> Iterator[memoryview]:
+        """Yield an object piece by piece; raises FileNotFoundError if there is none with this key."""
 
-        Raises FileNotFoundError if there is no object with this key. Raises OSError if the file cannot be written.
-        """
+    def fetch(self, key: str, into: Path) -> None:
+        """Copy an object to a new local file; raises as `content` does, and OSError if the file cannot be written."""
+        content = self.content(key)
+        piece = next(content, None)
+        with open(into, "xb", buffering=0, opener=_opened_privately) as output:  # made once there is an object
+            while piece is not None:
+                _write_all(output.fileno(), piece)
+                piece = next(content, None)
 
     def digest(self, key: str, offset: int) -> tuple[int, str]:
-        """Read an object; return its length and SHA-256 from an offset on.
-
-        Raises FileNotFoundError if there is no object with this key.
-        """
+        """Return the length and the SHA-256 of an object from an offset on; raises as `content` does."""
+        digest, length = hashlib.sha256(), 0
+        for piece in self.content(key):
+            digest.update(piece[max(offset - length, 0) :])
+            length += len(piece)
+        return length - offset, digest.hexdigest()
 
     def checksum_problem(self, key: str, content: bytes) -> str | None:
         """Return how the store takes an object whose checksum is wrong; None if it refuses it, or none is sent.
@@ -158,17 +176,10 @@ def configured_store(storage: Storage, host: str | None = None) -> ObjectStore:
     config, client = bucket_options(storage.endpoint, storage.region, storage.ca_file, storage.store_seconds)
     if storage.credentials_file is not None:
         credentials_of(storage.credentials_file)
-    from obstore.store import S3Store
 
     def opened(config: S3Config, **headers: str) -> S3Store:
-        return S3Store(
-            parts.netloc,
-            prefix=parts.path.strip("/") or None,
-            config=config,
-            client_options=client | {"default_headers": headers} if headers else client,
-            retry_config=RETRIES,
-            credential_provider=provider_of(storage.credentials_file),
-        )
+        options: ClientConfig = client | {"default_headers": headers} if headers else client
+        return s3_store(parts, config, options, storage.credentials_file)
 
     place = f"s3://{parts.netloc}" + (f" at {storage.endpoint}" if storage.endpoint else "")
     without = config.copy()
@@ -216,26 +227,39 @@ def bucket_options(
     return config, client
 
 
-def provider_of(credentials_file: Path | None) -> Callable[[], S3Credential] | None:
-    """Return what gives the library the keys of a file; None for the usual chain."""
-    return None if credentials_file is None else lambda: credentials_of(credentials_file)
+def s3_store(url: SplitResult, config: S3Config, client: ClientConfig, credentials_file: Path | None) -> S3Store:
+    """Return the bucket of ``s3://BUCKET/PREFIX``, with the keys of a file; None: of the usual chain."""
+    from obstore.store import S3Store
+
+    return S3Store(
+        url.netloc,
+        prefix=url.path.strip("/") or None,
+        config=config,
+        client_options=client,
+        retry_config=RETRIES,
+        credential_provider=None if credentials_file is None else partial(credentials_of, credentials_file),
+    )
 
 
-class BucketStore:
-    """A bucket of S3, below a prefix; see `ObjectStore`.
+class BucketStore(ObjectStore):
+    """A bucket of S3, below a prefix.
 
-    `falsely`: each opens it so that every upload has one of `FALSE_CHECKSUMS`.
+    `falsely`: each opens it so that every upload has one of `FALSE_CHECKSUMS`. `remedies`: as `REMEDIES`.
     """
 
     def __init__(
-        self, store: S3Store, place: str, storage_class: str | None, falsely: Sequence[Callable[[], S3Store]]
+        self,
+        store: S3Store,
+        place: str,
+        storage_class: str | None = None,
+        falsely: Sequence[Callable[[], S3Store]] = (),
+        remedies: Mapping[str, str] = REMEDIES,
     ) -> None:
-        self._store, self.place, self._falsely = store, place, falsely
+        self._store, self.place, self._falsely, self._remedies = store, place, falsely, remedies
         self._class = {} if storage_class is None else {"Storage-Class": storage_class}
         self._is_conditional = True
 
     def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
-        """See `ObjectStore.put`."""
         media_type = "application/octet-stream" if is_of_revision(file.key) else "application/dicom"
         described = {"Content-Type": media_type, "sha256": file.sha256, **self._class}
         if isinstance(content, bytes):
@@ -252,7 +276,6 @@ class BucketStore:
         return True
 
     def put_bytes(self, key: str, content: bytes) -> bool:
-        """See `ObjectStore.put_bytes`."""
         return self._put(key, content, {}, replace=False)
 
     def _put(self, key: str, content: bytes, described: Any, *, replace: bool) -> bool:
@@ -276,7 +299,6 @@ class BucketStore:
         return True
 
     def find(self, key: str) -> StoredObject | None:
-        """See `ObjectStore.find`."""
         import obstore
 
         with self._asking():
@@ -287,16 +309,7 @@ class BucketStore:
             meta, sha256 = found.meta, found.attributes.get("sha256")
         return StoredObject(key, meta["size"], meta["last_modified"].timestamp(), str(sha256) if sha256 else None)
 
-    def fetch(self, key: str, into: Path) -> None:
-        """See `ObjectStore.fetch`."""
-        _write_object(self._content(key), into)
-
-    def digest(self, key: str, offset: int) -> tuple[int, str]:
-        """See `ObjectStore.digest`."""
-        return _digest(self._content(key), offset)
-
-    def _content(self, key: str) -> Iterator[memoryview]:
-        """Yield an object piece by piece."""
+    def content(self, key: str) -> Iterator[memoryview]:
         import obstore
 
         with self._asking():
@@ -309,7 +322,7 @@ class BucketStore:
             yield memoryview(piece)
 
     def checksum_problem(self, key: str, content: bytes) -> str | None:
-        """See `ObjectStore.checksum_problem`.
+        """As of every store.
 
         A signature does not cover a false checksum; S3 demands that it covers those of its own kind, and not the MD5.
         """
@@ -331,14 +344,12 @@ class BucketStore:
         """Do nothing: an object appears whole, and a rule of the bucket removes parts of interrupted uploads."""
 
     def delete(self, keys: Sequence[str]) -> None:
-        """See `ObjectStore.delete`."""
         import obstore
 
         with self._asking():
             obstore.delete(self._store, list(keys))
 
     def objects(self, folder: str) -> Iterator[StoredObject]:
-        """See `ObjectStore.objects`."""
         import obstore
 
         with self._asking():
@@ -369,12 +380,12 @@ class BucketStore:
             if isinstance(error, AlreadyExistsError | NotSupportedError):
                 raise
             word, number = word_of(error)
-            if word not in REMEDIES and 400 <= number < 500 and number not in (401, 403, 404, 408, 429):
+            if word not in self._remedies and 400 <= number < 500 and number not in (401, 403, 404, 408, 429):
                 raise NotTaken(f"{self.place} refused it: {word}") from error
             raise self._away(word) from error
 
     def _away(self, word: str) -> StoreAway:
-        remedy = REMEDIES.get(word)
+        remedy = self._remedies.get(word)
         return StoreAway(f"{self.place}: {word}{f': {remedy}' if remedy else ''}")
 
 
@@ -384,10 +395,10 @@ LINKS_NEEDED = (
 )
 
 
-class FolderStore:
+class FolderStore(ObjectStore):
     """A folder, such as a mounted file system; files are synced, and created only where there is none.
 
-    See `ObjectStore`. The folder must exist: a file system that is not mounted is not an empty store.
+    The folder must exist: a file system that is not mounted is not an empty store.
 
     An object is written below ``incoming`` and gets its name when it is whole. There each host has a folder of its own,
     which it empties when it starts; what a host leaves that never comes back goes after `PART_SECONDS`.
@@ -399,14 +410,12 @@ class FolderStore:
         self._parts = self._incoming if host is None else self._incoming / (host or "node")
 
     def put(self, file: ArchivedFile, content: bytes | Path, *, replace: bool = False) -> bool:
-        """See `ObjectStore.put`."""
         if isinstance(content, bytes):
             return self._put(file.key, BytesIO(content), replace=replace)
         with content.open("rb", buffering=0) as parts:
             return self._put(file.key, parts, replace=replace)
 
     def put_bytes(self, key: str, content: bytes) -> bool:
-        """See `ObjectStore.put_bytes`."""
         return self._put(key, BytesIO(content), replace=False)
 
     def _put(self, key: str, content: SupportsRead[bytes], *, replace: bool) -> bool:
@@ -441,7 +450,6 @@ class FolderStore:
         return True
 
     def find(self, key: str) -> StoredObject | None:
-        """See `ObjectStore.find`."""
         with self._asking():
             try:
                 status = self._path(key).stat()
@@ -449,16 +457,7 @@ class FolderStore:
                 return None
         return StoredObject(key, status.st_size, status.st_mtime)
 
-    def fetch(self, key: str, into: Path) -> None:
-        """See `ObjectStore.fetch`."""
-        _write_object(self._content(key), into)
-
-    def digest(self, key: str, offset: int) -> tuple[int, str]:
-        """See `ObjectStore.digest`."""
-        return _digest(self._content(key), offset)
-
-    def _content(self, key: str) -> Iterator[memoryview]:
-        """Yield an object piece by piece."""
+    def content(self, key: str) -> Iterator[memoryview]:
         with self._asking():
             source = self._path(key).open("rb", buffering=0)
         with source:
@@ -473,7 +472,6 @@ class FolderStore:
         """Return None: no checksum is sent, and every file is read back."""
 
     def sweep(self) -> None:
-        """See `ObjectStore.sweep`."""
         with self._asking():
             for part in self._incoming.rglob("*.part"):
                 with suppress(FileNotFoundError):
@@ -481,7 +479,6 @@ class FolderStore:
                         part.unlink()
 
     def delete(self, keys: Sequence[str]) -> None:
-        """See `ObjectStore.delete`."""
         with self._asking():
             touched = set()
             for key in keys:
@@ -493,7 +490,6 @@ class FolderStore:
                 sync_folder(folder)
 
     def objects(self, folder: str) -> Iterator[StoredObject]:
-        """See `ObjectStore.objects`."""
         with self._asking():
             begin = self._path(folder)
         for path in begin.rglob("[!.]*"):  # a removed file that is open on NFS has a dot
@@ -556,24 +552,6 @@ def word_of(error: Exception) -> tuple[str, int]:
 
 def _opened_privately(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _write_object(content: Iterator[memoryview], into: Path) -> None:
-    """Write an object to a new file, which is made once there is an object."""
-    piece = next(content, None)
-    with open(into, "xb", buffering=0, opener=_opened_privately) as output:
-        while piece is not None:
-            _write_all(output.fileno(), piece)
-            piece = next(content, None)
-
-
-def _digest(content: Iterator[memoryview], offset: int) -> tuple[int, str]:
-    """Return the length of an object from an offset on, and the SHA-256 of that."""
-    digest, length = hashlib.sha256(), 0
-    for piece in content:
-        digest.update(piece[max(offset - length, 0) :])
-        length += len(piece)
-    return length - offset, digest.hexdigest()
 
 
 def _write_all(file: int, content: memoryview) -> None:

@@ -384,22 +384,19 @@ class Uploads(UploadService):
         is_whole = digest == file.sha256
         return content, None if is_whole else f"has the SHA-256 {digest} instead of {file.sha256}"
 
-    def _is_set_aside(self, key: str) -> bool:
-        """Return whether quarantine has the file of an object that a conflict wants there, after fetching it."""
+    def _set_aside(self, key: str) -> None:
+        """Bring the file of an object to quarantine if a conflict wants it there, and the store has it."""
         aside = self._archive.quarantine_key(key)
         if not self._index.instances.is_loser(aside):
-            return True
+            return
         # Another host may have received the version that replaces it, or this one has, and is about to move it.
         if not self._archive.path(aside).exists() and self._archive.path(key).exists():
             with suppress(FileNotFoundError):
                 self._archive.quarantine(key)
         if self._archive.path(aside).exists():
             self._archive.sync([aside])  # it may have been a copy
-            return True
-        part = self._remote.downloaded(key)
-        if part is not None:
+        elif (part := self._remote.downloaded(key)) is not None:
             self._archive.keep_aside(part, key)
-        return True
 
     def remove_local(self) -> None:
         """Remove from this disk what other hosts have deleted or replaced, after its object is gone."""
@@ -435,8 +432,9 @@ class Uploads(UploadService):
         if not keys:
             return False
         named = self._places.named(keys)
-        ready = [key for key in keys if key not in named and self._is_set_aside(key)]
-        if ready:
+        if ready := [key for key in keys if key not in named]:
+            for key in ready:
+                self._set_aside(key)
             self._remote.store.delete(ready)
         gone = [key for key in ready if self._remote.store.find(key) is None]
         for key in gone:  # somebody may have fetched it since its row went

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,13 +16,7 @@ NPM_REGISTRY = "https://registry.npmjs.org/"
 app = Commands(help="Install viewers beside the web pages.", no_args_is_help=True)
 
 
-class Viewer(Enum):
-    """Viewers that can be installed."""
-
-    OHIF = "ohif"
-
-
-Name = Annotated[Viewer, typer.Argument(metavar="VIEWER", help="Name of the viewer.")]
+Name = Annotated[Literal["ohif"], typer.Argument(metavar="VIEWER", help="Name of the viewer.")]
 
 
 @app.command()
@@ -55,7 +48,7 @@ def remove(viewer: Name, root: Root) -> None:
     """Remove a viewer."""
     from node.extensions.ohif import package as viewers
 
-    print(f"{viewer.value} {'removed' if viewers.remove(root.folder) else 'is not installed'}")
+    print(f"{viewer} {'removed' if viewers.remove(root.folder) else 'is not installed'}")
 
 
 @app.command("list")
@@ -65,7 +58,7 @@ def list_(root: Root) -> Listing:
 
     installation = installed(root.folder)
     row = {
-        "viewer": Viewer.OHIF.value,
+        "viewer": "ohif",
         "installed": None if installation is None else installation["version"],
         "offered": OHIF.version,
         "folder": folder_of(root.folder),

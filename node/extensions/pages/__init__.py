@@ -9,7 +9,6 @@ PARTS = (
     "studies",
     "series",
     "files",
-    "downloads",
     "prepared",
     "actions",
     "operation",

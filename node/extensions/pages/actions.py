@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
-from node.extensions.pages.downloads import dicom_zip, volumes_zip
+from node.extensions.pages.downloads import Format, dicom_zip, volumes_zip
 from node.extensions.pages.rendering import SEE_OTHER, page, series_url, study_url
 from node.extensions.pages.series import series_row
 from node.extensions.pages.studies import study_row
@@ -38,6 +38,11 @@ class StudyOrSeries(NamedTuple):
     def url(self) -> str:
         """The URL of its page."""
         return study_url(self.study) if self.series is None else series_url(self.study, self.series)
+
+    @property
+    def some(self) -> list[str]:
+        """The series, as those of a selection; of a whole study none."""
+        return [] if self.series is None else [self.series]
 
     def rows(self, index: ReadIndex) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
         """Return the rows of the study and of the series, or raise ResourceNotFound."""
@@ -96,6 +101,22 @@ def delete(call: AdminCall, wanted: Wanted) -> Response:
         is_last = series is None or len(index.series.of_study(wanted.study)) < 2
     actions.delete(call, "study" if series is None else "series", wanted.series or wanted.study, wanted.study)
     return _after_deletion("/" if is_last else study_url(wanted.study))
+
+
+@router.get(f"{STUDY}/volumes.zip")
+@router.get(f"{SERIES}/volumes.zip")
+@for_projects
+def volumes_of_one(call: ReaderCall, wanted: Wanted, format: Format | None = None) -> Response:
+    """The volumes of a study or a series as a ZIP file; see `volumes_zip`."""
+    return volumes_zip(call, [wanted.study], wanted.some, wanted=format)
+
+
+@router.get(f"{STUDY}/dicom.zip")
+@router.get(f"{SERIES}/dicom.zip")
+@for_projects
+def dicom_of_one(call: ReaderCall, wanted: Wanted) -> Response:
+    """The instances of a study or a series as stored, as a ZIP file."""
+    return dicom_zip(call, [wanted.study], wanted.some)
 
 
 def _after_deletion(url: str) -> Response:
@@ -202,31 +223,19 @@ def delete_selected(call: AdminCall, selected: Selected) -> Response:
 
 
 @router.get("/selected/volumes.zip")
-@for_projects
-def volumes(call: ReaderCall, selected: Annotated[SelectedStudies, Query()]) -> Response:
-    """The volumes of the studies as a ZIP file."""
-    return volumes_zip(call, selected.uids)
-
-
 @router.get("/selected/dicom.zip")
 @for_projects
-def dicom(call: ReaderCall, selected: Annotated[SelectedStudies, Query()]) -> Response:
-    """The instances of the studies as stored, as a ZIP file."""
-    return dicom_zip(call, selected.uids)
+def zip_of_studies(call: ReaderCall, selected: Annotated[SelectedStudies, Query()]) -> Response:
+    """The volumes of the studies, or their instances as stored, as a ZIP file."""
+    return _zip(call, selected.uids)
 
 
 @router.post("/selected/volumes.zip")
-@for_projects
-def lead_to_volumes(call: ReaderCall, selected: Selected) -> Response:
-    """The volumes of the studies as a ZIP file, which a browser fetches in a way that it can go on with."""
-    return _address(call, study=selected.uids) or volumes_zip(call, selected.uids)
-
-
 @router.post("/selected/dicom.zip")
 @for_projects
-def lead_to_dicom(call: ReaderCall, selected: Selected) -> Response:
-    """The instances of the studies as a ZIP file, which a browser fetches in a way that it can go on with."""
-    return _address(call, study=selected.uids) or dicom_zip(call, selected.uids)
+def lead_to_zip_of_studies(call: ReaderCall, selected: Selected) -> Response:
+    """The same ZIP file, which a browser fetches in a way that it can go on with."""
+    return _address(call, study=selected.uids) or _zip(call, selected.uids)
 
 
 @router.post(f"{STUDY}/selected/reconvert")
@@ -253,35 +262,25 @@ def send_selected_series(
 
 
 @router.get(f"{STUDY}/selected/volumes.zip")
-@for_projects
-def volumes_of_selected(
-    call: ReaderCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Query()]
-) -> Response:
-    """The volumes of the selected series of a study as a ZIP file."""
-    return volumes_zip(call, [study_instance_uid], selected.uids)
-
-
 @router.get(f"{STUDY}/selected/dicom.zip")
 @for_projects
-def dicom_of_selected(
-    call: ReaderCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Query()]
-) -> Response:
-    """The instances of the selected series of a study as stored, as a ZIP file."""
-    return dicom_zip(call, [study_instance_uid], selected.uids)
+def zip_of_series(call: ReaderCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Query()]) -> Response:
+    """The volumes of the selected series of a study, or their instances as stored, as a ZIP file."""
+    return _zip(call, [study_instance_uid], selected.uids)
 
 
 @router.post(f"{STUDY}/selected/volumes.zip")
-@for_projects
-def lead_to_volumes_of_series(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
-    """The volumes of the selected series as a ZIP file, which a browser fetches in a way that it can go on with."""
-    return _address(call, series=selected.uids) or volumes_zip(call, [study_instance_uid], selected.uids)
-
-
 @router.post(f"{STUDY}/selected/dicom.zip")
 @for_projects
-def lead_to_dicom_of_series(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
-    """The instances of the selected series as a ZIP file, which a browser fetches in a way that it can go on with."""
-    return _address(call, series=selected.uids) or dicom_zip(call, [study_instance_uid], selected.uids)
+def lead_to_zip_of_series(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+    """The same ZIP file, which a browser fetches in a way that it can go on with."""
+    return _address(call, series=selected.uids) or _zip(call, [study_instance_uid], selected.uids)
+
+
+def _zip(call: Call, studies: Sequence[str], series: Sequence[str] = ()) -> Response:
+    """Return the ZIP file that the path of a request names."""
+    is_dicom = call.request.url.path.endswith("/dicom.zip")
+    return dicom_zip(call, studies, series) if is_dicom else volumes_zip(call, studies, series)
 
 
 def _address(call: Call, **selected: list[str]) -> Response | None:

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from node.archive.base import ArchivedFile
 from node.conversion.naming import DEFAULT, TakenNames, numbered, parse
@@ -28,19 +28,14 @@ from node.extensions.pages.studies import csv_line
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
 from node.settings.convert import VolumeFormat
-from node.web.access import Call, ReaderCall, for_projects
+from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Damaged, Unavailable, digest_of, local_file
 from node.web.services import Services
 from node.web.zips import Content, Known, PlannedFile, PlannedZip, known_of, require_few, zip_response
 
-router = APIRouter(include_in_schema=False)
-
-STUDY = "/studies/{study_instance_uid}"
-SERIES = f"{STUDY}/series/{{series_instance_uid}}"
-
-Wanted = VolumeFormat | Literal["all"]
+Format = VolumeFormat | Literal["all"]
 
 LIST = "manifest.csv"
 OF_STUDY = ("patient_id", "patient_name", "study_date", "study_description", "study_instance_uid")
@@ -84,45 +79,12 @@ class Names:
         return [NamedSeries(f"{folder}/{free_name(_SERIES_NAME.name_of(row), taken)}", study, row) for row in series]
 
 
-@router.get(f"{STUDY}/volumes.zip")
-@for_projects
-def study_volumes(call: ReaderCall, study_instance_uid: str, format: Wanted | None = None) -> Response:
-    """The volumes of a study as a ZIP file; see `volumes_zip`."""
-    return volumes_zip(call, [study_instance_uid], wanted=format)
-
-
-@router.get(f"{SERIES}/volumes.zip")
-@for_projects
-def series_volumes(
-    call: ReaderCall,
-    study_instance_uid: str,
-    series_instance_uid: str,
-    format: Wanted | None = None,
-) -> Response:
-    """The volumes of a series as a ZIP file; see `volumes_zip`."""
-    return volumes_zip(call, [study_instance_uid], [series_instance_uid], wanted=format)
-
-
-@router.get(f"{STUDY}/dicom.zip")
-@for_projects
-def study_dicom(call: ReaderCall, study_instance_uid: str) -> Response:
-    """The instances of a study as stored, as a ZIP file."""
-    return dicom_zip(call, [study_instance_uid])
-
-
-@router.get(f"{SERIES}/dicom.zip")
-@for_projects
-def series_dicom(call: ReaderCall, study_instance_uid: str, series_instance_uid: str) -> Response:
-    """The instances of a series as stored, as a ZIP file."""
-    return dicom_zip(call, [study_instance_uid], [series_instance_uid])
-
-
 def volumes_zip(
     call: Call,
     study_instance_uids: Collection[str],
     series_instance_uids: Collection[str] = (),
     *,
-    wanted: Wanted | None = None,
+    wanted: Format | None = None,
 ) -> Response:
     """Return the files of the newest revisions of studies, or of some of their series, as a ZIP file.
 
@@ -215,7 +177,7 @@ def _name(path: str) -> str:
     return PurePath(path).name
 
 
-def _of_format(files: Iterable[RevisionFile], formats: Mapping[str, str], wanted: Wanted | None) -> list[RevisionFile]:
+def _of_format(files: Iterable[RevisionFile], formats: Mapping[str, str], wanted: Format | None) -> list[RevisionFile]:
     """Return the files of one format of a series, and what belongs to every format: sidecars, tables, reports.
 
     `formats`: the format of each file that is a volume, by its name.

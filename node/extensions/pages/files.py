@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from io import BytesIO
 from math import prod
 from pathlib import Path, PurePath
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi import Path as FromPath
@@ -83,17 +83,8 @@ def file(call: ReaderCall, wanted: Wanted, download: bool = False) -> Response:
         files = files_of(call.node, index, wanted.study, wanted.series, wanted.revision)
     path = local_or_gone(call.node, wanted.among(files))
     _audit(call, wanted, "a file")
-    response = RangedFile(
-        path,
-        media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
-        filename=path.name,
-        content_disposition_type="attachment" if download else "inline",
-        stat_result=path.stat(),
-        headers={"Cache-Control": "private, no-cache"},
-    )
-    if has_etag(call.request.headers, response.headers["etag"]):
-        return Response(status_code=304, headers={"ETag": response.headers["etag"]})
-    return response
+    disposition = "attachment" if download else "inline"
+    return _ranged(call, path, filename=path.name, content_disposition_type=disposition)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}/reduced")
@@ -154,7 +145,7 @@ def overlaid(call: ReaderCall, wanted: Wanted) -> Response:
     call.audit.accessed([of_study(wanted.study, patient_id)], "pages: pictures in lists")
     path = local_or_gone(call.node, found)
     if not masks or image is None:
-        return _plain_thumbnail(call, path)
+        return _ranged(call, path)
     etag = '"{}"'.format("-".join(f"{one.stat().st_mtime_ns:x}" for one in (image, *masks)))
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if has_etag(call.request.headers, etag):
@@ -163,7 +154,7 @@ def overlaid(call: ReaderCall, wanted: Wanted) -> Response:
         content = call.node.decoder.run(overlaid_picture, is_ct, OVERLAID_PIXELS, image, *masks)
     except NotDecoded:
         content = b""
-    return Response(content, media_type="image/png", headers=headers) if content else _plain_thumbnail(call, path)
+    return Response(content, media_type="image/png", headers=headers) if content else _ranged(call, path)
 
 
 def _layers(node: Services, index: ReadIndex, wanted: FileOfRevision) -> tuple[list[Path], Path | None, bool]:
@@ -196,10 +187,13 @@ def _layers(node: Services, index: ReadIndex, wanted: FileOfRevision) -> tuple[l
     return paths, local(below[0]["path"]) if below else None, bool(below) and below[0]["modality"] == "CT"
 
 
-def _plain_thumbnail(call: Call, path: Path) -> Response:
-    response = RangedFile(
-        path, media_type="image/png", stat_result=path.stat(), headers={"Cache-Control": "private, no-cache"}
+def _ranged(call: Call, path: Path, **how: Any) -> Response:
+    """Return a file, or 304 if the browser has it."""
+    media_type, headers = (
+        MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
+        {"Cache-Control": "private, no-cache"},
     )
+    response = RangedFile(path, media_type=media_type, stat_result=path.stat(), headers=headers, **how)
     if has_etag(call.request.headers, response.headers["etag"]):
         return Response(status_code=304, headers={"ETag": response.headers["etag"]})
     return response

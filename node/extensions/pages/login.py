@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 
-from node.extensions.pages.rendering import NewApp, factor_page, login_page, recovery_page, signed_in_page
+from node.extensions.pages.rendering import NewApp, factor_page, plain_page
 from node.index.nouns.accounts import Client, KnownAccount
 from node.web.access import COOKIE, SECURE_COOKIE, Access, address_of
 from node.web.access import cookie_name as session_cookie_name
@@ -86,7 +86,7 @@ def give_code(
         return response
     response = Response(status_code=303, headers={"Location": _inside(next)})
     if passed.recovery_codes:
-        response = recovery_page(passed.recovery_codes, _inside(next))
+        response = plain_page("recovery.html", codes=passed.recovery_codes, next_path=_inside(next))
     access.end_session(_session_cookie(request))
     set_session(request, response, passed.value)
     return response
@@ -164,7 +164,7 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
     else:
         # A page rather than a redirect: browsers attribute a redirect to the provider's site, and would not send the
         # session cookie, which is SameSite=Strict.
-        response = signed_in_page(next_path)
+        response = plain_page("signed_in.html", next_path=next_path)
         set_session(request, response, value)
     response.delete_cookie(_sign_in_cookie_name(request), secure=_is_secure(request), httponly=True, samesite="lax")
     return response
@@ -192,13 +192,14 @@ def _form(
     end_session_url: str = "",
 ) -> Response:
     oidc = request.app.state.services.settings.web.oidc
-    return login_page(
+    return plain_page(
+        "login.html",
+        status_code,
         next_path=_inside(next_path),
         name=name,
         error=error,
         button=SINGLE_SIGN_ON if oidc.issuer else "",
         end_session_url=end_session_url,
-        status_code=status_code,
     )
 
 

@@ -94,11 +94,7 @@ def upload(call: WriterCall) -> Response:
     """Upload files from a browser, by STOW-RS."""
     if not serves_studies(call.node.settings):
         raise ResourceNotFound("page")
-    return page(
-        call,
-        "upload.html",
-        headings=HEADINGS,
-    )
+    return page(call, "upload.html", headings=HEADINGS)
 
 
 @router.get("/status")

@@ -282,55 +282,15 @@ class NewApp:
 
 
 def factor_page(
-    next_path: str,
-    app: NewApp | None = None,
-    *,
-    action: str = "/login/factor",
-    error: str = "",
-    status_code: int = 200,
+    next_path: str, app: NewApp | None = None, *, action: str = "/login/factor", error: str = "", status_code: int = OK
 ) -> Response:
     """Return the form that posts a ``code`` of the second factor; with a new app to set it up."""
-    page = _render("factor.html", action=action, next_path=next_path, app=app, error=error)
-    return HTMLResponse(page, status_code)
+    return plain_page("factor.html", status_code, action=action, next_path=next_path, app=app, error=error)
 
 
-def plain_page(template: str, **values: Any) -> Response:
+def plain_page(template: str, status_code: int = OK, **values: Any) -> Response:
     """Return a page that needs no account."""
-    return HTMLResponse(_render(template, **values))
-
-
-def recovery_page(codes: Sequence[str], next_path: str) -> Response:
-    """Return the page that shows the recovery codes of a second factor once."""
-    return HTMLResponse(_render("recovery.html", codes=codes, next_path=next_path))
-
-
-def login_page(
-    *,
-    next_path: str,
-    name: str = "",
-    error: str = "",
-    button: str = "",
-    end_session_url: str = "",
-    status_code: int = 200,
-) -> Response:
-    """Return the form that posts ``name``, ``password`` and ``next`` to ``/login``.
-
-    `name` is what was typed before. `button` is the text of the link to the identity provider, empty if there is
-    none; `end_session_url` is for logging out at the provider, and shown after logging out here.
-    """
-    values = {
-        "next_path": next_path,
-        "name": name,
-        "error": error,
-        "button": button,
-        "end_session_url": end_session_url,
-    }
-    return HTMLResponse(_render("login.html", **values), status_code)
-
-
-def signed_in_page(next_path: str) -> Response:
-    """Return a page that redirects to `next_path`."""
-    return HTMLResponse(_render("signed_in.html", next_path=next_path))
+    return HTMLResponse(_render(template, **values), status_code)
 
 
 def _render(template: str, **values: Any) -> str:

@@ -63,7 +63,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
         of_study = seen_study(call, index, study_instance_uid)
         row = series_row(index, *key)
         files = index.volumes.of_series(*key)
-        newest = row["revision"]
+        newest, summary = row["revision"], index.instances.summary(*key)
         local = by_path(call.node.archive.root, index, call.node.archive.local)
         volumes = viewable(files, row, local)
         rail = study_series(index, study_instance_uid, local)
@@ -76,7 +76,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
             namesake=namesake(index, of_study),
             series=row,
             current=[file for file in files if not file["superseded"]],
-            origin=_origin(index.instances.summary(*key)),
+            origin={**summary, "senders": sorted({_without_port(sender) for sender in summary["senders"]})},
             revisions=_revisions(files, lambda revision: files_of(call.node, index, *key, revision)),
             volumes=volumes,
             sidecar=sidecar_of(volumes[0], local) if volumes else {},
@@ -141,11 +141,6 @@ def _dump(node: Services, instance: StoredInstance) -> Dump:
         return Dump((), str(error))
     except FileNotFoundError:
         return Dump((), "the file is missing: run voxelnode fsck on this node, then send the instance again")
-
-
-def _origin(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary of the instances of a series with each sender once, whatever its port."""
-    return {**summary, "senders": sorted({_without_port(sender) for sender in summary["senders"]})}
 
 
 def _without_port(sender: str) -> str:

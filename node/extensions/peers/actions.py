@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from node.association.client.association import address_of
 from node.errors import UsageError
-from node.extensions.peers.search import Level, PeerSearches
+from node.extensions.peers.search import PeerSearches
 from node.hookspecs import Action, OpenedRoot
 
 MAX_PEER = 64
@@ -17,10 +16,7 @@ MAX_PEER = 64
 
 def actions_of(root: OpenedRoot) -> Mapping[str, Action]:
     """Return ``search-peer`` and ``retrieve`` on an opened root."""
-    settings, index, searches = root.settings, root.ingest.index, PeerSearches(root.settings)
-
-    def search(peer: str, level: Level, keys: dict[str, str]) -> Mapping[str, Any]:
-        return asdict(searches.find(peer, level, keys))
+    settings, index = root.settings, root.ingest.index
 
     def retrieve(peer: str, wanted: list[tuple[str, str | None]], who: str) -> Mapping[str, Any]:
         address_of(peer, settings)
@@ -29,4 +25,4 @@ def actions_of(root: OpenedRoot) -> Mapping[str, Action]:
         pairs = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in wanted]
         return {"retrievals": index.work.add_retrievals(peer, pairs, who, index.now())}
 
-    return {"search-peer": search, "retrieve": retrieve}
+    return {"search-peer": PeerSearches(settings).find, "retrieve": retrieve}

@@ -95,7 +95,6 @@ class Asking:
     def __init__(
         self, index: Index, settings: Settings, early: Collection[str], now: Callable[[], dt.datetime]
     ) -> None:
-        self._questions = index.repository(QuestionRepository)
         self._index, self._settings, self._early, self._now = index, settings, early, now
         self._questions = index.repository(QuestionRepository)
 

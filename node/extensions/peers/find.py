@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TypeVar
 
 from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import C_CANCEL, C_FIND
@@ -33,8 +32,6 @@ MAXIMUM_INSTANCES = 100_000
 
 MAXIMUM_COUNT = 2**31 - 1
 """Greatest value of an IS (PS3.5 6.2)."""
-
-Read = TypeVar("Read")
 
 
 class FindFailed(PeerFailed):
@@ -70,9 +67,8 @@ def find(
     FindFailed
         The query failed.
     """
-    return _answers(
-        RequestedAssociation.decoded, query, peer, calling_ae_title, timeout, maximum, sop_class_uid, is_abandoned
-    )
+    found = find_encoded(query, peer, calling_ae_title, timeout, maximum, is_abandoned, sop_class_uid)
+    return (assoc.decoded(message) for assoc, message in found)
 
 
 def find_encoded(
@@ -82,28 +78,9 @@ def find_encoded(
     timeout: float,
     maximum: int | None = None,
     is_abandoned: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[bytes, str]]:
-    """Yield the answers to a query of the Study Root model as they are encoded, with their transfer syntaxes.
-
-    See `find`.
-    """
-
-    def as_encoded(assoc: RequestedAssociation, message: Message) -> tuple[bytes, str]:
-        return message.data_set, assoc.accepted[message.context_id].transfer_syntax_uid
-
-    return _answers(as_encoded, query, peer, calling_ae_title, timeout, maximum, STUDY_ROOT_FIND, is_abandoned)
-
-
-def _answers(
-    read: Callable[[RequestedAssociation, Message], Read],
-    query: Dataset,
-    peer: Address,
-    calling_ae_title: str,
-    timeout: float,
-    maximum: int | None,
-    sop_class_uid: str,
-    is_abandoned: Callable[[], bool],
-) -> Iterator[Read]:
+    sop_class_uid: str = STUDY_ROOT_FIND,
+) -> Iterator[tuple[RequestedAssociation, Message]]:
+    """Yield the answers to a query as they are encoded, with the association on which they came. See `find`."""
     contexts = contexts_of([(sop_class_uid, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
     count = 0
     try:
@@ -117,7 +94,7 @@ def _answers(
             while message.command.status in (PENDING, PENDING_WITHOUT_KEYS):
                 if is_abandoned():
                     raise AssociationLost("nobody waits for its answer any more")
-                yield read(assoc, message)
+                yield assoc, message
                 count += 1
                 if count == maximum:
                     assoc.send_message(message.context_id, primitive_of(C_CANCEL, MessageIDBeingRespondedTo=message_id))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
+from node.extensions.pages import work
 from node.extensions.pages.rendering import OK, SEE_OTHER, fragment, page
 from node.extensions.pages.status_chips import StatusChip
 from node.extensions.peers import requests
@@ -26,12 +27,9 @@ router = APIRouter(include_in_schema=False)
 SHOWN_RETRIEVALS = 50
 
 CHIPS: Mapping[str, StatusChip] = {
-    "waiting": StatusChip("plain", "waiting"),
+    **work.CHIPS,
     "running": StatusChip("busy", "retrieving"),
     "succeeded": StatusChip("good", "retrieved"),
-    "incomplete": StatusChip("warning", "incomplete"),
-    "failed": StatusChip("bad", "failed"),
-    "cancelled": StatusChip("plain", "cancelled"),
 }
 
 

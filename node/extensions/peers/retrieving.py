@@ -53,23 +53,23 @@ class Retrieving:
         audit: Audit | None,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
-        self._settings, self._index, self._ingest, self._audit = settings, index, ingest, audit
-        self._on_refusal = on_refusal
+        self.settings, self.index, self.ingest, self._audit = settings, index, ingest, audit
+        self.on_refusal = on_refusal
 
     def perform(self, work: Work, stopping: threading.Event) -> Decision | None:
         """Retrieve a study or a series; return the outcome, or None if the node stops."""
-        return _Run(work, self._settings, self._index, self._ingest, self._on_refusal, stopping).perform()
+        return _Run(self, work, stopping).perform()
 
     def recorded(self, work: Work, decision: Decision) -> None:
         """Record the end of a retrieval in the audit log (PS3.15 A.5.3.7): who wanted what, and from where it came."""
         if self._audit is None or not (isinstance(decision, Ended) and isinstance(decision.payload, Counts)):
             return
         name, outcome = work.lane.name, decision.outcome
-        peer = self._settings.peers.get(name)
+        peer = self.settings.peers.get(name)
         participants = [
             Participant(work.requested_by, "", is_requestor=True),
             Participant(peer.ae_title if peer else name, SOURCE, (peer.host or "") if peer else ""),
-            Participant(self._settings.dicom.ae_title, DESTINATION),
+            Participant(self.settings.dicom.ae_title, DESTINATION),
         ]
         result = Result.SUCCESS if outcome == "succeeded" else Result.MINOR_FAILURE
         detail = f"retrieval {work.key} from {name}: {outcome}, {_instances(decision.payload.stored)} came"
@@ -83,17 +83,8 @@ class Retrieving:
 class _Run:
     """One retrieval on its thread: its counts, and the account that cancelled it."""
 
-    def __init__(
-        self,
-        work: Work,
-        settings: Settings,
-        index: Index,
-        ingest: Ingest,
-        on_refusal: Callable[[Refused], None],
-        stopping: threading.Event,
-    ) -> None:
-        self._work, self._settings, self._index, self._ingest = work, settings, index, ingest
-        self._on_refusal, self._stopping = on_refusal, stopping
+    def __init__(self, node: Retrieving, work: Work, stopping: threading.Event) -> None:
+        self._node, self._work, self._stopping = node, work, stopping
         self._counts = self._reported = Counts()
         self._refusal = ""
         """The reason of the first refusal by the node."""
@@ -118,12 +109,12 @@ class _Run:
         return Ended(state, detail, self._counts)
 
     def _retrieve(self) -> None:
-        name, dicom = self._work.lane.name, self._settings.dicom
-        if "@" not in name and name not in self._settings.called_peers:
+        name, settings = self._work.lane.name, self._node.settings
+        if "@" not in name and name not in settings.called_peers:
             raise UsageError(f"[peers] has no {name} with a host any more")
         target = RetrieveTarget(self._work.study_instance_uid or "", self._work.series_instance_uid or "")
-        peer = address_of(name, self._settings)
-        get(target, peer, dicom, self._ingest, self._progress, self._answered, self._refused, self._is_abandoned)
+        peer, ingest = address_of(name, settings), self._node.ingest
+        get(target, peer, settings.dicom, ingest, self._progress, self._answered, self._refused, self._is_abandoned)
 
     def _answered(self, status: int) -> None:
         is_kept = status in (STORED.status, NOT_CURRENT.status)
@@ -132,7 +123,7 @@ class _Run:
 
     def _refused(self, refused: Refused) -> None:
         self._refusal = self._refusal or refused.reason
-        self._on_refusal(refused)
+        self._node.on_refusal(refused)
 
     def _progress(self, told: SubOperationCounts) -> None:
         """Take over what the peer says. For the peer, an instance that the node refused has failed as well."""
@@ -151,9 +142,10 @@ class _Run:
         """Look whether somebody cancelled the retrieval, and record its progress."""
         if self._stopping.is_set():
             return
-        self._cancelled_by = self._index.work.cancelled_by(self._work.id)
+        work = self._node.index.work
+        self._cancelled_by = work.cancelled_by(self._work.id)
         if self._counts != self._reported:
-            self._index.work.report(self._work.id, self._percent(), self._counts, self._ingest.now())
+            work.report(self._work.id, self._percent(), self._counts, self._node.ingest.now())
             self._reported = self._counts
 
     def _percent(self) -> int | None:

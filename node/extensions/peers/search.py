@@ -11,7 +11,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal
 
@@ -59,17 +58,6 @@ _RETURNED: Mapping[Level, tuple[Attribute, ...]] = {
 _UNIQUE_KEY: Mapping[Level, str] = {"study": "study_instance_uid", "series": "series_instance_uid"}
 
 
-@dataclass(frozen=True, slots=True)
-class FoundAtPeer:
-    """The answers of a peer, by column; those that identify nothing are left out, as are repetitions.
-
-    `note` says what is missing, for people; empty if these are all answers.
-    """
-
-    answers: list[dict[str, Any]]
-    note: str
-
-
 class PeerSearches:
     """Searches at the peers of a configuration. Thread-safe."""
 
@@ -78,7 +66,7 @@ class PeerSearches:
         self._lock = threading.Lock()
         self._running: Counter[str] = Counter()
 
-    def find(self, peer: str, level: Level, keys: Mapping[str, str]) -> FoundAtPeer:
+    def find(self, peer: str, level: Level, keys: Mapping[str, str]) -> dict[str, Any]:
         """Search at a peer.
 
         Parameters
@@ -120,7 +108,10 @@ def query_of(level: Level, keys: Mapping[str, str]) -> Dataset:
     return query
 
 
-def _found(query: Dataset, level: Level, peer: Address, calling_ae_title: str, response_seconds: float) -> FoundAtPeer:
+def _found(
+    query: Dataset, level: Level, peer: Address, calling_ae_title: str, response_seconds: float
+) -> dict[str, Any]:
+    """Return the `answers` by column, without repetitions and what identifies nothing; a `note` if some are missing."""
     deadline = monotonic() + MAX_SECONDS
 
     def is_late() -> bool:
@@ -130,9 +121,10 @@ def _found(query: Dataset, level: Level, peer: Address, calling_ae_title: str, r
     answers: dict[str, dict[str, Any]] = {}
     count = left_out = 0
     try:
-        for data, syntax in find_encoded(query, peer, calling_ae_title, timeout, MAX_ANSWERS + 1, is_late):
+        for assoc, message in find_encoded(query, peer, calling_ae_title, timeout, MAX_ANSWERS + 1, is_late):
             count += 1
-            answer = _read(data, syntax, level) if count <= MAX_ANSWERS else None
+            syntax = assoc.accepted[message.context_id].transfer_syntax_uid
+            answer = _read(message.data_set, syntax, level) if count <= MAX_ANSWERS else None
             if answer is not None:
                 answers.setdefault(answer[_UNIQUE_KEY[level]], answer)
             elif count <= MAX_ANSWERS:
@@ -145,7 +137,7 @@ def _found(query: Dataset, level: Level, peer: Address, calling_ae_title: str, r
         was_late = True
     else:
         was_late = False
-    return FoundAtPeer([*answers.values()], _note(count, left_out, was_late=was_late))
+    return {"answers": [*answers.values()], "note": _note(count, left_out, was_late=was_late)}
 
 
 def _note(count: int, left_out: int, *, was_late: bool) -> str:

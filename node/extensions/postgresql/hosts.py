@@ -87,14 +87,6 @@ class Forgotten:
     lost: Sequence[LostFiles]
 
 
-@dataclass(frozen=True, slots=True)
-class News:
-    """Whether somebody has asked a host to drain, and the leases that any host holds."""
-
-    is_asked_to_drain: bool
-    held: frozenset[str]
-
-
 class HostRepository(IndexRepository):
     """The hosts of an index, and their leases."""
 
@@ -178,19 +170,17 @@ class HostRepository(IndexRepository):
 
         Raises UsageError if there is none, or it does not live.
         """
-        row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
-        if row is None:
-            raise UsageError(f"no host {name!r}; `voxelnode db hosts` lists them")
+        row = _row(connection, name)
         if row.lease_until is None or row.lease_until <= now:
             raise UsageError(f"{name} does not run")
         if row.drain is None:
             connection.execute(update(HostRow).where(HostRow.name == name).values(drain=ASKED))
 
     @on_reader
-    def news(self, connection: Connection, name: str) -> News:
-        """Return what a host has to know of what others have written."""
+    def news(self, connection: Connection, name: str) -> tuple[bool, frozenset[str]]:
+        """Return whether somebody has asked a host to drain, and the leases that any host holds."""
         drain = connection.scalar(select(HostRow.drain).where(HostRow.name == name))
-        return News(drain == ASKED, frozenset(connection.scalars(select(LeaseRow.name))))
+        return drain == ASKED, frozenset(connection.scalars(select(LeaseRow.name)))
 
     @on_writer
     def forget(self, connection: Connection, name: str, now: dt.datetime) -> Forgotten:
@@ -201,8 +191,7 @@ class HostRepository(IndexRepository):
 
         Raises UsageError if there is none, or the host lives.
         """
-        require_gone(connection, name, now)
-        row = connection.execute(select(HostRow).where(HostRow.name == name)).one()
+        row = _gone(connection, name, now)
         leases = sorted(connection.scalars(select(LeaseRow.name).where(LeaseRow.host == name)))
         claims = select(func.count()).where(SeriesRow.state == "converting", SeriesRow.claimed_by == name)
         connection.execute(delete(LeaseRow).where(LeaseRow.host == name))
@@ -238,7 +227,7 @@ class HostRepository(IndexRepository):
     @on_reader
     def require_gone(self, connection: Connection, name: str, now: dt.datetime) -> None:
         """Raise unless a host can be forgotten; see `forget`."""
-        require_gone(connection, name, now)
+        _gone(connection, name, now)
 
     def note_waits_for_hosts(self, since: dt.datetime) -> None:
         """Let series that have been due since a moment tell for which host they wait, as `v_series.error`.
@@ -278,13 +267,19 @@ def _problems(connection: Connection, member: Member, ahead: float, now: dt.date
     return problems
 
 
-def require_gone(connection: Connection, name: str, now: dt.datetime) -> None:
-    """Raise UsageError unless there is a host with this name, and it does not live."""
+def _row(connection: Connection, name: str) -> Any:
     row = connection.execute(select(HostRow).where(HostRow.name == name)).first()
     if row is None:
         raise UsageError(f"no host {name!r}; `voxelnode db hosts` lists them")
+    return row
+
+
+def _gone(connection: Connection, name: str, now: dt.datetime) -> Any:
+    """Return the row of a host. Raises UsageError unless there is one with this name, and it does not live."""
+    row = _row(connection, name)
     if row.lease_until is not None and row.lease_until > now:
         raise UsageError(f"{name} was seen {(now - row.seen_at).total_seconds():.0f} s ago: stop it first")
+    return row
 
 
 def _series_waiting_for_hosts(connection: Connection, since: dt.datetime) -> dict[int, str]:

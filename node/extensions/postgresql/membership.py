@@ -179,11 +179,11 @@ class Membership(BackgroundService):
 
     def _hear(self) -> None:
         """Do what another process has asked for, and take what another host has given back."""
-        news = self._hosts.news(self._member.name)
-        if news.is_asked_to_drain and not self._is_asked_to_drain.is_set():
+        is_asked_to_drain, held = self._hosts.news(self._member.name)
+        if is_asked_to_drain and not self._is_asked_to_drain.is_set():
             self._is_asked_to_drain.set()
             self._on_drain()
-        if self._leases.wanted - news.held:
+        if self._leases.wanted - held:
             self._beat_at = 0.0
 
     def _beat(self, gives: Collection[str] = ()) -> None:

@@ -6,7 +6,7 @@ a label, leaves the project in the same way.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic
 
 import structlog
@@ -83,10 +83,7 @@ class Rules(BackgroundService):
         self._last_series = 0, ""
         self._labels: tuple[object, ...] | None = None
         self._all_at = 0.0
-        index.commit_listeners.append(self._follow)
-
-    def _follow(self) -> None:
-        self.wake(STEP_SECONDS)
+        index.commit_listeners.append(partial(self.wake, STEP_SECONDS))
 
     def step(self) -> float | None:
         """Apply the rules to series with events that are new, or to all; return the seconds until all are due.

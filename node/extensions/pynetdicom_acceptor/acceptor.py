@@ -16,7 +16,6 @@ from socketserver import BaseServer
 from time import monotonic
 from typing import Any
 
-from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config
 from pynetdicom.events import EVT_ABORTED, EVT_CONN_OPEN, EVT_DATA_RECV, EVT_RELEASED, EVT_REQUESTED, Event
@@ -38,7 +37,7 @@ from node.budget import Claim
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import VERIFICATION, is_storage_class
 from node.errors import UsageError
-from node.extensions.pynetdicom_acceptor.handlers import Handlers, Responses, event_handlers
+from node.extensions.pynetdicom_acceptor.handlers import Handlers, event_handlers
 
 WATCH_SECONDS = 0.1
 
@@ -198,7 +197,7 @@ class PynetdicomAcceptor(Handlers):
         if event.assoc in self._accepted:
             self._accepted[event.assoc][0].outcome = outcome
 
-    # Requests: each marks its association as served
+    # Requests
 
     def service(self, event: Event) -> StoreService:
         """Return the service that knows the peer of an association."""
@@ -207,42 +206,13 @@ class PynetdicomAcceptor(Handlers):
         return admitted.store_service
 
     @contextmanager
-    def _serving(self, event: Event, *, is_work: bool = True) -> Iterator[None]:
+    def serving(self, event: Event, *, is_work: bool = True) -> Iterator[None]:
+        """Mark the association of a request as served."""
         accepted, claim = self._accepted[event.assoc]
         with accepted.serving():
             yield
         if is_work:
             claim.worked()
-
-    def echo(self, event: Event) -> int:
-        """Answer C-ECHO."""
-        with self._serving(event, is_work=False):
-            return super().echo(event)
-
-    def store(self, event: Event) -> Dataset:
-        """Answer C-STORE once the instance is durable."""
-        with self._serving(event):
-            return super().store(event)
-
-    def find(self, event: Event) -> Responses:
-        """Answer C-FIND."""
-        with self._serving(event):
-            yield from super().find(event)
-
-    def get(self, event: Event) -> Responses:
-        """Answer C-GET."""
-        with self._serving(event):
-            yield from super().get(event)
-
-    def move(self, event: Event) -> Responses:
-        """Answer C-MOVE."""
-        with self._serving(event):
-            yield from super().move(event)
-
-    def serve(self, event: Event, field: int) -> tuple[Dataset, Dataset | None]:
-        """Answer a request that an extension serves."""
-        with self._serving(event):
-            return super().serve(event, field)
 
     def ended(self, event: Event, outcome: str) -> None:
         """Do nothing: the watch tells the end, also of associations that end without an event."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from types import SimpleNamespace
@@ -154,41 +155,48 @@ class Handlers:
         self._listener = listener
         self._services: WeakKeyDictionary[Any, StoreService] = WeakKeyDictionary()
 
+    def serving(self, event: Event, *, is_work: bool = True) -> AbstractContextManager[None]:
+        """Return what lasts as long as a request is served; `is_work`: it is more than a sign of life."""
+        return nullcontext()
+
     def echo(self, event: Event) -> int:
         """Answer C-ECHO."""
-        return SUCCESS if self._may(event, "echo") else SOP_CLASS_NOT_SUPPORTED
+        with self.serving(event, is_work=False):
+            return SUCCESS if self._may(event, "echo") else SOP_CLASS_NOT_SUPPORTED
 
     def store(self, event: Event) -> Dataset:
         """Answer C-STORE once the instance is durable: statuses are those of `services.c_store`."""
-        request: Any = event.request
-        service = self.service(event)
-        announced = _StoreRequest(str(request.AffectedSOPClassUID or ""), str(request.AffectedSOPInstanceUID or ""))
-        reception = service.begin(announced, _context_of(event, as_scp=self._may(event, "store")))
-        try:
-            _, offset = split_dataset(event.dataset_path)
-            with event.dataset_path.open("rb") as file:
-                file.seek(offset)
-                while fragment := file.read(FRAGMENT_BYTES):
-                    reception.write(fragment)
-        except Exception as error:  # pynetdicom would answer 0xC211: never to be sent again
-            reception.abandon()
-            service.log.error("c_store_failed", status=f"0x{FAILED.status:04X}", exc_info=error)
-            return _status(FAILED.status, FAILED.comment)
-        answer = reception.finish()
-        return _status(answer.status, answer.comment)
+        with self.serving(event):
+            request: Any = event.request
+            service = self.service(event)
+            announced = _StoreRequest(str(request.AffectedSOPClassUID or ""), str(request.AffectedSOPInstanceUID or ""))
+            reception = service.begin(announced, _context_of(event, as_scp=self._may(event, "store")))
+            try:
+                _, offset = split_dataset(event.dataset_path)
+                with event.dataset_path.open("rb") as file:
+                    file.seek(offset)
+                    while fragment := file.read(FRAGMENT_BYTES):
+                        reception.write(fragment)
+            except Exception as error:  # pynetdicom would answer 0xC211: never to be sent again
+                reception.abandon()
+                service.log.error("c_store_failed", status=f"0x{FAILED.status:04X}", exc_info=error)
+                return _status(FAILED.status, FAILED.comment)
+            answer = reception.finish()
+            return _status(answer.status, answer.comment)
 
     def serve(self, event: Event, field: int) -> tuple[Dataset, Dataset | None]:
         """Answer a request that an extension serves."""
-        operation = self._operation(event)
-        operate = self._listener.added.operations.get((field, operation.context.abstract_syntax))
-        verb = self._listener.verbs.get(operation.context.abstract_syntax)
-        if verb is not None and not self._may(event, verb):
-            operation.respond(NOT_AUTHORIZED, comment=f"not permitted to this peer: {verb}; see [peers]")
-        elif operate is None:
-            operation.respond(SOP_CLASS_NOT_SUPPORTED, comment="the presentation context is of another service")
-        else:
-            operate(operation)
-        return operation.status or _status(FAILED.status, FAILED.comment), operation.reply
+        with self.serving(event):
+            operation = self._operation(event)
+            operate = self._listener.added.operations.get((field, operation.context.abstract_syntax))
+            verb = self._listener.verbs.get(operation.context.abstract_syntax)
+            if verb is not None and not self._may(event, verb):
+                operation.respond(NOT_AUTHORIZED, comment=f"not permitted to this peer: {verb}; see [peers]")
+            elif operate is None:
+                operation.respond(SOP_CLASS_NOT_SUPPORTED, comment="the presentation context is of another service")
+            else:
+                operate(operation)
+            return operation.status or _status(FAILED.status, FAILED.comment), operation.reply
 
     def extended(self, event: Any) -> dict[str, bytes]:
         """Answer SOP Class Extended Negotiation."""
@@ -196,35 +204,38 @@ class Handlers:
 
     def find(self, event: Event) -> Responses:
         """Answer C-FIND: statuses are those of `services.c_find.serve_c_find`."""
-        operation = self._operation(event)
-        find, status = FindOperation(operation, self._listener.find_service), CANCELLED
-        try:
-            self._require(event, self._listener.verbs.get(operation.context.abstract_syntax, "query"))
-            for pending, answer in find.found(operation.is_cancelled):
-                yield pending, _decoded(answer, operation.context.transfer_syntax_uid)
-                find.count += 1
-            status = SUCCESS
-        except Exception as error:
-            last = find.final(error)
-            status = last.status
-            yield _status(last.status, last.comment, last.offending), None
-        finally:
-            find.tell(status)
+        with self.serving(event):
+            operation = self._operation(event)
+            find, status = FindOperation(operation, self._listener.find_service), CANCELLED
+            try:
+                self._require(event, self._listener.verbs.get(operation.context.abstract_syntax, "query"))
+                for pending, answer in find.found(operation.is_cancelled):
+                    yield pending, _decoded(answer, operation.context.transfer_syntax_uid)
+                    find.count += 1
+                status = SUCCESS
+            except Exception as error:
+                last = find.final(error)
+                status = last.status
+                yield _status(last.status, last.comment, last.offending), None
+            finally:
+                find.tell(status)
 
     def get(self, event: Event) -> Responses:
         """Answer C-GET: the instances go out by pynetdicom, each whole in memory."""
-        try:
-            yield from self._retrieved(event, C_GET_RQ)
-        except RequestRefused as error:  # before anything was yielded
-            yield 1
-            yield _status(error.status, str(error), error.offending), None
+        with self.serving(event):
+            try:
+                yield from self._retrieved(event, C_GET_RQ)
+            except RequestRefused as error:  # before anything was yielded
+                yield 1
+                yield _status(error.status, str(error), error.offending), None
 
     def move(self, event: Event) -> Responses:
         """Answer C-MOVE, to a peer of the configuration."""
-        try:
-            yield from self._retrieved(event, C_MOVE_RQ)
-        except RequestRefused:  # before anything was yielded: pynetdicom answers 0xA801
-            yield None, None
+        with self.serving(event):
+            try:
+                yield from self._retrieved(event, C_MOVE_RQ)
+            except RequestRefused:  # before anything was yielded: pynetdicom answers 0xA801
+                yield None, None
 
     def ended(self, event: Event, outcome: str) -> None:
         """Let the series of an association wait no longer for it, or longer if it was aborted."""

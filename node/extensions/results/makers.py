@@ -20,6 +20,7 @@ from node.durable import NO_ROOM
 from node.errors import ConversionRefused, OutOfResources, ResultRefused, is_out_of_memory, type_and_location
 from node.extensions.results.making import Making, identifiers, sample_of
 from node.extensions.results.manifest import ResultKind
+from node.registry import resolve
 
 
 def answer(making: Making, _limits: object) -> bytes:
@@ -30,7 +31,8 @@ def answer(making: Making, _limits: object) -> bytes:
     from pydicom.errors import InvalidDicomError
 
     try:
-        return _encoded("made", _MAKERS[making.entry.kind](making))
+        make = _MAKERS[making.entry.kind]
+        return _encoded("made", (resolve(make) if isinstance(make, str) else make)(making))
     except (ResultRefused, ConversionRefused) as error:
         return _encoded("refused", {"reason": str(error)})
     except InvalidDicomError:
@@ -47,25 +49,7 @@ def _encoded(outcome: str, content: dict[str, Any]) -> bytes:
     return json.dumps([outcome, content]).encode()
 
 
-def _segmentation(making: Making) -> dict[str, Any]:
-    from node.extensions.results.segmentation import make_segmentation
-
-    return make_segmentation(making)
-
-
-def _report(making: Making) -> dict[str, Any]:
-    from node.extensions.results.report import make_report
-
-    return make_report(making)
-
-
-def _document(making: Making) -> dict[str, Any]:
-    from node.extensions.results.report import make_document
-
-    return make_document(making)
-
-
-def _instance(making: Making) -> dict[str, Any]:
+def make_instance(making: Making) -> dict[str, Any]:
     """Accept an instance that is DICOM already: it must be of the patient and the study of its source."""
     from pydicom import dcmread
 
@@ -86,12 +70,13 @@ def _instance(making: Making) -> dict[str, Any]:
     return found
 
 
-_MAKERS: Mapping[ResultKind, Callable[[Making], dict[str, Any]]] = {
-    "segmentation": _segmentation,
-    "report": _report,
-    "document": _document,
-    "instance": _instance,
+_MAKERS: Mapping[ResultKind, str | Callable[[Making], dict[str, Any]]] = {
+    "segmentation": "node.extensions.results.segmentation:make_segmentation",
+    "report": "node.extensions.results.report:make_report",
+    "document": "node.extensions.results.report:make_document",
+    "instance": make_instance,
 }
+"""The function that makes each kind, or its place, which is resolved in a child: it has the libraries."""
 
 LIMITS = ChildLimits(memory_bytes=8_000_000_000, cpu_seconds=600, deadline_seconds=900.0)
 MAX_ANSWER_BYTES = 1 << 20

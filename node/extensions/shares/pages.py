@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, Field
 
 from node.extensions.administration.own import require_session
 from node.extensions.deidentify.downloads import deidentified_zip
@@ -51,7 +50,7 @@ def shared(call: ReaderCall) -> Response:
         raise ResourceNotFound("shared study")
     call.node.index.repository(ShareRepository).note_use(share.id, call.node.ingest.now())
     call.audit.accessed([of_study(share.study, study["patient_id"])], f"link {share.id}")
-    values = {"study": study, "series": series, "pictures": pictures, "path": _path(call)}
+    values: dict[str, Any] = {"study": study, "series": series, "pictures": pictures, "path": _path(call)}
     return plain_page("shared.html", share=share, **values)
 
 
@@ -99,16 +98,6 @@ def shared_dicom(call: ReaderCall) -> Response:
     return dicom_zip(call, studies, series)
 
 
-class LinkForm(BaseModel):
-    """The form that makes a link."""
-
-    days: Annotated[int, Field(ge=1, le=MAX_DAYS)] = 14
-    series: Annotated[str, Field(max_length=64)] = ""
-    download: bool = False
-    deidentification: Annotated[str, Field(max_length=64)] = ""
-    passphrase: Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)] = ""
-
-
 @router.get(LINKS)
 def links(call: WriterCall, study_instance_uid: str) -> Response:
     """The links to a study, and the form that makes one."""
@@ -116,16 +105,9 @@ def links(call: WriterCall, study_instance_uid: str) -> Response:
 
 
 @router.post(LINKS)
-def make_link(call: WriterCall, study_instance_uid: str, form: Annotated[LinkForm, Form()]) -> Response:
+def make_link(call: WriterCall, study_instance_uid: str, wanted: Annotated[NewShare, Form()]) -> Response:
     """Make a link, which this page alone shows."""
     require_session(call)
-    wanted = NewShare(
-        days=form.days,
-        series_instance_uid=form.series,
-        download=form.download,
-        deidentification=form.deidentification or None,
-        passphrase=form.passphrase or None,
-    )
     made = made_share(call, study_instance_uid, wanted)
     return _links_page(call, study_instance_uid, public_url(call.request) + made.path)
 
@@ -172,9 +154,7 @@ def _key(call: Call, share: Share) -> str:
 
 
 def _passphrase_page(call: Call, error: str) -> Response:
-    response = plain_page("passphrase.html", path=_path(call), error=error)
-    response.status_code = 401
-    return response
+    return plain_page("passphrase.html", 401, path=_path(call), error=error)
 
 
 def _path(call: Call) -> str:

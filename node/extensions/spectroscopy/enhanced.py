@@ -264,7 +264,7 @@ def _philips_box(ds: Dataset, volume: Dataset, axes: Float, centre: tuple[float,
     """
     sizes = [private_numbers(volume, tag, 1) for tag in _PHILIPS_SIZES]
     angles = [private_numbers(volume, tag, 1) for tag in _PHILIPS_ANGLES]
-    planned = next(iter(_philips_stacks(ds)), None)
+    planned = next(iter(private_items(ds, PrivateTag(0x2001, "Philips Imaging DD 001", 0x5F, "SQ"))), None)
     stack_angles = [private_numbers(planned, tag, 1) for tag in _PHILIPS_STACK_ANGLES] if planned is not None else []
     if any(size is None or size[0] <= 0 for size in sizes):
         return Place(None, None, "Philips' volume (2005,xx85) states no size")
@@ -273,10 +273,6 @@ def _philips_box(ds: Dataset, volume: Dataset, axes: Float, centre: tuple[float,
         return Place(None, None, "Philips' volume (2005,xx85) is turned otherwise than the image plane")
     spacing_mm = (spacing[0], spacing[1], spacing[2])
     return Place(affine_of(axes, spacing_mm, centre), spacing_mm)
-
-
-def _philips_stacks(ds: Dataset) -> list[Dataset]:
-    return private_items(ds, PrivateTag(0x2001, "Philips Imaging DD 001", 0x5F, "SQ"))
 
 
 def _is_turned_alike(first: Sequence[Any], second: Sequence[Any]) -> bool:

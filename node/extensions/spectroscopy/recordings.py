@@ -165,7 +165,8 @@ def _sidecar(
         "Columns": [*names, *log.detected, "trigger"],
     }
     for channel, (name, description) in zip(channels, names.items(), strict=True):
-        sampled = "" if channel in EVENT_CHANNELS else f", sampled each {_milliseconds(log, channel):g} ms"
+        step_ms = 1000 * log.channels[channel].sample_ticks / TICKS_PER_SECOND
+        sampled = "" if channel in EVENT_CHANNELS else f", sampled each {step_ms:g} ms"
         fields[name] = {"Description": description + sampled, "Units": "arbitrary"}
     for name in log.detected:
         fields[name] = {"Description": "1 where the scanner detected an event", "Units": "arbitrary"}
@@ -181,7 +182,3 @@ def _sidecar(
         "first_volume_s": first_volume / TICKS_PER_SECOND,
         "frames": {recording.sop_instance_uid: [1]},
     }
-
-
-def _milliseconds(log: Log, channel: str) -> float:
-    return 1000 * log.channels[channel].sample_ticks / TICKS_PER_SECOND

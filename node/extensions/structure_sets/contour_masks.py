@@ -352,7 +352,8 @@ def _fill(plane: Array, polygons: Sequence[Float], roi: int) -> bool:
     Larger polygons come first. A smaller one is then either inside what they cover, as a hole or an island, or beside
     it; otherwise they cross.
     """
-    if len({_corners_of(polygon) for polygon in polygons}) < len(polygons):
+    corners = {np.unique(np.round(polygon, DECIMALS), axis=0).tobytes() for polygon in polygons}  # in any direction
+    if len(corners) < len(polygons):
         detail = f"ROI {roi}: a contour is there twice; by the rule of holes, neither of the two would count"
         raise ConversionRefused(Reason.CONTRADICTORY, detail)
     covered = np.zeros(plane.shape, bool)
@@ -365,11 +366,6 @@ def _fill(plane: Array, polygons: Sequence[Float], roi: int) -> bool:
         under |= inside
         plane[window] ^= inside
     return crossing
-
-
-def _corners_of(polygon: Float) -> bytes:
-    """Return the corners of a polygon, the same for each direction and each first corner."""
-    return np.unique(np.round(polygon, DECIMALS), axis=0).tobytes()
 
 
 def _enclosed_area(polygon: Float) -> float:

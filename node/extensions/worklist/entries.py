@@ -248,20 +248,11 @@ def model_of(ds: Dataset) -> Json:
 def scheduled_step(entry: Json) -> ScheduledStep:
     """Return an entry that was `checked`, with the attributes by which the index finds it."""
     (step,) = entry[_tag(STEP_SEQUENCE)]["Value"]
-    return ScheduledStep(
-        patient_id=entry_text(entry, "PatientID"),
-        patient_name=entry_text(entry, "PatientName"),
-        accession_number=entry_text(entry, "AccessionNumber"),
-        study_instance_uid=entry_text(entry, "StudyInstanceUID"),
-        requested_procedure_id=entry_text(entry, "RequestedProcedureID"),
-        scheduled_procedure_step_id=entry_text(step, "ScheduledProcedureStepID"),
-        modality=entry_text(step, "Modality"),
-        station_ae_title=entry_text(step, "ScheduledStationAETitle"),
-        start_date=date_of(entry_text(step, "ScheduledProcedureStepStartDate") or ""),
-        start_time=time_of(entry_text(step, "ScheduledProcedureStepStartTime") or ""),
-        description=entry_text(step, "ScheduledProcedureStepDescription"),
-        attributes=entry,
-    )
+    texts = {name: entry_text(entry, keyword) for name, keyword in FIELDS.items()}
+    texts |= {name: entry_text(step, keyword) for name, keyword in FIELDS_OF_STEP.items()}
+    start = {"start_date": date_of(texts["start_date"] or ""), "start_time": time_of(texts["start_time"] or "")}
+    found: dict[str, Any] = {name: texts[name] for name in ScheduledStep.__slots__ if name in texts}
+    return ScheduledStep(**found | start, attributes=entry)
 
 
 def _tag(keyword: str) -> str:

@@ -189,6 +189,7 @@ def _step(
     date, time = _start(message, group, request)
     modality = value(step, 5) or value(request, 24)
     step_id = value(step, 4) or value(request, 20) or _short(number)
+    made_up = f"2.25.{uuid.uuid5(_NAMESPACE, number).int}"  # the same for each message about an order (PS3.5 B.2)
     fields = {
         "patient_id": value(patient, 3),
         "patient_name": name_of(message, patient, 5, first=1),
@@ -196,7 +197,7 @@ def _step(
         "patient_sex": value(patient, 8).upper(),
         "accession_number": value(step, 1) or value(request, 18),
         "referring_physician_name": name_of(message, message.named("PV1"), 8, first=2),
-        "study_instance_uid": value(step, 3) or value(message.named("ZDS"), 1) or _uid(number),
+        "study_instance_uid": value(step, 3) or value(message.named("ZDS"), 1) or made_up,
         "requested_procedure_id": value(step, 2) or value(request, 19) or _short(number),
         "requested_procedure_description": value(request, 4, 2)[:64],
         "scheduled_procedure_step_id": step_id,
@@ -236,11 +237,6 @@ def name_of(message: Message, segment: tuple[str, ...], field: int, *, first: in
 def _short(number: str) -> str:
     """Return an ID of at most 16 characters, the same for each message about an order."""
     return number if len(number) <= 16 else f"S{uuid.uuid5(_NAMESPACE, number).hex[:15].upper()}"
-
-
-def _uid(number: str) -> str:
-    """Return a Study Instance UID, the same for each message about an order (PS3.5 B.2)."""
-    return f"2.25.{uuid.uuid5(_NAMESPACE, number).int}"
 
 
 def acknowledgment(message: Message | None, verdict: Verdict, reason: str, ae_title: str, now: dt.datetime) -> bytes:

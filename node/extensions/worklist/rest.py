@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
@@ -14,7 +13,7 @@ from node.extensions.pages import rendering
 from node.extensions.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
 from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.performed_rows import ReadPerformedSteps
-from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStep, ScheduledStepRepository
+from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
@@ -176,7 +175,7 @@ def add_worklist_entry(call: WriterCall, change: Change, form: ScheduledStepForm
     """Add an entry. The node makes up a Study Instance UID and the IDs of step and procedure where none are given."""
 
     def add(_: Terms) -> ScheduledStepWithAttributes:
-        step = _step(form)
+        step = step_of(form.fields(), form.attributes)
         added = call.node.index.repository(ScheduledStepRepository).add("rest", step, call.node.ingest.now())
         if added is None:
             raise EntryThere("there is an entry for this step of this study; change it by PUT, or leave its ID out")
@@ -195,7 +194,8 @@ def change_worklist_entry(
 
     def replace(_: Terms) -> ScheduledStepWithAttributes:
         before = _changeable(call.node, entry)
-        step = _step(form, {name: before[name] for name in KEPT if before[name]})
+        kept = {name: before[name] for name in KEPT if before[name]}
+        step = step_of(form.fields(), form.attributes, kept)
         _record(call.audit, Action.UPDATE, entry, step.study_instance_uid, step.patient_id)
         call.node.index.repository(ScheduledStepRepository).change(entry, step, call.node.ingest.now())
         with call.node.index.reading(wait=False) as index:
@@ -264,10 +264,6 @@ def _changeable(node: Services, entry: int) -> Row:
     if row["source"] == "file":
         raise EntryOfFile("the entry is that of a file in [worklist] folder; change or remove the file")
     return row
-
-
-def _step(form: ScheduledStepForm, kept: Mapping[str, str] | None = None) -> ScheduledStep:
-    return step_of(form.fields(), form.attributes, kept)
 
 
 def _record(

@@ -1,8 +1,7 @@
-"""Proposed rules: they name what they propose, ask only what nothing tells, and name nothing by guess."""
+"""Proposed rules: they name what they propose, leave out what nothing tells, and name nothing by guess."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,41 +77,16 @@ def test_two_descriptions_with_one_name_are_told_apart(tmp_path: Path, scanner: 
     assert drafted(*elsewhere).proposed == 0
 
 
-def test_nobody_who_answers_leaves_it_out_with_the_reason(tmp_path: Path, scanner: Scanner) -> None:
+def test_what_nothing_tells_is_left_out_with_the_reason(tmp_path: Path, scanner: Scanner) -> None:
     series = [scanner.series("ep2d_bold", times=5, **EPI), scanner.series("mystery")]
     made = drafted(*series)
     assert (made.proposed, made.undecided) == (2, 2)
     names, reasons = exported(tmp_path, made, *series)
     assert names == []
     assert sorted(reasons) == [
-        'rule "ep2d_bold": not decided: set suffix = bold with entities = { task = ... } instead of skip',
+        'rule "ep2d_bold": not decided: func/bold needs task',
         'rule "mystery": not decided: set a suffix instead of skip',
     ]
-
-
-def test_only_what_is_unknown_is_asked(tmp_path: Path, scanner: Scanner) -> None:
-    answers = {"suffix": ["T3w", "T2w"], "task": ["two-back", "twoback"]}
-    asked = []
-
-    def ask(question: str, wrong: Callable[[str], str | None]) -> str:
-        asked.append(question)
-        kind = "suffix" if "suffix" in question else "task"
-        assert wrong(answers[kind][0])
-        assert wrong(answers[kind][1]) is None
-        return answers[kind][1]
-
-    series = [
-        scanner.series("ep2d_bold", times=5, **EPI),
-        scanner.series("mystery"),
-        scanner.series("bold_nback", times=5, **EPI),
-        scanner.series("t1_mprage"),
-    ]
-    made = drafted(*series, ask=ask)
-    assert asked == [
-        "ep2d_bold: 1 series, 4 x 4 x 3 x 5, Gradient Echo EPI, 2 s\n  task of func/bold",
-        "mystery: 1 series, 4 x 4 x 3 x 1, a sequence of unknown kind\n  suffix, such as T1w or bold",
-    ]
-    assert exported(tmp_path, made, *series)[0] == ["T1w", "T2w", "task-nback_bold", "task-twoback_bold"]
 
 
 @pytest.mark.parametrize(

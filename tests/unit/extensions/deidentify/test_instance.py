@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from node.errors import UsageError
 from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, PixelRule, Reason, read_rules
-from node.extensions.deidentify.files import defaced, deidentify_files, pieces, write
+from node.extensions.deidentify.files import pieces, write
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey, passing_key
@@ -346,39 +346,6 @@ def test_large_pixels_are_copied_from_the_file_of_the_original(tmp_path: Path) -
     assert max(map(len, pieces(new))) < 1024 * 1025 * 2
     write(new, tmp_path / "new.dcm")
     assert np.array_equal(dcmread(tmp_path / "new.dcm").pixel_array, ds.pixel_array)
-
-
-def test_a_plugin_may_deface_pixels_and_nothing_else() -> None:
-    def series() -> list[Dataset]:
-        return [deidentified(ds, how()) for ds in make.ct_series(2)]
-
-    new = defaced(series(), lambda slices: [np.zeros_like(ds.pixel_array) for ds in slices])
-    assert not new[0].pixel_array.any()
-    assert new[0].RecognizableVisualFeatures == "NO"
-    assert [item.CodeValue for item in new[0].DeidentificationMethodCodeSequence] == ["113100", "113102"]
-    for bad in (lambda slices: [], lambda slices: [ds.pixel_array[:3] for ds in slices], lambda slices: 1 / 0):
-        with pytest.raises(NotDeidentified, match="defacing"):
-            defaced(series(), bad)
-
-
-def test_what_has_a_face_is_never_among_the_results(tmp_path: Path) -> None:
-    originals, out = tmp_path / "originals", tmp_path / "out"
-    faces = {"RecognizableVisualFeatures": "YES"}
-    make.saved([*make.ct_series(2, **faces), *make.mr_series(2, **faces)], originals)
-
-    def without_faces(series: Any) -> Any:
-        assert not list(out.glob("[!.]*/**/*.dcm")), "results before they are defaced"
-        if series[0].Modality == "MR":
-            raise ValueError("no head")
-        return [np.zeros_like(ds.pixel_array) for ds in series]
-
-    order = how(allowed=frozenset((Reason.RECOGNIZABLE,)))
-    summary = deidentify_files([originals], out, order, without_faces)
-    assert (summary.written, [refused.reason for refused in summary.refused]) == (2, ["defacing", "defacing"])
-    read = [dcmread(path) for path in out.rglob("*.dcm")]
-    assert [ds.Modality for ds in read] == ["CT", "CT"]
-    assert not any(ds.pixel_array.any() for ds in read)
-    assert [path.name for path in out.iterdir()] == [read[0].PatientID]
 
 
 def test_a_rule_for_another_device_does_not_fit() -> None:
