@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from node.extensions.demo.known_series import Phantom, head_phantom
+from node.extensions.demo.known_series import Phantom, Truth, difference, head_phantom
 from node.writers.reading import read_metaimage, read_nifti
 from tests import make
 from tests.acceptance.served import until
@@ -46,6 +46,7 @@ def test_a_folder_and_its_zip_file_are_converted_right(phantom: Phantom, scan: P
     with zipfile.ZipFile(tmp_path / "scan.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in scan.iterdir():
             archive.write(path, path.name)
+    truth = Truth("", phantom.hounsfield, phantom.affine_lps)
     for source in (scan, tmp_path / "scan.zip"):
         out = tmp_path / f"out-{source.suffix}"
         status, listing, _ = voxelnode("convert", source, "-o", out, "--format", "nifti,mhd", "--thumbnails")
@@ -59,12 +60,8 @@ def test_a_folder_and_its_zip_file_are_converted_right(phantom: Phantom, scan: P
         assert files["nifti"]["shape"] == [176, 208, 60]
         assert files["nifti"]["instances"] == 60
         assert np.allclose(files["nifti"]["spacing_mm"], (1.2, 1.2, 3.4))
-        for voxels, affine_lps in (
-            read_nifti(out / files["nifti"]["path"]),
-            read_metaimage(out / files["mhd"]["path"]),
-        ):
-            assert np.array_equal(voxels, phantom.hounsfield)
-            assert np.allclose(affine_lps, phantom.affine_lps, atol=1e-3)
+        assert difference(truth, *read_nifti(out / files["nifti"]["path"])) is None
+        assert difference(truth, *read_metaimage(out / files["mhd"]["path"])) is None
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The whole flow on one machine, with two real series and a head phantom."""
+"""The whole flow on one machine, with series whose volumes are known in advance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``voxelnode demo``: the whole flow on this machine, with two real series and a head phantom."""
+"""``voxelnode demo``: the whole flow on this machine, with series whose volumes are known in advance."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from node.association.client.association import Address
     from node.control.node import Endpoints
+    from node.extensions.demo.known_series import Truth
 
 QUIET_SECONDS = 1.0
 MAX_WAIT_SECONDS = 60.0
@@ -41,7 +42,7 @@ Row = Mapping[str, Any]
 
 
 class DemoFailed(VoxelnodeError):
-    """A volume is missing."""
+    """A volume is missing or differs from the expected one."""
 
 
 def demo(
@@ -59,9 +60,9 @@ def demo(
 ) -> None:
     """Try a node with known series, and look at them.
 
-    Starts a node on this machine, sends it two real CT series and a head phantom, and lists the files that it writes.
-    Exit 1 if a volume is missing. On a terminal, the node then runs until Ctrl-C, and its pages open in the browser if
-    there is a desktop.
+    Starts a node on this machine, sends it two real CT series and a head phantom, and compares every volume with
+    the known voxels and positions. Exit 1 if a volume is missing or differs. On a terminal, the node then runs until
+    Ctrl-C, and its pages open in the browser if there is a desktop.
     """
     is_on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     stays = keep if keep is not None else is_on_terminal and not json
@@ -101,10 +102,11 @@ def _demonstrate(folder: Path, is_left: bool, stays: bool, opens: bool, json: bo
     try:
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, transient=True, disable=json) as progress:
-            titles = _send(endpoints.dicom, progress)
-            rows, counts = _converted(folder, len(titles), progress)
-        _report(folder, rows, titles, counts, json)
-        _require_volumes(rows, titles, settings.convert.formats)
+            truths = _send(endpoints.dicom, progress)
+            rows, counts = _converted(folder, len(truths), progress)
+            verdicts = {row["path"]: _verdict(row, truths) for row in rows}
+        _report(folder, rows, verdicts, truths, counts, json)
+        _require_right(rows, verdicts, truths, settings.convert.formats)
         if stays:
             _stay(node.serve_until, endpoints, folder, is_left, opens)
         elif not json:
@@ -115,16 +117,14 @@ def _demonstrate(folder: Path, is_left: bool, stays: bool, opens: bool, json: bo
         node.stop(drain_seconds=5)
 
 
-def _send(address: Address, progress: Progress) -> dict[str, str]:
-    """Send all series over associations; return the title of each by Series Instance UID."""
-    from pydicom import dcmread
-
+def _send(address: Address, progress: Progress) -> dict[str, Truth]:
+    """Send all series over associations; return the truth of each by Series Instance UID."""
     from node.association.client.send import send_files
-    from node.extensions.demo.known_series import head_phantom
+    from node.extensions.demo.known_series import Truth, head_phantom, truth_of_files
 
     task = progress.add_task("scanning a head")
     phantom = head_phantom()
-    titles = {phantom.series_instance_uid: "oblique head phantom"}
+    truths = {phantom.series_instance_uid: Truth("oblique head phantom", phantom.hounsfield, phantom.affine_lps)}
     with tempfile.TemporaryDirectory(prefix="voxelnode-scanner-") as scanner:
         files = [Path(scanner, f"{number:03d}.dcm") for number in range(len(phantom.instances))]
         for file, instance in zip(files, phantom.instances, strict=True):
@@ -132,11 +132,11 @@ def _send(address: Address, progress: Progress) -> dict[str, str]:
         for title, name in REAL_SERIES.items():
             shipped = shipped_with_pydicom(name)
             files += shipped
-            titles[str(dcmread(shipped[0], stop_before_pixels=True).SeriesInstanceUID)] = title
+            truths |= [truth_of_files(title, shipped)]
         progress.update(task, description=f"sending {len(files)} instances to {address.ae_title}")
         send_files(files, address, CALLING_AE_TITLE)
     progress.remove_task(task)
-    return titles
+    return truths
 
 
 def _converted(folder: Path, series: int, progress: Progress) -> tuple[list[Row], dict[str, int]]:
@@ -171,31 +171,51 @@ def _waiting(folder: Path, series: int) -> bool:
         return index.count_levels()["series"] < series or index.series.count_open() > 0
 
 
-def _require_volumes(rows: list[Row], titles: Mapping[str, str], formats: tuple[str, ...]) -> None:
-    found = {(row["series_instance_uid"], row["format"]) for row in rows if row["kind"] == "volume"}
+def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
+    """Return ``right``, or how the file differs from the truth; empty for files that are not volumes."""
+    from node.extensions.demo.known_series import difference
+    from node.writers.reading import read_metaimage, read_nifti
+
+    read = {"nifti": read_nifti, "mhd": read_metaimage}.get(row["format"])
+    if row["kind"] != "volume" or read is None:
+        return ""
+    return difference(truths[row["series_instance_uid"]], *read(Path(row["path"]))) or "right"
+
+
+def _require_right(
+    rows: list[Row], verdicts: Mapping[str, str], truths: Mapping[str, Truth], formats: tuple[str, ...]
+) -> None:
+    right = {(row["series_instance_uid"], row["format"]) for row in rows if verdicts[row["path"]] == "right"}
+    wrong = [f"{path}: {verdict}" for path, verdict in verdicts.items() if verdict not in ("", "right")]
     missing = [
-        f"{title}: no {name} volume" for uid, title in titles.items() for name in formats if (uid, name) not in found
+        f"{truth.title}: no {name} volume"
+        for uid, truth in truths.items()
+        for name in formats
+        if (uid, name) not in right
     ]
-    if missing:
-        raise DemoFailed("\n".join(missing))
+    if wrong or missing:
+        raise DemoFailed("\n".join([*wrong, *missing]))
 
 
 def _report(
     folder: Path,
     rows: list[Row],
-    titles: Mapping[str, str],
+    verdicts: Mapping[str, str],
+    truths: Mapping[str, Truth],
     counts: Mapping[str, int],
     json: bool,
 ) -> None:
     columns: Columns = {
-        "series": lambda row: titles[row["series_instance_uid"]],
+        "series": lambda row: truths[row["series_instance_uid"]].title,
         "kind": "kind",
         "shape": "shape",
         "file": lambda row: Path(row["path"]).name,
         "size": lambda row: sized(row["bytes"]),
+        "read back": "verdict",
     }
-    data = {"root": folder, "rows": counts, "files": rows}
-    listing("files written (v_volumes)", columns, rows, data=data).show(json)
+    files = [{**row, "verdict": verdicts[row["path"]]} for row in rows]
+    data = {"root": folder, "rows": counts, "files": files}
+    listing("files written (v_volumes)", columns, files, data=data).show(json)
     if json:
         return
     print_table("rows of the index", tuple(counts), [tuple(counts.values())])

@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 from node.errors import UsageError
-from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, PixelRule, Reason, read_rules
+from node.extensions.deidentify.deidentification import Deidentification, PixelRule, Reason, read_rules
 from node.extensions.deidentify.files import pieces, write
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
