@@ -19,8 +19,8 @@ from node.receive.recovery import recover
 from node.settings.model import Settings
 from tests import make
 from tests.ingest import indexed
-from tests.integration.conftest import Root, announced, data_set_bytes
-from tests.integration.test_fsck import convert_all, flip, objects
+from tests.integration.conftest import Root, announced, data_set_bytes, flip
+from tests.integration.test_fsck import convert_all, objects
 from tests.rows import view_rows, write_rows
 
 
@@ -183,8 +183,7 @@ def test_fsck_tells_what_it_could_not_read_and_does_nothing_to_it(
 
 
 def test_a_folder_that_cannot_be_listed_is_not_empty(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    for ds in make.ct_series(3):
-        root.take(ds)
+    root.take_all(make.ct_series(3))
     real = os.listdir
 
     def listdir(path: Any = ".") -> list[str]:
@@ -197,7 +196,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(root: Root, monkeypatch: py
         with pytest.raises(OSError, match="Permission denied"):
             recover(root.archive, root.index, root.ingest.quiet_seconds, root.clock())
     assert recover(root.archive, root.index, root.ingest.quiet_seconds, root.clock()).missing == 0
-    assert view_rows(root.folder, "SELECT 1 FROM v_events WHERE kind = 'file-missing'") == []
+    assert root.rows("SELECT 1 FROM v_events WHERE kind = 'file-missing'") == []
 
 
 @pytest.mark.slow

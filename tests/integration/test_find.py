@@ -463,8 +463,7 @@ def test_a_series_is_available_until_its_last_file_is_gone(open_root: Callable[[
     root = open_root()
     study_uid, series_uid = generate_uid(), generate_uid()
     instances = [make.instance(study_uid=study_uid, series_uid=series_uid, InstanceNumber=n) for n in (1, 2)]
-    for ds in instances:
-        root.take(ds)
+    root.take_all(instances)
 
     def availability(level: Level) -> list[str]:
         ds = identifier(level, {"StudyInstanceUID": study_uid})

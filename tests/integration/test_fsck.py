@@ -32,6 +32,7 @@ from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
+from tests.integration.conftest import flip
 from tests.made_once import copy_root, lose_index, put_index_back, save_index
 from tests.rows import view_rows
 
@@ -70,12 +71,6 @@ def kinds(findings: list[Finding]) -> list[str]:
 
 def objects(root: Path) -> list[Path]:
     return sorted(root.glob("objects/*/*.dcm"))
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from node.index.work import jobs
 from tests import make
 from tests.integration.conftest import Root
 from tests.made_once import IN_POSTGRESQL
-from tests.rows import read_rows, view_rows, write_rows
+from tests.rows import read_rows, write_rows
 from tests.several_writers import received
 
 pytestmark = pytest.mark.postgresql
@@ -93,7 +93,7 @@ def test_one_statement_is_about_any_number_of_rows(root: Root) -> None:
     """SQLite allows 32766 parameters, PostgreSQL 65535."""
     root.take(make.ct_series(1, PatientID="")[0])  # the first conflict
     root.index.conflicts.decide(range(70_000), "kept", "someone", root.clock())
-    assert [row["decision"] for row in view_rows(root.folder, "SELECT decision FROM v_conflicts")] == ["kept"]
+    assert [row["decision"] for row in root.rows("SELECT decision FROM v_conflicts")] == ["kept"]
     messages = [str(number) for number in range(70_000)]
     root.index._writer.run(lambda connection: jobs.replay(connection, "hook", messages))
 
@@ -170,7 +170,7 @@ def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkey
                 root.index._writer.run(disk_error)
         closing.result()
         assert failing.exception() is not None
-    [closed] = view_rows(root.folder, "SELECT value FROM about WHERE key = 'closed'")
+    [closed] = root.rows("SELECT value FROM about WHERE key = 'closed'")
     assert closed["value"] == ("yes" if IN_POSTGRESQL else "no"), "the server looks after its disk"
 
 
@@ -179,7 +179,7 @@ def test_an_index_whose_disk_failed_does_not_count_as_closed(root: Root) -> None
     with pytest.raises(OutOfResources):
         root.index._writer.run(disk_error)
     root.index.close()
-    assert view_rows(root.folder, "SELECT value FROM about WHERE key = 'closed'") == [{"value": "no"}]
+    assert root.rows("SELECT value FROM about WHERE key = 'closed'") == [{"value": "no"}]
 
 
 def test_closing_an_index_again_leaves_what_another_one_wrote(open_root: Callable[[], Root]) -> None:

@@ -39,7 +39,7 @@ from tests import make
 from tests.acceptance.served import until
 from tests.converting import convert_series
 from tests.ingest import indexed
-from tests.integration.conftest import announced, data_set_bytes
+from tests.integration.conftest import announced, data_set_bytes, flip
 from tests.made_once import lose_index
 from tests.object_store import object_store
 from tests.receivers import Answer, Receiver
@@ -314,9 +314,7 @@ def test_what_comes_behind_a_round_does_not_wait_for_what_was_refused(serve: Cal
     damaged, other = make.ct_series(2)
     node.take(damaged)
     [path] = node.local()
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip(path)
     assert node.uploads.step() == 0.0
     node.take(other)
     node.uploads._after = "p"  # the round has passed its key

@@ -825,14 +825,11 @@ def test_a_served_node_keeps_what_it_acknowledged_when_it_is_killed(server: Serv
 def filled(root: Root) -> Path:
     """The folder of a root that is closed, with rows of most kinds."""
     first, second = make.ct_series(2), make.ct_series(1, PatientID="OTHER")
-    for ds in (*first, *second):
-        root.take(ds)
+    root.take_all([*first, *second])
     changed = second[0]
     changed.PatientName = "Other^Bytes"
     root.take(changed)
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
+    claimed = root.claim()
     assert converted(root, claimed)
     root.index.repository(PersonRepository).merge(1, 2, root.clock())
     root.index.close()

@@ -113,8 +113,7 @@ def asked(root: Root, source: Source) -> Asked:
 
 
 def took(root: Root, instances: list[Any], calling_ae_title: str = "PACS") -> list[str]:
-    for ds in instances:
-        root.take(ds, Origin("dicom", calling_ae_title, "VOXELNODE", "127.0.0.1:1", "a1"))
+    root.take_all(instances, Origin("dicom", calling_ae_title, "VOXELNODE", "127.0.0.1:1", "a1"))
     return [str(ds.SOPInstanceUID) for ds in instances]
 
 

@@ -12,7 +12,6 @@ from node.receive.ingest import LARGE_BYTES, Origin
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
-from tests.rows import view_rows
 
 
 def recovered(root: Root) -> tuple[int, int, int, int]:
@@ -39,7 +38,7 @@ def test_a_file_that_died_before_its_row_is_adopted_whole(open_root: Callable[[]
     root.archive.write(root.archive.new_key(), head + data_set_bytes(second))
     root = open_root()
     assert recovered(root) == (0, 1, 0, 0)
-    [row] = view_rows(root.folder, "SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=second.SOPInstanceUID)
+    [row] = root.rows("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=second.SOPInstanceUID)
     sent = data_set_bytes(second)
     assert Path(row["path"]).read_bytes()[row["data_set_offset"] :] == sent
     assert row["sha256"] == hashlib.sha256(sent).hexdigest()
