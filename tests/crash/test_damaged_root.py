@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,25 +115,3 @@ def test_a_removed_or_altered_file_is_found_by_fsck(node: Node, journal: Journal
     node.kill()  # the checker looks at a node that has received nothing since its start
     assert node.start()
     assert Checker(node.root).problems(journal) == []
-
-
-@pytest.mark.slow
-def test_a_backup_by_command_beside_a_serving_node_starts_elsewhere_with_everything(
-    node: Node, journal: Journal, tmp_path: Path
-) -> None:
-    assert node.start()
-    copy = tmp_path / "elsewhere" / "root"
-    copy.mkdir(parents=True)
-    told = run("db", "backup", str(copy / "index.sqlite"), "--root", str(node.root))
-    assert told.returncode == 0, told.stderr
-    acknowledged_by_then = len(journal.acknowledged())
-    sender = Sender(node.port, new_series(4), journal)
-    sender.start()
-    sender.join()
-    for name in ("journal", "incoming", "objects", "quarantine"):  # as in docs/backup.md
-        shutil.copytree(node.root / name, copy / name)
-    node.kill()
-    with Node(copy) as restored:
-        assert restored.start()
-        assert Checker(copy).problems(journal) == []
-    assert len(journal.acknowledged()) == acknowledged_by_then + 4

@@ -31,6 +31,7 @@ from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions, write_options
 from tests.converting import convert_series
 from tests.ingest import indexed, opened_ingest
+from tests.protocol.conftest import keys  # noqa: F401  (a fixture)
 from tests.rows import view_rows
 
 Run = Callable[[ConversionJob], Converted]

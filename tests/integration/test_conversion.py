@@ -132,15 +132,6 @@ def test_an_instance_that_arrives_during_conversion_makes_the_series_due_again(r
     assert len(root.rows("SELECT 1 FROM v_volumes WHERE superseded AND format = 'nifti'")) == 1
 
 
-def test_a_late_instance_reopens_a_converted_series(root: Root) -> None:
-    *most, last = make.ct_series(5)
-    root.take_all(most)
-    converted(root, claim(root))
-    root.take(last)
-    [series] = root.rows("SELECT state FROM v_series")
-    assert series["state"] == "receiving"
-
-
 def test_an_object_without_pixels_is_recorded_as_not_an_image(root: Root) -> None:
     root.take(make.structured_report())
     converted(root, claim(root))
@@ -298,14 +289,6 @@ def job(tmp_path: Path) -> ConversionJob:
 
 
 @pytest.mark.slow
-def test_the_child_process_gives_what_the_function_gives(job: ConversionJob, converters: Converters) -> None:
-    in_child = converters.run(job, LIMITS, threading.Event())
-    assert [file.path for file in in_child.files] == ["volume.nii.gz", "volume.mhd", "volume_thumbnail.png"]
-    array = np.asanyarray(nib.load(job.folder / "volume.nii.gz").dataobj)
-    assert array.shape == (12, 16, 5)
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: nothing at the same time")
 def test_compressed_frames_are_decoded_by_assistants_to_the_same_volume(root: Root, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 4000, (12, 256, 256), np.int16)
@@ -451,17 +434,6 @@ def wait_for(root: Root, state: str, clock: Clock) -> None:
             return
         deadline.wait(0.05)
     pytest.fail(f"series never became {state}: {root.rows('SELECT state, error FROM v_series')}")
-
-
-@pytest.mark.slow
-def test_the_worker_converts_what_is_due_and_stops_when_told(root: Root) -> None:
-    root.take_all(make.ct_series(5))
-    worker = Worker(root.archive, root.index, Convert())
-    worker.start()
-    try:
-        wait_for(root, "converted", root.clock)
-    finally:
-        worker.stop(20)
 
 
 def test_a_stopping_worker_hands_back_what_it_cannot_finish(root: Root) -> None:

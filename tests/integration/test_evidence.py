@@ -227,20 +227,3 @@ def test_a_damaged_file_that_was_marked_is_not_taken_for_one_that_is_back(settin
     with Repository(settings):
         pass
     assert row_of(settings, ds)["file_missing"]
-
-
-@pytest.mark.slow
-def test_a_rebuild_takes_an_instance_back_that_is_only_in_quarantine(settings: Settings) -> None:
-    first, second = make.ct_series(2)
-    take(settings, first, second, make.corrected(first))
-    root = settings.storage.root
-    with Repository(settings) as store:
-        store.applier.checkpoint()
-    path = Path(row_of(settings, second)["path"])
-    path.rename(root / "quarantine" / path.name)
-    (root / "quarantine" / "stray.dcm").write_bytes(b"no DICOM")
-    assert rebuild_index(settings).taken_back == [path.name]
-    assert Path(row_of(settings, second)["path"]).read_bytes().endswith(data_set_bytes(second))
-    assert Path(row_of(settings, first)["path"]).read_bytes().endswith(data_set_bytes(first))
-    assert len(list((root / "quarantine").iterdir())) == 2
-    assert repaired(settings) == []

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from node.receive.ingest import Origin
 from node.retries import jittered_wait_seconds
 from node.settings.model import HookSettings, Settings
 from tests import make
+from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.receivers import Answer, Received, Receiver, channel_of
 
@@ -36,13 +36,14 @@ def start(root: Root, audit: Audit) -> Iterator[Start]:
     """Begin one hook on the root; its `work` is called by the test."""
     channels: list[Any] = []
 
-    def begin(receiver: Receiver, on: tuple[str, ...] = ALL, **options: Any) -> HookWorker:
-        hook = HookSettings(on=on, url=receiver.url, **options)  # type: ignore[arg-type]
+    def begin(
+        receiver: Receiver | None, on: tuple[str, ...] = ALL, metrics: Metrics | None = None, **options: Any
+    ) -> HookWorker:
+        hook = HookSettings(on=on, url=receiver and receiver.url, **options)  # type: ignore[arg-type]
         root.index.deliveries.begin("hook", {Lane("hook", "one"): "instance-stored" in on})
         channels.append(channel_of("one", hook))
-        return HookWorker(
-            "one", hook, channels[-1], root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock
-        )
+        rest = audit, "VOXELNODE", root.results, root.clock
+        return HookWorker("one", hook, channels[-1], root.index, metrics or Metrics(), *rest)
 
     yield begin
     for channel in channels:
@@ -55,10 +56,9 @@ def take(root: Root, series: list[FileDataset], title: str = "MODALITY") -> None
         root.clock.move(0.001)
 
 
-def test_the_counters_of_a_hook_begin_at_zero_so_that_an_alert_sees_the_first(root: Root, audit: Audit) -> None:
-    metrics, hook = Metrics(), HookSettings(on=("volume-written",), command=("true",))
-    with closing(channel_of("one", hook)) as channel:
-        HookWorker("one", hook, channel, root.index, metrics, audit, "VOXELNODE", root.results, root.clock)
+def test_the_counters_of_a_hook_begin_at_zero_so_that_an_alert_sees_the_first(root: Root, start: Start) -> None:
+    metrics = Metrics()
+    start(None, command=("true",), metrics=metrics)
     counts = {name: value for name, value in metrics.snapshot().items() if "hook_messages_total" in name}
     assert len(counts) == 3
     assert set(counts.values()) == {0}
@@ -112,7 +112,9 @@ def test_a_hook_is_told_only_of_series_that_it_selects(root: Root, start: Start)
     for description in (written, quiet["series"][0]):
         assert (description["modality"], description["series_description"]) == ("CT", "Thorax")
         assert (description["body_part_examined"], description["protocol_name"]) == ("CHEST", "Lunge")
-    assert quiet["study_instance_uid"] == enough[0].StudyInstanceUID
+    assert (quiet["study_instance_uid"], quiet["series_instance_uid"]) == (enough[0].StudyInstanceUID, None)
+    [series] = quiet["series"]
+    assert (series["state"], series["instances"], series["verdict"]["state"]) == ("converted", 5, "complete")
     assert root.rows("SELECT 1 FROM v_deliveries WHERE state <> 'delivered'") == []
 
 
@@ -289,13 +291,9 @@ def test_what_was_deleted_is_told_no_more(root: Root, start: Start) -> None:
     assert (row["state"], row["reason"]) == ("dropped", "the object was deleted")
 
 
-def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: Audit) -> None:
+def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, start: Start) -> None:
     series, other = make.ct_series(1), make.ct_series(1)
-    hook = HookSettings(on=("series-quiet",), command=("echo", "Nemo^Captain"))
-    root.index.deliveries.begin("hook", {Lane("hook", "one"): False})
-    worker = HookWorker(
-        "one", hook, channel_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock
-    )
+    worker = start(None, ("series-quiet",), command=("echo", "Nemo^Captain"))
     take(root, [*series, *other])
     root.convert_due()
     worker.work()
@@ -382,19 +380,6 @@ def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root:
     assert [volume["shape"][2] for volume in newest] == [4]
 
 
-def test_a_quiet_study_is_told_with_its_series(root: Root, start: Start) -> None:
-    with Receiver() as receiver:
-        worker = start(receiver, ("study-quiet",))
-        take(root, make.ct_series(2))
-        root.convert_due()
-        root.mark_quiet()
-        worker.work()
-        [told] = [one.content for one in receiver.received]
-    [series] = told["series"]
-    assert (series["state"], series["instances"], series["verdict"]["state"]) == ("converted", 2, "complete")
-    assert told["series_instance_uid"] is None
-
-
 @pytest.mark.parametrize("is_included", [False, True])
 def test_the_patient_is_named_only_where_that_is_asked_for(root: Root, start: Start, is_included: bool) -> None:
     series = make.ct_series(1, PatientName="Nemo^Captain", PatientID="N1")
@@ -428,16 +413,49 @@ def test_an_instance_that_was_replaced_is_told_under_another_id(root: Root, star
 
 
 @pytest.mark.slow
-def test_a_long_backlog_is_told_whole_and_in_order(root: Root, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("on", "told"),
+    [
+        (ALL, (["instance-stored"] * 4 + ["series-quiet", "volume-written"]) * 4 + ["study-quiet"] * 4),
+        (("study-quiet",), ["study-quiet"] * 4),  # behind many events that this hook does not want
+    ],
+    ids=["everything", "the last"],
+)
+def test_a_long_backlog_is_told_whole_and_in_order(
+    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch, on: tuple[str, ...], told: list[str]
+) -> None:
     monkeypatch.setattr(deliveries, "MAX_READ_ROWS", 3)
     with Receiver() as receiver:
-        worker = start(receiver)
+        worker = start(receiver, on)
         for _ in range(4):
             take(root, make.ct_series(4))
             root.convert_due()
-        while worker.work():
+        root.mark_quiet()
+        while worker.step() == 0.0:
             pass
-        assert receiver.events() == (["instance-stored"] * 4 + ["series-quiet", "volume-written"]) * 4
+        assert receiver.events() == told
+
+
+def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_others(root: Root, start: Start) -> None:
+    with Receiver(refusing(500)) as receiver:
+        worker = start(receiver, ("instance-stored",))
+        assert worker.step() is None
+        take(root, make.ct_series(3))  # two of them wait behind the first, and are due by themselves
+        assert worker.step() == 0.0
+        seconds = worker.step()
+        assert seconds is not None
+        assert 15 <= seconds <= 30
+        assert len(receiver.received) == 1
+
+
+def test_a_running_hook_is_told_of_what_is_committed(root: Root, start: Start) -> None:
+    with Receiver() as receiver:
+        worker = start(receiver, ("instance-stored",))
+        worker.start()
+        until(lambda: worker.steps > 0, 30, "its first step")
+        take(root, make.ct_series(1))
+        receiver.wait_for(1)
+        worker.stop()
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,14 +65,6 @@ def test_names_are_utf8_whatever_the_character_set(root: Root, term: str, name: 
     root.take(ds)
     [patient] = root.rows("SELECT patient_name FROM v_patients")
     assert patient["patient_name"] == name
-
-
-def test_the_same_bytes_again_write_nothing(root: Root) -> None:
-    [ds] = make.ct_series(1)
-    root.take(ds)
-    assert root.take(ds) is Outcome.ALREADY_THERE
-    assert len(root.rows("SELECT 1 FROM v_images")) == 1
-    assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
 
 
 def test_other_bytes_under_the_same_uid_leave_the_first_and_keep_the_second(root: Root) -> None:
@@ -169,17 +160,6 @@ def test_below_the_disk_reserve_nothing_is_taken_and_above_it_everything_again(r
     assert root.take(ds) is Outcome.STORED
 
 
-def test_an_instance_moves_the_due_time_of_its_series(root: Root) -> None:
-    first, second = make.ct_series(2)
-    root.take(first)
-    root.clock.move(50)
-    root.take(second)
-    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
-    claimed = root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60))
-    assert claimed is not None
-    assert len(claimed.instances) == 2
-
-
 def test_a_slow_sender_has_a_quiet_time_of_its_own(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds, Origin("dicom", "SLOW "))
@@ -218,12 +198,3 @@ def test_a_closed_door_answers_that_the_node_is_stopping(root: Root) -> None:
     [ds] = make.ct_series(1)
     with pytest.raises(OutOfResources, match="stopping"):
         root.take(ds)
-
-
-def test_everything_taken_is_there_after_a_restart(open_root: Callable[[], Root]) -> None:
-    instances = make.ct_series(4)
-    root = open_root()
-    root.take_all(instances)
-    root = open_root()
-    found = {row["sop_instance_uid"] for row in root.rows("SELECT sop_instance_uid FROM v_images")}
-    assert found == {ds.SOPInstanceUID for ds in instances}

@@ -160,27 +160,21 @@ def test_a_series_with_all_that_it_announces_is_complete_in_view_and_sidecar(roo
     }
 
 
-def test_a_gap_in_space_is_an_incomplete_series_with_the_number_of_missing_slices(root: Root) -> None:
-    root.take_all(make.gap_series(8, missing=(3, 4)))
+@pytest.mark.parametrize(
+    ("instances", "expected"),
+    [
+        (lambda: make.gap_series(8, missing=(3, 4)), ("incomplete", "geometry", None, 2)),
+        (lambda: make.ct_series(6, ImagesInAcquisition=6)[:5], ("incomplete", "headers", 6, 1)),
+        (lambda: [make.structured_report()], ("complete", "quiet", None, 0)),
+    ],
+    ids=["a gap in space", "a last slice that never came", "no image"],
+)
+def test_a_series_is_judged_by_what_came_of_it(
+    root: Root, instances: Callable[[], list[FileDataset]], expected: tuple[Any, ...]
+) -> None:
+    root.take_all(instances())
     settle(root)
-    assert verdict(root) == ("incomplete", "geometry", None, 2)
-
-
-def test_a_last_slice_that_never_came_is_known_from_the_headers_only(root: Root) -> None:
-    root.take_all(make.ct_series(6, ImagesInAcquisition=6)[:5])
-    settle(root)
-    assert verdict(root) == ("incomplete", "headers", 6, 1)
-
-
-@pytest.mark.slow
-def test_times_and_images_of_each_are_multiplied(root: Root) -> None:
-    series = make.time_series(3, 4, NumberOfTemporalPositions=3, ImagesInAcquisition=4)
-    root.take_all(series[:8])
-    settle(root)
-    assert verdict(root) == ("incomplete", "headers", 12, 4)
-    root.take_all(series[8:])
-    settle(root)
-    assert verdict(root) == ("complete", "headers", 12, 0)
+    assert verdict(root) == expected
 
 
 def test_a_lost_time_is_listed_in_the_index_in_words(root: Root) -> None:
@@ -251,13 +245,6 @@ def test_a_series_of_each_time_lacks_no_times(root: Root) -> None:
     for _ in range(2):
         settle(root)
     assert {row["verdict"] for row in root.rows("SELECT verdict FROM v_series")} == {"complete"}
-
-
-def test_a_refused_series_has_a_verdict_too(root: Root) -> None:
-    root.take(make.structured_report())
-    settle(root)
-    assert verdict(root) == ("complete", "quiet", None, 0)
-    assert events(root) == ["series-quiet", "series-refused"]
 
 
 def test_a_series_whose_converter_crashes_has_a_verdict_too(root: Root) -> None:
@@ -950,31 +937,6 @@ def test_a_study_that_gets_another_instance_is_no_longer_quiet_and_then_quiet_ag
 
 
 # The worker
-
-
-@pytest.mark.sqlite("hosts follow the clock of the server, which has no steps")
-@pytest.mark.parametrize("hours", [1, -1])
-def test_a_worker_follows_a_step_of_the_clock_while_a_series_waits(root: Root, hours: int) -> None:
-    clock = Clock(dt.datetime.now(dt.UTC))
-    root.ingest.now = clock
-    root.take(make.ct_series(1)[0])
-    worker = Worker(root.archive, root.index, Convert(), clock)
-    worker.start()
-    try:
-        clock.move(3600 * hours)
-        worker.wake()
-        expected = (clock() + dt.timedelta(seconds=60)).replace(tzinfo=None).isoformat(" ")
-        query = "SELECT 1 FROM v_series WHERE abs(julianday(due_at) - julianday(:expected)) * 86400 < 2"
-        pause = threading.Event()
-        for _ in range(200):
-            if root.rows(query, expected=expected):
-                break
-            pause.wait(0.05)
-        assert root.rows(query, expected=expected), the_series(root)
-        assert the_series(root)["state"] == "receiving"
-    finally:
-        worker.stop(10)
-    assert events(root) == []
 
 
 def test_many_readers_do_not_keep_the_worker_from_what_is_due(root: Root) -> None:

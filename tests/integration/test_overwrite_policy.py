@@ -82,9 +82,9 @@ def test_after_a_restart_both_versions_are_where_they_were(open_root: Callable[[
     assert (current(root), kept_aside(root)) == before
 
 
-@pytest.mark.parametrize("policy", ["never", "replace"])
-def test_a_crash_between_the_commit_and_the_move_loses_neither(
-    open_root: Callable[[], Root], policy: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("policy", "is_old"), [("never", False), ("replace", False), ("replace", True)])
+def test_a_crash_between_the_commit_and_the_move_loses_neither_also_in_an_old_folder(
+    open_root: Callable[[], Root], policy: Any, is_old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = open_root()
     root.ingest.overwrite_policy = policy
@@ -94,26 +94,12 @@ def test_a_crash_between_the_commit_and_the_move_loses_neither(
         for version in versions:
             root.take(version)
     root = open_root()
+    if is_old:
+        root.index.about.set("swept_folder", "00000009")
     recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
     [(sha256, content)] = kept_aside(root).items()
     assert {sha256, current(root)[0]} == {digest(version) for version in versions}
     assert [digest(version) for version in versions if content.endswith(data_set_bytes(version))] == [sha256]
-    assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
-
-
-def test_a_move_that_a_crash_left_in_an_old_folder_is_made_up_for(
-    open_root: Callable[[], Root], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = open_root()
-    root.ingest.overwrite_policy = "replace"
-    with monkeypatch.context() as crash:
-        crash.setattr(root.archive, "quarantine", lambda key: None)
-        for version in two_versions():
-            root.take(version)
-    root = open_root()
-    root.index.about.set("swept_folder", "00000009")
-    recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
-    assert len(kept_aside(root)) == 1
     assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
 
 
@@ -172,16 +158,6 @@ def test_twenty_senders_of_twenty_versions_lose_none_of_them(root: Root, policy:
     assert hashlib.sha256(current(root)[1]).hexdigest() == current(root)[0]
     by_digest = {digest(version): data_set_bytes(version) for version in versions}
     assert all(content.endswith(by_digest[sha256]) for sha256, content in aside.items())
-
-
-def test_an_instance_whose_file_is_gone_is_taken_again(root: Root) -> None:
-    [ds] = make.ct_series(1)
-    root.take(ds)
-    [image] = root.rows("SELECT path FROM v_images")
-    Path(image["path"]).unlink()
-    root.index._writer.run(lambda connection: connection.exec_driver_sql("UPDATE images SET file_missing = true"))
-    assert root.take(ds) is Outcome.STORED
-    assert current(root) == (digest(ds), data_set_bytes(ds))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -66,12 +65,3 @@ def test_a_claim_of_a_dead_worker_is_due_at_once(open_root: Callable[[], Root]) 
     assert root.index.series.claim_due(root.clock()) is None
     assert recovered(root) == (0, 0, 0, 1)
     assert root.index.series.claim_due(root.clock()) is not None
-
-
-def test_a_step_of_the_clock_moves_what_is_due(root: Root) -> None:
-    [ds] = make.ct_series(1)
-    root.take(ds)
-    root.clock.move(3600)
-    root.index.timers.shift(dt.timedelta(seconds=3600))
-    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
-    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60)) is not None

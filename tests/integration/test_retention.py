@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.audit.audit_log import Audit, AuditFailed, AuditMessage
+from node.audit.audit_log import Audit, AuditMessage
 from node.index.nouns.retention_state import Uptime
 from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
@@ -72,22 +72,6 @@ def test_the_sender_of_each_study_is_known(root: Root) -> None:
     assert retention(root, days_by_calling_ae_title={"SHORT": 7, "LONG": "never"}).run_once(root.clock()) == 1
     assert studies(root) == {long}
     assert short not in studies(root)
-
-
-def test_without_an_audit_log_nothing_goes(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_study(root)
-    root.convert_due()
-    root.clock.move(31 * DAY)
-    passing = retention(root, days=30)
-
-    def full(descriptor: int, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as disk:
-        disk.setattr("node.audit.audit_log.os.write", full)
-        with pytest.raises(AuditFailed):
-            passing.run_once(root.clock())
-    assert len(studies(root)) == 1
 
 
 class SlowAudit(Audit):

@@ -18,7 +18,6 @@ from structlog.testing import capture_logs
 
 from node import background, retries
 from node.archive.filesystem import Archive
-from node.audit.audit_log import Audit
 from node.conversion import scheduler
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
@@ -28,17 +27,11 @@ from node.errors import OutOfResources
 from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
-from node.index.work import deliveries
-from node.index.work.ledger import Lane
-from node.metrics import Metrics
-from node.notify.notifier import HookWorker
 from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
 from node.settings.convert import Convert
-from node.settings.model import HookSettings
 from tests import make
 from tests.integration.conftest import Root
-from tests.receivers import Answer, Receiver, channel_of
 from tests.rows import give_locks_up_after, index_locked
 
 DEADLINE_SECONDS = 30.0
@@ -147,78 +140,6 @@ def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:
     root.clock.move(901)
     assert root.index.studies.mark_quiet(quiet, root.clock()) == 1
     assert root.index.studies.next_quiet_at(quiet) is None
-
-
-# Hooks
-
-
-@pytest.fixture
-def hook(root: Root) -> Iterator[Callable[..., HookWorker]]:
-    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    made: list[HookWorker] = []
-
-    def make_hook(receiver: Receiver, *on: Any, **options: Any) -> HookWorker:
-        settings = HookSettings(on=on, url=receiver.url, **options)
-        root.index.deliveries.begin("hook", {Lane("hook", "one"): "instance-stored" in on})
-        channel = channel_of("one", settings)
-        made.append(
-            HookWorker("one", settings, channel, root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock)
-        )
-        return made[-1]
-
-    yield make_hook
-    for service in made:
-        service.stop()
-        service._channel.close()
-    audit.close()
-
-
-def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_others(
-    root: Root, hook: Callable[..., HookWorker]
-) -> None:
-    with Receiver(lambda received: Answer(500)) as receiver:
-        worker = hook(receiver, "instance-stored")
-        assert worker.step() is None
-        for ds in make.ct_series(3):  # two of them wait behind the first, and are due by themselves
-            root.take(ds)
-        assert worker.step() == 0.0
-        seconds = worker.step()
-        assert seconds is not None
-        assert 15 <= seconds <= 30
-        assert len(receiver.received) == 1
-
-
-@pytest.mark.slow
-def test_a_hook_reads_on_behind_many_events_that_it_does_not_want(
-    root: Root, hook: Callable[..., HookWorker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deliveries, "MAX_READ_ROWS", 3)
-    with Receiver() as receiver:
-        worker = hook(receiver, "study-quiet")
-        places = []
-        for ds in make.ct_series(1):
-            root.take(ds)
-            places.append((str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)))
-        for _ in range(4):  # each an event that this hook does not want
-            claimed = root.claim()
-            root.index.series.record_crash(claimed, "ended", attempts=1, now=root.clock())
-            root.index.series.reopen(places, root.clock())
-        claimed = root.claim(0)
-        root.index.series.record_crash(claimed, "ended", attempts=1, now=root.clock())
-        root.clock.move(901)
-        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
-        while worker.step() == 0.0:
-            pass
-        assert receiver.events() == ["study-quiet"]
-
-
-def test_a_running_hook_is_told_of_what_is_committed(root: Root, hook: Callable[..., HookWorker]) -> None:
-    with Receiver() as receiver:
-        worker = hook(receiver, "instance-stored")
-        worker.start()
-        until(lambda: worker.steps > 0)
-        root.take(make.ct_series(1)[0])
-        receiver.wait_for(1)
 
 
 # Refusals
@@ -507,7 +428,7 @@ SHORTAGES = [
 def test_a_series_that_met_a_shortage_has_not_failed_and_goes_on_by_itself(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch, shortage: Exception
 ) -> None:
-    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.005)
     root.take_all(make.ct_series(3))
     met: list[Exception] = []
 

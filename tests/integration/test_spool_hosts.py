@@ -131,6 +131,9 @@ class Host:
         return {path.name for path in self.root.glob("objects/*/*.dcm")}
 
 
+Hosts = Callable[[str], Host]
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with start() as server:
@@ -139,7 +142,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
+def hosts(server: Server, tmp_path: Path) -> Iterator[Hosts]:
     url = server.create(tmp_path.name, "migrated")
     (tmp_path / "store").mkdir()
     with ExitStack() as opened:
@@ -154,7 +157,7 @@ def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
 
 
 @pytest.mark.slow
-def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callable[[str], Host]) -> None:
+def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Hosts) -> None:
     r1, c1 = hosts("r1"), hosts("c1")
     series = make.ct_series(3)
     uid = series[0].SeriesInstanceUID
@@ -198,9 +201,7 @@ def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callabl
 
 
 @pytest.mark.slow
-def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_be_read(
-    hosts: Callable[[str], Host],
-) -> None:
+def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_be_read(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     series = make.ct_series(2)
     r1.take(*series)
@@ -222,7 +223,7 @@ def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_b
 
 
 @pytest.mark.slow
-def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[str], Host]) -> None:
+def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     first, stored = make.ct_series(2)
     r1.take(stored)
@@ -274,9 +275,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[s
 
 
 @pytest.mark.slow
-def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is_back(
-    hosts: Callable[[str], Host],
-) -> None:
+def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is_back(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     series = make.ct_series(2)
     r1.take(*series)
@@ -293,7 +292,7 @@ def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is
 
 
 @pytest.mark.slow
-def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable[[str], Host]) -> None:
+def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     put, lost, sent_again = make.ct_series(3)
     forget = r2.repository.actions.by_name["forget-host"]
@@ -324,9 +323,7 @@ def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable
 
 
 @pytest.mark.slow
-def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them_is_gone(
-    hosts: Callable[[str], Host],
-) -> None:
+def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them_is_gone(hosts: Hosts) -> None:
     r1, c1 = hosts("r1"), hosts("c1")
     ds = make.ct_series(1)[0]
     r1.take(ds)
@@ -378,7 +375,7 @@ def convert(host: Host, **options: Any) -> None:
 
 
 @pytest.mark.slow
-def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts: Callable[[str], Host]) -> None:
+def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     r1.take(*make.ct_series(2))
     r2.close()
@@ -396,7 +393,7 @@ def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts
 
 @pytest.mark.slow
 def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
-    hosts: Callable[[str], Host], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hosts: Hosts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(remote, "HOST_SECONDS", 0.0)
     r1, c1 = hosts("r1"), hosts("c1")

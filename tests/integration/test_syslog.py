@@ -16,20 +16,19 @@ from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage
 from node.errors import UsageError
 from node.extensions.syslog.collector import TlsSyslog, opened
 from node.settings.model import AuditSettings
-from tests.protocol.conftest import keys  # noqa: F401
 from tests.unit.audit.test_audit_log import lines, tell
 
 SECONDS = 30
 
 
 @pytest.fixture
-def collector(keys: Path) -> Iterator[socket.socket]:  # noqa: F811
+def collector(keys: Path) -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(SECONDS)
         yield listening
 
 
-def accepted(collector: socket.socket, keys: Path, *, needs_certificate: bool = False) -> ssl.SSLSocket:  # noqa: F811
+def accepted(collector: socket.socket, keys: Path, *, needs_certificate: bool = False) -> ssl.SSLSocket:
     """The next connection, after its handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(keys / "server.pem", keys / "server.key")
@@ -56,11 +55,7 @@ def address(collector: socket.socket) -> str:
     return f"localhost:{collector.getsockname()[1]}"
 
 
-def test_lines_of_the_audit_log_arrive_whole_and_in_order(
-    tmp_path: Path,
-    collector: socket.socket,
-    keys: Path,  # noqa: F811
-) -> None:
+def test_lines_of_the_audit_log_arrive_whole_and_in_order(tmp_path: Path, collector: socket.socket, keys: Path) -> None:
     settings = AuditSettings(
         syslog=f"tls://{address(collector)}",
         syslog_ca_file=keys / "ca.pem",
@@ -85,9 +80,7 @@ def test_lines_of_the_audit_log_arrive_whole_and_in_order(
 
 
 def test_a_collector_that_comes_back_gets_what_waited(
-    collector: socket.socket,
-    keys: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    collector: socket.socket, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.extensions.syslog.collector.RETRY_SECONDS", (0.01, 0.05))
     syslog = TlsSyslog(address(collector), keys / "ca.pem")
@@ -103,10 +96,7 @@ def test_a_collector_that_comes_back_gets_what_waited(
 
 
 def test_a_collector_without_a_trusted_certificate_gets_nothing(
-    collector: socket.socket,
-    keys: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    collector: socket.socket, keys: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("node.extensions.syslog.collector.END_SECONDS", 0.2)
     syslog = TlsSyslog(address(collector))  # the authorities of the system
@@ -188,10 +178,7 @@ def schema() -> Any:
 
 
 def test_messages_of_dicom_are_those_of_the_schema(
-    tmp_path: Path,
-    collector: socket.socket,
-    keys: Path,  # noqa: F811
-    schema: Any,
+    tmp_path: Path, collector: socket.socket, keys: Path, schema: Any
 ) -> None:
     settings = AuditSettings(
         syslog=f"tls://{address(collector)}", syslog_ca_file=keys / "ca.pem", syslog_format="dicom"
