@@ -9,7 +9,6 @@ Nothing shortens the waits: the last instance may come five minutes after the en
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from node.association.client.send import Outgoing
+from tests.crash.harness import arguments
 from tests.crash.routes import (
     SETTLE_SECONDS,
     Node,
@@ -154,11 +154,10 @@ def _configuration(ports: dict[str, int], share: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=3600.0, help="length of the outage")
     parser.add_argument("--instances", type=int, default=3000)
     parser.add_argument("--series", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="voxelnode-outage-") as folder:
         outage = Outage(Path(folder), options.seconds, options.instances, options.series, options.seed)

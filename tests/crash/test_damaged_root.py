@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash.checker import Checker
-from tests.crash.harness import Node
-from tests.crash.journal import Journal, Sender, new_series
+from tests.crash.harness import Node, send
+from tests.crash.journal import Journal, new_series
 from tests.preloaded import run
 
 pytestmark = [pytest.mark.timeout(120)]
@@ -22,9 +22,7 @@ def node(tmp_path: Path, journal: Journal) -> Iterator[Node]:
     """A node that was killed, with twelve acknowledged instances."""
     with Node(tmp_path / "root") as node:
         assert node.start()
-        sender = Sender(node.port, [*new_series(6), *new_series(6)], journal)
-        sender.start()
-        sender.join()
+        send(node, [*new_series(6), *new_series(6)], journal)
         node.kill()
         assert set(journal.statuses) == {0}
         yield node
@@ -102,15 +100,11 @@ def test_a_removed_or_altered_file_is_found_by_fsck(node: Node, journal: Journal
     assert "file-altered" in told.stdout
     assert node.start()  # an instance that is lost cannot be brought back by refusing the others
     assert [problem.split(":")[0] for problem in Checker(node.root).problems(journal)]
-    sender = Sender(node.port, list(journal.sent.values()), journal)
-    sender.start()
-    sender.join()
+    send(node, list(journal.sent.values()), journal)
     node.kill()
     assert run("fsck", "--hash", "--repair", "--root", str(node.root)).returncode == 0
     assert node.start()
-    sender = Sender(node.port, list(journal.sent.values()), journal)
-    sender.start()
-    sender.join()
+    send(node, list(journal.sent.values()), journal)
     assert set(journal.statuses) == {0}
     node.kill()  # the checker looks at a node that has received nothing since its start
     assert node.start()

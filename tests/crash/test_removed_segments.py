@@ -11,9 +11,8 @@ import pytest
 from node.failpoints import VARIABLE
 from node.journal.journal import MARK_FILE
 from tests.acceptance.served import until
-from tests.crash.harness import Node
+from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series
-from tests.crash.test_acknowledged import send
 from tests.rows import read_rows
 
 EVENTS = "SELECT kind, detail FROM v_events WHERE kind = 'journal-damaged'"

@@ -19,8 +19,9 @@ from node.archive.proof import Proof, last_proof, note
 from node.conversion.offline import UNLOCKED_SECONDS
 from node.settings.model import Settings, Storage
 from tests.crash.journal import Sent, new_series
+from tests.ingest import received
 from tests.integration.conftest import flip
-from tests.integration.test_acknowledged import convert_all, received
+from tests.integration.test_acknowledged import convert_all
 from tests.made_once import IN_POSTGRESQL
 from tests.preloaded import run
 

@@ -29,7 +29,7 @@ from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
-from tests.ingest import take
+from tests.ingest import received, take
 from tests.integration.conftest import flip
 from tests.made_once import copy_root, lose_index, put_index_back, save_index
 from tests.rows import view_rows
@@ -88,8 +88,7 @@ def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Set
     assert row["sop_instance_uid"] == finding.sop_instance_uid
     assert view_rows(filled, "SELECT 1 FROM v_events WHERE kind = 'file-missing'")
     data = content[row["data_set_offset"] :]
-    with Repository(settings) as store:
-        take(store.ingest, [Sent(row["series_instance_uid"], row["sop_instance_uid"], data)])
+    received(settings, [Sent(row["series_instance_uid"], row["sop_instance_uid"], data)])
     assert view_rows(filled, "SELECT count(*) AS n FROM v_images WHERE NOT file_missing") == [{"n": 5}]
     assert found(settings, digests=True) == []
 
