@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 from pydicom.uid import generate_uid
 
-from benchmarks.forward import worked_seconds
 from node.association.client.association import Address, NoAssociation
 from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
 from node.errors import VoxelnodeError
@@ -88,16 +87,6 @@ class Node:
             self._process.wait()
             self._process.stdout.close()
             self._process = None
-
-    def send_signal(self, number: int) -> None:
-        """Stop it, or let it go on."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def worked_seconds(self) -> float:
-        """Return the processor time that it has used since its start."""
-        assert self._process is not None
-        return worked_seconds(self._process.pid)
 
 
 @dataclass(slots=True)

@@ -42,17 +42,6 @@ def test_a_lost_write_ahead_log_loses_no_instance(node: Node, journal: Journal) 
 
 
 @pytest.mark.slow
-def test_a_lost_index_is_not_replaced_unasked_and_is_rebuilt_when_asked(node: Node, journal: Journal) -> None:
-    for path in node.root.glob("index.sqlite*"):
-        path.unlink()
-    assert "voxelnode db rebuild" in refused(node)
-    assert "voxelnode db rebuild" in run("db", "upgrade", "--root", node.root).stderr
-    assert run("db", "rebuild", "--root", node.root).returncode == 0
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
-
-
-@pytest.mark.slow
 def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal: Journal) -> None:
     assert node.start()
     node.kill()
@@ -86,26 +75,3 @@ def test_a_root_that_may_only_be_read_is_told(tmp_path: Path) -> None:
     assert told.returncode == 1
     assert "Read-only file system" in told.stderr
     assert "Traceback" not in told.stderr
-
-
-@pytest.mark.slow
-def test_a_removed_or_altered_file_is_found_by_fsck(node: Node, journal: Journal) -> None:
-    assert run("journal", "drain", "--root", str(node.root)).returncode == 0  # or the journal would restore them
-    first, second = sorted(node.root.glob("objects/*/*.dcm"))[:2]
-    first.unlink()
-    second.write_bytes(second.read_bytes()[:-1] + b"\xff")
-    told = run("fsck", "--hash", "--root", str(node.root))
-    assert told.returncode == 1
-    assert "file-missing" in told.stdout
-    assert "file-altered" in told.stdout
-    assert node.start()  # an instance that is lost cannot be brought back by refusing the others
-    assert [problem.split(":")[0] for problem in Checker(node.root).problems(journal)]
-    send(node, list(journal.sent.values()), journal)
-    node.kill()
-    assert run("fsck", "--hash", "--repair", "--root", str(node.root)).returncode == 0
-    assert node.start()
-    send(node, list(journal.sent.values()), journal)
-    assert set(journal.statuses) == {0}
-    node.kill()  # the checker looks at a node that has received nothing since its start
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []

@@ -94,6 +94,13 @@ def begin_fault(disk: Disk, node: Node, journal: Journal, fault: tuple[str, str]
     return series
 
 
+def require_sound_start(node: Node, journal: Journal) -> None:
+    """After a kill, everything acknowledged is there."""
+    node.kill()
+    assert node.start()
+    assert Checker(node.root).problems(journal) == []
+
+
 def refuses(node: Node, journal: Journal) -> bool:
     """Whether an instance is refused; those that are not are acknowledged."""
     return rejection(node) is not None or send(node, new_series(1), journal) == [OUT_OF_RESOURCES]
@@ -141,9 +148,7 @@ def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_
     assert refuses(node, journal)
     assert rejection(node) == (2, 3, 1)
     assert within(10, lambda: "EIO" in noted_reason(node))  # noted after the first refusal
-    node.kill()
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
+    require_sound_start(node, journal)
     assert send(node, series, journal) == [0] * 6
     assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
 
@@ -162,9 +167,7 @@ def test_a_file_system_that_is_away_stops_intake_with_a_remedy_and_nothing_ackno
     name = errno.errorcode[error]
     assert within(10, lambda: f"disk: {name}: {os.strerror(error)}; " in noted_reason(node))
     disk.heal()
-    node.kill()
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
+    require_sound_start(node, journal)
 
 
 @pytest.mark.slow
@@ -178,9 +181,7 @@ def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_th
     assert within(60, lambda: not Checker(node.root).problems(journal))
     assert send(node, series[4:], journal) == [0] * 2
     assert within(30, lambda: not Checker(node.root).unsettled())
-    node.kill()
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
+    require_sound_start(node, journal)
 
 
 @pytest.mark.slow
@@ -194,9 +195,7 @@ def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     disk.heal()
     assert send(node, series[2:], journal) == [0] * 4
     assert within(30, lambda: not Checker(node.root).unsettled())
-    node.kill()
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
+    require_sound_start(node, journal)
 
 
 @pytest.mark.slow

@@ -50,7 +50,6 @@ def test_the_version_is_that_of_the_package(run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serve", "--prot", "1"], "voxelnode serve: No such option: --prot"),
         (["serve", "--port", "many"], "voxelnode serve: Invalid value for '--port': must be a whole number. See"),
         (["convert", ".", "-o", "x", "-f"], "voxelnode convert: Option '-f' requires an argument. See `voxelnode conv"),
         (

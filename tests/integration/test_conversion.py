@@ -30,24 +30,14 @@ from node.conversion.pool import ConverterDied, Converters
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged, write_volumes
 from node.conversion.volume_files import folder_name, revision_folder, sweep
-from node.index.nouns.records import ClaimedSeries
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series, convert_with_all
-from tests.integration.conftest import Clock, Root, announced, data_set_bytes, flip
+from tests.converting import convert_with_all
+from tests.integration.conftest import QUICK, Clock, Root, announced, data_set_bytes, flip
 
 OPTIONS = write_options(Convert())
 LIMITS = ChildLimits(memory_bytes=8 << 30, cpu_seconds=60, deadline_seconds=60)
-
-
-def claim(root: Root) -> ClaimedSeries:
-    claimed = root.claim()
-    return claimed
-
-
-def converted(root: Root, claimed: ClaimedSeries, run: Callable[[ConversionJob], Converted] = convert) -> bool:
-    return convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
 
 
 @pytest.fixture
@@ -59,7 +49,7 @@ def converters() -> Iterator[Converters]:
 
 def test_a_quiet_series_becomes_volumes_with_rows_that_name_them(root: Root) -> None:
     root.take_all(make.ct_series(5))
-    assert converted(root, claim(root))
+    assert root.convert(root.claim(), options=OPTIONS)
     volumes = root.rows("SELECT * FROM v_volumes")
     assert {(row["kind"], row["format"]) for row in volumes} == {
         ("volume", "nifti"),
@@ -83,17 +73,6 @@ def test_a_quiet_series_becomes_volumes_with_rows_that_name_them(root: Root) -> 
     assert list((root.folder / "work").iterdir()) == []
 
 
-def test_instances_in_equal_slices_out_plus_exclusions(root: Root) -> None:
-    instances = [*make.duplicate_series(5), make.structured_report()]
-    instances[-1].StudyInstanceUID = instances[0].StudyInstanceUID
-    instances[-1].SeriesInstanceUID = instances[0].SeriesInstanceUID
-    root.take_all(instances)
-    converted(root, claim(root))
-    told = {row["sop_instance_uid"] for row in root.rows("SELECT sop_instance_uid FROM v_sources")}
-    told |= {row["sop_instance_uid"] for row in root.rows("SELECT sop_instance_uid FROM v_exclusions")}
-    assert told == {ds.SOPInstanceUID for ds in instances}
-
-
 def test_an_instance_whose_sequence_ends_early_is_excluded_and_the_others_converted(root: Root) -> None:
     """The error of pydicom is an `OSError`, and says nothing about the disk: it has no errno."""
     instances = make.ct_series(5)
@@ -105,7 +84,7 @@ def test_an_instance_whose_sequence_ends_early_is_excluded_and_the_others_conver
     damaged = whole[:at] + unended + b"\xfe\xff\xdd\xe0" + bytes(4) + whole[at:]
     root.take_all(instances[:2] + instances[3:])
     root.take_bytes(announced(instances[2]), bytes(damaged))
-    assert converted(root, claim(root))
+    assert root.convert(root.claim())
     [exclusion] = root.rows("SELECT sop_instance_uid, reason FROM v_exclusions")
     assert exclusion == {"sop_instance_uid": instances[2].SOPInstanceUID, "reason": "unreadable"}
     assert {row["instances"] for row in root.rows("SELECT instances FROM v_volumes WHERE kind = 'volume'")} == {4}
@@ -121,24 +100,15 @@ def test_an_instance_that_arrives_during_conversion_makes_the_series_due_again(r
         root.take(first)
         return convert(job)
 
-    assert converted(root, claim(root), late)
+    assert root.convert(root.claim(), late)
     [series] = root.rows("SELECT state, revision FROM v_series")
     assert series == {"state": "receiving", "revision": 1}
-    claimed = claim(root)
+    claimed = root.claim()
     assert (claimed.revision, len(claimed.instances)) == (2, 5)
-    assert converted(root, claimed)
+    assert root.convert(claimed)
     current = root.rows("SELECT * FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
     assert [(row["revision"], row["instances"]) for row in current] == [(2, 5)]
     assert len(root.rows("SELECT 1 FROM v_volumes WHERE superseded AND format = 'nifti'")) == 1
-
-
-def test_an_object_without_pixels_is_recorded_as_not_an_image(root: Root) -> None:
-    root.take(make.structured_report())
-    converted(root, claim(root))
-    [series] = root.rows("SELECT state FROM v_series")
-    assert series["state"] == "not-an-image"
-    [failure] = root.rows("SELECT reason FROM v_failures")
-    assert failure["reason"] == "not-an-image"
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -147,16 +117,16 @@ def test_measurements_are_a_file_of_their_series_and_do_not_make_up_for_volumes(
     measured = make.measured(("81827009", "SCT", "Diameter"), "12", "mm")
     report = make.measurement_report(images, measured, series_uid=images[0].SeriesInstanceUID)
     root.take_all([*images, report] if refused else [report])
-    assert converted(root, claim(root), convert_with_all)
+    assert root.convert(root.claim(), convert_with_all)
     [row] = root.rows("SELECT * FROM v_volumes")
     assert (row["kind"], row["format"], row["shape"], row["instances"]) == ("measurements", "json", "[]", 1)
     assert json.loads(Path(row["path"]).read_bytes())["groups"][0]["measurements"][0]["value"] == 12
     state = "refused" if refused else "not-an-image"
     assert root.rows("SELECT state FROM v_series") == [{"state": state}]
     root.index.series.reopen([(report.StudyInstanceUID, report.SeriesInstanceUID)], root.clock())
-    again = claim(root)
-    assert not is_unchanged(again, root.archive, OPTIONS)
-    assert converted(root, again)
+    again = root.claim()
+    assert not is_unchanged(again, root.archive, QUICK)
+    assert root.convert(again)
     assert root.rows("SELECT state FROM v_series") == [{"state": state}]
 
 
@@ -243,8 +213,8 @@ def test_a_file_that_cannot_be_read_now_is_not_left_out(root: Root, monkeypatch:
 
 def test_a_lost_claim_records_nothing_and_leaves_no_files(root: Root) -> None:
     root.take_all(make.ct_series(3))
-    claimed = dataclasses.replace(claim(root), claim="of a process that is gone")
-    assert not converted(root, claimed)
+    claimed = dataclasses.replace(root.claim(), claim="of a process that is gone")
+    assert not root.convert(claimed)
     assert root.rows("SELECT 1 FROM v_volumes") == []
     assert list(root.folder.glob("volumes/*/*/*")) == []
 
@@ -252,7 +222,7 @@ def test_a_lost_claim_records_nothing_and_leaves_no_files(root: Root) -> None:
 def test_folders_without_rows_are_swept_and_those_with_rows_stay(root: Root) -> None:
     instances = make.ct_series(3)
     root.take_all(instances)
-    converted(root, claim(root))
+    root.convert(root.claim())
     [whole] = (root.folder / "volumes").glob("*/*/*")
     half = whole.with_name("2-00000000")
     half.mkdir()
@@ -270,7 +240,7 @@ def test_uids_that_are_none_do_not_become_folder_names() -> None:
 
 def test_a_folder_belongs_to_one_claim(root: Root) -> None:
     root.take_all(make.ct_series(3))
-    first = claim(root)
+    first = root.claim()
     second = dataclasses.replace(first, claim="0123456789")
     assert revision_folder(second).name == "1-01234567"
     assert revision_folder(first).parent == revision_folder(second).parent
@@ -295,7 +265,7 @@ def test_compressed_frames_are_decoded_by_assistants_to_the_same_volume(root: Ro
     for ds in make.ct_series(12, pixels=noise):
         ds.compress(JPEG2000Lossless, generate_instance_uid=False)
         root.take(ds)
-    claimed = claim(root)
+    claimed = root.claim()
     assert claimed.transfer_syntax_uids == {JPEG2000Lossless}
     seen: set[int] = set()
     ended = threading.Event()
@@ -400,10 +370,10 @@ def test_a_cancelled_conversion_ends_at_once(job: ConversionJob, converters: Con
 def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reason(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
-    claimed = claim(root)
+    claimed = root.claim()
     assert root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=29)) is None
-    claimed = claim(root)
+    claimed = root.claim()
     assert not root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
     [series] = root.rows("SELECT state, error, attempts FROM v_series")
     assert series == {"state": "failed", "error": "ended by SIGSEGV", "attempts": 2}
@@ -421,10 +391,10 @@ def test_a_new_instance_gives_a_series_all_its_tries_again(root: Root) -> None:
     first, second = make.ct_series(2)
     root.take(first)
     crash = {"attempts": 2, "now": root.clock()}
-    assert root.index.series.record_crash(claim(root), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
+    assert root.index.series.record_crash(root.claim(), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
     root.take(second)
-    assert root.index.series.record_crash(claim(root), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
-    assert not root.index.series.record_crash(claim(root), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
+    assert root.index.series.record_crash(root.claim(), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
+    assert not root.index.series.record_crash(root.claim(), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
 
 
 def wait_for(root: Root, state: str, clock: Clock) -> None:

@@ -362,6 +362,7 @@ def test_a_refused_series_has_failed_and_a_report_has_not(root: Root, start: Sta
         [told] = [one.content for one in receiver.received]
     assert (told["state"], told["volumes"]) == ("refused", [])
     assert told["failures"]
+    assert {row["reason"] for row in root.rows("SELECT reason FROM v_failures")} > {"not-an-image"}
     assert all(set(one) == {"stack", "reason", "detail"} for one in told["failures"])
 
 

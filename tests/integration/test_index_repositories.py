@@ -98,15 +98,6 @@ def test_one_statement_is_about_any_number_of_rows(root: Root) -> None:
     root.index._writer.run(lambda connection: jobs.replay(connection, "hook", messages))
 
 
-def test_a_series_is_found_by_the_end_of_its_uid(root: Root) -> None:
-    for uid in ("1.2.1.7777", "1.2.2.7777"):
-        root.take(make.ct_series(1, series_uid=uid)[0])
-    with root.index.reading() as index:
-        assert len(index.series.uids_ending("7777", 3)) == 2
-        assert index.series.uids_ending("2.7777", 3) == ["1.2.2.7777"]
-        assert index.series.uids_ending("9.1.2.2.7777", 3) == []
-
-
 def test_a_write_that_fails_alone_undoes_what_it_wrote(root: Root) -> None:
     def fail(connection: Connection) -> None:
         set_about(connection, "kept", "no")

@@ -73,6 +73,13 @@ def work(root: Root, *workers: HookWorker) -> None:
     raise AssertionError("something always follows")
 
 
+def attempt(root: Root, worker: HookWorker) -> None:
+    """Have a new series told once."""
+    take(root, make.ct_series(1))
+    root.convert_due()
+    worker.work()
+
+
 @pytest.mark.slow
 def test_what_hooks_make_comes_to_an_end(root: Root, begin: Begin) -> None:
     """Also if two hooks work on what the other one makes; a chain has each hook once."""
@@ -252,9 +259,7 @@ def test_each_host_removes_its_folders_of_ended_jobs_and_one_ends_those_that_are
 ) -> None:
     with Receiver(lambda _: Answer(202, ())) as receiver:
         worker = begin("one", url=receiver.url, job_seconds=100)
-        take(root, make.ct_series(1))
-        root.convert_due()
-        worker.work()
+        attempt(root, worker)
     ended = root.results.folder("0" * 32)
     ended.mkdir(parents=True)
     (ended / "report.pdf").write_bytes(b"of a patient")
@@ -278,9 +283,7 @@ def test_what_an_attempt_left_running_is_killed_before_the_next_one(root: Root, 
     held = tmp_path / "held"
     os.mkfifo(held)
     worker = begin("one", script=f"[ -e {tmp_path}/again ] && {WRITE} && exit; setsid sleep 600 > {held} & exit 1")
-    take(root, make.ct_series(1))
-    root.convert_due()
-    worker.work()
+    attempt(root, worker)
     with held.open("rb") as pipe:  # opens once it runs
         (tmp_path / "again").touch()
         root.clock.move(60)
@@ -296,9 +299,7 @@ def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_
 
     with Receiver(later) as receiver:
         worker = begin("one", url=receiver.url, job_seconds=100)
-        take(root, make.ct_series(1))
-        root.convert_due()
-        worker.work()
+        attempt(root, worker)
         [message] = [one.content for one in receiver.received]
         assert message["job"]["folder"] is None
         assert root.index.jobs.knows_token(message["job"]["id"], message["job"]["token"])
@@ -326,9 +327,7 @@ def test_a_receiver_that_reported_before_it_was_heard_is_not_asked_again(root: R
 
     with Receiver(report) as receiver:
         worker = begin("one", url=receiver.url)
-        take(root, make.ct_series(1))
-        root.convert_due()
-        worker.work()
+        attempt(root, worker)
         root.clock.move(3600)
         worker.work()
         assert len(receiver.received) == 1

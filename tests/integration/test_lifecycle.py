@@ -41,11 +41,9 @@ from node.receive.quiet_times import OPEN_SECONDS, OpenAssociations, quiet_secon
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series
-from tests.integration.conftest import Clock, Root, data_set_bytes
+from tests.integration.conftest import QUICK, Clock, Root, data_set_bytes
 from tests.split import by_volume, split_series
 
-OPTIONS = write_options(Convert(thumbnails=False))
 MAX_WAIT = dt.timedelta(seconds=5400)
 
 
@@ -57,10 +55,10 @@ def settle(root: Root, seconds: float = 61, run: Callable[[ConversionJob], Conve
     """Let the quiet time pass and convert, as a worker does."""
     root.clock.move(seconds)
     claimed = root.claim(0)
-    if is_unchanged(claimed, root.archive, OPTIONS):
+    if is_unchanged(claimed, root.archive, QUICK):
         root.index.series.record_unchanged(claimed, root.clock())
     else:
-        convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
+        root.convert(claimed, run)
     return claimed
 
 
@@ -102,7 +100,7 @@ def settle_all(root: Root) -> int:
     """Convert what is due; return how often."""
     count = 0
     while (claimed := due(root)) is not None:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+        root.convert(claimed)
         count += 1
         assert count < 10, "it is converted for ever"
     return count
@@ -285,7 +283,7 @@ def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
     root.take_all(make.ct_series(8)[:4], origin("a1"))
     claimed = root.claim(400)
     root.ingest.association_ended("a1", "aborted")
-    convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+    root.convert(claimed)
     assert verdict(root) == ("incomplete", "association", None, None)
     require_sidecars_to_follow(root)
 
@@ -299,7 +297,7 @@ def test_an_answer_of_the_sender_that_comes_late_is_in_the_sidecars_as_well(root
     claimed = root.claim(0)
     if during:
         root.index.series.record_reported(place_of(instances[0]), listed, root.clock())
-    convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+    root.convert(claimed)
     if not during:
         root.index.series.record_reported(place_of(instances[0]), listed, root.clock())
     assert verdict(root) == ("incomplete", "c-find", 5, 1)
@@ -656,7 +654,7 @@ def test_a_series_that_never_gets_quiet_is_converted_after_the_longest_wait(root
         claimed = due(root)
     assert MAX_WAIT <= root.clock() - began < MAX_WAIT + dt.timedelta(seconds=300)
     assert claimed.expectation.forced
-    convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+    root.convert(claimed)
     assert verdict(root) == ("incomplete", "forced", None, None)
     root.take(next(series))
     assert due(root) is None, "the wait of what comes later begins anew"

@@ -14,7 +14,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from node.archive.base import ArchivedFile
-from node.extensions.media.directory import Directory, MixedPatients, NotOnMedia
+from node.extensions.media.directory import Directory, NotOnMedia
 from node.extensions.media.export import write_medium
 from node.extensions.media.medium import Written
 from node.receive.import_files import import_instances
@@ -67,14 +67,6 @@ def test_a_medium_has_what_was_selected_as_others_read_it(root: Root, settings: 
     fileset._stage["t"].cleanup()
     report = import_instances([medium / "DICOMDIR"], root.ingest)  # reads what the DICOMDIR names
     assert (report.already_there + len(report.other_bytes), report.files) == (6, 6)
-
-
-def test_two_people_with_one_patient_id_do_not_become_one(root: Root, settings: Settings, tmp_path: Path) -> None:
-    for study, issuer in (("1.2.3", "WEST"), ("1.2.4", "EAST")):
-        root.take(make.instance(study_uid=study, PatientID="P1", IssuerOfPatientID=issuer, Rows=1))
-    with pytest.raises(MixedPatients, match=r"1\.2\.3 and 1\.2\.4 have one Patient ID .* one by one"):
-        written(root, settings, tmp_path / "cd")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
 
 
 def test_a_mount_point_is_written_in_place_and_a_missing_file_is_left_out(

@@ -55,13 +55,14 @@ from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.metrics import Metrics
+from node.settings.convert import Convert
 from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
+from node.writers.options import write_options
 from tests import make, several_writers
 from tests.acceptance.served import until
 from tests.acceptance.test_cluster_deployment import CHART
 from tests.helm import template
 from tests.integration.conftest import Root
-from tests.integration.test_conversion import converted
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, programs, start
 from tests.rows import view_rows
@@ -796,7 +797,7 @@ def filled(root: Root) -> Path:
     changed.PatientName = "Other^Bytes"
     root.take(changed)
     claimed = root.claim()
-    assert converted(root, claimed)
+    assert root.convert(claimed, options=write_options(Convert()))
     root.index.repository(PersonRepository).merge(1, 2, root.clock())
     root.index.close()
     with closing(sqlite3.connect(root.folder / FILE_NAME)) as connection, connection:

@@ -68,35 +68,26 @@ def test_each_file_is_listed_with_its_reason_and_compared_with_the_current_insta
                 examined(root.folder, index, name)
 
 
-def test_another_version_is_made_current_only_if_asked_and_the_current_one_is_kept(root: Root) -> None:
+@pytest.mark.parametrize("series", [None, "1.2.3.4"], ids=["of its series", "of another series"])
+def test_another_version_is_made_current_only_if_asked_and_the_current_one_is_kept(
+    root: Root, series: str | None
+) -> None:
     first, second = two_versions()
+    second.SeriesInstanceUID = series or second.SeriesInstanceUID
     root.take_all([first, second])
     [loser] = files(root)
     with pytest.raises(NotReleased, match="another version"):
         quarantine(root).release(loser.name, "someone")
-    assert files(root) == [loser]
+    assert (files(root), current(root)) == ([loser], data_set_bytes(first))
     quarantine(root).release(loser.name, "someone", replace=True)
     assert current(root) == data_set_bytes(second)
+    [row] = root.rows("SELECT series_instance_uid FROM v_series")
+    assert row["series_instance_uid"] == second.SeriesInstanceUID
     [kept] = files(root)
     assert (root.folder / "quarantine" / kept.name).read_bytes().endswith(data_set_bytes(first))
     assert events(root) == ["quarantine-released"]
     quarantine(root).release(kept.name, "someone", replace=True)
     assert current(root) == data_set_bytes(first)
-
-
-def test_a_version_of_another_series_is_current_there_only_if_asked(root: Root) -> None:
-    first, second = two_versions()
-    second.SeriesInstanceUID = "1.2.3.4"
-    root.take_all([first, second])
-    [loser] = files(root)
-    with pytest.raises(NotReleased, match="another version"):
-        quarantine(root).release(loser.name, "someone")
-    assert files(root) == [loser]
-    assert current(root) == data_set_bytes(first)
-    quarantine(root).release(loser.name, "someone", replace=True)
-    assert current(root) == data_set_bytes(second)
-    [series] = root.rows("SELECT series_instance_uid FROM v_series")
-    assert series["series_instance_uid"] == "1.2.3.4"
 
 
 def test_a_version_of_another_series_waits_for_a_decision_if_the_current_file_is_gone(root: Root) -> None:

@@ -65,6 +65,13 @@ def masks(root: Root) -> list[tuple[int, list[int]]]:
     return [(row["revision"], row["shape"]) for row in found]
 
 
+def take_in_turn(root: Root, images: list[FileDataset], structures: FileDataset) -> None:
+    """Have the images converted before the structure set comes, and that one after them."""
+    for datasets in (images, [structures]):
+        root.take_all(datasets)
+        convert_due(root)
+
+
 def state(root: Root) -> tuple[str, str]:
     [row] = root.rows("SELECT state, coalesce(error, '') AS error FROM v_series WHERE modality = 'RTSTRUCT'")
     return row["state"], row["error"]
@@ -160,10 +167,7 @@ def test_another_revision_of_the_images_gives_another_revision_of_the_masks(
 def test_masks_of_unchanged_images_are_not_made_again(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    root.take_all(images)
-    convert_due(root)
-    root.take_all([structures])
-    convert_due(root)
+    take_in_turn(root, images, structures)
     key = structures.StudyInstanceUID, structures.SeriesInstanceUID
     assert root.index.series.reopen([key], root.clock()) == 1
     claimed = root.claim(0)
@@ -204,10 +208,7 @@ def test_a_series_that_changes_while_the_masks_are_made_makes_them_due_again(
 def test_masks_follow_the_deletion_of_their_images(
     root: Root, images: list[FileDataset], structures: FileDataset, level: Any
 ) -> None:
-    root.take_all(images)
-    convert_due(root)
-    root.take_all([structures])
-    convert_due(root)
+    take_in_turn(root, images, structures)
     uid = images[0].SeriesInstanceUID if level == "series" else images[0].SOPInstanceUID
     root.delete(level, uid)
     convert_due(root)
@@ -221,10 +222,7 @@ def test_masks_follow_the_deletion_of_their_images(
 
 
 def test_a_study_with_both_is_deleted_whole(root: Root, images: list[FileDataset], structures: FileDataset) -> None:
-    root.take_all(images)
-    convert_due(root)
-    root.take_all([structures])
-    convert_due(root)
+    take_in_turn(root, images, structures)
     root.delete("study", images[0].StudyInstanceUID)
     assert root.rows("SELECT * FROM v_series") == []
     assert list((root.folder / "volumes").rglob("*")) == []
