@@ -14,7 +14,7 @@ from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series
 from tests.preloaded import run
 
-pytestmark = [pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
@@ -34,14 +34,12 @@ def refused(node: Node) -> str:
     return node.log.read_text().splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_a_lost_write_ahead_log_loses_no_instance(node: Node, journal: Journal) -> None:
     (node.root / "index.sqlite-wal").unlink()
     assert node.start()
     assert Checker(node.root).problems(journal) == []
 
 
-@pytest.mark.slow
 def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal: Journal) -> None:
     assert node.start()
     node.kill()
@@ -61,7 +59,6 @@ def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal
 CHECKPOINT = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA wal_checkpoint(TRUNCATE)')"
 
 
-@pytest.mark.slow
 def test_a_root_that_may_only_be_read_is_told(tmp_path: Path) -> None:
     place = tmp_path / "mounted"
     place.mkdir()

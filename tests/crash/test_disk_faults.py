@@ -25,7 +25,7 @@ from tests.crash.small_disk import fill, mount_small, use_inodes
 from tests.preloaded import FIRST_WAIT, run
 from tests.protocol.conftest import Raw, associate_rq, echo_seconds
 
-pytestmark = [pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 OUT_OF_RESOURCES = 0xA700
 SOON = {"VOXELNODE_SERIES__QUIET_SECONDS": "0.1"}
@@ -112,7 +112,6 @@ def noted_reason(node: Node) -> str:
     return str(json.loads(noted.read_text())["reason"]).replace("IOERR", "EIO") if noted.exists() else ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", each_once(FAULTS))
 def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_started_again(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -136,7 +135,6 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
     assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", each_once(FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS))
 def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_is_lost(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -153,7 +151,6 @@ def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_
     assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "place", "error"),
     [("r", "/objects/", errno.ESTALE), ("s", "/journal/", errno.ENOTCONN), ("s", "/objects/", errno.EOPNOTSUPP)],
@@ -170,7 +167,6 @@ def test_a_file_system_that_is_away_stops_intake_with_a_remedy_and_nothing_ackno
     require_sound_start(node, journal)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", each_once(FAULTS_BEHIND))
 def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -184,7 +180,6 @@ def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_th
     require_sound_start(node, journal)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", [place for place, (calls, _) in FAULTS.items() if calls != "s"])
 def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -198,7 +193,6 @@ def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     require_sound_start(node, journal)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -223,7 +217,6 @@ PUT = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP])
 def test_a_file_system_without_hard_links_is_named_with_a_remedy(disk: Disk, error: int) -> None:
     disk.fail("l", error, "/")
@@ -256,7 +249,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     assert within(30, lambda: subprocess.run(unmount, capture_output=True, check=False).returncode == 0)
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_again(
     small_disk: Path, journal: Journal
 ) -> None:
@@ -284,7 +276,6 @@ def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_ag
         assert Checker(node.root).problems(journal) == []
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_disk: Path, journal: Journal) -> None:
     series = [one for _ in range(6) for one in new_series(8)]
     with Node(small_disk / "root") as node:
@@ -308,7 +299,6 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_d
         assert within(40, lambda: not Checker(node.root).unsettled())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_serving", [True, False], ids=["by the node", "after a kill, by the command"])
 @pytest.mark.parametrize("lacking", ["bytes", "inodes"])
 def test_a_study_can_be_deleted_from_a_disk_that_is_full(

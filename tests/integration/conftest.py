@@ -58,6 +58,16 @@ def announced(ds: FileDataset) -> Announced:
     return Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
 
 
+def bring(ingest: Ingest, *instances: FileDataset) -> list[Outcome]:
+    """Bring instances of a modality in, one after the other."""
+    outcomes = []
+    for ds in instances:
+        incoming = ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming.take_fragment(data_set_bytes(ds))
+        outcomes.append(indexed(incoming))
+    return outcomes
+
+
 @dataclass
 class Clock:
     """A clock that stands still until it is moved."""

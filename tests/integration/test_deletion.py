@@ -8,12 +8,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import Dataset, FileDataset, dcmwrite
+from pydicom import FileDataset
 
 from node.audit.audit_log import Audit, AuditFailed
 from node.control.repository import Repository
@@ -22,13 +21,11 @@ from node.conversion.pipeline import convert
 from node.index.nouns.deletions import NotThere, SeveralSeries
 from node.index.nouns.records import Level, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
-from node.receive.ingest import Announced, Origin
 from node.settings.convert import Convert
 from node.settings.model import Settings
 from node.writers.options import write_options
 from tests import make
-from tests.ingest import indexed
-from tests.integration.conftest import Root
+from tests.integration.conftest import Root, bring
 from tests.rows import read_rows
 
 OPTIONS = write_options(Convert())
@@ -353,12 +350,7 @@ def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: 
     def received(repository: Repository, name: str) -> str:
         [ds] = make.ct_series(1)
         ds.PatientName, ds.PatientID = f"{name}^Anna", f"{name}-77"
-        announced = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
-        incoming = repository.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-        stream, syntax = BytesIO(), ds.file_meta.TransferSyntaxUID
-        dcmwrite(stream, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
-        incoming.take_fragment(stream.getvalue())
-        indexed(incoming)
+        bring(repository.ingest, ds)
         return str(ds.StudyInstanceUID)
 
     with Repository(settings) as repository:

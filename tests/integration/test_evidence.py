@@ -14,12 +14,10 @@ from pydicom import FileDataset
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.lifecycle.fsck import Finding
-from node.receive.ingest import Origin
 from node.receive.recovery import recover
 from node.settings.model import Settings
 from tests import make
-from tests.ingest import indexed
-from tests.integration.conftest import Root, announced, data_set_bytes, flip
+from tests.integration.conftest import Root, bring, data_set_bytes, flip
 from tests.integration.test_fsck import convert_all, objects
 from tests.rows import view_rows, write_rows
 
@@ -34,10 +32,7 @@ def sent(settings: Settings) -> list[FileDataset]:
 
 def take(settings: Settings, *instances: FileDataset, convert: bool = False) -> None:
     with Repository(settings) as store:
-        for ds in instances:
-            incoming = store.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            incoming.take_fragment(data_set_bytes(ds))
-            indexed(incoming)
+        bring(store.ingest, *instances)
         if convert:
             convert_all(store)
 

@@ -80,20 +80,16 @@ def verdict(root: Root) -> tuple[Any, ...]:
     return tuple(series[name] for name in ("verdict", "verdict_rule", "expected_instances", "missing_instances"))
 
 
-def written_verdicts(root: Root) -> set[tuple[str, int | None]]:
-    """State and missing instances of the verdicts in the sidecars of current volumes."""
-    volumes = root.rows("SELECT path FROM v_volumes WHERE NOT superseded")
-    sidecars = {path for volume in volumes for path in Path(volume["path"]).parent.glob("*.json")}
-    told = [json.loads(path.read_text())["completeness"] for path in sidecars]
-    return {(one["state"], one["missing"]) for one in told}
-
-
-def told_by_sidecars(root: Root, uid: str) -> set[tuple[str, str]]:
-    """The verdicts and the reasons in the sidecars of the volumes of a series."""
+def told_by_sidecars(root: Root, uid: str, *names: str) -> set[tuple[Any, ...]]:
+    """What the sidecars of the current volumes of a series tell of its verdict."""
     query = "SELECT path FROM v_volumes WHERE NOT superseded AND series_instance_uid = :uid"
     sidecars = {path for row in root.rows(query, uid=uid) for path in Path(row["path"]).parent.glob("*.json")}
     told = [json.loads(path.read_text())["completeness"] for path in sidecars]
-    return {(one["state"], one["reason"]) for one in told}
+    return {tuple(one[name] for name in names) for one in told}
+
+
+def written_verdicts(root: Root) -> set[tuple[Any, ...]]:
+    return told_by_sidecars(root, the_series(root)["series_instance_uid"], "state", "missing")
 
 
 def settle_all(root: Root) -> int:
@@ -219,7 +215,7 @@ def test_series_that_are_volumes_of_one_acquisition_say_so(root: Root, numbered:
     root.clock.move(61)
     settle_all(root)
     for row in root.rows("SELECT series_instance_uid AS uid, verdict, verdict_reason FROM v_series"):
-        assert told_by_sidecars(root, row["uid"]) == {(row["verdict"], row["verdict_reason"])}
+        assert told_by_sidecars(root, row["uid"], "state", "reason") == {(row["verdict"], row["verdict_reason"])}
     found = root.rows("SELECT verdict, verdict_rule, verdict_reason FROM v_series")
     assert [(row["verdict"], row["verdict_rule"]) for row in found] == [("suspect", "siblings")] * 3
     assert all("seem to be of the same acquisition" in row["verdict_reason"] for row in found)
@@ -268,8 +264,7 @@ def test_an_association_that_is_not_released_lengthens_the_wait(root: Root) -> N
 
 def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judged_again(root: Root) -> None:
     root.take_all(make.ct_series(8)[:4], origin("a1"))
-    root.clock.move(400)
-    settle(root)
+    settle(root, 461)
     assert verdict(root) == ("complete", "geometry", None, 0)
     root.clock.move(60)
     root.ingest.association_ended("a1", "aborted")
@@ -292,9 +287,8 @@ def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
 def test_an_answer_of_the_sender_that_comes_late_is_in_the_sidecars_as_well(root: Root, during: bool) -> None:
     instances = make.ct_series(4)
     root.take_all(instances, origin("a1"))
-    root.clock.move(400)
     listed = Reported(4, 5, 1, ("1.2.3",))
-    claimed = root.claim(0)
+    claimed = root.claim(400)
     if during:
         root.index.series.record_reported(place_of(instances[0]), listed, root.clock())
     root.convert(claimed)
@@ -317,8 +311,7 @@ def test_an_answer_that_says_the_same_converts_nothing_again(root: Root) -> None
 
 def test_a_late_abort_changes_nothing_that_a_count_says(root: Root) -> None:
     root.take_all(make.ct_series(4, ImagesInAcquisition=4), origin("a1"))
-    root.clock.move(400)
-    settle(root)
+    settle(root, 461)
     root.ingest.association_ended("a1", "lost")
     assert verdict(root) == ("complete", "headers", 4, 0)
 
@@ -326,8 +319,7 @@ def test_a_late_abort_changes_nothing_that_a_count_says(root: Root) -> None:
 def test_a_late_abort_says_nothing_about_instances_that_came_after_it(root: Root) -> None:
     *most, last = make.ct_series(4)
     root.take_all(most, origin("a1"))
-    root.clock.move(400)
-    settle(root)
+    settle(root, 461)
     root.ingest.association_ended("a1", "aborted")
     root.clock.move(1)
     root.take(last, origin("a2"))

@@ -38,8 +38,7 @@ from node.writers.options import write_options
 from tests import make
 from tests.acceptance.served import until
 from tests.converting import convert_series
-from tests.ingest import indexed
-from tests.integration.conftest import announced, data_set_bytes, flip
+from tests.integration.conftest import announced, bring, data_set_bytes, flip
 from tests.made_once import lose_index
 from tests.object_store import object_store
 from tests.receivers import Answer, Receiver
@@ -82,13 +81,7 @@ class Served:
         return outcome
 
     def take(self, *instances: FileDataset) -> list[Outcome]:
-        ingest = self.repository.ingest
-        outcomes = []
-        for ds in instances:
-            incoming = ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            incoming.take_fragment(data_set_bytes(ds))
-            outcomes.append(indexed(incoming))
-        return outcomes
+        return bring(self.repository.ingest, *instances)
 
     def upload(self) -> str | None:
         """Move everything; return why that cannot be done now."""

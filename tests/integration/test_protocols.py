@@ -150,7 +150,7 @@ def test_a_field_map_without_its_other_half_is_suspect_until_that_comes(root: Ro
 
     def verdict_of(uid: str) -> tuple[Any, ...]:
         [row] = root.rows("SELECT * FROM v_series WHERE series_instance_uid = :uid", uid=uid)
-        assert told_by_sidecars(root, uid) == {(row["verdict"], row["verdict_reason"])}
+        assert told_by_sidecars(root, uid, "state", "reason") == {(row["verdict"], row["verdict_reason"])}
         return row["verdict"], row["verdict_rule"], row["verdict_reason"], row["missing_detail"]
 
     for _ in range(10):

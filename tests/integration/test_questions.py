@@ -172,19 +172,6 @@ def test_a_count_is_believed_only_with_a_list(
     assert verdict(root) == expected
 
 
-def test_an_answer_after_the_conversion_changes_the_verdict(root: Root, source: Source, asked: Asked) -> None:
-    whole = make.ct_series(6)
-    source.has, source.count = [str(ds.SOPInstanceUID) for ds in whole], 6
-    took(root, whole[:5])
-    root.clock.move(55)
-    questions = asked()
-    questions.questioner.step()
-    settle(root, 10)
-    assert verdict(root) == ("complete", "geometry", None, 0)
-    assert questions.ask() == ["succeeded"]
-    assert verdict(root) == ("incomplete", "c-find", 6, 1)
-
-
 @pytest.mark.slow
 def test_an_answer_about_other_instances_counts_nothing(root: Root, source: Source, asked: Asked) -> None:
     first, *rest = make.ct_series(4)

@@ -27,7 +27,7 @@ from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, take
-from tests.integration.conftest import data_set_bytes
+from tests.integration.conftest import bring
 from tests.made_once import IN_POSTGRESQL, copy_root, lose_index
 from tests.preloaded import run
 from tests.rows import read_rows, view_rows, write_rows
@@ -123,14 +123,7 @@ def test_everything_that_can_be_read_is_taken_over(settings: Settings, lived: Pa
 def merge_two_patients(settings: Settings) -> None:
     """Receive two patients with a study each, and merge the first into the second."""
     with Repository(settings) as repository:
-        take(
-            repository.ingest,
-            [
-                Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds))
-                for name in ("A", "B")
-                for ds in make.ct_series(1, PatientID=name)
-            ],
-        )
+        bring(repository.ingest, *(ds for name in ("A", "B") for ds in make.ct_series(1, PatientID=name)))
         [one, other] = [row["id"] for row in view_rows(settings.storage.root, "SELECT id FROM v_patients ORDER BY id")]
         repository.actions.by_name["merge-patients"](source=one, target=other, who="test")
 
@@ -154,8 +147,7 @@ def test_a_conflict_of_a_study_is_there_once_after_a_rebuild_with_its_decision(
     first = make.ct_series(2, PatientID="7", PatientName="A")
     second, nameless = make.ct_series(3, PatientID="7", PatientName="B"), make.ct_series(3, PatientID="")
     with Repository(settings) as repository:
-        for ds in (*first, *second, *nameless):
-            take(repository.ingest, [Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds))])
+        bring(repository.ingest, *first, *second, *nameless)
     uids = {"uid": str(second[2].SOPInstanceUID), "study": str(second[2].StudyInstanceUID)}
     write_rows(root, "UPDATE conflicts SET sop_instance_uid = :uid WHERE study_instance_uid = :study", **uids)
     if is_decided:
