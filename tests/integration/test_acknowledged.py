@@ -208,8 +208,15 @@ def test_a_torn_end_is_cut_off_if_the_journal_has_what_it_named(settings: Settin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["nothing", "index"])
-@pytest.mark.parametrize("damage", ["last frame", "first frames"])
+@pytest.mark.parametrize(
+    ("loss", "damage"),
+    [
+        ("nothing", "last frame"),
+        ("index", "first frames"),
+        pytest.param("nothing", "first frames", marks=pytest.mark.long),
+        pytest.param("index", "last frame", marks=pytest.mark.long),
+    ],
+)
 def test_an_end_that_no_crash_tore_is_told_and_kept(settings: Settings, loss: str, damage: str) -> None:
     root, sent, later = settings.storage.root, new_series(2), new_series(2)
     received(settings, sent)

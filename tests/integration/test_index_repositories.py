@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
 from node.index.work import jobs
 from tests import make
+from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.made_once import IN_POSTGRESQL
 from tests.rows import read_rows, write_rows
@@ -140,13 +140,6 @@ def test_a_reader_of_an_index_with_another_schema_says_what_to_do(root: Root) ->
         index.failures.newest(1)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    pause, deadline = threading.Event(), dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
-    while not condition():
-        assert dt.datetime.now(dt.UTC) < deadline
-        pause.wait(0.01)
-
-
 @pytest.mark.slow
 def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "MAX_BATCH", 1)
@@ -154,9 +147,9 @@ def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkey
         with held_writer(root, pool):
             queued = root.index._writer._queue.qsize
             failing: Future[None] = pool.submit(root.index._writer.run, disk_error)
-            until(lambda: queued() == 1)
+            until(lambda: queued() == 1, 60, "the write that fails")
             closing = pool.submit(root.index.close)
-            until(lambda: queued() == 3)  # what it commits last, and the end
+            until(lambda: queued() == 3, 60, "the close")  # what it commits last, and the end
             with pytest.raises(OutOfResources, match="the index is closed"):
                 root.index._writer.run(disk_error)
         closing.result()

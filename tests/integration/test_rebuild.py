@@ -282,7 +282,13 @@ def damage(path: Path, table: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.sqlite("damages pages of the file; test_postgresql damages one of the server")
-@pytest.mark.parametrize("table", ["images", "conversions", "events", "tombstones", "accounts", "series", "patients"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        *("images", "accounts", "series"),
+        *(pytest.param(table, marks=pytest.mark.long) for table in ("conversions", "events", "tombstones", "patients")),
+    ],
+)
 def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
     settings: Settings, lived: Path, table: str
 ) -> None:
@@ -340,7 +346,9 @@ def test_a_table_is_read_on_both_sides_of_its_damage(settings: Settings) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["aside", "parts-swept", "claims-released", "finished"])
+@pytest.mark.parametrize(
+    "step", ["aside", "parts-swept", pytest.param("claims-released", marks=pytest.mark.long), "finished"]
+)
 def test_a_rebuild_that_dies_is_done_again_with_the_same_previous_index(
     settings: Settings, lived: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
