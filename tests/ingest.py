@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydicom import FileDataset
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
+from node.control.repository import Repository
 from node.index.database.index import Index
 from node.index.nouns.records import Outcome
 from node.journal.journal import Journal
 from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.receive.ingest import LARGE_BYTES, Announced, Incoming, Ingest, Origin
+from node.settings.model import Settings
 from tests import make
+from tests.rows import view_rows
 
 if TYPE_CHECKING:
     from tests.crash.journal import Sent
@@ -48,6 +53,21 @@ def take(ingest: Ingest, instances: Sequence[Sent]) -> None:
         incoming = ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
         incoming.take_fragment(one.data)
         indexed(incoming)
+
+
+def received(settings: Settings, instances: Sequence[Sent]) -> None:
+    """Open a root, and bring instances in."""
+    with Repository(settings) as repository:
+        take(repository.ingest, instances)
+
+
+def served(root: Path) -> dict[str, str]:
+    """The digest of the file that each instance is served from, by SOP Instance UID."""
+    rows = view_rows(root, "SELECT sop_instance_uid, path, data_set_offset FROM v_images WHERE NOT file_missing")
+    return {
+        row["sop_instance_uid"]: hashlib.sha256(Path(row["path"]).read_bytes()[row["data_set_offset"] :]).hexdigest()
+        for row in rows
+    }
 
 
 @contextmanager

@@ -8,7 +8,6 @@ empty disk, and what was not acknowledged is sent again.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import random
 import shutil
@@ -24,7 +23,7 @@ from node.archive.intact import data_set_offset
 from node.failpoints import RECEIVING, UPLOADING, VARIABLE
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
-from tests.crash.harness import ONCE, Node, gone, report
+from tests.crash.harness import ONCE, Node, arguments, gone, report
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.postgresql import Server, start
 
@@ -95,10 +94,8 @@ def receive_and_die(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, cycles=100)
     parser.add_argument("--promise", choices=("index", "object"), required=True)
-    parser.add_argument("--cycles", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance, died, problems, began = random.Random(options.seed), Counter[str](), list[str](), time.monotonic()
     points = (None, *RECEIVING, *(UPLOADING if options.promise == "object" else ()))

@@ -18,7 +18,6 @@ instances, once. Leases last 4 s, series are quiet after 1 s, and instances are 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
@@ -37,6 +36,7 @@ from node.index.engine.backend import ServerPlace
 from node.index.engine.place import IndexUnusable, upgrade
 from tests.acceptance.test_cluster import Host, store_of
 from tests.crash.cluster import SENDERS, SETTLE_SECONDS, Sent, mistakes, send_until
+from tests.crash.harness import arguments
 from tests.replication import WAITS, Replicated, replicated
 
 ROLES = {"r1": '["receive"]', "r2": '["receive"]', "c1": '["convert"]'}
@@ -159,9 +159,7 @@ def run(site: Site, faults: list[str], chance: random.Random, senders: int, seed
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = arguments(__doc__, cycles=20)
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
     options = parser.parse_args()
     chance = random.Random(options.seed)

@@ -7,6 +7,7 @@ everything must be converted.
 
 from __future__ import annotations
 
+import argparse
 import random
 import signal
 import subprocess
@@ -243,15 +244,11 @@ class Run:
         checker.from_scratch()
         result.problems += checker.problems(journal)
         for still in waiting:
-            sender = Sender(node.port, still, journal)
-            sender.start()
-            sender.join()
+            send(node, still, journal)
             lost = [one for one in still if (one.sop_instance_uid, one.sha256) not in journal.answered_at]
             result.problems += [f"not taken in the end: {one.sop_instance_uid}" for one in lost]
-        deadline, pause = time.monotonic() + self.settle_seconds + 0.2 * len(journal.sent), threading.Event()
-        while (left := checker.unsettled()) and time.monotonic() < deadline:
-            pause.wait(0.5)
-        result.problems += left
+        if not within(self.settle_seconds + 0.2 * len(journal.sent), lambda: not checker.unsettled()):
+            result.problems += checker.unsettled()
         if node.end(signal.SIGTERM) != 0:
             result.problems.append("the node does not stop in good order")
         result.problems += checker.problems(journal)
@@ -259,12 +256,26 @@ class Run:
 
 def gone(process: int, seconds: float) -> bool:
     """Whether a process ends by itself in time; it is a zombie then."""
+    return within(seconds, lambda: Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def within(seconds: float, condition: Callable[[], object]) -> bool:
+    """Whether something comes true in time."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
-    while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+    while not condition():
         if time.monotonic() > deadline:
             return False
-        pause.wait(0.01)
+        pause.wait(0.02)
     return True
+
+
+def send(node: Node, instances: Sequence[Sent], journal: Journal) -> list[int]:
+    """Send over one association; return the statuses, as far as the node answered."""
+    before = len(journal.statuses)
+    sender = Sender(node.port, instances, journal)
+    sender.start()
+    sender.join()
+    return journal.statuses[before:]
 
 
 def _wait_for_some(senders: Sequence[Sender], count: int, seconds: float) -> None:
@@ -273,6 +284,25 @@ def _wait_for_some(senders: Sequence[Sender], count: int, seconds: float) -> Non
     while sum(sender.answered for sender in senders) < count and any(sender.is_alive() for sender in senders):
         pause.wait(0.001)
     pause.wait(seconds)
+
+
+@dataclass(slots=True)
+class Campaign:
+    """A run below `folder`: `done` counts what happened, `problems` says what was wrong."""
+
+    folder: Path
+    seed: int = field(default=0, kw_only=True)
+    done: Counter[str] = field(default_factory=Counter, init=False)
+    problems: list[str] = field(default_factory=list, init=False)
+
+
+def arguments(document: str | None, cycles: int | None = None) -> argparse.ArgumentParser:
+    """Return the parser of a campaign, with ``--seed`` and, where it has cycles, ``--cycles``."""
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if cycles is not None:
+        parser.add_argument("--cycles", type=int, default=cycles)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 def report(campaign: str, began: float, done: Mapping[str, int], problems: Sequence[str], sound: str) -> int:

@@ -10,13 +10,11 @@ series is converted whole.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -25,8 +23,8 @@ from subprocess import TimeoutExpired
 
 from node.failpoints import RECOVERING, VARIABLE
 from tests.crash.checker import Checker
-from tests.crash.harness import SETTINGS, Node, report
-from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.crash.harness import SETTINGS, Campaign, Node, arguments, report, send, within
+from tests.crash.journal import Journal, Sent, new_series
 from tests.crash.mutants import VARIABLE as VARIABLE_OF_MUTANT
 from tests.made_once import lose_index
 from tests.preloaded import Process, run
@@ -39,17 +37,10 @@ DAMAGED_BYTES = 3 << 12
 
 
 @dataclass(slots=True)
-class Losses:
-    """One run below `folder`: `done` counts what happened, `problems` says what was wrong.
+class Losses(Campaign):
+    """One run; `mutant`: of `tests.crash.mutants`, for node and rebuild; it then ends with the first problem."""
 
-    `mutant`: of `tests.crash.mutants`, for node and rebuild; the run then ends with the first problem.
-    """
-
-    folder: Path
-    seed: int = 0
     mutant: str | None = None
-    done: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
     _series: dict[str, list[Sent]] = field(default_factory=dict)
 
     def run(self, cycles: int) -> None:
@@ -74,7 +65,7 @@ class Losses:
         self._series |= {series[0].series_instance_uid: series for series in new}
         with Node(self._root, self.mutant) as node:
             assert node.start(), node.log.read_text()[-2000:]
-            self._send(node, [one for series in new for one in series], journal)
+            send(node, [one for series in new for one in series], journal)
             if random_.random() < 0.7:
                 self._settle()
         whole = self._whole()
@@ -91,7 +82,7 @@ class Losses:
             yield from self._instances(journal, lost)
             self._settle()
             yield from self._verdicts(lost, whole)
-            self._send(node, [one for series in self._series.values() for one in series], journal)
+            send(node, [one for series in self._series.values() for one in series], journal)
             self._settle()
         with Node(
             self._root, self.mutant
@@ -101,18 +92,10 @@ class Losses:
             yield from (f"sent again: {problem}" for problem in (*checker.problems(journal), *checker.unsettled()))
             yield from self._verdicts(set(), {})
 
-    def _send(self, node: Node, instances: list[Sent], journal: Journal) -> None:
-        sender = Sender(node.port, instances, journal)
-        sender.start()
-        sender.join()
-
     def _settle(self) -> None:
         """Wait until nothing is owed to a series; what waits for its lost instances has failed."""
-        deadline = time.monotonic() + SETTLE_SECONDS
         open_ = "SELECT 1 FROM series WHERE state IN ('receiving', 'converting')"
-        while view_rows(self._root, open_):
-            assert time.monotonic() < deadline, "not converted in time"
-            time.sleep(0.05)
+        assert within(SETTLE_SECONDS, lambda: not view_rows(self._root, open_)), "not converted in time"
 
     def _whole(self) -> dict[str, tuple[int, Path]]:
         """Return revision and folder of the series all of whose instances are in their current volumes."""
@@ -208,13 +191,10 @@ class Losses:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = arguments(__doc__, cycles=100).parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="voxelnode-loss-") as folder:
-        losses = Losses(Path(folder), options.seed)
+        losses = Losses(Path(folder), seed=options.seed)
         losses.run(options.cycles)
     campaign = f"{options.cycles} cycles, seed {options.seed}"
     return report(campaign, began, losses.done, losses.problems, "what was acknowledged is there, or named")

@@ -10,7 +10,6 @@ series, and nothing else.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import random
 import re
@@ -19,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -36,7 +34,7 @@ from node.errors import VoxelnodeError
 from node.failpoints import CONVERTING, UPLOADING
 from node.failpoints import VARIABLE as FAILPOINT
 from node.settings.model import Settings, Storage
-from tests.crash.harness import report
+from tests.crash.harness import Campaign, arguments, report, within
 from tests.crash.routes import Node, send_all
 from tests.lying_store import FLIPS, FLIPS_ONCE, ON_WRITING, Lying, lying_store
 from tests.make import instance, set_pixels
@@ -116,14 +114,10 @@ def line_to(server: str, random_: random.Random) -> tuple[Line, str]:
 
 
 @dataclass(slots=True)
-class Faults:
-    """One run below `folder`: `done` counts the faults, `problems` says what was wrong."""
+class Faults(Campaign):
+    """One run."""
 
-    folder: Path
     cycles: int
-    seed: int = 0
-    done: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
     acknowledged: dict[str, bytes] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     _studies: list[tuple[str, set[str]]] = field(default_factory=list)
@@ -227,14 +221,8 @@ class Faults:
             time.sleep(random_.uniform(0, 0.3))
 
     def _settle(self, root: Path) -> None:
-        deadline = time.monotonic() + SETTLE_SECONDS
-        left: list[object] = []
-        while time.monotonic() < deadline:
-            left = view_rows(root, UNSETTLED)
-            if not left:
-                return
-            time.sleep(0.2)
-        self.problems.append(f"after {SETTLE_SECONDS:g} s there still wait {left}")
+        if not within(SETTLE_SECONDS, lambda: not view_rows(root, UNSETTLED)):
+            self.problems.append(f"after {SETTLE_SECONDS:g} s there still wait {view_rows(root, UNSETTLED)}")
 
     def _compare(self, store: ObjectStore, settings: Settings) -> None:
         findings = check_repository(settings, digests=True, repair=False)
@@ -299,13 +287,10 @@ def listing(store: ObjectStore) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = arguments(__doc__, cycles=200).parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="voxelnode-objects-") as folder:
-        faults = Faults(Path(folder), options.cycles, options.seed)
+        faults = Faults(Path(folder), options.cycles, seed=options.seed)
         faults.run()
     campaign, sound = (
         f"{options.cycles} cycles, seed {options.seed}",

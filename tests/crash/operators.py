@@ -28,9 +28,10 @@ from node.control.root import REBUILDING_FILE
 from node.failpoints import CONVERTING, DELETING, RECEIVING, RECOVERING, VARIABLE
 from tests.crash.checker import Checker, opened
 from tests.crash.drawing import BOTH, MOMENTS, PICK, PICKS, maybe, one_of, operation, picked, whole
+from tests.crash.harness import within
 from tests.crash.journal import Sent, new_series
 from tests.crash.model import Snapshot, unmentioned
-from tests.crash.site import QUICK, Site, within
+from tests.crash.site import QUICK, Site
 from tests.rows import wait_until_applied
 from tests.rsync import Rsync
 

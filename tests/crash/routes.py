@@ -9,7 +9,6 @@ may have been given up. Waits between attempts begin at 0.3 s instead of 30 s. F
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import sqlite3
@@ -18,10 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,12 +27,11 @@ from typing import Any
 import numpy as np
 from pydicom.uid import generate_uid
 
-from benchmarks.forward import worked_seconds
 from node.association.client.association import Address, NoAssociation
 from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
 from node.errors import VoxelnodeError
 from tests.acceptance.served import READY
-from tests.crash.harness import report
+from tests.crash.harness import Campaign, arguments, report, within
 from tests.crash.small_disk import fill, mount_small
 from tests.make import instance, set_pixels
 from tests.preloaded import FIRST_WAIT, Process
@@ -91,31 +88,17 @@ class Node:
             self._process.stdout.close()
             self._process = None
 
-    def send_signal(self, number: int) -> None:
-        """Stop it, or let it go on."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def worked_seconds(self) -> float:
-        """Return the processor time that it has used since its start."""
-        assert self._process is not None
-        return worked_seconds(self._process.pid)
-
 
 @dataclass(slots=True)
-class Faults:
-    """One run below `folder`: `done` counts the faults, `problems` says what was wrong."""
+class Faults(Campaign):
+    """One run."""
 
-    folder: Path
     instances: int = 10_000
     series: int = 100
     outage: float = 120.0
     times: int = 2
     pause: float = 4.0
-    seed: int = 0
     kinds: tuple[str, ...] = FAULTS
-    done: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         """Send everything while faults happen, and compare what has arrived."""
@@ -180,16 +163,13 @@ class Faults:
 
     def _settle(self, here: Node, there: Node, share: Path, uids: set[str]) -> None:
         """Wait until both destinations have everything, or nothing waits any more."""
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            if (
-                len(arrived_at(there.root)) >= len(uids)
-                and len(files_in(share)) >= len(uids)
-                and not waiting_at(here.root)
-            ):
-                return
-            time.sleep(0.2)
-        self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {waiting_at(here.root)}")
+
+        def is_done() -> bool:
+            has_arrived = min(len(arrived_at(there.root)), len(files_in(share))) >= len(uids)
+            return has_arrived and not waiting_at(here.root)
+
+        if not within(SETTLE_SECONDS, is_done):
+            self.problems.append(f"after {SETTLE_SECONDS:g} s there still waits {waiting_at(here.root)}")
 
     def _compare(self, here: Node, there: Node, share: Path, uids: set[str]) -> None:
         received = arrived_at(there.root)
@@ -315,12 +295,11 @@ def waiting_at(root: Path) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--instances", type=int, default=10_000)
     parser.add_argument("--series", type=int, default=100)
     parser.add_argument("--times", type=int, default=2, help="least number of each fault")
     parser.add_argument("--outage", type=float, default=120.0, help="seconds of the long outage of the second node")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-full-disks", action="store_true")
     options = parser.parse_args()
     kinds = FAULTS[:2] if options.no_full_disks else FAULTS

@@ -18,7 +18,6 @@ node has every instance that was not deleted.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import random
@@ -27,7 +26,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from node.archive.intact import data_set_offset
 from node.failpoints import DELETING, DELIVERING, FORWARDING, VARIABLE
 from tests.crash import routes
 from tests.crash.checker import Checker, damage, opened
-from tests.crash.harness import Node, beside_random_moments, gone, report
+from tests.crash.harness import Campaign, Node, arguments, beside_random_moments, gone, report, within
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.preloaded import FIRST_WAIT, run
 from tests.programs import free_port
@@ -68,17 +67,10 @@ class Dated(Journal):
 
 
 @dataclass(slots=True)
-class Services:
-    """One run below `folder`: `done` counts what happened, `problems` says what was wrong.
+class Services(Campaign):
+    """One run; `mutant`: of `tests.crash.mutants`."""
 
-    `mutant`: of `tests.crash.mutants`.
-    """
-
-    folder: Path
-    seed: int = 0
     mutant: str | None = None
-    done: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
     _waiting: list[Sent] = field(default_factory=list)
     _late: list[tuple[float, Sent]] = field(default_factory=list)  # when it is to be sent
     _harmed: dict[str, tuple[Path, bytes]] = field(default_factory=dict)  # what the file had been
@@ -347,12 +339,8 @@ class Services:
         return not (hooks or open_ or routes.waiting_at(self._root))
 
     def _until(self, what: str, holds: Callable[[], bool]) -> Iterator[str]:
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while not holds():
-            if time.monotonic() > deadline:
-                yield f"not in {SETTLE_SECONDS:g} s: {what}"
-                return
-            time.sleep(0.05)
+        if not within(SETTLE_SECONDS, holds):
+            yield f"not in {SETTLE_SECONDS:g} s: {what}"
 
 
 def _digest(path: Path) -> str:
@@ -369,16 +357,14 @@ def _moment(text: str) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = arguments(__doc__, cycles=100)
     parser.add_argument("--folder", type=Path, help="keep everything there, for looking into")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="voxelnode-services-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        services = Services(folder, options.seed)
+        services = Services(folder, seed=options.seed)
         services.run(options.cycles)
     campaign = f"{options.cycles} cycles, seed {options.seed}"
     sound = "nothing was lost, everything was told and has arrived"

@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cache
@@ -20,7 +18,7 @@ from node.settings.model import OverwritePolicy
 from tests.crash import held
 from tests.crash.checker import opened
 from tests.crash.disk import Disk, built
-from tests.crash.harness import ONCE, SETTINGS, Node, gone
+from tests.crash.harness import ONCE, SETTINGS, Node, gone, within
 from tests.crash.journal import Sender, Sent, new_series
 from tests.crash.model import Model, problems
 from tests.crash.mutants import VARIABLE as VARIABLE_OF_MUTANT
@@ -279,13 +277,3 @@ def _library() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     """The library of the disk, and its folder, which goes with this process."""
     folder = tempfile.TemporaryDirectory(prefix="voxelnode-library-")
     return built(Path(folder.name)), folder
-
-
-def within(seconds: float, condition: Callable[[], object]) -> bool:
-    """Whether something comes true in time."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(0.05)
-    return True

@@ -7,7 +7,6 @@ were at its first rest; at each start, and in the end, everything that was ackno
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pynetdicom import build_context
 from node.association.client.association import Address
 from tests.acceptance.served import Served
 from tests.crash.checker import Checker
+from tests.crash.harness import arguments
 from tests.crash.journal import Journal, Sender, new_series
 from tests.protocol.conftest import Raw, associate_rq, c_store_rq, p_data, pdu, pdv
 
@@ -194,9 +194,8 @@ KINDS: tuple[Callable[[int, Journal], None], ...] = (_good, _good, _good, _abort
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--minutes", type=float, default=120)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="voxelnode-soak-") as temporary:
         soak = Soak(Path(temporary), options.minutes, options.seed)

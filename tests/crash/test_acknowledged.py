@@ -19,17 +19,11 @@ from node.failpoints import VARIABLE
 from node.settings.model import Settings, Storage
 from tests.acceptance.served import until
 from tests.crash.acknowledged import without_bytes
-from tests.crash.harness import Node
-from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.crash.harness import Node, send
+from tests.crash.journal import Journal, new_series
 from tests.rows import read_rows
 
 UIDS = "SELECT sop_instance_uid FROM images ORDER BY id"
-
-
-def send(node: Node, instances: list[Sent], journal: Journal) -> None:
-    sender = Sender(node.port, instances, journal)
-    sender.start()
-    sender.join()
 
 
 @pytest.mark.slow

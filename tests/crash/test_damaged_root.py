@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.crash.checker import Checker
-from tests.crash.harness import Node
-from tests.crash.journal import Journal, Sender, new_series
+from tests.crash.harness import Node, send
+from tests.crash.journal import Journal, new_series
 from tests.preloaded import run
 
-pytestmark = [pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
@@ -23,9 +22,7 @@ def node(tmp_path: Path, journal: Journal) -> Iterator[Node]:
     """A node that was killed, with twelve acknowledged instances."""
     with Node(tmp_path / "root") as node:
         assert node.start()
-        sender = Sender(node.port, [*new_series(6), *new_series(6)], journal)
-        sender.start()
-        sender.join()
+        send(node, [*new_series(6), *new_series(6)], journal)
         node.kill()
         assert set(journal.statuses) == {0}
         yield node
@@ -37,25 +34,12 @@ def refused(node: Node) -> str:
     return node.log.read_text().splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_a_lost_write_ahead_log_loses_no_instance(node: Node, journal: Journal) -> None:
     (node.root / "index.sqlite-wal").unlink()
     assert node.start()
     assert Checker(node.root).problems(journal) == []
 
 
-@pytest.mark.slow
-def test_a_lost_index_is_not_replaced_unasked_and_is_rebuilt_when_asked(node: Node, journal: Journal) -> None:
-    for path in node.root.glob("index.sqlite*"):
-        path.unlink()
-    assert "voxelnode db rebuild" in refused(node)
-    assert "voxelnode db rebuild" in run("db", "upgrade", "--root", node.root).stderr
-    assert run("db", "rebuild", "--root", node.root).returncode == 0
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
-
-
-@pytest.mark.slow
 def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal: Journal) -> None:
     assert node.start()
     node.kill()
@@ -75,7 +59,6 @@ def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal
 CHECKPOINT = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA wal_checkpoint(TRUNCATE)')"
 
 
-@pytest.mark.slow
 def test_a_root_that_may_only_be_read_is_told(tmp_path: Path) -> None:
     place = tmp_path / "mounted"
     place.mkdir()
@@ -89,52 +72,3 @@ def test_a_root_that_may_only_be_read_is_told(tmp_path: Path) -> None:
     assert told.returncode == 1
     assert "Read-only file system" in told.stderr
     assert "Traceback" not in told.stderr
-
-
-@pytest.mark.slow
-def test_a_removed_or_altered_file_is_found_by_fsck(node: Node, journal: Journal) -> None:
-    assert run("journal", "drain", "--root", str(node.root)).returncode == 0  # or the journal would restore them
-    first, second = sorted(node.root.glob("objects/*/*.dcm"))[:2]
-    first.unlink()
-    second.write_bytes(second.read_bytes()[:-1] + b"\xff")
-    told = run("fsck", "--hash", "--root", str(node.root))
-    assert told.returncode == 1
-    assert "file-missing" in told.stdout
-    assert "file-altered" in told.stdout
-    assert node.start()  # an instance that is lost cannot be brought back by refusing the others
-    assert [problem.split(":")[0] for problem in Checker(node.root).problems(journal)]
-    sender = Sender(node.port, list(journal.sent.values()), journal)
-    sender.start()
-    sender.join()
-    node.kill()
-    assert run("fsck", "--hash", "--repair", "--root", str(node.root)).returncode == 0
-    assert node.start()
-    sender = Sender(node.port, list(journal.sent.values()), journal)
-    sender.start()
-    sender.join()
-    assert set(journal.statuses) == {0}
-    node.kill()  # the checker looks at a node that has received nothing since its start
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
-
-
-@pytest.mark.slow
-def test_a_backup_by_command_beside_a_serving_node_starts_elsewhere_with_everything(
-    node: Node, journal: Journal, tmp_path: Path
-) -> None:
-    assert node.start()
-    copy = tmp_path / "elsewhere" / "root"
-    copy.mkdir(parents=True)
-    told = run("db", "backup", str(copy / "index.sqlite"), "--root", str(node.root))
-    assert told.returncode == 0, told.stderr
-    acknowledged_by_then = len(journal.acknowledged())
-    sender = Sender(node.port, new_series(4), journal)
-    sender.start()
-    sender.join()
-    for name in ("journal", "incoming", "objects", "quarantine"):  # as in docs/backup.md
-        shutil.copytree(node.root / name, copy / name)
-    node.kill()
-    with Node(copy) as restored:
-        assert restored.start()
-        assert Checker(copy).problems(journal) == []
-    assert len(journal.acknowledged()) == acknowledged_by_then + 4

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,14 +19,13 @@ from node.index.database.reading import reading
 from node.settings.model import Settings
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk
-from tests.crash.harness import Node
+from tests.crash.harness import Node, send, within
 from tests.crash.journal import Journal, Sender, Sent, new_series
-from tests.crash.site import within
 from tests.crash.small_disk import fill, mount_small, use_inodes
 from tests.preloaded import FIRST_WAIT, run
 from tests.protocol.conftest import Raw, associate_rq, echo_seconds
 
-pytestmark = [pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 OUT_OF_RESOURCES = 0xA700
 SOON = {"VOXELNODE_SERIES__QUIET_SECONDS": "0.1"}
@@ -38,16 +38,6 @@ def node(disk: Disk) -> Iterator[Node]:
     with Node(disk.root / "root", environment={**disk.environment, **SOON, FIRST_WAIT: "0.5"}) as node:
         assert node.start()
         yield node
-
-
-def send(node: Node, instances: list[Sent], journal: Journal) -> list[int]:
-    """Send over one association; returns the statuses."""
-    before = len(journal.statuses)
-    sender = Sender(node.port, instances, journal)
-    sender.start()
-    sender.join()
-    assert not sender.broken
-    return journal.statuses[before:]
 
 
 def rejection(node: Node) -> tuple[int, int, int] | None:
@@ -84,6 +74,12 @@ FAULTS_OF_CHECKPOINTS = {
 }
 
 
+def each_once(faults: dict[str, tuple[str, str]]) -> list[Any]:
+    """The places of faults: the gate has each kind of call once, and a release all of them."""
+    last = {calls: place for place, (calls, _) in faults.items()}
+    return [place if place in last.values() else pytest.param(place, marks=pytest.mark.long) for place in faults]
+
+
 def begin_series(node: Node, journal: Journal) -> list[Sent]:
     """A series of six large instances, the first two of which are sent."""
     series = new_series(6, large=True)
@@ -98,6 +94,13 @@ def begin_fault(disk: Disk, node: Node, journal: Journal, fault: tuple[str, str]
     return series
 
 
+def require_sound_start(node: Node, journal: Journal) -> None:
+    """After a kill, everything acknowledged is there."""
+    node.kill()
+    assert node.start()
+    assert Checker(node.root).problems(journal) == []
+
+
 def refuses(node: Node, journal: Journal) -> bool:
     """Whether an instance is refused; those that are not are acknowledged."""
     return rejection(node) is not None or send(node, new_series(1), journal) == [OUT_OF_RESOURCES]
@@ -109,8 +112,7 @@ def noted_reason(node: Node) -> str:
     return str(json.loads(noted.read_text())["reason"]).replace("IOERR", "EIO") if noted.exists() else ""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", FAULTS)
+@pytest.mark.parametrize("place", each_once(FAULTS))
 def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_started_again(
     disk: Disk, node: Node, journal: Journal, place: str
 ) -> None:
@@ -133,8 +135,7 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
     assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS)
+@pytest.mark.parametrize("place", each_once(FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS))
 def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_is_lost(
     disk: Disk, node: Node, journal: Journal, place: str
 ) -> None:
@@ -145,14 +146,11 @@ def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_
     assert refuses(node, journal)
     assert rejection(node) == (2, 3, 1)
     assert within(10, lambda: "EIO" in noted_reason(node))  # noted after the first refusal
-    node.kill()
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
+    require_sound_start(node, journal)
     assert send(node, series, journal) == [0] * 6
     assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "place", "error"),
     [("r", "/objects/", errno.ESTALE), ("s", "/journal/", errno.ENOTCONN), ("s", "/objects/", errno.EOPNOTSUPP)],
@@ -166,13 +164,10 @@ def test_a_file_system_that_is_away_stops_intake_with_a_remedy_and_nothing_ackno
     name = errno.errorcode[error]
     assert within(10, lambda: f"disk: {name}: {os.strerror(error)}; " in noted_reason(node))
     disk.heal()
-    node.kill()
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
+    require_sound_start(node, journal)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("place", FAULTS_BEHIND)
+@pytest.mark.parametrize("place", each_once(FAULTS_BEHIND))
 def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
 ) -> None:
@@ -182,12 +177,9 @@ def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_th
     assert within(60, lambda: not Checker(node.root).problems(journal))
     assert send(node, series[4:], journal) == [0] * 2
     assert within(30, lambda: not Checker(node.root).unsettled())
-    node.kill()
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
+    require_sound_start(node, journal)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", [place for place, (calls, _) in FAULTS.items() if calls != "s"])
 def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
@@ -198,13 +190,17 @@ def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     disk.heal()
     assert send(node, series[2:], journal) == [0] * 4
     assert within(30, lambda: not Checker(node.root).unsettled())
-    node.kill()
-    assert node.start()
-    assert Checker(node.root).problems(journal) == []
+    require_sound_start(node, journal)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.ESTALE, errno.ENOTCONN])
+@pytest.mark.parametrize(
+    "error",
+    [
+        errno.ENOSPC,
+        errno.ESTALE,
+        *(pytest.param(error, marks=pytest.mark.long) for error in (errno.EIO, errno.ENOTCONN)),
+    ],
+)
 def test_a_conversion_that_the_disk_spoils_is_tried_again(disk: Disk, node: Node, journal: Journal, error: int) -> None:
     disk.fail("wo", error, "/work/")
     assert send(node, new_series(4), journal) == [0] * 4
@@ -221,7 +217,6 @@ PUT = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP])
 def test_a_file_system_without_hard_links_is_named_with_a_remedy(disk: Disk, error: int) -> None:
     disk.fail("l", error, "/")
@@ -254,7 +249,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     assert within(30, lambda: subprocess.run(unmount, capture_output=True, check=False).returncode == 0)
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_again(
     small_disk: Path, journal: Journal
 ) -> None:
@@ -282,7 +276,6 @@ def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_ag
         assert Checker(node.root).problems(journal) == []
 
 
-@pytest.mark.slow
 def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_disk: Path, journal: Journal) -> None:
     series = [one for _ in range(6) for one in new_series(8)]
     with Node(small_disk / "root") as node:
@@ -306,7 +299,6 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_d
         assert within(40, lambda: not Checker(node.root).unsettled())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_serving", [True, False], ids=["by the node", "after a kill, by the command"])
 @pytest.mark.parametrize("lacking", ["bytes", "inodes"])
 def test_a_study_can_be_deleted_from_a_disk_that_is_full(

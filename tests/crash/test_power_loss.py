@@ -7,8 +7,6 @@ what they covered (disk.py), started anew, and compared with what the senders ha
 from __future__ import annotations
 
 import re
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from node.receive.apply import Applier
 from node.settings.model import Settings, Storage
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk, Sync, leave, syncs
-from tests.crash.harness import Node
+from tests.crash.harness import Node, within
 from tests.crash.journal import Journal, Sender, new_series
 from tests.crash.mutants import MUTANTS
 from tests.crash.small_journal import SINGLE_SYNCS, VARIABLE, make_small
@@ -105,9 +103,7 @@ def session(
 
 
 def _wait_for_conversions(node: Node) -> None:
-    deadline, pause = time.monotonic() + 60, threading.Event()
-    while Checker(node.root).unsettled() and time.monotonic() < deadline:
-        pause.wait(0.1)
+    within(60, lambda: not Checker(node.root).unsettled())
 
 
 @pytest.mark.parametrize("single_syncs", [SINGLE_SYNCS, "0"])

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from node.failpoints import VARIABLE
 from node.journal.journal import MARK_FILE
 from tests.acceptance.served import until
-from tests.crash.harness import Node
+from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series
-from tests.crash.test_acknowledged import send
 from tests.rows import read_rows
 
 EVENTS = "SELECT kind, detail FROM v_events WHERE kind = 'journal-damaged'"
@@ -42,24 +40,3 @@ def test_a_segment_removed_under_a_node_takes_nothing_acknowledged_along(tmp_pat
         assert read_rows(root, EVENTS) == []
         send(node, new_series(1), journal)
         assert len(acknowledged(journal)) == 4
-
-
-@pytest.mark.slow
-def test_a_segment_that_is_missing_after_a_kill_is_told_by_the_start(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
-        assert node.start({VARIABLE: "rows-written:1"})
-        send(node, new_series(3), journal)
-        assert node.end() != 0
-        lost = acknowledged(journal)
-        assert lost
-        [segment] = root.glob("journal/*.journal")
-        segment.unlink()
-        assert node.start()
-        [event] = read_rows(root, EVENTS)
-        assert event["detail"].startswith("records from 1 on, if there were any, of the journal are missing")
-        assert segment.name in event["detail"]
-        send(node, new_series(2), journal)
-        node.kill()
-        assert node.start()
-        assert len(read_rows(root, EVENTS)) == 1  # it is told once

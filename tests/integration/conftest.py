@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -14,16 +14,30 @@ import pytest
 from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.archive.filesystem import Archive
+from node.audit.audit_log import Audit
+from node.conversion.job import ConversionJob, Converted
+from node.conversion.pipeline import convert
 from node.extensions.results.intake import ResultIntake
 from node.extensions.results.makers import Makers, answer, made_of
 from node.extensions.results.making import Making
 from node.index.database.index import Index
-from node.index.nouns.records import Outcome
+from node.index.nouns.records import ClaimedSeries, Level, Outcome
+from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
+from node.settings.convert import Convert
 from node.settings.model import Settings, Storage
+from node.writers.options import WriteOptions, write_options
+from tests.converting import convert_series
 from tests.ingest import indexed, opened_ingest
+from tests.protocol.conftest import keys  # noqa: F401  (a fixture)
+from tests.rows import view_rows
+
+Run = Callable[[ConversionJob], Converted]
+
+QUICK = write_options(Convert(thumbnails=False, formats=("nifti",)))
+"""What tests write that are not about what is written."""
 
 
 @pytest.fixture
@@ -42,6 +56,16 @@ def data_set_bytes(ds: FileDataset) -> bytes:
 
 def announced(ds: FileDataset) -> Announced:
     return Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
+
+
+def bring(ingest: Ingest, *instances: FileDataset) -> list[Outcome]:
+    """Bring instances of a modality in, one after the other."""
+    outcomes = []
+    for ds in instances:
+        incoming = ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming.take_fragment(data_set_bytes(ds))
+        outcomes.append(indexed(incoming))
+    return outcomes
 
 
 @dataclass
@@ -79,12 +103,64 @@ class Root:
         """Bring one instance in."""
         return self.take_bytes(announced(ds), data_set_bytes(ds), origin)
 
+    def take_all(self, instances: Iterable[FileDataset], origin: Origin | None = None) -> list[Outcome]:
+        """Bring instances in, one after the other."""
+        return [self.take(ds, origin) for ds in instances]
+
     def take_bytes(self, said: Announced, data: bytes, origin: Origin | None = None) -> Outcome:
         """Bring one instance in, in fragments of 1000 bytes."""
         incoming = self.ingest.begin(said, origin or Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
         for start in range(0, len(data), 1000):
             incoming.take_fragment(data[start : start + 1000])
         return indexed(incoming)
+
+    def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
+        """The rows that a query gives; `values` fill its ``:names``."""
+        return view_rows(self.folder, query, **values)
+
+    def claim(self, seconds: float = 61) -> ClaimedSeries:
+        """Claim a series that is due after some seconds: by default, after the quiet time."""
+        self.clock.move(seconds)
+        claimed = self.index.series.claim_due(self.clock())
+        assert claimed is not None
+        return claimed
+
+    def convert(self, claimed: ClaimedSeries, run: Run = convert, options: WriteOptions = QUICK) -> bool:
+        """Convert what was claimed in this process; False if the claim was lost."""
+        return convert_series(claimed, self.archive, self.index, options, run, self.clock)
+
+    def convert_due(self, options: WriteOptions = QUICK) -> None:
+        """Let the quiet time pass, and convert what is due."""
+        self.clock.move(61)
+        while (claimed := self.index.series.claim_due(self.clock())) is not None:
+            self.convert(claimed, options=options)
+
+    def mark_quiet(self, seconds: float = 1000) -> None:
+        """Let time pass, and call studies quiet that have waited for a quarter of an hour."""
+        self.clock.move(seconds)
+        self.index.studies.mark_quiet(dt.timedelta(seconds=900), self.clock())
+
+    def delete(
+        self, level: Level, uid: str, study: str | None = None, *, trash_until: dt.datetime | None = None
+    ) -> None:
+        """Delete as a command does."""
+        order = Order("someone", "by command", trash_until=trash_until)
+        with closing(Audit(self.folder, "VOXELNODE", now=self.clock)) as audit:
+            delete(self.archive, self.index, audit, self.index.deletions.plan(level, uid, study), order, self.clock())
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """Flip one bit of a file: by default, in its pixels."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def audit(root: Root) -> Iterator[Audit]:
+    with closing(Audit(root.folder, "VOXELNODE", now=root.clock)) as log:
+        yield log
 
 
 @pytest.fixture

@@ -17,15 +17,10 @@ from node.conversion.volume_files import sweep
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
 from tests.crash.journal import Sent, new_series
-from tests.ingest import take
+from tests.ingest import received, take
 from tests.made_once import lose_index, put_index_back, save_index
 from tests.preloaded import run
 from tests.rows import view_rows
-
-
-def received(settings: Settings, instances: list[Sent]) -> None:
-    with Repository(settings) as repository:
-        take(repository.ingest, instances)
 
 
 def convert_all(settings: Settings) -> None:
@@ -213,8 +208,15 @@ def test_a_torn_end_is_cut_off_if_the_journal_has_what_it_named(settings: Settin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["nothing", "index"])
-@pytest.mark.parametrize("damage", ["last frame", "first frames"])
+@pytest.mark.parametrize(
+    ("loss", "damage"),
+    [
+        ("nothing", "last frame"),
+        ("index", "first frames"),
+        pytest.param("nothing", "first frames", marks=pytest.mark.long),
+        pytest.param("index", "last frame", marks=pytest.mark.long),
+    ],
+)
 def test_an_end_that_no_crash_tore_is_told_and_kept(settings: Settings, loss: str, damage: str) -> None:
     root, sent, later = settings.storage.root, new_series(2), new_series(2)
     received(settings, sent)
@@ -224,8 +226,7 @@ def test_an_end_that_no_crash_tore_is_told_and_kept(settings: Settings, loss: st
         repository.actions.by_name["delete"](
             level="instance", uid=sent[0].sop_instance_uid, study_instance_uid=None, who="test"
         )
-    with Repository(settings) as repository:
-        take(repository.ingest, sent[:1])
+    received(settings, sent[:1])
     [path] = segments(root / FOLDER)
     content = path.read_bytes()
     keeps = before if damage == "last frame" else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,10 +15,9 @@ from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.settings.model import OverwritePolicy, Settings, Storage
 from tests.crash.journal import Sent, new_series
-from tests.ingest import take
+from tests.ingest import served, take
 from tests.made_once import IN_POSTGRESQL, copy_root, put_index_back
 from tests.preloaded import run
-from tests.rows import view_rows
 from tests.rsync import Rsync
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -70,15 +68,6 @@ class Senders:
         self.take(*new_series(1))
         if waiting:
             self.take(waiting[0].altered())
-
-
-def served(root: Path) -> dict[str, str]:
-    """The digest of the file that each instance is served from, by SOP Instance UID."""
-    rows = view_rows(root, "SELECT sop_instance_uid, path, data_set_offset FROM v_images WHERE NOT file_missing")
-    return {
-        row["sop_instance_uid"]: hashlib.sha256(Path(row["path"]).read_bytes()[row["data_set_offset"] :]).hexdigest()
-        for row in rows
-    }
 
 
 def kept(root: Path) -> Iterator[bytes]:

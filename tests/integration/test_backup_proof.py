@@ -19,7 +19,9 @@ from node.archive.proof import Proof, last_proof, note
 from node.conversion.offline import UNLOCKED_SECONDS
 from node.settings.model import Settings, Storage
 from tests.crash.journal import Sent, new_series
-from tests.integration.test_acknowledged import convert_all, received
+from tests.ingest import received
+from tests.integration.conftest import flip
+from tests.integration.test_acknowledged import convert_all
 from tests.made_once import IN_POSTGRESQL
 from tests.preloaded import run
 
@@ -99,13 +101,6 @@ def contents(folder: Path) -> dict[str, str]:
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-def flip(path: Path, at: int = -1) -> None:
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(content)
 
 
 def an_instance(backup: Path) -> Path:

@@ -1,6 +1,6 @@
 """Text in pixels is looked for where copies without identities are made: it is refused or blanked, and never missed.
 
-Most tests need the extra ``ocr``.
+They need the extra ``ocr``.
 """
 
 from __future__ import annotations
@@ -39,9 +39,12 @@ from tests.drawn import Box, anatomy, screen, ultrasound, with_text
 from tests.preloaded import run
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_recognition = pytest.mark.skipif(
-    find_spec("rapidocr") is None or find_spec("onnxruntime") is None, reason="without the extra ocr"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("rapidocr") is None or find_spec("onnxruntime") is None, reason="without the extra ocr"
+    ),
+]
 WAY = DeidentifyWay(Profile(frozenset({Option.PIXELS})), PseudonymKey("test", bytes(range(32))))
 REFUSE, BLANK = (replace(WAY, burned_in_text=what) for what in (BurnedInText.REFUSE, BurnedInText.BLANK))
 
@@ -66,8 +69,6 @@ def refusal_of(ds: Dataset, way: DeidentifyWay) -> NotDeidentified:
     return raised.value
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_an_image_with_text_is_refused_with_its_place_and_without_what_it_says() -> None:
     ds, boxes = ct()
     error = refusal_of(ds, REFUSE)
@@ -83,8 +84,6 @@ def test_an_image_with_text_is_refused_with_its_place_and_without_what_it_says()
         assert words not in error.detail
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_text_is_blanked_in_every_frame_and_burned_in_annotation_becomes_no() -> None:
     rng = np.random.default_rng(4)
     plain = [anatomy(200, 256, 5)(rng) for _ in range(3)]
@@ -103,8 +102,6 @@ def test_text_is_blanked_in_every_frame_and_burned_in_annotation_becomes_no() ->
     assert "113101" in [item.CodeValue for item in new.DeidentificationMethodCodeSequence]
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_an_image_without_text_stays_as_it_is_and_nobody_claims_more_than_before() -> None:
     for way in (REFUSE, BLANK):
         ds, _ = ct(lines=0)
@@ -115,8 +112,6 @@ def test_an_image_without_text_stays_as_it_is_and_nobody_claims_more_than_before
         assert "113101" not in [item.CodeValue for item in new.DeidentificationMethodCodeSequence]
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_what_says_that_nothing_is_burned_in_is_believed_unless_its_kind_is_at_risk() -> None:
     ds, _ = ct(BurnedInAnnotation="NO")
     deidentified(ds, REFUSE)
@@ -131,16 +126,12 @@ def test_what_says_that_nothing_is_burned_in_is_believed_unless_its_kind_is_at_r
     assert refusal_of(ds, way).reason == Reason.BURNED_IN_TEXT
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_recognition_takes_no_refusal_away() -> None:
     for way in (REFUSE, BLANK):
         assert refusal_of(ct(lines=0, BurnedInAnnotation="YES")[0], way).reason == Reason.BURNED_IN
         assert refusal_of(make.rgb_capture(), way).reason == Reason.SECONDARY_CAPTURE
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_what_a_rule_or_a_region_blanks_is_not_reported_and_the_rest_is_examined() -> None:
     rng = np.random.default_rng(5)
     picture = ultrasound(rng)
@@ -158,8 +149,6 @@ def test_what_a_rule_or_a_region_blanks_is_not_reported_and_the_rest_is_examined
     assert refusal_of(ds, REFUSE).reason == Reason.BURNED_IN_TEXT
 
 
-@needs_recognition
-@pytest.mark.slow
 @pytest.mark.parametrize("value", ["dark text", "text in a narrow range", "text beyond the window"])
 def test_text_is_seen_whatever_the_window(value: str) -> None:
     rng = np.random.default_rng(6)
@@ -181,8 +170,6 @@ def test_text_is_seen_whatever_the_window(value: str) -> None:
     assert refusal_of(of_pixels(pixels, **window), REFUSE).reason == Reason.BURNED_IN_TEXT
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_compressed_colours_are_examined_and_blanked() -> None:
     rng = np.random.default_rng(7)
     drawn = with_text(screen(rng)[:400, :600], rng, 12, 255, lines=3)
@@ -196,8 +183,6 @@ def test_compressed_colours_are_examined_and_blanked() -> None:
     assert new.BurnedInAnnotation == "NO"
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_pixels_that_cannot_be_decoded_are_refused_and_so_is_what_takes_too_long() -> None:
     ds, _ = ct(lines=0)
     ds.PixelData = ds.PixelData[:1000]
@@ -208,8 +193,6 @@ def test_pixels_that_cannot_be_decoded_are_refused_and_so_is_what_takes_too_long
     assert "0 of 1 frames" in error.detail
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_equal_frames_are_examined_once_and_all_others_to_the_last() -> None:
     rng = np.random.default_rng(8)
     plain = anatomy(128, 128, 5)(rng).astype(np.uint8)
@@ -219,8 +202,6 @@ def test_equal_frames_are_examined_once_and_all_others_to_the_last() -> None:
     assert "text is seen in frame 301 at [" in error.detail
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_a_confined_child_examines_and_one_that_dies_leaves_no_copy(tmp_path: Path) -> None:
     for name, lines in (("text", 2), ("plain", 0)):
         ct(lines=lines)[0].save_as(tmp_path / name, enforce_file_format=True)
@@ -252,8 +233,6 @@ def test_a_confined_child_examines_and_one_that_dies_leaves_no_copy(tmp_path: Pa
         assert not into.read_bytes()
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_recognition_starts_no_thread_writes_no_file_and_calls_nobody(tmp_path: Path) -> None:
     program = """
 import os, sys
@@ -282,8 +261,6 @@ print(os.listdir("/proc/self/task") == [str(os.getpid())], calls)
     assert list(tmp_path.iterdir()) == []
 
 
-@needs_recognition
-@pytest.mark.slow
 def test_the_command_refuses_and_blanks(tmp_path: Path) -> None:
     (tmp_path / "scans").mkdir()
     ct()[0].save_as(tmp_path / "scans" / "1.dcm", enforce_file_format=True)

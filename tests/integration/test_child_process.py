@@ -80,49 +80,50 @@ def a_child(*arguments: object) -> Child:
     return Child(serve, *arguments, name="child", max_answer_bytes=MAX_BYTES)
 
 
-def test_an_answer_is_as_long_as_it_may_be_and_no_longer() -> None:
+@pytest.fixture
+def child() -> Iterator[Child]:
     with closing(a_child()) as child:
-        assert child.call(("bytes", MAX_BYTES), SECONDS) == bytes(MAX_BYTES)
-        with pytest.raises(ChildDied):
-            child.call(("bytes", MAX_BYTES + 1), SECONDS)
-        assert call(child, "pid")
+        yield child
+
+
+def test_an_answer_is_as_long_as_it_may_be_and_no_longer(child: Child) -> None:
+    assert child.call(("bytes", MAX_BYTES), SECONDS) == bytes(MAX_BYTES)
+    with pytest.raises(ChildDied):
+        child.call(("bytes", MAX_BYTES + 1), SECONDS)
+    assert call(child, "pid")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "written", [b"x" * 100, pickle.dumps(print), bytes(IDENTITY_BYTES) + ANSWER + b"\xff" * 8], ids=repr
 )
-def test_what_is_no_answer_ends_the_child(written: bytes) -> None:
-    with closing(a_child()) as child:
-        with pytest.raises(ChildDied):
-            child.call(("write", written), SECONDS)
-        assert call(child, "pid")
+def test_what_is_no_answer_ends_the_child(child: Child, written: bytes) -> None:
+    with pytest.raises(ChildDied):
+        child.call(("write", written), SECONDS)
+    assert call(child, "pid")
 
 
-def test_an_answer_that_stops_in_its_middle_is_not_waited_for() -> None:
-    with closing(a_child()) as child:
-        call(child, "pid")
-        with pytest.raises(ChildLate):
-            child.call(("write", b"half"), 0.5)
+def test_an_answer_that_stops_in_its_middle_is_not_waited_for(child: Child) -> None:
+    call(child, "pid")
+    with pytest.raises(ChildLate):
+        child.call(("write", b"half"), 0.5)
 
 
-def test_an_answer_to_another_request_is_dropped() -> None:
-    with closing(a_child()) as child:
-        ahead = bytes(IDENTITY_BYTES) + ANSWER + (4).to_bytes(8, "big") + b"evil"
-        with pytest.raises(ChildLate):
-            child.call(("write", ahead), 0.5)
+def test_an_answer_to_another_request_is_dropped(child: Child) -> None:
+    ahead = bytes(IDENTITY_BYTES) + ANSWER + (4).to_bytes(8, "big") + b"evil"
+    with pytest.raises(ChildLate):
+        child.call(("write", ahead), 0.5)
 
 
 @pytest.mark.slow
-def test_a_request_that_is_not_read_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_is_not_read_is_not_waited_for(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "_END_SECONDS", 0.1)  # the deaf child does not end by itself
-    with closing(a_child()) as child:
-        call(child, "pid")
-        with pytest.raises(ChildLate):
-            child.call(("wait", bytes(1 << 20)), 0.5)
-        call(child, "deaf")
-        with pytest.raises(ChildDied):
-            child.call(("wait", bytes(1 << 20)), SECONDS)
+    call(child, "pid")
+    with pytest.raises(ChildLate):
+        child.call(("wait", bytes(1 << 20)), 0.5)
+    call(child, "deaf")
+    with pytest.raises(ChildDied):
+        child.call(("wait", bytes(1 << 20)), SECONDS)
 
 
 def test_no_module_of_the_node_unpickles_or_lets_multiprocessing_do_it() -> None:
@@ -139,12 +140,11 @@ def test_no_module_of_the_node_unpickles_or_lets_multiprocessing_do_it() -> None
 
 
 @pytest.mark.slow
-def test_a_child_that_ends_is_told_with_its_status_and_replaced() -> None:
-    with closing(a_child()) as child:
-        with pytest.raises(ChildDied) as died:
-            call(child, 7)
-        assert died.value.exitcode == 7
-        assert call(child, "pid") != os.getpid()
+def test_a_child_that_ends_is_told_with_its_status_and_replaced(child: Child) -> None:
+    with pytest.raises(ChildDied) as died:
+        call(child, 7)
+    assert died.value.exitcode == 7
+    assert call(child, "pid") != os.getpid()
 
 
 def _late(child: Child) -> None:
@@ -161,12 +161,11 @@ def _cancelled(child: Child) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [_late, _cancelled, Child.close])
-def test_a_child_is_ended_at_once_and_replaced(end: Callable[[Child], None]) -> None:
-    with closing(a_child()) as child:
-        first = os.pidfd_open(int(str(call(child, "pid"))))
-        end(child)
-        _wait_for_the_end(first)
-        assert call(child, "pid")
+def test_a_child_is_ended_at_once_and_replaced(child: Child, end: Callable[[Child], None]) -> None:
+    first = os.pidfd_open(int(str(call(child, "pid"))))
+    end(child)
+    _wait_for_the_end(first)
+    assert call(child, "pid")
 
 
 @pytest.fixture
@@ -273,16 +272,15 @@ print(*resource.getrlimit(resource.RLIMIT_AS), *resource.getrlimit(resource.RLIM
     assert done.stdout.split() == [str(1 << 33)] * 2 + ["1000"] * 2
 
 
-def test_a_child_that_cannot_be_started_is_told_and_may_be_started_later() -> None:
+def test_a_child_that_cannot_be_started_is_told_and_may_be_started_later(child: Child) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with closing(a_child()) as child:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # which are open: none is free, wherever gaps are
-        try:
-            with pytest.raises(OSError, match="Too many open files"):
-                call(child, "pid")
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert call(child, "pid") != os.getpid()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # which are open: none is free, wherever gaps are
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            call(child, "pid")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert call(child, "pid") != os.getpid()
 
 
 @pytest.mark.slow

@@ -50,7 +50,6 @@ def test_the_version_is_that_of_the_package(run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serve", "--prot", "1"], "voxelnode serve: No such option: --prot"),
         (["serve", "--port", "many"], "voxelnode serve: Invalid value for '--port': must be a whole number. See"),
         (["convert", ".", "-o", "x", "-f"], "voxelnode convert: Option '-f' requires an argument. See `voxelnode conv"),
         (
@@ -241,10 +240,6 @@ def _completed(command: Any, words: list[str], parameter: str) -> list[str]:
     return [item.value for item in wanted.shell_complete(context, "")]
 
 
-def test_the_settings_of_the_example_are_told_as_json(run) -> None:
-    assert json.loads(run("config", "example", "--json").out)["properties"].keys() >= {"storage", "dicom"}
-
-
 @pytest.mark.sqlite("a database of a server is created by its administrator")
 def test_a_new_index_and_its_copy_are_told_as_json(run) -> None:
     done = json.loads(run("db", "upgrade", "--root", "here", "--json").out)
@@ -297,7 +292,8 @@ def test_check_lists_all_mistakes_also_as_json(run, tmp_path: Path) -> None:
     assert [f"voxelnode: {problem}" for problem in json.loads(as_json.out)["problems"]] == text.err.splitlines()
 
 
-def test_the_example_is_printed(run) -> None:
+def test_the_example_is_printed_and_its_settings_are_told_as_json(run) -> None:
+    assert json.loads(run("config", "example", "--json").out)["properties"].keys() >= {"storage", "dicom"}
     assert tomllib.loads(run("config", "example").out).keys() >= {"storage", "dicom", "series", "convert", "log"}
 
 

@@ -63,6 +63,9 @@ request_action(Path(sys.argv[1]), sys.argv[2], {})
 """
 
 
+RunChild = Callable[..., subprocess.Popen[str]]
+
+
 class Gate:
     """An action that says when it has begun, and ends when it may."""
 
@@ -125,7 +128,7 @@ def server(tmp_path: Path, gate: Gate, calls: Calls) -> Iterator[ControlServer]:
 
 
 @pytest.fixture
-def run_child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def run_child() -> Iterator[RunChild]:
     children: list[subprocess.Popen[str]] = []
 
     def run(program: str, *arguments: str) -> subprocess.Popen[str]:
@@ -186,10 +189,6 @@ def answer(root: Path, request: bytes) -> tuple[int, Any]:
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     head, _, body = received.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
-
-
-def test_a_request_is_answered_with_the_result_of_the_action(server: ControlServer, tmp_path: Path) -> None:
-    assert request_action(tmp_path, "add", {"a": 1, "b": 2}) == {"sum": 3}
 
 
 def test_requests_of_many_are_each_answered(server: ControlServer, tmp_path: Path) -> None:
@@ -308,7 +307,7 @@ def test_a_command_that_is_interrupted_while_it_waits_has_done_nothing(
     gate: Gate,
     calls: Calls,
     tmp_path: Path,
-    run_child: Callable[..., subprocess.Popen[str]],
+    run_child: RunChild,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waiting = threading.Event()
@@ -370,7 +369,7 @@ def test_an_idle_server_does_not_wake_up(server: ControlServer, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_node_that_is_killed_while_it_works_is_told_from_one_that_did_nothing(
-    tmp_path: Path, run_child: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path, run_child: RunChild
 ) -> None:
     node = run_child(WORKING_NODE, str(tmp_path))
     assert line_of(node) == "ready"
@@ -390,7 +389,7 @@ def test_a_node_that_is_killed_while_it_works_is_told_from_one_that_did_nothing(
 
 
 def test_a_node_that_stands_still_is_not_waited_for(
-    tmp_path: Path, run_child: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run_child: RunChild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = run_child(WORKING_NODE, str(tmp_path))
     assert line_of(node) == "ready"
@@ -465,7 +464,7 @@ def test_an_action_is_performed_by_the_process_that_holds_the_root(settings: Set
 
 @pytest.mark.slow
 def test_a_command_waits_for_an_import_and_then_says_so(
-    settings: Settings, run_child: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, run_child: RunChild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(root, "REQUEST_SECONDS", 0.5)
     assert line_of(run_child(HOLDING_IMPORT, str(settings.storage.root))) == "ready"
@@ -475,7 +474,7 @@ def test_a_command_waits_for_an_import_and_then_says_so(
 
 @pytest.mark.slow
 def test_a_command_that_waited_for_an_import_goes_on_when_it_ends(
-    settings: Settings, run_child: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, run_child: RunChild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = run_child(HOLDING_IMPORT, str(settings.storage.root))
     assert line_of(child) == "ready"

@@ -30,31 +30,14 @@ from node.conversion.pool import ConverterDied, Converters
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged, write_volumes
 from node.conversion.volume_files import folder_name, revision_folder, sweep
-from node.index.nouns.records import ClaimedSeries
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series, convert_with_all
-from tests.integration.conftest import Clock, Root, announced, data_set_bytes
-from tests.rows import view_rows
+from tests.converting import convert_with_all
+from tests.integration.conftest import QUICK, Clock, Root, announced, data_set_bytes, flip
 
 OPTIONS = write_options(Convert())
 LIMITS = ChildLimits(memory_bytes=8 << 30, cpu_seconds=60, deadline_seconds=60)
-
-
-def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    return [dict(row) for row in view_rows(root.folder, query, **values)]
-
-
-def claim(root: Root) -> ClaimedSeries:
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
-    return claimed
-
-
-def converted(root: Root, claimed: ClaimedSeries, run: Callable[[ConversionJob], Converted] = convert) -> bool:
-    return convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
 
 
 @pytest.fixture
@@ -65,10 +48,9 @@ def converters() -> Iterator[Converters]:
 
 
 def test_a_quiet_series_becomes_volumes_with_rows_that_name_them(root: Root) -> None:
-    for ds in make.ct_series(5):
-        root.take(ds)
-    assert converted(root, claim(root))
-    volumes = rows(root, "SELECT * FROM v_volumes")
+    root.take_all(make.ct_series(5))
+    assert root.convert(root.claim(), options=OPTIONS)
+    volumes = root.rows("SELECT * FROM v_volumes")
     assert {(row["kind"], row["format"]) for row in volumes} == {
         ("volume", "nifti"),
         ("volume", "mhd"),
@@ -80,27 +62,15 @@ def test_a_quiet_series_becomes_volumes_with_rows_that_name_them(root: Root) -> 
         assert path.stat().st_size == row["bytes"]
         assert (row["revision"], row["superseded"], row["instances"]) == (1, 0, 5)
         assert row["kind"] == "thumbnail" or json.loads(row["shape"]) == [12, 16, 5]
-    [series] = rows(root, "SELECT * FROM v_series")
+    [series] = root.rows("SELECT * FROM v_series")
     assert (series["state"], series["revision"], series["verdict"], series["due_at"]) == (
         "converted",
         1,
         "complete",
         None,
     )
-    assert len(rows(root, "SELECT 1 FROM v_sources")) == 5
+    assert len(root.rows("SELECT 1 FROM v_sources")) == 5
     assert list((root.folder / "work").iterdir()) == []
-
-
-def test_instances_in_equal_slices_out_plus_exclusions(root: Root) -> None:
-    instances = [*make.duplicate_series(5), make.structured_report()]
-    instances[-1].StudyInstanceUID = instances[0].StudyInstanceUID
-    instances[-1].SeriesInstanceUID = instances[0].SeriesInstanceUID
-    for ds in instances:
-        root.take(ds)
-    converted(root, claim(root))
-    told = {row["sop_instance_uid"] for row in rows(root, "SELECT sop_instance_uid FROM v_sources")}
-    told |= {row["sop_instance_uid"] for row in rows(root, "SELECT sop_instance_uid FROM v_exclusions")}
-    assert told == {ds.SOPInstanceUID for ds in instances}
 
 
 def test_an_instance_whose_sequence_ends_early_is_excluded_and_the_others_converted(root: Root) -> None:
@@ -112,54 +82,33 @@ def test_an_instance_whose_sequence_ends_early_is_excluded_and_the_others_conver
     whole = data_set_bytes(instances[2])
     at = whole.index(b"\xe0\x7f\x10\x00OW")
     damaged = whole[:at] + unended + b"\xfe\xff\xdd\xe0" + bytes(4) + whole[at:]
-    for ds in instances[:2] + instances[3:]:
-        root.take(ds)
+    root.take_all(instances[:2] + instances[3:])
     root.take_bytes(announced(instances[2]), bytes(damaged))
-    assert converted(root, claim(root))
-    [exclusion] = rows(root, "SELECT sop_instance_uid, reason FROM v_exclusions")
+    assert root.convert(root.claim())
+    [exclusion] = root.rows("SELECT sop_instance_uid, reason FROM v_exclusions")
     assert exclusion == {"sop_instance_uid": instances[2].SOPInstanceUID, "reason": "unreadable"}
-    assert {row["instances"] for row in rows(root, "SELECT instances FROM v_volumes WHERE kind = 'volume'")} == {4}
-    [series] = rows(root, "SELECT state, verdict FROM v_series")
+    assert {row["instances"] for row in root.rows("SELECT instances FROM v_volumes WHERE kind = 'volume'")} == {4}
+    [series] = root.rows("SELECT state, verdict FROM v_series")
     assert series == {"state": "converted", "verdict": "incomplete"}
 
 
 def test_an_instance_that_arrives_during_conversion_makes_the_series_due_again(root: Root) -> None:
     first, *rest = make.ct_series(5)
-    for ds in rest:
-        root.take(ds)
+    root.take_all(rest)
 
     def late(job: ConversionJob) -> Converted:
         root.take(first)
         return convert(job)
 
-    assert converted(root, claim(root), late)
-    [series] = rows(root, "SELECT state, revision FROM v_series")
+    assert root.convert(root.claim(), late)
+    [series] = root.rows("SELECT state, revision FROM v_series")
     assert series == {"state": "receiving", "revision": 1}
-    claimed = claim(root)
+    claimed = root.claim()
     assert (claimed.revision, len(claimed.instances)) == (2, 5)
-    assert converted(root, claimed)
-    current = rows(root, "SELECT * FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
+    assert root.convert(claimed)
+    current = root.rows("SELECT * FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
     assert [(row["revision"], row["instances"]) for row in current] == [(2, 5)]
-    assert len(rows(root, "SELECT 1 FROM v_volumes WHERE superseded AND format = 'nifti'")) == 1
-
-
-def test_a_late_instance_reopens_a_converted_series(root: Root) -> None:
-    *most, last = make.ct_series(5)
-    for ds in most:
-        root.take(ds)
-    converted(root, claim(root))
-    root.take(last)
-    [series] = rows(root, "SELECT state FROM v_series")
-    assert series["state"] == "receiving"
-
-
-def test_an_object_without_pixels_is_recorded_as_not_an_image(root: Root) -> None:
-    root.take(make.structured_report())
-    converted(root, claim(root))
-    [series] = rows(root, "SELECT state FROM v_series")
-    assert series["state"] == "not-an-image"
-    [failure] = rows(root, "SELECT reason FROM v_failures")
-    assert failure["reason"] == "not-an-image"
+    assert len(root.rows("SELECT 1 FROM v_volumes WHERE superseded AND format = 'nifti'")) == 1
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -167,57 +116,47 @@ def test_measurements_are_a_file_of_their_series_and_do_not_make_up_for_volumes(
     images = make.ct_series(2, ImageOrientationPatient=r"0\0\0\0\0\0")
     measured = make.measured(("81827009", "SCT", "Diameter"), "12", "mm")
     report = make.measurement_report(images, measured, series_uid=images[0].SeriesInstanceUID)
-    for ds in (*images, report) if refused else (report,):
-        root.take(ds)
-    assert converted(root, claim(root), convert_with_all)
-    [row] = rows(root, "SELECT * FROM v_volumes")
+    root.take_all([*images, report] if refused else [report])
+    assert root.convert(root.claim(), convert_with_all)
+    [row] = root.rows("SELECT * FROM v_volumes")
     assert (row["kind"], row["format"], row["shape"], row["instances"]) == ("measurements", "json", "[]", 1)
     assert json.loads(Path(row["path"]).read_bytes())["groups"][0]["measurements"][0]["value"] == 12
     state = "refused" if refused else "not-an-image"
-    assert rows(root, "SELECT state FROM v_series") == [{"state": state}]
+    assert root.rows("SELECT state FROM v_series") == [{"state": state}]
     root.index.series.reopen([(report.StudyInstanceUID, report.SeriesInstanceUID)], root.clock())
-    again = claim(root)
-    assert not is_unchanged(again, root.archive, OPTIONS)
-    assert converted(root, again)
-    assert rows(root, "SELECT state FROM v_series") == [{"state": state}]
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-50] ^= 1
-    path.write_bytes(content)
+    again = root.claim()
+    assert not is_unchanged(again, root.archive, QUICK)
+    assert root.convert(again)
+    assert root.rows("SELECT state FROM v_series") == [{"state": state}]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "harm", [flip_a_bit, lambda path: os.truncate(path, 100), Path.unlink], ids=["flip", "cut", "gone"]
-)
+@pytest.mark.parametrize("harm", [flip, lambda path: os.truncate(path, 100), Path.unlink], ids=["flip", "cut", "gone"])
 def test_a_series_with_a_file_that_is_not_as_it_was_received_keeps_its_volumes_until_it_is_sent_again(
     root: Root, harm: Callable[[Path], None]
 ) -> None:
     *most, last = make.ct_series(5)
-    for ds in (*most, last):
-        root.take(ds)
+    root.take_all([*most, last])
     worker = Worker(root.archive, root.index, Convert(), root.clock)
     convert_due(root, worker)
-    before = rows(root, "SELECT path, sha256 FROM v_volumes ORDER BY path")
-    [image] = rows(root, "SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=last.SOPInstanceUID)
+    before = root.rows("SELECT path, sha256 FROM v_volumes ORDER BY path")
+    [image] = root.rows("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=last.SOPInstanceUID)
     harm(Path(image["path"]))
     root.take(make.ct_series(6, study_uid=last.StudyInstanceUID, series_uid=last.SeriesInstanceUID)[-1])
     convert_due(root, worker)
-    [series] = rows(root, "SELECT state, error FROM v_series")
+    [series] = root.rows("SELECT state, error FROM v_series")
     assert (series["state"], series["error"].partition(":")[0]) == ("failed", "damaged")
-    assert [row["reason"] for row in rows(root, "SELECT reason FROM v_failures")] == ["damaged"]
-    assert rows(root, "SELECT path, sha256 FROM v_volumes ORDER BY path") == before
+    assert [row["reason"] for row in root.rows("SELECT reason FROM v_failures")] == ["damaged"]
+    assert root.rows("SELECT path, sha256 FROM v_volumes ORDER BY path") == before
     assert all(Path(row["path"]).exists() for row in before)
     kind = "file-missing" if harm is Path.unlink else "file-damaged"
-    [event] = rows(root, "SELECT * FROM v_events WHERE kind = :kind", kind=kind)
+    [event] = root.rows("SELECT * FROM v_events WHERE kind = :kind", kind=kind)
     assert event["sop_instance_uid"] == last.SOPInstanceUID
     root.take(last)
     convert_due(root, worker)
-    [series] = rows(root, "SELECT state FROM v_series")
+    [series] = root.rows("SELECT state FROM v_series")
     assert series["state"] == "converted"
-    assert len(rows(root, "SELECT DISTINCT sop_instance_uid FROM v_sources WHERE revision = 2")) == 6
+    assert len(root.rows("SELECT DISTINCT sop_instance_uid FROM v_sources WHERE revision = 2")) == 6
     worker.stop()
 
 
@@ -250,10 +189,9 @@ def convert_due(root: Root, worker: Worker) -> None:
 
 def test_a_file_that_cannot_be_read_now_is_not_left_out(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     instances = make.ct_series(5)
-    for ds in instances:
-        root.take(ds)
+    root.take_all(instances)
     worker = Worker(root.archive, root.index, Convert(), root.clock)
-    [image] = rows(root, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=instances[2].SOPInstanceUID)
+    [image] = root.rows("SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=instances[2].SOPInstanceUID)
     real = os.open
 
     def open_(name: Any, *arguments: Any, **options: Any) -> int:
@@ -264,36 +202,34 @@ def test_a_file_that_cannot_be_read_now_is_not_left_out(root: Root, monkeypatch:
     with monkeypatch.context() as failing:
         failing.setattr(os, "open", open_)
         convert_due(root, worker)
-    [series] = rows(root, "SELECT state, error FROM v_series")
+    [series] = root.rows("SELECT state, error FROM v_series")
     assert (series["state"], series["error"]) == ("receiving", "disk: Input/output error")
-    assert not rows(root, "SELECT 1 FROM v_images WHERE file_missing")
+    assert not root.rows("SELECT 1 FROM v_images WHERE file_missing")
     root.clock.move(3600)
     convert_due(root, worker)
-    assert len(rows(root, "SELECT DISTINCT sop_instance_uid FROM v_sources")) == 5
+    assert len(root.rows("SELECT DISTINCT sop_instance_uid FROM v_sources")) == 5
     worker.stop()
 
 
 def test_a_lost_claim_records_nothing_and_leaves_no_files(root: Root) -> None:
-    for ds in make.ct_series(3):
-        root.take(ds)
-    claimed = dataclasses.replace(claim(root), claim="of a process that is gone")
-    assert not converted(root, claimed)
-    assert rows(root, "SELECT 1 FROM v_volumes") == []
+    root.take_all(make.ct_series(3))
+    claimed = dataclasses.replace(root.claim(), claim="of a process that is gone")
+    assert not root.convert(claimed)
+    assert root.rows("SELECT 1 FROM v_volumes") == []
     assert list(root.folder.glob("volumes/*/*/*")) == []
 
 
 def test_folders_without_rows_are_swept_and_those_with_rows_stay(root: Root) -> None:
     instances = make.ct_series(3)
-    for ds in instances:
-        root.take(ds)
-    converted(root, claim(root))
+    root.take_all(instances)
+    root.convert(root.claim())
     [whole] = (root.folder / "volumes").glob("*/*/*")
     half = whole.with_name("2-00000000")
     half.mkdir()
     (root.folder / "work" / "left").mkdir()
     assert sweep(root.archive, root.index) == 2
     assert not half.exists()
-    assert all(Path(row["path"]).exists() for row in rows(root, "SELECT path FROM v_volumes"))
+    assert all(Path(row["path"]).exists() for row in root.rows("SELECT path FROM v_volumes"))
 
 
 def test_uids_that_are_none_do_not_become_folder_names() -> None:
@@ -303,9 +239,8 @@ def test_uids_that_are_none_do_not_become_folder_names() -> None:
 
 
 def test_a_folder_belongs_to_one_claim(root: Root) -> None:
-    for ds in make.ct_series(3):
-        root.take(ds)
-    first = claim(root)
+    root.take_all(make.ct_series(3))
+    first = root.claim()
     second = dataclasses.replace(first, claim="0123456789")
     assert revision_folder(second).name == "1-01234567"
     assert revision_folder(first).parent == revision_folder(second).parent
@@ -324,21 +259,13 @@ def job(tmp_path: Path) -> ConversionJob:
 
 
 @pytest.mark.slow
-def test_the_child_process_gives_what_the_function_gives(job: ConversionJob, converters: Converters) -> None:
-    in_child = converters.run(job, LIMITS, threading.Event())
-    assert [file.path for file in in_child.files] == ["volume.nii.gz", "volume.mhd", "volume_thumbnail.png"]
-    array = np.asanyarray(nib.load(job.folder / "volume.nii.gz").dataobj)
-    assert array.shape == (12, 16, 5)
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: nothing at the same time")
 def test_compressed_frames_are_decoded_by_assistants_to_the_same_volume(root: Root, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 4000, (12, 256, 256), np.int16)
     for ds in make.ct_series(12, pixels=noise):
         ds.compress(JPEG2000Lossless, generate_instance_uid=False)
         root.take(ds)
-    claimed = claim(root)
+    claimed = root.claim()
     assert claimed.transfer_syntax_uids == {JPEG2000Lossless}
     seen: set[int] = set()
     ended = threading.Event()
@@ -443,14 +370,14 @@ def test_a_cancelled_conversion_ends_at_once(job: ConversionJob, converters: Con
 def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reason(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
-    claimed = claim(root)
+    claimed = root.claim()
     assert root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=29)) is None
-    claimed = claim(root)
+    claimed = root.claim()
     assert not root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
-    [series] = rows(root, "SELECT state, error, attempts FROM v_series")
+    [series] = root.rows("SELECT state, error, attempts FROM v_series")
     assert series == {"state": "failed", "error": "ended by SIGSEGV", "attempts": 2}
-    [failure] = rows(root, "SELECT reason, detail FROM v_failures")
+    [failure] = root.rows("SELECT reason, detail FROM v_failures")
     assert failure == {"reason": "failed", "detail": "ended by SIGSEGV"}
     [again] = make.ct_series(1)
     again.StudyInstanceUID, again.SeriesInstanceUID = ds.StudyInstanceUID, ds.SeriesInstanceUID
@@ -464,40 +391,27 @@ def test_a_new_instance_gives_a_series_all_its_tries_again(root: Root) -> None:
     first, second = make.ct_series(2)
     root.take(first)
     crash = {"attempts": 2, "now": root.clock()}
-    assert root.index.series.record_crash(claim(root), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
+    assert root.index.series.record_crash(root.claim(), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
     root.take(second)
-    assert root.index.series.record_crash(claim(root), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
-    assert not root.index.series.record_crash(claim(root), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
+    assert root.index.series.record_crash(root.claim(), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
+    assert not root.index.series.record_crash(root.claim(), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
 
 
 def wait_for(root: Root, state: str, clock: Clock) -> None:
     deadline = threading.Event()
     for _ in range(600):
-        if rows(root, "SELECT state FROM v_series") == [{"state": state}]:
+        if root.rows("SELECT state FROM v_series") == [{"state": state}]:
             return
         deadline.wait(0.05)
-    pytest.fail(f"series never became {state}: {rows(root, 'SELECT state, error FROM v_series')}")
-
-
-@pytest.mark.slow
-def test_the_worker_converts_what_is_due_and_stops_when_told(root: Root) -> None:
-    for ds in make.ct_series(5):
-        root.take(ds)
-    worker = Worker(root.archive, root.index, Convert())
-    worker.start()
-    try:
-        wait_for(root, "converted", root.clock)
-    finally:
-        worker.stop(20)
+    pytest.fail(f"series never became {state}: {root.rows('SELECT state, error FROM v_series')}")
 
 
 def test_a_stopping_worker_hands_back_what_it_cannot_finish(root: Root) -> None:
-    for ds in make.ct_series(5):
-        root.take(ds)
+    root.take_all(make.ct_series(5))
     worker = Worker(root.archive, root.index, Convert())
     worker.start()
     wait_for(root, "converting", root.clock)
     worker.stop(0)
-    [series] = rows(root, "SELECT state, revision FROM v_series")
+    [series] = root.rows("SELECT state, revision FROM v_series")
     assert series == {"state": "receiving", "revision": 0}
     assert list((root.folder / "work").iterdir()) == []

@@ -8,63 +8,33 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import Dataset, FileDataset, dcmwrite
+from pydicom import FileDataset
 
 from node.audit.audit_log import Audit, AuditFailed
 from node.control.repository import Repository
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.index.nouns.deletions import NotThere, SeveralSeries
-from node.index.nouns.records import ClaimedSeries, Outcome
+from node.index.nouns.records import Level, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
-from node.receive.ingest import Announced, Origin
 from node.settings.convert import Convert
 from node.settings.model import Settings
 from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series
-from tests.ingest import indexed
-from tests.integration.conftest import Root
-from tests.rows import read_rows, view_rows
+from tests.integration.conftest import Root, bring
+from tests.rows import read_rows
 
 OPTIONS = write_options(Convert())
-COMMAND = Order("someone", "by command")
-
-
-@pytest.fixture
-def audit(root: Root) -> Audit:
-    return Audit(root.folder, "VOXELNODE", now=root.clock)
-
-
-def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    return view_rows(root.folder, query, **values)
 
 
 def take_and_convert(root: Root, *series: list[FileDataset]) -> None:
     for instances in series:
-        for ds in instances:
-            root.take(ds)
-    root.clock.move(61)
-    while (claimed := root.index.series.claim_due(root.clock())) is not None:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
-
-
-def take_and_claim(root: Root, instances: list[FileDataset]) -> ClaimedSeries:
-    for ds in instances:
-        root.take(ds)
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
-    return claimed
-
-
-def remove(root: Root, audit: Audit, level: Any, uid: str, study: str | None = None) -> None:
-    delete(root.archive, root.index, audit, root.index.deletions.plan(level, uid, study), COMMAND, root.clock())
+        root.take_all(instances)
+    root.convert_due()
 
 
 def files(root: Root) -> set[str]:
@@ -79,34 +49,39 @@ def files(root: Root) -> set[str]:
 
 def table_sizes(root: Root) -> dict[str, int]:
     names = ("patients", "studies", "series", "images", "conversions", "volumes", "volume_sources", "exclusions")
-    return {name: rows(root, f"SELECT count(*) AS n FROM {name}")[0]["n"] for name in (*names, "failures", "conflicts")}
+    return {name: root.rows(f"SELECT count(*) AS n FROM {name}")[0]["n"] for name in (*names, "failures", "conflicts")}
 
 
 @pytest.mark.slow
-def test_a_deleted_study_leaves_no_file_and_no_row(root: Root, audit: Audit) -> None:
-    study = make.ct_series(4)
-    other = make.corrected(study[0])
-    take_and_convert(root, study)
-    root.take(other)
+@pytest.mark.parametrize("level", ["study", "series", "instance"])
+def test_what_is_deleted_with_all_that_its_study_has_leaves_no_file_no_folder_and_no_row(
+    root: Root, level: Level
+) -> None:
+    study = make.ct_series(1 if level == "instance" else 4)
+    root.take_all(study)
+    root.convert_due(OPTIONS)
+    root.take(make.corrected(study[0]))
     assert files(root)
-    remove(root, audit, "study", study[0].StudyInstanceUID)
+    uid = {"study": study[0].StudyInstanceUID, "series": study[0].SeriesInstanceUID}.get(level, study[0].SOPInstanceUID)
+    root.delete(level, uid)
     assert files(root) == set()
+    assert list((root.folder / "volumes").iterdir()) == [], "a folder has the UID of its study"
     assert set(table_sizes(root).values()) == {0}
-    [tombstone] = rows(root, "SELECT * FROM v_deletions")
-    assert (tombstone["level"], tombstone["uid"]) == ("study", study[0].StudyInstanceUID)
+    [tombstone] = root.rows("SELECT * FROM v_deletions")
+    assert (tombstone["level"], tombstone["uid"]) == (level, uid)
     assert tombstone["finished_at"] is not None
-    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id DESC LIMIT 1")] == ["deleted"]
+    assert [row["kind"] for row in root.rows("SELECT kind FROM v_events ORDER BY id DESC LIMIT 1")] == ["deleted"]
 
 
 @pytest.mark.slow
-def test_a_deleted_series_leaves_the_others_of_its_study_as_they_were(root: Root, audit: Audit) -> None:
+def test_a_deleted_series_leaves_the_others_of_its_study_as_they_were(root: Root) -> None:
     first = make.ct_series(3)
     second = make.ct_series(3, study_uid=first[0].StudyInstanceUID)
     take_and_convert(root, first, second)
     before = {path: (root.folder / path).read_bytes() for path in files(root)}
-    remove(root, audit, "series", first[0].SeriesInstanceUID)
-    assert [row["series_instance_uid"] for row in rows(root, "SELECT * FROM v_series")] == [second[0].SeriesInstanceUID]
-    left = {row["path"] for row in rows(root, "SELECT path FROM v_images UNION SELECT path FROM v_volumes")}
+    root.delete("series", first[0].SeriesInstanceUID)
+    assert [row["series_instance_uid"] for row in root.rows("SELECT * FROM v_series")] == [second[0].SeriesInstanceUID]
+    left = {row["path"] for row in root.rows("SELECT path FROM v_images UNION SELECT path FROM v_volumes")}
     assert all(Path(path).is_file() for path in left)
     assert all((root.folder / path).read_bytes() == before[path] for path in files(root))
     assert not any(first[0].SeriesInstanceUID in path for path in files(root))
@@ -114,46 +89,36 @@ def test_a_deleted_series_leaves_the_others_of_its_study_as_they_were(root: Root
 
 
 @pytest.mark.slow
-def test_a_deleted_instance_takes_its_volumes_along_and_the_series_is_converted_without_it(
-    root: Root, audit: Audit
-) -> None:
+def test_a_deleted_instance_takes_its_volumes_along_and_the_series_is_converted_without_it(root: Root) -> None:
     instances = make.ct_series(5)
     take_and_convert(root, instances)
-    [before] = rows(root, "SELECT path FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
-    remove(root, audit, "instance", instances[-1].SOPInstanceUID)
+    [before] = root.rows("SELECT path FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
+    root.delete("instance", instances[-1].SOPInstanceUID)
     assert not Path(before["path"]).exists()
-    assert rows(root, "SELECT 1 FROM v_volumes WHERE NOT superseded") == []
-    [series] = rows(root, "SELECT * FROM v_series")
+    assert root.rows("SELECT 1 FROM v_volumes WHERE NOT superseded") == []
+    [series] = root.rows("SELECT * FROM v_series")
     assert (series["state"], series["instances"]) == ("receiving", 4)
     take_and_convert(root)
-    [after] = rows(root, "SELECT * FROM v_volumes WHERE kind = 'volume' AND format = 'nifti' AND NOT superseded")
+    [after] = root.rows("SELECT * FROM v_volumes WHERE kind = 'volume' AND format = 'nifti' AND NOT superseded")
     assert (after["revision"], after["instances"], json.loads(after["shape"])[2]) == (2, 4, 4)
-    kinds = [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id")]
+    kinds = [row["kind"] for row in root.rows("SELECT kind FROM v_events ORDER BY id")]
     assert kinds.index("series-reopened") < kinds.index("deleted") < len(kinds) - 1
 
 
-@pytest.mark.slow
-def test_the_last_instance_of_a_series_takes_all_levels_along(root: Root, audit: Audit) -> None:
-    [ds] = make.ct_series(1)
-    take_and_convert(root, [ds])
-    remove(root, audit, "instance", ds.SOPInstanceUID)
-    assert files(root) == set()
-    assert set(table_sizes(root).values()) == {0}
-
-
-def test_a_deletion_under_a_conversion_lets_none_of_its_results_count(root: Root, audit: Audit) -> None:
+def test_a_deletion_under_a_conversion_lets_none_of_its_results_count(root: Root) -> None:
     instances = make.ct_series(4)
-    claimed = take_and_claim(root, instances)
+    root.take_all(instances)
+    claimed = root.claim()
 
     def delete_meanwhile(job: Any) -> Any:
         converted = convert(job)
-        remove(root, audit, "instance", instances[0].SOPInstanceUID)
+        root.delete("instance", instances[0].SOPInstanceUID)
         return converted
 
-    assert not convert_series(claimed, root.archive, root.index, OPTIONS, delete_meanwhile, root.clock)
-    assert rows(root, "SELECT 1 FROM v_volumes") == []
+    assert not root.convert(claimed, delete_meanwhile)
+    assert root.rows("SELECT 1 FROM v_volumes") == []
     take_and_convert(root)
-    [volume] = rows(root, "SELECT * FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
+    [volume] = root.rows("SELECT * FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
     assert (volume["revision"], volume["instances"]) == (1, 3)
 
 
@@ -161,10 +126,11 @@ def test_a_deletion_under_a_conversion_lets_none_of_its_results_count(root: Root
 @pytest.mark.parametrize("rows_after", [0, 1], ids=["the id of the row is used again", "the row has another id"])
 @pytest.mark.parametrize("step", ["converting", "publishing"])
 def test_a_conversion_that_ends_after_its_series_was_deleted_and_sent_again_changes_nothing(
-    step: str, rows_after: int, root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
+    step: str, rows_after: int, root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instances = make.ct_series(4)
-    claimed = take_and_claim(root, instances)
+    root.take_all(instances)
+    claimed = root.claim()
     for _ in range(rows_after):
         root.take(make.ct_series(1)[0])
     overtaken: list[bool] = []
@@ -173,7 +139,7 @@ def test_a_conversion_that_ends_after_its_series_was_deleted_and_sent_again_chan
         if overtaken:
             return
         overtaken.append(True)
-        remove(root, audit, "study", instances[0].StudyInstanceUID)
+        root.delete("study", instances[0].StudyInstanceUID)
         take_and_convert(root, [make.corrected(ds) for ds in instances[1:]])
 
     def run(job: ConversionJob) -> Converted:
@@ -190,21 +156,21 @@ def test_a_conversion_that_ends_after_its_series_was_deleted_and_sent_again_chan
 
     if step == "publishing":
         monkeypatch.setattr(root.archive, "sync_folder", sync)
-    assert not convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
+    assert not root.convert(claimed, run)
     assert overtaken
-    volumes = rows(root, "SELECT * FROM v_volumes WHERE study_instance_uid = :u", u=instances[0].StudyInstanceUID)
+    volumes = root.rows("SELECT * FROM v_volumes WHERE study_instance_uid = :u", u=instances[0].StudyInstanceUID)
     assert {row["instances"] for row in volumes} == {3}
     assert [hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest() for row in volumes] == [
         row["sha256"] for row in volumes
     ]
-    folders = {str(Path(row["path"]).parent) for row in rows(root, "SELECT path FROM v_volumes")}
+    folders = {str(Path(row["path"]).parent) for row in root.rows("SELECT path FROM v_volumes")}
     assert {str(folder) for folder in root.folder.glob("volumes/*/*/*")} == folders
     assert list((root.folder / "work").iterdir()) == []
 
 
 @pytest.mark.slow
 def test_a_deletion_takes_no_file_of_the_conversion_that_came_after_it(
-    root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
+    root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instances = make.ct_series(3)
     take_and_convert(root, instances)
@@ -214,32 +180,13 @@ def test_a_deletion_takes_no_file_of_the_conversion_that_came_after_it(
             take_and_convert(root, instances)
 
     monkeypatch.setattr("node.lifecycle.deletion.reached", convert_again)
-    remove(root, audit, "study", instances[0].StudyInstanceUID)
-    volumes = rows(root, "SELECT * FROM v_volumes")
+    root.delete("study", instances[0].StudyInstanceUID)
+    volumes = root.rows("SELECT * FROM v_volumes")
     assert volumes
     assert all(Path(row["path"]).is_file() for row in volumes)
 
 
-def test_a_deleted_study_leaves_no_folder_with_its_uid(root: Root, audit: Audit) -> None:
-    study = make.ct_series(2)
-    take_and_convert(root, study)
-    remove(root, audit, "study", study[0].StudyInstanceUID)
-    assert list((root.folder / "volumes").iterdir()) == []
-
-
-@pytest.mark.slow
-def test_what_was_deleted_may_be_sent_again(root: Root, audit: Audit) -> None:
-    instances = make.ct_series(3)
-    take_and_convert(root, instances)
-    remove(root, audit, "study", instances[0].StudyInstanceUID)
-    assert [root.take(ds) for ds in instances] == [Outcome.STORED] * 3
-    take_and_convert(root)
-    assert all(Path(row["path"]).is_file() for row in rows(root, "SELECT path FROM v_volumes"))
-
-
-def test_an_instance_sent_again_while_its_files_go_is_kept(
-    root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_instance_sent_again_while_its_files_go_is_kept(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows go before the files: were it the other way round, the sender would be told that it is there already."""
     instances = make.ct_series(2)
     take_and_convert(root, instances)
@@ -253,9 +200,9 @@ def test_an_instance_sent_again_while_its_files_go_is_kept(
         sync_folder(folder)
 
     monkeypatch.setattr(root.archive, "sync_folder", send_meanwhile)
-    remove(root, audit, "study", instances[0].StudyInstanceUID)
+    root.delete("study", instances[0].StudyInstanceUID)
     assert outcomes == [Outcome.STORED]
-    [image] = rows(root, "SELECT path FROM v_images")
+    [image] = root.rows("SELECT path FROM v_images")
     assert Path(image["path"]).is_file()
 
 
@@ -266,7 +213,6 @@ def test_a_deletion_that_a_crash_interrupted_is_finished_at_the_next_start(
     root = open_root()
     instances = make.ct_series(4)
     take_and_convert(root, instances)
-    audit = Audit(root.folder, "VOXELNODE")
     unlink = Path.unlink
     gone: list[Path] = []
 
@@ -279,19 +225,19 @@ def test_a_deletion_that_a_crash_interrupted_is_finished_at_the_next_start(
     with monkeypatch.context() as crash:
         crash.setattr(Path, "unlink", cut)
         with pytest.raises(OSError, match="Input/output"):
-            remove(root, audit, "study", instances[0].StudyInstanceUID)
-    assert rows(root, "SELECT 1 FROM v_images") == []
+            root.delete("study", instances[0].StudyInstanceUID)
+    assert root.rows("SELECT 1 FROM v_images") == []
     assert len(list((root.folder / "objects").rglob("*.dcm"))) == 3
     root = open_root()
     assert resume_deletions(root.archive, root.index, root.clock()) == 1
     assert files(root) == set()
-    assert rows(root, "SELECT 1 FROM v_deletions WHERE finished_at IS NULL") == []
+    assert root.rows("SELECT 1 FROM v_deletions WHERE finished_at IS NULL") == []
     assert resume_deletions(root.archive, root.index, root.clock()) == 0
 
 
 @pytest.mark.slow
 def test_finishing_a_deletion_later_leaves_what_was_sent_and_converted_again(
-    root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
+    root: Root, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instances = make.ct_series(3)
     take_and_convert(root, instances)
@@ -302,10 +248,10 @@ def test_finishing_a_deletion_later_leaves_what_was_sent_and_converted_again(
     with monkeypatch.context() as disk:
         disk.setattr("node.conversion.volume_files.shutil.rmtree", failing)
         with pytest.raises(OSError, match="Input/output"):
-            remove(root, audit, "study", instances[0].StudyInstanceUID)
+            root.delete("study", instances[0].StudyInstanceUID)
     take_and_convert(root, instances)
     assert resume_deletions(root.archive, root.index, root.clock()) == 1
-    volumes = rows(root, "SELECT path FROM v_volumes")
+    volumes = root.rows("SELECT path FROM v_volumes")
     assert volumes
     assert all(Path(row["path"]).is_file() for row in volumes)
     assert len(list((root.folder / "objects").rglob("*.dcm"))) == 3
@@ -315,7 +261,6 @@ def test_finishing_a_deletion_later_leaves_what_was_sent_and_converted_again(
 def test_nothing_is_deleted_when_the_audit_log_cannot_be_written(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     instances = make.ct_series(3)
     take_and_convert(root, instances)
-    audit = Audit(root.folder, "VOXELNODE")
     before = files(root), table_sizes(root)
 
     def full(descriptor: int, data: bytes) -> int:
@@ -324,30 +269,30 @@ def test_nothing_is_deleted_when_the_audit_log_cannot_be_written(root: Root, mon
     with monkeypatch.context() as disk:
         disk.setattr("node.audit.audit_log.os.write", full)
         with pytest.raises(AuditFailed, match="nothing is deleted"):
-            remove(root, audit, "study", instances[0].StudyInstanceUID)
+            root.delete("study", instances[0].StudyInstanceUID)
     assert (files(root), table_sizes(root)) == before
 
 
-def test_a_path_outside_of_the_archive_is_never_deleted(root: Root, audit: Audit) -> None:
+def test_a_path_outside_of_the_archive_is_never_deleted(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
     outside = root.folder.parent / "precious"
     outside.write_text("kept")
     root.index._writer.run(lambda connection: connection.exec_driver_sql("UPDATE images SET key = '../precious'"))
     with pytest.raises(Unsafe):
-        remove(root, audit, "instance", ds.SOPInstanceUID)
+        root.delete("instance", ds.SOPInstanceUID)
     assert outside.read_text() == "kept"
 
 
 @pytest.mark.slow
-def test_a_series_of_two_studies_is_deleted_only_by_name(root: Root, audit: Audit) -> None:
+def test_a_series_of_two_studies_is_deleted_only_by_name(root: Root) -> None:
     first, second = make.ct_series(2)
     second.StudyInstanceUID = "1.2.3"
     take_and_convert(root, [first, second])
     with pytest.raises(SeveralSeries, match=r"--study: 1\.2\.3"):
         root.index.deletions.plan("series", first.SeriesInstanceUID)
-    remove(root, audit, "series", first.SeriesInstanceUID, "1.2.3")
-    assert [row["study_instance_uid"] for row in rows(root, "SELECT * FROM v_studies")] == [first.StudyInstanceUID]
+    root.delete("series", first.SeriesInstanceUID, "1.2.3")
+    assert [row["study_instance_uid"] for row in root.rows("SELECT * FROM v_studies")] == [first.StudyInstanceUID]
 
 
 def test_what_is_not_there_cannot_be_deleted(root: Root) -> None:
@@ -355,10 +300,10 @@ def test_what_is_not_there_cannot_be_deleted(root: Root) -> None:
         root.index.deletions.plan("study", "1.2.3")
 
 
-def test_the_audit_log_tells_who_deleted_what(root: Root, audit: Audit) -> None:
+def test_the_audit_log_tells_who_deleted_what(root: Root) -> None:
     instances = make.ct_series(2, PatientID="P-77")
     take_and_convert(root, instances)
-    remove(root, audit, "study", instances[0].StudyInstanceUID)
+    root.delete("study", instances[0].StudyInstanceUID)
     ordered, done = (json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines())
     assert ordered["event"] == {"code": "110105", "scheme": "DCM", "meaning": "DICOM Study Deleted"}
     assert (ordered["action"], ordered["outcome"], ordered["detail"]) == ("D", 0, "ordered: delete study, by command")
@@ -372,26 +317,25 @@ def test_the_audit_log_counts_what_was_deleted_and_not_what_was_planned(root: Ro
     root.take(first)
     plan = root.index.deletions.plan("study", first.StudyInstanceUID)
     root.take(late)
-    delete(root.archive, root.index, audit, plan, COMMAND, root.clock())
+    delete(root.archive, root.index, audit, plan, Order("someone", "by command"), root.clock())
     ordered, done = (json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines())
     assert (ordered["objects"][0]["instances"], done["objects"][0]["instances"]) == (1, 2)
 
 
 @pytest.mark.sqlite("the server overwrites deleted rows when it needs their place")
-def test_deleted_names_are_not_left_in_the_database_file(root: Root, audit: Audit) -> None:
+def test_deleted_names_are_not_left_in_the_database_file(root: Root) -> None:
     instances = make.ct_series(3, PatientName="Vanish^Completely")
     take_and_convert(root, instances)
-    remove(root, audit, "study", instances[0].StudyInstanceUID)
+    root.delete("study", instances[0].StudyInstanceUID)
     root.index.close()
     assert b"Vanish" not in (root.folder / "index.sqlite").read_bytes()
     assert not (root.folder / "index.sqlite-wal").exists()
 
 
-def test_a_deletion_moves_the_due_time_of_no_series_that_still_grows(root: Root, audit: Audit) -> None:
+def test_a_deletion_moves_the_due_time_of_no_series_that_still_grows(root: Root) -> None:
     instances = make.ct_series(3)
-    for ds in instances:
-        root.take(ds)
-    remove(root, audit, "instance", instances[0].SOPInstanceUID)
+    root.take_all(instances)
+    root.delete("instance", instances[0].SOPInstanceUID)
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
 
 
@@ -406,12 +350,7 @@ def test_what_is_erased_is_in_no_byte_of_the_root_while_the_node_runs(settings: 
     def received(repository: Repository, name: str) -> str:
         [ds] = make.ct_series(1)
         ds.PatientName, ds.PatientID = f"{name}^Anna", f"{name}-77"
-        announced = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
-        incoming = repository.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-        stream, syntax = BytesIO(), ds.file_meta.TransferSyntaxUID
-        dcmwrite(stream, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
-        incoming.take_fragment(stream.getvalue())
-        indexed(incoming)
+        bring(repository.ingest, ds)
         return str(ds.StudyInstanceUID)
 
     with Repository(settings) as repository:

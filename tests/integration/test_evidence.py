@@ -14,13 +14,11 @@ from pydicom import FileDataset
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.lifecycle.fsck import Finding
-from node.receive.ingest import Origin
 from node.receive.recovery import recover
 from node.settings.model import Settings
 from tests import make
-from tests.ingest import indexed
-from tests.integration.conftest import Root, announced, data_set_bytes
-from tests.integration.test_fsck import convert_all, flip, objects
+from tests.integration.conftest import Root, bring, data_set_bytes, flip
+from tests.integration.test_fsck import convert_all, objects
 from tests.rows import view_rows, write_rows
 
 
@@ -34,10 +32,7 @@ def sent(settings: Settings) -> list[FileDataset]:
 
 def take(settings: Settings, *instances: FileDataset, convert: bool = False) -> None:
     with Repository(settings) as store:
-        for ds in instances:
-            incoming = store.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            incoming.take_fragment(data_set_bytes(ds))
-            indexed(incoming)
+        bring(store.ingest, *instances)
         if convert:
             convert_all(store)
 
@@ -183,8 +178,7 @@ def test_fsck_tells_what_it_could_not_read_and_does_nothing_to_it(
 
 
 def test_a_folder_that_cannot_be_listed_is_not_empty(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    for ds in make.ct_series(3):
-        root.take(ds)
+    root.take_all(make.ct_series(3))
     real = os.listdir
 
     def listdir(path: Any = ".") -> list[str]:
@@ -197,7 +191,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(root: Root, monkeypatch: py
         with pytest.raises(OSError, match="Permission denied"):
             recover(root.archive, root.index, root.ingest.quiet_seconds, root.clock())
     assert recover(root.archive, root.index, root.ingest.quiet_seconds, root.clock()).missing == 0
-    assert view_rows(root.folder, "SELECT 1 FROM v_events WHERE kind = 'file-missing'") == []
+    assert root.rows("SELECT 1 FROM v_events WHERE kind = 'file-missing'") == []
 
 
 @pytest.mark.slow
@@ -228,20 +222,3 @@ def test_a_damaged_file_that_was_marked_is_not_taken_for_one_that_is_back(settin
     with Repository(settings):
         pass
     assert row_of(settings, ds)["file_missing"]
-
-
-@pytest.mark.slow
-def test_a_rebuild_takes_an_instance_back_that_is_only_in_quarantine(settings: Settings) -> None:
-    first, second = make.ct_series(2)
-    take(settings, first, second, make.corrected(first))
-    root = settings.storage.root
-    with Repository(settings) as store:
-        store.applier.checkpoint()
-    path = Path(row_of(settings, second)["path"])
-    path.rename(root / "quarantine" / path.name)
-    (root / "quarantine" / "stray.dcm").write_bytes(b"no DICOM")
-    assert rebuild_index(settings).taken_back == [path.name]
-    assert Path(row_of(settings, second)["path"]).read_bytes().endswith(data_set_bytes(second))
-    assert Path(row_of(settings, first)["path"]).read_bytes().endswith(data_set_bytes(first))
-    assert len(list((root / "quarantine").iterdir())) == 2
-    assert repaired(settings) == []

@@ -43,11 +43,11 @@ NEEDS: dict[Extra, list[tuple[str, str]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", [("config", "check"), ("doctor",), ("serve", "--port", "0")], ids=lambda one: one[0]
-)
-@pytest.mark.parametrize(
-    ("extra", "feature", "text"),
-    [(extra, *one) for extra, several in NEEDS.items() for one in several],
+    ("extra", "feature", "text", "command"),
+    [
+        *((extra, *one, ("config", "check")) for extra, several in NEEDS.items() for one in several),
+        *(("s3", *NEEDS["s3"][0], command) for command in (("doctor",), ("serve", "--port", "0"))),
+    ],
 )
 def test_a_configuration_that_needs_a_missing_library_is_refused(
     tmp_path: Path, extra: Extra, feature: str, text: str, command: tuple[str, ...]

@@ -6,7 +6,6 @@ import datetime as dt
 import os
 import shutil
 import sqlite3
-import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -24,14 +23,14 @@ from node.index.database.reading import reading
 from node.lifecycle.deletion import Order, delete
 from node.lifecycle.fsck import Finding, examine
 from node.metrics import Metrics
-from node.receive.ingest import Ingest
 from node.receive.recovery import COPIED, RETURNED, record_quarantined
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
-from tests.ingest import take
+from tests.ingest import received, take
+from tests.integration.conftest import flip
 from tests.made_once import copy_root, lose_index, put_index_back, save_index
 from tests.rows import view_rows
 
@@ -72,12 +71,6 @@ def objects(root: Path) -> list[Path]:
     return sorted(root.glob("objects/*/*.dcm"))
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.slow
 def test_a_sound_root_has_no_findings(settings: Settings, filled: Path) -> None:
     assert found(settings, digests=True) == []
@@ -95,8 +88,7 @@ def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Set
     assert row["sop_instance_uid"] == finding.sop_instance_uid
     assert view_rows(filled, "SELECT 1 FROM v_events WHERE kind = 'file-missing'")
     data = content[row["data_set_offset"] :]
-    with Repository(settings) as store:
-        take(store.ingest, [Sent(row["series_instance_uid"], row["sop_instance_uid"], data)])
+    received(settings, [Sent(row["series_instance_uid"], row["sop_instance_uid"], data)])
     assert view_rows(filled, "SELECT count(*) AS n FROM v_images WHERE NOT file_missing") == [{"n": 5}]
     assert found(settings, digests=True) == []
 
@@ -121,18 +113,6 @@ def test_repair_asks_whether_the_archive_is_mounted_when_many_files_are_missing(
 
 
 @pytest.mark.slow
-def test_a_file_that_is_back_is_no_longer_marked(settings: Settings, filled: Path) -> None:
-    lost = objects(filled)[0]
-    away = filled / "away"
-    lost.rename(away)
-    found(settings, repair=True)
-    away.rename(lost)
-    assert kinds(found(settings)) in (["file-back"], [])
-    found(settings, repair=True)
-    assert view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing") == []
-
-
-@pytest.mark.slow
 def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Settings, filled: Path) -> None:
     flip(objects(filled)[2])
     assert found(settings) == []
@@ -141,24 +121,6 @@ def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Se
     [mended] = found(settings, digests=True, repair=True)
     assert mended.mended == "to quarantine, marked as missing"
     assert len(list((filled / "quarantine").iterdir())) == 1
-    assert found(settings, digests=True) == []
-
-
-@pytest.mark.slow
-def test_a_flipped_bit_is_damage_although_no_volume_was_made_of_it(settings: Settings) -> None:
-    root = settings.storage.root
-    with Repository(settings) as store:
-        take(store.ingest, new_series(2))
-    flip(objects(root)[0])
-    [mended] = found(settings, digests=True, repair=True)
-    assert mended.mended == "to quarantine, marked as missing"
-
-
-@pytest.mark.slow
-def test_a_digest_that_was_never_acknowledged_is_mended(settings: Settings, filled: Path) -> None:
-    mislead(filled, objects(filled)[0])
-    [mended] = found(settings, digests=True, repair=True)
-    assert mended.mended == "kept: the digest of its row was mended"
     assert found(settings, digests=True) == []
 
 
@@ -334,43 +296,6 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
     first = dt.datetime.fromtimestamp(min(path.stat().st_mtime for path in objects(filled)), dt.UTC)
     assert received == told if harm == "sound" else str(received["first"])[:19] == f"{first:%Y-%m-%d %H:%M:%S}"
     assert found(settings, digests=True, repair=True) == []
-
-
-@pytest.mark.slow
-def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it(
-    settings: Settings, tmp_path: Path
-) -> None:
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    half, copied = threading.Event(), threading.Event()
-
-    def receive(ingest: Ingest) -> None:
-        while not copied.is_set():
-            take(ingest, new_series(3))
-            if len(objects(settings.storage.root)) >= 33:
-                half.set()
-
-    with Repository(settings) as store:
-        receiver = threading.Thread(target=receive, args=(store.ingest,))
-        receiver.start()
-        try:
-            assert half.wait(60)
-            save_index(settings.storage.root, tmp_path / "index")  # the index first,
-            for name in ("objects", "quarantine"):  # then the files: each row of the copy finds its own
-                shutil.copytree(settings.storage.root / name, copy / name)
-            assert receiver.is_alive()
-        finally:
-            copied.set()
-            receiver.join()
-    put_index_back(copy, tmp_path / "index")
-    restored = Settings(storage=Storage(root=copy, reserve_bytes=0))
-    rows = len(view_rows(copy, "SELECT 1 FROM v_images"))
-    assert rows >= 33
-    with Repository(restored) as store:
-        assert store.recovered.missing == 0
-        assert store.recovered.adopted >= 0
-    assert found(restored, digests=True) == []
-    assert len(images(copy)) == len(objects(copy)) >= rows
 
 
 @pytest.mark.sqlite("an index of a server is not opened for another folder without the newest of its files")

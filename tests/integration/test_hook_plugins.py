@@ -69,11 +69,32 @@ def test_a_plugin_gets_the_message(install: Install) -> None:
 
 
 @pytest.mark.slow
-def test_a_plugin_that_raises_has_failed_and_its_text_is_not_told(install: Install) -> None:
-    install('raise ValueError("Nemo^Captain")')
-    with closing(Plugin("recorder", 30)) as plugin, pytest.raises(NotDelivered) as failure:
-        plugin.deliver(message(), NEVER)
-    assert str(failure.value) == "ValueError at volume_written, line 8 of recorder_plugin.py"
+@pytest.mark.parametrize(
+    ("body", "function", "told"),
+    [
+        (
+            'raise ValueError("Nemo^Captain")',
+            "volume_written",
+            "^ValueError at volume_written, line 8 of recorder_plugin.py$",
+        ),
+        ("os._exit(7)", "volume_written", "the process of the plugin exited with status 7"),
+        ("pass", "study_quiet", "has no function volume_written"),
+        ("pass", "volume_wirtten", "PluginValidationError"),
+    ],
+    ids=[
+        "raises, and its text is not told",
+        "ends its process",
+        "has no such function",
+        "has one that is in no specification",
+    ],
+)
+def test_a_plugin_has_failed_that(install: Install, body: str, function: str, told: str) -> None:
+    install(body, function)
+    with closing(Plugin("recorder", 30)) as plugin:
+        with pytest.raises(NotDelivered, match=told):
+            plugin.deliver(message(), NEVER)
+        if function == "study_quiet":
+            plugin.deliver(message("study-quiet"), NEVER)
 
 
 @pytest.mark.slow
@@ -92,32 +113,6 @@ def test_a_plugin_that_hangs_is_ended_and_gets_the_next_message_in_a_new_process
         assert (folder / "once").exists()
         plugin.deliver(message(), NEVER)
     assert (folder / "done").exists()
-
-
-@pytest.mark.slow
-def test_a_plugin_that_ends_its_process_has_failed(install: Install) -> None:
-    install("os._exit(7)")
-    with (
-        closing(Plugin("recorder", 30)) as plugin,
-        pytest.raises(NotDelivered, match="the process of the plugin exited with status 7"),
-    ):
-        plugin.deliver(message(), NEVER)
-
-
-@pytest.mark.slow
-def test_a_plugin_without_the_function_says_so(install: Install) -> None:
-    install("pass", function="study_quiet")
-    with closing(Plugin("recorder", 30)) as plugin:
-        with pytest.raises(NotDelivered, match="has no function volume_written"):
-            plugin.deliver(message(), NEVER)
-        plugin.deliver(message("study-quiet"), NEVER)
-
-
-@pytest.mark.slow
-def test_a_function_that_no_specification_has_is_found_out(install: Install) -> None:
-    install("pass", function="volume_wirtten")
-    with closing(Plugin("recorder", 30)) as plugin, pytest.raises(NotDelivered, match="PluginValidationError"):
-        plugin.deliver(message(), NEVER)
 
 
 def test_a_stop_of_the_node_ends_the_plugin(install: Install) -> None:

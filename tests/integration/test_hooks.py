@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +13,22 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
-from node.conversion.pipeline import convert
 from node.index.work import deliveries
 from node.index.work.ledger import Lane
-from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.notify.message import HookMessage
 from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
 from node.retries import jittered_wait_seconds
-from node.settings.convert import Convert
 from node.settings.model import HookSettings, Settings
-from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series
+from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.receivers import Answer, Received, Receiver, channel_of
-from tests.rows import view_rows
 
-OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
 ALL = ("instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet")
 
 Start = Callable[..., HookWorker]
-
-
-@pytest.fixture
-def audit(root: Root) -> Iterator[Audit]:
-    log = Audit(root.folder, "VOXELNODE", now=root.clock)
-    yield log
-    log.close()
 
 
 @pytest.fixture
@@ -50,13 +36,14 @@ def start(root: Root, audit: Audit) -> Iterator[Start]:
     """Begin one hook on the root; its `work` is called by the test."""
     channels: list[Any] = []
 
-    def begin(receiver: Receiver, on: tuple[str, ...] = ALL, **options: Any) -> HookWorker:
-        hook = HookSettings(on=on, url=receiver.url, **options)  # type: ignore[arg-type]
+    def begin(
+        receiver: Receiver | None, on: tuple[str, ...] = ALL, metrics: Metrics | None = None, **options: Any
+    ) -> HookWorker:
+        hook = HookSettings(on=on, url=receiver and receiver.url, **options)  # type: ignore[arg-type]
         root.index.deliveries.begin("hook", {Lane("hook", "one"): "instance-stored" in on})
         channels.append(channel_of("one", hook))
-        return HookWorker(
-            "one", hook, channels[-1], root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock
-        )
+        rest = audit, "VOXELNODE", root.results, root.clock
+        return HookWorker("one", hook, channels[-1], root.index, metrics or Metrics(), *rest)
 
     yield begin
     for channel in channels:
@@ -69,30 +56,12 @@ def take(root: Root, series: list[FileDataset], title: str = "MODALITY") -> None
         root.clock.move(0.001)
 
 
-def settle(root: Root) -> None:
-    """Let the quiet time pass, and convert what is due."""
-    root.clock.move(61)
-    while (claimed := root.index.series.claim_due(root.clock())) is not None:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
-
-
-def test_the_counters_of_a_hook_begin_at_zero_so_that_an_alert_sees_the_first(root: Root, audit: Audit) -> None:
-    metrics, hook = Metrics(), HookSettings(on=("volume-written",), command=("true",))
-    with closing(channel_of("one", hook)) as channel:
-        HookWorker("one", hook, channel, root.index, metrics, audit, "VOXELNODE", root.results, root.clock)
+def test_the_counters_of_a_hook_begin_at_zero_so_that_an_alert_sees_the_first(root: Root, start: Start) -> None:
+    metrics = Metrics()
+    start(None, command=("true",), metrics=metrics)
     counts = {name: value for name, value in metrics.snapshot().items() if "hook_messages_total" in name}
     assert len(counts) == 3
     assert set(counts.values()) == {0}
-
-
-def rows(root: Root, query: str) -> list[dict[str, Any]]:
-    return view_rows(root.folder, query)
-
-
-def remove(root: Root, level: Any, uid: str) -> None:
-    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    delete(root.archive, root.index, audit, root.index.deletions.plan(level, uid), Order("x", "test"), root.clock())
-    audit.close()
 
 
 def refusing(*statuses: int, **headers: str) -> Callable[[Received], Answer]:
@@ -107,7 +76,7 @@ def test_a_hook_is_told_everything_in_the_order_in_which_it_happened(root: Root,
     with Receiver() as receiver:
         worker = start(receiver)
         take(root, series)
-        settle(root)
+        root.convert_due()
         assert worker.work()
         assert not worker.work()
         assert receiver.events() == ["instance-stored"] * 3 + ["series-quiet", "volume-written"]
@@ -131,11 +100,10 @@ def test_a_hook_is_told_only_of_series_that_it_selects(root: Root, start: Start)
             ds.BodyPartExamined, ds.SeriesDescription, ds.ProtocolName = "CHEST", "Thorax", "Lunge"
         take(root, few)
         take(root, enough)
-        settle(root)
+        root.convert_due()
         while worker.work():
             pass
-        root.clock.move(1000)
-        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
+        root.mark_quiet()
         while worker.work():
             pass
         assert receiver.events() == ["volume-written", "study-quiet"]
@@ -144,8 +112,10 @@ def test_a_hook_is_told_only_of_series_that_it_selects(root: Root, start: Start)
     for description in (written, quiet["series"][0]):
         assert (description["modality"], description["series_description"]) == ("CT", "Thorax")
         assert (description["body_part_examined"], description["protocol_name"]) == ("CHEST", "Lunge")
-    assert quiet["study_instance_uid"] == enough[0].StudyInstanceUID
-    assert rows(root, "SELECT 1 FROM v_deliveries WHERE state <> 'delivered'") == []
+    assert (quiet["study_instance_uid"], quiet["series_instance_uid"]) == (enough[0].StudyInstanceUID, None)
+    [series] = quiet["series"]
+    assert (series["state"], series["instances"], series["verdict"]["state"]) == ("converted", 5, "complete")
+    assert root.rows("SELECT 1 FROM v_deliveries WHERE state <> 'delivered'") == []
 
 
 def test_a_result_under_its_own_title_does_not_start_the_hook_again(root: Root, start: Start) -> None:
@@ -153,9 +123,9 @@ def test_a_result_under_its_own_title_does_not_start_the_hook_again(root: Root, 
         worker = start(receiver, ("volume-written",), where={"calling_ae_titles": "!=SEGMENTER"})
         scan, result = make.ct_series(3), make.ct_series(3)
         take(root, scan)
-        settle(root)
+        root.convert_due()
         take(root, result, "SEGMENTER")
-        settle(root)
+        root.convert_due()
         while worker.work():
             pass
         assert [one.content["series_instance_uid"] for one in receiver.received] == [scan[0].SeriesInstanceUID]
@@ -166,9 +136,9 @@ def test_a_message_is_judged_by_the_volumes_of_its_revision(root: Root, start: S
     with Receiver() as receiver:
         worker = start(receiver, ("volume-written", "volume-superseded"), where="slices == 3")
         take(root, whole[:3])
-        settle(root)
+        root.convert_due()
         take(root, whole[3:])
-        settle(root)
+        root.convert_due()
         while worker.work():
             pass
         assert [(one.content["event"], one.content["revision"]) for one in receiver.received] == [
@@ -178,7 +148,7 @@ def test_a_message_is_judged_by_the_volumes_of_its_revision(root: Root, start: S
 
 def test_a_new_hook_is_not_told_of_the_past(root: Root, start: Start) -> None:
     take(root, make.ct_series(3))
-    settle(root)
+    root.convert_due()
     with Receiver() as receiver:
         worker = start(receiver)
         assert not worker.work()
@@ -192,7 +162,7 @@ def test_a_restart_goes_on_where_the_last_process_ended(root: Root, start: Start
         worker = start(receiver)
         take(root, make.ct_series(2))
         worker.work()
-        settle(root)
+        root.convert_due()
         again = start(receiver)
         again.work()
         assert receiver.events() == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
@@ -206,12 +176,12 @@ def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start)
         worker.work()
         take(root, make.ct_series(3))
         worker.work()
-    told = rows(root, "SELECT event, state, attempts, reason FROM v_deliveries ORDER BY happened_at")
+    told = root.rows("SELECT event, state, attempts, reason FROM v_deliveries ORDER BY happened_at")
     assert [(row["state"], row["attempts"], row["reason"]) for row in told] == [
         ("waiting", 1, "HTTP status 500"),
         ("waiting", 0, None),  # of the same study: it waits behind
     ]
-    [hook] = rows(root, "SELECT * FROM v_hooks")
+    [hook] = root.rows("SELECT * FROM v_hooks")
     assert (hook["delivered"], hook["waiting"], hook["instances_behind"]) == (3, 2, 0)
 
 
@@ -220,7 +190,7 @@ def test_what_failed_is_told_again_later_under_the_same_id(root: Root, start: St
     with Receiver(refusing(500, 503)) as receiver:
         worker = start(receiver, ("volume-written",))
         take(root, make.ct_series(3))
-        settle(root)
+        root.convert_due()
         worker.work()
         assert not worker.work()
         root.clock.move(30)
@@ -233,7 +203,7 @@ def test_what_failed_is_told_again_later_under_the_same_id(root: Root, start: St
         assert len(receiver.received) == 3
         assert len({one.headers["webhook-id"] for one in receiver.received}) == 1
         assert len({one.body for one in receiver.received}) == 1
-    [row] = rows(root, "SELECT state, attempts, due_at FROM v_deliveries")
+    [row] = root.rows("SELECT state, attempts, due_at FROM v_deliveries")
     assert (row["state"], row["attempts"], row["due_at"]) == ("delivered", 3, None)
 
 
@@ -245,9 +215,9 @@ def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_other_studi
     with Receiver(refusing(500)) as receiver:
         worker = start(receiver, ("series-quiet", "volume-written"))
         take(root, first)
-        settle(root)
+        root.convert_due()
         take(root, other)
-        settle(root)
+        root.convert_due()
         worker.work()
         root.clock.move(60)
         worker.work()
@@ -268,20 +238,20 @@ def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried
     with Receiver(refusing(500, 500)) as receiver:
         worker = start(receiver, ("volume-written",), attempts=2)
         take(root, make.ct_series(2))
-        settle(root)
+        root.convert_due()
         for _ in range(4):
             worker.work()
             root.clock.move(3600)
         assert len(receiver.received) == 2
-        [row] = rows(root, "SELECT * FROM v_deliveries")
+        [row] = root.rows("SELECT * FROM v_deliveries")
         assert (row["state"], row["attempts"], row["reason"]) == ("given-up", 2, "HTTP status 500")
-        [event] = rows(root, "SELECT * FROM v_events WHERE kind = 'message-given-up'")
+        [event] = root.rows("SELECT * FROM v_events WHERE kind = 'message-given-up'")
         assert event["series_instance_uid"] == row["series_instance_uid"]
         assert event["detail"] == "hook one did not take volume-written in 2 attempts: HTTP status 500"
         assert root.index.deliveries.retry("one", row["message_id"], root.clock()) == 1
         worker.work()
         assert len(receiver.received) == 3
-    [row] = rows(root, "SELECT state, attempts FROM v_deliveries")
+    [row] = root.rows("SELECT state, attempts FROM v_deliveries")
     assert (row["state"], row["attempts"]) == ("delivered", 1)
 
 
@@ -292,9 +262,9 @@ def test_the_other_side_may_ask_to_be_left_alone_for_an_hour_at_most(
     with Receiver(refusing(429, retry_after=asked)) as receiver:
         worker = start(receiver, ("study-quiet", "series-quiet"))
         take(root, make.ct_series(1))
-        settle(root)
+        root.convert_due()
         worker.work()
-    [row] = rows(root, "SELECT due_at FROM v_deliveries")
+    [row] = root.rows("SELECT due_at FROM v_deliveries")
     wait = dt.datetime.fromisoformat(row["due_at"]).replace(tzinfo=dt.UTC) - root.clock()
     assert least <= wait.total_seconds() <= most
 
@@ -311,28 +281,24 @@ def test_what_was_deleted_is_told_no_more(root: Root, start: Start) -> None:
     with Receiver(refusing(500)) as receiver:
         worker = start(receiver, ("volume-written",))
         take(root, series)
-        settle(root)
+        root.convert_due()
         worker.work()
-        remove(root, "study", str(series[0].StudyInstanceUID))
+        root.delete("study", str(series[0].StudyInstanceUID))
         root.clock.move(60)
         worker.work()
         assert len(receiver.received) == 1
-    [row] = rows(root, "SELECT state, reason FROM v_deliveries")
+    [row] = root.rows("SELECT state, reason FROM v_deliveries")
     assert (row["state"], row["reason"]) == ("dropped", "the object was deleted")
 
 
-def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: Audit) -> None:
+def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, start: Start) -> None:
     series, other = make.ct_series(1), make.ct_series(1)
-    hook = HookSettings(on=("series-quiet",), command=("echo", "Nemo^Captain"))
-    root.index.deliveries.begin("hook", {Lane("hook", "one"): False})
-    worker = HookWorker(
-        "one", hook, channel_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock
-    )
+    worker = start(None, ("series-quiet",), command=("echo", "Nemo^Captain"))
     take(root, [*series, *other])
-    settle(root)
+    root.convert_due()
     worker.work()
-    remove(root, "study", str(series[0].StudyInstanceUID))
-    kept = {row["study_instance_uid"]: row["output"] for row in rows(root, "SELECT * FROM v_deliveries")}
+    root.delete("study", str(series[0].StudyInstanceUID))
+    kept = {row["study_instance_uid"]: row["output"] for row in root.rows("SELECT * FROM v_deliveries")}
     assert kept == {str(series[0].StudyInstanceUID): None, str(other[0].StudyInstanceUID): "Nemo^Captain"}
 
 
@@ -342,10 +308,10 @@ def test_an_instance_whose_row_number_was_another_ones_is_told(root: Root, start
         worker = start(receiver, ("instance-stored",))
         take(root, first)
         worker.work()
-        remove(root, "series", str(first[0].SeriesInstanceUID))
+        root.delete("series", str(first[0].SeriesInstanceUID))
         take(root, second)
         worker.work()
-        remove(root, "instance", str(second[1].SOPInstanceUID))
+        root.delete("instance", str(second[1].SOPInstanceUID))
         take(root, third)
         worker.work()
         told = [one.content["sop_instance_uid"] for one in receiver.received]
@@ -359,7 +325,7 @@ def test_a_deletion_between_reading_and_recording_loses_no_instance(root: Root, 
         take(root, first)
         read = root.index.deliveries.work(Lane("hook", "one"), ("instance-stored",), 0, root.clock())
         assert len(read.new) == 3
-        remove(root, "series", str(first[0].SeriesInstanceUID))
+        root.delete("series", str(first[0].SeriesInstanceUID))
         take(root, second)
         root.index.deliveries.settle(Lane("hook", "one"), [], read.end, root.clock())
         worker.work()
@@ -373,13 +339,13 @@ def test_only_of_some_senders(root: Root, start: Start) -> None:
         worker = start(receiver, calling_ae_titles=("CT1",))
         take(root, make.ct_series(2), "CT2")
         take(root, wanted, "CT1")
-        settle(root)
+        root.convert_due()
         worker.work()
         told = [one.content for one in receiver.received]
     assert [one["event"] for one in told] == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
     assert {one["study_instance_uid"] for one in told} == {str(wanted[0].StudyInstanceUID)}
     assert {tuple(one["calling_ae_titles"]) for one in told} == {("CT1",)}
-    assert len(rows(root, "SELECT 1 FROM v_deliveries")) == 2  # nothing of what nobody wants to know
+    assert len(root.rows("SELECT 1 FROM v_deliveries")) == 2  # nothing of what nobody wants to know
 
 
 def test_a_refused_series_has_failed_and_a_report_has_not(root: Root, start: Start) -> None:
@@ -390,12 +356,13 @@ def test_a_refused_series_has_failed_and_a_report_has_not(root: Root, start: Sta
         worker = start(receiver, ("series-failed",))
         take(root, [make.structured_report()])
         take(root, refused)
-        settle(root)
-        assert {row["state"] for row in rows(root, "SELECT state FROM v_series")} == {"refused", "not-an-image"}
+        root.convert_due()
+        assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"refused", "not-an-image"}
         worker.work()
         [told] = [one.content for one in receiver.received]
     assert (told["state"], told["volumes"]) == ("refused", [])
     assert told["failures"]
+    assert {row["reason"] for row in root.rows("SELECT reason FROM v_failures")} > {"not-an-image"}
     assert all(set(one) == {"stack", "reason", "detail"} for one in told["failures"])
 
 
@@ -404,28 +371,14 @@ def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root:
     with Receiver() as receiver:
         worker = start(receiver, ("volume-written", "volume-superseded"))
         take(root, most)
-        settle(root)
+        root.convert_due()
         take(root, [last])
-        settle(root)
+        root.convert_due()
         worker.work()
         told = [(one.content["event"], one.content["revision"]) for one in receiver.received]
         newest = receiver.received[-1].content["volumes"]
     assert told == [("volume-written", 1), ("volume-superseded", 1), ("volume-written", 2)]
     assert [volume["shape"][2] for volume in newest] == [4]
-
-
-def test_a_quiet_study_is_told_with_its_series(root: Root, start: Start) -> None:
-    with Receiver() as receiver:
-        worker = start(receiver, ("study-quiet",))
-        take(root, make.ct_series(2))
-        settle(root)
-        root.clock.move(1000)
-        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
-        worker.work()
-        [told] = [one.content for one in receiver.received]
-    [series] = told["series"]
-    assert (series["state"], series["instances"], series["verdict"]["state"]) == ("converted", 2, "complete")
-    assert told["series_instance_uid"] is None
 
 
 @pytest.mark.parametrize("is_included", [False, True])
@@ -434,7 +387,7 @@ def test_the_patient_is_named_only_where_that_is_asked_for(root: Root, start: St
     with Receiver() as receiver:
         worker = start(receiver, include_patient=is_included)
         take(root, series)
-        settle(root)
+        root.convert_due()
         worker.work()
         assert len(receiver.received) == 3
         for one in receiver.received:
@@ -461,16 +414,49 @@ def test_an_instance_that_was_replaced_is_told_under_another_id(root: Root, star
 
 
 @pytest.mark.slow
-def test_a_long_backlog_is_told_whole_and_in_order(root: Root, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("on", "told"),
+    [
+        (ALL, (["instance-stored"] * 4 + ["series-quiet", "volume-written"]) * 4 + ["study-quiet"] * 4),
+        (("study-quiet",), ["study-quiet"] * 4),  # behind many events that this hook does not want
+    ],
+    ids=["everything", "the last"],
+)
+def test_a_long_backlog_is_told_whole_and_in_order(
+    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch, on: tuple[str, ...], told: list[str]
+) -> None:
     monkeypatch.setattr(deliveries, "MAX_READ_ROWS", 3)
     with Receiver() as receiver:
-        worker = start(receiver)
+        worker = start(receiver, on)
         for _ in range(4):
             take(root, make.ct_series(4))
-            settle(root)
-        while worker.work():
+            root.convert_due()
+        root.mark_quiet()
+        while worker.step() == 0.0:
             pass
-        assert receiver.events() == (["instance-stored"] * 4 + ["series-quiet", "volume-written"]) * 4
+        assert receiver.events() == told
+
+
+def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_others(root: Root, start: Start) -> None:
+    with Receiver(refusing(500)) as receiver:
+        worker = start(receiver, ("instance-stored",))
+        assert worker.step() is None
+        take(root, make.ct_series(3))  # two of them wait behind the first, and are due by themselves
+        assert worker.step() == 0.0
+        seconds = worker.step()
+        assert seconds is not None
+        assert 15 <= seconds <= 30
+        assert len(receiver.received) == 1
+
+
+def test_a_running_hook_is_told_of_what_is_committed(root: Root, start: Start) -> None:
+    with Receiver() as receiver:
+        worker = start(receiver, ("instance-stored",))
+        worker.start()
+        until(lambda: worker.steps > 0, 30, "its first step")
+        take(root, make.ct_series(1))
+        receiver.wait_for(1)
+        worker.stop()
 
 
 @pytest.mark.slow
@@ -490,8 +476,8 @@ def test_a_hook_that_is_gone_lets_news_wait_without_rows(
         for _ in range(3):
             root.clock.move(3600)
             worker.work()
-        assert len(rows(root, "SELECT 1 FROM v_deliveries")) == 3
-        [hook] = rows(root, "SELECT * FROM v_hooks")
+        assert len(root.rows("SELECT 1 FROM v_deliveries")) == 3
+        [hook] = root.rows("SELECT * FROM v_hooks")
         assert hook["instances_behind"] == 3
         answers.append(204)
         count = len(receiver.received)
@@ -508,8 +494,8 @@ def test_a_hook_that_is_configured_no_more_is_forgotten(root: Root, start: Start
         take(root, make.ct_series(2))
         worker.work()
     root.index.deliveries.begin("hook", {Lane("hook", "two"): False})
-    assert [row["hook"] for row in rows(root, "SELECT hook FROM v_hooks")] == ["two"]
-    assert {row["state"] for row in rows(root, "SELECT state FROM v_deliveries")} == {"dropped"}
+    assert [row["hook"] for row in root.rows("SELECT hook FROM v_hooks")] == ["two"]
+    assert {row["state"] for row in root.rows("SELECT state FROM v_deliveries")} == {"dropped"}
 
 
 def test_a_hook_that_wants_instances_from_now_on_is_not_told_of_earlier_ones(root: Root, start: Start) -> None:
@@ -536,7 +522,7 @@ def test_a_slow_hook_holds_up_no_other_and_a_stop_does_not_wait_for_it(root: Roo
             quick.wait_for(4)
         finally:
             notifier.stop(0.1)
-        [row] = [row for row in rows(root, "SELECT * FROM v_hooks") if row["hook"] == "slow"]
+        [row] = [row for row in root.rows("SELECT * FROM v_hooks") if row["hook"] == "slow"]
         assert (row["instances_behind"], row["waiting"]) == (4, 0)  # it is told by the next start
         never.set()
 
@@ -554,7 +540,7 @@ def test_an_error_of_ours_is_one_of_its_message_and_holds_up_no_other(
         take(root, make.ct_series(1))
         worker.work()
         assert len(receiver.received) == 1
-    [row] = rows(root, "SELECT state, reason FROM v_deliveries")
+    [row] = root.rows("SELECT state, reason FROM v_deliveries")
     assert (row["state"], row["reason"]) == ("waiting", "ZeroDivisionError while delivering")
 
 
@@ -566,7 +552,7 @@ def test_a_replay_leaves_room_and_goes_on_where_it_ended(
     series = [make.ct_series(1) for _ in range(3)]
     for one in series:
         take(root, one)
-    settle(root)
+    root.convert_due()
     keys = [(str(one[0].StudyInstanceUID), str(one[0].SeriesInstanceUID)) for one in series]
 
     def replay(before: dt.datetime | None = None, keys: list[tuple[str, str]] = keys) -> deliveries.Replay:
@@ -591,9 +577,9 @@ def test_a_replay_leaves_room_and_goes_on_where_it_ended(
 def test_a_replay_repeats_the_last_outcome_alone(root: Root, start: Start) -> None:
     whole = make.ct_series(4)
     take(root, whole[:3])
-    settle(root)
+    root.convert_due()
     take(root, whole[3:])
-    settle(root)
+    root.convert_due()
     key = (str(whole[0].StudyInstanceUID), str(whole[0].SeriesInstanceUID))
     with Receiver() as receiver:
         worker = start(receiver)

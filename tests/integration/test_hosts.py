@@ -85,8 +85,11 @@ class Host:
         return self.index.repository(HostRepository).beat(self.member, wanted, now, now, **says)
 
 
+Hosts = Callable[[str], Host]
+
+
 @pytest.fixture
-def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
+def hosts(server: Server, tmp_path: Path) -> Iterator[Hosts]:
     """Open the index of a test as another host."""
     url = server.create(tmp_path.name, "migrated")
     with ExitStack() as opened:
@@ -123,7 +126,7 @@ def add(index: Index, now: dt.datetime, ds: FileDataset | None = None) -> None:
 
 
 @pytest.mark.slow
-def test_a_series_is_claimed_by_one_host_and_taken_over_when_that_one_vanishes(hosts: Callable[[str], Host]) -> None:
+def test_a_series_is_claimed_by_one_host_and_taken_over_when_that_one_vanishes(hosts: Hosts) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
     a.beat(now), b.beat(now)
@@ -153,7 +156,7 @@ def test_a_series_is_claimed_by_one_host_and_taken_over_when_that_one_vanishes(h
 
 
 @pytest.mark.slow
-def test_hosts_that_claim_at_once_claim_each_series_once(hosts: Callable[[str], Host]) -> None:
+def test_hosts_that_claim_at_once_claim_each_series_once(hosts: Hosts) -> None:
     both = hosts("a"), hosts("b")
     now = both[0].index.now()
     for _ in range(20):
@@ -174,7 +177,7 @@ def test_hosts_that_claim_at_once_claim_each_series_once(hosts: Callable[[str], 
 
 
 @pytest.mark.slow
-def test_what_exists_once_is_done_by_one_living_host(hosts: Callable[[str], Host]) -> None:
+def test_what_exists_once_is_done_by_one_living_host(hosts: Hosts) -> None:
     a, b = hosts("a"), hosts("b")
     now, name = a.index.now(), turn_of(Lane("hook", "hook"))
     a.index.deliveries.begin("hook", {Lane("hook", "hook"): False})
@@ -213,7 +216,7 @@ def test_a_lease_is_not_used_after_its_end_and_asked_for_by_its_use() -> None:
 
 
 @pytest.mark.slow
-def test_a_start_deletes_no_hook_of_another_host(hosts: Callable[[str], Host]) -> None:
+def test_a_start_deletes_no_hook_of_another_host(hosts: Hosts) -> None:
     a, b = hosts("a"), hosts("b")
     a.member = Member("a", ["receive"], "1", ["hook/mine", "route/route/to"], LEASE)
     a.beat(a.index.now())
@@ -231,7 +234,7 @@ def test_a_start_deletes_no_hook_of_another_host(hosts: Callable[[str], Host]) -
         assert "mine" not in view.hooks.progress()
 
 
-def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Callable[[str], Host], tmp_path: Path) -> None:
+def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Hosts, tmp_path: Path) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
     add(a.index, now)
@@ -249,9 +252,7 @@ def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Callable[[st
 
 
 @pytest.mark.slow
-def test_an_open_association_of_another_host_keeps_its_series_waiting(
-    hosts: Callable[[str], Host], tmp_path: Path
-) -> None:
+def test_an_open_association_of_another_host_keeps_its_series_waiting(hosts: Hosts, tmp_path: Path) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
     add(a.index, now)
@@ -265,9 +266,7 @@ def test_an_open_association_of_another_host_keeps_its_series_waiting(
     assert b.index.series.claim_due(now) is not None
 
 
-def test_a_series_does_not_wait_for_an_association_that_ended_while_its_host_said_that_it_is_open(
-    hosts: Callable[[str], Host],
-) -> None:
+def test_a_series_does_not_wait_for_an_association_that_ended_while_its_host_said_that_it_is_open(hosts: Hosts) -> None:
     index = hosts("a").index
     now = index.now()
     add(index, now)
@@ -282,7 +281,7 @@ def test_a_series_does_not_wait_for_an_association_that_ended_while_its_host_sai
 
 
 @pytest.mark.slow
-def test_no_host_claims_while_another_one_is_behind(hosts: Callable[[str], Host]) -> None:
+def test_no_host_claims_while_another_one_is_behind(hosts: Hosts) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
     a.beat(now, is_behind=True)
@@ -291,7 +290,7 @@ def test_no_host_claims_while_another_one_is_behind(hosts: Callable[[str], Host]
 
 
 @pytest.mark.slow
-def test_a_cursor_passes_no_event_that_is_still_to_be_committed(hosts: Callable[[str], Host]) -> None:
+def test_a_cursor_passes_no_event_that_is_still_to_be_committed(hosts: Hosts) -> None:
     a, b = hosts("a"), hosts("b")
     a.index.deliveries.begin("hook", {Lane("hook", "hook"): False})
     is_written, may_commit = threading.Event(), threading.Event()
@@ -327,7 +326,7 @@ def test_a_cursor_passes_no_event_that_is_still_to_be_committed(hosts: Callable[
 
 
 @pytest.mark.long
-def test_six_hosts_that_write_lose_no_event_of_ten_thousand(hosts: Callable[[str], Host]) -> None:
+def test_six_hosts_that_write_lose_no_event_of_ten_thousand(hosts: Hosts) -> None:
     writers = [hosts(f"writer{number}") for number in range(6)]
     reader = hosts("reader").index
 
@@ -357,7 +356,7 @@ def test_six_hosts_that_write_lose_no_event_of_ten_thousand(hosts: Callable[[str
 
 
 @pytest.mark.slow
-def test_a_wrong_clock_of_one_host_changes_no_wait(hosts: Callable[[str], Host], tmp_path: Path) -> None:
+def test_a_wrong_clock_of_one_host_changes_no_wait(hosts: Hosts, tmp_path: Path) -> None:
     a, b = hosts("a"), hosts("b")
     now = dt.datetime.now(dt.UTC)
     moment = a.index.now()
@@ -377,9 +376,7 @@ def test_a_wrong_clock_of_one_host_changes_no_wait(hosts: Callable[[str], Host],
 
 
 @pytest.mark.slow
-def test_hosts_that_differ_say_so_and_nothing_is_deleted_meanwhile(
-    hosts: Callable[[str], Host], tmp_path: Path
-) -> None:
+def test_hosts_that_differ_say_so_and_nothing_is_deleted_meanwhile(hosts: Hosts, tmp_path: Path) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
     of_a = digests(Settings(retention=RetentionSettings(days=1, only_converted=False)))
@@ -428,7 +425,7 @@ def test_what_differs_between_machines_is_no_different_configuration(tmp_path: P
     assert digests(one) == digests(other) != digests(Settings())
 
 
-def test_standbys_are_counted_by_how_they_follow(hosts: Callable[[str], Host], server: Server) -> None:
+def test_standbys_are_counted_by_how_they_follow(hosts: Hosts, server: Server) -> None:
     a = hosts("a")
     with a.index.reading(wait=False) as view:
         assert view.hosts.standbys() == {}
@@ -566,7 +563,7 @@ def test_a_host_without_an_answer_for_half_of_its_lease_is_told_until_it_has_one
 
 
 @pytest.mark.slow
-def test_a_claim_that_is_given_up_leaves_a_series_that_has_grown_quiet_first(hosts: Callable[[str], Host]) -> None:
+def test_a_claim_that_is_given_up_leaves_a_series_that_has_grown_quiet_first(hosts: Hosts) -> None:
     a = hosts("a")
     now = a.index.now()
     add(a.index, now)

@@ -30,8 +30,7 @@ def test_key_images_and_presentation_states_are_found_by_title_and_label(root: R
     for note, code in zip(notes, ("113000", "113004"), strict=True):
         note.ConceptNameCodeSequence = title(code)
         note.ConceptNameCodeSequence[0].CodeMeaning = "of interest"
-    for ds in [*states, *notes, *make.ct_series(1)]:
-        root.take(ds)
+    root.take_all([*states, *notes, *make.ct_series(1)])
     assert found(root, ContentLabel="BONE") == [states[1].SOPInstanceUID]
     assert sorted(found(root, ContentLabel="*N*")) == sorted(ds.SOPInstanceUID for ds in states)
     assert found(root, ConceptNameCodeSequence=title("113004")) == [notes[1].SOPInstanceUID]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -21,9 +20,10 @@ from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
 from node.index.work import jobs
 from tests import make
+from tests.acceptance.served import until
 from tests.integration.conftest import Root
 from tests.made_once import IN_POSTGRESQL
-from tests.rows import read_rows, view_rows, write_rows
+from tests.rows import read_rows, write_rows
 from tests.several_writers import received
 
 pytestmark = pytest.mark.postgresql
@@ -93,18 +93,9 @@ def test_one_statement_is_about_any_number_of_rows(root: Root) -> None:
     """SQLite allows 32766 parameters, PostgreSQL 65535."""
     root.take(make.ct_series(1, PatientID="")[0])  # the first conflict
     root.index.conflicts.decide(range(70_000), "kept", "someone", root.clock())
-    assert [row["decision"] for row in view_rows(root.folder, "SELECT decision FROM v_conflicts")] == ["kept"]
+    assert [row["decision"] for row in root.rows("SELECT decision FROM v_conflicts")] == ["kept"]
     messages = [str(number) for number in range(70_000)]
     root.index._writer.run(lambda connection: jobs.replay(connection, "hook", messages))
-
-
-def test_a_series_is_found_by_the_end_of_its_uid(root: Root) -> None:
-    for uid in ("1.2.1.7777", "1.2.2.7777"):
-        root.take(make.ct_series(1, series_uid=uid)[0])
-    with root.index.reading() as index:
-        assert len(index.series.uids_ending("7777", 3)) == 2
-        assert index.series.uids_ending("2.7777", 3) == ["1.2.2.7777"]
-        assert index.series.uids_ending("9.1.2.2.7777", 3) == []
 
 
 def test_a_write_that_fails_alone_undoes_what_it_wrote(root: Root) -> None:
@@ -149,13 +140,6 @@ def test_a_reader_of_an_index_with_another_schema_says_what_to_do(root: Root) ->
         index.failures.newest(1)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    pause, deadline = threading.Event(), dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
-    while not condition():
-        assert dt.datetime.now(dt.UTC) < deadline
-        pause.wait(0.01)
-
-
 @pytest.mark.slow
 def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "MAX_BATCH", 1)
@@ -163,14 +147,14 @@ def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkey
         with held_writer(root, pool):
             queued = root.index._writer._queue.qsize
             failing: Future[None] = pool.submit(root.index._writer.run, disk_error)
-            until(lambda: queued() == 1)
+            until(lambda: queued() == 1, 60, "the write that fails")
             closing = pool.submit(root.index.close)
-            until(lambda: queued() == 3)  # what it commits last, and the end
+            until(lambda: queued() == 3, 60, "the close")  # what it commits last, and the end
             with pytest.raises(OutOfResources, match="the index is closed"):
                 root.index._writer.run(disk_error)
         closing.result()
         assert failing.exception() is not None
-    [closed] = view_rows(root.folder, "SELECT value FROM about WHERE key = 'closed'")
+    [closed] = root.rows("SELECT value FROM about WHERE key = 'closed'")
     assert closed["value"] == ("yes" if IN_POSTGRESQL else "no"), "the server looks after its disk"
 
 
@@ -179,7 +163,7 @@ def test_an_index_whose_disk_failed_does_not_count_as_closed(root: Root) -> None
     with pytest.raises(OutOfResources):
         root.index._writer.run(disk_error)
     root.index.close()
-    assert view_rows(root.folder, "SELECT value FROM about WHERE key = 'closed'") == [{"value": "no"}]
+    assert root.rows("SELECT value FROM about WHERE key = 'closed'") == [{"value": "no"}]
 
 
 def test_closing_an_index_again_leaves_what_another_one_wrote(open_root: Callable[[], Root]) -> None:

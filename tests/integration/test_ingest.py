@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom import Dataset
@@ -19,26 +17,21 @@ from node.receive.ingest import LARGE_BYTES, Announced, Origin
 from tests import make
 from tests.ingest import indexed
 from tests.integration.conftest import Root, announced, data_set_bytes
-from tests.rows import view_rows
-
-
-def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    return [dict(row) for row in view_rows(root.folder, query, **values)]
 
 
 def test_an_instance_is_kept_byte_for_byte_and_indexed_at_all_levels(root: Root) -> None:
     [ds] = make.ct_series(1, PatientName="Yamada^Tarou", PatientID="P1", SeriesNumber=7)
     assert root.take(ds) is Outcome.STORED
-    [image] = rows(root, "SELECT * FROM v_images")
+    [image] = root.rows("SELECT * FROM v_images")
     content = Path(image["path"]).read_bytes()
     sent = data_set_bytes(ds)
     assert content[image["data_set_offset"] :] == sent
     assert image["sha256"] == hashlib.sha256(sent).hexdigest()
     assert image["bytes"] == len(sent)
     assert image["calling_ae_title"] == "MODALITY"
-    [series] = rows(root, "SELECT * FROM v_series")
+    [series] = root.rows("SELECT * FROM v_series")
     assert (series["state"], series["instances"], series["series_number"]) == ("receiving", 1, 7)
-    [study] = rows(root, "SELECT * FROM v_studies")
+    [study] = root.rows("SELECT * FROM v_studies")
     assert (study["patient_name"], study["patient_id"], study["study_date"]) == ("Yamada^Tarou", "P1", "2024-01-02")
 
 
@@ -51,7 +44,7 @@ def test_all_bytes_are_kept_however_large_an_instance_is(root: Root, pixels: int
     for begin in range(0, len(sent), 130_001):
         incoming.take_fragment(memoryview(sent)[begin : begin + 130_001])
     indexed(incoming)
-    [image] = rows(root, "SELECT sha256, path, data_set_offset FROM v_images")
+    [image] = root.rows("SELECT sha256, path, data_set_offset FROM v_images")
     assert image["sha256"] == hashlib.sha256(sent).hexdigest()
     assert Path(image["path"]).read_bytes()[image["data_set_offset"] :] == sent
 
@@ -70,16 +63,8 @@ def test_names_are_utf8_whatever_the_character_set(root: Root, term: str, name: 
     ds.SpecificCharacterSet = ["", term]
     ds.PatientName = name
     root.take(ds)
-    [patient] = rows(root, "SELECT patient_name FROM v_patients")
+    [patient] = root.rows("SELECT patient_name FROM v_patients")
     assert patient["patient_name"] == name
-
-
-def test_the_same_bytes_again_write_nothing(root: Root) -> None:
-    [ds] = make.ct_series(1)
-    root.take(ds)
-    assert root.take(ds) is Outcome.ALREADY_THERE
-    assert len(rows(root, "SELECT 1 FROM v_images")) == 1
-    assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
 
 
 def test_other_bytes_under_the_same_uid_leave_the_first_and_keep_the_second(root: Root) -> None:
@@ -88,10 +73,10 @@ def test_other_bytes_under_the_same_uid_leave_the_first_and_keep_the_second(root
     ds.SeriesDescription = "corrected"
     assert root.take(ds) is Outcome.OTHER_BYTES
     assert root.take(ds) is Outcome.KNOWN_VERSION, "the loser is kept once, however often it is sent"
-    [conflict] = rows(root, "SELECT * FROM v_conflicts")
+    [conflict] = root.rows("SELECT * FROM v_conflicts")
     assert conflict["kind"] == "instance-bytes"
     assert Path(conflict["path"]).read_bytes().endswith(data_set_bytes(ds))
-    assert len(rows(root, "SELECT 1 FROM v_images")) == 1
+    assert len(root.rows("SELECT 1 FROM v_images")) == 1
 
 
 def test_twenty_senders_of_one_instance_leave_one_row_and_one_file(root: Root) -> None:
@@ -110,7 +95,7 @@ def test_a_hostile_uid_never_becomes_a_path(root: Root, uid: str) -> None:
     for mine in (ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID):
         data = data.replace(mine.encode(), uid.encode().ljust(len(mine), b"\0"))
     root.take_bytes(Announced(said.sop_class_uid, uid, said.transfer_syntax_uid), data)
-    [image] = rows(root, "SELECT * FROM v_images")
+    [image] = root.rows("SELECT * FROM v_images")
     assert image["sop_instance_uid"] == uid
     assert Path(image["path"]).resolve().is_relative_to(root.folder.resolve())
     outside = [path for path in root.folder.parent.rglob("*") if not path.is_relative_to(root.folder)]
@@ -127,7 +112,7 @@ def test_a_data_set_that_is_not_the_announced_one_is_refused_and_leaves_nothing(
     with pytest.raises(ClassMismatch):
         indexed(incoming)
     assert not list(root.folder.glob("incoming/*"))
-    assert rows(root, "SELECT 1 FROM v_images") == []
+    assert root.rows("SELECT 1 FROM v_images") == []
 
 
 def test_a_data_set_without_series_is_refused_with_the_tag(root: Root) -> None:
@@ -175,17 +160,6 @@ def test_below_the_disk_reserve_nothing_is_taken_and_above_it_everything_again(r
     assert root.take(ds) is Outcome.STORED
 
 
-def test_an_instance_moves_the_due_time_of_its_series(root: Root) -> None:
-    first, second = make.ct_series(2)
-    root.take(first)
-    root.clock.move(50)
-    root.take(second)
-    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
-    claimed = root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60))
-    assert claimed is not None
-    assert len(claimed.instances) == 2
-
-
 def test_a_slow_sender_has_a_quiet_time_of_its_own(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds, Origin("dicom", "SLOW "))
@@ -198,8 +172,8 @@ def test_a_series_uid_in_two_studies_stays_two_series_and_is_told(root: Root) ->
     second.StudyInstanceUID = "1.2.3"
     root.take(first)
     root.take(second)
-    assert len(rows(root, "SELECT 1 FROM v_series")) == 2
-    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_conflicts")] == ["series-in-two-studies"]
+    assert len(root.rows("SELECT 1 FROM v_series")) == 2
+    assert [row["kind"] for row in root.rows("SELECT kind FROM v_conflicts")] == ["series-in-two-studies"]
 
 
 def test_a_study_under_a_second_patient_is_accepted_and_told_once(root: Root) -> None:
@@ -208,15 +182,15 @@ def test_a_study_under_a_second_patient_is_accepted_and_told_once(root: Root) ->
     for ds in instances[1:]:
         ds.PatientID = "B"
         root.take(ds)
-    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_conflicts")] == ["study-of-two-patients"]
-    assert len(rows(root, "SELECT 1 FROM v_images")) == 3
+    assert [row["kind"] for row in root.rows("SELECT kind FROM v_conflicts")] == ["study-of-two-patients"]
+    assert len(root.rows("SELECT 1 FROM v_images")) == 3
 
 
 def test_studies_without_patient_id_are_never_merged_into_one_patient(root: Root) -> None:
     for _ in range(2):
         [ds] = make.ct_series(1, PatientID="")
         root.take(ds)
-    assert len(rows(root, "SELECT 1 FROM v_patients")) == 2
+    assert len(root.rows("SELECT 1 FROM v_patients")) == 2
 
 
 def test_a_closed_door_answers_that_the_node_is_stopping(root: Root) -> None:
@@ -224,13 +198,3 @@ def test_a_closed_door_answers_that_the_node_is_stopping(root: Root) -> None:
     [ds] = make.ct_series(1)
     with pytest.raises(OutOfResources, match="stopping"):
         root.take(ds)
-
-
-def test_everything_taken_is_there_after_a_restart(open_root: Callable[[], Root]) -> None:
-    instances = make.ct_series(4)
-    root = open_root()
-    for ds in instances:
-        root.take(ds)
-    root = open_root()
-    found = {row["sop_instance_uid"] for row in rows(root, "SELECT sop_instance_uid FROM v_images")}
-    assert found == {ds.SOPInstanceUID for ds in instances}

@@ -28,7 +28,7 @@ from node.settings.model import HookSettings
 from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root
-from tests.integration.test_hooks import remove, rows, settle, take
+from tests.integration.test_hooks import take
 from tests.receivers import Answer, Received, Receiver, channel_of
 
 pytestmark = pytest.mark.postgresql
@@ -39,9 +39,9 @@ Begin = Callable[..., HookWorker]
 
 
 @pytest.fixture
-def begin(root: Root) -> Iterator[Begin]:
+def begin(root: Root, audit: Audit) -> Iterator[Begin]:
     """Begin hooks with results on the root, which by default leave a PDF; their `work` is called by the test."""
-    audit, channels = Audit(root.folder, "VOXELNODE", now=root.clock), list[Channel]()
+    channels = list[Channel]()
     names: dict[Lane, bool] = {}
 
     def begin_hook(name: str, on: Sequence[str] = ("series-quiet",), script: str = WRITE, **options: Any) -> HookWorker:
@@ -56,7 +56,6 @@ def begin(root: Root) -> Iterator[Begin]:
     yield begin_hook
     for channel in channels:
         channel.close()
-    audit.close()
 
 
 def jobs(root: Root) -> list[dict[str, Any]]:
@@ -67,11 +66,18 @@ def jobs(root: Root) -> list[dict[str, Any]]:
 def work(root: Root, *workers: HookWorker) -> None:
     """Settle and deliver until nothing follows from anything."""
     for _ in range(6):
-        settle(root)
+        root.convert_due()
         root.index.studies.mark_quiet(dt.timedelta(seconds=1), root.clock())
         if not any([worker.work() for worker in workers]):
             return
     raise AssertionError("something always follows")
+
+
+def attempt(root: Root, worker: HookWorker) -> None:
+    """Have a new series told once."""
+    take(root, make.ct_series(1))
+    root.convert_due()
+    worker.work()
 
 
 @pytest.mark.slow
@@ -108,7 +114,7 @@ def test_an_attempt_after_a_lost_record_finds_what_was_stored(
     """The process ends between the instance and the record of it: the next attempt stores no second one."""
     worker = begin("one")
     take(root, make.ct_series(1))
-    settle(root)
+    root.convert_due()
 
     def lost(*_: Any) -> None:
         raise OutOfResources("the process ended")
@@ -120,7 +126,7 @@ def test_an_attempt_after_a_lost_record_finds_what_was_stored(
     root.clock.move(60)
     worker.work()
     assert [(job["state"], job["results_stored"]) for job in jobs(root)] == [("succeeded", 1)]
-    assert rows(root, "SELECT count(*) AS n FROM v_images WHERE source = 'result'") == [{"n": 1}]
+    assert root.rows("SELECT count(*) AS n FROM v_images WHERE source = 'result'") == [{"n": 1}]
 
 
 def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, begin: Begin) -> None:
@@ -129,9 +135,9 @@ def test_a_result_that_is_refused_fails_its_job_and_stores_nothing(root: Root, b
     work(root, worker)
     [job] = jobs(root)
     assert (job["state"], job["detail"]) == ("failed", "Nemo_Captain.json: the file is not a JSON object")
-    [delivery] = rows(root, "SELECT * FROM v_deliveries")
+    [delivery] = root.rows("SELECT * FROM v_deliveries")
     assert (delivery["state"], "Nemo" in delivery["reason"]) == ("given-up", False)
-    assert rows(root, "SELECT 1 FROM v_images WHERE source = 'result'") == []
+    assert root.rows("SELECT 1 FROM v_images WHERE source = 'result'") == []
     assert list((root.folder / "jobs").iterdir()) == []
 
 
@@ -166,7 +172,7 @@ def test_sizes_and_links_are_looked_at_before_any_byte_is_read(
     work(root, worker)
     [job] = jobs(root)
     assert (job["state"], str(job["detail"])[: len(told)]) == ("failed", told)
-    assert rows(root, "SELECT 1 FROM v_images WHERE source = 'result'") == []
+    assert root.rows("SELECT 1 FROM v_images WHERE source = 'result'") == []
     assert [path.name for path in elsewhere.iterdir()] == ["report.pdf"]
     assert list((root.folder / "jobs").iterdir()) == []
 
@@ -199,7 +205,7 @@ def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks
     os.mkfifo(held)
     worker = begin("one", script=f"[ -e {tmp_path}/again ] && {WRITE} && exit; sleep 600 > {held} & wait")
     take(root, make.ct_series(1))
-    settle(root)
+    root.convert_due()
     thread = threading.Thread(target=worker.work)
     thread.start()
     with held.open("rb") as pipe:  # opens once the grandchild runs
@@ -210,7 +216,7 @@ def test_a_cancelled_job_ends_its_command_which_runs_again_only_if_somebody_asks
     thread.join(30)
     assert not thread.is_alive()
     assert [(job["state"], job["detail"]) for job in jobs(root)] == [("cancelled", "cancelled by anna")]
-    [delivery] = rows(root, "SELECT * FROM v_deliveries")
+    [delivery] = root.rows("SELECT * FROM v_deliveries")
     assert (delivery["state"], delivery["reason"]) == ("given-up", "cancelled by anna")
     (tmp_path / "again").touch()
     root.clock.move(100_000)
@@ -230,7 +236,7 @@ def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
     worker = begin("one", script=f"[ -e {tmp_path}/again ] || {{ echo no model; exit 1; }}; sleep 600 > {held} & wait")
     [ct] = make.ct_series(1)
     take(root, [ct])
-    settle(root)
+    root.convert_due()
     worker.work()
     assert [(job["state"], job["detail"]) for job in jobs(root)] == [("waiting", "exit status 1: no model")]
     (tmp_path / "again").touch()
@@ -239,7 +245,7 @@ def test_a_deletion_ends_the_command_of_its_job_and_one_that_fails_waits(
     thread.start()
     with held.open("rb") as pipe:
         assert [job["state"] for job in jobs(root)] == ["running"]
-        remove(root, "study", ct.StudyInstanceUID)
+        root.delete("study", ct.StudyInstanceUID)
         JobExpiry(root.index, root.results, root.clock).step()
         assert pipe.read() == b""
     thread.join(30)
@@ -253,9 +259,7 @@ def test_each_host_removes_its_folders_of_ended_jobs_and_one_ends_those_that_are
 ) -> None:
     with Receiver(lambda _: Answer(202, ())) as receiver:
         worker = begin("one", url=receiver.url, job_seconds=100)
-        take(root, make.ct_series(1))
-        settle(root)
-        worker.work()
+        attempt(root, worker)
     ended = root.results.folder("0" * 32)
     ended.mkdir(parents=True)
     (ended / "report.pdf").write_bytes(b"of a patient")
@@ -279,9 +283,7 @@ def test_what_an_attempt_left_running_is_killed_before_the_next_one(root: Root, 
     held = tmp_path / "held"
     os.mkfifo(held)
     worker = begin("one", script=f"[ -e {tmp_path}/again ] && {WRITE} && exit; setsid sleep 600 > {held} & exit 1")
-    take(root, make.ct_series(1))
-    settle(root)
-    worker.work()
+    attempt(root, worker)
     with held.open("rb") as pipe:  # opens once it runs
         (tmp_path / "again").touch()
         root.clock.move(60)
@@ -297,9 +299,7 @@ def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_
 
     with Receiver(later) as receiver:
         worker = begin("one", url=receiver.url, job_seconds=100)
-        take(root, make.ct_series(1))
-        settle(root)
-        worker.work()
+        attempt(root, worker)
         [message] = [one.content for one in receiver.received]
         assert message["job"]["folder"] is None
         assert root.index.jobs.knows_token(message["job"]["id"], message["job"]["token"])
@@ -315,7 +315,7 @@ def test_a_webhook_that_accepts_has_time_until_it_expires_and_a_replay_is_a_new_
         root.index.deliveries.replay("one", ("series-quiet",), [key], root.clock(), root.clock())
         worker.work()
         assert [job["state"] for job in jobs(root)] == ["running", "expired"]
-        assert [event["detail"] for event in rows(root, "SELECT detail FROM v_events WHERE kind = 'job-ended'")] == [
+        assert [event["detail"] for event in root.rows("SELECT detail FROM v_events WHERE kind = 'job-ended'")] == [
             "the job of hook one has expired, with 0 results"
         ]
 
@@ -327,13 +327,11 @@ def test_a_receiver_that_reported_before_it_was_heard_is_not_asked_again(root: R
 
     with Receiver(report) as receiver:
         worker = begin("one", url=receiver.url)
-        take(root, make.ct_series(1))
-        settle(root)
-        worker.work()
+        attempt(root, worker)
         root.clock.move(3600)
         worker.work()
         assert len(receiver.received) == 1
-    assert rows(root, "SELECT state FROM v_deliveries") == [{"state": "delivered"}]
+    assert root.rows("SELECT state FROM v_deliveries") == [{"state": "delivered"}]
 
 
 @pytest.mark.parametrize(

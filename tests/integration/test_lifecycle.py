@@ -41,17 +41,10 @@ from node.receive.quiet_times import OPEN_SECONDS, OpenAssociations, quiet_secon
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series
-from tests.integration.conftest import Clock, Root, data_set_bytes
-from tests.rows import view_rows
+from tests.integration.conftest import QUICK, Clock, Root, data_set_bytes
 from tests.split import by_volume, split_series
 
-OPTIONS = write_options(Convert(thumbnails=False))
 MAX_WAIT = dt.timedelta(seconds=5400)
-
-
-def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    return view_rows(root.folder, query, **values)
 
 
 def due(root: Root) -> ClaimedSeries | None:
@@ -61,12 +54,11 @@ def due(root: Root) -> ClaimedSeries | None:
 def settle(root: Root, seconds: float = 61, run: Callable[[ConversionJob], Converted] = convert) -> ClaimedSeries:
     """Let the quiet time pass and convert, as a worker does."""
     root.clock.move(seconds)
-    claimed = due(root)
-    assert claimed is not None
-    if is_unchanged(claimed, root.archive, OPTIONS):
+    claimed = root.claim(0)
+    if is_unchanged(claimed, root.archive, QUICK):
         root.index.series.record_unchanged(claimed, root.clock())
     else:
-        convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
+        root.convert(claimed, run)
     return claimed
 
 
@@ -79,7 +71,7 @@ def require_due_in(root: Root, seconds: float) -> None:
 
 
 def the_series(root: Root) -> dict[str, Any]:
-    [series] = rows(root, "SELECT * FROM v_series")
+    [series] = root.rows("SELECT * FROM v_series")
     return series
 
 
@@ -88,27 +80,23 @@ def verdict(root: Root) -> tuple[Any, ...]:
     return tuple(series[name] for name in ("verdict", "verdict_rule", "expected_instances", "missing_instances"))
 
 
-def written_verdicts(root: Root) -> set[tuple[str, int | None]]:
-    """State and missing instances of the verdicts in the sidecars of current volumes."""
-    volumes = rows(root, "SELECT path FROM v_volumes WHERE NOT superseded")
-    sidecars = {path for volume in volumes for path in Path(volume["path"]).parent.glob("*.json")}
-    told = [json.loads(path.read_text())["completeness"] for path in sidecars]
-    return {(one["state"], one["missing"]) for one in told}
-
-
-def told_by_sidecars(root: Root, uid: str) -> set[tuple[str, str]]:
-    """The verdicts and the reasons in the sidecars of the volumes of a series."""
+def told_by_sidecars(root: Root, uid: str, *names: str) -> set[tuple[Any, ...]]:
+    """What the sidecars of the current volumes of a series tell of its verdict."""
     query = "SELECT path FROM v_volumes WHERE NOT superseded AND series_instance_uid = :uid"
-    sidecars = {path for row in rows(root, query, uid=uid) for path in Path(row["path"]).parent.glob("*.json")}
+    sidecars = {path for row in root.rows(query, uid=uid) for path in Path(row["path"]).parent.glob("*.json")}
     told = [json.loads(path.read_text())["completeness"] for path in sidecars]
-    return {(one["state"], one["reason"]) for one in told}
+    return {tuple(one[name] for name in names) for one in told}
+
+
+def written_verdicts(root: Root) -> set[tuple[Any, ...]]:
+    return told_by_sidecars(root, the_series(root)["series_instance_uid"], "state", "missing")
 
 
 def settle_all(root: Root) -> int:
     """Convert what is due; return how often."""
     count = 0
     while (claimed := due(root)) is not None:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+        root.convert(claimed)
         count += 1
         assert count < 10, "it is converted for ever"
     return count
@@ -125,7 +113,7 @@ def require_sidecars_to_follow(root: Root) -> None:
 
 
 def events(root: Root) -> list[str]:
-    return [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id")]
+    return [row["kind"] for row in root.rows("SELECT kind FROM v_events ORDER BY id")]
 
 
 def arrived_at(ds: FileDataset, received_at: dt.datetime, began_at: dt.datetime | None = None) -> Received:
@@ -148,12 +136,11 @@ def origin(association: str, calling_ae_title: str = "MODALITY") -> Origin:
 
 
 def test_a_series_with_all_that_it_announces_is_complete_in_view_and_sidecar(root: Root) -> None:
-    for ds in make.ct_series(5, ImagesInAcquisition=5):
-        root.take(ds)
+    root.take_all(make.ct_series(5, ImagesInAcquisition=5))
     settle(root)
     assert verdict(root) == ("complete", "headers", 5, 0)
     assert the_series(root)["expected_source"] == "Images in Acquisition (0020,1002)"
-    [path] = [Path(row["path"]) for row in rows(root, "SELECT path FROM v_volumes WHERE format = 'nifti'")]
+    [path] = [Path(row["path"]) for row in root.rows("SELECT path FROM v_volumes WHERE format = 'nifti'")]
     sidecar = json.loads(path.with_name("volume.json").read_text())
     assert sidecar["completeness"] == {
         "state": "complete",
@@ -167,31 +154,21 @@ def test_a_series_with_all_that_it_announces_is_complete_in_view_and_sidecar(roo
     }
 
 
-def test_a_gap_in_space_is_an_incomplete_series_with_the_number_of_missing_slices(root: Root) -> None:
-    for ds in make.gap_series(8, missing=(3, 4)):
-        root.take(ds)
+@pytest.mark.parametrize(
+    ("instances", "expected"),
+    [
+        (lambda: make.gap_series(8, missing=(3, 4)), ("incomplete", "geometry", None, 2)),
+        (lambda: make.ct_series(6, ImagesInAcquisition=6)[:5], ("incomplete", "headers", 6, 1)),
+        (lambda: [make.structured_report()], ("complete", "quiet", None, 0)),
+    ],
+    ids=["a gap in space", "a last slice that never came", "no image"],
+)
+def test_a_series_is_judged_by_what_came_of_it(
+    root: Root, instances: Callable[[], list[FileDataset]], expected: tuple[Any, ...]
+) -> None:
+    root.take_all(instances())
     settle(root)
-    assert verdict(root) == ("incomplete", "geometry", None, 2)
-
-
-def test_a_last_slice_that_never_came_is_known_from_the_headers_only(root: Root) -> None:
-    for ds in make.ct_series(6, ImagesInAcquisition=6)[:5]:
-        root.take(ds)
-    settle(root)
-    assert verdict(root) == ("incomplete", "headers", 6, 1)
-
-
-@pytest.mark.slow
-def test_times_and_images_of_each_are_multiplied(root: Root) -> None:
-    series = make.time_series(3, 4, NumberOfTemporalPositions=3, ImagesInAcquisition=4)
-    for ds in series[:8]:
-        root.take(ds)
-    settle(root)
-    assert verdict(root) == ("incomplete", "headers", 12, 4)
-    for ds in series[8:]:
-        root.take(ds)
-    settle(root)
-    assert verdict(root) == ("complete", "headers", 12, 0)
+    assert verdict(root) == expected
 
 
 def test_a_lost_time_is_listed_in_the_index_in_words(root: Root) -> None:
@@ -209,17 +186,14 @@ def test_a_lost_time_is_listed_in_the_index_in_words(root: Root) -> None:
 def test_a_last_slice_is_suspected_from_the_other_series_of_the_protocol(root: Root) -> None:
     study, protocol = generate_uid(), {"ProtocolName": "t2", "SeriesDescription": "t2 axial"}
     for _ in range(2):
-        for ds in make.mr_series(6, study_uid=study, **protocol):
-            root.take(ds)
-    for ds in make.mr_series(3, study_uid=study, ProtocolName="localizer", SeriesDescription="t2 axial"):
-        root.take(ds)
+        root.take_all(make.mr_series(6, study_uid=study, **protocol))
+    root.take_all(make.mr_series(3, study_uid=study, ProtocolName="localizer", SeriesDescription="t2 axial"))
     for _ in range(3):
         settle(root)
     last = make.mr_series(6, study_uid=study, **protocol)[:5]
-    for ds in last:
-        root.take(ds)
+    root.take_all(last)
     settle(root)
-    found = {row["series_instance_uid"]: row for row in rows(root, "SELECT * FROM v_series")}
+    found = {row["series_instance_uid"]: row for row in root.rows("SELECT * FROM v_series")}
     suspect = found.pop(str(last[0].SeriesInstanceUID))
     assert {row["verdict"] for row in found.values()} == {"complete"}
     assert (suspect["verdict"], suspect["verdict_rule"], suspect["missing_instances"]) == ("suspect", "siblings", 1)
@@ -240,9 +214,9 @@ def test_series_that_are_volumes_of_one_acquisition_say_so(root: Root, numbered:
             settle_all(root)  # each is converted before the next one is received
     root.clock.move(61)
     settle_all(root)
-    for row in rows(root, "SELECT series_instance_uid AS uid, verdict, verdict_reason FROM v_series"):
-        assert told_by_sidecars(root, row["uid"]) == {(row["verdict"], row["verdict_reason"])}
-    found = rows(root, "SELECT verdict, verdict_rule, verdict_reason FROM v_series")
+    for row in root.rows("SELECT series_instance_uid AS uid, verdict, verdict_reason FROM v_series"):
+        assert told_by_sidecars(root, row["uid"], "state", "reason") == {(row["verdict"], row["verdict_reason"])}
+    found = root.rows("SELECT verdict, verdict_rule, verdict_reason FROM v_series")
     assert [(row["verdict"], row["verdict_rule"]) for row in found] == [("suspect", "siblings")] * 3
     assert all("seem to be of the same acquisition" in row["verdict_reason"] for row in found)
 
@@ -255,32 +229,21 @@ def test_scans_that_were_repeated_are_no_parts_of_one_acquisition(root: Root) ->
         root.take(ds)
     for _ in range(3):
         settle(root)
-    assert {row["verdict"] for row in rows(root, "SELECT verdict FROM v_series")} == {"complete"}
+    assert {row["verdict"] for row in root.rows("SELECT verdict FROM v_series")} == {"complete"}
 
 
 def test_a_series_of_each_time_lacks_no_times(root: Root) -> None:
     study, times = generate_uid(), {"ProtocolName": "dynamic", "NumberOfTemporalPositions": 2}
     for time in (1, 2):
-        for ds in make.mr_series(4, study_uid=study, TemporalPositionIdentifier=time, **times):
-            root.take(ds)
+        root.take_all(make.mr_series(4, study_uid=study, TemporalPositionIdentifier=time, **times))
     for _ in range(2):
         settle(root)
-    assert {row["verdict"] for row in rows(root, "SELECT verdict FROM v_series")} == {"complete"}
-
-
-def test_a_refused_series_has_a_verdict_too(root: Root) -> None:
-    root.take(make.structured_report())
-    settle(root)
-    assert verdict(root) == ("complete", "quiet", None, 0)
-    assert events(root) == ["series-quiet", "series-refused"]
+    assert {row["verdict"] for row in root.rows("SELECT verdict FROM v_series")} == {"complete"}
 
 
 def test_a_series_whose_converter_crashes_has_a_verdict_too(root: Root) -> None:
-    for ds in make.ct_series(4, ImagesInAcquisition=5)[:3]:
-        root.take(ds)
-    root.clock.move(61)
-    claimed = due(root)
-    assert claimed is not None
+    root.take_all(make.ct_series(4, ImagesInAcquisition=5)[:3])
+    claimed = root.claim()
     assert not root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=1, now=root.clock())
     assert verdict(root) == ("incomplete", "headers", 5, 2)
     assert events(root) == ["series-quiet", "series-failed"]
@@ -290,8 +253,7 @@ def test_a_series_whose_converter_crashes_has_a_verdict_too(root: Root) -> None:
 
 
 def test_an_association_that_is_not_released_lengthens_the_wait(root: Root) -> None:
-    for ds in make.ct_series(3):
-        root.take(ds, origin("a1"))
+    root.take_all(make.ct_series(3), origin("a1"))
     root.ingest.association_ended("a1", "aborted")
     root.clock.move(299)
     assert due(root) is None
@@ -301,10 +263,8 @@ def test_an_association_that_is_not_released_lengthens_the_wait(root: Root) -> N
 
 
 def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judged_again(root: Root) -> None:
-    for ds in make.ct_series(8)[:4]:
-        root.take(ds, origin("a1"))
-    root.clock.move(400)
-    settle(root)
+    root.take_all(make.ct_series(8)[:4], origin("a1"))
+    settle(root, 461)
     assert verdict(root) == ("complete", "geometry", None, 0)
     root.clock.move(60)
     root.ingest.association_ended("a1", "aborted")
@@ -315,13 +275,10 @@ def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judg
 
 
 def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
-    for ds in make.ct_series(8)[:4]:
-        root.take(ds, origin("a1"))
-    root.clock.move(400)
-    claimed = due(root)
-    assert claimed is not None
+    root.take_all(make.ct_series(8)[:4], origin("a1"))
+    claimed = root.claim(400)
     root.ingest.association_ended("a1", "aborted")
-    convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+    root.convert(claimed)
     assert verdict(root) == ("incomplete", "association", None, None)
     require_sidecars_to_follow(root)
 
@@ -329,15 +286,12 @@ def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
 @pytest.mark.parametrize("during", [False, True], ids=["after", "during"])
 def test_an_answer_of_the_sender_that_comes_late_is_in_the_sidecars_as_well(root: Root, during: bool) -> None:
     instances = make.ct_series(4)
-    for ds in instances:
-        root.take(ds, origin("a1"))
-    root.clock.move(400)
+    root.take_all(instances, origin("a1"))
     listed = Reported(4, 5, 1, ("1.2.3",))
-    claimed = due(root)
-    assert claimed is not None
+    claimed = root.claim(400)
     if during:
         root.index.series.record_reported(place_of(instances[0]), listed, root.clock())
-    convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+    root.convert(claimed)
     if not during:
         root.index.series.record_reported(place_of(instances[0]), listed, root.clock())
     assert verdict(root) == ("incomplete", "c-find", 5, 1)
@@ -348,8 +302,7 @@ def test_an_answer_of_the_sender_that_comes_late_is_in_the_sidecars_as_well(root
 
 def test_an_answer_that_says_the_same_converts_nothing_again(root: Root) -> None:
     instances = make.ct_series(4)
-    for ds in instances:
-        root.take(ds, origin("a1"))
+    root.take_all(instances, origin("a1"))
     settle(root)
     root.index.series.record_reported(place_of(instances[0]), Reported(4, 4), root.clock())
     assert verdict(root)[:2] == ("complete", "c-find")
@@ -357,20 +310,16 @@ def test_an_answer_that_says_the_same_converts_nothing_again(root: Root) -> None
 
 
 def test_a_late_abort_changes_nothing_that_a_count_says(root: Root) -> None:
-    for ds in make.ct_series(4, ImagesInAcquisition=4):
-        root.take(ds, origin("a1"))
-    root.clock.move(400)
-    settle(root)
+    root.take_all(make.ct_series(4, ImagesInAcquisition=4), origin("a1"))
+    settle(root, 461)
     root.ingest.association_ended("a1", "lost")
     assert verdict(root) == ("complete", "headers", 4, 0)
 
 
 def test_a_late_abort_says_nothing_about_instances_that_came_after_it(root: Root) -> None:
     *most, last = make.ct_series(4)
-    for ds in most:
-        root.take(ds, origin("a1"))
-    root.clock.move(400)
-    settle(root)
+    root.take_all(most, origin("a1"))
+    settle(root, 461)
     root.ingest.association_ended("a1", "aborted")
     root.clock.move(1)
     root.take(last, origin("a2"))
@@ -382,8 +331,7 @@ def test_a_late_abort_says_nothing_about_instances_that_came_after_it(root: Root
 def test_a_sender_that_comes_back_with_nothing_new_had_sent_all(root: Root) -> None:
     instances = make.ct_series(4)
     open_meanwhile = replace(origin("a2"), began_at=root.clock())
-    for ds in instances:
-        root.take(ds, origin("a1"))
+    root.take_all(instances, origin("a1"))
     root.clock.move(1)
     root.ingest.association_ended("a1", "lost")
     root.take(instances[0], open_meanwhile)
@@ -421,7 +369,7 @@ def test_an_association_that_the_end_of_the_node_cut_off_was_not_released(
     root.ingest.end_cut_off()
     root.clock.move(400)
     settle_all(root)
-    verdicts = {(row["verdict"], row["verdict_rule"]) for row in rows(root, "SELECT * FROM v_series")}
+    verdicts = {(row["verdict"], row["verdict_rule"]) for row in root.rows("SELECT * FROM v_series")}
     assert verdicts == {("incomplete", "association"), ("complete", "geometry")}
     told, root = events(root), open_root()
     root.ingest.end_cut_off()
@@ -469,8 +417,7 @@ def test_the_longer_wait_survives_a_restart(open_root: Callable[[], Root]) -> No
 
 def test_a_sender_that_comes_back_after_its_abort_is_waited_for_no_longer_than_others(root: Root) -> None:
     *most, last = make.ct_series(4)
-    for ds in most:
-        root.take(ds, origin("a1"))
+    root.take_all(most, origin("a1"))
     root.ingest.association_ended("a1", "aborted")
     root.clock.move(100)
     root.take(last, origin("a2"))
@@ -522,7 +469,7 @@ def test_instances_in_another_order_than_they_came_neither_shorten_a_wait_nor_pr
         return arrived_at(datasets.pop(), begin + at * second, began_at=begin + began * second)
 
     def due_seconds() -> float:
-        [row] = rows(root, "SELECT due_at FROM v_series")
+        [row] = root.rows("SELECT due_at FROM v_series")
         return (dt.datetime.fromisoformat(row["due_at"]).replace(tzinfo=dt.UTC) - begin).total_seconds()
 
     root.index.instances.add([received(20, 0)])
@@ -553,16 +500,13 @@ def test_a_late_instance_is_neither_the_last_nor_the_end_of_an_association_that_
     assert the_series(root)["open_since"] == "2026-01-01 11:59:55.000000"
     root.clock.move(79)
     assert due(root) is None
-    root.clock.move(2)
-    claimed = due(root)
-    assert claimed is not None
+    claimed = root.claim(2)
     assert not claimed.expectation.aborted, "the sender has come back"
 
 
 def test_instances_that_are_there_already_are_signs_of_life_and_reopen_nothing(root: Root) -> None:
     first, second = make.ct_series(2)
-    for ds in (first, second):
-        root.take(ds)
+    root.take_all([first, second])
     root.clock.move(50)
     assert root.take(first) is Outcome.ALREADY_THERE
     root.clock.move(59)
@@ -624,7 +568,7 @@ def test_the_quiet_time_of_a_sender_is_learnt_from_its_longest_gaps(root: Root) 
             root.clock.move(7 + number)
         claimed = due(root) or settle(root)
         assert claimed is not None
-    [sender] = rows(root, "SELECT * FROM v_senders")
+    [sender] = root.rows("SELECT * FROM v_senders")
     assert (sender["calling_ae_title"], sender["series"], sender["quiet_seconds"]) == ("CT1", MIN_SERIES, 22.0)
     assert sender["longest_gap_seconds"] == 11.0
     learnt = quiet_seconds_of("auto", {"FIXED": 30}, root.index.senders.quiet_seconds)
@@ -640,15 +584,13 @@ def test_a_gap_that_split_a_series_is_learnt_and_one_of_hours_is_not(root: Root)
     root.clock.move(5 * 3600)
     root.take(third, origin("a3", "CT1"))
     settle(root)
-    assert json.loads(rows(root, "SELECT gaps FROM senders")[0]["gaps"]) == [90.0]
+    assert json.loads(root.rows("SELECT gaps FROM senders")[0]["gaps"]) == [90.0]
 
 
 def test_a_series_that_grows_during_its_conversion_is_open_since_the_first_that_is_not_converted(root: Root) -> None:
     first, second, third, fourth = make.ct_series(4)
     root.take(first, origin("a1", "CT1"))
-    root.clock.move(90)
-    claimed = due(root)
-    assert claimed is not None
+    claimed = root.claim(90)
     root.take(second, origin("a1", "CT1"))
     root.index.series.release_claim(claimed, root.clock())
     assert the_series(root)["open_since"] == "2026-01-01 12:00:00.000000"
@@ -662,7 +604,7 @@ def test_a_series_that_grows_during_its_conversion_is_open_since_the_first_that_
     settle(root, run=grows)
     assert the_series(root)["open_since"] == "2026-01-01 12:02:31.000000"
     settle(root)
-    gaps = json.loads(rows(root, "SELECT gaps FROM senders")[0]["gaps"])
+    gaps = json.loads(root.rows("SELECT gaps FROM senders")[0]["gaps"])
     assert gaps == [90.0, 61.0], "also the gap that made it be converted too early"
 
 
@@ -704,7 +646,7 @@ def test_a_series_that_never_gets_quiet_is_converted_after_the_longest_wait(root
         claimed = due(root)
     assert MAX_WAIT <= root.clock() - began < MAX_WAIT + dt.timedelta(seconds=300)
     assert claimed.expectation.forced
-    convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+    root.convert(claimed)
     assert verdict(root) == ("incomplete", "forced", None, None)
     root.take(next(series))
     assert due(root) is None, "the wait of what comes later begins anew"
@@ -806,15 +748,14 @@ def test_a_clock_set_back_while_the_node_was_down_makes_nothing_wait_longer(open
 
 def test_a_late_instance_makes_a_revision_that_takes_the_place_of_the_first(root: Root) -> None:
     *most, last = make.ct_series(5, ImagesInAcquisition=5)
-    for ds in most:
-        root.take(ds)
+    root.take_all(most)
     settle(root)
     assert verdict(root) == ("incomplete", "headers", 5, 1)
     root.take(last)
     settle(root)
     assert verdict(root) == ("complete", "headers", 5, 0)
-    volumes = rows(
-        root, "SELECT revision, superseded, instances FROM v_volumes WHERE format = 'nifti' ORDER BY revision"
+    volumes = root.rows(
+        "SELECT revision, superseded, instances FROM v_volumes WHERE format = 'nifti' ORDER BY revision"
     )
     assert [tuple(row.values()) for row in volumes] == [(1, 1, 4), (2, 0, 5)]
     assert events(root) == [
@@ -826,8 +767,7 @@ def test_a_late_instance_makes_a_revision_that_takes_the_place_of_the_first(root
 def test_what_was_made_of_bytes_that_were_replaced_meanwhile_is_not_recorded(root: Root) -> None:
     root.ingest.overwrite_policy = "replace"
     instances = make.ct_series(3)
-    for ds in instances:
-        root.take(ds)
+    root.take_all(instances)
     corrected = instances[1]
 
     def replaced_meanwhile(job: ConversionJob) -> Converted:
@@ -837,7 +777,7 @@ def test_what_was_made_of_bytes_that_were_replaced_meanwhile_is_not_recorded(roo
         return made
 
     settle(root, run=replaced_meanwhile)
-    assert rows(root, "SELECT 1 FROM v_volumes") == []
+    assert root.rows("SELECT 1 FROM v_volumes") == []
     assert list((root.folder / "volumes").glob("*/*/*")) == []
     assert (the_series(root)["state"], the_series(root)["revision"]) == ("receiving", 0)
     settle(root)
@@ -846,15 +786,14 @@ def test_what_was_made_of_bytes_that_were_replaced_meanwhile_is_not_recorded(roo
 
 def test_readers_see_one_current_revision_at_every_moment(root: Root) -> None:
     *most, last = make.ct_series(5)
-    for ds in most:
-        root.take(ds)
+    root.take_all(most)
     settle(root)
     stop, has_read, seen = threading.Event(), threading.Event(), set()
 
     def read() -> None:
         query = "SELECT DISTINCT revision FROM v_volumes WHERE NOT superseded"
         while not stop.is_set():
-            seen.add(tuple(row["revision"] for row in rows(root, query)))
+            seen.add(tuple(row["revision"] for row in root.rows(query)))
             has_read.set()
 
     reader = threading.Thread(target=read)
@@ -872,8 +811,7 @@ def test_the_provenance_of_a_volume_is_one_join_also_if_two_studies_share_a_seri
     instances, others = make.ct_series(3), make.ct_series(4)
     for ds in others:
         ds.SeriesInstanceUID = instances[0].SeriesInstanceUID
-    for ds in (*instances, *others):
-        root.take(ds)
+    root.take_all([*instances, *others])
     settle(root)
     query = (
         "SELECT s.sop_instance_uid, s.sha256, i.sha256 AS stored FROM v_volumes v "
@@ -881,7 +819,7 @@ def test_the_provenance_of_a_volume_is_one_join_also_if_two_studies_share_a_seri
         "JOIN v_images i USING (sop_instance_uid) "
         f"WHERE v.format = 'nifti' AND v.study_instance_uid = '{instances[0].StudyInstanceUID}'"
     )
-    found = rows(root, query)
+    found = root.rows(query)
     assert len(found) == 3
     assert {row["sop_instance_uid"] for row in found} == {ds.SOPInstanceUID for ds in instances}
     assert all(row["sha256"] == row["stored"] for row in found)
@@ -889,8 +827,7 @@ def test_the_provenance_of_a_volume_is_one_join_also_if_two_studies_share_a_seri
 
 def test_an_unchanged_series_is_not_converted_again(root: Root) -> None:
     instances = make.ct_series(3)
-    for ds in instances:
-        root.take(ds)
+    root.take_all(instances)
     settle(root)
     assert root.index.series.reopen([place_of(instances[0])], root.clock()) == 1
     settle(root, 0)
@@ -904,21 +841,17 @@ def test_an_unchanged_series_is_not_converted_again(root: Root) -> None:
 
 def test_an_unchanged_series_whose_files_are_damaged_is_converted_again(root: Root) -> None:
     instances = make.ct_series(3)
-    for ds in instances:
-        root.take(ds)
+    root.take_all(instances)
     settle(root)
-    Path(rows(root, "SELECT path FROM v_volumes WHERE format = 'nifti'")[0]["path"]).unlink()
+    Path(root.rows("SELECT path FROM v_volumes WHERE format = 'nifti'")[0]["path"]).unlink()
     root.index.series.reopen([place_of(instances[0])], root.clock())
     settle(root, 0)
     assert the_series(root)["revision"] == 2
 
 
 def test_another_option_is_another_input(root: Root) -> None:
-    for ds in make.ct_series(3):
-        root.take(ds)
-    root.clock.move(61)
-    claimed = due(root)
-    assert claimed is not None
+    root.take_all(make.ct_series(3))
+    claimed = root.claim()
     digests = {input_sha256(claimed, write_options(Convert(**options))) for options in ({}, {"compress": False})}
     assert len(digests) == 2
 
@@ -932,8 +865,7 @@ def test_conversions_that_are_owed_anyway_are_not_counted(root: Root) -> None:
 
 def test_files_of_a_superseded_revision_go_after_their_time_and_its_rows_stay(root: Root) -> None:
     *most, last = make.ct_series(4)
-    for ds in most:
-        root.take(ds)
+    root.take_all(most)
     settle(root)
     root.take(last)
     settle(root)
@@ -945,7 +877,7 @@ def test_files_of_a_superseded_revision_go_after_their_time_and_its_rows_stay(ro
     root.clock.move(2 * 3600)
     housekeeping.remove_superseded()
     assert [folder.name[:2] for folder in (root.folder / "volumes").glob("*/*/*")] == ["2-"]
-    old = rows(root, "SELECT files_removed_at FROM v_volumes WHERE superseded")
+    old = root.rows("SELECT files_removed_at FROM v_volumes WHERE superseded")
     assert old
     assert all(row["files_removed_at"] for row in old)
     assert root.index.conversions.superseded_before(root.clock()) == []
@@ -953,9 +885,7 @@ def test_files_of_a_superseded_revision_go_after_their_time_and_its_rows_stay(ro
 
 def test_a_claim_that_was_handed_back_is_told_quiet_once(root: Root) -> None:
     root.take(make.ct_series(1)[0])
-    root.clock.move(61)
-    claimed = due(root)
-    assert claimed is not None
+    claimed = root.claim()
     root.index.series.release_claim(claimed, root.clock())
     assert the_series(root)["open_since"] is not None
     settle(root, 0)
@@ -979,7 +909,7 @@ def test_a_study_is_quiet_when_no_series_of_it_is_open(root: Root) -> None:
     assert root.index.studies.mark_quiet(quiet, root.clock()) == 0
     root.clock.move(901)
     assert root.index.studies.mark_quiet(quiet, root.clock()) == 1
-    assert rows(root, "SELECT quiet_at FROM v_studies")[0]["quiet_at"] is not None
+    assert root.rows("SELECT quiet_at FROM v_studies")[0]["quiet_at"] is not None
     assert root.index.studies.mark_quiet(quiet, root.clock()) == 0, "it is told once"
     assert events(root).count("study-quiet") == 1
 
@@ -989,7 +919,7 @@ def test_a_study_that_gets_another_instance_is_no_longer_quiet_and_then_quiet_ag
     first, second = make.ct_series(2)
     for ds in (first, second):
         root.take(ds)
-        assert rows(root, "SELECT quiet_at FROM v_studies")[0]["quiet_at"] is None
+        assert root.rows("SELECT quiet_at FROM v_studies")[0]["quiet_at"] is None
         settle(root)
         root.clock.move(901)
         assert root.index.studies.mark_quiet(quiet, root.clock()) == 1
@@ -997,31 +927,6 @@ def test_a_study_that_gets_another_instance_is_no_longer_quiet_and_then_quiet_ag
 
 
 # The worker
-
-
-@pytest.mark.sqlite("hosts follow the clock of the server, which has no steps")
-@pytest.mark.parametrize("hours", [1, -1])
-def test_a_worker_follows_a_step_of_the_clock_while_a_series_waits(root: Root, hours: int) -> None:
-    clock = Clock(dt.datetime.now(dt.UTC))
-    root.ingest.now = clock
-    root.take(make.ct_series(1)[0])
-    worker = Worker(root.archive, root.index, Convert(), clock)
-    worker.start()
-    try:
-        clock.move(3600 * hours)
-        worker.wake()
-        expected = (clock() + dt.timedelta(seconds=60)).replace(tzinfo=None).isoformat(" ")
-        query = "SELECT 1 FROM v_series WHERE abs(julianday(due_at) - julianday(:expected)) * 86400 < 2"
-        pause = threading.Event()
-        for _ in range(200):
-            if rows(root, query, expected=expected):
-                break
-            pause.wait(0.05)
-        assert rows(root, query, expected=expected), the_series(root)
-        assert the_series(root)["state"] == "receiving"
-    finally:
-        worker.stop(10)
-    assert events(root) == []
 
 
 def test_many_readers_do_not_keep_the_worker_from_what_is_due(root: Root) -> None:

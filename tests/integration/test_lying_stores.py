@@ -27,11 +27,18 @@ from tests.object_store import ObjectStore, object_store
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def server() -> Iterator[ObjectStore]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[ObjectStore]:
     with object_store() as server:
-        server.ask("PUT", "/scans")
         yield server
+
+
+@pytest.fixture
+def server(running: ObjectStore) -> ObjectStore:
+    """A server with an empty bucket."""
+    running.ask("POST", "/moto-api/reset")
+    running.ask("PUT", "/scans")
+    return running
 
 
 @pytest.fixture

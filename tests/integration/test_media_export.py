@@ -14,7 +14,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from node.archive.base import ArchivedFile
-from node.extensions.media.directory import Directory, MixedPatients, NotOnMedia
+from node.extensions.media.directory import Directory, NotOnMedia
 from node.extensions.media.export import write_medium
 from node.extensions.media.medium import Written
 from node.receive.import_files import import_instances
@@ -46,8 +46,7 @@ def test_a_medium_has_what_was_selected_as_others_read_it(root: Root, settings: 
     compressed = make.ct_series(1, study_uid="1.2.4", series_uid="1.2.4.2", PatientID="P2")[0]
     compressed.compress(RLELossless)
     unplaced = make.instance(sop_class_uid="1.2.840.10008.5.1.4.39.1", study_uid="1.2.5", PatientID="P3")
-    for ds in [*series, compressed, unplaced]:
-        root.take(ds)
+    root.take_all([*series, compressed, unplaced])
     medium = tmp_path / "cd"
     done = written(root, settings, medium)
     assert (done.instances, done.studies, done.as_stored) == (6, 2, 0)
@@ -70,14 +69,6 @@ def test_a_medium_has_what_was_selected_as_others_read_it(root: Root, settings: 
     assert (report.already_there + len(report.other_bytes), report.files) == (6, 6)
 
 
-def test_two_people_with_one_patient_id_do_not_become_one(root: Root, settings: Settings, tmp_path: Path) -> None:
-    for study, issuer in (("1.2.3", "WEST"), ("1.2.4", "EAST")):
-        root.take(make.instance(study_uid=study, PatientID="P1", IssuerOfPatientID=issuer, Rows=1))
-    with pytest.raises(MixedPatients, match=r"1\.2\.3 and 1\.2\.4 have one Patient ID .* one by one"):
-        written(root, settings, tmp_path / "cd")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["root"]
-
-
 def test_a_mount_point_is_written_in_place_and_a_missing_file_is_left_out(
     root: Root, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,8 +79,7 @@ def test_a_mount_point_is_written_in_place_and_a_missing_file_is_left_out(
     ]
     verified.ConceptNameCodeSequence = []
     lost = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.3", PatientID="P1")[0]
-    for ds in (verified, lost):
-        root.take(ds)
+    root.take_all([verified, lost])
     with root.index.reading() as index:
         instances = list(index.instances.stored())
 
@@ -143,8 +133,7 @@ def test_a_document_without_a_title_gets_none_and_each_class_of_radiotherapy_its
 
 
 def test_dcmtk_and_dciodvfy_find_no_fault_with_the_dicomdir(root: Root, settings: Settings, tmp_path: Path) -> None:
-    for ds in make.ct_series(3, PatientID="P1", PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 192"):
-        root.take(ds)
+    root.take_all(make.ct_series(3, PatientID="P1", PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 192"))
     medium = tmp_path / "cd"
     written(root, settings, medium)
     shown = subprocess.run(

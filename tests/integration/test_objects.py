@@ -38,8 +38,7 @@ from node.writers.options import write_options
 from tests import make
 from tests.acceptance.served import until
 from tests.converting import convert_series
-from tests.ingest import indexed
-from tests.integration.conftest import announced, data_set_bytes
+from tests.integration.conftest import announced, bring, data_set_bytes, flip
 from tests.made_once import lose_index
 from tests.object_store import object_store
 from tests.receivers import Answer, Receiver
@@ -82,13 +81,7 @@ class Served:
         return outcome
 
     def take(self, *instances: FileDataset) -> list[Outcome]:
-        ingest = self.repository.ingest
-        outcomes = []
-        for ds in instances:
-            incoming = ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-            incoming.take_fragment(data_set_bytes(ds))
-            outcomes.append(indexed(incoming))
-        return outcomes
+        return bring(self.repository.ingest, *instances)
 
     def upload(self) -> str | None:
         """Move everything; return why that cannot be done now."""
@@ -158,8 +151,11 @@ class Served:
             self.repository.close()
 
 
+Serve = Callable[..., Served]
+
+
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+def serve(tmp_path: Path) -> Iterator[Serve]:
     """Open the same root, as often as a test restarts its node."""
     (tmp_path / "store").mkdir()
     with ExitStack() as opened:
@@ -174,7 +170,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
 
 @pytest.mark.slow
-def test_instances_move_to_the_store_and_come_back_when_they_are_read(serve: Callable[..., Served]) -> None:
+def test_instances_move_to_the_store_and_come_back_when_they_are_read(serve: Serve) -> None:
     node = serve(cache_bytes=0)
     series = make.ct_series(3)
     node.take(*series)
@@ -196,7 +192,7 @@ def test_instances_move_to_the_store_and_come_back_when_they_are_read(serve: Cal
     assert node.places() == ["store"] * 3
 
 
-def test_a_start_knows_its_copies_and_keeps_their_bound(serve: Callable[..., Served]) -> None:
+def test_a_start_knows_its_copies_and_keeps_their_bound(serve: Serve) -> None:
     node = serve()
     node.take(*make.ct_series(4))
     node.upload()
@@ -208,12 +204,10 @@ def test_a_start_knows_its_copies_and_keeps_their_bound(serve: Callable[..., Ser
     assert len(node.local()) == 2
 
 
-def test_a_store_that_is_away_delays_and_loses_nothing(serve: Callable[..., Served], tmp_path: Path) -> None:
+def test_a_store_that_is_away_delays_and_loses_nothing(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     before, after = make.ct_series(2), make.ct_series(2)
-    node.take(*before)
-    node.upload()
-    node.forget()
+    node.take_away(*before)
     store = tmp_path / "store"
     store.rename(tmp_path / "elsewhere")
     assert node.take(*after) == [Outcome.STORED] * 2
@@ -255,9 +249,7 @@ def committed(node: Served, ds: FileDataset) -> int:
     return len(result.committed)
 
 
-def test_a_promise_of_the_store_is_kept_before_the_acknowledgement(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_a_promise_of_the_store_is_kept_before_the_acknowledgement(serve: Serve, tmp_path: Path) -> None:
     node = serve(acknowledge="object")
     promise = node.repository.ingest.acknowledgement
     assert promise is not None
@@ -295,9 +287,7 @@ def test_a_promise_of_the_store_is_kept_before_the_acknowledgement(
     (tmp_path / "elsewhere").rename(tmp_path / "store")
 
 
-def test_an_upload_for_which_somebody_waits_is_not_left_because_others_had_their_turn(
-    serve: Callable[..., Served],
-) -> None:
+def test_an_upload_for_which_somebody_waits_is_not_left_because_others_had_their_turn(serve: Serve) -> None:
     node = serve(acknowledge="object")
     first, second = (node.receive(ds) for ds in make.ct_series(2))
     seen = node.uploads.step()
@@ -309,14 +299,12 @@ def test_an_upload_for_which_somebody_waits_is_not_left_because_others_had_their
     assert third.done()
 
 
-def test_what_comes_behind_a_round_does_not_wait_for_what_was_refused(serve: Callable[..., Served]) -> None:
+def test_what_comes_behind_a_round_does_not_wait_for_what_was_refused(serve: Serve) -> None:
     node = serve()
     damaged, other = make.ct_series(2)
     node.take(damaged)
     [path] = node.local()
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+    flip(path)
     assert node.uploads.step() == 0.0
     node.take(other)
     node.uploads._after = "p"  # the round has passed its key
@@ -327,7 +315,7 @@ def test_what_comes_behind_a_round_does_not_wait_for_what_was_refused(serve: Cal
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["object-put", "objects-recorded"])
 def test_an_upload_that_was_interrupted_is_found_to_be_there(
-    serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     node = serve(cache_bytes=0)
     series = make.ct_series(2)
@@ -352,7 +340,7 @@ def test_an_upload_that_was_interrupted_is_found_to_be_there(
 
 
 @pytest.mark.slow
-def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Callable[..., Served], tmp_path: Path) -> None:
+def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     series = node.take_away(*make.ct_series(4))
     store = tmp_path / "store"
@@ -392,7 +380,7 @@ def test_what_the_store_lost_or_altered_is_told_and_taken_again(serve: Callable[
 
 
 @pytest.mark.slow
-def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Served], tmp_path: Path) -> None:
+def test_what_is_deleted_or_replaced_leaves_the_store(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0, overwrite_policy="replace")
     series = node.take_away(*make.ct_series(3))
     other = make.ct_series(3)[0]
@@ -418,9 +406,7 @@ def test_what_is_deleted_or_replaced_leaves_the_store(serve: Callable[..., Serve
 
 
 @pytest.mark.slow
-def test_what_is_in_the_trash_stays_in_the_store_until_it_comes_back_or_goes(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_what_is_in_the_trash_stays_in_the_store_until_it_comes_back_or_goes(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     series = node.take_away(*make.ct_series(3))
     kept, uid = objects(tmp_path), str(series[0].StudyInstanceUID)
@@ -448,9 +434,7 @@ def test_what_is_in_the_trash_stays_in_the_store_until_it_comes_back_or_goes(
     assert objects(tmp_path) == set()
 
 
-def test_a_new_index_tells_which_objects_of_acknowledged_instances_are_gone(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_a_new_index_tells_which_objects_of_acknowledged_instances_are_gone(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     series = node.take_away(*make.ct_series(4))
     node.close()
@@ -463,9 +447,7 @@ def test_a_new_index_tells_which_objects_of_acknowledged_instances_are_gone(
 
 
 @pytest.mark.slow
-def test_volumes_of_lost_instances_stay_in_the_store_with_a_new_index(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_volumes_of_lost_instances_stay_in_the_store_with_a_new_index(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     node.take(*make.ct_series(8))
     node.convert()
@@ -497,9 +479,7 @@ def test_volumes_of_lost_instances_stay_in_the_store_with_a_new_index(
 
 
 @pytest.mark.slow
-def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     series = node.take_away(*make.ct_series(3))
     node.close()
@@ -519,9 +499,7 @@ def test_a_new_index_is_made_of_the_store_and_another_archive_is_refused(
         Repository(without)
 
 
-def test_a_store_that_became_that_of_another_archive_makes_a_node_not_ready(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_a_store_that_became_that_of_another_archive_makes_a_node_not_ready(serve: Serve, tmp_path: Path) -> None:
     node = serve()
     node.take(*make.ct_series(1))
     assert node.upload() is None
@@ -543,7 +521,7 @@ def test_a_store_that_became_that_of_another_archive_makes_a_node_not_ready(
 
 
 @pytest.mark.slow
-def test_everything_moves_back_to_the_folder(serve: Callable[..., Served], tmp_path: Path) -> None:
+def test_everything_moves_back_to_the_folder(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     series = node.take_away(*make.ct_series(3))
     node.take(*make.ct_series(1))
@@ -569,12 +547,10 @@ def test_everything_moves_back_to_the_folder(serve: Callable[..., Served], tmp_p
 @pytest.mark.slow
 @pytest.mark.sqlite("in PostgreSQL, claims end unless a whole node keeps them")
 def test_a_conversion_fetches_its_series_and_waits_for_a_store_that_is_away(
-    serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = serve(cache_bytes=0)
-    node.take(*make.ct_series(3))
-    node.upload()
-    node.forget()
+    node.take_away(*make.ct_series(3))
     (tmp_path / "store").rename(tmp_path / "elsewhere")
     monkeypatch.setattr("node.conversion.scheduler.wait_seconds", lambda attempts: 0.5)
     worker = Worker(node.repository.archive, node.repository.index, ConvertSettings())
@@ -658,9 +634,7 @@ def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
 
 
 @pytest.mark.slow
-def test_volumes_move_to_the_store_and_come_back_when_they_are_read(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_volumes_move_to_the_store_and_come_back_when_they_are_read(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     node.take(*make.ct_series(3))
     (tmp_path / "store").rename(tmp_path / "elsewhere")
@@ -722,14 +696,19 @@ def test_volumes_move_to_the_store_and_come_back_when_they_are_read(
 
 
 @pytest.mark.slow
-def test_volumes_that_are_lost_before_they_move_are_made_again(serve: Callable[..., Served], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("altered", "lost"), [("volume.json", "volume.mhd"), (None, "volume.zraw")], ids=["two files", "voxels of a header"]
+)
+def test_volumes_that_are_lost_before_they_move_are_made_again(
+    serve: Serve, tmp_path: Path, altered: str | None, lost: str
+) -> None:
     node = serve()
     node.take(*make.ct_series(3))
     node.convert()
-    first = node.kept()
-    altered = node.root / first[0].key
-    altered.write_bytes(altered.read_bytes()[::-1])
-    (node.root / first[1].key).unlink()
+    first = {Path(file.key).name: node.root / file.key for file in node.kept()}
+    if altered is not None:
+        flip(first[altered])
+    first[lost].unlink()
     node.upload()
     assert [row["state"] for row in node.rows("SELECT state FROM v_series")] == ["receiving"]
     node.convert()
@@ -741,30 +720,10 @@ def test_volumes_that_are_lost_before_they_move_are_made_again(serve: Callable[.
     assert {file.place for file in node.kept()} == {"store"}
 
 
-def test_voxels_that_are_lost_before_they_move_are_made_again_with_their_header(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
-    node = serve()
-    node.take(*make.ct_series(3))
-    node.convert()
-    [voxels] = [file for file in node.kept() if file.key.endswith(".zraw")]
-    (node.root / voxels.key).unlink()
-    node.upload()
-    node.convert()
-    node.upload()
-    assert sorted(Path(key).suffix for key in volumes(tmp_path) if key.split("/")[3][0] == "2") == [
-        ".gz", ".json", ".mhd", ".zraw",
-    ]  # fmt: skip
-
-
-def test_an_object_stays_until_the_file_that_came_instead_is_in_the_store(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_an_object_stays_until_the_file_that_came_instead_is_in_the_store(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0)
     [ds] = make.ct_series(1)
-    node.take(ds)
-    node.upload()
-    node.forget()
+    node.take_away(ds)
     first = tmp_path / "store" / node.key_of(ds)
     (tmp_path / "store").rename(tmp_path / "elsewhere")
     node.upload()
@@ -778,14 +737,10 @@ def test_an_object_stays_until_the_file_that_came_instead_is_in_the_store(
 
 
 @pytest.mark.slow
-def test_a_version_that_is_still_to_be_fetched_from_the_store_is_not_missing(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_a_version_that_is_still_to_be_fetched_from_the_store_is_not_missing(serve: Serve, tmp_path: Path) -> None:
     node = serve(cache_bytes=0, overwrite_policy="replace")
     [ds] = make.ct_series(1)
-    node.take(ds)
-    node.upload()
-    node.forget()
+    node.take_away(ds)
     first = data_set_bytes(ds)
     ds.PatientComments = "second version"
     assert node.take(ds) == [Outcome.REPLACED]
@@ -798,9 +753,7 @@ def test_a_version_that_is_still_to_be_fetched_from_the_store_is_not_missing(
 
 
 @pytest.mark.slow
-def test_volumes_from_before_the_store_move_as_well_and_everything_back(
-    serve: Callable[..., Served], tmp_path: Path
-) -> None:
+def test_volumes_from_before_the_store_move_as_well_and_everything_back(serve: Serve, tmp_path: Path) -> None:
     node = serve()
     node.take(*make.ct_series(3))
     remote, node.repository.archive.remote = node.repository.archive.remote, None

@@ -52,11 +52,15 @@ def saved(instances: list, folder: Path) -> Path:
     return folder
 
 
+def converted(folder: Path, instances: list) -> dict[str, Any]:
+    """Convert instances in a folder called `in` to one called `out`; return the listing."""
+    return convert_folder([saved(instances, folder / "in")], folder / "out", OPTIONS, here)
+
+
 def test_a_series_uid_in_two_studies_gives_two_volumes_and_two_folders(tmp_path: Path) -> None:
     one, other = (make.ct_series(4, series_uid="1.2.3") for _ in range(2))
     assert one[0].StudyInstanceUID != other[0].StudyInstanceUID
-    folder = saved(one + other, tmp_path / "in")
-    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here)
+    listing = converted(tmp_path, one + other)
     assert [row["instances"] for row in listing["volumes"]] == [4, 4]
     assert len({row["path"] for row in listing["volumes"]}) == 2
     assert all((tmp_path / "out" / row["path"]).is_file() for row in listing["volumes"])
@@ -64,7 +68,7 @@ def test_a_series_uid_in_two_studies_gives_two_volumes_and_two_folders(tmp_path:
 
 def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> None:
     whole, gap = make.ct_series(6), make.gap_series(6)
-    convert_folder([saved(whole + gap, tmp_path / "in")], tmp_path / "out", OPTIONS, here)
+    converted(tmp_path, whole + gap)
     told = json.loads((tmp_path / "out" / "conversion.json").read_text())["series"]
     found = {row["series_instance_uid"]: (row["study_instance_uid"], row["verdict"]["state"]) for row in told}
     assert found == {
@@ -76,12 +80,11 @@ def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> Non
 def test_a_copy_of_an_instance_is_not_counted_in_the_place_of_a_missing_one(tmp_path: Path) -> None:
     instances = make.ct_series(6, ImagesInAcquisition=6)
     present = [*instances[:4], *instances[:2]]
-    folder = saved(present, tmp_path / "in")
-    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here)
+    listing = converted(tmp_path, present)
     [series] = listing["series"]
     assert (series["verdict"]["state"], series["verdict"]["received"]) == ("incomplete", 4)
     assert "4 of 6 instances" in series["verdict"]["reason"]
-    [plan] = planned([folder], tmp_path / "out", Layout())["series"]
+    [plan] = planned([tmp_path / "in"], tmp_path / "out", Layout())["series"]
     assert plan["instances"] == 4
 
 
@@ -91,7 +94,7 @@ def test_counts_of_images_say_nothing_of_a_series_without_images(tmp_path: Path)
     lost = make.ct_series(2, ImagesInAcquisition=15)
     for ds in lost:
         del ds.PixelData
-    listing = convert_folder([saved([report, *lost], tmp_path / "in")], tmp_path / "out", OPTIONS, here)
+    listing = converted(tmp_path, [report, *lost])
     states = {row["modality"]: (row["verdict"]["state"], row["verdict"]["expected"]) for row in listing["series"]}
     assert states == {"SR": ("complete", None), "CT": ("incomplete", 15)}
 
@@ -100,8 +103,7 @@ def test_each_file_that_names_no_series_is_a_series_of_its_own(tmp_path: Path) -
     nameless, named = make.ct_series(3), make.ct_series(4)
     for ds in nameless:
         del ds.SeriesInstanceUID
-    folder = saved(nameless + named, tmp_path / "in")
-    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here)
+    listing = converted(tmp_path, nameless + named)
     assert listing["refusals"] == []
     assert sorted(row["instances"] for row in listing["volumes"]) == [1, 1, 1, 4]
     assert sorted(row["series_instance_uid"] for row in listing["series"]) == ["", "", "", named[0].SeriesInstanceUID]
@@ -155,7 +157,7 @@ def test_deflated_data_sets_are_converted_and_a_bomb_is_refused(
     bomb.add_new(0x00091001, "OB", bytes(6_000_000))
     for ds in (*series, bomb):
         ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    listing = convert_folder([saved([*series, bomb], tmp_path / "in")], tmp_path / "out", OPTIONS, here)
+    listing = converted(tmp_path, [*series, bomb])
     [volume] = listing["volumes"]
     voxels = np.asarray(nib.load(tmp_path / "out" / volume["path"]).dataobj)
     assert np.array_equal(voxels.transpose(2, 1, 0), expected - 1024)
@@ -457,15 +459,14 @@ def test_in_one_folder_a_conversion_can_only_write_files_of_its_series(tmp_path:
 
 def test_descriptions_are_in_the_listing_and_the_sidecar_unless_the_run_is_anonymous(tmp_path: Path) -> None:
     named = {"SeriesDescription": "Knie links", "ProtocolName": "tse", "SpecificCharacterSet": "ISO_IR 100"}
-    folder = saved(make.ct_series(3, **named), tmp_path / "in")
-    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here)
+    listing = converted(tmp_path, make.ct_series(3, **named))
     [series] = listing["series"]
     described = ("series_number", "series_description", "protocol_name", "modality", "name")
     assert [series[name] for name in described] == [1, "Knie links", "tse", "CT", "001_Knie_links"]
     sidecar = json.loads((tmp_path / "out" / "001_Knie_links" / "001_Knie_links.json").read_text())
     assert (sidecar["SeriesNumber"], sidecar["SeriesDescription"], sidecar["ProtocolName"]) == (1, "Knie links", "tse")
     anonymous = Layout(parse(ANONYMOUS, anonymous=True), anonymous=True)
-    convert_folder([folder], tmp_path / "nobody", OPTIONS, here, layout=anonymous)
+    convert_folder([tmp_path / "in"], tmp_path / "nobody", OPTIONS, here, layout=anonymous)
     for name, content in files_in(tmp_path / "nobody").items():
         assert "Knie" not in name
         assert b"Knie" not in content

@@ -28,11 +28,8 @@ def test_a_program_sees_patients_series_volumes_and_what_was_excluded(root: Root
     instances = [*make.duplicate_series(5), make.structured_report()]
     instances[-1].StudyInstanceUID = instances[0].StudyInstanceUID
     instances[-1].SeriesInstanceUID = instances[0].SeriesInstanceUID
-    for ds in instances:
-        root.take(ds)
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
+    root.take_all(instances)
+    claimed = root.claim()
     options = WriteOptions(formats=("mhd", "nifti"), projected_planes=("axial",), mask_above=0.0, slices=True)
     assert convert_series(claimed, root.archive, root.index, options, convert_with_all, root.clock)
     place = root.index.place

@@ -12,7 +12,6 @@ from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from tests import make
 from tests.integration.conftest import Root
-from tests.rows import view_rows
 
 NOW = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
 PERSON = {"PatientID": "P1", "PatientName": "Doe^Ann", "PatientBirthDate": "19700102", "PatientSex": "F"}
@@ -33,7 +32,7 @@ def take(root: Root, **attributes: Any) -> str:
 
 
 def details(root: Root) -> dict[str, str]:
-    rows = view_rows(root.folder, "SELECT kind, study_instance_uid, detail FROM v_conflicts")
+    rows = root.rows("SELECT kind, study_instance_uid, detail FROM v_conflicts")
     return {row["study_instance_uid"]: row["detail"] for row in rows if row["kind"] == "other-patient-than-ordered"}
 
 
@@ -70,7 +69,7 @@ def test_a_patient_who_was_merged_is_the_one_of_the_order(root: Root) -> None:
     take(root, PatientID="OLD", AccessionNumber="")
     take(root, AccessionNumber="")
     old, new = (
-        int(view_rows(root.folder, "SELECT id FROM v_patients WHERE patient_id = :id", id=patient_id)[0]["id"])
+        int(root.rows("SELECT id FROM v_patients WHERE patient_id = :id", id=patient_id)[0]["id"])
         for patient_id in ("OLD", "P1")
     )
     root.index.repository(PersonRepository).merge(old, new, NOW)

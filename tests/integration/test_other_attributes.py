@@ -18,16 +18,13 @@ from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from node.audit.audit_log import Audit
 from node.dicom.answers import Found
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import Options, read_query
 from node.index.nouns.records import Received
-from node.lifecycle.deletion import Order, delete
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_lifecycle import arrived_at
-from tests.rows import view_rows
 
 OPTIONS = Options(relational=True, combined_datetime=True)
 CREATOR = "EXAMPLE 1.0"
@@ -257,14 +254,11 @@ def test_what_is_deleted_leaves_no_document(root: Root) -> None:
     gone = make.instance(KVP="81", study_uid=kept.StudyInstanceUID, series_uid=kept.SeriesInstanceUID)
     gone.ImageComments = "only here"
     store(root, [gone, kept])
-    plan = root.index.deletions.plan("instance", str(gone.SOPInstanceUID))
-    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    delete(root.archive, root.index, audit, plan, Order("x", "test"), root.clock())
-    audit.close()
-    [base] = view_rows(root.folder, "SELECT document FROM series_documents")
+    root.delete("instance", str(gone.SOPInstanceUID))
+    [base] = root.rows("SELECT document FROM series_documents")
     assert json.loads(base["document"])["KVP"] == "80"
     assert "only here" not in base["document"]
-    [count] = view_rows(root.folder, "SELECT count(*) AS of_images FROM image_documents")
+    [count] = root.rows("SELECT count(*) AS of_images FROM image_documents")
     assert count["of_images"] == 1
     assert found(root, identifier(KVP="80")) == {str(kept.SOPInstanceUID)}
 

@@ -19,11 +19,6 @@ from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes
-from tests.rows import view_rows
-
-
-def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    return view_rows(root.folder, query, **values)
 
 
 def two_versions() -> tuple[FileDataset, FileDataset]:
@@ -39,7 +34,7 @@ def digest(ds: FileDataset) -> str:
 
 def current(root: Root) -> tuple[str, bytes]:
     """Digest and data set of the one instance that the index names."""
-    [image] = rows(root, "SELECT * FROM v_images")
+    [image] = root.rows("SELECT * FROM v_images")
     return image["sha256"], Path(image["path"]).read_bytes()[image["data_set_offset"] :]
 
 
@@ -47,7 +42,7 @@ def kept_aside(root: Root) -> dict[str, bytes]:
     """What lies beside, by the digest that the index tells."""
     return {
         row["sha256"]: Path(row["path"]).read_bytes()
-        for row in rows(root, "SELECT sha256, path FROM v_conflicts WHERE path IS NOT NULL")
+        for row in root.rows("SELECT sha256, path FROM v_conflicts WHERE path IS NOT NULL")
     }
 
 
@@ -67,11 +62,11 @@ def test_one_version_counts_and_the_other_is_kept_and_told(
     assert root.take(versions[0]) is Outcome.STORED
     assert root.take(versions[1]) is outcome
     assert current(root) == (digest(versions[winner]), data_set_bytes(versions[winner]))
-    [conflict] = rows(root, "SELECT * FROM v_conflicts")
+    [conflict] = root.rows("SELECT * FROM v_conflicts")
     assert (conflict["kind"], conflict["sha256"]) == (kind, digest(versions[1 - winner]))
     assert Path(conflict["path"]).relative_to(root.folder).parts[0] == aside
     assert Path(conflict["path"]).read_bytes().endswith(data_set_bytes(versions[1 - winner]))
-    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_events")] == [event]
+    assert [row["kind"] for row in root.rows("SELECT kind FROM v_events")] == [event]
 
 
 @pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
@@ -87,9 +82,9 @@ def test_after_a_restart_both_versions_are_where_they_were(open_root: Callable[[
     assert (current(root), kept_aside(root)) == before
 
 
-@pytest.mark.parametrize("policy", ["never", "replace"])
-def test_a_crash_between_the_commit_and_the_move_loses_neither(
-    open_root: Callable[[], Root], policy: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("policy", "is_old"), [("never", False), ("replace", False), ("replace", True)])
+def test_a_crash_between_the_commit_and_the_move_loses_neither_also_in_an_old_folder(
+    open_root: Callable[[], Root], policy: Any, is_old: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = open_root()
     root.ingest.overwrite_policy = policy
@@ -99,26 +94,12 @@ def test_a_crash_between_the_commit_and_the_move_loses_neither(
         for version in versions:
             root.take(version)
     root = open_root()
+    if is_old:
+        root.index.about.set("swept_folder", "00000009")
     recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
     [(sha256, content)] = kept_aside(root).items()
     assert {sha256, current(root)[0]} == {digest(version) for version in versions}
     assert [digest(version) for version in versions if content.endswith(data_set_bytes(version))] == [sha256]
-    assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
-
-
-def test_a_move_that_a_crash_left_in_an_old_folder_is_made_up_for(
-    open_root: Callable[[], Root], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = open_root()
-    root.ingest.overwrite_policy = "replace"
-    with monkeypatch.context() as crash:
-        crash.setattr(root.archive, "quarantine", lambda key: None)
-        for version in two_versions():
-            root.take(version)
-    root = open_root()
-    root.index.about.set("swept_folder", "00000009")
-    recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
-    assert len(kept_aside(root)) == 1
     assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
 
 
@@ -129,7 +110,7 @@ def test_a_replaced_instance_reopens_its_converted_series(root: Root) -> None:
     claimed = root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60))
     assert claimed is not None
     root.take(second)
-    [series] = rows(root, "SELECT state, open_since FROM v_series")
+    [series] = root.rows("SELECT state, open_since FROM v_series")
     assert series["state"] == "converting"
     root.index.series.release_claim(claimed, root.clock())
     again = root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60))
@@ -179,16 +160,6 @@ def test_twenty_senders_of_twenty_versions_lose_none_of_them(root: Root, policy:
     assert all(content.endswith(by_digest[sha256]) for sha256, content in aside.items())
 
 
-def test_an_instance_whose_file_is_gone_is_taken_again(root: Root) -> None:
-    [ds] = make.ct_series(1)
-    root.take(ds)
-    [image] = rows(root, "SELECT path FROM v_images")
-    Path(image["path"]).unlink()
-    root.index._writer.run(lambda connection: connection.exec_driver_sql("UPDATE images SET file_missing = true"))
-    assert root.take(ds) is Outcome.STORED
-    assert current(root) == (digest(ds), data_set_bytes(ds))
-
-
 @pytest.mark.parametrize(
     ("attributes", "told"),
     [
@@ -205,8 +176,8 @@ def test_a_patient_id_that_two_persons_share_or_that_is_empty_is_told(
 ) -> None:
     root.take(make.ct_series(1)[0])
     root.take(make.ct_series(1, **attributes)[0])
-    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_conflicts")] == told
-    assert len(rows(root, "SELECT 1 FROM v_images")) == 2
+    assert [row["kind"] for row in root.rows("SELECT kind FROM v_conflicts")] == told
+    assert len(root.rows("SELECT 1 FROM v_images")) == 2
 
 
 def test_a_study_has_the_name_birth_date_and_sex_of_its_own_files_where_people_share_a_patient_id(root: Root) -> None:
@@ -220,22 +191,21 @@ def test_a_study_has_the_name_birth_date_and_sex_of_its_own_files_where_people_s
     ]
     for person in people * 2:  # a second study of each finds the same person
         root.take(make.ct_series(1, **person, SpecificCharacterSet="ISO_IR 192")[0])
-    listed = rows(
-        root,
+    listed = root.rows(
         "SELECT patient_name, patient_birth_date, patient_sex, count(*) AS studies, count(DISTINCT patient) AS people"
         " FROM v_studies GROUP BY patient_name, patient_birth_date, patient_sex",
     )
     assert {(row["studies"], row["people"]) for row in listed} == {(2, 1)}
     assert {row["patient_name"] for row in listed} == {person["PatientName"] or None for person in people}
     assert len(listed) == len(people)
-    assert len(rows(root, "SELECT 1 FROM v_conflicts WHERE kind = 'shared-patient-id'")) == 4  # the nameless is nobody
+    assert len(root.rows("SELECT 1 FROM v_conflicts WHERE kind = 'shared-patient-id'")) == 4  # the nameless is nobody
 
 
 @pytest.mark.slow
 def test_what_a_study_lacks_of_a_known_person_is_added_and_one_that_could_be_two_people_is_neither(root: Root) -> None:
     def studies_of(**person: str) -> list[tuple[str | None, str | None]]:
         root.take(make.ct_series(1, PatientName="Doe^Jo", **person)[0])
-        found = rows(root, "SELECT patient_birth_date, patient_sex FROM v_patients ORDER BY id")
+        found = root.rows("SELECT patient_birth_date, patient_sex FROM v_patients ORDER BY id")
         return [(row["patient_birth_date"], row["patient_sex"]) for row in found]
 
     assert studies_of(PatientBirthDate="", PatientSex="") == [(None, None)]
@@ -250,8 +220,8 @@ def test_what_a_study_lacks_of_a_known_person_is_added_and_one_that_could_be_two
 def test_a_person_merged_into_another_of_the_same_patient_id_stays_merged(root: Root) -> None:
     for name in ("Doe^Jo", "Doe^Joe"):
         root.take(make.ct_series(1, PatientName=name)[0])
-    first, second = (row["id"] for row in rows(root, "SELECT id FROM v_patients ORDER BY id"))
+    first, second = (row["id"] for row in root.rows("SELECT id FROM v_patients ORDER BY id"))
     root.index.repository(PersonRepository).merge(second, first, dt.datetime.now(dt.UTC))
     root.take(make.ct_series(1, PatientName="Doe^Joe")[0])
-    assert [row["patient"] for row in rows(root, "SELECT patient FROM v_studies")] == [first] * 3
-    assert len(rows(root, "SELECT 1 FROM v_conflicts")) == 1
+    assert [row["patient"] for row in root.rows("SELECT patient FROM v_studies")] == [first] * 3
+    assert len(root.rows("SELECT 1 FROM v_conflicts")) == 1

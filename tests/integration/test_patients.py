@@ -8,26 +8,20 @@ from typing import Any
 
 import pytest
 
-from node.audit.audit_log import Audit
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import read_query
 from node.errors import UsageError
 from node.extensions.identity.persons import PersonRepository
 from node.index.nouns.patients import NoSuchPatient
 from node.index.nouns.studies import StudyFilter
-from node.lifecycle.deletion import Order, delete
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_find import identifier
-from tests.rows import read_rows, view_rows
-
-
-def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    return view_rows(root.folder, query, **values)
+from tests.rows import read_rows
 
 
 def number(root: Root, patient_id: str) -> int:
-    [row] = rows(root, "SELECT id FROM v_patients WHERE patient_id = :id", id=patient_id)
+    [row] = root.rows("SELECT id FROM v_patients WHERE patient_id = :id", id=patient_id)
     return int(row["id"])
 
 
@@ -43,7 +37,7 @@ def take(root: Root, patient_id: str = "", **more: Any) -> str:
 
 def owners(root: Root) -> dict[str, str]:
     query = "SELECT study_instance_uid, patient_id FROM v_studies"
-    return {row["study_instance_uid"]: row["patient_id"] for row in rows(root, query)}
+    return {row["study_instance_uid"]: row["patient_id"] for row in root.rows(query)}
 
 
 def test_the_studies_of_one_are_those_of_the_other_from_then_on(root: Root) -> None:
@@ -52,8 +46,8 @@ def test_the_studies_of_one_are_those_of_the_other_from_then_on(root: Root) -> N
     assert merged.studies == (first,)
     later = take(root, "OLD")
     assert owners(root) == {first: "NEW", second: "NEW", later: "NEW"}
-    assert rows(root, "SELECT 1 FROM v_conflicts") == []
-    [event] = rows(root, "SELECT * FROM v_events")
+    assert root.rows("SELECT 1 FROM v_conflicts") == []
+    [event] = root.rows("SELECT * FROM v_events")
     assert (event["kind"], event["study_instance_uid"]) == ("patient-merged", first)
 
 
@@ -63,8 +57,8 @@ def test_an_instance_of_a_moved_study_is_no_conflict(root: Root) -> None:
     take(root, "NEW")
     persons(root).merge(number(root, "OLD"), number(root, "NEW"), root.clock())
     root.take(instances[1])
-    assert rows(root, "SELECT 1 FROM v_conflicts") == []
-    assert rows(root, "SELECT instances FROM v_series WHERE instances = 2")
+    assert root.rows("SELECT 1 FROM v_conflicts") == []
+    assert root.rows("SELECT instances FROM v_series WHERE instances = 2")
 
 
 def test_a_chain_of_merges_leads_to_its_end(root: Root) -> None:
@@ -130,7 +124,7 @@ def test_merges_that_are_undone_leave_index_answers_and_files_as_they_were(root:
             take(root, **person)
     states = []
     for _ in range(chance.randint(2, 4)):
-        alone = [row["id"] for row in rows(root, "SELECT id FROM v_patients WHERE merged_into IS NULL")]
+        alone = [row["id"] for row in root.rows("SELECT id FROM v_patients WHERE merged_into IS NULL")]
         source, target = chance.sample(sorted(alone), 2)
         states.append((source, target, table_rows(root), answers(root), files(root)))
         planned = persons(root).planned_merge(source, target)
@@ -152,7 +146,7 @@ def test_a_study_that_came_after_the_merge_belongs_to_the_person_whom_it_names_o
     assert persons(root).separate(old, root.clock()).studies == tuple(sorted((first, later)))
     assert owners(root) == {first: "OLD", later: "OLD", second: "NEW", other: "NEW"}
     assert take(root, "OLD") in {uid for uid, owner in owners(root).items() if owner == "OLD"}
-    events = rows(root, "SELECT study_instance_uid FROM v_events WHERE kind = 'patient-separated'")
+    events = root.rows("SELECT study_instance_uid FROM v_events WHERE kind = 'patient-separated'")
     assert {row["study_instance_uid"] for row in events} == {first, later}
 
 
@@ -171,25 +165,25 @@ def test_a_merge_decides_the_conflict_of_a_shared_patient_id_and_its_end_opens_i
     for person in PEOPLE[:3]:
         take(root, **person)
     decisions = "SELECT decision, decided_by FROM v_conflicts ORDER BY id"
-    one, two, three = (row["id"] for row in rows(root, "SELECT id FROM v_patients ORDER BY id"))
+    one, two, three = (row["id"] for row in root.rows("SELECT id FROM v_patients ORDER BY id"))
     persons(root).merge(two, one, root.clock(), who="doe")
-    assert [row["decision"] for row in rows(root, decisions)] == [None, None], "the third still shares the Patient ID"
+    assert [row["decision"] for row in root.rows(decisions)] == [None, None], "the third still shares the Patient ID"
     persons(root).merge(three, one, root.clock(), who="doe")
-    assert [tuple(row.values()) for row in rows(root, decisions)] == [("merged", "doe")] * 2
+    assert [tuple(row.values()) for row in root.rows(decisions)] == [("merged", "doe")] * 2
     persons(root).separate(two, root.clock())
-    assert [tuple(row.values()) for row in rows(root, decisions)] == [(None, None)] * 2, "one of three is apart again"
+    assert [tuple(row.values()) for row in root.rows(decisions)] == [(None, None)] * 2, "one of three is apart again"
 
 
 def test_an_issuer_tells_two_people_with_one_patient_id_apart_and_stays(root: Root) -> None:
     ann, bob = take(root, **PEOPLE[0]), take(root, **PEOPLE[1])
-    [row] = rows(root, "SELECT patient FROM v_studies WHERE study_instance_uid = :uid", uid=bob)
+    [row] = root.rows("SELECT patient FROM v_studies WHERE study_instance_uid = :uid", uid=bob)
     assert persons(root).separate(row["patient"], root.clock(), "CLINIC-B").studies == (bob,)
     later = take(root, **PEOPLE[1])
     query = "SELECT s.study_instance_uid, p.issuer_of_patient_id FROM v_studies s JOIN v_patients p ON p.id = s.patient"
-    issuers = {row["study_instance_uid"]: row["issuer_of_patient_id"] for row in rows(root, query)}
+    issuers = {row["study_instance_uid"]: row["issuer_of_patient_id"] for row in root.rows(query)}
     assert issuers == {ann: None, bob: "CLINIC-B", later: "CLINIC-B"}
     persons(root).separate(row["patient"], root.clock(), "")
-    assert {row["issuer_of_patient_id"] for row in rows(root, query)} == {None}
+    assert {row["issuer_of_patient_id"] for row in root.rows(query)} == {None}
 
 
 def test_what_is_not_merged_is_not_separated_and_an_issuer_has_rules(root: Root) -> None:
@@ -206,8 +200,7 @@ def test_of_a_merged_patient_without_studies_nothing_is_left_when_the_merge_is_u
     gone, stays = take(root, "OLD"), take(root, "NEW")
     old = number(root, "OLD")
     persons(root).merge(old, number(root, "NEW"), root.clock())
-    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    delete(root.archive, root.index, audit, root.index.deletions.plan("study", gone), Order("a", "b"), root.clock())
+    root.delete("study", gone)
     persons(root).separate(old, root.clock())
-    assert [row["patient_id"] for row in rows(root, "SELECT patient_id FROM v_patients")] == ["NEW"]
+    assert [row["patient_id"] for row in root.rows("SELECT patient_id FROM v_patients")] == ["NEW"]
     assert owners(root) == {stays: "NEW"}

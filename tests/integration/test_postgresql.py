@@ -55,14 +55,14 @@ from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.metrics import Metrics
+from node.settings.convert import Convert
 from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
+from node.writers.options import write_options
 from tests import make, several_writers
-from tests.acceptance.served import Served, until
+from tests.acceptance.served import until
 from tests.acceptance.test_cluster_deployment import CHART
-from tests.acceptance.test_kill import Sender
 from tests.helm import template
 from tests.integration.conftest import Root
-from tests.integration.test_conversion import converted
 from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, programs, start
 from tests.rows import view_rows
@@ -785,39 +785,6 @@ def test_a_nul_is_another_character_and_what_no_index_takes_is_refused(
     assert json.loads(postgresql.to_json(["\0", "\\u0000", "\\\0"])) == ["\ufffd", "\\u0000", "\\\ufffd"]
 
 
-# A served node
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("place")
-def test_a_served_node_keeps_what_it_acknowledged_when_it_is_killed(server: Server, tmp_path: Path) -> None:
-    url, root = server.create("served", "migrated"), tmp_path / "root"
-    sent = make.ct_series(12)
-    with Served(root, VOXELNODE_INDEX__URL=url) as node:
-        sender = Sender(node.port, sent)
-        sender.start()
-        until(lambda: len(sender.acknowledged) > 3, 30, "acknowledgements")
-        node.kill()
-        sender.join()
-        node.start()
-        again = Sender(node.port, sent, seconds=30)
-        again.start()
-        again.join()
-        assert len(again.acknowledged) == len(sent)
-
-        def series() -> list[dict[str, Any]]:
-            with reading(root, url) as index:
-                return index.series.with_uid(sent[0].SeriesInstanceUID)
-
-        until(lambda: [one["state"] for one in series()] == ["converted"], 60, "the conversion")
-        assert series()[0]["instances"] == len(sent)
-        with reading(root, url) as index:
-            volumes = index.volumes.of_series(sent[0].StudyInstanceUID, sent[0].SeriesInstanceUID)
-        assert {volume["format"] for volume in volumes} == {"nifti", "mhd", "png"}
-        assert all((root / volume["path"]).is_file() for volume in volumes)
-        assert node.terminate() == 0
-
-
 # Copies
 
 
@@ -825,15 +792,12 @@ def test_a_served_node_keeps_what_it_acknowledged_when_it_is_killed(server: Serv
 def filled(root: Root) -> Path:
     """The folder of a root that is closed, with rows of most kinds."""
     first, second = make.ct_series(2), make.ct_series(1, PatientID="OTHER")
-    for ds in (*first, *second):
-        root.take(ds)
+    root.take_all([*first, *second])
     changed = second[0]
     changed.PatientName = "Other^Bytes"
     root.take(changed)
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
-    assert converted(root, claimed)
+    claimed = root.claim()
+    assert root.convert(claimed, options=write_options(Convert()))
     root.index.repository(PersonRepository).merge(1, 2, root.clock())
     root.index.close()
     with closing(sqlite3.connect(root.folder / FILE_NAME)) as connection, connection:

@@ -19,9 +19,7 @@ from node.index.engine.views import views
 from node.index.models import Base
 from node.index.nouns.accounts import Role
 from node.index.nouns.projects import Content
-from node.index.nouns.records import Level
 from node.index.nouns.studies import StudyFilter
-from node.lifecycle.deletion import Order, delete
 from tests import make
 from tests.integration.conftest import Root
 from tests.preloaded import run
@@ -55,11 +53,6 @@ def put(root: Root, *contents: Content) -> int:
 def seen(root: Root, scope: Scope | None = ANNA) -> set[str]:
     with within(scope), root.index.reading() as index:
         return {row["series_instance_uid"] for row in index.series.page(None, 100)}
-
-
-def deleted(root: Root, level: Level, uid: str) -> None:
-    audit, now = Audit(root.folder, "VOXELNODE", now=root.clock), root.clock()
-    delete(root.archive, root.index, audit, root.index.deletions.plan(level, uid), Order("test", "by command"), now)
 
 
 def test_a_scope_shows_its_projects_in_every_table_and_view(three: Root) -> None:
@@ -227,7 +220,7 @@ def test_a_rule_follows_what_comes_and_goes_beside_a_series_in_its_study(three: 
     three.take(make.instance(study_uid="1.1", series_uid="1.1.3", PatientID="P1.1"))
     rules.step()
     assert seen(three) == {"1.1.1", "1.1.2", "1.1.3"}
-    deleted(three, "series", "1.1.3")
+    three.delete("series", "1.1.3")
     rules.step()
     assert seen(three) == set()
     three.take(make.instance(study_uid="1.4", series_uid="1.4.1", PatientID="P1.4"))
@@ -235,7 +228,7 @@ def test_a_rule_follows_what_comes_and_goes_beside_a_series_in_its_study(three: 
     rules.step()
     assert seen(three) == {"1.4.1"}
     for study in ("1.4", "1.3"):
-        deleted(three, "study", study)
+        three.delete("study", study)
     three.take(make.instance(study_uid="1.5", series_uid="1.5.1", PatientID="P1.5"))
     rules.step()
     assert seen(three) == {"1.5.1"}, "a row id that was of another series before is looked at"

@@ -14,7 +14,7 @@ from node.index.models import ProtocolRow, SeriesRow
 from node.index.nouns.protocols import KEPT, MAX_SERIES, learn, usual_count, usual_of
 from tests import make
 from tests.integration.conftest import Root
-from tests.integration.test_lifecycle import rows, settle, settle_all, told_by_sidecars
+from tests.integration.test_lifecycle import settle, settle_all, told_by_sidecars
 
 USUAL = 8
 
@@ -51,16 +51,14 @@ class Memory:
 @pytest.mark.slow
 def test_half_of_what_a_protocol_usually_has_is_suspect_and_the_reason_says_from_what(root: Root) -> None:
     for _ in range(10):
-        for ds in make.ct_series(USUAL, ProtocolName="CHEST"):
-            root.take(ds)
+        root.take_all(make.ct_series(USUAL, ProtocolName="CHEST"))
         settle(root)
         root.clock.move(86400)
-    first = rows(root, "SELECT study_instance_uid FROM v_studies ORDER BY study_instance_uid")
+    first = root.rows("SELECT study_instance_uid FROM v_studies ORDER BY study_instance_uid")
     half = make.ct_series(USUAL, ProtocolName="CHEST")[: USUAL // 2]
-    for ds in half:
-        root.take(ds)
+    root.take_all(half)
     settle(root)
-    [row] = rows(root, "SELECT * FROM v_series WHERE series_instance_uid = :uid", uid=str(half[0].SeriesInstanceUID))
+    [row] = root.rows("SELECT * FROM v_series WHERE series_instance_uid = :uid", uid=str(half[0].SeriesInstanceUID))
     assert (row["verdict"], row["verdict_rule"], row["missing_instances"]) == ("suspect", "protocol", 4)
     assert (
         "10 of the last 10 series of this protocol have 8 instances (2026-01-01 to 2026-01-10" in row["verdict_reason"]
@@ -117,7 +115,7 @@ def test_series_without_a_name_are_not_compared(root: Root) -> None:
 def test_a_series_counts_once_and_a_protocol_is_forgotten_some_day(root: Root) -> None:
     memory = Memory(root)
     memory.of(*[USUAL] * 9)
-    [*_, last] = rows(root, "SELECT series_instance_uid FROM v_series")
+    [*_, last] = root.rows("SELECT series_instance_uid FROM v_series")
     for _ in range(5):
         memory.again(last["series_instance_uid"], USUAL)
     assert memory.of(4) is None
@@ -137,10 +135,11 @@ def test_a_field_map_without_its_other_half_is_suspect_until_that_comes(root: Ro
     def field_map(study: str, *directions: str) -> list[str]:
         uids = []
         for number, direction in enumerate(directions):
-            for ds in make.mr_series(2, study_uid=study, ProtocolName=f"SEFieldMap_{direction}", SeriesNumber=number):
-                root.take(ds)
+            protocol = {"ProtocolName": f"SEFieldMap_{direction}", "SeriesNumber": number}
+            series = make.mr_series(2, study_uid=study, **protocol)
+            root.take_all(series)
             settle(root)
-            uids.append(str(ds.SeriesInstanceUID))
+            uids.append(str(series[0].SeriesInstanceUID))
         root.clock.move(86400)
         root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
         settle_all(root)  # what is doubted, or no more, is converted again
@@ -150,8 +149,8 @@ def test_a_field_map_without_its_other_half_is_suspect_until_that_comes(root: Ro
         return uids
 
     def verdict_of(uid: str) -> tuple[Any, ...]:
-        [row] = rows(root, "SELECT * FROM v_series WHERE series_instance_uid = :uid", uid=uid)
-        assert told_by_sidecars(root, uid) == {(row["verdict"], row["verdict_reason"])}
+        [row] = root.rows("SELECT * FROM v_series WHERE series_instance_uid = :uid", uid=uid)
+        assert told_by_sidecars(root, uid, "state", "reason") == {(row["verdict"], row["verdict_reason"])}
         return row["verdict"], row["verdict_rule"], row["verdict_reason"], row["missing_detail"]
 
     for _ in range(10):
@@ -170,7 +169,7 @@ def test_a_field_map_without_its_other_half_is_suspect_until_that_comes(root: Ro
 def test_a_protocol_that_has_changed_is_learnt_again(root: Root) -> None:
     memory = Memory(root)
     memory.of(16)
-    [first] = rows(root, "SELECT series_instance_uid FROM v_series")
+    [first] = root.rows("SELECT series_instance_uid FROM v_series")
     with root.index._engine.begin() as connection:
         connection.execute(update(ProtocolRow).values(series=[("other", 16, "2025-01-01")] * MAX_SERIES))
     for number in range(MAX_SERIES):

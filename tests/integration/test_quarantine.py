@@ -22,7 +22,6 @@ from node.receive.quarantine import (
 )
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes
-from tests.rows import view_rows
 
 
 def two_versions() -> tuple[FileDataset, FileDataset]:
@@ -41,20 +40,19 @@ def quarantine(root: Root) -> Quarantine:
 
 
 def current(root: Root) -> bytes:
-    [row] = view_rows(root.folder, "SELECT path, sha256, data_set_offset FROM v_images")
+    [row] = root.rows("SELECT path, sha256, data_set_offset FROM v_images")
     data = Path(row["path"]).read_bytes()[row["data_set_offset"] :]
     assert hashlib.sha256(data).hexdigest() == row["sha256"]
     return data
 
 
 def events(root: Root) -> list[str]:
-    return [row["kind"] for row in view_rows(root.folder, "SELECT kind FROM v_events WHERE kind LIKE 'quarantine-%'")]
+    return [row["kind"] for row in root.rows("SELECT kind FROM v_events WHERE kind LIKE 'quarantine-%'")]
 
 
 def test_each_file_is_listed_with_its_reason_and_compared_with_the_current_instance(root: Root) -> None:
     first, second = two_versions()
-    for ds in (first, second):
-        root.take(ds)
+    root.take_all([first, second])
     (root.folder / "quarantine" / "stray.dcm").write_bytes(b"no DICOM")
     loser, stray = sorted(files(root), key=lambda file: file.name == "stray.dcm")
     assert (loser.reason, loser.sop_instance_uid) == ("instance-bytes", first.SOPInstanceUID)
@@ -70,16 +68,21 @@ def test_each_file_is_listed_with_its_reason_and_compared_with_the_current_insta
                 examined(root.folder, index, name)
 
 
-def test_another_version_is_made_current_only_if_asked_and_the_current_one_is_kept(root: Root) -> None:
+@pytest.mark.parametrize("series", [None, "1.2.3.4"], ids=["of its series", "of another series"])
+def test_another_version_is_made_current_only_if_asked_and_the_current_one_is_kept(
+    root: Root, series: str | None
+) -> None:
     first, second = two_versions()
-    for ds in (first, second):
-        root.take(ds)
+    second.SeriesInstanceUID = series or second.SeriesInstanceUID
+    root.take_all([first, second])
     [loser] = files(root)
     with pytest.raises(NotReleased, match="another version"):
         quarantine(root).release(loser.name, "someone")
-    assert files(root) == [loser]
+    assert (files(root), current(root)) == ([loser], data_set_bytes(first))
     quarantine(root).release(loser.name, "someone", replace=True)
     assert current(root) == data_set_bytes(second)
+    [row] = root.rows("SELECT series_instance_uid FROM v_series")
+    assert row["series_instance_uid"] == second.SeriesInstanceUID
     [kept] = files(root)
     assert (root.folder / "quarantine" / kept.name).read_bytes().endswith(data_set_bytes(first))
     assert events(root) == ["quarantine-released"]
@@ -87,28 +90,11 @@ def test_another_version_is_made_current_only_if_asked_and_the_current_one_is_ke
     assert current(root) == data_set_bytes(first)
 
 
-def test_a_version_of_another_series_is_current_there_only_if_asked(root: Root) -> None:
-    first, second = two_versions()
-    second.SeriesInstanceUID = "1.2.3.4"
-    for ds in (first, second):
-        root.take(ds)
-    [loser] = files(root)
-    with pytest.raises(NotReleased, match="another version"):
-        quarantine(root).release(loser.name, "someone")
-    assert files(root) == [loser]
-    assert current(root) == data_set_bytes(first)
-    quarantine(root).release(loser.name, "someone", replace=True)
-    assert current(root) == data_set_bytes(second)
-    [series] = view_rows(root.folder, "SELECT series_instance_uid FROM v_series")
-    assert series["series_instance_uid"] == "1.2.3.4"
-
-
 def test_a_version_of_another_series_waits_for_a_decision_if_the_current_file_is_gone(root: Root) -> None:
     first, second = two_versions()
     second.SeriesInstanceUID = "1.2.3.4"
-    for ds in (first, second):
-        root.take(ds)
-    [row] = view_rows(root.folder, "SELECT path FROM v_images")
+    root.take_all([first, second])
+    [row] = root.rows("SELECT path FROM v_images")
     Path(row["path"]).unlink()
     [loser] = files(root)
     with pytest.raises(NotReleased, match="another series"):
@@ -120,7 +106,7 @@ def test_a_version_of_another_series_waits_for_a_decision_if_the_current_file_is
 def test_the_only_copy_is_released_into_the_archive(root: Root, state: str) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
-    [row] = view_rows(root.folder, "SELECT path FROM v_images")
+    [row] = root.rows("SELECT path FROM v_images")
     path = Path(row["path"])
     path.rename(root.folder / "quarantine" / path.name)
     if state == "deleted":
@@ -149,8 +135,7 @@ def test_what_is_no_dicom_is_not_released_and_can_be_purged(root: Root) -> None:
 
 def test_a_purged_version_is_kept_again_when_it_comes_again(root: Root) -> None:
     first, second = two_versions()
-    for ds in (first, second):
-        root.take(ds)
+    root.take_all([first, second])
     [loser] = files(root)
     quarantine(root).purge(loser.name, "someone")
     assert files(root) == []

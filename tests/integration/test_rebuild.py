@@ -19,15 +19,15 @@ from node.conversion.pipeline import convert
 from node.index.engine.backend import backend_at
 from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
 from node.index.models import Base
-from node.index.nouns import received
+from node.index.nouns import received as batches
 from node.index.work.ledger import Lane
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
-from tests.ingest import take
-from tests.integration.conftest import data_set_bytes
+from tests.ingest import received, take
+from tests.integration.conftest import bring
 from tests.made_once import IN_POSTGRESQL, copy_root, lose_index
 from tests.preloaded import run
 from tests.rows import read_rows, view_rows, write_rows
@@ -123,14 +123,7 @@ def test_everything_that_can_be_read_is_taken_over(settings: Settings, lived: Pa
 def merge_two_patients(settings: Settings) -> None:
     """Receive two patients with a study each, and merge the first into the second."""
     with Repository(settings) as repository:
-        take(
-            repository.ingest,
-            [
-                Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds))
-                for name in ("A", "B")
-                for ds in make.ct_series(1, PatientID=name)
-            ],
-        )
+        bring(repository.ingest, *(ds for name in ("A", "B") for ds in make.ct_series(1, PatientID=name)))
         [one, other] = [row["id"] for row in view_rows(settings.storage.root, "SELECT id FROM v_patients ORDER BY id")]
         repository.actions.by_name["merge-patients"](source=one, target=other, who="test")
 
@@ -154,8 +147,7 @@ def test_a_conflict_of_a_study_is_there_once_after_a_rebuild_with_its_decision(
     first = make.ct_series(2, PatientID="7", PatientName="A")
     second, nameless = make.ct_series(3, PatientID="7", PatientName="B"), make.ct_series(3, PatientID="")
     with Repository(settings) as repository:
-        for ds in (*first, *second, *nameless):
-            take(repository.ingest, [Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds))])
+        bring(repository.ingest, *first, *second, *nameless)
     uids = {"uid": str(second[2].SOPInstanceUID), "study": str(second[2].StudyInstanceUID)}
     write_rows(root, "UPDATE conflicts SET sop_instance_uid = :uid WHERE study_instance_uid = :study", **uids)
     if is_decided:
@@ -230,8 +222,7 @@ def test_after_a_rebuild_a_deletion_finds_what_lies_in_quarantine(settings: Sett
 @pytest.mark.parametrize("index", ["kept", "gone"])
 def test_an_instance_that_only_quarantine_has_is_taken_back(settings: Settings, index: str) -> None:
     root, [one, other] = settings.storage.root, new_series(2)
-    with Repository(settings) as repository:
-        take(repository.ingest, [one, other])
+    received(settings, [one, other])
     for path in root.glob("objects/*/*.dcm"):
         if path.read_bytes().endswith(one.data):
             path.rename(root / "quarantine" / path.name)
@@ -251,8 +242,7 @@ def test_an_instance_that_only_quarantine_has_is_taken_back(settings: Settings, 
 
 def test_an_instance_without_a_file_is_named(settings: Settings) -> None:
     root, [one, other] = settings.storage.root, new_series(2)
-    with Repository(settings) as repository:
-        take(repository.ingest, [one, other])
+    received(settings, [one, other])
     for path in root.glob("objects/*/*.dcm"):
         if path.read_bytes().endswith(one.data):
             path.unlink()
@@ -264,9 +254,8 @@ def test_a_file_whose_rows_cannot_be_written_does_not_stop_the_others(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, sent = settings.storage.root, new_series(3)
-    with Repository(settings) as repository:
-        take(repository.ingest, sent)
-    real = received.add_instances
+    received(settings, sent)
+    real = batches.add_instances
 
     def refusing(connection: Any, batch: Any, *more: Any) -> Any:
         if any(one.attributes.sop_instance_uid == sent[1].sop_instance_uid for one in batch):
@@ -293,7 +282,13 @@ def damage(path: Path, table: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.sqlite("damages pages of the file; test_postgresql damages one of the server")
-@pytest.mark.parametrize("table", ["images", "conversions", "events", "tombstones", "accounts", "series", "patients"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        *("images", "accounts", "series"),
+        *(pytest.param(table, marks=pytest.mark.long) for table in ("conversions", "events", "tombstones", "patients")),
+    ],
+)
 def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
     settings: Settings, lived: Path, table: str
 ) -> None:
@@ -328,8 +323,7 @@ def test_nobody_sees_more_after_a_rebuild_that_cannot_read_who_was_limited(setti
 
 @pytest.mark.sqlite("damages pages of the file; test_postgresql damages one of the server")
 def test_a_table_is_read_on_both_sides_of_its_damage(settings: Settings) -> None:
-    with Repository(settings) as repository:
-        take(repository.ingest, new_series(1))
+    received(settings, new_series(1))
     root = settings.storage.root
     path = root / FILE_NAME
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -352,7 +346,9 @@ def test_a_table_is_read_on_both_sides_of_its_damage(settings: Settings) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["aside", "parts-swept", "claims-released", "finished"])
+@pytest.mark.parametrize(
+    "step", ["aside", "parts-swept", pytest.param("claims-released", marks=pytest.mark.long), "finished"]
+)
 def test_a_rebuild_that_dies_is_done_again_with_the_same_previous_index(
     settings: Settings, lived: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,8 +380,7 @@ def test_two_rebuilds_within_a_second_keep_both_previous_indexes(settings: Setti
 
 def test_a_file_that_is_not_as_the_previous_index_recorded_it_is_named(settings: Settings) -> None:
     root, sent = settings.storage.root, new_series(2)
-    with Repository(settings) as repository:
-        take(repository.ingest, sent)
+    received(settings, sent)
     [row] = view_rows(root, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=sent[0].sop_instance_uid)
     path = Path(row["path"])
     path.write_bytes(path.read_bytes()[:-1] + bytes([sent[0].data[-1] ^ 1]))
@@ -413,8 +408,7 @@ def test_after_a_rebuild_an_instance_takes_the_place_of_its_file_that_was_altere
     rebuild_index(settings)
     [row] = view_rows(root, query, uid=sent[0].sop_instance_uid)
     assert row["file_missing"] == is_converted, "a file that volumes speak against is believed"
-    with Repository(settings) as repository:
-        take(repository.ingest, sent)
+    received(settings, sent)
     [row] = view_rows(root, query, uid=sent[0].sop_instance_uid)
     assert Path(row["path"]).read_bytes().endswith(sent[0].data)
     assert check_repository(settings, digests=True, repair=False) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from node.receive.ingest import LARGE_BYTES, Origin
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
-from tests.rows import view_rows
 
 
 def recovered(root: Root) -> tuple[int, int, int, int]:
@@ -39,7 +37,7 @@ def test_a_file_that_died_before_its_row_is_adopted_whole(open_root: Callable[[]
     root.archive.write(root.archive.new_key(), head + data_set_bytes(second))
     root = open_root()
     assert recovered(root) == (0, 1, 0, 0)
-    [row] = view_rows(root.folder, "SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=second.SOPInstanceUID)
+    [row] = root.rows("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=second.SOPInstanceUID)
     sent = data_set_bytes(second)
     assert Path(row["path"]).read_bytes()[row["data_set_offset"] :] == sent
     assert row["sha256"] == hashlib.sha256(sent).hexdigest()
@@ -67,12 +65,3 @@ def test_a_claim_of_a_dead_worker_is_due_at_once(open_root: Callable[[], Root]) 
     assert root.index.series.claim_due(root.clock()) is None
     assert recovered(root) == (0, 0, 0, 1)
     assert root.index.series.claim_due(root.clock()) is not None
-
-
-def test_a_step_of_the_clock_moves_what_is_due(root: Root) -> None:
-    [ds] = make.ct_series(1)
-    root.take(ds)
-    root.clock.move(3600)
-    root.index.timers.shift(dt.timedelta(seconds=3600))
-    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
-    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60)) is not None

@@ -12,7 +12,6 @@ from node.index.nouns import rejections
 from node.index.nouns.records import CountedRefusal, Refused
 from node.receive.refusals import MAX_KINDS, MAX_KINDS_OF_PEER, Rejections
 from tests.integration.conftest import Root
-from tests.rows import view_rows
 
 
 def refused(title: str = "CT1", reason: str = "rejected permanently", **changes: Any) -> Refused:
@@ -25,7 +24,7 @@ def counted(root: Root, one: Refused, count: int = 1) -> CountedRefusal:
 
 
 def rows(root: Root) -> list[dict[str, Any]]:
-    return view_rows(root.folder, "SELECT * FROM v_rejections ORDER BY first_at")
+    return root.rows("SELECT * FROM v_rejections ORDER BY first_at")
 
 
 def test_equal_refusals_share_a_row_while_they_follow_each_other(root: Root) -> None:

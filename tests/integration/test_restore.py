@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from node.lifecycle.fsck import Finding
 from node.receive.apply import Applier
 from node.settings.model import OverwritePolicy, Settings
 from tests.crash.journal import Sent, new_series
-from tests.ingest import take
+from tests.ingest import received, served
 from tests.made_once import put_index_back, save_index
 from tests.rows import view_rows
 
@@ -28,20 +27,6 @@ def how(request: pytest.FixtureRequest) -> str:
 
 def with_policy(settings: Settings, policy: OverwritePolicy) -> Settings:
     return Settings(storage=settings.storage.model_copy(update={"overwrite_policy": policy}))
-
-
-def received(settings: Settings, instances: list[Sent]) -> None:
-    with Repository(settings) as repository:
-        take(repository.ingest, instances)
-
-
-def served(root: Path) -> dict[str, str]:
-    """The digest of the file that each instance is served from, by SOP Instance UID."""
-    rows = view_rows(root, "SELECT sop_instance_uid, path, data_set_offset FROM v_images WHERE NOT file_missing")
-    return {
-        row["sop_instance_uid"]: hashlib.sha256(Path(row["path"]).read_bytes()[row["data_set_offset"] :]).hexdigest()
-        for row in rows
-    }
 
 
 def file_of(root: Path, one: Sent) -> Path:

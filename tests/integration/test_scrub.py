@@ -15,8 +15,7 @@ from node.lifecycle.scrub import Scrub, scrub_state
 from node.metrics import Metrics
 from tests import make
 from tests.acceptance.served import until
-from tests.integration.conftest import Root
-from tests.rows import view_rows
+from tests.integration.conftest import Root, flip
 
 DAY = 86400
 DAYS = 30
@@ -43,25 +42,18 @@ def state(root: Root) -> Any:
 
 
 def path_of(root: Root, ds: FileDataset) -> Path:
-    [row] = view_rows(root.folder, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=ds.SOPInstanceUID)
+    [row] = root.rows("SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=ds.SOPInstanceUID)
     return Path(row["path"])
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-100] ^= 1
-    path.write_bytes(content)
-
-
 def events(root: Root) -> list[tuple[str, str]]:
-    rows = view_rows(root.folder, "SELECT kind, sop_instance_uid FROM v_events WHERE kind LIKE 'file-%' ORDER BY id")
+    rows = root.rows("SELECT kind, sop_instance_uid FROM v_events WHERE kind LIKE 'file-%' ORDER BY id")
     return [(row["kind"], row["sop_instance_uid"]) for row in rows]
 
 
 def test_a_pass_finds_damaged_and_missing_files_once_and_they_are_taken_when_they_come_again(root: Root) -> None:
     sent = make.ct_series(5)
-    for ds in sent:
-        root.take(ds)
+    root.take_all(sent)
     flip(path_of(root, sent[1]))
     path_of(root, sent[3]).unlink()
     service = scrub(root)
@@ -107,9 +99,7 @@ def test_a_file_that_is_found_whole_while_its_series_is_set_aside_has_it_convert
     [ds] = sent = make.ct_series(1)
     for one in sent:
         root.take(one)
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
+    claimed = root.claim()
     key = claimed.instances[0].key
     root.index.instances.mark_files([key], missing=True, now=root.clock(), damage="the file is other")
     root.index.instances.mark_files([key], missing=False, now=root.clock())
@@ -125,7 +115,7 @@ def test_a_version_that_lost_is_compared_too(root: Root) -> None:
     other = make.corrected(ds)
     for one in (ds, other):
         root.take(one)
-    [loser] = view_rows(root.folder, "SELECT path FROM v_conflicts")
+    [loser] = root.rows("SELECT path FROM v_conflicts")
     flip(Path(loser["path"]))
     full_pass(root, scrub(root))
     assert state(root).last.damaged == 1
@@ -138,8 +128,7 @@ def test_a_file_that_cannot_be_read_is_counted_and_nothing_is_said_of_its_bytes(
     root: Root, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     sent = make.ct_series(3)
-    for ds in sent:
-        root.take(ds)
+    root.take_all(sent)
     path, real = path_of(root, sent[1]), os.open
 
     def open_(name: Any, *arguments: Any, **options: Any) -> int:
@@ -164,8 +153,7 @@ def test_an_archive_that_is_not_mounted_is_not_missing(root: Root) -> None:
 
 def test_a_pass_takes_its_days_and_goes_on_after_a_restart(open_root: Callable[[], Root]) -> None:
     root = open_root()
-    for ds in make.ct_series(10):
-        root.take(ds)
+    root.take_all(make.ct_series(10))
     service = scrub(root)
     service.step()
     root.clock.move(DAYS * DAY / 2)
@@ -187,7 +175,7 @@ def test_a_pass_takes_its_days_and_goes_on_after_a_restart(open_root: Callable[[
 def test_a_digest_is_due_when_no_pass_has_compared_it_in_time(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
-    [row] = view_rows(root.folder, "SELECT path FROM v_images")
+    [row] = root.rows("SELECT path FROM v_images")
     key = str(Path(row["path"]).relative_to(root.folder))
     received, service = root.clock(), scrub(root)
     assert not service.is_digest_due(key, received)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from node.audit.audit_log import Audit
-from node.conversion.pipeline import convert
 from node.index.nouns.facts import CHUNK_ROWS
 from node.lifecycle.retention import Retention
 from node.metrics import Metrics
@@ -19,7 +18,6 @@ from node.settings.convert import Convert
 from node.settings.model import RetentionSettings, Settings
 from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series
 from tests.integration.conftest import Root
 from tests.preloaded import run
 
@@ -27,15 +25,8 @@ OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti", "mhd")))
 
 
 def take(root: Root, series: list[Any], title: str = "CT1") -> tuple[str, str]:
-    for ds in series:
-        root.take(ds, Origin("dicom", title, "VOXELNODE", "127.0.0.1:1"))
+    root.take_all(series, Origin("dicom", title, "VOXELNODE", "127.0.0.1:1"))
     return str(series[0].StudyInstanceUID), str(series[0].SeriesInstanceUID)
-
-
-def settle(root: Root) -> None:
-    root.clock.move(61)
-    while (claimed := root.index.series.claim_due(root.clock())) is not None:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
 
 
 def facts(root: Root, key: tuple[str, str], revision: int | None = None) -> dict[str, Any]:
@@ -64,7 +55,7 @@ def test_every_field_has_the_value_of_the_series(root: Root) -> None:
     )  # fmt: skip
     key = take(root, series, "CT1")
     before = facts(root, key)
-    settle(root)
+    root.convert_due()
     found = facts(root, key)
     assert before["slices"] is None
     assert (before["volumes"], before["warnings"], before["verdict"]) == (0, [], None)
@@ -92,9 +83,9 @@ def test_an_age_that_is_none_is_missing(root: Root, age: str) -> None:
 def test_a_revision_has_its_own_volumes_and_only_the_newest_a_verdict(root: Root) -> None:
     whole = make.ct_series(5)
     key = take(root, whole[:4])
-    settle(root)
+    root.convert_due()
     take(root, whole[4:])
-    settle(root)
+    root.convert_due()
     assert (facts(root, key, 1)["slices"], facts(root, key, 1)["verdict"]) == (4, None)
     assert (facts(root, key, 2)["slices"], facts(root, key, 2)["verdict"]) == (5, "complete")
     assert facts(root, key)["slices"] == 5
@@ -103,7 +94,7 @@ def test_a_revision_has_its_own_volumes_and_only_the_newest_a_verdict(root: Root
 def test_the_largest_volume_gives_the_geometry_and_all_give_warnings(root: Root) -> None:
     key = take(root, make.ct_series(3))
     take(root, described(make.ct_series(6, SeriesInstanceUID=key[1], StudyInstanceUID=key[0]), Rows=16))
-    settle(root)
+    root.convert_due()
     with root.index.reading() as index:
         files = index.volumes.of_series(*key)
     shapes = [json.loads(row["shape"]) for row in files]
@@ -125,7 +116,7 @@ def test_selection_goes_over_more_series_than_one_query_reads(root: Root, monkey
 def test_select_lists_what_fits_and_why_the_rest_does_not(root: Root) -> None:
     fits = take(root, make.ct_series(4))
     other = take(root, make.ct_series(2))
-    settle(root)
+    root.convert_due()
     done = run("select", 'modality == "CT" and slices >= 4', "--why", "--json", "--root", root.folder)
     result = json.loads(done.stdout)
     assert (result["selected"], result["others"]) == (1, 1)

@@ -18,7 +18,6 @@ from structlog.testing import capture_logs
 
 from node import background, retries
 from node.archive.filesystem import Archive
-from node.audit.audit_log import Audit
 from node.conversion import scheduler
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
@@ -28,18 +27,12 @@ from node.errors import OutOfResources
 from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
-from node.index.work import deliveries
-from node.index.work.ledger import Lane
-from node.metrics import Metrics
-from node.notify.notifier import HookWorker
 from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
 from node.settings.convert import Convert
-from node.settings.model import HookSettings
 from tests import make
 from tests.integration.conftest import Root
-from tests.receivers import Answer, Receiver, channel_of
-from tests.rows import give_locks_up_after, index_locked, view_rows
+from tests.rows import give_locks_up_after, index_locked
 
 DEADLINE_SECONDS = 30.0
 WORKERS = 2
@@ -54,12 +47,8 @@ def until(condition: Callable[[], bool]) -> None:
         pause.wait(0.02)
 
 
-def rows(root: Root, query: str) -> list[dict[str, Any]]:
-    return view_rows(root.folder, query)
-
-
 def the_series(root: Root) -> dict[str, Any]:
-    [series] = rows(root, "SELECT state, revision, attempts, error FROM v_series")
+    [series] = root.rows("SELECT state, revision, attempts, error FROM v_series")
     return series
 
 
@@ -123,8 +112,7 @@ def test_a_series_is_due_when_it_is_quiet_or_has_waited_longest(root: Root) -> N
     assert root.index.series.next_due_at(LONG) is None
     *most, last = make.ct_series(3)
     began = root.clock()
-    for ds in most:
-        root.take(ds)
+    root.take_all(most)
     assert root.index.series.next_due_at(LONG) == began + dt.timedelta(seconds=60)
     root.clock.move(3580)
     root.take(last)
@@ -144,9 +132,7 @@ def test_a_series_is_due_when_it_is_quiet_or_has_waited_longest(root: Root) -> N
 def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:
     quiet = dt.timedelta(seconds=900)
     root.take(make.ct_series(1)[0])
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
+    claimed = root.claim()
     assert root.index.studies.next_quiet_at(quiet) is None
     root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=1, now=root.clock())
     quiet_at = root.clock() + quiet
@@ -154,81 +140,6 @@ def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:
     root.clock.move(901)
     assert root.index.studies.mark_quiet(quiet, root.clock()) == 1
     assert root.index.studies.next_quiet_at(quiet) is None
-
-
-# Hooks
-
-
-@pytest.fixture
-def hook(root: Root) -> Iterator[Callable[..., HookWorker]]:
-    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    made: list[HookWorker] = []
-
-    def make_hook(receiver: Receiver, *on: Any, **options: Any) -> HookWorker:
-        settings = HookSettings(on=on, url=receiver.url, **options)
-        root.index.deliveries.begin("hook", {Lane("hook", "one"): "instance-stored" in on})
-        channel = channel_of("one", settings)
-        made.append(
-            HookWorker("one", settings, channel, root.index, Metrics(), audit, "VOXELNODE", root.results, root.clock)
-        )
-        return made[-1]
-
-    yield make_hook
-    for service in made:
-        service.stop()
-        service._channel.close()
-    audit.close()
-
-
-def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_others(
-    root: Root, hook: Callable[..., HookWorker]
-) -> None:
-    with Receiver(lambda received: Answer(500)) as receiver:
-        worker = hook(receiver, "instance-stored")
-        assert worker.step() is None
-        for ds in make.ct_series(3):  # two of them wait behind the first, and are due by themselves
-            root.take(ds)
-        assert worker.step() == 0.0
-        seconds = worker.step()
-        assert seconds is not None
-        assert 15 <= seconds <= 30
-        assert len(receiver.received) == 1
-
-
-@pytest.mark.slow
-def test_a_hook_reads_on_behind_many_events_that_it_does_not_want(
-    root: Root, hook: Callable[..., HookWorker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deliveries, "MAX_READ_ROWS", 3)
-    with Receiver() as receiver:
-        worker = hook(receiver, "study-quiet")
-        places = []
-        for ds in make.ct_series(1):
-            root.take(ds)
-            places.append((str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)))
-        for _ in range(4):  # each an event that this hook does not want
-            root.clock.move(61)
-            claimed = root.index.series.claim_due(root.clock())
-            assert claimed is not None
-            root.index.series.record_crash(claimed, "ended", attempts=1, now=root.clock())
-            root.index.series.reopen(places, root.clock())
-        claimed = root.index.series.claim_due(root.clock())
-        assert claimed is not None
-        root.index.series.record_crash(claimed, "ended", attempts=1, now=root.clock())
-        root.clock.move(901)
-        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
-        while worker.step() == 0.0:
-            pass
-        assert receiver.events() == ["study-quiet"]
-
-
-def test_a_running_hook_is_told_of_what_is_committed(root: Root, hook: Callable[..., HookWorker]) -> None:
-    with Receiver() as receiver:
-        worker = hook(receiver, "instance-stored")
-        worker.start()
-        until(lambda: worker.steps > 0)
-        root.take(make.ct_series(1)[0])
-        receiver.wait_for(1)
 
 
 # Refusals
@@ -253,9 +164,9 @@ def test_refusals_that_the_index_does_not_take_are_written_later(root: Root, mon
     rejections.start()
     until(lambda: rejections.steps > 2)
     failing.clear()
-    until(lambda: bool(rows(root, "SELECT 1 FROM v_rejections")))
+    until(lambda: bool(root.rows("SELECT 1 FROM v_rejections")))
     rejections.stop()
-    [row] = rows(root, "SELECT count FROM v_rejections")
+    [row] = root.rows("SELECT count FROM v_rejections")
     assert row["count"] >= 3
 
 
@@ -359,7 +270,7 @@ def test_the_end_of_a_conversion_wakes_the_worker_for_what_is_due_besides(root: 
     for _ in range(3 * WORKERS):
         root.take(make.ct_series(1)[0])
     begin().start()
-    until(lambda: all(row["state"] == "converted" for row in rows(root, "SELECT state FROM v_series")))
+    until(lambda: all(row["state"] == "converted" for row in root.rows("SELECT state FROM v_series")))
 
 
 @pytest.mark.sqlite("hosts follow the clock of the server, which has no steps")
@@ -402,9 +313,9 @@ def test_nothing_is_claimed_while_the_disk_has_no_room(root: Root, begin: Begin)
     for _ in range(2):
         root.take(make.ct_series(1)[0])
     assert begin(archive=Archive(root.folder, reserve_bytes=2**62)).step() == ROOM_SECONDS
-    assert {row["state"] for row in rows(root, "SELECT state FROM v_series")} == {"receiving"}
+    assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"receiving"}
     begin().start()
-    until(lambda: all(row["state"] == "converted" for row in rows(root, "SELECT state FROM v_series")))
+    until(lambda: all(row["state"] == "converted" for row in root.rows("SELECT state FROM v_series")))
 
 
 def test_a_disk_that_fills_up_during_a_step_ends_the_claims(
@@ -417,7 +328,7 @@ def test_a_disk_that_fills_up_during_a_step_ends_the_claims(
     worker = begin()
     worker.step()
     until(lambda: not worker._under_way)
-    assert sorted(row["state"] for row in rows(root, "SELECT state FROM v_series")) == ["converted", "receiving"]
+    assert sorted(row["state"] for row in root.rows("SELECT state FROM v_series")) == ["converted", "receiving"]
 
 
 # Claims whose outcome is not recorded
@@ -455,8 +366,7 @@ def begin_unrecorded(begin: Begin, conversion: Callable[[ConversionJob], Convert
 def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
     root: Root, locked: Locked, begin: Begin
 ) -> None:
-    for ds in make.ct_series(3):
-        root.take(ds)
+    root.take_all(make.ct_series(3))
     conversions: list[ConversionJob] = []
     worker = begin_unrecorded(begin, converting_and_locking(locked, conversions))
     steps = worker.steps
@@ -466,7 +376,7 @@ def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
     locked.unlock()
     until(lambda: the_series(root)["state"] == "converted")
     assert the_series(root) == {"state": "converted", "revision": 1, "attempts": 0, "error": None}
-    [volume] = rows(root, "SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume'")
+    [volume] = root.rows("SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume'")
     assert (root.folder / volume["path"]).is_file()
     assert len(conversions) == 1
     until(lambda: not worker._unrecorded)
@@ -518,9 +428,8 @@ SHORTAGES = [
 def test_a_series_that_met_a_shortage_has_not_failed_and_goes_on_by_itself(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch, shortage: Exception
 ) -> None:
-    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.05)
-    for ds in make.ct_series(3):
-        root.take(ds)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.005)
+    root.take_all(make.ct_series(3))
     met: list[Exception] = []
 
     def convert_later(job: ConversionJob) -> Converted:
@@ -533,7 +442,7 @@ def test_a_series_that_met_a_shortage_has_not_failed_and_goes_on_by_itself(
         begin(convert_later).start()
         until(lambda: the_series(root)["state"] == "converted")
     assert the_series(root)["attempts"] == 0
-    assert not rows(root, "SELECT 1 FROM v_events WHERE kind = 'series-failed'")
+    assert not root.rows("SELECT 1 FROM v_events WHERE kind = 'series-failed'")
     assert [line["event"] for line in lines if line["log_level"] != "info"] == ["conversions_wait"]
 
 
@@ -553,8 +462,7 @@ def test_a_series_that_is_due_tells_that_it_waits_for_room_and_how_much_there_is
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "ROOM_SECONDS", 0.01)
-    for ds in make.ct_series(3):
-        root.take(ds)
+    root.take_all(make.ct_series(3))
     with monkeypatch.context() as full:
         full.setattr("node.archive.space.free_bytes", lambda disk: 4242)
         begin().start()
@@ -619,8 +527,7 @@ def test_an_outcome_that_was_committed_although_an_error_came_keeps_its_files(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.05)
-    for ds in make.ct_series(3):
-        root.take(ds)
+    root.take_all(make.ct_series(3))
     real, answers = root.index.series.record_outcome, []
 
     def commit_and_fail(*arguments: Any) -> bool:
@@ -635,7 +542,7 @@ def test_an_outcome_that_was_committed_although_an_error_came_keeps_its_files(
     until(lambda: len(answers) == 2 and not worker._unrecorded)
     assert answers == [True, False]
     assert the_series(root)["state"] == "converted"
-    [volume] = rows(root, "SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume'")
+    [volume] = root.rows("SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume'")
     assert (root.folder / volume["path"]).is_file()
 
 
@@ -652,12 +559,11 @@ def test_a_crash_of_a_series_that_was_deleted_meanwhile_is_forgotten(root: Root,
     worker.step()
     until(lambda: not worker._under_way)
     assert not worker._unrecorded
-    assert rows(root, "SELECT 1 FROM v_series") == []
+    assert root.rows("SELECT 1 FROM v_series") == []
 
 
 def test_a_claim_that_no_conversion_belongs_to_is_given_back_while_the_node_runs(root: Root, begin: Begin) -> None:
-    for ds in make.ct_series(3):
-        root.take(ds)
+    root.take_all(make.ct_series(3))
     root.clock.move(61)
     assert root.index.series.claim_due(root.clock()) is not None  # by nobody who remembers it
     begin().start()

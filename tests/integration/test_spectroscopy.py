@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 from pydicom.uid import generate_uid
@@ -17,14 +16,9 @@ from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests.converting import convert_series
 from tests.integration.conftest import Root
-from tests.rows import view_rows
 from tests.signals import POINTS, enhanced_spectra, signal
 
 LIMITS = ChildLimits(memory_bytes=8 << 30, cpu_seconds=60, deadline_seconds=60)
-
-
-def rows(root: Root, query: str) -> list[dict[str, Any]]:
-    return [dict(row) for row in view_rows(root.folder, query)]
 
 
 def test_a_series_of_spectra_is_converted_with_its_verdict_and_its_sources(root: Root) -> None:
@@ -32,9 +26,7 @@ def test_a_series_of_spectra_is_converted_with_its_verdict_and_its_sources(root:
     for number in range(1, 5):
         if number != 3:
             root.take(enhanced_spectra(signal(1, 1, 1, POINTS, seed=number), InstanceNumber=number, **uids))
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
+    claimed = root.claim()
     converters = Converters(objects=tuple(EXTENSION.objects))
     try:
         convert_series(
@@ -47,13 +39,13 @@ def test_a_series_of_spectra_is_converted_with_its_verdict_and_its_sources(root:
         )
     finally:
         converters.close()
-    [series] = rows(root, "SELECT state, verdict, verdict_rule FROM v_series")
+    [series] = root.rows("SELECT state, verdict, verdict_rule FROM v_series")
     assert tuple(series.values()) == ("converted", "incomplete", "instance-numbers")
-    [volume] = rows(root, "SELECT kind, format, dtype, shape, path, instances, echo_time_ms FROM v_volumes")
+    [volume] = root.rows("SELECT kind, format, dtype, shape, path, instances, echo_time_ms FROM v_volumes")
     path = Path(volume.pop("path"))
     assert tuple(volume.values()) == ("spectra", "nifti", "complex64", "[1, 1, 1, 3]", 3, 30.0)
     assert nib.Nifti2Image.from_filename(path).shape == (1, 1, 1, POINTS, 3)
     sidecar = json.loads(path.with_name("spectra.json").read_text())
     assert (sidecar["ResonantNucleus"], sidecar["completeness"]["missing"]) == (["1H"], 1)
-    assert len(rows(root, "SELECT DISTINCT sop_instance_uid FROM v_sources")) == 3
-    assert not rows(root, "SELECT * FROM v_exclusions")
+    assert len(root.rows("SELECT DISTINCT sop_instance_uid FROM v_sources")) == 3
+    assert not root.rows("SELECT * FROM v_exclusions")

@@ -29,20 +29,18 @@ from node.index.engine.place import upgrade
 from node.index.nouns.records import InstanceFile, Outcome
 from node.lifecycle.scrub import Scrub
 from node.receive.conflicts import NotDecidable, compared
-from node.receive.ingest import Origin
 from node.receive.stored_files import report_damage
 from node.settings.convert import Convert
 from node.settings.model import ClusterSettings, IndexSettings, SeriesSettings, Settings, Storage
 from tests import make
-from tests.ingest import indexed
-from tests.integration.conftest import announced, data_set_bytes
+from tests.integration.conftest import bring, data_set_bytes
 from tests.made_once import IN_POSTGRESQL
 from tests.peers import Pacs
 from tests.postgresql import Server, start
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")]
 
 LEASE = dt.timedelta(seconds=60)
 
@@ -83,12 +81,7 @@ class Host:
             self.repository.close()
 
     def take(self, *instances: FileDataset) -> list[Outcome]:
-        outcomes = []
-        for ds in instances:
-            incoming = self.repository.ingest.begin(announced(ds), Origin("dicom", "CT", "VOXELNODE", "127.0.0.1:1"))
-            incoming.take_fragment(data_set_bytes(ds))
-            outcomes.append(indexed(incoming))
-        return outcomes
+        return bring(self.repository.ingest, *instances)
 
     def upload(self) -> None:
         """Do everything that is to be moved to the store, or removed."""
@@ -131,6 +124,9 @@ class Host:
         return {path.name for path in self.root.glob("objects/*/*.dcm")}
 
 
+Hosts = Callable[[str], Host]
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with start() as server:
@@ -139,7 +135,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
+def hosts(server: Server, tmp_path: Path) -> Iterator[Hosts]:
     url = server.create(tmp_path.name, "migrated")
     (tmp_path / "store").mkdir()
     with ExitStack() as opened:
@@ -153,8 +149,7 @@ def hosts(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
         yield host
 
 
-@pytest.mark.slow
-def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callable[[str], Host]) -> None:
+def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Hosts) -> None:
     r1, c1 = hosts("r1"), hosts("c1")
     series = make.ct_series(3)
     uid = series[0].SeriesInstanceUID
@@ -197,10 +192,7 @@ def test_a_series_waits_for_the_host_that_alone_has_its_instances(hosts: Callabl
         assert check_repository(host.settings, digests=True, repair=False) == []
 
 
-@pytest.mark.slow
-def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_be_read(
-    hosts: Callable[[str], Host],
-) -> None:
+def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_be_read(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     series = make.ct_series(2)
     r1.take(*series)
@@ -221,8 +213,7 @@ def test_the_same_instance_through_another_host_takes_the_place_of_what_cannot_b
         assert check_repository(host.settings, digests=True, repair=False) == []
 
 
-@pytest.mark.slow
-def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[str], Host]) -> None:
+def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     first, stored = make.ct_series(2)
     r1.take(stored)
@@ -273,10 +264,7 @@ def test_versions_are_in_quarantine_of_the_host_that_has_them(hosts: Callable[[s
     assert not list(r1.store.glob("objects/*/*.dcm"))
 
 
-@pytest.mark.slow
-def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is_back(
-    hosts: Callable[[str], Host],
-) -> None:
+def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is_back(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     series = make.ct_series(2)
     r1.take(*series)
@@ -292,8 +280,7 @@ def test_what_was_deleted_while_a_host_was_away_is_gone_from_its_disk_when_it_is
     assert (r1.copies(), r1.row("SELECT count(*) AS n FROM images")) == (set(), {"n": 0})
 
 
-@pytest.mark.slow
-def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable[[str], Host]) -> None:
+def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     put, lost, sent_again = make.ct_series(3)
     forget = r2.repository.actions.by_name["forget-host"]
@@ -323,10 +310,7 @@ def test_a_host_that_is_gone_is_forgotten_with_what_it_alone_had(hosts: Callable
         assert check_repository(host.settings, digests=True, repair=False) == []
 
 
-@pytest.mark.slow
-def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them_is_gone(
-    hosts: Callable[[str], Host],
-) -> None:
+def test_volumes_are_read_on_every_host_and_made_again_if_the_host_that_has_them_is_gone(hosts: Hosts) -> None:
     r1, c1 = hosts("r1"), hosts("c1")
     ds = make.ct_series(1)[0]
     r1.take(ds)
@@ -377,8 +361,7 @@ def convert(host: Host, **options: Any) -> None:
     worker.stop()
 
 
-@pytest.mark.slow
-def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts: Callable[[str], Host]) -> None:
+def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts: Hosts) -> None:
     r1, r2 = hosts("r1"), hosts("r2")
     r1.take(*make.ct_series(2))
     r2.close()
@@ -394,9 +377,8 @@ def test_everything_comes_back_to_a_folder_only_if_no_host_needs_the_store(hosts
         hosts("r3")
 
 
-@pytest.mark.slow
 def test_commands_fetch_what_they_read_or_name_the_host_that_alone_has_it(
-    hosts: Callable[[str], Host], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hosts: Hosts, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(remote, "HOST_SECONDS", 0.0)
     r1, c1 = hosts("r1"), hosts("c1")

@@ -21,19 +21,11 @@ from node.receive.recovery import recover
 from node.receive.stored_files import flaws_of
 from tests import make
 from tests.ingest import large_instance
-from tests.integration.conftest import Root, data_set_bytes
-from tests.rows import view_rows
+from tests.integration.conftest import Root, data_set_bytes, flip
 
 Harm = Callable[[Path], None]
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-
-
-def flip(path: Path) -> None:
-    """Flip one bit in the pixels."""
-    content = bytearray(path.read_bytes())
-    content[-100] ^= 1
-    path.write_bytes(content)
 
 
 def cut(path: Path) -> None:
@@ -48,18 +40,14 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-def rows(root: Root, query: str) -> list[dict[str, Any]]:
-    return view_rows(root.folder, query)
-
-
 def kept_file(root: Root, ds: FileDataset) -> Path:
-    [row] = rows(root, f"SELECT path FROM v_images WHERE sop_instance_uid = '{ds.SOPInstanceUID}'")
+    [row] = root.rows(f"SELECT path FROM v_images WHERE sop_instance_uid = '{ds.SOPInstanceUID}'")
     return Path(row["path"])
 
 
 def require_served(root: Root, *sent: FileDataset) -> None:
     """Exactly these instances are indexed; the file that each row names has the bytes that were sent."""
-    images = {row["sop_instance_uid"]: row for row in rows(root, "SELECT * FROM v_images")}
+    images = {row["sop_instance_uid"]: row for row in root.rows("SELECT * FROM v_images")}
     assert images.keys() == {str(ds.SOPInstanceUID) for ds in sent}
     for ds in sent:
         row = images[str(ds.SOPInstanceUID)]
@@ -85,11 +73,11 @@ def test_what_comes_again_takes_the_place_of_a_file_that_is_not_whole(
     damaged = old.read_bytes() if old.exists() else None
     assert root.take(ds) is Outcome.STORED
     require_served(root, ds)
-    [event] = rows(root, "SELECT * FROM v_events WHERE kind = 'file-restored'")
+    [event] = root.rows("SELECT * FROM v_events WHERE kind = 'file-restored'")
     assert event["sop_instance_uid"] == ds.SOPInstanceUID
     aside = [path.read_bytes() for path in root.folder.glob("quarantine/*.dcm")]
     assert aside == ([] if damaged is None else [damaged])
-    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_conflicts")] == ["instance-damaged"] * len(aside)
+    assert [row["kind"] for row in root.rows("SELECT kind FROM v_conflicts")] == ["instance-damaged"] * len(aside)
     assert root.take(ds) is Outcome.ALREADY_THERE
     require_served(root, ds)
 
@@ -114,9 +102,8 @@ def test_known_other_bytes_are_kept_again_if_their_file_is_not_whole(root: Root,
     root.ingest.overwrite_policy = policy
     [first] = make.ct_series(1)
     second = make.corrected(first)
-    for ds in (first, second):
-        root.take(ds)
-    [loser] = rows(root, "SELECT path, sha256 FROM v_conflicts")
+    root.take_all([first, second])
+    [loser] = root.rows("SELECT path, sha256 FROM v_conflicts")
     harm(Path(loser["path"]))
     root.take(first if policy == "replace" else second)
     digests = {hashlib.sha256(data_set_bytes(ds)).hexdigest(): data_set_bytes(ds) for ds in (first, second)}
@@ -126,7 +113,7 @@ def test_known_other_bytes_are_kept_again_if_their_file_is_not_whole(root: Root,
             "SELECT sha256, path FROM v_images",
             "SELECT sha256, path FROM v_conflicts WHERE sha256 IS NOT NULL",
         )
-        for row in rows(root, query)
+        for row in root.rows(query)
         if row["path"] is not None
     }
     assert kept.keys() == digests.keys()
@@ -159,10 +146,10 @@ def test_a_file_that_cannot_be_read_is_not_damaged(root: Root, monkeypatch: pyte
         fail_to_read(failing, old, PermissionError(13, "Permission denied"))
         root.take(ds if same else make.corrected(ds))
     assert old.read_bytes().endswith(data_set_bytes(ds))
-    [image] = rows(root, "SELECT * FROM v_images")
+    [image] = root.rows("SELECT * FROM v_images")
     assert Path(image["path"]).read_bytes().endswith(data_set_bytes(ds))
     assert not image["file_missing"]
-    [conflict] = rows(root, "SELECT path FROM v_conflicts")
+    [conflict] = root.rows("SELECT path FROM v_conflicts")
     assert Path(conflict["path"]).exists()
     assert len({*root.folder.glob("objects/*/*"), *root.folder.glob("quarantine/*")}) == 2
 

@@ -19,13 +19,10 @@ from node.index.nouns.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete
 from node.registry import installed, objects_of
 from node.settings.convert import Convert
-from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series, convert_with_all
-from tests.integration.conftest import Root
-from tests.rows import view_rows
+from tests.converting import convert_with_all
+from tests.integration.conftest import QUICK, Root, flip
 
-OPTIONS = write_options(Convert(formats=["nifti"], thumbnails=False))
 SQUARE = [(2.0, 2.0), (8.0, 2.0), (8.0, 10.0), (2.0, 10.0)]
 
 
@@ -40,10 +37,6 @@ def structures(images: list[FileDataset]) -> FileDataset:
     return make.structure_set(images, {"Heart": contours})
 
 
-def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    return [dict(row) for row in view_rows(root.folder, query, **values)]
-
-
 def convert_due(root: Root, seconds: float = 61) -> list[str]:
     """Convert every series that is due, as the worker does; return their modalities in order."""
     root.clock.move(seconds)
@@ -51,7 +44,7 @@ def convert_due(root: Root, seconds: float = 61) -> list[str]:
     while (claimed := root.index.series.claim_due(root.clock())) is not None:
         modalities.append(modality_of(root, claimed))
         try:
-            convert_series(claimed, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
+            root.convert(claimed, convert_with_all)
         except ReferencedSeriesOpen as error:
             root.index.series.wait_for(claimed, error.references, str(error), REFERENCE_WAIT, root.clock())
             modalities[-1] += " waits"
@@ -61,25 +54,31 @@ def convert_due(root: Root, seconds: float = 61) -> list[str]:
 
 def modality_of(root: Root, claimed: ClaimedSeries) -> str:
     query = "SELECT modality FROM v_series WHERE series_instance_uid = :uid"
-    return str(rows(root, query, uid=claimed.series_instance_uid)[0]["modality"])
+    return str(root.rows(query, uid=claimed.series_instance_uid)[0]["modality"])
 
 
 def masks(root: Root) -> list[tuple[int, list[int]]]:
     """Return revision and shape of the current masks."""
     query = "SELECT revision, shape, path FROM v_volumes WHERE kind = 'mask' AND NOT superseded"
-    found = rows(root, query)
+    found = root.rows(query)
     assert all(Path(row["path"]).is_file() for row in found)
     return [(row["revision"], row["shape"]) for row in found]
 
 
+def take_in_turn(root: Root, images: list[FileDataset], structures: FileDataset) -> None:
+    """Have the images converted before the structure set comes, and that one after them."""
+    for datasets in (images, [structures]):
+        root.take_all(datasets)
+        convert_due(root)
+
+
 def state(root: Root) -> tuple[str, str]:
-    [row] = rows(root, "SELECT state, coalesce(error, '') AS error FROM v_series WHERE modality = 'RTSTRUCT'")
+    [row] = root.rows("SELECT state, coalesce(error, '') AS error FROM v_series WHERE modality = 'RTSTRUCT'")
     return row["state"], row["error"]
 
 
 def take(root: Root, *datasets: FileDataset) -> None:
-    for ds in datasets:
-        root.take(ds)
+    root.take_all(datasets)
 
 
 def remove(root: Root, level: Any, uid: str) -> None:
@@ -90,42 +89,42 @@ def remove(root: Root, level: Any, uid: str) -> None:
 def test_images_that_come_first_give_masks_at_once(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    take(root, *images)
+    root.take_all(images)
     assert convert_due(root) == ["CT"]
-    take(root, structures)
+    root.take_all([structures])
     assert convert_due(root) == ["RTSTRUCT"]
     assert masks(root) == [(1, "[12, 16, 3]")]
-    [source] = rows(root, "SELECT * FROM v_sources WHERE series_instance_uid = :uid", uid=structures.SeriesInstanceUID)
+    [source] = root.rows("SELECT * FROM v_sources WHERE series_instance_uid = :uid", uid=structures.SeriesInstanceUID)
     assert source["sop_instance_uid"] == structures.SOPInstanceUID
 
 
 def test_images_that_come_later_make_the_structure_set_due(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    take(root, structures)
+    root.take_all([structures])
     assert convert_due(root) == ["RTSTRUCT"]
     assert state(root) == (
         "refused",
         f"incomplete: refers to series {images[0].SeriesInstanceUID}, which is not here: send it, and the masks are "
         "made",
     )
-    take(root, *images)
+    root.take_all(images)
     assert convert_due(root) == ["CT", "RTSTRUCT"]
     assert masks(root) == [(2, "[12, 16, 3]")]
-    assert rows(root, "SELECT * FROM v_failures") == []
-    assert "series-reopened" in {row["kind"] for row in rows(root, "SELECT kind FROM v_events")}
+    assert root.rows("SELECT * FROM v_failures") == []
+    assert "series-reopened" in {row["kind"] for row in root.rows("SELECT kind FROM v_events")}
 
 
 def test_a_structure_set_waits_for_images_that_still_arrive(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    take(root, structures)
+    root.take_all([structures])
     root.clock.move(30)
-    take(root, *images)
+    root.take_all(images)
     assert convert_due(root, 31) == ["RTSTRUCT waits"]
     assert state(root)[0] == "receiving"
     assert "which is not converted yet" in state(root)[1]
-    assert rows(root, "SELECT * FROM v_failures") == []
+    assert root.rows("SELECT * FROM v_failures") == []
     assert convert_due(root, 30) == ["CT", "RTSTRUCT"]
     assert masks(root) == [(1, "[12, 16, 3]")]
 
@@ -133,19 +132,19 @@ def test_a_structure_set_waits_for_images_that_still_arrive(
 def test_a_wait_ends_with_the_longest_wait_of_the_structure_set(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    take(root, structures)
+    root.take_all([structures])
     root.clock.move(3000)
-    take(root, *images)
+    root.take_all(images)
     claimed = root.index.series.claim_due(root.clock(), dt.timedelta(seconds=1000))
     assert claimed is not None
     with pytest.raises(ReferencedSeriesOpen) as open_series:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
+        root.convert(claimed, convert_with_all)
     wait = dt.timedelta(seconds=9)
     root.index.series.wait_for(claimed, open_series.value.references, "open", wait, root.clock())
     again = root.index.series.claim_due(root.clock(), dt.timedelta(seconds=1000))
     assert again is not None
     assert again.expectation.forced
-    assert convert_series(again, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
+    assert root.convert(again, convert_with_all)
     assert state(root)[0] == "refused"
     assert "still being received" in state(root)[1]
     assert convert_due(root) == ["CT", "RTSTRUCT"]
@@ -156,10 +155,10 @@ def test_a_wait_ends_with_the_longest_wait_of_the_structure_set(
 def test_another_revision_of_the_images_gives_another_revision_of_the_masks(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    take(root, *images[:2], structures)
+    root.take_all([*images[:2], structures])
     convert_due(root)
     assert masks(root) == [(1, "[12, 16, 2]")]
-    take(root, images[2])
+    root.take_all([images[2]])
     assert convert_due(root) == ["CT", "RTSTRUCT"]
     assert masks(root) == [(2, "[12, 16, 3]")]
 
@@ -168,44 +167,38 @@ def test_another_revision_of_the_images_gives_another_revision_of_the_masks(
 def test_masks_of_unchanged_images_are_not_made_again(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    take(root, *images)
-    convert_due(root)
-    take(root, structures)
-    convert_due(root)
+    take_in_turn(root, images, structures)
     key = structures.StudyInstanceUID, structures.SeriesInstanceUID
     assert root.index.series.reopen([key], root.clock()) == 1
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
-    assert is_unchanged(claimed, root.archive, OPTIONS)
+    claimed = root.claim(0)
+    assert is_unchanged(claimed, root.archive, QUICK)
     root.index.series.record_unchanged(claimed, root.clock())
-    take(root, make.ct_series(1, series_uid=images[0].SeriesInstanceUID, study_uid=images[0].StudyInstanceUID)[0])
+    root.take_all([make.ct_series(1, series_uid=images[0].SeriesInstanceUID, study_uid=images[0].StudyInstanceUID)[0]])
     root.clock.move(61)
     assert root.index.series.reopen([key], root.clock()) == 1
     claimed = root.index.series.claim_due(root.clock() + dt.timedelta(seconds=1))
     other = root.index.series.claim_due(root.clock() + dt.timedelta(seconds=1))
     [again] = [each for each in (claimed, other) if each and each.series_instance_uid == key[1]]
-    assert not is_unchanged(again, root.archive, OPTIONS)
+    assert not is_unchanged(again, root.archive, QUICK)
 
 
 def test_a_series_that_changes_while_the_masks_are_made_makes_them_due_again(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    take(root, structures)
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
+    root.take_all([structures])
+    claimed = root.claim()
 
     def images_arrive_meanwhile(job: Any) -> Any:
         converted = convert_with_all(job)
         if job.referenced:
-            take(root, *images)
+            root.take_all(images)
             root.clock.move(61)
             other = root.index.series.claim_due(root.clock())
             assert other is not None
-            assert convert_series(other, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
+            assert root.convert(other, convert_with_all)
         return converted
 
-    assert convert_series(claimed, root.archive, root.index, OPTIONS, images_arrive_meanwhile, root.clock)
+    assert root.convert(claimed, images_arrive_meanwhile)
     assert convert_due(root, 0) == ["RTSTRUCT"]
     assert masks(root) == [(2, "[12, 16, 3]")]
 
@@ -215,16 +208,13 @@ def test_a_series_that_changes_while_the_masks_are_made_makes_them_due_again(
 def test_masks_follow_the_deletion_of_their_images(
     root: Root, images: list[FileDataset], structures: FileDataset, level: Any
 ) -> None:
-    take(root, *images)
-    convert_due(root)
-    take(root, structures)
-    convert_due(root)
+    take_in_turn(root, images, structures)
     uid = images[0].SeriesInstanceUID if level == "series" else images[0].SOPInstanceUID
-    remove(root, level, uid)
+    root.delete(level, uid)
     convert_due(root)
     if level == "series":
         assert (masks(root), state(root)[0]) == ([], "refused")
-        take(root, *images)
+        root.take_all(images)
         convert_due(root)
         assert masks(root) == [(3, "[12, 16, 3]")]
     else:
@@ -232,12 +222,9 @@ def test_masks_follow_the_deletion_of_their_images(
 
 
 def test_a_study_with_both_is_deleted_whole(root: Root, images: list[FileDataset], structures: FileDataset) -> None:
-    take(root, *images)
-    convert_due(root)
-    take(root, structures)
-    convert_due(root)
-    remove(root, "study", images[0].StudyInstanceUID)
-    assert rows(root, "SELECT * FROM v_series") == []
+    take_in_turn(root, images, structures)
+    root.delete("study", images[0].StudyInstanceUID)
+    assert root.rows("SELECT * FROM v_series") == []
     assert list((root.folder / "volumes").rglob("*")) == []
 
 
@@ -245,16 +232,16 @@ def test_a_study_with_both_is_deleted_whole(root: Root, images: list[FileDataset
 def test_images_of_another_patient_are_refused_until_the_patients_are_merged(root: Root) -> None:
     images = make.ct_series(2, PatientID="OTHER", PatientName="Other^Name")
     contours = [make.contour(make.on_slice(image, SQUARE)) for image in images]
-    take(root, *images)
+    root.take_all(images)
     convert_due(root)
-    take(root, make.structure_set(images, {"Heart": contours}, study_uid=generate_uid()))
+    root.take_all([make.structure_set(images, {"Heart": contours}, study_uid=generate_uid())])
     convert_due(root)
     assert state(root)[0] == "refused"
     assert "another patient" in state(root)[1]
     assert "OTHER" not in state(root)[1]
-    numbers = {row["patient_id"]: row["id"] for row in rows(root, "SELECT id, patient_id FROM v_patients")}
+    numbers = {row["patient_id"]: row["id"] for row in root.rows("SELECT id, patient_id FROM v_patients")}
     root.index.repository(PersonRepository).merge(numbers["OTHER"], numbers["TEST-1"], root.clock())
-    structures = rows(root, "SELECT * FROM v_series WHERE modality = 'RTSTRUCT'")
+    structures = root.rows("SELECT * FROM v_series WHERE modality = 'RTSTRUCT'")
     root.index.series.reopen(
         [(row["study_instance_uid"], row["series_instance_uid"]) for row in structures], root.clock()
     )
@@ -268,36 +255,31 @@ def test_structure_sets_that_refer_to_each_other_end(root: Root, images: list[Fi
     for ds, other in ((first, second), (second, first)):
         [frame] = ds.ReferencedFrameOfReferenceSequence
         frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = other.SeriesInstanceUID
-    take(root, first, second)
+    root.take_all([first, second])
     convert_due(root)
-    take(root, make.corrected(first))
+    root.take_all([make.corrected(first)])
     convert_due(root)
-    assert {row["state"] for row in rows(root, "SELECT state FROM v_series")} == {"refused"}
+    assert {row["state"] for row in root.rows("SELECT state FROM v_series")} == {"refused"}
 
 
 @pytest.mark.slow
 def test_a_damaged_image_keeps_the_masks_until_it_is_sent_again(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    take(root, *images)
+    root.take_all(images)
     convert_due(root)
-    [row] = rows(root, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=images[1].SOPInstanceUID)
-    data = bytearray(Path(row["path"]).read_bytes())
-    data[-5] ^= 1
-    Path(row["path"]).chmod(0o600)
-    Path(row["path"]).write_bytes(data)
-    take(root, structures)
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
+    [row] = root.rows("SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=images[1].SOPInstanceUID)
+    flip(Path(row["path"]))
+    root.take_all([structures])
+    claimed = root.claim()
     with pytest.raises(SeriesDamaged) as damaged:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert_with_all, root.clock)
+        root.convert(claimed, convert_with_all)
     [(key, _)] = damaged.value.damaged
     assert str(root.archive.path(key)) == row["path"]
     error = damaged.value
     root.index.series.record_damaged(claimed, str(error), error.references, root.clock())
     assert state(root)[0] == "failed"
-    take(root, images[1])
+    root.take_all([images[1]])
     assert convert_due(root) == ["CT", "RTSTRUCT"]
     assert len(masks(root)) == 1
 
@@ -306,7 +288,7 @@ def test_a_damaged_image_keeps_the_masks_until_it_is_sent_again(
 def test_a_worker_makes_masks_of_a_study_that_comes_at_once(
     root: Root, images: list[FileDataset], structures: FileDataset
 ) -> None:
-    take(root, structures, *images)
+    root.take_all([structures, *images])
     root.clock.move(61)
     convert = Convert(formats=["nifti"], workers=1)
     worker = Worker(root.archive, root.index, convert, root.clock, objects=objects_of(installed()))

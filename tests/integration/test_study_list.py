@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydicom import Dataset, dcmwrite
 
 from node.control.repository import Repository
 from node.index.database import reading
 from node.index.nouns import studies
 from node.index.nouns.studies import StudyFilter, StudyOrder
-from node.receive.ingest import Announced, Origin
 from node.settings.model import Settings, Storage
 from tests import make
-from tests.ingest import indexed
+from tests.integration.conftest import bring
 
 pytestmark = pytest.mark.postgresql
 
@@ -33,14 +30,7 @@ def store(tmp_path: Path) -> Iterator[Repository]:
 def take(store: Repository, number: int, **attributes: Any) -> None:
     """One study of one instance, ``1.2.<number>``."""
     ds = make.instance(study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1", **attributes)
-    incoming = store.ingest.begin(
-        Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID),
-        Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"),
-    )
-    stream = BytesIO()
-    dcmwrite(stream, Dataset(ds), implicit_vr=False, little_endian=True)
-    incoming.take_fragment(stream.getvalue())
-    indexed(incoming)
+    bring(store.ingest, ds)
 
 
 def found(store: Repository, **wanted: Any) -> list[str]:

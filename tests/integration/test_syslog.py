@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,19 @@ from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage
 from node.errors import UsageError
 from node.extensions.syslog.collector import TlsSyslog, opened
 from node.settings.model import AuditSettings
-from tests.protocol.conftest import keys  # noqa: F401
 from tests.unit.audit.test_audit_log import lines, tell
 
 SECONDS = 30
 
 
 @pytest.fixture
-def collector(keys: Path) -> Iterator[socket.socket]:  # noqa: F811
+def collector(keys: Path) -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(SECONDS)
         yield listening
 
 
-def accepted(collector: socket.socket, keys: Path, *, needs_certificate: bool = False) -> ssl.SSLSocket:  # noqa: F811
+def accepted(collector: socket.socket, keys: Path, *, needs_certificate: bool = False) -> ssl.SSLSocket:
     """The next connection, after its handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(keys / "server.pem", keys / "server.key")
@@ -56,11 +56,7 @@ def address(collector: socket.socket) -> str:
     return f"localhost:{collector.getsockname()[1]}"
 
 
-def test_lines_of_the_audit_log_arrive_whole_and_in_order(
-    tmp_path: Path,
-    collector: socket.socket,
-    keys: Path,  # noqa: F811
-) -> None:
+def test_lines_of_the_audit_log_arrive_whole_and_in_order(tmp_path: Path, collector: socket.socket, keys: Path) -> None:
     settings = AuditSettings(
         syslog=f"tls://{address(collector)}",
         syslog_ca_file=keys / "ca.pem",
@@ -85,9 +81,7 @@ def test_lines_of_the_audit_log_arrive_whole_and_in_order(
 
 
 def test_a_collector_that_comes_back_gets_what_waited(
-    collector: socket.socket,
-    keys: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    collector: socket.socket, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.extensions.syslog.collector.RETRY_SECONDS", (0.01, 0.05))
     syslog = TlsSyslog(address(collector), keys / "ca.pem")
@@ -103,10 +97,7 @@ def test_a_collector_that_comes_back_gets_what_waited(
 
 
 def test_a_collector_without_a_trusted_certificate_gets_nothing(
-    collector: socket.socket,
-    keys: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    collector: socket.socket, keys: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("node.extensions.syslog.collector.END_SECONDS", 0.2)
     syslog = TlsSyslog(address(collector))  # the authorities of the system
@@ -143,16 +134,21 @@ def test_a_file_that_is_not_there_is_named() -> None:
         TlsSyslog("localhost", Path("/nothing.pem"))
 
 
-def test_every_line_goes_to_syslog_too(tmp_path: Path) -> None:
+@contextmanager
+def by_datagrams(folder: Path, **options: Any) -> Iterator[tuple[Audit, socket.socket]]:
+    """An audit log, and the collector of its lines."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
         collector.bind(("127.0.0.1", 0))
-        collector.settimeout(30)
-        audit = Audit(
-            tmp_path, "VOXELNODE", copy=opened(AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
-        )
+        collector.settimeout(SECONDS)
+        settings = AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}", **options)
+        with closing(Audit(folder, "VOXELNODE", copy=opened(settings))) as audit:
+            yield audit, collector
+
+
+def test_every_line_goes_to_syslog_too(tmp_path: Path) -> None:
+    with by_datagrams(tmp_path) as (audit, collector):
         tell(audit, "to both")
         message = collector.recv(65536)
-        audit.close()
     assert message.startswith(b"<85>")  # facility 10, severity 5: PS3.15 A.6.1
     assert json.loads(message[4:].rstrip(b"\0")) == lines(tmp_path)[0]
 
@@ -163,13 +159,8 @@ LONG_NAME = "Doe^Jane" * 100_000  # apart from the call, whose line a traceback 
 def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
-        collector.bind(("127.0.0.1", 0))
-        audit = Audit(
-            tmp_path, "VOXELNODE", copy=opened(AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
-        )
+    with by_datagrams(tmp_path) as (audit, _):
         tell(audit, LONG_NAME)
-        audit.close()
     assert len(lines(tmp_path)) == 1
     assert "Doe" not in "".join(capfd.readouterr())
 
@@ -188,10 +179,7 @@ def schema() -> Any:
 
 
 def test_messages_of_dicom_are_those_of_the_schema(
-    tmp_path: Path,
-    collector: socket.socket,
-    keys: Path,  # noqa: F811
-    schema: Any,
+    tmp_path: Path, collector: socket.socket, keys: Path, schema: Any
 ) -> None:
     settings = AuditSettings(
         syslog=f"tls://{address(collector)}", syslog_ca_file=keys / "ca.pem", syslog_format="dicom"
@@ -223,13 +211,8 @@ def test_messages_of_dicom_are_those_of_the_schema(
 
 
 def test_messages_of_dicom_by_datagrams_are_those_of_rfc_5426(tmp_path: Path, schema: Any) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
-        collector.bind(("127.0.0.1", 0))
-        collector.settimeout(30)
-        settings = AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}", syslog_format="dicom")
-        audit = Audit(tmp_path, "VOXELNODE", copy=opened(settings))
+    with by_datagrams(tmp_path, syslog_format="dicom") as (audit, collector):
         tell(audit, "ordered")
         header, _, body = collector.recv(65536).partition(b" DICOM+RFC3881 - \xef\xbb\xbf")
-        audit.close()
     assert header.startswith(b"<85>1 ")
     assert schema.validate(etree.fromstring(body)), schema.error_log

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from node.tls import client_context, failure_reason, server_context
-from tests.protocol.conftest import keys  # noqa: F401
 
 
-def connect(keys: Path, server: str, context: ssl.SSLContext, name: str = "localhost") -> None:  # noqa: F811
+def connect(keys: Path, server: str, context: ssl.SSLContext, name: str = "localhost") -> None:
     """Shake hands with a server that presents a certificate."""
     ours, theirs = socket.socketpair()
     with ThreadPoolExecutor(1) as thread, ours, theirs:
@@ -41,10 +40,7 @@ def _serve(connection: socket.socket, context: ssl.SSLContext) -> None:
 )
 @pytest.mark.parametrize("system_authorities", [True, False])
 def test_certificates_are_accepted_by_chain_name_and_validity_only(
-    keys: Path,  # noqa: F811
-    server: str,
-    trusted: str,
-    system_authorities: bool,
+    keys: Path, server: str, trusted: str, system_authorities: bool
 ) -> None:
     connect(keys, server, client_context(keys / f"{trusted}.pem", system_authorities))
 
@@ -59,18 +55,14 @@ def test_certificates_are_accepted_by_chain_name_and_validity_only(
     ],
 )
 def test_other_certificates_are_refused_with_the_reason(
-    keys: Path,  # noqa: F811
-    server: str,
-    trusted: str,
-    name: str,
-    reason: str,
+    keys: Path, server: str, trusted: str, name: str, reason: str
 ) -> None:
     with pytest.raises(ssl.SSLCertVerificationError) as refused:
         connect(keys, server, client_context(keys / f"{trusted}.pem"), name)
     assert failure_reason(refused.value) == reason
 
 
-def test_authorities_of_the_system_are_not_trusted_if_they_are_not_wanted(keys: Path) -> None:  # noqa: F811
+def test_authorities_of_the_system_are_not_trusted_if_they_are_not_wanted(keys: Path) -> None:
     assert len(client_context(keys / "ca.pem", system_authorities=False).get_ca_certs()) == 1
     with pytest.raises(OSError, match="No such file"):
         client_context(keys / "none.pem")

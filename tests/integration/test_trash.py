@@ -12,46 +12,25 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
-from node.conversion.pipeline import convert
 from node.index.nouns.trash import NotInTrash
-from node.lifecycle.deletion import Order, delete
 from node.lifecycle.trash import Restored, empty, empty_due, restore, resume_restores
 from node.receive.accounting import unaccounted
 from node.receive.ingest import Origin
 from node.receive.quarantine import quarantined
 from node.receive.recovery import recover
-from node.settings.convert import Convert
-from node.writers.options import write_options
 from tests import make
-from tests.converting import convert_series
 from tests.integration.conftest import Root
-from tests.rows import view_rows
 
-OPTIONS = write_options(Convert(thumbnails=False))
 DAY = 86400
 
 
-@pytest.fixture
-def audit(root: Root) -> Audit:
-    return Audit(root.folder, "VOXELNODE", now=root.clock)
-
-
 def take(root: Root, instances: list[FileDataset]) -> None:
-    for ds in instances:
-        root.take(ds, Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1"))
+    root.take_all(instances, Origin("dicom", "CT1", "VOXELNODE", "127.0.0.1:1"))
 
 
-def convert_due(root: Root) -> None:
-    root.clock.move(61)
-    while (claimed := root.index.series.claim_due(root.clock())) is not None:
-        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
-
-
-def trash(root: Root, audit: Audit, level: Any, uid: str, days: float = 7) -> int:
+def trash(root: Root, level: Any, uid: str, days: float = 7) -> int:
     """Delete something into the trash; its number."""
-    until = root.clock() + dt.timedelta(days=days)
-    order = Order("someone", "by command", trash_until=until)
-    delete(root.archive, root.index, audit, root.index.deletions.plan(level, uid), order, root.clock())
+    root.delete(level, uid, trash_until=root.clock() + dt.timedelta(days=days))
     with root.index.reading() as index:
         return int(index.trash.all()[0]["number"])
 
@@ -66,7 +45,7 @@ def files(root: Root) -> set[str]:
 
 def images(root: Root) -> dict[str, tuple[str, str]]:
     query = "SELECT sop_instance_uid, sha256, calling_ae_title FROM v_images"
-    return {row["sop_instance_uid"]: (row["sha256"], row["calling_ae_title"]) for row in view_rows(root.folder, query)}
+    return {row["sop_instance_uid"]: (row["sha256"], row["calling_ae_title"]) for row in root.rows(query)}
 
 
 def in_trash(root: Root) -> list[dict[str, Any]]:
@@ -78,11 +57,11 @@ def in_trash(root: Root) -> list[dict[str, Any]]:
 def test_what_was_deleted_comes_back_as_it_was_and_is_converted_again(root: Root, audit: Audit, level: str) -> None:
     series = make.ct_series(4)
     take(root, series)
-    convert_due(root)
+    root.convert_due()
     before, there = images(root), files(root)
     uid = str({"study": series[0].StudyInstanceUID, "series": series[0].SeriesInstanceUID}.get(
         level, series[1].SOPInstanceUID))  # fmt: skip
-    number = trash(root, audit, level, uid)
+    number = trash(root, level, uid)
     assert len(images(root)) == (3 if level == "instance" else 0)
     assert files(root) == there, "files in the trash stay where they are"
     [entry] = in_trash(root)
@@ -90,8 +69,8 @@ def test_what_was_deleted_comes_back_as_it_was_and_is_converted_again(root: Root
     assert entry["patient_id"] == series[0].PatientID
     assert bring_back(root, audit, number) == Restored(instances=entry["files"])
     assert (images(root), files(root), in_trash(root)) == (before, there, [])
-    convert_due(root)
-    [row] = view_rows(root.folder, "SELECT state, instances FROM v_series")
+    root.convert_due()
+    [row] = root.rows("SELECT state, instances FROM v_series")
     assert row == {"state": "converted", "instances": 4}
     with pytest.raises(NotInTrash):
         bring_back(root, audit, number)
@@ -100,27 +79,27 @@ def test_what_was_deleted_comes_back_as_it_was_and_is_converted_again(root: Root
 def test_nobody_finds_what_is_in_the_trash_but_the_trash(root: Root, audit: Audit) -> None:
     series = make.ct_series(3)
     take(root, series)
-    trash(root, audit, "study", series[0].StudyInstanceUID)
+    trash(root, "study", series[0].StudyInstanceUID)
     done = recover(root.archive, root.index, lambda title: 60.0, root.clock())
     assert (done.adopted, done.quarantined, images(root)) == (0, 0, {})
     for view in ("v_studies", "v_series", "v_images", "v_patients"):
-        assert view_rows(root.folder, f"SELECT 1 FROM {view}") == []
+        assert root.rows(f"SELECT 1 FROM {view}") == []
 
 
 def test_the_trash_is_emptied_at_its_time_and_not_by_a_clock_in_doubt(root: Root, audit: Audit) -> None:
     first, second = make.ct_series(2), make.ct_series(2)
     take(root, [*first, *second])
-    trash(root, audit, "study", first[0].StudyInstanceUID, days=7)
-    trash(root, audit, "study", second[0].StudyInstanceUID, days=9)
+    trash(root, "study", first[0].StudyInstanceUID, days=7)
+    trash(root, "study", second[0].StudyInstanceUID, days=9)
     root.clock.move(8 * DAY)
     empty_due(root.archive, root.index, audit, root.clock(), is_clock_right=False)
     assert len(in_trash(root)) == 2
     empty_due(root.archive, root.index, audit, root.clock(), is_clock_right=True)
     assert [entry["uid"] for entry in in_trash(root)] == [second[0].StudyInstanceUID]
     assert len(files(root)) == 2
-    [gone] = view_rows(root.folder, "SELECT * FROM v_deletions WHERE trash_until IS NULL")
+    [gone] = root.rows("SELECT * FROM v_deletions WHERE trash_until IS NULL")
     assert (gone["uid"], gone["finished_at"] is None) == (first[0].StudyInstanceUID, False)
-    [said] = view_rows(root.folder, "SELECT count(content) AS n FROM tombstones")
+    [said] = root.rows("SELECT count(content) AS n FROM tombstones")
     assert said["n"] == 1, "nothing that names the patient is left of what is gone"
 
 
@@ -128,7 +107,7 @@ def test_a_short_disk_empties_the_oldest_first(root: Root, audit: Audit, monkeyp
     studies = [make.ct_series(1) for _ in range(3)]
     for study in studies:
         take(root, study)
-        trash(root, audit, "study", study[0].StudyInstanceUID)
+        trash(root, "study", study[0].StudyInstanceUID)
     monkeypatch.setattr("node.archive.intake.MIN_FREE_INODES", 1 << 62)
     empty_due(root.archive, root.index, audit, root.clock(), is_clock_right=False)
     assert [entry["uid"] for entry in in_trash(root)] == [
@@ -142,7 +121,7 @@ def test_a_study_that_was_sent_again_is_a_new_one_and_bringing_back_the_first_ch
 ) -> None:
     series = make.ct_series(3)
     take(root, series)
-    number = trash(root, audit, "study", series[0].StudyInstanceUID)
+    number = trash(root, "study", series[0].StudyInstanceUID)
     take(root, series[:2])
     current, kept = images(root), files(root)
     assert len(kept) == 5
@@ -154,12 +133,12 @@ def test_a_study_that_was_sent_again_is_a_new_one_and_bringing_back_the_first_ch
 def test_other_bytes_that_came_meanwhile_stay_current_and_both_are_kept(root: Root, audit: Audit) -> None:
     [first] = make.ct_series(1)
     take(root, [first])
-    number = trash(root, audit, "study", first.StudyInstanceUID)
+    number = trash(root, "study", first.StudyInstanceUID)
     take(root, [make.corrected(first)])
     current = images(root)
     assert bring_back(root, audit, number) == Restored(conflicts=1)
     assert images(root) == current
-    [conflict] = view_rows(root.folder, "SELECT path FROM v_conflicts WHERE kind = 'instance-bytes'")
+    [conflict] = root.rows("SELECT path FROM v_conflicts WHERE kind = 'instance-bytes'")
     assert Path(conflict["path"]).is_file()
 
 
@@ -167,20 +146,20 @@ def test_conflicts_go_to_the_trash_with_their_files_and_come_back_as_they_were(r
     [first] = make.ct_series(1)
     take(root, [first, make.corrected(first)])
     query = "SELECT kind, path, sha256, detail, found_at FROM v_conflicts"
-    before, aside = view_rows(root.folder, query), sorted((root.folder / "quarantine").iterdir())
-    number = trash(root, audit, "study", first.StudyInstanceUID)
-    assert view_rows(root.folder, query) == []
+    before, aside = root.rows(query), sorted((root.folder / "quarantine").iterdir())
+    number = trash(root, "study", first.StudyInstanceUID)
+    assert root.rows(query) == []
     with root.index.reading() as index:
         assert quarantined(root.folder, index) == []
     assert sorted((root.folder / "quarantine").iterdir()) == aside
     assert bring_back(root, audit, number) == Restored(instances=1)
-    assert view_rows(root.folder, query) == before
+    assert root.rows(query) == before
 
 
 def test_emptying_takes_the_files_of_conflicts_along(root: Root, audit: Audit) -> None:
     [first] = make.ct_series(1)
     take(root, [first, make.corrected(first)])
-    number = trash(root, audit, "study", first.StudyInstanceUID)
+    number = trash(root, "study", first.StudyInstanceUID)
     empty(root.archive, root.index, audit, number, "someone", "by hand", root.clock())
     assert (files(root), list((root.folder / "quarantine").iterdir())) == (set(), [])
     with pytest.raises(NotInTrash):
@@ -190,7 +169,7 @@ def test_emptying_takes_the_files_of_conflicts_along(root: Root, audit: Audit) -
 def test_a_file_that_is_gone_is_told_and_keeps_nothing_else_from_coming_back(root: Root, audit: Audit) -> None:
     series = make.ct_series(3)
     take(root, series)
-    number = trash(root, audit, "study", series[0].StudyInstanceUID)
+    number = trash(root, "study", series[0].StudyInstanceUID)
     (root.folder / sorted(files(root))[0]).unlink()
     assert bring_back(root, audit, number) == Restored(instances=2, lost=1)
     assert len(images(root)) == 2
@@ -209,7 +188,7 @@ def test_the_ledger_owes_what_came_back_and_what_was_sent_again_and_nothing_of_t
     back, gone = make.ct_series(2), make.ct_series(2)
     take(root, [*back, *gone])
     root.index.ahead = root.ingest.applier
-    numbers = [trash(root, audit, "study", series[0].StudyInstanceUID) for series in (back, gone)]
+    numbers = [trash(root, "study", series[0].StudyInstanceUID) for series in (back, gone)]
     assert owed(root) == set()
     assert bring_back(root, audit, numbers[0]).instances == 2
     root.clock.move(1)
@@ -227,7 +206,7 @@ def test_a_restore_that_dies_is_finished_by_the_next_start(
 ) -> None:
     series = make.ct_series(3)
     take(root, [*series, make.corrected(series[0])])
-    number = trash(root, audit, "study", series[0].StudyInstanceUID)
+    number = trash(root, "study", series[0].StudyInstanceUID)
 
     class Died(BaseException):
         pass
@@ -242,6 +221,6 @@ def test_a_restore_that_dies_is_finished_by_the_next_start(
             bring_back(root, audit, number)
     resume_restores(root.archive, root.index, lambda title: 60.0, root.clock())
     assert len(images(root)) == 3
-    assert len(view_rows(root.folder, "SELECT 1 FROM v_conflicts")) == 1
-    assert view_rows(root.folder, "SELECT 1 FROM trash") == []
+    assert len(root.rows("SELECT 1 FROM v_conflicts")) == 1
+    assert root.rows("SELECT 1 FROM trash") == []
     assert len(files(root)) == 3
