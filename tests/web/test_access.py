@@ -31,7 +31,7 @@ from node.web.access import (
 )
 from node.web.credentials import digest, new_token
 from node.web.files import Streamed
-from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
+from node.web.guesses import FREE_TRIES
 from node.web.second_factor import STEP_SECONDS, code_of
 from node.web.token_routes import covers
 from tests.pace import idle_seconds, now
@@ -404,27 +404,6 @@ def test_tries_at_once_are_no_more_than_one_by_one(guarded: Site) -> None:
         statuses = list(threads.map(guess, range(20)))
     assert set(statuses) == {401, 429}
     assert statuses.count(401) <= FREE_TRIES
-
-
-def test_an_account_that_is_guessed_at_from_many_addresses_is_slowed_down(
-    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("node.web.guesses.monotonic", lambda: 0.0)
-    site = start_site(trusted_proxies=("127.0.0.1",))
-    site.account("reader", Role.READ)
-    site.account("writer", Role.WRITE)
-    known = site.client(auth=BASIC, headers={"X-Forwarded-For": "198.51.100.1"})
-    assert known.get(API).status_code == 200  # a script that is at work
-    access = site.app.state.access
-    for number in range(FREE_TRIES_OF_ACCOUNT):
-        access._guesses.begin(("reader", f"198.51.100.{100 + number}"))  # as if others had guessed from many addresses
-
-    def shows(name: str, password: str, address: str) -> int:
-        return site.client(auth=(name, password), headers={"X-Forwarded-For": address}).get(API).status_code
-
-    assert shows("reader", "wrong horse battery", "203.0.113.9") == 429
-    assert shows("writer", PASSWORD, "203.0.113.10") == 200
-    assert known.get(API).status_code == 200
 
 
 def test_an_address_that_a_stranger_claims_is_not_believed(guarded: Site) -> None:
