@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, sync_playwright
+from playwright.sync_api import Browser, Locator
 
 from node.association.client.send import send_files
 from node.extensions.ohif import package as viewers
@@ -26,7 +25,6 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run
 from tests.web.conftest import PASSWORD, Site
-from tests.web.pages import start_browser
 
 pytestmark = pytest.mark.slow
 
@@ -58,12 +56,6 @@ def root(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert OHIF.version in done.stdout
     return root
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield from start_browser(playwright)
 
 
 def sent_series(served: Served, folder: Path) -> str:

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from node.control.node import _require_account
 from node.errors import UsageError
@@ -33,7 +33,7 @@ from node.web.errors import ProviderUnavailable, SignInFailed
 from tests import make
 from tests.web.conftest import PASSWORD, Site
 from tests.web.oidc import CLIENT, SECRET, Provider
-from tests.web.pages import Visitor, start_browser
+from tests.web.pages import Visitor
 
 API = "/api/v1/status"
 ROLES = {"read": ("radiology",), "write": ("physics",), "admin": ("pacs",)}
@@ -535,18 +535,13 @@ def test_claims_are_found_by_name_and_by_path() -> None:
 
 
 @pytest.mark.slow
-def test_in_a_browser_a_person_signs_in_and_out(start: StartSite, provider: Provider) -> None:
+def test_in_a_browser_a_person_signs_in_and_out(start: StartSite, visit: Callable[[str], Visitor]) -> None:
     site = start()
-    with sync_playwright() as playwright:
-        for browser in start_browser(playwright):
-            visitor = Visitor(browser, site.url)
-            page = visitor.open("/queue")
-            page.get_by_role("link", name="Sign in with single sign-on").click()
-            expect(page.get_by_role("heading", name="Queue", exact=True)).to_be_visible()
-            assert page.url == f"{site.url}/queue"
-            page.get_by_role("button", name="Sign out").click()
-            page.get_by_role("link", name="sign out there as well").click()
-            expect(page.get_by_text(f'{{"ended": "{CLIENT}"}}')).to_be_visible()
-            visitor.close()
-            assert visitor.complaints == []
+    page = visit(site.url).open("/queue")
+    page.get_by_role("link", name="Sign in with single sign-on").click()
+    expect(page.get_by_role("heading", name="Queue", exact=True)).to_be_visible()
+    assert page.url == f"{site.url}/queue"
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("link", name="sign out there as well").click()
+    expect(page.get_by_text(f'{{"ended": "{CLIENT}"}}')).to_be_visible()
     assert [line[2] for line in audited(site)] == ["Login by OpenID Connect", "Logout"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
@@ -28,16 +28,9 @@ from node.web.zips import Known, Member, PlannedFile, PlannedZip, zip_stream
 from tests import make
 from tests.peers import Proxy
 from tests.web.conftest import DEADLINE_SECONDS, Site
-from tests.web.pages import start_browser
 
 STUDY = "1.2.3"
 NAMES = ["Müller_Jörg/001_頭部.dcm", "Ω/é.json", "plain.txt"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield from start_browser(playwright)
 
 
 @pytest.fixture
