@@ -83,22 +83,6 @@ def test_without_an_account_nothing_is_told(guarded: Site) -> None:
         assert answer.json()["remedy"]
 
 
-def _role_changed(site: Site, token: str) -> None:
-    site.services.index.accounts.set_role("leaver", Role.WRITE)
-
-
-def _removed(site: Site, token: str) -> None:
-    site.services.index.accounts.remove("leaver")
-
-
-def _token_removed(site: Site, token: str) -> None:
-    site.services.index.accounts.remove_token("leaver", token[-8:])
-
-
-def _password_changed(site: Site, token: str) -> None:
-    site.account("leaver", Role.READ, "another long password")
-
-
 def seconds_to_end(lines: Iterable[str]) -> float:
     """How long a stream goes on until it ends, or is cut, whichever comes first."""
     began = now()
@@ -107,19 +91,41 @@ def seconds_to_end(lines: Iterable[str]) -> float:
     return idle_seconds(began, 5)
 
 
+ENDS: dict[str, tuple[str, Callable[[Site, str, httpx2.Client], object]]] = {
+    "the account is removed": ("token", lambda site, token, _: site.services.index.accounts.remove("leaver")),
+    "the token is revoked": (
+        "token", lambda site, token, _: site.services.index.accounts.remove_token("leaver", token[-8:])
+    ),
+    "the role changes": ("token", lambda site, token, _: site.services.index.accounts.set_role("leaver", Role.WRITE)),
+    "the password changes, by session": (
+        "session", lambda site, token, _: site.account("leaver", Role.READ, "another long password")
+    ),
+    "the password changes": (
+        "password", lambda site, token, _: site.account("leaver", Role.READ, "another long password")
+    ),
+    "the session ends": ("session", lambda site, token, client: client.post("/logout")),
+    "the account leaves a project": (
+        "password",
+        lambda site, token, _: site.store.actions.by_name["remove-project-member"](
+            name="left", account="leaver", who="test"
+        ),
+    ),
+    "a project is removed": (
+        "password", lambda site, token, _: site.store.actions.by_name["remove-project"](name="left", who="test")
+    ),
+}  # fmt: skip
+"""What ends an event stream, and by what that was opened."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("by", "change"),
-    [
-        ("token", _removed),
-        ("token", _token_removed),
-        ("token", _role_changed),
-        ("session", _password_changed),
-        ("password", _password_changed),
-    ],
-)
-def test_an_event_stream_ends_with_what_opened_it(guarded: Site, by: str, change: Callable[[Site, str], None]) -> None:
+@pytest.mark.parametrize("end", ENDS)
+def test_an_event_stream_ends_with_what_opened_it(guarded: Site, end: str) -> None:
+    by, change = ENDS[end]
     guarded.account("leaver", Role.READ)
+    if "project" in end:
+        actions = guarded.store.actions.by_name
+        actions["set-project"](name="left", who="test")
+        actions["set-project-member"](name="left", account="leaver", role="read", who="test")
     token = guarded.token("leaver")
     if by == "session":
         client = logged_in(guarded, "leaver")
@@ -130,36 +136,7 @@ def test_an_event_stream_ends_with_what_opened_it(guarded: Site, by: str, change
     with client.stream("GET", "/api/v1/events") as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith(":")
-        change(guarded, token)
-        assert seconds_to_end(lines) < 5
-
-
-@pytest.mark.slow
-def test_an_event_stream_ends_when_its_account_is_in_a_project_no_more(guarded: Site) -> None:
-    guarded.account("leaver", Role.READ)
-    actions, member = guarded.store.actions.by_name, {"account": "leaver", "who": "test"}
-    for project in ("left", "removed"):
-        actions["set-project"](name=project, who="test")
-        actions["set-project-member"](name=project, role="read", **member)
-    ends: list[Callable[[], object]] = [
-        lambda: actions["remove-project-member"](name="left", **member),
-        lambda: actions["remove-project"](name="removed", who="test"),
-    ]
-    for end in ends:
-        with guarded.client(auth=("leaver", PASSWORD)).stream("GET", "/api/v1/events") as answer:
-            lines = answer.iter_lines()
-            assert next(lines).startswith(":")
-            end()
-            assert seconds_to_end(lines) < 5
-
-
-def test_an_event_stream_ends_when_its_session_does(guarded: Site) -> None:
-    guarded.account("leaver", Role.READ)
-    client = logged_in(guarded, "leaver")
-    with client.stream("GET", "/api/v1/events") as answer:
-        lines = answer.iter_lines()
-        assert next(lines).startswith(":")
-        assert client.post("/logout").status_code == 303
+        change(guarded, token, client)
         assert seconds_to_end(lines) < 5
 
 
@@ -210,36 +187,25 @@ def test_a_logout_ends_the_session_on_the_server(guarded: Site) -> None:
     ]  # fmt: skip
 
 
-def session(start_site: Callable[..., Site], hours: float) -> tuple[Site, httpx2.Client]:
-    """A root whose sessions last so long, and who has logged in there."""
-    site = start_site(authentication="always", session_hours=hours)
-    site.account("reader", Role.READ)
-    return site, logged_in(site, "reader")
-
-
-def test_a_session_that_nobody_used_is_over(start_site: Callable[..., Site]) -> None:
-    site, client = session(start_site, hours=1)
-    assert client.get(API).status_code == 200
-    access = site.app.state.access
-    access._now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=61)
-    assert client.get(API).status_code == 401
-
-
-def test_a_session_that_is_used_goes_on(start_site: Callable[..., Site]) -> None:
-    site, client = session(start_site, hours=1)
-    access = site.app.state.access
-    for minutes in (40, 80, 120):
-        access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
-        assert client.get(API).status_code == 200
-
-
 @pytest.mark.slow
-def test_a_page_that_is_left_open_does_not_keep_its_session_alive(start_site: Callable[..., Site]) -> None:
-    site, client = session(start_site, hours=1)
-    access = site.app.state.access
-    for minutes, status in ((20, 200), (40, 200), (59, 200), (61, 401)):
+@pytest.mark.parametrize(
+    ("paths", "looks"),
+    [
+        ([API], ((0, 200), (61, 401))),
+        ([API], ((40, 200), (80, 200), (120, 200))),
+        (["/news?since=0", "/badges", "/queue/rows", "/status/numbers"], ((20, 200), (40, 200), (59, 200), (61, 401))),
+    ],
+    ids=["not used", "used", "a page that is left open"],
+)
+def test_a_session_lasts_as_long_as_a_person_uses_it(
+    start_site: Callable[..., Site], paths: list[str], looks: tuple[tuple[int, int], ...]
+) -> None:
+    site = start_site(authentication="always", session_hours=1)
+    site.account("reader", Role.READ)
+    client, access = logged_in(site, "reader"), site.app.state.access
+    for minutes, status in looks:
         access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
-        for path in ("/news?since=0", "/badges", "/queue/rows", "/status/numbers"):
+        for path in paths:
             assert client.get(path).status_code == status, (minutes, path)
 
 
