@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pynetdicom import AE, build_context
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, SCP_SCU_RoleSelectionNegotiation
 
 from tests.acceptance.served import Served, peak_bytes
@@ -164,19 +163,6 @@ def test_idle_associations_cost_no_processor_time(node: Running) -> None:
         for peer in open_ones:
             peer.socket.close()
     assert node.settled()
-
-
-@pytest.mark.slow
-def test_associations_leave_no_threads_and_no_files_behind(node: Running) -> None:
-    ae = AE("GOOD")
-    ae.requested_contexts = [build_context("1.2.840.10008.1.1")]
-    assert echo_seconds(node) < 2
-    assert node.settled()
-    before = threading.active_count()
-    for _ in range(40):
-        assert echo_seconds(node) < 2
-    assert node.settled()
-    assert until(lambda: threading.active_count() <= before)
 
 
 @pytest.mark.slow

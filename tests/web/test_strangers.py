@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -44,25 +43,6 @@ def send(connections: list[socket.socket], data: bytes) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("path", "header"),
-    [("/login", ""), ("/", ""), ("/dicom-web/studies", ""), (API, "X-Forwarded-For: 127.0.0.9")],
-    ids=["login", "search", "upload", "never ended head"],
-)
-def test_slow_posts_of_three_addresses_keep_nobody_out(guarded: Site, path: str, header: str) -> None:
-    head = request_head("POST", path, FORM, "Content-Length: 100") + b"name="
-    data = head[:-20] if header else head
-    known = guarded.client(headers={"Authorization": f"Bearer {guarded.token('reader')}"})
-    with connected(guarded, *STRANGERS, count=POSTS) as connections:
-        send(connections, data)
-        for _ in range(10):
-            with httpx2.Client(base_url=guarded.url, timeout=5) as fresh:
-                assert fresh.get("/healthz").status_code == 200
-                assert fresh.get("/readyz").status_code == 200
-            assert known.get(API, timeout=5).status_code == 200
-
-
-@pytest.mark.slow
 def test_slow_posts_through_a_proxy_keep_nobody_out(
     start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,18 +59,6 @@ def test_slow_posts_through_a_proxy_keep_nobody_out(
         for _ in range(5):
             with httpx2.Client(base_url=site.url, timeout=5, headers=authorization) as fresh:
                 assert fresh.get(API).status_code == 200
-                assert fresh.get("/healthz").status_code == 200
-
-
-@pytest.mark.slow
-def test_handshakes_that_never_end_keep_nobody_out(
-    start_site: Callable[..., Site],
-    keys: Path,  # noqa: F811
-) -> None:
-    site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
-    with connected(site, *STRANGERS, count=POSTS):
-        for _ in range(3):
-            with httpx2.Client(base_url=site.url, timeout=5, verify=False) as fresh:
                 assert fresh.get("/healthz").status_code == 200
 
 
@@ -189,7 +157,10 @@ def test_guesses_lock_nobody_out_where_the_account_is_used(proxied: Site) -> Non
 def test_guesses_at_one_account_lock_out_no_other_at_the_same_address(proxied: Site) -> None:
     for guess in range(FREE_TRIES + 3):
         shown(proxied, "198.51.100.1", f"wrong {guess}")
-    assert shown(proxied, "198.51.100.1", PASSWORD) == 429
+    slowed = proxied.client().get(API, auth=("reader", PASSWORD), headers={"X-Forwarded-For": "198.51.100.1"})
+    assert (slowed.status_code, int(slowed.headers["retry-after"]) >= 1) == (429, True)
+    token = {"Authorization": f"Bearer {proxied.token('reader')}", "X-Forwarded-For": "198.51.100.1"}
+    assert proxied.client().get(API, headers=token).status_code == 200
     assert shown(proxied, "198.51.100.1", PASSWORD, "writer") == 200
 
 
