@@ -175,7 +175,6 @@ REQUEST = associate_rq(calling="ANYWHERE")
 ECHO = REQUEST + p_data(pdv(3, 3, c_echo_rq(1)))
 ORDER = b"\x0b" + written(control="CA") + b"\x1c\x0d"
 UPLOAD = ('Content-Type: multipart/related; type="application/dicom"; boundary=XX', "Content-Length: 1000000")
-FORM = ("Content-Type: application/x-www-form-urlencoded", "Content-Length: 100")
 Sent = Callable[[Flooded], bytes]
 FLOODS: dict[str, tuple[str, list[str], int, Sent, bytes]] = {
     "echoes": ("dicom", STRANGERS, 16, lambda node: ECHO, b""),
@@ -191,8 +190,6 @@ FLOODS: dict[str, tuple[str, list[str], int, Sent, bytes]] = {
     "event streams": ("web", STRANGERS, 60, lambda node: node.head("GET", "/api/v1/events", who=next(TURNS)), b""),
     "slow uploads": ("web", STRANGERS, 80,
                      lambda node: node.head("POST", "/dicom-web/studies", *UPLOAD, who="writer") + b"--XX\r\n", b"x"),
-    "slow logins": ("web", STRANGERS, 80, lambda node: node.head("POST", "/login", *FORM) + b"name=", b"x"),
-    "slow searches": ("web", STRANGERS, 80, lambda node: node.head("POST", "/", *FORM) + b"words=", b"x"),
     "endless heads": ("web", STRANGERS, 100, lambda node: b"GET / HTTP/1.1\r\nX-Long: ", b"x"),
     "pipelined": ("web", STRANGERS, 60, lambda node: node.of_study("reader0") * 20, b""),
 }  # fmt: skip

@@ -13,7 +13,6 @@ import pytest
 from node.index.nouns.accounts import Role
 from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from node.web.middleware import LOGIN, MAX_LOGIN_BYTES
-from tests.protocol.conftest import keys  # noqa: F401
 from tests.web.conftest import PASSWORD, Site, until
 from tests.web.test_security import raw, request_head, status_of
 
@@ -40,6 +39,25 @@ def send(connections: list[socket.socket], data: bytes) -> None:
     for connection in connections:
         with suppress(ConnectionError):
             connection.sendall(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [("/login", ""), ("/", ""), ("/dicom-web/studies", ""), (API, "X-Forwarded-For: 127.0.0.9")],
+    ids=["login", "search", "upload", "never ended head"],
+)
+def test_slow_posts_of_three_addresses_keep_nobody_out(guarded: Site, path: str, header: str) -> None:
+    head = request_head("POST", path, FORM, "Content-Length: 100") + b"name="
+    data = head[:-20] if header else head
+    known = guarded.client(headers={"Authorization": f"Bearer {guarded.token('reader')}"})
+    with connected(guarded, *STRANGERS, count=POSTS) as connections:
+        send(connections, data)
+        for _ in range(10):
+            with httpx2.Client(base_url=guarded.url, timeout=5) as fresh:
+                assert fresh.get("/healthz").status_code == 200
+                assert fresh.get("/readyz").status_code == 200
+            assert known.get(API, timeout=5).status_code == 200
 
 
 @pytest.mark.slow
