@@ -160,6 +160,7 @@ def test_rules_of_retention_are_set_and_files_are_applied_in_the_browser(
     chief_of(settings)
     here = Started(settings)
     visitor = visit(here.url)
+    visitor.expect_answer(400)  # of two files with one table
     try:
         here.receive(tmp_path, PatientName="Due^1")
         here.receive(tmp_path, PatientName="Due^2")
