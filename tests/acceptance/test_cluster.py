@@ -307,33 +307,6 @@ def of_series(index: ReadIndex, ds: FileDataset) -> list[dict[str, Any]]:
     return index.volumes.of_series(str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))
 
 
-@pytest.mark.slow
-def test_a_series_waits_for_the_receiver_that_has_it_and_goes_on_when_that_is_back(
-    server: Server, tmp_path: Path
-) -> None:
-    url, store = server.create("stores", "migrated"), store_of(tmp_path)
-    first, second = make.ct_series(3), make.ct_series(3)
-    uids = [one[0].SeriesInstanceUID for one in (first, second)]
-    with (
-        Host(tmp_path, url, "r1", '["receive"]') as r1,
-        Host(tmp_path, url, "c1", '["convert"]') as c1,
-    ):
-        send(r1, first)
-        until(lambda: c1.states(uids[0]) == ["converted"], 60, "the conversion from the store")
-        away = store.rename(tmp_path / "away")
-        send(r1, second)
-        until(lambda: c1.spooled() == {"r1": 3}, 60, "the rows of what r1 alone has")
-        r1.kill()
-        away.rename(store)
-        waits = "waits: for host r1, which alone has 3 of its instances"
-        until(lambda: c1.errors(uids[1]) == [waits], 60, "the reason why the series waits")
-        assert c1.states(uids[1]) == ["receiving"]
-        r1.start()
-        until(lambda: c1.states(uids[1]) == ["converted"], 60, "the conversion after the upload")
-        assert c1.errors(uids[1]) == [None]
-        assert len(list(store.glob("objects/*-r1/*.dcm"))) == 6
-
-
 class Modality(threading.Thread):
     """Sends a series, a few instances on each association, to one of some hosts, and to another when that fails."""
 

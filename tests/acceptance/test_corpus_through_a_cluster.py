@@ -6,9 +6,6 @@ the volumes are read.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,26 +17,19 @@ import pytest
 from node.association.client.send import send_files
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade
-from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
+from node.receive.dicom_files import MediaFile
 from tests.acceptance.served import until
 from tests.acceptance.test_cluster import Host, store_of
-from tests.acceptance.test_corpus_through_the_node import OUT_OF_SCOPE, as_file
+from tests.acceptance.test_corpus_through_the_node import as_file, require_right, sent
 from tests.crash.cluster import ROLES, rows
 from tests.object_store import ObjectStore, object_store
 from tests.postgresql import start
 
+__all__ = ["sent"]
+
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
 pytestmark = [pytest.mark.corpus, pytest.mark.long, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def sent(corpus: Path) -> dict[str, MediaFile]:
-    """Every instance of the corpus by its UID (copies of an instance count once)."""
-    cases = [folder for folder in sorted(corpus.iterdir()) if folder.is_dir() and folder.name not in OUT_OF_SCOPE]
-    return {
-        found.identity.sop_instance_uid: found for found in find_instances(cases) if not isinstance(found, SkippedFile)
-    }
 
 
 @dataclass
@@ -108,17 +98,8 @@ def is_settled(host: Host, instances: int) -> bool:
 
 
 def test_every_case_is_right_and_every_series_accounted_for(converted: Cluster, corpus: Path, tmp_path: Path) -> None:
-    listing = {
-        "volumes": converted.volumes(),
-        "refusals": rows(converted.receiver, "SELECT series_instance_uid, reason, detail FROM v_failures"),
-    }
-    (tmp_path / "conversion.json").write_text(json.dumps(listing, default=str))
-    done = subprocess.run(
-        [sys.executable, str(corpus / "check.py"), str(tmp_path / "conversion.json"), "--failures"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
+    refusals = rows(converted.receiver, "SELECT series_instance_uid, reason, detail FROM v_failures")
+    require_right(corpus, tmp_path, converted.volumes(), refusals)
 
 
 def test_instances_in_are_slices_out_and_explained_exclusions(converted: Cluster, sent: dict[str, MediaFile]) -> None:

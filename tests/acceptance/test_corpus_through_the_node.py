@@ -98,19 +98,19 @@ def test_every_instance_is_at_rest_byte_for_byte(served: Served, sent: dict[str,
             assert at_rest == b"".join(file.data_set()), f"{file.name} differs from what was sent"
 
 
-def test_every_case_is_right_and_every_series_accounted_for(served: Served, corpus: Path, tmp_path: Path) -> None:
-    volumes = served.rows("SELECT * FROM v_volumes WHERE NOT superseded")
-    listing: dict[str, list[dict[str, Any]]] = {
-        "volumes": [dict(row) for row in volumes],
-        "refusals": served.rows("SELECT series_instance_uid, reason, detail FROM v_failures"),
-    }
-    (tmp_path / "conversion.json").write_text(json.dumps(listing))
-    done = subprocess.run(
-        [sys.executable, str(corpus / "check.py"), str(tmp_path / "conversion.json"), "--failures"],
-        capture_output=True,
-        text=True,
-    )
+def require_right(corpus: Path, folder: Path, volumes: list[dict[str, Any]], refusals: list[dict[str, Any]]) -> None:
+    """Compare volumes and refusals with what the corpus says of its cases."""
+    listing = folder / "conversion.json"
+    listing.write_text(json.dumps({"volumes": volumes, "refusals": refusals}, default=str))
+    command = [sys.executable, str(corpus / "check.py"), str(listing), "--failures"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_case_is_right_and_every_series_accounted_for(served: Served, corpus: Path, tmp_path: Path) -> None:
+    volumes = [dict(row) for row in served.rows("SELECT * FROM v_volumes WHERE NOT superseded")]
+    refusals = served.rows("SELECT series_instance_uid, reason, detail FROM v_failures")
+    require_right(corpus, tmp_path, volumes, refusals)
     states = {row["state"] for row in served.rows("SELECT state FROM v_series")}
     assert states <= {"converted", "refused", "not-an-image"}
 

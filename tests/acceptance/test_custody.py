@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -137,29 +135,6 @@ def test_a_node_killed_within_an_erasure_finishes_it_when_it_starts_again(tmp_pa
     assert [path for path in files if b"Zwicklbauer" in path.read_bytes()] == []
 
 
-@pytest.mark.sqlite("starts commands that look for the index in the root")
-@pytest.mark.parametrize("point", ["deletion-ordered", "deletion-unlinked"])
-def test_a_node_killed_within_a_deletion_finishes_it_when_it_starts_again(tmp_path: Path, point: str) -> None:
-    study = make.ct_series(3)
-    with Served(tmp_path / "root", VOXELNODE_FAILPOINT=point) as node:
-        send(node, tmp_path / "out", *study)
-        node.wait_until_settled()
-        with subprocess.Popen(
-            [sys.executable, "-m", "node", "delete", str(study[0].StudyInstanceUID), "--erase", "--yes",
-             "--root", str(node.root)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        ) as command:  # fmt: skip
-            assert node.process is not None
-            node.process.wait(30)
-            command.kill()
-    with Served(tmp_path / "root") as node:
-        assert left(node.root) == []
-        assert node.rows("SELECT 1 FROM v_images") == []
-        assert node.rows("SELECT 1 FROM v_deletions WHERE finished_at IS NULL") == []
-        [told] = node.rows("SELECT count(*) AS n FROM v_deletions")
-        assert told["n"] == 1
-
-
 def test_patients_are_merged_beside_a_serving_node(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node:
         for patient_id in ("OLD", "NEW"):
@@ -192,19 +167,6 @@ def test_commands_list_refusals_and_conflicts(tmp_path: Path) -> None:
     alerts = [line for line in audit_lines(node.root) if line["event"]["code"] == "110113"]
     assert [alert["participants"][0]["user"] for alert in alerts] == ["STRANGER"]
     assert alerts[0]["event"]["type"]["code"] == "110126"
-
-
-def test_retention_deletes_in_a_serving_node_and_tells_before(tmp_path: Path) -> None:
-    study = make.ct_series(3)
-    with Served(tmp_path / "root") as node:
-        send(node, tmp_path / "out", *study)
-        node.wait_until_settled()
-        told = voxelnode(node.root, "retention")
-        assert (told["studies"], told["expired"]) == (1, [])
-    rules = {"VOXELNODE_RETENTION__DAYS": "0.000001", "VOXELNODE_RETENTION__TRASH_DAYS": "0.00001"}
-    with Served(tmp_path / "root", **rules) as node:
-        until(lambda: node.rows("SELECT 1 FROM v_deletions WHERE finished_at IS NOT NULL"), 20, "the study has gone")
-        until(lambda: left(node.root) == [], 60, "the trash was emptied")
 
 
 def test_quarantine_is_decided_about_beside_a_serving_node(tmp_path: Path) -> None:

@@ -9,9 +9,7 @@ import socket
 import threading
 from collections import Counter
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
-from time import monotonic
 from typing import Any
 from urllib.request import urlopen
 
@@ -19,7 +17,6 @@ import pytest
 from pynetdicom import AE
 
 from tests.acceptance.served import Served
-from tests.made_once import IN_POSTGRESQL
 from tests.protocol.conftest import Raw, associate_rq, pdu
 
 
@@ -82,27 +79,6 @@ def test_silent_connections_to_the_pages_leave_dicom_its_descriptors(tmp_path: P
             assert answer.status == 200
         told = (tmp_path / "serve.log").read_text()
         assert len(told.splitlines()) < 50, told[-3000:]
-
-
-@pytest.mark.slow
-def test_an_idle_node_leaves_the_processor_alone(tmp_path: Path) -> None:
-    hook = {"VOXELNODE_HOOKS__NOBODY__ON": '["instance-stored"]', "VOXELNODE_HOOKS__NOBODY__URL": "http://127.0.0.1:9/"}
-    with Served(tmp_path / "root", **hook) as node:
-        assert node.process is not None
-        threading.Event().wait(2.0)  # what the start left to do
-        began, looks = monotonic(), [wake_ups(node.process.pid)]
-        for _ in range(10):
-            threading.Event().wait(0.5)
-            looks.append(wake_ups(node.process.pid))
-        most = 1.7 * (monotonic() - began)
-        # A step now and then waits for the answer of the server to each of its statements, but not all the time.
-        often = [
-            thread
-            for thread, count in looks[-1].items()
-            if count - looks[0][thread] > most and sum(now[thread] > then[thread] for then, now in pairwise(looks)) >= 8
-        ]
-        loops = 3 if IN_POSTGRESQL else 2  # one looks at other hosts
-        assert len(often) <= loops, "only the loops that accept connections look for something at short intervals"
 
 
 def echo(port: int) -> int:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
 
-from node.failpoints import VARIABLE
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_lifecycle import send
@@ -70,60 +68,6 @@ def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("point", "on", "expected"),
-    [
-        ("rows-committed", "instance-stored", {1}),
-        ("outcome-recorded", "volume-written", {1}),
-        ("message-composed", "volume-written", {1}),
-        ("message-delivered", "volume-written", {2}),
-        ("message-delivered", "instance-stored", {2}),
-    ],
-)
-def test_a_node_that_is_killed_tells_after_its_next_start(
-    tmp_path: Path, point: str, on: str, expected: set[int]
-) -> None:
-    [ds] = make.ct_series(1)
-    with Receiver() as receiver:
-        settings = hook("pipeline", (on,), url=receiver.url)
-        with Served(tmp_path / "root", **settings, **{VARIABLE: point}) as node:
-            send(node, [ds])
-            assert node.process is not None
-            assert node.process.wait(60) == -9
-        with Served(tmp_path / "root", **settings) as node:
-            until(lambda: node.rows("SELECT 1 FROM v_hooks WHERE delivered > 0"), 60, "the message after the restart")
-            node.wait_until_settled()
-            assert node.terminate() == 0
-        ids = [one.headers["webhook-id"] for one in receiver.received]
-        assert len(set(ids)) == 1
-        assert len(ids) in expected
-        assert receiver.events()[0] == on
-
-
-@pytest.mark.slow
-def test_commands_and_plugins_receive_messages_and_a_failing_one_affects_no_other(tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    code = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + chr(10))"
-    writes = [sys.executable, "-c", code, str(told), "{event}", "{study_instance_uid}", "{path}"]
-    settings = (
-        hook("writes", ("volume-written",), command=writes)
-        | hook("fails", ("volume-written",), command=["false"], attempts=1)
-        | hook("hangs", ("volume-written",), command=["sleep", "600"])
-        | {"VOXELNODE_DICOM__DRAIN_SECONDS": "1"}
-    )
-    series = make.ct_series(2)
-    with Served(tmp_path / "root", **settings) as node:
-        send(node, series)
-        until(lambda: node.rows("SELECT 1 FROM v_events WHERE kind = 'message-given-up'"), 60, "the failing command")
-        until(told.exists, 30, "the command")
-        rows = json.loads(run("hooks", "deliveries", "--json", "--root", node.root, check=True).stdout)
-        assert {(row["hook"], row["state"], row["reason"]) for row in rows} >= {("fails", "given-up", "exit status 1")}
-        assert node.terminate(60) == 0  # although one of them hangs
-    event, study, path = told.read_text().split()
-    assert (event, study, path.endswith(".nii.gz")) == ("volume-written", str(series[0].StudyInstanceUID), True)
-
-
-@pytest.mark.slow
 def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(tmp_path: Path) -> None:
     works = tmp_path / "works"
     program = tmp_path / "program"
@@ -137,23 +81,6 @@ def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(t
         done = run("hooks", "retry", "one", "--root", node.root, environment=settings, check=True)
         assert done.stdout == "1 message waiting for another attempt\n"
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'"), 30, "the second try")
-
-
-@pytest.mark.parametrize(
-    ("keys", "told"),
-    [
-        ({"command": ["no-such-program"]}, "[hooks.one] command: 'no-such-program' is not an executable file"),
-        ({"plugin": "missing"}, "[hooks.one] no entry point 'missing'"),
-        ({"url": "https://127.0.0.1/", "secret_file": "/nowhere/secret"}, "[hooks.one] secret_file /nowhere/secret"),
-        ({}, "exactly one of url, command and plugin must be given"),
-    ],
-)
-def test_a_hook_that_cannot_work_stops_the_start(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
-    serve = ("serve", "--root", tmp_path / "root", "--port", "0", "--web-port", "0")
-    done = run(*serve, environment=hook("one", ("volume-written",), **keys))
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert not (tmp_path / "root" / "index.sqlite").exists()
 
 
 @pytest.mark.slow

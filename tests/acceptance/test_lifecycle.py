@@ -73,97 +73,6 @@ def test_a_late_slice_makes_a_second_revision(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_replaced_slice_makes_a_second_revision_of_the_new_bytes(tmp_path: Path) -> None:
-    instances = make.ct_series(5)
-    with Served(tmp_path / "root", VOXELNODE_STORAGE__OVERWRITE_POLICY="replace") as node:
-        send(node, instances)
-        converted(node, 1)
-        corrected = instances[2]
-        corrected.RescaleIntercept = "-1000"
-        send(node, [corrected])
-        converted(node, 2)
-        query = "SELECT revision, sha256 FROM v_sources WHERE sop_instance_uid = '{}' ORDER BY revision"
-        first, second = node.rows(query.format(corrected.SOPInstanceUID))
-        assert first["sha256"] != second["sha256"]
-        assert sorted(events(node)) == sorted([*FIRST, *NEXT, "instance-replaced"])
-
-
-@pytest.mark.slow
-def test_a_deleted_slice_makes_a_second_revision_without_it(tmp_path: Path) -> None:
-    instances = make.ct_series(5)
-    gone = str(instances[4].SOPInstanceUID)
-    with Served(tmp_path / "root") as node:
-        send(node, instances)
-        converted(node, 1)
-        run("delete", gone, "--yes", "--root", node.root, check=True)
-        assert verdict(converted(node, 2)) == ("complete", "geometry", None, 0)
-        [volume] = node.rows("SELECT * FROM v_volumes WHERE format = 'nifti' AND NOT superseded")
-        assert (volume["revision"], json.loads(volume["shape"])[2]) == (2, 4)
-        assert node.rows(f"SELECT 1 FROM v_sources WHERE revision = 2 AND sop_instance_uid = '{gone}'") == []
-        told = events(node)
-        assert sorted(told[2:]) == sorted(["deleted", "series-reopened", *FIRST])
-
-
-@pytest.mark.slow
-def test_a_resent_series_is_not_converted_again(tmp_path: Path) -> None:
-    instances = make.ct_series(5)
-    with Served(tmp_path / "root") as node:
-        send(node, instances)
-        converted(node, 1)
-        send(node, instances)
-        [marker] = make.ct_series(1)
-        send(node, [marker])
-        until(lambda: len(node.rows("SELECT 1 FROM v_series WHERE state = 'converted'")) == 2, 60, "the marker")
-        assert events(node) == FIRST + FIRST
-
-
-@pytest.mark.slow
-def test_a_restart_in_the_quiet_time_forgets_nothing_and_converts_once(tmp_path: Path) -> None:
-    with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="4") as node:
-        send(node, make.ct_series(4))
-        assert node.terminate() == 0
-        node.start()
-        assert verdict(converted(node, 1)) == ("complete", "geometry", None, 0)
-        assert events(node) == FIRST
-
-
-@pytest.mark.slow
-def test_a_sender_that_pauses_longer_than_the_quiet_time_gives_two_revisions(tmp_path: Path) -> None:
-    series = make.ct_series(6, ImagesInAcquisition=6)
-    with Served(tmp_path / "root") as node:
-        send(node, series[:3])
-        assert verdict(converted(node, 1)) == ("incomplete", "headers", 6, 3)
-        send(node, series[3:])
-        assert verdict(converted(node, 2)) == ("complete", "headers", 6, 0)
-        assert events(node) == FIRST + NEXT
-
-
-@pytest.mark.slow
-def test_one_association_for_each_image_is_one_series_and_one_revision(tmp_path: Path) -> None:
-    with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3") as node:
-        for ds in make.ct_series(12, ImagesInAcquisition=12):
-            send(node, [ds])
-        assert verdict(converted(node, 1)) == ("complete", "headers", 12, 0)
-        assert events(node) == FIRST
-
-
-@pytest.mark.slow
-def test_two_senders_of_one_series_give_one_revision_of_all_their_instances(tmp_path: Path) -> None:
-    series = make.ct_series(10, ImagesInAcquisition=10)
-    with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3") as node:
-        one, other = associate(node, "CT1"), associate(node, "CT2")
-        for left, right in zip(series[:6], series[4:], strict=True):  # two instances come from both
-            store(one, [left])
-            store(other, [right])
-        one.release()
-        other.release()
-        series_row = converted(node, 1)
-        assert verdict(series_row) == ("complete", "headers", 10, 0)
-        assert series_row["instances"] == 10
-        assert events(node) == FIRST
-
-
-@pytest.mark.slow
 def test_an_aborted_sender_gets_time_to_come_back(tmp_path: Path) -> None:
     series = make.ct_series(6)
     with Served(tmp_path / "root", VOXELNODE_SERIES__ABORTED_GRACE_SECONDS="120") as node:
@@ -175,16 +84,6 @@ def test_an_aborted_sender_gets_time_to_come_back(tmp_path: Path) -> None:
         assert waiting["wait"] == pytest.approx(120, abs=1)
         send(node, series[3:])
         assert verdict(converted(node, 1)) == ("complete", "geometry", None, 0)
-        assert events(node) == ["sender-aborted", *FIRST]
-
-
-@pytest.mark.slow
-def test_an_aborted_sender_that_stays_away_leaves_an_incomplete_series(tmp_path: Path) -> None:
-    with Served(tmp_path / "root", VOXELNODE_SERIES__ABORTED_GRACE_SECONDS="2") as node:
-        assoc = associate(node)
-        store(assoc, make.ct_series(4)[:3])
-        assoc.abort()
-        assert verdict(converted(node, 1)) == ("incomplete", "association", None, None)
         assert events(node) == ["sender-aborted", *FIRST]
 
 

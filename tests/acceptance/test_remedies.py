@@ -169,15 +169,6 @@ def test_a_damaged_deletion_does_not_keep_the_node_from_starting_for_ever(root: 
 
 
 @pytest.mark.slow
-def test_what_is_not_in_the_index_cannot_be_deleted_and_the_lists_work(root: Path) -> None:
-    [row] = view_rows(root, "SELECT DISTINCT study_instance_uid AS uid FROM v_images")
-    run("delete", row["uid"], "--yes", "--root", root, check=True)
-    said = run("delete", row["uid"], "--yes", "--root", root)
-    assert said.returncode != 0
-    run("series", "--root", root, check=True)
-
-
-@pytest.mark.slow
 def test_fsck_asks_whether_the_archive_is_mounted_and_force_marks_what_is_missing(root: Path) -> None:
     (root / "objects").rename(root / "elsewhere")
     said = refused(root, "fsck", "--repair")

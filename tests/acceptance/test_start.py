@@ -202,10 +202,25 @@ def converting(folder: Path, name: str, **options: Any) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_conversion_loads_no_codec_that_its_frames_do_not_need(tmp_path: Path) -> None:
-    packages = converting(tmp_path, "CT_small.dcm")
-    assert {"numpy", "pydicom", "PIL", "SimpleITK"} <= packages
-    assert packages.isdisjoint(OF_DECODING | OF_SERVERS | OF_COMMANDS | {"typer"})
+@pytest.mark.parametrize(
+    ("name", "options", "needed", "others"),
+    [
+        ("CT_small.dcm", {}, {"numpy", "pydicom", "PIL", "SimpleITK"},
+         OF_DECODING | OF_SERVERS | OF_COMMANDS | {"typer"}),
+        ("CT_small.dcm", {"thumbnails": False}, set(), {"PIL", "pydantic"}),
+        ("CT_small.dcm", {"body_masks": True}, {"SimpleITK"}, set()),
+        ("JPEG2000.dcm", {}, {"openjpeg"}, OF_DECODING - {"openjpeg"}),
+        ("JPEG-LL.dcm", {}, {"gdcm"}, OF_DECODING - {"gdcm"}),
+        ("MR_small_RLE.dcm", {}, {"rle"}, OF_DECODING - {"rle"}),
+    ],
+    ids=["plain", "no pictures", "body masks", "JPEG 2000", "JPEG lossless", "RLE"],
+)  # fmt: skip
+def test_a_conversion_loads_what_its_frames_and_formats_need(
+    tmp_path: Path, name: str, options: dict[str, Any], needed: set[str], others: set[str]
+) -> None:
+    packages = converting(tmp_path, name, **options)
+    assert needed <= packages
+    assert packages.isdisjoint(others)
 
 
 @pytest.mark.slow
@@ -213,22 +228,3 @@ def test_a_conversion_to_nifti_loads_neither_simpleitk_nor_an_extension(tmp_path
     assert "SimpleITK" not in converting(tmp_path, "CT_small.dcm", formats=("nifti",))
     modules = set((tmp_path / "modules").read_text().splitlines())
     assert not [name for name in modules if name.startswith("node.extensions.")]
-
-
-@pytest.mark.slow
-def test_a_conversion_without_pictures_loads_neither_pillow_nor_what_checks_its_answer(tmp_path: Path) -> None:
-    assert converting(tmp_path, "CT_small.dcm", thumbnails=False).isdisjoint({"PIL", "pydantic"})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "codec"), [("JPEG2000.dcm", "openjpeg"), ("JPEG-LL.dcm", "gdcm"), ("MR_small_RLE.dcm", "rle")]
-)
-def test_a_conversion_loads_the_codec_of_its_frames(tmp_path: Path, name: str, codec: str) -> None:
-    packages = converting(tmp_path, name)
-    assert packages & OF_DECODING == {codec}
-
-
-@pytest.mark.slow
-def test_a_body_mask_loads_simpleitk(tmp_path: Path) -> None:
-    assert "SimpleITK" in converting(tmp_path, "CT_small.dcm", body_masks=True)

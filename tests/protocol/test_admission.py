@@ -23,11 +23,8 @@ def rejected(node: Running, **request: Any) -> tuple[int, ...] | None:
         return tuple(answer[1][1:4]) if answer[0] == 0x03 else None
 
 
-def test_by_default_everyone_may_call_us_anything(start_node: Callable[..., Running]) -> None:
-    assert rejected(start_node(), calling="WHOEVER", called="WHATEVER") is None
-
-
 def test_a_wrong_called_ae_title_is_rejected_where_it_counts(start_node: Callable[..., Running]) -> None:
+    assert rejected(start_node(), calling="WHOEVER", called="WHATEVER") is None
     node = start_node(require_called_ae_title=True, ae_title="ARCHIVE")
     assert rejected(node, called="OTHER") == (1, 1, 7)
     assert rejected(node, called="ARCHIVE") is None
@@ -100,24 +97,23 @@ def test_a_share_is_kept_for_peers_that_prove_who_they_are(start_node: Callable[
         assoc.release()
 
 
-def test_another_application_context_is_rejected(start_node: Callable[..., Running]) -> None:
-    node = start_node()
-    request = associate_rq().replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9")
-    with Raw(node) as peer:
-        peer.send(request)
-        answer = peer.receive()
-    assert answer is not None
-    assert (answer[0], *answer[1][1:4]) == (3, 1, 1, 2)
+VERSION_2 = pdu(0x01, b"\x00\x02" + associate_rq()[8:])
+ANOTHER_CONTEXT = associate_rq().replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9")
 
 
-def test_another_protocol_version_is_rejected(start_node: Callable[..., Running]) -> None:
-    body = bytearray(associate_rq()[6:])
-    body[0:2] = b"\x00\x02"
+@pytest.mark.parametrize(
+    ("request_", "rejection"),
+    [(ANOTHER_CONTEXT, (3, 1, 1, 2)), (VERSION_2, (3, 1, 2, 2))],
+    ids=["application context", "protocol version"],
+)
+def test_what_the_node_does_not_speak_is_rejected(
+    start_node: Callable[..., Running], request_: bytes, rejection: tuple[int, ...]
+) -> None:
     with Raw(start_node()) as peer:
-        peer.send(pdu(0x01, bytes(body)))
+        peer.send(request_)
         answer = peer.receive()
     assert answer is not None
-    assert (answer[0], *answer[1][1:4]) == (3, 1, 2, 2)
+    assert (answer[0], *answer[1][1:4]) == rejection
 
 
 def test_silent_sockets_cannot_lock_others_out(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import DataElement, Dataset, config, dcmread
+from pydicom import DataElement, Dataset, config
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import build_context
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
@@ -20,7 +19,6 @@ from node.audit.audit_log import Audit
 from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from tests import make
 from tests.pace import idle_seconds, now
-from tests.programs import needs
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     Raw,
@@ -456,18 +454,3 @@ def test_queries_are_audited(start_node: Callable[..., Running], tmp_path: Path)
     assert line["participants"][0]["user"] == "GOOD"
     assert line["objects"][0]["query"] == {"QueryRetrieveLevel": "STUDY", "PatientName": "Nobody*", "PatientSex": "f*"}
     assert line["detail"] == "0 answers, 0x0000"
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize("syntax", ["-x=", "-xb", "-xi"])
-def test_findscu_finds_studies(archive: tuple[Running, dict[str, str]], syntax: str, tmp_path: Path) -> None:
-    node, uids = archive
-    keys = ["QueryRetrieveLevel=STUDY", "PatientName=MULLER*", "StudyInstanceUID", "ModalitiesInStudy=SR"]
-    arguments = [argument for key in keys for argument in ("-k", key)]
-    done = subprocess.run(
-        [needs("findscu"), "-S", syntax, "-X", "-od", str(tmp_path), node.host, str(node.port), *arguments],
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
-    responses = list(tmp_path.glob("rsp*.dcm"))
-    assert len(responses) == 1, done.stderr
-    assert dcmread(responses[0]).StudyInstanceUID == uids["early"]

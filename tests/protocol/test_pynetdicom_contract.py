@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 from pathlib import Path
 
 import pynetdicom
@@ -47,6 +48,10 @@ def test_only_public_names_of_pynetdicom_and_none_of_its_threads_are_used() -> N
     assert used
     assert not {name for name in used if "._" in name}
     assert {".".join(name.split(".")[:2]) for name in used} <= {f"pynetdicom.{name}" for name in MODULES}
+
+
+def test_the_log_of_pynetdicom_which_has_identifiers_of_patients_is_off() -> None:
+    assert not logging.getLogger("pynetdicom").isEnabledFor(logging.ERROR)
 
 
 def test_the_state_table_is_that_of_the_standard() -> None:

@@ -216,6 +216,19 @@ def get(
     return found
 
 
+def move_request(study_instance_uid: str, destination: bytes = b"STORE ") -> bytes:
+    """A C-MOVE-RQ of a study, on context 1."""
+    keys = encoded(identifier("STUDY", StudyInstanceUID=study_instance_uid), ImplicitVRLittleEndian)
+    elements = {0x0002: padded(STUDY_ROOT_MOVE), 0x0100: b"\x21\x00", 0x0110: b"\x07\x00", 0x0600: destination}
+    return p_data(pdv(1, 3, command({**elements, 0x0700: b"\0\0", 0x0800: b"\0\0"})), pdv(1, 2, keys))
+
+
+def asking(node: Running) -> Raw:
+    """A peer with an association for C-MOVE and C-ECHO."""
+    contexts = [build_context(STUDY_ROOT_MOVE, ImplicitVRLittleEndian), build_context(VERIFICATION)]
+    return Raw(node).associate(associate_rq(*contexts, calling="ASKER"))
+
+
 OFFERS = (JPEG2000Lossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -404,15 +417,6 @@ def test_an_instance_whose_file_is_damaged_is_not_handed_on(
     }
 
 
-def test_nothing_that_matches_is_a_success_of_nothing(
-    start_node: Callable[..., Running], start_destination: Callable[..., Destination]
-) -> None:
-    destination = start_destination()
-    node = start_node(peers=peers(destination))
-    [(status, _)] = move(node, identifier("STUDY", StudyInstanceUID="1.2.3"))
-    assert (status.Status, counts(status)) == (0x0000, (None, 0, 0, 0))
-
-
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
@@ -430,6 +434,8 @@ def test_an_identifier_that_breaks_the_model_is_told_so(
     [(status, _)] = move(node, keys)
     assert status.Status == expected
     assert status.OffendingElement is not None
+    [(status, _)] = move(node, identifier("STUDY", StudyInstanceUID="1.2.3"))  # which is right, and matches nothing
+    assert (status.Status, counts(status)) == (0x0000, (None, 0, 0, 0))
 
 
 def test_a_cancelled_move_stops_and_tells_what_remains(
@@ -475,12 +481,8 @@ def test_a_cancel_that_carries_what_it_must_not_is_still_a_cancel(
     destination = start_destination(status=lambda uid: 0x0000 if go_on.wait(10) else 0xA700)
     node = start_node(peers=peers(destination))
     series = stored(node, ct_series(3), tmp_path)
-    wanted = encoded(identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID), ImplicitVRLittleEndian)
-    with Raw(node) as peer:
-        peer.associate(associate_rq(build_context(STUDY_ROOT_MOVE, ImplicitVRLittleEndian), calling="ASKER"))
-        elements = {0x0002: padded(STUDY_ROOT_MOVE), 0x0100: b"\x21\x00", 0x0110: b"\x07\x00", 0x0600: b"STORE "}
-        request = command({**elements, 0x0700: b"\0\0", 0x0800: b"\0\0"})
-        peer.send(p_data(pdv(1, 3, request), pdv(1, 2, wanted)))
+    with asking(node) as peer:
+        peer.send(move_request(series[0].StudyInstanceUID))
         assert until(lambda: destination.associations == 1)
         cancel = command({0x0100: b"\xff\x0f", 0x0120: b"\x07\x00", 0x0800: b"\0\0"})
         answers = b"".join(
@@ -508,24 +510,8 @@ def test_a_study_comes_back_on_the_same_association_byte_for_byte(
     assert got.stored == {ds.SOPInstanceUID: data_set_bytes(ds) for ds in series}
     assert (got.last.Status, counts(got.last)) == (0x0000, (None, 5, 0, 0))
     assert [counts(status)[0] for status, _ in got.responses[:-1]] == [4, 3, 2, 1, 0]
-
-
-def test_sub_operations_have_message_ids_other_than_that_of_the_open_request(
-    start_node: Callable[..., Running], tmp_path: Path
-) -> None:
     # PS3.7 9.1.1.1.1: no Message ID is used again while the operation that it names is outstanding.
-    node = start_node(peers=peers())
-    series = stored(node, ct_series(3), tmp_path)
-    got = get(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))
-    assert len(set(got.message_ids)) == 3
-    assert GET_MESSAGE_ID not in got.message_ids
-
-
-def test_a_patient_is_got(start_node: Callable[..., Running], tmp_path: Path) -> None:
-    node = start_node(peers=peers())
-    series = stored(node, ct_series(2, PatientID="P-1"), tmp_path)
-    got = get(node, identifier("PATIENT", PatientID="P-1"), model=PATIENT_ROOT_GET)
-    assert got.stored.keys() == {ds.SOPInstanceUID for ds in series}
+    assert len({GET_MESSAGE_ID, *got.message_ids}) == 6
 
 
 def test_an_error_of_our_own_aborts_the_association_and_no_other(
@@ -543,38 +529,49 @@ def test_an_error_of_our_own_aborts_the_association_and_no_other(
     assert echo_seconds(node) < 5
 
 
+IMPLICIT_CT = (CT_IMAGE_STORAGE, [ImplicitVRLittleEndian])
+BOTH = (IMPLICIT_CT, (MR_IMAGE_STORAGE, [ImplicitVRLittleEndian]))
+
+
 @pytest.mark.slow
-def test_classes_that_the_requestor_does_not_take_are_failures_with_the_reason(
-    start_node: Callable[..., Running], tmp_path: Path
+@pytest.mark.parametrize(
+    ("contexts", "options", "status", "completed", "failed"),
+    [
+        (BOTH, {"model": PATIENT_ROOT_GET}, 0x0000, "CT MR", ""),
+        ((IMPLICIT_CT,), {}, 0xB000, "CT", "MR"),
+        (BOTH, {"roles": False}, 0xA702, "", "CT MR"),
+        (BOTH, {"status": lambda uid: 0xC000 if uid.endswith(".1") else 0x0000}, 0xB000, "MR", "CT"),
+    ],
+    ids=["a patient", "a class that is not taken", "no role selection", "a refusal"],
+)
+def test_what_a_get_does_not_bring_is_a_failure_with_the_reason(
+    start_node: Callable[..., Running],
+    tmp_path: Path,
+    contexts: tuple[Any, ...],
+    options: dict[str, Any],
+    status: int,
+    completed: str,
+    failed: str,
 ) -> None:
     node = start_node(peers=peers())
-    study = generate_uid()
-    ct, mr = stored(node, [*ct_series(1, study_uid=study), *mr_series(1, study_uid=study)], tmp_path)
-    got = get(node, identifier("STUDY", StudyInstanceUID=study), (CT_IMAGE_STORAGE, [ImplicitVRLittleEndian]))
-    assert (got.last.Status, counts(got.last)) == (0xB000, (None, 1, 1, 0))
-    assert got.responses[-1][1].FailedSOPInstanceUIDList == mr.SOPInstanceUID  # type: ignore[union-attr]
-    assert "does not accept" in got.last.ErrorComment
-    assert got.syntaxes == {ct.SOPInstanceUID: ImplicitVRLittleEndian}
-
-
-def test_without_role_selection_nothing_is_sent_back(start_node: Callable[..., Running], tmp_path: Path) -> None:
-    node = start_node(peers=peers())
-    [ds] = stored(node, ct_series(1), tmp_path)
-    got = get(node, identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID), roles=False)
-    assert (got.last.Status, counts(got.last)) == (0xA702, (None, 0, 1, 0))
-    assert got.stored == {}
-
-
-def test_a_refusal_of_the_requestor_is_counted(start_node: Callable[..., Running], tmp_path: Path) -> None:
-    node = start_node(peers=peers())
-    series = stored(node, ct_series(3), tmp_path)
-    bad = series[1].SOPInstanceUID
-    got = get(
-        node,
-        identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID),
-        status=lambda uid: 0xC000 if uid == bad else 0x0000,
-    )
-    assert (got.last.Status, counts(got.last)) == (0xB000, (None, 2, 1, 0))
+    study = {"study_uid": generate_uid(), "PatientID": "P-1"}
+    both = {"CT": ct_series(1, **study)[0], "MR": mr_series(1, **study)[0]}
+    for number, ds in enumerate(both.values(), 1):
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    stored(node, list(both.values()), tmp_path)
+    is_patient = options.get("model") == PATIENT_ROOT_GET
+    keys = identifier("PATIENT", PatientID="P-1") if is_patient else identifier(
+        "STUDY", StudyInstanceUID=study["study_uid"]
+    )  # fmt: skip
+    got = get(node, keys, *contexts, **options)
+    uids = {name: str(ds.SOPInstanceUID) for name, ds in both.items()}
+    assert got.last.Status == status
+    assert counts(got.last) == (None, len(completed.split()), len(failed.split()), 0)
+    assert got.stored.keys() == {uids[name] for name in completed.split()}
+    if failed:
+        assert ("does not accept" in got.last.ErrorComment) == ("status" not in options)
+        listed = got.responses[-1][1].FailedSOPInstanceUIDList  # type: ignore[union-attr]
+        assert {listed} if isinstance(listed, str) else set(listed) == {uids[name] for name in failed.split()}
 
 
 @pytest.mark.slow
@@ -615,21 +612,8 @@ def test_a_request_that_comes_too_early_waits_until_a_retrieve_is_over(
 ) -> None:
     node = start_node(peers=peers(start_destination()))
     series = stored(node, ct_series(3), tmp_path)
-    keys = encoded(identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID), ImplicitVRLittleEndian)
-    contexts = [build_context(STUDY_ROOT_MOVE, ImplicitVRLittleEndian), build_context(VERIFICATION)]
-    with Raw(node) as peer:
-        peer.associate(associate_rq(*contexts, calling="ASKER"))
-        request = command(
-            {
-                0x0002: padded(STUDY_ROOT_MOVE),
-                0x0100: b"\x21\x00",
-                0x0110: b"\x07\x00",
-                0x0600: b"STORE ",
-                0x0700: b"\x00\x00",
-                0x0800: b"\x00\x00",
-            }
-        )
-        peer.send(p_data(pdv(1, 3, request), pdv(1, 2, keys)) + p_data(pdv(3, 3, c_echo_rq(8))))
+    with asking(node) as peer:
+        peer.send(move_request(series[0].StudyInstanceUID) + p_data(pdv(3, 3, c_echo_rq(8))))
         answers = [decoded(answer[1]) for answer in (peer.receive() for _ in range(5)) if answer is not None]
     fields = [(answer[0x0100], answer[0x0900]) for answer in answers]
     moved = b"\x21\x80"
@@ -786,19 +770,6 @@ def test_each_retrieve_goes_to_the_audit_log(start_node: Callable[..., Running],
     assert lines[1]["objects"][0]["patient_id"] == "P-1"
     assert lines[1]["objects"][0]["study_instance_uid"] == ds.StudyInstanceUID
     assert [one["user"] for one in lines[1]["participants"]] == ["VOXELNODE", "ASKER", "ASKER"]
-
-
-def move_request(study_instance_uid: str, destination: bytes = b"STORE ") -> bytes:
-    """A C-MOVE-RQ of a study, on context 1."""
-    keys = encoded(identifier("STUDY", StudyInstanceUID=study_instance_uid), ImplicitVRLittleEndian)
-    elements = {0x0002: padded(STUDY_ROOT_MOVE), 0x0100: b"\x21\x00", 0x0110: b"\x07\x00", 0x0600: destination}
-    return p_data(pdv(1, 3, command({**elements, 0x0700: b"\0\0", 0x0800: b"\0\0"})), pdv(1, 2, keys))
-
-
-def asking(node: Running) -> Raw:
-    """A peer with an association for C-MOVE and C-ECHO."""
-    contexts = [build_context(STUDY_ROOT_MOVE, ImplicitVRLittleEndian), build_context(VERIFICATION)]
-    return Raw(node).associate(associate_rq(*contexts, calling="ASKER"))
 
 
 @pytest.mark.slow

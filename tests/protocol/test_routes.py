@@ -538,30 +538,6 @@ def test_an_instance_at_which_a_peer_ends_the_association_is_given_up_and_holds_
 
 
 @pytest.mark.slow
-def test_a_peer_that_often_breaks_the_connection_gets_all_of_a_long_series(
-    source: Callable[..., Source], pacs: Pacs
-) -> None:
-    node = source({"all": Route(when="series-quiet", to=("PACS",), attempts=2)}, pacs.port)
-    series = CT(9)
-    node.take(series)
-    node.quiet(series[0])
-    counted = iter(range(1000))
-
-    def breaks(uid: str) -> int:
-        if next(counted) % 4 > 1:  # two in a row: an association that is new breaks as well
-            for assoc in pacs._server.active_associations:
-                assoc.abort()
-            return 0xA700
-        return 0
-
-    pacs.answer = breaks
-    node.run("all/PACS")
-    node.later("all/PACS", 6)
-    assert list(dict.fromkeys(pacs.taken)) == uids(series)
-    assert node.state()["given_up"] == 0
-
-
-@pytest.mark.slow
 def test_a_peer_that_hangs_costs_no_attempt_and_an_answer_to_another_request_does_not_count(
     source: Callable[..., Source], pacs: Pacs
 ) -> None:

@@ -76,13 +76,6 @@ def test_silent_clients_do_not_hold_up_the_handshake_of_others(tls_node: Running
     assert tls_node.settled()
 
 
-def test_plain_text_is_hung_up_on(tls_node: Running, keys: Path) -> None:
-    with Raw(tls_node) as peer:
-        peer.send(associate_rq())
-        assert until(lambda: tls_node.count("connections") == 0)
-    assert store(tls_node, keys)
-
-
 @pytest.mark.parametrize("who", [None, "stranger", "expired"])
 def test_a_client_without_a_certificate_of_ours_is_refused(tls_node: Running, keys: Path, who: str | None) -> None:
     assert not is_answered(tls_node, client_context(keys, who))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
@@ -210,22 +210,6 @@ def test_the_same_entries_match_as_in_the_worklist_of_dcmtk(
             different[str((step, top))] = (ours, theirs)
     assert different == {}
     assert ids(node, keys()) == ["P1", "P2", "P3", "P4"]
-
-
-@pytest.mark.peer
-def test_findscu_of_dcmtk_asks_for_the_worklist(
-    start_node: Callable[..., Running], files: Path, tmp_path: Path
-) -> None:
-    if not (DCMTK / "findscu").exists():
-        pytest.skip("findscu is not installed")
-    node = start_node(worklist=WorklistSettings(folder=files))
-    arguments = ["-k", "PatientName", "-k", "PatientID", "-k", "(0040,0100)[0].Modality=MR"]
-    subprocess.run(
-        [DCMTK / "findscu", "-W", "-X", "-od", str(tmp_path), node.host, str(node.port), *arguments],
-        check=True, timeout=30, capture_output=True,
-    )  # fmt: skip
-    [answer] = [dcmread(path, force=True) for path in tmp_path.glob("*.dcm")]
-    assert (answer.PatientID, answer.ScheduledProcedureStepSequence[0].Modality) == ("P3", "MR")
 
 
 def test_entries_follow_the_files_of_the_folder(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
@@ -39,6 +39,11 @@ from node.web.services import Services
 from tests import make
 from tests.ingest import indexed
 from tests.made_once import decoder
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.web.pages import Visitor
 
 PASSWORD = "correct horse battery"
 DEADLINE_SECONDS = 20.0
@@ -280,6 +285,34 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = open_site(tmp_path_factory.mktemp("empty") / "root")
     yield site
     site.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for the tests of one module: its library is of no use to others, and has an event loop."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.web.pages import start_browser
+
+    with sync_playwright() as playwright:
+        yield from start_browser(playwright)
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[[str], Visitor]]:
+    """Look at the pages of a URL; in the end the browser must have complained about nothing that was not expected."""
+    from tests.web.pages import Visitor
+
+    visitors: list[Visitor] = []
+
+    def visit(url: str) -> Visitor:
+        visitors.append(Visitor(browser, url))
+        return visitors[-1]
+
+    yield visit
+    for visitor in visitors:
+        visitor.close()
+        assert visitor.complaints == []
 
 
 @pytest.fixture

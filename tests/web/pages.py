@@ -74,9 +74,10 @@ class Visitor:
 
     def close(self) -> None:
         """Close all windows, and let go of the complaints that were expected."""
-        for context in self._contexts:
-            context.close()
-        for status in self._expected:
+        while self._contexts:
+            self._contexts.pop().close()
+        while self._expected:
+            status = self._expected.pop()
             others = [one for one in self.complaints if not re.search(rf"\b{status}\b", one)]
             assert others != self.complaints, f"no answer with {status}"
             self.complaints = others

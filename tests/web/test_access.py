@@ -31,7 +31,7 @@ from node.web.access import (
 )
 from node.web.credentials import digest, new_token
 from node.web.files import Streamed
-from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
+from node.web.guesses import FREE_TRIES
 from node.web.second_factor import STEP_SECONDS, code_of
 from node.web.token_routes import covers
 from tests.pace import idle_seconds, now
@@ -83,22 +83,6 @@ def test_without_an_account_nothing_is_told(guarded: Site) -> None:
         assert answer.json()["remedy"]
 
 
-def _role_changed(site: Site, token: str) -> None:
-    site.services.index.accounts.set_role("leaver", Role.WRITE)
-
-
-def _removed(site: Site, token: str) -> None:
-    site.services.index.accounts.remove("leaver")
-
-
-def _token_removed(site: Site, token: str) -> None:
-    site.services.index.accounts.remove_token("leaver", token[-8:])
-
-
-def _password_changed(site: Site, token: str) -> None:
-    site.account("leaver", Role.READ, "another long password")
-
-
 def seconds_to_end(lines: Iterable[str]) -> float:
     """How long a stream goes on until it ends, or is cut, whichever comes first."""
     began = now()
@@ -107,19 +91,41 @@ def seconds_to_end(lines: Iterable[str]) -> float:
     return idle_seconds(began, 5)
 
 
+ENDS: dict[str, tuple[str, Callable[[Site, str, httpx2.Client], object]]] = {
+    "the account is removed": ("token", lambda site, token, _: site.services.index.accounts.remove("leaver")),
+    "the token is revoked": (
+        "token", lambda site, token, _: site.services.index.accounts.remove_token("leaver", token[-8:])
+    ),
+    "the role changes": ("token", lambda site, token, _: site.services.index.accounts.set_role("leaver", Role.WRITE)),
+    "the password changes, by session": (
+        "session", lambda site, token, _: site.account("leaver", Role.READ, "another long password")
+    ),
+    "the password changes": (
+        "password", lambda site, token, _: site.account("leaver", Role.READ, "another long password")
+    ),
+    "the session ends": ("session", lambda site, token, client: client.post("/logout")),
+    "the account leaves a project": (
+        "password",
+        lambda site, token, _: site.store.actions.by_name["remove-project-member"](
+            name="left", account="leaver", who="test"
+        ),
+    ),
+    "a project is removed": (
+        "password", lambda site, token, _: site.store.actions.by_name["remove-project"](name="left", who="test")
+    ),
+}  # fmt: skip
+"""What ends an event stream, and by what that was opened."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("by", "change"),
-    [
-        ("token", _removed),
-        ("token", _token_removed),
-        ("token", _role_changed),
-        ("session", _password_changed),
-        ("password", _password_changed),
-    ],
-)
-def test_an_event_stream_ends_with_what_opened_it(guarded: Site, by: str, change: Callable[[Site, str], None]) -> None:
+@pytest.mark.parametrize("end", ENDS)
+def test_an_event_stream_ends_with_what_opened_it(guarded: Site, end: str) -> None:
+    by, change = ENDS[end]
     guarded.account("leaver", Role.READ)
+    if "project" in end:
+        actions = guarded.store.actions.by_name
+        actions["set-project"](name="left", who="test")
+        actions["set-project-member"](name="left", account="leaver", role="read", who="test")
     token = guarded.token("leaver")
     if by == "session":
         client = logged_in(guarded, "leaver")
@@ -130,36 +136,7 @@ def test_an_event_stream_ends_with_what_opened_it(guarded: Site, by: str, change
     with client.stream("GET", "/api/v1/events") as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith(":")
-        change(guarded, token)
-        assert seconds_to_end(lines) < 5
-
-
-@pytest.mark.slow
-def test_an_event_stream_ends_when_its_account_is_in_a_project_no_more(guarded: Site) -> None:
-    guarded.account("leaver", Role.READ)
-    actions, member = guarded.store.actions.by_name, {"account": "leaver", "who": "test"}
-    for project in ("left", "removed"):
-        actions["set-project"](name=project, who="test")
-        actions["set-project-member"](name=project, role="read", **member)
-    ends: list[Callable[[], object]] = [
-        lambda: actions["remove-project-member"](name="left", **member),
-        lambda: actions["remove-project"](name="removed", who="test"),
-    ]
-    for end in ends:
-        with guarded.client(auth=("leaver", PASSWORD)).stream("GET", "/api/v1/events") as answer:
-            lines = answer.iter_lines()
-            assert next(lines).startswith(":")
-            end()
-            assert seconds_to_end(lines) < 5
-
-
-def test_an_event_stream_ends_when_its_session_does(guarded: Site) -> None:
-    guarded.account("leaver", Role.READ)
-    client = logged_in(guarded, "leaver")
-    with client.stream("GET", "/api/v1/events") as answer:
-        lines = answer.iter_lines()
-        assert next(lines).startswith(":")
-        assert client.post("/logout").status_code == 303
+        change(guarded, token, client)
         assert seconds_to_end(lines) < 5
 
 
@@ -210,36 +187,25 @@ def test_a_logout_ends_the_session_on_the_server(guarded: Site) -> None:
     ]  # fmt: skip
 
 
-def session(start_site: Callable[..., Site], hours: float) -> tuple[Site, httpx2.Client]:
-    """A root whose sessions last so long, and who has logged in there."""
-    site = start_site(authentication="always", session_hours=hours)
-    site.account("reader", Role.READ)
-    return site, logged_in(site, "reader")
-
-
-def test_a_session_that_nobody_used_is_over(start_site: Callable[..., Site]) -> None:
-    site, client = session(start_site, hours=1)
-    assert client.get(API).status_code == 200
-    access = site.app.state.access
-    access._now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=61)
-    assert client.get(API).status_code == 401
-
-
-def test_a_session_that_is_used_goes_on(start_site: Callable[..., Site]) -> None:
-    site, client = session(start_site, hours=1)
-    access = site.app.state.access
-    for minutes in (40, 80, 120):
-        access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
-        assert client.get(API).status_code == 200
-
-
 @pytest.mark.slow
-def test_a_page_that_is_left_open_does_not_keep_its_session_alive(start_site: Callable[..., Site]) -> None:
-    site, client = session(start_site, hours=1)
-    access = site.app.state.access
-    for minutes, status in ((20, 200), (40, 200), (59, 200), (61, 401)):
+@pytest.mark.parametrize(
+    ("paths", "looks"),
+    [
+        ([API], ((0, 200), (61, 401))),
+        ([API], ((40, 200), (80, 200), (120, 200))),
+        (["/news?since=0", "/badges", "/queue/rows", "/status/numbers"], ((20, 200), (40, 200), (59, 200), (61, 401))),
+    ],
+    ids=["not used", "used", "a page that is left open"],
+)
+def test_a_session_lasts_as_long_as_a_person_uses_it(
+    start_site: Callable[..., Site], paths: list[str], looks: tuple[tuple[int, int], ...]
+) -> None:
+    site = start_site(authentication="always", session_hours=1)
+    site.account("reader", Role.READ)
+    client, access = logged_in(site, "reader"), site.app.state.access
+    for minutes, status in looks:
         access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
-        for path in ("/news?since=0", "/badges", "/queue/rows", "/status/numbers"):
+        for path in paths:
             assert client.get(path).status_code == status, (minutes, path)
 
 
@@ -316,24 +282,15 @@ def test_the_wrong_password_is_refused_and_audited_without_it(guarded: Site) -> 
     assert "wrong horse" not in (guarded.root / "audit.jsonl").read_text()
 
 
-@pytest.mark.slow
-def test_guessing_passwords_is_slowed_down(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "node.web.guesses.monotonic", lambda: 0.0
-    )  # on a loaded machine, a guess takes longer than its wait
-    guesser = guarded.client(auth=("reader", "wrong horse battery"))
-    statuses = [guesser.get(API).status_code for _ in range(7)]
-    assert statuses[:5] == [401] * 5
-    assert statuses[-1] == 429
-    answer = guarded.client(auth=BASIC).get(API)  # from the same address, also the right one has to wait
-    assert answer.status_code == 429
-    assert int(answer.headers["retry-after"]) >= 1
-    assert guarded.client(headers={"Authorization": f"Bearer {guarded.token('reader')}"}).get(API).status_code == 200
-
-
 ROLES = {
-    Role.READ: ["GET /api/v1/studies", "GET /api/v1/status", "GET /metrics"],
-    Role.WRITE: ["POST /api/v1/studies/1.2/reconvert", "POST /dicom-web/studies", "POST /studies/1.2/reconvert"],
+    Role.READ: ["GET /api/v1/studies", "GET /api/v1/status", "GET /metrics", "GET /api/v1/worklist"],
+    Role.WRITE: [
+        "POST /api/v1/studies/1.2/reconvert",
+        "POST /dicom-web/studies",
+        "POST /studies/1.2/reconvert",
+        "POST /api/v1/worklist",
+        "DELETE /api/v1/worklist/1",
+    ],
     Role.ADMIN: [
         "DELETE /api/v1/studies/1.2",
         "DELETE /api/v1/studies/1.2/series/1.3",
@@ -352,13 +309,9 @@ def test_a_lower_role_may_not_do_it(guarded: Site) -> None:
     for name, role in (("reader", Role.READ), ("writer", Role.WRITE), ("admin", Role.ADMIN)):
         client = guarded.client(headers={"Authorization": f"Bearer {guarded.token(name)}"})
         for needed, request in [(needed, request) for needed, requests in ROLES.items() for request in requests]:
-            body = (
-                {"json": {"into": 2}}
-                if request.endswith("merge")
-                else {"json": {}}
-                if request.endswith("separate")
-                else {}
-            )
+            bodies = {"merge": {"into": 2}, "separate": {}, "worklist": {}}
+            last = request.rpartition("/")[2]
+            body = {"json": bodies[last]} if last in bodies and request.startswith("POST") else {}
             answer = client.request(*request.split(), **body)
             assert (answer.status_code == 403) == (role < needed), (name, request, answer.text)
             assert answer.status_code != 401
@@ -404,27 +357,6 @@ def test_tries_at_once_are_no_more_than_one_by_one(guarded: Site) -> None:
         statuses = list(threads.map(guess, range(20)))
     assert set(statuses) == {401, 429}
     assert statuses.count(401) <= FREE_TRIES
-
-
-def test_an_account_that_is_guessed_at_from_many_addresses_is_slowed_down(
-    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("node.web.guesses.monotonic", lambda: 0.0)
-    site = start_site(trusted_proxies=("127.0.0.1",))
-    site.account("reader", Role.READ)
-    site.account("writer", Role.WRITE)
-    known = site.client(auth=BASIC, headers={"X-Forwarded-For": "198.51.100.1"})
-    assert known.get(API).status_code == 200  # a script that is at work
-    access = site.app.state.access
-    for number in range(FREE_TRIES_OF_ACCOUNT):
-        access._guesses.begin(("reader", f"198.51.100.{100 + number}"))  # as if others had guessed from many addresses
-
-    def shows(name: str, password: str, address: str) -> int:
-        return site.client(auth=(name, password), headers={"X-Forwarded-For": address}).get(API).status_code
-
-    assert shows("reader", "wrong horse battery", "203.0.113.9") == 429
-    assert shows("writer", PASSWORD, "203.0.113.10") == 200
-    assert known.get(API).status_code == 200
 
 
 def test_an_address_that_a_stranger_claims_is_not_believed(guarded: Site) -> None:

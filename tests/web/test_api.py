@@ -459,22 +459,6 @@ def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site:
     resumed.ended()
 
 
-def test_problems_are_told_to_programs_as_rfc_9457_says(site: Site) -> None:
-    answer = site.client().get("/api/v1/studies/1.2")
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json() == {
-        "type": "/api/v1/problems/not-found",
-        "title": "There is no such resource",
-        "status": 404,
-        "detail": "There is no such study.",
-        "remedy": answer.json()["remedy"],
-    }
-    wrong = site.client().get("/api/v1/studies", params={"first_date": "Meier^Anna"})
-    assert wrong.status_code == 422
-    assert "query.first_date" in wrong.json()["detail"]
-    assert "Meier" not in wrong.text
-
-
 def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret")

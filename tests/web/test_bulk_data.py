@@ -146,13 +146,3 @@ def test_words_of_big_endian_are_given_in_little_endian(site: Site) -> None:
     assert model["00091001"]["InlineBinary"] == "AgECAQIB"
     bulk = site.client().get(model["00091002"]["BulkDataURI"], headers={"Accept": "application/octet-stream"})
     assert bulk.content == b"\x04\x03\x02\x01" * 1000
-
-
-def test_reading_bulk_data_needs_an_account_and_is_audited(guarded: Site) -> None:
-    guarded.take(*make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1"))
-    token = {"Authorization": f"Bearer {guarded.token('reader')}", "Accept": OCTETS}
-    for path, detail in (("bulkdata", "bulk data"), ("pixeldata", "pixel data")):
-        assert guarded.client().get(f"/dicom-web/studies/1.2.3/{path}").status_code == 401
-        assert guarded.client().get(f"/dicom-web/studies/1.2.3/{path}", headers=token).status_code == 200
-        line = guarded.audited("DICOM Instances Accessed")[-1]
-        assert (line["detail"], line["objects"]) == (detail, [{"study_instance_uid": "1.2.3", "instances": 1}])

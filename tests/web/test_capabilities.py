@@ -159,10 +159,3 @@ def test_each_resource_tells_its_own_methods(site: Site) -> None:
         assert ("HEAD" in allowed) == ("GET" in methods)
         assert {method for one in answer.json()["resources"] for method in one["methods"]} | {"OPTIONS"} == methods
     assert site.client().options("/dicom-web/nothing").status_code == 404
-
-
-def test_capabilities_need_an_account_as_the_resources_do(guarded: Site) -> None:
-    assert guarded.client().options("/dicom-web").status_code == 401
-    token = {"Authorization": f"Bearer {guarded.token('reader')}"}
-    assert guarded.client().options("/dicom-web", headers=token).status_code == 200
-    assert guarded.client().options("/dicom-web", headers=token | {"Accept": "text/html"}).status_code == 406

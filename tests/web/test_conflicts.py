@@ -74,14 +74,6 @@ def test_the_page_groups_compares_and_decides(site: Site, decision: str, study: 
     assert "No identity conflicts to decide" in client.get("/problems/conflicts").text
 
 
-@pytest.mark.parametrize("number", [0, -1, 1 << 63, 10**30])
-def test_a_number_that_no_conflict_can_have_is_no_error_of_ours(site: Site, number: int) -> None:
-    client = site.client()
-    assert client.get(f"/problems/conflicts/{number}").status_code == 422
-    assert client.post(f"/problems/conflicts/{number}", data={"decision": "keep"}).status_code == 422
-    assert client.get(f"/api/v1/conflicts/{number}").status_code == 422
-
-
 @pytest.mark.usefixtures("corrected")
 def test_a_comparison_names_both_persons_and_who_sent_each(site: Site) -> None:
     client = site.client()

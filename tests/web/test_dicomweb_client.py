@@ -12,7 +12,6 @@ from pydicom import dcmread
 from tests import make
 from tests.conftest import corpus_folder
 from tests.web.conftest import Site, open_site
-from tests.web.mixed import sample
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the libraries that it imports
@@ -59,36 +58,13 @@ def test_a_series_goes_in_and_comes_out_the_same(site: Site, web: DICOMwebClient
     assert web.retrieve_instance_frames_rendered(*place, [1], media_types=("image/jpeg",)).startswith(b"\xff\xd8")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "media_type", "syntax"),
-    [
-        ("examples_ybr_color.dcm", "image/jpeg", "1.2.840.10008.1.2.4.50"),
-        ("examples_jpeg2k.dcm", "image/jp2", "1.2.840.10008.1.2.4.90"),
-        ("MR_small_jpeg_ls_lossless.dcm", "image/jls", "1.2.840.10008.1.2.4.80"),
-    ],
-)
-def test_compressed_instances_come_as_stored_and_decompressed(
-    site: Site, web: DICOMwebClient, name: str, media_type: str, syntax: str
-) -> None:
-    one = sample(name)
-    web.store_instances([one.read()])
-    place = (one.study, one.series, one.instance)
-    assert web.retrieve_instance(*place, media_types=STORED) == one.read()
-    native = web.retrieve_instance(*place, media_types=(("application/dicom", "1.2.840.10008.1.2.1"),))
-    assert native.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
-    assert native.pixel_array.shape == one.read().pixel_array.shape
-    (frame,) = web.retrieve_instance_frames(*place, [1], media_types=((media_type, syntax),))
-    assert frame[:1] == b"\xff"
-
-
 def test_pages_of_a_search_are_put_together(site: Site, web: DICOMwebClient) -> None:
     web.store_instances([make.instance(study_uid=f"1.2.{number}") for number in range(7)])
     assert len(web.search_for_studies(limit=3)) == 3
     assert len(web.search_for_studies(limit=3, get_remaining=True)) == 7
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.corpus
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom finds fault with real instances
 def test_every_series_of_the_corpus_comes_out_as_it_went_in(

@@ -176,14 +176,6 @@ def test_what_is_not_there_is_not_found(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 404
 
 
-def test_taking_studies_away_is_audited(site: Site, client: TestClient) -> None:
-    client.get(f"/studies/{DOE}/volumes.zip")
-    client.get(f"/studies/{DOE}/dicom.zip")
-    lines = [str(line) for line in site.audited("DICOM Instances Transferred")]
-    assert any(f"'{DOE}'" in line and "8 files of volumes" in line for line in lines)
-    assert any(f"'{DOE}'" in line and "DICOM of 1 study " in line for line in lines)
-
-
 @pytest.mark.slow
 def test_files_that_are_removed_while_a_download_begins_are_told(
     site: Site, client: TestClient, monkeypatch: pytest.MonkeyPatch

@@ -7,20 +7,13 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from node.index.nouns.accounts import Role
 from tests import make
 from tests.web.conftest import PASSWORD, Site
-from tests.web.pages import start_browser
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield from start_browser(playwright)
 
 
 @pytest.fixture

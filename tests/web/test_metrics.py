@@ -71,10 +71,6 @@ def test_every_metric_of_alerts_dashboard_and_documentation_is_there(site: Site)
         assert known & {name, re.sub(r"_(bucket|count|sum)$", "", name)}, name
 
 
-def test_the_process_answers(site: Site) -> None:
-    assert site.client().get("/healthz").text == "ok\n"
-
-
 def test_a_node_is_ready_until_a_part_of_it_is_not(site: Site) -> None:
     client = site.client()
     answer = client.get("/readyz")

@@ -12,8 +12,7 @@ MORE_THAN_A_ROW_HAS = (2**63, -(2**63) - 1, 10**40)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", MORE_THAN_A_ROW_HAS)
-def test_a_number_that_no_row_can_have_is_told(filled: Site, number: int) -> None:
+def test_a_number_that_no_row_can_have_is_told(filled: Site) -> None:
     client, failed, asked = filled.client(), [], 0
     for path, route in every_route(filled.app.routes):
         numbers = {
@@ -22,6 +21,7 @@ def test_a_number_that_no_row_can_have_is_told(filled: Site, number: int) -> Non
             if "int" in str(parameter.field_info.annotation)
         }
         for method in sorted(route.methods - {"DELETE"}) if numbers and path != "/api/v1/events" else ():
+            number = MORE_THAN_A_ROW_HAS[asked % len(MORE_THAN_A_ROW_HAS)]
             in_path = numbers & set(re.findall(r"{(\w+)", path))
             values = {name: number if name in in_path else 1 for name in re.findall(r"{(\w+)", path)}
             url = path.replace(":path}", "}").format(**values)

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from node.control.node import _require_account
 from node.errors import UsageError
@@ -33,7 +33,7 @@ from node.web.errors import ProviderUnavailable, SignInFailed
 from tests import make
 from tests.web.conftest import PASSWORD, Site
 from tests.web.oidc import CLIENT, SECRET, Provider
-from tests.web.pages import Visitor, start_browser
+from tests.web.pages import Visitor
 
 API = "/api/v1/status"
 ROLES = {"read": ("radiology",), "write": ("physics",), "admin": ("pacs",)}
@@ -183,17 +183,6 @@ def test_a_token_that_somebody_else_signed_opens_nothing(start: StartSite, provi
     assert "not signed by the identity provider" in answer.text
 
 
-def test_somebody_without_a_role_is_refused_with_a_page_that_says_so(start: StartSite, provider: Provider) -> None:
-    provider.claims["roles"] = ["cafeteria", {"radiology": 1}]
-    site = start()
-    client = browser_of(site)
-    answer = sign_in(client)
-    assert answer.status_code == 403
-    assert "The identity provider knows you as 5f3c, but grants you no role here." in answer.text
-    assert client.get(API).status_code == 401
-    assert audited(site) == [("oidc:5f3c", 4, "no role by OpenID Connect")]
-
-
 def test_only_those_who_are_allowed_may_sign_in(start: StartSite, provider: Provider) -> None:
     site = start(allowed=("0a1b",))
     assert sign_in(browser_of(site)).status_code == 403
@@ -279,11 +268,45 @@ def test_a_callback_in_another_browser_opens_nothing(start: StartSite) -> None:
     assert other.get(API).status_code == 401
 
 
-def test_a_sign_in_that_takes_too_long_opens_nothing(start: StartSite, monkeypatch: pytest.MonkeyPatch) -> None:
+def _denies(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider.denies = True
+
+
+def _grants_no_role(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider.claims["roles"] = ["cafeteria", {"radiology": 1}]
+
+
+def _takes_too_long(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity_provider, "SIGN_IN_SECONDS", -1)
-    answer = sign_in(browser_of(start()))
-    assert answer.status_code == 401
-    assert "took too long" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("happens", "status", "says", "audit"),
+    [
+        (_denies, 401, "did not let you sign in", ("unknown account", 4)),
+        (_takes_too_long, 401, "took too long", ("unknown account", 4)),
+        (_grants_no_role, 403, "The identity provider knows you as 5f3c, but grants you no role here.",
+         ("oidc:5f3c", 4)),
+    ],
+)  # fmt: skip
+def test_a_sign_in_that_fails_opens_nothing_and_says_why(
+    start: StartSite,
+    provider: Provider,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: Callable[[Provider, pytest.MonkeyPatch], None],
+    status: int,
+    says: str,
+    audit: tuple[str, int],
+) -> None:
+    site = start()
+    happens(provider, monkeypatch)
+    client = browser_of(site)
+    answer = sign_in(client)
+    assert answer.status_code == status
+    assert says in answer.text
+    assert "access_denied" not in answer.text
+    assert client.get(API).status_code == 401
+    assert [line[:2] for line in audited(site)] == [audit]
 
 
 @pytest.mark.parametrize("hours", [2, -2])
@@ -295,14 +318,6 @@ def test_a_step_of_the_clock_ends_no_sign_in(monkeypatch: pytest.MonkeyPatch, ho
     monkeypatch.setattr(time, "time", lambda: stepped)
     with pytest.raises(SignInFailed, match="not the last sign-in"):  # the cookie counts; it is of another state
         sign_ins.returned(cookie, "x")
-
-
-def test_a_person_who_gives_up_at_the_provider_comes_back_to_the_form(start: StartSite, provider: Provider) -> None:
-    provider.denies = True
-    answer = sign_in(browser_of(start()))
-    assert answer.status_code == 401
-    assert "did not let you sign in" in answer.text
-    assert "access_denied" not in answer.text
 
 
 def test_a_code_of_somebody_else_opens_nothing(start: StartSite) -> None:
@@ -341,24 +356,19 @@ def test_the_sign_in_leads_back_to_the_page_that_asked_for_it(start: StartSite) 
 # The provider
 
 
-def test_a_provider_that_is_down_is_told_and_own_accounts_go_on(
-    start: StartSite, provider: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_provider_that_is_down_is_told_and_own_accounts_go_on(start: StartSite, provider: Provider) -> None:
     site = start()
     site.account("reader", Role.READ)
+    begun = browser_of(site)
+    back = begin(begun)
     provider.close()
-    answer = browser_of(site).get("/login/oidc")
+    assert begun.get(back).status_code == 503
+    assert begun.get(API).status_code == 401
+    identity_provider_is_unknown = start()
+    answer = browser_of(identity_provider_is_unknown).get("/login/oidc")
     assert answer.status_code == 503
     assert "The identity provider gave an unexpected answer" in answer.text
     assert site.client(auth=("reader", PASSWORD)).get(API).status_code == 200
-
-
-def test_a_provider_that_goes_away_between_is_told(start: StartSite, provider: Provider) -> None:
-    client = browser_of(start())
-    back = begin(client)
-    provider.close()
-    assert client.get(back).status_code == 503
-    assert client.get(API).status_code == 401
 
 
 class Clock:
@@ -535,18 +545,13 @@ def test_claims_are_found_by_name_and_by_path() -> None:
 
 
 @pytest.mark.slow
-def test_in_a_browser_a_person_signs_in_and_out(start: StartSite, provider: Provider) -> None:
+def test_in_a_browser_a_person_signs_in_and_out(start: StartSite, visit: Callable[[str], Visitor]) -> None:
     site = start()
-    with sync_playwright() as playwright:
-        for browser in start_browser(playwright):
-            visitor = Visitor(browser, site.url)
-            page = visitor.open("/queue")
-            page.get_by_role("link", name="Sign in with single sign-on").click()
-            expect(page.get_by_role("heading", name="Queue", exact=True)).to_be_visible()
-            assert page.url == f"{site.url}/queue"
-            page.get_by_role("button", name="Sign out").click()
-            page.get_by_role("link", name="sign out there as well").click()
-            expect(page.get_by_text(f'{{"ended": "{CLIENT}"}}')).to_be_visible()
-            visitor.close()
-            assert visitor.complaints == []
+    page = visit(site.url).open("/queue")
+    page.get_by_role("link", name="Sign in with single sign-on").click()
+    expect(page.get_by_role("heading", name="Queue", exact=True)).to_be_visible()
+    assert page.url == f"{site.url}/queue"
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("link", name="sign out there as well").click()
+    expect(page.get_by_text(f'{{"ended": "{CLIENT}"}}')).to_be_visible()
     assert [line[2] for line in audited(site)] == ["Login by OpenID Connect", "Logout"]

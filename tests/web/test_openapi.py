@@ -46,7 +46,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("requests", [4, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("requests", [2, pytest.param(100, marks=pytest.mark.long)])
 def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
     """As many requests of each operation, the same ones every time."""
     import schemathesis

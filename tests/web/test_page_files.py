@@ -53,16 +53,18 @@ def test_a_file_that_a_browser_has_is_not_sent_again(filled: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["..%2f..%2fconversion.json", "%2e%2e", "..%5c..%5cx", "volume.nii.gz%00", "no.nii.gz", "%2fetc%2fpasswd", "."],
-)
-def test_a_name_that_the_folder_does_not_hold_is_not_found(filled: Site, name: str) -> None:
-    assert filled.client().get(f"{PLACE}/files/1/{name}").status_code == 404
-
-
-@pytest.mark.parametrize(("revision", "status"), [("2", 404), ("0", 422), ("-1", 422), ("9" * 30, 422), ("x", 422)])
-def test_a_revision_that_is_not_there_is_refused(filled: Site, revision: str, status: int) -> None:
-    assert filled.client().get(f"{PLACE}/files/{revision}/volume.nii.gz").status_code == status
+    ("path", "status"),
+    [
+        *((f"1/{name}", 404) for name in (
+            "..%2f..%2fconversion.json", "%2e%2e", "..%5c..%5cx", "volume.nii.gz%00", "no.nii.gz", "%2fetc%2fpasswd",
+            ".", "volume.json/reduced", "volume.zraw/reduced", "no.nii.gz/reduced", "..%2fx.nii.gz/reduced",
+        )),
+        ("2/volume.nii.gz", 404),
+        *((f"{revision}/volume.nii.gz", 422) for revision in ("0", "-1", "9" * 30, "x")),
+    ],
+)  # fmt: skip
+def test_a_file_that_the_folder_does_not_hold_is_not_found(filled: Site, path: str, status: int) -> None:
+    assert filled.client().get(f"{PLACE}/files/{path}").status_code == status
 
 
 @pytest.mark.slow
@@ -87,11 +89,6 @@ def test_metaimage_is_reduced_as_nifti_is(filled: Site) -> None:
     ours, theirs = (nibabel.Nifti1Image.from_bytes(gzip.decompress(copy)) for copy in copies)
     assert (ours.get_fdata() == theirs.get_fdata()).all()
     assert (ours.affine == theirs.affine).all()
-
-
-@pytest.mark.parametrize("name", ["volume.json", "volume.zraw", "no.nii.gz", "..%2fx.nii.gz"])
-def test_what_cannot_be_reduced_is_not_found(filled: Site, name: str) -> None:
-    assert filled.client().get(f"{PLACE}/files/1/{name}/reduced").status_code == 404
 
 
 def test_a_browser_may_keep_what_is_named_by_version_and_nothing_of_a_patient(filled: Site) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
@@ -27,7 +27,7 @@ from tests import make
 from tests.interop.conftest import is_answered
 from tests.programs import free_port, needs
 from tests.web.conftest import Site, until
-from tests.web.pages import NARROW, Visitor, accessibility_faults, is_wider_than_window, start_browser
+from tests.web.pages import NARROW, Visitor, accessibility_faults, is_wider_than_window
 
 STUDY, CT, MR = "1.2.90", "1.2.90.1", "1.2.90.2"
 NAME = "Weiß^Änne"
@@ -292,25 +292,20 @@ def shown(site: Site) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_people_query_and_retrieve_by_the_page(site: Site) -> None:
-    with sync_playwright() as playwright:
-        for browser in start_browser(playwright):
-            visitor = Visitor(browser, site.url)
-            page = visitor.open("/")
-            page.get_by_role("link", name="Peers").click()
-            form = page.get_by_role("search")
-            form.get_by_label("Peer").select_option("dcmtk")
-            form.get_by_label("Patient ID").fill("P-9*")
-            form.get_by_role("button", name="Find").click()
-            row = page.locator("#answers tbody tr").first
-            expect(row).to_contain_text("Weiß, Änne")
-            expect(row.locator(".chip")).to_have_text("not here")
-            row.get_by_role("button", name="Show the series").click()
-            page.locator(".expansion tr", has_text="MR").get_by_role("checkbox").check()
-            page.get_by_role("button", name="Retrieve").click()
-            expect(page.locator("#retrievals tbody tr")).to_contain_text("3 instances came")
-            assert accessibility_faults(page) == []
-            page.set_viewport_size(NARROW)
-            assert not is_wider_than_window(page)
-            visitor.close()
-            assert visitor.complaints == []
+def test_people_query_and_retrieve_by_the_page(site: Site, visit: Callable[[str], Visitor]) -> None:
+    page = visit(site.url).open("/")
+    page.get_by_role("link", name="Peers").click()
+    form = page.get_by_role("search")
+    form.get_by_label("Peer").select_option("dcmtk")
+    form.get_by_label("Patient ID").fill("P-9*")
+    form.get_by_role("button", name="Find").click()
+    row = page.locator("#answers tbody tr").first
+    expect(row).to_contain_text("Weiß, Änne")
+    expect(row.locator(".chip")).to_have_text("not here")
+    row.get_by_role("button", name="Show the series").click()
+    page.locator(".expansion tr", has_text="MR").get_by_role("checkbox").check()
+    page.get_by_role("button", name="Retrieve").click()
+    expect(page.locator("#retrievals tbody tr")).to_contain_text("3 instances came")
+    assert accessibility_faults(page) == []
+    page.set_viewport_size(NARROW)
+    assert not is_wider_than_window(page)

@@ -66,6 +66,10 @@ def test_an_error_has_its_kind(empty: Site, request_: dict[str, Any], kind: Prob
 def test_the_type_of_a_problem_leads_to_its_description(empty: Site) -> None:
     client = empty.client()
     problem = client.get("/api/v1/studies/1.2").json()
+    assert (problem["type"], problem["detail"]) == ("/api/v1/problems/not-found", "There is no such study.")
+    wrong = client.get("/api/v1/studies", params={"first_date": "Meier^Anna"})
+    assert "query.first_date" in wrong.json()["detail"]
+    assert "Meier" not in wrong.text
     described = client.get(problem["type"]).json()
     assert described == {name: problem[name] for name in ("type", "status", "title", "remedy")}
 

@@ -96,33 +96,6 @@ def test_threads_that_answer_members_have_their_scope() -> None:
     assert {path.relative_to(package).as_posix() for path in starting} == OWN_THREADS.keys()
 
 
-@pytest.mark.slow
-def test_accounts_see_the_series_of_their_projects(start_site: Any) -> None:
-    site = start_site(authentication="always").serving()
-    enter(site)
-    for name, series in SEEN.items():
-        client = as_account(site, name)
-        assert listed(client, "/api/v1/series", "series_instance_uid") == series, name
-        studies = {SERIES[one] for one in series}
-        found = client.get("/dicom-web/studies")
-        assert {one["0020000D"]["Value"][0] for one in found.json() or []} == studies, name
-        assert client.get("/api/v1/studies/1.2.904").status_code == 404
-    dora, admin = as_account(site, "dora"), as_account(site, "admin")
-    assert listed(dora, "/api/v1/projects", "name") == {"beta", "gamma"}
-    assert listed(admin, "/api/v1/series", "series_instance_uid") == set(SERIES)
-    assert dora.get("/api/v1/studies/1.2.901").json()["series"] == 1, "counts are of what is seen"
-
-    # What comes later is in the projects of its study, and leaves them with the project or the role.
-    site.take(*make.ct_series(2, study_uid="1.2.902", series_uid="1.2.902.9", PatientID="ID-1.2.902"))
-    assert "1.2.902.9" in listed(dora, "/api/v1/series", "series_instance_uid")
-    assert admin.delete("/api/v1/projects/beta/members/dora").status_code == 200
-    assert listed(dora, "/api/v1/series", "series_instance_uid") == SEEN["cleo"]
-    assert admin.delete("/api/v1/projects/gamma").status_code == 200
-    assert listed(dora, "/api/v1/series", "series_instance_uid") == set(), "it does not see the whole node then"
-    site.store.actions.by_name["limit-account"](account="dora", is_limited=False, who="test")
-    assert listed(dora, "/api/v1/series", "series_instance_uid") == {*SERIES, "1.2.902.9"}
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = open_site(tmp_path_factory.mktemp("shared") / "root", authentication="always").serving()

@@ -16,24 +16,10 @@ from tests.web.conftest import Site
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x00\x1b\u202e"
 PLAIN = {
-    "html",
-    "head",
-    "meta",
-    "title",
-    "body",
-    "h1",
-    "table",
-    "tr",
-    "th",
-    "td",
-    "ol",
-    "li",
-    "b",
-    "small",
-    "p",
-    "bdi",
+    "html", "head", "meta", "title", "body", "h1", "table", "tr", "th", "td", "ol", "li", "b", "small", "p", "bdi",
     "br",
-}
+}  # fmt: skip
+"""Elements that do nothing."""
 
 
 class Reader(HTMLParser):

@@ -19,7 +19,7 @@ from node.dicom.json_model import json_model
 from node.extensions.dicomweb.xml_model import native_model
 from tests import make
 from tests.web.conftest import Site, open_site
-from tests.web.mixed import NAMES, sample
+from tests.web.mixed import NAMES, Sample, sample
 from tests.web.test_stow import FAILED, OTHERS, REFERENCED, file_of, items, part_files, stored
 from tests.web.test_wado import parts_of
 
@@ -55,27 +55,22 @@ def reason(response: httpx2.Response) -> str:
 
 
 @pytest.mark.slow
-def test_a_series_in_json_is_stored_as_it_was_meant(site: Site) -> None:
+@pytest.mark.parametrize("form", ["json", "xml"])
+def test_a_series_of_metadata_is_stored_as_it_was_meant(site: Site, form: str) -> None:
     series = make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1")
     bulk = [part("application/octet-stream", ds.PixelData, f"{ds.SOPInstanceUID}/7FE00010") for ds in series]
-    response = post(site, part(METADATA, json.dumps([model_of(ds) for ds in series]).encode()), *bulk)
+    models = [model_of(ds) for ds in series]
+    if form == "json":
+        response = post(site, part(METADATA, json.dumps(models).encode()), *bulk)
+    else:
+        metadata = [part("application/dicom+xml", native_model(model)) for model in models]
+        response = post(site, *metadata, *bulk, content_type=XML_TYPE)
     assert response.status_code == 200, response.text
     assert len(items(response, REFERENCED)) == 3
     for ds in series:
         assert kept(site, ds.SOPInstanceUID) == ds
         assert kept(site, ds.SOPInstanceUID).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
     assert part_files(site) == []
-
-
-@pytest.mark.slow
-def test_a_series_in_xml_is_stored_as_it_was_meant(site: Site) -> None:
-    series = make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1")
-    metadata = [part("application/dicom+xml", native_model(model_of(ds))) for ds in series]
-    bulk = [part("application/octet-stream", ds.PixelData, f"{ds.SOPInstanceUID}/7FE00010") for ds in series]
-    response = post(site, *metadata, *bulk, content_type=XML_TYPE)
-    assert response.status_code == 200, response.text
-    for ds in series:
-        assert kept(site, ds.SOPInstanceUID) == ds
 
 
 @pytest.fixture(scope="module")
@@ -95,23 +90,30 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
+AS_STORED = {"Accept": "multipart/related; type=*/*; transfer-syntax=*"}
+
+
+def given_out(origin: Site, name: str) -> tuple[Sample, dict[str, Any]]:
+    """A sample that a node has, and the metadata that it gives out."""
+    one = sample(name)
+    if one.instance not in stored(origin):
+        origin.take(one.read())
+    (model,) = origin.client().get(f"{one.path}/metadata").json()
+    return one, model
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "image_dfl.dcm"])
 @pytest.mark.parametrize("form", ["json", "xml"])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, about values of its own test files
 def test_metadata_and_bulk_data_that_a_node_gives_out_make_the_same_instance(
     origin: Site, targets: dict[str, Site], name: str, form: str
 ) -> None:
-    one, site = sample(name), targets[form]
-    if one.instance not in stored(origin):
-        origin.take(one.read())
-    ours = origin.client()
-    (model,) = ours.get(f"{one.path}/metadata").json()
+    (one, model), site = given_out(origin, name), targets[form]
     bulk = []
     for tag, element in model.items():
         if "BulkDataURI" not in element:
             continue
-        accept = "multipart/related; type=*/*; transfer-syntax=*"
-        parts = parts_of(ours.get(element["BulkDataURI"], headers={"Accept": accept}))
+        parts = parts_of(origin.client().get(element["BulkDataURI"], headers=AS_STORED))
         bulk += [part(headers["Content-Type"], body, element["BulkDataURI"]) for headers, body in parts]
         assert tag == "7FE00010" or len(parts) == 1
     if form == "json":
@@ -258,14 +260,9 @@ def test_entities_and_deep_nesting_are_refused(targets: dict[str, Site]) -> None
 def test_frames_under_a_wrong_media_type_are_refused(
     origin: Site, targets: dict[str, Site], name: str, content_type: str, told: str
 ) -> None:
-    one, site = sample(name), targets["nothing"]
-    if one.instance not in stored(origin):
-        origin.take(one.read())
-    (model,) = origin.client().get(f"{one.path}/metadata").json()
+    (_, model), site = given_out(origin, name), targets["nothing"]
     uri = model["7FE00010"]["BulkDataURI"]
-    ((_, frame),) = parts_of(
-        origin.client().get(uri, headers={"Accept": "multipart/related; type=*/*; transfer-syntax=*"})
-    )
+    ((_, frame),) = parts_of(origin.client().get(uri, headers=AS_STORED))
     response = post(site, part(METADATA, json.dumps([model]).encode()), part(content_type, frame, uri))
     assert response.status_code == 409, response.text
     assert told in [failure["00000902"][: len(told)] for tag in (FAILED, OTHERS) for failure in items(response, tag)]
@@ -273,16 +270,8 @@ def test_frames_under_a_wrong_media_type_are_refused(
 
 
 DESCRIPTION = (
-    "00280002",
-    "00280004",
-    "00280010",
-    "00280011",
-    "00280100",
-    "00280101",
-    "00280102",
-    "00280103",
-    "00280006",
-)
+    "00280002", "00280004", "00280010", "00280011", "00280100", "00280101", "00280102", "00280103", "00280006",
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -300,12 +289,9 @@ DESCRIPTION = (
 def test_the_description_of_pixels_may_be_left_out_if_the_frames_say_it(
     origin: Site, site: Site, name: str, status: int
 ) -> None:
-    one = sample(name)
-    if one.instance not in stored(origin):
-        origin.take(one.read())
-    (model,) = origin.client().get(f"{one.path}/metadata").json()
+    one, model = given_out(origin, name)
     uri, left = model["7FE00010"]["BulkDataURI"], {tag: model[tag] for tag in model if tag not in DESCRIPTION}
-    answer = origin.client().get(uri, headers={"Accept": "multipart/related; type=*/*; transfer-syntax=*"})
+    answer = origin.client().get(uri, headers=AS_STORED)
     bulk = [part(headers["Content-Type"], body, uri) for headers, body in parts_of(answer)]
     response = post(site, part(METADATA, json.dumps([left]).encode()), *bulk)
     assert response.status_code == status, response.text
@@ -319,15 +305,9 @@ def test_the_description_of_pixels_may_be_left_out_if_the_frames_say_it(
 
 @pytest.mark.slow
 def test_frames_that_the_metadata_hide_are_refused(origin: Site, targets: dict[str, Site]) -> None:
-    one, site = sample("MR_small_jpeg_ls_lossless.dcm"), targets["nothing"]
-    if one.instance not in stored(origin):
-        origin.take(one.read())
-    (model,) = origin.client().get(f"{one.path}/metadata").json()
+    (_, model), site = given_out(origin, "MR_small_jpeg_ls_lossless.dcm"), targets["nothing"]
     pixels = model.pop("7FE00010")
-    answer = origin.client().get(
-        pixels["BulkDataURI"], headers={"Accept": "multipart/related; type=*/*; transfer-syntax=*"}
-    )
-    ((_, frame),) = parts_of(answer)
+    ((_, frame),) = parts_of(origin.client().get(pixels["BulkDataURI"], headers=AS_STORED))
     for hidden, told in (
         ({"7FE00010": {"vr": "OW"}}, "7FE00010: the metadata have neither"),
         ({"7fe00010": {"vr": "OW"}, "7FE00010": {"vr": "OW"}}, "a tag occurs twice"),

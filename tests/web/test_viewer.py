@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from node.extensions.pages import files, viewable
 from tests import make
 from tests.web.conftest import Site, open_site
-from tests.web.pages import NARROW, Visitor, accessibility_faults, greys, is_wider_than_window, start_browser
+from tests.web.pages import NARROW, Visitor, accessibility_faults, greys, is_wider_than_window
 
 STUDY = "1.2.70"
 CT, MR, REGIONS, STEADY, COLOUR, ELSEWHERE = (f"{STUDY}.{number}" for number in range(1, 7))
@@ -65,19 +65,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield from start_browser(playwright)
-
-
 @pytest.fixture
-def visitor(browser: Browser, site: Site) -> Iterator[Visitor]:
-    """Somebody whose browser must have complained about nothing in the end."""
-    visitor = Visitor(browser, site.url)
-    yield visitor
-    visitor.close()
-    assert visitor.complaints == []
+def visitor(visit: Callable[[str], Visitor], site: Site) -> Visitor:
+    return visit(site.url)
 
 
 @pytest.fixture

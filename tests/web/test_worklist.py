@@ -14,7 +14,7 @@ from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from tests import make
 from tests.protocol.test_performed_steps import begun
 from tests.protocol.test_worklist import entry as file_entry
-from tests.web.conftest import PASSWORD, Site
+from tests.web.conftest import Site
 
 ENTRIES = "/api/v1/worklist"
 
@@ -112,16 +112,6 @@ def test_the_entry_of_a_file_is_changed_by_its_file_only(site: Site) -> None:
     for method in ("PUT", "DELETE"):
         answer = site.client().request(method, f"{ENTRIES}/{listed['id']}", json=FORM)
         assert (answer.status_code, "that of a file" in answer.json()["detail"]) == (409, True)
-
-
-@pytest.mark.slow
-def test_readers_see_and_writers_change_the_worklist(guarded: Site) -> None:
-    reader, writer = (guarded.client(auth=(name, PASSWORD)) for name in ("reader", "writer"))
-    assert guarded.client().get(ENTRIES).status_code == 401
-    assert reader.post(ENTRIES, json=FORM).status_code == 403
-    added = writer.post(ENTRIES, json=FORM).json()
-    assert reader.get(f"{ENTRIES}/{added['id']}").status_code == 200
-    assert reader.delete(f"{ENTRIES}/{added['id']}").status_code == 403
 
 
 @pytest.mark.slow

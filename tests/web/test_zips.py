@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
 from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
@@ -26,18 +25,10 @@ from node.web.files import Damaged
 from node.web.services import Services
 from node.web.zips import Known, Member, PlannedFile, PlannedZip, zip_stream
 from tests import make
-from tests.peers import Proxy
 from tests.web.conftest import DEADLINE_SECONDS, Site
-from tests.web.pages import start_browser
 
 STUDY = "1.2.3"
 NAMES = ["Müller_Jörg/001_頭部.dcm", "Ω/é.json", "plain.txt"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield from start_browser(playwright)
 
 
 @pytest.fixture
@@ -317,31 +308,3 @@ def test_a_file_that_is_deleted_while_it_is_sent_closes_the_connection(site: Sit
         with pytest.raises(httpx2.RemoteProtocolError):
             list(pieces)
     assert client.get(url).status_code == 404
-
-
-@pytest.mark.slow
-def test_a_browser_goes_on_by_itself_when_the_connection_breaks(site: Site, browser: Browser, tmp_path: Path) -> None:
-    site.take(*make.ct_series(20, study_uid=STUDY, series_uid="1.2.3.1", rows=512, columns=512))
-    path = f"/studies/{STUDY}/dicom.zip"
-    content = site.client().get(path).content
-    passed, is_cut = 0, False
-
-    def changed(answer: bytes) -> bytes:
-        nonlocal passed, is_cut
-        passed += len(answer)
-        if passed > len(content) * 9 // 10 and not is_cut:
-            is_cut = True
-            proxy.cut()
-        return answer
-
-    with Proxy(httpx2.URL(site.url).port or 0) as proxy:
-        page = browser.new_context(base_url=f"http://127.0.0.1:{proxy.port}", accept_downloads=True).new_page()
-        page.goto("/healthz")
-        proxy.changed = changed
-        script = "path => { const link = document.createElement('a'); link.href = path; link.click() }"
-        with page.expect_download() as begun:
-            page.evaluate(script, path)
-        begun.value.save_as(tmp_path / "got.zip")
-        page.context.close()
-    assert (tmp_path / "got.zip").read_bytes() == content
-    assert is_cut
