@@ -189,9 +189,14 @@ class Repository:
 
     def _compare_files(self, marked: Mapping[str, set[str]]) -> None:
         """Make archive and index agree, and release the claims of the process before."""
-        digests = self.applier.lacks_segments
         self.recovered = recover(
-            self.archive, self.index, self._quiet_seconds, self.index.now(), marked, digests=digests
+            self.archive,
+            self.index,
+            self._quiet_seconds,
+            self.index.now(),
+            marked,
+            lengths=not self.index.was_closed,
+            digests=self.applier.lacks_segments,
         )
 
     def _adopt_what_only_files_tell(self, *, is_new: bool, is_older: bool) -> None:

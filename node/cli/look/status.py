@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -64,6 +63,7 @@ def status(root: Root) -> Listing:
     settings = root.settings
 
     from node.archive.proof import last_proof
+    from node.archive.space import free_bytes_of, fullest
     from node.lifecycle.journal import damaged_records, journal_report
     from node.live import read_counters
 
@@ -99,7 +99,7 @@ def status(root: Root) -> Listing:
             "senders": index.senders.all(),
             "hosts": index.hosts.all(index.hosts.now()),
             "oldest_due_at": index.series.next_due_at(),
-            "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
+            "free_bytes": free_bytes_of(fullest(folder)),
         }
     return described({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures))
 
@@ -130,19 +130,30 @@ def readiness_of(live: Mapping[str, Any] | None) -> str:
 
 def intake_of(settings: Settings) -> str:
     """Return a description of whether a node on this root currently accepts instances."""
-    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of, room_of
+    from node.archive.space import (
+        MIN_FREE_BYTES,
+        MIN_FREE_INODES,
+        STOPPED_FILE,
+        disks_of,
+        free_bytes_of,
+        free_inodes_of,
+        fullest,
+        room_of,
+    )
 
     root = settings.storage.root.absolute()
     with suppress(OSError, ValueError):
         stopped = json_of((root / STOPPED_FILE).read_bytes())
         return f"stopped at {stopped['at']}: {stopped['reason']}; check the disk, then restart the node"
-    free, inodes = free_bytes_of(root), free_inodes_of(root)
+    folder = fullest(root)
+    free = free_bytes_of(folder)
+    inodes = min((count for count in map(free_inodes_of, disks_of(root)) if count is not None), default=None)
     if inodes is not None and inodes < MIN_FREE_INODES:
         return f"{inodes} inodes free: instances and associations are refused; remove files from the disk"
     if free < max(settings.storage.reserve_bytes, MIN_FREE_BYTES):
-        return f"the disk is full except for the reserve ({room_of(root)}): instances and associations are refused"
+        return f"the disk is full except for the reserve ({room_of(folder)}): instances and associations are refused"
     if free < (low := settings.storage.low_bytes):
-        return f"disk space is low, below {sized(low)} ({room_of(root)}): new associations are refused"
+        return f"disk space is low, below {sized(low)} ({room_of(folder)}): new associations are refused"
     return "open"
 
 
