@@ -510,7 +510,7 @@ def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segme
     """Return the segments that were used, in the order of their records, the identity of their journal and its mark.
 
     Last come the files of segments that the mark names and that are missing, or shorter than they were. The identity is
-    empty, and the mark 0, if no segment was used and none is missing.
+    empty, and the mark 0, if there is neither a segment that was used nor a mark.
 
     Raises JournalUnusable if a newer version has written a segment.
     """
@@ -522,16 +522,16 @@ def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segme
         )
     mark = _read_mark(folder)
     gone = _gone(folder, mark, segments)
-    identity = _identity(mark, used, gone)
+    identity = _identity(mark, used)
     is_own = mark.get("journal") == identity.hex()
     return used, identity, _freed(mark) if is_own else 0, gone if is_own else []
 
 
-def _identity(mark: Mapping[str, Any], used: Sequence[Segment], gone: Sequence[Path]) -> bytes:
+def _identity(mark: Mapping[str, Any], used: Sequence[Segment]) -> bytes:
     """Return the identity of the journal; where every header is damaged or missing, the mark names it."""
     heads = [segment.head for segment in used if segment.head is not None]
     newest = next((head.journal for head in reversed(heads) if head.journal), b"")
-    if newest or not (used or gone):
+    if newest:
         return newest
     try:
         return bytes.fromhex(str(mark["journal"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from json import loads as json_of
@@ -88,6 +88,7 @@ def status(root: Root) -> Listing:
             "journal_bytes": journal.bytes,
             "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
             "lost_instances": index.lost.count(),
+            "journal_gaps": index.lost.gaps(),
             "missing_files": index.instances.count_missing_files(),
             "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
             "retention": index.retention.waits_for,
@@ -164,8 +165,11 @@ def _journal(facts: Mapping[str, Any]) -> str:
     return f"{counted(waiting, 'instance')} waiting for the index" if waiting else "nothing waits for the index"
 
 
-def _lost(count: int) -> str:
-    return f"{counted(count, 'instance')}: voxelnode lost list" if count else "none"
+def _lost(count: int, gaps: Sequence[Mapping[str, Any]]) -> str:
+    if not count and not gaps:
+        return "none"
+    of_journal = f" and {counted(len(gaps), 'gap')} of the journal" if gaps else ""
+    return f"{counted(count, 'instance')}{of_journal}: voxelnode lost list"
 
 
 def _scrub(last: Mapping[str, Any] | None) -> str:
@@ -191,7 +195,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
             "journal": _journal(facts),
             "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
-            "acknowledged, not here": _lost(facts["lost_instances"]),
+            "acknowledged, not here": _lost(facts["lost_instances"], facts["journal_gaps"]),
             "last scrub": _scrub(facts["scrub"]["last"]),
             **({"backup": facts["backup_proof"]["text"]} if facts["backup_proof"] else {}),
             **({"retention": facts["retention"]} if facts["retention"] else {}),

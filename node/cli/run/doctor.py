@@ -250,12 +250,15 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
 
     try:
         with _looking(settings) as index:
-            missing = index.instances.count_missing_files()
+            missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
     except IndexUnusable:  # reported already
         return
     if missing:
         remedy = "send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`"
         yield Check("archive", "broken", f"missing or damaged: the files of {counted(missing, 'instance')}", remedy)
+    for gap in gaps:
+        remedy = "have them sent again, then run `voxelnode lost write-off journal --reason TEXT`"
+        yield Check("journal", "broken", gap["detail"], remedy)
 
 
 def _objects(settings: Settings) -> Iterator[Check]:
