@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -49,6 +50,26 @@ def sync_file_system(folder: Path) -> None:
             raise OSError(error, os.strerror(error), str(folder))
     finally:
         os.close(descriptor)
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Move a file, or a link, over what has the other name; between file systems, its bytes are copied durably.
+
+    The names are not synced. If the process dies while it copies, the file has its old name, or both.
+    """
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        part = target.with_name(f"{target.name}.part")
+        part.unlink(missing_ok=True)
+        shutil.copy2(source, part, follow_symlinks=False)
+        if not part.is_symlink():
+            sync_file(part)
+        os.replace(part, target)
+        sync_folder(target.parent)
+        source.unlink()
 
 
 def moved(path: Path, opened: os.stat_result, least_bytes: int = 0) -> str | None:

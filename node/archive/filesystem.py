@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, TypeVar
 from node.acknowledged import Ledger
 from node.archive.derived import Derived
 from node.archive.intake import Ballast, Intake
-from node.durable import make_folder, sync_file, sync_file_system, sync_folder
+from node.durable import make_folder, move_file, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ NAMES_AT_ONCE = 256
 """Names of files whose random bytes are read together."""
 
 MAX_SINGLE_SYNCS = 256
-"""Largest number of files that are synced one by one; for more, one sync of the file system takes less time."""
+"""Largest number of files that are synced one by one; for more, one sync of each disk takes less time."""
 
 DOWNLOAD = "download-"
 """How the names of downloads begin that are prepared in the work folder."""
@@ -158,7 +158,7 @@ class Archive:
         """
         try:
             with self._moving:
-                os.rename(self.incoming / f"{_name(key)}.part", self.root / key)
+                move_file(self.incoming / f"{_name(key)}.part", self.path(key))
                 self._moved_into.add(self.path(key).parent)
         except FileNotFoundError:
             return False
@@ -187,13 +187,15 @@ class Archive:
         """
         self.intake.require_sound()
         with self.intake.refusing():
+            folders = {self.path(key).parent for key in keys}
             if len(keys) > MAX_SINGLE_SYNCS:
-                sync_file_system(self.root)
+                for folder in {folder.stat().st_dev: folder for folder in folders}.values():
+                    sync_file_system(folder)
                 return
             for key in keys:
                 with suppress(FileNotFoundError):
                     _sync_own(self.path(key))
-            for folder in {self.path(key).parent for key in keys}:
+            for folder in folders:
                 sync_folder(folder)
 
     def sync_folder(self, folder: Path) -> None:
@@ -263,7 +265,7 @@ class Archive:
     def move(self, key: str, to: str) -> None:
         """Move a file durably, over the file that has the other key."""
         _sync_own(self.path(key))
-        os.replace(self.path(key), self.path(to))
+        move_file(self.path(key), self.path(to))
         for folder in {self.path(key).parent, self.path(to).parent}:
             self.sync_folder(folder)
 
@@ -273,7 +275,7 @@ class Archive:
 
     def quarantine(self, key: str) -> None:
         """Move a file that no row of images names to its `quarantine_key`."""
-        os.rename(self.path(key), self.path(self.quarantine_key(key)))
+        move_file(self.path(key), self.path(self.quarantine_key(key)))
         self.sync_folder(self._quarantine)
 
     def take_in(self, key: str, part: Path | None) -> bool:
@@ -281,13 +283,13 @@ class Archive:
         if part is None:
             return False
         make_folder(self.path(key).parent)
-        os.rename(part, self.path(key))
+        move_file(part, self.path(key))
         return True
 
     def keep_aside(self, part: Path, key: str) -> None:
         """Move a part file to the `quarantine_key` of a file, durably."""
         sync_file(part)
-        os.rename(part, self.path(self.quarantine_key(key)))
+        move_file(part, self.path(self.quarantine_key(key)))
         self.sync_folder(self._quarantine)
 
     def take_back(self, name: str) -> str:
@@ -297,7 +299,7 @@ class Archive:
         """
         key = self.new_key()
         with self.intake.refusing():
-            os.rename(self._quarantine / name, self.path(key))
+            move_file(self._quarantine / name, self.path(key))
         self.sync([key])
         self.sync_folder(self._quarantine)
         return key
@@ -324,7 +326,7 @@ class Archive:
     def quarantine_parts(self) -> None:
         """Move all part files to quarantine: a record that can no longer be read may have named some of them."""
         for part in self.incoming.glob("*.part"):
-            os.rename(part, self._quarantine / f"{part.stem}.dcm")
+            move_file(part, self._quarantine / f"{part.stem}.dcm")
         self.sync_folder(self._quarantine)
 
     def folders(self) -> list[str]:

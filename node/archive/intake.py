@@ -47,6 +47,7 @@ class Intake:
     def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0) -> None:
         self._root, self._reserve_bytes = root, max(reserve_bytes, MIN_FREE_BYTES)
         self._low_bytes = max(low_bytes, self._reserve_bytes)
+        self._disks = (root,)
         self._full = self._low = False
         self._lock = threading.Lock()
         self._stopped: str | None = None
@@ -67,6 +68,7 @@ class Intake:
         `trouble`: why nothing more may be accepted although disk and archive are sound, or None.
         """
         self._watched = {path: os.stat(path) for path in paths}
+        self._disks = tuple(space.disks_of(self._root))
         self._trouble = trouble
 
     @property
@@ -81,9 +83,9 @@ class Intake:
         return self._shortage if monotonic() < self._short_until else None
 
     def free_bytes(self) -> int:
-        """Return the bytes that this process may still write to the disk; 0 if the root is gone."""
+        """Return the bytes that this process may still write to the fullest disk of the root; 0 if one is gone."""
         try:
-            return free_bytes_of(self._root)
+            return min(map(free_bytes_of, self._disks))
         except FileNotFoundError:
             return 0
 
@@ -111,7 +113,7 @@ class Intake:
         lack = self._lack(self._reserve_bytes, RESUME_FACTOR if self._full else 1.0, self._reserved())
         self._full = lack is not None
         if lack is not None:
-            raise OutOfResources(lack)
+            raise OutOfResources(lack[1])
 
     def require_sound(self) -> None:
         """Raise if a sync has failed: after the first failure, a later success would prove nothing.
@@ -143,21 +145,22 @@ class Intake:
     def _reserved(self) -> str:
         return f"{sized(self._reserve_bytes)} are kept in reserve ([storage] reserve_bytes)"
 
-    def _told(self, lack: str | None) -> str | None:
+    def _told(self, lack: tuple[Path, str] | None) -> str | None:
         """Add the path and the remedy to a shortage, for readers on this machine; peers receive neither."""
-        return None if lack is None else f"{self._root}: {lack}; remove files from its disk, or delete studies"
+        return None if lack is None else f"{lack[0]}: {lack[1]}; remove files from its disk, or delete studies"
 
-    def _lack(self, required_bytes: int, factor: float, rule: str) -> str | None:
-        """Return how little room is left, with the rule for bytes, or None if it is enough."""
-        try:
-            disk = os.statvfs(self._root)
-        except FileNotFoundError:
-            return f"nothing is free, {rule}"
-        if (free := space.free_bytes(disk)) < required_bytes * factor:
-            return f"{sized(free)} free, {rule}"
-        inodes = space.free_inodes(disk)
-        if inodes is not None and inodes < MIN_FREE_INODES * factor:
-            return f"{inodes} inodes free, {MIN_FREE_INODES} are needed: the disk takes no more files"
+    def _lack(self, required_bytes: int, factor: float, rule: str) -> tuple[Path, str] | None:
+        """Return a folder whose disk has too little room, and how much with the rule; None if all disks have enough."""
+        for folder in self._disks:
+            try:
+                disk = os.statvfs(folder)
+            except FileNotFoundError:
+                return folder, f"nothing is free, {rule}"
+            if (free := space.free_bytes(disk)) < required_bytes * factor:
+                return folder, f"{sized(free)} free, {rule}"
+            inodes = space.free_inodes(disk)
+            if inodes is not None and inodes < MIN_FREE_INODES * factor:
+                return folder, f"{inodes} inodes free, {MIN_FREE_INODES} are needed: the disk takes no more files"
         return None
 
     def _look(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from node.counted import sized
@@ -16,6 +17,9 @@ MIN_FREE_BYTES = 1 << 20
 """Reserve of a configuration without one: with less, nothing can be written, whatever is preallocated."""
 
 MIN_FREE_INODES = 32
+
+FOLDERS = ("incoming", "objects", "quarantine", "work", "journal", "acknowledged", "volumes")
+"""Folders of a root that may be links to other disks, or mount points."""
 
 
 _REMEDIES = {
@@ -42,6 +46,23 @@ def room_of(folder: Path) -> str:
     inodes = free_inodes(disk)
     files = "" if inodes is None else f" and {inodes} inodes"
     return f"{folder} has {sized(free_bytes(disk))}{files} free: remove files from its disk, or raise the quota"
+
+
+def disks_of(root: Path) -> list[Path]:
+    """Return one folder on each disk that holds files of a root, the root first."""
+    found: dict[int, Path] = {}
+    for folder in (root, *(root / name for name in FOLDERS)):
+        with suppress(FileNotFoundError):
+            found.setdefault(folder.stat().st_dev, folder)
+    return list(found.values())
+
+
+def fullest(root: Path) -> Path:
+    """Return the folder of `disks_of` that has the least room.
+
+    Raises OSError if the root is gone.
+    """
+    return min(disks_of(root) or [root], key=free_bytes_of)
 
 
 def free_bytes_of(folder: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,9 +19,9 @@ from node.control.actions import Actions
 from node.control.root import LOCK_FILE, hold_or_request, locked_root, require_created, require_index
 from node.conversion.volume_files import LostSources
 from node.durable import make_folder
-from node.errors import VoxelnodeError
+from node.errors import OutOfResources, VoxelnodeError
 from node.index.database.index import Index
-from node.index.engine.about_keys import STORE, STORE_SPOOLED
+from node.index.engine.about_keys import JOURNAL, STORE, STORE_SPOOLED
 from node.index.engine.backend import OldIndex
 from node.journal.journal import SEGMENT_BYTES, Journal
 from node.lifecycle.deletion import resume_deletions
@@ -185,13 +185,36 @@ class Repository:
 
     def _apply_journal(self) -> None:
         """Apply what was acknowledged, before files and rows are compared: a record has the file that its row lacks."""
+        self._look_for_journal()
         self.replayed = self.applier.replay()
+
+    def _look_for_journal(self) -> None:
+        """Note a gap if the journal is not the one that the process before has left with records of its own."""
+        known = self.index.about.get(self._journal_key)
+        if not known or known == self.journal.identity:
+            return
+        applied = self.index.about.applied(known).sequence
+        detail = (
+            f"the journal that the last process wrote is not in {self.archive.root / JOURNAL_FOLDER}: instances that "
+            f"were acknowledged after its record {applied}, which is the last in the index, are missing"
+        )
+        log.error("journal_gone", detail=detail)
+        self.index.lost.note_gap(detail + self.ingest.open_at_end(), self.index.now())
+
+    @property
+    def _journal_key(self) -> str:
+        return f"{JOURNAL}{self.archive.suffix}"
 
     def _compare_files(self, marked: Mapping[str, set[str]]) -> None:
         """Make archive and index agree, and release the claims of the process before."""
-        digests = self.applier.lacks_segments
         self.recovered = recover(
-            self.archive, self.index, self._quiet_seconds, self.index.now(), marked, digests=digests
+            self.archive,
+            self.index,
+            self._quiet_seconds,
+            self.index.now(),
+            marked,
+            lengths=not self.index.was_closed,
+            digests=self.applier.lacks_segments,
         )
 
     def _adopt_what_only_files_tell(self, *, is_new: bool, is_older: bool) -> None:
@@ -238,6 +261,7 @@ class Repository:
         """Free the journal of what was applied, and apply what is received from now on."""
         self.results.sweep()
         self.applier.checkpoint()
+        self.index.about.set(self._journal_key, self.journal.identity)
         self.applier.start()
         self.index.ahead = self.applier
         self.archive.intake.watch({root, root / LOCK_FILE, *self.index.files}, self.applier.journal_problem)
@@ -277,6 +301,9 @@ class Repository:
         self.ingest.close()
         self._transfers.close()
         self.applier.finish()
+        if self.journal.freed == self.journal.last:
+            with suppress(OutOfResources):  # the next start finds the journal, or tells that it is gone
+                self.index.about.set(self._journal_key, "")
         if self.archive.remote is not None:
             self.archive.remote.close()
         self.index.close()

@@ -118,17 +118,28 @@ def by_path(root: Path, index: ReadIndex, local: LocalFile) -> LocalPath:
 def publish(folder: Path, destination: Path, sync_folder: Callable[[Path], None]) -> None:
     """Move a finished folder to its destination by one durable rename; never replace another folder's files.
 
-    Files and folders are synced before the rename: after a power failure, the destination is absent or complete.
+    Files and folders are synced before the rename: after a power failure, the destination is absent or complete. Where
+    volumes are on another disk, the folder is copied beside its destination first; `sweep` removes what a crash leaves.
     """
-    for file in folder.iterdir():
-        sync_file(file)
-    sync_folder(folder)
+    _sync_all(folder, sync_folder)
     with _parents:
         destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for changed in destination.parents[3::-1]:
             sync_folder(changed)
-        os.rename(folder, destination)
+        finished = folder
+        if folder.stat().st_dev != destination.parent.stat().st_dev:
+            finished = destination.with_name(f"part-{destination.name}")
+            shutil.copytree(folder, finished)
+            _sync_all(finished, sync_folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        os.rename(finished, destination)
         sync_folder(destination.parent)
+
+
+def _sync_all(folder: Path, sync_folder: Callable[[Path], None]) -> None:
+    for file in folder.iterdir():
+        sync_file(file)
+    sync_folder(folder)
 
 
 def remove_folder(folder: Path, sync_folder: Callable[[Path], None] = lambda folder: None) -> None:

@@ -154,8 +154,7 @@ class Journal:
     @property
     def size(self) -> int:
         """Bytes of all segments on the disk."""
-        with self._room:
-            return sum(segment.capacity for segment in (*self._used, *self._spare))
+        return sum(segment.capacity for segment in self._segments())
 
     @property
     def freed(self) -> int:
@@ -175,9 +174,12 @@ class Journal:
             yield found
         self._last = max(self._last, known, *(segment.last for segment in self._used))
         self._start = Cursor(self._last + 1, HEADER_BYTES)
-        self._begin_segment(bounded=False)  # nothing is freed before this process can append
-        self._release(self._freed)
+        # Before a segment is begun: a start writes over what is freed, and the journal grows by no segment a start.
+        self._spare += [segment for segment in self._used if segment.last <= self._freed]
+        self._used = [segment for segment in self._used if segment.last > self._freed]
+        self._begin_segment(bounded=False)
         try:
+            self._drop_surplus()
             self._mark()  # from here on, a segment that is missing at the next start is damage
         except OSError as error:
             if error.errno not in NO_ROOM:
@@ -252,17 +254,20 @@ class Journal:
         """
         if isinstance(self._failed, SegmentGone):
             return str(self._failed)
-        with self._room:
-            segments = [*self._used, *self._spare]
-        for look in (self._moved, *(segment.problem for segment in segments)):
-            with suppress(OSError):  # it says nothing about the file
-                if (problem := look()) is not None:
+        with suppress(OSError):  # it says nothing about the folder
+            if (problem := moved(self._folder, self._place)) is not None:
+                self._note_failure(SegmentGone(problem))
+                return problem
+        for segment in self._segments():
+            with suppress(OSError):
+                if (problem := segment.problem()) is not None and segment in self._segments():  # else it was dropped
                     self._note_failure(SegmentGone(problem))
                     return problem
         return None
 
-    def _moved(self) -> str | None:
-        return moved(self._folder, self._place)
+    def _segments(self) -> list[Segment]:
+        with self._room:
+            return [*self._used, *self._spare]
 
     def _write_to(self, segment: Segment, batch: list[_Waiting]) -> None:
         assert segment.head is not None
@@ -421,6 +426,7 @@ class Journal:
         self._mark(freed=sequence, forget=isinstance(self._failed, SegmentGone) and sequence == self._last)
         reached("journal-freed")
         self._release(sequence)
+        self._drop_surplus()
 
     def begin_clean(self) -> None:
         """Overwrite the free segments, and go on in one of them: what was appended before is freed with its segment.
@@ -460,6 +466,25 @@ class Journal:
             self._used = [*(segment for segment in self._used[:-1] if segment.last > sequence), *self._used[-1:]]
             self._room.notify_all()
 
+    def _drop_surplus(self) -> None:
+        """Remove free segments beyond the limit, which is lower than it was, or was passed by a start or a deletion.
+
+        The mark forgets a segment before its file goes: without the file, a segment that the mark names is damage.
+        """
+        with self._room:
+            count = len(self._used) + len(self._spare) - self._max_segments
+            surplus = self._spare[len(self._spare) - count :] if count > 0 else []
+            self._spare = [segment for segment in self._spare if segment not in surplus]
+        if not surplus:
+            return
+        with self._marking:
+            for segment in surplus:
+                self._sizes.pop(segment.path.name, None)
+        self._mark()
+        for segment in surplus:
+            segment.close()
+            segment.path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Close the files and unlock the folder, after the append under way; a second call does nothing."""
         with self._leading:
@@ -485,7 +510,7 @@ def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segme
     """Return the segments that were used, in the order of their records, the identity of their journal and its mark.
 
     Last come the files of segments that the mark names and that are missing, or shorter than they were. The identity is
-    empty, and the mark 0, if no segment was used and none is missing.
+    empty, and the mark 0, if there is neither a segment that was used nor a mark.
 
     Raises JournalUnusable if a newer version has written a segment.
     """
@@ -497,16 +522,16 @@ def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segme
         )
     mark = _read_mark(folder)
     gone = _gone(folder, mark, segments)
-    identity = _identity(mark, used, gone)
+    identity = _identity(mark, used)
     is_own = mark.get("journal") == identity.hex()
     return used, identity, _freed(mark) if is_own else 0, gone if is_own else []
 
 
-def _identity(mark: Mapping[str, Any], used: Sequence[Segment], gone: Sequence[Path]) -> bytes:
+def _identity(mark: Mapping[str, Any], used: Sequence[Segment]) -> bytes:
     """Return the identity of the journal; where every header is damaged or missing, the mark names it."""
     heads = [segment.head for segment in used if segment.head is not None]
     newest = next((head.journal for head in reversed(heads) if head.journal), b"")
-    if newest or not (used or gone):
+    if newest:
         return newest
     try:
         return bytes.fromhex(str(mark["journal"]))

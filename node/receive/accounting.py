@@ -18,7 +18,7 @@ from node.archive.filesystem import Archive
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.engine.about_keys import LEDGER
+from node.index.engine.about_keys import JOURNAL, LEDGER
 from node.index.nouns.records import Received
 
 log = structlog.get_logger()
@@ -162,20 +162,27 @@ def write_off(
 ) -> int:
     """Let lost instances be owed no more: one, those of a series or a study, or all; return how many they are.
 
+    All of them includes the gaps of the journal, which alone are meant by the word `JOURNAL` in place of a UID.
+
     Raises AuditFailed or UsageError if nothing was changed, OSError if the disk fails.
     """
     listed = archive.acknowledged.position.entries  # before the look: what is sent again from now on is owed
-    instances = index.lost.of(uid)
+    gaps = index.lost.gaps() if uid in (None, JOURNAL) else []
+    instances = index.lost.of(uid) if not gaps or (uid is None and index.lost.count()) else []
 
     def made() -> int:
-        uids = [one.sop_instance_uid for one in instances]
-        archive.acknowledged.settle("instance", uids, listed)
-        reached("write-off-settled")
-        index.lost.write_off(uids, who, now)
+        if instances:
+            uids = [one.sop_instance_uid for one in instances]
+            archive.acknowledged.settle("instance", uids, listed)
+            reached("write-off-settled")
+            index.lost.write_off(uids, who, now)
+        if gaps:
+            index.lost.accept_gaps()
         return len(instances)
 
     objects = [{"study_instance_uid": study} for study in sorted({one.study_instance_uid for one in instances})]
-    detail = f"write off {len(instances)} lost instances: {reason}"
+    of_journal = f" and {len(gaps)} gaps of the journal" if gaps else ""
+    detail = f"write off {len(instances)} lost instances{of_journal}: {reason}"
     order = AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, Action.DELETE, detail, objects)
     return audit.change(order, made)
 

@@ -298,7 +298,7 @@ class Applier(BackgroundService):
             self._parts_are_evidence = True
             detail = f"{which} of the journal are missing with its segment {damage.segment.name}"
         log.error("journal_damaged", detail=detail)
-        self._index.instances.record_damage(detail, dt.datetime.now(dt.UTC))
+        self._index.lost.note_gap(detail, dt.datetime.now(dt.UTC))
 
     def _replay_batch(self, batch: list[Record], applied_before: int, counts: dict[str, int]) -> None:
         known = [record for record in batch if record.sequence <= applied_before]

@@ -112,6 +112,9 @@ MAXIMUM_BYTES = 16_000_000_000
 LARGE_BYTES = 1 << 20
 """A larger data set goes to a part file while it is received: an association holds no more than this in memory."""
 
+SHOWN_SERIES = 20
+"""Of those that the process before was receiving, in what is told of a journal that is gone."""
+
 MAX_SPARE_BUFFERS = 8
 """Buffers that are kept for the next data sets."""
 
@@ -291,6 +294,16 @@ class Ingest:
         if self._notes.left:
             log.info("associations_cut_off", count=len(self._notes.left))
         self._notes.forget_left()
+
+    def open_at_end(self) -> str:
+        """Return in words whose associations were open when the process before ended; empty if none was."""
+        titles = sorted({title or "without AE title" for title, _ in self._notes.left.values()})
+        series = sorted({uid for _, keys in self._notes.left.values() for _, uid in keys})
+        if not series:
+            return ""
+        more = f" and {len(series) - SHOWN_SERIES} more" if len(series) > SHOWN_SERIES else ""
+        shown = f"{', '.join(series[:SHOWN_SERIES])}{more}"
+        return f"; the series that {', '.join(titles)} sent then are to be sent again: {shown}"
 
     def close(self) -> None:
         """Accept no new instances; those under way may finish."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from node.index.database.index import Index
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest
 from node.settings.model import Role
@@ -35,7 +36,7 @@ def reasons_not_ready(
     reasons = {
         "intake": ingest.refusal() or shortage,
         "index": None if ingest.index.is_alive else "the writer of the index has stopped: restart the node",
-        "journal": _lag(ingest.applier),
+        "journal": _lag(ingest.applier) or _gaps(ingest.index),
         **{name: trouble() for name, trouble in parts.items()},
     }
     found = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -50,6 +51,11 @@ def reasons_not_ready(
     if role == "receive" and ingest.acknowledgement is not None:
         needed |= NEEDED_TO_ACKNOWLEDGE
     return {name: reason for name, reason in found.items() if name in needed}
+
+
+def _gaps(index: Index) -> str | None:
+    gaps = index.lost.gaps() if index.is_alive else []
+    return f"{gaps[0]}; `voxelnode lost list` has all" if gaps else None
 
 
 def _lag(applier: Applier) -> str | None:

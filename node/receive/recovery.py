@@ -27,7 +27,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from node.archive.filesystem import Archive
-from node.archive.intact import problem_with
+from node.archive.intact import MISSING, problem_with
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.durable import make_folder
@@ -73,6 +73,7 @@ def recover(
     now: dt.datetime,
     marked: Mapping[str, set[str]] = MappingProxyType({}),
     *,
+    lengths: bool = False,
     digests: bool = False,
 ) -> Recovered:
     """Make archive and index agree again, after `Applier.replay`; return what was done.
@@ -80,7 +81,9 @@ def recover(
     Compares only folders of this host that no earlier start has compared: older folders never grow, and `fsck` compares
     all of them.
 
-    `marked`: what `mark_all_missing` returned: these folders were compared as well. `digests`: read the files, too.
+    `marked`: what `mark_all_missing` returned: these folders were compared as well. `lengths`: compare those of the
+    files, too: the process before did not end by itself, and a disk may have kept names without bytes. `digests`: read
+    the files.
     """
     parts = archive.sweep_incoming()
     reached("parts-swept")
@@ -92,8 +95,8 @@ def recover(
     gone = dict(marked)
     for folder in folders:
         gone[folder] = gone.get(folder, set()) | mark_missing(archive, index, folder, now)
-        if digests:
-            _report_damaged(archive, index, folder, now)
+        if lengths or digests:
+            _report_damaged(archive, index, folder, now, digests=digests)
     adopted = quarantined = missing = 0
     fates: dict[str, str] = {}
     for folder in folders:
@@ -207,14 +210,18 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
     return set(gone)
 
 
-def _report_damaged(archive: Archive, index: Index, folder: str, now: dt.datetime) -> None:
-    """Mark the rows whose files here are not as they were received."""
+def _report_damaged(archive: Archive, index: Index, folder: str, now: dt.datetime, *, digests: bool) -> None:
+    """Mark the rows whose files here have another length than what was received, or another digest."""
     for row in index.instances.files(f"objects/{folder}"):
-        path = archive.path(row.key)
-        if row.file_missing or not path.exists():
+        if row.file_missing:
             continue
-        problem = problem_with(path, row.data_set_offset, row.bytes, row.sha256)
-        if problem is not None:
+        sha256 = row.sha256 if digests else None
+        try:
+            problem = problem_with(archive.path(row.key), row.data_set_offset, row.bytes, sha256)
+        except OSError as error:  # it says nothing about the bytes
+            log.error("file_unreadable", path=row.key, reason=error.strerror)
+            continue
+        if problem not in (None, MISSING):
             report_damage(archive, index, row.key, problem, now)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from node.failpoints import VARIABLE
 from node.journal.journal import MARK_FILE
+from node.receive.association_notes import NOTES_FILE
 from tests.acceptance.served import until
 from tests.crash.harness import Node, send
 from tests.crash.journal import Journal, new_series
+from tests.preloaded import run
 from tests.rows import read_rows
 
 EVENTS = "SELECT kind, detail FROM v_events WHERE kind = 'journal-damaged'"
@@ -40,3 +45,66 @@ def test_a_segment_removed_under_a_node_takes_nothing_acknowledged_along(tmp_pat
         assert read_rows(root, EVENTS) == []
         send(node, new_series(1), journal)
         assert len(acknowledged(journal)) == 4
+
+
+@pytest.mark.slow
+def test_a_segment_that_is_missing_after_a_kill_is_told_by_the_start(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
+        assert node.start({VARIABLE: "rows-written:1"})
+        send(node, new_series(3), journal)
+        assert node.end() != 0
+        lost = acknowledged(journal)
+        assert lost
+        [segment] = root.glob("journal/*.journal")
+        segment.unlink()
+        assert node.start()
+        [event] = read_rows(root, EVENTS)
+        assert event["detail"].startswith("records from 1 on, if there were any, of the journal are missing")
+        assert segment.name in event["detail"]
+        send(node, new_series(2), journal)
+        node.kill()
+        assert node.start()
+        assert len(read_rows(root, EVENTS)) == 1  # it is told once
+        stays_until_it_is_accepted(node, event["detail"])
+
+
+@pytest.mark.slow
+def test_a_journal_that_is_missing_after_a_kill_is_told_by_the_start(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
+        assert node.start({VARIABLE: "rows-written:1"})
+        send(node, new_series(3), journal)
+        assert node.end() != 0
+        assert acknowledged(journal)
+        shutil.rmtree(root / "journal")
+        (root / NOTES_FILE).write_text('["1", "CT1", "1.2", "1.2.3"]\n')
+        assert node.start()
+        [event] = read_rows(root, EVENTS)
+        assert "the series that CT1 sent then are to be sent again: 1.2.3" in event["detail"]
+        assert event["detail"].startswith("the journal that the last process wrote is not in ")
+        stays_until_it_is_accepted(node, event["detail"])
+
+
+@pytest.mark.slow
+def test_a_journal_that_is_removed_after_a_clean_end_is_no_loss(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
+        assert node.start()
+        send(node, new_series(3), journal)
+        assert node.end(signal.SIGTERM) == 0
+        shutil.rmtree(root / "journal")
+        assert node.start()
+        assert read_rows(root, EVENTS) == []
+
+
+def stays_until_it_is_accepted(node: Node, detail: str) -> None:
+    """A gap is told by all that people look at, also after another start, until somebody accepts it."""
+    root = ("--root", str(node.root))
+    listed = run("lost", "list", *root)
+    assert listed.returncode == 1
+    assert detail in listed.stdout
+    until(lambda: "ready" in run("status", *root).stdout, 30, "the node tells whether it is ready")
+    assert "1 gap of the journal" in run("status", *root).stdout
+    assert run("lost", "write-off", "journal", "--reason", "sent again", "--yes", *root).returncode == 0
+    assert run("lost", "list", *root).returncode == 0

@@ -846,7 +846,7 @@ def test_an_index_moves_to_postgresql_and_back(filled: Path, server: Server, mon
     with pytest.raises(IndexUnusable, match="copy that one"):
         copy_index(of_file, server.create("other"))
     with closing(Index(filled, Metrics(), url=url)) as index:  # new rows are numbered after those that are there
-        index.instances.record_damage("a record", dt.datetime.now(dt.UTC))
+        index.lost.note_gap("a record", dt.datetime.now(dt.UTC))
     after = rows_of(there)
     assert len(after["events"]) == len(before["events"]) + 1
     copy_index(of_file.model_copy(update={"index": IndexSettings(url=url)}), None)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from json import loads as json_of
@@ -64,6 +63,7 @@ def status(root: Root) -> Listing:
     settings = root.settings
 
     from node.archive.proof import last_proof
+    from node.archive.space import free_bytes_of, fullest
     from node.lifecycle.journal import damaged_records, journal_report
     from node.live import read_counters
 
@@ -88,6 +88,7 @@ def status(root: Root) -> Listing:
             "journal_bytes": journal.bytes,
             "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
             "lost_instances": index.lost.count(),
+            "journal_gaps": index.lost.gaps(),
             "missing_files": index.instances.count_missing_files(),
             "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
             "retention": index.retention.waits_for,
@@ -99,7 +100,7 @@ def status(root: Root) -> Listing:
             "senders": index.senders.all(),
             "hosts": index.hosts.all(index.hosts.now()),
             "oldest_due_at": index.series.next_due_at(),
-            "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
+            "free_bytes": free_bytes_of(fullest(folder)),
         }
     return described({**facts, "last_failures": failures, "live": live}, lambda: _print(facts, failures))
 
@@ -130,19 +131,30 @@ def readiness_of(live: Mapping[str, Any] | None) -> str:
 
 def intake_of(settings: Settings) -> str:
     """Return a description of whether a node on this root currently accepts instances."""
-    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of, room_of
+    from node.archive.space import (
+        MIN_FREE_BYTES,
+        MIN_FREE_INODES,
+        STOPPED_FILE,
+        disks_of,
+        free_bytes_of,
+        free_inodes_of,
+        fullest,
+        room_of,
+    )
 
     root = settings.storage.root.absolute()
     with suppress(OSError, ValueError):
         stopped = json_of((root / STOPPED_FILE).read_bytes())
         return f"stopped at {stopped['at']}: {stopped['reason']}; check the disk, then restart the node"
-    free, inodes = free_bytes_of(root), free_inodes_of(root)
+    folder = fullest(root)
+    free = free_bytes_of(folder)
+    inodes = min((count for count in map(free_inodes_of, disks_of(root)) if count is not None), default=None)
     if inodes is not None and inodes < MIN_FREE_INODES:
         return f"{inodes} inodes free: instances and associations are refused; remove files from the disk"
     if free < max(settings.storage.reserve_bytes, MIN_FREE_BYTES):
-        return f"the disk is full except for the reserve ({room_of(root)}): instances and associations are refused"
+        return f"the disk is full except for the reserve ({room_of(folder)}): instances and associations are refused"
     if free < (low := settings.storage.low_bytes):
-        return f"disk space is low, below {sized(low)} ({room_of(root)}): new associations are refused"
+        return f"disk space is low, below {sized(low)} ({room_of(folder)}): new associations are refused"
     return "open"
 
 
@@ -153,8 +165,11 @@ def _journal(facts: Mapping[str, Any]) -> str:
     return f"{counted(waiting, 'instance')} waiting for the index" if waiting else "nothing waits for the index"
 
 
-def _lost(count: int) -> str:
-    return f"{counted(count, 'instance')}: voxelnode lost list" if count else "none"
+def _lost(count: int, gaps: Sequence[Mapping[str, Any]]) -> str:
+    if not count and not gaps:
+        return "none"
+    of_journal = f" and {counted(len(gaps), 'gap')} of the journal" if gaps else ""
+    return f"{counted(count, 'instance')}{of_journal}: voxelnode lost list"
 
 
 def _scrub(last: Mapping[str, Any] | None) -> str:
@@ -180,7 +195,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
             "journal": _journal(facts),
             "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
-            "acknowledged, not here": _lost(facts["lost_instances"]),
+            "acknowledged, not here": _lost(facts["lost_instances"], facts["journal_gaps"]),
             "last scrub": _scrub(facts["scrub"]["last"]),
             **({"backup": facts["backup_proof"]["text"]} if facts["backup_proof"] else {}),
             **({"retention": facts["retention"]} if facts["retention"] else {}),

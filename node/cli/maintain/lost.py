@@ -21,21 +21,27 @@ LOST: Columns = {
 
 @app.command("list")
 def list_(root: Root) -> Listing:
-    """List the lost instances, the last received first. Exit 1 if there are any.
+    """List the lost instances, the last received first, and the gaps of the journal. Exit 1 if there are any.
 
-    Each stays in the list until somebody sends it again, a person deletes its series, or writes it off.
+    Each instance stays in the list until somebody sends it again, a person deletes its series, or writes it off. A gap
+    stays until it is written off.
     """
     with root.reading() as index:
-        rows = index.lost.newest(index.lost.count())
+        rows, gaps = index.lost.newest(index.lost.count()), index.lost.gaps()
     title = f"acknowledged, not here: {len(rows)}"
     none = "everything that was acknowledged is here, was deleted or written off"
-    return listing(title, LOST, rows, none=none, failed=bool(rows))
+    below = [f"{gap['noticed_at'][:19]}: {gap['detail']}" for gap in gaps]
+    if gaps:
+        none = "of no instance is known that it was acknowledged and is not here"
+        below.append("accept that: voxelnode lost write-off journal --reason TEXT")
+    return listing(title, LOST, rows, none=none, below=below, data=[*rows, *gaps], failed=bool(rows or gaps))
 
 
 @app.command("write-off")
 def write_off(
     uid: Annotated[
-        str | None, typer.Argument(metavar="UID", help="SOP Instance UID, or UID of a series or a study.")
+        str | None,
+        typer.Argument(metavar="UID", help="SOP Instance UID, UID of a series or a study, or `journal`: its gaps."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All lost instances.")] = False,
     reason: Annotated[str, typer.Option(help="Why nobody sends them again; for the audit log.")] = "",

@@ -177,12 +177,20 @@ def _privacy(settings: Settings) -> Iterator[Check]:
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
-    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
+    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, disks_of, free_bytes_of, free_inodes_of, fullest
 
-    folder = _existing(settings.storage.root)
+    root = _existing(settings.storage.root)
+    disks = disks_of(root)
+    if len(disks) > 1:
+        others = ", ".join(folder.name for folder in disks[1:])
+        found = f"not on the disk of {root}: {others}"
+        yield Check(
+            "disks", "warning", found, "files are copied between disks, not moved; back up all of them together"
+        )
+    folder = fullest(root)
     free, reserve = free_bytes_of(folder), settings.storage.reserve_bytes
-    inodes = free_inodes_of(folder)
-    space = f"{sized(free)} free, {sized(reserve)} of it reserved"
+    inodes = min((count for count in map(free_inodes_of, disks) if count is not None), default=None)
+    space = f"{sized(free)} free{f' for {folder.name}' if folder != root else ''}, {sized(reserve)} of it reserved"
     if inodes is not None and inodes < MIN_FREE_INODES:
         yield Check("disk", "broken", f"{inodes} inodes free", "all instances are refused: remove files from this disk")
     if free <= max(reserve, MIN_FREE_BYTES):
@@ -242,12 +250,15 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
 
     try:
         with _looking(settings) as index:
-            missing = index.instances.count_missing_files()
+            missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
     except IndexUnusable:  # reported already
         return
     if missing:
         remedy = "send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`"
         yield Check("archive", "broken", f"missing or damaged: the files of {counted(missing, 'instance')}", remedy)
+    for gap in gaps:
+        remedy = "have them sent again, then run `voxelnode lost write-off journal --reason TEXT`"
+        yield Check("journal", "broken", gap["detail"], remedy)
 
 
 def _objects(settings: Settings) -> Iterator[Check]:

@@ -133,7 +133,8 @@ class Index:
         except BaseException:
             self._engine.dispose()
             raise
-        if closed != "yes":  # reading all of it takes seconds for a million instances: only after a crash
+        self.was_closed = closed == "yes"
+        if not self.was_closed:  # reading all of it takes seconds for a million instances: only after a crash
             require_sound(place)
         self._reader = Readers(place)  # for queries from outside
         self._watcher = Readers(place)  # for the threads of the node, which wait for no query

@@ -14,6 +14,14 @@ APPLIED = "applied"
 """The last record of the journal whose instance is in the index, see `Applied`. If several hosts can
 share the index, there is one for each journal, with its identity behind a slash."""
 
+JOURNAL = "journal"
+"""Identity of the journal that may have records which are nowhere else; empty if the last process has left none. The
+name of a host follows if several share the index."""
+
+GAPS = "gaps"
+"""Records that were acknowledged and that a start could not read, until a person accepts it, as JSON: see
+`node.index.nouns.lost`."""
+
 LEDGER = "ledger"
 """How far the ledger of acknowledged instances was at the last checkpoint (`node.acknowledged.Position`); the name of a
 host follows if several share the index."""

@@ -130,11 +130,6 @@ class InstanceRepository(IndexRepository):
         record_event(connection, "instance-set-aside", now, detail=detail)
         set_applied(connection, applied)
 
-    @on_writer
-    def record_damage(self, connection: Connection, detail: str, now: dt.datetime) -> None:
-        """Record that instances were acknowledged and cannot be read from the journal."""
-        record_event(connection, "journal-damaged", now, detail=detail)
-
     @on_reader
     def held(self, connection: Connection, sop_instance_uids: Collection[str]) -> list[HeldFile]:
         """Return the files that are kept under these UIDs, with those that lost."""

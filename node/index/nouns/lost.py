@@ -2,11 +2,15 @@
 
 A row stands until the instance is received or found again, or a person deletes its series or study, or writes it off.
 Which instances were acknowledged is in the ledger beside the files (`node.acknowledged`).
+
+Of records of the journal that cannot be read, nobody knows which instances they had. Such a gap stands, as a sentence,
+until a person accepts it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from types import MappingProxyType
@@ -18,12 +22,14 @@ from sqlalchemy.orm import join
 from node.acknowledged import NOT_SETTLED, Acknowledged, Settlements
 from node.completeness import ACKNOWLEDGED, lost_instances
 from node.errors import UsageError
+from node.index.engine.about import about, set_about
+from node.index.engine.about_keys import GAPS
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, ConversionRow, ImageRow, LostInstanceRow, SeriesRow, StudyRow, TombstoneRow
-from node.index.nouns.events import record_series_event
+from node.index.nouns.events import record_event, record_series_event
 from node.index.nouns.records import DeletionPlan, removes_instances
 from node.index.nouns.reopening import reopen
 from node.index.nouns.views import LostViews
@@ -173,6 +179,25 @@ class LostRepository(IndexRepository):
             judge_lost(connection, study, series)
         return news.total()
 
+    @on_writer
+    def note_gap(self, connection: Connection, detail: str, now: dt.datetime) -> None:
+        """Note that instances were acknowledged and cannot be read from the journal, once."""
+        gaps = _gaps(connection)
+        if all(gap["detail"] != detail for gap in gaps):
+            record_event(connection, "journal-damaged", now, detail=detail)
+            gaps.append({"noticed_at": now.isoformat(timespec="seconds"), "detail": detail})
+            set_about(connection, GAPS, json.dumps(gaps))
+
+    @on_reader
+    def gaps(self, connection: Connection) -> list[str]:
+        """Return the gaps that nobody has accepted, in words."""
+        return [str(gap["detail"]) for gap in _gaps(connection)]
+
+    @on_writer
+    def accept_gaps(self, connection: Connection) -> None:
+        """Let the gaps be known to a person who accepts them."""
+        set_about(connection, GAPS, "[]")
+
     @on_reader
     def of(self, connection: Connection, uid: str | None) -> list[Acknowledged]:
         """Return the lost instances of a study or a series, the one with this UID, or all of them.
@@ -201,6 +226,10 @@ class LostRepository(IndexRepository):
             record_series_event(connection, "lost-written-off", (study, series), now, detail)
             for series_id in connection.scalars(_series(study, series)).all():
                 reopen(connection, series_id, study, None, now, detail)
+
+
+def _gaps(connection: Connection) -> list[dict[str, str]]:
+    return list(json.loads(about(connection, GAPS) or "[]"))
 
 
 _STORED = select(

@@ -142,6 +142,11 @@ class LostViews(ViewRows):
         """Count the lost instances."""
         return self._number("SELECT count(*) FROM v_lost_instances")
 
+    def gaps(self) -> list[Row]:
+        """Return what a start could not read of the journal and nobody has accepted: `noticed_at` and `detail`."""
+        rows = self._rows("SELECT value FROM about WHERE \"key\" = 'gaps'")
+        return list(json.loads(rows[0]["value"])) if rows else []
+
 
 class PatientViews(ViewRows):
     """Rows of ``v_patients``."""

@@ -75,7 +75,7 @@ def test_a_sync_reaches_every_file_and_none_that_is_gone(
         monkeypatch.setattr(filesystem, name, sync)
     archive.sync(keys)
     if count > filesystem.MAX_SINGLE_SYNCS:
-        assert synced == ["sync_file_system ."]
+        assert synced == ["sync_file_system objects/00000000"]
     else:
         assert synced == [f"sync_file {keys[0]}", f"sync_file {keys[1]}", "sync_folder objects/00000000"]
 

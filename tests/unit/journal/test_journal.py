@@ -271,3 +271,25 @@ def test_an_overwritten_journal_has_no_freed_byte_and_goes_on_counting(opened: O
     journal = opened.ready()
     assert (journal.identity, fill(journal, 1)) == (identity, [13])
     assert numbers(opened.left()) == [13]
+
+
+def test_a_start_reuses_what_is_freed_and_the_journal_does_not_grow(opened: Opened, fill: Fill) -> None:
+    for _ in range(8):
+        journal = opened.ready(max_bytes=4 * SEGMENT_BYTES)
+        journal.free(journal.last)  # a start makes what it applied durable
+        fill(journal, 1)  # the process is killed
+        assert len(opened.segments()) <= 2
+
+
+def test_segments_beyond_the_limit_go_once_they_are_free(opened: Opened, fill: Fill) -> None:
+    journal = opened.ready()
+    fill(journal, 10 * PER_SEGMENT)
+    assert len(opened.segments()) >= 10
+    journal = opened.ready(max_bytes=4 * SEGMENT_BYTES)
+    assert journal.problem() is None
+    journal.free(journal.last)
+    assert len(opened.segments()) == 4
+    assert journal.problem() is None
+    assert fill(journal, 2 * PER_SEGMENT) == list(range(10 * PER_SEGMENT + 1, 12 * PER_SEGMENT + 1))
+    journal.free(journal.last - 1)
+    assert numbers(opened.left()) == [12 * PER_SEGMENT]
