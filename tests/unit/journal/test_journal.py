@@ -273,7 +273,7 @@ def test_an_overwritten_journal_has_no_freed_byte_and_goes_on_counting(opened: O
     assert numbers(opened.left()) == [13]
 
 
-def test_a_start_reuses_what_is_freed_and_the_journal_does_not_grow(opened: Opened, fill: Fill) -> None:
+def test_a_start_reuses_what_is_freed_and_the_journal_does_not_grow(opened: Opened) -> None:
     for _ in range(8):
         journal = opened.ready(max_bytes=4 * SEGMENT_BYTES)
         journal.free(journal.last)  # a start makes what it applied durable
@@ -281,7 +281,7 @@ def test_a_start_reuses_what_is_freed_and_the_journal_does_not_grow(opened: Open
         assert len(opened.segments()) <= 2
 
 
-def test_segments_beyond_the_limit_go_once_they_are_free(opened: Opened, fill: Fill) -> None:
+def test_segments_beyond_the_limit_go_once_they_are_free(opened: Opened) -> None:
     journal = opened.ready()
     fill(journal, 10 * PER_SEGMENT)
     assert len(opened.segments()) >= 10
