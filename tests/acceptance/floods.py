@@ -49,7 +49,6 @@ class Flood:
         self._stopping, self._is_full = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="flood")
         self._sent_bytes, self._began = 0, 0.0
-        self.closed_by_node = 0
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -114,7 +113,6 @@ class Flood:
             self._poll.unregister(descriptor)
             connection, address = self._open.pop(descriptor)
             connection.close()
-            self.closed_by_node += 1
             self._missing.insert(0, address)
 
 

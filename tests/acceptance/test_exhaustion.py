@@ -7,7 +7,6 @@ import re
 import resource
 import socket
 import threading
-from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,6 @@ def virtual_bytes(process: int) -> int:
 def processor_seconds(process: int) -> float:
     fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def wake_ups(process: int) -> Counter[str]:
-    """How often each thread of a process has waited and gone on."""
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    pattern = re.compile(r"^voluntary_ctxt_switches:\s+(\d+)", re.MULTILINE)
-    return Counter({task.name: int(pattern.findall((task / "status").read_text())[0]) for task in tasks})
 
 
 @pytest.mark.slow
