@@ -47,7 +47,7 @@ class Intake:
     def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0) -> None:
         self._root, self._reserve_bytes = root, max(reserve_bytes, MIN_FREE_BYTES)
         self._low_bytes = max(low_bytes, self._reserve_bytes)
-        self._disks = (root,)
+        self._disks: tuple[Path, ...] = (root,)
         self._full = self._low = False
         self._lock = threading.Lock()
         self._stopped: str | None = None
