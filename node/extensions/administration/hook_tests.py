@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType, Result
 from node.errors import UsageError
 from node.hookspecs import OpenedRoot
 from node.notify.channel import NotDelivered, hook_channel
@@ -41,10 +41,9 @@ class HookTests:
         message = self._message(hook)
         if message is None:
             raise UsageError(f"there is no series yet that has what a message of {hook.on[0]} needs")
-        whom = [Participant(who, APPLICATION, is_requestor=True)]
         event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
         detail = f"hook {name}: test message{f' to {hook.host}' if hook.host else ''}"
-        self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, whom, detail=detail, type=kind))
+        self._audit.note(AuditMessage.by(who, event, Action.EXECUTE, detail, kind=kind))
         reason = _delivered(settings, name, message)
         result = Result.SUCCESS if reason is None else Result.MINOR_FAILURE
         line = export_line(name, hook, message, settings.dicom.ae_title, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
 from node.extensions.identity.persons import Moved, PersonRepository
 from node.hookspecs import Action as RootAction
 from node.index.nouns.terms import Terms
@@ -58,5 +58,4 @@ def _message(
         *({"patient_id": patient_id} for patient_id in patients),
         *({"study_instance_uid": uid} for uid in studies),
     ]
-    participants = [Participant(who, APPLICATION, is_requestor=True)]
-    return AuditMessage(AuditEvent.PATIENT_RECORD, action, Result.SUCCESS, participants, objects, detail)
+    return AuditMessage.by(who, AuditEvent.PATIENT_RECORD, action, detail, objects)

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from node.archive.base import Remote, StoreAway
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType
 from node.errors import UsageError
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.postgresql.hosts import HostRepository
@@ -39,10 +39,9 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
         index.series.reopen(places.current_only_at(host), index.now())
         places.give_up(host)
         forgotten = asdict(hosts.forget(host, index.now()))
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
         event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
         detail = f"host {host} of the index was forgotten"
-        audit.note(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, detail=detail, type=kind))
+        audit.note(AuditMessage.by(who, event, Action.DELETE, detail, kind=kind))
         return {"forgotten": host, **forgotten}
 
     return {"drain-host": drain, "forget-host": forget}

@@ -7,17 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.audit.audit_log import (
-    APPLICATION,
-    Action,
-    Audit,
-    AuditEvent,
-    AuditMessage,
-    EventType,
-    Made,
-    Participant,
-    Result,
-)
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType, Made
 from node.errors import UsageError
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import apply_rules
@@ -137,6 +127,5 @@ class _Changes:
     ) -> Made:
         """Make a change, with lines about the studies of `contents`; the last one says what `done` returns."""
         objects = [{"study_instance_uid": study} for study in dict.fromkeys(one.study for one in contents)]
-        whom = [Participant(who, APPLICATION, is_requestor=True)]
-        order = AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, Result.SUCCESS, whom, objects, what, kind)
+        order = AuditMessage.by(who, AuditEvent.SECURITY_ALERT, Action.UPDATE, what, objects, kind=kind)
         return self._audit.change(order, make, (lambda made: replace(order, detail=done(made))) if done else None)
