@@ -36,7 +36,7 @@ from node.index.nouns.converted import ConvertedFile
 from node.volume.assemble import assemble
 from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake
-from node.volume.model import Assembly, Float, Geometry, Volume
+from node.volume.model import Assembly, Geometry, Volume
 from node.volume.reasons import Reason, Refusal, VolumeWarning, WarningKind
 from node.volume.series import WITHOUT_PIXELS, as_refusals
 from node.volume.volumes import times_of
@@ -190,15 +190,11 @@ def _converted_file(volume: Volume, file: WrittenFile, folder: Path) -> Converte
         geometry=volume.geometry,
         instances=len({source.sop_instance_uid for source in volume.sources}),
         warnings=volume.warnings,
-        affine_lps=_affine_of(volume, file),
+        # Pictures have none, and Analyze 7.5 turns the axes and drops it.
+        affine_lps=volume.affine_lps if file.grid.spacing_mm and file.format != "analyze" else None,
         orientation=volume.orientation,
         **scan_parameters(volume),
     )
-
-
-def _affine_of(volume: Volume, file: WrittenFile) -> Float | None:
-    """Return the affine of the voxels in a file: pictures have none, and Analyze 7.5 turns the axes and drops it."""
-    return volume.affine_lps if file.grid.spacing_mm and file.format != "analyze" else None
 
 
 def _counted(sources: Iterable[tuple[int, str, int]]) -> Iterator[tuple[int, str, int]]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
+from node.audit.audit_log import Action, AuditEvent, AuditMessage
 from node.errors import UsageError
 from node.extensions.labels.marks import MAX_TARGETS, Changed, MarkRepository, Target, label_of
 from node.hookspecs import Action as RootAction
-from node.receive.ingest import Ingest
+from node.hookspecs import OpenedRoot
 
 
-def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     """Return the actions by name."""
+    ingest, audit = root.ingest, root.audit
     marks = ingest.index.repository(MarkRepository)
 
     def record(changed: Iterable[Changed], who: str, detail: str) -> None:

@@ -9,19 +9,20 @@ from typing import Any
 import structlog
 
 from node.archive.base import Remote, StoreAway
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType
+from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
 from node.errors import UsageError
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.postgresql.hosts import HostRepository
 from node.hookspecs import Action as RootAction
+from node.hookspecs import OpenedRoot
 from node.index.database.index import Index
-from node.receive.ingest import Ingest
 
 log = structlog.get_logger()
 
 
-def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     """Return the actions by name."""
+    ingest, audit = root.ingest, root.audit
     index, remote = ingest.index, ingest.archive.remote
     hosts, places = index.repository(HostRepository), index.repository(PlaceRepository)
 
