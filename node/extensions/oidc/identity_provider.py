@@ -95,7 +95,8 @@ class IdentityProvider:
     def end_session_url(self) -> str:
         """The provider's logout page (RP-Initiated Logout 1.0), or an empty string."""
         endpoint = self._provider.metadata.get("end_session_endpoint") if self._provider is not None else None
-        return f"{endpoint}?{urlencode({'client_id': self._oidc.client_id})}" if _is_address(endpoint) else ""
+        is_address = isinstance(endpoint, str) and urlsplit(endpoint).scheme in ("https", "http")
+        return f"{endpoint}?{urlencode({'client_id': self._oidc.client_id})}" if is_address else ""
 
     def authorization_url(self, redirect_uri: str, state: str, nonce: str, code_verifier: str) -> str:
         """Return the address of the provider's login page for a browser (Core 3.1.2.1)."""
@@ -293,10 +294,6 @@ def _secret_of(oidc: Oidc) -> str | None:
 def _is_for_signatures(key: Mapping[str, Any]) -> bool:
     """Return whether a key may sign tokens; providers also list encryption keys."""
     return key.get("kty") in ("RSA", "EC") and key.get("use", "sig") == "sig"
-
-
-def _is_address(endpoint: Any) -> bool:
-    return isinstance(endpoint, str) and urlsplit(endpoint).scheme in ("https", "http")
 
 
 def _word(error: Any) -> str:

@@ -189,10 +189,8 @@ def _layers(node: Services, index: ReadIndex, wanted: FileOfRevision) -> tuple[l
 
 def _ranged(call: Call, path: Path, **how: Any) -> Response:
     """Return a file, or 304 if the browser has it."""
-    media_type, headers = (
-        MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
-        {"Cache-Control": "private, no-cache"},
-    )
+    media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
+    headers = {"Cache-Control": "private, no-cache"}
     response = RangedFile(path, media_type=media_type, stat_result=path.stat(), headers=headers, **how)
     if has_etag(call.request.headers, response.headers["etag"]):
         return Response(status_code=304, headers={"ETag": response.headers["etag"]})

@@ -39,7 +39,7 @@ class _Peers(Extension):
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
-    actions = f"{__name__}.actions:actions_of"
+    actions = f"{__name__}.search:actions_of"
     menu = (MenuEntry("/peers", "Peers", before="/upload", key="e"),)
     templates = __name__
     asks = ("1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.3")
