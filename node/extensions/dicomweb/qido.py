@@ -87,7 +87,8 @@ def _search(call: Call, level: Level) -> Response:
     limit, offset, warnings = _page(request)
     warnings += kinds_not_performed(request)
     identifier, unknown = _identifier(request, level)
-    options = Options(relational=True, combined_datetime=True, fuzzy=is_fuzzy(request), timezone=True)
+    fuzzy = _is_true(request, "fuzzymatching", "PS3.18 8.3.4.2")
+    options = Options(relational=True, combined_datetime=True, fuzzy=fuzzy, timezone=True)
     try:
         # One more than is returned, to detect that there are more.
         query = read_query(
@@ -205,11 +206,6 @@ def whole_number(request: Request, name: str, default: int) -> int:
     if not re.fullmatch(r"[0-9]{1,15}", text):
         raise HTTPException(400, f"{name} must be a whole number, 0 or more (PS3.18 8.3.4.4)")
     return int(text)
-
-
-def is_fuzzy(request: Request) -> bool:
-    """Return whether a search asks for fuzzy matching of names (PS3.18 8.3.4.2)."""
-    return _is_true(request, "fuzzymatching", "PS3.18 8.3.4.2")
 
 
 def kinds_not_performed(request: Request) -> list[str]:

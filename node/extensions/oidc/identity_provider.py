@@ -243,7 +243,8 @@ class IdentityProvider:
                 scheme = urlsplit(metadata[name]).scheme
                 if scheme != "https" and scheme != urlsplit(self._oidc.issuer).scheme:
                     raise ValueError(f"{name} is not an https URL")
-            keys = [key for key in _fetch(client, metadata["jwks_uri"])["keys"] if _is_for_signatures(key)]
+            every = _fetch(client, metadata["jwks_uri"])["keys"]  # providers also list encryption keys
+            keys = [key for key in every if key.get("kty") in ("RSA", "EC") and key.get("use", "sig") == "sig"]
         return _Provider(metadata, KeySet.import_key_set({"keys": keys}), now)
 
 
@@ -289,11 +290,6 @@ def _secret_of(oidc: Oidc) -> str | None:
     if not secret:
         raise UsageError(f"[web.oidc] client_secret_file {oidc.client_secret_file} is empty")
     return secret
-
-
-def _is_for_signatures(key: Mapping[str, Any]) -> bool:
-    """Return whether a key may sign tokens; providers also list encryption keys."""
-    return key.get("kty") in ("RSA", "EC") and key.get("use", "sig") == "sig"
 
 
 def _word(error: Any) -> str:

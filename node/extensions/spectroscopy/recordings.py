@@ -15,7 +15,8 @@ from node.counted import counted
 from node.dicom.private import PrivateTag, private_bytes
 from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused
-from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, Log, is_log, read_log, read_xml
+from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, Log, is_log, read_log
+from node.extensions.spectroscopy.physio_xml import read_xml
 from node.hookspecs import FileSource, Objects, Output, WrittenObjects
 from node.index.nouns.converted import ConvertedFile
 from node.version import __version__
