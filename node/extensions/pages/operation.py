@@ -278,7 +278,9 @@ DAY = dt.timedelta(days=1)
 class BeforeStart:
     """The senders of the day before the start, the last one heard first, and what came in it.
 
-    `minutes`, `hours`: by the number of whole minutes or hours from the reception to the start; 0 is the last one.
+    The node counts in memory what it receives. The rows of what came before its start do not change, but for deletions,
+    and are read once. `minutes`, `hours`: by the number of whole minutes or hours from the reception to the start; 0 is
+    the last one.
     """
 
     started_at: dt.datetime

@@ -283,6 +283,9 @@ def lattice_of(frames: Sequence[Frame]) -> Lattice:
 def on_lattice(voxels: Array, affine_lps: Float, lattice: Lattice) -> Array:
     """Return a mask in the order of a lattice, (slices, rows, columns), without interpolation.
 
+    A mask may have its axes in another order or direction than the volume, as tools leave them that prefer one
+    orientation: it is on the grid if its voxels are those of the grid, one for one.
+
     `voxels` is (i, j, k); `affine_lps`, (4, 4) in mm, leads from its voxel index to LPS+. Raises ResultRefused if the
     voxels of the mask are not those of the lattice.
     """

@@ -464,13 +464,16 @@ def _sent_to_destination(
 
 
 def get_responses(operation: Operation, service: RetrieveService) -> Iterator[Any]:
-    """Yield the number of instances, and each with its status. Raises RequestRefused: first of all."""
+    """Yield what a handler of pynetdicom yields (`evt.EVT_C_GET`): the number of instances, and each with its status.
+
+    Raises RequestRefused: first of all.
+    """
     selected = select(operation, service, GET_MODELS)
     yield from _instances(operation, Retrieve(operation, service, selected, operation.origin.calling_ae_title))
 
 
 def move_responses(operation: Operation, service: RetrieveService) -> Iterator[Any]:
-    """Yield the destination, the number of instances, and each with its status. Raises RequestRefused: first of all."""
+    """Yield the same for C-MOVE (`evt.EVT_C_MOVE`), and before it the destination. Raises RequestRefused first."""
     peer = destination_of(operation, service)
     selected = select(operation, service, MOVE_MODELS)
     kinds = proposals(outgoing_of(selected.instances, service.archive.root))[:MAXIMUM_CONTEXTS]
