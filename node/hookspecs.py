@@ -422,6 +422,9 @@ class Extension:
     commands: Sequence[Command] = ()
     tables: Sequence[Table] = ()
     routers: Sequence[Router] = ()
+    actions: Place = ""
+    """A function that takes an `OpenedRoot`, and returns what commands and pages do on it, by names that are free
+    (`node.control.actions`)."""
     menu: Sequence[MenuEntry] = ()
     services: Sequence[Service] = ()
     asks: Sequence[str] = ()
@@ -448,10 +451,6 @@ class Extension:
     def warnings(self, settings: Settings) -> Iterator[str]:
         """Yield what a start accepts of the tables, and is probably not meant: `config check` lists it."""
         return iter(())
-
-    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        """Return what commands and pages do on a root, by names that are free (`node.control.actions`)."""
-        return {}
 
     def ports(self, settings: Settings) -> Iterator[Port]:
         """Yield the port of each listener, which no other listener may have."""

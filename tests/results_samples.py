@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from node.extensions.results import made as record
-from node.extensions.results.made import RECORD, Made, MadeAttribute, MadeCode
+from node.extensions.results import statement as record
 from node.extensions.results.making import VERBATIM, Identity, Making, Source, SourceStack
 from node.extensions.results.manifest import Coded, Entry, Label
+from node.extensions.results.statement import RECORD, Made, MadeAttribute, MadeCode
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -133,16 +133,13 @@ class Messages:
         if self._request is None or self._context is None or piece.context_id != self._context.context_id:
             raise Violation("data set bytes that belong to no command set", framing.INVALID_PARAMETER)
         self._data_bytes += len(piece.data)
-        if self._data_bytes > self._max_data_bytes(self._request):
+        is_stored = self._request.field == C_STORE_RQ  # identifiers are held in memory
+        if self._data_bytes > (2 * self._service.ingest.maximum_bytes if is_stored else MAXIMUM_IDENTIFIER_BYTES):
             raise Violation("a data set without end", framing.INVALID_PARAMETER)
         if self._reception is not None:
             self._reception.write(piece.data)
         elif not _has_ignored_data(self._request):
             self._data += piece.data
-
-    def _max_data_bytes(self, request: Command) -> int:
-        """Return the data set length at which the association is aborted; identifiers are held in memory."""
-        return 2 * self._service.ingest.maximum_bytes if request.field == C_STORE_RQ else MAXIMUM_IDENTIFIER_BYTES
 
     def _complete(self, request: Command, context: AcceptedContext) -> Message | None:
         """Answer a C-STORE; return any other request."""

@@ -216,7 +216,7 @@ class _Keeper:
             if parent is not None and parent.sentinel in ready:
                 os._exit(1)  # the process that works dies with this one
             if self._orders in ready:
-                self._tell_of_death()
+                write_answer(self._channel.answers_to, self._identity, b"%d" % self._end(), DEATH)
             if self._channel.requests_from in ready:
                 request = read_request(self._channel.requests_from)
                 if request is None:
@@ -299,9 +299,6 @@ class _Keeper:
         os.close(self._orders)
         self._process, self._orders = None, -1
         return os.waitstatus_to_exitcode(status)
-
-    def _tell_of_death(self) -> None:
-        write_answer(self._channel.answers_to, self._identity, b"%d" % self._end(), DEATH)
 
 
 def _isolate() -> bool:

@@ -196,10 +196,14 @@ class ChangedRoot(Root):
         return self.perform(action, **arguments, who=getpass.getuser())
 
 
-def completed(command: Callable[..., Answer | None]) -> Callable[..., None]:
-    """Return a command for Typer: with the options of what it declares, and printing what it answers."""
+def completed(command: Callable[..., Answer | None], *, is_above_others: bool = False) -> Callable[..., None]:
+    """Return a command for Typer: with the options of what it declares, and printing what it answers.
+
+    `is_above_others`: it runs only if no command below it is given.
+    """
     declared = signature(command, eval_str=True)
-    parameters: list[Parameter] = []
+    context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters: list[Parameter] = [context] if is_above_others else []
     parts: dict[str, type[Configured]] = {}
     for parameter in declared.parameters.values():
         kind = parameter.annotation
@@ -218,6 +222,8 @@ def completed(command: Callable[..., Answer | None]) -> Callable[..., None]:
                    for name, option in formats.items()]  # fmt: skip
 
     def run(**given: Any) -> None:
+        if is_above_others and given.pop("context").invoked_subcommand is not None:
+            return
         as_json = given.get("json", False)
         chosen = {name for name in formats if given.pop(name)}
         for name, kind in parts.items():
@@ -228,7 +234,9 @@ def completed(command: Callable[..., Answer | None]) -> Callable[..., None]:
         elif answer is not None:
             answer.show(as_json)
 
-    return _with_signature(run, command, parameters)
+    run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, {}
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return run
 
 
 def _bound_numbers(kind: Any) -> None:
@@ -243,15 +251,6 @@ def _checked_number(number: int | None) -> int | None:
     if number is not None and abs(number) > MAX_NUMBER:
         raise typer.BadParameter(f"{number} is more than {MAX_NUMBER}, the largest number that the index can have.")
     return number
-
-
-def _with_signature(
-    run: Callable[..., None], command: Callable[..., Any], parameters: list[Parameter]
-) -> Callable[..., None]:
-    """Return `run` with the name and the text of `command`, and with parameters that Typer reads."""
-    run.__name__, run.__doc__, run.__annotations__ = command.__name__, command.__doc__, {}
-    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    return run
 
 
 class PlainCommand(typer.core.TyperCommand):
@@ -300,18 +299,7 @@ class Commands(typer.Typer):
     def callback(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         """Set what runs if no command is given."""
         add = super().callback(*arguments, **options)
-
-        def added(command: Callable[..., Answer]) -> Any:
-            run = completed(command)
-
-            def run_alone(context: typer.Context, **given: Any) -> None:
-                if context.invoked_subcommand is None:
-                    run(**given)
-
-            context = Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
-            return add(_with_signature(run_alone, run, [context, *signature(run).parameters.values()]))
-
-        return added
+        return lambda command: add(completed(command, is_above_others=True))
 
 
 @contextmanager

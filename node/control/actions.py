@@ -35,7 +35,7 @@ from node.receive.conflicts import Conflicts
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine
 from node.receive.results import Results
-from node.registry import enabled
+from node.registry import enabled, resolve
 from node.routing.router import subscriptions
 from node.settings.model import HookEvent, Settings
 from node.web.credentials import require_name
@@ -106,7 +106,8 @@ class Actions:
             }
         )
         for extension in enabled(settings):
-            self.by_name.update(extension.actions(OpenedRoot(settings, ingest, audit)))
+            if extension.actions:
+                self.by_name.update(resolve(extension.actions)(OpenedRoot(settings, ingest, audit)))
 
     def _and_files(self, action: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         """Return an action that also deletes the volumes of an instance that has left its series."""
@@ -289,13 +290,8 @@ class AccountAdministration:
     cannot be written; nothing was changed then.
     """
 
-    def __init__(
-        self,
-        accounts: AccountRepository,
-        audit: Audit,
-        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-    ) -> None:
-        self._accounts, self._audit, self._now = accounts, audit, now
+    def __init__(self, accounts: AccountRepository, audit: Audit) -> None:
+        self._accounts, self._audit = accounts, audit
 
     def set_account(self, name: str, role: str | None, password_hash: str | None, who: str) -> Mapping[str, Any]:
         """Create an account, or change its password; without `role` it keeps its role, and a new one gets ``read``."""
@@ -304,7 +300,7 @@ class AccountAdministration:
         new_role = _role(role) if role is not None else known.role if known is not None else Role.READ
 
         def change() -> dict[str, Any]:
-            is_new = self._accounts.set(name, new_role, password_hash, self._now())
+            is_new = self._accounts.set(name, new_role, password_hash, dt.datetime.now(dt.UTC))
             return {"new": is_new, "role": new_role.name.lower()}
 
         order = f"account {name}: role {new_role.name.lower()}, new password"
@@ -346,7 +342,7 @@ class AccountAdministration:
 
         def change() -> None:
             limits: dict[str, Any] = {"role": at_most, "routes": of_routes, "project": project}
-            self._accounts.add_token(name, label, sha256, end, self._now(), **limits)
+            self._accounts.add_token(name, label, sha256, end, dt.datetime.now(dt.UTC), **limits)
 
         scope = f", role {role or 'of the account'}, for {', '.join(of_routes) or 'all routes'}"
         scope += f", in project {project[:64]}" if project is not None else ""

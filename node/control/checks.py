@@ -150,7 +150,9 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     for name in settings.hooks:
         yield partial(_check_hook, name, settings)
     for name in settings.destinations:
-        yield partial(_check_destination, name, settings)
+        from node.routing.router import check_destination
+
+        yield partial(check_destination, settings, name)
     for extension in enabled(settings):
         yield from extension.checks(settings)
 
@@ -223,12 +225,6 @@ def _check_hook(name: str, settings: Settings) -> None:
     from node.notify.channel import hook_channel
 
     hook_channel(settings, name).close()
-
-
-def _check_destination(name: str, settings: Settings) -> None:
-    from node.routing.router import check_destination
-
-    check_destination(settings, name)
 
 
 def _overlap(one: Peer, other: Peer) -> bool:

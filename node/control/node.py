@@ -115,7 +115,10 @@ class Node:
                 objects=objects_of(enabled(settings)),
             )
         of_receiver = _optional_services(settings, repository, self._rejections) if self._receives else ()
-        self._uploads = tuple(_uploads_of(settings, repository))
+        # They move to the object store what this host takes in, by whichever role, and look after its copies.
+        self._uploads: tuple[Uploads, ...] = ()
+        if (kind := store_kind(settings)) is not None:
+            self._uploads = (kind.uploads(settings, archive, index, metrics),)
         self._optional = (*self._uploads, *of_receiver)
         self._control = ControlServer(settings.storage.root, repository.actions.by_name)
         self._notifier = Notifier(
@@ -424,12 +427,6 @@ def _trouble(name: str, is_alive: Callable[[], bool], part: SupervisedThread | B
     if part is not None and (trouble := part.trouble) is not None:
         return f"the {name} {trouble}"
     return None if is_alive() else f"the {name} has stopped: see the log"
-
-
-def _uploads_of(settings: Settings, repository: Repository) -> Iterator[Uploads]:
-    """Yield what moves to the object store what this host takes in, by whichever role, and looks after its copies."""
-    if (kind := store_kind(settings)) is not None:
-        yield kind.uploads(settings, repository.archive, repository.index, repository.metrics)
 
 
 def _optional_services(

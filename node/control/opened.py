@@ -25,6 +25,7 @@ from node.errors import UsageError
 from node.extras import require
 from node.index.database.look import looking
 from node.index.engine.backend import Place, place_of
+from node.index.engine.view_rows import parsed
 from node.settings.convert import Convert
 from node.settings.load import load
 from node.volume.derived import masked, montage, project, threshold
@@ -50,9 +51,6 @@ VOXELS = (".zraw", ".raw")
 
 BESIDE = (".json", ".bval", ".bvec", *VOXELS)
 """Suffixes of what lies beside a volume file."""
-
-LISTS = ("shape", "spacing_mm", "affine_lps", "warnings")
-"""Columns of volumes that the views have as JSON."""
 
 
 class Source(Protocol):
@@ -354,7 +352,7 @@ class _Root(_OnDisk):
 
     def volumes(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         with looking(self._place) as index:
-            return [_parsed(row) for row in index.volumes.current(study_instance_uid, series_instance_uid)]
+            return [parsed(row) for row in index.volumes.current(study_instance_uid, series_instance_uid)]
 
     def exclusions(self, series: Row) -> list[Row]:
         uids = series["study_instance_uid"], series["series_instance_uid"]
@@ -373,15 +371,11 @@ class _Root(_OnDisk):
 
     def catalog(self) -> list[Row]:
         with looking(self._place) as index:
-            return [_parsed(row) for row in index.volumes.catalog()]
+            return [parsed(row) for row in index.volumes.catalog()]
 
 
 _ALL = 0x7FFFFFFF
 """More rows than there are."""
-
-
-def _parsed(row: Row) -> Row:
-    return {name: json.loads(value) if name in LISTS and value else value for name, value in row.items()}
 
 
 class _Folder(_OnDisk):

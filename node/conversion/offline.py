@@ -394,7 +394,7 @@ def _converted(
             folder,
             options,
             name=series.name,
-            descriptions=_descriptions(series),
+            descriptions={name: text for column, name in TYPED.items() if (text := series.attributes.get(column))},
             transfer_syntax_uids=frozenset(series.transfer_syntax_uids),
             sop_class_uids=frozenset(series.sop_class_uids),
             joined=series.joined,
@@ -412,11 +412,6 @@ def _converted(
         return Refusal(Reason.FAILED, str(died), uids)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _descriptions(series: _Series) -> dict[str, str]:
-    found = {name: series.attributes.get(column) for column, name in TYPED.items()}
-    return {name: text for name, text in found.items() if text}
 
 
 def _replace(out: Path, name: str, folder: Path | None, layout: Layout) -> None:

@@ -478,15 +478,13 @@ class Housekeeping:
         if studies_wait <= 0:
             self.find_quiet_studies()
             self._studies_at = moment + STUDIES_SECONDS
-            studies_wait = max(STUDIES_SECONDS, self._seconds_until_quiet())
+            quiet_at = self._index.studies.next_quiet_at(self._study_quiet)
+            seconds = (quiet_at - self._now()).total_seconds() if quiet_at is not None else inf
+            studies_wait = max(STUDIES_SECONDS, seconds)
         if moment >= self._files_at:
             self.remove_superseded()
             self._files_at = moment + FILES_SECONDS
         return min(self._files_at - moment, studies_wait)
-
-    def _seconds_until_quiet(self) -> float:
-        quiet_at = self._index.studies.next_quiet_at(self._study_quiet)
-        return (quiet_at - self._now()).total_seconds() if quiet_at is not None else inf
 
     def find_quiet_studies(self) -> None:
         """Mark the studies that have become quiet."""

@@ -18,7 +18,7 @@ from node.failpoints import reached
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.records import ClaimedSeries, FoundSeries, SeriesOutcome
 from node.version import __version__
-from node.volume.reasons import Reason, Refusal
+from node.volume.reasons import Reason
 from node.writers.options import WriteOptions
 
 if TYPE_CHECKING:
@@ -216,6 +216,7 @@ def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions
 def _outcome(
     claimed: ClaimedSeries, converted: Converted, destination: Path, options: WriteOptions, used: _Used
 ) -> SeriesOutcome:
+    first = next(iter(converted.refusals), None)
     return SeriesOutcome(
         state=_state(converted),
         converter=CONVERTER,
@@ -231,7 +232,7 @@ def _outcome(
         completeness=converted.completeness,
         input_sha256=input_sha256(claimed, options, used.found),
         references=used.references,
-        error=None if _state(converted) == "converted" or not converted.refusals else _first_line(converted.refusals),
+        error=None if first is None or _state(converted) == "converted" else f"{first.reason.value}: {first.detail}",
     )
 
 
@@ -241,7 +242,3 @@ def _state(converted: Converted) -> str:
     if all(refusal.reason is Reason.NOT_AN_IMAGE for refusal in converted.refusals):
         return "not-an-image"
     return "refused"
-
-
-def _first_line(refusals: Sequence[Refusal]) -> str:
-    return f"{refusals[0].reason.value}: {refusals[0].detail}"

@@ -84,15 +84,11 @@ def decoded(raw: bytes, encodings: Iterable[str], vr: str) -> str:
             ends = LINE_DELIMITERS if two_bytes else delimiters
             end = next((at for at, byte in enumerate(part) if byte in ends), None)
             designated = part[:end]
-            text.append(_two_byte_text(two_bytes, designated) if two_bytes else designated.decode(high, "replace"))
+            text.append((two_bytes + designated).decode(_TWO_BYTES.get(two_bytes, high), "replace"))
             if end is not None:
                 two_bytes, high = b"", initial
                 text.append(part[end:].decode(initial, "replace"))
     return "".join(text)
-
-
-def _two_byte_text(sequence: bytes, codes: bytes) -> str:
-    return (sequence + codes).decode(_TWO_BYTES[sequence], "replace")
 
 
 def encoded(value: str, errors: str = "strict") -> bytes:

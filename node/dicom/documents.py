@@ -442,7 +442,10 @@ def _text(raw: bytes, vr: str, character_set: bytes, syntax: str) -> str | None:
 
 def _decimal(number: float, vr: str) -> str:
     if vr == "FL" and math.isfinite(number):
-        return next(text for digits in (6, 7, 8, 9) if _same(text := f"{number:.{digits}g}", number))
+        packed = struct.pack("<f", number)
+        return next(
+            text for digits in (6, 7, 8, 9) if struct.pack("<f", float(text := f"{number:.{digits}g}")) == packed
+        )
     return repr(number)
 
 
@@ -456,7 +459,3 @@ def single_precision(text: str) -> str:
     except (ValueError, OverflowError):
         return text
     return _decimal(number, "FL") if math.isfinite(number) else text
-
-
-def _same(text: str, number: float) -> bool:
-    return struct.pack("<f", float(text)) == struct.pack("<f", number)

@@ -146,11 +146,11 @@ class Access:
         jobs: JobRepository,
         shares: ShareRepository,
         trail: AuditTrail,
-        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         by_access_token: Callable[[str], FederatedIdentity] | None = None,
     ) -> None:
         self._identity_of = by_access_token
-        self._web, self._accounts, self._jobs, self.trail, self._now = web, accounts, jobs, trail, now
+        self._web, self._accounts, self._jobs, self.trail = web, accounts, jobs, trail
+        self._now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
         self._guesses, self._codes = Guesses(self._alert), Guesses(self._alert)
         self._links = Guesses(lambda sentence, pair: None)
         self._shares = shares
@@ -721,12 +721,6 @@ def _trail(request: HTTPConnection) -> AccountAuditTrail:
 Reader = Annotated[Caller, _require(Role.READ)]
 """Parameter of a route: the caller, with the role read or higher."""
 
-Writer = Annotated[Caller, _require(Role.WRITE)]
-"""Parameter of a route: the caller, with the role write or higher, who may store and convert."""
-
-Admin = Annotated[Caller, _require(Role.ADMIN)]
-"""Parameter of a route: the caller, with the role admin, who may delete and merge."""
-
 JobWorker = Annotated[Caller, Depends(_worker)]
 """Parameter of a route of a job: its receiver by its token, or a caller with the role write or higher."""
 
@@ -800,21 +794,18 @@ class Call:
         return access.is_still(self.request, self.account)
 
 
-async def _of_reader(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Call:
-    return Call(request, node, account, audit)
+def _call_of(role: Role) -> Any:
+    account_of_role = _require(role)
+
+    async def call(request: Request, node: Node, audit: RequestAudit, account: Caller = account_of_role) -> Call:
+        return Call(request, node, account, audit)
+
+    return Depends(call)
 
 
-async def _of_writer(request: Request, node: Node, account: Writer, audit: RequestAudit) -> Call:
-    return Call(request, node, account, audit)
-
-
-async def _of_admin(request: Request, node: Node, account: Admin, audit: RequestAudit) -> Call:
-    return Call(request, node, account, audit)
-
-
-ReaderCall = Annotated[Call, Depends(_of_reader)]
-WriterCall = Annotated[Call, Depends(_of_writer)]
-AdminCall = Annotated[Call, Depends(_of_admin)]
+ReaderCall = Annotated[Call, _call_of(Role.READ)]
+WriterCall = Annotated[Call, _call_of(Role.WRITE)]
+AdminCall = Annotated[Call, _call_of(Role.ADMIN)]
 """Parameters of a route: the request of a caller with the role read, write or admin, or a higher one."""
 
 _Route = TypeVar("_Route", bound=Callable[..., object])

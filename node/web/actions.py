@@ -93,17 +93,13 @@ def acknowledge(call: Call, problems: Sequence[SeriesProblem], reason: str) -> N
     """Acknowledge the problems of series that a person saw, and record it; those that have changed since stay."""
     done = call.node.index.problems.acknowledge(problems, reason, call.account.name, dt.datetime.now(dt.UTC))
     for series, problem in done:
-        _note_decision(call, series, f"problem acknowledged: {problem}")
+        _record(call, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, series[0], f"problem acknowledged: {problem}")
 
 
 def withdraw_acknowledgment(call: Call, series: SeriesKey) -> None:
     """Withdraw the acknowledgment of the problem of a series, and record it."""
     call.node.index.problems.withdraw(series, call.account.name, dt.datetime.now(dt.UTC))
-    _note_decision(call, series, "acknowledgment of a problem withdrawn")
-
-
-def _note_decision(call: Call, series: SeriesKey, detail: str) -> None:
-    _record(call, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, series[0], detail)
+    _record(call, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, series[0], "acknowledgment of a problem withdrawn")
 
 
 def _record(call: Call, event: AuditEvent, action: Action, study_instance_uid: str, detail: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -25,8 +25,8 @@ def of_study(study_instance_uid: str, patient_id: str | None) -> dict[str, str]:
 class AuditTrail:
     """Records HTTP requests in the audit log of the node. Thread-safe."""
 
-    def __init__(self, audit: Audit, ae_title: str, clock: Callable[[], float] = monotonic) -> None:
-        self._audit, self._ae_title, self._clock = audit, ae_title, clock
+    def __init__(self, audit: Audit, ae_title: str) -> None:
+        self._audit, self._ae_title = audit, ae_title
         self._lock = threading.Lock()
         self._recorded: OrderedDict[str, float] = OrderedDict()
 
@@ -59,7 +59,7 @@ class AuditTrail:
 
     def _is_repeated(self, key: str) -> bool:
         with self._lock:
-            now, recorded_at = self._clock(), self._recorded.get(key)
+            now, recorded_at = monotonic(), self._recorded.get(key)
             if recorded_at is not None and now - recorded_at < REPEAT_SECONDS:
                 return True
             self._recorded.pop(key, None)

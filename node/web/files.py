@@ -30,6 +30,8 @@ from node.web.services import Services
 log = structlog.get_logger()
 
 OCTETS, ZIP = "application/octet-stream", "application/zip"
+MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
+"""Media types of files of revisions by suffix; others are `OCTETS`."""
 
 FILE_MISSING = "the file is missing: run `voxelnode fsck`"
 DAMAGED = (

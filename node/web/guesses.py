@@ -33,8 +33,8 @@ class Throttle:
     which may be set back, and keeps an unlimited number of keys.
     """
 
-    def __init__(self, free_tries: int, clock: Callable[[], float]) -> None:
-        self._free_tries, self._clock = free_tries, clock
+    def __init__(self, free_tries: int) -> None:
+        self._free_tries = free_tries
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
     def wait_seconds(self, key: str) -> float:
@@ -43,11 +43,11 @@ class Throttle:
         if failures is None or failures.count < self._free_tries:
             return 0.0
         doublings = min(failures.count - self._free_tries, 60)
-        return max(0.0, failures.last_at + min(MAX_WAIT_SECONDS, 2.0**doublings) - self._clock())
+        return max(0.0, failures.last_at + min(MAX_WAIT_SECONDS, 2.0**doublings) - monotonic())
 
     def count(self, key: str) -> None:
         """Count a failure."""
-        now, known = self._clock(), self._failures.pop(key, None)
+        now, known = monotonic(), self._failures.pop(key, None)
         count = known.count + 1 if known is not None and now - known.last_at < FORGET_SECONDS else 1
         self._failures[key] = _Failures(count, now)
         if len(self._failures) > MAX_KEYS:
@@ -83,10 +83,6 @@ Pair = tuple[str, str]
 """An account name, known or not, and an address or IPv6 network."""
 
 
-def _monotonic() -> float:
-    return monotonic()
-
-
 class Guesses:
     """Counts wrong passwords. Thread-safe.
 
@@ -96,12 +92,12 @@ class Guesses:
     account or address; the other one is empty.
     """
 
-    def __init__(self, on_limit: Callable[[str, Pair], None], clock: Callable[[], float] = _monotonic) -> None:
+    def __init__(self, on_limit: Callable[[str, Pair], None]) -> None:
         self._on_limit = on_limit
         self._lock = threading.Lock()
-        self._by_pair = Throttle(FREE_TRIES, clock)
-        self._by_address = Throttle(FREE_TRIES_OF_ADDRESS, clock)
-        self._by_account = Throttle(FREE_TRIES_OF_ACCOUNT, clock)
+        self._by_pair = Throttle(FREE_TRIES)
+        self._by_address = Throttle(FREE_TRIES_OF_ADDRESS)
+        self._by_account = Throttle(FREE_TRIES_OF_ACCOUNT)
         self._used: OrderedDict[Pair, None] = OrderedDict()
         self._addresses: OrderedDict[str, set[str]] = OrderedDict()
 

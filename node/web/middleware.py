@@ -172,7 +172,8 @@ class Security:
             return site == "none"  # address typed by a user, or opened by a program
         if origin:
             return is_own_origin(origin, headers, scheme, self._allowed)
-        return not _has_session(headers)
+        cookies = headers.get("cookie", "")
+        return f"{COOKIE}=" not in cookies and f"{SECURE_COOKIE}=" not in cookies
 
 
 def is_known_host(host: str, names: Collection[str]) -> bool:
@@ -196,11 +197,6 @@ def _machine_names() -> tuple[str, str]:
     """Return the names known to the machine itself; a DNS server may take seconds, and may not be trustworthy."""
     name = socket.gethostname()
     return name, name.partition(".")[0]
-
-
-def _has_session(headers: Headers) -> bool:
-    cookies = headers.get("cookie", "")
-    return f"{COOKIE}=" in cookies or f"{SECURE_COOKIE}=" in cookies
 
 
 TURNS = 2

@@ -52,7 +52,7 @@ def reduced(
     """
     with ExitStack() as files:
         head, stream = _opened(path, voxel_file, sidecar, files)
-        columns, rows, slices = _first_time(head)
+        columns, rows, slices = (*head.get_data_shape(), 1, 1)[:3]
         steps = steps_of((columns, rows, slices), head.get_zooms()[:3], max_voxels)
         pixel: np.dtype[Any] = head.get_data_dtype()
         planes = []
@@ -209,11 +209,6 @@ class _Inflated:
             pieces.append(piece)
             count -= len(piece)
         return b"".join(pieces)
-
-
-def _first_time(head: Any) -> tuple[int, int, int]:
-    columns, rows, slices = (*head.get_data_shape(), 1, 1)[:3]
-    return columns, rows, slices
 
 
 def _skip(stream: IO[bytes] | _Inflated, count: int) -> None:

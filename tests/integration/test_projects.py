@@ -13,6 +13,7 @@ from node.extensions.labels.marks import MarkRepository, Target
 from node.extensions.projects.actions import actions
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import Rules, apply_rules
+from node.hookspecs import OpenedRoot
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
 from node.index.engine.views import views
@@ -20,6 +21,7 @@ from node.index.models import Base
 from node.index.nouns.accounts import Role
 from node.index.nouns.projects import Content
 from node.index.nouns.studies import StudyFilter
+from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import Root
 from tests.preloaded import run
@@ -75,7 +77,7 @@ def test_a_scope_shows_its_projects_in_every_table_and_view(three: Root) -> None
 
 
 def test_who_sees_what_changes_only_with_a_line_before_it(three: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    change = actions(three.ingest, Audit(three.folder, "VOXELNODE", now=three.clock))
+    change = actions(OpenedRoot(Settings(), three.ingest, Audit(three.folder, "VOXELNODE", now=three.clock)))
     contents = [("1.2", "")]
 
     def full(descriptor: int, data: bytes) -> int:

@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import pytest
 from playwright.sync_api import expect
 
-from node.extensions.pages import many_series
+from node.extensions.pages import studies
 from tests import make
 from tests.web.conftest import Site, open_site
 from tests.web.pages import Visitor, accessibility_faults
@@ -34,7 +34,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_a_person_finds_a_series_among_many(crowded: Site, visit: Callable[[str], Visitor]) -> None:
     page = visit(crowded.url).open("/studies/1.2.3")
     rows = page.locator("#cards tbody tr")
-    expect(rows).to_have_count(many_series.PAGE_SERIES)
+    expect(rows).to_have_count(studies.PAGE_SERIES)
     page.get_by_role("button", name="30 more").click()
     expect(rows).to_have_count(MANY)
     expect(page.get_by_role("button", name=re.compile("more$"))).to_have_count(0)
@@ -66,7 +66,7 @@ def test_a_person_finds_a_series_among_many(crowded: Site, visit: Callable[[str]
 def test_the_list_of_many_series_is_light(crowded: Site) -> None:
     answer = crowded.client().get("/studies/1.2.3")
     assert answer.status_code == 200
-    assert answer.text.count("data-row>") == many_series.PAGE_SERIES
+    assert answer.text.count("data-row>") == studies.PAGE_SERIES
     assert len(answer.content) < 150_000
     answer = crowded.client().post("/studies/1.2.3/series-list", data={"words": "1.2.3.77", "state": "receiving"})
     assert (answer.text.count("data-row>"), "0 of 130 series" in answer.text) == (0, True)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from node.extensions.names import service
-from node.extensions.names.service import Names
+from node.extensions.names import tree
 from node.extensions.names.template import read_template
-from node.extensions.names.tree import Tree
+from node.extensions.names.tree import Names, Tree
 from node.writers.reading import read_metaimage
 from tests import make
 from tests.web.conftest import Site
@@ -60,6 +59,6 @@ def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkey
     settled(names)
     assert list((site.root / "names/Roe_Ann_CT").glob("*.nii.gz")), "a folder that fails delays no other"
     stuck.rmdir()
-    monkeypatch.setattr(service, "monotonic", lambda: inf)
+    monkeypatch.setattr(tree, "monotonic", lambda: inf)
     assert names.step() is None
     assert read_metaimage(header)[0].shape[0] == 7

@@ -16,8 +16,7 @@ from pynetdicom.sop_class import Verification
 
 from node.association.client.association import NoAssociation, verify
 from node.association.client.send import send_files
-from node.extensions.pages.before_start import with_received
-from node.extensions.pages.operation import charts, places
+from node.extensions.pages.operation import charts, places, with_received
 from node.index.database.reading import reading
 from node.metrics import MAX_SENDERS, LastWords, Recent, Span
 from tests import make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsons
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ import typer
 from node.cli.options import Root
 from node.cli.output import Listing, described, print_fields, print_table, printable
 from node.errors import UsageError
+from node.index.engine.view_rows import parsed
 
 if TYPE_CHECKING:
     from node.archive.base import LocalFile
@@ -118,7 +118,7 @@ class _Describer:
         if row is None:
             return {}
         above = self._series(row["series_instance_uid"], row["study_instance_uid"])
-        volumes = _volumes(self._index.volumes.holding(row["study_instance_uid"], uid))
+        volumes = [parsed(one) for one in self._index.volumes.holding(row["study_instance_uid"], uid)]
         return {
             **above, "level": "instance", "instance": row, "header": self._header(self._index.instances.current(uid)),
             "volumes": volumes, "exclusions": self._index.exclusions.of_instance(uid),
@@ -180,7 +180,7 @@ class _Describer:
     def _outcome(self, study: str, series: str | None = None) -> Row:
         """Return the current volumes and the failures of a study or a series."""
         failures = sorted(self._index.failures.of_study(study, series), key=itemgetter("failed_at"))
-        return {"volumes": _volumes(self._index.volumes.current(study, series)), "failures": failures}
+        return {"volumes": [parsed(one) for one in self._index.volumes.current(study, series)], "failures": failures}
 
 
 def header_fields(path: Path) -> Row:
@@ -219,14 +219,6 @@ def plane_of(cosines: Any) -> str | None:
     normal = [abs(y1 * z2 - z1 * y2), abs(z1 * x2 - x1 * z2), abs(x1 * y2 - y1 * x2)]
     nearest = ("sagittal", "coronal", "axial")[normal.index(max(normal))]
     return nearest if max(normal) > PLAIN_COSINE else f"oblique, nearest to {nearest}"
-
-
-def _volumes(rows: list[Row]) -> list[Row]:
-    """Return rows of v_volumes with their JSON columns parsed."""
-    lists = ("shape", "spacing_mm", "warnings", "affine_lps")
-    return [
-        {name: jsons.loads(value) if name in lists and value else value for name, value in row.items()} for row in rows
-    ]
 
 
 def _print_waits(waits: list[Row]) -> None:

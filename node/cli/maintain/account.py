@@ -92,15 +92,8 @@ def list_(root: Root) -> Listing:
             "second_factor": account.has_factor,
             "created_at": account.created_at,
             "tokens": [
-                {
-                    "label": token.label,
-                    "role": (token.role or account.role).name.lower(),
-                    "routes": list(token.routes),
-                    "project": token.project,
-                    "created_at": token.created_at,
-                    "expires_at": token.expires_at,
-                    "used_at": token.used_at,
-                }
+                {name: value for name, value in asdict(token).items() if name != "id"}
+                | {"role": (token.role or account.role).name.lower()}
                 for token in account.tokens
             ],
         }

@@ -50,8 +50,8 @@ def delete(
     """
     from node.lifecycle.erasure import certificate_of, takers_and_jobs  # here: a second of imports
 
-    if certificate is not None:
-        _require_writable(certificate, erase=erase)
+    if certificate is not None and not (erase and certificate.suffix == ".json" and certificate.parent.is_dir()):
+        raise UsageError("--certificate is for --erase, and names a .json file in a folder that exists")
     with root.reading() as index:
         plans, trash = _chosen(index, uid, study, patient, erase=erase)
         of_trash = (str(row["study_instance_uid"]) for row in trash)
@@ -85,11 +85,6 @@ def delete(
     until = done[0]["trash_until"]
     text = "deleted" if until is None else f"deleted; `voxelnode trash` can bring it back until {until[:10]}"
     return Answer({**fields, "deleted": True, "trash_until": until}, text)
-
-
-def _require_writable(certificate: Path, *, erase: bool) -> None:
-    if not erase or certificate.suffix != ".json" or not certificate.parent.is_dir():
-        raise UsageError("--certificate is for --erase, and names a .json file in a folder that exists")
 
 
 def _chosen(

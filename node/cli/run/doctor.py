@@ -120,15 +120,12 @@ def _decoders(_: Settings) -> Iterator[Check]:
 
 def _confinement(_: Settings) -> Iterator[Check]:
     found = offered()
-    yield Check(
-        "confinement",
-        "ok" if found.landlock and found.seccomp else "warning",
-        described(),
-        ""
-        if found.landlock and found.seccomp
-        else "use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, "
-        "and let the container pass their system calls; `voxelnode help security` tells what they protect",
+    remedy = (
+        "use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, and let the container pass their system calls; "
+        "`voxelnode help security` tells what they protect"
     )
+    is_whole = found.landlock and found.seccomp
+    yield Check("confinement", "ok" if is_whole else "warning", described(), "" if is_whole else remedy)
 
 
 def _root(settings: Settings) -> Iterator[Check]:

@@ -6,9 +6,7 @@ configuration with where each value comes from; the newest changes and log lines
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from node.hookspecs import Action, Extension, MenuEntry, OpenedRoot, Parts, Router, Running
+from node.hookspecs import Extension, MenuEntry, Parts, Router, Running
 
 
 class _Administration(Extension):
@@ -22,13 +20,9 @@ class _Administration(Extension):
             for module in ("pages", "own", "connections", "retention", "changes")
         ),
     )
+    actions = f"{__name__}.hook_tests:actions"
     menu = (MenuEntry("/administration", "Administration"),)
     templates = __name__
-
-    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.administration.hook_tests import HookTests
-
-        return {"test-hook": HookTests(root).test_hook}
 
     def run(self, node: Parts) -> Running:
         from node.logs import keep_newest

@@ -9,9 +9,10 @@ from contextlib import ExitStack, closing
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import Action as AuditAction
+from node.audit.audit_log import AuditEvent, AuditMessage, EventType, Result
 from node.errors import UsageError
-from node.hookspecs import OpenedRoot
+from node.hookspecs import Action, OpenedRoot
 from node.notify.channel import NotDelivered, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
 from node.notify.notifier import export_line
@@ -24,9 +25,12 @@ TEST_SECONDS = 30.0
 """Longest attempt of a test of a hook that the pages have written: somebody waits for it."""
 
 
-class HookTests:
-    """The action that tests hooks."""
+def actions(root: OpenedRoot) -> Mapping[str, Action]:
+    """Return the action that tests hooks, by its name."""
+    return {"test-hook": _HookTests(root).test_hook}
 
+
+class _HookTests:
     def __init__(self, root: OpenedRoot) -> None:
         self._settings, self._index, self._audit = root.settings, root.ingest.index, root.audit
 
@@ -41,10 +45,9 @@ class HookTests:
         message = self._message(hook)
         if message is None:
             raise UsageError(f"there is no series yet that has what a message of {hook.on[0]} needs")
-        whom = [Participant(who, APPLICATION, is_requestor=True)]
         event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
         detail = f"hook {name}: test message{f' to {hook.host}' if hook.host else ''}"
-        self._audit.note(AuditMessage(event, Action.EXECUTE, Result.SUCCESS, whom, detail=detail, type=kind))
+        self._audit.note(AuditMessage.by(who, event, AuditAction.EXECUTE, detail, kind=kind))
         reason = _delivered(settings, name, message)
         result = Result.SUCCESS if reason is None else Result.MINOR_FAILURE
         line = export_line(name, hook, message, settings.dicom.ae_title, result)

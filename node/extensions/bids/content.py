@@ -109,13 +109,8 @@ def digest_of(file: Path) -> str | None:
 def _has_extension(source: IO[bytes]) -> bool:
     header = igzip.GzipFile(fileobj=source).read(max(_EXTENSION) + 4)
     source.seek(0)
-    return _flag(header) != 0
-
-
-def _flag(header: bytes) -> int:
-    """Return the byte after a NIfTI header that says whether an extension follows."""
     size = int.from_bytes(header[:4], "little")
-    return header[size] if size in _EXTENSION else 0
+    return size in _EXTENSION and header[size] != 0  # the byte after the header says whether one follows
 
 
 def _header_alone(stream: _Readable) -> bytes:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from node.hookspecs import Action, Command, Extension, OpenedRoot, Router
+from node.hookspecs import Command, Extension, Router
 
 
 class _Identity(Extension):
@@ -25,11 +23,7 @@ class _Identity(Extension):
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"),)
-
-    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.identity.actions import actions
-
-        return actions(root.ingest, root.audit)
+    actions = f"{__name__}.actions:actions"
 
 
 EXTENSION = _Identity()

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import Action, AuditEvent, AuditMessage
 from node.extensions.identity.persons import Moved, PersonRepository
 from node.hookspecs import Action as RootAction
+from node.hookspecs import OpenedRoot
 from node.index.nouns.terms import Terms
-from node.receive.ingest import Ingest
 
 
-def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     """Return the actions by name."""
+    ingest, audit = root.ingest, root.audit
     index = ingest.index
     persons = index.repository(PersonRepository)
 
@@ -58,5 +59,4 @@ def _message(
         *({"patient_id": patient_id} for patient_id in patients),
         *({"study_instance_uid": uid} for uid in studies),
     ]
-    participants = [Participant(who, APPLICATION, is_requestor=True)]
-    return AuditMessage(AuditEvent.PATIENT_RECORD, action, Result.SUCCESS, participants, objects, detail)
+    return AuditMessage.by(who, AuditEvent.PATIENT_RECORD, action, detail, objects)

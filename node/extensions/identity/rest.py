@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.extensions.identity.persons import MAX_ISSUER_CHARACTERS
 from node.index.database.reading import ReadIndex
-from node.index.nouns.terms import Terms
 from node.web.access import AdminCall
 from node.web.api import models
 from node.web.api.changes import Change
@@ -55,11 +53,11 @@ def merge_patient(
     call: AdminCall, change: Change, id: PatientNumber, merge: MergeRequest, dry_run: DryRun = False
 ) -> MergeResult:
     """Merge this patient into another one, which gets its current and future studies."""
-
-    def act(terms: Terms) -> Mapping[str, Any]:
-        return call.act("merge-patients", source=id, target=merge.into, terms=terms, dry_run=dry_run)
-
-    return change.make(MergeResult, lambda index: _patient(index, id), act)
+    return change.make(
+        MergeResult,
+        lambda index: _patient(index, id),
+        lambda terms: call.act("merge-patients", source=id, target=merge.into, terms=terms, dry_run=dry_run),
+    )
 
 
 @router.post("/patients/{id}/separate", responses=problems(*OF_CHANGES))
@@ -67,8 +65,8 @@ def separate_patient(
     call: AdminCall, change: Change, id: PatientNumber, separate: SeparateRequest, dry_run: DryRun = False
 ) -> MergeResult:
     """Undo the merge of this patient, or give its Patient ID an issuer, or both; see `voxelnode patient separate`."""
-
-    def act(terms: Terms) -> Mapping[str, Any]:
-        return call.act("separate-patient", patient=id, issuer=separate.issuer, terms=terms, dry_run=dry_run)
-
-    return change.make(MergeResult, lambda index: _patient(index, id), act)
+    return change.make(
+        MergeResult,
+        lambda index: _patient(index, id),
+        lambda terms: call.act("separate-patient", patient=id, issuer=separate.issuer, terms=terms, dry_run=dry_run),
+    )

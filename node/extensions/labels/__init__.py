@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from node.hookspecs import Action, Command, Extension, OpenedRoot, Router
+from node.hookspecs import Command, Extension, Router
 
 
 class _Labels(Extension):
@@ -25,12 +23,8 @@ class _Labels(Extension):
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
+    actions = f"{__name__}.actions:actions"
     templates = __name__
-
-    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.labels.actions import actions
-
-        return actions(root.ingest, root.audit)
 
 
 EXTENSION = _Labels()

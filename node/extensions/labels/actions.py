@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import Action, AuditEvent, AuditMessage
 from node.errors import UsageError
 from node.extensions.labels.marks import MAX_TARGETS, Changed, MarkRepository, Target, label_of
 from node.hookspecs import Action as RootAction
-from node.receive.ingest import Ingest
+from node.hookspecs import OpenedRoot
 
 
-def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     """Return the actions by name."""
+    ingest, audit = root.ingest, root.audit
     marks = ingest.index.repository(MarkRepository)
 
     def record(changed: Iterable[Changed], who: str, detail: str) -> None:
         studies = dict.fromkeys((one.target.study, one.patient_id) for one in changed)
         if studies:
             objects = [{"study_instance_uid": study, "patient_id": patient_id} for study, patient_id in studies]
-            whom = [Participant(who, APPLICATION, is_requestor=True)]
-            event, update = AuditEvent.INSTANCES_ACCESSED, Action.UPDATE
-            audit.note(AuditMessage(event, update, Result.SUCCESS, whom, objects, detail))
+            audit.note(AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, detail, objects))
 
     def change_labels(
         targets: Sequence[Sequence[str]], who: str, add: Sequence[str] = (), remove: Sequence[str] = ()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from node.hookspecs import Action, Command, Extension, OpenedRoot, Router
+from node.hookspecs import Command, Extension, Router
 
 
 class _Media(Extension):
@@ -28,11 +26,7 @@ class _Media(Extension):
     )
 
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.downloads:router"))
-
-    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.media.handed_over import actions_of
-
-        return actions_of(root)
+    actions = f"{__name__}.handed_over:actions_of"
 
 
 EXTENSION = _Media()

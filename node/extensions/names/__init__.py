@@ -33,8 +33,7 @@ class _Names(Extension):
             yield f"storage: {error}"
 
     def run(self, node: Parts) -> Running:
-        from node.extensions.names.service import Names
-        from node.extensions.names.tree import Tree, has_tree
+        from node.extensions.names.tree import Names, Tree, has_tree
 
         root, names = node.ingest.archive.root, node.settings.storage.names
         if names is None and not has_tree(root):

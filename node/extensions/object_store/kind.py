@@ -6,21 +6,25 @@ configuration cannot be used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
+from itertools import groupby, islice
+from time import time
 
-from node.archive.base import LocalFile, Remote, StoreAway
+from node.archive.base import VOLUMES, ArchivedFile, File, LocalFile, Remote, StoreAway
 from node.archive.base import Uploads as UploadService
-from node.archive.filesystem import Archive
-from node.extensions.object_store.findings import findings as found_in
+from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive, is_key
+from node.archive.intact import MISSING
+from node.conversion.volume_files import LostSources
 from node.extensions.object_store.opened import RootStore
-from node.extensions.object_store.remote import checksum_problem, fetching, try_store
-from node.extensions.object_store.stores import NotTaken, configured_store
+from node.extensions.object_store.remote import checksum_problem, fetching, marked, problem_in_store, try_store
+from node.extensions.object_store.stores import NotTaken, ObjectStore, StoredObject, configured_store
 from node.extensions.object_store.uploads import Uploads
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, other_host_of, reading
 from node.index.engine.place import IndexUnusable
-from node.lifecycle.fsck import Finding
+from node.index.models import STORE
+from node.lifecycle.fsck import RECEIVING_SECONDS, Finding, revision_of, to_convert_again
 from node.metrics import Metrics
 from node.settings.model import Settings
 
@@ -53,7 +57,7 @@ def findings(
     """
     store = configured_store(settings.storage)
     try:
-        yield from found_in(store, index, losers, digests=digests, serving=serving)
+        yield from _compared(store, index, losers, digests=digests, serving=serving)
     except StoreAway as error:
         yield Finding("store-away", store.place, str(error.strerror))
 
@@ -69,3 +73,58 @@ def tried(settings: Settings) -> tuple[str, str | None, str | None]:
         return store.place, problem, None if problem is not None else checksum_problem(store)
     except (StoreAway, NotTaken) as error:
         return store.place, str(getattr(error, "strerror", None) or error), None
+
+
+def _compared(
+    store: ObjectStore, index: ReadIndex, losers: set[str], *, digests: bool, serving: bool
+) -> Iterator[Finding]:
+    """Compare the objects of the store with the rows that name them, a folder at a time."""
+    if marked(store) != index.archive_in_store:
+        yield Finding("store-away", store.place, "it is not the store of this archive")
+        return
+    stored = (row for row in index.instances.files() if row.place == STORE and not row.file_missing)
+    for row, found in _with_objects(store, stored):
+        problem = _object_problem(store, row, found, digests=digests)
+        if problem == MISSING:
+            yield Finding("object-missing", row.key, sop_instance_uid=row.sop_instance_uid)
+        elif problem is not None:
+            yield Finding("object-altered", row.key, problem, sop_instance_uid=row.sop_instance_uid)
+    volumes = (file for file in index.volumes.files() if file.place == STORE)
+    for file, found in _with_objects(store, volumes):
+        problem = _object_problem(store, file, found, digests=digests)
+        if problem is not None:
+            yield Finding(
+                "volume-object", file.path, f"{revision_of(file)}: the object {problem}", series=to_convert_again(file)
+            )
+
+    def known(found: StoredObject) -> bool:
+        return found.key in losers or (serving and time() - found.written_at < RECEIVING_SECONDS)
+
+    yield from _without_rows(store, index, known)
+
+
+def _without_rows(store: ObjectStore, index: ReadIndex, known: Callable[[StoredObject], bool]) -> Iterator[Finding]:
+    strays = (found.key for found in store.objects("objects") if is_key(found.key) and not known(found))
+    while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
+        yield from (Finding("object-unknown", key) for key in index.instances.unknown_keys(batch))
+    lost = LostSources(index.lost.by_series())
+    strays = (found.key for found in store.objects(VOLUMES) if not known(found))
+    while batch := list(islice(strays, MAX_FILES_PER_FOLDER)):
+        for key in index.volumes.unknown_keys(batch):
+            yield Finding("volume-kept" if lost.may_be_in(key) else "object-unknown", key)
+
+
+def _with_objects(store: ObjectStore, files: Iterable[File]) -> Iterator[tuple[File, StoredObject | None]]:
+    """Yield files, which are sorted by their keys, with their objects; the store is asked a folder at a time."""
+    for folder, rows in groupby(files, key=lambda file: file.key.rpartition("/")[0]):
+        objects = {found.key: found for found in store.objects(folder)}
+        yield from ((row, objects.get(row.key)) for row in rows)
+
+
+def _object_problem(store: ObjectStore, file: ArchivedFile, found: StoredObject | None, *, digests: bool) -> str | None:
+    """Return what is wrong with an object; with `digests`, it is read."""
+    if found is None:
+        return MISSING
+    if found.bytes != file.data_set_offset + file.bytes:
+        return f"has {found.bytes} bytes instead of {file.data_set_offset + file.bytes}"
+    return problem_in_store(store, file) if digests else None

@@ -95,7 +95,8 @@ class IdentityProvider:
     def end_session_url(self) -> str:
         """The provider's logout page (RP-Initiated Logout 1.0), or an empty string."""
         endpoint = self._provider.metadata.get("end_session_endpoint") if self._provider is not None else None
-        return f"{endpoint}?{urlencode({'client_id': self._oidc.client_id})}" if _is_address(endpoint) else ""
+        is_address = isinstance(endpoint, str) and urlsplit(endpoint).scheme in ("https", "http")
+        return f"{endpoint}?{urlencode({'client_id': self._oidc.client_id})}" if is_address else ""
 
     def authorization_url(self, redirect_uri: str, state: str, nonce: str, code_verifier: str) -> str:
         """Return the address of the provider's login page for a browser (Core 3.1.2.1)."""
@@ -242,7 +243,8 @@ class IdentityProvider:
                 scheme = urlsplit(metadata[name]).scheme
                 if scheme != "https" and scheme != urlsplit(self._oidc.issuer).scheme:
                     raise ValueError(f"{name} is not an https URL")
-            keys = [key for key in _fetch(client, metadata["jwks_uri"])["keys"] if _is_for_signatures(key)]
+            every = _fetch(client, metadata["jwks_uri"])["keys"]  # providers also list encryption keys
+            keys = [key for key in every if key.get("kty") in ("RSA", "EC") and key.get("use", "sig") == "sig"]
         return _Provider(metadata, KeySet.import_key_set({"keys": keys}), now)
 
 
@@ -288,15 +290,6 @@ def _secret_of(oidc: Oidc) -> str | None:
     if not secret:
         raise UsageError(f"[web.oidc] client_secret_file {oidc.client_secret_file} is empty")
     return secret
-
-
-def _is_for_signatures(key: Mapping[str, Any]) -> bool:
-    """Return whether a key may sign tokens; providers also list encryption keys."""
-    return key.get("kty") in ("RSA", "EC") and key.get("use", "sig") == "sig"
-
-
-def _is_address(endpoint: Any) -> bool:
-    return isinstance(endpoint, str) and urlsplit(endpoint).scheme in ("https", "http")
 
 
 def _word(error: Any) -> str:

@@ -21,7 +21,7 @@ from node.index.nouns.records import RevisionFile
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import RangedFile, local_or_gone
+from node.web.files import MEDIA_TYPES, OCTETS, RangedFile, local_or_gone
 from node.web.headers import has_etag
 from node.web.services import Services
 
@@ -47,9 +47,6 @@ OVERLAID_VOXELS = 1 << 26
 
 OVERLAID_MASKS = 12
 """Most segments of a series in a picture, each a file."""
-
-MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
-"""Media types that a browser displays; all others are application/octet-stream."""
 
 
 class FileOfRevision(NamedTuple):
@@ -189,10 +186,8 @@ def _layers(node: Services, index: ReadIndex, wanted: FileOfRevision) -> tuple[l
 
 def _ranged(call: Call, path: Path, **how: Any) -> Response:
     """Return a file, or 304 if the browser has it."""
-    media_type, headers = (
-        MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
-        {"Cache-Control": "private, no-cache"},
-    )
+    media_type = MEDIA_TYPES.get(path.suffix, OCTETS)
+    headers = {"Cache-Control": "private, no-cache"}
     response = RangedFile(path, media_type=media_type, stat_result=path.stat(), headers=headers, **how)
     if has_etag(call.request.headers, response.headers["etag"]):
         return Response(status_code=304, headers={"ETag": response.headers["etag"]})

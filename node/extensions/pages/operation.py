@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Response
 
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
-from node.extensions.pages.before_start import before_start, senders, with_received
 from node.extensions.pages.filters import about, counted, grouped, sized
 from node.extensions.pages.rendering import NO_INTAKE, OK, badge_counts, fragment, intake_of, page, serves_studies
 from node.extensions.pages.studies import HEADINGS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.views import is_due
-from node.metrics import Span
+from node.metrics import LastWord, Metrics, Span
 from node.version import __version__
 from node.web.access import ReaderCall, WriterCall, background_request, for_projects
 from node.web.errors import ResourceNotFound
@@ -268,3 +269,76 @@ def _chart(
                 Bar(round(number * step, 1), round(HEIGHT - height, 1), round(height, 1), f"{when}: {words(span)}")
             )
     return Chart(title, f"{time} ago", figure, summary, tuple(bars), round(step - 1, 1))
+
+
+DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class BeforeStart:
+    """The senders of the day before the start, the last one heard first, and what came in it.
+
+    The node counts in memory what it receives. The rows of what came before its start do not change, but for deletions,
+    and are read once. `minutes`, `hours`: by the number of whole minutes or hours from the reception to the start; 0 is
+    the last one.
+    """
+
+    started_at: dt.datetime
+    senders: Sequence[LastWord]
+    minutes: Mapping[int, Span]
+    hours: Mapping[int, Span]
+
+
+_KNOWN: WeakKeyDictionary[Metrics, BeforeStart] = WeakKeyDictionary()
+
+
+def before_start(node: Services, index: ReadIndex) -> BeforeStart:
+    """Return what the index has of the time before the start of a node."""
+    if (known := _KNOWN.get(node.metrics)) is None:
+        known = _KNOWN[node.metrics] = _read(index, node.metrics.started_at)
+    return known
+
+
+def _read(index: ReadIndex, started_at: dt.datetime) -> BeforeStart:
+    minutes, hours = defaultdict[int, Span](Span), defaultdict[int, Span](Span)
+    for at, size in index.senders.received(started_at - DAY, started_at):
+        ago = (started_at - at).total_seconds()
+        for span in (minutes[int(ago // 60)], hours[int(ago // 3600)]):
+            span.instances += 1
+            span.bytes += size
+    words: dict[str, LastWord] = {}
+    for title, peer, at, count in index.senders.heard(started_at - DAY, started_at):
+        stored = count + (words[title].stored if title in words else 0)  # from several ports or addresses
+        words[title] = LastWord(title, peer.rpartition(":")[0] or peer, "stored an instance", at, stored)
+    return BeforeStart(started_at, sorted(words.values(), key=lambda word: word.at, reverse=True), minutes, hours)
+
+
+def senders(heard: Sequence[LastWord], before: Sequence[LastWord]) -> list[LastWord]:
+    """Return the last word of each sender: what the node has heard since its start counts before what rows say.
+
+    Instances that it has stored are those since the start and those of rows.
+    """
+    earlier = {word.calling_ae_title: word for word in before}
+    since = [
+        replace(word, stored=word.stored + earlier.pop(word.calling_ae_title).stored)
+        if word.calling_ae_title in earlier
+        else word
+        for word in heard
+    ]
+    return [*since, *earlier.values()]
+
+
+def with_received(spans: Sequence[Span], earlier: Mapping[int, Span], since: int) -> list[Span]:
+    """Return the spans until now, the oldest first, with what was received in them before the start.
+
+    `since`: whole spans from the start until now.
+    """
+    added = []
+    for ago, span in enumerate(reversed(spans)):
+        before = earlier.get(ago - since)
+        added.append(
+            span
+            if before is None
+            else replace(span, instances=span.instances + before.instances, bytes=span.bytes + before.bytes)
+        )
+    return added[::-1]

@@ -93,7 +93,7 @@ def _environment() -> Environment:
 
 
 THEME_COOKIE = "theme"
-"""Set by a script of the pages, so that a page comes in the colours that were chosen; it says nothing else."""
+"""Set by a script of the pages: a page comes in the colours that were chosen, else in those of the system."""
 
 SEEN_COOKIE = "seen-problems"
 """The last event and the last conflict that there were when the browser showed the problems."""
@@ -129,7 +129,7 @@ def page(
             template,
             path=request.url.path,
             menu=menu,
-            theme=_theme(request),
+            theme=theme if (theme := request.cookies.get(THEME_COOKIE, "")) in ("light", "dark") else "",
             badges=badges,
             intake=NO_INTAKE if is_member else intake_of(node),
             account=account,
@@ -244,12 +244,6 @@ def _dicom_host(request: Request, node: Services) -> str:
     """Return the host to which a sender connects: a listener on all addresses is where the browser found the pages."""
     host = node.settings.bind_host
     return request.url.hostname or host if host in ("0.0.0.0", "::") else host
-
-
-def _theme(request: Request) -> str:
-    """Return the colours that were chosen in this browser; empty: those of the system."""
-    chosen = request.cookies.get(THEME_COOKIE, "")
-    return chosen if chosen in ("light", "dark") else ""
 
 
 def fragment(call: Call, template: str, **values: Any) -> Response:

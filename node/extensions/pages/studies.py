@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -14,9 +14,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from node.extensions.labels.marks import ReadMarks, Target
 from node.extensions.labels.shown import list_labels, marks_of
-from node.extensions.pages.many_series import MANY, SeriesSearch, listed
 from node.extensions.pages.rendering import fragment, page, series_url, study_links
-from node.extensions.pages.status_chips import study_chip
+from node.extensions.pages.status_chips import series_chip, study_chip
 from node.index.database.reading import ReadIndex
 from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.web.access import Call, ReaderCall, RequestAudit, background_request, for_projects
@@ -236,6 +235,52 @@ def news(call: ReaderCall, since: Annotated[int, Query(ge=0, le=2**62)]) -> Resp
     return fragment(call, "news.html", newest=since, received=received, is_oob=False)
 
 
+MANY = 40
+"""A study with more series has a list rather than cards."""
+
+PAGE_SERIES = 100
+MAX_SERIES = 10_000
+
+
+class SeriesSearch(BaseModel):
+    """The fields of the filter, sent in a request body to keep descriptions out of the logs of proxies.
+
+    `state` is the label of a chip; `shown` is the number of rows that the browser has, or asks for.
+    """
+
+    words: Annotated[str, Field(max_length=64)] = ""
+    modality: Annotated[str, Field(max_length=16)] = ""
+    state: Annotated[str, Field(max_length=32)] = ""
+    shown: Annotated[int, Field(ge=1, le=MAX_SERIES)] = PAGE_SERIES
+
+
+def listed_series(cards: Sequence[Mapping[str, Any]], search: SeriesSearch) -> dict[str, Any]:
+    """Return the values of the list: the series that fit, as many as are shown, and what there is to choose."""
+    words = search.words.casefold().split()
+    found = [
+        card
+        for card in cards
+        if search.modality in ("", card["modality"])
+        and search.state in ("", series_chip(card).label)
+        and all(word in _text(card) for word in words)
+    ]
+    return {
+        "rows": found[: search.shown],
+        "found": len(found),
+        "more": min(PAGE_SERIES, len(found) - search.shown),
+        "next": search.shown + PAGE_SERIES,
+        "search": search,
+        "all_modalities": sorted({card["modality"] for card in cards if card["modality"]}),
+        "all_states": sorted({series_chip(card).label for card in cards}),
+    }
+
+
+def _text(card: Mapping[str, Any]) -> str:
+    """Return what the words of a filter are looked for in."""
+    names = ("series_number", "series_description", "protocol_name", "body_part_examined", "series_instance_uid")
+    return " ".join(str(card[name]) for name in names if card.get(name) is not None).casefold()
+
+
 @router.get("/studies/{study_instance_uid}")
 @for_projects
 def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | None = None) -> Response:
@@ -245,7 +290,11 @@ def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | Non
         cards = _cards(index, study_instance_uid)
         total = sum(card["bytes"] for card in cards)
         viewers = study_links(call.node, study_instance_uid)
-        many = listed(cards, SeriesSearch()) | {"may_be_cards": len(cards) <= MANY} if view or len(cards) > MANY else {}
+        many = (
+            listed_series(cards, SeriesSearch()) | {"may_be_cards": len(cards) <= MANY}
+            if view or len(cards) > MANY
+            else {}
+        )
         marks = marks_of(call, index, Target(study_instance_uid))
         values: dict[str, Any] = {"study": row, "namesake": namesake(index, row)}
         values |= {"cards": cards, "bytes": total, "viewers": viewers, "marks": marks, "digest": ""}
@@ -259,7 +308,7 @@ def filtered_series(call: ReaderCall, study_instance_uid: str, search: Annotated
     """The list of the series of a study with many of them."""
     with call.node.index.reading() as index:
         row, cards = seen_study(call, index, study_instance_uid), _cards(index, study_instance_uid)
-        return fragment(call, "study_list.html", study=row, cards=cards, **listed(cards, search))
+        return fragment(call, "study_list.html", study=row, cards=cards, **listed_series(cards, search))
 
 
 @router.get("/studies/{study_instance_uid}/row")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
-from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page
+from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
 from node.extensions.pages.status_chips import StatusChip
 from node.extensions.results.rows import ReadResults
 from node.index.work.ledger import WorkEnded
@@ -113,12 +113,9 @@ def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Respons
     with call.node.index.searching() as index:
         jobs = index.repository(ReadResults)
         found = index.work.newest(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, kind=kind)
-        rows = [
-            {**row, "results": jobs.results(row["id"]) if row["kind"] == "job" else []} for row in found[:PAGE_ROWS]
-        ]
-    call.audit.queried(f"work, page {number}", len(rows))
-    more = len(found) > PAGE_ROWS
-    shown: dict[str, Any] = {"rows": rows, "number": number, "more": more, "kind": kind}
+        rows = [{**row, "results": jobs.results(row["id"]) if row["kind"] == "job" else []} for row in found]
+    shown = rows_of_page(rows, number) | {"kind": kind}
+    call.audit.queried(f"work, page {number}", len(shown["rows"]))
     return page(call, "work.html", **shown, chips=CHIPS, kinds=KINDS, plurals=PLURALS)
 
 

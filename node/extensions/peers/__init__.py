@@ -4,10 +4,10 @@ The senders of series are asked what they have: `asking`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from node.hookspecs import Action, Command, Extension, MenuEntry, OpenedRoot, Parts, Router, Running, Statement
+from node.hookspecs import Command, Extension, MenuEntry, Parts, Router, Running, Statement
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -39,6 +39,7 @@ class _Peers(Extension):
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
+    actions = f"{__name__}.search:actions_of"
     menu = (MenuEntry("/peers", "Peers", before="/upload", key="e"),)
     templates = __name__
     asks = ("1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.3")
@@ -49,11 +50,6 @@ class _Peers(Extension):
             for name, peer in settings.peers.items():
                 if peer.confirm_by_find:
                     yield f"peers.{name}: confirm_by_find is of an extension that [extensions] disabled switches off"
-
-    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.peers.actions import actions_of
-
-        return actions_of(root)
 
     def run(self, node: Parts) -> Running:
         from node.extensions.peers.asking import questions

@@ -19,8 +19,9 @@ from pydicom.dataset import Dataset
 
 from node.association.client.association import Address, address_of
 from node.dicom.attributes import PATIENT, SERIES, STUDY, Attribute, is_identifier, read_attributes
-from node.errors import NotUnderstood, PeerBusy
+from node.errors import NotUnderstood, PeerBusy, UsageError
 from node.extensions.peers.find import FindFailed, find_encoded
+from node.hookspecs import Action, OpenedRoot
 from node.settings.model import Settings
 
 Level = Literal["study", "series"]
@@ -168,3 +169,21 @@ def _read(data: bytes, transfer_syntax_uid: str, level: Level) -> dict[str, Any]
     return {
         name: value.isoformat() if isinstance(value, (dt.date, dt.time)) else value for name, value in answer.items()
     }
+
+
+MAX_PEER = 64
+"""Characters of the name or address of a peer in the list of retrievals."""
+
+
+def actions_of(root: OpenedRoot) -> Mapping[str, Action]:
+    """Return ``search-peer`` and ``retrieve`` on an opened root."""
+    settings, index = root.settings, root.ingest.index
+
+    def retrieve(peer: str, wanted: list[tuple[str, str | None]], who: str) -> Mapping[str, Any]:
+        address_of(peer, settings)
+        if len(peer) > MAX_PEER:
+            raise UsageError(f"{peer[:32]}... has more than {MAX_PEER} characters: give it a name in [peers]")
+        pairs = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in wanted]
+        return {"retrievals": index.work.add_retrievals(peer, pairs, who, index.now())}
+
+    return {"search-peer": PeerSearches(settings).find, "retrieve": retrieve}

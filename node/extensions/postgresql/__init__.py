@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from node.extras import lacking
-from node.hookspecs import Action, Command, Extension, OpenedRoot
+from node.hookspecs import Command, Extension
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -22,15 +22,11 @@ class _PostgreSQL(Extension):
             ("voxelnode db hosts", "voxelnode db hosts forget HOST"),
         ),
     )
+    actions = "node.extensions.postgresql.actions:actions"
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
         if settings.index.url is not None:
             yield from lacking("index: url", "cluster")
-
-    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.postgresql.actions import actions
-
-        return actions(root.ingest, root.audit)
 
 
 EXTENSION = _PostgreSQL()

@@ -9,19 +9,20 @@ from typing import Any
 import structlog
 
 from node.archive.base import Remote, StoreAway
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
 from node.errors import UsageError
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.postgresql.hosts import HostRepository
 from node.hookspecs import Action as RootAction
+from node.hookspecs import OpenedRoot
 from node.index.database.index import Index
-from node.receive.ingest import Ingest
 
 log = structlog.get_logger()
 
 
-def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     """Return the actions by name."""
+    ingest, audit = root.ingest, root.audit
     index, remote = ingest.index, ingest.archive.remote
     hosts, places = index.repository(HostRepository), index.repository(PlaceRepository)
 
@@ -39,10 +40,9 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
         index.series.reopen(places.current_only_at(host), index.now())
         places.give_up(host)
         forgotten = asdict(hosts.forget(host, index.now()))
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
         event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
         detail = f"host {host} of the index was forgotten"
-        audit.note(AuditMessage(event, Action.DELETE, Result.SUCCESS, participants, detail=detail, type=kind))
+        audit.note(AuditMessage.by(who, event, Action.DELETE, detail, kind=kind))
         return {"forgotten": host, **forgotten}
 
     return {"drain-host": drain, "forget-host": forget}

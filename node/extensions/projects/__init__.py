@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from node.hookspecs import Action, Command, Extension, OpenedRoot, Parts, Router, Running
+from node.hookspecs import Command, Extension, Parts, Router, Running
 
 
 class _Projects(Extension):
@@ -25,11 +23,7 @@ class _Projects(Extension):
         ),
     )
     routers = (Router("rest", f"{__name__}.rest:router"),)
-
-    def actions(self, root: OpenedRoot) -> Mapping[str, Action]:
-        from node.extensions.projects.actions import actions
-
-        return actions(root.ingest, root.audit)
+    actions = f"{__name__}.actions:actions"
 
     def run(self, node: Parts) -> Running:
         from node.extensions.projects.rules import Rules

@@ -7,24 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.audit.audit_log import (
-    APPLICATION,
-    Action,
-    Audit,
-    AuditEvent,
-    AuditMessage,
-    EventType,
-    Made,
-    Participant,
-    Result,
-)
+from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType, Made
 from node.errors import UsageError
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import apply_rules
 from node.hookspecs import Action as RootAction
+from node.hookspecs import OpenedRoot
 from node.index.engine.scope import PROJECT_ROLES
 from node.index.nouns.projects import Content
-from node.receive.ingest import Ingest
 from node.selector import compile_selector
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -36,9 +26,9 @@ MAX_DESCRIPTION_CHARACTERS = 200
 MAX_AE_TITLE_CHARACTERS = 16
 
 
-def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
+def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     """Return the actions by name."""
-    changes = _Changes(ingest, audit)
+    changes = _Changes(root)
     return {
         "set-project": changes.set_project,
         "remove-project": changes.remove_project,
@@ -50,9 +40,9 @@ def actions(ingest: Ingest, audit: Audit) -> Mapping[str, RootAction]:
 
 
 class _Changes:
-    def __init__(self, ingest: Ingest, audit: Audit) -> None:
-        self._index, self._now, self._audit = ingest.index, ingest.now, audit
-        self._projects = ingest.index.repository(ProjectRepository)
+    def __init__(self, root: OpenedRoot) -> None:
+        self._index, self._now, self._audit = root.ingest.index, root.ingest.now, root.audit
+        self._projects = self._index.repository(ProjectRepository)
 
     def set_project(
         self,
@@ -137,6 +127,5 @@ class _Changes:
     ) -> Made:
         """Make a change, with lines about the studies of `contents`; the last one says what `done` returns."""
         objects = [{"study_instance_uid": study} for study in dict.fromkeys(one.study for one in contents)]
-        whom = [Participant(who, APPLICATION, is_requestor=True)]
-        order = AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, Result.SUCCESS, whom, objects, what, kind)
+        order = AuditMessage.by(who, AuditEvent.SECURITY_ALERT, Action.UPDATE, what, objects, kind=kind)
         return self._audit.change(order, make, (lambda made: replace(order, detail=done(made))) if done else None)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from node.archive.base import LocalFile
 from node.conversion.volume_files import revision_files
@@ -68,7 +68,6 @@ class Exported:
 
 
 OpenFiles = Callable[[], AbstractContextManager[LocalFile]]
-Shown = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 def export(
@@ -77,7 +76,6 @@ def export(
     group: str | None = None,
     url: str | None = None,
     open_files: OpenFiles | None = None,
-    shown: Shown = iter,
     project: str | None = None,
 ) -> Exported:
     """Bring an export of a root up to date, also while a node runs.
@@ -92,8 +90,6 @@ def export(
         ``[index] url``.
     open_files : callable or None
         Yields what gives the files of the archive; None: all are below `root`.
-    shown : callable
-        Yields the conversions that it gets, and may show how many are done.
     project : str or None
         Project whose series it has, as members see them; None: all series.
 
@@ -122,7 +118,7 @@ def export(
             if project is not None:
                 index.repository(KnownProjects).require(project)
             files = open_files or (lambda: nullcontext(lambda file: root / file.key))
-            return _export(root, _Source(place_of(root, url), scope), target, gid, index, files, shown)
+            return _export(root, _Source(place_of(root, url), scope), target, gid, index, files)
     finally:
         os.close(lock)
 
@@ -147,14 +143,14 @@ class _Source(NamedTuple):
 
 
 def _export(
-    root: Path, source: _Source, target: Path, gid: int | None, index: ReadIndex, open_files: OpenFiles, shown: Shown
+    root: Path, source: _Source, target: Path, gid: int | None, index: ReadIndex, open_files: OpenFiles
 ) -> Exported:
     work = target / _WORK
     shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted
     work.mkdir(mode=0o700)
     _copy_for_readers(source.place, work / FILE_NAME, source.scope)
     folders, absent, copied, size = _files_of(work / FILE_NAME), [], 0, 0
-    for folder, files in shown([*folders.items()]):
+    for folder, files in folders.items():
         if (target / folder).is_dir():
             continue
         with open_files() as local:

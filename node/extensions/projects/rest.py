@@ -198,10 +198,8 @@ def change_contents(call: WriterCall, change: Change, project: Name, contents: C
 
     Administrators do this, and members with the role manage in the project, and in one that has what they name.
     """
-    add, remove = (
-        [(one.study_instance_uid, one.series_instance_uid) for one in given]
-        for given in (contents.add, contents.remove)
-    )
+    add = [(one.study_instance_uid, one.series_instance_uid) for one in contents.add]
+    remove = [(one.study_instance_uid, one.series_instance_uid) for one in contents.remove]
 
     def act(_: object) -> Mapping[str, Any]:
         with _managing(call, project), call.changing(*add, *remove, role="manage"):

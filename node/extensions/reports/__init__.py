@@ -9,7 +9,7 @@ class _Reports(Extension):
     """Structured reports and key object documents."""
 
     name = "reports"
-    objects = (ObjectKind(frozenset(("1.2.840.10008.5.1.4.1.1.88.",)), f"{__name__}.reports:ReportsOfSeries"),)
+    objects = (ObjectKind(frozenset(("1.2.840.10008.5.1.4.1.1.88.",)), f"{__name__}.report:ReportsOfSeries"),)
 
 
 EXTENSION = _Reports()

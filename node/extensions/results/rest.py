@@ -129,22 +129,16 @@ def report_outcome(
         if outcome.state == "failed":
             node.results.end(job, "failed", outcome.detail)
         else:
-            node.results.finish(job, _manifest(outcome), outcome.detail)
+            results = outcome.results
+            manifest = Manifest(results=results, algorithm=outcome.algorithm) if results is not None else None
+            node.results.finish(job, manifest, outcome.detail)
         resource = _now(node, job)
-        detail, objects = (
-            f"job {job}: {counted(len(resource.results), 'result')}",
-            [of_study(resource.study_instance_uid, None)],
-        )
+        detail = f"job {job}: {counted(len(resource.results), 'result')}"
+        objects = [of_study(resource.study_instance_uid, None)]
         audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, detail)
         return resource
 
     return change.make(models.JobWithResults, lambda index: _job(index, job), end)
-
-
-def _manifest(outcome: JobOutcome) -> Manifest | None:
-    if outcome.results is None:
-        return None
-    return Manifest(results=outcome.results, algorithm=outcome.algorithm)
 
 
 def _now(node: Node, job: str) -> models.JobWithResults:

@@ -23,8 +23,14 @@ class _Retrieve(Extension):
         from node.association.client.association import PeerAddresses
         from node.association.client.send import Transcoder
         from node.dicom.command import C_GET_RQ, C_MOVE_RQ
-        from node.extensions.retrieve.responses import get_responses, move_responses
-        from node.extensions.retrieve.retrieve import MAXIMUM_RETRIEVES, RetrieveService, serve_c_get, serve_c_move
+        from node.extensions.retrieve.retrieve import (
+            MAXIMUM_RETRIEVES,
+            RetrieveService,
+            get_responses,
+            move_responses,
+            serve_c_get,
+            serve_c_move,
+        )
 
         archive, dicom = node.ingest.archive, node.settings.dicom
         service = RetrieveService(

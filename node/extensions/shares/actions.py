@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from node.audit.audit_log import APPLICATION, Action, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
 from node.counted import counted
 from node.errors import UsageError, nearest
 from node.hookspecs import Action as RootAction
@@ -28,10 +28,8 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
         """Make a change that returns the number of its link, with an audit line before and after it."""
         with ingest.index.reading() as index:
             objects = [{"study_instance_uid": study, "patient_id": index.studies.patient_id(study) or ""}]
-
-        whom = [Participant(who, APPLICATION, is_requestor=True)]
         event, kind = AuditEvent.SECURITY_ALERT, EventType.OBJECT_SECURITY_CHANGED
-        order = AuditMessage(event, Action.UPDATE, Result.SUCCESS, whom, objects, f"{link}: {what}", kind)
+        order = AuditMessage.by(who, event, Action.UPDATE, f"{link}: {what}", objects, kind=kind)
         return audit.change(order, change, lambda number: replace(order, detail=f"link {number}: {what}"))
 
     def make(

@@ -123,7 +123,7 @@ class PatientChanges:
 
     def __init__(self, root: Root) -> None:
         self._persons = root.ingest.index.repository(PersonRepository)
-        self._actions: Mapping[str, Action] = actions(root.ingest, root.audit)
+        self._actions: Mapping[str, Action] = actions(root)
 
     def make(self, change: PatientChange, who: str) -> str:
         """Merge or separate two patients, and return what was done; a repetition changes nothing.

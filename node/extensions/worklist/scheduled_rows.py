@@ -47,10 +47,6 @@ class ScheduledStep:
         """What distinguishes the step from others: its study and its ID."""
         return f"{self.study_instance_uid or ''}\\{self.scheduled_procedure_step_id or ''}"
 
-    def values(self) -> dict[str, Any]:
-        """Return the columns of its row."""
-        return asdict(self)
-
 
 class ScheduledStepRepository(IndexRepository):
     """The entries of the modality worklist."""
@@ -58,7 +54,7 @@ class ScheduledStepRepository(IndexRepository):
     @on_writer
     def add(self, connection: Connection, source: str, step: ScheduledStep, now: dt.datetime) -> int | None:
         """Add an entry; return its number, or None if the source has one for the same step of the same study."""
-        values = {**step.values(), "source": source, "source_key": step.key, "created_at": now, "changed_at": now}
+        values = {**asdict(step), "source": source, "source_key": step.key, "created_at": now, "changed_at": now}
         is_there = ScheduledStepRow.source == source, ScheduledStepRow.source_key == step.key
         if connection.execute(select(ScheduledStepRow.id).where(*is_there)).first() is not None:
             return None
@@ -197,7 +193,7 @@ def _put(
     is_it = and_(ScheduledStepRow.source == source, ScheduledStepRow.source_key == source_key)
     if _change(connection, is_it, step, now, source_version=version):
         return True
-    values = {**step.values(), "source": source, "source_key": source_key, "source_version": version}
+    values = {**asdict(step), "source": source, "source_key": source_key, "source_version": version}
     connection.execute(
         insert(ScheduledStepRow).values({**values, "state": "scheduled", "created_at": now, "changed_at": now})
     )
@@ -223,7 +219,7 @@ def _compare(connection: Connection, step: ScheduledStep, now: dt.datetime) -> N
 
 
 def _change(connection: Connection, where: Any, step: ScheduledStep, now: dt.datetime, **values: Any) -> bool:
-    changed = update(ScheduledStepRow).where(where).values({**step.values(), **values, "changed_at": now})
+    changed = update(ScheduledStepRow).where(where).values({**asdict(step), **values, "changed_at": now})
     return connection.execute(changed).rowcount == 1
 
 

@@ -94,9 +94,9 @@ Place = Path | ServerPlace
 """Where an index is: a file of SQLite, or a database of PostgreSQL."""
 
 
-def place_of(root: Path, url: str | None, host: str = "") -> Place:
-    """Return where the index of a root is, by ``[index] url``; `host` is the one that writes to it."""
-    return root.absolute() / FILE_NAME if url is None else ServerPlace(url, root.absolute(), host)
+def place_of(root: Path, url: str | None) -> Place:
+    """Return where the index of a root is, by ``[index] url``."""
+    return root.absolute() / FILE_NAME if url is None else ServerPlace(url, root.absolute())
 
 
 @dataclass(frozen=True, slots=True)

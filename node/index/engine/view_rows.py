@@ -7,12 +7,21 @@ same queries by SQLAlchemy, on either engine.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import string
 from collections.abc import Collection
 from typing import Any
 
 Row = dict[str, Any]
+
+LISTS = ("shape", "spacing_mm", "affine_lps", "warnings")
+"""Columns of volumes that the views have as JSON."""
+
+
+def parsed(row: Row) -> Row:
+    """Return a row of volumes with its lists as such."""
+    return {name: json.loads(value) if name in LISTS and value else value for name, value in row.items()}
 
 
 class ViewRows:

@@ -137,15 +137,7 @@ class ListedAccount:
     tokens: tuple[ListedToken, ...]
 
 
-_KNOWN = select(
-    AccountRow.id,
-    AccountRow.name,
-    AccountRow.role,
-    AccountRow.password_hash,
-    AccountRow.totp_secret,
-    AccountRow.totp_step,
-    AccountRow.groups,
-)
+_KNOWN = select(*AccountRow.__table__.columns)
 
 
 class AccountRepository(IndexRepository):
@@ -455,7 +447,7 @@ class ReadAccounts(ReadRepository):
             times = row.created_at, row.expires_at, row.used_at
             listed = ListedToken(row.id, row.label, role, routes, row.project, *times)
             tokens.setdefault(row.account_id, []).append(listed)
-        rows = self._connection.execute(_KNOWN.add_columns(AccountRow.created_at).order_by(AccountRow.name))
+        rows = self._connection.execute(_KNOWN.order_by(AccountRow.name))
         return [
             ListedAccount(
                 row.name,

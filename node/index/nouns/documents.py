@@ -72,7 +72,8 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Rea
             varying[series] = of_series
     _WRITE_OWN.execute_each(connection, rows)
     for series, names in sorted(varying.items()):
-        _set_varying(connection, series, names)
+        row = update(SeriesDocumentRow).where(SeriesDocumentRow.series_id == series)
+        connection.execute(row.values(varying=_ENCODE(sorted(names))))
     if without:
         connection.execute(delete(ImageDocumentRow).where(listed_in(ImageDocumentRow.image_id, sorted(without))))
         partial = listed_in(SeriesDocumentRow.series_id, sorted(set(without.values())))
@@ -101,11 +102,6 @@ def _new_base(connection: Connection, series: int, head: Head, new: Collection[i
     values = {"series_id": series, "document": document, "varying": "[]", "is_partial": is_partial}
     _INSERT_BASE.execute(connection, values)
     return _bases(connection, [series])
-
-
-def _set_varying(connection: Connection, series: int, names: Collection[str]) -> None:
-    row = update(SeriesDocumentRow).where(SeriesDocumentRow.series_id == series)
-    connection.execute(row.values(varying=_ENCODE(sorted(names))))
 
 
 def rebase(connection: Connection, series: int) -> None:

@@ -43,7 +43,7 @@ from node.index.nouns.received import DIGEST_MENDED, add_instances
 from node.index.nouns.records import Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
 from node.index.nouns.views import InstanceViews
-from node.index.search.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
+from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
 from node.index.work.messages import begin_mended
 
 _FIND_HELD = Prepared(
@@ -360,18 +360,9 @@ class ReadInstances(PagedRepository, InstanceViews):
     """Rows of ``images`` and ``v_images``; the rows of `page` include `key`, the archive key of the file."""
 
     listing = select(
-        ImageRow.id,
-        *INSTANCE_COLUMNS,
-        ImageRow.rows,
-        ImageRow.columns,
-        ImageRow.bytes,
-        ImageRow.sha256,
-        ImageRow.file_missing,
-        ImageRow.source,
-        ImageRow.calling_ae_title,
-        ImageRow.called_ae_title,
-        ImageRow.received_at,
-        ImageRow.key,
+        *ImageRow.__table__.columns,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
         PatientRow.patient_id,
     ).select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
     filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ImageRow.sop_instance_uid)

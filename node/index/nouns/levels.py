@@ -100,7 +100,9 @@ def series_row(connection: Connection, received: Received, identity: str, places
         series_id, of_study, state = row
         if of_study != identity:
             _record_patient_conflict(connection, received, identity, of_study)
-        record_reopened(connection, received, state)
+        if state not in ("receiving", "converting"):
+            detail = f"an instance was received after the series was {state}"
+            record_received_event(connection, "series-reopened", received, detail)
         return int(series_id)
     study_id = _study(connection, received, identity)
     is_moved = received.overwrite_policy == "accept"  # out of the series of the other study
@@ -248,14 +250,6 @@ def _record_patient_conflict(connection: Connection, received: Received, identit
     if connection.execute(merged).first() is None and connection.execute(seen).first() is None:
         detail = "this study was received under another patient; it stays with the first one"
         record_conflict(connection, "study-of-two-patients", received, detail)
-
-
-def record_reopened(connection: Connection, received: Received, state: str) -> None:
-    """Record that an instance was received for a series that was converted, refused or set aside."""
-    if state not in ("receiving", "converting"):
-        record_received_event(
-            connection, "series-reopened", received, f"an instance was received after the series was {state}"
-        )
 
 
 def record_received_event(connection: Connection, kind: EventKind, received: Received, detail: str) -> None:

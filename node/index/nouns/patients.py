@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, column, func, literal_column, sele
 
 from node.errors import UsageError
 from node.index.engine.rows import PagedRepository, Row
-from node.index.engine.texts import contains_words, starts_with
+from node.index.engine.sql import contains_words, starts_with
 from node.index.models import PatientRow, StudyRow
 from node.index.nouns.views import PatientViews
 
@@ -23,15 +23,7 @@ _NAME: ColumnElement[str] = column("patient_name")
 class ReadPatients(PagedRepository, PatientViews):
     """Rows of ``patients`` and ``v_patients``."""
 
-    listing = select(
-        PatientRow.id,
-        PatientRow.patient_id,
-        PatientRow.issuer_of_patient_id,
-        PatientRow.patient_name,
-        PatientRow.patient_birth_date,
-        PatientRow.patient_sex,
-        PatientRow.merged_into,
-    )
+    listing = select(PatientRow.__table__)
     filters = (PatientRow.id, PatientRow.patient_id)
 
     def page(self, after: int | None, limit: int, *, name: str | None = None, **wanted: Any) -> list[Row]:

@@ -193,14 +193,7 @@ class ReadFailures(PagedRepository, FailureViews):
     """Rows of ``failures`` and ``v_failures``."""
 
     listing = select(
-        FailureRow.id,
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        FailureRow.revision,
-        FailureRow.stack,
-        FailureRow.reason,
-        FailureRow.detail,
-        FailureRow.failed_at,
+        *FailureRow.__table__.columns, StudyRow.study_instance_uid, SeriesRow.series_instance_uid
     ).select_from(join(FailureRow, SeriesRow).join(StudyRow))
     filters = (FailureRow.reason, StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import String, bindparam, func, literal_column, select, text
 from sqlalchemy.orm import join
 
-from node.index.engine.rows import PagedRepository, ReadRepository, Row, distinct_values
+from node.index.engine.rows import PagedRepository, ReadRepository, Row, columns_but, distinct_values
 from node.index.engine.views import certainty_of
 from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.facts import CHUNK_ROWS, ReadFacts
@@ -22,31 +22,9 @@ class ReadSeries(PagedRepository, SeriesViews):
     """Rows of ``series`` and ``v_series``."""
 
     listing = select(
-        SeriesRow.id,
+        *columns_but(SeriesRow, "request_attributes", "waits", "reported", "lacking"),
         StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        SeriesRow.modality,
-        SeriesRow.series_number,
-        SeriesRow.series_description,
-        SeriesRow.body_part_examined,
-        SeriesRow.protocol_name,
-        SeriesRow.manufacturer,
-        SeriesRow.manufacturer_model_name,
-        SeriesRow.state,
-        SeriesRow.verdict,
         literal_column(certainty_of("series"), String).label("certainty"),
-        SeriesRow.verdict_rule,
-        SeriesRow.verdict_reason,
-        SeriesRow.expected_instances,
-        SeriesRow.expected_source,
-        SeriesRow.missing_instances,
-        SeriesRow.missing_detail,
-        SeriesRow.revision,
-        SeriesRow.open_since,
-        SeriesRow.last_received_at,
-        SeriesRow.due_at,
-        SeriesRow.attempts,
-        SeriesRow.error,
     ).select_from(join(SeriesRow, StudyRow))
     filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.modality, SeriesRow.verdict)
 

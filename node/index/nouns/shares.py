@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, select, update
 
 from node.errors import UsageError
-from node.index.engine.rows import ReadRepository
+from node.index.engine.rows import ReadRepository, columns_but
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ShareRow, StudyRow
@@ -50,19 +50,8 @@ def told(share: Share) -> dict[str, Any]:
     return {**row, "has_passphrase": share.has_passphrase}
 
 
-_COLUMNS = (
-    ShareRow.id,
-    ShareRow.study_instance_uid,
-    ShareRow.series_instance_uid,
-    ShareRow.may_download,
-    ShareRow.passphrase_hash,
-    ShareRow.deidentification,
-    ShareRow.made_by,
-    ShareRow.made_at,
-    ShareRow.expires_at,
-    ShareRow.uses,
-    ShareRow.used_at,
-)
+_COLUMNS = columns_but(ShareRow, "sha256")
+"""In the order of `Share`."""
 
 
 class ShareRepository(IndexRepository):

@@ -29,8 +29,7 @@ from node.completeness import COUNTED_RULES, Certainty, certainty
 from node.dicom.key_values import folded
 from node.index.engine.hot_statements import read_ids
 from node.index.engine.rows import ReadRepository
-from node.index.engine.sql import JsonNumber, Position, Unindexed, in_partial_index, listed_in
-from node.index.engine.texts import contains
+from node.index.engine.sql import JsonNumber, Position, Unindexed, contains, in_partial_index, listed_in
 from node.index.engine.views import years_of
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (

@@ -354,12 +354,9 @@ class VolumeViews(ViewRows):
             uid=sop_instance_uid,
         )
 
-    def current_revisions(
-        self, study_instance_uid: str, series_instance_uid: str | None = None
-    ) -> list[tuple[str, int]]:
-        """Return (Series Instance UID, revision) of the current conversions that have volumes."""
-        rows = self.current(study_instance_uid, series_instance_uid)
-        return sorted({(row["series_instance_uid"], row["revision"]) for row in rows})
+    def current_revisions(self, study_instance_uid: str) -> list[tuple[str, int]]:
+        """Return (Series Instance UID, revision) of the current conversions of a study that have volumes."""
+        return sorted({(row["series_instance_uid"], row["revision"]) for row in self.current(study_instance_uid)})
 
     def count_current(self) -> int:
         """Count the files of kind ``volume`` that are not superseded."""

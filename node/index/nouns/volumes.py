@@ -172,9 +172,7 @@ class ReadVolumes(PagedRepository, VolumeViews):
 class ReadSources(PagedRepository):
     """Rows of ``volume_sources``: the instances in the stacks of conversions."""
 
-    listing = select(
-        VolumeSourceRow.id, VolumeSourceRow.sop_instance_uid, VolumeSourceRow.frames, VolumeSourceRow.sha256
-    )
+    listing = select(VolumeSourceRow.__table__)
     filters = (VolumeSourceRow.conversion_id, VolumeSourceRow.stack)
 
 
@@ -182,14 +180,10 @@ class ReadExclusions(PagedRepository, ExclusionViews):
     """Rows of ``exclusions`` and ``v_exclusions``."""
 
     listing = select(
-        ExclusionRow.id,
+        *ExclusionRow.__table__.columns,
         StudyRow.study_instance_uid,
         SeriesRow.series_instance_uid,
         ConversionRow.revision,
         ConversionRow.superseded,
-        ExclusionRow.sop_instance_uid,
-        ExclusionRow.frames,
-        ExclusionRow.reason,
-        ExclusionRow.detail,
     ).select_from(join(ExclusionRow, ConversionRow).join(SeriesRow).join(StudyRow))
     filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid)

@@ -31,19 +31,20 @@ class StoredInstance:
     sha256: str
 
 
-INSTANCE_COLUMNS: tuple[Any, ...] = (
-    StudyRow.study_instance_uid,
-    SeriesRow.series_instance_uid,
-    ImageRow.sop_instance_uid,
-    ImageRow.sop_class_uid,
-    ImageRow.transfer_syntax_uid,
-    ImageRow.instance_number,
-    ImageRow.number_of_frames,
-)
-"""Identity and encoding of an instance; part of every list of instances."""
-
 _STORED: Select[*tuple[Any, ...]] = (
-    select(*INSTANCE_COLUMNS, ImageRow.key, ImageRow.data_set_offset, ImageRow.bytes, ImageRow.sha256)
+    select(
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        ImageRow.sop_instance_uid,
+        ImageRow.sop_class_uid,
+        ImageRow.transfer_syntax_uid,
+        ImageRow.instance_number,
+        ImageRow.number_of_frames,
+        ImageRow.key,
+        ImageRow.data_set_offset,
+        ImageRow.bytes,
+        ImageRow.sha256,
+    )
     .select_from(join(ImageRow, SeriesRow).join(StudyRow))
     .order_by(SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.id)
 )

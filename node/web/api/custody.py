@@ -65,9 +65,7 @@ def decide_conflict(
 
 
 def _compared(node: Services, index: ReadIndex, conflict: int) -> models.ComparedConflict:
-    archive = node.archive
-    found = compared(archive.root, index, conflict, archive.local)
-    return models.ComparedConflict.of(asdict(found))
+    return models.ComparedConflict.of(asdict(compared(node.archive.root, index, conflict, node.archive.local)))
 
 
 Name = Annotated[str, Path(max_length=100, description="name of the file")]

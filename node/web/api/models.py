@@ -11,7 +11,6 @@ from urllib.parse import quote
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
 
 from node.index.nouns.events import EventKind
-from node.web.problem_types import ProblemType
 
 MAX_ID = 2**53 - 1
 """Largest integer that JSON clients represent exactly; SQLite's are larger."""
@@ -542,11 +541,6 @@ class ProblemTypeResource(Resource):
     status: int
     title: str
     remedy: str
-
-    @classmethod
-    def of_type(cls, kind: ProblemType) -> Self:
-        """Return the resource of a kind."""
-        return cls(type=kind.uri, status=kind.status, title=kind.title, remedy=kind.remedy)
 
 
 class ReconvertResult(Resource):

@@ -25,7 +25,7 @@ def show_problem_type(account: Reader, slug: Slug) -> models.ProblemTypeResource
     kind = next((kind for kind in PROBLEM_TYPES if kind.slug == slug), None)
     if kind is None:
         raise ResourceNotFound("kind of problem")
-    return models.ProblemTypeResource.of_type(kind)
+    return models.ProblemTypeResource(type=kind.uri, status=kind.status, title=kind.title, remedy=kind.remedy)
 
 
 description = APIRouter(include_in_schema=False, route_class=ApiRoute)

@@ -20,7 +20,7 @@ from node.web.api.paging import Page, RequestedPage, UidFilters, only_row
 from node.web.api.routing import api_router, downloads, problems
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import OCTETS, Unavailable, add_digest, file_response, local_or_gone
+from node.web.files import MEDIA_TYPES, OCTETS, Unavailable, add_digest, file_response, local_or_gone
 from node.web.problem_types import NOT_FOUND, WRONG_CURSOR
 from node.web.services import Services
 
@@ -28,9 +28,6 @@ log = structlog.get_logger()
 router = api_router("volumes")
 
 VolumeNumber = Annotated[RowId, Path(description="`id` of the file")]
-MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
-"""Media types by suffix; other files are application/octet-stream."""
-
 DAMAGED_VOLUME = "damaged: the file is not as it was written; its series is converted again unless it is superseded"
 FILE = downloads("The file", OCTETS, *MEDIA_TYPES.values())
 

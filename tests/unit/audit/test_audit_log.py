@@ -31,7 +31,7 @@ from node.audit.audit_log import (
     Transfers,
 )
 from node.dicom.attributes import InstanceAttributes
-from node.extensions.postgresql.log_tail import LogTail
+from node.extensions.postgresql.membership import LogTail
 from node.receive.ingest import Origin
 
 WHO = [Participant("CT1", SOURCE, "10.0.0.1", is_requestor=True)]

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
-from node.index.engine import sql, texts
+from node.index.engine import sql
 from tests.sql_words import CONDITIONS, PARTIAL, ROWS, C, T
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -46,17 +46,17 @@ def _one_line(compiled: Any) -> str:
     [
         (sql.Position(C.a, "/"), "instr(t.a, '/')", "strpos(t.a, '/')"),
         (
-            texts.contains(C.a, "Éa/B_%"),
+            sql.contains(C.a, "Éa/B_%"),
             "(t.a LIKE '%Éa//b/_/%%' ESCAPE '/')",
             "(lower(t.a COLLATE \"C\") LIKE '%Éa//b/_/%%' ESCAPE '/')",
         ),
         (
-            ~texts.starts_with(C.a, "B"),
+            ~sql.starts_with(C.a, "B"),
             "NOT (t.a LIKE 'b%' ESCAPE '/')",
             "NOT (lower(t.a COLLATE \"C\") LIKE 'b%' ESCAPE '/')",
         ),
         (
-            texts.contains_words(C.a, ["Doe", "J_"]),
+            sql.contains_words(C.a, ["Doe", "J_"]),
             "(t.a LIKE '%doe_j/_%' ESCAPE '/')",
             "(lower(t.a COLLATE \"C\") LIKE '%doe_j/_%' ESCAPE '/')",
         ),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from node.extensions.results.made import recorded
 from node.extensions.results.making import VERBATIM
+from node.extensions.results.statement import recorded
 from tests.results_samples import described
 
 
