@@ -21,9 +21,9 @@ LOST: Columns = {
 
 @app.command("list")
 def list_(root: Root) -> Listing:
-    """List the lost instances, the last received first, and the gaps of the journal. Exit 1 if there are any.
+    """List lost instances, newest first, and gaps of the journal.
 
-    Each instance stays in the list until somebody sends it again, a person deletes its series, or writes it off. A gap
+    Exit 1 if there are any. Each instance stays in the list until somebody sends it again, a person deletes its series, or writes it off. A gap
     stays until it is written off.
     """
     with root.reading() as index:
