@@ -236,6 +236,7 @@ class Actions:
     def _write_off_lost(self, uid: str | None, reason: str, who: str) -> Mapping[str, Any]:
         self._archive.intake.require_open()
         count = write_off(self._archive, self._index, self._audit, uid, reason, who, self._index.now())
+        self._ingest.gaps = self._index.lost.gaps()
         return {"instances": count}
 
     def _echo(self, peer: str) -> Mapping[str, Any]:

@@ -260,6 +260,7 @@ class Repository:
     def _begin_to_take(self, root: Path) -> None:
         """Free the journal of what was applied, and apply what is received from now on."""
         self.results.sweep()
+        self.ingest.gaps = self.index.lost.gaps()
         self.applier.checkpoint()
         self.index.about.set(self._journal_key, self.journal.identity)
         self.applier.start()

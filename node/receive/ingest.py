@@ -21,7 +21,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +178,8 @@ class Ingest:
         What is to be waited for after `Incoming.finish`; None: an instance may be acknowledged at once.
     warns : bool
         Whether the sender of a version that is not current is told so.
+    gaps : sequence of str
+        What was acknowledged before and is not known any more, until a person accepts it (`node.index.nouns.lost`).
     """
 
     def __init__(
@@ -210,6 +212,7 @@ class Ingest:
         self._buffers: list[bytearray] = []
         self._notes = AssociationNotes(archive.root)
         self.open_associations = OpenAssociations(notes=self._notes)
+        self.gaps: Sequence[str] = ()
 
     def begin(self, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy | None = None) -> Incoming:
         """Return what takes the bytes of one data set.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from node.index.database.index import Index
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest
 from node.settings.model import Role
@@ -36,7 +35,7 @@ def reasons_not_ready(
     reasons = {
         "intake": ingest.refusal() or shortage,
         "index": None if ingest.index.is_alive else "the writer of the index has stopped: restart the node",
-        "journal": _lag(ingest.applier) or _gaps(ingest.index),
+        "journal": _lag(ingest.applier) or _gap(ingest.gaps),
         **{name: trouble() for name, trouble in parts.items()},
     }
     found = {name: reason for name, reason in reasons.items() if reason is not None}
@@ -53,8 +52,7 @@ def reasons_not_ready(
     return {name: reason for name, reason in found.items() if name in needed}
 
 
-def _gaps(index: Index) -> str | None:
-    gaps = index.lost.gaps() if index.is_alive else []
+def _gap(gaps: Sequence[str]) -> str | None:
     return f"{gaps[0]}; `voxelnode lost list` has all" if gaps else None
 
 

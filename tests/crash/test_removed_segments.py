@@ -104,7 +104,8 @@ def stays_until_it_is_accepted(node: Node, detail: str) -> None:
     listed = run("lost", "list", *root)
     assert listed.returncode == 1
     assert detail in listed.stdout
-    until(lambda: "ready" in run("status", *root).stdout, 30, "the node tells whether it is ready")
+    until(lambda: f"no, journal: {detail}" in run("status", *root).stdout, 30, "the node tells that it is not ready")
     assert "1 gap of the journal" in run("status", *root).stdout
     assert run("lost", "write-off", "journal", "--reason", "sent again", "--yes", *root).returncode == 0
     assert run("lost", "list", *root).returncode == 0
+    until(lambda: "journal: " + detail not in run("status", *root).stdout, 30, "the node is ready again")

@@ -23,8 +23,8 @@ LOST: Columns = {
 def list_(root: Root) -> Listing:
     """List lost instances, newest first, and gaps of the journal.
 
-    Exit 1 if there are any. Each instance stays in the list until somebody sends it again, a person deletes its series, or writes it off. A gap
-    stays until it is written off.
+    Exit 1 if there are any. Each instance stays in the list until somebody sends it again, a person deletes its series,
+    or writes it off. A gap stays until it is written off.
     """
     with root.reading() as index:
         rows, gaps = index.lost.newest(index.lost.count()), index.lost.gaps()
