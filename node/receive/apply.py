@@ -50,7 +50,7 @@ from node.journal.segment import Damage, Record
 from node.metrics import Metrics
 from node.receive.accounting import acknowledged, mark_of
 from node.receive.record import Receipt, receipt
-from node.receive.stored_files import IsDigestDue, add_compared
+from node.receive.stored_files import add_compared
 
 log = structlog.get_logger()
 
@@ -98,8 +98,6 @@ class Applier(BackgroundService):
     ----------
     lacks_segments : bool
         `replay` found damage: files that a power cut took may not have been written again.
-    is_digest_due : callable
-        Whether a long file is read before an instance that comes again is dropped; see `node.receive.stored_files`.
     """
 
     def __init__(
@@ -118,7 +116,6 @@ class Applier(BackgroundService):
         self._batch_seconds = 0.0  # of the last one
         self._company = 1  # senders that wait at the same time
         self._audit = audit
-        self.is_digest_due: IsDigestDue = lambda key, received_at: True
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
         self._lock = threading.Lock()  # guards `_expected`, `_unsynced` and `_unlisted`
         self._checkpointing = threading.Lock()
@@ -364,7 +361,7 @@ class Applier(BackgroundService):
             return
         sequence = batch[-1][0].sequence
         applied = Applied(self._journal.identity, sequence)
-        kept = add_compared(self._archive, self._index, received, applied, self.is_digest_due)
+        kept = add_compared(self._archive, self._index, received, applied)
         with self._lock:
             self._unlisted += map(acknowledged, received)
         self._committed = sequence
