@@ -107,7 +107,7 @@ class InstanceRepository(IndexRepository):
         self._note_received()
 
         def write(connection: Connection) -> list[Indexed]:
-            kept = add_instances(connection, batch, flaws, self._turn.holder)
+            kept = add_instances(connection, batch, flaws, self._turn.holder, are_acknowledged=applied is not None)
             if applied is not None:
                 set_applied(connection, applied)
             reached("rows-written")
