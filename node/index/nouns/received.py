@@ -32,6 +32,7 @@ from node.index.nouns.levels import (
 )
 from node.index.nouns.lost import any_lost, found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
+from node.index.nouns.reopening import reopen_for_verdict
 from node.index.work.messages import begin_mended
 
 DIGEST_MENDED = "digest-mended"
@@ -290,6 +291,9 @@ class _Batch:
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
         self._record_conflict(kind, received, detail, key, file.sha256)
         record_received_event(self._connection, "instance-conflict", received, detail)
+        if (series := find_series(self._connection, received)) is not None and series[0] != first.series_id:
+            study, why = received.attributes.study_instance_uid, "an instance of it was set aside"
+            reopen_for_verdict(self._connection, series[0], study, file.received_at, why)
         return Indexed(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
 
     def _note_found(self, received: Received, first: First) -> None:
