@@ -30,6 +30,7 @@ from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.lost import forget_lost
 from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
+from node.index.nouns.retention import newest_look
 from node.index.nouns.shares import forget_shares
 from node.index.nouns.trash import content_of, put_in_trash, trashed_conflict, trashed_images
 from node.index.work.jobs import after_deletion
@@ -104,6 +105,7 @@ class DeletionRepository(IndexRepository):
         delete_rows = _delete_instance if plan.level == "instance" else _delete_series
         content = None
         if trash_until is not None:
+            trash_until += max(now, newest_look(connection) or now) - now  # the clock may be behind
             uids = select(SeriesRow.series_instance_uid).where(SeriesRow.id.in_(held))
             series_uid = connection.scalar(uids) if plan.level != "study" else None
             content = content_of(connection, plan.study_instance_uid, series_uid)
