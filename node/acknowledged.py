@@ -2,10 +2,12 @@
 
     acknowledged/00000000.ledger ...    segments of frames, each with a checksum; only ever appended to
 
-A frame names instances that were acknowledged, or what is no longer owed: a study, a series or an instance that was
-deleted or written off. Entries are numbered from 0; what is no longer owed covers the entries before a number. A full
-segment is sealed: its last frame has the SHA-256 of what is before it. The first frame of a segment has the number of
-its first entry, so that a segment that is gone or damaged leaves the numbers of the others as they are.
+A frame names versions of instances that were acknowledged, or what is no longer owed: a study, a series or an instance
+that was deleted or written off, or a version whose place another one took. A version is a SOP Instance UID with a
+digest; the digest alone names it, because the data set has the UID. Entries are numbered from 0; what is no longer owed
+covers the entries before a number. A full segment is sealed: its last frame has the SHA-256 of what is before it. The
+first frame of a segment has the number of its first entry, so that a segment that is gone or damaged leaves the numbers
+of the others as they are.
 
 The journal keeps an instance until its entry is durable here. A frame that a crash tore ends the ledger and is cut off
 by the next append; its entries come again from the journal. An instance may therefore have several entries. If the
@@ -47,7 +49,7 @@ _BEGIN, _NAMES, _SETTLED, _SEAL, _MENDED = b"VB", b"VA", b"VS", b"VE", b"VM"
 _KINDS = re.compile(rb"V[BASEM]")
 _NAME = re.compile(r"\d{8}\.ledger")
 
-Level = Literal["study", "series", "instance"]
+Level = Literal["study", "series", "instance", "version"]
 
 
 class Acknowledged(NamedTuple):
@@ -129,13 +131,17 @@ class Ledger:
             tail = self._found_tail()
             return Position(tail.identity, tail.first + tail.entries) if tail is not None else Position("", 0)
 
-    def append(self, instances: Sequence[Acknowledged]) -> None:
+    def append(self, instances: Sequence[Acknowledged], superseded: Sequence[str] = ()) -> None:
         """Add instances; durable when this returns.
+
+        `superseded`: digests of the versions whose place these took, and which are no longer owed.
 
         Raises OSError if the disk is full or fails: a part of it may be there, and the same may be appended again.
         """
         if instances:
             self._append(_NAMES, _encoded(instances), len(instances))
+        if superseded:
+            self.settle("version", superseded, self.position.entries)
 
     def note_mended(self, names: Sequence[str]) -> None:
         """Note durably that what these damaged segments named was added again, as far as it is known.
@@ -280,7 +286,7 @@ def settlements(root: Path, since: int = 0) -> Settlements:
 def is_settled(one: Acknowledged, number: int, found: Settlements) -> bool:
     """Return whether an entry is no longer owed."""
     uids = ("instance", one.sop_instance_uid), ("series", one.series_instance_uid), ("study", one.study_instance_uid)
-    return any(number < found.get(key, NOT_SETTLED).before for key in uids)
+    return any(number < found.get(key, NOT_SETTLED).before for key in (*uids, ("version", one.sha256)))
 
 
 def problems(root: Path) -> Iterator[tuple[Path, str]]:

@@ -17,6 +17,7 @@ from node.counted import counted
 State = Literal["complete", "suspect", "incomplete"]
 Rule = Literal[
     "acknowledged",
+    "conflict",
     "mpps",
     "c-find",
     "geometry",
@@ -30,11 +31,12 @@ Rule = Literal[
     "association",
     "quiet",
 ]
-"""The rule that decided: instances that were acknowledged and are not here; the list of the performed procedure step;
-the count of the sender; gaps in space, or times that lack slices; whole times that are missing; counts in headers;
-missing Instance Numbers; distances that differ from those stated; other series of the protocol, by their counts or
-because they seem to be of the same acquisition; what the series of a protocol usually have; the end of the longest
-wait; an association that was not released; only that no more instances were received."""
+"""The rule that decided: instances that were acknowledged and are not here; instances that were set aside, because
+other series have their UIDs; the list of the performed procedure step; the count of the sender; gaps in space, or times
+that lack slices; whole times that are missing; counts in headers; missing Instance Numbers; distances that differ from
+those stated; other series of the protocol, by their counts or because they seem to be of the same acquisition; what the
+series of a protocol usually have; the end of the longest wait; an association that was not released; only that no more
+instances were received."""
 
 Certainty = Literal["verified", "no gap seen", "suspect", "incomplete"]
 """The word for people: a complete series is verified only if a count was announced and is reached."""
@@ -197,6 +199,10 @@ class Expectation:
         The lists of ended performed procedure steps; None: no step lists this series.
     lost : int
         Number of instances that were acknowledged and are not here.
+    aside : int
+        Number of its instances that were set aside because their SOP Instance UIDs are current in other series.
+    versions : int
+        Number of undecided versions that were set aside of instances that are current in it.
     usual : Usual or None
         What the series of its protocol usually have, if that is more.
     lacking : tuple of (str, str) or None
@@ -214,6 +220,8 @@ class Expectation:
     is_part: bool = False
     performed: Performed | None = None
     lost: int = 0
+    aside: int = 0
+    versions: int = 0
     usual: Usual | None = None
     lacking: tuple[str, str] | None = None
 
@@ -343,6 +351,34 @@ def completeness_of(
         return Completeness(
             "incomplete", ACKNOWLEDGED, total, "acknowledgments", known.received, known.lost, reason, reason
         )
+    return _with_conflicts(_judged(known, findings, placed, times), known)
+
+
+def _with_conflicts(verdict: Completeness, known: Expectation) -> Completeness:
+    """Return a verdict that names what was set aside: it may be what seems to be missing."""
+    if not known.aside:
+        if verdict.state == "complete" or not known.versions:
+            return verdict
+        set_aside = counted(known.versions, "version was", "versions were")
+        return replace(verdict, reason=f"{verdict.reason}; {set_aside} set aside: `voxelnode conflicts`")
+    instances = counted(known.aside, "instance was", "instances were")
+    fact = f"{instances} set aside, because other series have the same SOP Instance UIDs: `voxelnode conflicts`"
+    is_all = verdict.state == "complete" or (verdict.missing or 0) == known.aside
+    total, missing = known.received + known.aside, max(known.aside, verdict.missing or 0)
+    is_more = verdict.expected is not None and verdict.expected >= total
+    return replace(
+        verdict,
+        state="incomplete",
+        rule="conflict",
+        expected=verdict.expected if is_more else total,
+        expected_source=verdict.expected_source if is_more else "acknowledgments",
+        missing=missing,
+        reason=fact if is_all else f"{fact}; {verdict.reason}",
+        missing_detail="; ".join(filter(None, (f"{instances} set aside", "" if is_all else verdict.missing_detail))),
+    )
+
+
+def _judged(known: Expectation, findings: Sequence[Evidence], placed: bool, times: int) -> Completeness:
     if known.performed is not None:
         return _by_list(known.performed, known.received)
     if times > 1:

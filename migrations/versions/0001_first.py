@@ -375,7 +375,7 @@ def _history() -> None:
     op.create_table(
         "lost_instances",
         sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
+        sa.Column("sop_instance_uid", sa.String(64), nullable=False),
         sa.Column("study_instance_uid", sa.String(64), nullable=False),
         sa.Column("series_instance_uid", sa.String(64), nullable=False, index=True),
         sa.Column("sha256", sa.String(64), nullable=False),
@@ -384,6 +384,7 @@ def _history() -> None:
         sa.Column("peer", sa.String(64), nullable=False),
         sa.Column("received_at", sa.DateTime(), nullable=False),
         sa.Column("noticed_at", sa.DateTime(), nullable=False),
+        sa.UniqueConstraint("sop_instance_uid", "sha256"),
     )
     op.create_table(
         "tombstones",

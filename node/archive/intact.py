@@ -51,7 +51,7 @@ def problem_with(path: Path, offset: int, length: int | None, sha256: str | None
 
 def length_problem(actual: int, expected: int) -> str:
     """Return how a file differs that has another length."""
-    return f"has {actual} bytes instead of {expected}"
+    return f"has {max(actual, 0)} bytes instead of {expected}"  # below 0: it ends before the data set begins
 
 
 def digest_problem(actual: str, expected: str) -> str:

@@ -226,7 +226,7 @@ class Actions:
 
     def _confirm_retention(self, who: str) -> Mapping[str, Any]:
         self._applier.require_caught_up()
-        confirmed = confirm(self._index, self._index.now(), uptime())
+        confirmed = confirm(self._index, self._index.now(), uptime(), self._settings.retention)
         if confirmed:
             event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
             detail = f"retention confirmed: {confirmed}"

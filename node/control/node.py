@@ -437,7 +437,5 @@ def _optional_services(
     archive, index, audit, metrics = repository.archive, repository.index, repository.audit, repository.metrics
     yield Retention(archive, index, audit, metrics, settings, now)
     if settings.storage.scrub_days:
-        scrub = Scrub(archive, index, metrics, settings.storage.scrub_days, now)
-        repository.applier.is_digest_due = scrub.is_digest_due
-        yield scrub
+        yield Scrub(archive, index, metrics, settings.storage.scrub_days, now)
     yield from repository.results.services(settings)

@@ -546,9 +546,10 @@ class LostInstanceRow(Base):
     """An instance that was acknowledged and is not here; see `node.index.nouns.lost`."""
 
     __tablename__ = "lost_instances"
+    __table_args__ = (UniqueConstraint("sop_instance_uid", "sha256"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
     study_instance_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received

@@ -108,6 +108,8 @@ def finish(archive: Archive, index: Index, ordered: Deletion, listed: int | None
     if removes_instances(ordered.paths) != ordered.went_to_trash:
         before = listed if listed is not None else _listed_before(archive, index, ordered)
         archive.acknowledged.settle(ordered.level, [ordered.uid], before, ordered.ordered_at)
+        if ordered.versions:
+            archive.acknowledged.settle("version", ordered.versions, before, ordered.ordered_at)
         reached("deletion-settled")
     index.deletions.finish(ordered, now)
 

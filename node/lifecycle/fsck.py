@@ -180,10 +180,10 @@ def mend(
     damaged = [PurePath(finding.path).name for finding in findings if finding.kind == "ledger-damaged"]
     if damaged:
         mend_ledger(archive, index, damaged)
-    note_lost(archive, index, now)
     received = _digests(archive.root, findings)
     steps = [(finding, _mended(finding, fates, archive, index, quiet_seconds, now, received)) for finding in findings]
     mended = [replace(finding, mended=_replaced(finding, index) or done) for finding, done in steps]
+    note_lost(archive, index, now)
     if any(finding.kind == "volume-unknown" for finding in findings):
         sweep(archive, index)
     return mended

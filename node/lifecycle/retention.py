@@ -56,10 +56,11 @@ FEW = 3
 """Studies that a pass may always delete, however few there are."""
 
 
-def confirm(index: Index, now: dt.datetime, up: Uptime) -> str:
+def confirm(index: Index, now: dt.datetime, up: Uptime, rules: RetentionSettings) -> str:
     """Confirm that the clock is right, and that the studies which are due may go; return what was confirmed.
 
-    Studies that were received while the clock was in doubt count as received now.
+    If the clock was in doubt, studies that were received meanwhile count as received now, and what is in the trash as
+    deleted now.
     """
     state = index.retention.state()
     if state.held is None and state.asked is None:
@@ -68,7 +69,10 @@ def confirm(index: Index, now: dt.datetime, up: Uptime) -> str:
     image = index.retention.receipts(after or 0).image
     told = {"id": uuid.uuid4().hex, "look": asdict(Look(now, up, image)), "approved": state.asked or 0}
     confirmation = json.dumps(told, default=dt.datetime.isoformat)
-    index.retention.confirm(after if state.held is not None else None, now, confirmation)
+    if state.held is not None:
+        index.retention.confirm(after, now, confirmation, trash_until(rules, now))
+    else:
+        index.retention.confirm(None, now, confirmation)
     return state.held or f"{state.asked} studies"
 
 

@@ -146,16 +146,6 @@ class Scrub(BackgroundService):
     def _take_up(self) -> None:
         self._state = scrub_state(self._index.about.get(SCRUB))
 
-    def is_digest_due(self, key: str, received_at: dt.datetime) -> bool:
-        """Return whether a file was last compared with its digest longer than a pass ago (`receive.stored_files`)."""
-        current, last = self._state.current, self._state.last
-        verified_at = received_at
-        if last is not None:
-            verified_at = max(verified_at, last.began_at)
-        if current is not None and key <= current.key:
-            verified_at = max(verified_at, current.began_at)
-        return self._now() - verified_at > self._duration
-
     def step(self) -> float:
         """Compare the files that are due by now; return the seconds until the next are."""
         self._be_idle()

@@ -96,7 +96,7 @@ def _indexed_again(
         done += _batch_indexed(archive, index, files, quiet_seconds, now)
         reached("restore-indexed")
         index.trash.taken_back([file.key for file in files])
-    index.trash.finish_restore(number)
+    archive.acknowledged.append(index.lost.stored_at(index.trash.finish_restore(number)))
     log.info("restored", instances=done.instances, count=done.repeated, missing=done.lost)
     return done
 

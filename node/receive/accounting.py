@@ -51,6 +51,18 @@ def acknowledged(received: Received) -> Acknowledged:
     )
 
 
+def listed(archive: Archive, applied: Sequence[tuple[Acknowledged, Sequence[str]]]) -> None:
+    """Add versions to the ledger, each with the digests of those whose place it took, in the order of their receipt.
+
+    Raises OSError if the disk fails.
+    """
+    superseded: dict[str, None] = {}
+    for one, others in applied:
+        superseded |= dict.fromkeys(others)
+        superseded.pop(one.sha256, None)  # it came again
+    archive.acknowledged.append([one for one, _ in applied], list(superseded))
+
+
 def mark_of(archive: Archive) -> str:
     """Return the key of ``about`` under which the index notes how far the ledger of this host is."""
     return f"{LEDGER}{archive.suffix}"
@@ -194,8 +206,6 @@ def _rewrite(archive: Archive, index: Index) -> int:
         after = rows[-1][0]
         archive.acknowledged.append([one for _, one in rows])
         written += len(rows)
-    if not index.lost.count():
-        return written
-    lost = index.lost.of(None)
-    archive.acknowledged.append(lost)
-    return written + len(lost)
+    others = [*index.lost.aside(), *(index.lost.of(None) if index.lost.count() else ())]
+    archive.acknowledged.append(others)
+    return written + len(others)

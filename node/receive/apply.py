@@ -48,9 +48,9 @@ from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.metrics import Metrics
-from node.receive.accounting import acknowledged, mark_of
+from node.receive.accounting import acknowledged, listed, mark_of
 from node.receive.record import Receipt, receipt
-from node.receive.stored_files import IsDigestDue, add_compared
+from node.receive.stored_files import add_compared
 
 log = structlog.get_logger()
 
@@ -98,8 +98,6 @@ class Applier(BackgroundService):
     ----------
     lacks_segments : bool
         `replay` found damage: files that a power cut took may not have been written again.
-    is_digest_due : callable
-        Whether a long file is read before an instance that comes again is dropped; see `node.receive.stored_files`.
     """
 
     def __init__(
@@ -118,7 +116,6 @@ class Applier(BackgroundService):
         self._batch_seconds = 0.0  # of the last one
         self._company = 1  # senders that wait at the same time
         self._audit = audit
-        self.is_digest_due: IsDigestDue = lambda key, received_at: True
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
         self._lock = threading.Lock()  # guards `_expected`, `_unsynced` and `_unlisted`
         self._checkpointing = threading.Lock()
@@ -135,7 +132,7 @@ class Applier(BackgroundService):
         self._caught_up_at = monotonic()  # everything that was durable by then is applied
         self._seen, self._seen_at = 0, self._caught_up_at  # the last record at a moment since
         self._unsynced: set[str] = set()
-        self._unlisted: list[Acknowledged] = []  # applied, and not in the ledger yet
+        self._unlisted: list[tuple[Acknowledged, Sequence[str]]] = []  # applied, and not in the ledger yet: `listed`
         metrics.queued_instances.set_function(lambda: float(self.lag))
         metrics.journal_bytes.set_function(lambda: float(journal.size))
         metrics.journal_lag_seconds.set_function(lambda: self.lag_seconds)
@@ -319,8 +316,10 @@ class Applier(BackgroundService):
             for key in (its.key, self._archive.quarantine_key(its.key)):
                 if key in named:
                     restored += self._restored(record, its, key)
+        stored = self._index.lost.stored_at(keys)
+        replaced = self._index.lost.replaced([one.sop_instance_uid for one in stored])
         with self._lock:
-            self._unlisted += self._index.lost.stored_at([its.key for _, its in receipts])
+            self._unlisted += [(one, replaced.get(one.sop_instance_uid, ())) for one in stored]
         return restored
 
     def _restored(self, record: Record, its: Receipt, key: str) -> bool:
@@ -364,9 +363,9 @@ class Applier(BackgroundService):
             return
         sequence = batch[-1][0].sequence
         applied = Applied(self._journal.identity, sequence)
-        kept = add_compared(self._archive, self._index, received, applied, self.is_digest_due)
+        kept = add_compared(self._archive, self._index, received, applied)
         with self._lock:
-            self._unlisted += map(acknowledged, received)
+            self._unlisted += [(acknowledged(one), done.superseded) for one, done in zip(received, kept, strict=True)]
         self._committed = sequence
         self._metrics.commit_instances.observe(len(received))
         self._unsettled += zip(received, kept, strict=True)
@@ -494,14 +493,14 @@ class Applier(BackgroundService):
         with self._archive.intake.refusing():
             self._journal.overwrite_free()
 
-    def _list(self, unlisted: Sequence[Acknowledged]) -> None:
+    def _list(self, unlisted: Sequence[tuple[Acknowledged, Sequence[str]]]) -> None:
         """Add what was applied to the ledger, durably.
 
         Raises OutOfResources if the disk fails, or has failed before: intake stops.
         """
         self._archive.intake.require_sound()
         with self._archive.intake.refusing():
-            self._archive.acknowledged.append(unlisted)
+            listed(self._archive, unlisted)
 
     def _free(self, sequence: int) -> None:
         with self._archive.intake.refusing():

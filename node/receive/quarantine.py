@@ -219,7 +219,7 @@ class Quarantine:
         return {"released": name, "sop_instance_uid": uid}
 
     def purge(self, name: str, who: str) -> dict[str, Any]:
-        """Delete a file in quarantine permanently.
+        """Delete a file in quarantine permanently: its version is no longer owed, unless it is current.
 
         Raises AuditFailed if nothing was deleted.
         """
@@ -232,7 +232,18 @@ class Quarantine:
             "sop_instance_uid": file.sop_instance_uid,
         }
         order = _order(Action.DELETE, who, subject, "purge from quarantine")
-        self._audit.change(order, lambda: self._remove(f"{FOLDER}/{name}", "quarantine-purged", who))
+
+        def made() -> None:
+            if file.sha256 is not None:
+                current = self._index.instances.current(file.sop_instance_uid or "")
+                if current is None or current.sha256 != file.sha256:
+                    self._ingest.applier.checkpoint()  # its entry is in the ledger
+                    self._archive.acknowledged.settle(
+                        "version", [file.sha256], self._archive.acknowledged.position.entries
+                    )
+            self._remove(f"{FOLDER}/{name}", "quarantine-purged", who)
+
+        self._audit.change(order, made)
         return {"purged": name}
 
     def _require(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """Stored files: whether they still hold what was received, when the same instance comes again.
 
-A received instance may be dropped as "already there" only for a file that was just found whole. Otherwise its bytes
-take the place of that file.
+A received instance may be dropped as "already there" only for a file that was just read and found whole, whatever its
+size: it may be the only good copy. Otherwise its bytes take the place of that file.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -31,16 +30,13 @@ from node.index.nouns.records import Flaw, Indexed, Received
 
 log = structlog.get_logger()
 
-CHEAP_BYTES = 1 << 20
-"""The digest of a file that is not longer is always compared: reading it costs less than receiving it did."""
+LONG_BYTES = 1 << 20
+"""The digest of a file that is not longer is compared at every read: that costs little."""
 
 VERIFIED_SECONDS = 300.0
 """For how long the digest of a long file that is read again and again is not compared again."""
 
 MAX_VERIFIED = 4096
-
-IsDigestDue = Callable[[str, dt.datetime], bool]
-"""Whether to read a long file (its key, and when it was received): it was not verified for long."""
 
 
 def add_compared(
@@ -48,7 +44,6 @@ def add_compared(
     index: Index,
     batch: Sequence[Received],
     applied: Applied | None = None,
-    is_digest_due: IsDigestDue = lambda key, received_at: True,
 ) -> list[Indexed]:
     """Index instances; where the index has them already, after a look at the files that are kept.
 
@@ -57,14 +52,13 @@ def add_compared(
     try:
         return index.instances.add(batch, applied, None)
     except NotCompared:
-        return index.instances.add(batch, applied, flaws_of(archive, index, batch, is_digest_due))
+        return index.instances.add(batch, applied, flaws_of(archive, index, batch))
 
 
 def flaws_of(
     archive: Archive,
     index: Index,
     batch: Sequence[Received],
-    is_digest_due: IsDigestDue = lambda key, received_at: True,
 ) -> dict[str, Flaw]:
     """Compare the files that are kept under the SOP Instance UIDs of `batch`; return those that are not whole, by key.
 
@@ -83,7 +77,7 @@ def flaws_of(
             if held.data_set_offset is not None:  # the file of a row; what others have set aside is theirs
                 flaws[held.key] = Flaw.MISSING if held.file_missing else Flaw.AWAY
             continue
-        flaw = _flaw(archive, held, is_digest_due)
+        flaw = _flaw(archive, held)
         if flaw is not None:
             flaws[held.key] = flaw
     if archive.remote is not None:
@@ -161,7 +155,7 @@ class RecentlyVerified:
 
     def problem_with(self, path: Path, offset: int, length: int, sha256: str) -> str | None:
         """As `node.archive.intact.problem_with`; a long file that has not changed is read again after some minutes."""
-        if length <= CHEAP_BYTES:
+        if length <= LONG_BYTES:
             return problem_with(path, offset, length, sha256)
         try:
             stat = path.stat()
@@ -182,17 +176,13 @@ class RecentlyVerified:
         return problem
 
 
-def _flaw(archive: Archive, held: HeldFile, is_digest_due: IsDigestDue) -> Flaw | None:
+def _flaw(archive: Archive, held: HeldFile) -> Flaw | None:
     path = archive.path(held.key)
     try:
         offset = held.data_set_offset if held.data_set_offset is not None else data_set_offset(path)
-        if offset is None:
-            problem: str | None = "is not a DICOM file"
-        else:
-            compare = partial(problem_with, path, offset, held.bytes)
-            is_cheap = held.bytes is None or held.bytes <= CHEAP_BYTES
-            due = is_cheap or held.file_missing or is_digest_due(held.key, held.received_at)
-            problem = compare(held.sha256 if due else None)
+        problem: str | None = "is not a DICOM file"
+        if offset is not None:
+            problem = problem_with(path, offset, held.bytes, held.sha256)
     except FileNotFoundError:
         problem = MISSING
     except OSError as error:

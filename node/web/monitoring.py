@@ -23,6 +23,7 @@ from node.errors import type_and_location
 from node.index.engine.about_keys import RETENTION
 from node.index.engine.scope import within
 from node.index.models import SERIES_STATES
+from node.index.nouns.conflicts import SET_ASIDE
 from node.index.nouns.retention_state import retention_state
 from node.index.work.routes import outstanding
 from node.index.work.states import Kind
@@ -43,7 +44,7 @@ INDEX_SECONDS = 5.0
 NOTED_SECONDS = 0.5
 """Longest wait for what is noted beside readiness."""
 
-NOTED = "lost_instances", "retention_waits", "clock_differs", "configuration_differs"
+NOTED = "lost_instances", "undecided_conflicts", "retention_waits", "clock_differs", "configuration_differs"
 """What a person is to know of a node that is ready nevertheless."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -69,9 +70,10 @@ async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "c
 
     With `role`, look only at what this role needs; with ``scope=cluster``, ask whether any host can do it.
 
-    ``lost_instances`` counts those that were acknowledged and are not here, if there are any, ``retention_waits`` says
-    why nothing is deleted, ``clock_differs`` and ``configuration_differs`` about what hosts do not agree: the node is
-    ready to receive nevertheless. No account is required: orchestrators have none, and the answer has no secrets.
+    ``lost_instances`` counts those that were acknowledged and are not here, if there are any, ``undecided_conflicts``
+    conflicts; ``retention_waits`` says why nothing is deleted, ``clock_differs`` and ``configuration_differs`` about
+    what hosts do not agree: the node is ready to receive nevertheless. No account is required: orchestrators have none,
+    and the answer has no secrets.
     """
     if scope == "cluster":
         content = await _answered(_readers, lambda: _of_cluster(node, role), INDEX_SECONDS)
@@ -100,8 +102,9 @@ async def _answered(
 def _noted(node: Services) -> dict[str, Any]:
     waits_for = retention_state(node.index.about.get(RETENTION)).waits_for
     with node.index.reading(wait=False) as index:
-        problems = index.hosts.problems()
-    return {"lost_instances": node.index.lost.count(), "retention_waits": waits_for, **problems}
+        problems, conflicts = index.hosts.problems(), sum(index.conflicts.count_open().values())
+    lost = node.index.lost.count()
+    return {"lost_instances": lost, "undecided_conflicts": conflicts, "retention_waits": waits_for, **problems}
 
 
 def _content(reasons: dict[str, str], **more: Any) -> dict[str, Any]:
@@ -158,7 +161,7 @@ class NodeGauges(Collector):
             work = index.work.counts()
             hosts = index.hosts.all(now)
             standbys = index.hosts.standbys()
-            lost = index.lost.count()
+            lost, conflicts = index.lost.count(), index.conflicts.count_open()
         # States without series, and work of no kind: alert rules compare with an hour ago.
         all_states = [([state], states.get(state, 0)) for state in SERIES_STATES]
         no_work = dict.fromkeys(product(get_args(Kind), ("waiting", "running", "failed")), 0)
@@ -185,6 +188,9 @@ class NodeGauges(Collector):
         yield GaugeMetricFamily(
             "voxelnode_lost_instances", "Instances that were acknowledged and are not here", value=lost
         )
+        text = "Conflicts of one UID or Patient ID that nobody has decided, by kind"
+        by_kind = dict.fromkeys(SET_ASIDE, 0) | conflicts
+        yield _gauge("voxelnode_conflicts", text, ["kind"], [([kind], count) for kind, count in by_kind.items()])
         proof = last_proof(self._node.archive.root)
         yield GaugeMetricFamily(
             "voxelnode_backup_proof_failed",

@@ -521,10 +521,10 @@ def test_an_instance_that_the_index_refuses_is_set_aside_alone(
     refused = str(sent[2].SOPInstanceUID)
     real = instances.add_instances
 
-    def add_instances(connection: Any, batch: Any, *more: Any) -> Any:
+    def add_instances(connection: Any, batch: Any, *more: Any, **named: Any) -> Any:
         if any(one.attributes.sop_instance_uid == refused for one in batch):
             raise ValueError("such a value")
-        return real(connection, batch, *more)
+        return real(connection, batch, *more, **named)
 
     monkeypatch.setattr(instances, "add_instances", add_instances)
     parts = started()

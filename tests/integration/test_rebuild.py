@@ -257,10 +257,10 @@ def test_a_file_whose_rows_cannot_be_written_does_not_stop_the_others(
     received(settings, sent)
     real = batches.add_instances
 
-    def refusing(connection: Any, batch: Any, *more: Any) -> Any:
+    def refusing(connection: Any, batch: Any, *more: Any, **named: Any) -> Any:
         if any(one.attributes.sop_instance_uid == sent[1].sop_instance_uid for one in batch):
             raise OverflowError("Python int too large to convert to SQLite INTEGER")
-        return real(connection, batch, *more)
+        return real(connection, batch, *more, **named)
 
     monkeypatch.setattr("node.index.nouns.instances.add_instances", refusing)
     recovered = rebuild_index(settings).recovered

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from node.audit.audit_log import Audit, AuditMessage
+from node.index.nouns.accounts import Role
 from node.index.nouns.retention_state import Uptime
+from node.index.nouns.shares import Share, ShareRepository
 from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
 from node.receive.ingest import Origin
@@ -19,6 +21,7 @@ from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
 
 DAY = 86400
+RULES = RetentionSettings()
 
 
 def retention(root: Root, **rules: Any) -> Retention:
@@ -149,7 +152,7 @@ def test_a_clock_that_was_set_forward_deletes_nothing_until_a_person_confirms(ro
     machine.set_clock(root, -11 * 365 * DAY)  # somebody has noticed; what was received meanwhile is still in doubt
     served(root, machine, days=30).step()
     assert "the clock was set forward" in waits_for(root)
-    assert "set forward" in confirm(root.index, root.clock(), machine())
+    assert "set forward" in confirm(root.index, root.clock(), machine(), RULES)
     served(root, machine, days=30).step()
     assert (waits_for(root), studies(root)) == ("", taken)
     root.clock.move(31 * DAY)
@@ -167,7 +170,7 @@ def test_a_study_received_under_a_clock_that_was_behind_is_as_old_as_the_confirm
     served(root, machine, days=30).step()
     assert studies(root) == {before, behind}
     assert "before others that came earlier" in waits_for(root)
-    confirm(root.index, root.clock(), machine())
+    confirm(root.index, root.clock(), machine(), RULES)
     served(root, machine, days=30).step()
     assert studies(root) == {before, behind}
     root.clock.move(29 * DAY)
@@ -178,6 +181,60 @@ def test_a_study_received_under_a_clock_that_was_behind_is_as_old_as_the_confirm
     assert studies(root) == set()
 
 
+def trash_of(root: Root) -> list[dict[str, Any]]:
+    with root.index.reading() as index:
+        return index.trash.all()
+
+
+def test_what_was_deleted_under_a_clock_that_was_behind_stays_in_the_trash_for_its_days(root: Root) -> None:
+    machine = Machine(root)
+    kept, behind = take_study(root), take_study(root)
+    served(root, machine).step()
+    machine.set_clock(root, -3 * 365 * DAY)
+    root.delete("study", behind, trash_until=root.clock() + dt.timedelta(days=7))
+    served(root, machine).step()
+    machine.set_clock(root, 3 * 365 * DAY)
+    served(root, machine).step()
+    assert "was set back" in waits_for(root)
+    confirm(root.index, root.clock(), machine(), RULES)
+    served(root, machine).step()
+    assert ([entry["uid"] for entry in trash_of(root)], waits_for(root)) == ([behind], "")
+    root.clock.move(6 * DAY)
+    served(root, machine).step()
+    assert len(trash_of(root)) == 1
+    root.clock.move(2 * DAY)
+    served(root, machine).step()
+    assert (trash_of(root), studies(root)) == ([], {kept})
+
+
+def test_a_deletion_by_a_clock_that_is_behind_the_last_look_is_as_old_as_that_look(root: Root) -> None:
+    """No service ran while the clock was wrong: nothing contradicts it afterwards."""
+    machine, study = Machine(root), take_study(root)
+    served(root, machine).step()
+    machine.set_clock(root, -3 * 365 * DAY)
+    root.delete("study", study, trash_until=root.clock() + dt.timedelta(days=7))
+    machine.set_clock(root, 3 * 365 * DAY)
+    root.clock.move(6 * DAY)
+    served(root, machine).step()
+    assert (len(trash_of(root)), waits_for(root)) == (1, "")
+
+
+def test_links_sessions_and_tokens_of_a_clock_that_was_ahead_are_over(root: Root) -> None:
+    study, now = take_study(root), root.clock()
+    accounts, shares = root.index.accounts, root.index.repository(ShareRepository)
+    accounts.set("reader", Role.READ, None, now)
+    known = accounts.by_name("reader")
+    assert known is not None
+    for secret, begun in (("ahead", now + dt.timedelta(days=365)), ("now", now)):
+        until = begun + dt.timedelta(days=7)
+        accounts.add_token("reader", secret, secret, until, begun)
+        accounts.open_session(known.id, secret, until, begun)
+        shares.make(secret, Share(0, study, "", False, None, None, "reader", begun, until, 0, None))
+    for found in (accounts.by_token, accounts.by_session, shares.by_token):
+        assert found("now", now) is not None
+        assert found("ahead", now) is None
+
+
 def test_a_receipt_in_the_future_holds_the_first_start_as_well(root: Root) -> None:
     machine = Machine(root)
     machine.set_clock(root, 4000 * DAY)
@@ -186,7 +243,7 @@ def test_a_receipt_in_the_future_holds_the_first_start_as_well(root: Root) -> No
     now = take_study(root)
     served(root, machine, days=30).step()
     assert "in the future" in waits_for(root)
-    confirm(root.index, root.clock(), machine())
+    confirm(root.index, root.clock(), machine(), RULES)
     root.clock.move(31 * DAY)
     served(root, machine, days=30).step()
     assert studies(root) & {ahead, now} == set(), "the study from the future is as old as the confirmation"
@@ -202,7 +259,9 @@ def test_a_machine_that_starts_with_another_time_holds_retention(root: Root) -> 
     passing.step()
     assert len(studies(root)) == 1
     assert "40.0 days later than when it was last seen" in waits_for(root)
-    confirm(root.index, root.clock(), machine())  # the machine was off: the age of what was there before is right
+    confirm(
+        root.index, root.clock(), machine(), RULES
+    )  # the machine was off: the age of what was there before is right
     passing.step()
     assert len(studies(root)) == 0
 
@@ -217,7 +276,7 @@ def test_a_pass_over_an_unusual_share_asks_once_and_for_as_many(root: Root) -> N
     passing.step()
     assert studies(root) == old | young
     assert waits_for(root).startswith("5 studies are due at once")
-    assert confirm(root.index, root.clock(), machine()) == "5 studies"
+    assert confirm(root.index, root.clock(), machine(), RULES) == "5 studies"
     passing.step()
     assert (studies(root), waits_for(root)) == (young, "")
     root.clock.move(31 * DAY)
@@ -241,4 +300,4 @@ def test_a_pass_takes_the_time_that_was_looked_at(root: Root) -> None:
 def test_nothing_is_confirmed_if_nothing_waits(root: Root) -> None:
     machine = Machine(root)
     served(root, machine, days=30).step()
-    assert confirm(root.index, root.clock(), machine()) == ""
+    assert confirm(root.index, root.clock(), machine(), RULES) == ""

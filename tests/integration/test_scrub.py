@@ -170,17 +170,3 @@ def test_a_pass_takes_its_days_and_goes_on_after_a_restart(open_root: Callable[[
         service.step()
     assert state(root).last.files == 10
     assert state(root).last.began_at == half.began_at
-
-
-def test_a_digest_is_due_when_no_pass_has_compared_it_in_time(root: Root) -> None:
-    [ds] = make.ct_series(1)
-    root.take(ds)
-    [row] = root.rows("SELECT path FROM v_images")
-    key = str(Path(row["path"]).relative_to(root.folder))
-    received, service = root.clock(), scrub(root)
-    assert not service.is_digest_due(key, received)
-    root.clock.move((DAYS + 1) * DAY)
-    assert service.is_digest_due(key, received)
-    full_pass(root, service)
-    full_pass(root, service)
-    assert not service.is_digest_due(key, received)

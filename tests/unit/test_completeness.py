@@ -113,6 +113,31 @@ def test_one_rule_decides(
     assert verdict(instances, *findings, **how) == expected
 
 
+@pytest.mark.parametrize(
+    ("instances", "findings", "how", "expected"),
+    [
+        (series(5), [], {"aside": 1}, ("incomplete", "conflict", 6, 1)),
+        (LOST_4TH, [NUMBERS], {"aside": 1}, ("incomplete", "conflict", 6, 1)),
+        (series(5), [], {"aside": 2, "performed": performed("abcdefghi", "abcde")}, ("incomplete", "conflict", 9, 4)),
+        (series(3, **IMAGES_5), [], {"aside": 1}, ("incomplete", "conflict", 5, 2)),
+        (series(5), [], {"versions": 3}, ("complete", "geometry", None, 0)),
+        (LOST_4TH, [NUMBERS], {"versions": 3}, ("incomplete", "instance-numbers", None, 1)),
+        (series(5), [], {"aside": 1, "lost": 2}, ("incomplete", "acknowledged", 7, 2)),
+    ],
+)
+def test_what_was_set_aside_is_named(
+    instances: list[InstanceCounts], findings: list[Evidence], how: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    assert verdict(instances, *findings, **how) == expected
+    found = completeness_of(expectation(instances, **how), findings, placed=True, times=1)
+    is_told = "set aside" in found.reason
+    assert is_told == ("lost" not in how and (found.state != "complete")), found.reason
+    if how.get("aside") == 1 and findings:
+        assert "Instance Number" not in found.reason, "that is the one that was set aside"
+    if instances == series(3, **IMAGES_5):
+        assert found.reason.endswith("3 of 5 instances that Images in Acquisition (0020,1002) announces")
+
+
 def test_every_fact_is_in_the_reason_and_all_that_is_missing_is_listed() -> None:
     found = completeness_of(expectation(series(5)), [GAP, NUMBERS, SPACING], placed=True, times=1)
     assert (found.state, found.rule) == ("incomplete", "geometry")

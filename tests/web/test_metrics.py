@@ -75,6 +75,10 @@ def test_a_node_is_ready_until_a_part_of_it_is_not(site: Site) -> None:
     client = site.client()
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()) == (200, {"ready": True, "reasons": {}})
+    first, *_ = make.ct_series(1)
+    site.take(first, make.corrected(first))
+    assert client.get("/readyz").json() == {"ready": True, "reasons": {}, "undecided_conflicts": 1}
+    assert 'voxelnode_conflicts{kind="instance-bytes"} 1.0' in client.get("/metrics").text
     site.store.index.about.set(RETENTION, RetentionState(held="the clock jumped").encoded())
     answer = client.get("/readyz")
     assert answer.status_code == 200

@@ -71,8 +71,8 @@ def info(
 ) -> Listing:
     """Show a patient, study, series or instance with its volumes.
 
-    Higher levels are shown as well, failures and excluded instances with their reasons, and of the first instance what
-    the index does not have: institution, age, weight, spacing, thickness, orientation, position.
+    Higher levels are shown as well, failures, excluded instances and conflicts with their reasons, and of the first
+    instance what the index does not have: institution, age, weight, spacing, thickness, orientation, position.
     """
     if not uid.strip():
         raise UsageError("an empty name is that of nobody: give a UID, a Patient ID, or a part of a name")
@@ -101,7 +101,13 @@ class _Describer:
             or self._patients(patients.with_patient_id(uid))
             or self._series_ending(uid)
             or self._patients(patients.named(uid, MAX_PATIENTS))
+            or self._set_aside(uid)
         )
+
+    def _set_aside(self, uid: str) -> Row:
+        """Return the conflicts of a UID of which nothing is current."""
+        conflicts = self._index.conflicts.of_uid(uid)
+        return {"level": "conflicts", "conflicts": conflicts} if conflicts else {}
 
     def _series_ending(self, uid: str) -> Row:
         """Return the series whose UID ends as given, such as ``..50794718``; refuse an end that several have."""
@@ -178,9 +184,14 @@ class _Describer:
         }
 
     def _outcome(self, study: str, series: str | None = None) -> Row:
-        """Return the current volumes and the failures of a study or a series."""
+        """Return the current volumes, the failures and the undecided conflicts of a study or a series."""
         failures = sorted(self._index.failures.of_study(study, series), key=itemgetter("failed_at"))
-        return {"volumes": [parsed(one) for one in self._index.volumes.current(study, series)], "failures": failures}
+        conflicts = self._index.conflicts.about(study, series)
+        return {
+            "volumes": [parsed(one) for one in self._index.volumes.current(study, series)],
+            "failures": failures,
+            "conflicts": conflicts,
+        }
 
 
 def header_fields(path: Path) -> Row:
@@ -250,6 +261,11 @@ def _print(description: Row) -> None:
         if description.get(what):
             rows = [(row["revision"], row["reason"], row["detail"]) for row in description[what]]
             print_table(what, ("revision", "reason", "detail"), rows)
+    if description.get("conflicts"):
+        conflicts = [
+            (row["id"], row["kind"], row["sop_instance_uid"], row["detail"]) for row in description["conflicts"]
+        ]
+        print_table("conflicts that nobody has decided", ("id", "kind", "instance", "conflict"), conflicts)
 
 
 def _print_studies(studies: Iterable[Row]) -> None:

@@ -89,6 +89,7 @@ def status(root: Root) -> Listing:
             "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
             "lost_instances": index.lost.count(),
             "journal_gaps": index.lost.gaps(),
+            "undecided_conflicts": index.conflicts.count_open(),
             "missing_files": index.instances.count_missing_files(),
             "scrub": {"current": None, "last": None} | json_of(index.scrub or "{}"),
             "retention": index.retention.waits_for,
@@ -172,6 +173,11 @@ def _lost(count: int, gaps: Sequence[Mapping[str, Any]]) -> str:
     return f"{counted(count, 'instance')}{of_journal}: voxelnode lost list"
 
 
+def _conflicts(by_kind: Mapping[str, int]) -> str:
+    number = sum(by_kind.values())
+    return f"{number} not decided: voxelnode conflicts" if number else "none"
+
+
 def _scrub(last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "no full pass yet"
@@ -196,6 +202,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "journal": _journal(facts),
             "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
             "acknowledged, not here": _lost(facts["lost_instances"], facts["journal_gaps"]),
+            "conflicts": _conflicts(facts["undecided_conflicts"]),
             "last scrub": _scrub(facts["scrub"]["last"]),
             **({"backup": facts["backup_proof"]["text"]} if facts["backup_proof"] else {}),
             **({"retention": facts["retention"]} if facts["retention"] else {}),

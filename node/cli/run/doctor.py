@@ -248,6 +248,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
     try:
         with _looking(settings) as index:
             missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
+            conflicts = index.conflicts.count_open()
     except IndexUnusable:  # reported already
         return
     if missing:
@@ -256,6 +257,10 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
     for gap in gaps:
         remedy = "have them sent again, then run `voxelnode lost write-off journal --reason TEXT`"
         yield Check("journal", "broken", gap["detail"], remedy)
+    if conflicts:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(conflicts.items()))
+        remedy = "`voxelnode conflicts` lists them: accept or keep each; what was set aside is in no series meanwhile"
+        yield Check("conflicts", "warning", f"nobody has decided {kinds}", remedy)
 
 
 def _objects(settings: Settings) -> Iterator[Check]:

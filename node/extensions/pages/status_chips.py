@@ -160,6 +160,7 @@ REMEDIES: Mapping[str, str] = {
 
 CAUSES: Mapping[str, str] = {
     "acknowledged": "Instances were acknowledged and are not here",
+    "conflict": "Instances were set aside: other series have their UIDs",
     "mpps": "The performed procedure step lists more",
     "c-find": "The sender has more",
     "geometry": "Slices are missing in space, or times lack slices",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
@@ -23,7 +23,7 @@ from node.index.models import (
     TokenRow,
     WebSessionRow,
 )
-from node.index.nouns.shares import end_shares
+from node.index.nouns.shares import end_shares, is_current
 
 MAX_SESSIONS = 20
 """Sessions per account, and as many that wait for a second factor; opening another one ends the oldest."""
@@ -155,7 +155,8 @@ class AccountRepository(IndexRepository):
         query = query.add_columns(ProjectRow.name.label("project"))
         query = query.join(TokenRow, TokenRow.account_id == AccountRow.id).where(TokenRow.sha256 == sha256)
         query = query.outerjoin(ProjectRow, ProjectRow.id == TokenRow.project_id)
-        row = connection.execute(query.where(or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now))).first()
+        open_token = is_current(TokenRow.created_at, TokenRow.expires_at, now)
+        row = connection.execute(query.where(or_(TokenRow.expires_at.is_(None), open_token))).first()
         if row is None:
             return None
         account = _known(connection, row)
@@ -177,8 +178,9 @@ class AccountRepository(IndexRepository):
             WebSessionRow.has_factor,
         )
         query = query.join(WebSessionRow, WebSessionRow.account_id == AccountRow.id)
-        is_open = WebSessionRow.sha256 == sha256, WebSessionRow.expires_at > now
-        row = connection.execute(query.where(*is_open)).first()
+        used_at = func.coalesce(WebSessionRow.used_at, WebSessionRow.created_at)
+        is_open = is_current(used_at, WebSessionRow.expires_at, now)
+        row = connection.execute(query.where(WebSessionRow.sha256 == sha256, is_open)).first()
         if row is None:
             return None
         return KnownSession(row.session_id, _known(connection, row), row.expires_at, row.used_at, row.has_factor)

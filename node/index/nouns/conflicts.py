@@ -6,16 +6,32 @@ import datetime as dt
 from collections.abc import Collection
 from typing import Literal
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, func, select, update
 from sqlalchemy.orm import aliased
 
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ConflictRow
+from node.index.models import ConflictRow, ImageRow
+from node.index.nouns.views import ConflictViews
 
 Decision = Literal["accepted", "kept"]
 """Of the two versions, the one in the conflict is accepted, or the current one is kept."""
+
+
+SET_ASIDE = "instance-bytes", "instance-versions"
+"""Kinds of conflicts of a version that was received and does not count."""
+
+
+def count_aside(connection: Connection, series_id: int, study: str, series: str) -> tuple[int, int]:
+    """Count what was set aside of a series: instances whose UIDs other series have, and versions of its own ones."""
+    row = ConflictRow
+    aside = select(row.sop_instance_uid).join(ImageRow, ImageRow.sop_instance_uid == row.sop_instance_uid)
+    aside = aside.where(row.kind.in_(SET_ASIDE), row.study_instance_uid == study, row.series_instance_uid == series)
+    elsewhere = aside.where(ImageRow.series_id != series_id, row.decision.is_distinct_from("accepted")).distinct()
+    here = aside.where(ImageRow.series_id == series_id, row.decision.is_(None))
+    counts = [connection.scalar(select(func.count()).select_from(some.subquery())) or 0 for some in (elsewhere, here)]
+    return counts[0], counts[1]
 
 
 class ConflictRepository(IndexRepository):
@@ -36,7 +52,7 @@ class ConflictRepository(IndexRepository):
         connection.execute(decided.values(decision=decision, decided_at=now, decided_by=who))
 
 
-class ReadConflicts(PagedRepository):
+class ReadConflicts(PagedRepository, ConflictViews):
     """Rows of ``conflicts`` and ``v_conflicts``."""
 
     listing = select(*columns_but(ConflictRow, "key", "host"))
@@ -85,7 +101,7 @@ class ReadConflicts(PagedRepository):
         query = select(ConflictRow.sop_instance_uid).where(
             ConflictRow.sop_instance_uid.in_(sop_instance_uids),
             ConflictRow.calling_ae_title == calling_ae_title,
-            ConflictRow.kind.in_(("instance-bytes", "instance-versions")),
+            ConflictRow.kind.in_(SET_ASIDE),
             ConflictRow.decision.is_distinct_from("accepted"),
         )
         return {uid for uid in self._connection.scalars(query) if uid is not None}

@@ -30,6 +30,7 @@ from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.lost import forget_lost
 from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
+from node.index.nouns.retention import newest_look
 from node.index.nouns.shares import forget_shares
 from node.index.nouns.trash import content_of, put_in_trash, trashed_conflict, trashed_images
 from node.index.work.jobs import after_deletion
@@ -104,11 +105,13 @@ class DeletionRepository(IndexRepository):
         delete_rows = _delete_instance if plan.level == "instance" else _delete_series
         content = None
         if trash_until is not None:
+            trash_until += max(now, newest_look(connection) or now) - now  # the clock may be behind
             uids = select(SeriesRow.series_instance_uid).where(SeriesRow.id.in_(held))
             series_uid = connection.scalar(uids) if plan.level != "study" else None
             content = content_of(connection, plan.study_instance_uid, series_uid)
         trash: list[dict[str, Any]] | None = [] if trash_until is not None else None
-        paths = delete_rows(connection, held, plan, now, trash)
+        versions: set[str] = set()
+        paths = delete_rows(connection, held, plan, now, trash, versions)
         if not paths and not trash:
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         forget_lost(connection, plan)
@@ -125,7 +128,9 @@ class DeletionRepository(IndexRepository):
         )
         tombstone = add_tombstone(connection, plan.level, plan.uid, reason, paths, ordered_at)
         went_to_trash = trash is not None
-        deletion = Deletion(tombstone, tuple(paths), plan.level, plan.uid, ordered_at, went_to_trash, instances)
+        deletion = Deletion(
+            tombstone, tuple(paths), plan.level, plan.uid, ordered_at, went_to_trash, instances, tuple(versions)
+        )
         if trash is not None:
             in_trash = update(TombstoneRow).where(TombstoneRow.id == tombstone)
             connection.execute(in_trash.values(trash_until=trash_until, content=content))
@@ -221,9 +226,17 @@ Trash = list[dict[str, Any]] | None
 
 
 def _delete_series(
-    connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime, trash: Trash
+    connection: Connection,
+    series: Sequence[int],
+    plan: DeletionPlan,
+    now: dt.datetime,
+    trash: Trash,
+    versions: set[str],
 ) -> list[str]:
-    """Delete whole series with their conversions and failures; return their files, volumes first."""
+    """Delete whole series with their conversions and failures; return their files, volumes first.
+
+    `versions`: gets the digests of the versions in conflicts that go with them.
+    """
     images = connection.execute(
         select(ImageRow.sop_instance_uid, ImageRow.key).where(ImageRow.series_id.in_(series)).order_by(ImageRow.key)
     ).all()
@@ -234,13 +247,19 @@ def _delete_series(
         in_scope = and_(in_scope, ConflictRow.series_instance_uid == plan.uid)
     if trash is not None:
         trash += trashed_images(connection, ImageRow.series_id.in_(series))
-    losers = _delete_conflicts(connection, [image.sop_instance_uid for image in images], trash, in_scope)
+    uids = [image.sop_instance_uid for image in images]
+    losers = _delete_conflicts(connection, uids, trash, versions, in_scope)
     folders = delete_series_rows(connection, series, now, keeps_objects=trash is not None)
     return [*folders, *sorted(losers), *(image.key for image in images if trash is None)]
 
 
 def _delete_instance(
-    connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime, trash: Trash
+    connection: Connection,
+    series: Sequence[int],
+    plan: DeletionPlan,
+    now: dt.datetime,
+    trash: Trash,
+    versions: set[str],
 ) -> list[str]:
     """Delete one instance and the volumes made from it. Reopen its series, or delete the series if it is now empty."""
     is_it = ImageRow.sop_instance_uid == plan.uid
@@ -249,11 +268,11 @@ def _delete_instance(
         return []
     others = select(ImageRow.id).where(ImageRow.series_id == image.series_id, ImageRow.id != image.id)
     if connection.execute(others.limit(1)).first() is None:
-        return _delete_series(connection, [image.series_id], plan, now, trash)
+        return _delete_series(connection, [image.series_id], plan, now, trash, versions)
     folders = drop_volumes_of(connection, image.series_id, plan.uid, now)
     if trash is not None:
         trash += trashed_images(connection, ImageRow.id == image.id)
-    losers = _delete_conflicts(connection, [plan.uid], trash)
+    losers = _delete_conflicts(connection, [plan.uid], trash, versions)
     if trash is None:
         owe_removals(connection, ImageRow.id == image.id, now)
     connection.execute(delete(ImageRow).where(ImageRow.id == image.id))
@@ -263,13 +282,18 @@ def _delete_instance(
 
 
 def _delete_conflicts(
-    connection: Connection, sop_instance_uids: Sequence[str], trash: Trash, in_scope: ColumnElement[bool] | None = None
+    connection: Connection,
+    sop_instance_uids: Sequence[str],
+    trash: Trash,
+    versions: set[str],
+    in_scope: ColumnElement[bool] | None = None,
 ) -> set[str]:
     """Delete the conflicts of the instances, and those in scope; return the keys of the files that go with them."""
     keys: set[str] = set()
     conditions = [ConflictRow.sop_instance_uid.in_(some) for some in _batches(sop_instance_uids)]
     for condition in (*conditions, *([in_scope] if in_scope is not None else [])):
         gone = connection.execute(delete(ConflictRow).where(condition).returning(ConflictRow)).all()
+        versions.update(row.sha256 for row in gone if row.sha256 is not None)
         held = [row for row in gone if row.key is not None]
         if trash is None:
             keys.update(row.key for row in held)

@@ -56,7 +56,6 @@ class HeldFile:
 
     key: str
     sha256: str
-    received_at: dt.datetime
     data_set_offset: int | None = None
     bytes: int | None = None
     file_missing: bool = False
@@ -107,14 +106,12 @@ def current_file(connection: Connection, sop_instance_uid: str) -> InstanceFile 
 
 def losers(connection: Connection, sop_instance_uids: Collection[str] | None = None) -> list[HeldFile]:
     """Return the files that lost and have a digest: of all instances, or of some."""
-    query = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.found_at, ConflictRow.host).where(
+    query = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.host).where(
         ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None)
     )
     if sop_instance_uids is not None:
         query = query.where(ConflictRow.sop_instance_uid.in_(sop_instance_uids))
-    return [
-        HeldFile(row.key or "", row.sha256 or "", row.found_at, holder=row.host) for row in connection.execute(query)
-    ]
+    return [HeldFile(row.key or "", row.sha256 or "", holder=row.host) for row in connection.execute(query)]
 
 
 def loser_keys(connection: Connection, host: str | None = None) -> set[str]:

@@ -50,7 +50,6 @@ _FIND_HELD = Prepared(
     select(
         ImageRow.key,
         ImageRow.sha256,
-        ImageRow.received_at,
         ImageRow.data_set_offset,
         ImageRow.bytes,
         ImageRow.file_missing,
@@ -108,7 +107,7 @@ class InstanceRepository(IndexRepository):
         self._note_received()
 
         def write(connection: Connection) -> list[Indexed]:
-            kept = add_instances(connection, batch, flaws, self._turn.holder)
+            kept = add_instances(connection, batch, flaws, self._turn.holder, are_acknowledged=applied is not None)
             if applied is not None:
                 set_applied(connection, applied)
             reached("rows-written")
@@ -138,17 +137,8 @@ class InstanceRepository(IndexRepository):
         if not found:
             return []
         files = [
-            HeldFile(
-                key,
-                sha256,
-                dt.datetime.fromisoformat(received_at).replace(tzinfo=dt.UTC),
-                offset,
-                size,
-                bool(gone),
-                place,
-                host,
-            )
-            for key, sha256, received_at, offset, size, gone, place, host in found
+            HeldFile(key, sha256, offset, size, bool(gone), place, host)
+            for key, sha256, offset, size, gone, place, host in found
         ]
         return files + losers(connection, uids)
 

@@ -1,7 +1,9 @@
-"""Lost instances: those that were acknowledged and are not here.
+"""Lost instances: versions that were acknowledged and are not here.
 
-A row stands until the instance is received or found again, or a person deletes its series or study, or writes it off.
-Which instances were acknowledged is in the ledger beside the files (`node.acknowledged`).
+An instance may have come in several versions: with the same UID, and other bytes. Each is owed until another one takes
+its place. A row stands until the version is received or found again, until another one is received and becomes current,
+or until a person deletes its series or study, or writes it off. Which versions were acknowledged is in the ledger
+beside the files (`node.acknowledged`).
 
 Of records of the journal that cannot be read, nobody knows which instances they had. Such a gap stands, as a sentence,
 until a person accepts it.
@@ -16,7 +18,7 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, Connection, Select, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true, update
 from sqlalchemy.orm import join
 
 from node.acknowledged import NOT_SETTLED, Acknowledged, Settlements
@@ -28,22 +30,47 @@ from node.index.engine.hot_statements import Prepared
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import OPEN_STATES, ConversionRow, ImageRow, LostInstanceRow, SeriesRow, StudyRow, TombstoneRow
+from node.index.models import (
+    OPEN_STATES,
+    ConflictRow,
+    ConversionRow,
+    ImageRow,
+    LostInstanceRow,
+    SeriesRow,
+    StudyRow,
+    TombstoneRow,
+)
 from node.index.nouns.events import record_event, record_series_event
 from node.index.nouns.records import DeletionPlan, removes_instances
 from node.index.nouns.reopening import reopen
 from node.index.nouns.views import LostViews
 
-_FORGET = Prepared(
-    delete(LostInstanceRow).where(looked_up_in(LostInstanceRow.sop_instance_uid, bindparam("uids", type_=JSON)))
-)
 _ANY = Prepared(select(LostInstanceRow.id).limit(1))
 
 
-def found_again(connection: Connection, sop_instance_uids: Collection[str]) -> None:
-    """Note that instances are here; asked for each batch that is received, and hardly ever is one lost."""
-    if _ANY.execute(connection, {}).fetchone() is not None:
-        _FORGET.execute(connection, {"uids": list(sop_instance_uids)})
+def any_lost(connection: Connection) -> bool:
+    """Return whether any instance is lost; asked for each batch that is received, and hardly ever is one."""
+    return _ANY.execute(connection, {}).fetchone() is not None
+
+
+def found_again(
+    connection: Connection, sop_instance_uid: str, sha256: str, now: dt.datetime, *, for_all: bool
+) -> list[str]:
+    """Note that a version of an instance is here, or stands `for_all`; return the digests of the others that it is for.
+
+    Its series is judged again.
+    """
+    row = LostInstanceRow
+    its = row.sop_instance_uid == sop_instance_uid, true() if for_all else row.sha256 == sha256
+    found = connection.execute(delete(row).where(*its).returning(row)).all()
+    for study, series in {(one.study_instance_uid, one.series_instance_uid) for one in found}:
+        _judge_again(connection, study, series, now, "a lost instance was received again")
+    return [one.sha256 for one in found if one.sha256 != sha256]
+
+
+def _judge_again(connection: Connection, study: str, series: str, now: dt.datetime, detail: str) -> None:
+    for series_id in connection.scalars(_series(study, series)).all():
+        reopen(connection, series_id, study, None, now, detail)
 
 
 def count_lost(connection: Connection, series: tuple[str, str] | None = None) -> int:
@@ -81,22 +108,28 @@ def _of(study_instance_uid: str, series_instance_uid: str | None) -> tuple[Colum
 def absent(
     connection: Connection, instances: Sequence[Acknowledged], settled: Settlements = MappingProxyType({})
 ) -> list[int]:
-    """Return which of some acknowledged instances have no row and were not deleted since, by their places in the list.
+    """Return which of some acknowledged versions are nowhere and were not deleted since, by their places in the list.
 
-    A deletion counts from the moment of its order: what was received later is not covered by it. One that the ledger
-    has (`settled`) is decided by the numbers of the entries: an instance that was acknowledged before a deletion and
+    A version is here if its UID and its digest are those of a row, or of a file that a conflict names. A deletion
+    counts from the moment of its order: what was received later is not covered by it. One that the ledger has
+    (`settled`) is decided by the numbers of the entries: an instance that was acknowledged before a deletion and
     applied after it is still owed.
     """
-    known = looked_up_in(ImageRow.sop_instance_uid, [one.sop_instance_uid for one in instances])
-    here = set(connection.scalars(select(ImageRow.sop_instance_uid).where(known)))
-    places = [place for place, one in enumerate(instances) if one.sop_instance_uid not in here]
-    if not places:
-        return []
+    places = list(range(len(instances)))
+    for columns in (
+        select(ImageRow.sop_instance_uid, ImageRow.sha256),
+        select(ConflictRow.sop_instance_uid, ConflictRow.sha256).where(ConflictRow.key.is_not(None)),
+    ):
+        known = looked_up_in(columns.selected_columns.sop_instance_uid, [instances[place][0] for place in places])
+        here = {(uid, sha256) for uid, sha256 in connection.execute(columns.where(known))}
+        places = [place for place in places if (instances[place].sop_instance_uid, instances[place].sha256) not in here]
+        if not places:
+            return []
     uids = {uid for place in places for uid in instances[place][:3]}
     deletions: dict[str, dt.datetime] = {}
     of = TombstoneRow
-    columns = select(of.level, of.uid, of.paths, of.ordered_at, of.content.is_not(None))
-    rows = connection.execute(columns.where(looked_up_in(of.uid, list(uids))))
+    tombstones = select(of.level, of.uid, of.paths, of.ordered_at, of.content.is_not(None))
+    rows = connection.execute(tombstones.where(looked_up_in(of.uid, list(uids))))
     for level, uid, paths, ordered_at, is_in_trash in rows:
         told = settled.get((level, uid), NOT_SETTLED).ordered_at
         if told is not None and ordered_at <= dt.datetime.fromisoformat(told):
@@ -151,8 +184,26 @@ class LostRepository(IndexRepository):
 
     @on_reader
     def stored_at(self, connection: Connection, keys: Collection[str]) -> list[Acknowledged]:
-        """Return what a ledger has of the instances whose rows name these files."""
-        return [_acknowledged(row) for row in connection.execute(_STORED.where(looked_up_in(ImageRow.key, keys)))]
+        """Return what a ledger has of the versions in these files: current ones, and those that were set aside."""
+        stored = connection.execute(_STORED.where(looked_up_in(ImageRow.key, keys))).all()
+        aside = connection.execute(_ASIDE.where(looked_up_in(ConflictRow.key, keys))).all()
+        return [_acknowledged(row) for row in (*aside, *stored)]
+
+    @on_reader
+    def aside(self, connection: Connection) -> list[Acknowledged]:
+        """Return what a ledger has of the versions that were received and set aside, because another one counts."""
+        return [_acknowledged(row) for row in connection.execute(_ASIDE)]
+
+    @on_reader
+    def replaced(self, connection: Connection, sop_instance_uids: Collection[str]) -> dict[str, list[str]]:
+        """Return the digests of the versions whose place others took, as far as conflicts tell, by UID."""
+        row = ConflictRow
+        of_these = looked_up_in(row.sop_instance_uid, list(sop_instance_uids)), row.kind == "instance-replaced"
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for uid, sha256 in connection.execute(select(row.sop_instance_uid, row.sha256).where(*of_these)):
+            if uid is not None and sha256 is not None:
+                found[uid].append(sha256)
+        return found
 
     @on_writer
     def record(
@@ -224,8 +275,7 @@ class LostRepository(IndexRepository):
         for study, series in sorted({(row.study_instance_uid, row.series_instance_uid) for row in rows}):
             detail = f"lost instances were written off by {who}"
             record_series_event(connection, "lost-written-off", (study, series), now, detail)
-            for series_id in connection.scalars(_series(study, series)).all():
-                reopen(connection, series_id, study, None, now, detail)
+            _judge_again(connection, study, series, now, detail)
 
 
 def _gaps(connection: Connection) -> list[dict[str, str]]:
@@ -243,6 +293,21 @@ _STORED = select(
     func.coalesce(ImageRow.peer, "").label("peer"),
     ImageRow.received_at,
 ).select_from(join(ImageRow, SeriesRow).join(StudyRow))
+
+_ASIDE = select(
+    ConflictRow.sop_instance_uid,
+    ConflictRow.study_instance_uid,
+    ConflictRow.series_instance_uid,
+    ConflictRow.sha256,
+    literal("").label("source"),
+    func.coalesce(ConflictRow.calling_ae_title, "").label("calling_ae_title"),
+    literal("").label("peer"),
+    ConflictRow.found_at.label("received_at"),
+).where(
+    ConflictRow.kind.in_(("instance-bytes", "instance-versions")),
+    ConflictRow.key.is_not(None),
+    ConflictRow.sha256.is_not(None),
+)
 
 
 def _acknowledged(row: Any) -> Acknowledged:

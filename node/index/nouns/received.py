@@ -30,8 +30,9 @@ from node.index.nouns.levels import (
     record_received_event,
     series_row,
 )
-from node.index.nouns.lost import found_again
+from node.index.nouns.lost import any_lost, found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
+from node.index.nouns.reopening import reopen_for_verdict
 from node.index.work.messages import begin_mended
 
 DIGEST_MENDED = "digest-mended"
@@ -73,6 +74,8 @@ def add_instances(
     batch: Sequence[Received],
     flaws: Mapping[str, Flaw] | None = _NO_FLAWS,
     holder: str | None = None,
+    *,
+    are_acknowledged: bool = True,
 ) -> list[Indexed]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
@@ -86,6 +89,8 @@ def add_instances(
         are new, and nothing was compared yet.
     holder : str or None
         The host that alone has the files; see `node.index.engine.turn`.
+    are_acknowledged : bool
+        They come from the journal: one that becomes current stands for the lost versions of its UID.
 
     Returns
     -------
@@ -115,14 +120,13 @@ def add_instances(
     accepted it, it also leaves the series of the first.
     """
     places = hold_new_places(connection, batch)
-    found_again(connection, [received.attributes.sop_instance_uid for received in batch])
     _forget_losers(connection, flaws or _NO_FLAWS)
     kept: list[Indexed] = []
     for is_decided, some in groupby(batch, lambda received: received.overwrite_policy == "accept"):
         if is_decided:  # it may correct the patient of a study
             places = {}
         for together in [[one] for one in some] if is_decided else [list(some)]:
-            kept += _Batch(connection, together, flaws, places, holder).add()
+            kept += _Batch(connection, together, flaws, places, holder, are_acknowledged).add()
     return kept
 
 
@@ -136,8 +140,10 @@ class _Batch:
         flaws: Mapping[str, Flaw] | None,
         places: Places,
         holder: str | None,
+        are_acknowledged: bool,
     ) -> None:
         self._connection, self._batch, self._places, self._holder = connection, batch, places, holder
+        self._are_acknowledged = are_acknowledged
         self._first = _first_of(connection, batch, flaws)
         self._flaws = flaws or _NO_FLAWS
         self._series: dict[tuple[object, ...], int] = {}
@@ -152,7 +158,17 @@ class _Batch:
             self._insert_images()
         write_documents(self._connection, self._current)
         record_growth(self._connection, self._seen)
+        if any_lost(self._connection):
+            return [self._found_again(received, one) for received, one in zip(self._batch, kept, strict=True)]
         return kept
+
+    def _found_again(self, received: Received, kept: Indexed) -> Indexed:
+        """Let a received version be lost no more; with one that became current, no other version of its UID is."""
+        uid, file = received.attributes.sop_instance_uid, received.file
+        is_current = uid in self._current and kept.outcome in (Outcome.STORED, Outcome.REPLACED)
+        for_all = is_current and self._are_acknowledged
+        others = found_again(self._connection, uid, file.sha256, file.received_at, for_all=for_all)
+        return replace(kept, superseded=(*kept.superseded, *others)) if others else kept
 
     def _insert_images(self) -> None:
         taken = _INSERT_IMAGES.execute(self._connection, list(self._images.values()))
@@ -209,6 +225,7 @@ class _Batch:
         is the version that a later one replaced, in an archive that is newer than the index.
         """
         first, flaw = decided.first, decided.flaw
+        superseded = () if first.sha256 == received.file.sha256 else (first.sha256,)
         self._update(received, first, first.series_id)
         self._count(received, first.series_id, replaces=True)
         detail = (
@@ -224,15 +241,16 @@ class _Batch:
             received.file.received_at,
         )
         if flaw in (Flaw.MISSING, Flaw.AWAY):
-            return Indexed(Outcome.STORED, restored=detail)
+            return Indexed(Outcome.STORED, restored=detail, superseded=superseded)
         aside = _beside(received.file.quarantine_key, first.key)
         if flaw is Flaw.ASIDE:
             if first.sha256 != received.file.sha256:
                 self._record_conflict("instance-replaced", received, detail, aside, first.sha256)
-            return Indexed(Outcome.STORED, restored=detail)
+            return Indexed(Outcome.STORED, restored=detail, superseded=superseded)
         stays = flaw is Flaw.UNREADABLE
         self._record_conflict("instance-damaged", received, detail, first.key if stays else aside)
-        return Indexed(Outcome.STORED, quarantine=None if stays else first.key, restored=detail)
+        aside_key = None if stays else first.key
+        return Indexed(Outcome.STORED, quarantine=aside_key, restored=detail, superseded=superseded)
 
     def _replace(self, received: Received, first: First) -> Indexed:
         """Give the row to the received file; the first one goes to quarantine, unless its bytes are there already."""
@@ -251,11 +269,11 @@ class _Batch:
             rebase(self._connection, first.series_id)
         record_received_event(self._connection, "instance-replaced", received, detail)
         if self._aside(received, first.sha256) is not None:
-            return Indexed(Outcome.REPLACED, remove=first.key)
+            return Indexed(Outcome.REPLACED, remove=first.key, superseded=(first.sha256,))
         aside = _beside(received.file.quarantine_key, first.key)
         decided_by = "the person who accepted" if is_accepted else "[storage] overwrite_policy"
         self._record_conflict("instance-replaced", received, detail, aside, first.sha256, decided_by, first.holder)
-        return Indexed(Outcome.REPLACED, quarantine=first.key)
+        return Indexed(Outcome.REPLACED, quarantine=first.key, superseded=(first.sha256,))
 
     def _keep_aside(self, received: Received, first: First) -> Indexed:
         """Leave the row as it is; bytes that were set aside before are not kept twice."""
@@ -273,6 +291,9 @@ class _Batch:
         kind, key = ("instance-versions", file.key) if stays else ("instance-bytes", file.quarantine_key)
         self._record_conflict(kind, received, detail, key, file.sha256)
         record_received_event(self._connection, "instance-conflict", received, detail)
+        if (series := find_series(self._connection, received)) is not None and series[0] != first.series_id:
+            study, why = received.attributes.study_instance_uid, "an instance of it was set aside"
+            reopen_for_verdict(self._connection, series[0], study, file.received_at, why)
         return Indexed(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
 
     def _note_found(self, received: Received, first: First) -> None:

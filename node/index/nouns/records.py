@@ -84,6 +84,7 @@ class Indexed:
     repeats: str | None = None  # that other file
     quarantine: str | None = None  # another file is served for this SOP Instance UID: move this one
     restored: str | None = None  # the received file took the place of one that is not whole: how it differs, in words
+    superseded: tuple[str, ...] = ()  # the digests of the versions whose place it took
 
 
 RefusedLevel = Literal["connection", "association", "context", "instance", "retrieve", "commitment"]
@@ -255,7 +256,8 @@ class Deletion:
     """A committed deletion; `paths` are the files and folders to be removed, relative to the root.
 
     `ordered_at`: no instance that it removed was received later. `went_to_trash`: its instances are in the trash, or
-    were before it was emptied. `instances`: how many it removed; 0 for one that is read back.
+    were before it was emptied. `instances`: how many it removed; 0 for one that is read back. `versions`: digests of
+    those in conflicts that went with them, as far as the UIDs of the deletion do not tell.
     """
 
     id: int
@@ -265,6 +267,7 @@ class Deletion:
     ordered_at: dt.datetime
     went_to_trash: bool = False
     instances: int = 0
+    versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

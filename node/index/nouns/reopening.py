@@ -77,11 +77,17 @@ def convert_for_verdict(connection: Connection, series_id: int, now: dt.datetime
     """Have a converted series converted again, although its volumes will be the same: its sidecars tell the verdict."""
     converted = select(StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
     study = connection.scalar(converted.where(SeriesRow.id == series_id, SeriesRow.state == "converted"))
-    if study is None:
-        return
+    if study is not None:
+        reopen_for_verdict(connection, series_id, study, now, "what was heard of it has changed its verdict")
+
+
+def reopen_for_verdict(
+    connection: Connection, series_id: int, study_instance_uid: str, now: dt.datetime, detail: str
+) -> None:
+    """Make a series due for another verdict, and for another conversion although its volumes will be the same."""
     current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
     connection.execute(update(ConversionRow).where(*current).values(input_sha256=None))
-    reopen(connection, series_id, study, None, now, "what was heard of it has changed its verdict")
+    reopen(connection, series_id, study_instance_uid, None, now, detail)
 
 
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"

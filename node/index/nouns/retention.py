@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, or_, select, update
 from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ImageRow, SeriesRow
+from node.index.models import ImageRow, SeriesRow, TombstoneRow
 from node.index.nouns.retention_state import RetentionState, retention_state
 
 
@@ -24,6 +24,12 @@ class Receipts:
     image: int
     oldest: dt.datetime | None
     newest: dt.datetime | None
+
+
+def newest_look(connection: Connection) -> dt.datetime | None:
+    """Return the newest time that the clock showed and that nothing contradicted; None: nobody has looked."""
+    last = retention_state(about(connection, RETENTION)).last
+    return last.at if last is not None else None
 
 
 class RetentionRepository(IndexRepository):
@@ -45,15 +51,27 @@ class RetentionRepository(IndexRepository):
         return Receipts(image or after, oldest, newest)
 
     @on_writer
-    def confirm(self, connection: Connection, after: int | None, now: dt.datetime, confirmation: str) -> int:
+    def confirm(
+        self,
+        connection: Connection,
+        after: int | None,
+        now: dt.datetime,
+        confirmation: str,
+        trash_until: dt.datetime | None = None,
+    ) -> int:
         """Store a confirmation that the clock is right; return how many series count as received at `now`.
 
         These are the series that were received behind the instance with the number `after`, while the clock was in
-        doubt, and those with a receipt in the future: nobody knows when they came, only that it was before `now`.
+        doubt, and those with a receipt in the future: nobody knows when they came, only that it was before `now`. Nor
+        does anybody know for how long a deletion has been in the trash: each stays until `trash_until`, if that is
+        given.
         """
         doubtful = SeriesRow.last_received_at > now
         if after is not None:
             doubtful = or_(doubtful, SeriesRow.id.in_(select(ImageRow.series_id).where(ImageRow.id > after)))
         changed = connection.execute(update(SeriesRow).where(doubtful).values(last_received_at=now))
+        if trash_until is not None:
+            in_trash = TombstoneRow.content.is_not(None)
+            connection.execute(update(TombstoneRow).where(in_trash).values(trash_until=trash_until))
         set_about(connection, RETENTION_CONFIRMED, confirmation)
         return changed.rowcount

@@ -30,6 +30,7 @@ from node.index.engine.hot_statements import Prepared
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
+from node.index.nouns.conflicts import count_aside
 from node.index.nouns.conversions import current_conversion, insert_conversion, replace_failures
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
@@ -517,6 +518,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
 def _expectation(
     connection: Connection, row: Row[Any], study_uid: str, counts: Sequence[InstanceCounts], now: dt.datetime
 ) -> Expectation:
+    aside, versions = count_aside(connection, row.id, study_uid, row.series_instance_uid)
     return expectation(
         counts,
         reported=reported_of(row.reported),
@@ -527,6 +529,8 @@ def _expectation(
         is_part=bool(_parts(connection, row)),
         performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
         lost=count_lost(connection, (study_uid, row.series_instance_uid)),
+        aside=aside,
+        versions=versions,
         usual=usual_of(connection, row, len(counts)),
         lacking=None if row.lacking is None else (row.lacking[0], row.lacking[1]),
     )
@@ -614,14 +618,15 @@ def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, i
         if performed is None or study_instance_uid not in ("", row.study_instance_uid):
             continue
         received = performed.listed - performed.missing + performed.unlisted
-        verdict = completeness_of(Expectation(received, performed=performed))
+        key = row.study_instance_uid, series_instance_uid
+        lost, (aside, versions) = count_lost(connection, key), count_aside(connection, row.id, *key)
+        known = Expectation(received, performed=performed, lost=lost, aside=aside, versions=versions)
+        verdict = completeness_of(known)
         if row.state == "receiving" and (is_over or not performed.missing):
             _update(connection, row.id, {"due_at": now, "waits": None})
         elif row.state not in OPEN_STATES:
             _change_verdict(connection, row.id, verdict, now)
-        record_series_event(
-            connection, "series-confirmed", (row.study_instance_uid, series_instance_uid), now, verdict.reason
-        )
+        record_series_event(connection, "series-confirmed", key, now, verdict.reason)
 
 
 def _siblings(connection: Connection, row: Row[Any]) -> list[int]:

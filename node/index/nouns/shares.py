@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository, columns_but
@@ -16,6 +16,18 @@ from node.index.models import ShareRow, StudyRow
 
 MAX_SHARES = 1000
 """Of all studies; those that are over are removed when one is made."""
+
+
+AHEAD = dt.timedelta(hours=1)
+"""How far the clock may have been ahead of what it is now."""
+
+
+def is_current(begun_at: Any, expires_at: Any, now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition that something has begun and has not expired.
+
+    What begins in the future was made while the clock was ahead: nobody knows when its time is over.
+    """
+    return and_(expires_at > now, begun_at <= now + AHEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +72,8 @@ class ShareRepository(IndexRepository):
     @on_reader
     def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> Share | None:
         """Return the link of a token, or None if it is unknown, revoked or over."""
-        query = select(*_COLUMNS).where(ShareRow.sha256 == sha256, ShareRow.expires_at > now)
-        row = connection.execute(query).first()
+        is_open = is_current(ShareRow.made_at, ShareRow.expires_at, now)
+        row = connection.execute(select(*_COLUMNS).where(ShareRow.sha256 == sha256, is_open)).first()
         return None if row is None else Share(*row)
 
     @on_reader

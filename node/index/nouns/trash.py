@@ -103,8 +103,9 @@ class TrashRepository(IndexRepository):
         connection.execute(delete(TrashRow).where(TrashRow.key.in_(keys), TrashRow.is_loser.is_(False)))
 
     @on_writer
-    def finish_restore(self, connection: Connection, number: int) -> None:
-        """Record the conflicts of a deletion as before: their files have stayed where they were."""
+    def finish_restore(self, connection: Connection, number: int) -> list[str]:
+        """Record the conflicts of a deletion as before, and return the keys of their files, which stayed there."""
+        keys = []
         for row in connection.execute(delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow)).all():
             values = {
                 column.name: _decoded(column.type, row.content[column.name])
@@ -112,6 +113,8 @@ class TrashRepository(IndexRepository):
                 if column.name in row.content and column.name != "id"
             }
             connection.execute(insert(ConflictRow).values(values))
+            keys.append(row.key)
+        return keys
 
     @on_reader
     def due(self, connection: Connection, now: dt.datetime) -> list[int]:

@@ -17,6 +17,9 @@ from node.index.engine.view_rows import Row, ViewRows, pattern_of
 from node.index.nouns.records import InstanceFile
 from node.index.nouns.retention_state import RetentionState, retention_state
 
+MAX_CONFLICTS = 100
+"""Conflicts that are shown of a study, a series or an instance."""
+
 
 def is_due(due_at: str | dt.datetime | None, now: dt.datetime) -> bool:
     """Return whether a series in state ``receiving`` has been quiet: it waits for a converter, and for nothing else."""
@@ -133,6 +136,37 @@ class InstanceViews(ViewRows):
     def count_missing_files(self) -> int:
         """Count the instances whose file is known to be missing or damaged."""
         return self._number("SELECT count(*) FROM v_images WHERE file_missing")
+
+
+class ConflictViews(ViewRows):
+    """Rows of ``v_conflicts``."""
+
+    def count_open(self) -> dict[str, int]:
+        """Count the conflicts that nobody has decided, by kind."""
+        rows = self._rows("SELECT kind, count(*) AS count FROM v_conflicts WHERE decision IS NULL GROUP BY kind")
+        return {str(row["kind"]): int(row["count"]) for row in rows}
+
+    def about(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return undecided conflicts of a study or a series, and of instances that are current in it, oldest first."""
+        of_series = "" if series_instance_uid is None else "AND series_instance_uid = :series"
+        return self._rows(
+            f"""
+            SELECT * FROM v_conflicts WHERE decision IS NULL AND (
+                (study_instance_uid = :study {of_series}) OR sop_instance_uid IN (
+                    SELECT sop_instance_uid FROM v_images WHERE study_instance_uid = :study {of_series}))
+            ORDER BY id LIMIT {MAX_CONFLICTS}
+            """,
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def of_uid(self, uid: str) -> list[Row]:
+        """Return undecided conflicts that name a study, a series or an instance, oldest first."""
+        return self._rows(
+            "SELECT * FROM v_conflicts WHERE decision IS NULL AND "
+            f":uid IN (study_instance_uid, series_instance_uid, sop_instance_uid) ORDER BY id LIMIT {MAX_CONFLICTS}",
+            uid=uid,
+        )
 
 
 class LostViews(ViewRows):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from node.receive import stored_files
-from node.receive.stored_files import CHEAP_BYTES, RecentlyVerified
+from node.receive.stored_files import LONG_BYTES, RecentlyVerified
 
 
-@pytest.mark.parametrize(("length", "seen"), [(CHEAP_BYTES, True), (CHEAP_BYTES + 1, False)])
+@pytest.mark.parametrize(("length", "seen"), [(LONG_BYTES, True), (LONG_BYTES + 1, False)])
 def test_a_long_file_that_looks_unchanged_is_compared_again_after_some_minutes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, seen: bool
 ) -> None:
@@ -29,7 +29,7 @@ def test_a_long_file_that_looks_unchanged_is_compared_again_after_some_minutes(
 
 
 def test_a_long_file_that_was_written_again_is_compared_at_once(tmp_path: Path) -> None:
-    length = CHEAP_BYTES + 1
+    length = LONG_BYTES + 1
     path, content = tmp_path / "file", bytes(length)
     path.write_bytes(content)
     sha256, verified = hashlib.sha256(content).hexdigest(), RecentlyVerified()
