@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from node.dicom.attributes import MAX_TEXT_BYTES
 from node.extensions.pages.status_chips import series_chip
 
 MANY = 40
@@ -22,8 +23,8 @@ class SeriesSearch(BaseModel):
     `state` is the label of a chip; `shown` is the number of rows that the browser has, or asks for.
     """
 
-    words: Annotated[str, Field(max_length=64)] = ""
-    modality: Annotated[str, Field(max_length=16)] = ""
+    words: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
+    modality: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
     state: Annotated[str, Field(max_length=32)] = ""
     shown: Annotated[int, Field(ge=1, le=MAX_SERIES)] = PAGE_SERIES
 

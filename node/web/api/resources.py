@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, HTTPException, Path, Query, Response
 
 from node.counted import counted
+from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.converted import SeriesKey
@@ -82,7 +83,9 @@ DICOM = "application/dicom"
 
 DryRun = Annotated[bool, Query(description="only report what would be deleted")]
 Erase = Annotated[bool, Query(description="remove the files at once, instead of keeping them in the trash")]
-OptionalPatientId = Annotated[str | None, Query(max_length=324, description="Patient ID")]
+OptionalPatientId = Annotated[str | None, Query(max_length=MAX_TEXT_BYTES, description="Patient ID")]
+Text = Annotated[str, Query(max_length=MAX_TEXT_BYTES)]
+"""Parts of texts of instances, or the whole of them."""
 
 
 @router.get("/patients", responses=problems(WRONG_CURSOR), tags=["patients"])
@@ -90,7 +93,7 @@ OptionalPatientId = Annotated[str | None, Query(max_length=324, description="Pat
 def list_patients(
     page: RequestedPage,
     patient_id: OptionalPatientId = None,
-    name: Annotated[str | None, Query(max_length=324, description="beginning of the name, case-insensitive")] = None,
+    name: Annotated[Text | None, Query(description="beginning of the name, case-insensitive")] = None,
 ) -> Page[models.PatientResource]:
     """Patients, newest first."""
     wanted = {"patient_id": patient_id, "name": name}
@@ -111,11 +114,11 @@ def show_patient(call: ReaderCall, response: Response, id: PatientNumber) -> mod
 @for_projects
 def list_studies(
     page: RequestedPage,
-    words: Annotated[str, Query(max_length=324, description="words in patient's name, ID or accession number")] = "",
+    words: Annotated[Text, Query(description="words in patient's name, ID or accession number")] = "",
     patient_id: OptionalPatientId = None,
-    accession_number: Annotated[str | None, Query(max_length=324, description="Accession Number")] = None,
-    description: Annotated[str, Query(max_length=64, description="part of the study or a series description")] = "",
-    modality: Annotated[str, Query(max_length=16, description="modality of at least one series")] = "",
+    accession_number: Annotated[Text | None, Query(description="Accession Number")] = None,
+    description: Annotated[Text, Query(description="part of the study or a series description")] = "",
+    modality: Annotated[Text, Query(description="modality of at least one series")] = "",
     first_date: Annotated[dt.date | None, Query(description="earliest Study Date")] = None,
     last_date: Annotated[dt.date | None, Query(description="latest Study Date")] = None,
     condition: Annotated[
@@ -204,7 +207,7 @@ def send_study(call: WriterCall, change: Change, key: StudyOrSeries, to: To) -> 
 def list_series(
     page: RequestedPage,
     uids: UidFilters,
-    modality: Annotated[str | None, Query(max_length=324, description="Modality")] = None,
+    modality: Annotated[Text | None, Query(description="Modality")] = None,
     state: Annotated[list[models.State] | None, Query(max_length=6, description="any of these states")] = None,
     verdict: Annotated[str | None, Query(max_length=324, description="whether the series is complete")] = None,
     where: Annotated[
