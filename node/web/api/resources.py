@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, HTTPException, Path, Query, Response
 
+from node.conversion.naming import folder_name
 from node.counted import counted
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.database.reading import ReadIndex
@@ -288,7 +289,7 @@ def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Respon
         raise HTTPException(410, str(error)) from error
     call.audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     media_type = type_or_octets(call.request.headers, DICOM)
-    response = file_response(path, media_type, f"{sop_instance_uid}.dcm", row["sha256"])
+    response = file_response(path, media_type, f"{folder_name(sop_instance_uid)}.dcm", row["sha256"])
     response.headers.add_vary_header("Accept")
     if wants_digest(call.request.headers):
         add_digest(response, digest_of(path))
