@@ -2,17 +2,21 @@
 
 The values come from whoever made the files, so nothing but letters, digits and ``- + . _`` of them reaches a name. What
 people write to tell two series apart stays, as far as it can: signs (``+``, ``-``), the star of T2*, all of a text.
+
+Whatever a sender chose becomes part of a path by `safe_name`, or by `folder_name` if it is a UID, and in no other way.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from node.dicom.attributes import is_uid
 from node.errors import UsageError
 
 TOKENS = {
@@ -183,6 +187,13 @@ def safe_name(text: str) -> str:
     if name.partition(".")[0].casefold() in RESERVED:
         name = f"_{name}"
     return name or "series"
+
+
+def folder_name(uid: str) -> str:
+    """Return a UID as the name of a file or a folder: itself, or a digest of what is not digits with dots between."""
+    if is_uid(uid):
+        return uid
+    return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _kept(letter: str) -> str:

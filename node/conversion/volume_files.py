@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.archive.base import VOLUMES
+from node.conversion.naming import folder_name
 from node.durable import sync_file
 from node.index.nouns.records import RevisionFile
 
@@ -47,16 +47,6 @@ def revision_folder(claimed: ClaimedSeries) -> Path:
 def series_folder(study_instance_uid: str, series_instance_uid: str) -> str:
     """Return the folder of all revisions of a series, relative to the root; it begins the keys of their objects."""
     return f"{VOLUMES}/{folder_name(study_instance_uid)}/{folder_name(series_instance_uid)}"
-
-
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-
-
-def folder_name(uid: str) -> str:
-    """Return a folder name for a UID: the UID itself, or a digest if the UID is invalid (PS3.5 9.1)."""
-    if len(uid) <= 64 and _UID.fullmatch(uid):
-        return uid
-    return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def stem_of(name: str) -> str:

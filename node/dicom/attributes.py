@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Literal
 
 from node.dicom.character_sets import complete_pydicom, decoded
 from node.dicom.encoding import EXPLICIT_BIG_ENDIAN
-from node.dicom.header import HeaderCut, read_header, read_header_by_windows, read_items
+from node.dicom.header import MAX_VALUE_BYTES, HeaderCut, read_header, read_header_by_windows, read_items
 from node.errors import NotUnderstood
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -29,60 +30,68 @@ REQUEST_ATTRIBUTES_SEQUENCE = 0x00400275
 UID_LENGTH = 64
 """Maximum length of a UID, PS3.5 9.1."""
 
+MAX_TEXT_BYTES = 1024
+"""Most bytes in UTF-8 of a text that is indexed. A longer one is refused, not cut: two values that are equal up to
+there would be one. Senders exceed the lengths of PS3.5 6.2; a key of an index in PostgreSQL has at most 2704 bytes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity, which costs nothing to hash
 class Attribute:
-    """One indexed element: its column, and how its value is read. `width` is the maximum length (PS3.5 6.2)."""
+    """One indexed element: its column, and how its value is read."""
 
     tag: int
     column: str
     vr: str
-    width: int | None = None
+
+    def __str__(self) -> str:
+        from pydicom.datadict import dictionary_description  # here: commands start without pydicom
+
+        return f"{dictionary_description(self.tag)} ({self.tag >> 16:04X},{self.tag & 0xFFFF:04X})"
 
 
-TIMEZONE_OFFSET = Attribute(0x00080201, "timezone_offset_from_utc", "SH", 16)
+TIMEZONE_OFFSET = Attribute(0x00080201, "timezone_offset_from_utc", "SH")
 """Each level has it: the times of a level are those of the instance that gave the level its attributes."""
 
 PATIENT = (
-    Attribute(0x00100010, "patient_name", "PN", 324),
-    Attribute(PATIENT_ID, "patient_id", "LO", 64),
-    Attribute(ISSUER_OF_PATIENT_ID, "issuer_of_patient_id", "LO", 64),
+    Attribute(0x00100010, "patient_name", "PN"),
+    Attribute(PATIENT_ID, "patient_id", "LO"),
+    Attribute(ISSUER_OF_PATIENT_ID, "issuer_of_patient_id", "LO"),
     Attribute(0x00100030, "patient_birth_date", "DA"),
     Attribute(0x00100032, "patient_birth_time", "TM"),
-    Attribute(0x00100040, "patient_sex", "CS", 16),
+    Attribute(0x00100040, "patient_sex", "CS"),
 )
 STUDY = (
-    Attribute(STUDY_INSTANCE_UID, "study_instance_uid", "UI", UID_LENGTH),
+    Attribute(STUDY_INSTANCE_UID, "study_instance_uid", "UI"),
     Attribute(0x00080020, "study_date", "DA"),
     Attribute(0x00080030, "study_time", "TM"),
-    Attribute(0x00080050, "accession_number", "SH", 16),
-    Attribute(0x00200010, "study_id", "SH", 16),
-    Attribute(0x00081030, "study_description", "LO", 64),
-    Attribute(0x00080090, "referring_physician_name", "PN", 324),
-    Attribute(0x00101010, "patient_age", "AS", 4),
+    Attribute(0x00080050, "accession_number", "SH"),
+    Attribute(0x00200010, "study_id", "SH"),
+    Attribute(0x00081030, "study_description", "LO"),
+    Attribute(0x00080090, "referring_physician_name", "PN"),
+    Attribute(0x00101010, "patient_age", "AS"),
     TIMEZONE_OFFSET,
 )
 SERIES = (
-    Attribute(SERIES_INSTANCE_UID, "series_instance_uid", "UI", UID_LENGTH),
-    Attribute(0x00080060, "modality", "CS", 16),
+    Attribute(SERIES_INSTANCE_UID, "series_instance_uid", "UI"),
+    Attribute(0x00080060, "modality", "CS"),
     Attribute(0x00200011, "series_number", "IS"),
-    Attribute(0x0008103E, "series_description", "LO", 64),
+    Attribute(0x0008103E, "series_description", "LO"),
     Attribute(0x00080021, "series_date", "DA"),
     Attribute(0x00080031, "series_time", "TM"),
-    Attribute(0x00180015, "body_part_examined", "CS", 16),
-    Attribute(0x00200060, "laterality", "CS", 16),
-    Attribute(0x00181030, "protocol_name", "LO", 64),
-    Attribute(0x00080070, "manufacturer", "LO", 64),
-    Attribute(0x00081090, "manufacturer_model_name", "LO", 64),
-    Attribute(0x00081010, "station_name", "SH", 16),
-    Attribute(0x00200052, "frame_of_reference_uid", "UI", UID_LENGTH),
+    Attribute(0x00180015, "body_part_examined", "CS"),
+    Attribute(0x00200060, "laterality", "CS"),
+    Attribute(0x00181030, "protocol_name", "LO"),
+    Attribute(0x00080070, "manufacturer", "LO"),
+    Attribute(0x00081090, "manufacturer_model_name", "LO"),
+    Attribute(0x00081010, "station_name", "SH"),
+    Attribute(0x00200052, "frame_of_reference_uid", "UI"),
     Attribute(0x00400244, "performed_procedure_step_start_date", "DA"),
     Attribute(0x00400245, "performed_procedure_step_start_time", "TM"),
     TIMEZONE_OFFSET,
 )
 IMAGE = (
-    Attribute(SOP_INSTANCE_UID, "sop_instance_uid", "UI", UID_LENGTH),
-    Attribute(SOP_CLASS_UID, "sop_class_uid", "UI", UID_LENGTH),
+    Attribute(SOP_INSTANCE_UID, "sop_instance_uid", "UI"),
+    Attribute(SOP_CLASS_UID, "sop_class_uid", "UI"),
     Attribute(0x00200013, "instance_number", "IS"),
     Attribute(0x00280008, "number_of_frames", "IS"),
     Attribute(0x00280010, "rows", "US"),
@@ -98,8 +107,8 @@ IMAGE = (
     TIMEZONE_OFFSET,
 )
 REQUEST = (
-    Attribute(0x00400009, "ScheduledProcedureStepID", "SH", 16),
-    Attribute(0x00401001, "RequestedProcedureID", "SH", 16),
+    Attribute(0x00400009, "ScheduledProcedureStepID", "SH"),
+    Attribute(0x00401001, "RequestedProcedureID", "SH"),
 )
 """Attributes of an item of the Request Attributes Sequence (0040,0275), PS3.3 10.6; `column` is the keyword."""
 
@@ -113,6 +122,9 @@ INDEXED_TAGS = frozenset(
 )
 COLUMN_TAGS = INDEXED_TAGS - {SPECIFIC_CHARACTER_SET, REQUEST_ATTRIBUTES_SEQUENCE}
 """Of the elements with a column of their own; the items of a sequence have more attributes than columns."""
+
+_IDENTIFYING = (IMAGE[0], IMAGE[1], STUDY[0], SERIES[0])
+"""SOP Instance UID, SOP Class UID, Study and Series Instance UID."""
 
 _REQUEST_TAGS = frozenset(attribute.tag for attribute in REQUEST)
 
@@ -168,7 +180,8 @@ def instance_attributes(
     HeaderCut
         `data` ends before the last indexed element.
     NotUnderstood
-        The encoding is broken, or one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys).
+        The encoding is broken, one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys), or a text has
+        more than `MAX_TEXT_BYTES`.
     """
     return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS, is_cut=is_cut), transfer_syntax_uid)
 
@@ -184,7 +197,7 @@ def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attr
     Raises
     ------
     NotUnderstood
-        The encoding is broken.
+        The encoding is broken, or a text has more than `MAX_TEXT_BYTES`.
     """
     tags = frozenset({SPECIFIC_CHARACTER_SET, *(attribute.tag for attribute in wanted)})
     try:
@@ -197,6 +210,11 @@ def read_attributes(data: bytes, transfer_syntax_uid: str, wanted: Sequence[Attr
 
 
 def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> InstanceAttributes:
+    for attribute in _IDENTIFYING:
+        # As sent: `clean_text` would make one UID of two that differ in a control character.
+        raw = elements.get(attribute.tag, b"")
+        if len(raw) == MAX_VALUE_BYTES or not is_identifier(raw.decode("ascii", "replace").strip(" \0")):
+            raise NotUnderstood(f"{attribute} is missing, or not a UID of up to {UID_LENGTH} characters (PS3.5 9.1)")
     character_set = elements.get(SPECIFIC_CHARACTER_SET, b"")
     order: ByteOrder = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
     patient, study, series = (
@@ -205,35 +223,29 @@ def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> Inst
     )
     image = _level(IMAGE, [elements.get(attribute.tag) for attribute in IMAGE], character_set, order)
     requests = _requests(elements.get(REQUEST_ATTRIBUTES_SEQUENCE, b""), transfer_syntax_uid, character_set)
-    attributes = InstanceAttributes(patient, study, {**series, "request_attributes": requests}, image)
-    for level, column, name in (
-        (attributes.image, "sop_instance_uid", "SOP Instance UID (0008,0018)"),
-        (attributes.image, "sop_class_uid", "SOP Class UID (0008,0016)"),
-        (attributes.study, "study_instance_uid", "Study Instance UID (0020,000D)"),
-        (attributes.series, "series_instance_uid", "Series Instance UID (0020,000E)"),
-    ):
-        if not is_identifier(level[column]):
-            raise NotUnderstood(f"{name} is missing, or not a UID of up to {UID_LENGTH} characters (PS3.5 9.1)")
-    return attributes
+    return InstanceAttributes(patient, study, {**series, "request_attributes": requests}, image)
 
 
-_IDENTIFIER = re.compile(r"[!-\[\]-~]{1,64}")
+_IDENTIFIER = re.compile(r"(?!\.+\Z)[!#-.0-\[\]-~]{1,64}")
 
 
 def is_identifier(uid: object) -> bool:
-    """Return whether `uid` can identify an object: 1 to 64 visible ASCII characters without backslash.
+    """Return whether `uid` can identify an object: 1 to 64 visible ASCII characters, which need not be those of a UID.
 
-    Wider than PS3.5 9.1, because real senders use letters and leading zeros. The text of a UID never becomes a path.
+    A backslash separates values, a slash and dots alone lead elsewhere in a URL, and a quote ends a text of a selector.
     """
     return isinstance(uid, str) and _IDENTIFIER.fullmatch(uid) is not None
 
 
-_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
-def is_uid(text: str) -> bool:
-    """Return whether a text is a UID by PS3.5 9.1; see `is_identifier` for what is accepted from senders."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
+def is_uid(uid: str) -> bool:
+    """Return whether a text is a UID by PS3.5 9.1, except that components may begin with zeros: real senders have such.
+
+    `is_identifier` has what an archive accepts by ``[storage] any_uids``.
+    """
+    return len(uid) <= UID_LENGTH and _UID.fullmatch(uid) is not None
 
 
 def _level(
@@ -279,24 +291,25 @@ def _encodings(raw: bytes) -> list[str]:
 
 
 def _value(raw: bytes, attribute: Attribute, character_set: bytes, order: ByteOrder) -> Value:
+    text = raw.decode("ascii", "replace").strip(" \0")
     match attribute.vr:
         case "US":
             return int.from_bytes(raw[:2], order) if len(raw) >= 2 else None
-        case "PN" | "LO" | "SH":
-            return _text(raw, attribute, character_set)
-    text = raw.decode("ascii", "replace").strip(" \0")
-    match attribute.vr:
         case "IS":
             return _integer(text)
         case "DA":
             return date_of(text)
         case "TM":
             return time_of(text)
-    return clean_text(text, attribute.width)
+    return _text(raw, attribute, character_set)
 
 
 def _text(raw: bytes, attribute: Attribute, character_set: bytes) -> str | None:
-    return clean_text(text_of(raw, character_set, attribute.vr), attribute.width)
+    has_letters = attribute.vr in ("PN", "LO", "SH")
+    cleaned = clean_text(text_of(raw, character_set, attribute.vr) if has_letters else raw.decode("ascii", "replace"))
+    if len(raw) == MAX_VALUE_BYTES or not is_short(cleaned or ""):  # the reader of headers cuts there
+        raise NotUnderstood(f"{attribute} has more than {MAX_TEXT_BYTES} bytes of text")
+    return cleaned
 
 
 def text_of(raw: bytes, character_set: bytes, vr: str) -> str:
@@ -312,9 +325,20 @@ def text_of(raw: bytes, character_set: bytes, vr: str) -> str:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def clean_text(text: str, width: int | None) -> str | None:
-    """Return the first value without padding and without characters that could harm a database or a terminal."""
-    return _CONTROL.sub("", text.strip(" \0"))[:width] or None
+def is_short(text: str) -> bool:
+    """Return whether a text has at most `MAX_TEXT_BYTES`, also without the case of its letters, as names are compared.
+
+    Without case, the characters of some scripts become longer: ``U+FDFA`` becomes 18.
+    """
+    if text.isascii():
+        return len(text) <= MAX_TEXT_BYTES
+    forms = text, unicodedata.normalize("NFKC", text.casefold())
+    return all(len(form.encode("utf-8", "replace")) <= MAX_TEXT_BYTES for form in forms)
+
+
+def clean_text(text: str) -> str | None:
+    """Return the values of a text without padding and without characters that could harm a database or a terminal."""
+    return _CONTROL.sub("", text.strip(" \0")) or None
 
 
 def _integer(text: str) -> int | None:

@@ -390,7 +390,7 @@ def _standard_name_and_vr(tag: int) -> tuple[str, str]:
 
 def _creator(elements: Elements, tag: int, character_set: bytes) -> str:
     raw = elements.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF, (b"", None))[1]
-    return clean_text(text_of(raw, character_set, "LO"), 64) or "" if raw else ""
+    return clean_text(text_of(raw, character_set, "LO")) or "" if raw else ""
 
 
 @lru_cache(maxsize=2048)
@@ -427,7 +427,7 @@ def _text(raw: bytes, vr: str, character_set: bytes, syntax: str) -> str | None:
     if vr in _SINGLE:
         return _CONTROL.sub("", text_of(raw, character_set, vr)).rstrip(" ")
     if vr in _TEXTS:
-        return clean_text(text_of(raw, character_set, vr), None) or ""
+        return clean_text(text_of(raw, character_set, vr)) or ""
     order = ">" if syntax == EXPLICIT_BIG_ENDIAN else "<"
     if vr == "AT":
         pairs = struct.unpack(f"{order}{len(raw) // 4 * 2}H", raw[: len(raw) // 4 * 4])

@@ -283,7 +283,7 @@ def _creator_of(identifier: Dataset, tag: BaseTag) -> str:
     """Return the private creator that reserves the block of a key in the same data set (PS3.5 7.8.1)."""
     creator = BaseTag(tag.group << 16 | tag.element >> 8)
     values = texts_of(identifier, creator) if creator in identifier else []
-    return clean_text(values[0], 64) or "" if values else ""
+    return clean_text(values[0]) or "" if values else ""
 
 
 def _plain_texts(element: Any) -> list[str]:

@@ -102,7 +102,7 @@ _STATUS_OF: tuple[tuple[type[InstanceRefused], int], ...] = (
 _REMEDIES = {
     OUT_OF_RESOURCES: "check the disk, `voxelnode status` and the log of this node, then send again",
     CLASS_MISMATCH: "the sender announces one object and sends another: report it to the vendor of the sender",
-    CANNOT_UNDERSTAND: "the data set is damaged or lacks an identifying UID: export it again at the sender",
+    CANNOT_UNDERSTAND: "the data set is damaged, lacks an identifying UID or has too long a text: correct the sender",
     NOT_AUTHORIZED: 'add "store" to `may` of the sender in [peers], and have it propose the role of an SCU',
     SOP_CLASS_NOT_SUPPORTED: "configure the sender to propose the storage SOP class of the object",
 }

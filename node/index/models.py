@@ -1,6 +1,7 @@
 """The tables: patients, studies, series and images are the levels of PS3.4 C.6; the other tables record their history.
 
-Column widths follow PS3.5 6.2. Text is UTF-8, whichever character set the sender used.
+What senders and orders say is as long as they say it (at most `MAX_TEXT_BYTES` of `node.dicom.attributes`), in UTF-8,
+whichever character set they used.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
     def group_of_row(context: DefaultExecutionContext) -> str | None:
         return folded_groups(context.get_current_parameters().get(column))[group]  # type: ignore[no-untyped-call]
 
-    return mapped_column(String(324), default=group_of_row, index=column == "patient_name")
+    return mapped_column(Text, default=group_of_row, index=column == "patient_name")
 
 
 class AboutRow(Base):
@@ -143,16 +144,16 @@ class PatientRow(Base):
     __tablename__ = "patients"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    identity: Mapped[str] = mapped_column(String(200), index=True)  # issuer and ID; the study if there is no ID
-    patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
-    issuer_of_patient_id: Mapped[str | None] = mapped_column(String(64))
-    patient_name: Mapped[str | None] = mapped_column(String(324), index=True)
+    identity: Mapped[str] = mapped_column(Text, index=True)  # issuer and ID; the study if there is no ID
+    patient_id: Mapped[str | None] = mapped_column(Text, index=True)
+    issuer_of_patient_id: Mapped[str | None] = mapped_column(Text)
+    patient_name: Mapped[str | None] = mapped_column(Text, index=True)
     patient_name_alphabetic: Mapped[str | None] = _folded_group("patient_name", 0)
     patient_name_ideographic: Mapped[str | None] = _folded_group("patient_name", 1)
     patient_name_phonetic: Mapped[str | None] = _folded_group("patient_name", 2)
     patient_birth_date: Mapped[dt.date | None] = mapped_column(Date)
     patient_birth_time: Mapped[dt.time | None] = mapped_column(Time)
-    patient_sex: Mapped[str | None] = mapped_column(String(16))
+    patient_sex: Mapped[str | None] = mapped_column(Text)
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # decided by a person
     merged_first_into: Mapped[int | None] = mapped_column(Integer)  # that decision, if that patient was merged as well
 
@@ -166,15 +167,15 @@ class StudyRow(Base):
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     study_date: Mapped[dt.date | None] = mapped_column(Date, index=True)
     study_time: Mapped[dt.time | None] = mapped_column(Time)
-    accession_number: Mapped[str | None] = mapped_column(String(16), index=True)
-    study_id: Mapped[str | None] = mapped_column(String(16), index=True)
-    study_description: Mapped[str | None] = mapped_column(String(64), index=True)
-    referring_physician_name: Mapped[str | None] = mapped_column(String(324))
+    accession_number: Mapped[str | None] = mapped_column(Text, index=True)
+    study_id: Mapped[str | None] = mapped_column(Text, index=True)
+    study_description: Mapped[str | None] = mapped_column(Text, index=True)
+    referring_physician_name: Mapped[str | None] = mapped_column(Text)
     referring_physician_name_alphabetic: Mapped[str | None] = _folded_group("referring_physician_name", 0)
     referring_physician_name_ideographic: Mapped[str | None] = _folded_group("referring_physician_name", 1)
     referring_physician_name_phonetic: Mapped[str | None] = _folded_group("referring_physician_name", 2)
-    patient_age: Mapped[str | None] = mapped_column(String(4))
-    timezone_offset_from_utc: Mapped[str | None] = mapped_column(String(16))
+    patient_age: Mapped[str | None] = mapped_column(Text)
+    timezone_offset_from_utc: Mapped[str | None] = mapped_column(Text)
     closed_at: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)  # end of the last conversion
     quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it became quiet; a series may have reopened since
 
@@ -202,21 +203,21 @@ class SeriesRow(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
-    modality: Mapped[str | None] = mapped_column(String(16))
+    modality: Mapped[str | None] = mapped_column(Text)
     series_number: Mapped[int | None] = mapped_column(Integer)
-    series_description: Mapped[str | None] = mapped_column(String(64))
+    series_description: Mapped[str | None] = mapped_column(Text)
     series_date: Mapped[dt.date | None] = mapped_column(Date)
     series_time: Mapped[dt.time | None] = mapped_column(Time)
-    body_part_examined: Mapped[str | None] = mapped_column(String(16))
-    laterality: Mapped[str | None] = mapped_column(String(16))
-    protocol_name: Mapped[str | None] = mapped_column(String(64))
-    manufacturer: Mapped[str | None] = mapped_column(String(64))
-    manufacturer_model_name: Mapped[str | None] = mapped_column(String(64))
-    station_name: Mapped[str | None] = mapped_column(String(16))
-    frame_of_reference_uid: Mapped[str | None] = mapped_column(String(64))
+    body_part_examined: Mapped[str | None] = mapped_column(Text)
+    laterality: Mapped[str | None] = mapped_column(Text)
+    protocol_name: Mapped[str | None] = mapped_column(Text)
+    manufacturer: Mapped[str | None] = mapped_column(Text)
+    manufacturer_model_name: Mapped[str | None] = mapped_column(Text)
+    station_name: Mapped[str | None] = mapped_column(Text)
+    frame_of_reference_uid: Mapped[str | None] = mapped_column(Text)
     performed_procedure_step_start_date: Mapped[dt.date | None] = mapped_column(Date)
     performed_procedure_step_start_time: Mapped[dt.time | None] = mapped_column(Time)
-    timezone_offset_from_utc: Mapped[str | None] = mapped_column(String(16))
+    timezone_offset_from_utc: Mapped[str | None] = mapped_column(Text)
     # Scheduled Procedure Step ID and Requested Procedure ID of each request, by keyword.
     request_attributes: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
 
@@ -278,7 +279,7 @@ class ImageRow(Base):
     number_of_slices: Mapped[int | None] = mapped_column(Integer)
     number_of_time_slices: Mapped[int | None] = mapped_column(Integer)
     number_of_series_related_instances: Mapped[int | None] = mapped_column(Integer)
-    timezone_offset_from_utc: Mapped[str | None] = mapped_column(String(16))
+    timezone_offset_from_utc: Mapped[str | None] = mapped_column(Text)
     file_missing: Mapped[bool] = mapped_column(default=False, server_default=false())  # set by fsck
     bytes: Mapped[int] = mapped_column(BigInteger)  # of the data set as received
     sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
@@ -607,19 +608,19 @@ class ScheduledStepRow(Base):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     source: Mapped[str] = mapped_column(String(16))  # rest, file, hl7
-    source_key: Mapped[str | None] = mapped_column(String(300))  # names the entry at its source: a file, an order
+    source_key: Mapped[str | None] = mapped_column(Text)  # names the entry at its source: a file, an order
     source_version: Mapped[str | None] = mapped_column(String(64))  # of a file: its digest
-    patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
-    patient_name: Mapped[str | None] = mapped_column(String(324))
-    accession_number: Mapped[str | None] = mapped_column(String(16), index=True)
+    patient_id: Mapped[str | None] = mapped_column(Text, index=True)
+    patient_name: Mapped[str | None] = mapped_column(Text)
+    accession_number: Mapped[str | None] = mapped_column(Text, index=True)
     study_instance_uid: Mapped[str | None] = mapped_column(String(64))
-    requested_procedure_id: Mapped[str | None] = mapped_column(String(16))
-    scheduled_procedure_step_id: Mapped[str | None] = mapped_column(String(16))
-    modality: Mapped[str | None] = mapped_column(String(16))
-    station_ae_title: Mapped[str | None] = mapped_column(String(16))
+    requested_procedure_id: Mapped[str | None] = mapped_column(Text)
+    scheduled_procedure_step_id: Mapped[str | None] = mapped_column(Text)
+    modality: Mapped[str | None] = mapped_column(Text)
+    station_ae_title: Mapped[str | None] = mapped_column(Text)
     start_date: Mapped[dt.date | None] = mapped_column(Date)
     start_time: Mapped[dt.time | None] = mapped_column(Time)
-    description: Mapped[str | None] = mapped_column(String(64))
+    description: Mapped[str | None] = mapped_column(Text)
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
     state: Mapped[str] = mapped_column(String(16), default="scheduled")  # in-progress, completed, discontinued
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
@@ -636,11 +637,11 @@ class PerformedStepRow(Base):
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     state: Mapped[str] = mapped_column(String(16))  # Performed Procedure Step Status (0040,0252)
     study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
-    patient_id: Mapped[str | None] = mapped_column(String(64))
-    accession_number: Mapped[str | None] = mapped_column(String(16))
-    performed_procedure_step_id: Mapped[str | None] = mapped_column(String(16))
-    modality: Mapped[str | None] = mapped_column(String(16))
-    station_ae_title: Mapped[str | None] = mapped_column(String(16))
+    patient_id: Mapped[str | None] = mapped_column(Text)
+    accession_number: Mapped[str | None] = mapped_column(Text)
+    performed_procedure_step_id: Mapped[str | None] = mapped_column(Text)
+    modality: Mapped[str | None] = mapped_column(Text)
+    station_ae_title: Mapped[str | None] = mapped_column(Text)
     series: Mapped[int] = mapped_column(Integer, default=0)  # that it lists
     instances: Mapped[int] = mapped_column(Integer, default=0)  # that it lists
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model

@@ -279,6 +279,8 @@ def _identity(content: Content) -> str:
 
 
 def _info(name: str, length: int, at: int) -> zipfile.ZipInfo:
+    if not {"", ".", ".."}.isdisjoint(name.split("/")) or "\\" in name:
+        raise ValueError("a member of a ZIP file must be below the folder where it is unpacked")
     info = zipfile.ZipInfo(name)
     info.file_size = info.compress_size = length
     info.flag_bits = _DATA_DESCRIPTOR  # the checksum follows the content

@@ -33,7 +33,7 @@ from typing import Any
 from pydicom import FileDataset
 
 from node.control.care import check_repository
-from node.conversion.volume_files import folder_name
+from node.conversion.naming import folder_name
 from node.index.database.reading import reading
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import upgrade

@@ -25,11 +25,12 @@ from pydicom.uid import JPEG2000Lossless
 from node.child_process.messages import ChildCancelled
 from node.child_process.serving import ChildLimits
 from node.conversion.job import ConversionJob, Converted
+from node.conversion.naming import folder_name
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged, write_volumes
-from node.conversion.volume_files import folder_name, revision_folder, sweep
+from node.conversion.volume_files import revision_folder, sweep
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make

@@ -9,10 +9,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, config, dcmread
 
 from node.audit.audit_log import Audit
+from node.extensions.deidentify.deidentification import Deidentification
+from node.extensions.deidentify.files import deidentify_files
 from node.extensions.deidentify.profile import Option, Profile
+from node.extensions.deidentify.pseudonyms import passing_key
 from tests import make
 from tests.leaks import leaks
 from tests.preloaded import run
@@ -145,3 +148,19 @@ def test_nothing_written_is_a_failure(tmp_path: Path) -> None:
     done = run("deidentify", tmp_path / "1.dcm", tmp_path / "out")
     assert done.returncode == 1
     assert done.stdout.endswith(f"0 instances of 0 patients, 0 refused, 1 skipped: {tmp_path / 'out'}\n")
+
+
+@pytest.mark.parametrize("uid", ["..", ".", "...", "1.2/../../3"])
+def test_uids_that_stay_never_lead_out_of_the_folder_of_results(tmp_path: Path, uid: str) -> None:
+    originals, out = tmp_path / "data" / "in", tmp_path / "data" / "out"
+    originals.mkdir(parents=True)
+    with config.disable_value_validation():
+        ds = make.instance(study_uid=uid, series_uid=uid, sop_instance_uid="1.2.3")
+        ds.save_as(originals / "a.dcm", enforce_file_format=True)
+    (victim := tmp_path / "data" / "1.2.3.dcm").write_bytes(b"a file beside the results")
+    how = Deidentification(Profile(frozenset({Option.UIDS})), passing_key())
+    summary = deidentify_files([originals], out, how)
+    assert victim.read_bytes() == b"a file beside the results"
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - {victim, originals / "a.dcm"}
+    assert all(path.is_relative_to(out) for path in written)
+    assert len(written) == summary.written == (0 if "/" in uid else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydicom import config
 
 from node.audit.audit_log import Audit
 from node.extensions.identity.persons import PersonRepository
@@ -88,3 +89,14 @@ def test_the_port_takes_them_beside_orders(root: Root, changes: PatientChanges) 
     finally:
         listener.stop()
     assert owners(root)[study] == "NEW"
+
+
+def test_pseudonyms_of_128_characters_are_merged(root: Root, changes: PatientChanges) -> None:
+    old, new = "f" * 127 + "1", "f" * 127 + "2"
+    with config.disable_value_validation():
+        first, second = take(root, old), take(root, new)
+    assert owners(root) == {first: old, second: new}
+    assert sent(changes, f"PID|||{new}", f"MRG|{old}") == ["merged"]
+    assert owners(root) == {first: new, second: new}
+    with pytest.raises(MessageRefused, match="no text of more than 1024 bytes"):
+        sent(changes, f"PID|||{new * 10}", f"MRG|{old}")

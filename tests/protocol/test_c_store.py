@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from io import BytesIO
 
 import pytest
-from pydicom import dcmread
+from pydicom import FileDataset, config, dcmread
 from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -15,6 +16,7 @@ from pydicom.uid import (
 from pynetdicom import build_context
 
 from node.association.outgoing import MAXIMUM_PDU_BYTES
+from node.dicom.uids import STUDY_ROOT_FIND
 from node.receive.readiness import reasons_not_ready
 from tests.make import corrected, ct_series, instance
 from tests.protocol.conftest import (
@@ -26,6 +28,7 @@ from tests.protocol.conftest import (
     c_store_rq,
     data_set_bytes,
     decoded,
+    identifier,
     p_data,
     pdv,
     status_of,
@@ -233,3 +236,85 @@ def test_pixels_that_are_elsewhere_and_other_services_are_not_accepted(node: Run
     assert [context.abstract_syntax for context in assoc.accepted_contexts] == ["1.2.840.10008.1.1"]
     assert sorted(context.result for context in assoc.rejected_contexts) == [3, 4, 4]
     assoc.release()
+
+
+def relabelled(ds: FileDataset, **uids: str) -> bytes:
+    """A data set as it is sent, with other UIDs that pydicom would not write."""
+    data = data_set_bytes(ds)
+    for keyword, uid in uids.items():
+        element = b"UI" + struct.pack("<H", len(uid)) + uid.encode()
+        before = ds[keyword].value.encode() + b"\0" * (len(ds[keyword].value) % 2)
+        data = data.replace(b"UI" + struct.pack("<H", len(before)) + before, element)
+    return data
+
+
+@pytest.mark.own_acceptor("pynetdicom aborts at a UID that is none")
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+def test_people_whose_uids_are_the_same_up_to_64_characters_stay_apart(node: Running, keyword: str) -> None:
+    start = "1.2.826.0.1.3680043.8.498.".ljust(64, "7")
+    with Raw(node).associate() as peer:
+        for end, who in ((".1", "A"), (".2", "B")):
+            ds = instance(PatientID=who)
+            data = relabelled(ds, **{keyword: start + end})
+            uid = start + end if keyword == "SOPInstanceUID" else ds.SOPInstanceUID
+            assert peer.store(uid, data) == 0xC000
+    assert node.rows() == []
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """What pydicom says of values that are longer than the standard has them is not heard."""
+    with config.disable_value_validation():
+        yield
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_values_longer_than_the_standard_has_them_are_kept_and_compared_whole(node: Running) -> None:
+    for end in "12":
+        ds = instance(
+            SpecificCharacterSet="ISO_IR 192",
+            PatientID="f" * 127 + end,  # as of a SHA-512
+            AccessionNumber=f"HOSPITAL-2024-000000{end}",
+            StudyDescription="山" * 340 + end,
+        )
+        with Raw(node).associate() as peer:
+            assert peer.store(ds.SOPInstanceUID, data_set_bytes(ds)) == 0
+    patients = node.rows("SELECT patient_id FROM v_patients ORDER BY patient_id")
+    assert [row["patient_id"] for row in patients] == ["f" * 127 + end for end in "12"]
+    assert node.rows("SELECT * FROM v_conflicts") == []
+    for key, whole in (("AccessionNumber", "HOSPITAL-2024-0000002"), ("StudyDescription", "山" * 340 + "2")):
+        query = identifier("STUDY", SpecificCharacterSet="ISO_IR 192", StudyInstanceUID=None, **{key: whole})
+        assoc = associate(node, build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian))
+        answers = [found for status, found in assoc.send_c_find(query, STUDY_ROOT_FIND) if status.Status == 0xFF00]
+        assoc.release()
+        assert [(found[key].value, found.StudyInstanceUID) for found in answers] == [(whole, ds.StudyInstanceUID)]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_text_that_no_index_takes_is_refused_by_its_name_and_the_next_instance_is_stored(node: Running) -> None:
+    assoc = associate(node)
+    refused = assoc.send_c_store(instance(SpecificCharacterSet="ISO_IR 192", PatientID="山" * 342))
+    stored = assoc.send_c_store(instance())
+    assoc.release()
+    assert (refused.Status, stored.Status) == (0xC000, 0)
+    assert refused.ErrorComment == "Patient ID (0010,0020) has more than 1024 bytes of text"
+    assert len(node.rows()) == 1
+
+
+@pytest.mark.own_acceptor("pynetdicom aborts at a UID that is none")
+def test_what_is_no_uid_is_refused_unless_the_archive_has_such(start_node: Callable[..., Running]) -> None:
+    strict, lenient = start_node(), start_node(any_uids=True)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        for uid, is_one in (("1.2.007", True), ("1.2.3%2Flinks?", False), ("ABC-1", False), ("1..2", False)):
+            ds = instance()
+            data = relabelled(ds, **{keyword: uid})
+            statuses = []
+            for node in (strict, lenient):
+                with Raw(node).associate() as peer:
+                    statuses.append(peer.store(uid if keyword == "SOPInstanceUID" else ds.SOPInstanceUID, data))
+            assert statuses == [0 if is_one else 0xC000, 0], (keyword, uid)
+    with Raw(strict).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq("ABC"))) + p_data(pdv(1, 2, data_set_bytes(instance()))))
+        answer = peer.receive()
+    assert answer is not None
+    assert decoded(answer[1])[0x0902].rstrip() == b"SOP Instance UID is no UID (PS3.5 9.1): see [storage] any_uids"

@@ -258,7 +258,7 @@ def test_text_is_decoded_by_the_character_set_and_without_escapes(
         (written(control="ZZ"), "AE", "ORC-1 must be one of"),
         (written((MSH, PID, "ORC|NW||", "OBR|1")), "AE", "ORC-2 or ORC-3"),
         (written((MSH, PID, "ORC|NW|1", "OBR|1")), "AE", "Modality (0008,0060) is missing"),
-        (written(name="x" * 400), "AE", "PatientName (0010,0010): must not be longer"),
+        (written(name="x" * 1100), "AE", "PatientName (0010,0010): must not be longer"),
         (written((MSH, PID, "ORC|NW|1", *(["OBR|1"] * 600))), "AR", "more than 500 segments"),
     ],
 )  # fmt: skip
@@ -337,3 +337,23 @@ def test_any_bytes_are_parsed_or_refused() -> None:
         for data in (whole[:end], whole[end:], whole[:end] + b"\x00\xff|^~" + whole[end:]):
             with suppress(MessageRefused):
                 orders_of(parse(data), {})
+
+
+def test_what_an_order_says_is_kept_whole_and_what_is_too_long_is_refused(listening: Any) -> None:
+    accession, patient, text = "HOSPITAL-2024-0000001", "f" * 128, "T" * 100
+
+    def order(number: str) -> bytes:
+        segments = [segment.replace("A100", accession).replace("PL-1", number) for segment in ORM]
+        segments = [one.replace("P1^^^", f"{patient}^^^").replace("CT of the thorax", text) for one in segments]
+        return written(tuple(segments))
+
+    with Sender(listening()) as sender:
+        assert sender.send(order("1" * 300 + "A"))[1] == "AA"
+        [row] = entries(listening).values()
+        assert sender.send(order("1" * 300 + "B").replace(b"SPS1", b"SPS2"))[1] == "AA"
+        assert len(entries(listening)) == 2
+        refusals = [sender.send(order("9" * 1025)), sender.send(written(name="N" * 1100))]
+    assert (row["accession_number"], row["patient_id"], row["description"]) == (accession, patient, text)
+    assert row["attributes"]["00080050"]["Value"] == [accession]
+    assert [refusal[1] for refusal in refusals] == ["AE", "AE"]
+    assert "longer than 1024 bytes" in refusals[1][3]

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydicom import config
 
 from node.dicom.matching import MAX_MATCHES
 from node.extensions.dicomweb import qido
@@ -313,3 +314,17 @@ def test_an_answer_is_not_sent_again_to_who_has_it_and_is_compressed_if_asked_fo
     etag = client.get("/dicom-web/studies").headers["etag"]
     site.take(make.instance(study_uid="1.2.4"))
     assert client.get("/dicom-web/studies", headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_an_accession_number_is_found_by_the_whole_of_it(site: Site) -> None:
+    client = site.client()
+    for number in "12":
+        with config.disable_value_validation():
+            site.take(make.instance(study_uid=f"1.2.{number}", AccessionNumber=f"HOSPITAL-2024-000000{number}"))
+    whole = "HOSPITAL-2024-0000002"
+    for path in ("studies", "series", "instances"):
+        found = search(client, path, AccessionNumber=whole, includefield="AccessionNumber")
+        assert (values(found, "0020000D"), values(found, "00080050")) == (["1.2.2"], [whole])
+    assert search(client, "studies", AccessionNumber=whole[:16]) == []
+    assert len(search(client, "studies", AccessionNumber="HOSPITAL-2024-*")) == 2
+    assert len(client.get("/api/v1/studies", params={"accession_number": whole}).json()["items"]) == 1

@@ -134,6 +134,12 @@ def test_a_file_of_another_length_breaks_the_zip_file_off(archive: Archive) -> N
             whole(planned)
 
 
+@pytest.mark.parametrize("name", ["../a", "a/../b", "/a", "a//b", "a/.", "a/", "", "a\\..\\b"])
+def test_no_member_leads_out_of_the_folder_where_it_is_unpacked(name: str) -> None:
+    with pytest.raises(ValueError, match="below the folder"):
+        list(zip_stream([Member(name, 1, [b"x"])]))
+
+
 def test_too_many_files_are_refused(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zips, "MAX_FILES", 2)
     with pytest.raises(UsageError, match="3 files, and at most 2"):

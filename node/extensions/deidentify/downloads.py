@@ -32,6 +32,7 @@ from node.child_process.messages import ChildCancelled, Garbled
 from node.children.decoder import STOPPING, Decoder, DecoderBusy, NotDecoded
 from node.children.forwarding import Change, Copy, copy_of, forward
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, limits, run_with_references
+from node.conversion.naming import folder_name
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import NICENESS
 from node.counted import counted
@@ -405,7 +406,7 @@ class _Download:
                 self._leave_out(study, series, copied, self._deidentifier.uid(uid))
                 continue
             self._remaining.merge(copied.remaining)
-            name = f"{self._folder(copied.copy.patient, study, series)}/{self._deidentifier.uid(uid)}.dcm"
+            name = f"{self._folder(copied.copy.patient, study, series)}/{folder_name(self._deidentifier.uid(uid))}.dcm"
             yield Member(name, copied.path.stat().st_size, taken(copied.path))
             sent += 1
             self._instances += 1
@@ -444,7 +445,7 @@ class _Download:
 
     def _folder(self, patient: str, study: str, series: str) -> str:
         uid = self._deidentifier.uid
-        return f"{patient}/{uid(study)}/{uid(series)}"
+        return f"{patient}/{folder_name(uid(study))}/{folder_name(uid(series))}"
 
     def _note_series(self, study: str, series: str, **facts: Any) -> None:
         uid = self._deidentifier.uid

@@ -17,6 +17,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
+from node.conversion.naming import folder_name, safe_name
 from node.dicom.part10 import file_head
 from node.dicom.reading import stored_bytes, with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text
@@ -151,11 +152,10 @@ def _read(path: Path, found: MediaFile) -> Dataset:
 
 
 def _place(out: Path, ds: Dataset) -> Path:
-    """Return the path of a result; its parts are pseudonyms and UIDs, which `deidentified` has checked."""
-    study, series, instance = (
-        text(ds, keyword) for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-    )
-    return out / text(ds, "PatientID") / study / series / f"{instance}.dcm"
+    """Return the path of a result, below `out`: the UIDs may be those of the original."""
+    uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    study, series, instance = (folder_name(text(ds, keyword)) for keyword in uids)
+    return out / safe_name(text(ds, "PatientID")) / study / series / f"{instance}.dcm"
 
 
 def write(ds: Dataset, path: Path) -> None:

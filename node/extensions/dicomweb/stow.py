@@ -164,7 +164,7 @@ def _referenced(base: str, instance: StoredInstance, report: StoreReport) -> dic
 def _failed(failure: PartFailure) -> dict[str, Any]:
     identity = failure.identity
     uids = {} if identity is None else {"00081150": identity.sop_class_uid, "00081155": identity.sop_instance_uid}
-    return {tag: _element("UI", uid[:64]) for tag, uid in uids.items()} | _failure_reason(failure)
+    return {tag: _element("UI", uid) for tag, uid in uids.items()} | _failure_reason(failure)
 
 
 def _failure_reason(failure: PartFailure) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Form, Query, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
+from node.dicom.attributes import MAX_TEXT_BYTES
 from node.extensions.identity.persons import MAX_ISSUER_CHARACTERS, SHARED, PersonRepository
 from node.extensions.pages.rendering import SEE_OTHER, page, series_url
 from node.index.database.reading import ReadIndex
@@ -112,7 +113,7 @@ class PersonSearch(BaseModel):
     """What to compare a patient with, sent in a request body to keep names out of the logs of proxies."""
 
     a: Patient
-    words: Annotated[str, Field(max_length=324)] = ""
+    words: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
 
 
 @router.post("/patients/compare")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from node.dicom.attributes import MAX_TEXT_BYTES
 from node.extensions.labels.marks import ReadMarks, Target
 from node.extensions.labels.shown import list_labels, marks_of
 from node.extensions.pages.rendering import fragment, page, series_url, study_links
@@ -79,9 +80,9 @@ CHOSEN_COLUMNS = (("born", "Born, sex"), *((name, label) for name, label, _ in H
 class StudySearch(BaseModel):
     """The fields of the search form, sent in a request body to keep names out of the logs of proxies."""
 
-    words: Annotated[str, Field(max_length=200)] = ""
-    description: Annotated[str, Field(max_length=64)] = ""
-    modalities: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=MAX_MODALITIES)] = []
+    words: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
+    description: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
+    modalities: Annotated[list[Annotated[str, Field(max_length=MAX_TEXT_BYTES)]], Field(max_length=MAX_MODALITIES)] = []
     label: Annotated[str, Field(max_length=64)] = ""
     first_date: str = ""
     last_date: str = ""
@@ -248,8 +249,8 @@ class SeriesSearch(BaseModel):
     `state` is the label of a chip; `shown` is the number of rows that the browser has, or asks for.
     """
 
-    words: Annotated[str, Field(max_length=64)] = ""
-    modality: Annotated[str, Field(max_length=16)] = ""
+    words: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
+    modality: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
     state: Annotated[str, Field(max_length=32)] = ""
     shown: Annotated[int, Field(ge=1, le=MAX_SERIES)] = PAGE_SERIES
 

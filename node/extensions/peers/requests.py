@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from node.audit.audit_log import Action, AuditEvent
-from node.dicom.attributes import is_identifier
+from node.dicom.attributes import MAX_TEXT_BYTES, is_identifier
 from node.errors import VoxelnodeError
 from node.web.access import Call
 from node.web.audit_trail import of_study
@@ -23,8 +23,7 @@ MAX_WANTED = 500
 _PLAIN = r"^[^\\\x00-\x1f\x7f]*$"
 """No backslash, which separates values, and no control characters (PS3.5 6.1.3, 6.2)."""
 
-Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=16, pattern=_PLAIN)]
-Long = Annotated[str, StringConstraints(strip_whitespace=True, max_length=64, pattern=_PLAIN)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_TEXT_BYTES, pattern=_PLAIN)]
 Day = Annotated[dt.date | None, BeforeValidator(lambda text: text or None)]
 """A date; a field of a form that is left empty is none."""
 
@@ -39,12 +38,12 @@ class PeerSearch(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    patient_id: Long = ""
-    patient_name: Long = ""
+    patient_id: Text = ""
+    patient_name: Text = ""
     first_date: Day = None
     last_date: Day = None
-    modality: Short = ""
-    accession_number: Short = ""
+    modality: Text = ""
+    accession_number: Text = ""
 
     def keys(self) -> dict[str, str]:
         """Return the matching keys of C-FIND (PS3.4 C.2.2.2)."""

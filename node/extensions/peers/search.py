@@ -18,7 +18,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
 from node.association.client.association import Address, address_of
-from node.dicom.attributes import PATIENT, SERIES, STUDY, Attribute, is_identifier, read_attributes
+from node.dicom.attributes import MAX_TEXT_BYTES, PATIENT, SERIES, STUDY, Attribute, is_identifier, read_attributes
 from node.errors import NotUnderstood, PeerBusy, UsageError
 from node.extensions.peers.find import FindFailed, find_encoded
 from node.hookspecs import Action, OpenedRoot
@@ -44,7 +44,7 @@ _RETURNED: Mapping[Level, tuple[Attribute, ...]] = {
     "study": (
         *_columns(PATIENT, "patient_name", "patient_id", "patient_birth_date", "patient_sex"),
         *_columns(STUDY, "study_instance_uid", "study_date", "study_time", "accession_number", "study_description"),
-        Attribute(0x00080061, "modalities", "CS", 128),
+        Attribute(0x00080061, "modalities", "CS"),
         Attribute(0x00201206, "series", "IS"),
         Attribute(0x00201208, "instances", "IS"),
     ),
@@ -148,7 +148,9 @@ def _note(count: int, left_out: int, *, was_late: bool) -> str:
     if was_late:
         notes.append(f"The peer was not done within {MAX_SECONDS:g} s; these are its first answers. Narrow the search.")
     if left_out:
-        notes.append(f"Answers without a valid UID, which are left out: {left_out}.")
+        notes.append(
+            f"Answers without a valid UID, or with a text of more than {MAX_TEXT_BYTES} bytes; left out: {left_out}."
+        )
     return " ".join(notes)
 
 

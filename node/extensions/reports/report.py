@@ -13,6 +13,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from node.conversion.job import converted_file
+from node.dicom.attributes import is_identifier
 from node.dicom.values import items, number, numbers, text, value
 from node.errors import ConversionRefused
 from node.hookspecs import FileSource, Objects, Output, WrittenObjects
@@ -256,7 +257,7 @@ class _Tree:
     def _named(self, node: _Node) -> Record:
         """Return concept and value of an item that has a code or a UID."""
         self._count_records()
-        content: Any = self.code(node.item, "ConceptCodeSequence") or text(node.item, "UID")[:64]
+        content: Any = self.code(node.item, "ConceptCodeSequence") or _uid(node.item, "UID")
         modifiers = self._qualifiers(node) if node.value_type == "CODE" else []
         named = {"concept": self.code(node.item, "ConceptNameCodeSequence"), "value": content, "modifiers": modifiers}
         return _without_empty(named)
@@ -283,14 +284,14 @@ class _Tree:
             return
         for reference in items(node.item, "ReferencedSOPSequence"):
             self._count_records()
-            uid = text(reference, "ReferencedSOPInstanceUID")[:64]
+            uid = _uid(reference, "ReferencedSOPInstanceUID")
             study, series = self._series.get(uid, ("", ""))
             yield _without_empty(
                 {
                     "purpose": self.code(node.item, "ConceptNameCodeSequence"),
                     "study_instance_uid": study,
                     "series_instance_uid": series,
-                    "sop_class_uid": text(reference, "ReferencedSOPClassUID")[:64],
+                    "sop_class_uid": _uid(reference, "ReferencedSOPClassUID"),
                     "sop_instance_uid": uid,
                     "frames": _whole_numbers(reference, "ReferencedFrameNumber"),
                     "segments": _whole_numbers(reference, "ReferencedSegmentNumber"),
@@ -316,7 +317,7 @@ class _Tree:
                 "concept": self.code(node.item, "ConceptNameCodeSequence"),
                 "type": text(node.item, "GraphicType")[:16],
                 "points_lps_mm" if in_space else "points_pixels": points,
-                "frame_of_reference_uid": text(node.item, "ReferencedFrameOfReferenceUID")[:64],
+                "frame_of_reference_uid": _uid(node.item, "ReferencedFrameOfReferenceUID"),
                 "images": [image for child in node.children for image in self._images(child)],
             }
         )
@@ -359,10 +360,16 @@ def _evidence(ds: Dataset) -> dict[str, tuple[str, str]]:
     for keyword in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"):
         for study in items(ds, keyword):
             for series in items(study, "ReferencedSeriesSequence"):
-                key = text(study, "StudyInstanceUID")[:64], text(series, "SeriesInstanceUID")[:64]
+                key = _uid(study, "StudyInstanceUID"), _uid(series, "SeriesInstanceUID")
                 for reference in items(series, "ReferencedSOPSequence"):
-                    found[text(reference, "ReferencedSOPInstanceUID")[:64]] = key
+                    found[_uid(reference, "ReferencedSOPInstanceUID")] = key
     return found
+
+
+def _uid(ds: Dataset, keyword: str) -> str:
+    """Return a UID; empty if it is none: a part of a longer one could be that of another object."""
+    uid = text(ds, keyword)
+    return uid if is_identifier(uid) else ""
 
 
 def _code_value(coded: Dataset) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag,
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from node.dicom.attributes import date_of, time_of
+from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short, time_of
 from node.dicom.json_model import NAME_GROUPS, Json, entry_text, json_model, name_groups
 from node.errors import UsageError
 from node.extensions.worklist.queries import MAX_DEPTH, STEP_SEQUENCE
@@ -21,10 +21,13 @@ MAX_ELEMENTS = 1000
 """Elements and items of an entry; real ones have fifty."""
 
 _WIDTHS = {
-    "AE": 16, "AS": 4, "CS": 16, "DA": 8, "DS": 16, "DT": 26, "IS": 12, "LO": 64, "LT": 10240, "PN": 324, "SH": 16,
-    "ST": 1024, "TM": 16, "UC": 65536, "UI": 64, "UR": 8192, "UT": 65536,
+    "AE": 16, "AS": 4, "DA": 8, "DS": 16, "DT": 26, "IS": 12, "LT": 10240, "ST": 1024, "TM": 16, "UC": 65536, "UI": 64,
+    "UR": 8192, "UT": 65536,
 }  # fmt: skip
 """Most characters of a value, PS3.5 6.2."""
+
+_INDEXED = frozenset(("CS", "LO", "PN", "SH"))
+"""Texts that are compared with those of instances, and as long as theirs may be."""
 
 _NUMBERS = frozenset(("FD", "FL", "SL", "SS", "UL", "US"))
 _LINES = frozenset(("LT", "ST", "UT"))
@@ -151,7 +154,7 @@ def _carried(tag: int) -> str | None:
     if tag in _DROPPED or not dictionary_has_tag(tag) or not tag & 0xFFFF or tag >> 16 in (0, 2):
         return None
     vr = dictionary_VR(tag)
-    return vr if vr == "SQ" or vr in _WIDTHS or vr in _NUMBERS else None
+    return vr if vr == "SQ" or vr in _WIDTHS or vr in _INDEXED or vr in _NUMBERS else None
 
 
 def _element(tag: int, vr: str, values: list[Any]) -> Json:
@@ -194,7 +197,9 @@ def _text(tag: int, vr: str, value: Any) -> str:
     forbidden = _CONTROL_BUT_LINES if vr in _LINES else _CONTROL
     if forbidden.search(text) or (vr not in _LINES and "\\" in text):
         raise InvalidEntry(f"{_named(tag)}: no control characters or backslashes are allowed (PS3.5 6.2)")
-    if len(text) > _WIDTHS[vr]:
+    if vr in _INDEXED and not is_short(text):
+        raise InvalidEntry(f"{_named(tag)}: must not be longer than {MAX_TEXT_BYTES} bytes")
+    if len(text) > _WIDTHS.get(vr, MAX_TEXT_BYTES):
         raise InvalidEntry(f"{_named(tag)}: must not be longer than {_WIDTHS[vr]} characters (PS3.5 6.2)")
     check, rule = _RULES.get(vr, (bool, ""))
     if text and not check(text):

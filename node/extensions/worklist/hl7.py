@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydicom.datadict import tag_for_keyword
 
+from node.dicom.attributes import MAX_TEXT_BYTES, is_short
 from node.errors import VoxelnodeError
 from node.extensions.worklist.entries import InvalidEntry, element, step_of
 from node.extensions.worklist.scheduled_rows import ScheduledStep
@@ -156,7 +157,9 @@ def _orders(message: Message, group: _Group, stations: Mapping[str, str]) -> Ite
     if not number:
         raise MessageRefused("AE", "ORC-2 or ORC-3 must have the number of the order")
     for position, (request, step) in enumerate(_steps(group)):
-        key = f"{number}\\{value(step, 4) or value(request, 20) or position}"[:300]
+        key = f"{number}\\{value(step, 4) or value(request, 20) or position}"
+        if not is_short(key):
+            raise MessageRefused("AE", f"the number of the order is longer than {MAX_TEXT_BYTES} bytes")
         if control in _CANCEL:
             yield Order(key, None)
         elif "OBR" not in group:
@@ -199,14 +202,14 @@ def _step(
         "referring_physician_name": name_of(message, message.named("PV1"), 8, first=2),
         "study_instance_uid": value(step, 3) or value(message.named("ZDS"), 1) or made_up,
         "requested_procedure_id": value(step, 2) or value(request, 19) or _short(number),
-        "requested_procedure_description": value(request, 4, 2)[:64],
+        "requested_procedure_description": value(request, 4, 2),
         "scheduled_procedure_step_id": step_id,
         "modality": modality,
         "station_ae_title": value(step, 9) or value(request, 21) or stations.get(modality, ""),
         "station_name": value(step, 7),
         "start_date": date,
         "start_time": time,
-        "description": (value(step, 6, 2) or value(request, 4, 2))[:64],
+        "description": value(step, 6, 2) or value(request, 4, 2),
     }
     further = {
         "IssuerOfPatientID": value(patient, 3, 4),

@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from node.dicom.attributes import date_of
+from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
 from node.dicom.json_model import Json
 from node.errors import UsageError
 from node.extensions.identity.actions import actions
@@ -75,7 +75,7 @@ def update_of(message: Message) -> PatientUpdate | None:
     update = PatientUpdate(
         message.value(patient, 3), message.value(patient, 3, 4), {name: text for name, text in values.items() if text}
     )
-    _require_id(update.patient_id, update.issuer, "PID-3")
+    _require_id(Person(update.patient_id, update.issuer, "", None, ""), "PID-3")
     return update
 
 
@@ -84,9 +84,10 @@ def _kind(message: Message) -> tuple[str, ...]:
     return tuple(message.value(header, 8, part) for part in (1, 2))
 
 
-def _require_id(patient_id: str, issuer: str, fields: str) -> None:
-    if not patient_id or len(patient_id) > 64 or len(issuer) > 64:
-        raise MessageRefused("AE", f"{fields} must have a Patient ID and an issuer of up to 64 characters")
+def _require_id(person: Person, fields: str) -> None:
+    texts = person.patient_id, person.issuer, person.patient_name, person.patient_sex
+    if not person.patient_id or not all(map(is_short, texts)):
+        raise MessageRefused("AE", f"{fields} must have a Patient ID, and no text of more than {MAX_TEXT_BYTES} bytes")
 
 
 def changes_of(message: Message) -> list[PatientChange] | None:
@@ -101,9 +102,9 @@ def changes_of(message: Message) -> list[PatientChange] | None:
             person = Person(
                 message.value(segment, 3),
                 message.value(segment, 3, 4),
-                name_of(message, segment, 5, first=1)[:324],
+                name_of(message, segment, 5, first=1),
                 date_of(message.value(segment, 7)[:8]),
-                message.value(segment, 8).upper()[:16],
+                message.value(segment, 8).upper(),
             )
             if kind == UNLINK and last is not None:
                 found.append(PatientChange(False, last, person))
@@ -114,7 +115,7 @@ def changes_of(message: Message) -> list[PatientChange] | None:
     if not found:
         raise MessageRefused("AE", "ADT^A40 needs PID and MRG segments, ADT^A37 two PID segments")
     for one in (person for change in found for person in (change.one, change.other)):
-        _require_id(one.patient_id, one.issuer, "PID-3 and MRG-1")
+        _require_id(one, "PID and MRG-1")
     return found
 
 

@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 
 from node.association.operation import Operation, RequestRefused
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
-from node.dicom.attributes import is_identifier
+from node.dicom.attributes import MAX_TEXT_BYTES, is_identifier, is_short
 from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ, MalformedCommand
 from node.dicom.json_model import Json, entry_text, json_model
 from node.dicom.status import (
@@ -116,11 +116,11 @@ def _step(sop_instance_uid: str, model: Json) -> PerformedStep:
         sop_instance_uid=sop_instance_uid,
         state=state,
         study_instance_uid=next(iter(studies)) if len(studies) == 1 else "",
-        patient_id=_short(model, "PatientID", 64),
-        accession_number=_short(scheduled[0], "AccessionNumber", 16) if scheduled else None,
-        performed_procedure_step_id=_short(model, "PerformedProcedureStepID", 16),
-        modality=_short(model, "Modality", 16),
-        station_ae_title=_short(model, "PerformedStationAETitle", 16),
+        patient_id=_column(model, "PatientID"),
+        accession_number=_column(scheduled[0], "AccessionNumber") if scheduled else None,
+        performed_procedure_step_id=_column(model, "PerformedProcedureStepID"),
+        modality=_column(model, "Modality"),
+        station_ae_title=_column(model, "PerformedStationAETitle"),
         scheduled=tuple((study, step) for study, step in steps if study and step),
         series=tuple(_listed(model)),
         attributes=model,
@@ -153,10 +153,13 @@ def _items(model: Json, keyword: str) -> list[Json]:
     return [item for item in _values(model, keyword) if isinstance(item, dict)]
 
 
-def _short(model: Json, keyword: str, width: int) -> str | None:
-    """Return a text for a column: without characters that could harm a terminal, and cut to its width."""
+def _column(model: Json, keyword: str) -> str | None:
+    """Return a text for a column: without characters that could harm a terminal."""
     text = "".join(character for character in entry_text(model, keyword) or "" if character.isprintable())
-    return text[:width] or None
+    if not is_short(text):
+        message = f"{keyword} has more than {MAX_TEXT_BYTES} bytes of text"
+        raise StepRefused(INVALID_ATTRIBUTE_VALUE, message, [keyword])
+    return text or None
 
 
 MAXIMUM_ELEMENTS = 200_000

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.audit.audit_log import Action, AuditEvent
+from node.dicom.attributes import MAX_TEXT_BYTES
 from node.extensions.pages import rendering
 from node.extensions.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
 from node.extensions.worklist.entries import step_of
@@ -62,9 +63,8 @@ class RemovedEntry(Resource):
     removed: RowId
 
 
-ShortText = Annotated[str | None, Field(max_length=16)]
-LongText = Annotated[str | None, Field(max_length=64)]
-Name = Annotated[str | None, Field(max_length=324, description="with ^ between family and given name")]
+Text = Annotated[str | None, Field(max_length=MAX_TEXT_BYTES)]
+Name = Annotated[str | None, Field(max_length=MAX_TEXT_BYTES, description="with ^ between family and given name")]
 
 
 class ScheduledStepForm(BaseModel):
@@ -75,21 +75,21 @@ class ScheduledStepForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    patient_id: LongText = None
+    patient_id: Text = None
     patient_name: Name = None
     patient_birth_date: dt.date | None = None
     patient_sex: Annotated[str | None, Field(pattern="^[MFO]$")] = None
-    accession_number: ShortText = None
+    accession_number: Text = None
     referring_physician_name: Name = None
     study_instance_uid: Annotated[str | None, Field(max_length=64, pattern=r"^[0-9.]+$")] = None
-    requested_procedure_id: ShortText = None
-    scheduled_procedure_step_id: ShortText = None
-    modality: ShortText = None
-    station_ae_title: ShortText = None
-    station_name: ShortText = None
+    requested_procedure_id: Text = None
+    scheduled_procedure_step_id: Text = None
+    modality: Text = None
+    station_ae_title: Annotated[str | None, Field(max_length=16)] = None
+    station_name: Text = None
     start_date: dt.date | None = None
     start_time: Annotated[str | None, Field(pattern=r"^\d\d:\d\d(:\d\d)?$")] = None
-    description: LongText = None
+    description: Text = None
     attributes: Annotated[
         dict[str, Any] | None,
         Field(description="further attributes, in the DICOM JSON Model (PS3.18 F.2); a plain field counts more"),
@@ -144,10 +144,10 @@ def list_worklist(
     page: RequestedPage,
     state: Annotated[State | None, Query(description="state of the step")] = None,
     start_date: Annotated[dt.date | None, Query(description="day of the start")] = None,
-    modality: Annotated[str | None, Query(max_length=16, description="modality")] = None,
+    modality: Annotated[str | None, Query(max_length=MAX_TEXT_BYTES, description="modality")] = None,
     station_ae_title: Annotated[str | None, Query(max_length=16, description="AE title of the station")] = None,
-    patient_id: Annotated[str | None, Query(max_length=64, description="Patient ID")] = None,
-    accession_number: Annotated[str | None, Query(max_length=16, description="Accession Number")] = None,
+    patient_id: Annotated[str | None, Query(max_length=MAX_TEXT_BYTES, description="Patient ID")] = None,
+    accession_number: Annotated[str | None, Query(max_length=MAX_TEXT_BYTES, description="Accession Number")] = None,
 ) -> Page[ScheduledStepResource]:
     """Entries of the modality worklist from every source, newest first; files as they were a minute ago at most."""
     wanted: dict[str, Any] = {

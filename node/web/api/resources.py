@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, HTTPException, Path, Query, Response
 
+from node.conversion.naming import folder_name
 from node.counted import counted
+from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.converted import SeriesKey
@@ -82,7 +84,9 @@ DICOM = "application/dicom"
 
 DryRun = Annotated[bool, Query(description="only report what would be deleted")]
 Erase = Annotated[bool, Query(description="remove the files at once, instead of keeping them in the trash")]
-OptionalPatientId = Annotated[str | None, Query(max_length=324, description="Patient ID")]
+OptionalPatientId = Annotated[str | None, Query(max_length=MAX_TEXT_BYTES, description="Patient ID")]
+Text = Annotated[str, Query(max_length=MAX_TEXT_BYTES)]
+"""Parts of texts of instances, or the whole of them."""
 
 
 @router.get("/patients", responses=problems(WRONG_CURSOR), tags=["patients"])
@@ -90,7 +94,7 @@ OptionalPatientId = Annotated[str | None, Query(max_length=324, description="Pat
 def list_patients(
     page: RequestedPage,
     patient_id: OptionalPatientId = None,
-    name: Annotated[str | None, Query(max_length=324, description="beginning of the name, case-insensitive")] = None,
+    name: Annotated[Text | None, Query(description="beginning of the name, case-insensitive")] = None,
 ) -> Page[models.PatientResource]:
     """Patients, newest first."""
     wanted = {"patient_id": patient_id, "name": name}
@@ -111,11 +115,11 @@ def show_patient(call: ReaderCall, response: Response, id: PatientNumber) -> mod
 @for_projects
 def list_studies(
     page: RequestedPage,
-    words: Annotated[str, Query(max_length=324, description="words in patient's name, ID or accession number")] = "",
+    words: Annotated[Text, Query(description="words in patient's name, ID or accession number")] = "",
     patient_id: OptionalPatientId = None,
-    accession_number: Annotated[str | None, Query(max_length=324, description="Accession Number")] = None,
-    description: Annotated[str, Query(max_length=64, description="part of the study or a series description")] = "",
-    modality: Annotated[str, Query(max_length=16, description="modality of at least one series")] = "",
+    accession_number: Annotated[Text | None, Query(description="Accession Number")] = None,
+    description: Annotated[Text, Query(description="part of the study or a series description")] = "",
+    modality: Annotated[Text, Query(description="modality of at least one series")] = "",
     first_date: Annotated[dt.date | None, Query(description="earliest Study Date")] = None,
     last_date: Annotated[dt.date | None, Query(description="latest Study Date")] = None,
     condition: Annotated[
@@ -204,7 +208,7 @@ def send_study(call: WriterCall, change: Change, key: StudyOrSeries, to: To) -> 
 def list_series(
     page: RequestedPage,
     uids: UidFilters,
-    modality: Annotated[str | None, Query(max_length=324, description="Modality")] = None,
+    modality: Annotated[Text | None, Query(description="Modality")] = None,
     state: Annotated[list[models.State] | None, Query(max_length=6, description="any of these states")] = None,
     verdict: Annotated[str | None, Query(max_length=324, description="whether the series is complete")] = None,
     where: Annotated[
@@ -285,7 +289,7 @@ def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Respon
         raise HTTPException(410, str(error)) from error
     call.audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     media_type = type_or_octets(call.request.headers, DICOM)
-    response = file_response(path, media_type, f"{sop_instance_uid}.dcm", row["sha256"])
+    response = file_response(path, media_type, f"{folder_name(sop_instance_uid)}.dcm", row["sha256"])
     response.headers.add_vary_header("Accept")
     if wants_digest(call.request.headers):
         add_digest(response, digest_of(path))

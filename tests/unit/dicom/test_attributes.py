@@ -6,7 +6,7 @@ import datetime as dt
 from io import BytesIO
 
 import pytest
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import Dataset, config, dcmread, dcmwrite
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -20,7 +20,8 @@ SYNTAX = ExplicitVRLittleEndian
 
 def attributes(**values: object) -> InstanceAttributes:
     ds = make.dataset(SOPClassUID="1.2.1", SOPInstanceUID="1.2.2", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.4")
-    make.changed(ds, **values)
+    with config.disable_value_validation():
+        make.changed(ds, **values)
     stream = BytesIO()
     dcmwrite(stream, ds, implicit_vr=False, little_endian=True)
     return instance_attributes(stream.getvalue(), SYNTAX)
@@ -157,3 +158,46 @@ def test_the_requests_of_a_series_are_read_from_every_encoding(implicit: bool, u
 )  # fmt: skip
 def test_a_broken_sequence_of_requests_has_none(value: bytes) -> None:
     assert requests(b"\x40\0\x75\2SQ\0\0" + len(value).to_bytes(4, "little") + value) is None
+
+
+UIDS = b"\x08\x00\x16\x00", b"\x08\x00\x18\x00", b"\x20\x00\x0d\x00", b"\x20\x00\x0e\x00"
+
+
+def encoded(other: bytes = b"", **uids: bytes) -> bytes:
+    """A data set with four UIDs, of which some are others by their keyword."""
+    keywords = "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"
+    values = [uids.get(keyword, b"1.2.") for keyword in keywords]
+    elements = [raw(tag, b"UI", value) for tag, value in zip(UIDS, values, strict=True)]
+    return b"".join([*elements[:2], other, *elements[2:]])
+
+
+@pytest.mark.parametrize("uid", [b"1." * 33, b"1.2" + b" " * 5001 + b"3", b"1.2\x013.", b"1.2\n", b"1.\xff2"])
+@pytest.mark.parametrize(
+    ("keyword", "name"), [("StudyInstanceUID", "Study Instance UID"), ("SeriesInstanceUID", "Series Instance UID")]
+)
+def test_what_identifies_nothing_is_refused_rather_than_made_an_identifier(uid: bytes, keyword: str, name: str) -> None:
+    with pytest.raises(NotUnderstood, match=rf"{name} \(.*\) is missing, or not a UID"):
+        instance_attributes(encoded(**{keyword: uid}), SYNTAX)
+
+
+@pytest.mark.parametrize("text", ["N" * 1024, "山" * 341, "ß" * 512])
+def test_a_text_is_whole_however_long_the_standard_lets_it_be(text: str) -> None:
+    found = attributes(
+        SpecificCharacterSet="ISO_IR 192",
+        PatientName=text,
+        StudyDescription=text,
+        Modality="M" * 40,
+        PatientAge="1234Y",
+    )
+    assert (found.patient["patient_name"], found.study["study_description"]) == (text, text)
+    assert (found.series["modality"], found.study["patient_age"]) == ("M" * 40, "1234Y")
+
+
+@pytest.mark.parametrize("text", ["N" * 1025, "山" * 342, "\ufdfa" * 300, "N" + " " * 5000 + "N"])
+def test_a_text_that_no_index_takes_is_refused_by_its_name(text: str) -> None:
+    with pytest.raises(NotUnderstood, match=r"Patient's Name \(0010,0010\) has more than 1024 bytes of text"):
+        attributes(SpecificCharacterSet="ISO_IR 192", PatientName=text)
+    with config.disable_value_validation():
+        item = make.dataset(ScheduledProcedureStepID=text)
+    with pytest.raises(NotUnderstood, match=r"Scheduled Procedure Step ID \(0040,0009\)"):
+        attributes(SpecificCharacterSet="ISO_IR 192", RequestAttributesSequence=Sequence([item]))

@@ -104,7 +104,7 @@ def read(data: bytes) -> Dataset:
 @pytest.mark.parametrize(("terms", "raw", "name"), NAMES)
 def test_a_name_is_the_same_in_the_index_in_queries_and_in_the_json_model(terms: str, raw: bytes, name: str) -> None:
     data = data_set(terms, element(PATIENT_NAME, b"PN", raw))
-    wanted = Attribute(PATIENT_NAME, "patient_name", "PN", 324)
+    wanted = Attribute(PATIENT_NAME, "patient_name", "PN")
     assert read_attributes(data, EXPLICIT_LITTLE_ENDIAN, [wanted]) == {"patient_name": name}
     assert texts_of(read(data), BaseTag(PATIENT_NAME)) == [name]
     [groups] = json_model(read(data), lambda path: None)["00100010"]["Value"]
