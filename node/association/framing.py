@@ -94,12 +94,16 @@ class Framing:
         """Expect the answer to our A-ASSOCIATE-RQ: acceptance, rejection or A-ABORT (PS3.8 table 9-10)."""
         self._expected = frozenset({ASSOCIATE_AC, ASSOCIATE_RJ, ABORT})
 
-    def expect_data(self, *, as_requestor: bool = False) -> None:
+    def expect_data(self, *, asks_release: bool = False) -> None:
         """Expect the PDUs of an open association: P-DATA-TF, A-RELEASE-RQ and A-ABORT (PS3.8 table 9-10).
 
-        The requestor also expects A-RELEASE-RP.
+        Who asks for the release also expects A-RELEASE-RP.
         """
-        self._expected = frozenset({P_DATA, RELEASE_RQ, ABORT} | ({RELEASE_RP} if as_requestor else set()))
+        self._expected = frozenset({P_DATA, RELEASE_RQ, ABORT} | ({RELEASE_RP} if asks_release else set()))
+
+    def expect_release_answer(self) -> None:
+        """Expect the end alone: both sides have asked for the release (PS3.8 table 9-10, Sta10)."""
+        self._expected = frozenset({RELEASE_RP, ABORT})
 
     def space(self) -> memoryview:
         """Return the free end of the buffer to read into; this invalidates the pieces returned before."""
