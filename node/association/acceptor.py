@@ -526,9 +526,12 @@ class AcceptedAssociation(Association):
     def _violated(self, violation: VoxelnodeError) -> None:
         """Abort after a violation by the peer: action AA-8, with the reason of PS3.8 9.3.8; AA-1 before a request."""
         if self._state is State.AWAITING_REQUEST:
-            self._log_of_address("request_not_understood", str(violation))
+            reason = str(violation)
             remedy = "check the client: it sends another protocol or invalid DICOM; port scanners do this too"
-            self._report_refusal("connection", "request", str(violation), remedy)
+            if (other := self._framing.other_protocol()) is not None:
+                reason, remedy = f"this is {other[0]}, not DICOM: {violation}", other[1]
+            self._log_of_address("request_not_understood", reason)
+            self._report_refusal("connection", "request", reason, remedy)
             self._happens(Event.INVALID_PDU, _Ending("violated", _SERVICE_USER))
             return
         self._log_of_address("protocol_violated", str(violation))
