@@ -134,7 +134,7 @@ def _note_gap(connection: Connection, sender: str, gap: float, now: dt.datetime)
     known = connection.execute(select(SenderRow.gaps).where(SenderRow.calling_ae_title == sender)).scalar() or []
     gaps = [*known, round(gap, 3)][-MAX_SERIES:]
     values = {"gaps": gaps, "quiet_seconds": quiet_seconds_after(gaps), "learnt_at": now}
-    row = insert(SenderRow).values(calling_ae_title=sender, unreleased=[], **values)
+    row = insert(SenderRow).values(calling_ae_title=sender, **values)
     connection.execute(row.on_conflict_do_update(index_elements=["calling_ae_title"], set_=values))
 
 
