@@ -8,7 +8,7 @@ completeness is in the reason. Where only a weak fact does, or another contradic
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -37,6 +37,10 @@ that lack slices; whole times that are missing; counts in headers; missing Insta
 those stated; other series of the protocol, by their counts or because they seem to be of the same acquisition; what the
 series of a protocol usually have; the end of the longest wait; an association that was not released; only that no more
 instances were received."""
+
+Party = Literal["", "sender", "cut", "node"]
+"""Whose end of an association is held against a series: nobody's; the sender's, which did not release it; the same in
+the middle of an instance; the node's, before the series was quiet."""
 
 Certainty = Literal["verified", "no gap seen", "suspect", "incomplete"]
 """The word for people: a complete series is verified only if a count was announced and is reached."""
@@ -185,8 +189,8 @@ class Expectation:
         Number of Instance Numbers missing between the smallest and the largest.
     reported : Reported or None
         What the sender says that it has; None: it was not asked.
-    aborted : bool
-        The association of the last instance did not end by release, and nothing was received after it.
+    aborted : Party
+        Who ended the association of the last instance otherwise than by release, if nothing was received after it.
     forced : bool
         Instances are still being received, but the longest wait is over.
     siblings : tuple of int
@@ -213,7 +217,7 @@ class Expectation:
     announced: tuple[tuple[int, str], ...] = ()
     holes: int = 0
     reported: Reported | None = None
-    aborted: bool = False
+    aborted: Party = ""
     forced: bool = False
     siblings: tuple[int, ...] = ()
     split: bool = False
@@ -461,14 +465,14 @@ def _named(uids: Sequence[str], count: int) -> str:
     return ", ".join(uids) + (f" and {count - len(uids)} more" if count > len(uids) else "")
 
 
-def aborted_verdict(verdict: Completeness) -> Completeness:
-    """Return a verdict once the sender has aborted its association after the last instance.
+def aborted_verdict(verdict: Completeness, party: Party) -> Completeness:
+    """Return a verdict once the association was aborted after the last instance.
 
     What a count or a list says stays. That no gap was seen proves nothing any more: the rest may never have been sent.
     """
     if verdict.state != "complete" or verdict.rule not in ("geometry", "quiet"):
         return verdict
-    state, rule, reason = _without_count(Expectation(verdict.received, aborted=True), placed=False)
+    state, rule, reason = _without_count(Expectation(verdict.received, aborted=party), placed=False)
     return replace(verdict, state=state, rule=rule, reason=reason, missing=None)
 
 
@@ -577,6 +581,13 @@ def _instances(known: Expectation) -> str:
     return f"{known.received} instance{'' if known.received == 1 else 's'}"
 
 
+_ABORTED: Mapping[Party, str] = {
+    "sender": "the sender did not release its association",
+    "cut": "the association of the sender ended in the middle of an instance,",
+    "node": "this node, not the sender, ended the association",
+}
+
+
 def _without_count(known: Expectation, placed: bool) -> tuple[State, Rule, str]:
     received = _instances(known)
     if known.forced:
@@ -586,11 +597,7 @@ def _without_count(known: Expectation, placed: bool) -> tuple[State, Rule, str]:
             f"instances are still received; {received} received when the longest wait was over",
         )
     if known.aborted:
-        return (
-            "incomplete",
-            "association",
-            f"the sender did not release its association after {received}; nothing was received since",
-        )
+        return "incomplete", "association", f"{_ABORTED[known.aborted]} after {received}; nothing was received since"
     if known.holes and not placed:
         return "incomplete", "instance-numbers", f"{known.holes} Instance Numbers are missing among {received}"
     if placed:

@@ -14,7 +14,13 @@ LIVE_FILE = "status.json"
 """File in the root of a running node with its recent counters, for other processes."""
 
 
-def write_counters(counters: Mapping[str, Any], root: Path, reasons: Mapping[str, str]) -> None:
+MAX_AGE_SECONDS = 15.0
+"""A running node writes its state every three seconds."""
+
+
+def write_counters(
+    counters: Mapping[str, Any], root: Path, reasons: Mapping[str, str], told: Mapping[str, Any] | None = None
+) -> None:
     """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file.
 
     Parameters
@@ -23,8 +29,15 @@ def write_counters(counters: Mapping[str, Any], root: Path, reasons: Mapping[str
         What `node.metrics.Metrics.snapshot` returns.
     reasons : mapping of str to str
         Why the node is not ready, by part.
+    told : mapping or None
+        What commands cannot know from their own settings: those of the node may be others.
     """
-    content = {"at": dt.datetime.now(dt.UTC).isoformat(), "reasons": dict(reasons), "counters": dict(counters)}
+    content = {
+        "at": dt.datetime.now(dt.UTC).isoformat(),
+        "reasons": dict(reasons),
+        "counters": dict(counters),
+        **(told or {}),
+    }
     text = json.dumps(content).encode()
     part = root / f"{LIVE_FILE}.part"
     try:
@@ -55,12 +68,17 @@ def read_counters(root: Path) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`.
+        ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`, and what else it told.
     """
     try:
         content = json.loads((root / LIVE_FILE).read_bytes())
         age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(content["at"])
         seconds = round(age.total_seconds(), 1)
-        return {"age_seconds": seconds, "reasons": content["reasons"], "counters": content["counters"]}
+        return {**content, "reasons": content["reasons"], "counters": content["counters"], "age_seconds": seconds}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def running(live: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return what `read_counters` has of a node that runs; empty if none does, or it has written nothing for long."""
+    return live if live is not None and live["age_seconds"] <= MAX_AGE_SECONDS else {}

@@ -37,7 +37,7 @@ class Metrics:
         self.open_associations = gauge("voxelnode_open_associations", "Open associations")
         self.associations = counter(
             "voxelnode_associations",
-            "Associations that ended, by outcome: released, aborted, lost, violated, idle, drained",
+            "Associations that ended, by outcome: released, aborted, lost, violated, idle, drained, cut off, given up",
             ["outcome"],
         )
         self.rejections = counter("voxelnode_rejections", "Connections and associations refused, by rule", ["rule"])

@@ -415,6 +415,7 @@ def _history() -> None:
         sa.Column("calling_ae_title", sa.String(16), primary_key=True),
         sa.Column("gaps", sa.JSON(), nullable=False),
         sa.Column("quiet_seconds", sa.Float()),
+        sa.Column("unreleased", sa.JSON()),
         sa.Column("learnt_at", sa.DateTime(), nullable=False),
     )
     op.create_table(

@@ -34,6 +34,7 @@ from node.association.contexts import (
     decoded_request,
     rejection_pdu,
     release_answer_pdu,
+    release_request_pdu,
 )
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.messages import Messages
@@ -42,7 +43,7 @@ from node.association.primitives import UndecodablePdu
 from node.association.services.c_store import StoreService
 from node.association.state_table import TRANSITIONS, Event, State
 from node.association.tls import PeerCertificate
-from node.association.transport import REQUEST_SECONDS, Deadlines, Overdue, Transport
+from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, Transport
 from node.budget import Claim
 from node.dicom.command import Command, MalformedCommand
 from node.errors import VoxelnodeError
@@ -62,6 +63,9 @@ SILENT_SECONDS = 1.0
 TICK_SECONDS = 2.0
 """Longest wait before the deadlines are checked again."""
 
+ANSWER_TICK_SECONDS = 0.25
+"""The same while the node waits for the answer to its A-RELEASE-RQ."""
+
 MAX_KEPT_ANSWERS = 8
 """Answers kept until the operation asks for them; it waits for one at a time."""
 
@@ -75,6 +79,7 @@ _OTHER_VERSION = Rejection(1, 2, 2, "protocol version", "use protocol version 1 
 
 _EVENTS = {
     framing.RELEASE_RQ: Event.RELEASE_RECEIVED,
+    framing.RELEASE_RP: Event.RELEASE_ANSWERED,
     framing.ABORT: Event.ABORT_RECEIVED,
 }
 """The events of PDUs that end an association."""
@@ -98,7 +103,10 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How the node ends an association: the outcome in the metrics, and the A-ABORT (PS3.8 table 9-26)."""
+    """How the node ends an association: the outcome in the metrics, and the A-ABORT (PS3.8 table 9-26).
+
+    A silent peer is asked for the release first, and the A-ABORT is for one that does not answer.
+    """
 
     outcome: str
     source: int
@@ -136,6 +144,7 @@ class AcceptedAssociation(Association):
         self.extended_negotiation: Mapping[str, bytes] = {}
         """The peer's SOP Class Extended Negotiation: application information by SOP class UID (PS3.7 D.3.3.5)."""
         self._outcome = "lost"
+        self._is_agreed = False  # the peer has answered the A-RELEASE-RQ of the node
         self._is_taking = self._is_sending = False
         self.connection: Claim = admission.connected(self, address)
 
@@ -262,10 +271,10 @@ class AcceptedAssociation(Association):
                 return
             if self._state is State.CLOSING:
                 self._discard()
-            elif self._state is State.RELEASING:
+            elif self._state in (State.RELEASING, State.BOTH_RELEASING):
                 self._happens(Event.ANSWER_RELEASE)
             else:
-                self._process_next()
+                self._process_next(ANSWER_TICK_SECONDS if self._has_asked else None)
         except PeerGone:
             pass  # the state says so
         except Exception as error:
@@ -280,23 +289,39 @@ class AcceptedAssociation(Association):
             self._act_on(overdue)
         elif self._drain_at is not None and self._state is State.AWAITING_REQUEST:
             self._happens(Event.CONNECTION_CLOSED)
-        elif self._is_to_drain() and self._messages is not None and not self._messages.under_way:
-            self._happens(Event.ABORT, _Ending("drained", _SERVICE_USER))
+        elif self._is_to_drain() and self._is_between_messages:
+            self._let_go(_Ending("drained", _SERVICE_USER))
         else:
             return False
         return True
+
+    @property
+    def _is_between_messages(self) -> bool:
+        return self._messages is not None and not self._messages.under_way
+
+    @property
+    def _has_asked(self) -> bool:
+        return self._state in (State.RELEASE_ASKED, State.BOTH_ASKED)
+
+    def _let_go(self, ending: _Ending) -> None:
+        """End the association for a reason of the node: by release if the peer is silent between two messages."""
+        is_silent = self._deadlines.silent_seconds >= min(SILENT_SECONDS, self._dicom.idle_seconds)
+        self._happens(Event.ASK_RELEASE if is_silent and self._is_between_messages else Event.ABORT, ending)
 
     def _is_to_drain(self) -> bool:
         return self.is_draining or (self._drain_at is not None and self._deadlines.silent_seconds >= SILENT_SECONDS)
 
     def _act_on(self, overdue: Overdue) -> None:
         match overdue:
+            case Overdue.TIMER if self._has_asked:
+                outcome = self._outcome if self._transport.is_heard else "lost"
+                self._happens(Event.ABORT, _Ending(outcome, _SERVICE_PROVIDER))
             case Overdue.TIMER:
                 self._happens(Event.TIMER_EXPIRED)
             case Overdue.PDU:
                 self._violated(Violation("a PDU took too long", framing.NOT_SPECIFIED))
             case Overdue.IDLE:
-                self._happens(Event.ABORT, _Ending("idle", _SERVICE_PROVIDER))
+                self._let_go(_Ending("idle", _SERVICE_PROVIDER))
 
     def _process_next(self, seconds: float | None = None) -> bool:
         """Process the request that waits, or the next piece or PDU, or read more; False if nothing came in time."""
@@ -390,6 +415,29 @@ class AcceptedAssociation(Association):
         self._outcome = "released"
         self._abandon()
 
+    def _request_release(self, ending: _Ending) -> None:
+        self._outcome = ending.outcome
+        self._abandon()
+        self._deadlines.start_timer(RELEASE_SECONDS)
+        self._framing.expect_data(asks_release=True)
+        self._send(release_request_pdu())
+
+    def _confirm_release(self, _: OtherPdu) -> None:
+        self._is_agreed = True
+        self._deadlines.stop_timer()
+        self._over()
+
+    def _indicate_collision(self, _: OtherPdu) -> None:
+        """Both sides have asked: the answer of the requestor comes first."""
+        self._outcome = "released"
+        self._framing.expect_release_answer()
+
+    def _refuse_data(self, _: Piece) -> None:
+        """Abort: the peer goes on, and nothing may be answered between the two PDUs of a release (PS3.8 7.2.2)."""
+        if self._admitted is not None:
+            self._admitted.store_service.is_cut = True
+        self._happens(Event.ABORT, _Ending("given up", _SERVICE_USER))
+
     def _send_release_answer(self, _: None = None) -> None:
         self._deadlines.start_timer()
         self._send(release_answer_pdu())
@@ -403,10 +451,15 @@ class AcceptedAssociation(Association):
         self._over()
 
     def _indicate_abort(self, _: OtherPdu) -> None:
-        self._outcome = "aborted"
+        if self._outcome == "lost":  # else it answers our A-RELEASE-RQ
+            self._outcome = "aborted"
         self._over()
 
     def _indicate_loss(self, _: None = None) -> None:
+        if self._hung_up:
+            self._outcome = "cut off"
+        elif self._transport.was_reset:
+            self._outcome = "lost"
         self._over()
 
     def _close(self, pdu: OtherPdu | None = None) -> None:
@@ -473,16 +526,19 @@ class AcceptedAssociation(Association):
     def _violated(self, violation: VoxelnodeError) -> None:
         """Abort after a violation by the peer: action AA-8, with the reason of PS3.8 9.3.8; AA-1 before a request."""
         if self._state is State.AWAITING_REQUEST:
-            self._log_of_address("request_not_understood", str(violation))
+            reason = str(violation)
             remedy = "check the client: it sends another protocol or invalid DICOM; port scanners do this too"
-            self._report_refusal("connection", "request", str(violation), remedy)
+            if (other := self._framing.other_protocol()) is not None:
+                reason, remedy = f"this is {other[0]}, not DICOM: {violation}", other[1]
+            self._log_of_address("request_not_understood", reason)
+            self._report_refusal("connection", "request", reason, remedy)
             self._happens(Event.INVALID_PDU, _Ending("violated", _SERVICE_USER))
             return
         self._log_of_address("protocol_violated", str(violation))
         remedy = "report this to the vendor of the sender: it violates the protocol"
         self._report_refusal("association", "protocol", str(violation), remedy)
         reason = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
-        if self._state is State.OPEN:
+        if self._state is State.OPEN or self._has_asked:
             self._happens(Event.INVALID_PDU, _Ending("violated", _SERVICE_PROVIDER, reason))
 
     def _fail(self, error: Exception) -> None:
@@ -490,7 +546,7 @@ class AcceptedAssociation(Association):
         self._log().error("association_failed", address=self.connection.address, exc_info=error)
         try:
             if (self._state, Event.ABORT) in TRANSITIONS:
-                self._happens(Event.ABORT, _Ending("violated", _SERVICE_PROVIDER))
+                self._happens(Event.ABORT, _Ending("given up", _SERVICE_PROVIDER))
                 return
         except PeerGone:
             return
@@ -504,7 +560,7 @@ class AcceptedAssociation(Association):
         self._transport.close()
         self._framing.close()
         if self._admitted is not None:
-            self._admitted.store_service.ended(self._outcome)
+            self._admitted.store_service.ended(self._outcome, is_agreed=self._is_agreed)
             self._metrics.associations.labels(outcome=self._outcome).inc()
             origin = self._admitted.store_service.origin
             word = f"association {self._outcome}"
@@ -550,9 +606,14 @@ _ACTIONS: Mapping[str, Callable[[AcceptedAssociation, Any], None]] = {
     "AE-8": AcceptedAssociation._send_rejection,
     "DT-1": AcceptedAssociation._send_data,
     "DT-2": AcceptedAssociation._indicate_data,
+    "AR-1": AcceptedAssociation._request_release,
     "AR-2": AcceptedAssociation._indicate_release,
+    "AR-3": AcceptedAssociation._confirm_release,
     "AR-4": AcceptedAssociation._send_release_answer,
     "AR-5": AcceptedAssociation._stop_timer,
+    "AR-6": AcceptedAssociation._refuse_data,
+    "AR-8": AcceptedAssociation._indicate_collision,
+    "AR-10": lambda association, _: None,
     "AA-1": AcceptedAssociation._abort,
     "AA-2": AcceptedAssociation._close,
     "AA-3": AcceptedAssociation._indicate_abort,

@@ -192,6 +192,10 @@ class Admission:
         """Return the names in [peers] that an application entity has."""
         return list(_matching(self._peers(), address, requested))
 
+    def releases(self, address: str, requested: AssociationRequest) -> bool:
+        """Return whether the end of an association says anything, by all its names in [peers]."""
+        return all(peer.releases for peer in _matching(self._peers(), address, requested).values())
+
     def _proving(self) -> list[Peer]:
         return [peer for peer in self._peers().values() if peer.networks or peer.certificate]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydicom import uid
 from pydicom.uid import UID
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
     A_RELEASE,
@@ -334,3 +334,8 @@ def abort_pdu(source: int, reason: int) -> bytes:
 def release_answer_pdu() -> bytes:
     """Encode an A-RELEASE-RP (PS3.8 9.3.7)."""
     return encoded_pdu(A_RELEASE_RP(), A_RELEASE())
+
+
+def release_request_pdu() -> bytes:
+    """Encode an A-RELEASE-RQ (PS3.8 9.3.6)."""
+    return encoded_pdu(A_RELEASE_RQ(), A_RELEASE())

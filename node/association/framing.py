@@ -41,6 +41,20 @@ class Violation(VoxelnodeError):
         self.reason = reason
 
 
+OTHER_PROTOCOLS = (
+    ("TLS", (b"\x16\x03",), "switch TLS off at the sender, or set [dicom] tls_certificate and tls_key"),
+    (
+        "HTTP",
+        tuple(f"{verb} ".encode() for verb in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "PRI")),
+        "this is the port for DICOM: pages and DICOMweb are at [web] port",
+    ),
+    ("the PROXY protocol", (b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"), "switch it off at the load balancer"),
+    ("HL7", (b"\x0bMSH",), "send it to [worklist] hl7_port"),
+    ("SSH", (b"SSH-",), "correct the port of the client"),
+)
+"""What clients speak that are at the wrong port: its name, how it begins, and the remedy."""
+
+
 @dataclass(frozen=True, slots=True)
 class OtherPdu:
     """A whole PDU of any type but P-DATA-TF."""
@@ -94,12 +108,16 @@ class Framing:
         """Expect the answer to our A-ASSOCIATE-RQ: acceptance, rejection or A-ABORT (PS3.8 table 9-10)."""
         self._expected = frozenset({ASSOCIATE_AC, ASSOCIATE_RJ, ABORT})
 
-    def expect_data(self, *, as_requestor: bool = False) -> None:
+    def expect_data(self, *, asks_release: bool = False) -> None:
         """Expect the PDUs of an open association: P-DATA-TF, A-RELEASE-RQ and A-ABORT (PS3.8 table 9-10).
 
-        The requestor also expects A-RELEASE-RP.
+        Who asks for the release also expects A-RELEASE-RP.
         """
-        self._expected = frozenset({P_DATA, RELEASE_RQ, ABORT} | ({RELEASE_RP} if as_requestor else set()))
+        self._expected = frozenset({P_DATA, RELEASE_RQ, ABORT} | ({RELEASE_RP} if asks_release else set()))
+
+    def expect_release_answer(self) -> None:
+        """Expect the end alone: both sides have asked for the release (PS3.8 table 9-10, Sta10)."""
+        self._expected = frozenset({RELEASE_RP, ABORT})
 
     def space(self) -> memoryview:
         """Return the free end of the buffer to read into; this invalidates the pieces returned before."""
@@ -112,6 +130,14 @@ class Framing:
     def filled(self, count: int) -> None:
         """Record that `count` bytes were read into `space()`."""
         self._end += count
+
+    def other_protocol(self) -> tuple[str, str] | None:
+        """Return the name of the protocol that the peer seems to speak instead, and a remedy; None if none is known."""
+        begin = bytes(self._buffer[self._start : min(self._end, self._start + 16)])
+        for name, beginnings, remedy in OTHER_PROTOCOLS:
+            if any(begin.startswith(beginning[: len(begin)]) for beginning in beginnings if begin):
+                return name, remedy
+        return None
 
     def clear(self) -> None:
         """Forget what was read and not decoded."""

@@ -231,7 +231,16 @@ class Listener:
         self._report_refused_contexts(proposal, answers, requested, address)
         shown = str(certificate) if certificate is not None else ""
         now = self.ingest.now()
-        origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name, now, shown)
+        origin = Origin(
+            "dicom",
+            requested.calling_ae_title,
+            requested.called_ae_title,
+            peer,
+            name,
+            now,
+            shown,
+            releases=self.admission.releases(address, requested),
+        )
         store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)
         scope = self.admission.scope(address, requested)
         return Admitted(

@@ -9,10 +9,12 @@ clock: a step of the system clock must not end associations.
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
 import ssl
 import struct
+import termios
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum, auto
@@ -26,6 +28,9 @@ REQUEST_SECONDS = 10.0
 
 PDU_SECONDS = 30.0
 """Longest time from the first to the last byte of a PDU, beside that of its bytes at `MIN_BYTES_PER_SECOND`."""
+
+RELEASE_SECONDS = 3.0
+"""Longest wait for the answer to an A-RELEASE-RQ of the node."""
 
 MIN_BYTES_PER_SECOND = 1024
 """Slowest rate of a PDU in either direction."""
@@ -50,6 +55,8 @@ class Transport:
         self._socket = accepted
         self._tls = tls
         self.certificate: PeerCertificate | None = None  # after the handshake
+        self.was_reset = False
+        """Whether the connection ended by an error: the peer did not close it."""
         self._tick_seconds, self._send_seconds = tick_seconds, send_seconds
 
     def open(self, seconds: float) -> None:
@@ -86,6 +93,7 @@ class Transport:
         except _NOT_YET:
             return 0
         except OSError:
+            self.was_reset = True
             return None
 
     def acknowledge(self) -> None:
@@ -100,6 +108,16 @@ class Transport:
     def is_abandoned(self, seconds: float) -> bool:
         """Whether the peer closes the connection, or loses it, within `seconds`; reads nothing."""
         return bool(self._poll(select.POLLRDHUP, seconds) & _GONE)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the machine of the peer has acknowledged all that was sent: it is there, and can be reached."""
+        unheard = bytearray(4)
+        try:
+            fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, unheard)
+        except OSError:
+            return False
+        return not any(unheard)
 
     def _poll(self, events: int, seconds: float) -> int:
         poll = select.poll()
@@ -209,9 +227,9 @@ class Deadlines:
         """For how long no bytes have arrived since the last request was served."""
         return monotonic() - max(self._read_at, self._served_at)
 
-    def start_timer(self) -> None:
+    def start_timer(self, seconds: float | None = None) -> None:
         """Start or restart ARTIM, which bounds the wait for a request and for the end of the connection."""
-        self._timer_at = monotonic() + REQUEST_SECONDS
+        self._timer_at = monotonic() + (REQUEST_SECONDS if seconds is None else seconds)
 
     def stop_timer(self) -> None:
         """Stop ARTIM."""

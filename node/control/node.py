@@ -337,7 +337,8 @@ class Node:
         self._reasons = reasons
         if self._membership is None:  # else, `_Charts` waits for the server
             _note_open(self._repository.index, self._repository.metrics)
-        write_counters(self._repository.metrics.snapshot(), self._root, reasons)
+        told = {"port": self.listener.port if self._receives else None, "acknowledge": self._settings.acknowledge}
+        write_counters(self._repository.metrics.snapshot(), self._root, reasons, told)
 
     def _web_server(self, settings: Settings) -> WebServer | None:
         if not self._serves_web:

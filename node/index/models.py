@@ -508,13 +508,16 @@ class RejectionRow(Base):
 
 
 class SenderRow(Base):
-    """A sender, and the quiet time learnt from the longest gaps in its last series; see `node.index.nouns.senders`."""
+    """A sender, and what is learnt of it from its last series; see `node.index.nouns.senders`."""
 
     __tablename__ = "senders"
 
     calling_ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
     gaps: Mapped[list[float]] = mapped_column(JSON)  # seconds, the oldest first
     quiet_seconds: Mapped[float | None] = mapped_column(Float)
+    unreleased: Mapped[list[tuple[str, str]] | None] = mapped_column(
+        JSON
+    )  # whole series since its last release, by UIDs
     learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 

@@ -31,6 +31,7 @@ import structlog
 
 from node.archive.filesystem import Archive, PartFile, PartLink
 from node.audit.audit_log import Transfers
+from node.completeness import Party
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier, is_uid
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.header import HeaderCut, require_inflatable
@@ -112,6 +113,9 @@ MAXIMUM_BYTES = 16_000_000_000
 LARGE_BYTES = 1 << 20
 """A larger data set goes to a part file while it is received: an association holds no more than this in memory."""
 
+BY_NODE = frozenset({"idle", "drained", "cut off", "given up"})
+"""How the node ends associations, of `Ingest.association_ended`: their senders may have sent all that they had."""
+
 SHOWN_SERIES = 20
 """Of those that the process before was receiving, in what is told of a journal that is gone."""
 
@@ -126,6 +130,7 @@ class Origin:
     `peer` is an address with a port, or a host name. `association` names the association, if there is one, which began
     at `began_at`: `Ingest.association_ended` hears how it ended. `certificate` is the one that the peer has shown.
     `wanted` are the study and the series that a peer was asked for, whose others are refused; an empty series: all.
+    `releases`: False for a sender of which it is known that it never releases its associations.
     """
 
     source: str
@@ -136,6 +141,7 @@ class Origin:
     began_at: dt.datetime | None = None
     certificate: str = ""
     wanted: tuple[str, str] | None = None
+    releases: bool = True
 
     @property
     def address(self) -> str:
@@ -278,24 +284,48 @@ class Ingest:
         if len(self._buffers) < MAX_SPARE_BUFFERS:
             self._buffers.append(buffer)
 
-    def association_ended(self, association: str, outcome: str) -> None:
+    def association_ended(
+        self, association: str, outcome: str, *, is_agreed: bool = False, is_cut: bool = False, releases: bool = True
+    ) -> None:
         """Let the series of an association wait no longer for it, or longer if it was not released (PS3.8 7.2).
 
-        `outcome`: ``released``, or how else it ended. Raises OutOfResources if the other wait could not be recorded.
+        Parameters
+        ----------
+        outcome : str
+            ``released``, or how else it ended; one of `BY_NODE` if the node has ended it.
+        is_agreed : bool
+            The sender answered the release that the node asked for, which then counts as released.
+        is_cut : bool
+            It ended in the middle of an instance.
+        releases : bool
+            False if it is known that the sender never does: how it ends says nothing.
+
+        Raises
+        ------
+        OutOfResources
+            The other wait could not be recorded.
         """
         brought = self.open_associations.ended(association)
         if brought is None:
             return
+        title, series, now = brought.calling_ae_title, self.index.series, self.now()
         if brought.was_asked:
-            self.index.series.wait_no_longer(brought.series)
-        if outcome != "released":
+            series.wait_no_longer(brought.series)
+        party: Party = "cut" if is_cut else "sender"
+        if outcome in BY_NODE and not (outcome == "idle" and is_cut):
+            party = "" if is_agreed and not is_cut else "node"
+        elif outcome == "released":
+            party = ""
+            self.index.senders.note_release(title)
+        elif not is_cut and (not releases or self.index.senders.never_releases(title)):
+            party = ""
+        if party:
             self.applier.catch_up()
-            self.index.series.wait_after_abort(
-                brought.series, brought.calling_ae_title, self.aborted_grace, outcome, self.now()
-            )
-        elif brought.began_at is not None and self.index.series.were_ever_aborted(brought.series):
+            unfinished = {brought.last} if is_cut else set()
+            series.wait_after_abort(brought.series, title, self.aborted_grace, outcome, now, party, unfinished)
+        elif brought.began_at is not None and (doubted := series.doubted(brought.series, title)):
             self.applier.catch_up()
-            self.index.series.record_return(brought.series, brought.calling_ae_title, brought.began_at, self.now())
+            series.record_return(doubted, brought.series, title, brought.began_at, now)
         self.open_associations.note_end(association)
 
     def end_cut_off(self) -> None:
@@ -304,7 +334,9 @@ class Ingest:
         The rest of their series may never have been sent. If the process dies here, the next start does it again.
         """
         for title, series in self._notes.left.values():
-            self.index.series.wait_after_abort(series, title, self.aborted_grace, "the node itself ended", self.now())
+            self.index.series.wait_after_abort(
+                series, title, self.aborted_grace, "it was killed", self.now(), "node", series
+            )
         if self._notes.left:
             log.info("associations_cut_off", count=len(self._notes.left))
         self._notes.forget_left()

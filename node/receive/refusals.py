@@ -15,11 +15,14 @@ from node.index.nouns.records import CountedRefusal, Refused, RefusedLevel
 WRITE_SECONDS = 2.0
 """Between two writes to the index."""
 
-MAX_KINDS = 32
-"""Different refusals of one level (`Refused.what`) that are listed between two writes; further ones are counted
+LISTED_SECONDS = 60.0
+"""For how long a refusal counts as one of those that are listed."""
+
+MAX_KINDS = 128
+"""Different refusals of one level (`Refused.what`) that are listed in `LISTED_SECONDS`; further ones are counted
 together. Refused contexts therefore never hide a rejected association."""
 
-MAX_KINDS_OF_PEER = 8
+MAX_KINDS_OF_PEER = 32
 """As `MAX_KINDS`, of one address: one sender hides no other."""
 
 
@@ -39,6 +42,7 @@ class Rejections(BackgroundService):
         self._index, self._on_news, self._now = index, on_news, now
         self._lock = threading.Lock()
         self._collected: dict[Refused, CountedRefusal] = {}
+        self._listed_at: dict[Refused, float] = {}  # the one that was seen last at the end
         self._written_at = -WRITE_SECONDS
 
     def record(self, refused: Refused) -> None:
@@ -52,14 +56,18 @@ class Rejections(BackgroundService):
         self.wake(self._written_at + WRITE_SECONDS - monotonic())
 
     def _listed(self, refused: Refused) -> Refused:
-        """Return a refusal or, when too many different ones are collected, the one by which it is counted."""
-        if refused in self._collected:
-            return refused
-        level = [one for one in self._collected if one.what == refused.what]
-        if sum(one.peer == refused.peer for one in level) >= MAX_KINDS_OF_PEER:
-            refused = _too_many(refused.what, MAX_KINDS_OF_PEER, refused.peer)
-        if len(level) >= MAX_KINDS and refused not in self._collected:
-            refused = _too_many(refused.what, MAX_KINDS)
+        """Return a refusal or, when too many different ones were listed, the one by which it is counted."""
+        now, listed = monotonic(), self._listed_at
+        while listed and listed[oldest := next(iter(listed))] < now - LISTED_SECONDS:
+            del listed[oldest]
+        if refused not in listed:
+            level = [one for one in listed if one.what == refused.what]
+            if sum(one.peer == refused.peer for one in level) >= MAX_KINDS_OF_PEER:
+                refused = _too_many(refused.what, MAX_KINDS_OF_PEER, refused.peer)
+            if len(level) >= MAX_KINDS and refused not in listed:
+                refused = _too_many(refused.what, MAX_KINDS)
+        listed.pop(refused, None)
+        listed[refused] = now
         return refused
 
     def stop(self, seconds: float | None = None) -> None:
@@ -93,7 +101,7 @@ def _too_many(what: RefusedLevel, listed: int, peer: str = "") -> Refused:
     return Refused(
         what,
         "too many kinds",
-        f"too many different refusals {whose}at once; only the first {listed} are listed",
+        f"too many different refusals {whose}at once; only the first {listed} of a minute are listed",
         "look at the others of this moment, and at what a firewall may keep away",
         peer=peer,
     )

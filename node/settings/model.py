@@ -207,7 +207,10 @@ class Dicom(SettingsSection):
     response_seconds: Seconds = Field(
         60, description="Longest wait for a peer that the node calls: for acceptance, and for each answer."
     )
-    idle_seconds: Seconds = Field(300, description="Time without a PDU after which an association is aborted.")
+    idle_seconds: Seconds = Field(
+        300,
+        description="Time without a PDU after which an association is released; aborted if the peer does not answer.",
+    )
     drain_seconds: Seconds = Field(20, description="Time for open associations to finish when the node stops.")
     tls_certificate: Path | None = Field(
         None, description="PEM file of the certificate chain; if set, only TLS connections are accepted."
@@ -258,6 +261,11 @@ class Peer(SettingsSection):
         description="Ask it by C-FIND how many instances its series have; unset: before a conversion, if it has a "
         "host; true: also while a series waits.",
         examples=[False],
+    )
+    releases: bool = Field(
+        True,
+        description="false: it never releases its associations, so their end says nothing about its series; for others "
+        "the node learns that.",
     )
 
     @property

@@ -13,13 +13,15 @@ from typing import NoReturn
 import httpx2
 import pytest
 
-from node.cli.look.status import intake_of, readiness_of
+from node.cli.look.status import INTAKE, intake_of, readiness_of
+from node.cli.run.doctor import _port
 from node.control.node import Node
 from node.control.repository import Repository
 from node.control.root import RootInUse
 from node.errors import OutOfResources
 from node.live import read_counters
 from node.receive.ingest import Origin
+from node.receive.readiness import NEEDED
 from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import announced
@@ -86,7 +88,7 @@ def test_intake_stops_and_everything_says_so(
     answer = httpx2.get(f"{address.web}readyz", trust_env=False)
     assert answer.status_code == 503
     assert reason.search(answer.json()["reasons"]["intake"])
-    assert reason.search(intake_of(settings) or "")
+    assert reason.search(intake_of(settings, read_counters(root)))
     assert reason.search(readiness_of(read_counters(root)))
     with pytest.raises(OutOfResources, match="was re"):
         node._repository.ingest.begin(announced(make.ct_series(1)[0]), Origin("dicom", "MODALITY"))
@@ -118,7 +120,26 @@ def test_no_second_node_starts_after_the_lock_file_was_removed(settings: Setting
 
 
 def test_a_node_on_a_sound_root_is_ready(settings: Settings, node: Node) -> None:
-    assert readiness_of(read_counters(settings.storage.root)) == "no node is running"
-    node.start()
+    root = settings.storage.root
+    assert readiness_of(read_counters(root)) == "no node is running"
+    address = node.start()
     node.serve_until(_OneRound())
-    assert readiness_of(read_counters(settings.storage.root)) == "yes"
+    live = read_counters(root)
+    assert (readiness_of(live), intake_of(settings, live)) == ("yes", "open")
+    assert address.dicom is not None
+    here = settings.model_copy(update={"dicom": settings.dicom.model_copy(update={"port": address.dicom.port})})
+    assert [(found.state, found.found) for found in _port(here)] == [
+        ("ok", f"the running node listens at {here.bind_host}:{address.dicom.port}")
+    ]
+
+
+def test_commands_tell_of_intake_what_the_running_node_does_with_its_own_settings(
+    settings: Settings, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert NEEDED["receive"] == set(INTAKE)
+    node.start()
+    monkeypatch.setattr(node._repository.archive.intake, "_low_bytes", 1 << 60)  # as by a flag of `serve`
+    node.serve_until(_OneRound())
+    live = read_counters(settings.storage.root)
+    assert intake_of(settings, None) == "open"
+    assert f"no, intake: {intake_of(settings, live)}" in readiness_of(live)

@@ -36,7 +36,7 @@ from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
 from node.receive import association_notes
 from node.receive.association_notes import NOTES_FILE, AssociationNotes
-from node.receive.ingest import Origin
+from node.receive.ingest import BY_NODE, Origin
 from node.receive.quiet_times import OPEN_SECONDS, OpenAssociations, quiet_seconds_of
 from node.settings.convert import Convert
 from node.writers.options import write_options
@@ -369,11 +369,128 @@ def test_an_association_that_the_end_of_the_node_cut_off_was_not_released(
     root.ingest.end_cut_off()
     root.clock.move(400)
     settle_all(root)
-    verdicts = {(row["verdict"], row["verdict_rule"]) for row in root.rows("SELECT * FROM v_series")}
-    assert verdicts == {("incomplete", "association"), ("complete", "geometry")}
+    rows = root.rows("SELECT * FROM v_series")
+    verdicts = {(row["verdict"], row["verdict_rule"]) for row in rows}
+    assert verdicts == {("complete", "geometry")} | (set() if converted else {("incomplete", "association")})
+    assert not any("the sender did not release" in row["verdict_reason"] for row in rows), "the node did"
     told, root = events(root), open_root()
     root.ingest.end_cut_off()
     assert events(root) == told, "it is told once"
+
+
+def ended(root: Root, association: str, outcome: str, **how: bool) -> None:
+    """Three of the six slices of a series came with an association that began now, and ended ten seconds later."""
+    for ds in make.ct_series(6)[:3]:
+        root.take(ds, replace(origin(association), began_at=root.clock()))
+    root.clock.move(how.pop("seconds", 10))
+    root.ingest.association_ended(association, outcome, **how)
+
+
+@pytest.mark.parametrize("outcome", sorted(BY_NODE))
+def test_an_association_that_the_node_ended_before_its_series_was_quiet_is_not_held_against_the_sender(
+    root: Root, outcome: str
+) -> None:
+    ended(root, "a1", outcome)
+    root.clock.move(280)
+    assert due(root) is None, "it has the time of an abort"
+    settle(root, 20)
+    assert verdict(root) == ("incomplete", "association", None, None)
+    assert the_series(root)["verdict_reason"].startswith("this node, not the sender, ended the association after 3 ")
+    assert events(root)[0] == "node-ended"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "how"),
+    [
+        *((outcome, {"seconds": 61}) for outcome in sorted(BY_NODE)),
+        ("idle", {"is_agreed": True}),
+        ("drained", {"is_agreed": True}),
+        ("lost", {"releases": False}),
+    ],
+)
+def test_an_association_that_the_node_ended_says_nothing_once_its_series_is_quiet_or_if_its_peer_agreed(
+    root: Root, outcome: str, how: dict[str, Any]
+) -> None:
+    ended(root, "a1", outcome, **how)
+    settle(root)
+    assert verdict(root) == ("complete", "geometry", None, 0)
+    assert events(root) == ["series-quiet", "series-converted"]
+
+
+@pytest.mark.parametrize("outcome", ["aborted", "lost", "violated", "idle"])
+def test_an_association_that_ended_in_the_middle_of_an_instance_had_more_to_send(root: Root, outcome: str) -> None:
+    ended(root, "a1", outcome, is_cut=True, releases=False)
+    settle(root, 300)
+    assert verdict(root) == ("incomplete", "association", None, None)
+    assert "in the middle of an instance, after 3 instances" in the_series(root)["verdict_reason"]
+
+
+@pytest.mark.parametrize("converted", [False, True], ids=["before the conversion", "after it"])
+def test_a_sender_that_comes_back_after_the_node_ended_its_association_had_sent_its_series(
+    root: Root, converted: bool
+) -> None:
+    ended(root, "a1", "drained")
+    first = the_series(root)["series_instance_uid"]
+    if converted:
+        settle(root, 300)
+        assert verdict(root)[0] == "incomplete"
+    root.clock.move(1)
+    for ds in make.ct_series(3):
+        root.take(ds, replace(origin("a2"), began_at=root.clock()))
+    root.ingest.association_ended("a2", "released")
+    root.clock.move(400)
+    settle_all(root)
+    assert {row["verdict"] for row in root.rows("SELECT verdict FROM v_series")} == {"complete"}
+    assert told_by_sidecars(root, first, "state") == {("complete",)}
+    for name in ("doubted", "never_releases"):
+        assert name in dir(root.index.series) + dir(root.index.senders)
+    assert root.index.series.doubted([], "MODALITY") == [], "it is not asked for ever"
+
+
+def whole(root: Root, number: int, outcome: str = "aborted", **how: Any) -> None:
+    """A whole series of a sender that did not release its association."""
+    for ds in make.ct_series(3, PatientID=f"P-{number}"):
+        root.take(ds, replace(origin(f"w{number}"), began_at=root.clock()))
+    root.ingest.association_ended(f"w{number}", outcome, **how)
+
+
+def verdicts(root: Root) -> list[str]:
+    return [row["verdict"] for row in root.rows("SELECT verdict FROM v_series ORDER BY rowid")]
+
+
+def test_a_sender_that_never_releases_is_known_after_some_whole_series(root: Root) -> None:
+    for number in range(MIN_SERIES - 1):
+        whole(root, number)
+        root.clock.move(301)
+        settle_all(root)
+    assert verdicts(root) == ["incomplete"] * (MIN_SERIES - 1)
+    whole(root, 100)
+    whole(root, 101)  # ends before it is known
+    root.clock.move(301)
+    assert settle_all(root) == MIN_SERIES + 1 + 2
+    assert verdicts(root) == ["complete"] * (MIN_SERIES + 1)
+    whole(root, 102)
+    root.clock.move(61)
+    settle_all(root)
+    assert verdicts(root) == ["complete"] * (MIN_SERIES + 2), "it has no grace, and no doubt"
+    whole(root, 103, is_cut=True)
+    whole(root, 104, "released")
+    whole(root, 105)
+    root.clock.move(301)
+    settle_all(root)
+    assert verdicts(root)[-3:] == ["incomplete", "complete", "incomplete"]
+    [sender] = root.rows("SELECT unreleased_series FROM v_senders")
+    assert sender == {"unreleased_series": 1}
+
+
+def test_a_sender_is_not_known_never_to_release_by_series_that_are_not_whole(root: Root) -> None:
+    for number in range(2 * MIN_SERIES):
+        for ds in make.ct_series(6, PatientID=f"P-{number}")[1:4]:  # the first is missing
+            root.take(ds, replace(origin(f"w{number}"), began_at=root.clock()))
+        root.ingest.association_ended(f"w{number}", "aborted")
+        root.clock.move(301)
+        settle_all(root)
+    assert set(verdicts(root)) == {"incomplete"}
 
 
 def test_a_line_about_an_association_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:

@@ -30,9 +30,37 @@ def rows(root: Root) -> list[dict[str, Any]]:
 def test_equal_refusals_share_a_row_while_they_follow_each_other(root: Root) -> None:
     assert root.index.rejections.record([counted(root, refused())]) == [refused()]
     root.clock.move(59)
-    assert root.index.rejections.record([counted(root, refused(reason="of another wording"), 4)]) == []
+    assert root.index.rejections.record([counted(root, refused(), 4)]) == []
     [row] = rows(root)
-    assert (row["count"], row["reason"]) == (5, "of another wording")
+    assert (row["count"], row["last_at"] > row["first_at"]) == (5, True)
+
+
+def test_refusals_of_different_reasons_have_rows_of_their_own_and_measures_are_no_reason(root: Root) -> None:
+    collector = Rejections(root.index, now=root.clock)
+    for length in range(40):
+        collector.record(refused(reason=f"data set ends within an element, after {length} bytes", what="instance"))
+        collector.record(refused(reason=f"PatientID (0010,{length:04}) is missing", what="context"))
+        if length % 10 == 0:
+            collector.step()
+    collector.stop()
+    found = rows(root)
+    [ends] = [row for row in found if row["what"] == "instance"]
+    assert (ends["count"], ends["reason"]) == (40, "data set ends within an element, after 39 bytes")
+    missing = [row for row in found if row["what"] == "context"]
+    assert [row["count"] for row in missing] == [1] * MAX_KINDS_OF_PEER + [40 - MAX_KINDS_OF_PEER]
+    assert missing[-1]["rule"] == "too many kinds"
+
+
+def test_a_flood_makes_no_more_rows_the_longer_it_lasts(root: Root) -> None:
+    collector = Rejections(root.index, now=root.clock)
+    for number in range(1000):
+        collector.record(refused(reason=f"reason {number:04}x", peer=f"10.0.{number}.1"))
+        if number % 100 == 0:
+            collector.step()
+            root.clock.move(2)
+    collector.stop()
+    found = rows(root)
+    assert (len(found), sum(row["count"] for row in found)) == (MAX_KINDS + 1, 1000)
 
 
 def test_after_a_minute_of_peace_a_new_row_begins(root: Root) -> None:

@@ -147,6 +147,7 @@ def acceptor(request: pytest.FixtureRequest) -> Iterator[str]:
 OVER_BOTH = {
     "test_c_store": pytest.mark.slow,
     "test_find": pytest.mark.slow,
+    "test_ends": pytest.mark.slow,
     "test_performed_steps": pytest.mark.slow,
     "test_admission": pytest.mark.long,
     "test_availability": pytest.mark.long,

@@ -67,7 +67,7 @@ def test_an_association_in_use_may_go_on_for_a_while_and_ends_once_its_peer_is_s
         for rest, next_begin in zip(rests, [*begins[1:], b""], strict=True):
             peer.send(rest + next_begin)
             assert status_of(peer.receive()) == 0x0000
-        assert peer.aborted() == (0, 0)
+        assert peer.receive() == (5, b"\0\0\0\0")
         peer.socket.close()
         thread.join(30)
         assert not thread.is_alive()

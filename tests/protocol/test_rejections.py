@@ -107,12 +107,39 @@ def test_a_refused_instance_is_told_without_its_patient(node: Running) -> None:
     assert not any("SECRET" in str(value).upper() for value in row.values())
 
 
-def test_another_protocol_is_told_as_a_connection(node: Running) -> None:
-    with Raw(node) as raw:
-        raw.send(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
-        assert raw.closed()
-    [row] = told(node, "connection")
-    assert (row["rule"], row["peer"]) == ("request", "127.0.0.1")
+OTHERS = {
+    "HTTP, not": b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "HL7": b"\x0bMSH|^~\\&|A|B\x1c\r",
+    "PROXY protocol": b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n",
+    "PROXY protocol, not DICOM: PDU type 0x0d": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
+    "PDU type 0x99": b"\x99" * 20,
+}
+
+
+def test_other_protocols_are_told_each_by_its_name(node: Running) -> None:
+    for begin in OTHERS.values():
+        with Raw(node) as raw:
+            raw.send(begin)
+            assert raw.closed()
+    assert until(lambda: len(told(node, "connection")) == len(OTHERS))
+    rows = told(node, "connection")
+    assert {(row["rule"], row["peer"], row["count"]) for row in rows} == {("request", "127.0.0.1", 1)}
+    for words in OTHERS:
+        assert any(words in row["reason"] for row in rows), words
+
+
+def test_instances_that_are_refused_for_different_reasons_are_told_each_by_itself(node: Running) -> None:
+    wanting = ["StudyInstanceUID", "SeriesInstanceUID", "SeriesInstanceUID"]
+    assoc = associate(node)
+    for keyword in wanting:
+        [ds] = make.ct_series(1)
+        del ds[keyword]
+        assert assoc.send_c_store(ds).Status == 0xC000
+    assoc.release()
+    assert until(lambda: sum(row["count"] for row in told(node, "instance")) == 3)
+    counts = {row["reason"].partition(" UID")[0]: row["count"] for row in told(node, "instance")}
+    assert counts == {"Study Instance": 1, "Series Instance": 2}
 
 
 def test_a_peer_that_does_not_speak_tls_is_told(start_node: Callable[..., Running], keys: Path) -> None:

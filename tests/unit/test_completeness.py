@@ -185,13 +185,13 @@ def test_what_the_sender_has_decides_only_with_a_second_source(
     assert words in found.reason
 
 
-@pytest.mark.parametrize("how", [{"aborted": True}, {"forced": True}])
-def test_a_series_cut_short_is_complete_if_the_sender_has_no_more(how: dict[str, bool]) -> None:
+@pytest.mark.parametrize("how", [{"aborted": "sender"}, {"forced": True}])
+def test_a_series_cut_short_is_complete_if_the_sender_has_no_more(how: dict[str, Any]) -> None:
     assert verdict(series(5), reported=Reported(5, 5), **how) == ("complete", "c-find", 5, 0)
 
 
-@pytest.mark.parametrize(("how", "rule"), [({"aborted": True}, "association"), ({"forced": True}, "forced")])
-def test_a_series_cut_short_is_incomplete_unless_a_count_says_otherwise(how: dict[str, bool], rule: str) -> None:
+@pytest.mark.parametrize(("how", "rule"), [({"aborted": "sender"}, "association"), ({"forced": True}, "forced")])
+def test_a_series_cut_short_is_incomplete_unless_a_count_says_otherwise(how: dict[str, Any], rule: str) -> None:
     assert verdict(series(5), **how) == ("incomplete", rule, None, None)
     assert verdict(series(5, images_in_acquisition=5), **how) == ("complete", "headers", 5, 0)
 

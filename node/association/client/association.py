@@ -221,7 +221,7 @@ class RequestedAssociation(Association):
             raise NoAssociation(f"{self.peer}: its answer to the request cannot be decoded") from error
         answers = primitive.presentation_context_definition_results_list
         self.agree(negotiate_as_requestor(list(contexts), answers, roles_of(primitive)), peer_maximum_bytes(primitive))
-        self._framing.expect_data(as_requestor=True)
+        self._framing.expect_data(asks_release=True)
         self._is_open = True
         if not self.accepted:
             self.release()

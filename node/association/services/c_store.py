@@ -65,18 +65,29 @@ class StoreService:
         self.metrics = metrics
         self.on_refusal = on_refusal
         self.on_answer = on_answer
+        self.is_cut = False
+        """Whether the association ends in the middle of an instance, or while its peer goes on."""
         self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
 
     def begin(self, request: Request, context: AcceptedContext) -> Reception:
         """Begin a request; `Reception.finish` returns its refusal, if any."""
         return Reception(self, request, context)
 
-    def ended(self, outcome: str) -> None:
-        """Record how the association ended; never raises."""
+    def ended(self, outcome: str, *, is_agreed: bool = False) -> None:
+        """Record how the association ended; never raises.
+
+        `is_agreed`: the peer has answered the release that the node asked for.
+        """
         try:
             if self.ingest.transfers is not None:
                 self.ingest.transfers.ended(self.origin, outcome)
-            self.ingest.association_ended(self.origin.association, outcome)
+            self.ingest.association_ended(
+                self.origin.association,
+                outcome,
+                is_agreed=is_agreed,
+                is_cut=self.is_cut,
+                releases=self.origin.releases,
+            )
         except Exception as error:  # the series keep their due times
             self.log.error("association_end_not_recorded", exc_info=error)
 
@@ -150,6 +161,7 @@ class Reception:
     def abandon(self) -> None:
         """Drop the instance: its sender is gone."""
         self._service.metrics.received_bytes.inc(self._bytes)
+        self._service.is_cut = True
         self._service.log.warning("instance_interrupted", bytes=self._bytes, sop_class_uid=self._request.sop_class_uid)
         self._drop()
 

@@ -54,8 +54,8 @@ ACKNOWLEDGED = {
 }
 """What senders wait for, by [journal] acknowledge."""
 
-MAX_AGE_SECONDS = 15.0
-"""A running node writes its state every three seconds."""
+INTAKE = ("intake", "listener", "drain")
+"""The parts of a node without which it accepts nothing."""
 
 
 def status(root: Root) -> Listing:
@@ -65,7 +65,7 @@ def status(root: Root) -> Listing:
     from node.archive.proof import last_proof
     from node.archive.space import free_bytes_of, fullest
     from node.lifecycle.journal import damaged_records, journal_report
-    from node.live import read_counters
+    from node.live import read_counters, running
 
     folder = root.folder
     live, proof = read_counters(folder), last_proof(folder)
@@ -75,8 +75,8 @@ def status(root: Root) -> Listing:
         failures = index.failures.newest(SHOWN_FAILURES)
         facts: dict[str, Any] = {
             "root": folder,
-            "acknowledge": settings.acknowledge,
-            "intake": intake_of(settings),
+            "acknowledge": running(live).get("acknowledge", settings.acknowledge),
+            "intake": intake_of(settings, live),
             "ready": readiness_of(live),
             "patients": levels["patients"],
             "studies": levels["studies"],
@@ -123,15 +123,20 @@ def _readable(
 
 def readiness_of(live: Mapping[str, Any] | None) -> str:
     """Return a description of whether the running node is ready, from what it wrote last."""
+    from node.live import running
+
     if live is None:
         return "no node is running"
-    if live["age_seconds"] > MAX_AGE_SECONDS:
+    if not running(live):
         return f"unknown: the node wrote its state {live['age_seconds']:.0f} s ago; it was killed, or cannot write"
     return "; ".join(f"no, {part}: {reason}" for part, reason in live["reasons"].items()) or "yes"
 
 
-def intake_of(settings: Settings) -> str:
-    """Return a description of whether a node on this root currently accepts instances."""
+def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
+    """Return a description of whether a node on this root currently accepts instances.
+
+    A running node knows (`live`); without one, the settings and the disk say what it would do.
+    """
     from node.archive.space import (
         MIN_FREE_BYTES,
         MIN_FREE_INODES,
@@ -142,11 +147,14 @@ def intake_of(settings: Settings) -> str:
         fullest,
         room_of,
     )
+    from node.live import running
 
     root = settings.storage.root.absolute()
     with suppress(OSError, ValueError):
         stopped = json_of((root / STOPPED_FILE).read_bytes())
         return f"stopped at {stopped['at']}: {stopped['reason']}; check the disk, then restart the node"
+    if now := running(live):
+        return "; ".join(now["reasons"][part] for part in INTAKE if part in now["reasons"]) or "open"
     folder = fullest(root)
     free = free_bytes_of(folder)
     inodes = min((count for count in map(free_inodes_of, disks_of(root)) if count is not None), default=None)

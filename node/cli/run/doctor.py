@@ -22,7 +22,7 @@ import typer
 
 from node.archive.root import NETWORK, file_system, lock_problem, make_private, open_to_others, others_may
 from node.child_process.confinement import described, offered
-from node.cli.look.status import ACKNOWLEDGED, MAX_AGE_SECONDS, readiness_of
+from node.cli.look.status import ACKNOWLEDGED, readiness_of
 from node.cli.options import Root
 from node.cli.output import Listing, listing, moment_of
 from node.counted import counted, sized
@@ -331,12 +331,12 @@ def _acknowledgement(settings: Settings) -> Iterator[Check]:
 
 
 def _node(settings: Settings) -> Iterator[Check]:
-    from node.live import read_counters
+    from node.live import read_counters, running
 
     live = read_counters(settings.storage.root.absolute())
     if live is None:
         return
-    if live["age_seconds"] > MAX_AGE_SECONDS:
+    if not running(live):
         yield Check("node", "warning", readiness_of(live), "see the log; if the node was killed, start it again")
     elif live["reasons"]:
         for part, reason in live["reasons"].items():
@@ -348,8 +348,14 @@ def _node(settings: Settings) -> Iterator[Check]:
 def _port(settings: Settings) -> Iterator[Check]:
     if not settings.dicom.enabled:
         return
+    from node.live import read_counters, running
+
     host, port = settings.bind_host, settings.dicom.port
     where = f"{host}:{port}"
+    live = running(read_counters(settings.storage.root.absolute()))
+    if live.get("port") == port and "listener" not in live["reasons"]:
+        yield Check("port", "ok", f"the running node listens at {where}")
+        return
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as listener:
@@ -360,9 +366,7 @@ def _port(settings: Settings) -> Iterator[Check]:
             "port", "broken", f"{where}: permission denied", "set dicom.port above 1023, or grant CAP_NET_BIND_SERVICE"
         )
     except OSError as error:
-        remedy = (
-            "run `voxelnode peers echo` to see whether this node listens there; if not, set dicom.port or dicom.host"
-        )
+        remedy = "end the program that listens there, or set dicom.port or dicom.host"
         yield Check("port", "warning", f"{where}: {error.strerror}", remedy)
     else:
         yield Check("port", "ok", f"{where} is free")

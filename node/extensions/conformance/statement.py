@@ -310,7 +310,7 @@ def _association(dicom: Dicom) -> Table:
             "Timeout for a complete PDU, s",
             f"{PDU_SECONDS:g}, plus the time of its bytes at 1024 bytes per second",
         ),
-        ("Timeout without a PDU until an association is aborted, s", f"{dicom.idle_seconds:g}"),
+        ("Timeout without a PDU until an association is released, s", f"{dicom.idle_seconds:g}"),
         ("Network", "TCP over IPv4 or IPv6"),
     ]
     return table(("Parameter", "Value"), rows)

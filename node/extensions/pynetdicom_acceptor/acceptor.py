@@ -3,7 +3,7 @@
     connection -> A-ASSOCIATE-RQ judged by the listener -> contexts given to pynetdicom -> its events served
 
 What pynetdicom gives no event for is looked at every `WATCH_SECONDS`: associations whose thread has ended, those that
-must give way, and those that end because the node stops.
+must give way, and those that end because they are idle or the node stops.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class _Accepted:
         self.association = association
         self.admitted: Admitted | None = None
         self.outcome = "lost"
+        self.is_agreed = False
         self.heard_at = monotonic()
         self.must_end = False
         self._serving = 0
@@ -81,13 +82,23 @@ class _Accepted:
         """End at the next boundary between messages; `finish_seconds`: a peer that sends more has this long before."""
         self.drain_at = monotonic() + finish_seconds
 
+    def due(self, idle_seconds: float) -> str:
+        """Return why the node ends it now, if it does not do so already; empty if it does not."""
+        is_silent = self.silent_seconds >= SILENT_SECONDS
+        if self.must_end:
+            why = "cut off"
+        elif self.drain_at is not None and not self.is_under_way and (monotonic() >= self.drain_at or is_silent):
+            why = "drained"
+        elif self.admitted is not None and not self.is_served and self.silent_seconds >= idle_seconds:
+            why = "idle"
+        else:
+            why = ""
+        return why if self.outcome == "lost" or why == "cut off" != self.outcome else ""
+
     @property
-    def is_due(self) -> bool:
-        """Whether it is to be aborted now."""
-        if self.drain_at is None or self.is_under_way:
-            return self.must_end
-        now = monotonic()
-        return self.must_end or now >= self.drain_at or now - self.heard_at >= SILENT_SECONDS
+    def silent_seconds(self) -> float:
+        """For how long its peer has sent nothing, and was served nothing."""
+        return monotonic() - self.heard_at
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -128,7 +139,7 @@ class PynetdicomAcceptor(Handlers):
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
         ae.maximum_associations = 2 * dicom.maximum_associations  # admission decides
-        ae.acse_timeout, ae.network_timeout = REQUEST_SECONDS, dicom.idle_seconds
+        ae.acse_timeout, ae.network_timeout = REQUEST_SECONDS, None  # the watch ends what is idle
         ae.dimse_timeout = dicom.response_seconds
         _config.LOG_HANDLER_LEVEL = "none"  # it would decode data sets and identifiers for its log
         _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
@@ -194,8 +205,14 @@ class PynetdicomAcceptor(Handlers):
             claim.moved(len(event.data))
 
     def _ended(self, event: Event, outcome: str) -> None:
-        if event.assoc in self._accepted:
-            self._accepted[event.assoc][0].outcome = outcome
+        """Note how an association ended; if the node ended it, by what its peer answered."""
+        if event.assoc not in self._accepted:
+            return
+        one, _ = self._accepted[event.assoc]
+        if one.outcome == "lost":
+            one.outcome = outcome
+        else:
+            one.is_agreed = outcome == "released"
 
     # Requests
 
@@ -230,12 +247,15 @@ class PynetdicomAcceptor(Handlers):
                     continue
                 if not association.is_alive():
                     self._forget(association, one, claim)
-                elif one.is_due and one.admitted is None:  # pynetdicom cannot abort what is no association yet
+                elif not (why := one.due(self._listener.dicom.idle_seconds)):
+                    continue
+                elif one.admitted is None:  # pynetdicom cannot abort what is no association yet
                     association.dul.socket.close()
                     self._forget(association, one, claim)
-                elif one.is_due:
-                    one.must_end, one.drain_at = False, None
-                    threading.Thread(target=association.abort, daemon=True).start()  # it waits for the peer's answer
+                else:
+                    is_asked = why != "cut off" and not one.is_under_way and one.silent_seconds >= SILENT_SECONDS
+                    one.outcome, end = why, association.release if is_asked else association.abort
+                    threading.Thread(target=end, daemon=True).start()  # it waits for the peer's answer
 
     def _forget(self, association: Any, one: _Accepted, claim: Claim) -> None:
         with self._lock:
@@ -244,7 +264,8 @@ class PynetdicomAcceptor(Handlers):
         listener.admission.ending(claim)
         if one.admitted is not None:
             service = one.admitted.store_service
-            service.ended(one.outcome)
+            service.is_cut |= association.dimse.message is not None
+            service.ended(one.outcome, is_agreed=one.is_agreed)
             service.log.info("association_ended", state=one.outcome)
             listener.metrics.associations.labels(outcome=one.outcome).inc()
             title, word = service.origin.calling_ae_title, f"association {one.outcome}"

@@ -21,7 +21,9 @@ EventKind = Literal[
     "series-reopened",  # an instance was added, deleted or replaced after the conversion, or reconversion requested
     "series-confirmed",  # the sender was asked for its number of instances, or a performed procedure step listed them
     "sender-aborted",  # an association that delivered instances did not end by release
+    "node-ended",  # the node ended such an association before the series was quiet
     "sender-returned",  # the sender came back after that, had nothing new, and released its association
+    "sender-never-releases",  # as was learnt: that it did not end by release says nothing
     "volume-superseded",
     "study-quiet",
     "instance-replaced",

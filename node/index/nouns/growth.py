@@ -113,6 +113,12 @@ def after_abort(waits: Waits, sender: str, grace_until: dt.datetime, aborted_at:
     return {**waits, sender: {**waits.get(sender, {}), **grace}}
 
 
+def is_quiet_of(waits: Waits, sender: str, now: dt.datetime) -> bool:
+    """Return whether a series waits no more for instances of a sender."""
+    quiet_at = waits.get(sender, {}).get("quiet_at")
+    return quiet_at is None or dt.datetime.fromisoformat(quiet_at) <= now
+
+
 def due_at(waits: Waits) -> dt.datetime:
     """Return the latest moment that any sender asks for."""
     return max(map(_end, waits.values()))

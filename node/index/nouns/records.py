@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -94,7 +95,7 @@ RefusedLevel = Literal["connection", "association", "context", "instance", "retr
 class Refused:
     """A refusal with its reason and its remedy, without patient data.
 
-    Refusals that differ only in `reason` and `remedy` are counted as one.
+    Refusals whose reasons differ only in measures, such as a number of bytes, are counted as one.
     """
 
     what: RefusedLevel
@@ -105,6 +106,18 @@ class Refused:
     calling_ae_title: str = ""
     called_ae_title: str = ""
     offered: str = ""
+    kind: str = field(init=False, repr=False)  # the reason without measures
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", kind_of(self.reason))
+
+
+_MEASURE = re.compile(r"(?<= )\d+(\.\d+)?(?= |$)")
+
+
+def kind_of(reason: str) -> str:
+    """Return a reason of a refusal without its measures."""
+    return _MEASURE.sub("N", reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import RejectionRow
-from node.index.nouns.records import CountedRefusal, Refused
+from node.index.nouns.records import CountedRefusal, Refused, kind_of
 
 ROW_TIME = dt.timedelta(minutes=1)
 """Equal refusals at most this far apart share a row."""
@@ -40,14 +40,15 @@ class RejectionRepository(IndexRepository):
 def _counted(connection: Connection, counted: CountedRefusal) -> bool:
     """Add a refusal to the open row of an equal one and return True; else insert a row and return False."""
     same = asdict(counted.refused)
+    kind = same.pop("kind")
     texts = {"reason": same.pop("reason"), "remedy": same.pop("remedy"), "last_at": counted.last_at}
-    open_row = connection.execute(
-        select(RejectionRow.id)
+    open_rows = connection.execute(
+        select(RejectionRow.id, RejectionRow.reason)
         .where(*(getattr(RejectionRow, name) == value for name, value in same.items()))
         .where(RejectionRow.last_at >= counted.first_at - ROW_TIME)
         .order_by(RejectionRow.id.desc())
-        .limit(1)
-    ).scalar()
+    )
+    open_row = next((id for id, reason in open_rows if kind_of(reason) == kind), None)
     if open_row is None:
         connection.execute(insert(RejectionRow).values(**same, **texts, count=counted.count, first_at=counted.first_at))
         return False

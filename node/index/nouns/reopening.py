@@ -73,10 +73,15 @@ def reopen_damaged(connection: Connection, images: Sequence[int], now: dt.dateti
         reopen(connection, row.id, row.study_instance_uid, None, now, "a damaged file is whole again")
 
 
-def convert_for_verdict(connection: Connection, series_id: int, now: dt.datetime) -> None:
-    """Have a converted series converted again, although its volumes will be the same: its sidecars tell the verdict."""
+def convert_for_verdict(
+    connection: Connection, series_id: int, now: dt.datetime, states: Sequence[str] = ("converted",)
+) -> None:
+    """Have a converted series converted again, although its volumes will be the same: its sidecars tell the verdict.
+
+    `states`: those of series that are; only the converter gives a series a better verdict.
+    """
     converted = select(StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
-    study = connection.scalar(converted.where(SeriesRow.id == series_id, SeriesRow.state == "converted"))
+    study = connection.scalar(converted.where(SeriesRow.id == series_id, SeriesRow.state.in_(states)))
     if study is not None:
         reopen_for_verdict(connection, series_id, study, now, "what was heard of it has changed its verdict")
 

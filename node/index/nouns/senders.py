@@ -1,7 +1,10 @@
-"""Senders: the quiet time that each needs, learnt from the gaps that it makes.
+"""Senders: the quiet time that each needs, learnt from the gaps that it makes, and what its way to end means.
 
 When a series is claimed, the longest gap between two of its instances from one sender is noted. A gap that exceeded the
 quiet time, so that the series was converted too early, counts as well: it is noted when the series is claimed again.
+
+Some modalities never release an association. Once `MIN_SERIES` of a sender were whole all the same, without a release
+in between, its way to end means nothing, until it releases one.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from math import ceil
 
-from sqlalchemy import ColumnElement, Connection, Subquery, func, select
+from sqlalchemy import ColumnElement, Connection, Subquery, func, select, update
 
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
-from node.index.engine.writer import IndexRepository, on_reader
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ImageRow, SenderRow
+from node.index.nouns.converted import SeriesKey
 from node.index.nouns.views import SenderViews
 
 MAX_SERIES = 50
@@ -44,6 +48,25 @@ class SenderRepository(IndexRepository):
         query = select(SenderRow.quiet_seconds).where(SenderRow.calling_ae_title == calling_ae_title)
         return connection.execute(query).scalar()
 
+    @on_reader
+    def never_releases(self, connection: Connection, calling_ae_title: str) -> bool:
+        """Return whether a sender is known never to release its associations."""
+        return len(_unreleased(connection, calling_ae_title)) >= MIN_SERIES
+
+    def note_release(self, calling_ae_title: str) -> None:
+        """Forget what was learnt of the ends of a sender's associations: it has released one."""
+        if self._has_unreleased(calling_ae_title):
+            self._note_release(calling_ae_title)
+
+    @on_reader
+    def _has_unreleased(self, connection: Connection, calling_ae_title: str) -> bool:
+        return bool(_unreleased(connection, calling_ae_title))
+
+    @on_writer
+    def _note_release(self, connection: Connection, calling_ae_title: str) -> None:
+        of_sender = SenderRow.calling_ae_title == calling_ae_title
+        connection.execute(update(SenderRow).where(of_sender).values(unreleased=[]))
+
 
 def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None, now: dt.datetime) -> None:
     """Note the longest gap of each sender of a series, for those instances that no conversion has seen.
@@ -60,6 +83,31 @@ def learn_gaps(connection: Connection, series_id: int, since: dt.datetime | None
     receptions = [(sender, received_at) for sender, received_at in rows if sender is not None]
     for sender, gap in _longest_gaps(receptions, since).items():
         _note_gap(connection, sender, gap, now)
+
+
+def learn_end(
+    connection: Connection, series_id: int, key: SeriesKey, is_whole: bool, now: dt.datetime
+) -> list[SeriesKey]:
+    """Note whether a series is whole although no sender of it released its association.
+
+    Returns the series that were whole, if a sender is known by them never to release.
+    """
+    settled: list[SeriesKey] = []
+    titles = select(ImageRow.calling_ae_title).where(ImageRow.series_id == series_id).distinct()
+    for title in connection.scalars(titles.where(ImageRow.calling_ae_title.is_not(None))).all():
+        known = [(study, series) for study, series in _unreleased(connection, str(title)) if (study, series) != key]
+        known = [*known, key][-MIN_SERIES:] if is_whole else []
+        values = {"unreleased": known, "learnt_at": now}
+        row = insert(SenderRow).values(calling_ae_title=title, gaps=[], **values)
+        connection.execute(row.on_conflict_do_update(index_elements=["calling_ae_title"], set_=values))
+        if len(known) >= MIN_SERIES:
+            settled += known
+    return settled
+
+
+def _unreleased(connection: Connection, calling_ae_title: str) -> Sequence[tuple[str, str]]:
+    query = select(SenderRow.unreleased).where(SenderRow.calling_ae_title == calling_ae_title)
+    return connection.execute(query).scalar() or []
 
 
 def quiet_seconds_after(gaps: Sequence[float]) -> float | None:

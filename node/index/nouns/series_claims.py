@@ -11,6 +11,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
@@ -20,6 +21,7 @@ from node.completeness import (
     Completeness,
     Expectation,
     InstanceCounts,
+    Party,
     Reported,
     aborted_verdict,
     completeness_of,
@@ -33,8 +35,8 @@ from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyR
 from node.index.nouns.conflicts import count_aside
 from node.index.nouns.conversions import current_conversion, insert_conversion, replace_failures
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
-from node.index.nouns.events import FinalKind, record_series_event
-from node.index.nouns.growth import after_abort, due_at, performed_of
+from node.index.nouns.events import EventKind, FinalKind, record_series_event
+from node.index.nouns.growth import after_abort, due_at, is_quiet_of, performed_of
 from node.index.nouns.lost import count_lost, judge_lost
 from node.index.nouns.protocols import learn, usual_of
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
@@ -49,7 +51,7 @@ from node.index.nouns.reopening import (
     reopen,
     replace_references,
 )
-from node.index.nouns.senders import learn_gaps
+from node.index.nouns.senders import learn_end, learn_gaps
 from node.index.nouns.terms import Terms
 from node.retries import wait_seconds
 
@@ -58,6 +60,9 @@ RECONVERSION_REQUESTED = "reconversion requested"
 
 FOR_ROOM = "waits: for room: "
 """How the `error` of a series begins that is due while the disk has no room for its volumes."""
+
+IN_AN_INSTANCE = ", in the middle of an instance"
+"""How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
 
 _COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 
@@ -192,6 +197,8 @@ class SeriesRepository(IndexRepository):
         written = outcome.completeness
         if written and completeness and (written.state, written.missing) != (completeness.state, completeness.missing):
             convert_for_verdict(connection, series.id, now)
+        if completeness is not None:
+            _learn_end(connection, series, completeness, now)
         if not outcome.references:
             convert_referring(connection, [series.series_instance_uid], now, f"has revision {series.revision}")
         return True
@@ -341,10 +348,13 @@ class SeriesRepository(IndexRepository):
         grace: dt.timedelta,
         why: str,
         now: dt.datetime,
+        party: Party = "sender",
+        not_over: Collection[SeriesKey] = (),
     ) -> None:
         """Extend the wait for series whose association was not released, so that the sender can come back.
 
         A series that is closed already gets another verdict: an idle association may end long after its last instance.
+        The node's own end says nothing about a series that was quiet by then.
 
         Parameters
         ----------
@@ -354,29 +364,54 @@ class SeriesRepository(IndexRepository):
             Wait after the last instance; never shortens a longer wait.
         why : str
             How the association ended, in one word.
+        party : Party
+            Who ended it.
+        not_over : collection of SeriesKey
+            Series that were not quiet, whatever their waits say.
         """
+        kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
+        whose = "the node ended the association" if party == "node" else "the association did not end by release"
+        detail = f"{whose}: {why}{IN_AN_INSTANCE if party == 'cut' else ''}"
         for key in keys:
-            detail = f"the association did not end by release: {why}"
             for row in connection.execute(_held_at(key)).all():
-                record_series_event(connection, "sender-aborted", key, now, detail)
+                is_quiet = key not in not_over and is_quiet_of(row.waits or {}, calling_ae_title, now)
+                if party == "node" and (is_quiet or row.state not in OPEN_STATES):
+                    continue
+                record_series_event(connection, kind, key, now, detail)
                 if row.state not in OPEN_STATES:
-                    _judge_again(connection, row.id, now, aborted_verdict)
+                    _judge_again(connection, row.id, now, partial(aborted_verdict, party=party))
                     continue
                 last = min(row.last_received_at, now)  # the clock may have been set back since
                 waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
                 _update(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
 
     @on_reader
-    def were_ever_aborted(self, connection: Connection, keys: Collection[SeriesKey]) -> bool:
-        """Return whether an association with one of these series was not released; asked at the end of each."""
-        series = looked_up_in(EventRow.series_instance_uid, [series for _, series in keys])
-        aborted = select(EventRow.id).where(EventRow.kind == "sender-aborted", series).limit(1)
-        return connection.execute(aborted).first() is not None
+    def doubted(self, connection: Connection, keys: Collection[SeriesKey], calling_ae_title: str) -> list[SeriesKey]:
+        """Return the series that a sender may have left unfinished; asked at the end of each of its associations.
+
+        Those of `keys` whose association was not released once, and all of its series whose association the node ended.
+        """
+        series = (EventRow.study_instance_uid, EventRow.series_instance_uid)
+        aborted = select(*series).where(
+            EventRow.kind == "sender-aborted", looked_up_in(EventRow.series_instance_uid, [uid for _, uid in keys])
+        )
+        of_sender = select(ImageRow.id).where(
+            ImageRow.series_id == SeriesRow.id, ImageRow.calling_ae_title == calling_ae_title
+        )
+        ended = (
+            select(*series)
+            .join(SeriesRow, SeriesRow.series_instance_uid == EventRow.series_instance_uid)
+            .where(EventRow.kind == "node-ended", of_sender.exists())
+            .where(or_(SeriesRow.state.in_(OPEN_STATES), SeriesRow.verdict_rule == "association"))
+        )
+        found = {(study, uid) for study, uid in connection.execute(aborted.union(ended)) if study and uid}
+        return sorted(found)
 
     @on_writer
     def record_return(
         self,
         connection: Connection,
+        keys: Collection[SeriesKey],
         repeated: Mapping[SeriesKey, int],
         calling_ae_title: str,
         began_at: dt.datetime,
@@ -384,26 +419,28 @@ class SeriesRepository(IndexRepository):
     ) -> None:
         """Let an abort count no more for series whose sender came back with nothing new, and released its association.
 
-        It repeated what it has: nothing is left. A closed series is judged again, by another conversion.
+        It repeated what it has: nothing is left. If the node had ended the association, that it came back is enough: it
+        knew which instances were not acknowledged. A closed series is judged again, by another conversion.
 
         Parameters
         ----------
+        keys : collection of SeriesKey
+            The series of which `doubted` says so.
         repeated : mapping
             How many instances of each series it repeated; fewer than it had brought before tell nothing.
         began_at : datetime
             Begin of the association, after the abort: one that was open meanwhile tells nothing.
         """
-        for key, count in repeated.items():
+        for key in keys:
             for row in connection.execute(_held_at(key)).all():
                 of_sender = ImageRow.series_id == row.id, ImageRow.calling_ae_title == calling_ae_title
-                if not _was_aborted(connection, key, row.last_received_at, before=began_at):
+                party = _aborted_by(connection, key, row.last_received_at, before=began_at)
+                if not party:
                     continue
                 had = connection.execute(select(func.count()).where(*of_sender)).scalar_one()
-                if 0 < had <= count:
-                    detail = "the sender repeated instances and released its association"
-                    record_series_event(connection, "sender-returned", key, now, detail)
-                    if row.verdict_rule == "association":
-                        convert_for_verdict(connection, row.id, now)
+                if 0 < had <= repeated.get(key, had if party == "node" else 0):
+                    detail = "the sender came back with nothing new and released its association"
+                    _settle(connection, key, row, "sender-returned", detail, now)
 
     def keep_waiting(
         self, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime, still_asked: Callable[[], Collection[SeriesKey]]
@@ -522,7 +559,7 @@ def _expectation(
     return expectation(
         counts,
         reported=reported_of(row.reported),
-        aborted=_was_aborted(connection, (study_uid, row.series_instance_uid), row.last_received_at),
+        aborted=_aborted_by(connection, (study_uid, row.series_instance_uid), row.last_received_at),
         forced=row.due_at is not None and row.due_at > now,
         siblings=tuple(_siblings(connection, row)),
         split=_is_split(connection, row, counts),
@@ -541,21 +578,55 @@ def reported_of(document: Mapping[str, Any] | None) -> Reported | None:
     return None if document is None else Reported(**{**document, "named": tuple(document["named"])})
 
 
-def _was_aborted(
+def _aborted_by(
     connection: Connection, key: SeriesKey, last_received_at: dt.datetime, before: dt.datetime | None = None
-) -> bool:
-    """Return whether an association that delivered instances of a series was aborted after the last one.
+) -> Party:
+    """Return who aborted an association that delivered instances of a series, after the last one.
 
     That counts until the sender comes back. `before`: whether it was aborted before a moment.
     """
-    last = select(EventRow.kind, EventRow.happened_at).where(
-        EventRow.kind.in_(("sender-aborted", "sender-returned")),
+    last = select(EventRow.kind, EventRow.happened_at, EventRow.detail).where(
+        EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
         EventRow.series_instance_uid == key[1],
         EventRow.study_instance_uid == key[0],
         EventRow.happened_at >= last_received_at,
     )
     event = connection.execute(last.order_by(EventRow.id.desc()).limit(1)).first()
-    return event is not None and event.kind == "sender-aborted" and (before is None or event.happened_at <= before)
+    if event is None or (before is not None and event.happened_at > before):
+        return ""
+    if event.kind == "sender-aborted":
+        return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
+    return "node" if event.kind == "node-ended" else ""
+
+
+def _learn_end(connection: Connection, series: ClaimedSeries, verdict: Completeness, now: dt.datetime) -> None:
+    """Learn from a series that is whole, although its association was not released, what that end means.
+
+    It is whole if nothing else speaks against it, and its Instance Numbers run from 1. Once the sender is known never
+    to release, the series from which that was learnt are judged again.
+    """
+    row = connection.execute(select(SeriesRow).where(SeriesRow.id == series.id)).one()
+    if _aborted_by(connection, _key(series), row.last_received_at) != "sender":
+        return
+    number = ImageRow.instance_number
+    lowest, highest, numbers = connection.execute(
+        select(func.min(number), func.max(number), func.count(number.distinct())).where(ImageRow.series_id == series.id)
+    ).one()
+    agree = lowest in (0, 1) and highest - lowest + 1 == numbers == len(series.instances)
+    is_whole = verdict.state == "complete" or (verdict.rule == "association" and agree)
+    for key in learn_end(connection, series.id, _key(series), is_whole, now):
+        for known in connection.execute(_at(key)).all():
+            if _aborted_by(connection, key, known.last_received_at) == "sender":
+                _settle(connection, key, known, "sender-never-releases", "its series were whole all the same", now)
+
+
+def _settle(
+    connection: Connection, key: SeriesKey, row: Row[Any], kind: EventKind, detail: str, now: dt.datetime
+) -> None:
+    """Let the end of an association count no more for a series."""
+    record_series_event(connection, kind, key, now, detail)
+    if row.verdict_rule == "association":
+        convert_for_verdict(connection, row.id, now, ("converted", "refused"))
 
 
 def _judge_again(
@@ -593,8 +664,8 @@ def _last_verdict(
         heard = connection.execute(
             select(SeriesRow.last_received_at, SeriesRow.reported).where(SeriesRow.id == series.id)
         ).one()
-        if _was_aborted(connection, _key(series), heard.last_received_at):
-            completeness = aborted_verdict(completeness)
+        if party := _aborted_by(connection, _key(series), heard.last_received_at):
+            completeness = aborted_verdict(completeness, party)
         reported = reported_of(heard.reported)
         if reported is not None and reported != series.expectation.reported:
             completeness = with_reported(completeness, reported)
