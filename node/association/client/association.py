@@ -40,6 +40,7 @@ from node.association.tls import peer_tls_context
 from node.association.transport import bound_waits, send_parts
 from node.dicom.command import Command, Element, MalformedCommand, decode_command
 from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
+from node.dicom.header import require_few_elements
 from node.dicom.status import SUCCESS
 from node.dicom.uids import APPLICATION_CONTEXT, VERIFICATION
 from node.errors import PeerFailed, UsageError, VoxelnodeError, meant
@@ -93,7 +94,7 @@ BUFFER_BYTES = 262144
 LOOK_SECONDS = 0.5
 """Interval at which a wait for a peer checks whether anybody still wants the answer."""
 
-MAXIMUM_DATA_SET_BYTES = 64_000_000
+MAXIMUM_DATA_SET_BYTES, MAXIMUM_ELEMENTS = 64_000_000, 200_000
 """Longest data set kept in memory: an identifier, or a list of failed instances."""
 
 
@@ -308,6 +309,7 @@ class RequestedAssociation(Association):
         """
         try:
             syntax = UID(self.accepted[message.context_id].transfer_syntax_uid)
+            require_few_elements(message.data_set, syntax, MAXIMUM_ELEMENTS)
             return decode(BytesIO(message.data_set), syntax.is_implicit_VR, syntax.is_little_endian, False)
         except Exception as error:  # any error of pydicom on a peer's bytes
             raise AssociationLost("it sent a data set that cannot be decoded") from error
