@@ -15,7 +15,7 @@ import httpx2
 from node.errors import UsageError
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import NotDelivered
-from node.notify.reach import Reach
+from node.reach import OutOfReach, Reach
 from node.tls import client_context
 from node.version import __version__
 
@@ -113,6 +113,8 @@ def _not_delivered(url: str, error: BaseException) -> NotDelivered:
     """Return the reason why no response arrived; the messages of these errors name only machines, never patients."""
     if isinstance(error, NotDelivered):
         return error
+    if isinstance(error, OutOfReach):
+        return NotDelivered(str(error))
     if isinstance(error, httpx2.TimeoutException):
         return NotDelivered("no answer in time")
     if isinstance(error, httpx2.ConnectError):

@@ -15,7 +15,7 @@ from node.errors import UsageError
 from node.extensions.channels.http import HttpSender
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
-from node.notify.reach import Reach, reach_of
+from node.reach import Reach, reach_of
 from node.retries import seconds_of_retry_after
 from node.settings.model import Settings
 
@@ -111,4 +111,4 @@ def opened(settings: Settings, name: str) -> Webhook:
             secret = secret_in(hook.secret)
         except ValueError:
             raise UsageError(f"the secret must be {_SECRET}: `openssl rand -base64 32` makes one") from None
-    return Webhook(hook.url or "", hook.timeout_seconds, secret, hook.ca_file, reach_of(settings, name))
+    return Webhook(hook.url or "", hook.timeout_seconds, secret, hook.ca_file, reach_of(settings, f"hooks.{name}"))
