@@ -224,7 +224,7 @@ class Listener:
             if self.admission.lines.is_due("association_rejected", connection.address):
                 log.warning("association_rejected", reason=rejection.rule, detail=rejection.remedy)
             return rejection
-        log.info("association_accepted")
+        log.debug("association_accepted")
         address = connection.address
         proposal = request.proposal(self.admission.permitted(address, requested), self.verbs)
         answers = negotiated(proposal)

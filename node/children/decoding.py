@@ -6,7 +6,10 @@ functions to name a job, so the functions import NumPy and the codecs, which `LI
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from node.errors import ConversionRefused, is_of_system, is_out_of_memory
@@ -36,6 +39,20 @@ def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
     with path.open("rb") as file:
         into.write_bytes(transcoded(file, transfer_syntax_uid))
     return b""
+
+
+MAX_LISTED_BYTES, MAX_LISTED_INFLATED = 64 << 20, 16 << 20
+"""How much of a file is parsed to list its elements, and how much of a deflated data set is inflated."""
+
+
+def elements_of(path: Path, elements: int, characters: int) -> bytes:
+    """Return the elements of a file as the fields of a `node.dicom.dump.Dump`, in JSON; see `DumpLimits`."""
+    from node.dicom.dump import DumpLimits, dump
+    from node.files.bounded import BoundedFile
+
+    view = partial(BoundedFile, max_bytes=MAX_LISTED_BYTES)
+    with path.open("rb") as file:
+        return json.dumps(asdict(dump(file, DumpLimits(elements, characters, MAX_LISTED_INFLATED, view)))).encode()
 
 
 def result_of(job: Callable[[], bytes], max_bytes: int) -> bytes | str | OSError:

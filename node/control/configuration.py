@@ -18,7 +18,15 @@ import structlog
 
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType
 from node.control import checks
-from node.control.settable import KEPT, checked_keys, for_the_log, require_room, require_settable, with_secret
+from node.control.settable import (
+    KEPT,
+    checked_keys,
+    for_the_log,
+    require_reach,
+    require_room,
+    require_settable,
+    with_secret,
+)
 from node.counted import counted
 from node.errors import UsageError
 from node.failpoints import reached
@@ -82,6 +90,7 @@ class ConfigurationChanges:
             before = self._unchanged(table, digest)
             if table.startswith("hooks."):
                 new_keys = with_secret(before, table.partition(".")[2], new_keys)
+            require_reach(before, table, new_keys)
             require_room(before, table)
             what = f"configuration: [{table}] {json.dumps(for_the_log(new_keys), ensure_ascii=False)}"
             return self._write(before, table, new_keys, self._order(who, what, Action.UPDATE), drops)

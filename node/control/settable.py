@@ -1,9 +1,9 @@
 """What an account of the pages may set in the configuration, and what is for whoever has an account of the machine.
 
 A command or a plugin would give whoever has an account of the pages, or has stolen one, a program on the machine: those
-are written in another file, always. Nor does a form name files of the machine, and hooks to addresses of the machine
-itself are refused (`node.notify.reach`). The secret of a hook is given once and never shown; it stays while the address
-does.
+are written in another file, always. Nor does a form name files of the machine, and hooks and peers at addresses of the
+machine itself are refused (`node.reach`). The secret of a hook is given once and never shown; it stays while the
+address does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from node.errors import UsageError, broken_rule
-from node.notify.reach import Reach
+from node.reach import Reach
 from node.settings.model import HookSettings, Peer, RetentionSettings, Route, Settings
 from node.settings.section import SettingsSection
 
@@ -91,6 +91,13 @@ def checked_keys(table: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         raise UsageError("\n".join(_mistake(one, section[:-1]) for one in error.errors())) from error
     return {**{key: _plain(parsed[key]) for key in given}, **secret}
+
+
+def require_reach(settings: Settings, table: str, keys: Mapping[str, Any]) -> None:
+    """Refuse a peer at an address that is not for peers that are set here. Raises UsageError."""
+    host = keys.get("host") if table.startswith("peers.") else None
+    if host is not None and (reason := Reach(settings.web.hook_networks).refusal(str(host))) is not None:
+        raise UsageError(f"host: {reason}")
 
 
 def with_secret(settings: Settings, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:

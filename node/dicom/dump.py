@@ -1,6 +1,7 @@
 """List every element of a file in readable form: names, values, nesting; of binary values, only the length.
 
-pydicom parses the file. If it fails at an element, the elements before it are listed, with the error.
+pydicom parses the file. If it fails at an element, the elements before it are listed, with the error. A deflated data
+set is inflated here, up to a limit: pydicom would inflate all of it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import SEEK_END, BytesIO
+from itertools import takewhile
 from typing import Any, BinaryIO
 
 from pydicom.datadict import keyword_for_tag
@@ -18,8 +21,11 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
-from node.dicom.encoding import UNDEFINED_LENGTH
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, UNDEFINED_LENGTH
+from node.dicom.header import MAX_INFLATED_BYTES, inflated
+from node.dicom.part10 import META_BYTES, file_meta
 from node.dicom.values import CONVERSION_ERRORS
+from node.errors import NotUnderstood
 
 DEFER_BYTES = 1 << 20
 """Longer values are not read; only their length is listed."""
@@ -74,23 +80,74 @@ class Dump:
     error: str | None
 
 
-def dump(file: BinaryIO) -> Dump:
+@dataclass(frozen=True, slots=True)
+class DumpLimits:
+    """How much of a file is listed.
+
+    Attributes
+    ----------
+    elements : int or None
+        Most elements and items, on all levels; None: all.
+    characters : int or None
+        Most values of an element, and most characters of each; None: all.
+    inflated_bytes : int
+        Bytes of a deflated data set that are inflated.
+    view : callable
+        Returns the file from which pydicom reads, in each of its two passes.
+    """
+
+    elements: int | None = None
+    characters: int | None = None
+    inflated_bytes: int = MAX_INFLATED_BYTES
+    view: Callable[[BinaryIO], Any] = lambda file: file
+
+
+ALL = DumpLimits()
+
+
+def dump(file: BinaryIO, limits: DumpLimits = ALL) -> Dump:
     """Return the elements of an open file, with or without preamble and File Meta Information (PS3.10 7.1)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an odd value is visible in the dump
         try:
-            ds, error = _parsed(file)
+            file, cut = _plain(file, limits.inflated_bytes)
+            ds, error = _parsed(file, limits.view)
         except Exception as failure:  # bytes that are not DICOM make the parser raise anything
             return Dump((), f"no data set can be read ({type(failure).__name__})")
         meta = getattr(ds, "file_meta", Dataset())
-        return Dump((*_elements(meta, file, 0), *_elements(ds, file, 0)), error)
+        if cut is not None:
+            meta.TransferSyntaxUID = DEFLATED_LITTLE_ENDIAN
+        lister = _Lister(file, limits)
+        listed = (*lister.elements(meta, 0), *lister.elements(ds, 0))
+        return Dump(listed, lister.error or cut or error)
 
 
-def _parsed(file: BinaryIO) -> tuple[Dataset, str | None]:
+def _plain(file: BinaryIO, most: int) -> tuple[BinaryIO, str | None]:
+    """Return a file as it is, or with its data set inflated up to `most` bytes and a text: why it ends there, or ""."""
+    head = file.read(META_BYTES)
+    elements, offset = file_meta(head)
+    file.seek(0)
+    if elements.get(0x0010) != DEFLATED_LITTLE_ENDIAN:
+        return file, None
+    syntax = EXPLICIT_LITTLE_ENDIAN.encode().ljust(len(DEFLATED_LITTLE_ENDIAN), b"\0")
+    plain, cut = bytearray(head[:offset].replace(DEFLATED_LITTLE_ENDIAN.encode(), syntax)), ""
+    file.seek(offset)
+    try:
+        for piece in inflated(iter(partial(file.read, META_BYTES), b"")):
+            plain += piece
+            if len(plain) > most:
+                cut = f"only the first {most} bytes of the deflated data set are listed"
+                break
+    except NotUnderstood as error:
+        cut = str(error)
+    return BytesIO(plain), cut
+
+
+def _parsed(file: BinaryIO, view: Callable[[BinaryIO], Any]) -> tuple[Dataset, str | None]:
     """Return the readable part of the data set, and the error that ends it, if any."""
     seen: list[BaseTag] = []
     try:
-        ds: Dataset = read_partial(file, _counting(seen, None), DEFER_BYTES, force=True)
+        ds: Dataset = read_partial(view(file), _counting(seen, None), DEFER_BYTES, force=True)
         if not seen:
             return ds, "the file contains no data set"
         if seen[-1] in ds:
@@ -102,7 +159,7 @@ def _parsed(file: BinaryIO) -> tuple[Dataset, str | None]:
             raise
         ended = f"{seen[-1]} cannot be read ({type(error).__name__})"
     file.seek(0)
-    return read_partial(file, _counting([], len(seen)), DEFER_BYTES, force=True), ended
+    return read_partial(view(file), _counting([], len(seen)), DEFER_BYTES, force=True), ended
 
 
 def _counting(seen: list[BaseTag], stop_at: int | None) -> Callable[[BaseTag, str | None, int], bool]:
@@ -115,20 +172,62 @@ def _counting(seen: list[BaseTag], stop_at: int | None) -> Callable[[BaseTag, st
     return stop
 
 
-def _elements(ds: Dataset, file: BinaryIO, depth: int) -> Iterator[DumpedElement]:
-    for tag in sorted(ds.keys()):
-        raw: Any = ds.get_item(tag, keep_deferred=True)
-        creator = _creator(ds, tag)
-        error = _cut(raw, file)
-        if error or _is_long(raw):
-            length = _length(raw, file)
-            yield DumpedElement(str(tag), raw.VR or "", keyword_for_tag(tag), creator, length=length, error=error)
-            continue
-        try:
-            yield _element(ds[tag], creator, file, depth)
-        except CONVERSION_ERRORS as failure:
-            error = f"value cannot be read ({type(failure).__name__})"
-            yield DumpedElement(str(tag), getattr(raw, "VR", "") or "", keyword_for_tag(tag), creator, error=error)
+@dataclass(slots=True)
+class _Lister:
+    """Lists data sets until it has as many elements as it may."""
+
+    file: BinaryIO
+    limits: DumpLimits
+    count: int = 0
+    error: str | None = None
+
+    def has_room(self) -> bool:
+        """Count one more, or note that there are too many."""
+        if self.count == self.limits.elements:
+            self.error = f"only the first {self.count} elements are listed; `voxelnode dump` lists all"
+            return False
+        self.count += 1
+        return True
+
+    def elements(self, ds: Dataset, depth: int) -> Iterator[DumpedElement]:
+        for tag in takewhile(lambda _: self.has_room(), sorted(ds.keys())):
+            raw: Any = ds.get_item(tag, keep_deferred=True)
+            creator = _creator(ds, tag)
+            error = _cut(raw, self.file)
+            if error or _is_long(raw):
+                length = _length(raw, self.file)
+                yield DumpedElement(str(tag), raw.VR or "", keyword_for_tag(tag), creator, length=length, error=error)
+                continue
+            try:
+                yield self._element(ds[tag], creator, depth)
+            except CONVERSION_ERRORS as failure:
+                error = f"value cannot be read ({type(failure).__name__})"
+                yield DumpedElement(str(tag), getattr(raw, "VR", "") or "", keyword_for_tag(tag), creator, error=error)
+
+    def _element(self, element: DataElement, creator: str, depth: int) -> DumpedElement:
+        vr = str(element.VR)
+        name = element.keyword or (element.name.strip("[]") if creator else "")
+        keyword = "" if name in _NO_NAMES else name
+        head = (str(element.tag), _NAMED_VRS.get(vr, vr), keyword, creator)
+        value: Any = element.value
+        most = self.limits.characters
+        if vr == "SQ":
+            if depth == MAX_NESTING:
+                return DumpedElement(*head, error=f"nested deeper than {MAX_NESTING} sequences")
+            items = takewhile(lambda _: self.has_room(), value)
+            return DumpedElement(*head, items=tuple(tuple(self.elements(item, depth + 1)) for item in items))
+        if isinstance(value, bytes):
+            shown = _as_text(value) if vr == "UN" else ""
+            if shown:
+                return DumpedElement(*head, values=tuple(part[:most] for part in shown.split("\\")[:most]))
+            length = _fragments_length(BytesIO(value)) if element.is_undefined_length else 0
+            return DumpedElement(*head, length=length or len(value))
+        if value is None or (isinstance(value, str) and not value):
+            return DumpedElement(*head, length=0 if vr in _BINARY_VRS else None)
+        values = value if isinstance(value, list) or hasattr(value, "append") else [value]
+        return DumpedElement(
+            *head, values=tuple(part if type(part) in (int, float) else _shown(part, most) for part in values[:most])
+        )
 
 
 def _creator(ds: Dataset, tag: BaseTag) -> str:
@@ -141,35 +240,13 @@ def _creator(ds: Dataset, tag: BaseTag) -> str:
         return ""
 
 
-def _element(element: DataElement, creator: str, file: BinaryIO, depth: int) -> DumpedElement:
-    vr = str(element.VR)
-    name = element.keyword or (element.name.strip("[]") if creator else "")
-    keyword = "" if name in _NO_NAMES else name
-    head = (str(element.tag), _NAMED_VRS.get(vr, vr), keyword, creator)
-    value: Any = element.value
-    if vr == "SQ":
-        if depth == MAX_NESTING:
-            return DumpedElement(*head, error=f"nested deeper than {MAX_NESTING} sequences")
-        return DumpedElement(*head, items=tuple(tuple(_elements(item, file, depth + 1)) for item in value))
-    if isinstance(value, bytes):
-        shown = _as_text(value) if vr == "UN" else ""
-        if shown:
-            return DumpedElement(*head, values=tuple(shown.split("\\")))
-        length = _fragments_length(BytesIO(value)) if element.is_undefined_length else 0
-        return DumpedElement(*head, length=length or len(value))
-    if value is None or (isinstance(value, str) and not value):
-        return DumpedElement(*head, length=0 if vr in _BINARY_VRS else None)
-    values = value if isinstance(value, list) or hasattr(value, "append") else [value]
-    return DumpedElement(*head, values=tuple(part if type(part) in (int, float) else _plain(part) for part in values))
-
-
-def _plain(value: Any) -> str | int | float:
-    """Return a number unchanged, and anything else as the text in the file."""
+def _shown(value: Any, most: int | None) -> str | int | float:
+    """Return a number unchanged, and anything else as the text in the file, up to `most` characters."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return float(value)
-    return f"({value:08X})" if isinstance(value, BaseTag) else str(value)
+    return f"({value:08X})" if isinstance(value, BaseTag) else str(value)[:most]
 
 
 def _as_text(value: bytes) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from node.dicom.encoding import (
@@ -25,12 +25,15 @@ from node.dicom.encoding import (
 )
 from node.errors import NotUnderstood
 
-PIXELS_GROUP = 0x7FE0
+PIXELS_GROUP, PIXEL_DATA = 0x7FE0, 0x7FE00010
 MAX_NESTING = 256
 """Maximum nesting of sequences; real data sets stay below ten."""
 
 MAX_ELEMENTS = 200_000
 """Maximum number of elements before the pixels, nested ones included: a tenth of a second of a processor."""
+
+LEAST_ELEMENT_BYTES = 8
+"""Length of an element without a value, and of an item."""
 
 MAX_VALUE_BYTES = 4096
 """Bytes of a value that are kept: more than 324 characters of a PN take in any character set (PS3.5 6.2)."""
@@ -68,8 +71,9 @@ Elements = dict[int, tuple[bytes, bytes | None]]
 """VR (empty if the encoding has none) and value by tag. None: the value is too long to be kept. The value of a sequence
 is its items, for `read_sequence`."""
 
-MAX_INFLATED_BYTES = 1 << 30
-"""Largest deflated data set that is read, inflated; it is in memory as a whole then."""
+MAX_INFLATED_BYTES = 64 << 20
+"""Largest deflated data set that is read, inflated: pydicom has it in memory up to four times. A few bytes inflate to a
+thousand times as many, so the length of what came says nothing; larger ones are not deflated to be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,10 @@ class Header:
     elements: Elements
     transfer_syntax_uid: str
     pieces: list[tuple[int, bytes, int]]
+
+
+class TooManyElements(NotUnderstood):
+    """A data set has more elements than it may have."""
 
 
 class HeaderCut(Exception):
@@ -284,7 +292,12 @@ def read_sequence(raw: bytes, transfer_syntax_uid: str) -> list[Elements]:
 
 
 def read_every(
-    data: bytes | bytearray | memoryview, transfer_syntax_uid: str, wanted: frozenset[int], *, is_cut: bool = False
+    data: bytes | bytearray | memoryview,
+    transfer_syntax_uid: str,
+    wanted: frozenset[int],
+    *,
+    is_cut: bool = False,
+    most: int = MAX_ELEMENTS,
 ) -> dict[int, list[bytes]]:
     """Return the raw values of some elements wherever they are in a data set: at the top, and in all sequences.
 
@@ -295,7 +308,7 @@ def read_every(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid))
+    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid), most)
     found: dict[int, list[bytes]] = {}
     while walker.at < walker.end:
         begin = walker.at
@@ -334,22 +347,37 @@ def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_u
     NotUnderstood
         The encoding is broken, or there are more.
     """
-    walker = _Walker(data, transfer_syntax_uid, maximum)
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         raise NotUnderstood("a deflated data set is only read as an instance")
-    while walker.at < walker.end:
-        tag, length = walker.element(walker.at)
-        walker.left -= 1
-        if walker.left < 0:
-            raise NotUnderstood(f"more than {maximum} elements and items, at byte {walker.at}")
-        if walker.enters(tag):
-            continue  # what it holds is next
-        if length == UNDEFINED_LENGTH:
-            walker.skip_undefined(tag, walker.at)
-        else:
-            walker.at += length
+    walker = _Walker(data, transfer_syntax_uid, maximum)
+    walker.count()
     if walker.at > walker.end:
         raise HeaderCut(walker.at)
+
+
+def require_parsable(read: Callable[[int, int], bytes], length: int, transfer_syntax_uid: str) -> None:
+    """Raise TooManyElements if an instance has more than `MAX_ELEMENTS` elements and items, on all levels.
+
+    They are counted in its first `MAX_WINDOW_BYTES`, up to the functional groups of frames, which may have as many as
+    the pixels have frames, or to compressed pixels. What is broken or cut is for those to find who need it.
+
+    `read`: reads from the data set, of `length` bytes.
+    """
+    is_deflated = transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN
+    if length < LEAST_ELEMENT_BYTES * MAX_ELEMENTS and not is_deflated:
+        return
+    for size in (WINDOW_BYTES, MAX_WINDOW_BYTES):
+        data = read(0, size)
+        try:
+            data = _inflated(data) if is_deflated else data
+            walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid), MAX_ELEMENTS)
+            walker.count(to_frames=True)
+        except TooManyElements:
+            raise
+        except (HeaderCut, NotUnderstood):
+            continue
+        if walker.at < walker.end or len(data) >= length:
+            return
 
 
 def require_inflatable(pieces: Iterable[bytes]) -> None:
@@ -360,13 +388,26 @@ def require_inflatable(pieces: Iterable[bytes]) -> None:
     NotUnderstood
         It is cut or damaged, or it is a bomb: a few bytes can inflate to a thousand times as many.
     """
-    inflator, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    length = 0
+    for piece in inflated(pieces):
+        length += len(piece)
+        if length > MAX_INFLATED_BYTES:
+            raise NotUnderstood(
+                f"the deflated data set inflates to more than {MAX_INFLATED_BYTES} bytes: send it in Explicit VR "
+                "Little Endian"
+            )
+
+
+def inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a deflated data set (PS3.5 A.5) in pieces of up to `WINDOW_BYTES`.
+
+    Raises NotUnderstood, behind what can be inflated, if it is cut or damaged.
+    """
+    inflator = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         for piece in pieces:
             while piece and not inflator.eof:  # behind the end is the byte that makes the length even
-                inflated += len(inflator.decompress(piece, WINDOW_BYTES))
-                if inflated > MAX_INFLATED_BYTES:
-                    raise NotUnderstood(f"the deflated data set inflates to more than {MAX_INFLATED_BYTES} bytes")
+                yield inflator.decompress(piece, WINDOW_BYTES)
                 piece = inflator.unconsumed_tail
     except zlib.error as error:
         raise _not_inflated(error) from error
@@ -392,9 +433,9 @@ def _not_inflated(error: zlib.error) -> NotUnderstood:
     return NotUnderstood(f"the deflated data set cannot be inflated: {error}")
 
 
-def _too_many_elements(tag: int) -> NotUnderstood:
+def _too_many_elements(tag: int) -> TooManyElements:
     """Return the refusal of a header that takes too long to walk."""
-    return NotUnderstood(
+    return TooManyElements(
         f"more than {MAX_ELEMENTS} elements before the pixels, at ({tag >> 16:04X},{tag & 0xFFFF:04X})"
     )
 
@@ -409,7 +450,7 @@ class _Walker:
         max_elements: int = MAX_ELEMENTS,
         at: int = 0,
     ) -> None:
-        self.data, self.at, self.end, self.left = data, at, len(data), max_elements
+        self.data, self.at, self.end, self.left, self.most = data, at, len(data), max_elements, max_elements
         self.is_at_end = False  # the bytes ended behind an element, before the last wanted one
         self.encoding = encoding_of(transfer_syntax_uid)
         self.implicit = self.encoding.is_implicit
@@ -490,6 +531,24 @@ class _Walker:
             return False
         self._keep(elements, tag, self.vr, begin)
         return True
+
+    def count(self, *, to_frames: bool = False) -> None:
+        """Walk over the elements and items on all levels, to the end or to those that there are for each frame."""
+        while self.at < self.end:
+            begin = self.at
+            tag, length = self.element(begin)
+            if to_frames and (tag == PER_FRAME_FUNCTIONAL_GROUPS or (tag, length) == (PIXEL_DATA, UNDEFINED_LENGTH)):
+                self.at = begin
+                return
+            self.left -= 1
+            if self.left < 0:
+                raise TooManyElements(f"more than {self.most} elements and items, at byte {begin}")
+            if self.enters(tag):
+                continue  # what it holds is next
+            if length == UNDEFINED_LENGTH:
+                self.skip_undefined(tag, self.at)
+            else:
+                self.at += length
 
     def is_at_pixels(self, at: int) -> bool:
         """Return whether the element at an offset is of the pixels."""

@@ -13,7 +13,11 @@ IMPLEMENTATION_CLASS_UID = "2.25.203918237049125317709215371926431094752"
 IMPLEMENTATION_VERSION_NAME = "VOXELNODE_0"
 
 _PREAMBLE = b"\x00" * 128 + b"DICM"
-_META_READ = frozenset((0x0002, 0x0003, 0x0010))  # SOP Class UID, SOP Instance UID, Transfer Syntax UID
+META_BYTES = 1 << 16
+"""File Meta Information is shorter than this."""
+
+_META_READ = frozenset((0x0002, 0x0003, 0x0010, 0x0016))
+"""SOP Class UID, SOP Instance UID, Transfer Syntax UID, Source Application Entity Title."""
 _META_ELEMENT = struct.Struct("<H2sH").unpack_from
 _LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
 

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
+from io import SEEK_END
 from typing import BinaryIO
 
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.header import require_inflatable
-from node.dicom.part10 import file_meta
+from node.dicom.part10 import META_BYTES, file_meta
 
-READING_BYTES = 32
+READING_BYTES = 256
 """Cost of each read in addition to its bytes: pydicom makes an object of every element, even an empty one."""
-
-_META_BYTES = 1 << 16
-"""File Meta Information is shorter than this."""
 
 
 class TooLong(Exception):
     """Reading would exceed the allowed number of bytes."""
 
 
-def require_bounded(file: BinaryIO, max_bytes: int | None) -> None:
+def require_bounded(file: BinaryIO) -> None:
     """Raise if an open file has a deflated data set that is longer, inflated, than it may be; go back to its beginning.
 
     pydicom inflates a data set as a whole, whatever becomes of it.
 
-    Raises TooLong if there is a limit: how long the data set is, is unknown before it is inflated. Raises NotUnderstood
-    if it is cut or damaged, or it inflates to more than `node.dicom.header.MAX_INFLATED_BYTES`.
+    Raises NotUnderstood if it is cut or damaged, or it inflates to more than `node.dicom.header.MAX_INFLATED_BYTES`.
     """
-    head = file.read(_META_BYTES)
+    head = file.read(META_BYTES)
     elements, offset = file_meta(head)
     file.seek(0)
     if elements.get(0x0010) != DEFLATED_LITTLE_ENDIAN:
         return
-    if max_bytes is not None:
-        raise TooLong
     file.seek(offset)
     require_inflatable(iter(partial(file.read, 1 << 20), b""))
     file.seek(0)
@@ -49,10 +43,12 @@ class BoundedFile:
     `max_bytes`: limit of the sum of all reads, which raise `TooLong` beyond it; None: no limit.
     """
 
-    def __init__(self, file: BinaryIO, max_bytes: int | None) -> None:
+    def __init__(self, file: BinaryIO, max_bytes: int | None = None) -> None:
         self._file, self._left = file, max_bytes
-        self._end = os.fstat(file.fileno()).st_size
-        self.name = file.name
+        at = file.tell()
+        self._end = file.seek(0, SEEK_END)
+        file.seek(at)
+        self.name = getattr(file, "name", "")
 
     def read(self, size: int = -1) -> bytes:
         """Read from the file; a read that would exceed the limit raises `TooLong` instead."""

@@ -9,26 +9,16 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 
 from node.dicom.reading import DataSetCut, LeftToPydicom, StoredFile, data_set_of_file
-from node.files.bounded import BoundedFile, TooLong, require_bounded
+from node.files.bounded import BoundedFile, require_bounded
 
 HEAD_BYTES = 1 << 16
 """Bytes of a file to read first: usually the header of a slice, or all of a small file."""
 
 
-def read_instance(path: Path, max_bytes: int | None = None) -> Dataset:
+def read_instance(path: Path) -> Dataset:
     """Return the data set of a file, with its `file_meta`; see `node.dicom.reading.data_set_of_file`.
 
-    Parameters
-    ----------
-    max_bytes : int or None
-        Largest number of bytes of the file that may be read, at least `HEAD_BYTES`; None: no limit.
-
-    Raises
-    ------
-    TooLong
-        More than `max_bytes` would have to be read.
-    Exception
-        Anything that pydicom raises for a damaged file.
+    Raises anything that pydicom raises for a damaged file.
     """
     with open(path, "rb", buffering=0) as file:  # as `Path.open`, at two thirds of its cost
         head = file.read(HEAD_BYTES)
@@ -37,13 +27,11 @@ def read_instance(path: Path, max_bytes: int | None = None) -> Dataset:
             try:
                 return data_set_of_file(head, file_bytes, _ClosedFile(path))
             except DataSetCut:
-                if max_bytes is not None and file_bytes > max(max_bytes, HEAD_BYTES):
-                    raise TooLong from None
                 return data_set_of_file(head + file.readall(), file_bytes, _ClosedFile(path))
         except LeftToPydicom:
             with path.open("rb") as buffered:
-                require_bounded(buffered, max_bytes)
-                return dcmread(BoundedFile(buffered, max_bytes), force=True)
+                require_bounded(buffered)
+                return dcmread(BoundedFile(buffered), force=True)
 
 
 @dataclass(slots=True)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom.errors import InvalidDicomError
-
 from node.archive.base import LocalFile
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
 from node.dicom.attributes import InstanceAttributes
@@ -135,7 +133,7 @@ def _row(index: ReadIndex, conflict: int) -> dict[str, Any]:
 
 
 def _attributes(file: Callable[[], Path]) -> InstanceAttributes | None:
-    with suppress(OSError, NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError):
+    with suppress(OSError, NotUnderstood, HeaderCut, AttributeError, ValueError, EOFError):
         path = file()
         return stored_instance(path.parent, path.name, dt.datetime.now(dt.UTC))[0]
     return None

@@ -34,7 +34,7 @@ from node.audit.audit_log import Transfers
 from node.completeness import Party
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier, is_uid
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
-from node.dicom.header import HeaderCut, require_inflatable
+from node.dicom.header import HeaderCut, require_inflatable, require_parsable
 from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
@@ -519,8 +519,10 @@ class Incoming:
         try:
             if self._large is None:
                 attributes = instance_attributes(data_set, syntax)
+                require_parsable(lambda offset, length: data_set, len(data_set), syntax)
             else:
                 attributes = attributes_by_windows(self._read, syntax)
+                require_parsable(self._read, self.bytes, syntax)
             if syntax == DEFLATED_LITTLE_ENDIAN:
                 require_inflatable(self._pieces(data_set))
             return attributes

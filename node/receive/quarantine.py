@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from pydicom.errors import InvalidDicomError
-
 from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
@@ -146,7 +144,7 @@ def examined(root: Path, index: ReadIndex, name: str) -> ExaminedFile:
 def _read(root: Path, key: str) -> tuple[InstanceAttributes, StoredFile]:
     try:
         return stored_instance(root, key, dt.datetime.now(dt.UTC))
-    except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError) as error:
+    except (NotUnderstood, HeaderCut, AttributeError, ValueError, EOFError) as error:
         raise NotReleased(
             f"{PurePath(key).name} is not a DICOM file that can be indexed ({type(error).__name__})"
         ) from error

@@ -23,13 +23,12 @@ from types import MappingProxyType
 from typing import Any
 
 import structlog
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 
 from node.archive.filesystem import Archive
 from node.archive.intact import MISSING, problem_with
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
+from node.dicom.part10 import META_BYTES, file_meta
 from node.durable import make_folder
 from node.errors import NotUnderstood
 from node.failpoints import reached
@@ -42,9 +41,6 @@ from node.receive.apply import MAX_BATCH, attributes_of, settle
 from node.receive.stored_files import add_compared, report_damage
 
 log = structlog.get_logger()
-
-PREAMBLE_AND_GROUP_LENGTH = 144
-"""Bytes before the second element of the File Meta Information, PS3.10 7.1."""
 
 ADOPTED = "adopted"
 IN_PLACE = "adopted in place of a missing file"
@@ -142,7 +138,7 @@ def adopt(
     for key in sorted(keys, key=lambda key: archive.path(key).stat().st_mtime_ns):
         try:
             attributes, file = stored_instance(archive.root, key, now)
-        except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError):
+        except (NotUnderstood, HeaderCut, AttributeError, ValueError, EOFError):
             archive.quarantine(key)
             fates[key] = "to quarantine: it is not a DICOM file that can be read"
         except OSError as error:  # it says nothing about the bytes: the file stays
@@ -286,7 +282,7 @@ def not_named(root: Path, named: set[str], now: dt.datetime) -> Iterator[Receive
             continue
         try:
             attributes, file = stored_instance(root, key, now)
-        except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
+        except (NotUnderstood, HeaderCut, AttributeError, ValueError, EOFError, OSError):
             continue
         yield Received(attributes, file, 0.0)
 
@@ -294,21 +290,23 @@ def not_named(root: Path, named: set[str], now: dt.datetime) -> Iterator[Receive
 def stored_instance(root: Path, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:
     """Return the rows of a file from the file alone; the time of its last change counts as received."""
     path = root / key
-    meta = read_file_meta_info(path)
-    offset = PREAMBLE_AND_GROUP_LENGTH + meta.FileMetaInformationGroupLength
+    with path.open("rb") as file:
+        meta, offset = file_meta(file.read(META_BYTES))
+    if not meta.get(0x0010):
+        raise NotUnderstood("the file does not name its transfer syntax (0002,0010)")
     written_at = dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
     with path.open("rb") as content:
         content.seek(offset)
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    return attributes_of(path, offset, str(meta.TransferSyntaxUID)), StoredFile(
+    return attributes_of(path, offset, meta[0x0010]), StoredFile(
         key=key,
         quarantine_key=f"quarantine/{path.name}",
         bytes=path.stat().st_size - offset,
         sha256=sha256,
         data_set_offset=offset,
-        transfer_syntax_uid=str(meta.TransferSyntaxUID),
+        transfer_syntax_uid=meta[0x0010],
         source="recovered",
-        calling_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
+        calling_ae_title=meta.get(0x0016, "").strip(),
         called_ae_title="",
         peer="",
         received_at=min(written_at, now),  # the clock may have been set back since

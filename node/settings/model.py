@@ -459,8 +459,8 @@ class Web(SettingsSection):
     )
     hook_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
-        description="addresses of this machine, or of its link (127.0.0.0/8, 169.254.0.0/16, ...), that hooks which "
-        'administrators add may send to, such as ["127.0.0.1"]; hooks of the configuration may send anywhere',
+        description="addresses of this machine, or of its link (127.0.0.0/8, 169.254.0.0/16, ...), that hooks and "
+        'peers which administrators add may have, such as ["127.0.0.1"]; those of the configuration may have any',
     )
     oidc: Oidc = Field(Oidc(), description="Accounts of an identity provider.")
 

@@ -73,7 +73,7 @@ SHARED_PATH = "/shared/"
 JOBS_PATH = "/api/v1/jobs/"
 """Path below which tokens of jobs are valid."""
 
-MAX_CONCURRENT_HASHES = 2
+MAX_CONCURRENT_HASHES = 1
 """Argon2 takes 64 MiB and a core per password; a flood of requests must not take more."""
 
 MAX_WAITING_HASHES = 4

@@ -14,7 +14,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from node.archive.base import ArchivedFile
-from node.extensions.media.directory import Directory, NotOnMedia
+from node.extensions.media.directory import Directory, NotOnMedia, records_of
 from node.extensions.media.export import write_medium
 from node.extensions.media.medium import Written
 from node.receive.import_files import import_instances
@@ -109,9 +109,11 @@ def test_an_instance_of_which_no_record_can_be_made_is_refused_alone() -> None:
     rows = Tag(0x0028, 0x0010)
     odd[rows] = RawDataElement(rows, "US", 3, b"abc", 0, False, True)  # type: ignore[assignment]
     with pytest.raises(NotOnMedia, match="record of type IMAGE"):
-        directory.add(odd, ExplicitVRLittleEndian)
+        directory.add(records_of(odd, ExplicitVRLittleEndian))
     assert not directory.invented
-    directory.add(make.instance(PatientID="P1", PatientBirthDate="19710101", Rows=1), ExplicitVRLittleEndian)
+    directory.add(
+        records_of(make.instance(PatientID="P1", PatientBirthDate="19710101", Rows=1), ExplicitVRLittleEndian)
+    )
     assert directory.instances == 1
 
 
@@ -123,7 +125,7 @@ def test_a_document_without_a_title_gets_none_and_each_class_of_radiotherapy_its
     for sop_class in kinds:
         ds = make.instance(PatientID="P1", SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{sop_class}", Rows=1)
         ds.ContentDate, ds.ContentTime = "20260101", "120000"
-        directory.add(ds, ExplicitVRLittleEndian)
+        directory.add(records_of(ds, ExplicitVRLittleEndian))
     (tmp_path / "DICOMDIR").write_bytes(directory.encoded())
     records = dcmread(tmp_path / "DICOMDIR").DirectoryRecordSequence
     leaves = {str(one.ReferencedSOPClassUIDInFile)[24:]: one for one in records if "ReferencedSOPClassUIDInFile" in one}

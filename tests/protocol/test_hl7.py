@@ -6,6 +6,7 @@ import datetime as dt
 import re
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -329,6 +330,24 @@ def test_a_connection_too_many_of_one_address_is_closed(listening: Any, monkeypa
     assert until(is_free)
     for sender in senders:
         sender.socket.close()
+
+
+def test_one_message_is_worked_on_at_a_time(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, met, apply = threading.Barrier(2), [], ScheduledStepRepository.apply_orders
+
+    def meeting(*given: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.3)
+            met.append(given)
+        apply(*given)
+
+    monkeypatch.setattr(ScheduledStepRepository, "apply_orders", meeting)
+    port = listening()
+    with Sender(port) as one, Sender(port) as other:
+        for sender in (one, other):
+            sender.socket.sendall(b"\x0b" + written() + b"\x1c\x0d")
+        assert [sender.answer()[1] for sender in (one, other)] == ["AA", "AA"]
+    assert met == []
 
 
 def test_any_bytes_are_parsed_or_refused() -> None:

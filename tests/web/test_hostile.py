@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import re
+from io import BytesIO
 from urllib.parse import quote
 
 import pytest
+from pydicom import filereader
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from tests.web.conftest import Site, every_route
+from tests import make
+from tests.web.conftest import Site, every_route, until
 
 VALUES = (
     "..", "%2e%2e", "../../etc/passwd", "a" * 300, "1.2.3", "1.2.3.1", "0", "-1", "1", "9" * 23, "\0", "é", "\u202e",
@@ -50,3 +54,39 @@ def test_no_route_fails_whatever_it_is_asked(filled: Site, tries: int) -> None:
             if answer.status_code >= 500:
                 failed.append((method, str(answer.request.url), headers, content, answer.text[:200]))
     assert failed == []
+
+
+def test_no_answer_has_pydicom_parse_an_instance_in_this_process(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ds, bomb, report = make.ct_series(1)[0], make.ct_series(1, series=2)[0], make.structured_report()
+    bomb.PixelData, bomb.file_meta.TransferSyntaxUID = bytes(40_000_000), DeflatedExplicitVRLittleEndian
+    for number in range(3000):
+        ds.add_new(0x54010000 | 0x1000 + number, "LO", "x")
+    client, type_ = site.client(), 'multipart/related; type="application/dicom"; boundary=b'
+    for one in (ds, bomb, report):
+        file = BytesIO()
+        one.save_as(file, enforce_file_format=True)
+        message = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + file.getvalue() + b"\r\n--b--"
+        assert client.post("/dicom-web/studies", content=message, headers={"Content-Type": type_}).status_code == 200
+    until(lambda: client.get("/dicom-web/instances").text.count("0020000E") == 3)
+
+    def parsed(*_: object, **__: object) -> None:
+        raise AssertionError("parsed in the process of the node")
+
+    for name in ("read_partial", "data_element_generator"):
+        monkeypatch.setattr(filereader, name, parsed)
+    errors = []
+    for one in (ds, bomb, report):
+        series = f"/studies/{one.StudyInstanceUID}/series/{one.SeriesInstanceUID}"
+        shown = client.get(f"{series}/header")
+        assert (shown.status_code, "PatientID" in shown.text) == (200, True)
+        assert shown.text.count("<tr") < 2100
+        errors += re.findall('<p class="notice bad">(.*?)</p>', shown.text)
+        [metadata] = client.get(f"/dicom-web{series}/metadata").json()
+        assert "00100020" in metadata, "not reduced to its UIDs"
+        instance = f"/dicom-web{series}/instances/{one.SOPInstanceUID}"
+        for path in (instance, f"{instance}/frames/1", f"{instance}/bulkdata", f"{instance}/rendered"):
+            assert client.get(path).status_code in (200, 206, 404, 406), path
+    assert [error.partition(";")[0] for error in errors] == [
+        "only the first 2000 elements are listed",
+        "only the first 16777216 bytes of the deflated data set are listed",
+    ]

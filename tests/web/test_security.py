@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import socket
 import ssl
 import threading
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import ValidationError
@@ -20,7 +23,7 @@ from node.errors import UsageError
 from node.index.nouns.accounts import Role
 from node.logs import ALLOWED_FIELDS
 from node.settings.model import Web
-from node.web import middleware
+from node.web import middleware, server
 from node.web.headers import HEADERS
 from node.web.server import WebServer
 from tests.pace import idle_seconds, now
@@ -454,3 +457,28 @@ def test_no_websocket_is_opened_and_a_request_for_one_is_answered_as_any_other(g
         with raw(guarded) as connection:
             connection.sendall(request_head("GET", path, *upgrade))
             assert status_of(connection) == status
+
+
+def test_begun_handshakes_leave_no_memory_behind(
+    start_site: Callable[..., Site],
+    keys: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "COLLECTED_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "TICK_SECONDS", 0.05)
+    gc.collect()
+    gc.disable()  # else a collection may come by chance
+    try:
+        site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
+        address = urlsplit(site.url)
+
+        def count() -> int:
+            return sum(isinstance(one, SSLProtocol) for one in gc.get_objects())
+
+        for _ in range(60):
+            with socket.create_connection((address.hostname, address.port)) as stranger:
+                stranger.sendall(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03")
+        until(lambda: count() < 20)
+        assert SSLProtocol.max_size <= 65_536
+    finally:
+        gc.enable()

@@ -40,10 +40,12 @@ from node.association.tls import peer_tls_context
 from node.association.transport import bound_waits, send_parts
 from node.dicom.command import Command, Element, MalformedCommand, decode_command
 from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
+from node.dicom.header import require_few_elements
 from node.dicom.status import SUCCESS
 from node.dicom.uids import APPLICATION_CONTEXT, VERIFICATION
 from node.errors import PeerFailed, UsageError, VoxelnodeError, meant
-from node.settings.model import Settings
+from node.reach import OutOfReach, Reach, reach_of
+from node.settings.model import Peer, Settings
 from node.tls import failure_reason
 
 MAXIMUM_CONTEXTS = 128
@@ -93,7 +95,7 @@ BUFFER_BYTES = 262144
 LOOK_SECONDS = 0.5
 """Interval at which a wait for a peer checks whether anybody still wants the answer."""
 
-MAXIMUM_DATA_SET_BYTES = 64_000_000
+MAXIMUM_DATA_SET_BYTES, MAXIMUM_ELEMENTS = 64_000_000, 200_000
 """Longest data set kept in memory: an identifier, or a list of failed instances."""
 
 
@@ -103,12 +105,13 @@ class AssociationLost(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The address of another application entity; `tls` is None for plain TCP."""
+    """The address of another application entity; `tls` is None for plain TCP, `reach` if it may be anywhere."""
 
     ae_title: str
     host: str
     port: int
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    reach: Reach | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.ae_title} at {self.host} port {self.port}"
@@ -152,7 +155,12 @@ def _associated(
     peer: Address, calling_ae_title: str, contexts: Sequence[PresentationContext], timeout: float, roles: Roles
 ) -> RequestedAssociation:
     try:
-        plain = socket.create_connection((peer.host, peer.port), timeout)
+        if peer.reach is not None:
+            plain = peer.reach.connected(peer.host, peer.port, timeout)
+        else:
+            plain = socket.create_connection((peer.host, peer.port), timeout)
+    except OutOfReach as error:
+        raise NoAssociation(str(error)) from error
     except OSError as error:
         raise NoAssociation(
             f"{peer.host} port {peer.port} does not answer ({error.strerror or error}): check that it is running"
@@ -308,6 +316,7 @@ class RequestedAssociation(Association):
         """
         try:
             syntax = UID(self.accepted[message.context_id].transfer_syntax_uid)
+            require_few_elements(message.data_set, syntax, MAXIMUM_ELEMENTS)
             return decode(BytesIO(message.data_set), syntax.is_implicit_VR, syntax.is_little_endian, False)
         except Exception as error:  # any error of pydicom on a peer's bytes
             raise AssociationLost("it sent a data set that cannot be decoded") from error
@@ -473,8 +482,8 @@ def _addresses(settings: Settings) -> dict[str, Address]:
         The TLS files of a peer cannot be used.
     """
     return {
-        peer.ae_title: Address(peer.ae_title, peer.host, peer.port, peer_tls_context(peer, settings.dicom))
-        for peer in settings.peers.values()
+        peer.ae_title: _configured(name, peer, peer.host, settings)
+        for name, peer in settings.peers.items()
         if peer.host is not None
     }
 
@@ -492,7 +501,12 @@ def address_of(name: str, settings: Settings) -> Address:
         return _parsed(name, settings.peers)
     if peer.host is None:
         raise UsageError(f"[peers.{name}] has no host: set host to the address of the peer")
-    return Address(peer.ae_title, peer.host, peer.port, peer_tls_context(peer, settings.dicom))
+    return _configured(name, peer, peer.host, settings)
+
+
+def _configured(name: str, peer: Peer, host: str, settings: Settings) -> Address:
+    tls = peer_tls_context(peer, settings.dicom)
+    return Address(peer.ae_title, host, peer.port, tls, reach_of(settings, f"peers.{name}"))
 
 
 def _parsed(name: str, peers: Iterable[str]) -> Address:

@@ -21,7 +21,7 @@ from node.errors import UsageError
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
-from node.notify.reach import Reach, reach_of
+from node.reach import OutOfReach, Reach, reach_of
 from node.retries import seconds_of_retry_after
 from node.settings.model import Settings
 from node.tls import client_context
@@ -119,7 +119,7 @@ def opened(settings: Settings, name: str) -> Webhook:
             secret = secret_in(hook.secret)
         except ValueError:
             raise UsageError(f"the secret must be {_SECRET}: `openssl rand -base64 32` makes one") from None
-    return Webhook(hook.url or "", hook.timeout_seconds, secret, hook.ca_file, reach_of(settings, name))
+    return Webhook(hook.url or "", hook.timeout_seconds, secret, hook.ca_file, reach_of(settings, f"hooks.{name}"))
 
 
 BODY_BYTES = 65536
@@ -216,6 +216,8 @@ def _not_delivered(url: str, error: BaseException) -> NotDelivered:
     """Return the reason why no response arrived; the messages of these errors name only machines, never patients."""
     if isinstance(error, NotDelivered):
         return error
+    if isinstance(error, OutOfReach):
+        return NotDelivered(str(error))
     if isinstance(error, httpx2.TimeoutException):
         return NotDelivered("no answer in time")
     if isinstance(error, httpx2.ConnectError):

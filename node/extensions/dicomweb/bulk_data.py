@@ -34,8 +34,7 @@ from node.extensions.dicomweb.media_types import (
     accepted,
     frame_forms,
 )
-from node.extensions.dicomweb.metadata import bulk_data_paths
-from node.extensions.dicomweb.pixel_element import FrameNotFound, PixelElement, pixel_element
+from node.extensions.dicomweb.pixel_element import FrameNotFound, PixelElement
 from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
@@ -53,7 +52,6 @@ from node.extensions.dicomweb.resources import (
     respond,
     sent,
 )
-from node.files.bounded import TooLong
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
 from node.web.access import for_projects
@@ -61,9 +59,6 @@ from node.web.files import Damaged, Unavailable, whole_file
 from node.web.headers import has_etag
 
 router = dicomweb_router()
-
-MAX_HEADER_BYTES = 1 << 20
-"""Longest header read in this process; longer ones are read in a child process."""
 
 MAX_BYTES_IN_MEMORY = 16 << 20
 """Longest frame, and longest compressed pixel data, held in memory; longer ones go through a file."""
@@ -136,11 +131,8 @@ def find_pixel_data(target: Target, instance: StoredInstance) -> PixelElement | 
 
 def _located(path: Path, decoder: Decoder) -> PixelElement | None:
     """Return the pixel data element of a file."""
-    try:
-        return pixel_element(path, MAX_HEADER_BYTES)
-    except TooLong:
-        located = decoder.run(pixel_location, path)
-        return PixelElement.from_json(path, located) if located else None
+    located = decoder.run(pixel_location, path)
+    return PixelElement.from_json(path, located) if located else None
 
 
 # Viewers request frames singly, and long headers take seconds. The location of many frames may be a long table.
@@ -406,12 +398,10 @@ def _bulk_parts(target: Target, instance: StoredInstance, *, with_pixels: bool) 
 
 def _places(target: Target, instance: StoredInstance, path: Path) -> list[str]:
     try:
-        return bulk_data_paths(path, instance.transfer_syntax_uid, MAX_HEADER_BYTES)
-    except TooLong:
         found = target.node.decoder.run(value_paths, path, instance.transfer_syntax_uid)
-        return found.decode("ascii", "replace").splitlines()
-    except Exception as error:  # pydicom raises anything on damaged files
+    except (NotDecoded, OSError) as error:
         raise Damaged("the data set of the instance cannot be read") from error
+    return found.decode("ascii", "replace").splitlines()
 
 
 def _answer(target: Target, parts: Iterator[Part], detail: str, *, is_whole: bool) -> Response:

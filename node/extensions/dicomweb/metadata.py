@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from node.children.decoding import NoSuchValue
 from node.dicom.json_model import json_model
 from node.dicom.uids import web_transfer_syntax
 from node.dicom.values import CONVERSION_ERRORS, little_endian, value, whole
+from node.errors import is_out_of_memory
 from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.pixel_element import header_and_pixels
 from node.files.reading import read_instance
@@ -19,49 +21,69 @@ from node.files.reading import read_instance
 NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
 """Transfer syntaxes whose pixel data have a defined length and can be skipped."""
 
+LENGTH_BYTES = 4
 MAX_DEPTH = 16
 """Deepest nesting of sequences in a path to bulk data."""
 
 
-def metadata(
-    path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | None = None, *, as_xml: bool = False
-) -> bytes:
+def metadata(path: Path, transfer_syntax_uid: str, url: str, *, as_xml: bool = False) -> bytes:
     """Return a file in the DICOM JSON Model, with its transfer syntax but without File Meta Information.
 
     Parameters
     ----------
     url : str
         URL of the instance, the prefix of all bulk data URIs.
-    max_bytes : int or None
-        Largest number of bytes of the file that may be read.
     as_xml : bool
         Return the Native DICOM Model instead.
 
     Raises
     ------
-    TooLong, Exception
+    Exception
         As from `node.files.reading.read_instance`.
     """
-    ds = _header(path, transfer_syntax_uid, max_bytes)
+    ds = _header(path, transfer_syntax_uid)
     model = json_model(ds, lambda tag_path: f"{url}/bulkdata/{quote(tag_path)}")
     # Not an element of the data set, but viewers need it to decode frames (PS3.18 10.4.1.1.2).
     model["00083002"] = {"vr": "UI", "Value": [web_transfer_syntax(transfer_syntax_uid)]}
     return encoded_model(model, as_xml=as_xml)
 
 
-def bulk_data_paths(path: Path, transfer_syntax_uid: str, max_bytes: int | None = None) -> list[str]:
+def metadata_of_each(syntaxes_and_urls: Sequence[tuple[str, str]], as_xml: bool, *paths: Path) -> bytes:
+    """Return the `metadata` of several files, each behind its length; empty for a file that cannot be read."""
+    found = bytearray()
+    for path, (syntax, url) in zip(paths, syntaxes_and_urls, strict=True):
+        try:
+            encoded = metadata(path, syntax, url, as_xml=as_xml)
+        except Exception as error:  # pydicom raises anything on damaged files
+            if is_out_of_memory(error):
+                raise
+            encoded = b""
+        found += len(encoded).to_bytes(LENGTH_BYTES) + encoded
+    return bytes(found)
+
+
+def split_metadata(found: bytes) -> Iterator[bytes]:
+    """Yield what `metadata_of_each` has found."""
+    at = 0
+    while at < len(found):
+        start = at + LENGTH_BYTES
+        at = start + int.from_bytes(found[at:start])
+        yield found[start:at]
+
+
+def bulk_data_paths(path: Path, transfer_syntax_uid: str) -> list[str]:
     """Return the paths of the values that `metadata` omits, in order; see `long_value`. Arguments as of `metadata`."""
     paths: list[str] = []
-    json_model(_header(path, transfer_syntax_uid, max_bytes), paths.append)
+    json_model(_header(path, transfer_syntax_uid), paths.append)
     return paths
 
 
-def _header(path: Path, transfer_syntax_uid: str, max_bytes: int | None) -> Dataset:
+def _header(path: Path, transfer_syntax_uid: str) -> Dataset:
     if transfer_syntax_uid in NATIVE:
-        return read_instance(path, max_bytes)
-    header, element = header_and_pixels(path, max_bytes)
+        return read_instance(path)
+    header, element = header_and_pixels(path)
     if element is None:  # or deflated
-        return read_instance(path, max_bytes)
+        return read_instance(path)
     header[element.tag] = DataElement(element.tag, element.vr, b"")  # the metadata only show that it is present
     return header
 

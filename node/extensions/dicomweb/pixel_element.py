@@ -198,14 +198,14 @@ def with_frame(header: Dataset, codestream: bytes) -> Dataset:
     return ds
 
 
-def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset, PixelElement | None]:
+def header_and_pixels(path: Path) -> tuple[Dataset, PixelElement | None]:
     """Return the header of a file, and the location of its pixel data; None if it has none, or if it is deflated.
 
-    Parameters and errors are those of `node.files.reading.read_instance`.
+    Errors are those of `node.files.reading.read_instance`.
     """
     with path.open("rb") as whole_file:
-        require_bounded(whole_file, max_bytes)
-        file: Any = BoundedFile(whole_file, max_bytes)
+        require_bounded(whole_file)
+        file: Any = BoundedFile(whole_file)
         header = dcmread(file, stop_before_pixels=True, force=True)
         syntax = text(header.file_meta, "TransferSyntaxUID")
         head = b"" if syntax == DEFLATED_LITTLE_ENDIAN else file.read(12)
@@ -233,11 +233,6 @@ def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset
         word_bytes=_word_bytes(header, vr) if syntax == EXPLICIT_BIG_ENDIAN else 1,
         extended_offsets=_extended_offsets(header, frames),
     )
-
-
-def pixel_element(path: Path, max_bytes: int | None = None) -> PixelElement | None:
-    """Return the location of the pixel data of a file; see `header_and_pixels`."""
-    return header_and_pixels(path, max_bytes)[1]
 
 
 def _extended_offsets(header: Dataset, frames: int) -> tuple[bytes, bytes] | None:

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import IO
 
 import structlog
 from fastapi import Response
 
-from node.children.decoder import DecoderBusy, NotDecoded
+from node.children.decoder import NotDecoded
 from node.children.decoding import transcode
 from node.dicom.json_model import Json
 from node.dicom.part10 import file_head
@@ -32,7 +32,7 @@ from node.extensions.dicomweb.media_types import (
     document_form,
     names,
 )
-from node.extensions.dicomweb.metadata import metadata
+from node.extensions.dicomweb.metadata import metadata_of_each, split_metadata
 from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
@@ -48,7 +48,6 @@ from node.extensions.dicomweb.resources import (
     respond,
     stored_file,
 )
-from node.files.bounded import TooLong
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
 from node.web.access import for_projects
@@ -188,8 +187,8 @@ def _zipped(target: Target) -> Response:
 
 log = structlog.get_logger()
 
-MAX_HEADER_BYTES = 1 << 20
-"""Longest header read in this process; longer ones are read in a child process."""
+AT_ONCE = 16
+"""Instances whose metadata one job of the decoder reads: each job has a process of its own."""
 
 
 @router.api_route("/studies/{study}/metadata", methods=READ)
@@ -203,36 +202,41 @@ def retrieve_metadata(target: RequestedInstances) -> Response:
     target.audit_access("metadata")
     as_xml = form.media_type == DICOM_XML
     etag = target.etag(f"metadata {form} {target.base}")
-    data_sets = (
-        instance_metadata(target.node, instance, instance_url(target.base, instance), as_xml=as_xml)
-        for instance in target.node.archive.ahead(target.instances)
-    )
-    return respond_data_sets(target.request, data_sets, form, etag)
+    return respond_data_sets(target.request, _metadata(target, as_xml=as_xml), form, etag)
 
 
-def instance_metadata(node: Services, instance: StoredInstance, url: str, *, as_xml: bool) -> bytes:
-    """Return an instance in JSON or XML, reduced to its UIDs if its file cannot be read.
+def _metadata(target: Target, *, as_xml: bool) -> Iterator[bytes]:
+    """Yield each instance in JSON or XML, reduced to its UIDs if its file cannot be read."""
+    waiting = target.node.archive.ahead(target.instances)
+    while instances := list(islice(waiting, AT_ONCE)):
+        for instance, encoded in zip(instances, _read_metadata(target, instances, as_xml=as_xml), strict=True):
+            yield _of_instance(instance, encoded, as_xml=as_xml)
 
-    `url` is that of the instance, the prefix of all bulk data URIs.
-    """
-    path, syntax = local_file(node, instance), instance.transfer_syntax_uid
+
+def _read_metadata(target: Target, instances: list[StoredInstance], *, as_xml: bool) -> list[bytes]:
+    """Return the metadata of instances, empty if a file cannot be read; one that ends the decoder spares the others."""
+    paths = [local_file(target.node, instance) for instance in instances]
+    urls = [(instance.transfer_syntax_uid, instance_url(target.base, instance)) for instance in instances]
     try:
-        try:
-            encoded = metadata(path, syntax, url, MAX_HEADER_BYTES, as_xml=as_xml)
-        except TooLong:
-            encoded = node.decoder.run(metadata, path, syntax, url, as_xml=as_xml)
-    except DecoderBusy:
-        raise
-    except Exception as error:  # pydicom raises anything on damaged files
-        log.warning("metadata_not_read", sop_instance_uid=instance.sop_instance_uid, error=type(error).__name__)
-        encoded = b""
+        return list(split_metadata(target.node.decoder.run(metadata_of_each, urls, as_xml, *paths)))
+    except (NotDecoded, OSError):
+        if len(instances) == 1:
+            return [b""]
+    return [_read_metadata(target, [instance], as_xml=as_xml)[0] for instance in instances]
+
+
+def _of_instance(instance: StoredInstance, encoded: bytes, *, as_xml: bool) -> bytes:
+    """Return metadata if they are of an instance, else its UIDs."""
     uid = instance.sop_instance_uid
     named = (
         f'keyword="SOPInstanceUID"><Value number="1">{uid}<'
         if as_xml
         else f'"00080018":{{"vr":"UI","Value":["{uid}"]}}'
     )
-    return encoded if named.encode() in encoded else encoded_model(_identity(instance), as_xml=as_xml)
+    if named.encode() in encoded:
+        return encoded
+    log.warning("metadata_not_read", sop_instance_uid=uid)
+    return encoded_model(_identity(instance), as_xml=as_xml)
 
 
 def _identity(instance: StoredInstance) -> Json:

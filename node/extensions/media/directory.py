@@ -7,22 +7,26 @@ The tree is PATIENT, STUDY, SERIES, and a record for each instance. Values that 
 from __future__ import annotations
 
 import copy
+import json
 import struct
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from itertools import pairwise
 from pathlib import PurePosixPath
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
 from pydicom.fileset import DIRECTORY_RECORDERS
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
+from node.children.decoding import NoSuchValue
+from node.dicom.header import HeaderCut, require_few_elements
 from node.dicom.values import CONVERSION_ERRORS, items, text
-from node.errors import VoxelnodeError
+from node.errors import NotUnderstood, VoxelnodeError
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -37,6 +41,9 @@ TYPES: Mapping[str, str] = {
     **{f"481.{number}": "RADIOTHERAPY" for number in (*range(10, 23), 25)},
 }  # fmt: skip
 """Types of records by SOP class (PS3.3 F.4), without the root of storage; one that ends with a dot begins many."""
+
+LEVELS = ("PATIENT", "STUDY", "SERIES")
+"""Types of the records above that of an instance."""
 
 LETTERS = {"PATIENT": "PT", "STUDY": "ST", "SERIES": "SE", "IMAGE": "IM", "SR DOCUMENT": "SR", "KEY OBJECT DOC": "KO"}
 """How names of files and folders begin, which have eight characters; others: XX."""
@@ -64,11 +71,13 @@ FURTHER = {
 NO_ID = "UNKNOWN"
 VERIFIED_ONCE = "19000101000000"
 MAX_SIBLINGS = 1_000_000
+MAX_ELEMENTS = 10_000
+"""Most elements and items of a record."""
 
 _ITEM = struct.Struct("<HHL")
 
 
-class NotOnMedia(VoxelnodeError):
+class NotOnMedia(NoSuchValue, VoxelnodeError):
     """An instance has no record in a DICOMDIR; the message gives the reason, without patient data."""
 
 
@@ -93,6 +102,66 @@ class _Node:
         return f"{letters}{number:06d}"
 
 
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of an instance: of its patient, study and series, and its own, of type `kind`.
+
+    `encoded`: each as a data set in Explicit VR Little Endian. `invented`: keywords that have an invented value.
+    """
+
+    kind: str
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_birth_date: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    invented: list[str]
+    encoded: list[bytes]
+
+    def to_json(self) -> bytes:
+        """Return what `from_json` reads."""
+        return json.dumps({**asdict(self), "encoded": [one.hex() for one in self.encoded]}).encode()
+
+    @classmethod
+    def from_json(cls, answer: bytes) -> Records:
+        """Return the records that a child process has made. Raises NotOnMedia: it has made something else."""
+        try:
+            found = json.loads(answer)
+            lists = {"invented": list(map(str, found.pop("invented")))}
+            encoded = [bytes.fromhex(one) for one in found.pop("encoded")]
+            return cls(**{name: str(one) for name, one in found.items()}, **lists, encoded=encoded)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise NotOnMedia("its records cannot be read") from error
+
+
+def records_of(ds: Dataset, transfer_syntax_uid: str) -> Records:
+    """Return the records of an instance, from its attributes without the pixels.
+
+    Raises NotOnMedia if its SOP class has no type of record, or a record cannot be made.
+    """
+    kind = record_type(ds)
+    try:
+        head, invented = _filled(ds, kind)
+        records = [_record(head, level) for level in (*LEVELS, kind)]
+        leaf = records[-1]
+        leaf.ReferencedSOPClassUIDInFile, leaf.ReferencedSOPInstanceUIDInFile = ds.SOPClassUID, ds.SOPInstanceUID
+        leaf.ReferencedTransferSyntaxUIDInFile = transfer_syntax_uid
+        return Records(
+            kind,
+            str(head.PatientID),
+            text(head, "IssuerOfPatientID"),
+            text(head, "PatientBirthDate"),
+            text(head, "StudyInstanceUID"),
+            text(head, "SeriesInstanceUID"),
+            str(ds.SOPInstanceUID),
+            sorted(invented),
+            [_record_bytes(record) for record in records],
+        )
+    except CONVERSION_ERRORS as error:
+        raise NotOnMedia(f"no record of type {kind} can be made of it: {type(error).__name__}") from error
+
+
 class Directory:
     """Collects records of instances, and encodes them.
 
@@ -107,36 +176,19 @@ class Directory:
         self.invented: set[str] = set()
         """Keywords that some record has an invented value for."""
 
-    def add(self, ds: Dataset, transfer_syntax_uid: str) -> PurePosixPath:
-        """Add an instance; return the path of its file on the medium.
+    def add(self, records: Records) -> PurePosixPath:
+        """Add the records of an instance; return the path of its file on the medium.
 
-        Parameters
-        ----------
-        ds : Dataset
-            Its attributes; pixels are not needed.
-
-        Raises
-        ------
-        NotOnMedia
-            Its SOP class has no type of record, or a record cannot be made.
-        MixedPatients
-            Another person has its Patient ID.
+        Raises NotOnMedia if they are too long, and MixedPatients if another person has its Patient ID.
         """
-        kind = record_type(ds)
-        try:
-            head, invented = _filled(ds, kind)
-            records = [_record(head, level) for level in ("PATIENT", "STUDY", "SERIES", kind)]
-            patient, study, series, leaf = records
-            leaf.ReferencedSOPClassUIDInFile, leaf.ReferencedSOPInstanceUIDInFile = ds.SOPClassUID, ds.SOPInstanceUID
-            leaf.ReferencedTransferSyntaxUIDInFile = transfer_syntax_uid
-            for record in records:
-                _record_bytes(record)  # one that cannot be encoded must not end the whole
-        except CONVERSION_ERRORS as error:
-            raise NotOnMedia(f"no record of type {kind} can be made of it: {type(error).__name__}") from error
-        self._require_one_person(head)
+        kind, invented = records.kind, records.invented
+        if len(records.encoded) != len(LEVELS) + 1:
+            raise NotOnMedia("its records cannot be read")
+        patient, study, series, leaf = map(_decoded, records.encoded)
+        self._require_one_person(records)
         node, path, placed = self._root, [], [leaf]
-        keys = (str(head.PatientID), text(head, "StudyInstanceUID"), text(head, "SeriesInstanceUID"))
-        for key, record, level in zip(keys, (patient, study, series), ("PATIENT", "STUDY", "SERIES"), strict=True):
+        keys = (records.patient_id, records.study_instance_uid, records.series_instance_uid)
+        for key, record, level in zip(keys, (patient, study, series), LEVELS, strict=True):
             if key not in node.children:
                 node.children[key] = _Node(record, node.name_of_next(level))
                 placed.append(record)
@@ -144,7 +196,7 @@ class Directory:
             path.append(node.name)
         name = node.name_of_next(kind)
         leaf.ReferencedFileID = [*path, name]
-        node.children[str(ds.SOPInstanceUID)] = _Node(leaf, name)
+        node.children[records.sop_instance_uid] = _Node(leaf, name)
         self.instances += 1
         self.invented |= {keyword for keyword in invented if any(keyword in record for record in placed)}
         return PurePosixPath(*path, name)
@@ -177,20 +229,18 @@ class Directory:
             written.write(body)
         return written.getvalue()
 
-    def _require_one_person(self, head: Dataset) -> None:
+    def _require_one_person(self, records: Records) -> None:
         """Raise MixedPatients if instances with one Patient ID have several issuers or birth dates."""
-        person = (text(head, "IssuerOfPatientID"), text(head, "PatientBirthDate"))
-        issuer, birth_date, study = self._persons.setdefault(
-            str(head.PatientID), (*person, text(head, "StudyInstanceUID"))
-        )
+        person = (records.issuer_of_patient_id, records.patient_birth_date)
+        issuer, birth_date, study = self._persons.setdefault(records.patient_id, (*person, records.study_instance_uid))
         known = (issuer, birth_date)
         if any(one and other and one != other for one, other in zip(person, known, strict=True)):
             raise MixedPatients(
-                f"the studies {study} and {text(head, 'StudyInstanceUID')} have one Patient ID and are of two people, "
+                f"the studies {study} and {records.study_instance_uid} have one Patient ID and are of two people, "
                 "whom a DICOMDIR would make one patient: export them one by one"
             )
         merged = tuple(one or other for one, other in zip(known, person, strict=True))
-        self._persons[str(head.PatientID)] = (merged[0], merged[1], study)
+        self._persons[records.patient_id] = (merged[0], merged[1], study)
 
     def _prefix(self, first: int, last: int, length: int) -> bytes:
         """Return all bytes before the first record."""
@@ -289,6 +339,15 @@ def _record_bytes(record: Dataset) -> bytes:
     stream.is_little_endian, stream.is_implicit_VR = True, False
     write_dataset(stream, record, record.get("SpecificCharacterSet") or "iso8859")
     return bytes(stream.getvalue())
+
+
+def _decoded(record: bytes) -> Dataset:
+    """Return a record that was encoded from foreign values."""
+    try:
+        require_few_elements(record, ExplicitVRLittleEndian, MAX_ELEMENTS)
+        return read_dataset(BytesIO(record), False, True)
+    except (NotUnderstood, HeaderCut) as error:
+        raise NotOnMedia(f"its record cannot be read: {error}") from error
 
 
 def _put(body: bytearray, at: int, offset: int) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from node.children.decoder import Decoder, NotDecoded
 from node.children.forwarding import Change, copy_of, forward
 from node.dicom.values import CONVERSION_ERRORS
-from node.extensions.media.directory import Directory, NotOnMedia
+from node.extensions.media.directory import Directory, NotOnMedia, Records, records_of
 from node.index.search.selection import StoredInstance
 from node.version import __version__
 
@@ -126,10 +126,10 @@ class Medium:
         path, temporary = self._whole_file(one), self._folder / TEMPORARY
         syntax = self._copied(path, one.transfer_syntax_uid, temporary)
         try:
-            place = self._directory.add(_header(temporary), syntax)
-        except NotOnMedia:
+            place = self._directory.add(Records.from_json(self._decoder.run(records_of_file, path, syntax)))
+        except (NotOnMedia, NotDecoded) as error:
             temporary.unlink()
-            raise
+            raise NotOnMedia(str(error)) from error
         self.written.as_stored += syntax != EXPLICIT
         (self._folder / place).parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(self._folder / place)
@@ -164,9 +164,11 @@ class Medium:
         return filled.replace("\n", "\r\n").encode("ascii", "replace")
 
 
-def _header(path: Path) -> Dataset:
+def records_of_file(path: Path, transfer_syntax_uid: str) -> bytes:
+    """Return `records_of` a file, in JSON. Runs in a child of `node.children.decoder`."""
     try:
-        return dcmread(path, stop_before_pixels=True, defer_size=MAX_HEADER_BYTES)
+        ds = dcmread(path, stop_before_pixels=True, defer_size=MAX_HEADER_BYTES)
+        return records_of(ds, transfer_syntax_uid).to_json()
     except (InvalidDicomError, *CONVERSION_ERRORS) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise

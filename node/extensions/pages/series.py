@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
+from node.children.decoder import NotDecoded
+from node.children.decoding import elements_of
 from node.conversion.volume_files import by_path
-from node.dicom.dump import Dump, dump
 from node.extensions.labels.marks import Target
 from node.extensions.labels.shown import marks_of
 from node.extensions.pages.files import files_of
@@ -41,6 +43,9 @@ SHOWN_ROWS = 500
 """Maximum rows in a table of instances; the index has all of them."""
 
 SHOWN_EVENTS = 50
+
+SHOWN_ELEMENTS = 2000
+"""Maximum rows in the header table, those of nested elements included."""
 
 SHOWN_CHARACTERS = 1000
 """Maximum characters of a value in the header table."""
@@ -110,7 +115,7 @@ def state(call: ReaderCall, key: RequestedSeries) -> Response:
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
 @for_projects
 def header(call: ReaderCall, key: RequestedSeries) -> Response:
-    """Every element of the first instance."""
+    """The elements of the first instance."""
     with call.node.index.reading() as index:
         seen_study(call, index, key[0])
         first = next(index.instances.stored(*key), None)
@@ -133,14 +138,16 @@ def series_row(index: ReadIndex, study: str, series: str) -> dict[str, Any]:
     return row
 
 
-def _dump(node: Services, instance: StoredInstance) -> Dump:
+def _dump(node: Services, instance: StoredInstance) -> Mapping[str, Any]:
+    """Return the fields of a `node.dicom.dump.Dump`, which a child has made."""
     try:
-        with open(local_file(node, instance), "rb") as file:
-            return dump(file)
-    except Unavailable as error:
-        return Dump((), str(error))
+        listed = node.decoder.run(elements_of, local_file(node, instance), SHOWN_ELEMENTS, SHOWN_CHARACTERS)
+        return {"elements": (), "error": None, **json.loads(listed)}
+    except (Unavailable, NotDecoded) as error:
+        return {"elements": (), "error": str(error)}
     except FileNotFoundError:
-        return Dump((), "the file is missing: run voxelnode fsck on this node, then send the instance again")
+        missing = "the file is missing: run voxelnode fsck on this node, then send the instance again"
+        return {"elements": (), "error": missing}
 
 
 def _without_port(sender: str) -> str:

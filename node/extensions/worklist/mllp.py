@@ -1,8 +1,8 @@
 """Receive orders by HL7 v2 over MLLP (HL7 v2 Implementation Guide, Appendix C): one thread for each connection.
 
-A message is acknowledged with AA after its entries are committed. Every wait is bounded: a message must be whole within
-`MESSAGE_SECONDS` of its first byte, and a connection that brings none is closed after `IDLE_SECONDS`. A connection
-enters a place (`node.budget`) with its first whole message.
+A message is acknowledged with AA after its entries are committed; one is worked on at a time. Every wait is bounded: a
+message must be whole within `MESSAGE_SECONDS` of its first byte, and a connection that brings none is closed after
+`IDLE_SECONDS`. A connection enters a place (`node.budget`) with its first whole message.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class MllpListener:
         self._settings, self._ae_title, self._steps, self._audit, self._now = settings, ae_title, steps, audit, now
         self._patients = patients
         self._context = hl7_tls_context(settings)
-        self._stopping = threading.Event()
+        self._stopping, self._turn = threading.Event(), threading.Lock()
         limits = Limits(MAXIMUM_CONNECTIONS, PER_ADDRESS, MAXIMUM_CONNECTIONS, MAXIMUM_CONNECTIONS)
         self._budget = Budget("hl7", limits, metrics)
         self._lines = LinesOfAddresses()
@@ -144,7 +144,7 @@ class MllpListener:
                 while (data := peer.message()) is not None:
                     if claim.stage is Stage.PENDING and (rule := self._budget.enter(claim)) is not None:
                         raise _TooMuch(f"no place is free ({rule}): close connections that are idle")
-                    with peer.serving():
+                    with peer.serving(), self._turn:  # the index has one writer, for which images wait too
                         answer = self._answer(data, host)
                     peer.send(answer)
                     claim.worked()

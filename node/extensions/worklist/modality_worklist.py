@@ -17,7 +17,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.background import BackgroundService
+from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN, found_syntax
+from node.dicom.header import require_few_elements
 from node.dicom.json_model import Json
+from node.dicom.part10 import file_meta
 from node.extensions.worklist.entries import InvalidEntry, checked, model_of, scheduled_step
 from node.extensions.worklist.performed_rows import PerformedStepRepository
 from node.extensions.worklist.queries import WorklistQuery, answer, entry_in_progress, is_match
@@ -28,7 +31,7 @@ from node.index.search.finder import QueryRefused, QueryStopped
 log = structlog.get_logger()
 
 MAX_FILES = 10_000
-MAX_FILE_BYTES = 200_000
+MAX_FILE_BYTES, MAX_ELEMENTS = 200_000, 10_000
 SCAN_SECONDS = 1.0
 """Least time between two looks at the folder."""
 
@@ -136,6 +139,9 @@ def _of_json(data: bytes) -> Json:
 
 def _of_dicom(data: bytes) -> Json:
     try:
+        meta, offset = file_meta(data)
+        syntax = found_syntax(data[offset : offset + 8], meta.get(0x0010, IMPLICIT_LITTLE_ENDIAN))
+        require_few_elements(memoryview(data)[offset:], syntax, MAX_ELEMENTS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return model_of(dcmread(BytesIO(data), force=True))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom import dump as module
-from node.dicom.dump import Dump, DumpedElement
+from node.dicom.dump import ALL, Dump, DumpedElement, DumpLimits
 from tests import make
 
 
@@ -23,9 +23,9 @@ def saved(ds: Dataset, path: Path, transfer_syntax_uid: str | None = None) -> Pa
     return path
 
 
-def dump(path: Path) -> Dump:
+def dump(path: Path, limits: DumpLimits = ALL) -> Dump:
     with path.open("rb") as file:
-        return module.dump(file)
+        return module.dump(file, limits)
 
 
 def by_tag(elements: tuple[DumpedElement, ...]) -> dict[str, DumpedElement]:
@@ -138,3 +138,36 @@ def test_what_is_no_instance_is_an_error_and_no_exception(tmp_path: Path, conten
     path = tmp_path / "a"
     path.write_bytes(content)
     assert dump(path).error
+
+
+def test_a_deflated_data_set_is_listed_up_to_a_limit(tmp_path: Path) -> None:
+    ds = image()
+    whole = dump(saved(ds, tmp_path / "plain.dcm"))
+    path = saved(ds, tmp_path / "a.dcm", DeflatedExplicitVRLittleEndian)
+    deflated = dump(path)
+    assert (deflated.elements[-1], deflated.error) == (whole.elements[-1], None)
+    assert by_tag(deflated.elements)["(0002,0010)"].values == (DeflatedExplicitVRLittleEndian,)
+    ds.PixelData = bytes(50_000_000)
+    bomb = dump(saved(ds, path), DumpLimits(inflated_bytes=3_000_000))
+    assert bomb.error == "only the first 3000000 bytes of the deflated data set are listed"
+    assert by_tag(bomb.elements)["(7FE0,0010)"].error is not None
+    path.write_bytes(path.read_bytes()[:-10])
+    assert by_tag(dump(path).elements)["(0010,0010)"].values == ("Müller^Jürgen",)
+
+
+def test_elements_of_all_levels_count_in_the_limit_and_values_are_cut(tmp_path: Path) -> None:
+    ds = make.dataset(SOPClassUID="1.2", TextValue="x" * 500, RedPaletteColorLookupTableData=b"")
+    ds.ContentSequence = [make.dataset(CodeValue="T-1") for _ in range(20)]
+    path = saved(make.changed(make.structured_report(), ContentSequence=list(ds.ContentSequence)), tmp_path / "a.dcm")
+    total = dump(path)
+    cut = dump(path, DumpLimits(elements=15, characters=3))
+
+    def count(elements: tuple[DumpedElement, ...]) -> int:
+        return sum(1 + len(one.items) + sum(map(count, one.items)) for one in elements)
+
+    assert count(total.elements) > 40
+    assert count(cut.elements) == 15
+    assert cut.error == "only the first 15 elements are listed; `voxelnode dump` lists all"
+    assert max(len(str(value)) for one in cut.elements for value in one.values) == 3
+    every = count(total.elements)
+    assert dump(path, DumpLimits(elements=every)).error is None

@@ -26,10 +26,12 @@ from node.dicom.header import (
     MAX_ELEMENTS,
     MAX_VALUE_BYTES,
     HeaderCut,
+    TooManyElements,
     read_every,
     read_header,
     read_header_by_windows,
     require_inflatable,
+    require_parsable,
 )
 from node.errors import NotUnderstood
 from tests.make import PYDICOM_FILES
@@ -265,3 +267,42 @@ def test_it_finds_what_pydicom_finds_in_pydicoms_own_files() -> None:
                 assert raw.rstrip(b"\0 ") == theirs.value.rstrip(b"\0 "), f"{name} {tag:08X}"
         compared += 1
     assert compared > 60
+
+
+def elements_of(count: int, group: int = 0x5401) -> bytes:
+    return b"".join(struct.pack("<HHI", group, 0x1000 + number % 0xE000, 0) for number in range(count))
+
+
+@pytest.mark.parametrize("place", ["behind", "nested", "in an item", "deflated"])
+def test_elements_count_wherever_they_are(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(header, "MAX_ELEMENTS", 1000)
+    few, many = elements_of(400), elements_of(2000)
+    content = struct.Struct("<HHI")
+    head, syntax = content.pack(0x0008, 0x0060, 2) + b"CT", ImplicitVRLittleEndian
+
+    def placed(elements: bytes) -> bytes:
+        if place in ("behind", "deflated"):
+            return head + elements
+        item = content.pack(0xFFFE, 0xE000, len(elements)) + elements
+        if place == "nested":
+            return head + content.pack(0x0040, 0xA730, len(item)) + item
+        return head + content.pack(0x0040, 0xA730, 0xFFFFFFFF) + item + content.pack(0xFFFE, 0xE0DD, 0)
+
+    def require(data: bytes, length: int | None = None) -> None:
+        require_parsable(lambda at, size: data[at : at + size], length or len(data), syntax)
+
+    if place == "deflated":  # in explicit VR
+        syntax = DeflatedExplicitVRLittleEndian
+        explicit = [struct.pack("<HH2sH", 0x5401, 0x1000 + number, b"LO", 0) for number in range(2000)]
+        require(deflated(b"".join(explicit[:400])))
+        with pytest.raises(TooManyElements):
+            require(deflated(b"".join(explicit)))
+        return
+    require(placed(few))
+    with pytest.raises(TooManyElements, match="more than 1000 elements"):
+        require(placed(many))
+    frames = content.pack(0x5200, 0x9230, 0xFFFFFFFF) + content.pack(0xFFFE, 0xE000, len(many)) + many
+    require(placed(few) + frames)  # there are as many as the pixels have frames
+    require(placed(few) + frames[:-3])
+    require(placed(few) + content.pack(0x7FE0, 0x0010, 100_000) + bytes(100_000))
+    require(placed(few)[:-2])  # the end of an element is for others to miss

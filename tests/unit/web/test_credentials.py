@@ -12,6 +12,7 @@ from node.web.credentials import MAX_PASSWORD_LENGTH, digest, hash_password, is_
 def test_a_password_fits_its_own_hash_only() -> None:
     hashed = hash_password("correct horse battery")
     assert hashed.startswith("$argon2id$")
+    assert ",p=1$" in hashed, "each lane takes a processor"
     assert "correct" not in hashed
     assert is_password("correct horse battery", hashed)
     assert not is_password("correct horse batterY", hashed)
