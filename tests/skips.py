@@ -19,6 +19,7 @@ MAY_SKIP = (
     "this machine",  # has one disk, one processor, no systemd, or fewer open files
     "this kernel",  # confines nothing
     "for this Python",
+    "without the extra ocr",  # takes minutes: `.ci/run --release` has it
     "beside the corpus",  # series that not everybody has
     "pydicom cannot tell",
     "no grey volume with a place",  # a case without anything to compare
