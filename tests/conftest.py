@@ -22,15 +22,9 @@ from tests.made_once import IN_POSTGRESQL, drop_indexes, share_indexes
 from tests.pace import Pace
 from tests.postgresql import close_shared
 from tests.preloaded import close_forkers
+from tests.skips import NoSilentSkips, is_required
 
 ROOT = Path(__file__).resolve().parents[1]
-REQUIRED = frozenset(os.environ.get("VOXELNODE_REQUIRE", "").split(","))
-"""``peers``, ``corpus``: what must be there, so that a test that is skipped for want of it has failed."""
-
-MISSING = {"peers": "is not installed", "corpus": "no corpus of real series"}
-"""How tests say that something is missing, when they skip."""
-
-
 CAMPAIGNS = ROOT / "tests" / "crash"
 """Has the tests that take the longest."""
 
@@ -76,20 +70,14 @@ AssociationServer.serve_forever = partialmethod(AssociationServer.serve_forever,
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Judge how long tests take, except those that wait for a person and those with a database server for each root."""
+    """Judge how long tests take, except those that wait for a person and those with a database server for each root.
+
+    Where everything must be there, judge what is skipped as well.
+    """
     if not (config.getoption("usepdb") or config.getoption("trace") or IN_POSTGRESQL):
         config.pluginmanager.register(Pace())
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.skipped and isinstance(report.longrepr, tuple):
-        reason = report.longrepr[2]
-        if any(required in REQUIRED and words in reason for required, words in MISSING.items()):
-            report.outcome = "failed"
-            report.longrepr = f"{reason}, but VOXELNODE_REQUIRE asks for it"
-    return report
+    if is_required():
+        config.pluginmanager.register(NoSilentSkips())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

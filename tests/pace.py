@@ -5,7 +5,8 @@ Therefore the least time is judged that the test can take on this machine when i
 
 - the time on the clock, without the time in which anything on the machine waited for a processor, a disk or memory
   (``some`` in ``/proc/pressure``, which the workers beside the test raise as well). Waits of the test itself, such as
-  for a deadline, count.
+  for a deadline, count. The three run at the same time, so the longest of them counts and not their sum, which can be
+  more than the time on the clock.
 - the processor time of the thread that runs the test.
 
 On a loaded machine a slow test may pass; run alone, it fails. A quick one never fails. Without ``/proc/pressure``, only
@@ -19,7 +20,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import add, sub
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,21 @@ PRESSURE_SECONDS = 2.1
 """The kernel counts pressure every two seconds."""
 
 
-def stalled_seconds() -> float:
+Stalled = tuple[float, float, float]
+"""Seconds in which anything waited for a processor, for a disk, and for memory."""
+
+
+def stalled_seconds() -> Stalled:
     """Return for how long anything has waited since the machine was started; grows for ever where nobody knows."""
     try:
-        texts = [(PRESSURE / resource).read_text() for resource in ("cpu", "io", "memory")]
+        cpu, disk, memory = ((PRESSURE / resource).read_text() for resource in ("cpu", "io", "memory"))
     except OSError:
-        return time.monotonic()
-    return sum(int(text.partition("total=")[2].split()[0]) for text in texts) / 1e6
+        return (time.monotonic(), 0.0, 0.0)
+    return _total(cpu), _total(disk), _total(memory)
+
+
+def _total(pressure: str) -> float:
+    return int(pressure.partition("total=")[2].split()[0]) / 1e6
 
 
 @dataclass(frozen=True)
@@ -45,19 +55,28 @@ class Span:
     """A length of time: on the clock, stalled, and on the processor."""
 
     seconds: float = 0.0
-    stalled: float = 0.0
+    stalled: Stalled = (0.0, 0.0, 0.0)
     processor: float = 0.0
 
     def __add__(self, other: Span) -> Span:
-        return Span(self.seconds + other.seconds, self.stalled + other.stalled, self.processor + other.processor)
+        return self._with(add, other)
 
     def __sub__(self, other: Span) -> Span:
-        return Span(self.seconds - other.seconds, self.stalled - other.stalled, self.processor - other.processor)
+        return self._with(sub, other)
+
+    def _with(self, do: Callable[[float, float], float], other: Span) -> Span:
+        cpu, disk, memory = map(do, self.stalled, other.stalled)
+        return Span(do(self.seconds, other.seconds), (cpu, disk, memory), do(self.processor, other.processor))
+
+    @property
+    def undisturbed(self) -> float:
+        """The time on the clock without that in which something waited."""
+        return self.seconds - max(self.stalled)
 
     @property
     def least(self) -> float:
         """The least time that this takes on an idle machine."""
-        return max(self.seconds - self.stalled, self.processor)
+        return max(self.undisturbed, self.processor)
 
 
 def now() -> Span:
@@ -77,7 +96,7 @@ def idle_seconds(began: Span, enough: float) -> float:
         return span.seconds
     before = now()
     settle()
-    return span.seconds - span.stalled - (now() - before).stalled
+    return (span + replace(now() - before, seconds=0.0)).undisturbed
 
 
 class Pace:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.pace import now
+from tests import pace
+from tests.pace import Span, now
 
 pytest_plugins = ["pytester"]
 
@@ -21,17 +22,17 @@ def wait(seconds):
     _pass(Span(seconds))
 
 def compute(seconds):
-    _pass(Span(seconds, 0.0, seconds))
+    _pass(Span(seconds, processor=seconds))
 
 def compute_beside_others(seconds):
-    _pass(Span(2 * seconds, 2 * seconds, seconds))
+    _pass(Span(2 * seconds, (2 * seconds, 0.0, 0.0), seconds))
 
-def be_kept_waiting(seconds):
-    _pass(Span(seconds, seconds))
+def be_kept_waiting(seconds, *stalled):
+    _pass(Span(seconds, stalled or (seconds, 0.0, 0.0)))
 
 def be_kept_waiting_and_told_later(seconds):
     global late
-    late = Span(stalled=seconds)
+    late = Span(stalled=(0.0, seconds, 0.0))
     wait(seconds)
 
 def pytest_configure(config):
@@ -91,6 +92,8 @@ SHARED = '@pytest.mark.parametrize("shared", [{}], indirect=True)\ndef test_it(s
         ("def test_it(): be_kept_waiting(60)", "passed", ""),
         ("def test_it(): be_kept_waiting_and_told_later(60)", "passed", ""),
         ("def test_it(): be_kept_waiting(60); wait(6)", "failed", ""),
+        ("def test_it(): be_kept_waiting(60, 1, 2, 56)", "passed", ""),
+        ("def test_it(): be_kept_waiting(9, 3, 3, 3)", "failed", "it took 6.0 s"),
         ("def test_it(): compute_beside_others(4)", "passed", ""),
         ("def test_it(): compute_beside_others(6)", "failed", ""),
         ("def test_it(own): wait(3)", "failed", ""),
@@ -110,4 +113,12 @@ def test_a_moment_is_before_the_next_one() -> None:
     assert sum(range(1_000_000)) > 0
     passed = now() - before
     assert 0 < passed.processor <= passed.seconds + 0.001  # the clocks are read one after the other
-    assert passed.stalled >= 0
+    assert min(passed.stalled) >= 0
+
+
+def test_what_waited_for_several_things_at_once_waited_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([Span(16, (14, 13.5, 13)), Span(16, (14, 13.5, 13)), Span(18.1, (14.1, 13.6, 13.2))])
+    monkeypatch.setattr(pace, "now", lambda: next(moments))
+    monkeypatch.setattr(pace, "settle", lambda: None)
+    began = Span(10, (10, 10, 10))
+    assert pace.idle_seconds(began, 2) == pytest.approx(6 - 4 - 0.1)

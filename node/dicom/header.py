@@ -26,6 +26,7 @@ from node.dicom.encoding import (
 from node.errors import NotUnderstood
 
 PIXELS_GROUP, PIXEL_DATA = 0x7FE0, 0x7FE00010
+ITEM_GROUP = (b"\xfe\xff", b"\xff\xfe")
 MAX_NESTING = 256
 """Maximum nesting of sequences; real data sets stay below ten."""
 
@@ -208,7 +209,7 @@ def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> 
     What is beyond the first `MAX_ITEMS`, was cut off, or is not encoded as PS3.5 7.5 says is left out. The items of a
     sequence of VR UN are not read.
     """
-    walker = _Walker(raw, found_syntax(raw[8:16], transfer_syntax_uid))  # behind the tag and the length of an item
+    walker = _Walker(raw, _syntax_of_items(raw, transfer_syntax_uid))
     items: list[dict[int, bytes]] = []
     try:
         while walker.at < walker.end and len(items) < MAX_ITEMS:
@@ -279,7 +280,7 @@ def read_sequence(raw: bytes, transfer_syntax_uid: str) -> list[Elements]:
 
     Raises NotUnderstood or HeaderCut if it is not encoded as PS3.5 7.5 says.
     """
-    walker = _Walker(raw, found_syntax(raw[8:16], transfer_syntax_uid))  # behind the tag and the length of an item
+    walker = _Walker(raw, _syntax_of_items(raw, transfer_syntax_uid))
     items: list[Elements] = []
     while walker.at < walker.end:
         tag, length = walker.element(walker.at)
@@ -289,6 +290,14 @@ def read_sequence(raw: bytes, transfer_syntax_uid: str) -> list[Elements]:
         end = walker.end if length == UNDEFINED_LENGTH else min(walker.end, walker.at + length)
         walker.rest(items[-1], end)
     return items
+
+
+def _syntax_of_items(raw: bytes, announced: str) -> str:
+    """Return the transfer syntax by whose encoding to read items: their first element shows it."""
+    at = 0
+    while raw[at : at + 2] in ITEM_GROUP:
+        at += 8
+    return found_syntax(raw[at : at + 8], announced)
 
 
 def read_every(

@@ -17,14 +17,13 @@ from tests import make
 from tests.acceptance.served import until
 from tests.acceptance.test_cluster import Host
 from tests.acceptance.test_kill import Sender
-from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import start
 from tests.programs import needs
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "haproxy.cfg"
 RECEIVERS = ("receive-1", "receive-2")
 
-pytestmark = [pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own"), pytest.mark.long]
+pytestmark = [pytest.mark.sqlite("has databases of its own"), pytest.mark.long]
 
 
 class Receiver(Host):

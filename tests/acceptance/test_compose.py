@@ -13,14 +13,13 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_balancer import CONFIGURATION, Balancer, Receiver, balancing
 from tests.acceptance.test_kill import Sender
-from tests.made_once import IN_POSTGRESQL
 from tests.object_store import object_store
 from tests.postgresql import start
 
 SERVICES = yaml.safe_load((CONFIGURATION.parent / "compose.cluster.yaml").read_text())["services"]
 
 pytestmark = [
-    pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own"),
+    pytest.mark.sqlite("has databases of its own"),
     pytest.mark.long,
     pytest.mark.timeout(600),
 ]

@@ -48,7 +48,7 @@ def read_as_another_account(target: Path, query: str) -> list[dict[str, Any]]:
 
     python = "/usr/bin/python3"
     if os.geteuid() != 0 or not Path(python).exists():
-        pytest.skip("only root can be another account")
+        pytest.skip("being another account needs root")
     done = subprocess.run(
         [python, "-I", "-c", READ, str(target), query], user=OTHER_ACCOUNT, group=OTHER_ACCOUNT,
         extra_groups=[grp.getgrnam(GROUP).gr_gid], cwd="/", capture_output=True, text=True, check=False,

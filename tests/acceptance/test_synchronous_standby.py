@@ -15,7 +15,6 @@ from tests.acceptance.served import until
 from tests.acceptance.test_cluster import Host
 from tests.acceptance.test_kill import Sender
 from tests.crash.failover import Site, run
-from tests.made_once import IN_POSTGRESQL
 from tests.replication import Replicated, replicated
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
@@ -23,7 +22,7 @@ pytest.importorskip("psycopg", reason="psycopg is not installed")
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(IN_POSTGRESQL, reason="has servers of its own"),
+    pytest.mark.sqlite("has servers of its own"),
 ]
 
 

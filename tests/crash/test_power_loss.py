@@ -27,7 +27,10 @@ from tests.crash.journal import Journal, Sender, new_series
 from tests.crash.mutants import MUTANTS
 from tests.crash.small_journal import SINGLE_SYNCS, VARIABLE, make_small
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
+
+SHORT = 12
+"""Power cuts of the short form, which the gate has time for."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +75,12 @@ class Session:
 
 
 def session(
-    disk: Disk, mutant: str | None = None, *, converts: bool = True, single_syncs: str = SINGLE_SYNCS
+    disk: Disk,
+    mutant: str | None = None,
+    *,
+    converts: bool = True,
+    single_syncs: str = SINGLE_SYNCS,
+    is_short: bool = False,
 ) -> Session:
     """Two senders, the same again, other bytes, a late slice, conversions of it all; then the node is killed.
 
@@ -85,7 +93,7 @@ def session(
             [first[:5], second],
             [[*first[:3], first[0].altered(), second[0].altered()]],
             [[first[5]], new_series(3, large=True)],
-            *([new_series(20)] for _ in range(2)),
+            *([new_series(20)] for _ in range(0 if is_short else 2)),
         ]
         for together in rounds:
             senders = [Sender(node.port, instances, journal) for instances in together]
@@ -106,6 +114,14 @@ def _wait_for_conversions(node: Node) -> None:
     within(60, lambda: not Checker(node.root).unsettled())
 
 
+@pytest.mark.slow
+def test_what_was_acknowledged_survives_power_cuts_from_the_first_sync_to_the_last(tmp_path: Path, disk: Disk) -> None:
+    seen = session(disk, is_short=True)
+    for number in {*seen.cuts[:: len(seen.cuts) // SHORT], seen.cuts[-1]}:
+        assert seen.problems(number, tmp_path / f"after-{number}") == [], f"power cut before sync {number}"
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("single_syncs", [SINGLE_SYNCS, "0"])
 def test_what_was_acknowledged_survives_a_power_cut_at_any_sync(tmp_path: Path, disk: Disk, single_syncs: str) -> None:
     """Also where checkpoints sync the whole file system, as they do when there are many files."""
@@ -115,6 +131,7 @@ def test_what_was_acknowledged_survives_a_power_cut_at_any_sync(tmp_path: Path, 
         assert seen.problems(number, tmp_path / f"after-{number}") == [], f"power cut before sync {number}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mutant", "found"),
     [
@@ -144,6 +161,7 @@ def test_a_node_that_leaves_out_a_sync_is_found_out(tmp_path: Path, disk: Disk, 
     require_found(seen, tmp_path, mutant, found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mutant", "found"),
     [("no-replay", "acknowledged and lost"), ("no-comparison", "the file is not what its row says")],

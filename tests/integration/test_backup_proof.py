@@ -22,12 +22,11 @@ from tests.crash.journal import Sent, new_series
 from tests.ingest import received
 from tests.integration.conftest import flip
 from tests.integration.test_acknowledged import convert_all
-from tests.made_once import IN_POSTGRESQL
 from tests.preloaded import run
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(IN_POSTGRESQL, reason="a proof restores an index in SQLite only, and says so"),
+    pytest.mark.sqlite("a proof restores an index in SQLite only, and says so"),
 ]
 
 

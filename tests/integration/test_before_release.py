@@ -155,9 +155,8 @@ def test_everything_is_taken_over(settings: Settings, root: Path, old: dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.sqlite("a command that is started looks for its database by [index] url")
 def test_the_command_says_what_it_took_over(settings: Settings, root: Path) -> None:
-    if IN_POSTGRESQL:
-        pytest.skip("a command that is started looks for its database by [index] url")
     for command in (("serve",), ("db", "upgrade")):
         refused = run(*command, "--root", root)
         assert (refused.returncode != 0, "Traceback" in refused.stderr) == (True, False)

@@ -50,14 +50,13 @@ from tests import make
 from tests.acceptance.served import until
 from tests.ingest import opened_ingest
 from tests.integration.conftest import Clock, data_set_bytes
-from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer
 from tests.postgresql import Server, start
 from tests.silent_line import Line, line_to
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")
+pytestmark = pytest.mark.sqlite("has databases of its own")
 
 LEASE = dt.timedelta(seconds=60)
 

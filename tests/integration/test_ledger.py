@@ -16,9 +16,9 @@ from node.index.work import ledger
 from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Ended, Lane, NoSuchWork, Postponed, Work, WorkEnded
 from node.index.work.messages import Attempt, PendingEvent
-from node.index.work.states import TRANSITIONS, Move, State
+from node.index.work.payloads import Assignment, Counts, Download, Message, Payload
+from node.index.work.states import TRANSITIONS, Kind, Move, State
 from tests.integration.conftest import Root
-from tests.made_once import IN_POSTGRESQL
 from tests.rows import read_rows
 
 HOOK = Lane("hook", "one")
@@ -73,7 +73,7 @@ def test_in_a_lane_one_is_due_at_a_time_and_a_busy_lane_keeps_no_other_back(root
     assert root.index.work.next_due_at(("retrieval",), now) == later
 
 
-@pytest.mark.skipif(IN_POSTGRESQL, reason="asks SQLite for its plan")
+@pytest.mark.sqlite("asks SQLite for its plan")
 def test_what_is_due_is_found_without_reading_what_has_ended(root: Root) -> None:
     ran: list[tuple[str, Any]] = []
     event.listen(Engine, "before_cursor_execute", record := lambda *call: ran.append((call[2], call[3])))
@@ -105,6 +105,50 @@ def test_loops_sleep_unless_work_of_theirs_waits(root: Root) -> None:
     assert not waits(("retrieval",)), "its end wakes the loop"
     root.index.work.record(work.id, Postponed(now + dt.timedelta(hours=1), "busy"), now)
     assert waits(("retrieval",)), "it has to be woken when that is due"
+
+
+SECRET = "Secret^Name"
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "is_ended", "left"),
+    [
+        ("retrieval", Counts(), True, None),
+        ("retrieval", Counts(), False, (SECRET, Counts())),  # it goes on, and says another thing then
+        ("job", Assignment(), True, (None, Assignment())),
+        ("job", Assignment(), False, (None, Assignment())),
+        ("hook", Message("detail", SECRET), True, (SECRET, Message("detail"))),
+        ("hook", Message("detail", SECRET), False, (SECRET, Message("detail"))),
+        ("hook", Message("detail"), True, (SECRET, Message("detail"))),
+        (
+            "download",
+            Download("deidentified", f"{SECRET}.zip"),
+            True,
+            (SECRET, Download("deidentified", "deleted.zip")),
+        ),
+    ],
+)
+def test_work_of_a_deleted_study_no_longer_says_who_its_patient_is(
+    root: Root, kind: Kind, payload: Payload, is_ended: bool, left: tuple[str | None, Payload] | None
+) -> None:
+    now, ids = root.clock(), {}
+    ended = {"state": "ended", "outcome": "failed", "ended_at": now} if is_ended else {}
+    facts = {"reason": SECRET, "happened_at": now, "requested_by": "ann", **ended}
+    for study in ("1.2.3", "1.2.4"):
+        ids[study] = root.index.work._writer.run(
+            lambda connection, study=study: ledger.add(
+                connection, Lane(kind, "one"), study, payload, now, study_instance_uid=study, **facts
+            )
+        )
+    root.index.work._writer.run(lambda connection: ledger.forget_study(connection, "1.2.3"))
+    of_other = root.index.work.one(ids["1.2.4"])
+    assert (of_other.reason, of_other.payload) == (SECRET, payload), "another study keeps its own"
+    if left is None:
+        with pytest.raises(NoSuchWork):
+            root.index.work.one(ids["1.2.3"])
+    else:
+        work = root.index.work.one(ids["1.2.3"])
+        assert (work.reason, work.payload) == left
 
 
 def test_what_was_cancelled_is_over_at_once_or_when_whoever_does_it_hears_it(root: Root) -> None:

@@ -128,6 +128,20 @@ def test_an_instance_that_comes_back_under_another_series_replaces_nothing(root:
     assert list(kept_aside(root)) == [digest(second)]
 
 
+@pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
+def test_a_version_that_names_another_patient_gives_the_study_to_nobody_else(root: Root, policy: Any) -> None:
+    """Only a person who accepts a version does that."""
+    root.ingest.overwrite_policy = policy
+    first, second = two_versions()
+    first.PatientID, first.PatientName, first.StudyDescription = "P-1", "A", "first"
+    second.PatientID, second.PatientName, second.StudyDescription = "P-2", "B", "second"
+    root.take_all([first, second])
+    assert current(root)[0] == digest(second if policy == "replace" else first)
+    [study] = root.rows("SELECT patient_id, patient_name, study_description FROM v_studies")
+    assert study == {"patient_id": "P-1", "patient_name": "A", "study_description": "first"}
+    assert [row["patient_id"] for row in root.rows("SELECT patient_id FROM v_patients")] == ["P-1"]
+
+
 def test_versions_that_take_turns_are_each_kept_once(root: Root) -> None:
     root.ingest.overwrite_policy = "replace"
     first, second = two_versions()

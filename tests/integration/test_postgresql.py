@@ -63,7 +63,6 @@ from tests.acceptance.served import until
 from tests.acceptance.test_cluster_deployment import CHART
 from tests.helm import template
 from tests.integration.conftest import Root
-from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, programs, start
 from tests.rows import view_rows
 from tests.several_writers import INSTANCES, SERIES, received
@@ -78,7 +77,7 @@ from node.extensions.postgresql import engine as postgresql
 from node.extensions.postgresql import servers as postgresql_servers
 from node.extensions.postgresql.servers import servers_of
 
-pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="starts from SQLite")
+pytestmark = pytest.mark.sqlite("starts from SQLite")
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 One, Other = TypeVar("One"), TypeVar("Other")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import JSON, Connection, delete, insert, select
+from sqlalchemy.types import TypeEngine
 
 from node.audit.audit_log import Audit, AuditFailed
 from node.errors import UsageError
@@ -17,7 +21,7 @@ from node.hookspecs import OpenedRoot
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
 from node.index.engine.views import views
-from node.index.models import Base
+from node.index.models import Base, Utc
 from node.index.nouns.accounts import Role
 from node.index.nouns.projects import Content
 from node.index.nouns.studies import StudyFilter
@@ -25,6 +29,7 @@ from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import Root
 from tests.preloaded import run
+from tests.rows import read_rows
 
 pytestmark = pytest.mark.postgresql
 
@@ -37,7 +42,10 @@ def three(root: Root, request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     if request.param != "listed":
         monkeypatch.setattr("node.index.engine.narrowed.MAX_LISTED", 0)
     for study, series in (("1.1", "1.1.1"), ("1.1", "1.1.2"), ("1.2", "1.2.1"), ("1.3", "1.3.1")):
-        root.take(make.instance(study_uid=study, series_uid=series, PatientID=f"P{study}"))
+        instance = make.instance(
+            study_uid=study, series_uid=series, sop_instance_uid=f"{series}.9", PatientID=f"P{study}"
+        )
+        root.take(instance)
     root.index.accounts.set("anna", Role.READ, None, root.clock())
     projects(root).set("trial", "test", root.clock())
     projects(root).set_member("trial", "anna", "read")
@@ -74,6 +82,106 @@ def test_a_scope_shows_its_projects_in_every_table_and_view(three: Root) -> None
             texts = {str(value) for row in rows for value in row}
             assert not texts.intersection(foreign), name
             assert not rows or name in RULES[True] or name.startswith("v_"), name
+
+
+EVERYWHERE = ("1.1", "1.1.1"), ("1.1", "1.1.2"), ("1.2", "1.2.1"), ("1.3", "1.3.1")
+"""The series of `three`, with their studies: anna sees the second and the third, and so a part of the first study."""
+
+MARKS: dict[str, tuple[str, set[str]]] = {
+    "about": ("key", {"store", "indexed"}),
+    "projects": ("name", {"trial"}),
+    "project_series": ("series_id", {"1.1.2", "1.2.1"}),
+    "project_members": ("account", {"anna"}),
+    "series": ("series_instance_uid", {"1.1.2", "1.2.1"}),
+    "studies": ("study_instance_uid", {"1.1", "1.2"}),
+    "patients": ("patient_id", {"P1.1", "P1.2"}),
+    "images": ("sop_instance_uid", {"1.1.2.9", "1.2.1.9"}),
+    "image_documents": ("document", {"1.1.2", "1.2.1"}),
+    "series_documents": ("document", {"1.1.2", "1.2.1"}),
+    "series_references": ("series_instance_uid", {"1.1.2", "1.2.1"}),
+    "conversions": ("converter", {"1.1.2", "1.2.1"}),
+    "revision_files": ("key", {"1.1.2", "1.2.1"}),
+    "volumes": ("path", {"1.1.2", "1.2.1"}),
+    "volume_sources": ("sop_instance_uid", {"1.1.2", "1.2.1"}),
+    "exclusions": ("detail", {"1.1.2", "1.2.1"}),
+    "failures": ("detail", {"1.1.2", "1.2.1"}),
+    "events": ("detail", {"1.1.2", "1.2.1", "1.2"}),  # of a study that is seen in part, none
+    "labels": ("label", {"1.1.2", "1.2.1", "1.1", "1.2"}),
+    "comments": ("comment", {"1.1.2", "1.2.1", "1.1", "1.2"}),
+    "work": ("key", {"download of anna"}),
+}
+"""Of each table with a rule: a column whose value tells the rows apart, and its values in the rows that anna sees."""
+
+
+def filled(table: str, **known: Any) -> dict[str, Any]:
+    """A row with something in each column that needs it."""
+    needed = [
+        column
+        for column in Base.metadata.tables[table].columns
+        if not (column.nullable or column.primary_key or column.default or column.server_default)
+    ]
+    return {column.name: filling(column.type) for column in needed} | known
+
+
+def filling(kind: TypeEngine[Any]) -> object:
+    """The least value of a type."""
+    if isinstance(kind, Utc):
+        return dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    return {} if isinstance(kind, JSON) else kind.python_type()
+
+
+def enter_rows(connection: Connection) -> None:
+    """Put rows about each series and study of `three`, and of others, into all tables that have a rule."""
+
+    def add(table: str, **known: Any) -> None:
+        connection.execute(insert(Base.metadata.tables[table]).values(filled(table, **known)))
+
+    def id_of(table: str, column: str, value: str) -> int:
+        rows = Base.metadata.tables[table]
+        return int(connection.execute(select(rows.c.id).where(rows.c[column] == value)).scalar_one())
+
+    for table in ("about", "image_documents", "series_documents"):
+        connection.execute(delete(Base.metadata.tables[table]))
+    for key in ("store", "indexed", "secret"):
+        add("about", key=key, value="")
+    for name in ("label", "comment"):
+        for about in {*EVERYWHERE, *((study, "") for study, _ in EVERYWHERE)}:
+            study, series = about
+            add(f"{name}s", study_instance_uid=study, series_instance_uid=series, **{name: series or study})
+    for kind, name in (("download", "anna"), ("download", "ben"), ("retrieval", "anna")):
+        add("work", kind=kind, name=name, key=f"{kind} of {name}", state="waiting", study_instance_uid="1.1")
+    add("projects", name="other")
+    other = id_of("projects", "name", "other")
+    add("project_members", project_id=other, account="ben", role="read")
+    for number, (study, series) in enumerate(EVERYWHERE, 1):
+        series_id, image = id_of("series", "series_instance_uid", series), f"{series}.9"
+        add("project_series", project_id=other, series_id=series_id, is_by_rule=False)
+        add("image_documents", image_id=id_of("images", "sop_instance_uid", image), document=series)
+        add("series_documents", series_id=series_id, document=series)
+        add("series_references", series_id=series_id, series_instance_uid=series)
+        add("conversions", id=number, series_id=series_id, converter=series)
+        add("revision_files", conversion_id=number, key=series)
+        add("volumes", conversion_id=number, path=series)
+        add("volume_sources", conversion_id=number, sop_instance_uid=series)
+        add("exclusions", conversion_id=number, detail=series)
+        add("failures", series_id=series_id, detail=series)
+        add("events", study_instance_uid=study, series_instance_uid=series, detail=series)
+    for study in ("1.1", "1.2", "1.3"):
+        add("events", study_instance_uid=study, detail=study)
+
+
+def test_a_scope_shows_of_each_table_the_rows_of_what_it_sees_and_no_others(three: Root) -> None:
+    put(three, Content("1.1", "1.1.2"), Content("1.2"))
+    three.index._writer.run(enter_rows)
+    names = {row["id"]: row["series_instance_uid"] for row in read_rows(three.folder, "SELECT * FROM series")}
+    assert MARKS.keys() == RULES[True].keys() == RULES[False].keys()
+    for table, (column, expected) in MARKS.items():
+        query = f'SELECT "{column}" FROM "{table}"'
+        everything = {next(iter(row.values())) for row in read_rows(three.folder, query)}
+        with within(ANNA), three.index._reader.connect() as connection:
+            told = connection.exec_driver_sql(query).scalars().all()
+        assert {names.get(value, value) for value in told} == expected, table
+        assert len(everything) > len(expected), f"nothing of {table} is hidden"
 
 
 def test_who_sees_what_changes_only_with_a_line_before_it(three: Root, monkeypatch: pytest.MonkeyPatch) -> None:

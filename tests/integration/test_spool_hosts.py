@@ -34,13 +34,12 @@ from node.settings.convert import Convert
 from node.settings.model import ClusterSettings, IndexSettings, SeriesSettings, Settings, Storage
 from tests import make
 from tests.integration.conftest import bring, data_set_bytes
-from tests.made_once import IN_POSTGRESQL
 from tests.peers import Pacs
 from tests.postgresql import Server, start
 
 pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")]
+pytestmark = [pytest.mark.slow, pytest.mark.sqlite("has databases of its own")]
 
 LEASE = dt.timedelta(seconds=60)
 

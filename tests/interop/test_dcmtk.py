@@ -100,11 +100,12 @@ def test_movescu_that_takes_no_compression_gets_the_pixels_uncompressed(
 
 
 @pytest.mark.slow
-def test_movescu_cancels(node: Served, store_port: int, tmp_path: Path) -> None:
+def test_movescu_cancels(node: Served, store_port: int, study: list[FileDataset], tmp_path: Path) -> None:
     keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
     port = ["+P", str(store_port), "-od", str(tmp_path)]
     told = dcmtk("movescu", node, "-S", "-aem", "DCMTK", "--cancel", "1", *port, *keys)
-    assert "Cancel" in told
+    assert "Received Final Move Response (Cancel: SubOperationsTerminatedDueToCancelIndication)" in told
+    assert 1 <= len(data_sets(tmp_path)) < len(study)
 
 
 def test_movescu_is_told_that_a_destination_is_unknown(node: Served) -> None:

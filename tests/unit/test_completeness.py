@@ -47,6 +47,12 @@ OF_TWO_ACQUISITIONS = series(5, **IMAGES_5, acquisition_number=1) + series(4, **
 OF_EACH_ACQUISITION = [
     InstanceCounts(number, acquisition_number=number % 2, images_in_acquisition=6) for number in range(6)
 ]
+OF_UNEQUAL_ACQUISITIONS = series(6, images_in_acquisition=6, acquisition_number=1) + series(
+    4, images_in_acquisition=4, acquisition_number=2
+)
+OF_THE_GREATER_ACQUISITION = series(4, images_in_acquisition=6, acquisition_number=1) + series(
+    2, images_in_acquisition=4, acquisition_number=2
+)
 MULTIFRAME = series(1, number_of_frames=90, number_of_slices=30, number_of_time_slices=3, images_in_acquisition=90)
 OF_ANY_KIND = series(1, number_of_frames=90, number_of_series_related_instances=2)
 
@@ -93,6 +99,15 @@ VERDICTS: dict[str, tuple[list[InstanceCounts], list[Evidence], dict[str, Any], 
         [*OF_TWO_ACQUISITIONS, OF_TWO_ACQUISITIONS[-1]], [], {}, ("complete", "headers", 10, 0),
     ),
     "images of the series, in each acquisition": (OF_EACH_ACQUISITION, [], {}, ("complete", "headers", 6, 0)),
+    "all images of two acquisitions that differ": (
+        OF_UNEQUAL_ACQUISITIONS, [], {}, ("complete", "headers", 10, 0),
+    ),
+    "fewer images of two acquisitions that differ": (
+        OF_UNEQUAL_ACQUISITIONS[:-1], [], {}, ("incomplete", "headers", 10, 1),
+    ),
+    "as many images as the greater of two counts": (
+        OF_THE_GREATER_ACQUISITION, [], {}, ("complete", "headers", 6, 0),
+    ),
     "images of one time": (series(12, **IMAGES_4_TIMES_3), [], {"times": 3}, ("complete", "headers", 12, 0)),
     "images of all times": (series(12, **IMAGES_12_TIMES_3), [], {"times": 3}, ("complete", "headers", 12, 0)),
     "two of three times": (series(8, **IMAGES_4_TIMES_3), [], {"times": 2}, ("incomplete", "headers", 12, 4)),

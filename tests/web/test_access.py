@@ -30,6 +30,7 @@ from node.web.access import (
     _identified,
 )
 from node.web.credentials import digest, new_token
+from node.web.errors import TooManyTries
 from node.web.files import Streamed
 from node.web.guesses import FREE_TRIES
 from node.web.second_factor import STEP_SECONDS, code_of
@@ -383,11 +384,11 @@ def test_a_trusted_proxy_says_whose_request_it_is_and_that_it_came_by_tls(start_
     assert site.audited("User Authentication")[0]["participants"][0]["address"] == "203.0.113.9"
 
 
-def scoped(site: Site, name: str, role: Role | None, *routes: str) -> dict[str, str]:
+def scoped(site: Site, name: str, role: Role | None, *routes: str, project: str | None = None) -> dict[str, str]:
     """The header of a new token that may do less than its account."""
     token, now = new_token(), site.services.ingest.now()
     accounts = site.services.index.accounts
-    accounts.add_token(name, token[-8:], digest(token), None, now, role=role, routes=routes)
+    accounts.add_token(name, token[-8:], digest(token), None, now, role=role, routes=routes, project=project)
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -481,17 +482,65 @@ def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pyte
             list(bodies)
 
 
+def authorized(authorization: str) -> HTTPConnection:
+    """A request with this header."""
+    headers = [(b"authorization", authorization.encode())]
+    scope = {"type": "http", "path": API, "headers": headers, "scheme": "http", "query_string": b""}
+    return HTTPConnection({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1)})
+
+
 def test_guesses_of_others_end_no_answer_under_way(guarded: Site) -> None:
     access, caller = guarded.app.state.access, Caller("reader", Role.READ)
     access.check_password("reader", PASSWORD, "127.0.0.1")
-    credentials = base64.b64encode(f"reader:{PASSWORD}".encode())
-    scope = {"type": "http", "path": API, "headers": [(b"authorization", b"Basic " + credentials)], "scheme": "http"}
-    request = HTTPConnection({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1), "query_string": b""})
+    request = authorized("Basic " + base64.b64encode(f"reader:{PASSWORD}".encode()).decode())
     for _ in range(FREE_TRIES + 3):
         access._guesses.begin(("reader", "127.0.0.1"))
     assert access.is_still(request, caller)
     guarded.account("reader", Role.READ, "another long password")
     assert not access.is_still(request, caller)
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["first", "has matched before"])
+def test_the_right_password_waits_too_while_it_is_guessed(guarded: Site, is_known: bool) -> None:
+    """Else the answer would say which guess is right, without a limit."""
+    access, address = guarded.app.state.access, "192.0.2.1"
+    if is_known:
+        access.check_password("reader", PASSWORD, address)
+    for _ in range(FREE_TRIES):
+        access._guesses.begin(("reader", address))
+    for password in (PASSWORD, "wrong"):
+        with pytest.raises(TooManyTries):
+            access.check_password("reader", password, address)
+    assert access.check_password("reader", PASSWORD, "127.0.0.1").name == "reader", "from elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("account", "lower", "found"),
+    [
+        (Role.READ, None, Role.READ),
+        (Role.WRITE, None, Role.WRITE),
+        (Role.WRITE, Role.READ, Role.READ),
+        (Role.ADMIN, None, Role.WRITE),
+        (Role.ADMIN, Role.ADMIN, Role.WRITE),
+        (Role.ADMIN, Role.READ, Role.READ),
+    ],
+)
+@pytest.mark.parametrize("is_limited", [False, True])
+def test_a_token_for_a_project_has_the_role_of_its_account_and_at_most_write(
+    guarded: Site, account: Role, lower: Role | None, found: Role, is_limited: bool
+) -> None:
+    guarded.account("holder", account)
+    act = guarded.store.actions.by_name
+    act["set-project"](name="trial", who="test")
+    if is_limited and account is not Role.ADMIN:
+        act["set-project-member"](
+            name="trial", account="holder", role="read" if account is Role.READ else "manage", who="test"
+        )
+    header = scoped(guarded, "holder", lower, project="trial")
+    caller = guarded.app.state.access.identify(authorized(header["Authorization"]))
+    assert (caller.name, caller.role) == ("holder", found)
+    assert caller.scope is not None
+    assert caller.scope.only == "trial" if caller.scope.account else caller.scope.projects == ("trial",)
 
 
 def test_the_last_piece_of_an_upload_is_not_taken_of_an_account_that_is_gone(

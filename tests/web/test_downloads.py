@@ -24,7 +24,6 @@ from node.index.engine.place import FILE_NAME
 from node.index.nouns.records import RevisionFile
 from node.index.nouns.views import StudyViews
 from tests import make
-from tests.made_once import IN_POSTGRESQL
 from tests.web.conftest import Site, open_site
 
 DOE, DOES_SECOND, MUELLER = "1.2.1", "1.2.2", "1.2.3"
@@ -189,7 +188,7 @@ def test_files_that_are_removed_while_a_download_begins_are_told(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(IN_POSTGRESQL, reason="asks SQLite for its plan")
+@pytest.mark.sqlite("asks SQLite for its plan")
 def test_studies_of_one_name_are_found_without_reading_all_of_a_day(site: Site) -> None:
     """An archive without dates, or with one date for all, would be read whole for each study of a download."""
     ran: list[str] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from node.audit import audit_log as module
 from node.audit.audit_files import (
@@ -271,8 +272,15 @@ def test_storing_goes_on_when_the_audit_log_cannot_be_written(tmp_path: Path, mo
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("node.audit.audit_log.os.write", full)
-    transfers.ended(SENDER, "released")
+    with monkeypatch.context() as disk, capture_logs() as logged:
+        disk.setattr("node.audit.audit_log.os.write", full)
+        transfers.ended(SENDER, "released")
+        monkeypatch.setattr(module, "MAX_LINE_SECONDS", -1.0)
+        transfers.brought(SENDER, attributes("1.2"))
+    assert [line["log_level"] for line in logged] == ["error"] * 2, "each line that is not in it is told"
+    assert lines(tmp_path) == []
+    transfers.brought(SENDER, attributes("1.3"))
+    assert [line["objects"][0]["study_instance_uid"] for line in lines(tmp_path)] == ["1.3"]
 
 
 def test_lines_are_read_behind_one_of_them_while_others_are_written_and_files_change(

@@ -30,6 +30,9 @@ from node.dicom.header import (
     read_every,
     read_header,
     read_header_by_windows,
+    read_items,
+    read_sequence,
+    require_few_elements,
     require_inflatable,
     require_parsable,
 )
@@ -84,6 +87,121 @@ def test_an_unknown_value_of_undefined_length_holds_implicit_items() -> None:
     unknown += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
     data = unknown + struct.pack("<HH2sH", 0x0010, 0x0020, b"LO", 4) + b"AFTR"
     assert read_header(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,))) == {PATIENT_ID: b"AFTR"}
+    assert read_every(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,))) == {PATIENT_ID: [b"AFTR"]}
+
+
+UNDEFINED = 0xFFFFFFFF
+
+
+def text(tag: int, value: bytes, length: int | None = None) -> bytes:
+    """An element of VR LO in Explicit VR Little Endian."""
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, b"LO", len(value) if length is None else length) + value
+
+
+def item(*elements: bytes, is_undefined: bool = False) -> bytes:
+    value = b"".join(elements)
+    if not is_undefined:
+        return struct.pack("<HHL", 0xFFFE, 0xE000, len(value)) + value
+    return struct.pack("<HHL", 0xFFFE, 0xE000, UNDEFINED) + value + struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
+
+
+def sequence(*items: bytes, is_undefined: bool = False, vr: bytes = b"SQ") -> bytes:
+    """Request Attributes Sequence (0040,0275)."""
+    value = b"".join(items)
+    head = struct.pack("<HH2s2xL", 0x0040, 0x0275, vr, UNDEFINED if is_undefined else len(value))
+    return head + value + (struct.pack("<HHL", 0xFFFE, 0xE0DD, 0) if is_undefined else b"")
+
+
+A, B = text(0x00400007, b"one "), text(0x00400009, b"two ")
+OF_A, OF_B = {0x00400007: (b"LO", b"one ")}, {0x00400009: (b"LO", b"two ")}
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b"", []),
+        (item(A), [OF_A]),
+        (item(A, B), [OF_A | OF_B]),
+        (item(A) + item(B), [OF_A, OF_B]),
+        (item(A, is_undefined=True) + item(B), [OF_A, OF_B]),
+        (item(A) + item(B, is_undefined=True) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0), [OF_A, OF_B]),
+        (item() + item(A), [{}, OF_A]),
+        (item(is_undefined=True) + item() + item(A), [{}, {}, OF_A]),
+        (item() + item(is_undefined=True), [{}, {}]),
+    ],
+)
+def test_each_item_of_a_sequence_has_its_own_elements(raw: bytes, found: list[header.Elements]) -> None:
+    assert read_sequence(raw, ExplicitVRLittleEndian) == found
+
+
+@pytest.mark.parametrize("syntax", ENCODINGS)
+def test_items_are_read_in_their_own_encoding_behind_empty_ones(syntax: str) -> None:
+    ds = Dataset()
+    ds.RequestAttributesSequence = Sequence([Dataset(), Dataset(), Dataset()])
+    ds.RequestAttributesSequence[2].ScheduledProcedureStepID = "1"
+    data = encoded(ds, syntax)
+    raw = data[8 if syntax == ImplicitVRLittleEndian else 12 :]
+    assert [[value for _, value in one.values()] for one in read_sequence(raw, syntax)] == [[], [], [b"1 "]]
+    assert read_items(raw, syntax, frozenset((0x00400009,))) == [{}, {}, {0x00400009: b"1 "}]
+
+
+@pytest.mark.parametrize("raw", [item(A)[:-1], item(A[:-1]), item(A) + item(B)[:-2], item(A, is_undefined=True)[:12]])
+def test_a_sequence_that_is_cut_is_told(raw: bytes) -> None:
+    with pytest.raises(HeaderCut):
+        read_sequence(raw, ExplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize("read", [read_header, read_every])
+def test_a_cut_value_asks_for_more_from_its_own_element_on(read: Callable[..., object]) -> None:
+    with pytest.raises(HeaderCut) as cut:
+        read(text(0x00080005, b"abcd") + text(PATIENT_ID, b"ab", 4), ExplicitVRLittleEndian, frozenset((PATIENT_ID,)))
+    assert cut.value.offset == 12
+
+
+@pytest.mark.parametrize("syntax", [*ENCODINGS, DeflatedExplicitVRLittleEndian])
+def test_every_value_is_cut_to_what_is_kept_and_only_wanted_ones_are_found(syntax: str) -> None:
+    ds = nested(2, undefined=False)
+    ds.StudyID, ds.PatientComments = "1", "c" * (MAX_VALUE_BYTES + 2)
+    found = read_every(encoded(ds, syntax), syntax, frozenset((PATIENT_ID, 0x00104000)))
+    assert [value.strip() for value in found.pop(PATIENT_ID)] == [b"INNER", b"OUTER"]
+    assert found == {0x00104000: [b"c" * MAX_VALUE_BYTES]}
+
+
+def in_implicit_vr() -> bytes:
+    ds = Dataset()
+    ds.RequestAttributesSequence = Sequence([Dataset(), Dataset()])
+    ds.RequestAttributesSequence[0].ScheduledProcedureStepID = "1"
+    return encoded(ds, ImplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize(
+    ("data", "syntax", "count"),
+    [
+        (b"", ExplicitVRLittleEndian, 0),
+        (A + B, ExplicitVRLittleEndian, 2),
+        (sequence(item(A, B), item(A)), ExplicitVRLittleEndian, 6),
+        (sequence(item(A, B), is_undefined=True) + A, ExplicitVRLittleEndian, 6),  # one is the end
+        (sequence(sequence(item()), vr=b"UN"), ExplicitVRLittleEndian, 1),  # bytes, for a decoder too
+        (in_implicit_vr(), ImplicitVRLittleEndian, 4),  # the dictionary says that it is a sequence
+    ],
+)
+def test_so_many_elements_and_items_are_decoded_and_no_more(data: bytes, syntax: str, count: int) -> None:
+    require_few_elements(data, syntax, count)
+    if count:
+        with pytest.raises(NotUnderstood, match=f"more than {count - 1} elements"):
+            require_few_elements(data, syntax, count - 1)
+        with pytest.raises(HeaderCut):
+            require_few_elements(data[:-1], syntax, count)
+
+
+def test_elements_of_what_is_deflated_or_undefined_are_counted_too() -> None:
+    with pytest.raises(NotUnderstood, match="only read as an instance"):
+        require_few_elements(deflated(A), DeflatedExplicitVRLittleEndian, 1000)
+    unknown = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"UN", UNDEFINED) + item() * 50
+    unknown += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    require_few_elements(unknown + A, ExplicitVRLittleEndian, 53)
+    with pytest.raises(NotUnderstood, match="more than"):
+        require_few_elements(unknown + A, ExplicitVRLittleEndian, 52)
 
 
 def reader(data: bytes) -> Callable[[int, int], bytes]:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from node.journal import journal as journal_module
-from node.journal.journal import Cursor, Journal, JournalFull, JournalUnusable, inspect, records, segment_files
+from node.journal.journal import (
+    Cursor,
+    Journal,
+    JournalFull,
+    JournalUnusable,
+    _Waiting,
+    inspect,
+    records,
+    segment_files,
+)
 from node.journal.segment import HEADER_BYTES, RECORD_HEAD_BYTES, Damage, Record, Segment
 from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, SEGMENT_BYTES, Opened, fill
 
@@ -105,6 +115,35 @@ def test_a_record_that_no_segment_can_hold_is_refused_and_the_largest_one_is_not
         journal.append(b"f", bytes(room))
     assert [journal.append(b"f", bytes(room - 1)) for _ in range(3)] == [1, 2, 3]
     assert [found.sequence for found in opened.left() if isinstance(found, Record)] == [1, 2, 3]
+
+
+ROOM = SEGMENT_BYTES - HEADER_BYTES
+
+
+@pytest.mark.parametrize(
+    ("sizes", "segments"),
+    [
+        ((ROOM,), [1]),
+        ((ROOM // 2, ROOM // 2), [2]),
+        ((ROOM // 2, ROOM // 2 + 1), [1, 1]),
+        ((ROOM // 2, ROOM // 2, ROOM // 2), [2, 1]),
+        ((ROOM // 4, ROOM, ROOM // 4, ROOM // 4), [1, 1, 2]),
+        ((ROOM // 2, ROOM // 2 + 1, ROOM // 2 - 1), [1, 2]),
+    ],
+)
+def test_records_that_come_at_once_fill_segments_to_the_last_byte_and_not_beyond(
+    opened: Opened, sizes: tuple[int, ...], segments: list[int]
+) -> None:
+    journal = opened.ready()
+    batch = [
+        _Waiting(b"%d" % number, (bytes(size - RECORD_HEAD_BYTES - 1),), size) for number, size in enumerate(sizes, 1)
+    ]
+    journal._write(list(batch))
+    assert [(waiting.sequence, waiting.error) for waiting in batch] == [(n, None) for n in range(1, len(sizes) + 1)]
+    assert max(path.stat().st_size for path in opened.segments()) <= SEGMENT_BYTES
+    firsts = [*(segment.begins_at for segment in journal._used), len(sizes) + 1]
+    assert [after - first for first, after in pairwise(firsts)] == segments
+    assert numbers(opened.left()) == list(range(1, len(sizes) + 1))
 
 
 def test_a_second_process_on_one_journal_is_refused_until_the_first_one_ends(opened: Opened) -> None:

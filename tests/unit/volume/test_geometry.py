@@ -13,7 +13,9 @@ from node.volume.geometry import (
     cluster_numbers,
     cluster_orientations,
     is_even,
+    missing_slices,
     place_planes,
+    position_labels,
     position_numbers,
     position_tolerance,
     stack_axes,
@@ -21,7 +23,7 @@ from node.volume.geometry import (
 from node.volume.model import Geometry
 from node.volume.reasons import WarningKind
 from tests.make import AXIAL, CORONAL, OBLIQUE, stack_positions
-from tests.volumes import volume
+from tests.volumes import axial_frame, volume
 
 SPACING = (0.75, 0.5)
 
@@ -197,6 +199,53 @@ def test_gaps_are_counted_by_the_distance_of_slices_that_are_next_to_each_other(
     )
     assert WarningKind.MISSING_SLICE in [warning.name for warning in placement.warnings]
     assert placement.spacing_mm[2] == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("along", "step_mm", "missing"),
+    [
+        ((0, 2.5), None, []),
+        ((0, 2.5, 5, 7.5), None, []),
+        ((0, 2.5, 5, 10), 2.5, [0, 0, 1]),
+        ((0, 2.5, 5, 10.04), 2.5, [0, 0, 1]),  # a hundredth of a step for each step
+        ((0, 2.5, 5, 10.06), None, []),
+        ((0, 2.5, 5, 12.57), 2.5, [0, 0, 2]),
+        ((0, 2.5, 5, 12.58), None, []),
+        ((0, 0.02, 0.04, 0.083), 0.02, [0, 0, 1]),  # a tenth of a step, where that is less than 0.01 mm
+        ((0, 0.02, 0.04, 0.085), None, []),
+        ((0, 5, 10, 12.5), 2.5, [1, 1, 0]),  # the smallest distance is the step
+        ((0, 5, 12.5, 15), 2.5, [1, 2, 0]),
+        ((0, 7.5, 15, 17.5), None, []),  # but not where as many are missing as there are
+        ((0, 2.5, 5, 25), 2.5, [0, 0, 7]),  # of the median any number
+    ],
+)
+def test_slices_are_missing_where_distances_are_multiples_within_tolerance(along, step_mm, missing):
+    found = missing_slices(np.array(along, float))
+    assert (found is None) == (step_mm is None)
+    if found is not None:
+        assert found[0] == pytest.approx(step_mm)
+        assert found[1].tolist() == missing
+
+
+@pytest.mark.parametrize(
+    ("pixel_spacing", "heights", "labels"),
+    [
+        ((0.02, 0.02), (0.010, 0.0, 0.005), [2, 0, 1]),  # a tenth of a pixel
+        ((0.02, 0.5), (0.010, 0.0, 0.005), [2, 0, 1]),
+        ((0.75, 0.5), (2.510, 0.0, 2.505), [1, 0, 1]),
+        (None, (2.510, 0.0, 2.505), [1, 0, 1]),  # not stated
+        (None, (2.530, 0.0, 2.505), [2, 0, 1]),
+    ],
+)
+def test_frames_share_a_position_within_a_tenth_of_a_pixel(pixel_spacing, heights, labels):
+    pixels = np.zeros((2, 2), np.int16)
+    frames = [
+        axial_frame(number, pixels, (0, 0, height), pixel_spacing=pixel_spacing)
+        for number, height in enumerate(heights)
+    ]
+    distances, found = position_labels(frames)
+    assert found.tolist() == labels
+    assert distances == pytest.approx(heights)
 
 
 @pytest.mark.parametrize(

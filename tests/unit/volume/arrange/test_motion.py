@@ -64,6 +64,29 @@ def test_a_series_corrected_for_motion_is_one_volume_in_time_at_the_first_place(
     np.testing.assert_allclose(volume.affine_lps[:3, 0] / 0.5, np.array(make.OBLIQUE[:3]), atol=1e-6)
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_the_warning_tells_how_far_the_centre_of_the_volume_moves(axis: int) -> None:
+    """Of pixels that are no squares of a millimetre, in pictures that are no squares."""
+    series = single_slices(3, 5)
+    before = centre_mm(series[:5])
+    for ds in series[10:]:
+        moved(ds, rotation(0.05 * np.eye(3)[axis]), np.zeros(3))
+    far_mm = float(np.linalg.norm(centre_mm(series[10:]) - before))
+    assert far_mm > 1
+    [volume] = assemble(series).volumes
+    assert f"the volumes move by up to {far_mm:.2f} mm" in " ".join(warning.detail for warning in volume.warnings)
+
+
+def centre_mm(time: list[FileDataset]) -> NDArray[Any]:
+    """The centre of the voxels of a volume."""
+    row, column = np.array(time[0].ImageOrientationPatient, float).reshape(2, 3)
+    positions = np.array([ds.ImagePositionPatient for ds in time], float)
+    between_rows, between_columns = map(float, time[0].PixelSpacing)
+    half = row * between_columns * (time[0].Columns - 1) / 2 + column * between_rows * (time[0].Rows - 1) / 2
+    centre: NDArray[Any] = positions.mean(axis=0) + half
+    return centre
+
+
 def test_times_that_weightings_order_lie_where_the_first_of_them_was_acquired() -> None:
     series, shift_mm = single_slices(3, 5), (0.0, 0.3, 0.7)
     directions = ((0.0, 0.6, 0.8), (1.0, 0.0, 0.0), None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pydicom import Dataset, FileDataset
+from pydicom import FileDataset
 
 from node.volume.assemble import assemble
 from node.volume.model import Volume
@@ -191,4 +191,3 @@ def test_data_without_clocks_have_no_slice_timing_and_no_doubt() -> None:
         volume = volume_of(series)
         assert "SliceTiming" not in volume.attributes
         assert doubts(volume) == []
-    assert isinstance(series.datasets[0], Dataset)

@@ -1,0 +1,107 @@
+"""The voxels of a grid of frames: each frame in its place, in a type that holds all of its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from node.errors import ConversionRefused
+from node.volume import intensities
+from node.volume.intensities import FrameRefused, fill
+from node.volume.model import Frame
+from node.volume.reasons import Reason
+from tests.volumes import axial_frame
+
+Scaling = tuple[float, float]
+
+
+def frames_of(dtype: str, *scalings: Scaling, ends: tuple[float, float] | None = None) -> list[Frame]:
+    """Frames of two pixels, the least and the greatest value of a type, each with a slope and an intercept."""
+    least, greatest = ends or (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    pixels = np.array([[least, greatest]], dtype)
+    return [
+        axial_frame(
+            number, pixels, (0, 0, number), dtype=np.dtype(dtype), slope=float(slope), intercept=float(intercept)
+        )
+        for number, (slope, intercept) in enumerate(scalings)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scalings", "found"),
+    [
+        ("int16", [(2, -1024), (2, -1024)], "int16"),  # one scaling: as stored
+        ("uint16", [(0.5, 0), (0.5, 0)], "uint16"),
+        ("uint8", [(1, 0), (2, 0)], "int16"),
+        ("uint8", [(1, -100), (1, 0)], "int16"),
+        ("uint8", [(1, 0), (128, 127)], "int16"),  # 32767
+        ("uint8", [(1, 0), (128, 128)], "int32"),
+        ("int8", [(1, 0), (256, 0)], "int16"),  # -32768
+        ("int8", [(1, 0), (256, -1)], "int32"),
+        ("uint16", [(1, 0), (1, -1)], "int32"),
+        ("int16", [(1, 0), (-1, 0)], "int32"),
+        ("uint16", [(1, 0), (65537, 0)], "float64"),  # 2**32 - 1
+        ("int16", [(1, 0), (65536, 0)], "int32"),  # -2**31
+        ("int16", [(1, 0), (65536, -1)], "float64"),
+        ("int32", [(1, 0), (2, 0)], "float64"),
+        ("uint8", [(1, 0), (0.5, 0)], "float32"),
+        ("int16", [(1, 0), (1, 0.5)], "float32"),
+        ("int32", [(1, 0), (0.5, 0)], "float64"),
+        ("uint8", [(0.5, 0), (1, 0), (2, 0)], "float32"),
+    ],
+)
+def test_the_type_holds_every_value_and_none_wraps(dtype: str, scalings: list[Scaling], found: str) -> None:
+    frames = frames_of(dtype, *scalings)
+    voxels, slope, intercept = fill([frames])
+    assert voxels.dtype == found
+    for frame, plane in zip(frames, voxels[0], strict=True):
+        expected = frame.read().astype(np.float64) * frame.slope + frame.intercept
+        assert np.array_equal(plane.astype(np.float64) * slope + intercept, expected)
+
+
+def test_stored_floats_stay_what_they_are() -> None:
+    voxels, slope, intercept = fill([frames_of("float32", (2, 0), (1, 1), ends=(-1.5, 2.5))])
+    assert (voxels.dtype, slope, intercept) == (np.float32, 1, 0)
+    assert voxels[0, :, 0].tolist() == [[-3, 5], [-0.5, 3.5]]
+
+
+@pytest.mark.parametrize(("decoded", "found"), [("int16", "int32"), ("int8", "int32"), ("uint8", "uint16")])
+def test_a_frame_whose_sign_differs_from_the_data_set_keeps_its_values(decoded: str, found: str) -> None:
+    first, other = frames_of("uint16", (1, 0), (1, 0))
+    pixels = np.array([[np.iinfo(decoded).min, np.iinfo(decoded).max]], decoded)
+    signed = axial_frame(2, pixels, (0, 0, 2), dtype=np.dtype("uint16"))
+    voxels, *_ = fill([[first, signed, other]])
+    assert voxels.dtype == found
+    assert voxels[0, :, 0].tolist() == [[0, 65535], pixels[0].tolist(), [0, 65535]]
+
+
+def broken() -> NDArray[Any]:
+    raise ConversionRefused(Reason.UNDECODABLE, "the codestream is broken")
+
+
+@pytest.mark.parametrize("slope", [1.0, 2.0], ids=["as stored", "scaled"])
+@pytest.mark.parametrize("at", [0, 3, 5])
+@pytest.mark.parametrize("batch", [1, 1 << 20], ids=["one by one", "together"])
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [
+        (broken, Reason.UNDECODABLE),
+        (lambda: np.zeros((1, 3), np.int16), Reason.CONTRADICTORY),
+        (lambda: np.zeros((1, 2, 3), np.int16), Reason.CONTRADICTORY),
+    ],
+    ids=["broken", "of another size", "in colour"],
+)
+def test_one_frame_that_cannot_be_read_leaves_no_volume(
+    read: Callable[[], NDArray[Any]], reason: Reason, at: int, batch: int, slope: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intensities, "TASK_BYTES", batch)
+    frames = frames_of("int16", *[(1.0, 0.0)] * 5, (slope, 0.0), ends=(-1, 1))
+    frames[at] = replace(frames[at], read=read)
+    with pytest.raises(FrameRefused) as refused:
+        fill([frames[:3], frames[3:]])
+    assert (refused.value.frame, refused.value.reason) == (frames[at], reason)
