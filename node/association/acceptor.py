@@ -537,9 +537,9 @@ class AcceptedAssociation(Association):
         self._log_of_address("protocol_violated", str(violation))
         remedy = "report this to the vendor of the sender: it violates the protocol"
         self._report_refusal("association", "protocol", str(violation), remedy)
-        reason = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
         if self._state is State.OPEN or self._has_asked:
-            self._happens(Event.INVALID_PDU, _Ending("violated", _SERVICE_PROVIDER, reason))
+            code = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
+            self._happens(Event.INVALID_PDU, _Ending("violated", _SERVICE_PROVIDER, code))
 
     def _fail(self, error: Exception) -> None:
         """Abort after an error of the node."""

@@ -515,9 +515,8 @@ class SenderRow(Base):
     calling_ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
     gaps: Mapped[list[float]] = mapped_column(JSON)  # seconds, the oldest first
     quiet_seconds: Mapped[float | None] = mapped_column(Float)
-    unreleased: Mapped[list[tuple[str, str]] | None] = mapped_column(
-        JSON
-    )  # whole series since its last release, by UIDs
+    # Whole series since its last release, by UIDs.
+    unreleased: Mapped[list[tuple[str, str]] | None] = mapped_column(JSON)
     learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 

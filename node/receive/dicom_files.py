@@ -340,11 +340,11 @@ def _in_dicomdir(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile |
     for file_id in filter(None, map(_text, listed)):
         parts = [part.strip(" ") for part in file_id.split("\\")]
         name = f"{path}: {'/'.join(parts)}"
-        file = _listed_file(folder, parts)
-        if file is None:
+        found = _listed_file(folder, parts)
+        if found is None:
             yield SkippedFile(name, "listed in the DICOMDIR, but not below its folder")
         else:
-            yield from _in_file(file, seen)
+            yield from _in_file(found, seen)
 
 
 def _listed_file(folder: Path, parts: list[str]) -> Path | None:

@@ -33,8 +33,8 @@ class Throttle:
     which may be set back, and keeps an unlimited number of keys.
     """
 
-    def __init__(self, free_tries: int) -> None:
-        self._free_tries = free_tries
+    def __init__(self, free_tries: int, clock: Callable[[], float] = monotonic) -> None:
+        self._free_tries, self._clock = free_tries, clock
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
     def wait_seconds(self, key: str) -> float:
@@ -43,11 +43,11 @@ class Throttle:
         if failures is None or failures.count < self._free_tries:
             return 0.0
         doublings = min(failures.count - self._free_tries, 60)
-        return max(0.0, failures.last_at + min(MAX_WAIT_SECONDS, 2.0**doublings) - monotonic())
+        return max(0.0, failures.last_at + min(MAX_WAIT_SECONDS, 2.0**doublings) - self._clock())
 
     def count(self, key: str) -> None:
         """Count a failure."""
-        now, known = monotonic(), self._failures.pop(key, None)
+        now, known = self._clock(), self._failures.pop(key, None)
         count = known.count + 1 if known is not None and now - known.last_at < FORGET_SECONDS else 1
         self._failures[key] = _Failures(count, now)
         if len(self._failures) > MAX_KEYS:

@@ -29,7 +29,7 @@ from node.children.decoding import transcode
 from node.children.forwarding import Change, forward
 from node.dicom.coercion import Coercion
 from node.extensions.dicomweb.decoding import PictureOrder, frame, picture, stored_frame
-from node.extensions.dicomweb.pixel_element import pixel_element
+from node.extensions.dicomweb.pixel_element import header_and_pixels
 from tests.make import PYDICOM_FILES
 from tests.pace import idle_seconds, now
 from tests.web.conftest import until
@@ -217,7 +217,7 @@ def test_refusals_have_a_bound() -> None:
 @pytest.mark.slow
 def test_a_frame_of_a_thousand_fragments_is_visited_in_a_child(tmp_path: Path) -> None:
     few, many = (fragmented(tmp_path / f"{count}.dcm", count) for count in (999, 1001))
-    found = [pixel_element(path) for path in (few, many, PYDICOM_FILES / "MR_small_RLE.dcm")]
+    found = [header_and_pixels(path)[1] for path in (few, many, PYDICOM_FILES / "MR_small_RLE.dcm")]
     assert [element and element.has_more_fragments_than(1000) for element in found] == [False, True, False]
     with closing(Decoder()) as decoder:
         assert decoder.run(stored_frame, many, 1) == bytes(2 * 1001)

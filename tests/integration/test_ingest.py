@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,14 @@ def test_a_hostile_uid_never_becomes_a_path(root: Root, uid: str) -> None:
     data = data_set_bytes(ds)
     for mine in (ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID):
         data = data.replace(mine.encode(), uid.encode().ljust(len(mine), b"\0"))
-    root.take_bytes(Announced(said.sop_class_uid, uid, said.transfer_syntax_uid), data)
-    [image] = root.rows("SELECT * FROM v_images")
-    assert image["sop_instance_uid"] == uid
-    assert Path(image["path"]).resolve().is_relative_to(root.folder.resolve())
+    for any_uids in (False, True):
+        root.ingest.any_uids = any_uids
+        with suppress(NotUnderstood):
+            root.take_bytes(Announced(said.sop_class_uid, uid, said.transfer_syntax_uid), data)
+        assert root.rows("SELECT * FROM v_images") == [] or any_uids
+    for image in root.rows("SELECT * FROM v_images"):
+        assert image["sop_instance_uid"] == uid
+        assert Path(image["path"]).resolve().is_relative_to(root.folder.resolve())
     outside = [path for path in root.folder.parent.rglob("*") if not path.is_relative_to(root.folder)]
     assert outside == []
 

@@ -128,9 +128,9 @@ class Records:
         """Return the records that a child process has made. Raises NotOnMedia: it has made something else."""
         try:
             found = json.loads(answer)
-            lists = {"invented": list(map(str, found.pop("invented")))}
+            invented = list(map(str, found.pop("invented")))
             encoded = [bytes.fromhex(one) for one in found.pop("encoded")]
-            return cls(**{name: str(one) for name, one in found.items()}, **lists, encoded=encoded)
+            return cls(**{name: str(one) for name, one in found.items()}, invented=invented, encoded=encoded)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise NotOnMedia("its records cannot be read") from error
 

@@ -612,7 +612,7 @@ def _learn_end(connection: Connection, series: ClaimedSeries, verdict: Completen
     lowest, highest, numbers = connection.execute(
         select(func.min(number), func.max(number), func.count(number.distinct())).where(ImageRow.series_id == series.id)
     ).one()
-    agree = lowest in (0, 1) and highest - lowest + 1 == numbers == len(series.instances)
+    agree = lowest in (0, 1) and (highest or 0) - lowest + 1 == numbers == len(series.instances)
     is_whole = verdict.state == "complete" or (verdict.rule == "association" and agree)
     for key in learn_end(connection, series.id, _key(series), is_whole, now):
         for known in connection.execute(_at(key)).all():

@@ -16,7 +16,6 @@ from node.extensions.dicomweb.pixel_element import (
     FrameNotFound,
     PixelElement,
     header_and_pixels,
-    pixel_element,
     single_frame,
 )
 from tests import make
@@ -25,7 +24,7 @@ from tests.make import PYDICOM_FILES
 
 @pytest.mark.parametrize("name", ["MR_small_implicit.dcm", "CT_small.dcm", "MR_small_bigendian.dcm", "rtdose_expb.dcm"])
 def test_native_frames_are_read_alone_and_in_little_endian(name: str) -> None:
-    element = pixel_element(PYDICOM_FILES / name)
+    element = header_and_pixels(PYDICOM_FILES / name)[1]
     assert element is not None
     assert not element.encapsulated
     ds = dcmread(PYDICOM_FILES / name)
@@ -66,7 +65,7 @@ def test_frames_of_single_bits_begin_at_a_byte_of_their_own(tmp_path: Path, synt
     ds.PixelData = packed if syntax is None else np.frombuffer(packed, "<u2").astype(">u2").tobytes()
     ds["PixelData"].VR = "OW"
     dcmwrite(tmp_path / "bits.dcm", ds, implicit_vr=False, little_endian=syntax is None, enforce_file_format=True)
-    element = pixel_element(tmp_path / "bits.dcm")
+    element = header_and_pixels(tmp_path / "bits.dcm")[1]
     assert element is not None
     for number, frame in enumerate(bits, start=1):
         found = np.unpackbits(np.frombuffer(b"".join(element.native_frame(number)), np.uint8), bitorder="little")
@@ -98,7 +97,7 @@ def test_encapsulated_frames_are_read_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [0, 16, 10**9])
 def test_frames_that_there_are_not_are_not_found(number: int) -> None:
     for name in ("rtdose_expb.dcm", "rtdose_rle.dcm"):
-        element = pixel_element(PYDICOM_FILES / name)
+        element = header_and_pixels(PYDICOM_FILES / name)[1]
         assert element is not None
         with pytest.raises(FrameNotFound):
             (element.encapsulated_frame if element.encapsulated else element.native_frame)(number)
@@ -107,7 +106,7 @@ def test_frames_that_there_are_not_are_not_found(number: int) -> None:
 def test_pixel_data_that_are_cut_short_hold_the_frames_that_are_whole(tmp_path: Path) -> None:
     data = (PYDICOM_FILES / "rtdose_expb.dcm").read_bytes()
     (tmp_path / "cut.dcm").write_bytes(data[:-100])
-    element = pixel_element(tmp_path / "cut.dcm")
+    element = header_and_pixels(tmp_path / "cut.dcm")[1]
     assert element is not None
     assert len(b"".join(element.native_frame(14))) == 10 * 10 * 4
     with pytest.raises(FrameNotFound):
@@ -116,13 +115,13 @@ def test_pixel_data_that_are_cut_short_hold_the_frames_that_are_whole(tmp_path: 
 
 @pytest.mark.parametrize("name", ["rtplan.dcm", "image_dfl.dcm"])
 def test_no_pixel_data_and_deflated_ones_are_none(name: str) -> None:
-    assert pixel_element(PYDICOM_FILES / name) is None
+    assert header_and_pixels(PYDICOM_FILES / name)[1] is None
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm"])
 def test_a_location_comes_back_from_a_child_as_it_was(name: str) -> None:
     path = PYDICOM_FILES / name
-    element = pixel_element(path)
+    element = header_and_pixels(path)[1]
     assert element is not None
     tables = replace(element, extended_offsets=(b"\0" * 8, b"\1" * 8))
     assert [PixelElement.from_json(path, each.to_json()) for each in (element, tables)] == [element, tables]
@@ -146,7 +145,7 @@ def test_a_location_comes_back_from_a_child_as_it_was(name: str) -> None:
 )
 def test_a_location_outside_of_the_file_is_not_believed(wrong: dict[str, object]) -> None:
     path = PYDICOM_FILES / "CT_small.dcm"
-    element = pixel_element(path)
+    element = header_and_pixels(path)[1]
     assert element is not None
     with pytest.raises(ValueError):  # noqa: PT011 - of json, of bytes.fromhex, or ours
         PixelElement.from_json(path, json.dumps(json.loads(element.to_json()) | wrong).encode())
