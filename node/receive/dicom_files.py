@@ -325,8 +325,8 @@ def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) ->
 def _in_dicomdir(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | SkippedFile]:
     """Yield the files that a DICOMDIR lists (PS3.3 F.3), as far as they are in its own folder."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_DIRECTORY_BYTES)
+        with path.open("rb") as directory:
+            data = directory.read(MAX_DIRECTORY_BYTES)
         meta, offset = file_meta(data)
         if meta.get(0x0002) != MEDIA_STORAGE_DIRECTORY:
             raise NotUnderstood("it is not a DICOMDIR")
