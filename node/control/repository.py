@@ -160,6 +160,7 @@ class Repository:
             now=self.index.now,
             acknowledge=settings.acknowledge,
             acknowledge_seconds=settings.journal.acknowledge_seconds,
+            any_uids=storage.any_uids,
         )
         intake = part_of(settings, RESULTS) or Results
         self.results: Results = intake(self.index, self.ingest, self.metrics)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from node.dicom.attributes import is_uid
 from node.errors import UsageError
 
 TOKENS = {
@@ -95,7 +96,6 @@ _TOKEN = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
 _STAR = re.compile(r"(?<=[^\W_])\*(?!\*)")
 """The star of T2*, which BIDS writes as T2starw. Without it, a T2 and a T2* map would have one name."""
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MINUS = "\N{MINUS SIGN}"
 _WIDTH = re.compile(r"0?[1-9]")
 _LETTER = re.compile(r"%(\d*)(.?)", re.DOTALL)
@@ -191,7 +191,7 @@ def safe_name(text: str) -> str:
 
 def folder_name(uid: str) -> str:
     """Return a UID as the name of a file or a folder: itself, or a digest of what is not digits with dots between."""
-    if len(uid) <= 64 and _UID.fullmatch(uid):
+    if is_uid(uid):
         return uid
     return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 

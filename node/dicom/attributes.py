@@ -226,23 +226,26 @@ def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> Inst
     return InstanceAttributes(patient, study, {**series, "request_attributes": requests}, image)
 
 
-_IDENTIFIER = re.compile(r"[!-\[\]-~]{1,64}")
+_IDENTIFIER = re.compile(r"(?!\.+\Z)[!#-.0-\[\]-~]{1,64}")
 
 
 def is_identifier(uid: object) -> bool:
-    """Return whether `uid` can identify an object: 1 to 64 visible ASCII characters without backslash.
+    """Return whether `uid` can identify an object: 1 to 64 visible ASCII characters, which need not be those of a UID.
 
-    Wider than PS3.5 9.1, because real senders use letters and leading zeros. The text of a UID never becomes a path.
+    A backslash separates values, a slash and dots alone lead elsewhere in a URL, and a quote ends a text of a selector.
     """
     return isinstance(uid, str) and _IDENTIFIER.fullmatch(uid) is not None
 
 
-_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
-def is_uid(text: str) -> bool:
-    """Return whether a text is a UID by PS3.5 9.1; see `is_identifier` for what is accepted from senders."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
+def is_uid(uid: str) -> bool:
+    """Return whether a text is a UID by PS3.5 9.1, except that components may begin with zeros: real senders have such.
+
+    `is_identifier` has what an archive accepts by ``[storage] any_uids``.
+    """
+    return len(uid) <= UID_LENGTH and _UID.fullmatch(uid) is not None
 
 
 def _level(

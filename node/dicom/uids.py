@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from urllib.parse import quote
 
 from pydicom.config import IGNORE
 from pydicom.uid import UID
@@ -142,3 +143,14 @@ def registered_name(uid: str) -> str | None:
     """Return the name of a UID that the standard registers (PS3.6 Annex A), else None."""
     known = UID(uid, IGNORE)
     return known.name if known == uid and known.name != uid else None
+
+
+def in_path(uid: str) -> str:
+    """Return a UID as a segment of the path of a URL: a sender chose it, and it may have a ``?`` or a ``%``."""
+    return quote(uid, safe="")
+
+
+def resource_path(*uids: str) -> str:
+    """Return the path of a study, a series or an instance (PS3.18 10.1); `uids` start with that of the study."""
+    levels = zip(("studies", "series", "instances"), uids, strict=False)
+    return "".join(f"/{level}/{in_path(uid)}" for level, uid in levels)

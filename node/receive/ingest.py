@@ -31,7 +31,7 @@ import structlog
 
 from node.archive.filesystem import Archive, PartFile, PartLink
 from node.audit.audit_log import Transfers
-from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier
+from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier, is_uid
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.header import HeaderCut, require_inflatable
 from node.dicom.part10 import file_head
@@ -171,6 +171,8 @@ class Ingest:
         Whether the sender of a version that is not current is told so.
     acknowledge_seconds : float
         See `Acknowledgement`.
+    any_uids : bool
+        Whether UIDs may have other characters than digits and dots; see `is_identifier`.
 
     Attributes
     ----------
@@ -196,7 +198,10 @@ class Ingest:
         conflict_answer: Literal["success", "warning"] = "success",
         acknowledge: Acknowledge = "local",
         acknowledge_seconds: float = 20.0,
+        *,
+        any_uids: bool = False,
     ) -> None:
+        self.any_uids = any_uids
         self.transfers = transfers
         self.acknowledgement: Acknowledgement | None = None
         if acknowledge != "local":
@@ -224,7 +229,7 @@ class Ingest:
         OutOfResources
             The disk is down to its reserve, intake has stopped, or the instance could not be acknowledged.
         NotUnderstood
-            A UID is missing or longer than 64 characters.
+            A UID is missing, longer than 64 characters, or none that the node accepts.
         """
         if self._closed.is_set():
             raise OutOfResources("the node is stopping")
@@ -235,9 +240,15 @@ class Ingest:
             ("SOP Instance UID", announced.sop_instance_uid),
             ("Transfer Syntax UID", announced.transfer_syntax_uid),
         ):
-            if not is_identifier(uid):
-                raise NotUnderstood(f"{name} is missing or no UID of up to 64 characters (PS3.5 9.1)")
+            self.require_uid(name, uid)
         return Incoming(self, announced, origin, overwrite_policy or self.overwrite_policy)
+
+    def require_uid(self, name: str, uid: str) -> None:
+        """Raise NotUnderstood if a UID is none that the node accepts."""
+        if not is_identifier(uid):
+            raise NotUnderstood(f"{name} is missing or no UID of up to 64 characters (PS3.5 9.1)")
+        if not self.any_uids and not is_uid(uid):
+            raise NotUnderstood(f"{name} is no UID (PS3.5 9.1): see [storage] any_uids")
 
     def is_conflict_told(self, sop_instance_uid: str) -> bool:
         """Return whether a sender waits for the outcome: the instance is known, or another version is on its way."""
@@ -377,6 +388,8 @@ class Incoming:
         data_set = self._data_set()
         try:
             attributes = self._attributes(data_set)
+            self._ingest.require_uid("Study Instance UID", attributes.study_instance_uid)
+            self._ingest.require_uid("Series Instance UID", attributes.series_instance_uid)
             self._require_announced(attributes)
             self._require_wanted(attributes)
             self._note_series(attributes)

@@ -98,6 +98,10 @@ class Storage(SettingsSection):
         description="Answer for an instance that does not become the current version; warning is 0xB000 in C-STORE "
         "and 202 in STOW-RS",
     )
+    any_uids: bool = Field(
+        False,
+        description="Accept UIDs that are not digits and dots (PS3.5 9.1), which are refused (0xC000) otherwise",
+    )
     journal_bytes: int = Field(
         1_073_741_824,
         ge=16_777_216,

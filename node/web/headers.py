@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -55,3 +56,9 @@ def accepts_gzip(headers: Headers) -> bool:
             if coding.partition(";")[0] == name:
                 return re.fullmatch(r"q=0(\.0{0,3})?", coding.partition(";")[2]) is None
     return False
+
+
+def path_of(request: HTTPConnection) -> str:
+    """Return the path of a request as it was sent, to lead there again: `request.url` has it decoded."""
+    raw: bytes = request.scope["raw_path"]
+    return raw.decode("ascii", "replace")

@@ -53,7 +53,7 @@ from node.web.errors import (
     WrongCursor,
 )
 from node.web.files import Damaged
-from node.web.headers import add_headers
+from node.web.headers import add_headers, path_of
 from node.web.problem_types import ProblemResponse, ProblemType
 
 log = structlog.get_logger()
@@ -137,7 +137,7 @@ def respond(
 def _page_before(request: HTTPConnection) -> str:
     """Return the path of another page of ours from which a browser came here; empty: there is none, or none is told."""
     before = urlsplit(request.headers.get("referer", ""))
-    if before.netloc != request.headers.get("host") or before.path in ("", request.url.path):
+    if before.netloc != request.headers.get("host") or before.path in ("", path_of(request)):
         return ""
     return "/" + before.path.lstrip("/") + (f"?{before.query}" if before.query else "")
 
@@ -161,7 +161,7 @@ def _log_in_first(request: Request, detail: str) -> Response:
         open_page = urlsplit(request.headers.get("hx-current-url", "")).path or "/"  # without the search behind its "#"
         return Response(status_code=401, headers={"HX-Redirect": f"/login?next={quote(open_page, safe='')}"})
     if wants_page(request):
-        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        path = path_of(request) + (f"?{request.url.query}" if request.url.query else "")
         location = f"/login?next={quote(path, safe='')}" if request.method == "GET" else "/login"
         return Response(status_code=303, headers={"Location": location})
     challenges = 'Bearer realm="voxelnode"'

@@ -198,6 +198,7 @@ def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -
         disabled: tuple[str, ...] = (),
         conflict_answer: Literal["success", "warning"] = "success",
         maximum_instance_bytes: int = MAXIMUM_BYTES,
+        any_uids: bool = False,
         **dicom: Any,
     ) -> Running:
         for name in dicom.keys() & CONSTANTS.keys():
@@ -226,6 +227,7 @@ def start_node(tmp_path: Path, acceptor: str, monkeypatch: pytest.MonkeyPatch) -
                 maximum_bytes=maximum_instance_bytes,
                 conflict_answer=conflict_answer,
                 acknowledge=acknowledge,
+                any_uids=any_uids,
             )
         )
         rejections = Rejections(index)

@@ -299,3 +299,22 @@ def test_a_text_that_no_index_takes_is_refused_by_its_name_and_the_next_instance
     assert (refused.Status, stored.Status) == (0xC000, 0)
     assert refused.ErrorComment == "Patient ID (0010,0020) has more than 1024 bytes of text"
     assert len(node.rows()) == 1
+
+
+@pytest.mark.own_acceptor("pynetdicom aborts at a UID that is none")
+def test_what_is_no_uid_is_refused_unless_the_archive_has_such(start_node: Callable[..., Running]) -> None:
+    strict, lenient = start_node(), start_node(any_uids=True)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        for uid, is_one in (("1.2.007", True), ("1.2.3%2Flinks?", False), ("ABC-1", False), ("1..2", False)):
+            ds = instance()
+            data = relabelled(ds, **{keyword: uid})
+            statuses = []
+            for node in (strict, lenient):
+                with Raw(node).associate() as peer:
+                    statuses.append(peer.store(uid if keyword == "SOPInstanceUID" else ds.SOPInstanceUID, data))
+            assert statuses == [0 if is_one else 0xC000, 0], (keyword, uid)
+    with Raw(strict).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq("ABC"))) + p_data(pdv(1, 2, data_set_bytes(instance()))))
+        answer = peer.receive()
+    assert answer is not None
+    assert decoded(answer[1])[0x0902].rstrip() == b"SOP Instance UID is no UID (PS3.5 9.1): see [storage] any_uids"

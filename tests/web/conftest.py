@@ -264,8 +264,8 @@ def start_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Open a fresh root; keyword arguments are keys of [web]."""
     started: list[Site] = []
 
-    def start(tables: Mapping[str, Any] | None = None, **web: Any) -> Site:
-        started.append(open_site(tmp_path / f"root{len(started)}", tables, **web))
+    def start(tables: Mapping[str, Any] | None = None, storage: Mapping[str, Any] | None = None, **web: Any) -> Site:
+        started.append(open_site(tmp_path / f"root{len(started)}", tables, storage, **web))
         return started[-1]
 
     yield start

@@ -12,11 +12,12 @@ from itertools import groupby
 from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 
 from node.association.client.send import Outgoing
+from node.dicom.uids import resource_path
 from node.errors import UsageError, VoxelnodeError
 from node.index.work.routes import DueInstance, OwedInstance
 from node.retries import seconds_of_retry_after
@@ -186,7 +187,7 @@ class WebDestination:
             raise Unreachable(f"{self._url} answers searches, too, with status {status}: its log says why")
 
     def _found(self, study: str, series: str) -> set[str]:
-        path = f"/studies/{quote(study)}/series/{quote(series)}/instances"
+        path = f"{resource_path(study, series)}/instances"
         status, _, content = self._request("GET", f"{path}?limit={MAX_FOUND}", {"accept": "application/dicom+json"})
         if status == 204:
             return set()

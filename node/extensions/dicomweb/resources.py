@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Annotated, Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from node.archive.base import ArchivedFile
 from node.archive.intact import MISSING
 from node.children.decoder import NotDecoded
+from node.dicom.uids import resource_path
 from node.errors import OutOfResources
 from node.extensions.dicomweb.pixel_element import FrameNotFound
 from node.index.search.selection import StoredInstance
@@ -212,8 +212,7 @@ def instance_url(base: str, instance: StoredInstance) -> str:
 
 def resource_url(base: str, *uids: str) -> str:
     """Return the URL of a study, a series or an instance; `uids` start with that of the study."""
-    levels = zip(("studies", "series", "instances"), uids, strict=False)
-    return base + "".join(f"/{level}/{quote(uid, safe='')}" for level, uid in levels)
+    return base + resource_path(*uids)
 
 
 def public_url(request: Request) -> str:

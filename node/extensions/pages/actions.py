@@ -20,6 +20,7 @@ from node.web import actions
 from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
+from node.web.headers import path_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -289,4 +290,4 @@ def _address(call: Call, **selected: list[str]) -> Response | None:
     No browser sends a POST again by itself, so that a download that broke off would be lost.
     """
     query = urlencode(selected, doseq=True)
-    return None if len(query) > MAX_QUERY else RedirectResponse(f"{call.request.url.path}?{query}", SEE_OTHER)
+    return None if len(query) > MAX_QUERY else RedirectResponse(f"{path_of(call.request)}?{query}", SEE_OTHER)

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from node.completeness import NO_MORE
+from node.dicom.uids import in_path, resource_path
 from node.extensions.pages.assets import static_url
 from node.extensions.pages.filters import FILTERS
 from node.extensions.pages.status_chips import (
@@ -36,7 +36,7 @@ from node.registry import deidentifications_of, enabled, installed, part_of, res
 from node.settings.model import Settings
 from node.version import __version__
 from node.web.access import Call
-from node.web.headers import accepts_gzip
+from node.web.headers import accepts_gzip, path_of
 from node.web.services import Services
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def rows_of_page(rows: Sequence[Any], number: int) -> dict[str, Any]:
 
 def study_url(study_instance_uid: str) -> str:
     """Return the URL of the page of a study."""
-    return f"/studies/{quote(study_instance_uid, safe='')}"
+    return resource_path(study_instance_uid)
 
 
 def series_url(study_instance_uid: str, series_instance_uid: str) -> str:
     """Return the URL of the page of a series."""
-    return f"{study_url(study_instance_uid)}/series/{quote(series_instance_uid, safe='')}"
+    return resource_path(study_instance_uid, series_instance_uid)
 
 
 @cache
@@ -80,7 +80,17 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    functions = (study_url, series_url, static_url, series_chip, study_chip, event_chip, here_chip, warning_chips)
+    functions = (
+        in_path,
+        study_url,
+        series_url,
+        static_url,
+        series_chip,
+        study_chip,
+        event_chip,
+        here_chip,
+        warning_chips,
+    )
     environment.globals.update({function.__name__: function for function in functions})
     environment.globals.update(
         version=__version__,
@@ -127,7 +137,7 @@ def page(
         request,
         _render(
             template,
-            path=request.url.path,
+            path=path_of(request),
             menu=menu,
             theme=_theme(request),
             badges=badges,

@@ -14,7 +14,7 @@ from node.extensions.administration.own import require_session
 from node.extensions.deidentify.downloads import deidentified_zip
 from node.extensions.dicomweb.resources import public_url
 from node.extensions.pages.downloads import dicom_zip, volumes_zip
-from node.extensions.pages.rendering import SEE_OTHER, page, plain_page
+from node.extensions.pages.rendering import SEE_OTHER, page, plain_page, study_url
 from node.extensions.pages.studies import seen_study
 from node.extensions.shares.actions import MAX_DAYS
 from node.extensions.shares.rest import NewShare, made_share
@@ -116,7 +116,7 @@ def make_link(call: WriterCall, study_instance_uid: str, wanted: Annotated[NewSh
 def revoke_link(call: WriterCall, study_instance_uid: str, number: RowId) -> Response:
     """Revoke a link of one's own; administrators revoke any."""
     call.act("revoke-share", number=number, any_account=call.account.role == Role.ADMIN)
-    return RedirectResponse(f"/studies/{study_instance_uid}/links", SEE_OTHER)
+    return RedirectResponse(f"{study_url(study_instance_uid)}/links", SEE_OTHER)
 
 
 def _links_page(call: Call, study_instance_uid: str, made: str = "") -> Response:
