@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ Cell = str | Callable[[Any], Any]
 Columns = dict[str, Cell]
 
 Item = TypeVar("Item")
+
+_UNUSUAL = re.compile(r"[^\n -~]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +139,12 @@ def stop_printing() -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as indented JSON, with times in ISO 8601 and paths as text."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=_plain)
-    print()
+    """Print `value` as indented JSON, with times in ISO 8601 and paths as text.
+
+    Characters that steer a terminal or turn the order of what stands beside them become escapes of JSON.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    print(_UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text))
 
 
 def problems_of(path: object, problems: Sequence[str], none: str) -> Listing:

@@ -303,7 +303,8 @@ def _print_problems(listing: dict[str, Any]) -> None:
     """Print what is not part of a series: files without one, and files that are not DICOM."""
     for refusal in listing["refusals"]:
         if not refusal["series_instance_uid"]:
-            print(f"refused {counted(refusal['instances'], 'file')}: {refusal['reason']}: {refusal['detail']}")
+            files = counted(refusal["instances"], "file")
+            print(f"refused {files}: {refusal['reason']}: {printable(refusal['detail'])}")
     for series in listing["not_chosen"]:
         instances = counted(series["instances"], "instance")
         subject = series["series_description"] or series["protocol_name"] or series["series_instance_uid"]

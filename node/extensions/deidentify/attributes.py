@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -37,6 +38,7 @@ _BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _TEXT_OF_NUMBERS = frozenset(("DS", "IS"))
 _SHORT_NUMBERS = frozenset(("AT", "SS", "US"))
 _NUMBERS = _TEXT_OF_NUMBERS | _SHORT_NUMBERS | {"FD", "FL", "SL", "SV", "UL", "UV"}
+_CODES = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "SV": "q", "UL": "I", "US": "H", "UV": "Q"}
 _GROUP_OF_PIXELS = 0x0028
 _TEMPORAL_VRS = frozenset(("DA", "DT", "TM"))
 _UNKNOWN_VRS = frozenset((None, "UN"))
@@ -323,16 +325,19 @@ class Cleaner:
         return element if without == values else self._filled(tag, vr, without)
 
     def _number(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
-        """Return a number, or 0 in the place of what is none or the number of a person."""
-        if tag.group == _GROUP_OF_PIXELS or vr in _SHORT_NUMBERS:
-            return element
+        """Return a number, or 0 in the place of what is none or the number of a person.
+
+        Numbers of pixels and of 16 bits are no person's, but their bytes may be letters of a name, as any bytes.
+        """
+        is_of_pixels = tag.group == _GROUP_OF_PIXELS
         if vr in _TEXT_OF_NUMBERS:
             texts = _stored_numbers(ds, tag, element)
-            kept = [
-                each if _DECIMAL.fullmatch(each.strip()) and not self.numbers.has(each) else DUMMIES[vr]
-                for each in texts
-            ]
+            kept = [each if self._is_decimal(each, is_of_pixels) else DUMMIES[vr] for each in texts]
             return element if kept == texts else _made(tag, vr, kept)
+        if self.identities.are_in_bytes(_stored(element, vr)):
+            return _dummy(ds, tag, vr)
+        if is_of_pixels or vr in _SHORT_NUMBERS:
+            return element
         if isinstance(element, RawDataElement) and not self.numbers.are_in(element.value, vr):
             return element
         value: Any = ds[tag].value
@@ -341,9 +346,14 @@ class Cleaner:
         kept_numbers = [DUMMIES[vr] if self.numbers.has(each) else each for each in values]
         return element if kept_numbers == values else DataElement(tag, vr, kept_numbers if several else kept_numbers[0])
 
+    def _is_decimal(self, text: str, is_of_pixels: bool) -> bool:
+        if is_of_pixels:
+            return not self.identities.are_in([text])
+        return _DECIMAL.fullmatch(text.strip()) is not None and not self.numbers.has(text)
+
     def _of_bytes(self, tag: BaseTag, element: _Element, vr: str) -> _Element:
         """Return bytes, or two of them in the place of those that hold a document or an identity."""
-        if tag.group == _PIXEL_GROUP or vr not in ("OB", "OW", "UN"):
+        if tag.group == _PIXEL_GROUP:
             return element
         value = element.value
         if keyword_for_tag(tag) in _BYTES_OF_DOCUMENTS or (value and self.identities.are_in_bytes(bytes(value))):
@@ -533,6 +543,18 @@ def _kind(vr: str) -> str:
     if vr == "SQ":
         return "items"
     return "bytes" if vr in _BYTES else "numbers" if vr in _NUMBERS else "texts"
+
+
+def _stored(element: _Element, vr: str) -> bytes:
+    """Return binary numbers as they are encoded in little endian; nothing if they cannot be."""
+    value: Any = element.value
+    if isinstance(value, bytes):
+        return value
+    values = list(value) if isinstance(value, MultiValue | list) else [value]
+    try:
+        return struct.pack(f"<{len(values)}{_CODES.get(vr, '')}", *values)
+    except struct.error:
+        return b""
 
 
 def _stored_numbers(ds: Dataset, tag: BaseTag, element: _Element) -> list[str]:

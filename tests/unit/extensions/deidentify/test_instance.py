@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import DataElement, Dataset, dcmread
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.sequence import Sequence
@@ -121,6 +122,29 @@ def test_what_is_written_where_it_does_not_belong_is_found() -> None:
         "PositionerMotion",
     }
     assert new.Manufacturer == "SIEMENS"
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["as read", "as set"])
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "VectorGridData", "DoublePointCoordinatesData", "LongPrimitivePointIndexList", "SelectorOVValue",
+        "SelectorULValue", "SelectorFDValue", "SelectorFLValue", "SelectorUSValue", "SelectorSSValue",
+        "SelectorSVValue", "SelectorUVValue", "RedPaletteColorLookupTableDescriptor",
+    ],
+)  # fmt: skip
+def test_the_bytes_of_numbers_are_no_letters_of_a_person(keyword: str, is_read: bool) -> None:
+    tag = BaseTag(tag_for_keyword(keyword) or 0)
+    vr = dictionary_VR(tag).split(" or ")[0]
+
+    def cleaned(value: bytes) -> bytes:
+        item = Dataset({tag: RawDataElement(tag, vr, len(value), value, 0, False, True)})
+        assert is_read or item[tag].value is not None
+        ds = ct(PatientName="Secret^Person", PatientID="4711", AnatomicRegionSequence=[item])
+        return b"".join(pieces(deidentified(ds, how())))
+
+    assert SECRET not in cleaned(b"-secretperson471")
+    assert bytes(range(1, 17)) in cleaned(bytes(range(1, 17)))
 
 
 def test_studies_of_one_patient_stay_together_and_in_their_distance() -> None:
