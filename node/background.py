@@ -11,7 +11,7 @@ from time import monotonic
 
 import structlog
 
-from node.errors import type_and_location
+from node.errors import OutOfResources, type_and_location
 
 log = structlog.get_logger()
 
@@ -92,7 +92,7 @@ class SupervisedThread:
         """Log a failure with its location (repetitions are not), and pause."""
         self.failures += 1
         self._in_a_row += 1
-        failure = type_and_location(error)
+        failure = str(error) if isinstance(error, OutOfResources) else type_and_location(error)
         if failure != self._last_failure:
             self._last_failure = failure
             with suppress(Exception):  # such as no memory; the thread goes on

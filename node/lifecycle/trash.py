@@ -36,13 +36,14 @@ RESTORE = "bring back from the trash"
 @dataclass(frozen=True, slots=True)
 class Restored:
     """How many instances came back, and how many did not: they had come again, with the same bytes (`repeated`) or with
-    others (`conflicts`), or their files are gone or damaged (`lost`).
+    others (`conflicts`), or their files are gone or damaged (`lost`), or cannot be read now (`unread`).
     """
 
     instances: int = 0
     repeated: int = 0
     conflicts: int = 0
     lost: int = 0
+    unread: int = 0
 
     def __add__(self, other: Restored) -> Restored:
         sums = {name: count + getattr(other, name) for name, count in asdict(self).items()}
@@ -91,11 +92,16 @@ def resume_restores(archive: Archive, index: Index, quiet_seconds: Callable[[str
 def _indexed_again(
     archive: Archive, index: Index, number: int, quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> Restored:
-    done = Restored()
-    while files := index.trash.files(number, MAX_BATCH):
-        done += _batch_indexed(archive, index, files, quiet_seconds, now)
+    done, unread = Restored(), set[str]()
+    while files := [file for file in index.trash.files(number, MAX_BATCH + len(unread)) if file.key not in unread]:
+        of_batch, keys = _batch_indexed(archive, index, files, quiet_seconds, now)
+        done += of_batch
+        unread |= keys
         reached("restore-indexed")
-        index.trash.taken_back([file.key for file in files])
+        index.trash.taken_back([file.key for file in files if file.key not in keys])
+    if unread:  # what is left keeps its row: the next start goes on
+        log.error("restore_unfinished", deletion=number, count=len(unread))
+        return done
     archive.acknowledged.append(index.lost.stored_at(index.trash.finish_restore(number)))
     log.info("restored", instances=done.instances, count=done.repeated, missing=done.lost)
     return done
@@ -107,8 +113,15 @@ def _batch_indexed(
     files: Sequence[TrashedFile],
     quiet_seconds: Callable[[str], float],
     now: dt.datetime,
-) -> Restored:
-    there = [file for file in files if _is_here(archive, file)]
+) -> tuple[Restored, set[str]]:
+    """Index files again; return also the keys of those that cannot be read now."""
+    there, unread = [], set[str]()
+    for file in files:
+        try:
+            there += [file] if _is_here(archive, file) else []
+        except OSError as error:
+            log.error("file_unreadable", path=file.key, reason=error.strerror)
+            unread.add(file.key)
     known = {file.key for file in index.objects.of_keys([file.key for file in there])}  # indexed before a crash
     facts = {file.key: {**file.facts, "received_at": now} for file in there}
     fates = adopt(archive, index, [key for key in facts if key not in known], quiet_seconds, now, facts)
@@ -117,10 +130,12 @@ def _batch_indexed(
         stored = index.objects.record_stored(in_store, now)
         archive.remote.note_copies((key, archive.path(key).stat().st_size) for key in stored)
     archive.acknowledged.append(index.lost.stored_at(list(facts)))
+    unread |= facts.keys() - fates.keys() - known
     indexed = sum(fate in (ADOPTED, IN_PLACE) for fate in fates.values()) + len(known)
     repeated = sum(fate.startswith("removed") for fate in fates.values())
     conflicts = sum(fate in (OTHER_BYTES, SECOND_VERSION) for fate in fates.values())
-    return Restored(indexed, repeated, conflicts, len(files) - indexed - repeated - conflicts)
+    lost = len(files) - indexed - repeated - conflicts - len(unread)
+    return Restored(indexed, repeated, conflicts, lost, len(unread)), unread
 
 
 def _is_here(archive: Archive, file: TrashedFile) -> bool:

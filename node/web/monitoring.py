@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fastapi import APIRouter, Response
@@ -21,7 +22,9 @@ from prometheus_client.registry import Collector
 from node.archive.proof import last_proof
 from node.errors import type_and_location
 from node.index.engine.about_keys import RETENTION
+from node.index.engine.backend import Failure, Place, backend_at
 from node.index.engine.scope import within
+from node.index.engine.sqlite_file import wal_bytes
 from node.index.models import SERIES_STATES
 from node.index.nouns.conflicts import SET_ASIDE
 from node.index.nouns.retention_state import retention_state
@@ -76,16 +79,16 @@ async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "c
     and the answer has no secrets.
     """
     if scope == "cluster":
-        content = await _answered(_readers, lambda: _of_cluster(node, role), INDEX_SECONDS)
+        content = await _answered(node, _readers, lambda: _of_cluster(node, role), INDEX_SECONDS)
     else:
-        content = await _answered(_threads, lambda: _of_host(node, role), None)
-    noted = await _answered(_readers, lambda: _noted(node), NOTED_SECONDS)
+        content = await _answered(node, _threads, lambda: _of_host(node, role), None)
+    noted = await _answered(node, _readers, lambda: _noted(node), NOTED_SECONDS)
     content |= {name: noted[name] for name in NOTED if noted.get(name)}
     return JSONResponse(content, 200 if content["ready"] else 503)
 
 
 async def _answered(
-    threads: ThreadPoolExecutor, look: Callable[[], dict[str, Any]], seconds: float | None
+    node: Services, threads: ThreadPoolExecutor, look: Callable[[], dict[str, Any]], seconds: float | None
 ) -> dict[str, Any]:
     def look_at_whole() -> dict[str, Any]:
         with within(None):  # nobody is asked who they are, and the answer names no series
@@ -96,7 +99,15 @@ async def _answered(
     except TimeoutError:
         return _content({"index": f"no answer within {seconds:g} s"})
     except Exception as error:  # of ours, of SQLAlchemy or of a driver, whose texts may quote rows and addresses
-        return _content({"index": f"cannot be read: {type_and_location(error)}"})
+        return _content({"index": f"cannot be read: {_reason(node.index.place, error)}"})
+
+
+def _reason(place: Place, error: Exception) -> str:
+    """Return why the index cannot be read: who has locked its file, or else where the error was raised."""
+    found = backend_at(place)
+    if isinstance(place, Path) and Failure.LOCKED in found.failure(error.__cause__ or error):
+        return found.lockers(place)
+    return type_and_location(error)
 
 
 def _noted(node: Services) -> dict[str, Any]:
@@ -188,6 +199,10 @@ class NodeGauges(Collector):
         yield GaugeMetricFamily(
             "voxelnode_lost_instances", "Instances that were acknowledged and are not here", value=lost
         )
+        place = self._node.index.place
+        if isinstance(place, Path):
+            text = "Write-ahead log of an index in SQLite, which grows while a program keeps a transaction open"
+            yield GaugeMetricFamily("voxelnode_index_wal_bytes", text, value=wal_bytes(place))
         text = "Conflicts of one UID or Patient ID that nobody has decided, by kind"
         by_kind = dict.fromkeys(SET_ASIDE, 0) | conflicts
         yield _gauge("voxelnode_conflicts", text, ["kind"], [([kind], count) for kind, count in by_kind.items()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydicom import FileDataset
 from node.audit.audit_log import Audit
 from node.index.nouns.trash import NotInTrash
 from node.lifecycle.trash import Restored, empty, empty_due, restore, resume_restores
+from node.receive import recovery
 from node.receive.accounting import unaccounted
 from node.receive.ingest import Origin
 from node.receive.quarantine import quarantined
@@ -173,6 +175,29 @@ def test_a_file_that_is_gone_is_told_and_keeps_nothing_else_from_coming_back(roo
     (root.folder / sorted(files(root))[0]).unlink()
     assert bring_back(root, audit, number) == Restored(instances=2, lost=1)
     assert len(images(root)) == 2
+
+
+def test_a_file_that_cannot_be_read_now_stays_in_the_trash_until_it_can(
+    root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = make.ct_series(3)
+    take(root, series)
+    number = trash(root, "study", series[0].StudyInstanceUID)
+    broken, real = sorted(files(root))[0], recovery.stored_instance
+
+    def failing(folder: Path, key: str, now: dt.datetime) -> Any:
+        if key == broken:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(folder, key, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "stored_instance", failing)
+        assert bring_back(root, audit, number) == Restored(instances=2, unread=1)
+    assert root.index.instances.unknown_keys([broken]) == [], "a row of the trash names it"
+    resume_restores(root.archive, root.index, root.ingest.quiet_seconds, root.clock())
+    assert len(images(root)) == 3
+    assert root.rows("SELECT source FROM v_images WHERE source = 'recovered'") == []
+    assert root.index.trash.restoring() == []
 
 
 def owed(root: Root) -> set[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +13,18 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from node.background import SupervisedThread
 from node.control.repository import Repository
+from node.errors import OutOfResources
+from node.index.engine import sqlite
 from node.index.engine.about_keys import RETENTION
+from node.index.engine.backend import IndexUnusable
 from node.index.nouns.retention import RetentionState
 from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
 from node.receive.ingest import Announced, Ingest, Origin
 from node.settings.model import Settings, Storage
+from node.web import monitoring
 from node.web.monitoring import ROLES
 from tests import make
 from tests.integration.conftest import data_set_bytes
@@ -87,6 +94,23 @@ def test_a_node_is_ready_until_a_part_of_it_is_not(site: Site) -> None:
     answer = client.get("/readyz")
     assert answer.status_code == 503
     assert "a sync failed" in answer.json()["reasons"]["intake"]
+
+
+def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(site: Site) -> None:
+    path = site.root / "index.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        locked = sqlite3.OperationalError("database is locked")
+        locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        error = IndexUnusable("the index cannot be read")
+        error.__cause__ = locked
+        assert monitoring._reason(path, error) == sqlite.lockers(path)
+        stranger.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OutOfResources, match=f"did not commit: another program has locked it: .*fuser {path}"):
+            site.store.index.about.set("x", "y")
+    thread = SupervisedThread("worker", lambda: None)
+    thread._stopping.set()
+    thread.failed(OutOfResources("the index did not commit: another program has locked it"))
+    assert thread._last_failure == "the index did not commit: another program has locked it"
 
 
 def test_a_listener_that_has_gone_makes_a_node_not_ready(site: Site) -> None:

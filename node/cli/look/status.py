@@ -64,6 +64,8 @@ def status(root: Root) -> Listing:
 
     from node.archive.proof import last_proof
     from node.archive.space import free_bytes_of, fullest
+    from node.index.engine.backend import FILE_NAME
+    from node.index.engine.sqlite_file import held_back
     from node.lifecycle.journal import damaged_records, journal_report
     from node.live import read_counters, running
 
@@ -84,6 +86,7 @@ def status(root: Root) -> Listing:
             "series_waiting": index.series.count_waiting(),
             "instances": stored["instances"],
             "bytes": stored["bytes"],
+            "index_held_back": held_back(folder / FILE_NAME) if settings.index.url is None else None,
             "queued_instances": journal.waiting,
             "journal_bytes": journal.bytes,
             "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
@@ -207,6 +210,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "studies": facts["studies"],
             "series": series,
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
+            **({"index": facts["index_held_back"]} if facts["index_held_back"] else {}),
             "journal": _journal(facts),
             "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
             "acknowledged, not here": _lost(facts["lost_instances"], facts["journal_gaps"]),

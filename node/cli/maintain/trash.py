@@ -47,7 +47,9 @@ def restore(number: Number, root: ChangedRoot) -> Answer:
     parts = [f"{counted(done['instances'], 'instance')} brought back", f"{done['repeated']} had come again"]
     parts += [f"{done['conflicts']} have other bytes by now"] if done["conflicts"] else []
     parts += [f"{counted(done['lost'], 'file')} gone or damaged"] if done["lost"] else []
-    return Answer(done, "; ".join(parts), failed=bool(done["lost"]))
+    unread = f"{counted(done['unread'], 'file')} cannot be read now: check the disk, the next start tries again"
+    parts += [unread] if done["unread"] else []
+    return Answer(done, "; ".join(parts), failed=bool(done["lost"] or done["unread"]))
 
 
 @app.command()

@@ -204,6 +204,7 @@ def _index(settings: Settings) -> Iterator[Check]:
     from node.control.root import require_index
     from node.index.database.look import problems_of
     from node.index.engine.backend import IndexUnusable, place_of
+    from node.index.engine.sqlite_file import held_back
 
     place = place_of(settings.storage.root, settings.index.url)
     try:
@@ -223,7 +224,10 @@ def _index(settings: Settings) -> Iterator[Check]:
             "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`",
         )
     yield from _missing_files(settings)
-    if not problems:
+    problem = held_back(place) if isinstance(place, Path) else None
+    if problem is not None:
+        yield Check("index", "warning", problem, "the disk gets its room back once that program has ended")
+    elif not problems:
         yield Check("index", "ok", str(place))
 
 

@@ -142,7 +142,7 @@ class Index:
         self.large_counts = LargeCounts()
         self.turn: Turn = backend_at(place).turn(place, self._watcher.whole)
         self.now = self.turn.now
-        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.turn)
+        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error, self.turn, place)
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.audit_lines = AuditLineRepository(writer, self._watcher)

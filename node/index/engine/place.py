@@ -161,7 +161,7 @@ def _upgraded(place: Place, backend: Backend) -> tuple[str | None, str]:
             return before, REVISION
     except (DatabaseError, backend.Error) as error:
         if Failure.LOCKED in backend.failure(error):
-            raise IndexUnusable(f"{place}: {backend.lockers(place)}") from error
+            raise IndexUnusable(f"{place}: {backend.lockers(place)}, then start again") from error
         cause = getattr(error, "orig", error)
         raise IndexUnusable(f"{place} is not a usable database ({cause}): {REMEDY}") from error
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import QueuePool
 
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Standbys, column
-from node.index.engine.sqlite_file import connect, damage, missing
+from node.index.engine.sqlite_file import KEPT_WAL_BYTES, connect, damage, missing
 from node.index.engine.turn import OneHost
 
 __all__ = ["missing"]  # of `node.index.engine.backend.Backend`
@@ -48,6 +48,7 @@ def open_engine(path: Path, *, read_only: bool = False, alone: bool = False) -> 
         cursor.execute("PRAGMA foreign_keys = ON")
         if not read_only:
             cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute(f"PRAGMA journal_size_limit = {KEPT_WAL_BYTES}")
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.execute("PRAGMA secure_delete = ON")  # deleted content is overwritten with zeros
         cursor.close()
@@ -129,7 +130,7 @@ def failure(error: BaseException, connection: Connection | None = None) -> Failu
 
 
 def lockers(path: Path) -> str:
-    return f"another program has locked it: close that program (`fuser {path}` finds it), then start again"
+    return f"another program has locked it: close that program (`fuser {path}` finds it)"
 
 
 def hold(connection: Connection, names: Iterable[str]) -> None:

@@ -10,6 +10,31 @@ from typing import Any
 
 BUSY_SECONDS = 5.0
 
+KEPT_WAL_BYTES = 16 << 20
+"""Size to which SQLite cuts the write-ahead log once nobody reads what is in it."""
+
+MAX_WAL_BYTES = 64 << 20
+"""A log that is longer has not been started anew for long: somebody reads a state from before."""
+
+
+def wal_bytes(path: Path) -> int:
+    """Return the size of the write-ahead log of an index in a file."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size
+    except OSError:  # there is none
+        return 0
+
+
+def held_back(path: Path) -> str | None:
+    """Return who lets the write-ahead log of an index grow, and what to do about it; None: it does not."""
+    size = wal_bytes(path)
+    if size <= MAX_WAL_BYTES:
+        return None
+    return (
+        f"its write-ahead log has grown to {size / (1 << 20):.0f} MiB, because a program keeps a transaction open that "
+        f"reads it: end that program (`fuser {path}-wal` finds it)"
+    )
+
 
 class ClockedConnection(sqlite3.Connection):
     """A connection with the processor time of its statements so far, in seconds. For one thread at a time."""

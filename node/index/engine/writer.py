@@ -31,6 +31,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from itertools import groupby
+from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -40,7 +41,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.background import BackgroundService, SupervisedThread
 from node.errors import OutOfResources
-from node.index.engine.backend import Failure, IndexUnusable, WriterServer, backend_of, reason_of
+from node.index.engine.backend import Failure, IndexUnusable, Place, WriterServer, backend_of, reason_of
 from node.index.engine.narrowed import Readers
 from node.index.engine.scope import OutOfScope, current_scope
 from node.index.engine.turn import OneHost, Turn
@@ -88,6 +89,7 @@ class IndexWriter:
 
     `on_disk_error`: called once, with the reason, when the disk of the database fails. Nothing is written after that:
     after a failed sync a later success would prove nothing. `turn`: for the repositories that write through it.
+    `place`: where the index is, for who finds it locked.
     """
 
     def __init__(
@@ -96,8 +98,9 @@ class IndexWriter:
         metrics: Metrics,
         on_disk_error: Callable[[str], None] = lambda reason: None,
         turn: Turn = _ONE_HOST,
+        place: Place | None = None,
     ) -> None:
-        self.turn = turn
+        self.turn, self._place = turn, place
         self._metrics = metrics
         self._on_disk_error = on_disk_error
         self.commit_listeners: list[Callable[[], None]] = []
@@ -227,9 +230,10 @@ class IndexWriter:
         except Exception as error:  # of any kind: no caller may wait for ever, or take it for a success
             log.exception("index_commit_failed", batch=len(batch))
             self._note_disk_error(error)
+            why = self._reason(error)
             for work in batch:
                 if not work.future.done():
-                    work.future.set_exception(OutOfResources(f"the index did not commit: {type(error).__name__}"))
+                    work.future.set_exception(OutOfResources(f"the index did not commit: {why}"))
             return
         if met is not None:
             self._commit_again(connection, batch, attempt, met)
@@ -279,6 +283,11 @@ class IndexWriter:
                     if is_alone:
                         return done, False
             return done, has_changed()
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(self._place, Path) and Failure.LOCKED in self.database.failure(error):
+            return self.database.lockers(self._place)
+        return type(error).__name__
 
     def _note_disk_error(self, error: Exception) -> None:
         if Failure.DISK in self.database.failure(error) and self._failed is None:

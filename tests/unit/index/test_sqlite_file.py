@@ -1,0 +1,44 @@
+"""The write-ahead log of an index in a file: who lets it grow is told, and it is cut afterwards."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from node.index.engine import sqlite, sqlite_file
+from node.index.engine.sqlite_file import connect, held_back, wal_bytes
+
+
+def test_a_reader_that_holds_a_transaction_is_told_and_the_log_is_cut_once_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index.sqlite"
+    monkeypatch.setattr(sqlite, "KEPT_WAL_BYTES", 1 << 20)
+    monkeypatch.setattr(sqlite_file, "MAX_WAL_BYTES", 8 << 20)
+    engine = sqlite.open_engine(path)
+
+    def write(times: int) -> None:
+        for _ in range(times):
+            with engine.begin() as connection:
+                connection.execute(text("UPDATE t SET b = randomblob(1000000)"))
+
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (b BLOB)"))
+        connection.execute(text("INSERT INTO t VALUES (randomblob(1000000))"))
+    assert held_back(path) is None
+    with closing(connect(path, read_only=True)) as reader:
+        reader.isolation_level = None
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM t").fetchone()
+        write(20)
+        told = held_back(path)
+        assert told is not None
+        assert "keeps a transaction open" in told
+        assert str(path) in told
+    write(3)
+    assert held_back(path) is None
+    assert wal_bytes(path) <= 5 << 20
+    engine.dispose()
