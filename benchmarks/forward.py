@@ -115,7 +115,7 @@ def route(folder: Path, files: Path, study: str, port: int) -> Iterator[Send]:
     base = [sys.executable, "-m", "node"]
     command = [*base, "import", "--root", str(root), str(files)]
     subprocess.run(command, check=True, env=os.environ | environment, cwd=ROOT, stdout=subprocess.DEVNULL)
-    command = [*base, "serve", "--root", str(root), "--port", str(listening)]
+    command = [*base, "serve", "--create", "--root", str(root), "--port", str(listening)]
     with running(command, web, "1", **environment) as process:
         url = f"http://127.0.0.1:{web}/api/v1"
         while ask(f"{url}/work?state=waiting")["items"]:

@@ -201,7 +201,7 @@ def node(
         "VOXELNODE_WEB__PORT": "0",
         **environment,
     }
-    command = [sys.executable, "-m", "node", "serve", "--root", str(root), "--port", str(port)]
+    command = [sys.executable, "-m", "node", "serve", "--create", "--root", str(root), "--port", str(port)]
     with running(command, port, nodelay, checkout, **environment) as process:
         yield port, process
 

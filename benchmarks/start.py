@@ -31,7 +31,7 @@ def started(root: Path, is_web: bool) -> tuple[float, float, float]:
         "VOXELNODE_WEB__PORT": "0",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "node", "serve", "--root", str(root), "--port", "0"]
+    command = [sys.executable, "-m", "node", "serve", "--create", "--root", str(root), "--port", "0"]
     with subprocess.Popen(
         command, cwd=root.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

@@ -54,7 +54,7 @@ def cluster_services() -> dict[str, Any]:
 def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
-        pytest.skip("systemd-analyze: no systemd here")
+        pytest.skip("systemd-analyze: this machine has no systemd")
     program = str(Path(sys.executable).with_name("voxelnode"))
     for special, escaped in (("\\", r"\\"), ('"', r"\""), ("%", "%%")):
         program = program.replace(special, escaped)
@@ -63,6 +63,15 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     done = subprocess.run([analyze, "verify", str(here)], capture_output=True, text=True, timeout=60, check=False)
     reported = [line for line in done.stderr.splitlines() if UNIT.name in line]
     assert (done.returncode, reported) == (0, [])
+
+
+def test_a_disk_that_is_not_mounted_is_not_served(
+    unit: configparser.ConfigParser, containerfile: list[str], service: dict[str, Any]
+) -> None:
+    *_, root = unit["Service"]["ExecStart"].split()
+    assert unit["Unit"]["RequiresMountsFor"] == root == "/var/lib/voxelnode"
+    commands = [unit["Service"]["ExecStart"], *containerfile, str(service)]
+    assert [one for one in commands if "--create" in one or "voxelnode init" in one] == [], "a person makes the root"
 
 
 def test_the_unit_waits_until_the_node_has_drained(unit: configparser.ConfigParser) -> None:

@@ -26,6 +26,7 @@ from node.children.decoder import Decoder
 from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
+from node.control.root import require_root
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError
@@ -75,9 +76,13 @@ PUBLISH_SECONDS = 3.0
 
 
 class Node:
-    """All services of a node on one root; `listens`: False if others accept the associations (`control.handlers`)."""
+    """All services of a node on one root.
 
-    def __init__(self, settings: Settings, *, listens: bool = True) -> None:
+    `listens`: False if others accept the associations (`control.handlers`). `root_maker`: the command that makes a
+    root, of a node that refuses a folder that is not one; empty: the node makes it.
+    """
+
+    def __init__(self, settings: Settings, *, listens: bool = True, root_maker: str = "") -> None:
         self._settings = settings
         self._root = settings.storage.root.absolute()
         self._receives = "receive" in settings.cluster.roles
@@ -95,6 +100,8 @@ class Node:
                 check()
         for name in settings.hooks:
             hook_channel(settings, name).close()
+        if root_maker:
+            require_root(self._root, root_maker)
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
         _require_account(settings.web, repository)

@@ -10,9 +10,9 @@ from time import monotonic, sleep
 from typing import Any, TypeVar
 
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
-from node.durable import locked
-from node.errors import VoxelnodeError
-from node.index.engine.backend import IndexUnusable, place_of
+from node.durable import locked, make_folder
+from node.errors import UsageError, VoxelnodeError
+from node.index.engine.backend import FILE_NAME, IndexUnusable, place_of
 from node.journal.journal import inspect
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.settings.model import Settings
@@ -78,6 +78,24 @@ def hold_or_request(
                         "import, or a node that is still starting: try again later"
                     ) from None
         sleep(RETRY_SECONDS)
+
+
+def make_root(root: Path) -> None:
+    """Make a root that a node may serve; nothing changes if it is one."""
+    make_folder(root / "objects")
+
+
+def require_root(root: Path, command: str) -> None:
+    """Refuse a folder that was not made as a root, or has lost all that a root has.
+
+    Its disk may not be mounted: what the node acknowledges would lie below the mount point, and vanish with the mount.
+    `command`: makes a root there. Raises UsageError.
+    """
+    if not ((root / FILE_NAME).exists() or (root / "objects").is_dir()):
+        raise UsageError(
+            f"{root} is not a root: it has neither {FILE_NAME} nor objects/. If its disk is not mounted, mount it; "
+            f"to make a new root there, run `{command}`"
+        )
 
 
 def require_created(settings: Settings) -> None:

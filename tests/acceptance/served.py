@@ -51,7 +51,9 @@ class Served:
     def start(self) -> Self:
         self._close()
         with (self.root.parent / "serve.log").open("a") as log:
-            self.process = Process(["serve", "--root", str(self.root), "--port", "0"], self.environment, log)
+            self.process = Process(
+                ["serve", "--create", "--root", str(self.root), "--port", "0"], self.environment, log
+            )
         self.port = self.port_of(self.process.stdout.readline())
         return self
 

@@ -46,7 +46,7 @@ def listed(account: Callable[..., Result], root: Path) -> list[dict[str, Any]]:
 def test_a_node_beyond_loopback_refuses_to_start_until_there_is_an_account(tmp_path: Path) -> None:
     root = tmp_path / "root"
     beyond = {"VOXELNODE_WEB__HOST": "0.0.0.0", "VOXELNODE_WEB__PORT": "0"}
-    served = run("serve", "--root", root, "--port", "0", environment=beyond)
+    served = run("serve", "--create", "--root", root, "--port", "0", environment=beyond)
     assert served.returncode == 2
     assert "voxelnode account add NAME --role admin" in served.stderr
 

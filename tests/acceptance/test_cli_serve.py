@@ -25,7 +25,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(*arguments: str) -> subprocess.Popen[str]:
         environment = {name: text for name, text in os.environ.items() if not name.startswith("VOXELNODE_")}
         process = subprocess.Popen(
-            [*VOXELNODE, "serve", "--port", "0", "--web-port", "0", *arguments],
+            [*VOXELNODE, "serve", "--create", "--port", "0", "--web-port", "0", *arguments],
             cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)
@@ -63,7 +63,17 @@ def test_a_reader_that_closes_standard_output_does_not_end_the_node(tmp_path: Pa
         port = probe.getsockname()[1]
     reader, writer = os.pipe()
     os.close(reader)
-    command = [*VOXELNODE, "serve", "--root", str(tmp_path / "root"), "--port", str(port), "--web-port", "0"]
+    command = [
+        *VOXELNODE,
+        "serve",
+        "--create",
+        "--root",
+        str(tmp_path / "root"),
+        "--port",
+        str(port),
+        "--web-port",
+        "0",
+    ]
     with subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL) as process:
         os.close(writer)
         try:
@@ -114,7 +124,7 @@ def test_systemd_hears_when_the_node_is_ready_alive_and_stopping(tmp_path: Path)
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(60)
         with subprocess.Popen(
-            [*VOXELNODE, "serve", "--root", str(tmp_path / "root"), "--port", "0", "--web-port", "0"],
+            [*VOXELNODE, "serve", "--create", "--root", str(tmp_path / "root"), "--port", "0", "--web-port", "0"],
             env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "9000000"},
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         ) as process:  # fmt: skip
@@ -147,7 +157,7 @@ def test_a_second_node_on_one_root_is_refused_with_the_reason(served: Served) ->
 
 
 def test_a_port_in_use_is_reported_in_one_line(served: Served, tmp_path: Path) -> None:
-    second = run("serve", "--root", tmp_path / "two", "--port", served.port, "--web-port", "0")
+    second = run("serve", "--create", "--root", tmp_path / "two", "--port", served.port, "--web-port", "0")
     assert second.returncode == 2
     told = second.stderr.splitlines()[-1]
     assert told.startswith("voxelnode: ")

@@ -25,7 +25,6 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
 from tests.crash.clock import ShiftedClock
-from tests.made_once import IN_POSTGRESQL
 from tests.postgresql import Server, start
 from tests.preloaded import LOOKS, Process, run
 from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of
@@ -33,7 +32,7 @@ from tests.silent_line import line_to
 
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 
-pytestmark = pytest.mark.skipif(IN_POSTGRESQL, reason="has databases of its own")
+pytestmark = pytest.mark.sqlite("has databases of its own")
 
 
 def store_of(folder: Path) -> Path:
@@ -268,7 +267,9 @@ def test_a_start_that_waits_ends_when_it_is_told_to_stop(server: Server, tmp_pat
         def starts(name: str) -> Process:
             log = opened.enter_context((tmp_path / name).open("w"))
             variables = {"VOXELNODE_INDEX__URL": urls[name], "VOXELNODE_CLUSTER__HOST": name}
-            process = Process(["serve", "--root", str(tmp_path / f"root-{name}"), "--port", "0"], variables, log)
+            process = Process(
+                ["serve", "--create", "--root", str(tmp_path / f"root-{name}"), "--port", "0"], variables, log
+            )
             opened.callback(process.stdout.close)
             opened.callback(process.kill)
             return process

@@ -79,7 +79,7 @@ def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed
 @pytest.fixture
 def serving(installed: Path, configuration: Path, request: pytest.FixtureRequest) -> Iterator[httpx2.Client]:
     disabled = json.dumps(request.param)
-    command = [sys.executable, "-m", "node", "serve", "--config", str(configuration)]
+    command = [sys.executable, "-m", "node", "serve", "--create", "--config", str(configuration)]
     own = environment(installed) | {"VOXELNODE_EXTENSIONS__DISABLED": disabled}
     with subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

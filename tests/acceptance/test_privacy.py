@@ -20,7 +20,7 @@ class ServedForAll(Served):
     """A node that was started with umask 0: its files are for everybody, unless it thinks of that."""
 
     def start(self) -> Served:
-        command = [sys.executable, "-m", "node", "serve", "--root", str(self.root), "--port", "0"]
+        command = [sys.executable, "-m", "node", "serve", "--create", "--root", str(self.root), "--port", "0"]
         environment = {**os.environ, **self.environment}
         with (self.root.parent / "serve.log").open("a") as log:
             self.process = subprocess.Popen(  # type: ignore[assignment]

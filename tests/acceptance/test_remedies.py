@@ -15,10 +15,10 @@ import pytest
 from node.control.repository import Repository
 from node.index.engine.place import FILE_NAME
 from node.settings.model import Settings, Storage
-from tests.acceptance.served import Served
+from tests.acceptance.served import READY, Served
 from tests.crash.journal import new_series
 from tests.ingest import take
-from tests.preloaded import run
+from tests.preloaded import Process, run
 from tests.rows import view_rows, write_rows
 
 LOOKING = (
@@ -106,13 +106,49 @@ def test_doctor_tells_a_new_root_from_one_that_lost_its_index(root: Path, tmp_pa
     assert index(root)["state"] == "ok"
 
 
+@pytest.mark.parametrize("there", ["nothing", "an empty folder", "a folder of others"])
+def test_a_folder_that_was_not_made_as_a_root_is_refused_and_stays_as_it_is(tmp_path: Path, there: str) -> None:
+    """A disk that is not mounted leaves an empty folder, in which the node would acknowledge."""
+    mount_point = tmp_path / "disk of images"
+    if there != "nothing":
+        mount_point.mkdir()
+    if there == "a folder of others":
+        (mount_point / "lost+found").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    done = run("serve", "--root", mount_point, "--port", "0", "--web-port", "0")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert f"{mount_point} is not a root" in done.stderr
+    assert f"run `voxelnode serve --create '--root={mount_point}'`" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["serve --create", "init", "db upgrade", "account add ann --role admin --no-password"])
+def test_a_root_that_was_made_is_served_with_no_more_said(tmp_path: Path, how: str) -> None:
+    root = tmp_path / "root"
+    if how == "serve --create":
+        with Served(root) as node:  # as all of its starts
+            assert node.terminate() == 0
+    else:
+        run(*how.split(), "--root", root, check=True, folder=tmp_path)
+    with (tmp_path / "log").open("w") as log:
+        process = Process(["serve", "--root", str(root), "--port", "0"], {"VOXELNODE_WEB__PORT": "0"}, log)
+    with process.stdout:
+        assert READY.fullmatch(process.stdout.readline().strip())
+        process.terminate()
+        assert process.wait(30) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["account", "serve"])
 def test_a_node_that_requires_accounts_starts_on_a_fresh_root(tmp_path: Path, first: str) -> None:
     public = {"VOXELNODE_WEB__AUTHENTICATION": "always"}
     fresh = tmp_path / "fresh"
     if first == "serve":
-        done = run("serve", "--root", fresh, "--port", "0", environment={**public, "VOXELNODE_WEB__PORT": "0"})
+        done = run(
+            "serve", "--create", "--root", fresh, "--port", "0", environment={**public, "VOXELNODE_WEB__PORT": "0"}
+        )
         assert done.returncode != 0
         assert remedy(done.stderr)[:2] == ["account", "add"]
     run("account", "add", "ann", *PASSWORD_FREE, "--root", fresh, check=True)

@@ -71,7 +71,18 @@ UNCOMPRESSED = 'multipart/related; type="application/octet-stream"'
 def serving(folder: Path, **environment: str) -> Iterator[list[str]]:
     """Run the command on a root with an index; yield the lines that tell that it is ready."""
     upgrade(folder / "root" / FILE_NAME)
-    command = [sys.executable, "-c", COMMAND, folder / "modules", "serve", "--root", folder / "root", "--port", "0"]
+    command = [
+        sys.executable,
+        "-c",
+        COMMAND,
+        folder / "modules",
+        "serve",
+        "--create",
+        "--root",
+        folder / "root",
+        "--port",
+        "0",
+    ]
     with (
         (folder / "log").open("w") as log,
         subprocess.Popen(

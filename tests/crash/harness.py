@@ -85,7 +85,7 @@ class Node:
 
     def start(self, environment: Mapping[str, str] | None = None) -> bool:
         """Start it; False when it dies before it listens."""
-        arguments = ["serve", "--root", str(self.root), "--port", "0", "--web-port", "0"]
+        arguments = ["serve", "--create", "--root", str(self.root), "--port", "0", "--web-port", "0"]
         with self.log.open("a") as log:
             self._process = Process(arguments, {**self._environment, **(environment or {})}, log)
         ready = READY.fullmatch(self._process.stdout.readline().strip())

@@ -73,7 +73,7 @@ class Node:
         deadline = time.monotonic() + 60
         while True:
             with self._log.open("a") as log:
-                arguments = ["serve", "--root", str(self.root), "--port", str(self.port)]
+                arguments = ["serve", "--create", "--root", str(self.root), "--port", str(self.port)]
                 self._process = Process(arguments, self._environment, log)
             if READY.fullmatch(self._process.stdout.readline().strip()):
                 return

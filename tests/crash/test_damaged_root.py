@@ -66,7 +66,7 @@ def test_a_root_that_may_only_be_read_is_told(tmp_path: Path) -> None:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a file system needs root")
     try:
-        told = run("serve", "--root", str(place / "root"), "--port", "0", "--web-port", "0")
+        told = run("serve", "--create", "--root", str(place / "root"), "--port", "0", "--web-port", "0")
     finally:
         subprocess.run(["umount", place], check=True)
     assert told.returncode == 1

@@ -42,7 +42,7 @@ class Configured(Served):
     def start(self) -> Self:
         folder = self.root.parent
         with (folder / "serve.log").open("a") as log:
-            self.process = Process(["serve", "--port", "0"], self.environment, log, folder)
+            self.process = Process(["serve", "--create", "--port", "0"], self.environment, log, folder)
         self.port = self.port_of(self.process.stdout.readline())
         return self
 

@@ -42,7 +42,7 @@ class Reader:
         self.port = ""
 
     def type(self, command: str) -> str:
-        if command == "voxelnode serve":
+        if command.startswith("voxelnode serve"):
             return self.serve()
         if command.startswith("voxelnode") and "|" not in command:
             done = run(*shlex.split(command)[1:], folder=self.folder)
@@ -59,7 +59,7 @@ class Reader:
         self.stop()
         variables = {"VOXELNODE_SERIES__QUIET_SECONDS": "1"}
         with (self.folder / "log").open("a") as log:
-            self.node = Process(["serve", "--port", "0", "--web-port", "0"], variables, log, self.folder)
+            self.node = Process(["serve", "--create", "--port", "0", "--web-port", "0"], variables, log, self.folder)
         lines = [self.node.stdout.readline(), self.node.stdout.readline()]
         self.port = lines[0].partition("127.0.0.1:")[2].partition(",")[0]
         return "".join(lines)

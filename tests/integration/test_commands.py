@@ -261,11 +261,22 @@ def test_init_writes_a_valid_configuration_and_never_overwrites_one(run, tmp_pat
     file = tmp_path / "site" / "voxelnode.toml"
     assert tomllib.loads(file.read_text(encoding="utf-8"))
     assert run("config", "check", "--config", str(file)).status == 0
+    assert (tmp_path / "voxelnode-data" / "objects").is_dir(), "the root of this configuration"
     file.write_text("[dicom]\nport = 104\n", encoding="utf-8")
     again = run("init", "site")
     assert again.status == 2
     assert "already exists" in again.err
     assert file.read_text(encoding="utf-8") == "[dicom]\nport = 104\n"
+
+
+def test_init_makes_the_root_that_it_is_given_and_names_it(run, tmp_path: Path) -> None:
+    made = run("init", "site", "--root", "disk/root")
+    assert made.status == 0
+    assert f"the root is {tmp_path / 'disk' / 'root'}; next: voxelnode serve --config site/voxelnode.toml" in made.out
+    values = tomllib.loads((tmp_path / "site" / "voxelnode.toml").read_text(encoding="utf-8"))
+    assert values["storage"] == {"root": str(tmp_path / "disk" / "root")}
+    assert [path.name for path in (tmp_path / "disk" / "root").iterdir()] == ["objects"]
+    assert (tmp_path / "disk" / "root").stat().st_mode & 0o777 == 0o700
 
 
 def test_show_names_the_origin_of_each_value(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

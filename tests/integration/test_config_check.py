@@ -165,7 +165,7 @@ def test_peers_that_overlap_are_a_warning(tmp_path: Path) -> None:
 
 
 def test_an_open_listener_is_refused_unless_the_configuration_says_so(tmp_path: Path) -> None:
-    done = run("serve", "--root", tmp_path / "root", "--host", "0.0.0.0", "--port", "0", "--web-port", "0")
+    done = run("serve", "--create", "--root", tmp_path / "root", "--host", "0.0.0.0", "--port", "0", "--web-port", "0")
     assert done.returncode == 2
     assert "[dicom] host = 0.0.0.0 is reachable from other machines" in done.stderr
     assert not (tmp_path / "root").exists()

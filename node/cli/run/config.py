@@ -117,16 +117,26 @@ def _toml(value: object) -> str:
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the file; created if missing.")] = Path(),
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of archive, index and volumes, for [storage] root.")
+    ] = None,
 ) -> None:
-    """Write a commented configuration file, voxelnode.toml."""
+    """Write a commented voxelnode.toml and make its root."""
+    from node.control.root import make_root
     from node.settings import DEFAULT_FILE
-    from node.settings.example import example_toml
+    from node.settings.example import as_toml, example_toml
+    from node.settings.model import Storage
 
-    file = folder / DEFAULT_FILE
+    file, text = folder / DEFAULT_FILE, example_toml()
+    if root is not None:
+        default = f"#root = {as_toml(Storage().root)}"
+        text = text.replace(default, f"root = {as_toml(root.absolute())}", 1)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(example_toml())
+            stream.write(text)
     except FileExistsError:
         raise UsageError(f"{file} already exists and was not changed; remove it, or name another folder") from None
-    print(f"wrote {file}; next: voxelnode serve --config {file}")
+    made = Configured(file).settings.storage.root.absolute()
+    make_root(made)
+    print(f"wrote {file}; the root is {made}; next: voxelnode serve --config {file}")

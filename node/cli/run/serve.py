@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from importlib import import_module
 from queue import SimpleQueue
+from shlex import quote
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -44,8 +45,13 @@ def serve(
     host: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Address to listen on for DICOM; overrides [dicom] host.")
     ] = None,
+    create: Annotated[
+        bool, typer.Option("--create", help="Make the root if there is none, as `voxelnode init` does.")
+    ] = False,
 ) -> None:
     """Receive, archive and convert until SIGTERM or Ctrl-C.
+
+    A folder that is not a root is refused without --create: its disk may not be mounted.
 
     The first signal refuses new work and lets running work finish within [dicom] drain_seconds; before the node is
     ready, it ends the process. A second signal ends the process at once. SIGHUP reads the configuration again, as
@@ -83,7 +89,8 @@ def serve(
     manager = ServiceManager()
     try:  # around each instruction at which a signal may end the start
         start.begin()
-        node = Node(settings)
+        maker = "" if create else " ".join(["voxelnode serve --create", *map(quote, root.given)])
+        node = Node(settings, root_maker=maker)
         endpoints = node.start()
         start.end()
     except StartEnded:

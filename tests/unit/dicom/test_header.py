@@ -197,11 +197,12 @@ def test_so_many_elements_and_items_are_decoded_and_no_more(data: bytes, syntax:
 def test_elements_of_what_is_deflated_or_undefined_are_counted_too() -> None:
     with pytest.raises(NotUnderstood, match="only read as an instance"):
         require_few_elements(deflated(A), DeflatedExplicitVRLittleEndian, 1000)
-    unknown = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"UN", UNDEFINED) + item() * 50
+    unknown = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"UN", UNDEFINED)
+    unknown += item(struct.pack("<HHL", 0x0008, 0x0100, 4) + b"CODE") * 25  # in an implicit VR (PS3.5 6.2.2)
     unknown += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
-    require_few_elements(unknown + A, ExplicitVRLittleEndian, 53)
+    require_few_elements(unknown + A, ExplicitVRLittleEndian, 28)
     with pytest.raises(NotUnderstood, match="more than"):
-        require_few_elements(unknown + A, ExplicitVRLittleEndian, 52)
+        require_few_elements(unknown + A, ExplicitVRLittleEndian, 27)
 
 
 def reader(data: bytes) -> Callable[[int, int], bytes]:

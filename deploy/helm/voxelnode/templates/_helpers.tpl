@@ -26,6 +26,7 @@ spec:
     - name: node
       image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
       imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args: ["serve", "--create"]  # no pod starts without its volume
       env:
         - name: VOXELNODE_INDEX__URL
           value: {{ .Values.index.url | quote }}
