@@ -227,9 +227,9 @@ def _index(settings: Settings) -> Iterator[Check]:
             "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`",
         )
     yield from _missing_files(settings)
-    problem = held_back(place) if isinstance(place, Path) else None
-    if problem is not None:
-        yield Check("index", "warning", problem, "the disk gets its room back once that program has ended")
+    held = held_back(place) if isinstance(place, Path) else None
+    if held is not None:
+        yield Check("index", "warning", held, "the disk gets its room back once that program has ended")
     elif not problems:
         yield Check("index", "ok", str(place))
 
