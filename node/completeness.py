@@ -393,6 +393,8 @@ def _judged(known: Expectation, findings: Sequence[Evidence], placed: bool, time
     rule: Rule
     against: list[Evidence] = []
     if against := _weighed(known, findings, count):
+        if expected is None and all(finding.doubtful for finding in against) and (short := _cut_short(known)):
+            against.insert(0, Evidence(*short, ""))
         state = "suspect" if all(finding.doubtful for finding in against) else "incomplete"
         rule = next(finding.rule for finding in against if finding.doubtful == (state == "suspect"))
         reason = "; ".join(finding.fact for finding in against) + _received(known, count, against)
@@ -470,9 +472,11 @@ def aborted_verdict(verdict: Completeness, party: Party) -> Completeness:
 
     What a count or a list says stays. That no gap was seen proves nothing any more: the rest may never have been sent.
     """
-    if verdict.state != "complete" or verdict.rule not in ("geometry", "quiet"):
+    if verdict.state == "incomplete" or verdict.expected is not None:
         return verdict
     state, rule, reason = _without_count(Expectation(verdict.received, aborted=party), placed=False)
+    if verdict.state == "suspect":
+        return replace(verdict, state=state, rule=rule, reason=f"{reason}; {verdict.reason}")
     return replace(verdict, state=state, rule=rule, reason=reason, missing=None)
 
 
@@ -588,16 +592,20 @@ _ABORTED: Mapping[Party, str] = {
 }
 
 
-def _without_count(known: Expectation, placed: bool) -> tuple[State, Rule, str]:
+def _cut_short(known: Expectation) -> tuple[Rule, str] | None:
+    """Return the rule and the fact by which more of a series is to be expected; None if nothing says so."""
     received = _instances(known)
     if known.forced:
-        return (
-            "incomplete",
-            "forced",
-            f"instances are still received; {received} received when the longest wait was over",
-        )
+        return "forced", f"instances are still received; {received} received when the longest wait was over"
     if known.aborted:
-        return "incomplete", "association", f"{_ABORTED[known.aborted]} after {received}; nothing was received since"
+        return "association", f"{_ABORTED[known.aborted]} after {received}; nothing was received since"
+    return None
+
+
+def _without_count(known: Expectation, placed: bool) -> tuple[State, Rule, str]:
+    received = _instances(known)
+    if (short := _cut_short(known)) is not None:
+        return "incomplete", *short
     if known.holes and not placed:
         return "incomplete", "instance-numbers", f"{known.holes} Instance Numbers are missing among {received}"
     if placed:

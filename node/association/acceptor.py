@@ -305,6 +305,8 @@ class AcceptedAssociation(Association):
 
     def _let_go(self, ending: _Ending) -> None:
         """End the association for a reason of the node: by release if the peer is silent between two messages."""
+        if self._admitted is not None:
+            self._admitted.store_service.ending()
         is_silent = self._deadlines.silent_seconds >= min(SILENT_SECONDS, self._dicom.idle_seconds)
         self._happens(Event.ASK_RELEASE if is_silent and self._is_between_messages else Event.ABORT, ending)
 
@@ -526,12 +528,12 @@ class AcceptedAssociation(Association):
     def _violated(self, violation: VoxelnodeError) -> None:
         """Abort after a violation by the peer: action AA-8, with the reason of PS3.8 9.3.8; AA-1 before a request."""
         if self._state is State.AWAITING_REQUEST:
-            reason = str(violation)
+            told = str(violation)
             remedy = "check the client: it sends another protocol or invalid DICOM; port scanners do this too"
             if (other := self._framing.other_protocol()) is not None:
-                reason, remedy = f"this is {other[0]}, not DICOM: {violation}", other[1]
-            self._log_of_address("request_not_understood", reason)
-            self._report_refusal("connection", "request", reason, remedy)
+                told, remedy = f"this is {other[0]}, not DICOM: {violation}", other[1]
+            self._log_of_address("request_not_understood", told)
+            self._report_refusal("connection", "request", told, remedy)
             self._happens(Event.INVALID_PDU, _Ending("violated", _SERVICE_USER))
             return
         self._log_of_address("protocol_violated", str(violation))

@@ -285,7 +285,14 @@ class Ingest:
             self._buffers.append(buffer)
 
     def association_ended(
-        self, association: str, outcome: str, *, is_agreed: bool = False, is_cut: bool = False, releases: bool = True
+        self,
+        association: str,
+        outcome: str,
+        *,
+        is_agreed: bool = False,
+        is_cut: bool = False,
+        releases: bool = True,
+        ending_at: dt.datetime | None = None,
     ) -> None:
         """Let the series of an association wait no longer for it, or longer if it was not released (PS3.8 7.2).
 
@@ -299,6 +306,8 @@ class Ingest:
             It ended in the middle of an instance.
         releases : bool
             False if it is known that the sender never does: how it ends says nothing.
+        ending_at : datetime or None
+            When the node began to end it: a series that was quiet by then was over. None: now.
 
         Raises
         ------
@@ -322,7 +331,9 @@ class Ingest:
         if party:
             self.applier.catch_up()
             unfinished = {brought.last} if is_cut else set()
-            series.wait_after_abort(brought.series, title, self.aborted_grace, outcome, now, party, unfinished)
+            series.wait_after_abort(
+                brought.series, title, self.aborted_grace, outcome, now, party, unfinished, ending_at
+            )
         elif brought.began_at is not None and (doubted := series.doubted(brought.series, title)):
             self.applier.catch_up()
             series.record_return(doubted, brought.series, title, brought.began_at, now)

@@ -378,7 +378,7 @@ def test_an_association_that_the_end_of_the_node_cut_off_was_not_released(
     assert events(root) == told, "it is told once"
 
 
-def ended(root: Root, association: str, outcome: str, **how: bool) -> None:
+def ended(root: Root, association: str, outcome: str, **how: Any) -> None:
     """Three of the six slices of a series came with an association that began now, and ended ten seconds later."""
     for ds in make.ct_series(6)[:3]:
         root.take(ds, replace(origin(association), began_at=root.clock()))
@@ -417,6 +417,12 @@ def test_an_association_that_the_node_ended_says_nothing_once_its_series_is_quie
     assert events(root) == ["series-quiet", "series-converted"]
 
 
+def test_what_was_quiet_counts_from_when_the_node_began_to_end_the_association(root: Root) -> None:
+    ended(root, "a1", "drained", seconds=70, ending_at=root.clock() + dt.timedelta(seconds=59))
+    settle(root, 300)
+    assert verdict(root)[:2] == ("incomplete", "association")
+
+
 @pytest.mark.parametrize("outcome", ["aborted", "lost", "violated", "idle"])
 def test_an_association_that_ended_in_the_middle_of_an_instance_had_more_to_send(root: Root, outcome: str) -> None:
     ended(root, "a1", outcome, is_cut=True, releases=False)
@@ -442,8 +448,6 @@ def test_a_sender_that_comes_back_after_the_node_ended_its_association_had_sent_
     settle_all(root)
     assert {row["verdict"] for row in root.rows("SELECT verdict FROM v_series")} == {"complete"}
     assert told_by_sidecars(root, first, "state") == {("complete",)}
-    for name in ("doubted", "never_releases"):
-        assert name in dir(root.index.series) + dir(root.index.senders)
     assert root.index.series.doubted([], "MODALITY") == [], "it is not asked for ever"
 
 

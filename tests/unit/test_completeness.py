@@ -13,6 +13,7 @@ from node.completeness import (
     Expectation,
     InstanceCounts,
     Reported,
+    aborted_verdict,
     completeness_of,
     expectation,
     performed,
@@ -209,6 +210,18 @@ def test_a_series_cut_short_is_complete_if_the_sender_has_no_more(how: dict[str,
 def test_a_series_cut_short_is_incomplete_unless_a_count_says_otherwise(how: dict[str, Any], rule: str) -> None:
     assert verdict(series(5), **how) == ("incomplete", rule, None, None)
     assert verdict(series(5, images_in_acquisition=5), **how) == ("complete", "headers", 5, 0)
+
+
+@pytest.mark.parametrize(("how", "rule"), [({"aborted": "sender"}, "association"), ({"forced": True}, "forced")])
+def test_a_weak_fact_hides_no_end_that_was_cut_short(how: dict[str, Any], rule: str) -> None:
+    for doubts in ({"siblings": (6, 6)}, {"is_part": True}):
+        found = completeness_of(expectation(series(5), **doubts, **how), placed=True, times=1)
+        assert (found.state, found.rule) == ("incomplete", rule)
+        assert completeness_of(expectation(series(5), **doubts), placed=True, times=1).reason in found.reason
+    later = aborted_verdict(completeness_of(expectation(series(5), siblings=(6, 6)), placed=True), "cut")
+    assert (later.state, later.rule, later.missing) == ("incomplete", "association", 1)
+    assert later.reason.startswith("the association of the sender ended in the middle of an instance, after 5 ")
+    assert "2 other series" in later.reason
 
 
 def test_what_gave_no_volume_is_judged_by_what_came() -> None:

@@ -6,6 +6,7 @@ committed and the object stored (`Reception.finish`).
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import perf_counter
@@ -67,11 +68,16 @@ class StoreService:
         self.on_answer = on_answer
         self.is_cut = False
         """Whether the association ends in the middle of an instance, or while its peer goes on."""
+        self._ending_at: dt.datetime | None = None
         self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
 
     def begin(self, request: Request, context: AcceptedContext) -> Reception:
         """Begin a request; `Reception.finish` returns its refusal, if any."""
         return Reception(self, request, context)
+
+    def ending(self) -> None:
+        """Note that the node ends the association from now on; its peer may take a while to agree."""
+        self._ending_at = self.ingest.now()
 
     def ended(self, outcome: str, *, is_agreed: bool = False) -> None:
         """Record how the association ended; never raises.
@@ -87,6 +93,7 @@ class StoreService:
                 is_agreed=is_agreed,
                 is_cut=self.is_cut,
                 releases=self.origin.releases,
+                ending_at=self._ending_at,
             )
         except Exception as error:  # the series keep their due times
             self.log.error("association_end_not_recorded", exc_info=error)

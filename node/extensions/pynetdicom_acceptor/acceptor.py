@@ -253,6 +253,7 @@ class PynetdicomAcceptor(Handlers):
                     association.dul.socket.close()
                     self._forget(association, one, claim)
                 else:
+                    one.admitted.store_service.ending()
                     is_asked = why != "cut off" and not one.is_under_way and one.silent_seconds >= SILENT_SECONDS
                     one.outcome, end = why, association.release if is_asked else association.abort
                     threading.Thread(target=end, daemon=True).start()  # it waits for the peer's answer

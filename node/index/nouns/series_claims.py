@@ -350,6 +350,7 @@ class SeriesRepository(IndexRepository):
         now: dt.datetime,
         party: Party = "sender",
         not_over: Collection[SeriesKey] = (),
+        ending_at: dt.datetime | None = None,
     ) -> None:
         """Extend the wait for series whose association was not released, so that the sender can come back.
 
@@ -368,13 +369,15 @@ class SeriesRepository(IndexRepository):
             Who ended it.
         not_over : collection of SeriesKey
             Series that were not quiet, whatever their waits say.
+        ending_at : datetime or None
+            When the node began to end it; None: now.
         """
         kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
         whose = "the node ended the association" if party == "node" else "the association did not end by release"
         detail = f"{whose}: {why}{IN_AN_INSTANCE if party == 'cut' else ''}"
         for key in keys:
             for row in connection.execute(_held_at(key)).all():
-                is_quiet = key not in not_over and is_quiet_of(row.waits or {}, calling_ae_title, now)
+                is_quiet = key not in not_over and is_quiet_of(row.waits or {}, calling_ae_title, ending_at or now)
                 if party == "node" and (is_quiet or row.state not in OPEN_STATES):
                     continue
                 record_series_event(connection, kind, key, now, detail)
@@ -612,8 +615,12 @@ def _learn_end(connection: Connection, series: ClaimedSeries, verdict: Completen
     lowest, highest, numbers = connection.execute(
         select(func.min(number), func.max(number), func.count(number.distinct())).where(ImageRow.series_id == series.id)
     ).one()
-    agree = lowest in (0, 1) and (highest or 0) - lowest + 1 == numbers == len(series.instances)
-    is_whole = verdict.state == "complete" or (verdict.rule == "association" and agree)
+    if lowest is None or highest is None:
+        agree = False
+    else:
+        agree = lowest in (0, 1) and highest - lowest + 1 == numbers == len(series.instances)
+    is_alone = verdict.rule == "association" and verdict.missing is None
+    is_whole = verdict.state == "complete" or (is_alone and agree)
     for key in learn_end(connection, series.id, _key(series), is_whole, now):
         for known in connection.execute(_at(key)).all():
             if _aborted_by(connection, key, known.last_received_at) == "sender":

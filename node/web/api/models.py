@@ -480,16 +480,12 @@ class EventResource(Resource):
 
 
 class SenderResource(Resource):
-    """The quiet time learnt from a sender, null while too little is known, and from how many series and what gap.
-
-    `unreleased_series`: how many were whole since its last release; with 5, its way to end means nothing.
-    """
+    """The quiet time learnt from a sender, null while too little is known, and from how many series and what gap."""
 
     calling_ae_title: str
     quiet_seconds: float | None
     series: int
     longest_gap_seconds: float | None
-    unreleased_series: int
     learnt_at: Moment
 
 
