@@ -37,7 +37,7 @@ SHORT = 12
 def _small_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start after a power cut has the small journal, too."""
     for owner, name in (
-        (journal_module.Journal.__init__, "__defaults__"),
+        (journal_module.Journal, "__init__"),
         (journal_module, "GROW_BYTES"),
         (segment, "GROW_BYTES"),
         (ingest, "LARGE_BYTES"),

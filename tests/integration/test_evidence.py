@@ -126,17 +126,6 @@ def fail_to_read(monkeypatch: pytest.MonkeyPatch, path: str, number: int) -> Non
 
     monkeypatch.setattr(os, "open", open_)
     monkeypatch.setattr(Path, "open", path_open)
-    monkeypatch.setattr("node.receive.recovery.read_file_meta_info", meta_of(path_open))
-
-
-def meta_of(path_open: Any) -> Any:
-    from pydicom.filereader import read_file_meta_info
-
-    def read(path: Path) -> Any:
-        path_open(path, "rb").close()
-        return read_file_meta_info(path)
-
-    return read
 
 
 PASSING = [errno.EACCES, errno.EIO]

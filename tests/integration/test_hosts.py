@@ -409,7 +409,7 @@ def test_hosts_that_differ_say_so_and_nothing_is_deleted_meanwhile(hosts: Hosts,
     waits_for = a.index.retention.state().waits_for or ""
     assert waits_for.startswith("host b: its clock is 600 s behind")
     assert waits_for.endswith("nothing is deleted until the hosts agree")
-    assert confirm(a.index, now, uptime()) == ""
+    assert confirm(a.index, now, uptime(), rules) == ""
     assert len(a.index.studies.stored()) == 1
 
     tell(b, of_a, 0.0)

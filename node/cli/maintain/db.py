@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from node.cli.options import ChangedRoot, Commands, Root, archive_files
-from node.cli.output import Answer, Listing, each_shown, problems_of
+from node.cli.output import Answer, Listing, problems_of
 from node.counted import counted, sized
 
 if TYPE_CHECKING:
@@ -131,10 +130,7 @@ def export(
         f"voxelnode db export{f' of project {project[:64]}' if project else ''} to {target}, for {group or 'its owner'}"
     )
     with audited_export(settings, what) as outcome:
-        shown = partial(each_shown, "exporting")
-        done = resolve(EXPORT)(
-            root.folder, target, group, settings.index.url, lambda: archive_files(settings), shown, project
-        )
+        done = resolve(EXPORT)(root.folder, target, group, settings.index.url, lambda: archive_files(settings), project)
         outcome.counts = f"{done.copied} conversions copied, {done.kept} already there, {done.removed} removed"
     lines = [
         f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.kept} already there, "

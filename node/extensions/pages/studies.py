@@ -37,6 +37,9 @@ MAX_WRITTEN = 100_000
 PAGE_WRITTEN = 500
 """Studies of a CSV file that are read at once."""
 
+MAX_WORDS = 200
+"""Characters of a search: each word of it is looked for in several columns."""
+
 MAX_MODALITIES = 32
 """Modalities of a search."""
 
@@ -80,7 +83,7 @@ CHOSEN_COLUMNS = (("born", "Born, sex"), *((name, label) for name, label, _ in H
 class StudySearch(BaseModel):
     """The fields of the search form, sent in a request body to keep names out of the logs of proxies."""
 
-    words: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
+    words: Annotated[str, Field(max_length=MAX_WORDS)] = ""
     description: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
     modalities: Annotated[list[Annotated[str, Field(max_length=MAX_TEXT_BYTES)]], Field(max_length=MAX_MODALITIES)] = []
     label: Annotated[str, Field(max_length=64)] = ""
@@ -249,7 +252,7 @@ class SeriesSearch(BaseModel):
     `state` is the label of a chip; `shown` is the number of rows that the browser has, or asks for.
     """
 
-    words: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
+    words: Annotated[str, Field(max_length=MAX_WORDS)] = ""
     modality: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
     state: Annotated[str, Field(max_length=32)] = ""
     shown: Annotated[int, Field(ge=1, le=MAX_SERIES)] = PAGE_SERIES
