@@ -184,9 +184,11 @@ def mend(
     steps = [(finding, _mended(finding, fates, archive, index, quiet_seconds, now, received)) for finding in findings]
     mended = [replace(finding, mended=_replaced(finding, index) or done) for finding, done in steps]
     note_lost(archive, index, now)
+    lost = {one.sop_instance_uid for one in index.lost.of(None)} if index.lost.count() else set()
     if any(finding.kind == "volume-unknown" for finding in findings):
         sweep(archive, index)
-    return mended
+    # A version is found again by a digest that was mended.
+    return [finding for finding in mended if finding.kind != "instance-lost" or finding.sop_instance_uid in lost]
 
 
 def _replaced(finding: Finding, index: Index) -> str | None:

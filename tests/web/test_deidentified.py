@@ -13,7 +13,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
-from pydicom import DataElement, Dataset, FileDataset, config, dcmread
+from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
@@ -259,14 +259,3 @@ def test_a_download_is_made_while_its_page_shows_how_far_it_is(start_site: Calla
     assert one.post(f"{page}/remove", follow_redirects=False).status_code == 303
     assert one.get(page).status_code == 404
     assert not list((site.root / "work").glob("download-*"))
-
-
-def test_uids_that_stay_name_no_folder_outside_of_a_download(start_site: Callable[..., Site], key: Path) -> None:
-    site = start_site({"deidentify": {"trial": {"key": key, "retain": ["uids"]}}}, {"any_uids": True}).serving()
-    with config.disable_value_validation():
-        site.take(make.instance(study_uid="1..2", series_uid="..-..", sop_instance_uid="1.2.3"))
-    whole = made_download(site.client(), "deidentified", 60, study_instance_uids=["1..2"], profile="trial").content
-    [name] = instances_in(whole)
-    assert re.fullmatch(r"[A-Z2-7]+/uid-[0-9a-f]{32}/uid-[0-9a-f]{32}/1\.2\.3\.dcm", name)
-    answer = site.client().get("/api/v1/instances/1.2.3/file")
-    assert answer.headers["content-disposition"] == 'attachment; filename="1.2.3.dcm"'
