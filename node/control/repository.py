@@ -197,7 +197,7 @@ class Repository:
         applied = self.index.about.applied(known).sequence
         detail = (
             f"the journal that the last process wrote is not in {self.archive.root / JOURNAL_FOLDER}: instances that "
-            f"were acknowledged after its record {applied}, which is the last in the index, are missing"
+            f"were acknowledged after its record {applied}, the last one in the index, may be missing"
         )
         log.error("journal_gone", detail=detail)
         self.index.lost.note_gap(detail + self.ingest.open_at_end(), self.index.now())

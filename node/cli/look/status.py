@@ -144,9 +144,8 @@ def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
         MIN_FREE_BYTES,
         MIN_FREE_INODES,
         STOPPED_FILE,
-        disks_of,
+        fewest_inodes,
         free_bytes_of,
-        free_inodes_of,
         fullest,
         room_of,
     )
@@ -160,7 +159,7 @@ def intake_of(settings: Settings, live: Mapping[str, Any] | None) -> str:
         return "; ".join(now["reasons"][part] for part in INTAKE if part in now["reasons"]) or "open"
     folder = fullest(root)
     free = free_bytes_of(folder)
-    inodes = min((count for count in map(free_inodes_of, disks_of(root)) if count is not None), default=None)
+    inodes = fewest_inodes(root)
     if inodes is not None and inodes < MIN_FREE_INODES:
         return f"{inodes} inodes free: instances and associations are refused; remove files from the disk"
     if free < max(settings.storage.reserve_bytes, MIN_FREE_BYTES):

@@ -174,7 +174,7 @@ def _privacy(settings: Settings) -> Iterator[Check]:
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
-    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, disks_of, free_bytes_of, free_inodes_of, fullest
+    from node.archive.space import MIN_FREE_BYTES, MIN_FREE_INODES, disks_of, fewest_inodes, free_bytes_of, fullest
 
     root = _existing(settings.storage.root)
     disks = disks_of(root)
@@ -186,7 +186,7 @@ def _disk(settings: Settings) -> Iterator[Check]:
         )
     folder = fullest(root)
     free, reserve = free_bytes_of(folder), settings.storage.reserve_bytes
-    inodes = min((count for count in map(free_inodes_of, disks) if count is not None), default=None)
+    inodes = fewest_inodes(root)
     space = f"{sized(free)} free{f' for {folder.name}' if folder != root else ''}, {sized(reserve)} of it reserved"
     if inodes is not None and inodes < MIN_FREE_INODES:
         yield Check("disk", "broken", f"{inodes} inodes free", "all instances are refused: remove files from this disk")
