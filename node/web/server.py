@@ -90,6 +90,9 @@ class Places:
 
     def check(self) -> None:
         """End TLS handshakes that take too long, and connections whose clients take nothing; free what is closed."""
+        if self._is_tls and self._ended >= COLLECTED_CONNECTIONS:  # before those of this check, which tasks still hold
+            self._ended = 0
+            gc.collect()
         now = monotonic()
         for descriptor, (place, _) in list(self._claims.items()):
             if place.connection.fileno() < 0:
@@ -98,9 +101,6 @@ class Places:
                 place.protocol.check_reader(now)
             elif now - place.accepted_at > HEAD_SECONDS:
                 place.hang_up()
-        if self._is_tls and self._ended >= COLLECTED_CONNECTIONS:
-            self._ended = 0
-            gc.collect()
 
     def _forget(self, descriptor: int) -> None:
         if descriptor in self._claims:

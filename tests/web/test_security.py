@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -466,20 +467,24 @@ def test_begun_handshakes_leave_no_memory_behind(
 ) -> None:
     monkeypatch.setattr(server, "COLLECTED_CONNECTIONS", 20)
     monkeypatch.setattr(server, "TICK_SECONDS", 0.05)
+    begun: list[weakref.ref[SSLProtocol]] = []
+    begin = SSLProtocol.__init__
+
+    def counted(self: SSLProtocol, *arguments: object, **options: object) -> None:
+        begun.append(weakref.ref(self))
+        begin(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SSLProtocol, "__init__", counted)
     gc.collect()
     gc.disable()  # else a collection may come by chance
     try:
         site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
         address = urlsplit(site.url)
-
-        def count() -> int:
-            return sum(isinstance(one, SSLProtocol) for one in gc.get_objects())
-
-        before = count()  # of other tests in this process
         for _ in range(60):
             with socket.create_connection((address.hostname, address.port)) as stranger:
                 stranger.sendall(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03")
-        until(lambda: count() - before < 40)  # fewer than 20 may have closed since, and as many have been open then
+        until(lambda: len(begun) == 60)
+        until(lambda: sum(one() is not None for one in begun) < 40)  # the last may be too few for a collection
         assert SSLProtocol.max_size <= 65_536
     finally:
         gc.enable()
