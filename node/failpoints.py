@@ -26,8 +26,10 @@ RECEIVING = (
     "ledger-written",
     "ledger-synced",
     "journal-freed",
+    "release-recorded",
+    "release-answered",
 )
-"""Steps of receiving, in order; the peer is answered after ``record-synced``."""
+"""Steps of receiving, in order: instances are answered after ``record-synced``, releases after ``release-recorded``."""
 
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
 RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released")

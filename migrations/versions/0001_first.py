@@ -419,6 +419,18 @@ def _history() -> None:
         sa.Column("learnt_at", sa.DateTime(), nullable=False),
     )
     op.create_table(
+        "open_associations",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("host", sa.String(63), nullable=False),
+        sa.Column("association", sa.String(32), nullable=False),
+        sa.Column(
+            "series_id", sa.Integer(), sa.ForeignKey("series.id", ondelete="CASCADE"), nullable=False, index=True
+        ),
+        sa.Column("calling_ae_title", sa.String(16), nullable=False),
+        sa.Column("open_until", sa.DateTime(), nullable=False),
+        sa.UniqueConstraint("host", "association", "series_id"),
+    )
+    op.create_table(
         "protocols",
         sa.Column("key", sa.String(32), primary_key=True),
         sa.Column("series", sa.JSON(), nullable=False),

@@ -47,6 +47,7 @@ from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlin
 from node.budget import Claim
 from node.dicom.command import Command, MalformedCommand
 from node.errors import VoxelnodeError
+from node.failpoints import reached
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
 from node.settings.model import Dicom
@@ -441,8 +442,12 @@ class AcceptedAssociation(Association):
         self._happens(Event.ABORT, _Ending("given up", _SERVICE_USER))
 
     def _send_release_answer(self, _: None = None) -> None:
+        """Answer once the end is durable: if the process dies after this, nobody counts the association as cut off."""
+        if self._admitted is not None:
+            self._admitted.store_service.ended(self._outcome)
         self._deadlines.start_timer()
         self._send(release_answer_pdu())
+        reached("release-answered")
         self._over()
 
     def _abort(self, ending: _Ending) -> None:

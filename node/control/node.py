@@ -109,7 +109,6 @@ class Node:
         self._rejections = Rejections(index, self._alert)
         self._decoder = Decoder()
         self.listener = Listener(settings, repository.ingest, metrics, self._decoder, self._rejections.record, audit)
-        asked_seconds = repository.ingest.open_associations.asked_seconds
         self._worker = None
         if "convert" in settings.cluster.roles:
             self._worker = Worker(
@@ -118,7 +117,7 @@ class Node:
                 settings.convert,
                 index.now,
                 waits=settings.series,
-                asked_seconds=asked_seconds,
+                note_activity=repository.ingest.note_activity,
                 objects=objects_of(enabled(settings)),
             )
         of_receiver = _optional_services(settings, repository, self._rejections) if self._receives else ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -32,7 +32,6 @@ from node.hookspecs import ObjectKind
 from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
-from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.search.finder import QueryRefused
 from node.receive.stored_files import report_damage
@@ -94,8 +93,8 @@ class Worker(IndexFollower):
 
     Parameters
     ----------
-    asked_seconds : callable
-        Series that open associations keep waiting, and for how long each will if nothing more comes.
+    note_activity : callable
+        Lets the index know which associations are bringing an instance.
     objects : tuple of ObjectKind
         The instances without pixels that extensions turn into files.
     """
@@ -107,13 +106,13 @@ class Worker(IndexFollower):
         settings: Convert,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         waits: SeriesSettings = _WAITS,
-        asked_seconds: Callable[[], Mapping[SeriesKey, float]] = dict,
+        note_activity: Callable[[], None] = lambda: None,
         objects: tuple[ObjectKind, ...] = (),
     ) -> None:
         super().__init__("worker", index)
         self._archive, self._settings, self._now = archive, settings, now
         self._options, self._limits = write_options(settings), limits(settings)
-        self._asked_seconds = asked_seconds
+        self._note_activity = note_activity
         self._longest_wait = dt.timedelta(seconds=waits.force_complete_after_seconds)
         self._housekeeping = Housekeeping(
             archive,
@@ -193,18 +192,16 @@ class Worker(IndexFollower):
             self._unfollowed = dt.timedelta()
 
     def _claimed(self, moment: dt.datetime) -> ClaimedSeries | None:
-        """Claim a series that is quiet also by what is not in its row: the journal and the open associations."""
+        """Claim a series that is quiet also by what is not in the index yet: the journal, and bytes that come in."""
         if not self._index.series.is_due(moment, self._longest_wait):
             return None
-        asked = self._asked_seconds()  # first: an association that ends now has its instances in the journal
         try:
             self._index.ahead.require_caught_up()
         except QueryRefused:
             return None
         if self._index.turn.must_wait(moment):
             return None
-        until = {key: moment + dt.timedelta(seconds=seconds) for key, seconds in asked.items()}
-        self._index.series.keep_waiting(until, moment, self._asked_seconds)
+        self._note_activity()
         return self._index.series.claim_due(moment, self._longest_wait)
 
     def _is_free(self) -> bool:

@@ -520,6 +520,20 @@ class SenderRow(Base):
     learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
+class OpenAssociationRow(Base):
+    """A series of which an open association has brought an instance; see `node.index.nouns.open_associations`."""
+
+    __tablename__ = "open_associations"
+    __table_args__ = (UniqueConstraint("host", "association", "series_id"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    host: Mapped[str] = mapped_column(String(63))  # that receives; empty: the only one
+    association: Mapped[str] = mapped_column(String(32))
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    open_until: Mapped[dt.datetime] = mapped_column(Utc)  # unless more comes
+
+
 class ProtocolRow(Base):
     """How many instances the last series of a protocol have; see `node.index.nouns.protocols`."""
 

@@ -1,4 +1,4 @@
-"""Apply the journal: each record becomes a file of the archive and a row of the index, in batches behind the answers.
+"""Apply the journal: each record of an instance becomes a file of the archive and a row of the index, in batches.
 
     journal -> file (not synced) -> rows and `applied`, one commit (not synced) -> settled
             -> checkpoint: files synced, ledger synced, then a durable commit, then the journal's mark: its segments
@@ -7,6 +7,9 @@
 Applying is idempotent. The record names the key of its file, and `applied` is committed with the rows: whatever a crash
 leaves half done is done again from the journal, into the same file and the same rows. Until a checkpoint, a power cut
 may undo files and rows; `replay` compares every record that the journal still has.
+
+The record of the end of an association is applied in the transaction of the instances before it. One that was not
+released counts for no instance behind it: these begin another batch.
 
 A record that cannot be applied now (no room, an index that is locked) stays, and so does everything behind it; senders
 are slowed down when the journal is full. A record that can never be applied goes to quarantine, with an event.
@@ -25,7 +28,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from time import monotonic
 
@@ -42,14 +44,15 @@ from node.failpoints import reached
 from node.files.heads import head_of
 from node.index.database.index import Index
 from node.index.engine.about_keys import Applied
+from node.index.nouns.association_ends import RELEASED
 from node.index.nouns.instances import NotIndexable
-from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Indexed, Outcome, Received, StoredFile
+from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Indexed, Outcome, Received, StoredFile
 from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.metrics import Metrics
 from node.receive.accounting import acknowledged, listed, mark_of
-from node.receive.record import Receipt, receipt
+from node.receive.record import Receipt, association_end, receipt
 from node.receive.stored_files import add_compared
 
 log = structlog.get_logger()
@@ -73,6 +76,10 @@ class _Expected:
 
     attributes: InstanceAttributes
     outcome: Future[Outcome] | None
+
+
+_Applicable = tuple[Record, Received | AssociationEnd | None]
+"""A record with what it tells; None: that is not understood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +146,7 @@ class Applier(BackgroundService):
 
     @property
     def lag(self) -> int:
-        """How many acknowledged instances are not in the index yet."""
+        """How many records, nearly all of acknowledged instances, are not in the index yet."""
         return max(0, self._journal.last - self._applied)
 
     @property
@@ -303,8 +310,7 @@ class Applier(BackgroundService):
         if known:
             counts["restored"] += self._restore(known)
         if new:
-            self.apply(new)
-            counts["applied"] += len(new)
+            counts["applied"] += self.apply(new)
 
     def _restore(self, records: list[Record]) -> int:
         """Write files again that rows name and that are not as they were received; return how many."""
@@ -332,22 +338,27 @@ class Applier(BackgroundService):
         self._archive.write(key, record.payload)
         return True
 
-    def apply(self, records: Sequence[Record]) -> None:
+    def apply(self, records: Sequence[Record]) -> int:
         """Write files and rows of records, and settle them; if this raises, apply the same records again.
+
+        Returns how many of them are of instances.
 
         Raises OutOfResources if there is no room, the disk fails, or the index does not commit.
         """
         self._settle()
-        receptions = [(record, self._received(record)) for record in records if record.sequence > self._committed]
-        while receptions:  # in their order: a crash must find either all or none of what is before `applied`
-            batch = list(takewhile(lambda incoming: incoming[1] is not None, receptions))
-            del receptions[: len(batch)]
-            self._add(batch)
-            if receptions:
-                self._set_aside(receptions.pop(0)[0], "its record in the journal cannot be read")
+        applied = [(record, self._read(record)) for record in records if record.sequence > self._committed]
+        instances = sum(not isinstance(one, AssociationEnd) for _, one in applied)
+        while applied:  # in their order: a crash must find either all or none of what is before `applied`
+            batch = _together(applied)
+            del applied[: len(batch)]
+            if batch:
+                self._add(batch)
+            elif applied:
+                self._set_aside(applied.pop(0)[0], "its record in the journal cannot be read")
         self._note_applied(records[-1].sequence)
+        return instances
 
-    def _add(self, batch: Sequence[tuple[Record, Received | None]]) -> None:
+    def _add(self, batch: Sequence[_Applicable]) -> None:
         try:
             self._commit(batch)
         except NotIndexable:
@@ -357,17 +368,17 @@ class Applier(BackgroundService):
                 except NotIndexable as error:
                     self._set_aside(incoming[0], str(error))
 
-    def _commit(self, batch: Sequence[tuple[Record, Received | None]]) -> None:
-        received = [one for _, one in batch if one is not None]
-        if not received:
-            return
+    def _commit(self, batch: Sequence[_Applicable]) -> None:
+        received = [one for _, one in batch if isinstance(one, Received)]
+        ends = [one for _, one in batch if isinstance(one, AssociationEnd)]
         sequence = batch[-1][0].sequence
         applied = Applied(self._journal.identity, sequence)
-        kept = add_compared(self._archive, self._index, received, applied)
+        kept = add_compared(self._archive, self._index, received, applied, ends)
         with self._lock:
             self._unlisted += [(acknowledged(one), done.superseded) for one, done in zip(received, kept, strict=True)]
         self._committed = sequence
-        self._metrics.commit_instances.observe(len(received))
+        if received:
+            self._metrics.commit_instances.observe(len(received))
         self._unsettled += zip(received, kept, strict=True)
         self._settle()
         reached("batch-settled")
@@ -528,11 +539,11 @@ class Applier(BackgroundService):
         self._archive.keep_part(its.key)
         return attributes_of(self._archive.path(its.key), its.data_set_offset, its.transfer_syntax_uid)
 
-    def _received(self, record: Record) -> Received | None:
-        """Write the file of a record; return its instance, or None if the record cannot be understood."""
+    def _read(self, record: Record) -> Received | AssociationEnd | None:
+        """Write the file of a record of an instance; return what a record tells, None if it cannot be understood."""
         facts = receipt(record.facts)
         if facts is None:
-            return None
+            return association_end(record.facts)
         try:
             attributes = self._attributes(facts, record.payload)
         except (NotUnderstood, HeaderCut, FileNotFoundError):
@@ -563,7 +574,21 @@ class Applier(BackgroundService):
             received_at=facts.received_at,
             place=self._archive.place_of_new,
         )
-        return Received(attributes, file, facts.quiet_seconds, facts.overwrite_policy, facts.began_at, head)
+        return Received(
+            attributes, file, facts.quiet_seconds, facts.overwrite_policy, facts.began_at, head, facts.association
+        )
+
+
+def _together(applied: Sequence[_Applicable]) -> list[_Applicable]:
+    """Return the first of what is to be applied as far as one transaction may have it; empty if the first cannot be."""
+    batch: list[_Applicable] = []
+    is_over = False  # an end that was not released counts for no instance behind it
+    for record, one in applied:
+        if one is None or (is_over and isinstance(one, Received)):
+            break
+        is_over |= isinstance(one, AssociationEnd) and one.outcome != RELEASED
+        batch.append((record, one))
+    return batch
 
 
 def _pass_on(outcome: Future[Outcome], kept: Outcome, upload: Future[None]) -> None:

@@ -31,22 +31,21 @@ import structlog
 
 from node.archive.filesystem import Archive, PartFile, PartLink
 from node.audit.audit_log import Transfers
-from node.completeness import Party
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier, is_uid
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
 from node.dicom.header import HeaderCut, require_inflatable, require_parsable
 from node.dicom.part10 import file_head
 from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
+from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.nouns.records import NOT_CURRENT_OUTCOMES, Outcome, ReceivedPolicy
+from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Outcome, ReceivedPolicy
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.journal.segment import SegmentGone
 from node.metrics import Metrics
 from node.receive.apply import Applier
-from node.receive.association_notes import AssociationNotes
 from node.receive.quiet_times import OpenAssociations
-from node.receive.record import Receipt
+from node.receive.record import Receipt, end_facts
 from node.settings.model import Acknowledge
 
 log = structlog.get_logger()
@@ -112,9 +111,6 @@ MAXIMUM_BYTES = 16_000_000_000
 
 LARGE_BYTES = 1 << 20
 """A larger data set goes to a part file while it is received: an association holds no more than this in memory."""
-
-BY_NODE = frozenset({"idle", "drained", "cut off", "given up"})
-"""How the node ends associations, of `Ingest.association_ended`: their senders may have sent all that they had."""
 
 SHOWN_SERIES = 20
 """Of those that the process before was receiving, in what is told of a journal that is gone."""
@@ -218,11 +214,10 @@ class Ingest:
         self.archive, self.index, self.journal, self.applier = archive, index, journal, applier
         self.metrics, self.now = metrics, now
         self.quiet_seconds, self.maximum_bytes, self.overwrite_policy = quiet_seconds, maximum_bytes, overwrite_policy
-        self.aborted_grace = dt.timedelta(seconds=aborted_grace_seconds)
+        self.aborted_grace_seconds = aborted_grace_seconds
         self._closed = threading.Event()
         self._buffers: list[bytearray] = []
-        self._notes = AssociationNotes(archive.root)
-        self.open_associations = OpenAssociations(notes=self._notes)
+        self.open_associations = OpenAssociations()
         self.gaps: Sequence[str] = ()
 
     def begin(self, announced: Announced, origin: Origin, overwrite_policy: ReceivedPolicy | None = None) -> Incoming:
@@ -294,70 +289,67 @@ class Ingest:
         releases: bool = True,
         ending_at: dt.datetime | None = None,
     ) -> None:
-        """Let the series of an association wait no longer for it, or longer if it was not released (PS3.8 7.2).
+        """Make the end of an association durable that has brought instances; see `AssociationEnd`.
 
-        Parameters
-        ----------
-        outcome : str
-            ``released``, or how else it ended; one of `BY_NODE` if the node has ended it.
-        is_agreed : bool
-            The sender answered the release that the node asked for, which then counts as released.
-        is_cut : bool
-            It ended in the middle of an instance.
-        releases : bool
-            False if it is known that the sender never does: how it ends says nothing.
-        ending_at : datetime or None
-            When the node began to end it: a series that was quiet by then was over. None: now.
+        Its series wait no longer for it, or longer if it was not released, once the record is applied. If the process
+        dies before, the next start counts the association as cut off.
 
-        Raises
-        ------
-        OutOfResources
-            The other wait could not be recorded.
+        Raises OutOfResources if the end could not be recorded.
         """
-        brought = self.open_associations.ended(association)
+        brought = self.open_associations.brought_by(association)
         if brought is None:
             return
-        title, series, now = brought.calling_ae_title, self.index.series, self.now()
-        if brought.was_asked:
-            series.wait_no_longer(brought.series)
-        party: Party = "cut" if is_cut else "sender"
-        if outcome in BY_NODE and not (outcome == "idle" and is_cut):
-            party = "" if is_agreed and not is_cut else "node"
-        elif outcome == "released":
-            party = ""
-            self.index.senders.note_release(title)
-        elif not is_cut and (not releases or self.index.senders.never_releases(title)):
-            party = ""
-        if party:
-            self.applier.catch_up()
-            unfinished = {brought.last} if is_cut else set()
-            series.wait_after_abort(
-                brought.series, title, self.aborted_grace, outcome, now, party, unfinished, ending_at
-            )
-        elif brought.began_at is not None and (doubted := series.doubted(brought.series, title)):
-            self.applier.catch_up()
-            series.record_return(doubted, brought.series, title, brought.began_at, now)
-        self.open_associations.note_end(association)
+        end = AssociationEnd(
+            association,
+            brought.calling_ae_title,
+            outcome,
+            brought.began_at,
+            self.now(),
+            brought.series,
+            brought.last,
+            self.aborted_grace_seconds,
+            is_agreed=is_agreed,
+            is_cut=is_cut,
+            releases=releases,
+            ending_at=ending_at,
+        )
+        try:
+            self.append(end_facts(end))
+            reached("release-recorded")
+        finally:
+            self.open_associations.forget(association)
+
+    def append(self, facts: bytes, *payload: bytes) -> None:
+        """Add a record to the journal, durably, and have it applied.
+
+        Raises OutOfResources if that fails.
+        """
+        try:
+            self.journal.append(facts, *payload)
+        except OSError as error:
+            raise self.archive.intake.failed(error) from error
+        except SegmentGone as error:
+            raise OutOfResources(f"intake has stopped: {self.archive.intake.stopped or error}") from error
+        except (JournalFull, JournalUnusable) as error:
+            raise OutOfResources(str(error)) from error
+        self.applier.appended()
+
+    def note_activity(self, seconds: float = 0.0) -> None:
+        """Let the series of associations wait that have sent bytes of an instance for longer than this, and not all."""
+        if idle_seconds := self.open_associations.unnoted(seconds):
+            self.index.associations.keep_open(idle_seconds, self.now())
 
     def end_cut_off(self) -> None:
-        """Record that the end of the process before has cut associations off; call it before anything is received.
-
-        The rest of their series may never have been sent. If the process dies here, the next start does it again.
-        """
-        for title, series in self._notes.left.values():
-            self.index.series.wait_after_abort(
-                series, title, self.aborted_grace, "it was killed", self.now(), "node", series
-            )
-        if self._notes.left:
-            log.info("associations_cut_off", count=len(self._notes.left))
-        self._notes.forget_left()
+        """Record which associations the end of the process before has cut off, once its journal is applied."""
+        self.index.associations.end_cut_off(dt.timedelta(seconds=self.aborted_grace_seconds), self.now())
 
     def open_at_end(self) -> str:
         """Return in words whose associations were open when the process before ended; empty if none was."""
-        titles = sorted({title or "without AE title" for title, _ in self._notes.left.values()})
-        series = sorted({uid for _, keys in self._notes.left.values() for _, uid in keys})
-        if not series:
+        left = self.index.associations.left()
+        if not left:
             return ""
+        titles = sorted({title or "without AE title" for title, _ in left})
+        series = sorted({uid for _, (_, uid) in left})
         more = f" and {len(series) - SHOWN_SERIES} more" if len(series) > SHOWN_SERIES else ""
         shown = f"{', '.join(series[:SHOWN_SERIES])}{more}"
         return f"; the series that {', '.join(titles)} sent then are to be sent again: {shown}"
@@ -504,24 +496,17 @@ class Incoming:
             overwrite_policy=self._overwrite_policy,
             sha256="" if large is None else large.digest.hexdigest(),
             began_at=origin.began_at,
+            association=origin.association,
         )
         payload = (self._file_head, data_set) if large is None else ()
         ingest.applier.expect(key, attributes, outcome)
         try:
-            ingest.journal.append(facts.encoded(), *payload)
-        except OSError as error:
+            ingest.append(facts.encoded(), *payload)
+        except OutOfResources:
             ingest.applier.forget(key)
-            refusal = ingest.archive.intake.failed(error)
             if ingest.archive.intake.stopped is not None:
                 self._large = None  # the record may be durable all the same: the next start decides about the part file
-            raise refusal from error
-        except SegmentGone as error:
-            ingest.applier.forget(key)
-            raise OutOfResources(f"intake has stopped: {ingest.archive.intake.stopped or error}") from error
-        except (JournalFull, JournalUnusable) as error:
-            ingest.applier.forget(key)
-            raise OutOfResources(str(error)) from error
-        ingest.applier.appended()
+            raise
         self._large = None
         self._release_buffer()
 

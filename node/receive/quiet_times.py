@@ -17,11 +17,7 @@ import structlog
 
 from node.errors import VoxelnodeError
 from node.index.nouns.converted import SeriesKey
-from node.receive.association_notes import AssociationNotes
 from node.settings.model import QuietTime
-
-OPEN_SECONDS = 60.0
-"""How long an open association that sends nothing keeps its last series waiting."""
 
 MAX_COUNTED = 100_000
 """Instances of one association that are counted; their UIDs are in memory until it ends."""
@@ -31,27 +27,24 @@ MAX_COUNTED = 100_000
 class Brought:
     """What an open association has brought.
 
-    `series`: how many instances of each are stored, each UID once. `was_asked`: whether that may have kept a series
-    waiting.
+    `series`: how many instances of each are stored, each UID once. `active_at`: when its last bytes came; `noted_at`:
+    the last such moment that the index knows, or is about to.
     """
 
     calling_ae_title: str
     last: SeriesKey
     active_at: float
+    noted_at: float
     began_at: dt.datetime | None = None
     series: dict[SeriesKey, int] = field(default_factory=dict)
     sop_instance_uids: set[str] = field(default_factory=set)
-    was_asked: bool = False
 
 
 class OpenAssociations:
-    """The open associations that have brought instances, by name. Thread-safe.
+    """The open associations that have brought instances, by name. Thread-safe."""
 
-    `notes`: where a start after a crash finds them.
-    """
-
-    def __init__(self, now: Callable[[], float] = monotonic, notes: AssociationNotes | None = None) -> None:
-        self._now, self._notes = now, notes
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        self._now = now
         self._lock = threading.Lock()
         self._brought: dict[str, Brought] = {}
 
@@ -66,11 +59,9 @@ class OpenAssociations:
         """Note that an association, which began at `began_at`, brings an instance of a series."""
         now = self._now()
         with self._lock:
-            brought = self._brought.setdefault(association, Brought(calling_ae_title, series, now, began_at))
-            if series not in brought.series and self._notes is not None:
-                self._notes.brought(association, calling_ae_title, series)
+            brought = self._brought.setdefault(association, Brought(calling_ae_title, series, now, now, began_at))
             brought.series.setdefault(series, 0)
-            brought.last, brought.active_at = series, now
+            brought.last, brought.active_at, brought.noted_at = series, now, now
 
     def stored(self, association: str, series: SeriesKey, sop_instance_uid: str) -> None:
         """Note that an instance that an association has brought is stored, or was already."""
@@ -81,28 +72,28 @@ class OpenAssociations:
             uids.add(sop_instance_uid)
             brought.series[series] += 1
 
-    def ended(self, association: str) -> Brought | None:
-        """Forget an association; return what it has brought, if anything."""
+    def brought_by(self, association: str) -> Brought | None:
+        """Return what an association has brought, if anything."""
         with self._lock:
-            return self._brought.pop(association, None)
+            return self._brought.get(association)
 
-    def note_end(self, association: str) -> None:
-        """Let the next start know that an association has ended, and that the index has how."""
-        if self._notes is not None:
-            with self._lock:
-                self._notes.ended(association)
-
-    def asked_seconds(self) -> Mapping[SeriesKey, float]:
-        """Return the series that open associations keep waiting, and for how long each will if nothing more comes."""
-        now = self._now()
-        asked: dict[SeriesKey, float] = {}
+    def forget(self, association: str) -> None:
+        """Forget an association that has ended."""
         with self._lock:
-            for brought in self._brought.values():
-                brought.was_asked = True
-                seconds = brought.active_at + OPEN_SECONDS - now
-                if seconds > 0:
-                    asked[brought.last] = max(seconds, asked.get(brought.last, 0.0))
-        return asked
+            self._brought.pop(association, None)
+
+    def unnoted(self, seconds: float = 0.0) -> Mapping[str, float]:
+        """Return for how long each association has been idle that was active longer than `seconds` after its last note.
+
+        They count as noted then.
+        """
+        now, idle_seconds = self._now(), {}
+        with self._lock:
+            for association, brought in self._brought.items():
+                if brought.active_at - brought.noted_at > seconds:
+                    idle_seconds[association] = now - brought.active_at
+                    brought.noted_at = brought.active_at
+        return idle_seconds
 
 
 log = structlog.get_logger()

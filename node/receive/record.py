@@ -1,13 +1,21 @@
-"""A record of the journal: the facts of the receipt of an instance as JSON, and the DICOM file as it is archived."""
+"""A record of the journal: facts as JSON.
+
+They are those of the receipt of an instance, and its DICOM file as it is archived follows; or of the end of an
+association that has brought instances.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
-from node.index.nouns.records import ReceivedPolicy
+from node.index.nouns.records import AssociationEnd, ReceivedPolicy
+
+_END = "association_end"
+"""Name of the only field of the facts of an end; its value has the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +24,7 @@ class Receipt:
 
     `sha256` is of the data set of a large instance, whose bytes lie in a file of their own; empty where the record has
     the bytes. `data_set_offset` and `data_set_bytes` are within the file. `began_at` is the begin of the association,
-    None where there is none.
+    None where there is none; `association` its name, empty where no record of its end will follow.
     """
 
     key: str
@@ -32,6 +40,7 @@ class Receipt:
     overwrite_policy: ReceivedPolicy
     sha256: str = ""
     began_at: dt.datetime | None = None
+    association: str = ""
 
     def encoded(self) -> bytes:
         """Return the facts of a record."""
@@ -42,11 +51,31 @@ class Receipt:
 def receipt(facts: bytes) -> Receipt | None:
     """Return the receipt that a record of the journal holds; None if its facts are not those of this version."""
     try:
-        fields = json.loads(facts)
-        for name in ("received_at", "began_at"):
-            if (moment := fields.get(name)) is not None:
-                fields[name] = dt.datetime.fromisoformat(moment)
+        fields = _with_moments(json.loads(facts), "received_at", "began_at")
         fields["overwrite_policy"] = cast(ReceivedPolicy, fields["overwrite_policy"])
         return Receipt(**fields)
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def end_facts(end: AssociationEnd) -> bytes:
+    """Return the facts of the record of an end."""
+    fields = {name: getattr(end, name) for name in end.__slots__}
+    fields["brought"] = [[*series, count] for series, count in end.brought.items()]
+    return json.dumps({_END: fields}, default=dt.datetime.isoformat).encode()
+
+
+def association_end(facts: bytes) -> AssociationEnd | None:
+    """Return the end of an association that a record of the journal holds; None if it holds something else."""
+    try:
+        fields = _with_moments(json.loads(facts)[_END], "began_at", "ended_at", "ending_at")
+        fields["brought"] = {(study, series): count for study, series, count in fields["brought"]}
+        fields["last"] = tuple(fields["last"])
+        return AssociationEnd(**fields)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _with_moments(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    moments: Mapping[str, str | None] = {name: fields.get(name) for name in names}
+    return fields | {name: dt.datetime.fromisoformat(text) for name, text in moments.items() if text is not None}

@@ -26,7 +26,7 @@ from node.index.engine.scope import within
 from node.index.models import STORE
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import NotCompared
-from node.index.nouns.records import Flaw, Indexed, Received
+from node.index.nouns.records import AssociationEnd, Flaw, Indexed, Received
 
 log = structlog.get_logger()
 
@@ -44,15 +44,18 @@ def add_compared(
     index: Index,
     batch: Sequence[Received],
     applied: Applied | None = None,
+    ends: Sequence[AssociationEnd] = (),
 ) -> list[Indexed]:
     """Index instances; where the index has them already, after a look at the files that are kept.
+
+    `ends`: of associations that came with them, and count after all of them.
 
     Errors are those of `flaws_of` and `InstanceRepository.add`.
     """
     try:
-        return index.instances.add(batch, applied, None)
+        return index.instances.add(batch, applied, None, ends)
     except NotCompared:
-        return index.instances.add(batch, applied, flaws_of(archive, index, batch))
+        return index.instances.add(batch, applied, flaws_of(archive, index, batch), ends)
 
 
 def flaws_of(

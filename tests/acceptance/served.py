@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from node.association.client.association import Address
-from node.receive.association_notes import NOTES_FILE
 from tests.preloaded import Process
 from tests.rows import view_rows
 
@@ -82,8 +81,7 @@ class Served:
 
     def wait_until_released(self) -> None:
         """Return when the node has noted the end of every association: killed before, it counts them as cut off."""
-        notes = self.root / NOTES_FILE
-        until(lambda: not notes.exists() or notes.stat().st_size == 0, 30, "the end of every association noted")
+        until(lambda: not self.rows("SELECT id FROM open_associations"), 30, "the end of every association noted")
 
     def wait_until_settled(self, seconds: float = 120) -> None:
         """Return when no series waits for its conversion any more."""

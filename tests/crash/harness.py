@@ -50,6 +50,8 @@ ONCE = (
     "ledger-written",
     "ledger-synced",
     "journal-freed",
+    "release-recorded",
+    "release-answered",
     *CONVERTING,
     *RECOVERING,
 )
@@ -269,7 +271,7 @@ def within(seconds: float, condition: Callable[[], object]) -> bool:
     return True
 
 
-def send(node: Node, instances: Sequence[Sent], journal: Journal) -> list[int]:
+def send(node: Node, instances: Iterable[Sent], journal: Journal) -> list[int]:
     """Send over one association; return the statuses, as far as the node answered."""
     before = len(journal.statuses)
     sender = Sender(node.port, instances, journal)

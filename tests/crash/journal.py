@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class Journal:
 class Sender(threading.Thread):
     """Sends over one association, in order, until it is done or the node is gone."""
 
-    def __init__(self, port: int, instances: Sequence[Sent], journal: Journal, title: str = "SENDER") -> None:
+    def __init__(self, port: int, instances: Iterable[Sent], journal: Journal, title: str = "SENDER") -> None:
         super().__init__(name=title, daemon=True)
         self._port, self._instances, self._journal, self._title = port, instances, journal, title
         self.answered = 0

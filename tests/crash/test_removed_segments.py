@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,12 +13,11 @@ import pytest
 
 from node.failpoints import VARIABLE
 from node.journal.journal import MARK_FILE
-from node.receive.association_notes import NOTES_FILE
 from tests.acceptance.served import until
 from tests.crash.harness import Node, send
-from tests.crash.journal import Journal, new_series
+from tests.crash.journal import Journal, Sent, new_series
 from tests.preloaded import run
-from tests.rows import read_rows
+from tests.rows import read_rows, wait_until_applied
 
 EVENTS = "SELECT kind, detail FROM v_events WHERE kind = 'journal-damaged'"
 UIDS = "SELECT sop_instance_uid FROM images"
@@ -38,7 +38,7 @@ def test_a_segment_removed_under_a_node_takes_nothing_acknowledged_along(tmp_pat
         send(node, new_series(2), journal)
         assert len(acknowledged(journal)) == 3
         assert "was removed while the node was running" in node.log.read_text()
-        until(lambda: json.loads(mark.read_bytes())["freed"] == 3, 30, "what was acknowledged is durable elsewhere")
+        until(lambda: json.loads(mark.read_bytes())["freed"] >= 3, 30, "what was acknowledged is durable elsewhere")
         assert node.kill() != 0
         assert node.start()
         assert {row["sop_instance_uid"] for row in read_rows(root, UIDS)} == acknowledged(journal)
@@ -73,15 +73,20 @@ def test_a_segment_that_is_missing_after_a_kill_is_told_by_the_start(tmp_path: P
 def test_a_journal_that_is_missing_after_a_kill_is_told_by_the_start(tmp_path: Path) -> None:
     root = tmp_path / "root"
     with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
-        assert node.start({VARIABLE: "rows-written:1"})
-        send(node, new_series(3), journal)
-        assert node.end() != 0
+        assert node.start()
+        instances = new_series(3)
+
+        def first_and_no_more() -> Iterator[Sent]:
+            yield instances[0]
+            wait_until_applied(root)
+            assert node.kill() != 0
+
+        send(node, first_and_no_more(), journal)
         assert acknowledged(journal)
         shutil.rmtree(root / "journal")
-        (root / NOTES_FILE).write_text('["1", "CT1", "1.2", "1.2.3"]\n')
         assert node.start()
         [event] = read_rows(root, EVENTS)
-        assert "the series that CT1 sent then are to be sent again: 1.2.3" in event["detail"]
+        assert f" sent then are to be sent again: {instances[0].series_instance_uid}" in event["detail"]
         assert event["detail"].startswith("the journal that the last process wrote is not in ")
         stays_until_it_is_accepted(node, event["detail"])
 

@@ -114,6 +114,11 @@ class Root:
             incoming.take_fragment(data[start : start + 1000])
         return indexed(incoming)
 
+    def end(self, association: str, outcome: str, **how: Any) -> None:
+        """End an association, and have the index know it."""
+        self.ingest.association_ended(association, outcome, **how)
+        assert self.ingest.applier.catch_up()
+
     def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
         """The rows that a query gives; `values` fill its ``:names``."""
         return view_rows(self.folder, query, **values)

@@ -28,7 +28,7 @@ from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
 from node.extensions.postgresql import engine as postgresql
 from node.extensions.postgresql.hosts import Forgotten, HostRepository, Member
-from node.extensions.postgresql.membership import LeaseWatch, Membership, digests
+from node.extensions.postgresql.membership import LOOK_SECONDS, LeaseWatch, Membership, digests
 from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.index.database.index import Index
 from node.index.engine.about_keys import REVISION
@@ -37,6 +37,7 @@ from node.index.engine.place import check, upgrade
 from node.index.engine.turn import TurnLost
 from node.index.models import STORE
 from node.index.nouns.events import record_event
+from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import ClaimedSeries, Received, StoredFile
 from node.index.work.deliveries import turn_of
 from node.index.work.ledger import Lane
@@ -111,7 +112,7 @@ SOON = {"tcp_user_timeout": "300", "connect_timeout": "2"}
 """Parameters of libpq with which a silent line is noticed soon."""
 
 
-def add(index: Index, now: dt.datetime, ds: FileDataset | None = None) -> None:
+def add(index: Index, now: dt.datetime, ds: FileDataset | None = None, association: str = "") -> None:
     """Add an instance, in the store already, whose series has been due for a while."""
     if ds is None:
         [ds] = make.ct_series(1)
@@ -121,7 +122,7 @@ def add(index: Index, now: dt.datetime, ds: FileDataset | None = None) -> None:
     file = StoredFile(
         key, f"quarantine/{key}", len(data), "0" * 64, 0, syntax, "dicom", "CT", "", "", received_at, STORE
     )
-    index.instances.add([Received(instance_attributes(data, syntax), file, 1.0)])
+    index.instances.add([Received(instance_attributes(data, syntax), file, 1.0, association=association)])
 
 
 @pytest.mark.slow
@@ -254,29 +255,21 @@ def test_files_of_a_conversion_of_another_host_are_no_strays(hosts: Hosts, tmp_p
 def test_an_open_association_of_another_host_keeps_its_series_waiting(hosts: Hosts, tmp_path: Path) -> None:
     a, b = hosts("a"), hosts("b")
     now = a.index.now()
-    add(a.index, now)
-    with b.index.reading() as view:
-        [row] = view.series.under_way(10)
+    add(a.index, now, association="open")
     with opened_ingest(Archive(tmp_path), a.index, Metrics(), lambda sender: 1.0, 1 << 20) as ingest:
-        ingest.open_associations.brought("open", "CT", (row["study_instance_uid"], row["series_instance_uid"]))
-        Membership(a.index, ingest, a.member).step()
+        with b.index.reading() as view:
+            [row] = view.series.under_way(10)
+        series = row["study_instance_uid"], row["series_instance_uid"]
+        ingest.open_associations.brought("open", "CT", series)
         assert b.index.series.claim_due(now) is None
+        later = now + dt.timedelta(seconds=OPEN_SECONDS)
+        assert b.index.series.is_due(later)
+        ingest.open_associations.brought_by("open").active_at += 2 * LOOK_SECONDS  # bytes came since
+        Membership(a.index, ingest, a.member).step()
+        assert not b.index.series.is_due(now + dt.timedelta(seconds=OPEN_SECONDS - 5))
         ingest.association_ended("open", "released")
+        assert ingest.applier.catch_up()
     assert b.index.series.claim_due(now) is not None
-
-
-def test_a_series_does_not_wait_for_an_association_that_ended_while_its_host_said_that_it_is_open(hosts: Hosts) -> None:
-    index = hosts("a").index
-    now = index.now()
-    add(index, now)
-    with index.reading() as view:
-        [row] = view.series.under_way(10)
-    asked = {(row["study_instance_uid"], row["series_instance_uid"]): now + dt.timedelta(seconds=300)}
-    index.series.keep_waiting(asked, now, lambda: asked)
-    assert index.series.claim_due(now) is None
-    index.series.wait_no_longer(asked)
-    index.series.keep_waiting(asked, now, lambda: ())
-    assert index.series.claim_due(now) is not None
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,16 @@ from node.dicom.header import Head
 from node.errors import OutOfResources, VoxelnodeError
 from node.extensions.results.rows import ResultRepository
 from node.index.models import Base
+from node.index.nouns.association_ends import BY_NODE
 from node.index.nouns.converted import SeriesKey
+from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import ClaimedSeries, Outcome, Received, StoredFile
 from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
-from node.receive import association_notes
-from node.receive.association_notes import NOTES_FILE, AssociationNotes
-from node.receive.ingest import BY_NODE, Origin
-from node.receive.quiet_times import OPEN_SECONDS, OpenAssociations, quiet_seconds_of
+from node.receive.ingest import Origin
+from node.receive.quiet_times import OpenAssociations, quiet_seconds_of
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import make
@@ -254,7 +253,7 @@ def test_a_series_whose_converter_crashes_has_a_verdict_too(root: Root) -> None:
 
 def test_an_association_that_is_not_released_lengthens_the_wait(root: Root) -> None:
     root.take_all(make.ct_series(3), origin("a1"))
-    root.ingest.association_ended("a1", "aborted")
+    root.end("a1", "aborted")
     root.clock.move(299)
     assert due(root) is None
     settle(root, 2)
@@ -267,7 +266,7 @@ def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judg
     settle(root, 461)
     assert verdict(root) == ("complete", "geometry", None, 0)
     root.clock.move(60)
-    root.ingest.association_ended("a1", "aborted")
+    root.end("a1", "aborted")
     assert verdict(root) == ("incomplete", "association", None, None)
     assert events(root) == ["series-quiet", "series-converted", "sender-aborted", "series-reopened"]
     assert written_verdicts(root) == {("complete", 0)}
@@ -277,7 +276,7 @@ def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judg
 def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
     root.take_all(make.ct_series(8)[:4], origin("a1"))
     claimed = root.claim(400)
-    root.ingest.association_ended("a1", "aborted")
+    root.end("a1", "aborted")
     root.convert(claimed)
     assert verdict(root) == ("incomplete", "association", None, None)
     require_sidecars_to_follow(root)
@@ -312,7 +311,7 @@ def test_an_answer_that_says_the_same_converts_nothing_again(root: Root) -> None
 def test_a_late_abort_changes_nothing_that_a_count_says(root: Root) -> None:
     root.take_all(make.ct_series(4, ImagesInAcquisition=4), origin("a1"))
     settle(root, 461)
-    root.ingest.association_ended("a1", "lost")
+    root.end("a1", "lost")
     assert verdict(root) == ("complete", "headers", 4, 0)
 
 
@@ -320,10 +319,10 @@ def test_a_late_abort_says_nothing_about_instances_that_came_after_it(root: Root
     *most, last = make.ct_series(4)
     root.take_all(most, origin("a1"))
     settle(root, 461)
-    root.ingest.association_ended("a1", "aborted")
+    root.end("a1", "aborted")
     root.clock.move(1)
     root.take(last, origin("a2"))
-    root.ingest.association_ended("a2", "released")
+    root.end("a2", "released")
     settle(root, 400)
     assert verdict(root) == ("complete", "geometry", None, 0)
 
@@ -333,21 +332,21 @@ def test_a_sender_that_comes_back_with_nothing_new_had_sent_all(root: Root) -> N
     open_meanwhile = replace(origin("a2"), began_at=root.clock())
     root.take_all(instances, origin("a1"))
     root.clock.move(1)
-    root.ingest.association_ended("a1", "lost")
+    root.end("a1", "lost")
     root.take(instances[0], open_meanwhile)
-    root.ingest.association_ended("a2", "released")
+    root.end("a2", "released")
     settle(root, 400)
     assert verdict(root) == ("incomplete", "association", None, None)
     root.take(instances[0], replace(origin("a3", "OTHER"), began_at=root.clock()))
-    root.ingest.association_ended("a3", "released")
+    root.end("a3", "released")
     assert the_series(root)["state"] == "converted"
     for _ in instances:
         root.take(instances[0], replace(origin("a4"), began_at=root.clock()))
-    root.ingest.association_ended("a4", "released")
+    root.end("a4", "released")
     assert the_series(root)["state"] == "converted"
     for ds in instances:
         root.take(ds, replace(origin("a5"), began_at=root.clock()))
-    root.ingest.association_ended("a5", "released")
+    root.end("a5", "released")
     settle(root, 1)
     assert verdict(root) == ("complete", "geometry", None, 0)
     assert written_verdicts(root) == {("complete", 0)}
@@ -361,7 +360,7 @@ def test_an_association_that_the_end_of_the_node_cut_off_was_not_released(
     for number in (1, 2):
         for ds in make.ct_series(8, PatientID=f"TEST-{number}")[:4]:
             root.take(ds, replace(origin(f"a{number}"), began_at=root.clock()))
-    root.ingest.association_ended("a2", "released")
+    root.end("a2", "released")
     if converted:
         root.clock.move(400)
         settle_all(root)
@@ -383,7 +382,7 @@ def ended(root: Root, association: str, outcome: str, **how: Any) -> None:
     for ds in make.ct_series(6)[:3]:
         root.take(ds, replace(origin(association), began_at=root.clock()))
     root.clock.move(how.pop("seconds", 10))
-    root.ingest.association_ended(association, outcome, **how)
+    root.end(association, outcome, **how)
 
 
 @pytest.mark.parametrize("outcome", sorted(BY_NODE))
@@ -443,19 +442,18 @@ def test_a_sender_that_comes_back_after_the_node_ended_its_association_had_sent_
     root.clock.move(1)
     for ds in make.ct_series(3):
         root.take(ds, replace(origin("a2"), began_at=root.clock()))
-    root.ingest.association_ended("a2", "released")
+    root.end("a2", "released")
     root.clock.move(400)
     settle_all(root)
     assert {row["verdict"] for row in root.rows("SELECT verdict FROM v_series")} == {"complete"}
     assert told_by_sidecars(root, first, "state") == {("complete",)}
-    assert root.index.series.doubted([], "MODALITY") == [], "it is not asked for ever"
 
 
 def whole(root: Root, number: int, outcome: str = "aborted", **how: Any) -> None:
     """A whole series of a sender that did not release its association."""
     for ds in make.ct_series(3, PatientID=f"P-{number}"):
         root.take(ds, replace(origin(f"w{number}"), began_at=root.clock()))
-    root.ingest.association_ended(f"w{number}", outcome, **how)
+    root.end(f"w{number}", outcome, **how)
 
 
 def verdicts(root: Root) -> list[str]:
@@ -491,47 +489,16 @@ def test_a_sender_is_not_known_never_to_release_by_series_that_are_not_whole(roo
     for number in range(2 * MIN_SERIES):
         for ds in make.ct_series(6, PatientID=f"P-{number}")[1:4]:  # the first is missing
             root.take(ds, replace(origin(f"w{number}"), began_at=root.clock()))
-        root.ingest.association_ended(f"w{number}", "aborted")
+        root.end(f"w{number}", "aborted")
         root.clock.move(301)
         settle_all(root)
     assert set(verdicts(root)) == {"incomplete"}
 
 
-def test_a_line_about_an_association_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
-    notes, file = AssociationNotes(tmp_path), tmp_path / NOTES_FILE
-    file.symlink_to("/dev/full")
-    notes.brought("a1", "CT", ("1", "1.1"))
-    file.unlink()
-    file.write_bytes(b'["a1", "C')  # as a disk that was full in the middle of a line
-    file.with_suffix(".new").mkdir()  # and still has no room for the whole file
-    notes.brought("a2", "CT", ("1", "1.2"))
-    assert AssociationNotes(tmp_path).left.keys() == {"a2"}
-    file.with_suffix(".new").rmdir()
-    notes.brought("a3", "CT", ("1", "1.3"))
-    assert AssociationNotes(tmp_path).left.keys() == {"a1", "a2", "a3"}
-
-
-def test_the_ends_of_associations_seldom_write_the_lines_of_all_others_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(association_notes, "MAX_NOTES_BYTES", 100)
-    notes, file = AssociationNotes(tmp_path), tmp_path / NOTES_FILE
-    for number in range(100):
-        notes.brought(f"a{number}", "CT", ("1", f"1.{number}"))
-    whole, files = file.stat().st_size, [file.stat().st_ino]
-    for number in range(1000):
-        notes.brought(f"b{number}", "CT", ("1", "1.1"))
-        notes.ended(f"b{number}")
-        files.append(file.stat().st_ino)
-        assert file.stat().st_size < 3 * whole
-    assert sum(one != other for one, other in pairwise(files)) < 20
-    assert len(AssociationNotes(tmp_path).left) == 100
-
-
 def test_the_longer_wait_survives_a_restart(open_root: Callable[[], Root]) -> None:
     root = open_root()
     root.take(make.ct_series(1)[0], origin("a1"))
-    root.ingest.association_ended("a1", "lost")
+    root.end("a1", "lost")
     root = open_root()
     require_due_in(root, 300)
 
@@ -539,10 +506,10 @@ def test_the_longer_wait_survives_a_restart(open_root: Callable[[], Root]) -> No
 def test_a_sender_that_comes_back_after_its_abort_is_waited_for_no_longer_than_others(root: Root) -> None:
     *most, last = make.ct_series(4)
     root.take_all(most, origin("a1"))
-    root.ingest.association_ended("a1", "aborted")
+    root.end("a1", "aborted")
     root.clock.move(100)
     root.take(last, origin("a2"))
-    root.ingest.association_ended("a2", "released")
+    root.end("a2", "released")
     settle(root)
     assert verdict(root) == ("complete", "geometry", None, 0)
 
@@ -558,11 +525,11 @@ def test_a_quick_sender_does_not_end_the_wait_for_a_slow_one(root: Root) -> None
 def test_another_sender_does_not_end_the_grace_of_an_aborted_association(root: Root) -> None:
     first, second, third = make.ct_series(3)
     root.take(first, origin("a1"))
-    root.ingest.association_ended("a1", "aborted")
+    root.end("a1", "aborted")
     root.clock.move(10)
     root.take(second, origin("a2", "OTHER"))
     root.take(third, origin("a3", "OTHER"))
-    root.ingest.association_ended("a3", "released")
+    root.end("a3", "released")
     require_due_in(root, 290)
 
 
@@ -571,7 +538,7 @@ def test_an_association_that_was_open_at_an_abort_does_not_end_its_grace_and_a_l
     beside = replace(origin("a2"), began_at=root.clock())
     root.take(first, origin("a1"))
     root.clock.move(1)
-    root.ingest.association_ended("a1", "aborted")
+    root.end("a1", "aborted")
     root.take(second, beside)
     root.clock.move(100)
     assert due(root) is None
@@ -597,7 +564,7 @@ def test_instances_in_another_order_than_they_came_neither_shorten_a_wait_nor_pr
     root.index.instances.add([received(10, 0)])  # as another host does that was late
     assert due_seconds() == 80
     root.clock.move(30)
-    root.ingest.association_ended("a1", "aborted")
+    root.end("a1", "aborted")
     assert due_seconds() > 80
     root.index.instances.add(
         [received(41, 40), received(42, 0)]
@@ -610,7 +577,7 @@ def test_a_late_instance_is_neither_the_last_nor_the_end_of_an_association_that_
     first, back, last, *late = make.ct_series(6)
     root.take(first, origin("a1"))
     root.clock.move(10)
-    root.ingest.association_ended("a1", "aborted")
+    root.end("a1", "aborted")
     root.clock.move(10)
     root.take(back, replace(origin("a2"), began_at=root.clock()))
     root.index.instances.add([arrived_at(last, begin + 40 * second), arrived_at(late.pop(), begin + 30 * second)])
@@ -640,33 +607,47 @@ def test_instances_that_are_there_already_are_signs_of_life_and_reopen_nothing(r
 
 def test_an_open_association_keeps_its_last_series_waiting_while_it_is_active(root: Root) -> None:
     moment = [0.0]
-    associations = OpenAssociations(lambda: moment[0])
-    first, second = ("1", "1.1"), ("1", "1.2")
-    associations.brought("a1", "MODALITY", first)
-    associations.brought("a1", "MODALITY", second)
-    assert associations.asked_seconds() == {second: OPEN_SECONDS}
-    moment[0] = 30.0
-    associations.note_bytes("a1")
-    associations.note_bytes("unknown")
-    moment[0] = 50.0
-    assert associations.asked_seconds() == {second: OPEN_SECONDS - 20}
-    associations.brought("a2", "MODALITY", second)
-    assert associations.asked_seconds() == {second: OPEN_SECONDS}
-    moment[0] += OPEN_SECONDS
-    assert associations.asked_seconds() == {}
-    ended = associations.ended("a1")
-    assert ended is not None
-    assert ended.series.keys() == {first, second}
-    assert associations.ended("a1") is None
+    root.ingest.open_associations = OpenAssociations(lambda: moment[0])
+    root.ingest.quiet_seconds = lambda calling_ae_title: 10.0
+
+    def pass_time(seconds: float) -> None:
+        moment[0] += seconds
+        root.clock.move(seconds)
+
+    def due_series() -> str | None:
+        root.ingest.note_activity()
+        claimed = root.index.series.claim_due(root.clock())
+        if claimed is None:
+            return None
+        root.convert(claimed)
+        return claimed.series_instance_uid
+
+    first, second = make.ct_series(2), make.ct_series(2)
+    root.take_all(first, origin("a1"))
+    pass_time(1)
+    root.take_all(second, origin("a1"))
+    pass_time(40)
+    assert due_series() == first[0].SeriesInstanceUID, "the association has gone on"
+    assert due_series() is None
+    root.ingest.open_associations.note_bytes("a1")
+    root.ingest.open_associations.note_bytes("unknown")
+    pass_time(OPEN_SECONDS - 1)
+    assert due_series() is None, "bytes of an instance have come"
+    pass_time(1)
+    assert due_series() == second[0].SeriesInstanceUID, "it has been idle for long"
+    third = make.ct_series(2)
+    root.take_all(third, origin("a1"))
+    pass_time(11)
+    assert due_series() is None
+    root.end("a1", "released")
+    assert due_series() == third[0].SeriesInstanceUID
+    assert root.rows("SELECT * FROM open_associations") == []
 
 
 def test_a_wait_for_an_open_association_does_not_delay_what_is_due_for_another_reason(root: Root) -> None:
     ds = make.ct_series(1)[0]
     root.take(ds, origin("a1"))
     root.index.series.record_reported(place_of(ds), Reported(1, 1), root.clock(), ends_wait=True)
-    root.index.series.keep_waiting(
-        {place_of(ds): root.clock() + dt.timedelta(seconds=60)}, root.clock(), lambda: [place_of(ds)]
-    )
     assert due(root) is not None
 
 
@@ -752,7 +733,7 @@ def test_an_index_that_cannot_be_read_leaves_the_last_quiet_time() -> None:
 
 def test_a_release_does_not_end_the_wait(root: Root) -> None:
     root.take(make.ct_series(1)[0], origin("a1"))
-    root.ingest.association_ended("a1", "released")
+    root.end("a1", "released")
     root.clock.move(59)
     assert due(root) is None
 

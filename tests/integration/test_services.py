@@ -237,7 +237,7 @@ def test_a_commit_wakes_the_worker(root: Root, begin: Begin) -> None:
 def test_five_images_at_long_intervals_on_one_association_make_one_revision(root: Root, begin: Begin) -> None:
     root.ingest.now = lambda: dt.datetime.now(dt.UTC)
     root.ingest.quiet_seconds = lambda calling_ae_title: 0.001
-    worker = begin(asked_seconds=root.ingest.open_associations.asked_seconds)
+    worker = begin(note_activity=root.ingest.note_activity)
     for ds in make.ct_series(5):
         root.take(ds, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1", "a1"))
         if not worker.is_alive:
@@ -247,7 +247,7 @@ def test_five_images_at_long_intervals_on_one_association_make_one_revision(root
             worker.wake()
             until(lambda at=steps: worker.steps > at)
         assert the_series(root)["state"] == "receiving"
-    root.ingest.association_ended("a1", "released")
+    root.end("a1", "released")
     until(lambda: the_series(root)["state"] == "converted")
     assert the_series(root)["revision"] == 1
 

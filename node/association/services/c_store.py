@@ -69,6 +69,7 @@ class StoreService:
         self.is_cut = False
         """Whether the association ends in the middle of an instance, or while its peer goes on."""
         self._ending_at: dt.datetime | None = None
+        self._has_ended = False
         self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
 
     def begin(self, request: Request, context: AcceptedContext) -> Reception:
@@ -80,10 +81,13 @@ class StoreService:
         self._ending_at = self.ingest.now()
 
     def ended(self, outcome: str, *, is_agreed: bool = False) -> None:
-        """Record how the association ended; never raises.
+        """Record how the association ended, before its release is answered; never raises. Only the first call counts.
 
         `is_agreed`: the peer has answered the release that the node asked for.
         """
+        if self._has_ended:
+            return
+        self._has_ended = True
         try:
             if self.ingest.transfers is not None:
                 self.ingest.transfers.ended(self.origin, outcome)
@@ -95,7 +99,7 @@ class StoreService:
                 releases=self.origin.releases,
                 ending_at=self._ending_at,
             )
-        except Exception as error:  # the series keep their due times
+        except Exception as error:  # its series wait until it has been idle for long
             self.log.error("association_end_not_recorded", exc_info=error)
 
 

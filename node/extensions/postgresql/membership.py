@@ -31,9 +31,6 @@ LOOK_SECONDS = 0.5
 BEHIND_SECONDS = 1.0
 """Instances that are acknowledged and not indexed after this time keep all hosts from claiming series."""
 
-AHEAD = dt.timedelta(seconds=3)
-"""How long before a series is due its receiver says that an open association keeps it waiting."""
-
 COPY_SECONDS = 2.0
 """Interval at which lines of the audit log are copied into the index."""
 
@@ -159,7 +156,7 @@ class Membership(BackgroundService):
 
     def step(self) -> float:
         """Look at the index; return the seconds until the next look."""
-        self._keep_waiting()
+        self._ingest.note_activity(LOOK_SECONDS)  # before another host finds their series due
         if self._begins_to_drain:
             self._hosts.set_drain(self._member.name, BEGUN)
             self._begins_to_drain = False
@@ -208,14 +205,6 @@ class Membership(BackgroundService):
             self._index.note_commits()
         # A series waits for each upload of its instances, usually for less than a second.
         self._hosts.note_waits_for_hosts(self._index.now() - self._member.lease / 4)
-
-    def _keep_waiting(self) -> None:
-        """Let series wait for the open associations of this host, before another one finds them due."""
-        asked = self._ingest.open_associations.asked_seconds()
-        now = self._index.now()
-        until = {key: now + dt.timedelta(seconds=seconds) for key, seconds in asked.items()}
-        if until:
-            self._index.series.keep_waiting(until, now + AHEAD, self._ingest.open_associations.asked_seconds)
 
 
 def membership(

@@ -46,6 +46,9 @@ SILENT_SECONDS = 0.5
 
 PROTOCOL_VERSION = 1
 
+_RELEASE_RQ = 0x05
+"""Type of the PDU A-RELEASE-RQ (PS3.8 9.3.6)."""
+
 MAX_REGISTERED = 1000
 """Private and new storage classes that pynetdicom is told of; contexts of further ones are not accepted."""
 
@@ -203,6 +206,9 @@ class PynetdicomAcceptor(Handlers):
             accepted, claim = self._accepted[event.assoc]
             accepted.heard_at = monotonic()
             claim.moved(len(event.data))
+            is_release = event.data[0] == _RELEASE_RQ and accepted.outcome == "lost" and not accepted.is_under_way
+            if is_release and accepted.admitted is not None:  # pynetdicom answers when this has returned
+                accepted.admitted.store_service.ended("released")
 
     def _ended(self, event: Event, outcome: str) -> None:
         """Note how an association ended; if the node ended it, by what its peer answered."""

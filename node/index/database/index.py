@@ -26,6 +26,7 @@ from node.index.engine.place import IndexUnusable, open_engine, place_of, requir
 from node.index.engine.turn import Turn
 from node.index.engine.writer import IndexWriter, Rows, ServerWatch
 from node.index.nouns.accounts import AccountRepository
+from node.index.nouns.association_ends import AssociationRepository
 from node.index.nouns.audit_lines import AuditLineRepository
 from node.index.nouns.conflicts import ConflictRepository
 from node.index.nouns.conversions import ConversionRepository
@@ -161,6 +162,7 @@ class Index:
         self.routes = RouteRepository(writer, self._watcher)
         self.salvage = SalvageRepository(writer, self._watcher)
         self.senders = SenderRepository(writer, self._watcher)
+        self.associations = AssociationRepository(writer, self._watcher)
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)
         self.timers = TimerRepository(writer, self._watcher)

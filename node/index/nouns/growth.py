@@ -25,7 +25,8 @@ from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import OPEN_STATES, ImageRow, PerformedSeriesRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, ImageRow, OpenAssociationRow, PerformedSeriesRow, SeriesRow, StudyRow
+from node.index.nouns.open_associations import note_open
 from node.index.nouns.records import Received
 from node.index.nouns.reopening import revoke_claim
 from node.index.work.ledger import correct_due, shift_due
@@ -160,6 +161,7 @@ class _Growth:
 
     senders: dict[str, Received] = field(default_factory=dict)  # the last instance of each
     began_at: dict[str, dt.datetime] = field(default_factory=dict)  # the last association of each that began
+    associations: dict[str, Received] = field(default_factory=dict)  # the last instance of each that is open
     first: Received | None = None
     last: Received | None = None
     count: int = 0
@@ -171,6 +173,8 @@ class _Growth:
         began_at = received.began_at or moment
         self.senders[sender] = _later(self.senders.get(sender), received)
         self.began_at[sender] = max(began_at, self.began_at.get(sender, began_at))
+        if received.association:
+            self.associations[received.association] = _later(self.associations.get(received.association), received)
         if one.counts:
             self.last = _later(self.last, received)
             if self.first is None or moment < self.first.file.received_at:
@@ -221,8 +225,10 @@ _SERIES_ALIVE = Prepared(
 )
 
 
-def record_growth(connection: Connection, seen: Sequence[Seen]) -> None:
+def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") -> None:
     """Let series wait for what follows the instances that they have seen; those that have grown are open again.
+
+    `host`: the one that has received them, if several share the index.
 
     Raises Overtaken if another writer has deleted one of them meanwhile.
     """
@@ -254,6 +260,15 @@ def record_growth(connection: Connection, seen: Sequence[Seen]) -> None:
         grew.append(values | {"count": growth.count, "first": growth.first.file.received_at, "last": last})
     _SERIES_ALIVE.execute_each(connection, alive)
     _SERIES_GREW.execute_each(connection, grew)
+    note_open(
+        connection,
+        host,
+        {
+            (association, series_id): (last.file.calling_ae_title, last.file.received_at)
+            for series_id, growth in grown.items()
+            for association, last in growth.associations.items()
+        },
+    )
     for series_id, growth in grown.items():
         if growth.replaced:
             revoke_claim(connection, series_id)
@@ -283,6 +298,9 @@ class TimerRepository(IndexRepository):
         closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
         for study in connection.execute(closed).all():
             connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
+        for one in connection.execute(select(OpenAssociationRow.id, OpenAssociationRow.open_until)).all():
+            moved = update(OpenAssociationRow).where(OpenAssociationRow.id == one.id)
+            connection.execute(moved.values(open_until=one.open_until + step))
 
     @on_writer
     def _correct(self, connection: Connection, now: dt.datetime) -> None:

@@ -24,6 +24,7 @@ from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import JsonGroupDistinct, Position, looked_up_in
 from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer
 from node.index.models import SPOOL, STORE, ConflictRow, ImageRow, ObjectRemovalRow, PatientRow, SeriesRow, StudyRow
+from node.index.nouns.association_ends import end_association
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.instance_files import (
     FILES,
@@ -40,7 +41,7 @@ from node.index.nouns.instance_files import (
 from node.index.nouns.levels import record_conflict
 from node.index.nouns.objects import PlaceCount
 from node.index.nouns.received import DIGEST_MENDED, add_instances
-from node.index.nouns.records import Flaw, Indexed, InstanceFile, Received
+from node.index.nouns.records import AssociationEnd, Flaw, Indexed, InstanceFile, Received
 from node.index.nouns.reopening import reopen_damaged
 from node.index.nouns.views import InstanceViews
 from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
@@ -78,6 +79,7 @@ class InstanceRepository(IndexRepository):
         batch: Sequence[Received],
         applied: Applied | None = None,
         flaws: Mapping[str, Flaw] | None = MappingProxyType({}),
+        ends: Sequence[AssociationEnd] = (),
     ) -> list[Indexed]:
         """Index instances in one transaction; see `node.index.nouns.received.add_instances`.
 
@@ -89,6 +91,8 @@ class InstanceRepository(IndexRepository):
         flaws : mapping or None
             The stored files that are not whole, by key; None: nothing was compared. See
             `node.receive.stored_files.add_compared`.
+        ends : sequence of AssociationEnd
+            The ends of associations that came with them, which count after all of `batch`.
 
         Returns
         -------
@@ -107,7 +111,12 @@ class InstanceRepository(IndexRepository):
         self._note_received()
 
         def write(connection: Connection) -> list[Indexed]:
-            kept = add_instances(connection, batch, flaws, self._turn.holder, are_acknowledged=applied is not None)
+            host, is_acknowledged = self._turn.host or "", applied is not None
+            kept = add_instances(
+                connection, batch, flaws, self._turn.holder, host=host, are_acknowledged=is_acknowledged
+            )
+            for end in ends:
+                end_association(connection, end, host)
             if applied is not None:
                 set_applied(connection, applied)
             reached("rows-written")

@@ -75,6 +75,7 @@ def add_instances(
     flaws: Mapping[str, Flaw] | None = _NO_FLAWS,
     holder: str | None = None,
     *,
+    host: str = "",
     are_acknowledged: bool = True,
 ) -> list[Indexed]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
@@ -89,6 +90,8 @@ def add_instances(
         are new, and nothing was compared yet.
     holder : str or None
         The host that alone has the files; see `node.index.engine.turn`.
+    host : str
+        The host that has received them, if several share the index.
     are_acknowledged : bool
         They come from the journal: one that becomes current stands for the lost versions of its UID.
 
@@ -126,7 +129,7 @@ def add_instances(
         if is_decided:  # it may correct the patient of a study
             places = {}
         for together in [[one] for one in some] if is_decided else [list(some)]:
-            kept += _Batch(connection, together, flaws, places, holder, are_acknowledged).add()
+            kept += _Batch(connection, together, flaws, places, holder, host, are_acknowledged).add()
     return kept
 
 
@@ -140,10 +143,11 @@ class _Batch:
         flaws: Mapping[str, Flaw] | None,
         places: Places,
         holder: str | None,
+        host: str,
         are_acknowledged: bool,
     ) -> None:
         self._connection, self._batch, self._places, self._holder = connection, batch, places, holder
-        self._are_acknowledged = are_acknowledged
+        self._host, self._are_acknowledged = host, are_acknowledged
         self._first = _first_of(connection, batch, flaws)
         self._flaws = flaws or _NO_FLAWS
         self._series: dict[tuple[object, ...], int] = {}
@@ -157,7 +161,7 @@ class _Batch:
         if self._images:
             self._insert_images()
         write_documents(self._connection, self._current)
-        record_growth(self._connection, self._seen)
+        record_growth(self._connection, self._seen, self._host)
         if any_lost(self._connection):
             return [self._found_again(received, one) for received, one in zip(self._batch, kept, strict=True)]
         return kept

@@ -41,7 +41,8 @@ class StoredFile:
 class Received:
     """An instance to be indexed; its series is due `quiet_seconds` later unless more is to be waited for.
 
-    `began_at`: begin of the association or request that brought it. `head`: for its document; None: it gets that later.
+    `began_at`: begin of the association or request that brought it. `association`: its name; empty: there is none whose
+    end is recorded. `head`: for its document; None: it gets that later.
     """
 
     attributes: InstanceAttributes
@@ -50,6 +51,45 @@ class Received:
     overwrite_policy: ReceivedPolicy = "never"
     began_at: dt.datetime | None = None
     head: ReadHead | None = None
+    association: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationEnd:
+    """How an association ended that has brought instances.
+
+    Attributes
+    ----------
+    outcome : str
+        ``released``, or how else it ended; one of `node.index.nouns.association_ends.BY_NODE` if the node has ended it.
+    brought : dict
+        How many instances of each series came, each UID once.
+    last : SeriesKey
+        The series of the last instance.
+    grace_seconds : float
+        Wait of a series after its last instance if the association was not released.
+    is_agreed : bool
+        The sender answered the release that the node asked for, which then counts as released.
+    is_cut : bool
+        It ended in the middle of an instance.
+    releases : bool
+        False if it is known that the sender never does: how it ends says nothing.
+    ending_at : datetime or None
+        When the node began to end it: a series that was quiet by then was over. None: at `ended_at`.
+    """
+
+    association: str
+    calling_ae_title: str
+    outcome: str
+    began_at: dt.datetime | None
+    ended_at: dt.datetime
+    brought: Mapping[SeriesKey, int]
+    last: SeriesKey
+    grace_seconds: float
+    is_agreed: bool = False
+    is_cut: bool = False
+    releases: bool = True
+    ending_at: dt.datetime | None = None
 
 
 class Outcome(Enum):

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Subquery, func, select, update
 
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader
 from node.index.models import ImageRow, SenderRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.views import SenderViews
@@ -48,22 +48,15 @@ class SenderRepository(IndexRepository):
         query = select(SenderRow.quiet_seconds).where(SenderRow.calling_ae_title == calling_ae_title)
         return connection.execute(query).scalar()
 
-    @on_reader
-    def never_releases(self, connection: Connection, calling_ae_title: str) -> bool:
-        """Return whether a sender is known never to release its associations."""
-        return len(_unreleased(connection, calling_ae_title)) >= MIN_SERIES
 
-    def note_release(self, calling_ae_title: str) -> None:
-        """Forget what was learnt of the ends of a sender's associations: it has released one."""
-        if self._has_unreleased(calling_ae_title):
-            self._note_release(calling_ae_title)
+def never_releases(connection: Connection, calling_ae_title: str) -> bool:
+    """Return whether a sender is known never to release its associations."""
+    return len(_unreleased(connection, calling_ae_title)) >= MIN_SERIES
 
-    @on_reader
-    def _has_unreleased(self, connection: Connection, calling_ae_title: str) -> bool:
-        return bool(_unreleased(connection, calling_ae_title))
 
-    @on_writer
-    def _note_release(self, connection: Connection, calling_ae_title: str) -> None:
+def forget_unreleased(connection: Connection, calling_ae_title: str) -> None:
+    """Forget what was learnt of the ends of a sender's associations: it has released one."""
+    if _unreleased(connection, calling_ae_title):
         of_sender = SenderRow.calling_ae_title == calling_ae_title
         connection.execute(update(SenderRow).where(of_sender).values(unreleased=[]))
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
@@ -21,7 +20,6 @@ from node.completeness import (
     Completeness,
     Expectation,
     InstanceCounts,
-    Party,
     Reported,
     aborted_verdict,
     completeness_of,
@@ -29,15 +27,16 @@ from node.completeness import (
     with_reported,
 )
 from node.index.engine.hot_statements import Prepared
-from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
+from node.index.nouns.association_ends import aborted_by, learn_from_whole
 from node.index.nouns.conflicts import count_aside
 from node.index.nouns.conversions import current_conversion, insert_conversion, replace_failures
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
-from node.index.nouns.events import EventKind, FinalKind, record_series_event
-from node.index.nouns.growth import after_abort, due_at, is_quiet_of, performed_of
+from node.index.nouns.events import FinalKind, record_series_event
+from node.index.nouns.growth import performed_of
 from node.index.nouns.lost import count_lost, judge_lost
+from node.index.nouns.open_associations import is_being_brought
 from node.index.nouns.protocols import learn, usual_of
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import (
@@ -51,8 +50,9 @@ from node.index.nouns.reopening import (
     reopen,
     replace_references,
 )
-from node.index.nouns.senders import learn_end, learn_gaps
+from node.index.nouns.senders import learn_gaps
 from node.index.nouns.terms import Terms
+from node.index.nouns.verdicts import change_verdict, completeness_columns, held_at, judge_again, update_series
 from node.retries import wait_seconds
 
 RECONVERSION_REQUESTED = "reconversion requested"
@@ -60,9 +60,6 @@ RECONVERSION_REQUESTED = "reconversion requested"
 
 FOR_ROOM = "waits: for room: "
 """How the `error` of a series begins that is due while the disk has no room for its volumes."""
-
-IN_AN_INSTANCE = ", in the middle of an instance"
-"""How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
 
 _COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 
@@ -182,7 +179,7 @@ class SeriesRepository(IndexRepository):
         if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
             return False
         completeness = _last_verdict(connection, series, outcome.completeness)
-        _update(connection, series.id, {"attempts": 0} | _completeness_columns(completeness))
+        update_series(connection, series.id, {"attempts": 0} | completeness_columns(completeness))
         _doubt_parts(connection, series.id, now)
         if completeness is not None and completeness.state != "incomplete":
             learn(connection, series.id, len(series.instances), now)
@@ -198,7 +195,7 @@ class SeriesRepository(IndexRepository):
         if written and completeness and (written.state, written.missing) != (completeness.state, completeness.missing):
             convert_for_verdict(connection, series.id, now)
         if completeness is not None:
-            _learn_end(connection, series, completeness, now)
+            learn_from_whole(connection, series, completeness, now)
         if not outcome.references:
             convert_referring(connection, [series.series_instance_uid], now, f"has revision {series.revision}")
         return True
@@ -238,10 +235,10 @@ class SeriesRepository(IndexRepository):
         if again:
             values["due_at"] = now + dt.timedelta(seconds=wait_seconds(tried))
         else:
-            values |= _completeness_columns(completeness_of(series.expectation))
+            values |= completeness_columns(completeness_of(series.expectation))
             replace_failures(connection, series, [(None, "failed", detail)], now)
             record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
-        _update(connection, series.id, values)
+        update_series(connection, series.id, values)
         return again
 
     @on_writer
@@ -282,7 +279,7 @@ class SeriesRepository(IndexRepository):
     ) -> None:
         """Give up a claim because the machine lacked something: the series is due again later, and did not fail."""
         if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
-            _update(connection, series.id, {"due_at": now + wait})
+            update_series(connection, series.id, {"due_at": now + wait})
 
     def tell_lack(self, lack: str | None, now: dt.datetime, longest_wait: dt.timedelta, *, again: bool) -> None:
         """Have the series that are due tell in `error` what disk has no room for their volumes.
@@ -315,7 +312,7 @@ class SeriesRepository(IndexRepository):
         """Give up a claim until the open series to which a series refers are closed, or for `wait` at most."""
         if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
             replace_references(connection, series.id, [(key, None) for key in references])
-            _update(connection, series.id, {"due_at": now + wait})
+            update_series(connection, series.id, {"due_at": now + wait})
 
     def release_all_claims(self, now: dt.datetime) -> int:
         """Release the claims of a dead process of this host; return the number of claims."""
@@ -340,157 +337,20 @@ class SeriesRepository(IndexRepository):
         return and_(SeriesRow.state == "converting", SeriesRow.claim.not_in(held), is_own)
 
     @on_writer
-    def wait_after_abort(
-        self,
-        connection: Connection,
-        keys: Collection[SeriesKey],
-        calling_ae_title: str,
-        grace: dt.timedelta,
-        why: str,
-        now: dt.datetime,
-        party: Party = "sender",
-        not_over: Collection[SeriesKey] = (),
-        ending_at: dt.datetime | None = None,
-    ) -> None:
-        """Extend the wait for series whose association was not released, so that the sender can come back.
-
-        A series that is closed already gets another verdict: an idle association may end long after its last instance.
-        The node's own end says nothing about a series that was quiet by then.
-
-        Parameters
-        ----------
-        calling_ae_title : str
-            The sender. Its grace ends when it comes back, with an association that begins later.
-        grace : timedelta
-            Wait after the last instance; never shortens a longer wait.
-        why : str
-            How the association ended, in one word.
-        party : Party
-            Who ended it.
-        not_over : collection of SeriesKey
-            Series that were not quiet, whatever their waits say.
-        ending_at : datetime or None
-            When the node began to end it; None: now.
-        """
-        kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
-        whose = "the node ended the association" if party == "node" else "the association did not end by release"
-        detail = f"{whose}: {why}{IN_AN_INSTANCE if party == 'cut' else ''}"
-        for key in keys:
-            for row in connection.execute(_held_at(key)).all():
-                is_quiet = key not in not_over and is_quiet_of(row.waits or {}, calling_ae_title, ending_at or now)
-                if party == "node" and (is_quiet or row.state not in OPEN_STATES):
-                    continue
-                record_series_event(connection, kind, key, now, detail)
-                if row.state not in OPEN_STATES:
-                    _judge_again(connection, row.id, now, partial(aborted_verdict, party=party))
-                    continue
-                last = min(row.last_received_at, now)  # the clock may have been set back since
-                waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
-                _update(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
-
-    @on_reader
-    def doubted(self, connection: Connection, keys: Collection[SeriesKey], calling_ae_title: str) -> list[SeriesKey]:
-        """Return the series that a sender may have left unfinished; asked at the end of each of its associations.
-
-        Those of `keys` whose association was not released once, and all of its series whose association the node ended.
-        """
-        series = (EventRow.study_instance_uid, EventRow.series_instance_uid)
-        aborted = select(*series).where(
-            EventRow.kind == "sender-aborted", looked_up_in(EventRow.series_instance_uid, [uid for _, uid in keys])
-        )
-        of_sender = select(ImageRow.id).where(
-            ImageRow.series_id == SeriesRow.id, ImageRow.calling_ae_title == calling_ae_title
-        )
-        ended = (
-            select(*series)
-            .join(SeriesRow, SeriesRow.series_instance_uid == EventRow.series_instance_uid)
-            .where(EventRow.kind == "node-ended", of_sender.exists())
-            .where(or_(SeriesRow.state.in_(OPEN_STATES), SeriesRow.verdict_rule == "association"))
-        )
-        found = {(study, uid) for study, uid in connection.execute(aborted.union(ended)) if study and uid}
-        return sorted(found)
-
-    @on_writer
-    def record_return(
-        self,
-        connection: Connection,
-        keys: Collection[SeriesKey],
-        repeated: Mapping[SeriesKey, int],
-        calling_ae_title: str,
-        began_at: dt.datetime,
-        now: dt.datetime,
-    ) -> None:
-        """Let an abort count no more for series whose sender came back with nothing new, and released its association.
-
-        It repeated what it has: nothing is left. If the node had ended the association, that it came back is enough: it
-        knew which instances were not acknowledged. A closed series is judged again, by another conversion.
-
-        Parameters
-        ----------
-        keys : collection of SeriesKey
-            The series of which `doubted` says so.
-        repeated : mapping
-            How many instances of each series it repeated; fewer than it had brought before tell nothing.
-        began_at : datetime
-            Begin of the association, after the abort: one that was open meanwhile tells nothing.
-        """
-        for key in keys:
-            for row in connection.execute(_held_at(key)).all():
-                of_sender = ImageRow.series_id == row.id, ImageRow.calling_ae_title == calling_ae_title
-                party = _aborted_by(connection, key, row.last_received_at, before=began_at)
-                if not party:
-                    continue
-                had = connection.execute(select(func.count()).where(*of_sender)).scalar_one()
-                if 0 < had <= repeated.get(key, had if party == "node" else 0):
-                    detail = "the sender came back with nothing new and released its association"
-                    _settle(connection, key, row, "sender-returned", detail, now)
-
-    def keep_waiting(
-        self, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime, still_asked: Callable[[], Collection[SeriesKey]]
-    ) -> None:
-        """Let series that are due wait longer, because open associations ask for it.
-
-        A series that is due for another reason than its quiet time, such as a count that is reached, is not changed.
-
-        `asked`: when each series will be quiet if nothing more comes. `still_asked`: the series of associations that
-        are open now. One that has ended meanwhile may have said that before this.
-        """
-        if any(self._has_become_quiet(key, now) for key in asked):
-            self._keep_waiting(asked, now)
-            if ended := asked.keys() - set(still_asked()):
-                self.wait_no_longer(ended)
-
-    @on_reader
-    def _has_become_quiet(self, connection: Connection, key: SeriesKey, now: dt.datetime) -> bool:
-        return connection.execute(_at(key).where(*_has_become_quiet(now))).first() is not None
-
-    @on_writer
-    def _keep_waiting(self, connection: Connection, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime) -> None:
-        for key, until in asked.items():
-            for row in connection.execute(_held_at(key).where(*_has_become_quiet(now))).all():
-                _update(connection, row.id, {"due_at": max(until, row.due_at)})
-
-    @on_writer
-    def wait_no_longer(self, connection: Connection, keys: Collection[SeriesKey]) -> None:
-        """Let series that waited for an open association wait only for what their senders ask."""
-        is_kept = SeriesRow.state == "receiving", SeriesRow.waits.is_not(None)
-        for key in keys:
-            for row in connection.execute(_held_at(key).where(*is_kept)).all():
-                _update(connection, row.id, {"due_at": due_at(row.waits)})
-
-    @on_writer
     def reopen(
         self, connection: Connection, keys: Collection[SeriesKey], now: dt.datetime, terms: Terms | None = None
     ) -> int:
         """Make closed series due for another conversion; return how many were closed. Open series are not changed."""
         if terms is not None:
             for key in sorted(keys):
-                connection.execute(_held_at(key))
+                connection.execute(held_at(key))
             terms.require(connection)
         reopened = 0
         for key in keys:
-            for row in connection.execute(_held_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
-                _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
+            for row in connection.execute(held_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
+                update_series(
+                    connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0}
+                )
                 record_series_event(connection, "series-reopened", key, now, RECONVERSION_REQUESTED)
                 reopened += 1
         return reopened
@@ -503,23 +363,19 @@ class SeriesRepository(IndexRepository):
 
         `ends_wait`: the series is due at once.
         """
-        for row in connection.execute(_held_at(key)).all():
+        for row in connection.execute(held_at(key)).all():
             received = connection.execute(select(func.count()).where(ImageRow.series_id == row.id)).scalar_one()
             if received != reported.received:
                 continue
             values: dict[str, Any] = {"reported": asdict(reported)}
             if row.state == "receiving" and ends_wait:
                 values |= {"due_at": now, "waits": None}
-            _update(connection, row.id, values)
+            update_series(connection, row.id, values)
             if row.state not in OPEN_STATES:
-                _judge_again(connection, row.id, now, lambda verdict: with_reported(verdict, reported))
+                judge_again(connection, row.id, now, lambda verdict: with_reported(verdict, reported))
             if reported.instances is not None:
                 detail = f"the sender has {reported.instances} instances, {received} are here"
                 record_series_event(connection, "series-confirmed", key, now, detail)
-
-
-def _has_become_quiet(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
-    return SeriesRow.state == "receiving", SeriesRow.waits.is_not(None), SeriesRow.due_at <= now
 
 
 def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> ClaimedSeries:
@@ -562,7 +418,7 @@ def _expectation(
     return expectation(
         counts,
         reported=reported_of(row.reported),
-        aborted=_aborted_by(connection, (study_uid, row.series_instance_uid), row.last_received_at),
+        aborted=aborted_by(connection, (study_uid, row.series_instance_uid), row.last_received_at),
         forced=row.due_at is not None and row.due_at > now,
         siblings=tuple(_siblings(connection, row)),
         split=_is_split(connection, row, counts),
@@ -581,83 +437,6 @@ def reported_of(document: Mapping[str, Any] | None) -> Reported | None:
     return None if document is None else Reported(**{**document, "named": tuple(document["named"])})
 
 
-def _aborted_by(
-    connection: Connection, key: SeriesKey, last_received_at: dt.datetime, before: dt.datetime | None = None
-) -> Party:
-    """Return who aborted an association that delivered instances of a series, after the last one.
-
-    That counts until the sender comes back. `before`: whether it was aborted before a moment.
-    """
-    last = select(EventRow.kind, EventRow.happened_at, EventRow.detail).where(
-        EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
-        EventRow.series_instance_uid == key[1],
-        EventRow.study_instance_uid == key[0],
-        EventRow.happened_at >= last_received_at,
-    )
-    event = connection.execute(last.order_by(EventRow.id.desc()).limit(1)).first()
-    if event is None or (before is not None and event.happened_at > before):
-        return ""
-    if event.kind == "sender-aborted":
-        return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
-    return "node" if event.kind == "node-ended" else ""
-
-
-def _learn_end(connection: Connection, series: ClaimedSeries, verdict: Completeness, now: dt.datetime) -> None:
-    """Learn from a series that is whole, although its association was not released, what that end means.
-
-    It is whole if nothing else speaks against it, and its Instance Numbers run from 1. Once the sender is known never
-    to release, the series from which that was learnt are judged again.
-    """
-    row = connection.execute(select(SeriesRow).where(SeriesRow.id == series.id)).one()
-    if _aborted_by(connection, _key(series), row.last_received_at) != "sender":
-        return
-    number = ImageRow.instance_number
-    lowest, highest, numbers = connection.execute(
-        select(func.min(number), func.max(number), func.count(number.distinct())).where(ImageRow.series_id == series.id)
-    ).one()
-    if lowest is None or highest is None:
-        agree = False
-    else:
-        agree = lowest in (0, 1) and highest - lowest + 1 == numbers == len(series.instances)
-    is_alone = verdict.rule == "association" and verdict.missing is None
-    is_whole = verdict.state == "complete" or (is_alone and agree)
-    for key in learn_end(connection, series.id, _key(series), is_whole, now):
-        for known in connection.execute(_at(key)).all():
-            if _aborted_by(connection, key, known.last_received_at) == "sender":
-                _settle(connection, key, known, "sender-never-releases", "its series were whole all the same", now)
-
-
-def _settle(
-    connection: Connection, key: SeriesKey, row: Row[Any], kind: EventKind, detail: str, now: dt.datetime
-) -> None:
-    """Let the end of an association count no more for a series."""
-    record_series_event(connection, kind, key, now, detail)
-    if row.verdict_rule == "association":
-        convert_for_verdict(connection, row.id, now, ("converted", "refused"))
-
-
-def _judge_again(
-    connection: Connection, series_id: int, now: dt.datetime, judge: Callable[[Completeness], Completeness]
-) -> None:
-    """Let what was heard just now count for a closed series."""
-    verdict = select(
-        SeriesRow.verdict, SeriesRow.verdict_rule, SeriesRow.expected_instances, SeriesRow.expected_source,
-        select(func.count()).where(ImageRow.series_id == SeriesRow.id).scalar_subquery(),
-        SeriesRow.missing_instances, SeriesRow.verdict_reason, SeriesRow.missing_detail,
-    ).where(SeriesRow.id == series_id, SeriesRow.verdict.is_not(None), SeriesRow.last_received_at <= now)  # fmt: skip
-    for before in connection.execute(verdict):
-        _change_verdict(connection, series_id, judge(Completeness(*before)), now)
-
-
-def _change_verdict(connection: Connection, series_id: int, verdict: Completeness, now: dt.datetime) -> None:
-    """Give a closed series another verdict; the sidecars of its volumes get it by another conversion."""
-    columns = select(SeriesRow.verdict, SeriesRow.missing_instances).where(SeriesRow.id == series_id)
-    before = connection.execute(columns).one()
-    _update(connection, series_id, _completeness_columns(verdict))
-    if tuple(before) != (verdict.state, verdict.missing):
-        convert_for_verdict(connection, series_id, now)
-
-
 def _last_verdict(
     connection: Connection, series: ClaimedSeries, completeness: Completeness | None
 ) -> Completeness | None:
@@ -671,7 +450,7 @@ def _last_verdict(
         heard = connection.execute(
             select(SeriesRow.last_received_at, SeriesRow.reported).where(SeriesRow.id == series.id)
         ).one()
-        if party := _aborted_by(connection, _key(series), heard.last_received_at):
+        if party := aborted_by(connection, _key(series), heard.last_received_at):
             completeness = aborted_verdict(completeness, party)
         reported = reported_of(heard.reported)
         if reported is not None and reported != series.expectation.reported:
@@ -701,9 +480,9 @@ def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, i
         known = Expectation(received, performed=performed, lost=lost, aside=aside, versions=versions)
         verdict = completeness_of(known)
         if row.state == "receiving" and (is_over or not performed.missing):
-            _update(connection, row.id, {"due_at": now, "waits": None})
+            update_series(connection, row.id, {"due_at": now, "waits": None})
         elif row.state not in OPEN_STATES:
-            _change_verdict(connection, row.id, verdict, now)
+            change_verdict(connection, row.id, verdict, now)
         record_series_event(connection, "series-confirmed", key, now, verdict.reason)
 
 
@@ -838,7 +617,11 @@ def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None) -> d
 
 
 def _is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:
-    is_due = SeriesRow.due_at <= now
+    """Return the condition that a series is due: it is quiet, or for another reason, such as a count that is reached.
+
+    A series that an open association is bringing is not quiet.
+    """
+    is_due = and_(SeriesRow.due_at <= now, or_(SeriesRow.waits.is_(None), ~is_being_brought(now)))
     if longest_wait is not None:
         is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
     return and_(SeriesRow.state == "receiving", is_due)
@@ -866,7 +649,7 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
         return False
     if state != "receiving":
         if ended != state:
-            _update(connection, series.id, {"open_since": _first_received_since(connection, series) or now})
+            update_series(connection, series.id, {"open_since": _first_received_since(connection, series) or now})
         end_waits_for(connection, series.series_instance_uid, now)
         study_id = select(SeriesRow.study_id).where(SeriesRow.id == series.id).scalar_subquery()
         connection.execute(update(StudyRow).where(StudyRow.id == study_id).values(closed_at=now))
@@ -878,41 +661,6 @@ def _first_received_since(connection: Connection, series: ClaimedSeries) -> dt.d
     had = {instance.key for instance in series.instances}
     rows = connection.execute(select(ImageRow.key, ImageRow.received_at).where(ImageRow.series_id == series.id))
     return min((received_at for key, received_at in rows if key not in had), default=None)
-
-
-def _completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
-    if completeness is None:
-        return {}
-    return {
-        "verdict": completeness.state,
-        "verdict_rule": completeness.rule,
-        "verdict_reason": completeness.reason,
-        "expected_instances": completeness.expected,
-        "expected_source": completeness.expected_source,
-        "missing_instances": completeness.missing,
-        "missing_detail": completeness.missing_detail,
-    }
-
-
-def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> None:
-    connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(values))
-
-
-def _at(key: SeriesKey) -> Select[Any]:
-    """Select the row of a series by both UIDs; a Series Instance UID may occur in two studies."""
-    study_instance_uid, series_instance_uid = key
-    names = "id", "state", "verdict_rule", "last_received_at", "due_at", "waits"
-    columns: list[Any] = [getattr(SeriesRow, name) for name in names]
-    return (
-        select(*columns)
-        .select_from(join(SeriesRow, StudyRow))
-        .where(StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid)
-    )
-
-
-def _held_at(key: SeriesKey) -> Select[Any]:
-    """As `_at`, of a series that is about to change: no other writer changes it meanwhile."""
-    return _at(key).with_for_update(key_share=True, of=SeriesRow)
 
 
 def _key(series: ClaimedSeries) -> SeriesKey:

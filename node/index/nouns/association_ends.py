@@ -1,0 +1,273 @@
+"""What the end of an association says about the series that it has brought (PS3.8 7.2, 7.3).
+
+An end without release leaves an event of each series, which counts against it until another instance comes, until its
+sender comes back, or until it is known that the sender never releases its associations.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Row, delete, func, or_, select, update
+
+from node.completeness import Completeness, Party, aborted_verdict
+from node.index.engine.sql import looked_up_in
+from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.models import OPEN_STATES, EventRow, ImageRow, OpenAssociationRow, SeriesRow, StudyRow
+from node.index.nouns.converted import SeriesKey
+from node.index.nouns.events import EventKind, record_series_event
+from node.index.nouns.growth import after_abort, due_at, is_quiet_of
+from node.index.nouns.open_associations import OPEN_SECONDS
+from node.index.nouns.records import AssociationEnd, ClaimedSeries
+from node.index.nouns.reopening import convert_for_verdict
+from node.index.nouns.senders import forget_unreleased, learn_end, never_releases
+from node.index.nouns.verdicts import held_at, judge_again, series_at, update_series
+
+log = structlog.get_logger()
+
+RELEASED = "released"
+"""Outcome of an association whose requestor has released it."""
+
+BY_NODE = frozenset({"idle", "drained", "cut off", "given up"})
+"""Outcomes of associations that the node ends: their senders may have sent all that they had."""
+
+IN_AN_INSTANCE = ", in the middle of an instance"
+"""How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
+
+
+class AssociationRepository(IndexRepository):
+    """The open associations of this host."""
+
+    @on_writer
+    def keep_open(self, connection: Connection, idle_seconds: Mapping[str, float], now: dt.datetime) -> None:
+        """Note for how long associations have been idle that are bringing an instance: a large one takes a while."""
+        for association, seconds in idle_seconds.items():
+            own = OpenAssociationRow.host == self._host, OpenAssociationRow.association == association
+            last = select(func.max(OpenAssociationRow.open_until)).where(*own).scalar_subquery()
+            until = now + dt.timedelta(seconds=OPEN_SECONDS - seconds)
+            latest = update(OpenAssociationRow).where(*own, OpenAssociationRow.open_until == last)
+            connection.execute(latest.values(open_until=until))
+
+    @on_reader
+    def left(self, connection: Connection) -> list[tuple[str, SeriesKey]]:
+        """Return the calling AE titles and series of the associations that are open, as far as the index knows."""
+        return [(row.calling_ae_title, (row[3], row[4])) for row in connection.execute(_left(self._host))]
+
+    @on_writer
+    def end_cut_off(self, connection: Connection, grace: dt.timedelta, now: dt.datetime) -> None:
+        """Record that the end of the process before has cut associations off, before anything is received.
+
+        The rest of their series may never have been sent.
+        """
+        series: dict[tuple[str, str], list[SeriesKey]] = defaultdict(list)
+        for row in connection.execute(_left(self._host)):
+            series[row.association, row.calling_ae_title].append((row[3], row[4]))
+        for (_, title), keys in series.items():
+            _wait_after_end(connection, keys, title, grace, "it was killed", now, "node", keys)
+        connection.execute(delete(OpenAssociationRow).where(OpenAssociationRow.host == self._host))
+        if series:
+            log.info("associations_cut_off", count=len(series))
+
+    @property
+    def _host(self) -> str:
+        return self._turn.host or ""
+
+
+def _left(host: str) -> Any:
+    series = StudyRow.study_instance_uid, SeriesRow.series_instance_uid
+    row = OpenAssociationRow
+    found = select(row.id, row.association, row.calling_ae_title, *series).where(row.host == host).order_by(row.id)
+    return found.join(SeriesRow, SeriesRow.id == row.series_id).join(StudyRow, StudyRow.id == SeriesRow.study_id)
+
+
+def end_association(connection: Connection, end: AssociationEnd, host: str) -> None:
+    """Let the series of an association wait no longer for it, or longer if it was not released (PS3.8 7.2)."""
+    row = OpenAssociationRow
+    connection.execute(delete(row).where(row.host == host, row.association == end.association))
+    party = _party(connection, end)
+    if party:
+        not_over = {end.last} if end.is_cut else set()
+        grace = dt.timedelta(seconds=end.grace_seconds)
+        _wait_after_end(
+            connection, end.brought, end.calling_ae_title, grace, end.outcome, end.ended_at, party, not_over,
+            end.ending_at,
+        )  # fmt: skip
+    elif end.began_at is not None and (doubted := doubted_series(connection, end.brought, end.calling_ae_title)):
+        _note_return(connection, doubted, end.brought, end.calling_ae_title, end.began_at, end.ended_at)
+
+
+def _party(connection: Connection, end: AssociationEnd) -> Party:
+    """Return against whom an end counts."""
+    if end.outcome in BY_NODE and not (end.outcome == "idle" and end.is_cut):
+        return "" if end.is_agreed and not end.is_cut else "node"
+    if end.outcome == RELEASED:
+        forget_unreleased(connection, end.calling_ae_title)
+        return ""
+    if end.is_cut:
+        return "cut"
+    return "sender" if end.releases and not never_releases(connection, end.calling_ae_title) else ""
+
+
+def _wait_after_end(
+    connection: Connection,
+    keys: Collection[SeriesKey],
+    calling_ae_title: str,
+    grace: dt.timedelta,
+    why: str,
+    now: dt.datetime,
+    party: Party,
+    not_over: Collection[SeriesKey],
+    ending_at: dt.datetime | None = None,
+) -> None:
+    """Extend the wait for series whose association was not released, so that the sender can come back.
+
+    A series that is closed already gets another verdict: an idle association may end long after its last instance. The
+    node's own end says nothing about a series that was quiet by then.
+
+    Parameters
+    ----------
+    calling_ae_title : str
+        The sender. Its grace ends when it comes back, with an association that begins later.
+    grace : timedelta
+        Wait after the last instance; never shortens a longer wait.
+    why : str
+        How the association ended, in one word.
+    party : Party
+        Who ended it.
+    not_over : collection of SeriesKey
+        Series that were not quiet, whatever their waits say.
+    ending_at : datetime or None
+        When the node began to end it; None: now.
+    """
+    kind: EventKind = "node-ended" if party == "node" else "sender-aborted"
+    whose = "the node ended the association" if party == "node" else "the association did not end by release"
+    detail = f"{whose}: {why}{IN_AN_INSTANCE if party == 'cut' else ''}"
+    for key in keys:
+        for row in connection.execute(held_at(key)).all():
+            is_quiet = key not in not_over and is_quiet_of(row.waits or {}, calling_ae_title, ending_at or now)
+            if party == "node" and (is_quiet or row.state not in OPEN_STATES):
+                continue
+            record_series_event(connection, kind, key, now, detail)
+            if row.state not in OPEN_STATES:
+                judge_again(connection, row.id, now, partial(aborted_verdict, party=party))
+                continue
+            last = min(row.last_received_at, now)  # the clock may have been set back since
+            waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
+            update_series(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
+
+
+def doubted_series(connection: Connection, keys: Collection[SeriesKey], calling_ae_title: str) -> list[SeriesKey]:
+    """Return the series that a sender may have left unfinished; asked at the end of each of its associations.
+
+    Those of `keys` whose association was not released once, and all of its series whose association the node ended.
+    """
+    series = (EventRow.study_instance_uid, EventRow.series_instance_uid)
+    aborted = select(*series).where(
+        EventRow.kind == "sender-aborted", looked_up_in(EventRow.series_instance_uid, [uid for _, uid in keys])
+    )
+    of_sender = select(ImageRow.id).where(
+        ImageRow.series_id == SeriesRow.id, ImageRow.calling_ae_title == calling_ae_title
+    )
+    ended = (
+        select(*series)
+        .join(SeriesRow, SeriesRow.series_instance_uid == EventRow.series_instance_uid)
+        .where(EventRow.kind == "node-ended", of_sender.exists())
+        .where(or_(SeriesRow.state.in_(OPEN_STATES), SeriesRow.verdict_rule == "association"))
+    )
+    found = {(study, uid) for study, uid in connection.execute(aborted.union(ended)) if study and uid}
+    return sorted(found)
+
+
+def _note_return(
+    connection: Connection,
+    keys: Collection[SeriesKey],
+    repeated: Mapping[SeriesKey, int],
+    calling_ae_title: str,
+    began_at: dt.datetime,
+    now: dt.datetime,
+) -> None:
+    """Let an abort count no more for series whose sender came back with nothing new, and released its association.
+
+    It repeated what it has: nothing is left. If the node had ended the association, that it came back is enough: it
+    knew which instances were not acknowledged. A closed series is judged again, by another conversion.
+
+    Parameters
+    ----------
+    keys : collection of SeriesKey
+        The series of which `doubted_series` says so.
+    repeated : mapping
+        How many instances of each series it repeated; fewer than it had brought before tell nothing.
+    began_at : datetime
+        Begin of the association, after the abort: one that was open meanwhile tells nothing.
+    """
+    for key in keys:
+        for row in connection.execute(held_at(key)).all():
+            of_sender = ImageRow.series_id == row.id, ImageRow.calling_ae_title == calling_ae_title
+            party = aborted_by(connection, key, row.last_received_at, before=began_at)
+            if not party:
+                continue
+            had = connection.execute(select(func.count()).where(*of_sender)).scalar_one()
+            if 0 < had <= repeated.get(key, had if party == "node" else 0):
+                detail = "the sender came back with nothing new and released its association"
+                _end_doubt(connection, key, row, "sender-returned", detail, now)
+
+
+def aborted_by(
+    connection: Connection, key: SeriesKey, last_received_at: dt.datetime, before: dt.datetime | None = None
+) -> Party:
+    """Return who aborted an association that delivered instances of a series, after the last one.
+
+    That counts until the sender comes back. `before`: whether it was aborted before a moment.
+    """
+    last = select(EventRow.kind, EventRow.happened_at, EventRow.detail).where(
+        EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
+        EventRow.series_instance_uid == key[1],
+        EventRow.study_instance_uid == key[0],
+        EventRow.happened_at >= last_received_at,
+    )
+    event = connection.execute(last.order_by(EventRow.id.desc()).limit(1)).first()
+    if event is None or (before is not None and event.happened_at > before):
+        return ""
+    if event.kind == "sender-aborted":
+        return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
+    return "node" if event.kind == "node-ended" else ""
+
+
+def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Completeness, now: dt.datetime) -> None:
+    """Learn from a series that is whole, although its association was not released, what that end means.
+
+    It is whole if nothing else speaks against it, and its Instance Numbers run from 1. Once the sender is known never
+    to release, the series from which that was learnt are judged again.
+    """
+    own = series.study_instance_uid, series.series_instance_uid
+    row = connection.execute(select(SeriesRow).where(SeriesRow.id == series.id)).one()
+    if aborted_by(connection, own, row.last_received_at) != "sender":
+        return
+    number = ImageRow.instance_number
+    lowest, highest, numbers = connection.execute(
+        select(func.min(number), func.max(number), func.count(number.distinct())).where(ImageRow.series_id == series.id)
+    ).one()
+    if lowest is None or highest is None:
+        agree = False
+    else:
+        agree = lowest in (0, 1) and highest - lowest + 1 == numbers == len(series.instances)
+    is_alone = verdict.rule == "association" and verdict.missing is None
+    is_whole = verdict.state == "complete" or (is_alone and agree)
+    for key in learn_end(connection, series.id, own, is_whole, now):
+        for known in connection.execute(series_at(key)).all():
+            if aborted_by(connection, key, known.last_received_at) == "sender":
+                _end_doubt(connection, key, known, "sender-never-releases", "its series were whole all the same", now)
+
+
+def _end_doubt(
+    connection: Connection, key: SeriesKey, row: Row[Any], kind: EventKind, detail: str, now: dt.datetime
+) -> None:
+    """Let the end of an association count no more for a series."""
+    record_series_event(connection, kind, key, now, detail)
+    if row.verdict_rule == "association":
+        convert_for_verdict(connection, row.id, now, ("converted", "refused"))
