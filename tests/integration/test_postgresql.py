@@ -45,12 +45,12 @@ from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.engine.sql import listed_in
 from node.index.models import Base, ImageRow
-from node.index.nouns import deletions
+from node.index.nouns import association_ends, deletions
 from node.index.nouns import series_claims as series
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.projects import Content
 from node.index.nouns.received import add_instances
-from node.index.nouns.records import Indexed, Outcome, Received
+from node.index.nouns.records import AssociationEnd, Indexed, Outcome, Received
 from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
 from node.index.search.finder import QueryRefused, QueryStopped
@@ -617,10 +617,11 @@ def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_f
 ) -> None:
     first = received(1, 1)
     hosts[0].instances.add([first])
-    key, title = (first.attributes.study_instance_uid, first.attributes.series_instance_uid), "HOST1"
+    key = first.attributes.study_instance_uid, first.attributes.series_instance_uid
+    end = AssociationEnd("a1", "HOST1", "aborted", NOW, NOW, {key: 1}, key, 60.0)
     meanwhile(
-        monkeypatch, server, hosts, (series, "after_abort"),
-        lambda: hosts[0].series.wait_after_abort([key], title, dt.timedelta(seconds=60), "abort", NOW),
+        monkeypatch, server, hosts, (association_ends, "after_abort"),
+        lambda: hosts[0].instances.add([], ends=[end]),
         lambda: hosts[1].instances.add([received(2, 1 + SERIES)]),
     )  # fmt: skip
     with hosts[0].reading() as view:

@@ -21,12 +21,12 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, OpenAssociationRow, SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind, record_series_event
-from node.index.nouns.growth import after_abort, due_at, is_quiet_of
 from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import AssociationEnd, ClaimedSeries
 from node.index.nouns.reopening import convert_for_verdict
 from node.index.nouns.senders import forget_unreleased, learn_end, never_releases
 from node.index.nouns.verdicts import held_at, judge_again, series_at, update_series
+from node.quiet import after_abort, due_at, is_quiet_of
 
 log = structlog.get_logger()
 
