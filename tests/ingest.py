@@ -46,11 +46,12 @@ def indexed(incoming: Incoming) -> Outcome:
     return outcome.result(INDEXED_SECONDS)
 
 
-def take(ingest: Ingest, instances: Sequence[Sent]) -> None:
+def take(ingest: Ingest, instances: Sequence[Sent], association: str = "") -> None:
     """Bring instances in, one after the other; each is in the index when the next one begins."""
+    origin = Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1", association)
     for one in instances:
         said = Announced("1.2.840.10008.5.1.4.1.1.2", one.sop_instance_uid, "1.2.840.10008.1.2.1")
-        incoming = ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        incoming = ingest.begin(said, origin)
         incoming.take_fragment(one.data)
         indexed(incoming)
 

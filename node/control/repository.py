@@ -187,6 +187,9 @@ class Repository:
     def _apply_journal(self) -> None:
         """Apply what was acknowledged, before files and rows are compared: a record has the file that its row lacks."""
         self._look_for_journal()
+        applied = self.index.about.applied(self.journal.identity)
+        if applied.journal == self.journal.identity and applied.sequence < self.journal.freed:
+            self.index.associations.forget()  # those of an older index: how they ended is not in the journal any more
         self.replayed = self.applier.replay()
 
     def _look_for_journal(self) -> None:

@@ -153,6 +153,20 @@ def test_an_older_index_tells_what_was_acknowledged_since(settings: Settings, tm
     assert lost_uids(root) == uids_of(late[:1])
 
 
+def test_an_older_index_blames_nobody_for_the_associations_that_were_open_then(
+    settings: Settings, tmp_path: Path
+) -> None:
+    root, sent = settings.storage.root, new_series(2)
+    with Repository(settings) as repository:
+        take(repository.ingest, sent, "a1")
+        save_index(root, tmp_path / "copy")
+        repository.ingest.association_ended("a1", "released")
+    put_index_back(root, tmp_path / "copy")
+    received(settings, [])
+    assert view_rows(root, "SELECT * FROM v_events WHERE kind = 'node-ended'") == []
+    assert view_rows(root, "SELECT * FROM open_associations") == []
+
+
 def test_a_lost_ledger_is_written_again_from_the_index(settings: Settings) -> None:
     root, sent = settings.storage.root, new_series(3)
     received(settings, sent)

@@ -28,7 +28,7 @@ from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
 from node.extensions.postgresql import engine as postgresql
 from node.extensions.postgresql.hosts import Forgotten, HostRepository, Member
-from node.extensions.postgresql.membership import LOOK_SECONDS, LeaseWatch, Membership, digests
+from node.extensions.postgresql.membership import ACTIVITY_SECONDS, LeaseWatch, Membership, digests
 from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.index.database.index import Index
 from node.index.engine.about_keys import REVISION
@@ -264,7 +264,7 @@ def test_an_open_association_of_another_host_keeps_its_series_waiting(hosts: Hos
         assert b.index.series.claim_due(now) is None
         later = now + dt.timedelta(seconds=OPEN_SECONDS)
         assert b.index.series.is_due(later)
-        ingest.open_associations.brought_by("open").active_at += 2 * LOOK_SECONDS  # bytes came since
+        ingest.open_associations.brought_by("open").active_at += 2 * ACTIVITY_SECONDS  # bytes came since
         Membership(a.index, ingest, a.member).step()
         assert not b.index.series.is_due(now + dt.timedelta(seconds=OPEN_SECONDS - 5))
         ingest.association_ended("open", "released")

@@ -28,6 +28,9 @@ log = structlog.get_logger()
 LOOK_SECONDS = 0.5
 """Interval between two looks at what other hosts have committed, give or take a quarter."""
 
+ACTIVITY_SECONDS = 10.0
+"""An association that has sent bytes of one instance for so long tells so, before another host finds its series due."""
+
 BEHIND_SECONDS = 1.0
 """Instances that are acknowledged and not indexed after this time keep all hosts from claiming series."""
 
@@ -156,7 +159,7 @@ class Membership(BackgroundService):
 
     def step(self) -> float:
         """Look at the index; return the seconds until the next look."""
-        self._ingest.note_activity(LOOK_SECONDS)  # before another host finds their series due
+        self._ingest.note_activity(ACTIVITY_SECONDS)
         if self._begins_to_drain:
             self._hosts.set_drain(self._member.name, BEGUN)
             self._begins_to_drain = False

@@ -59,6 +59,11 @@ class AssociationRepository(IndexRepository):
         return [(row.calling_ae_title, (row[3], row[4])) for row in connection.execute(_left(self._host))]
 
     @on_writer
+    def forget(self, connection: Connection) -> None:
+        """Forget the open associations: in an older index, which was restored, they are those of long ago."""
+        connection.execute(delete(OpenAssociationRow).where(OpenAssociationRow.host == self._host))
+
+    @on_writer
     def end_cut_off(self, connection: Connection, grace: dt.timedelta, now: dt.datetime) -> None:
         """Record that the end of the process before has cut associations off, before anything is received.
 
