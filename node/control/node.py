@@ -148,6 +148,8 @@ class Node:
         self._rejections.start()
         dicom = None
         if self._receives:
+            self._forget_ends()
+            self._settings.follow(self._forget_ends)
             self._notifier.start()  # first: a new hook receives events from here on
             self._router.start()
             if self._listens:
@@ -173,6 +175,18 @@ class Node:
         else:
             log.info("ready")
         return Endpoints(dicom, web)
+
+    def _forget_ends(self) -> None:
+        """Let what [peers] says of releases now count for what was received before."""
+        peers = self._settings.peers.values()
+        titles = {peer.ae_title for peer in peers} - {peer.ae_title for peer in peers if peer.releases}
+        if not titles:
+            return
+        index = self._repository.index
+        try:
+            index.series.forget_ends(sorted(titles), index.now())
+        except VoxelnodeError as error:  # the next reload or start does it
+            log.warning("ends_not_forgotten", reason=str(error))
 
     def _warn_of_standbys(self) -> None:
         """Warn if the index can lose what is acknowledged because it was there."""

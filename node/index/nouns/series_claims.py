@@ -411,6 +411,24 @@ class SeriesRepository(IndexRepository):
         return sorted(found)
 
     @on_writer
+    def forget_ends(self, connection: Connection, calling_ae_titles: Collection[str], now: dt.datetime) -> None:
+        """Let the ends of associations of senders count no more: a person has said that they never release one.
+
+        Series that are incomplete for that alone are judged again.
+        """
+        of_senders = select(ImageRow.id).where(
+            ImageRow.series_id == SeriesRow.id, ImageRow.calling_ae_title.in_(calling_ae_titles)
+        )
+        ended = (
+            select(EventRow.study_instance_uid, EventRow.series_instance_uid)
+            .join(SeriesRow, SeriesRow.series_instance_uid == EventRow.series_instance_uid)
+            .where(EventRow.kind == "sender-aborted", of_senders.exists())
+            .where(or_(SeriesRow.state.in_(OPEN_STATES), SeriesRow.verdict_rule == "association"))
+        )
+        for study, series in {(study, series) for study, series in connection.execute(ended)}:
+            _settle_all(connection, (study or "", series or ""), "it never releases, [peers] says", now)
+
+    @on_writer
     def record_return(
         self,
         connection: Connection,
@@ -622,9 +640,14 @@ def _learn_end(connection: Connection, series: ClaimedSeries, verdict: Completen
     is_alone = verdict.rule == "association" and verdict.missing is None
     is_whole = verdict.state == "complete" or (is_alone and agree)
     for key in learn_end(connection, series.id, _key(series), is_whole, now):
-        for known in connection.execute(_at(key)).all():
-            if _aborted_by(connection, key, known.last_received_at) == "sender":
-                _settle(connection, key, known, "sender-never-releases", "its series were whole all the same", now)
+        _settle_all(connection, key, "its series were whole all the same", now)
+
+
+def _settle_all(connection: Connection, key: SeriesKey, why: str, now: dt.datetime) -> None:
+    """Let the way in which a sender ended its association count no more for what it said nothing about."""
+    for known in connection.execute(_at(key)).all():
+        if _aborted_by(connection, key, known.last_received_at) == "sender":
+            _settle(connection, key, known, "sender-never-releases", why, now)
 
 
 def _settle(
