@@ -4,7 +4,11 @@
 
 Processor time is that of the process from its execution until it says that it is ready, and memory is what is resident
 two seconds later. The node starts no child before it has work. The first start on a root creates the index and is a row
-of its own; the other rows are medians of starts in turns, with the smallest in brackets.
+of its own; the other rows are medians of starts in turns, with the smallest in brackets. README.md has the memory of
+the row "with HTTP".
+
+Modules are compiled once, whatever PYTHONDONTWRITEBYTECODE says: a node that compiles all of them at each start takes
+several times as long, and more memory.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ IDLE_SECONDS = 2.0
 def started(root: Path, is_web: bool) -> tuple[float, float, float]:
     """Start a node and stop it; return its seconds of user and of system time, and its resident MB."""
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "VOXELNODE_WEB__ENABLED": str(is_web).lower(),
         "VOXELNODE_WEB__PORT": "0",
         "PYTHONPATH": str(ROOT),

@@ -8,10 +8,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
-from functools import partialmethod
+from functools import cache, partialmethod
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
@@ -64,6 +65,9 @@ def _serve_request_or_return_answer(self: Any, msg: Any, context_id: int) -> Non
 # A requestor of pynetdicom has a thread that looks for requests of its peer. On a loaded machine this thread sometimes
 # takes the answer for which `send_c_store` and the like wait, and drops it: the test would wait in vain.
 Association._serve_request = _serve_request_or_return_answer
+
+# A client of HTTP reads the certificates of the machine's authorities, which takes longer than most requests of tests.
+httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
 
 # pynetdicom's server looks only twice a second whether it is to end; tests start and end hundreds.
 AssociationServer.serve_forever = partialmethod(AssociationServer.serve_forever, poll_interval=0.02)

@@ -129,12 +129,13 @@ class Pace:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, Any, Any]:
+        if fixturedef.scope == "function":
+            return (yield)
         began = self._now()
         try:
             return (yield)
         finally:
-            if fixturedef.scope != "function":
-                self._shared.append((fixturedef.argname, self._now() - began))
+            self._shared.append((fixturedef.argname, self._now() - began))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

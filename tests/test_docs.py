@@ -122,7 +122,7 @@ def test_configuration_keys_that_documents_name_exist() -> None:
 
 
 def test_variables_that_documents_name_exist() -> None:
-    known = {"CONFIG", "DEFAULTS", "TRACEBACK", "CORPUS", "RELEASED_FILES", "FAILPOINT", "REQUIRE", "SECTION__KEY"}
+    known = {"CONFIG", "DEFAULTS", "TRACEBACK", "CORPUS", "FAILPOINT", "REQUIRE", "SECTION__KEY"}
     known.add(IMPLEMENTATION_VERSION_NAME.removeprefix(ENVIRONMENT_PREFIX))
     for document in DOCUMENTS:
         for name in re.findall(rf"{ENVIRONMENT_PREFIX}([A-Z_0-9]+)", document.read_text(encoding="utf-8")):

@@ -26,7 +26,7 @@ from node.children.decoder import Decoder
 from node.control.checks import missing_account, require_closed, require_no_loops
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
-from node.control.root import require_root
+from node.control.root import require_archive, require_root
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError, VoxelnodeError
@@ -102,6 +102,7 @@ class Node:
             hook_channel(settings, name).close()
         if root_maker:
             require_root(self._root, root_maker)
+            require_archive(settings, root_maker)
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
         _require_account(settings.web, repository)
@@ -147,6 +148,8 @@ class Node:
         self._rejections.start()
         dicom = None
         if self._receives:
+            self._forget_ends()
+            self._settings.follow(self._forget_ends)
             self._notifier.start()  # first: a new hook receives events from here on
             self._router.start()
             if self._listens:
@@ -172,6 +175,18 @@ class Node:
         else:
             log.info("ready")
         return Endpoints(dicom, web)
+
+    def _forget_ends(self) -> None:
+        """Let what [peers] says of releases now count for what was received before."""
+        peers = self._settings.peers.values()
+        titles = {peer.ae_title for peer in peers} - {peer.ae_title for peer in peers if peer.releases}
+        if not titles:
+            return
+        index = self._repository.index
+        try:
+            index.associations.forget_ends(sorted(titles), index.now())
+        except VoxelnodeError as error:  # the next reload or start does it
+            log.warning("ends_not_forgotten", reason=str(error))
 
     def _warn_of_standbys(self) -> None:
         """Warn if the index can lose what is acknowledged because it was there."""

@@ -269,7 +269,8 @@ class Repository:
         self.index.about.set(self._journal_key, self.journal.identity)
         self.applier.start()
         self.index.ahead = self.applier
-        self.archive.intake.watch({root, root / LOCK_FILE, *self.index.files}, self.applier.journal_problem)
+        watched = {root, root / "objects", root / LOCK_FILE, *self.index.files}
+        self.archive.intake.watch(watched, self.applier.journal_problem)
 
     def _remote(self, settings: Settings, *, new_index: bool) -> Remote | None:
         """Return the object store of the archive, of which nothing is asked unless the index is new.

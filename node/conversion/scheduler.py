@@ -490,7 +490,8 @@ class Housekeeping:
 
     def remove_superseded(self) -> None:
         """Remove the files of superseded revisions, then record it; a crash in between repeats both steps."""
-        for conversion in self._index.conversions.superseded_before(self._now() - self._keep_superseded):
+        before = self._index.retention.old_before(self._now(), self._keep_superseded)
+        for conversion in self._index.conversions.superseded_before(before) if before is not None else ():
             try:
                 for folder in conversion.folders:
                     remove_folder(self._archive.root / folder)

@@ -139,7 +139,7 @@ class Downloads(RequestLoop):
         files = list(self._node.archive.work.glob(f"{DOWNLOAD}*"))
         for path in files:
             with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > DOWNLOAD_KEPT_SECONDS:
+                if abs(time.time() - path.stat().st_mtime) > DOWNLOAD_KEPT_SECONDS:  # the clock may have been ahead
                     path.unlink()
         seconds = super().step()
         return min(SWEEP_SECONDS, seconds or SWEEP_SECONDS) if files and seconds != 0 else seconds

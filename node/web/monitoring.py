@@ -24,7 +24,7 @@ from node.errors import type_and_location
 from node.index.engine.about_keys import RETENTION
 from node.index.engine.backend import Failure, Place, backend_at
 from node.index.engine.scope import within
-from node.index.engine.sqlite_file import wal_bytes
+from node.index.engine.sqlite_file import held_back, wal_bytes
 from node.index.models import SERIES_STATES
 from node.index.nouns.conflicts import SET_ASIDE
 from node.index.nouns.retention_state import retention_state
@@ -75,8 +75,8 @@ async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "c
 
     ``lost_instances`` counts those that were acknowledged and are not here, if there are any, ``undecided_conflicts``
     conflicts; ``retention_waits`` says why nothing is deleted, ``clock_differs`` and ``configuration_differs`` about
-    what hosts do not agree: the node is ready to receive nevertheless. No account is required: orchestrators have none,
-    and the answer has no secrets.
+    what hosts do not agree, and ``index_held_back`` who lets the write-ahead log of the index grow: the node is ready
+    to receive nevertheless. No account is required: orchestrators have none, and the answer has no secrets.
     """
     if scope == "cluster":
         content = await _answered(node, _readers, lambda: _of_cluster(node, role), INDEX_SECONDS)
@@ -125,7 +125,9 @@ def _content(reasons: dict[str, str], **more: Any) -> dict[str, Any]:
 def _of_host(node: Services, role: Role | None) -> dict[str, Any]:
     if role is not None and role not in node.settings.cluster.roles:
         return _content({"roles": f"this host does not {role} ([cluster] roles)"})
-    return _content(reasons_not_ready(node.ingest, node.parts, role))
+    place = node.index.place
+    held = held_back(place) if isinstance(place, Path) else None
+    return _content(reasons_not_ready(node.ingest, node.parts, role), **({"index_held_back": held} if held else {}))
 
 
 def _of_cluster(node: Services, role: Role | None) -> dict[str, Any]:

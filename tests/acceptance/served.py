@@ -12,18 +12,18 @@ from typing import Any, Self
 
 from node.association.client.association import Address
 from tests.preloaded import Process
-from tests.rows import view_rows
+from tests.rows import read_rows, view_rows, wait_until_applied
 
 READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+), root (.*)")
 
 
 def until(condition: Any, seconds: float, what: str) -> None:
     """Wait for something that another process does, with a deadline."""
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
+    deadline, pause, wait = time.monotonic() + seconds, threading.Event(), 0.02
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        pause.wait(0.05)
+        pause.wait(wait)
+        wait = min(wait * 1.5, 0.15)  # to look at a root takes a hundredth of a second of a processor
 
 
 def peak_bytes(process: int) -> int:
@@ -88,7 +88,8 @@ class Served:
         open_series = (
             "SELECT series_instance_uid, state, error FROM v_series WHERE state IN ('receiving', 'converting')"
         )
-        until(lambda: not self.rows(open_series), seconds, "every series converted or refused")
+        wait_until_applied(self.root, seconds)
+        until(lambda: not read_rows(self.root, open_series), seconds, "every series converted or refused")
 
     def __enter__(self) -> Self:
         return self.start()

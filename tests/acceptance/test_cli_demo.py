@@ -11,7 +11,7 @@ import pytest
 from tests.preloaded import run
 
 
-@pytest.mark.slow
+@pytest.mark.long  # `.ci/run` has run the demo of the README, which fails when something is wrong
 def test_the_demo_converts_a_real_series_and_a_phantom_and_both_read_back_right(tmp_path: Path) -> None:
     done = run("demo", "--root", tmp_path / "demo", "--json")
     assert done.returncode == 0, done.stderr

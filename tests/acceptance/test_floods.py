@@ -195,11 +195,14 @@ FLOODS: dict[str, tuple[str, list[str], int, Sent, bytes]] = {
 }  # fmt: skip
 """Port, addresses, connections from each, what each of them sends, and what it adds every second."""
 
+MORE = {"echoes", "silent connections", "whole orders", "of many accounts", "event streams", "pipelined"}
+"""Floods of the kinds of others, which a release stands as well."""
+
 TURNS = itertools.cycle(READERS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flood", FLOODS)
+@pytest.mark.parametrize("flood", [pytest.param(one, marks=[pytest.mark.long] * (one in MORE)) for one in FLOODS])
 def test_a_good_peer_gets_through_a_flood(node: Flooded, flood: str) -> None:
     port, addresses, count, sent, drip = FLOODS[flood]
     with Flood(node.ports[port], addresses, count, lambda: sent(node), drip):

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pydicom.data import get_testdata_file
 
 from node.control.repository import Repository
 from node.index.engine.place import FILE_NAME
@@ -121,6 +122,22 @@ def test_a_folder_that_was_not_made_as_a_root_is_refused_and_stays_as_it_is(tmp_
     assert f"{mount_point} is not a root" in done.stderr
     assert f"run `voxelnode serve --create '--root={mount_point}'`" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("there", ["nothing", "an empty folder"])
+def test_a_root_whose_archive_is_not_mounted_is_refused(tmp_path: Path, there: str) -> None:
+    root = tmp_path / "root"
+    run("import", get_testdata_file("CT_small.dcm"), "--root", root, check=True)
+    (root / "objects").rename(tmp_path / "disk")
+    if there != "nothing":
+        (root / "objects").mkdir()
+    told = f"{root / 'objects'} has no file of the 1 instance of the index"
+    done = run("serve", "--root", root, "--port", "0", "--web-port", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    checks = json.loads(run("doctor", "--json", "--root", root).stdout)["findings"]
+    assert (told, "broken") in [(one["found"], one["state"]) for one in checks]
 
 
 @pytest.mark.slow

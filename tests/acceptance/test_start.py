@@ -136,7 +136,7 @@ def test_a_node_without_http_loads_neither_the_web_framework_nor_what_decodes_an
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_bigendian.dcm"])
+@pytest.mark.parametrize("name", ["JPEG2000.dcm", pytest.param("MR_small_bigendian.dcm", marks=pytest.mark.long)])
 def test_pixels_are_served_by_a_node_that_loads_nothing_that_decodes(tmp_path: Path, name: str) -> None:
     path = Path(str(get_testdata_file(name)))
     ds = dcmread(path)
@@ -185,7 +185,7 @@ def run(folder: Path, *arguments: object) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"]])
+@pytest.mark.parametrize("arguments", [pytest.param(["--help"], marks=pytest.mark.long), ["convert", "--help"]])
 def test_help_loads_no_library_of_the_work(tmp_path: Path, arguments: list[str]) -> None:
     assert run(tmp_path, *arguments).isdisjoint(OF_SERVERS | OF_CHILDREN | OF_COMMANDS | {"pydicom", "multiprocessing"})
 
@@ -219,10 +219,10 @@ def converting(folder: Path, name: str, **options: Any) -> set[str]:
         ("CT_small.dcm", {}, {"numpy", "pydicom", "PIL", "SimpleITK"},
          OF_DECODING | OF_SERVERS | OF_COMMANDS | {"typer"}),
         ("CT_small.dcm", {"thumbnails": False}, set(), {"PIL", "pydantic"}),
-        ("CT_small.dcm", {"body_masks": True}, {"SimpleITK"}, set()),
+        pytest.param("CT_small.dcm", {"body_masks": True}, {"SimpleITK"}, set(), marks=pytest.mark.long),
         ("JPEG2000.dcm", {}, {"openjpeg"}, OF_DECODING - {"openjpeg"}),
-        ("JPEG-LL.dcm", {}, {"gdcm"}, OF_DECODING - {"gdcm"}),
-        ("MR_small_RLE.dcm", {}, {"rle"}, OF_DECODING - {"rle"}),
+        pytest.param("JPEG-LL.dcm", {}, {"gdcm"}, OF_DECODING - {"gdcm"}, marks=pytest.mark.long),
+        pytest.param("MR_small_RLE.dcm", {}, {"rle"}, OF_DECODING - {"rle"}, marks=pytest.mark.long),
     ],
     ids=["plain", "no pictures", "body masks", "JPEG 2000", "JPEG lossless", "RLE"],
 )  # fmt: skip

@@ -263,11 +263,12 @@ def gone(process: int, seconds: float) -> bool:
 
 def within(seconds: float, condition: Callable[[], object]) -> bool:
     """Whether something comes true in time."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
+    deadline, pause, wait = time.monotonic() + seconds, threading.Event(), 0.02
     while not condition():
         if time.monotonic() > deadline:
             return False
-        pause.wait(0.02)
+        pause.wait(wait)
+        wait = min(wait * 1.5, 0.1)  # to look at a root takes a hundredth of a second of a processor
     return True
 
 

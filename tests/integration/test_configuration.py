@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import hmac
 import json
@@ -97,6 +98,14 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
         assert (is_accepted(here.address, "CT1"), is_accepted(here.address, "CT9")) == (False, True)
         assert (here.settings.retention.days, logging.getLogger().level) == (5, logging.ERROR)
         uids = here.receive(tmp_path, calling="CT9")
+        [series] = view_rows(here.root, "SELECT study_instance_uid, series_instance_uid FROM v_series")
+        index, key = here.node._repository.index, (series["study_instance_uid"], series["series_instance_uid"])
+        index.series.wait_after_abort([key], "CT9", dt.timedelta(0), "aborted", index.now())
+        tables["peers"] = peers | {"ct9": {"ae_title": "CT9", "releases": False}}
+        rewritten(here.root, **tables)
+        here.act("reload", who="chief")
+        [said] = view_rows(here.root, "SELECT detail FROM v_events WHERE kind = 'sender-never-releases'")
+        assert said["detail"] == "it never releases, [peers] says"
         until(lambda: set(uids) <= set(pacs.taken), DEADLINE_SECONDS, "the new route")
         receiver.wait_for(2)
         for wrong, words in (
@@ -116,7 +125,7 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
             ["h"],
             {"r/pacs"},
         )
-        assert len(audited(here.root, "done: configuration: read again")) == 1
+        assert len(audited(here.root, "done: configuration: read again")) == 2
     finally:
         logging.getLogger().setLevel(level)
         here.stop()

@@ -46,7 +46,8 @@ NEEDS: dict[Extra, list[tuple[str, str]]] = {
     ("extra", "feature", "text", "command"),
     [
         *((extra, *one, ("config", "check")) for extra, several in NEEDS.items() for one in several),
-        *(("s3", *NEEDS["s3"][0], command) for command in (("doctor",), ("serve", "--port", "0"))),
+        pytest.param("s3", *NEEDS["s3"][0], ("doctor",), marks=pytest.mark.long),
+        ("s3", *NEEDS["s3"][0], ("serve", "--port", "0")),
     ],
 )
 def test_a_configuration_that_needs_a_missing_library_is_refused(

@@ -72,6 +72,7 @@ def _replace(path: Path) -> None:
     [
         pytest.param("index.sqlite", marks=pytest.mark.sqlite("renames the file")),
         "lock",
+        "objects",
         "journal",
         "journal/00000000.journal",
     ],

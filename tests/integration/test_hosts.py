@@ -272,6 +272,17 @@ def test_an_open_association_of_another_host_keeps_its_series_waiting(hosts: Hos
     assert b.index.series.claim_due(now) is not None
 
 
+def test_a_gap_of_the_journal_that_was_accepted_at_another_host_is_told_no_more(hosts: Hosts, tmp_path: Path) -> None:
+    a, b = hosts("a"), hosts("b")
+    a.index.lost.note_gap("the journal is gone", a.index.now())
+    with opened_ingest(Archive(tmp_path), b.index, Metrics(), lambda sender: 1.0, 1 << 20) as ingest:
+        ingest.gaps = b.index.lost.gaps()
+        assert ingest.gaps
+        a.index.lost.accept_gaps()
+        Membership(b.index, ingest, b.member).step()
+        assert not ingest.gaps
+
+
 @pytest.mark.slow
 def test_no_host_claims_while_another_one_is_behind(hosts: Hosts) -> None:
     a, b = hosts("a"), hosts("b")

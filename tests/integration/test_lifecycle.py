@@ -485,6 +485,24 @@ def test_a_sender_that_never_releases_is_known_after_some_whole_series(root: Roo
     assert sender == {"unreleased_series": 1}
 
 
+def test_series_of_a_sender_are_judged_again_once_a_person_says_that_it_never_releases(root: Root) -> None:
+    title = str(origin("w").calling_ae_title)
+    whole(root, 0)
+    whole(root, 1, is_cut=True)
+    root.clock.move(301)
+    settle_all(root)
+    whole(root, 2)
+    assert verdicts(root) == ["incomplete", "incomplete", None]
+    root.index.series.forget_ends(["OTHER"], root.clock())
+    assert settle_all(root) == 0
+    root.index.series.forget_ends([title], root.clock())
+    root.clock.move(301)
+    assert settle_all(root) == 2
+    assert verdicts(root) == ["complete", "incomplete", "complete"], "who ends in an instance has more to send"
+    root.index.series.forget_ends([title], root.clock())
+    assert settle_all(root) == 0
+
+
 def test_a_sender_is_not_known_never_to_release_by_series_that_are_not_whole(root: Root) -> None:
     for number in range(2 * MIN_SERIES):
         for ds in make.ct_series(6, PatientID=f"P-{number}")[1:4]:  # the first is missing

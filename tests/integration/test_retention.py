@@ -6,10 +6,16 @@ import datetime as dt
 import re
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from node.audit.audit_log import Audit, AuditMessage
+from node.conversion.scheduler import Housekeeping
+from node.extensions.worklist.modality_worklist import Worklist
+from node.extensions.worklist.performed_rows import PerformedStepRepository
+from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
+from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.accounts import Role
 from node.index.nouns.retention_state import Uptime
 from node.index.nouns.shares import Share, ShareRepository
@@ -158,6 +164,56 @@ def test_a_clock_that_was_set_forward_deletes_nothing_until_a_person_confirms(ro
     root.clock.move(31 * DAY)
     served(root, machine, days=30, maximum_share=1.0).step()
     assert studies(root) == set()
+
+
+def test_what_else_goes_by_its_age_stays_while_the_clock_is_in_doubt_and_its_time_after_a_confirmation(
+    root: Root,
+) -> None:
+    machine, keep = Machine(root), dt.timedelta(hours=24)
+    *most, last = make.ct_series(4)
+    root.take_all(most)
+    root.convert_due()
+    root.take(last)
+    root.convert_due()
+    served(root, machine).step()
+    steps = root.index.repository(ScheduledStepRepository)
+    steps.add("rest", ScheduledStep(*[None] * 8, root.clock().date(), None, None, {}), root.clock())
+    shares = root.index.repository(ShareRepository)
+    study = str(last.StudyInstanceUID)
+
+    def link(days: float) -> Share:
+        now = root.clock()
+        return Share(0, study, "", False, None, None, "a", now, now + dt.timedelta(days=days), 0, None)
+
+    shares.make("first", link(1))
+    housekeeping = Housekeeping(root.archive, root.index, dt.timedelta(days=1), keep, root.clock)
+    settings = WorklistSettings(keep_days=30)
+    worklist = Worklist(steps, root.index.repository(PerformedStepRepository), settings, root.clock)
+
+    def kept() -> tuple[int, int, int]:
+        housekeeping.remove_superseded()
+        worklist.step()
+        shares.make(uuid4().hex, link(-1))
+        others = "SELECT 1 FROM scheduled_steps", "SELECT 1 FROM shares WHERE sha256 = 'first'"
+        return len(list((root.folder / "volumes").glob("*/*/*"))), *(len(root.rows(query)) for query in others)
+
+    machine.set_clock(root, 3 * 365 * DAY)  # nobody has looked yet
+    assert kept() == (2, 1, 1)
+    served(root, machine).step()
+    assert "the clock was set forward" in waits_for(root)
+    assert kept() == (2, 1, 1)
+    confirm(root.index, root.clock(), machine(), RULES)
+    served(root, machine).step()
+    assert kept() == (2, 1, 0), "a link says itself when it is over"
+    root.clock.move(23 * 3600)
+    served(root, machine).step()
+    assert kept() == (2, 1, 0)
+    root.clock.move(2 * 3600)
+    served(root, machine).step()
+    assert kept() == (1, 1, 0)
+    root.clock.move(30 * DAY)
+    served(root, machine).step()
+    assert kept() == (1, 0, 0)
 
 
 def test_a_study_received_under_a_clock_that_was_behind_is_as_old_as_the_confirmation(root: Root) -> None:

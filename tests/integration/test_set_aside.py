@@ -8,7 +8,7 @@ from pydicom import FileDataset
 from node.index.database.look import looking
 from tests import make
 from tests.integration.conftest import Root
-from tests.integration.test_conflicts import accept
+from tests.integration.test_conflicts import accept, conflicts
 from tests.preloaded import run
 
 FACT = "1 instance was set aside, because other series have the same SOP Instance UIDs: `voxelnode conflicts`"
@@ -54,8 +54,17 @@ def test_a_series_whose_instance_was_set_aside_says_so_until_it_is_accepted(root
     accept(root)
     root.convert_due()
     assert verdict_of(root, second)["verdict"] == "complete"
+    found = verdict_of(root, first)
+    assert (found["verdict"], found["verdict_rule"], found["missing_instances"]) == ("incomplete", "conflict", 1)
+    assert str(found["verdict_reason"]).startswith(FACT)
     with looking(root.folder / "index.sqlite") as index:
         assert index.conflicts.count_open() == {}
+    [replaced] = root.rows("SELECT id, series_instance_uid FROM v_conflicts WHERE kind = 'instance-replaced'")
+    assert replaced["series_instance_uid"] == str(first[0].SeriesInstanceUID), "the file is of it"
+    conflicts(root).accept(replaced["id"], "someone")
+    root.convert_due()
+    assert verdict_of(root, first)["verdict"] == "complete"
+    assert verdict_of(root, second)["verdict_rule"] == "conflict"
 
 
 @pytest.mark.slow

@@ -68,6 +68,7 @@ def check(told: dict[str, Any]) -> None:
     assert told["refused"] == FORBIDDEN.uri
 
 
+@pytest.mark.long
 def test_the_python_client_has_every_operation_and_works(
     node: Site, token: str, document: Path, tmp_path: Path
 ) -> None:

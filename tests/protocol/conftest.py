@@ -51,12 +51,12 @@ LIBC = ctypes.CDLL(None)
 
 def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> bool:
     """Wait for a condition of another thread, with a deadline."""
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
+    deadline, pause, wait = time.monotonic() + seconds, threading.Event(), 0.005
     while not condition():
         if time.monotonic() > deadline:
             return False
-        pause.wait(0.01)
+        pause.wait(wait)
+        wait = min(wait * 1.5, 0.05)
     return True
 
 

@@ -17,6 +17,8 @@ from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests.conftest import corpus_folder
 from tests.reference.cases import corpus_cases, read_series
+from tests.reference.test_sidecar import is_of_bids
+from tests.unit.writers.test_documented import named_in
 
 pytestmark = pytest.mark.corpus
 
@@ -57,6 +59,9 @@ def test_a_case_gives_the_expected_volumes_refusals_and_warnings(case, corpus, c
         assert assembly.unaccounted({str(ds.SOPInstanceUID) for ds in datasets}) == set()
         told = {warning.name.value for volume in assembly.volumes for warning in volume.warnings}
         assert set(expected[uid].get("warnings", ())) <= told or not assembly.volumes
+        facts = [fact for volume in assembly.volumes for fact in volume.attributes.items()]
+        assert {name for name, _ in facts} <= named_in("Sidecar")
+        assert [fact for fact in facts if not is_of_bids(*fact)] == []
         for name, entries in written(uid, assembly, tmp_path / str(number)).items():
             listing[name] += entries
     (tmp_path / "conversion.json").write_text(json.dumps(listing))

@@ -205,6 +205,7 @@ def agrees(paths: list[Path], folder: Path) -> bool:
     return all(any(as_theirs(volume, other) for other in theirs) for volume in volumes) and bool(volumes or not theirs)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 def test_the_series_that_packages_bring_along_are_as_dcm2niix_makes_them_but_for_the_listed_differences(tmp_path):
     series = {str(number): paths for number, paths in enumerate(packaged_series())}

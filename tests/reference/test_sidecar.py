@@ -12,9 +12,6 @@ import pydicom
 import pytest
 
 from node.volume.assemble import assemble
-from tests.conftest import corpus_folder
-from tests.reference.cases import corpus_cases, read_series
-from tests.unit.writers.test_documented import named_in
 
 pytestmark = pytest.mark.corpus
 
@@ -114,12 +111,3 @@ def is_of_bids(name: str, fact: Any) -> bool:
         name in ONE_OF: fact in ONE_OF.get(name, ()) if isinstance(fact, str) else False,
     }
     return found.get(True, True)
-
-
-@pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
-@pytest.mark.parametrize("case", corpus_cases(corpus_folder()))
-def test_facts_are_documented_and_have_the_types_and_ranges_of_bids(corpus: Path, case: str) -> None:
-    for datasets in read_series(corpus / case).values():
-        for one in assemble(datasets).volumes:
-            assert one.attributes.keys() <= named_in("Sidecar")
-            assert [(name, fact) for name, fact in one.attributes.items() if not is_of_bids(name, fact)] == []

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.reference.truth_machine import cases, examine
 from tests.reference.truth_series import Case
 
-EXAMPLES, LONG_EXAMPLES = 100, 1000
+EXAMPLES, LONG_EXAMPLES = 50, 1000
 
 _LINES = Path(__file__).with_name("found_cases.txt").read_text(encoding="utf-8").splitlines()
 FOUND: dict[str, Case] = {

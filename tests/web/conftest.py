@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydicom import Dataset, FileDataset, dcmwrite
@@ -33,7 +34,7 @@ from node.registry import enabled, objects_of
 from node.settings.convert import Convert
 from node.settings.model import Settings, Storage, Web
 from node.web.application import application
-from node.web.credentials import digest, hash_password, new_token
+from node.web.credentials import digest, new_token
 from node.web.server import WebServer
 from node.web.services import Services
 from tests import make
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 
 PASSWORD = "correct horse battery"
 DEADLINE_SECONDS = 20.0
-hash_once = cache(hash_password)
+hash_once = cache(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash)
+"""A hash that is compared in no time; what `node.web.credentials` makes takes a tenth of a second each time."""
 authorities = cache(ssl.create_default_context)
 """Reading the certificates of the machine's authorities takes longer than most requests."""
 
@@ -217,10 +219,11 @@ class Site:
 
 def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
     """Wait for something that another thread does, with a deadline."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
+    deadline, pause, wait = time.monotonic() + seconds, threading.Event(), 0.01
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        pause.wait(0.02)
+        pause.wait(wait)
+        wait = min(wait * 1.5, 0.05)
 
 
 def made_download(client: httpx2.Client, kind: str, seconds: float = DEADLINE_SECONDS, **order: Any) -> httpx2.Response:

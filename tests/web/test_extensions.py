@@ -31,8 +31,10 @@ IN_MENU = {"dicomweb", "pages"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SERVED)
-def test_an_extension_that_is_off_serves_and_offers_nothing(start_site: Callable[..., Site], name: str) -> None:
-    client, without = start_site().client(), start_site({"extensions": {"disabled": [name]}}).client()
+def test_an_extension_that_is_off_serves_and_offers_nothing(
+    empty: Site, start_site: Callable[..., Site], name: str
+) -> None:
+    client, without = empty.client(), start_site({"extensions": {"disabled": [name]}}).client()
     for path in SERVED[name]:
         assert (client.get(path).status_code, without.get(path).status_code) == (200, 404), path
     described, left = (set(one.get("/api/v1/openapi.json").json()["paths"]) for one in (client, without))

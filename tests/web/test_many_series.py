@@ -15,6 +15,8 @@ from tests import make
 from tests.web.conftest import Site, open_site
 from tests.web.pages import Visitor, accessibility_faults
 
+pytestmark = pytest.mark.slow  # for the study that they share
+
 MANY = 130
 
 
@@ -30,7 +32,6 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
-@pytest.mark.slow
 def test_a_person_finds_a_series_among_many(crowded: Site, visit: Callable[[str], Visitor]) -> None:
     page = visit(crowded.url).open("/studies/1.2.3")
     rows = page.locator("#cards tbody tr")
@@ -62,7 +63,6 @@ def test_a_person_finds_a_series_among_many(crowded: Site, visit: Callable[[str]
     expect(page).to_have_url(re.compile("/series/1.2.3.40$"))
 
 
-@pytest.mark.slow
 def test_the_list_of_many_series_is_light(crowded: Site) -> None:
     answer = crowded.client().get("/studies/1.2.3")
     assert answer.status_code == 200

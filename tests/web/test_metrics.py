@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from node.background import SupervisedThread
 from node.control.repository import Repository
 from node.errors import OutOfResources
-from node.index.engine import sqlite
+from node.index.engine import sqlite, sqlite_file
 from node.index.engine.about_keys import RETENTION
 from node.index.engine.backend import IndexUnusable
 from node.index.nouns.retention import RetentionState
@@ -111,6 +111,20 @@ def test_who_has_locked_the_index_is_named_and_no_line_of_a_program(site: Site) 
     thread._stopping.set()
     thread.failed(OutOfResources("the index did not commit: another program has locked it"))
     assert thread._last_failure == "the index did not commit: another program has locked it"
+
+
+def test_a_reader_that_lets_the_log_of_the_index_grow_is_named_by_a_node_that_is_ready(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "MAX_WAL_BYTES", 0)
+    with closing(sqlite3.connect(site.root / "index.sqlite", isolation_level=None)) as stranger:
+        stranger.execute("BEGIN")
+        stranger.execute("SELECT count(*) FROM about").fetchone()
+        site.store.index.about.set("x", "y")
+        for query in ("", "?role=receive", "?role=web", "?scope=cluster"):
+            answer = site.client().get(f"/readyz{query}")
+            assert (answer.status_code, answer.json()["reasons"]) == (200, {}), query
+            assert "a program keeps a transaction open" in answer.json()["index_held_back"], query
 
 
 def test_a_listener_that_has_gone_makes_a_node_not_ready(site: Site) -> None:

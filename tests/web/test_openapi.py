@@ -46,9 +46,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("requests", [2, pytest.param(100, marks=pytest.mark.long)])
-def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
-    """As many requests of each operation, the same ones every time."""
+@pytest.mark.parametrize(("step", "requests"), [(3, 2), pytest.param(1, 100, marks=pytest.mark.long)])
+def test_no_request_is_a_server_error(fuzzed: Site, step: int, requests: int) -> None:
+    """As many requests of one operation in so many, the same ones every time."""
     import schemathesis
     from schemathesis import GenerationMode
     from schemathesis.checks import not_a_server_error
@@ -62,7 +62,7 @@ def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
     tokens, there = [fuzzed.token(name) for name in ROLES], what_is_there(fuzzed)
     statuses: Counter[int] = Counter()
     assert len(operations) > 20
-    for operation in operations:
+    for operation in operations[::step]:
         valid = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
         wrong = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
 
@@ -81,7 +81,7 @@ def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
                 assert answer.json()["type"] in response[str(answer.status_code)]["x-problem-types"]
 
         probe()
-    assert min(statuses[200], statuses[403], statuses[404], statuses[422]) > 20
+    assert min(statuses[200], statuses[403], statuses[404], statuses[422]) > (20 if step == 1 else 1)
 
 
 def what_is_there(site: Site) -> dict[str, Any]:

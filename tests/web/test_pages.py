@@ -115,34 +115,37 @@ def visitor(shown: Shown, visit: Callable[[str], Visitor]) -> Visitor:
 
 PAGES = (
     "/",
-    "/queue",
     "/worklist",
     "/problems",
+    "/problems/conflicts/1",
+    "/problems/quarantine",
+    "/upload",
+    "/status",
+    "/administration",
+    "/administration/configuration",
+    "/login",
+    "/studies/1.2.65",
+    "/studies/1.2.65/series/1.2.65.2",
+    f"/studies/{HOSTILE_STUDY}",
+)
+OTHER_PAGES = (
+    "/queue",
     "/problems/rejections",
     "/problems/acknowledged",
     "/problems/unconvertible",
     "/problems/conflicts",
-    "/problems/conflicts/1",
-    "/problems/quarantine",
     "/problems/trash",
     "/routes",
-    "/upload",
-    "/status",
     "/account",
-    "/administration",
     "/administration/connections",
     "/administration/retention",
     "/administration/changes",
-    "/administration/configuration",
     "/administration/log",
-    "/login",
-    "/studies/1.2.65",
     "/studies/1.2.65/delete",
     "/studies/1.2.65/series/1.2.65.1",
-    "/studies/1.2.65/series/1.2.65.2",
     "/studies/1.2.65/series/1.2.65.3",
-    f"/studies/{HOSTILE_STUDY}",
 )
+"""Made of the same parts as `PAGES`."""
 
 
 @pytest.mark.parametrize("panel", ["Label…", "Comment…"])
@@ -163,7 +166,7 @@ def test_nothing_of_the_names_in_bids_is_cut_off(visitor: Visitor, width: int) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", [*PAGES, *(pytest.param(path, marks=pytest.mark.long) for path in OTHER_PAGES)])
 def test_a_page_is_accessible_in_light_and_dark_and_fits_a_telephone(visitor: Visitor, path: str) -> None:
     page = visitor.open(path)
     for details in page.locator("main details").all():

@@ -247,9 +247,12 @@ def _looking(settings: Settings) -> AbstractContextManager[Look | ReadIndex]:
 
 
 def _missing_files(settings: Settings) -> Iterator[Check]:
+    from node.control.root import away
     from node.index.engine.backend import IndexUnusable
 
     try:
+        if (problem := away(settings)) is not None:
+            yield Check("archive", "broken", problem, "mount its disk, or restore the files from a backup")
         with _looking(settings) as index:
             missing, gaps = index.instances.count_missing_files(), index.lost.gaps()
             conflicts = index.conflicts.count_open()

@@ -38,7 +38,7 @@ _BYTES = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _TEXT_OF_NUMBERS = frozenset(("DS", "IS"))
 _SHORT_NUMBERS = frozenset(("AT", "SS", "US"))
 _NUMBERS = _TEXT_OF_NUMBERS | _SHORT_NUMBERS | {"FD", "FL", "SL", "SV", "UL", "UV"}
-_CODES = {"FD": "d", "FL": "f", "SL": "i", "SS": "h", "SV": "q", "UL": "I", "US": "H", "UV": "Q"}
+_CODES = {"AT": "H", "FD": "d", "FL": "f", "SL": "i", "SS": "h", "SV": "q", "UL": "I", "US": "H", "UV": "Q"}
 _GROUP_OF_PIXELS = 0x0028
 _TEMPORAL_VRS = frozenset(("DA", "DT", "TM"))
 _UNKNOWN_VRS = frozenset((None, "UN"))
@@ -551,6 +551,8 @@ def _stored(element: _Element, vr: str) -> bytes:
     if isinstance(value, bytes):
         return value
     values = list(value) if isinstance(value, MultiValue | list) else [value]
+    if vr == "AT":  # the group comes before the element
+        values = [half for tag in values for half in (BaseTag(tag).group, BaseTag(tag).element)]
     try:
         return struct.pack(f"<{len(values)}{_CODES.get(vr, '')}", *values)
     except struct.error:

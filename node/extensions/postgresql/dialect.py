@@ -84,11 +84,16 @@ class _Integer(BigInteger):
 
 
 class _Ddl(PGDDLCompiler):
-    """An index puts NULL below all values, as orders do: only then, PostgreSQL uses it for an order."""
+    """An index puts NULL below all values, as orders do: only then, PostgreSQL uses it for an order.
+
+    It has the condition that it has in SQLite.
+    """
 
     def visit_create_index(self, create: Any, *options: Any, **keywords: Any) -> str:
-        nullable = (column.key for column in create.element.columns if column.nullable)
-        create.element.dialect_kwargs["postgresql_ops"] = dict.fromkeys(nullable, "NULLS FIRST")
+        index = create.element
+        nullable = (column.key for column in index.columns if column.nullable)
+        index.dialect_kwargs["postgresql_ops"] = dict.fromkeys(nullable, "NULLS FIRST")
+        index.dialect_kwargs["postgresql_where"] = index.dialect_options["sqlite"]["where"]
         return str(super().visit_create_index(create, *options, **keywords))  # type: ignore[no-untyped-call]
 
 

@@ -206,6 +206,8 @@ class Membership(BackgroundService):
         if self._leases.renew(held, began + seconds):
             log.info("leases_taken", count=len(held))
             self._index.note_commits()
+        if self._ingest.gaps:  # a person may have accepted them at another host
+            self._ingest.gaps = self._index.lost.gaps()
         # A series waits for each upload of its instances, usually for less than a second.
         self._hosts.note_waits_for_hosts(self._index.now() - self._member.lease / 4)
 

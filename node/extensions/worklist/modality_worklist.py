@@ -182,8 +182,8 @@ class Worklist(BackgroundService):
         """Look at the folder; once a day, remove what is older than [worklist] keep_days."""
         if self._folder is not None:
             self._folder.refresh()
-        before = (self._now() - self._kept).date()
-        if before != self._removed_before:
+        old = self._steps.old_before(self._now(), self._kept)
+        if old is not None and (before := old.date()) != self._removed_before:
             self._steps.remove_old(before)
             midnight = dt.datetime.combine(before, dt.time(), dt.UTC)
             self._performed_steps.remove_old(midnight)

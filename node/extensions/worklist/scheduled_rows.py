@@ -17,6 +17,7 @@ from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PatientRow, PerformedStepRow, ScheduledStepRow, SeriesRow, StudyRow
 from node.index.nouns.orders import Imaged, compare
+from node.index.nouns.retention import old_before
 from node.index.search.conditions import condition_on
 
 PAGE = 500
@@ -145,6 +146,11 @@ class ScheduledStepRepository(IndexRepository):
         for at in range(0, len(lost), PAGE):
             named = ScheduledStepRow.source_key.in_(lost[at : at + PAGE])
             connection.execute(delete(ScheduledStepRow).where(ScheduledStepRow.source == "file", named))
+
+    @on_reader
+    def old_before(self, connection: Connection, now: dt.datetime, kept: dt.timedelta) -> dt.datetime | None:
+        """See `node.index.nouns.retention.old_before`."""
+        return old_before(connection, now, kept)
 
     @on_writer
     def remove_old(self, connection: Connection, before: dt.date) -> int:

@@ -271,9 +271,12 @@ class Unindexed(Word[Any]):
 
 
 def partial_index(name: str, columns: str | tuple[str, ...], condition: str) -> Index:
-    """Return an index of the rows that fulfil a condition, for the class of their table."""
+    """Return an index of the rows that fulfil a condition, for the class of their table.
+
+    `node.extensions.postgresql.dialect` reads the condition: naming PostgreSQL here would load all of its dialects.
+    """
     names = (columns,) if isinstance(columns, str) else columns
-    return Index(name, *names, sqlite_where=text(condition), postgresql_where=text(condition))
+    return Index(name, *names, sqlite_where=text(condition))
 
 
 def in_partial_index(column: Any, index: Index) -> ColumnElement[bool]:

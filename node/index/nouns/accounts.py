@@ -29,6 +29,10 @@ MAX_SESSIONS = 20
 """Sessions per account, and as many that wait for a second factor; opening another one ends the oldest."""
 
 
+MAX_STEPS_APART = 2
+"""Between the codes of an authenticator app that are right at one moment (`node.web.second_factor.SKEW`)."""
+
+
 class Role(IntEnum):
     """The permissions of an account; each role includes the lower ones."""
 
@@ -352,9 +356,13 @@ class AccountRepository(IndexRepository):
 
     @on_writer
     def use_step(self, connection: Connection, account_id: int, step: int) -> bool:
-        """Note the step of a right code; return False if a code of it, or of a later one, was used before."""
-        is_new = AccountRow.id == account_id, AccountRow.totp_step < step
-        return connection.execute(update(AccountRow).where(*is_new).values(totp_step=step)).rowcount == 1
+        """Note the step of a right code; return False if a code of it, or of a later one, was used before.
+
+        A step that no clock can have reached yet was noted while the clock was ahead: it counts no more.
+        """
+        is_new = or_(AccountRow.totp_step < step, AccountRow.totp_step > step + MAX_STEPS_APART)
+        row = update(AccountRow).where(AccountRow.id == account_id, is_new)
+        return connection.execute(row.values(totp_step=step)).rowcount == 1
 
     @on_writer
     def use_recovery_code(self, connection: Connection, account_id: int, sha256: str) -> bool:

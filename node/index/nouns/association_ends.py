@@ -64,6 +64,24 @@ class AssociationRepository(IndexRepository):
         connection.execute(delete(OpenAssociationRow).where(OpenAssociationRow.host == self._host))
 
     @on_writer
+    def forget_ends(self, connection: Connection, calling_ae_titles: Collection[str], now: dt.datetime) -> None:
+        """Let the ends of associations of senders count no more: a person has said that they never release one.
+
+        Series that are incomplete for that alone are judged again.
+        """
+        of_senders = select(ImageRow.id).where(
+            ImageRow.series_id == SeriesRow.id, ImageRow.calling_ae_title.in_(calling_ae_titles)
+        )
+        ended = (
+            select(EventRow.study_instance_uid, EventRow.series_instance_uid)
+            .join(SeriesRow, SeriesRow.series_instance_uid == EventRow.series_instance_uid)
+            .where(EventRow.kind == "sender-aborted", of_senders.exists())
+            .where(or_(SeriesRow.state.in_(OPEN_STATES), SeriesRow.verdict_rule == "association"))
+        )
+        for study, series in {(study, series) for study, series in connection.execute(ended)}:
+            _end_doubts(connection, (study or "", series or ""), "it never releases, [peers] says", now)
+
+    @on_writer
     def end_cut_off(self, connection: Connection, grace: dt.timedelta, now: dt.datetime) -> None:
         """Record that the end of the process before has cut associations off, before anything is received.
 
@@ -264,9 +282,14 @@ def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Com
     is_alone = verdict.rule == "association" and verdict.missing is None
     is_whole = verdict.state == "complete" or (is_alone and agree)
     for key in learn_end(connection, series.id, own, is_whole, now):
-        for known in connection.execute(series_at(key)).all():
-            if aborted_by(connection, key, known.last_received_at) == "sender":
-                _end_doubt(connection, key, known, "sender-never-releases", "its series were whole all the same", now)
+        _end_doubts(connection, key, "its series were whole all the same", now)
+
+
+def _end_doubts(connection: Connection, key: SeriesKey, why: str, now: dt.datetime) -> None:
+    """Let the way in which a sender ended its association count no more for what it said nothing about."""
+    for known in connection.execute(series_at(key)).all():
+        if aborted_by(connection, key, known.last_received_at) == "sender":
+            _end_doubt(connection, key, known, "sender-never-releases", why, now)
 
 
 def _end_doubt(

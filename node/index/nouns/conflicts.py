@@ -22,14 +22,17 @@ Decision = Literal["accepted", "kept"]
 SET_ASIDE = "instance-bytes", "instance-versions"
 """Kinds of conflicts of a version that was received and does not count."""
 
+REPLACED = "instance-replaced"
+"""Kind of the conflict of a version that was current, of the series that it was in."""
+
 
 def count_aside(connection: Connection, series_id: int, study: str, series: str) -> tuple[int, int]:
     """Count what was set aside of a series: instances whose UIDs other series have, and versions of its own ones."""
     row = ConflictRow
     aside = select(row.sop_instance_uid).join(ImageRow, ImageRow.sop_instance_uid == row.sop_instance_uid)
-    aside = aside.where(row.kind.in_(SET_ASIDE), row.study_instance_uid == study, row.series_instance_uid == series)
-    elsewhere = aside.where(ImageRow.series_id != series_id, row.decision.is_distinct_from("accepted")).distinct()
-    here = aside.where(ImageRow.series_id == series_id, row.decision.is_(None))
+    aside = aside.where(row.study_instance_uid == study, row.series_instance_uid == series)
+    elsewhere = aside.where(row.kind.in_((*SET_ASIDE, REPLACED)), ImageRow.series_id != series_id).distinct()
+    here = aside.where(row.kind.in_(SET_ASIDE), ImageRow.series_id == series_id, row.decision.is_(None))
     counts = [connection.scalar(select(func.count()).select_from(some.subquery())) or 0 for some in (elsewhere, here)]
     return counts[0], counts[1]
 

@@ -266,14 +266,16 @@ def record_conflict(
     sha256: str | None = None,
     decided_by: str | None = None,
     holder: str | None = None,
+    uids_of_file: Mapping[str, str] | None = None,
 ) -> None:
     """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.
 
-    `holder` is the only host that has this file; see `node.index.engine.turn`.
+    `holder` is the only host that has this file; see `node.index.engine.turn`. `uids_of_file`: its study and series, if
+    the received instance is of others.
 
     `decided_by` is given if there is nothing left to decide: the received instance was accepted.
     """
-    uids = _uids(received)
+    uids = {**_uids(received), **(uids_of_file or {})}
     connection.execute(
         insert(ConflictRow).values(
             kind=kind,

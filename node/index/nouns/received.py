@@ -264,11 +264,13 @@ class _Batch:
         series_id = self._series_id(received)
         self._update(received, first, series_id)
         self._count(received, series_id, replaces=True)
-        where = self._elsewhere(received, first)
+        where, uids = self._elsewhere(received, first), None
         detail = f"the instance came again with other bytes{where}; the second is current"
         if series_id != first.series_id:
             detail += ", and the instance leaves its series"
             uid, why = received.attributes.sop_instance_uid, "another version was accepted"
+            of_first = select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid).join(SeriesRow)
+            uids = dict(self._connection.execute(of_first.where(SeriesRow.id == first.series_id)).mappings().one())
             leave_series(self._connection, first.series_id, uid, received.file.received_at, why)
             rebase(self._connection, first.series_id)
         record_received_event(self._connection, "instance-replaced", received, detail)
@@ -276,7 +278,9 @@ class _Batch:
             return Indexed(Outcome.REPLACED, remove=first.key, superseded=(first.sha256,))
         aside = _beside(received.file.quarantine_key, first.key)
         decided_by = "the person who accepted" if is_accepted else "[storage] overwrite_policy"
-        self._record_conflict("instance-replaced", received, detail, aside, first.sha256, decided_by, first.holder)
+        self._record_conflict(
+            "instance-replaced", received, detail, aside, first.sha256, decided_by, first.holder, uids
+        )
         return Indexed(Outcome.REPLACED, quarantine=first.key, superseded=(first.sha256,))
 
     def _keep_aside(self, received: Received, first: First) -> Indexed:
@@ -359,8 +363,10 @@ class _Batch:
         sha256: str | None = None,
         decided_by: str | None = None,
         holder: str | None = None,
+        uids: Mapping[str, str] | None = None,
     ) -> None:
-        record_conflict(self._connection, kind, received, detail, key, sha256, decided_by, holder or self._holder)
+        holder = holder or self._holder
+        record_conflict(self._connection, kind, received, detail, key, sha256, decided_by, holder, uids)
 
     def _image(self, received: Received, series_id: int) -> dict[str, object]:
         file = received.file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, or_, select, update
@@ -11,7 +12,10 @@ from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ImageRow, SeriesRow, TombstoneRow
-from node.index.nouns.retention_state import RetentionState, retention_state
+from node.index.nouns.retention_state import RetentionState, look_of, retention_state
+
+MAX_STALENESS = dt.timedelta(hours=1)
+"""How far the clock may be from the newest look at it: somebody looks every few seconds while a node runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,25 @@ def newest_look(connection: Connection) -> dt.datetime | None:
     return last.at if last is not None else None
 
 
+def old_before(connection: Connection, now: dt.datetime, kept: dt.timedelta) -> dt.datetime | None:
+    """Return when what is kept for a time, and may go now, is from; None: nothing goes while the clock is in doubt.
+
+    For its time after a person has confirmed the clock, nothing goes either: nobody knows how old it is.
+    """
+    state, before = retention_state(about(connection, RETENTION)), now - kept
+    if not state.is_free or (state.last is not None and abs(now - state.last.at) > MAX_STALENESS):
+        return None
+    confirmed = json.loads(about(connection, RETENTION_CONFIRMED) or "null")
+    return None if confirmed and look_of(confirmed["look"]).at > before else before
+
+
 class RetentionRepository(IndexRepository):
     """Receipts, and confirmations of a person."""
+
+    @on_reader
+    def old_before(self, connection: Connection, now: dt.datetime, kept: dt.timedelta) -> dt.datetime | None:
+        """See `old_before`."""
+        return old_before(connection, now, kept)
 
     @on_reader
     def state(self, connection: Connection) -> RetentionState:

@@ -13,6 +13,7 @@ from node.index.engine.rows import ReadRepository, columns_but
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ShareRow, StudyRow
+from node.index.nouns.retention import old_before
 
 MAX_SHARES = 1000
 """Of all studies; those that are over are removed when one is made."""
@@ -84,7 +85,8 @@ class ShareRepository(IndexRepository):
     @on_writer
     def make(self, connection: Connection, sha256: str, share: Share) -> int:
         """Store a new link; return its number. Raises UsageError if there is no such study, or too many links."""
-        connection.execute(delete(ShareRow).where(ShareRow.expires_at <= share.made_at))
+        if over := old_before(connection, share.made_at, dt.timedelta()):
+            connection.execute(delete(ShareRow).where(ShareRow.expires_at <= over))
         if connection.execute(select(StudyRow.id).where(StudyRow.study_instance_uid == share.study)).first() is None:
             raise UsageError(f"there is no study {share.study}")
         if len(connection.execute(select(ShareRow.id).limit(MAX_SHARES)).all()) >= MAX_SHARES:

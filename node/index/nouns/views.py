@@ -133,6 +133,10 @@ class InstanceViews(ViewRows):
         """Return the total numbers of ``instances`` and ``bytes``."""
         return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
 
+    def count_files(self) -> int:
+        """Count the instances whose file is not known to be missing or damaged."""
+        return self._number("SELECT count(*) FROM v_images WHERE NOT file_missing")
+
     def count_missing_files(self) -> int:
         """Count the instances whose file is known to be missing or damaged."""
         return self._number("SELECT count(*) FROM v_images WHERE file_missing")

@@ -224,9 +224,10 @@ class WorkRepository(IndexRepository):
     ) -> int | None:
         """Have a download made, unless the same one waits or is made; return its id.
 
-        None: the account has `MAX_DOWNLOADS` that wait, are made, or have ended with a file after `kept_since`.
+        None: the account has `MAX_DOWNLOADS` that wait, are made, or have ended with a file after `kept_since`, by a
+        clock that was not ahead.
         """
-        is_kept = and_(WorkRow.outcome == "succeeded", WorkRow.ended_at > kept_since)
+        is_kept = and_(WorkRow.outcome == "succeeded", WorkRow.ended_at > kept_since, WorkRow.ended_at <= now)
         rows = connection.execute(_rows(in_lane(lane), or_(WorkRow.outcome.is_(None), is_kept))).all()
         for work in map(work_of, rows):
             if work.outcome is None and work.payload == download:

@@ -404,7 +404,7 @@ SERIES = [encoded(series) for series in (make.ct_series(3), make.time_series(2, 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of damaged values
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     files=st.sampled_from(SERIES),
     damage=st.lists(

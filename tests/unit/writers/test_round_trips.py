@@ -58,7 +58,7 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(one=volumes(), compress=st.booleans())
 def test_nifti_metaimage_and_nrrd_give_back_every_voxel_and_corner(one: Volume, compress: bool) -> None:
     with TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def test_nifti_metaimage_and_nrrd_give_back_every_voxel_and_corner(one: Volume, 
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(one=volumes(), compress=st.booleans(), has_place=st.booleans())
 def test_the_header_of_a_metaimage_and_of_a_nrrd_is_the_one_that_simpleitk_writes_of_the_whole_image(
     one: Volume, compress: bool, has_place: bool

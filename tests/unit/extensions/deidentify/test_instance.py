@@ -130,7 +130,7 @@ def test_what_is_written_where_it_does_not_belong_is_found() -> None:
     [
         "VectorGridData", "DoublePointCoordinatesData", "LongPrimitivePointIndexList", "SelectorOVValue",
         "SelectorULValue", "SelectorFDValue", "SelectorFLValue", "SelectorUSValue", "SelectorSSValue",
-        "SelectorSVValue", "SelectorUVValue", "RedPaletteColorLookupTableDescriptor",
+        "SelectorSVValue", "SelectorUVValue", "SelectorATValue", "RedPaletteColorLookupTableDescriptor",
     ],
 )  # fmt: skip
 def test_the_bytes_of_numbers_are_no_letters_of_a_person(keyword: str, is_read: bool) -> None:

@@ -38,7 +38,7 @@ def exactly(corners: list[tuple[float, float]]) -> NDArray[np.bool_]:
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(POLYGONS)
 def test_the_pixels_of_any_polygon_are_those_of_exact_arithmetic(corners: list[tuple[float, float]]) -> None:
     np.testing.assert_array_equal(filled(corners), exactly(corners))

@@ -140,7 +140,7 @@ def test_frames_without_a_place_are_times_in_order_of_their_numbers():
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(
     planes=st.lists(
         st.fixed_dictionaries(

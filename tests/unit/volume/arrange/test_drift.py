@@ -79,10 +79,20 @@ def test_a_series_that_drifts_within_its_planes_is_one_series_in_time(axis: int,
     assert moved(whole(drifting(5, 6, step_mm, axis)))
 
 
-@pytest.mark.parametrize("limit_mm", [0.004, 0.01, 0.03, 0.045, 0.05, 0.08, 0.3])
+@pytest.mark.parametrize(
+    ("modality", "limit_mm"),
+    [
+        *(("MR", limit) for limit in (0.004, 0.01, 0.03, 0.045, 0.05, 0.08, 0.3)),
+        *((modality, limit) for modality in ("CT", "PT") for limit in (0.03, 0.3)),
+        *(
+            pytest.param(modality, limit, marks=pytest.mark.long)
+            for modality in ("CT", "PT")
+            for limit in (0.004, 0.01, 0.045, 0.05, 0.08)
+        ),
+    ],
+)
 @pytest.mark.parametrize("label", LABELS)
-@pytest.mark.parametrize("modality", ["MR", "CT", "PT"])
-def test_times_that_jitter_are_one_series_in_time(limit_mm: float, label: Edit, modality: str) -> None:
+def test_times_that_jitter_are_one_series_in_time(modality: str, limit_mm: float, label: Edit) -> None:
     offsets = np.random.default_rng(1).uniform(-limit_mm, limit_mm, (6, 3))
     whole(truth.series(6, 5, offsets_mm=offsets, modality=modality).edited(label))
 

@@ -141,8 +141,8 @@ def test_one_wrong_clock_of_the_first_volume_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize("wrong_s", [-1.4, -0.3, 0.3, 1.1, 2.0, 15.0])
-@pytest.mark.parametrize("times", [2, 3, 6])
-@pytest.mark.parametrize("slice_", [0, 5, 7])
+@pytest.mark.parametrize("times", [2, pytest.param(3, marks=pytest.mark.long), 6])
+@pytest.mark.parametrize("slice_", [0, pytest.param(5, marks=pytest.mark.long), 7])
 def test_a_wrong_clock_is_never_written(wrong_s: float, times: int, slice_: int) -> None:
     clock = 20 + np.arange(times)[:, None] * TR_S + times_of_slices(8)
     clock[0, slice_] += wrong_s
