@@ -203,6 +203,18 @@ def read_header_by_windows(
                 ) from None
 
 
+def read_to_pixels(data: memoryview, transfer_syntax_uid: str, wanted: frozenset[int]) -> tuple[dict[int, bytes], int]:
+    """As `read_header`, of the beginning of a data set; also return where its first element of the pixels begins.
+
+    Raises HeaderCut if there is none in `data`.
+    """
+    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid))
+    elements = walker.values(wanted | {PIXEL_DATA}, {})
+    if walker.is_at_end:
+        raise HeaderCut(walker.end)
+    return elements, walker.at
+
+
 def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> list[dict[int, bytes]]:
     """Return the raw values of some elements of each item of a sequence that `read_header` returned.
 
@@ -480,6 +492,7 @@ class _Walker:
                 tag, length = self.element(begin)
                 at = self.at
             if tag > last:
+                self.at = begin
                 return elements
             if (left := left - 1) < 0:
                 raise _too_many_elements(tag)
