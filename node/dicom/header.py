@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
@@ -358,8 +359,9 @@ def read_every(
 def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_uid: str, maximum: int) -> None:
     """Raise if decoding a whole data set would make more than `maximum` elements and items, on all levels.
 
-    A decoder makes an object of each. Sequences are entered here, without recursion: those of undefined length, and
-    those that the encoding or the data dictionary (PS3.6) calls a sequence.
+    A decoder makes an object of each. Sequences are entered here, without recursion: those of undefined length, those
+    that the encoding or the data dictionary (PS3.6) calls a sequence, and values of an unknown VR that begin with an
+    item.
 
     Raises
     ------
@@ -556,7 +558,10 @@ class _Walker:
 
     def count(self, *, to_frames: bool = False) -> None:
         """Walk over the elements and items on all levels, to the end or to those that there are for each frame."""
+        opened: list[tuple[float, bool]] = []  # where sequences end, and whether it is implicit around them
         while self.at < self.end:
+            while opened and opened[-1][0] <= self.at:
+                self.implicit = opened.pop()[1]
             begin = self.at
             tag, length = self.element(begin)
             if to_frames and (tag == PER_FRAME_FUNCTIONAL_GROUPS or (tag, length) == (PIXEL_DATA, UNDEFINED_LENGTH)):
@@ -565,12 +570,23 @@ class _Walker:
             self.left -= 1
             if self.left < 0:
                 raise TooManyElements(f"more than {self.most} elements and items, at byte {begin}")
-            if self.enters(tag):
-                continue  # what it holds is next
-            if length == UNDEFINED_LENGTH:
+            is_undefined = length == UNDEFINED_LENGTH
+            if tag == SEQUENCE_END and opened and opened[-1][0] == inf:
+                self.implicit = opened.pop()[1]
+            elif tag >> 16 == 0xFFFE:
+                continue  # what an item holds is next
+            elif self.enters(tag) or (self.vr in (b"", b"UN") and (is_undefined or self._is_at_item())):
+                if len(opened) == MAX_NESTING:
+                    raise NotUnderstood(f"sequences are nested deeper than {MAX_NESTING} levels, at byte {begin}")
+                opened.append((inf if is_undefined else self.at + length, self.implicit))
+                self.implicit = self.implicit or self.vr == b"UN"  # PS3.5 6.2.2
+            elif is_undefined:
                 self.skip_undefined(tag, self.at)
             else:
                 self.at += length
+
+    def _is_at_item(self) -> bool:
+        return self.at + 8 <= self.end and self.encoding.head(self.data, self.at, is_implicit=True)[0] == ITEM
 
     def is_at_pixels(self, at: int) -> bool:
         """Return whether the element at an offset is of the pixels."""
