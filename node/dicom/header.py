@@ -73,9 +73,12 @@ Elements = dict[int, tuple[bytes, bytes | None]]
 """VR (empty if the encoding has none) and value by tag. None: the value is too long to be kept. The value of a sequence
 is its items, for `read_sequence`."""
 
-MAX_INFLATED_BYTES = 64 << 20
-"""Largest deflated data set that is read, inflated: pydicom has it in memory up to four times. A few bytes inflate to a
-thousand times as many, so the length of what came says nothing; larger ones are not deflated to be sent."""
+MAX_INFLATED_BYTES = 1 << 30
+"""Largest deflated data set that is accepted, inflated: a few bytes inflate to a thousand times as many, so the length
+of what came says nothing."""
+
+MAX_INFLATED_AT_ONCE = 64 << 20
+"""Largest one that pydicom reads, which has it in memory up to four times. Longer ones are read frame by frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,22 +406,24 @@ def require_parsable(read: Callable[[int, int], bytes], length: int, transfer_sy
             return
 
 
-def require_inflatable(pieces: Iterable[bytes]) -> None:
-    """Raise unless a deflated data set is whole and inflates to at most `MAX_INFLATED_BYTES`; keeps nothing of it.
+def require_inflatable(pieces: Iterable[bytes], most: int | None = None) -> int:
+    """Return the length of a deflated data set, inflated; keep nothing of it.
+
+    `most`: the length that it may have, or `MAX_INFLATED_BYTES`.
 
     Raises
     ------
     NotUnderstood
         It is cut or damaged, or it is a bomb: a few bytes can inflate to a thousand times as many.
     """
-    length = 0
+    length, most = 0, most or MAX_INFLATED_BYTES
     for piece in inflated(pieces):
         length += len(piece)
-        if length > MAX_INFLATED_BYTES:
+        if length > most:
             raise NotUnderstood(
-                f"the deflated data set inflates to more than {MAX_INFLATED_BYTES} bytes: send it in Explicit VR "
-                "Little Endian"
+                f"the deflated data set inflates to more than {most} bytes: send it in Explicit VR Little Endian"
             )
+    return length
 
 
 def inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -430,7 +435,8 @@ def inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
     try:
         for piece in pieces:
             while piece and not inflator.eof:  # behind the end is the byte that makes the length even
-                yield inflator.decompress(piece, WINDOW_BYTES)
+                if plain := inflator.decompress(piece, WINDOW_BYTES):
+                    yield plain
                 piece = inflator.unconsumed_tail
     except zlib.error as error:
         raise _not_inflated(error) from error

@@ -24,7 +24,8 @@ from node.dicom.header import HeaderCut, read_to_pixels
 from node.dicom.part10 import META_BYTES, file_meta
 from node.dicom.values import text, value, whole
 from node.errors import NotUnderstood
-from node.files.bounded import BoundedFile, require_bounded
+from node.files.bounded import BoundedFile
+from node.files.reading import read_instance
 
 PIECE_BYTES = 1 << 20
 
@@ -224,11 +225,13 @@ def header_and_pixels(path: Path) -> tuple[Dataset, PixelElement | None]:
     Errors are those of `node.files.reading.read_instance`.
     """
     with path.open("rb") as whole_file:
-        require_bounded(whole_file)
+        meta, _ = file_meta(whole_file.read(META_BYTES))
+        if meta.get(0x0010) == DEFLATED_LITTLE_ENDIAN:
+            return read_instance(path), None
+        whole_file.seek(0)
         file: Any = BoundedFile(whole_file)
         header = dcmread(file, stop_before_pixels=True, force=True)
-        syntax = text(header.file_meta, "TransferSyntaxUID")
-        head = b"" if syntax == DEFLATED_LITTLE_ENDIAN else file.read(12)
+        syntax, head = text(header.file_meta, "TransferSyntaxUID"), file.read(12)
         return header, _element(whole_file, header, syntax, head, file.tell() - len(head))
 
 
