@@ -22,7 +22,7 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, UNDEFINED_LENGTH
-from node.dicom.header import MAX_INFLATED_BYTES, inflated
+from node.dicom.header import MAX_INFLATED_AT_ONCE, inflated
 from node.dicom.part10 import META_BYTES, file_meta
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import NotUnderstood
@@ -98,7 +98,7 @@ class DumpLimits:
 
     elements: int | None = None
     characters: int | None = None
-    inflated_bytes: int = MAX_INFLATED_BYTES
+    inflated_bytes: int = MAX_INFLATED_AT_ONCE
     view: Callable[[BinaryIO], Any] = lambda file: file
 
 

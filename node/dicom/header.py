@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
@@ -72,9 +73,12 @@ Elements = dict[int, tuple[bytes, bytes | None]]
 """VR (empty if the encoding has none) and value by tag. None: the value is too long to be kept. The value of a sequence
 is its items, for `read_sequence`."""
 
-MAX_INFLATED_BYTES = 64 << 20
-"""Largest deflated data set that is read, inflated: pydicom has it in memory up to four times. A few bytes inflate to a
-thousand times as many, so the length of what came says nothing; larger ones are not deflated to be sent."""
+MAX_INFLATED_BYTES = 1 << 30
+"""Largest deflated data set that is accepted, inflated: a few bytes inflate to a thousand times as many, so the length
+of what came says nothing."""
+
+MAX_INFLATED_AT_ONCE = 64 << 20
+"""Largest one that pydicom reads, which has it in memory up to four times. Longer ones are read frame by frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,18 @@ def read_header_by_windows(
                 raise NotUnderstood(
                     f"the sequence of undefined length at byte {offset} takes more than {MAX_WINDOW_BYTES} bytes"
                 ) from None
+
+
+def read_to_pixels(data: memoryview, transfer_syntax_uid: str, wanted: frozenset[int]) -> tuple[dict[int, bytes], int]:
+    """As `read_header`, of the beginning of a data set; also return where its first element of the pixels begins.
+
+    Raises HeaderCut if there is none in `data`.
+    """
+    walker = _Walker(data, found_syntax(data[:8], transfer_syntax_uid))
+    elements = walker.values(wanted | {PIXEL_DATA}, {})
+    if walker.is_at_end:
+        raise HeaderCut(walker.end)
+    return elements, walker.at
 
 
 def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> list[dict[int, bytes]]:
@@ -346,8 +362,9 @@ def read_every(
 def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_uid: str, maximum: int) -> None:
     """Raise if decoding a whole data set would make more than `maximum` elements and items, on all levels.
 
-    A decoder makes an object of each. Sequences are entered here, without recursion: those of undefined length, and
-    those that the encoding or the data dictionary (PS3.6) calls a sequence.
+    A decoder makes an object of each. Sequences are entered here, without recursion: those of undefined length, those
+    that the encoding or the data dictionary (PS3.6) calls a sequence, and values of an unknown VR that begin with an
+    item.
 
     Raises
     ------
@@ -389,22 +406,24 @@ def require_parsable(read: Callable[[int, int], bytes], length: int, transfer_sy
             return
 
 
-def require_inflatable(pieces: Iterable[bytes]) -> None:
-    """Raise unless a deflated data set is whole and inflates to at most `MAX_INFLATED_BYTES`; keeps nothing of it.
+def require_inflatable(pieces: Iterable[bytes], most: int | None = None) -> int:
+    """Return the length of a deflated data set, inflated; keep nothing of it.
+
+    `most`: the length that it may have, or `MAX_INFLATED_BYTES`.
 
     Raises
     ------
     NotUnderstood
         It is cut or damaged, or it is a bomb: a few bytes can inflate to a thousand times as many.
     """
-    length = 0
+    length, most = 0, most or MAX_INFLATED_BYTES
     for piece in inflated(pieces):
         length += len(piece)
-        if length > MAX_INFLATED_BYTES:
+        if length > most:
             raise NotUnderstood(
-                f"the deflated data set inflates to more than {MAX_INFLATED_BYTES} bytes: send it in Explicit VR "
-                "Little Endian"
+                f"the deflated data set inflates to more than {most} bytes: send it in Explicit VR Little Endian"
             )
+    return length
 
 
 def inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -416,7 +435,8 @@ def inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
     try:
         for piece in pieces:
             while piece and not inflator.eof:  # behind the end is the byte that makes the length even
-                yield inflator.decompress(piece, WINDOW_BYTES)
+                if plain := inflator.decompress(piece, WINDOW_BYTES):
+                    yield plain
                 piece = inflator.unconsumed_tail
     except zlib.error as error:
         raise _not_inflated(error) from error
@@ -480,6 +500,7 @@ class _Walker:
                 tag, length = self.element(begin)
                 at = self.at
             if tag > last:
+                self.at = begin
                 return elements
             if (left := left - 1) < 0:
                 raise _too_many_elements(tag)
@@ -543,7 +564,10 @@ class _Walker:
 
     def count(self, *, to_frames: bool = False) -> None:
         """Walk over the elements and items on all levels, to the end or to those that there are for each frame."""
+        opened: list[tuple[float, bool]] = []  # where sequences end, and whether it is implicit around them
         while self.at < self.end:
+            while opened and opened[-1][0] <= self.at:
+                self.implicit = opened.pop()[1]
             begin = self.at
             tag, length = self.element(begin)
             if to_frames and (tag == PER_FRAME_FUNCTIONAL_GROUPS or (tag, length) == (PIXEL_DATA, UNDEFINED_LENGTH)):
@@ -552,12 +576,23 @@ class _Walker:
             self.left -= 1
             if self.left < 0:
                 raise TooManyElements(f"more than {self.most} elements and items, at byte {begin}")
-            if self.enters(tag):
-                continue  # what it holds is next
-            if length == UNDEFINED_LENGTH:
+            is_undefined = length == UNDEFINED_LENGTH
+            if tag == SEQUENCE_END and opened and opened[-1][0] == inf:
+                self.implicit = opened.pop()[1]
+            elif tag >> 16 == 0xFFFE:
+                continue  # what an item holds is next
+            elif self.enters(tag) or (self.vr in (b"", b"UN") and (is_undefined or self._is_at_item())):
+                if len(opened) == MAX_NESTING:
+                    raise NotUnderstood(f"sequences are nested deeper than {MAX_NESTING} levels, at byte {begin}")
+                opened.append((inf if is_undefined else self.at + length, self.implicit))
+                self.implicit = self.implicit or self.vr == b"UN"  # PS3.5 6.2.2
+            elif is_undefined:
                 self.skip_undefined(tag, self.at)
             else:
                 self.at += length
+
+    def _is_at_item(self) -> bool:
+        return self.at + 8 <= self.end and self.encoding.head(self.data, self.at, is_implicit=True)[0] == ITEM
 
     def is_at_pixels(self, at: int) -> bool:
         """Return whether the element at an offset is of the pixels."""

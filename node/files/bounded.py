@@ -7,7 +7,7 @@ from io import SEEK_END
 from typing import BinaryIO
 
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
-from node.dicom.header import require_inflatable
+from node.dicom.header import MAX_INFLATED_AT_ONCE, require_inflatable
 from node.dicom.part10 import META_BYTES, file_meta
 
 READING_BYTES = 256
@@ -23,7 +23,7 @@ def require_bounded(file: BinaryIO) -> None:
 
     pydicom inflates a data set as a whole, whatever becomes of it.
 
-    Raises NotUnderstood if it is cut or damaged, or it inflates to more than `node.dicom.header.MAX_INFLATED_BYTES`.
+    Raises NotUnderstood if it is cut or damaged, or it inflates to more than `node.dicom.header.MAX_INFLATED_AT_ONCE`.
     """
     head = file.read(META_BYTES)
     elements, offset = file_meta(head)
@@ -31,7 +31,7 @@ def require_bounded(file: BinaryIO) -> None:
     if elements.get(0x0010) != DEFLATED_LITTLE_ENDIAN:
         return
     file.seek(offset)
-    require_inflatable(iter(partial(file.read, 1 << 20), b""))
+    require_inflatable(iter(partial(file.read, 1 << 20), b""), MAX_INFLATED_AT_ONCE)
     file.seek(0)
 
 

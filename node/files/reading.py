@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
+from pydicom.uid import UID
 
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN
+from node.dicom.header import MAX_INFLATED_AT_ONCE, WINDOW_BYTES, inflated, require_inflatable
+from node.dicom.part10 import file_meta
 from node.dicom.reading import DataSetCut, LeftToPydicom, StoredFile, data_set_of_file
 from node.files.bounded import BoundedFile, require_bounded
 
 HEAD_BYTES = 1 << 16
 """Bytes of a file to read first: usually the header of a slice, or all of a small file."""
+
+MAX_DEFLATED_HEAD_BYTES = 32 << 20
+"""How much of a deflated data set is inflated to find its pixels; one that has them later is read by pydicom."""
 
 
 def read_instance(path: Path) -> Dataset:
@@ -29,6 +38,10 @@ def read_instance(path: Path) -> Dataset:
             except DataSetCut:
                 return data_set_of_file(head + file.readall(), file_bytes, _ClosedFile(path))
         except LeftToPydicom:
+            elements, offset = file_meta(head)
+            if elements.get(0x0010) == DEFLATED_LITTLE_ENDIAN:
+                with suppress(LeftToPydicom, DataSetCut):
+                    return _long_deflated(path, head[:offset])
             with path.open("rb") as buffered:
                 require_bounded(buffered)
                 return dcmread(BoundedFile(buffered), force=True)
@@ -63,3 +76,61 @@ class _ClosedFile(StoredFile):
     def tell(self) -> int:
         """See `node.dicom.reading.StoredFile`."""
         return self._at
+
+
+def _long_deflated(path: Path, meta: bytes) -> Dataset:
+    """Return the data set of a deflated file that is too long to be inflated at once, and read frame by frame.
+
+    `meta`: preamble and File Meta Information.
+
+    Raises LeftToPydicom if it is short, LeftToPydicom or DataSetCut where `data_set_of_file` does, and NotUnderstood as
+    `node.dicom.header.require_inflatable` does.
+    """
+    syntax = EXPLICIT_LITTLE_ENDIAN.encode().ljust(len(DEFLATED_LITTLE_ENDIAN), b"\0")
+    file = _InflatedFile(path, offset=len(meta), meta=meta.replace(DEFLATED_LITTLE_ENDIAN.encode(), syntax))
+    length = require_inflatable(file.deflated())
+    if length <= MAX_INFLATED_AT_ONCE:
+        raise LeftToPydicom
+    ds = data_set_of_file(file.read_at(0, MAX_DEFLATED_HEAD_BYTES), len(meta) + length, file)
+    ds.file_meta.TransferSyntaxUID = UID(DEFLATED_LITTLE_ENDIAN)
+    return ds
+
+
+@dataclass(slots=True)
+class _InflatedFile(_ClosedFile):
+    """A deflated file as it would be if it were not: no more of it than a piece is kept between two reads.
+
+    Reading on goes on; reading what is before begins again.
+    """
+
+    offset: int = 0
+    meta: bytes = b""
+    _place: tuple[int, bytes, Iterator[bytes]] | None = None
+
+    def deflated(self) -> Iterator[bytes]:
+        """Yield the deflated data set; the file is open only while a piece is read."""
+        at = self.offset
+        while piece := _ClosedFile.read_at(self, at, WINDOW_BYTES):
+            yield piece
+            at += len(piece)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `node.dicom.reading.StoredFile`."""
+        place, self._place = self._place, None  # another thread begins by itself
+        if place is None or offset < place[0]:
+            place = 0, self.meta, inflated(self.deflated())
+        start, piece, pieces = place
+        found = bytearray()
+        while len(found) < length:
+            part = piece[offset + len(found) - start :][: length - len(found)]
+            found += part
+            if len(found) < length:
+                start += len(piece)
+                piece = next(pieces, b"")
+                if not piece:
+                    return bytes(found)
+        self._place = start, piece, pieces
+        return bytes(found)
+
+    def __deepcopy__(self, memo: object) -> _InflatedFile:
+        return self

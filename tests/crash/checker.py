@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -22,7 +23,8 @@ from node.index.models import Base
 from node.journal.journal import records
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.record import receipt
-from tests.crash.journal import Journal
+from node.settings.model import OverwritePolicy
+from tests.crash.journal import Delivery, Journal
 from tests.made_once import IN_POSTGRESQL
 from tests.rows import wait_until_applied
 
@@ -36,6 +38,7 @@ class Checker:
     """
 
     root: Path
+    policy: OverwritePolicy | None = None  # without it, any version may be current
     read: dict[str, str] = field(default_factory=dict)  # path to digest
 
     def problems(self, journal: Journal, until: float = float("inf")) -> list[str]:
@@ -93,6 +96,18 @@ class Checker:
                 yield f"{uid}: the file is not what its row says"
             if (uid, row["sha256"]) not in journal.sent:
                 yield f"{uid}: indexed, but was never sent like this"
+            elif self.policy is not None and not self._may_be_current(row["sha256"], journal.deliveries[uid]):
+                yield f"{uid}: a version is current that must not be, with overwrite_policy {self.policy}"
+
+    def _may_be_current(self, sha256: str, deliveries: Sequence[Delivery]) -> bool:
+        """Whether no other version was certainly received before all of these, or after with `replace`."""
+        mine = [one for one in deliveries if one.sha256 == sha256]
+        others = [one for one in deliveries if one.sha256 != sha256 and one.answered < math.inf]
+        if self.policy == "replace":
+            newest = max((other.began for other in others), default=-math.inf)
+            return any(one.answered >= newest for one in mine)
+        oldest = min((other.answered for other in others), default=math.inf)
+        return any(one.began <= oldest for one in mine)
 
     def ledger(self, index: sqlite3.Connection, journal: Journal, until: float = float("inf")) -> Iterator[str]:
         """The ledger lists everything that was acknowledged and is not in the journal any more."""

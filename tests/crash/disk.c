@@ -2,7 +2,7 @@
 
    DISK_ROOT     folder; only files below it are looked at
    DISK_LOG      file; each successful sync appends what is durable from then on: the content of the file, or the names
-                 in the folder (see Record); of a file system, all files and folders below DISK_ROOT
+                 in the folder (see Record); of a file system, all of its files and folders below DISK_ROOT
    DISK_CONTROL  symbolic link; while it is there, where it leads says which calls fail: "<calls> <errno> <part of a
                  path>", where calls are of w (write), s (sync), r (rename), l (link), o (open for creation), m (make a folder),
                  i (open for reading). A link, because processes that may open nothing but their own files can read it.
@@ -146,9 +146,11 @@ static void record_open(FILE *out, int fd, const char *path, uint64_t began_ns) 
 /* Of the sync of a file system; the lock is held. */
 static FILE *records;
 static uint64_t records_began_ns;
+static dev_t records_device;
 
 static int record_path(const char *path, const struct stat *status, int kind, struct FTW *place) {
     (void)kind, (void)place;
+    if (status->st_dev != records_device) return 0; /* a disk that is mounted below */
     if (!S_ISREG(status->st_mode) && !S_ISDIR(status->st_mode)) return 0; /* a socket */
     if (ends_with(path, "-shm")) return 0; /* has locks, too, and is worth nothing after a power cut */
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -161,6 +163,7 @@ static int record_path(const char *path, const struct stat *status, int kind, st
 
 static int sync_recorded(int fd, int (*call)(int), int of_file_system) {
     char path[PATH_MAX], *found = NULL;
+    struct stat status;
     size_t size = 0;
     const char *log = getenv("DISK_LOG");
     if (!log || !path_of(fd, path)) return call(fd);
@@ -169,8 +172,10 @@ static int sync_recorded(int fd, int (*call)(int), int of_file_system) {
     records_began_ns = now_ns();
     if (!of_file_system)
         record_open(records, fd, path, records_began_ns);
-    else
+    else if (!fstat(fd, &status)) {
+        records_device = status.st_dev;
         nftw(getenv("DISK_ROOT"), record_path, 16, FTW_PHYS); /* what is removed meanwhile is no error */
+    }
     fclose(records);
     int result = call(fd);
     if (result == 0) {

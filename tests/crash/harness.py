@@ -10,20 +10,23 @@ from __future__ import annotations
 import argparse
 import random
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.failpoints import CONVERTING, RECEIVING, RECOVERING, VARIABLE
+from node.settings.model import OverwritePolicy
 from tests.acceptance.served import READY
-from tests.crash.checker import Checker
+from tests.crash.checker import Checker, opened
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.crash.mutants import VARIABLE as VARIABLE_OF_MUTANT
+from tests.crash.small_disk import link_to_another_disk
 from tests.crash.small_journal import SINGLE_SYNCS
 from tests.crash.small_journal import VARIABLE as VARIABLE_OF_JOURNAL
 from tests.preloaded import Process
@@ -57,6 +60,12 @@ ONCE = (
 )
 """Steps that are not reached for each instance: the node dies at the first time."""
 
+
+AFTER_RELEASE = (0.0, 0.001, 0.005, 0.05)
+"""Seconds after A-RELEASE-RP, for `Run.moments`."""
+
+Moment = str | float | None
+"""When a node is killed: at a named step, so many seconds after the last A-RELEASE-RP, or at a random moment (None)."""
 
 BEHIND_THE_ANSWER = frozenset(ONCE) - frozenset(RECOVERING)
 """Steps that every cycle reaches, some time after the last answer."""
@@ -125,12 +134,16 @@ class Node:
 
 @dataclass(slots=True)
 class Result:
-    """What a run came to."""
+    """What a run came to.
+
+    `released` counts the series of which all was sent over one association whose release was answered: each is complete.
+    """
 
     cycles: int = 0
     died_at: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
     refused: int = 0
+    released: int = 0
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -150,8 +163,14 @@ class Run:
         Associations at once.
     mutant : str, optional
         See `tests.crash.mutants`.
-    moments : sequence of str or None
-        When the node is killed, in turn: names of steps, and None for a random moment.
+    moments : sequence of Moment
+        When the node is killed, in turn. Where it is killed after a release, each sender sends one new series.
+    policy : str, optional
+        ``[storage] overwrite_policy``; each restart is checked for which versions are current.
+    has_reader : bool
+        Somebody holds a transaction on the index from before the senders come until the node has started again.
+    has_two_disks : bool
+        The folder of instances is a link to another disk.
     settle_seconds : float
         How long everything may take to be converted in the end; a fifth of a second is added for each data set.
     node : callable
@@ -163,97 +182,167 @@ class Run:
     slices: int = 8
     seed: int = 0
     mutant: str | None = None
-    moments: Sequence[str | None] = tuple(beside_random_moments(RECEIVING + CONVERTING + RECOVERING))
+    moments: Sequence[Moment] = tuple(beside_random_moments(RECEIVING + CONVERTING + RECOVERING))
+    policy: OverwritePolicy | None = None
+    has_reader: bool = False
+    has_two_disks: bool = False
     settle_seconds: float = 300.0
-    node: Callable[[Path, str | None], Node] = Node
+    node: Callable[..., Node] = Node
 
     def run(self, cycles: int) -> Result:
         """Go through the moments in turn; stop at a problem."""
-        began, result, random_ = time.monotonic(), Result(), random.Random(self.seed)
-        root = self.folder / "root"
-        checker = Checker(root)
-        waiting: list[list[Sent]] = [[] for _ in range(self.senders)]
-        with closing(Journal(self.folder / "journal")) as journal, self.node(root, self.mutant) as node:
+        root, began, result = self.folder / "root", time.monotonic(), Result()
+        settings = {} if self.policy is None else {"VOXELNODE_STORAGE__OVERWRITE_POLICY": self.policy}
+        with ExitStack() as stack:
+            if self.has_two_disks:
+                link_to_another_disk(root / "objects", stack)
+            journal = stack.enter_context(closing(Journal(self.folder / "journal")))
+            node = stack.enter_context(self.node(root, self.mutant, settings))
+            course = _Course(self, node, journal, Checker(root, self.policy), random.Random(self.seed), result)
             for cycle in range(cycles):
-                point = self.moments[cycle % len(self.moments)]
-                self._cycle(node, point, waiting, journal, checker, random_, result)
+                course.cycle(self.moments[cycle % len(self.moments)])
                 result.cycles += 1
                 if result.problems:
                     break
             else:
-                self._settle(node, waiting, journal, checker, result)
+                course.settle()
         result.acknowledged, result.refused = len(journal.acknowledged()), sum(s != 0 for s in journal.statuses)
         result.seconds = time.monotonic() - began
         return result
 
-    def _cycle(
-        self,
-        node: Node,
-        point: str | None,
-        waiting: list[list[Sent]],
-        journal: Journal,
-        checker: Checker,
-        random_: random.Random,
-        result: Result,
+
+class _Course:
+    """One node through all cycles of a run, and what its senders know."""
+
+    def __init__(
+        self, run: Run, node: Node, journal: Journal, checker: Checker, random_: random.Random, result: Result
     ) -> None:
+        self._run, self._node, self._journal, self._checker = run, node, journal, checker
+        self._random, self._result = random_, result
+        self._reader = Reader(node.root)
+        self._waiting: list[list[Sent]] = [[] for _ in range(run.senders)]
+        self._released: set[str] = set()
+
+    def cycle(self, moment: Moment) -> None:
         environment = {}
-        if point is not None:
+        if isinstance(moment, str):
             # The number of the time at which it dies: early or late in the cycle.
-            environment = {VARIABLE: f"{point}:{1 if point in ONCE else random_.randint(1, 6)}"}
-        if not node.start(environment):
-            result.died_at[point or "start"] += 1
-            if not node.start():
-                result.problems.append("the node does not start again")
+            environment = {VARIABLE: f"{moment}:{1 if moment in ONCE else self._random.randint(1, 6)}"}
+        if not self._node.start(environment):
+            self._result.died_at[str(moment or "start")] += 1
+            if not self._node.start():
+                self._result.problems.append("the node does not start again")
                 return
-            point = None  # reached already
-        result.problems += checker.problems(journal)
-        if result.problems:
+            moment = None  # reached already
+        self._check()
+        if self._result.problems:
             return
-        senders = self._send(node, waiting, journal, random_)
-        if point is None:
-            _wait_for_some(senders, random_.randint(0, 30), random_.random() * 0.02)
+        if self._run.has_reader:
+            self._reader.begin()
+        senders = self._send(has_news_only=isinstance(moment, float))
+        self._kill(moment, senders)
+        for sender in senders:
+            sender.join()
+            if sender.released:
+                self._released |= sender.whole(self._run.slices)
+
+    def _check(self) -> None:
+        self._result.problems += [*self._checker.problems(self._journal), *self._reader.end()]
+
+    def _kill(self, moment: Moment, senders: Sequence[Sender]) -> None:
+        """Kill the node at this moment; note where it died."""
+        if moment is None:
+            _wait_for_some(senders, self._random.randint(0, 30), self._random.random() * 0.02)
         else:
             for sender in senders:
                 sender.join()
-        died = point is not None and gone(node.process, 20 if point in BEHIND_THE_ANSWER else 1)
-        result.died_at[point if died and point is not None else "a random moment"] += 1
-        node.kill()
-        for sender in senders:
-            sender.join()
+        died_at = "a random moment"
+        if isinstance(moment, float):
+            threading.Event().wait(moment)
+            died_at = f"{1000 * moment:.0f} ms after A-RELEASE-RP"
+        elif moment is not None and gone(self._node.process, 20 if moment in BEHIND_THE_ANSWER else 1):
+            died_at = moment
+        self._result.died_at[died_at] += 1
+        self._node.kill()
 
-    def _send(self, node: Node, waiting: list[list[Sent]], journal: Journal, random_: random.Random) -> list[Sender]:
-        """Each sender: what it still has, a new series, here and there again what it sent, or that with other bytes."""
+    def _send(self, *, has_news_only: bool) -> list[Sender]:
+        """Each sender: what it still has, a new series, here and there again what it sent, or that with other bytes.
+
+        With `has_news_only`, each is a new sender with its new series: one that comes back would tell that its earlier
+        series were whole.
+        """
         senders = []
-        for number, still in enumerate(waiting):
-            acknowledged = set(journal.acknowledged())
+        for number, still in enumerate(self._waiting):
+            acknowledged = set(self._journal.acknowledged())
             still[:] = [one for one in still if (one.sop_instance_uid, one.sha256) not in acknowledged]
-            still += new_series(self.slices, large=number == 0)
-            known = list(journal.sent.values())
-            again = random_.sample(known, min(2, len(known)))
-            still += [one.altered() if random_.random() < 0.5 else one for one in again]
-            senders.append(Sender(node.port, list(still), journal, f"SENDER{number}"))
+            still += new_series(self._run.slices, large=number == 0)
+            known = list(self._journal.sent.values())
+            again = [] if has_news_only else self._random.sample(known, min(2, len(known)))
+            still += [one.altered(self._random.randint(1, 3)) if self._random.random() < 0.5 else one for one in again]
+            self._released -= {one.series_instance_uid for one in again}
+            title = f"SENDER{number}" + (f".{self._result.cycles}" if has_news_only else "")
+            senders.append(Sender(self._node.port, list(still), self._journal, title))
         for sender in senders:
             sender.start()
         return senders
 
-    def _settle(
-        self, node: Node, waiting: list[list[Sent]], journal: Journal, checker: Checker, result: Result
-    ) -> None:
+    def settle(self) -> None:
         """Without a kill, everything is taken and converted."""
-        if not node.start():
-            result.problems.append("the node does not start again")
+        if not self._node.start():
+            self._result.problems.append("the node does not start again")
             return
-        checker.from_scratch()
-        result.problems += checker.problems(journal)
-        for still in waiting:
-            send(node, still, journal)
-            lost = [one for one in still if (one.sop_instance_uid, one.sha256) not in journal.answered_at]
-            result.problems += [f"not taken in the end: {one.sop_instance_uid}" for one in lost]
-        if not within(self.settle_seconds + 0.2 * len(journal.sent), lambda: not checker.unsettled()):
-            result.problems += checker.unsettled()
-        if node.end(signal.SIGTERM) != 0:
-            result.problems.append("the node does not stop in good order")
-        result.problems += checker.problems(journal)
+        self._checker.from_scratch()
+        self._check()
+        for still in self._waiting:
+            answered = self._journal.answered_at
+            left = [one for one in still if (one.sop_instance_uid, one.sha256) not in answered]
+            send(self._node, left, self._journal)
+            lost = [one for one in left if (one.sop_instance_uid, one.sha256) not in answered]
+            self._result.problems += [f"not taken in the end: {one.sop_instance_uid}" for one in lost]
+        seconds = self._run.settle_seconds + 0.2 * len(self._journal.sent)
+        if not within(seconds, lambda: not self._checker.unsettled()):
+            self._result.problems += self._checker.unsettled()
+        self._judge()
+        if self._node.end(signal.SIGTERM) != 0:
+            self._result.problems.append("the node does not stop in good order")
+        self._check()
+
+    def _judge(self) -> None:
+        """Note which series are not complete although all of them came and their associations were released."""
+        with closing(opened(self._node.root)) as index:
+            rows = {row["series_instance_uid"]: row for row in index.execute("SELECT * FROM v_series")}
+        self._result.released = len(self._released)
+        self._result.problems += [
+            f"{uid} is {rows[uid]['verdict']} ({rows[uid]['verdict_rule']}): {rows[uid]['verdict_reason']}"
+            for uid in sorted(self._released)
+            if rows[uid]["verdict"] != "complete"
+        ]
+
+
+class Reader:
+    """Somebody who holds a transaction on the index."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._connection: sqlite3.Connection | None = None
+        self._seen = 0
+
+    def begin(self) -> None:
+        self._connection = opened(self._root)
+        self._connection.execute("BEGIN")
+        self._seen = self._count()
+
+    def end(self) -> list[str]:
+        """End the transaction, if there is one; say whether it saw what came after its beginning."""
+        if self._connection is None:
+            return []
+        with closing(self._connection):
+            seen, self._connection = self._count(), None
+        return [] if seen == self._seen else [f"a transaction saw {self._seen} instances, then {seen}"]
+
+    def _count(self) -> int:
+        assert self._connection is not None
+        return int(self._connection.execute("SELECT count(*) FROM images").fetchone()[0])
 
 
 def gone(process: int, seconds: float) -> bool:
@@ -272,7 +361,7 @@ def within(seconds: float, condition: Callable[[], object]) -> bool:
     return True
 
 
-def send(node: Node, instances: Iterable[Sent], journal: Journal) -> list[int]:
+def send(node: Node, instances: Sequence[Sent], journal: Journal) -> list[int]:
     """Send over one association; return the statuses, as far as the node answered."""
     before = len(journal.statuses)
     sender = Sender(node.port, instances, journal)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,9 +33,18 @@ class Sent:
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
-    def altered(self) -> Sent:
-        """The same instance with other bytes: its last pixel differs."""
-        return replace(self, data=self.data[:-1] + bytes([self.data[-1] ^ 1]))
+    def altered(self, bits: int = 1) -> Sent:
+        """The same instance with other bytes: these bits of its last pixel differ."""
+        return replace(self, data=self.data[:-1] + bytes([self.data[-1] ^ bits]))
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One sending of one version; when it was answered is unknown (infinity) if the node died."""
+
+    sha256: str
+    began: float
+    answered: float = math.inf
 
 
 def new_series(slices: int, *, large: bool = False, patient_id: str = "TEST-1") -> list[Sent]:
@@ -59,13 +70,17 @@ class Journal:
         self._lock = threading.Lock()
         self.sent: dict[tuple[str, str], Sent] = {}
         self.answered_at: dict[tuple[str, str], float] = {}  # by UID and digest: the first success, CLOCK_MONOTONIC
+        self.deliveries: dict[str, list[Delivery]] = {}  # by UID
         self.statuses: list[int] = []
 
-    def sending(self, one: Sent) -> None:
+    def sending(self, one: Sent) -> Delivery:
         with self._lock:
             self.sent.setdefault((one.sop_instance_uid, one.sha256), one)
+            delivery = Delivery(one.sha256, time.monotonic())
+            self.deliveries.setdefault(one.sop_instance_uid, []).append(delivery)
+        return delivery
 
-    def answered(self, one: Sent, status: int) -> None:
+    def answered(self, one: Sent, status: int, delivery: Delivery) -> None:
         with self._lock:
             at = time.monotonic()
             self._file.write(json.dumps([one.sop_instance_uid, one.sha256, status, at]) + "\n")
@@ -74,6 +89,7 @@ class Journal:
             self.statuses.append(status)
             if status == 0x0000:
                 self.answered_at.setdefault((one.sop_instance_uid, one.sha256), at)
+                delivery.answered = at
 
     def acknowledged(self, until: float = float("inf")) -> list[tuple[str, str]]:
         """(SOP Instance UID, SHA-256) of everything answered with success before a moment."""
@@ -87,11 +103,13 @@ class Journal:
 class Sender(threading.Thread):
     """Sends over one association, in order, until it is done or the node is gone."""
 
-    def __init__(self, port: int, instances: Iterable[Sent], journal: Journal, title: str = "SENDER") -> None:
+    def __init__(self, port: int, instances: Sequence[Sent], journal: Journal, title: str = "SENDER") -> None:
         super().__init__(name=title, daemon=True)
-        self._port, self._instances, self._journal, self._title = port, instances, journal, title
-        self.answered = 0
+        self.instances = instances
+        self._port, self._journal, self._title = port, journal, title
+        self.answered = self._taken = 0
         self.broken = False  # the node went away before the end
+        self.released = False  # the node answered the release, after it acknowledged every instance
 
     def run(self) -> None:
         try:
@@ -100,14 +118,23 @@ class Sender(threading.Thread):
                 accepted = peer.receive()
                 if accepted is None or accepted[0] != 0x02:
                     return
-                for number, one in enumerate(self._instances):
+                for number, one in enumerate(self.instances):
                     self._store(peer, one, number % 65535 + 1)
                 peer.send(pdu(0x05, bytes(4)))  # A-RELEASE-RQ
-                peer.receive()
+                answer = peer.receive()
+                self.released = answer is not None and answer[0] == 0x06 and self._taken == len(self.instances)
         except OSError:  # the node was killed
             self.broken = True
 
+    def whole(self, slices: int) -> set[str]:
+        """The series of which it was to send so many instances: all."""
+        uids = {(one.series_instance_uid, one.sop_instance_uid) for one in self.instances}
+        counts = Counter(series for series, _ in uids)
+        return {series for series, count in counts.items() if count == slices}
+
     def _store(self, peer: Raw, one: Sent, message_id: int) -> None:
-        self._journal.sending(one)
-        self._journal.answered(one, peer.store(one.sop_instance_uid, one.data, message_id))
+        delivery = self._journal.sending(one)
+        status = peer.store(one.sop_instance_uid, one.data, message_id)
+        self._journal.answered(one, status, delivery)
         self.answered += 1
+        self._taken += status == 0x0000

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.checker import Checker, damage, opened
-from tests.crash.journal import Journal, Sent
+from tests.crash.journal import Delivery, Journal, Sent
 
 Version = tuple[str, str]
 """SOP Instance UID and SHA-256 of a data set."""
@@ -40,13 +40,13 @@ class Model(Journal):
         self.changes = Changes()
         self._snapshots: list[Snapshot] = []
 
-    def sending(self, one: Sent) -> None:
-        super().sending(one)
+    def sending(self, one: Sent) -> Delivery:
         self._touch({one.sop_instance_uid})
         self.changes.deleted.discard(one.sop_instance_uid)  # it may be kept although the answer is lost
+        return super().sending(one)
 
-    def answered(self, one: Sent, status: int) -> None:
-        super().answered(one, status)
+    def answered(self, one: Sent, status: int, delivery: Delivery) -> None:
+        super().answered(one, status, delivery)
         if status == 0x0000:
             self.changes.harmed.discard((one.sop_instance_uid, one.sha256))
             self.changes.flipped.pop((one.sop_instance_uid, one.sha256), None)

@@ -110,6 +110,12 @@ def no_archive_sync() -> None:
     Archive.sync = lambda self, keys: None  # type: ignore[method-assign]
 
 
+def no_sync_of_other_disks() -> None:
+    """A checkpoint syncs the disk of the root, although instances may be on another one."""
+    real = filesystem.sync_file_system
+    filesystem.sync_file_system = lambda folder: real(folder.parent.parent)
+
+
 def no_durable_checkpoint() -> None:
     """A checkpoint does not make the rows durable."""
     real = AboutRepository.set
@@ -267,6 +273,7 @@ MUTANTS: dict[str, Callable[[], None]] = OPERATORS_MUTANTS | {
         no_new_segment_sync,
         no_commit_sync,
         no_archive_sync,
+        no_sync_of_other_disks,
         no_durable_checkpoint,
         mark_before_sync,
         reuse_before_checkpoint,

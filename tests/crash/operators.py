@@ -32,6 +32,7 @@ from tests.crash.harness import within
 from tests.crash.journal import Sent, new_series
 from tests.crash.model import Snapshot, unmentioned
 from tests.crash.site import QUICK, Site
+from tests.crash.small_journal import SEGMENT_BYTES, SEGMENTS
 from tests.rows import wait_until_applied
 from tests.rsync import Rsync
 
@@ -292,6 +293,56 @@ class Operators:
             self.site.command("db", "rebuild")  # exits 1 if a file is gone for good
             assert not rebuilding.exists(), "a rebuild that could read everything has not finished"
         self.site.start()
+
+    @operation()
+    def serve_without_the_disk(self) -> None:
+        """Start while the root is an empty folder: its disk is not mounted."""
+        self.site.end()
+        root, away = self.site.root, self.site.root.with_name("away")
+        root.rename(away)
+        root.mkdir()
+        done = self.site.command("serve", "--port", "0", "--web-port", "0")
+        assert done.returncode != 0, "a node serves an empty folder"
+        root.rmdir()  # fails if something was written there
+        away.rename(root)
+        self.site.start()
+
+    @operation(point=one_of((None, *RECEIVING)), count=whole(1, 4))
+    def lose_journal(self, point: str | None, count: int) -> None:
+        """Remove the journal after a clean end, or after a kill: what only the journal had is to be sent again."""
+        self.site.make_room()
+        if point is None:
+            self.site.end()
+            self.site.start()
+            self.site.end()
+        else:
+            self.site.send(new_series(3), point, count)
+            self.site.end(signal.SIGKILL)
+        shutil.rmtree(self.site.root / "journal")
+        found = [
+            path.read_bytes() for name in ("objects", "quarantine") for path in self.site.root.rglob(f"{name}/**/*.dcm")
+        ]
+        owed = self.model.acknowledged() if point is not None else []
+        only_there = [one for one in owed if not any(data.endswith(self.model.sent[one].data) for data in found)]
+        self.model.changes.harmed.update(only_there)
+        self._counts["instances that only a lost journal had"] += len(only_there)
+        self.site.start()
+        if only_there:
+            assert "journal" in self.site.command("lost", "list").stdout, "nobody is told that the journal is gone"
+            done = self.site.command("lost", "write-off", "journal", "--reason", "sent again", "--yes")
+            assert done.returncode == 0, done.stderr
+
+    @operation(times=whole(2, 4), point=one_of((None, *RECOVERING)))
+    def start_in_a_loop(self, times: int, point: str | None) -> None:
+        """A supervisor starts the node again and again, and it dies each time: its journal does not grow."""
+        self.site.make_room()
+        self.site.end()
+        for _ in range(times):
+            self.site.start(point)
+            self.site.end(signal.SIGKILL)
+        self.site.start()
+        size = sum(path.stat().st_size for path in self.site.root.glob("journal/*.journal"))
+        assert size <= SEGMENTS * SEGMENT_BYTES, f"after {times} starts, the journal has {size} bytes"
 
     # Backups
 

@@ -38,7 +38,7 @@ from node.receive import apply, recovery, stored_files
 
 def rows_are_believed_when_instances_come_again() -> None:
     """1: known bytes are dropped without a look at the file that has them."""
-    apply.add_compared = lambda _, index, batch, applied, __: index.instances.add(batch, applied)  # type: ignore[assignment]
+    apply.add_compared = lambda _, index, batch, applied, ends: index.instances.add(batch, applied, ends=ends)  # type: ignore[assignment]
 
 
 def rows_are_believed_when_files_are_adopted() -> None:

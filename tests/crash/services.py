@@ -39,7 +39,7 @@ from node.failpoints import DELETING, DELIVERING, FORWARDING, VARIABLE
 from tests.crash import routes
 from tests.crash.checker import Checker, damage, opened
 from tests.crash.harness import Campaign, Node, arguments, beside_random_moments, gone, report, within
-from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.crash.journal import Delivery, Journal, Sender, Sent, new_series
 from tests.preloaded import FIRST_WAIT, run
 from tests.programs import free_port
 from tests.rows import view_rows
@@ -61,9 +61,9 @@ class Dated(Journal):
         super().__init__(path)
         self.began: dict[str, float] = {}
 
-    def sending(self, one: Sent) -> None:
+    def sending(self, one: Sent) -> Delivery:
         self.began.setdefault(one.sop_instance_uid, time.time())
-        super().sending(one)
+        return super().sending(one)
 
 
 @dataclass(slots=True)

@@ -6,11 +6,13 @@ This is the short form of ``python -m tests.crash --cycles 1000 --senders 4``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from node.failpoints import CONVERTING, POINTS, RECEIVING, RECOVERING
-from tests.crash.harness import Run, beside_random_moments
+from node.settings.model import OverwritePolicy
+from tests.crash.harness import AFTER_RELEASE, Run, beside_random_moments
 from tests.crash.mutants import MUTANTS
 
 pytestmark = [pytest.mark.timeout(600)]
@@ -28,6 +30,31 @@ def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_conver
     assert result.cycles == len(moments)
     assert result.acknowledged > 5 * len(moments)
     assert set(RECEIVING) <= result.died_at.keys(), "a named step was never reached"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", get_args(OverwritePolicy))
+def test_corrected_versions_are_kept_and_the_policy_says_which_is_current(
+    tmp_path: Path, policy: OverwritePolicy
+) -> None:
+    moments = ("record-synced", "rows-committed", "batch-settled", None)
+    result = Run(tmp_path, senders=2, slices=2, moments=moments, policy=policy, has_reader=True).run(len(moments))
+    assert (result.problems, result.cycles) == ([], len(moments))
+
+
+@pytest.mark.slow
+def test_kills_lose_nothing_where_the_folder_of_instances_is_on_another_disk(tmp_path: Path) -> None:
+    moments = ("part-synced", "file-written", "journal-freed", None)
+    result = Run(tmp_path, senders=2, slices=4, moments=moments, has_two_disks=True).run(len(moments))
+    assert (result.problems, result.cycles) == ([], len(moments))
+    assert {"part-synced", "file-written"} <= result.died_at.keys()
+
+
+@pytest.mark.slow
+def test_what_was_sent_before_a_release_is_converted_whole_however_soon_the_node_dies(tmp_path: Path) -> None:
+    result = Run(tmp_path, senders=2, slices=2, moments=AFTER_RELEASE).run(len(AFTER_RELEASE))
+    assert (result.problems, result.cycles) == ([], len(AFTER_RELEASE))
+    assert result.released == result.acknowledged / 2
 
 
 @pytest.mark.long

@@ -1,30 +1,20 @@
-"""Whenever the power goes, what was acknowledged is there: only what was synced is kept, at every sync of a session.
-
-The node is killed once; the states that a power cut would have left at each of its syncs are made from a record of
-what they covered (disk.py), started anew, and compared with what the senders had been told by then.
-"""
+"""Whenever the power goes, what was acknowledged is there: only what was synced is kept, at every sync of a session."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from node.archive import filesystem
-from node.control.repository import Repository
-from node.errors import VoxelnodeError
 from node.journal import journal as journal_module
 from node.journal import segment
 from node.receive import ingest
 from node.receive.apply import Applier
-from node.settings.model import Settings, Storage
-from tests.crash.checker import Checker
-from tests.crash.disk import Disk, Sync, leave, syncs
-from tests.crash.harness import Node, within
-from tests.crash.journal import Journal, Sender, new_series
+from tests.crash.disk import Disk
 from tests.crash.mutants import MUTANTS
+from tests.crash.power import Session, session
 from tests.crash.small_journal import SINGLE_SYNCS, VARIABLE, make_small
 
 pytestmark = pytest.mark.timeout(900)
@@ -48,75 +38,14 @@ def _small_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     make_small()
 
 
-@dataclass
-class Session:
-    """What a node received, and what its disk was told to keep."""
-
-    disk: Disk
-    journal: Journal
-    syncs: list[Sync]
-
-    @property
-    def cuts(self) -> list[int]:
-        """How many records come before each sync, and how many there are: a sync of a file system has many."""
-        began = [sync.began for sync in self.syncs]
-        return [number for number in range(1, len(began)) if began[number] != began[number - 1]] + [len(began)]
-
-    def problems(self, number: int, place: Path) -> list[str]:
-        """What is wrong after a power cut just before sync `number` (or in the end, when there is none)."""
-        until = self.syncs[number].began if number < len(self.syncs) else float("inf")
-        leave(self.syncs[:number], self.disk.root, place)
-        storage = Storage(root=place / "root", reserve_bytes=0)
-        try:
-            with Repository(Settings(storage=storage)):
-                return Checker(place / "root").problems(self.journal, until)
-        except VoxelnodeError as error:
-            return [f"the node does not start: {error}"]
-
-
-def session(
-    disk: Disk,
-    mutant: str | None = None,
-    *,
-    converts: bool = True,
-    single_syncs: str = SINGLE_SYNCS,
-    is_short: bool = False,
-) -> Session:
-    """Two senders, the same again, other bytes, a late slice, conversions of it all; then the node is killed.
-
-    Some instances are large, and there are enough to fill every segment of the journal more than once.
-    """
-    journal, first, second = Journal(disk.root.parent / "journal"), new_series(6), new_series(6)
-    with Node(disk.root / "root", mutant, {**disk.environment, VARIABLE: single_syncs}) as node:
-        assert node.start()
-        rounds = [
-            [first[:5], second],
-            [[*first[:3], first[0].altered(), second[0].altered()]],
-            [[first[5]], new_series(3, large=True)],
-            *([new_series(20)] for _ in range(0 if is_short else 2)),
-        ]
-        for together in rounds:
-            senders = [Sender(node.port, instances, journal) for instances in together]
-            for sender in senders:
-                sender.start()
-            for sender in senders:
-                sender.join()
-            assert not any(sender.broken for sender in senders)
-            if converts:
-                _wait_for_conversions(node)
-        node.kill()
-    journal.close()
-    assert set(journal.statuses) == {0x0000}
-    return Session(disk, journal, syncs(disk.log))
-
-
-def _wait_for_conversions(node: Node) -> None:
-    within(60, lambda: not Checker(node.root).unsettled())
-
-
 @pytest.mark.slow
-def test_what_was_acknowledged_survives_power_cuts_from_the_first_sync_to_the_last(tmp_path: Path, disk: Disk) -> None:
-    seen = session(disk, is_short=True)
+@pytest.mark.parametrize("has_two_disks", [False, True])
+def test_what_was_acknowledged_survives_power_cuts_from_the_first_sync_to_the_last(
+    tmp_path: Path, disk: Disk, *, has_two_disks: bool
+) -> None:
+    seen = session(
+        disk, is_short=True, single_syncs="0" if has_two_disks else SINGLE_SYNCS, has_two_disks=has_two_disks
+    )
     for number in {*seen.cuts[:: len(seen.cuts) // SHORT], seen.cuts[-1]}:
         assert seen.problems(number, tmp_path / f"after-{number}") == [], f"power cut before sync {number}"
 
@@ -159,6 +88,12 @@ def test_what_was_acknowledged_survives_a_power_cut_at_any_sync(tmp_path: Path, 
 def test_a_node_that_leaves_out_a_sync_is_found_out(tmp_path: Path, disk: Disk, mutant: str, found: str) -> None:
     seen = session(disk, mutant, converts="volume" in mutant or mutant == "old-name-goes-first")
     require_found(seen, tmp_path, mutant, found)
+
+
+@pytest.mark.long
+def test_a_node_that_syncs_one_disk_of_two_is_found_out(tmp_path: Path, disk: Disk) -> None:
+    seen = session(disk, "no-sync-of-other-disks", converts=False, single_syncs="0", has_two_disks=True)
+    require_found(seen, tmp_path, "no-sync-of-other-disks", "acknowledged and lost|the file is not what its row says")
 
 
 @pytest.mark.long

@@ -74,14 +74,15 @@ def test_a_journal_that_is_missing_after_a_kill_is_told_by_the_start(tmp_path: P
     root = tmp_path / "root"
     with closing(Journal(tmp_path / "journal")) as journal, Node(root) as node:
         assert node.start()
-        instances = new_series(3)
 
-        def first_and_no_more() -> Iterator[Sent]:
-            yield instances[0]
-            wait_until_applied(root)
-            assert node.kill() != 0
+        class KilledAfterTheFirst(list[Sent]):
+            def __iter__(self) -> Iterator[Sent]:
+                yield self[0]
+                wait_until_applied(root)
+                assert node.kill() != 0
 
-        send(node, first_and_no_more(), journal)
+        instances = KilledAfterTheFirst(new_series(3))
+        send(node, instances, journal)
         assert acknowledged(journal)
         shutil.rmtree(root / "journal")
         assert node.start()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,6 +17,7 @@ from node.conversion.volume_files import publish
 from node.durable import sync_folder
 from node.receive.ingest import Origin
 from node.settings.model import Settings
+from tests.crash.small_disk import another_disk
 from tests.ingest import indexed
 from tests.integration.conftest import announced, data_set_bytes
 from tests.make import ct_series
@@ -26,12 +27,8 @@ from tests.rows import view_rows, write_rows
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[Path]:
     """A folder on another disk than those of a test."""
-    places = [Path("/dev/shm"), Path("/var/tmp"), Path.cwd()]
-    elsewhere = [place for place in places if place.is_dir() and place.stat().st_dev != tmp_path.stat().st_dev]
-    if not elsewhere:
-        pytest.skip("this machine has one disk only")
-    with TemporaryDirectory(dir=elsewhere[0]) as folder:
-        yield Path(folder)
+    with ExitStack() as stack:
+        yield another_disk(tmp_path, stack)
 
 
 def linked(root: Path, name: str, other: Path) -> None:

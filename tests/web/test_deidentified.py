@@ -141,6 +141,25 @@ def test_a_download_has_no_identities_and_tells_what_it_leaves_out(here: Site) -
     assert line["participants"][0]["user"] == "local"
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+@pytest.mark.parametrize("retain", [[], ["uids"]])
+@pytest.mark.parametrize("uid", ["1..2", "SECRET-4711"])
+def test_a_study_whose_uids_are_none_has_a_copy(tmp_path: Path, key: Path, uid: str, retain: list[str]) -> None:
+    """As `[storage] any_uids` keeps them; those that are no digits and dots are replaced even if UIDs are retained."""
+    site = open_site(
+        tmp_path / "root", {"deidentify": {"trial": {"key": key, "retain": retain}}}, {"any_uids": True}
+    ).serving()
+    site.take(*make.ct_series(3, study_uid=uid, series_uid=f"{uid}.3", PatientID="SECRET-4711"))
+    content = downloaded(site, study_instance_uids=[uid])
+    site.close()
+    assert report_in(content)["left_out"] == []
+    assert len(instances_in(content)) == 3
+    assert b"secret" not in searched(content).lower()
+    assert (f"'{uid}'" in str([dcmread(BytesIO(one)).StudyInstanceUID for one in instances_in(content).values()])) == (
+        bool(retain) and uid == "1..2"
+    )
+
+
 def downloaded(site: Site, **order: Any) -> bytes:
     given = {"study_instance_uids": [STUDY], "profile": "trial"} | order
     return made_download(site.client(), "deidentified", 60, **given).content

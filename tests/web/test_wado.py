@@ -21,6 +21,7 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from node.dicom.uids import web_transfer_syntax
+from node.extensions.dicomweb import bulk_data, wado
 from node.extensions.dicomweb.resources import CHUNK_BYTES
 from node.receive.import_files import import_instances
 from tests import make
@@ -456,6 +457,31 @@ def test_an_unreadable_file_leaves_the_metadata_of_the_others(site: Site) -> Non
     told = site.client().get("/dicom-web/studies/1.2.3/metadata").json()
     assert [one["00080018"]["Value"][0] == second.sop_instance_uid for one in told] == [False, True, False]
     assert len(told[1]) < len(told[0])
+
+
+@pytest.mark.parametrize(("most", "most_bytes"), [(2, 64 << 20), (128, 1)])
+def test_metadata_of_several_jobs_are_in_the_order_of_the_instances(
+    pair: Site, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
+) -> None:
+    told = pair.client().get("/dicom-web/studies/1.2.3/metadata").content
+    monkeypatch.setattr(wado, "AT_ONCE", most)
+    monkeypatch.setattr(wado, "AT_ONCE_BYTES", most_bytes)
+    assert pair.client().get("/dicom-web/studies/1.2.3/metadata").content == told
+    assert len(json.loads(told)) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["CT_small.dcm", "MR_small_bigendian.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm"]
+)
+def test_a_frame_that_is_sent_as_it_is_needs_no_child_process(
+    mixed: Site, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def decoded(*_: object, **__: object) -> None:
+        raise AssertionError("a child process was asked")
+
+    bulk_data._of_few_frames.cache_clear()
+    monkeypatch.setattr(mixed.services.decoder, "run", decoded)
+    assert get(client, f"{SAMPLES[name].path}/frames/1", "*/*; transfer-syntax=*").status_code == 200
 
 
 # Pictures

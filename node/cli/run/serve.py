@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from queue import SimpleQueue
 from shlex import quote
@@ -24,6 +26,12 @@ from node.dicom.lean_import import absent, load_names
 SWITCH_SECONDS = 0.0005
 """Longest turn of a thread that computes. A thread that comes back from the disk or from a socket waits for one such
 turn, twice for each instance; with Python's default of 5 ms, receiving stood still beside a query."""
+
+ARENAS = 2
+"""Regions from which threads take memory (glibc: mallopt(3), M_ARENA_MAX). With one for each thread, what the largest
+answers of many callers have needed stays in all of them: 440 MB after floods of searches, 300 MB with two."""
+
+_M_ARENA_MAX = -8
 
 GIVE_UP_SECONDS = 5.0
 """Longest time that a start takes to end after a signal."""
@@ -58,6 +66,8 @@ def serve(
     `voxelnode reload` does.
     """
     gc.disable()  # until the modules are loaded, and exempt
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS)
     settings = root.read(
         {
             "--port": ("dicom.port", port),

@@ -26,7 +26,6 @@ from node.extensions.deidentify.attributes import Cleaner, identities_of, patien
 from node.extensions.deidentify.burned_in import blank, has_overlays_in_pixels, has_pixels, regions, risks_of
 from node.extensions.deidentify.burned_in_text import is_examined, without_text
 from node.extensions.deidentify.deidentification import (
-    UID_FORM,
     BurnedInText,
     Deidentification,
     NotDeidentified,
@@ -73,8 +72,8 @@ def deidentified(ds: Dataset, how: Deidentification) -> Dataset:
 
 def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not UID_FORM.fullmatch(text(ds, keyword)):
-            raise NotDeidentified(Reason.NO_IDENTITY, f"{keyword} is missing or not a UID")
+        if not text(ds, keyword):  # what is no UID gets one in its place, as every UID does
+            raise NotDeidentified(Reason.NO_IDENTITY, f"{keyword} is missing: correct the instance")
     chosen = how.profile.options
     if how.key.name != NO_KEY and how.mark in texts(ds, "DeidentificationMethod"):
         detail = f"it was made by {how.mark}, and would get pseudonyms of pseudonyms; pass it on as it is"

@@ -34,7 +34,7 @@ from node.extensions.dicomweb.media_types import (
     accepted,
     frame_forms,
 )
-from node.extensions.dicomweb.pixel_element import FrameNotFound, PixelElement
+from node.extensions.dicomweb.pixel_element import FrameNotFound, PixelElement, nearby_pixels
 from node.extensions.dicomweb.resources import (
     READ,
     Multipart,
@@ -130,7 +130,10 @@ def find_pixel_data(target: Target, instance: StoredInstance) -> PixelElement | 
 
 
 def _located(path: Path, decoder: Decoder) -> PixelElement | None:
-    """Return the pixel data element of a file."""
+    """Return the pixel data element of a file; a child process looks for it if it is not easy to find."""
+    element = nearby_pixels(path)
+    if element is not None:
+        return element
     located = decoder.run(pixel_location, path)
     return PixelElement.from_json(path, located) if located else None
 

@@ -10,6 +10,7 @@ from pydicom import Dataset
 from pydicom.dataelem import DataElement
 
 from node.children.decoding import NoSuchValue
+from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.json_model import json_model
 from node.dicom.uids import web_transfer_syntax
 from node.dicom.values import CONVERSION_ERRORS, little_endian, value, whole
@@ -18,7 +19,7 @@ from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.pixel_element import header_and_pixels
 from node.files.reading import read_instance
 
-NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
+NATIVE = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, DEFLATED_LITTLE_ENDIAN))
 """Transfer syntaxes whose pixel data have a defined length and can be skipped."""
 
 LENGTH_BYTES = 4
@@ -82,7 +83,7 @@ def _header(path: Path, transfer_syntax_uid: str) -> Dataset:
     if transfer_syntax_uid in NATIVE:
         return read_instance(path)
     header, element = header_and_pixels(path)
-    if element is None:  # or deflated
+    if element is None:
         return read_instance(path)
     header[element.tag] = DataElement(element.tag, element.vr, b"")  # the metadata only show that it is present
     return header

@@ -8,17 +8,24 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate, get_frame
+from pydicom.tag import BaseTag
 
 from node.children.decoding import NoSuchValue
 from node.counted import counted
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, UNDEFINED_LENGTH, encoding_of
+from node.dicom.header import HeaderCut, read_to_pixels
+from node.dicom.part10 import META_BYTES, file_meta
 from node.dicom.values import text, value, whole
-from node.files.bounded import BoundedFile, require_bounded
+from node.errors import NotUnderstood
+from node.files.bounded import BoundedFile
+from node.files.reading import read_instance
 
 PIECE_BYTES = 1 << 20
 
@@ -34,6 +41,20 @@ _INTEGERS = ("tag", "offset", "length", "encapsulated", "frames", "frame_bits", 
 _VRS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 """Tags (FFFE,E000) and (FFFE,E0DD) of fragments, in little endian (PS3.5 A.4)."""
+
+_DESCRIBED = {
+    0x00280002: "US",
+    0x00280004: "CS",
+    0x00280008: "IS",
+    0x00280010: "US",
+    0x00280011: "US",
+    0x00280100: "US",
+}
+"""What decides how long frames are, and its VRs: Samples per Pixel, Photometric Interpretation, Number of Frames, Rows,
+Columns, Bits Allocated."""
+
+NEARBY_BYTES = 1 << 16
+"""How much of a file `nearby_pixels` reads: the header of nearly every slice."""
 
 _HALF_SAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
@@ -204,25 +225,59 @@ def header_and_pixels(path: Path) -> tuple[Dataset, PixelElement | None]:
     Errors are those of `node.files.reading.read_instance`.
     """
     with path.open("rb") as whole_file:
-        require_bounded(whole_file)
+        meta, _ = file_meta(whole_file.read(META_BYTES))
+        if meta.get(0x0010) == DEFLATED_LITTLE_ENDIAN:
+            return read_instance(path), None
+        whole_file.seek(0)
         file: Any = BoundedFile(whole_file)
         header = dcmread(file, stop_before_pixels=True, force=True)
-        syntax = text(header.file_meta, "TransferSyntaxUID")
-        head = b"" if syntax == DEFLATED_LITTLE_ENDIAN else file.read(12)
-        if len(head) < 8:
-            return header, None
-        # Contrary to its transfer syntax, too. No even length has the bytes of one of these VRs.
-        is_implicit = syntax != EXPLICIT_BIG_ENDIAN and head[4:6] not in (b"OB", b"OW", b"OF", b"OD", b"UN")
-        tag, encoded_vr, length, start = encoding_of(syntax).head(head, 0, is_implicit=is_implicit)
-        if tag not in _VRS:
-            return header, None
-        vr = encoded_vr.decode("ascii", "replace") or _VRS[tag]
-        offset = file.tell() - len(head) + start
-        rest = os.fstat(file.fileno()).st_size - offset
+        syntax, head = text(header.file_meta, "TransferSyntaxUID"), file.read(12)
+        return header, _element(whole_file, header, syntax, head, file.tell() - len(head))
+
+
+def nearby_pixels(path: Path) -> PixelElement | None:
+    """Return the location of pixel data behind a short header, read by the bounded reader alone; else None.
+
+    It is that of `header_and_pixels`, which takes a child process.
+    """
+    with path.open("rb", buffering=0) as file:
+        data = memoryview(file.read(NEARBY_BYTES))
+        meta, start = file_meta(bytes(data[:META_BYTES]))
+        syntax = meta.get(0x0010, DEFLATED_LITTLE_ENDIAN)
+        if syntax == DEFLATED_LITTLE_ENDIAN:
+            return None
+        try:
+            values, at = read_to_pixels(data[start:], syntax, frozenset(_DESCRIBED))
+        except (HeaderCut, NotUnderstood):
+            return None
+        if any(len(value) != 2 for tag, value in values.items() if _DESCRIBED[tag] == "US"):
+            return None  # not as PS3.5 6.2 has it
+        is_little = syntax != EXPLICIT_BIG_ENDIAN
+        header = Dataset(
+            {
+                BaseTag(tag): RawDataElement(BaseTag(tag), _DESCRIBED[tag], len(value), value, 0, False, is_little)
+                for tag, value in values.items()
+            }
+        )
+        return _element(file, header, syntax, bytes(data[start + at :][:12]), start + at)
+
+
+def _element(file: FileIO | BinaryIO, header: Dataset, syntax: str, head: bytes, at: int) -> PixelElement | None:
+    """Return the pixel data that `head` begins, at a byte of the file; None if it is of another element."""
+    if len(head) < 8:
+        return None
+    # Contrary to its transfer syntax, too. No even length has the bytes of one of these VRs.
+    is_implicit = syntax != EXPLICIT_BIG_ENDIAN and head[4:6] not in (b"OB", b"OW", b"OF", b"OD", b"UN")
+    tag, encoded_vr, length, start = encoding_of(syntax).head(head, 0, is_implicit=is_implicit)
+    if tag not in _VRS:
+        return None
+    vr = encoded_vr.decode("ascii", "replace") or _VRS[tag]
+    offset = at + start
+    rest = os.fstat(file.fileno()).st_size - offset
     encapsulated = length == UNDEFINED_LENGTH
     frames = max(whole(header, "NumberOfFrames") or 1, 1)
-    return header, PixelElement(
-        path=path,
+    return PixelElement(
+        path=Path(file.name),
         tag=tag,
         vr=vr,
         offset=offset,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from typing import IO
 
 import structlog
@@ -187,8 +187,8 @@ def _zipped(target: Target) -> Response:
 
 log = structlog.get_logger()
 
-AT_ONCE = 16
-"""Instances whose metadata one job of the decoder reads: each job has a process of its own."""
+AT_ONCE, AT_ONCE_BYTES = 128, 64 << 20
+"""Instances whose metadata one job of the decoder reads, and their bytes: each job has a process of its own."""
 
 
 @router.api_route("/studies/{study}/metadata", methods=READ)
@@ -207,10 +207,20 @@ def retrieve_metadata(target: RequestedInstances) -> Response:
 
 def _metadata(target: Target, *, as_xml: bool) -> Iterator[bytes]:
     """Yield each instance in JSON or XML, reduced to its UIDs if its file cannot be read."""
-    waiting = target.node.archive.ahead(target.instances)
-    while instances := list(islice(waiting, AT_ONCE)):
+    for instances in _batches(target.node.archive.ahead(target.instances)):
         for instance, encoded in zip(instances, _read_metadata(target, instances, as_xml=as_xml), strict=True):
             yield _of_instance(instance, encoded, as_xml=as_xml)
+
+
+def _batches(instances: Iterable[StoredInstance]) -> Iterator[list[StoredInstance]]:
+    batch: list[StoredInstance] = []
+    for instance in instances:
+        if batch and (len(batch) == AT_ONCE or sum(one.bytes for one in batch) + instance.bytes > AT_ONCE_BYTES):
+            yield batch
+            batch = []
+        batch.append(instance)
+    if batch:
+        yield batch
 
 
 def _read_metadata(target: Target, instances: list[StoredInstance], *, as_xml: bool) -> list[bytes]:

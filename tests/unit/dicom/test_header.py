@@ -200,9 +200,32 @@ def test_elements_of_what_is_deflated_or_undefined_are_counted_too() -> None:
     unknown = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"UN", UNDEFINED)
     unknown += item(struct.pack("<HHL", 0x0008, 0x0100, 4) + b"CODE") * 25  # in an implicit VR (PS3.5 6.2.2)
     unknown += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
-    require_few_elements(unknown + A, ExplicitVRLittleEndian, 28)
+    require_few_elements(unknown + A, ExplicitVRLittleEndian, 53)
     with pytest.raises(NotUnderstood, match="more than"):
-        require_few_elements(unknown + A, ExplicitVRLittleEndian, 27)
+        require_few_elements(unknown + A, ExplicitVRLittleEndian, 52)
+
+
+@pytest.mark.parametrize("is_item_undefined", [False, True])
+@pytest.mark.parametrize("is_undefined", [False, True])
+def test_elements_within_the_items_of_an_unknown_sequence_are_counted(
+    is_undefined: bool, is_item_undefined: bool
+) -> None:
+    """pydicom makes an object of each as well, whatever lengths the items and the sequence have."""
+    implicit = struct.Struct("<HHL")
+    held = (implicit.pack(0x0008, 0x0100, 4) + b"CODE") * 100
+    if is_item_undefined:
+        held = implicit.pack(0xFFFE, 0xE000, UNDEFINED) + held + implicit.pack(0xFFFE, 0xE00D, 0)
+    else:
+        held = implicit.pack(0xFFFE, 0xE000, len(held)) + held
+    length = UNDEFINED if is_undefined else len(held)
+    data = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"UN", length) + held
+    if is_undefined:
+        data += implicit.pack(0xFFFE, 0xE0DD, 0)
+    count = 1 + 1 + 100 + is_item_undefined + is_undefined
+    outside = A + B  # in an explicit VR again
+    require_few_elements(data + outside, ExplicitVRLittleEndian, count + 2)
+    with pytest.raises(TooManyElements):
+        require_few_elements(data + outside, ExplicitVRLittleEndian, count + 1)
 
 
 def reader(data: bytes) -> Callable[[int, int], bytes]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pydicom
 import pydicom.data
 import pytest
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
+from node.dicom import header
 from node.dicom.private import PrivateTag, private_items
 from node.dicom.reading import LONG_PIXELS, FileBytes, stored_bytes
+from node.errors import NotUnderstood
+from node.files import bounded, reading
 from node.files.reading import HEAD_BYTES, read_instance
 from tests import make
 from tests.make import PYDICOM_FILES, ct_series
@@ -228,3 +239,41 @@ def test_data_sets_that_share_elements_change_alone(tmp_path: Path) -> None:
     del first.StudyDate
     assert second == pydicom.dcmread(tmp_path / "one.dcm")
     assert second.file_meta.ImplementationVersionName != "ANOTHER"
+
+
+def test_a_long_deflated_data_set_is_read_frame_by_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ds = make.enhanced_mr(60, pixels=np.random.default_rng(57).integers(0, 4096, (60, 128, 128)).astype("<u2"))
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = tmp_path / "long.dcm"
+    ds.save_as(path, enforce_file_format=True)
+    expected = pydicom.dcmread(path)
+    assert read_instance(path) == expected
+    monkeypatch.setattr(reading, "MAX_INFLATED_AT_ONCE", len(ds.PixelData) // 2)
+    tracemalloc.start()
+    found = read_instance(path)
+    stored, _ = stored_bytes(found, "PixelData")
+    frame_bytes = 2 * 128 * 128
+    for number in (*range(60), 3, 59, 58):
+        start = number * frame_bytes
+        assert stored[start : start + frame_bytes] == expected.PixelData[start : start + frame_bytes]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000, "a window of what is deflated, and one of what is inflated"
+    assert deepcopy(found) == found == expected
+    assert found.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
+
+
+@pytest.mark.parametrize("is_bomb", [False, True])
+def test_a_long_deflated_data_set_without_frames_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_bomb: bool
+) -> None:
+    ds = make.structured_report()
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    ds.add_new(0x00091001, "OB", bytes(1_000_000))
+    ds.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+    monkeypatch.setattr(header, "MAX_INFLATED_BYTES", 500_000 if is_bomb else 2_000_000)
+    for module in (reading, bounded):
+        monkeypatch.setattr(module, "MAX_INFLATED_AT_ONCE", 400_000)
+    monkeypatch.setattr(reading, "MAX_DEFLATED_HEAD_BYTES", 1000)
+    with pytest.raises(NotUnderstood, match=f"more than {500_000 if is_bomb else 400_000} bytes: send it in Explicit"):
+        read_instance(tmp_path / "one.dcm")

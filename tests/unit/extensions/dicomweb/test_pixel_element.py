@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from pydicom import dcmread, dcmwrite
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
+from node.dicom.values import CONVERSION_ERRORS
 from node.extensions.dicomweb.pixel_element import (
     FrameNotFound,
     PixelElement,
     header_and_pixels,
+    nearby_pixels,
     single_frame,
 )
 from tests import make
@@ -111,6 +115,30 @@ def test_pixel_data_that_are_cut_short_hold_the_frames_that_are_whole(tmp_path: 
     assert len(b"".join(element.native_frame(14))) == 10 * 10 * 4
     with pytest.raises(FrameNotFound):
         element.native_frame(15)
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "rtdose_expb.dcm"])
+def test_pixels_behind_a_short_header_are_located_by_the_bounded_reader(name: str) -> None:
+    found = nearby_pixels(PYDICOM_FILES / name)
+    assert found is not None
+    assert found == header_and_pixels(PYDICOM_FILES / name)[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_bounded_reader_locates_pixels_where_pydicom_does_or_leaves_them_to_it(tmp_path: Path) -> None:
+    """Also in files of which a byte of the header was changed."""
+    draw, path, located = random.Random(57), tmp_path / "changed.dcm", 0
+    for source in sorted(PYDICOM_FILES.glob("*.dcm")):
+        if len(data := source.read_bytes()) > 100_000:
+            continue
+        for at in (0, *draw.choices(range(400, 2000), k=2)):
+            path.write_bytes(data[:at] + draw.choice((b"\0", b"\1", b"\x80", b"U")) + data[at + 1 :])
+            found = nearby_pixels(path)
+            if found is not None:
+                with suppress(*CONVERSION_ERRORS):  # pydicom cannot read the file
+                    assert found == header_and_pixels(path)[1], (source.name, at)
+                    located += 1
+    assert located > 50
 
 
 @pytest.mark.parametrize("name", ["rtplan.dcm", "image_dfl.dcm"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -135,6 +136,17 @@ def test_a_slice_whose_pixels_stay_in_its_file_is_read_from_there(tmp_path: Path
     with pytest.raises(ConversionRefused) as refused:
         reader(0)
     assert refused.value.reason == "unreadable"
+
+
+def test_what_is_behind_the_last_frame_is_not_read_at_once(tmp_path: Path) -> None:
+    ds = grey(np.zeros((1, 64, 64), np.uint16))
+    ds.PixelData = bytes(20_000_000)
+    ds.save_as(tmp_path / "long.dcm", enforce_file_format=True)
+    ds = read_instance(tmp_path / "long.dcm")
+    tracemalloc.start()
+    assert frame_reader(ds).frames == 1
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
 
 
 def test_zeros_behind_the_last_frame_are_padding() -> None:
