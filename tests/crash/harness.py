@@ -136,7 +136,7 @@ class Node:
 class Result:
     """What a run came to.
 
-    `released` counts the series of which all was sent over one association whose release was answered: each is complete.
+    `released` counts the series that came whole over one association whose release was answered: each is complete.
     """
 
     cycles: int = 0
