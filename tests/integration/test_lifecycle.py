@@ -493,13 +493,13 @@ def test_series_of_a_sender_are_judged_again_once_a_person_says_that_it_never_re
     settle_all(root)
     whole(root, 2)
     assert verdicts(root) == ["incomplete", "incomplete", None]
-    root.index.series.forget_ends(["OTHER"], root.clock())
+    root.index.associations.forget_ends(["OTHER"], root.clock())
     assert settle_all(root) == 0
-    root.index.series.forget_ends([title], root.clock())
+    root.index.associations.forget_ends([title], root.clock())
     root.clock.move(301)
     assert settle_all(root) == 2
     assert verdicts(root) == ["complete", "incomplete", "complete"], "who ends in an instance has more to send"
-    root.index.series.forget_ends([title], root.clock())
+    root.index.associations.forget_ends([title], root.clock())
     assert settle_all(root) == 0
 
 

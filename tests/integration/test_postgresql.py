@@ -45,8 +45,7 @@ from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.engine.sql import listed_in
 from node.index.models import Base, ImageRow
-from node.index.nouns import association_ends, deletions
-from node.index.nouns import series_claims as series
+from node.index.nouns import association_ends, deletions, verdicts
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.projects import Content
 from node.index.nouns.received import add_instances
@@ -642,7 +641,7 @@ def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
     steps.create(step, "CT1", NOW)
     ended = replace(step, state="COMPLETED", series=(listed,))
     meanwhile(
-        monkeypatch, server, hosts, (series, "completeness_of"),
+        monkeypatch, server, hosts, (verdicts, "completeness_of"),
         lambda: steps.change(ended, NOW, NOW), lambda: hosts[1].instances.add([last]),
     )  # fmt: skip
     assert server.run("SELECT due_at = last_received_at FROM series", database_of(hosts[0])) == [(True,)]

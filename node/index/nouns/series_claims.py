@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
-from sqlalchemy.orm import join
 
 from node.completeness import (
-    Completeness,
     Expectation,
     InstanceCounts,
     Reported,
-    aborted_verdict,
     completeness_of,
-    expectation,
     with_reported,
 )
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.association_ends import aborted_by, learn_from_whole
-from node.index.nouns.conflicts import count_aside
+from node.index.nouns.association_ends import learn_from_whole
 from node.index.nouns.conversions import current_conversion, insert_conversion, replace_failures
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
-from node.index.nouns.growth import performed_of
-from node.index.nouns.lost import count_lost, judge_lost
+from node.index.nouns.expectations import doubt_parts, expectation_of, last_verdict
+from node.index.nouns.lost import judge_lost
 from node.index.nouns.open_associations import is_being_brought
-from node.index.nouns.protocols import learn, usual_of
+from node.index.nouns.protocols import learn
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import (
     DAMAGED,
@@ -52,7 +46,7 @@ from node.index.nouns.reopening import (
 )
 from node.index.nouns.senders import learn_gaps
 from node.index.nouns.terms import Terms
-from node.index.nouns.verdicts import change_verdict, completeness_columns, held_at, judge_again, update_series
+from node.index.nouns.verdicts import completeness_columns, held_at, judge_again, update_series
 from node.retries import wait_seconds
 
 RECONVERSION_REQUESTED = "reconversion requested"
@@ -178,9 +172,9 @@ class SeriesRepository(IndexRepository):
             return False
         if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
             return False
-        completeness = _last_verdict(connection, series, outcome.completeness)
+        completeness = last_verdict(connection, series, outcome.completeness)
         update_series(connection, series.id, {"attempts": 0} | completeness_columns(completeness))
-        _doubt_parts(connection, series.id, now)
+        doubt_parts(connection, series.id, now)
         if completeness is not None and completeness.state != "incomplete":
             learn(connection, series.id, len(series.instances), now)
         insert_conversion(connection, series, outcome, self._turn.holder, now)
@@ -394,7 +388,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
         .where(ImageRow.series_id == row.id)
         .order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
     ).all()
-    expected = _expectation(connection, row, study_uid, [InstanceCounts(*image[6:]) for image in images], now)
+    expected = expectation_of(connection, row, study_uid, [InstanceCounts(*image[6:]) for image in images], now)
     _record_quiet(connection, row, study_uid, expected, now)
     learn_gaps(connection, row.id, row.open_since, now)
     return ClaimedSeries(
@@ -408,177 +402,6 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
         current=current_conversion(connection, row.id),
         referenced=tuple(find_series(connection, row.id, key) for key in references_of(connection, row.id)),
         transfer_syntax_uids=frozenset(image.transfer_syntax_uid for image in images),
-    )
-
-
-def _expectation(
-    connection: Connection, row: Row[Any], study_uid: str, counts: Sequence[InstanceCounts], now: dt.datetime
-) -> Expectation:
-    aside, versions = count_aside(connection, row.id, study_uid, row.series_instance_uid)
-    return expectation(
-        counts,
-        reported=reported_of(row.reported),
-        aborted=aborted_by(connection, (study_uid, row.series_instance_uid), row.last_received_at),
-        forced=row.due_at is not None and row.due_at > now,
-        siblings=tuple(_siblings(connection, row)),
-        split=_is_split(connection, row, counts),
-        is_part=bool(_parts(connection, row)),
-        performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
-        lost=count_lost(connection, (study_uid, row.series_instance_uid)),
-        aside=aside,
-        versions=versions,
-        usual=usual_of(connection, row, len(counts)),
-        lacking=None if row.lacking is None else (row.lacking[0], row.lacking[1]),
-    )
-
-
-def reported_of(document: Mapping[str, Any] | None) -> Reported | None:
-    """Return what a row has of the word of the sender."""
-    return None if document is None else Reported(**{**document, "named": tuple(document["named"])})
-
-
-def _last_verdict(
-    connection: Connection, series: ClaimedSeries, completeness: Completeness | None
-) -> Completeness | None:
-    """Return the verdict of a conversion, with what was heard meanwhile.
-
-    That is the list of a performed procedure step, which decides, or the abort of an association and the answer of the
-    sender.
-    """
-    performed = performed_of(connection, series.id, *_key(series))
-    if completeness is not None and performed is None:
-        heard = connection.execute(
-            select(SeriesRow.last_received_at, SeriesRow.reported).where(SeriesRow.id == series.id)
-        ).one()
-        if party := aborted_by(connection, _key(series), heard.last_received_at):
-            completeness = aborted_verdict(completeness, party)
-        reported = reported_of(heard.reported)
-        if reported is not None and reported != series.expectation.reported:
-            completeness = with_reported(completeness, reported)
-        return completeness
-    if completeness is None or performed is None or performed == series.expectation.performed:
-        return completeness
-    return completeness_of(replace(series.expectation, performed=performed))
-
-
-def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, is_over: bool) -> None:
-    """Let the list of a performed procedure step that has just ended count for a series, if there is one.
-
-    An open series is due at once if every listed instance is stored, or if nothing more comes (`is_over`). A closed one
-    gets another verdict. One under conversion gets it with its outcome.
-    """
-    study_instance_uid, series_instance_uid = key
-    columns = select(SeriesRow.id, SeriesRow.state, StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
-    held = columns.where(SeriesRow.series_instance_uid == series_instance_uid)
-    for row in connection.execute(held.with_for_update(key_share=True, of=SeriesRow)).all():
-        performed = performed_of(connection, row.id, row.study_instance_uid, series_instance_uid)
-        if performed is None or study_instance_uid not in ("", row.study_instance_uid):
-            continue
-        received = performed.listed - performed.missing + performed.unlisted
-        key = row.study_instance_uid, series_instance_uid
-        lost, (aside, versions) = count_lost(connection, key), count_aside(connection, row.id, *key)
-        known = Expectation(received, performed=performed, lost=lost, aside=aside, versions=versions)
-        verdict = completeness_of(known)
-        if row.state == "receiving" and (is_over or not performed.missing):
-            update_series(connection, row.id, {"due_at": now, "waits": None})
-        elif row.state not in OPEN_STATES:
-            change_verdict(connection, row.id, verdict, now)
-        record_series_event(connection, "series-confirmed", key, now, verdict.reason)
-
-
-def _siblings(connection: Connection, row: Row[Any]) -> list[int]:
-    """Return the numbers of instances of the converted series that should have as many: same protocol, same matrix."""
-    own = connection.execute(_first_image(row.id)).first()
-    query = _of_same_protocol(row).where(
-        SeriesRow.state == "converted", SeriesRow.series_description == row.series_description
-    )
-    alike = [
-        series
-        for series in connection.execute(query).scalars().all()
-        if connection.execute(_first_image(series)).first() == own
-    ]
-    counts = (select(func.count()).where(ImageRow.series_id == series) for series in alike)
-    return [connection.execute(count).scalar_one() for count in counts]
-
-
-def _is_split(connection: Connection, row: Row[Any], counts: Sequence[InstanceCounts]) -> bool:
-    """Return whether another series of the protocol announces as many times: some senders make a series of each."""
-    times = max((count.number_of_temporal_positions or 0 for count in counts), default=0)
-    if times < 2:
-        return False
-    announced = (
-        connection.execute(
-            select(ImageRow.number_of_temporal_positions).where(ImageRow.series_id == series).limit(1)
-        ).scalar()
-        for series in connection.execute(_of_same_protocol(row)).scalars().all()
-    )
-    return times in announced
-
-
-def _parts(connection: Connection, row: Row[Any]) -> list[int]:
-    """Return the series that seem to be of one acquisition with an MR series: some senders make one of each volume.
-
-    They have its Series Number, or numbers that follow each other, and Acquisition Numbers that no two of them share.
-    """
-    if row.modality != "MR" or row.series_number is None or row.frame_of_reference_uid is None:
-        return []
-    own = connection.execute(_first_image(row.id)).first()
-    alike = _of_same_protocol(row).where(
-        SeriesRow.series_description.is_not_distinct_from(row.series_description),
-        SeriesRow.frame_of_reference_uid == row.frame_of_reference_uid,
-        SeriesRow.series_number.is_not(None),
-    )
-    numbered: dict[int, list[int]] = defaultdict(list)
-    for series, number in connection.execute(alike.add_columns(SeriesRow.series_number)).all():
-        if connection.execute(_first_image(series)).first() == own:
-            numbered[number].append(series)
-    if numbered[row.series_number]:
-        return numbered[row.series_number]
-    run = [series for number in _run_of(row.series_number, numbered) for series in numbered[number]]
-    acquisitions = [_acquisitions(connection, series) for series in (row.id, *run)]
-    shared = sum(map(len, acquisitions)) > len(set().union(*acquisitions))
-    return [] if shared or None in set().union(*acquisitions) else run
-
-
-def _run_of(number: int, numbers: Mapping[int, Any]) -> list[int]:
-    """Return the numbers that follow a number, or lead to it, without a gap."""
-    found = []
-    for step in (-1, 1):
-        other = number + step
-        while numbers.get(other):
-            found.append(other)
-            other += step
-    return found
-
-
-def _acquisitions(connection: Connection, series_id: int) -> set[int | None]:
-    return set(
-        connection.scalars(select(ImageRow.acquisition_number).where(ImageRow.series_id == series_id).distinct())
-    )
-
-
-def _doubt_parts(connection: Connection, series_id: int, now: dt.datetime) -> None:
-    """Have complete series converted again of whose acquisition a series just converted seems to be."""
-    row = connection.execute(select(SeriesRow.__table__).where(SeriesRow.id == series_id)).one()
-    of_list = SeriesRow.verdict_rule == "mpps"  # which outweighs the doubt
-    complete = select(SeriesRow.id).where(SeriesRow.verdict == "complete", ~of_list)
-    for part in connection.scalars(complete.where(SeriesRow.id.in_(_parts(connection, row)))).all():
-        convert_for_verdict(connection, part, now)
-
-
-def _first_image(series_id: int) -> Select[int | None, int | None]:
-    """Select the matrix of one image of a series."""
-    return select(ImageRow.rows, ImageRow.columns).where(ImageRow.series_id == series_id).limit(1)
-
-
-def _of_same_protocol(row: Row[Any]) -> Select[int]:
-    """Select the ids of the other series of the study with this modality and protocol; none without a protocol."""
-    return select(SeriesRow.id).where(
-        SeriesRow.study_id == row.study_id,
-        SeriesRow.id != row.id,
-        SeriesRow.modality == row.modality,
-        SeriesRow.protocol_name == row.protocol_name,
-        SeriesRow.protocol_name.is_not(None),
     )
 
 

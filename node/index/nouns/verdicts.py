@@ -9,9 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select, update
 from sqlalchemy.orm import join
 
-from node.completeness import Completeness
-from node.index.models import ImageRow, SeriesRow, StudyRow
+from node.completeness import Completeness, Expectation, completeness_of
+from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.nouns.conflicts import count_aside
 from node.index.nouns.converted import SeriesKey
+from node.index.nouns.events import record_series_event
+from node.index.nouns.growth import performed_of
+from node.index.nouns.lost import count_lost
 from node.index.nouns.reopening import convert_for_verdict
 
 
@@ -72,3 +76,28 @@ def change_verdict(connection: Connection, series_id: int, verdict: Completeness
     update_series(connection, series_id, completeness_columns(verdict))
     if tuple(before) != (verdict.state, verdict.missing):
         convert_for_verdict(connection, series_id, now)
+
+
+def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, is_over: bool) -> None:
+    """Let the list of a performed procedure step that has just ended count for a series, if there is one.
+
+    An open series is due at once if every listed instance is stored, or if nothing more comes (`is_over`). A closed one
+    gets another verdict. One under conversion gets it with its outcome.
+    """
+    study_instance_uid, series_instance_uid = key
+    columns = select(SeriesRow.id, SeriesRow.state, StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
+    held = columns.where(SeriesRow.series_instance_uid == series_instance_uid)
+    for row in connection.execute(held.with_for_update(key_share=True, of=SeriesRow)).all():
+        performed = performed_of(connection, row.id, row.study_instance_uid, series_instance_uid)
+        if performed is None or study_instance_uid not in ("", row.study_instance_uid):
+            continue
+        received = performed.listed - performed.missing + performed.unlisted
+        key = row.study_instance_uid, series_instance_uid
+        lost, (aside, versions) = count_lost(connection, key), count_aside(connection, row.id, *key)
+        known = Expectation(received, performed=performed, lost=lost, aside=aside, versions=versions)
+        verdict = completeness_of(known)
+        if row.state == "receiving" and (is_over or not performed.missing):
+            update_series(connection, row.id, {"due_at": now, "waits": None})
+        elif row.state not in OPEN_STATES:
+            change_verdict(connection, row.id, verdict, now)
+        record_series_event(connection, "series-confirmed", key, now, verdict.reason)
