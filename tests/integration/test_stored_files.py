@@ -95,6 +95,19 @@ def test_other_bytes_take_the_place_of_a_damaged_file_whatever_the_policy(root: 
     assert len(list(root.folder.glob("quarantine/*.dcm"))) == 1
 
 
+def test_other_bytes_of_an_instance_whose_file_is_whole_in_quarantine_are_a_conflict_that_names_it(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    old = kept_file(root, ds)
+    aside = old.rename(root.folder / "quarantine" / old.name)
+    other = make.corrected(ds)
+    assert root.take(other) is Outcome.STORED
+    require_served(root, other)
+    [conflict] = root.rows("SELECT kind, path, sha256 FROM v_conflicts")
+    assert (conflict["kind"], Path(conflict["path"])) == ("instance-replaced", aside)
+    assert conflict["sha256"] == hashlib.sha256(data_set_bytes(ds)).hexdigest()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", [remove, flip])
 @pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])

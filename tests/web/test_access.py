@@ -19,22 +19,26 @@ from starlette.requests import HTTPConnection
 
 from node.control.care import rebuild_index
 from node.errors import UsageError
-from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, Role
+from node.extensions.pages.operation import badges
+from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, NoSuchAccount, Role
+from node.index.nouns.shares import Share
 from node.web import middleware
 from node.web.access import (
     COOKIE,
     MAX_CONCURRENT_HASHES,
     MAX_WAITING_HASHES,
+    SHARED_PATH,
     Caller,
     Reader,
     _identified,
 )
 from node.web.credentials import digest, new_token
-from node.web.errors import TooManyTries
+from node.web.errors import NotAuthenticated, ResourceNotFound, TooManyTries
 from node.web.files import Streamed
 from node.web.guesses import FREE_TRIES
 from node.web.second_factor import STEP_SECONDS, code_of
 from node.web.token_routes import covers
+from tests import make
 from tests.pace import idle_seconds, now
 from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route, open_site
 
@@ -237,6 +241,8 @@ def test_a_token_opens_until_it_is_over_or_revoked(guarded: Site) -> None:
         return guarded.client(headers={"Authorization": f"Bearer {token}"}).get(API).status_code
 
     assert (status(good), status(over), status("vxn_guess"), status("vxn_" + "A" * 3000)) == (200, 401, 401, 401)
+    told = [(line["detail"], line["outcome"]) for line in guarded.audited("User Authentication")]
+    assert told == [("a wrong or expired token", 4)], "once for one address"
     guarded.services.index.accounts.remove_token("reader", good[-8:])
     assert status(good) == 401
 
@@ -482,11 +488,77 @@ def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pyte
             list(bodies)
 
 
+def asked(path: str = API, *, headers: dict[str, str], **more: object) -> HTTPConnection:
+    """A request with these headers; `more` is what routing has found."""
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "path": path, "headers": raw, "scheme": "http", "query_string": b""}
+    return HTTPConnection({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1), **more})
+
+
 def authorized(authorization: str) -> HTTPConnection:
     """A request with this header."""
-    headers = [(b"authorization", authorization.encode())]
-    scope = {"type": "http", "path": API, "headers": headers, "scheme": "http", "query_string": b""}
-    return HTTPConnection({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1)})
+    return asked(headers={"authorization": authorization})
+
+
+@pytest.mark.parametrize("authentication", ["always", "never"])
+def test_below_the_address_of_links_only_the_link_counts(start_site: Callable[..., Site], authentication: str) -> None:
+    site = start_site(authentication=authentication)
+    site.account("admin", Role.ADMIN)
+    site.take(*make.ct_series(1, study_uid="1.2.3"))
+    access, now = site.app.state.access, dt.datetime.now(dt.UTC)
+    link = Share(0, "1.2.3", "", False, None, None, "writer", now, now + dt.timedelta(hours=1), 0, None)
+    number = access._shares.make(digest("right"), link)
+    headers = scoped(site, "admin", None) if authentication == "always" else {}
+
+    def caller(token: str) -> Caller:
+        headed = {name.lower(): value for name, value in headers.items()}
+        return access.identify(asked(f"{SHARED_PATH}{token}", headers=headed, path_params={"share_token": token}))
+
+    assert (caller("right").role, caller("right").share.id) == (Role.READ, number)
+    with pytest.raises(ResourceNotFound, match="revoked"):
+        caller("wrong")
+
+
+@pytest.mark.parametrize(("route", "is_extended"), [(badges, False), (None, True)], ids=["polled", "asked for"])
+def test_what_programs_poll_extends_no_session(guarded: Site, route: object, is_extended: bool) -> None:
+    access, accounts = guarded.app.state.access, guarded.services.index.accounts
+    value = access.log_in("reader", PASSWORD, "127.0.0.1")
+    end = accounts.by_session(digest(value), access._now()).expires_at
+    late = end - access._session_time / 4
+    access._now = lambda: late
+    request = asked(headers={"cookie": f"{COOKIE}={value}"}, endpoint=route)
+    assert access.identify(request).name == "reader"
+    expected = late + access._session_time if is_extended else end
+    assert accounts.by_session(digest(value), late).expires_at == expected
+
+
+def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) -> None:
+    accounts, access = guarded.services.index.accounts, guarded.app.state.access
+    now = [dt.datetime.now(dt.UTC)]
+    access._now = lambda: now[0]
+
+    def known() -> KnownAccount:
+        account = accounts.by_name("reader")
+        assert account is not None
+        return account
+
+    def code() -> str:
+        return code_of(known().totp_secret or "", int(now[0].timestamp()) // STEP_SECONDS).decode()
+
+    def opened(given: str) -> int:
+        """How many recovery codes are told with the session."""
+        return len(access.give_code(known(), given, Client()).recovery_codes)
+
+    access.begin_factor(known())
+    assert opened(code()) == 10
+    with pytest.raises(NotAuthenticated):
+        opened(code())
+    now[0] += dt.timedelta(seconds=STEP_SECONDS)
+    assert opened(code()) == 0, "those of the first code stay"
+    accounts.remove_factor("reader")
+    assert (known().has_factor, known().totp_secret) == (False, None)
+    with pytest.raises(NoSuchAccount):
+        accounts.remove_factor("nobody")
 
 
 def test_guesses_of_others_end_no_answer_under_way(guarded: Site) -> None:

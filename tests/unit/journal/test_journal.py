@@ -255,11 +255,18 @@ def test_segments_that_are_prepared_beside_appends_lose_no_record(opened: Opened
 
 def test_a_prepared_segment_is_written_over_without_growing(opened: Opened) -> None:
     journal = opened.filled(PER_SEGMENT - 1)
-    journal.prepare()
+    for _ in range(2):
+        journal.prepare()
     sizes = {path: path.stat().st_size for path in opened.segments()}
     assert len(sizes) == 2  # one more than is written to: it is half full
     fill(journal, 1)
     assert {path: path.stat().st_size for path in opened.segments()} == sizes
+
+
+def test_no_segment_is_prepared_beyond_the_limit(opened: Opened) -> None:
+    journal = opened.filled(3 * PER_SEGMENT, max_bytes=3 * SEGMENT_BYTES)
+    journal.prepare()
+    assert len(opened.segments()) == 3
 
 
 def test_a_preallocation_without_room_is_no_error(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,6 +284,13 @@ def test_a_sheared_volume_leaves_planes_across_the_stack_to_the_upright_one_besi
     assert [file.kind for file in files] == ["volume", "thumbnail", "montage"]
 
 
+def test_the_times_of_a_single_slice_are_numbered_pictures_and_no_montage(tmp_path: Path) -> None:
+    image = volume(np.zeros((12, 1, 20, 30), np.int16))
+    options = WriteOptions(formats=("nifti",), thumbnails=False, montages=True, slices=True)
+    names = [file.path.name for file in write_volume(image, tmp_path, "volume", options)]
+    assert names == ["volume.nii.gz", *(f"volume_slice{number:02}.png" for number in range(1, 13))]
+
+
 def test_a_picture_has_the_proportions_of_the_patient(tmp_path: Path) -> None:
     affine = np.diag([1.0, 2.0, 5.0, 1.0])
     image = volume(np.zeros((1, 3, 100, 400), np.int16), affine)
@@ -293,5 +300,5 @@ def test_a_picture_has_the_proportions_of_the_patient(tmp_path: Path) -> None:
 
 
 def test_what_formats_cannot_hold_is_in_one_order_in_every_process(tmp_path: Path) -> None:
-    write_volume(volume(slope=2.0), tmp_path, "volume", WriteOptions(formats=("nrrd", "mhd", "analyze")))
+    write_volume(volume(slope=2.0), tmp_path, "volume", WriteOptions(formats=("nifti", "nrrd", "mhd", "analyze")))
     assert list(json.loads((tmp_path / "volume.json").read_text())["formats"]) == ["analyze", "mhd", "nrrd"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from node.errors import ConversionRefused
 from node.volume.arrange.dimensions import arrange
+from node.volume.arrange.time_order import _ranks
 from node.volume.model import Frame
 from node.volume.reasons import Reason, WarningKind
 from tests.volumes import axial_frame
@@ -134,6 +135,30 @@ def of_two_acquisitions(swapped: tuple[int, int], key: str, *, lost: int | None 
         for index, number in enumerate(numbers)
         if index != lost
     ]
+
+
+@pytest.mark.parametrize(
+    ("bins", "ranked"),
+    [
+        ([{3: 1, 1: 2, 2: 3}], [3, 1, 2]),
+        ([{3: 1, 1: 3, 2: 5}, {3: 2, 1: 4, 2: 6}], [3, 1, 2]),
+        ([{1: 2, 2: 3}, {2: 1, 1: 4}], [1, 2]),  # Instance Numbers tell another order at each position
+        ([{5: 1, 3: 2}, {4: 3, 5: 4}], [5, 3, 4]),
+    ],
+)
+def test_instance_numbers_order_acquisitions_unless_they_differ_between_positions(
+    bins: list[dict[int, int]], ranked: list[int]
+) -> None:
+    frames = [
+        [
+            axial_frame(instance, np.zeros((2, 2), np.int16), (0.0, 0.0, 3.0 * place), time_key=key)
+            for acquisition, instance in of_place.items()
+            for key in [{"instance": (instance, 1), "acquisition_number": acquisition}]
+        ]
+        for place, of_place in enumerate(bins)
+    ]
+    ranks = _ranks(frames, "acquisition_number")
+    assert sorted(ranks, key=ranks.__getitem__) == ranked
 
 
 REPEATED = ("temporal_position", "time_slice", "frame_reference_time", "acquisition_time")
