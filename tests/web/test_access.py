@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import httpx2
@@ -20,20 +20,24 @@ from starlette.requests import HTTPConnection
 from node.control.care import rebuild_index
 from node.errors import UsageError
 from node.extensions.pages.operation import badges
+from node.index.engine.scope import current_scope, within
 from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, NoSuchAccount, Role
 from node.index.nouns.shares import Share
+from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.web import middleware
 from node.web.access import (
     COOKIE,
+    JOBS_PATH,
     MAX_CONCURRENT_HASHES,
     MAX_WAITING_HASHES,
     SHARED_PATH,
     Caller,
     Reader,
     _identified,
+    _worker,
 )
 from node.web.credentials import digest, new_token
-from node.web.errors import NotAuthenticated, ResourceNotFound, TooManyTries
+from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, TooManyTries
 from node.web.files import Streamed
 from node.web.guesses import FREE_TRIES
 from node.web.second_factor import STEP_SECONDS, code_of
@@ -532,6 +536,59 @@ def test_what_programs_poll_extends_no_session(guarded: Site, route: object, is_
     assert accounts.by_session(digest(value), late).expires_at == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "role", "is_taken"),
+    [("job 7", Role.READ, True), ("job 8", Role.READ, False), ("reader", Role.READ, False), ("w", Role.WRITE, True)],
+)
+def test_reports_of_a_job_are_its_own_or_of_the_role_write(name: str, role: Role, is_taken: bool) -> None:
+    request, caller = asked(headers={}, path_params={"job": "7"}), Caller(name, role)
+    request.state.account = caller
+    with nullcontext() if is_taken else pytest.raises(Forbidden):
+        assert _worker(request) is caller
+
+
+def test_a_token_of_a_job_opens_its_address_alone(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    access, token = guarded.app.state.access, f"{JOB_TOKEN_PREFIX}x"
+    monkeypatch.setattr(access._jobs, "knows_token", lambda job, given: (job, given) == ("7", token))
+
+    def caller(path: str, job: str, given: str = token) -> Caller:
+        return access.identify(asked(path, headers={"authorization": f"Bearer {given}"}, path_params={"job": job}))
+
+    assert (caller(f"{JOBS_PATH}7", "7").name, caller(f"{JOBS_PATH}7", "7").role) == ("job 7", Role.READ)
+    for path, job, given in (
+        (f"{JOBS_PATH}8", "8", token),
+        (f"{JOBS_PATH}8", "7", token),
+        (API, "7", token),
+        (f"{JOBS_PATH}7", "7", f"{token}x"),
+    ):
+        with pytest.raises(NotAuthenticated):
+            caller(path, job, given)
+
+
+@pytest.mark.parametrize("is_marked", [True, False], ids=["for projects", "for the whole node"])
+def test_a_limited_account_sees_its_projects_where_routes_are_for_them_and_nothing_elsewhere(
+    guarded: Site, is_marked: bool
+) -> None:
+    act = guarded.store.actions.by_name
+    act["set-project"](name="trial", who="test")
+    act["set-project-member"](name="trial", account="reader", role="read", who="test")
+    header = scoped(guarded, "reader", None)["Authorization"]
+    route = badges if is_marked else object()
+    request = asked(headers={"authorization": header}, app=guarded.app, endpoint=route)
+    with within(None):
+        if not is_marked:
+            with pytest.raises(Forbidden, match="sees its projects only"):
+                _identified(request)
+            return
+        caller = _identified(request)
+        assert current_scope() == caller.scope
+        assert (caller.scope is not None, caller.name) == (True, "reader")
+    access = guarded.app.state.access
+    assert access.is_still(request, caller)
+    act["remove-project-member"](name="trial", account="reader", who="test")
+    assert not access.is_still(request, caller)
+
+
 def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) -> None:
     accounts, access = guarded.services.index.accounts, guarded.app.state.access
     now = [dt.datetime.now(dt.UTC)]
@@ -555,6 +612,12 @@ def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) 
         opened(code())
     now[0] += dt.timedelta(seconds=STEP_SECONDS)
     assert opened(code()) == 0, "those of the first code stay"
+    with pytest.raises(NotAuthenticated, match="second factor"):
+        access.identify(authorized("Basic " + base64.b64encode(f"reader:{PASSWORD}".encode()).decode()))
+    waiting = access.log_in("reader", PASSWORD, "127.0.0.1")
+    assert access.awaiting_factor(waiting) is not None
+    access.end_session(waiting)
+    assert access.awaiting_factor(waiting) is None
     accounts.remove_factor("reader")
     assert (known().has_factor, known().totp_secret) == (False, None)
     with pytest.raises(NoSuchAccount):

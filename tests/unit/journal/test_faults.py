@@ -260,6 +260,16 @@ def test_a_record_that_cannot_be_read_back_is_an_error_and_not_skipped(opened: O
         journal.read(journal.start, 10, 1 << 30)
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["freed", "written to"])
+def test_a_segment_that_is_gone_is_told_before_the_next_append(opened: Opened, number: int) -> None:
+    journal = opened.filled(PER_SEGMENT + 1)
+    journal.free(PER_SEGMENT)
+    opened.segments()[number].unlink()
+    assert "was removed" in str(journal.problem())
+    with pytest.raises(SegmentGone, match="was removed"):
+        journal.append(b"refused")
+
+
 @pytest.mark.parametrize("harm", ["removed", "replaced", "cut", "folder removed", "folder replaced"])
 def test_nothing_is_acknowledged_into_a_segment_that_is_not_at_its_path(opened: Opened, harm: str) -> None:
     journal = opened.filled(3)

@@ -81,6 +81,19 @@ def test_nifti_metaimage_and_nrrd_give_back_every_voxel_and_corner(one: Volume, 
                 np.testing.assert_allclose(data, real(one), rtol=1e-6, atol=1e-6 * np.abs(real(one)).max())
 
 
+@pytest.mark.parametrize("turned", [0.0, 0.3])
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_turned_stack_lies_in_metaimage_and_nrrd_where_it_was(tmp_path: Path, compress: bool, turned: float) -> None:
+    cosine, sine = np.cos(turned), np.sin(turned)
+    affine = np.array([[0, 0, 3.0, -10], [2 * cosine, -sine, 0, 20], [2 * sine, cosine, 0, -30], [0, 0, 0, 1]])
+    one = volume(None, affine)
+    for file in write_volume(one, tmp_path, "v", WriteOptions(formats=("mhd", "nrrd"), compress=compress)):
+        if file.kind == "volume":
+            data, found = read_itk(file.path)
+            np.testing.assert_allclose(found, affine, atol=1e-9)
+            np.testing.assert_array_equal(data, real(one))
+
+
 @pytest.mark.slow
 @settings(max_examples=150)
 @given(one=volumes(), compress=st.booleans(), has_place=st.booleans())

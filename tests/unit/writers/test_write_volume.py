@@ -234,13 +234,15 @@ def test_without_known_directions_there_is_no_bvec(tmp_path: Path) -> None:
 
 def test_a_body_mask_takes_the_patient_with_the_air_inside_and_not_the_table(tmp_path: Path) -> None:
     image = volume(ct_of_a_ball(), modality="CT", intercept=-1024.0)
-    options = WriteOptions(formats=("npz",), thumbnails=False, body_masks=True)
+    options = WriteOptions(formats=("npz",), thumbnails=False, body_masks=True, masked_volumes=True)
     files = write_volume(image, tmp_path, "volume", options)
     with np.load(files[1].path) as arrays:
         mask = arrays["data"]
+    with np.load(files[2].path) as arrays:
+        assert np.array_equal(arrays["data"], np.where(mask, image.voxels[0], 24))  # air: -1000 HU
     z, y, x = np.mgrid[-10:10, -20:30, -20:20]
     ball = np.hypot(np.hypot(x, y), z) < 15
-    assert files[1].path.name == "volume_mask.npz"
+    assert [file.path.name for file in files[1:]] == ["volume_mask.npz", "volume_masked.npz"]
     assert not mask[:, 45:47].any()
     assert (mask[ball]).mean() > 0.97
     assert mask[10, 20, 20] == 1  # the bubble
