@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -262,6 +263,29 @@ def test_a_prepared_segment_is_written_over_without_growing(opened: Opened) -> N
     assert len(sizes) == 2  # one more than is written to: it is half full
     fill(journal, 1)
     assert {path: path.stat().st_size for path in opened.segments()} == sizes
+
+
+@pytest.mark.parametrize("count", range(1, PER_SEGMENT + 1))
+def test_a_segment_is_prepared_a_step_ahead_and_not_beyond_its_size(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(journal_module, "GROW_BYTES", 4 << 10)
+    journal = opened.filled(count)
+    journal.prepare()
+    path, end = opened.segments()[0], journal._used[0].end
+    ready = min(SEGMENT_BYTES, end + max(4 << 10, end // 2))
+    assert ready - (2 << 10) <= path.stat().st_size <= ready
+    assert max(path.stat().st_size for path in opened.segments()) <= SEGMENT_BYTES
+
+
+def test_the_header_of_an_empty_segment_stays_when_it_grows(tmp_path: Path) -> None:
+    with closing(Segment(tmp_path / "00000000.journal", create=True)) as segment:
+        segment.begin(b"0123456789abcdef", 7)
+        segment.write_head()
+        assert segment.capacity == segment.path.stat().st_size == HEADER_BYTES
+        segment.grow(2 * HEADER_BYTES)
+        with closing(Segment(segment.path, read_only=True)) as again:
+            assert again.head == segment.head
 
 
 def test_no_segment_is_prepared_beyond_the_limit(opened: Opened) -> None:
