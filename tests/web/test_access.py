@@ -31,6 +31,7 @@ from node.web.access import (
     MAX_CONCURRENT_HASHES,
     MAX_WAITING_HASHES,
     SHARED_PATH,
+    Call,
     Caller,
     Reader,
     _identified,
@@ -587,6 +588,39 @@ def test_a_limited_account_sees_its_projects_where_routes_are_for_them_and_nothi
     assert access.is_still(request, caller)
     act["remove-project-member"](name="trial", account="reader", who="test")
     assert not access.is_still(request, caller)
+
+
+@pytest.mark.parametrize(
+    ("study", "series", "answer"),
+    [
+        ("1.2.3", None, None),
+        ("1.2.3", "1.2.3.1", None),
+        ("1.2.3", "1.2.4.1", ResourceNotFound),
+        ("1.2.4", None, ResourceNotFound),
+        ("1.2.4", "1.2.4.1", ResourceNotFound),
+        ("1.2.9", None, ResourceNotFound),
+        ("1.2.5", None, Forbidden),
+        ("1.2.5", "1.2.5.1", Forbidden),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_member_changes_what_it_may_and_does_not_learn_of_the_rest(
+    start_site: Callable[..., Site], study: str, series: str | None, answer: type[Exception] | None
+) -> None:
+    site = start_site(authentication="always")
+    site.account("member", Role.WRITE)
+    act = site.store.actions.by_name
+    for number, project, role in ((3, "written", "write"), (4, "other", None), (5, "read", "read")):
+        site.take(*make.ct_series(1, study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1"))
+        act["set-project"](name=project, who="test")
+        act["change-project-contents"](name=project, add=[(f"1.2.{number}",)], who="test")
+        if role is not None:
+            act["set-project-member"](name=project, account="member", role=role, who="test")
+    request = asked(headers={"authorization": scoped(site, "member", None)["Authorization"]})
+    caller = site.app.state.access.identify(request)
+    call = Call(request, site.services, caller, site.app.state.access.trail.of("member", "127.0.0.1"))
+    with nullcontext() if answer is None else pytest.raises(answer), call.changing((study, series)):
+        assert answer is None, "it was let in"
 
 
 def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) -> None:
