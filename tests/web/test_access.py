@@ -522,6 +522,10 @@ def test_below_the_address_of_links_only_the_link_counts(start_site: Callable[..
     assert (caller("right").role, caller("right").share.id) == (Role.READ, number)
     with pytest.raises(ResourceNotFound, match="revoked"):
         caller("wrong")
+    access._links.begin = lambda pair: 0.1
+    with pytest.raises(TooManyTries):
+        caller("wrong")
+    assert caller("right").share.id == number, "guesses of one lock nobody out whose link is right"
 
 
 @pytest.mark.parametrize(("route", "is_extended"), [(badges, False), (None, True)], ids=["polled", "asked for"])
@@ -621,6 +625,8 @@ def test_a_member_changes_what_it_may_and_does_not_learn_of_the_rest(
     call = Call(request, site.services, caller, site.app.state.access.trail.of("member", "127.0.0.1"))
     with nullcontext() if answer is None else pytest.raises(answer), call.changing((study, series)):
         assert answer is None, "it was let in"
+    if answer is not ResourceNotFound:
+        assert call.may_change(study, series) is (answer is None)
 
 
 def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) -> None:
