@@ -207,7 +207,7 @@ def real_dtype(volume: Volume) -> np.dtype[Any]:
 def stored_slabs(voxels: Array) -> Iterator[memoryview]:
     """Yield the bytes of `voxels`, little-endian, in C order and in pieces."""
     flat = np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("<")).reshape(-1)
-    step = max(1, SLAB_BYTES // flat.itemsize)
+    step = SLAB_BYTES // flat.itemsize
     for start in range(0, flat.size, step):
         yield flat[start : start + step].view(np.uint8).data
 
@@ -218,7 +218,7 @@ def real_slabs(volume: Volume, dtype: np.dtype[Any]) -> Iterator[memoryview]:
         yield from stored_slabs(volume.voxels.astype(dtype, copy=False))
         return
     flat = volume.voxels.reshape(-1)
-    step = max(1, SLAB_BYTES // 8)  # computed in float64, where whole numbers are exact
+    step = SLAB_BYTES // 8  # computed in float64, where whole numbers are exact
     for start in range(0, flat.size, step):
         real = flat[start : start + step] * np.float64(volume.slope) + np.float64(volume.intercept)
         yield real.astype(dtype.newbyteorder("<")).view(np.uint8).data

@@ -563,6 +563,28 @@ def test_a_damaged_record_is_told_and_its_segment_and_the_part_files_are_kept(st
     assert list(kept.values()) == [bytes(content)]
 
 
+def test_a_lost_segment_is_told_and_the_part_files_are_kept(started: Started) -> None:
+    large, parts = large_instance(), started()
+    parts.receive(large)
+    [part] = parts.folder.glob("incoming/*.part")
+    content = part.read_bytes()
+    for segment in parts.folder.glob("journal/*.journal"):
+        segment.unlink()
+    parts = started()
+    parts.require()
+    [event] = events(parts, "journal-damaged")
+    assert f"missing with its segment {segment.name}" in event["detail"]
+    assert [path.read_bytes() for path in parts.folder.glob("quarantine/*")] == [content]
+
+
+def test_a_step_that_leaves_records_is_followed_at_once(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "MAX_BATCH", 2)
+    parts = started()
+    parts.receive_all(make.ct_series(5))
+    assert [parts.applier.step() for _ in range(3)] == [0.0, 0.0, None]
+    assert parts.applier.lag == 0
+
+
 def test_a_checkpoint_beside_a_batch_syncs_every_file_before_its_record_is_freed(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from node.receive.quarantine import Quarantine
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes, flip
 from tests.integration.test_deletion import take_and_convert
+from tests.rows import write_rows
 
 UNDECIDED = "SELECT * FROM v_conflicts WHERE decision IS NULL ORDER BY id"
 
@@ -183,12 +184,16 @@ def test_an_acceptance_that_was_cut_short_is_finished_by_the_next(root: Root) ->
     assert_sound(root)
 
 
-def test_what_cannot_be_decided_is_told_with_the_remedy(root: Root) -> None:
+def test_what_cannot_be_decided_is_told_with_the_remedy(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make.ct_series(1)
     root.take_all([*first, *corrected(first, **OTHER_STUDY)])
     [conflict] = root.rows(UNDECIDED)
     Path(conflict["path"]).unlink()
     with pytest.raises(NotDecidable, match="again"):
+        conflicts(root).accept(conflict["id"], "someone")
+    write_rows(root.folder, "UPDATE conflicts SET host = 'there'")
+    monkeypatch.setattr(root.index.turn, "is_away", lambda holder: holder == "there")
+    with pytest.raises(NotDecidable, match="in the quarantine of there: decide there"):
         conflicts(root).accept(conflict["id"], "someone")
     with pytest.raises(NoSuchConflict):
         conflicts(root).accept(99, "someone")

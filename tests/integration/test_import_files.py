@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import zipfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from node.index.database.index import Index
 from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances
-from node.receive.ingest import Ingest
+from node.receive.ingest import LARGE_BYTES, Ingest
 from tests import make
 from tests.ingest import opened_ingest
 from tests.make import PYDICOM_FILES
@@ -104,6 +105,20 @@ def test_a_full_disk_stops_the_import_and_leaves_no_part_files(ingest: Ingest, t
     ingest.close()  # as a node that stops, or a disk at its reserve: no instance is taken any more
     with pytest.raises(OutOfResources):
         import_instances([SHIPPED], ingest)
+    assert list((tmp_path / "root" / "incoming").iterdir()) == []
+
+
+def test_a_large_file_that_cannot_be_read_to_its_end_leaves_no_part_file(
+    ingest: Ingest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def data_set(self: MediaFile) -> Iterator[bytes]:
+        yield bytes(LARGE_BYTES + 1)
+        raise OSError(errno.EIO, "Input/output error")
+
+    make.instance().save_as(tmp_path / "large.dcm", enforce_file_format=True)
+    monkeypatch.setattr(MediaFile, "data_set", data_set)
+    report = import_instances([tmp_path / "large.dcm"], ingest)
+    assert (report.stored, len(report.refused)) == (0, 1)
     assert list((tmp_path / "root" / "incoming").iterdir()) == []
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
@@ -15,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from node.errors import OutOfResources
 from node.extensions.peers.questions import QuestionRepository
 from node.index.database.look import looking
+from node.index.database.reading import other_host_of
 from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.place import IndexUnusable
@@ -138,6 +140,10 @@ def test_a_reader_of_an_index_with_another_schema_says_what_to_do(root: Root) ->
         write_rows(root.folder, change)
     with pytest.raises(IndexUnusable, match=r"schema is 9999, .* install the newer one"), looking(place) as index:
         index.failures.newest(1)
+
+
+def test_without_a_name_of_its_own_a_host_asks_no_index_for_others(tmp_path: Path) -> None:
+    assert other_host_of(tmp_path / "no root", None, "")("objects/00000000/one.dcm") is None
 
 
 @pytest.mark.slow

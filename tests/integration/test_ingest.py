@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset
 
 from node.archive.filesystem import Archive
+from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, NotUnderstood, OutOfResources
 from node.index.nouns.records import Outcome
 from node.receive.ingest import LARGE_BYTES, Announced, Origin
@@ -118,6 +119,27 @@ def test_a_data_set_that_is_not_the_announced_one_is_refused_and_leaves_nothing(
         indexed(incoming)
     assert not list(root.folder.glob("incoming/*"))
     assert root.rows("SELECT 1 FROM v_images") == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_taken"),
+    [
+        (None, True),
+        (("1.2.3", ""), True),
+        (("1.2.3", "1.2.3.1"), True),
+        (("1.2.3", "1.2.3.2"), False),
+        (("1.2.4", ""), False),
+        (("1.2.4", "1.2.3.1"), False),
+    ],
+)
+def test_a_peer_that_is_asked_for_something_stores_nothing_else(
+    root: Root, wanted: tuple[str, str] | None, is_taken: bool
+) -> None:
+    [ds] = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")
+    origin = Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1", wanted=wanted)
+    with nullcontext() if is_taken else pytest.raises(NotPermitted, match="than the peer was asked for"):
+        root.take(ds, origin)
+    assert len(root.rows("SELECT 1 FROM v_images")) == is_taken
 
 
 def test_a_data_set_without_series_is_refused_with_the_tag(root: Root) -> None:

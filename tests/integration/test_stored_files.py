@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
+from node.archive.intact import MISSING
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources
 from node.index.nouns.records import Outcome, Received, StoredFile
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
-from node.receive.stored_files import flaws_of
+from node.receive.stored_files import flaws_of, report_damage
 from tests import make
 from tests.ingest import large_instance
 from tests.integration.conftest import Root, data_set_bytes, flip
@@ -93,6 +94,19 @@ def test_other_bytes_take_the_place_of_a_damaged_file_whatever_the_policy(root: 
     assert root.take(other) is Outcome.STORED
     require_served(root, other)
     assert len(list(root.folder.glob("quarantine/*.dcm"))) == 1
+
+
+def test_other_bytes_of_an_instance_whose_file_is_whole_in_quarantine_are_a_conflict_that_names_it(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    old = kept_file(root, ds)
+    aside = old.rename(root.folder / "quarantine" / old.name)
+    other = make.corrected(ds)
+    assert root.take(other) is Outcome.STORED
+    require_served(root, other)
+    [conflict] = root.rows("SELECT kind, path, sha256 FROM v_conflicts")
+    assert (conflict["kind"], Path(conflict["path"])) == ("instance-replaced", aside)
+    assert conflict["sha256"] == hashlib.sha256(data_set_bytes(ds)).hexdigest()
 
 
 @pytest.mark.slow
@@ -187,6 +201,19 @@ def test_a_crash_before_or_after_the_commit_loses_neither_the_new_nor_the_damage
         require_served(root, ds)
         [aside] = root.folder.glob("quarantine/*.dcm")
         assert aside.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("is_mounted", [True, False])
+def test_a_file_is_not_missing_because_its_folder_is_not_mounted(root: Root, is_mounted: bool) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    path = kept_file(root, ds)
+    path.unlink()
+    if not is_mounted:
+        path.parent.rmdir()
+    assert not report_damage(root.archive, root.index, str(path.relative_to(root.folder)), MISSING, NOW)
+    [row] = root.rows("SELECT file_missing FROM v_images")
+    assert bool(row["file_missing"]) is is_mounted
 
 
 def test_a_restored_file_is_in_the_audit_log(root: Root) -> None:

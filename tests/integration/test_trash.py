@@ -22,6 +22,7 @@ from node.receive.quarantine import quarantined
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root
+from tests.rows import write_rows
 
 DAY = 86400
 
@@ -103,6 +104,19 @@ def test_the_trash_is_emptied_at_its_time_and_not_by_a_clock_in_doubt(root: Root
     assert (gone["uid"], gone["finished_at"] is None) == (first[0].StudyInstanceUID, False)
     [said] = root.rows("SELECT count(content) AS n FROM tombstones")
     assert said["n"] == 1, "nothing that names the patient is left of what is gone"
+
+
+def test_losers_in_and_out_of_the_trash_are_named_unless_only_another_host_has_them(root: Root) -> None:
+    for _ in range(2):
+        [first] = make.ct_series(1)
+        take(root, [first, make.corrected(first)])
+    trash(root, "study", first.StudyInstanceUID)
+    write_rows(root.folder, "UPDATE conflicts SET host = 'there'")
+    write_rows(root.folder, "UPDATE trash SET holder = 'there'")
+    losers = root.index.instances.loser_keys()
+    assert len(losers) == 2
+    with root.index.reading() as index:
+        assert [index.instances.loser_keys(host) for host in (None, "there", "here")] == [losers, losers, set()]
 
 
 def test_a_short_disk_empties_the_oldest_first(root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:

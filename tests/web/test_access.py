@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import httpx2
@@ -19,22 +19,31 @@ from starlette.requests import HTTPConnection
 
 from node.control.care import rebuild_index
 from node.errors import UsageError
-from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, Role
+from node.extensions.pages.operation import badges
+from node.index.engine.scope import current_scope, within
+from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, NoSuchAccount, Role
+from node.index.nouns.shares import Share
+from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.web import middleware
 from node.web.access import (
     COOKIE,
+    JOBS_PATH,
     MAX_CONCURRENT_HASHES,
     MAX_WAITING_HASHES,
+    SHARED_PATH,
+    Call,
     Caller,
     Reader,
     _identified,
+    _worker,
 )
 from node.web.credentials import digest, new_token
-from node.web.errors import TooManyTries
+from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, TooManyTries
 from node.web.files import Streamed
 from node.web.guesses import FREE_TRIES
 from node.web.second_factor import STEP_SECONDS, code_of
 from node.web.token_routes import covers
+from tests import make
 from tests.pace import idle_seconds, now
 from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route, open_site
 
@@ -237,6 +246,8 @@ def test_a_token_opens_until_it_is_over_or_revoked(guarded: Site) -> None:
         return guarded.client(headers={"Authorization": f"Bearer {token}"}).get(API).status_code
 
     assert (status(good), status(over), status("vxn_guess"), status("vxn_" + "A" * 3000)) == (200, 401, 401, 401)
+    told = [(line["detail"], line["outcome"]) for line in guarded.audited("User Authentication")]
+    assert told == [("a wrong or expired token", 4)], "once for one address"
     guarded.services.index.accounts.remove_token("reader", good[-8:])
     assert status(good) == 401
 
@@ -482,11 +493,175 @@ def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pyte
             list(bodies)
 
 
+def asked(path: str = API, *, headers: dict[str, str], **more: object) -> HTTPConnection:
+    """A request with these headers; `more` is what routing has found."""
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "path": path, "headers": raw, "scheme": "http", "query_string": b""}
+    return HTTPConnection({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1), **more})
+
+
 def authorized(authorization: str) -> HTTPConnection:
     """A request with this header."""
-    headers = [(b"authorization", authorization.encode())]
-    scope = {"type": "http", "path": API, "headers": headers, "scheme": "http", "query_string": b""}
-    return HTTPConnection({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 1)})
+    return asked(headers={"authorization": authorization})
+
+
+@pytest.mark.parametrize("authentication", ["always", "never"])
+def test_below_the_address_of_links_only_the_link_counts(start_site: Callable[..., Site], authentication: str) -> None:
+    site = start_site(authentication=authentication)
+    site.account("admin", Role.ADMIN)
+    site.take(*make.ct_series(1, study_uid="1.2.3"))
+    access, now = site.app.state.access, dt.datetime.now(dt.UTC)
+    link = Share(0, "1.2.3", "", False, None, None, "writer", now, now + dt.timedelta(hours=1), 0, None)
+    number = access._shares.make(digest("right"), link)
+    headers = scoped(site, "admin", None) if authentication == "always" else {}
+
+    def caller(token: str) -> Caller:
+        headed = {name.lower(): value for name, value in headers.items()}
+        return access.identify(asked(f"{SHARED_PATH}{token}", headers=headed, path_params={"share_token": token}))
+
+    assert (caller("right").role, caller("right").share.id) == (Role.READ, number)
+    with pytest.raises(ResourceNotFound, match="revoked"):
+        caller("wrong")
+    access._links.begin = lambda pair: 0.1
+    with pytest.raises(TooManyTries):
+        caller("wrong")
+    assert caller("right").share.id == number, "guesses of one lock nobody out whose link is right"
+
+
+@pytest.mark.parametrize(("route", "is_extended"), [(badges, False), (None, True)], ids=["polled", "asked for"])
+def test_what_programs_poll_extends_no_session(guarded: Site, route: object, is_extended: bool) -> None:
+    access, accounts = guarded.app.state.access, guarded.services.index.accounts
+    value = access.log_in("reader", PASSWORD, "127.0.0.1")
+    end = accounts.by_session(digest(value), access._now()).expires_at
+    late = end - access._session_time / 4
+    access._now = lambda: late
+    request = asked(headers={"cookie": f"{COOKIE}={value}"}, endpoint=route)
+    assert access.identify(request).name == "reader"
+    expected = late + access._session_time if is_extended else end
+    assert accounts.by_session(digest(value), late).expires_at == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "is_taken"),
+    [("job 7", Role.READ, True), ("job 8", Role.READ, False), ("reader", Role.READ, False), ("w", Role.WRITE, True)],
+)
+def test_reports_of_a_job_are_its_own_or_of_the_role_write(name: str, role: Role, is_taken: bool) -> None:
+    request, caller = asked(headers={}, path_params={"job": "7"}), Caller(name, role)
+    request.state.account = caller
+    with nullcontext() if is_taken else pytest.raises(Forbidden):
+        assert _worker(request) is caller
+
+
+def test_a_token_of_a_job_opens_its_address_alone(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    access, token = guarded.app.state.access, f"{JOB_TOKEN_PREFIX}x"
+    monkeypatch.setattr(access._jobs, "knows_token", lambda job, given: (job, given) == ("7", token))
+
+    def caller(path: str, job: str, given: str = token) -> Caller:
+        return access.identify(asked(path, headers={"authorization": f"Bearer {given}"}, path_params={"job": job}))
+
+    assert (caller(f"{JOBS_PATH}7", "7").name, caller(f"{JOBS_PATH}7", "7").role) == ("job 7", Role.READ)
+    for path, job, given in (
+        (f"{JOBS_PATH}8", "8", token),
+        (f"{JOBS_PATH}8", "7", token),
+        (API, "7", token),
+        (f"{JOBS_PATH}7", "7", f"{token}x"),
+    ):
+        with pytest.raises(NotAuthenticated):
+            caller(path, job, given)
+
+
+@pytest.mark.parametrize("is_marked", [True, False], ids=["for projects", "for the whole node"])
+def test_a_limited_account_sees_its_projects_where_routes_are_for_them_and_nothing_elsewhere(
+    guarded: Site, is_marked: bool
+) -> None:
+    act = guarded.store.actions.by_name
+    act["set-project"](name="trial", who="test")
+    act["set-project-member"](name="trial", account="reader", role="read", who="test")
+    header = scoped(guarded, "reader", None)["Authorization"]
+    route = badges if is_marked else object()
+    request = asked(headers={"authorization": header}, app=guarded.app, endpoint=route)
+    with within(None):
+        if not is_marked:
+            with pytest.raises(Forbidden, match="sees its projects only"):
+                _identified(request)
+            return
+        caller = _identified(request)
+        assert current_scope() == caller.scope
+        assert (caller.scope is not None, caller.name) == (True, "reader")
+    access = guarded.app.state.access
+    assert access.is_still(request, caller)
+    act["remove-project-member"](name="trial", account="reader", who="test")
+    assert not access.is_still(request, caller)
+
+
+@pytest.mark.parametrize(
+    ("study", "series", "answer"),
+    [
+        ("1.2.3", None, None),
+        ("1.2.3", "1.2.3.1", None),
+        ("1.2.3", "1.2.4.1", ResourceNotFound),
+        ("1.2.4", None, ResourceNotFound),
+        ("1.2.4", "1.2.4.1", ResourceNotFound),
+        ("1.2.9", None, ResourceNotFound),
+        ("1.2.5", None, Forbidden),
+        ("1.2.5", "1.2.5.1", Forbidden),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_member_changes_what_it_may_and_does_not_learn_of_the_rest(
+    start_site: Callable[..., Site], study: str, series: str | None, answer: type[Exception] | None
+) -> None:
+    site = start_site(authentication="always")
+    site.account("member", Role.WRITE)
+    act = site.store.actions.by_name
+    for number, project, role in ((3, "written", "write"), (4, "other", None), (5, "read", "read")):
+        site.take(*make.ct_series(1, study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1"))
+        act["set-project"](name=project, who="test")
+        act["change-project-contents"](name=project, add=[(f"1.2.{number}",)], who="test")
+        if role is not None:
+            act["set-project-member"](name=project, account="member", role=role, who="test")
+    request = asked(headers={"authorization": scoped(site, "member", None)["Authorization"]})
+    caller = site.app.state.access.identify(request)
+    call = Call(request, site.services, caller, site.app.state.access.trail.of("member", "127.0.0.1"))
+    with nullcontext() if answer is None else pytest.raises(answer), call.changing((study, series)):
+        assert answer is None, "it was let in"
+    if answer is not ResourceNotFound:
+        assert call.may_change(study, series) is (answer is None)
+
+
+def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) -> None:
+    accounts, access = guarded.services.index.accounts, guarded.app.state.access
+    now = [dt.datetime.now(dt.UTC)]
+    access._now = lambda: now[0]
+
+    def known() -> KnownAccount:
+        account = accounts.by_name("reader")
+        assert account is not None
+        return account
+
+    def code() -> str:
+        return code_of(known().totp_secret or "", int(now[0].timestamp()) // STEP_SECONDS).decode()
+
+    def opened(given: str) -> int:
+        """How many recovery codes are told with the session."""
+        return len(access.give_code(known(), given, Client()).recovery_codes)
+
+    access.begin_factor(known())
+    assert opened(code()) == 10
+    with pytest.raises(NotAuthenticated):
+        opened(code())
+    now[0] += dt.timedelta(seconds=STEP_SECONDS)
+    assert opened(code()) == 0, "those of the first code stay"
+    with pytest.raises(NotAuthenticated, match="second factor"):
+        access.identify(authorized("Basic " + base64.b64encode(f"reader:{PASSWORD}".encode()).decode()))
+    waiting = access.log_in("reader", PASSWORD, "127.0.0.1")
+    assert access.awaiting_factor(waiting) is not None
+    access.end_session(waiting)
+    assert access.awaiting_factor(waiting) is None
+    accounts.remove_factor("reader")
+    assert (known().has_factor, known().totp_secret) == (False, None)
+    with pytest.raises(NoSuchAccount):
+        accounts.remove_factor("nobody")
 
 
 def test_guesses_of_others_end_no_answer_under_way(guarded: Site) -> None:

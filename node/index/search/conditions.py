@@ -38,11 +38,8 @@ _AFTER_ALL_TEXT = "\U0010ffff"
 
 def restrictions(query: Query) -> list[ColumnElement[bool]]:
     """Return the conditions on the rows of the query's level, to be joined by AND."""
-    conditions = [*_own(query.conditions, query.level)]
-    if query.level != Level.PATIENT:
-        conditions += _of_parents(query.conditions, query.level)
-    if query.level != Level.IMAGE:
-        conditions += _of_children(query.conditions, query.level)
+    own, above = _own(query.conditions, query.level), _of_parents(query.conditions, query.level)
+    conditions = [*own, *above, *_of_children(query.conditions, query.level)]
     if query.level == Level.PATIENT:
         conditions.append(PatientRow.merged_into.is_(None))
     return conditions
@@ -76,9 +73,7 @@ def _of_children(conditions: Sequence[Condition], level: Level) -> list[ColumnEl
     if not below:
         return []
     child = Level(level + 1)
-    restricting = [*_own(below, child)]
-    if child != Level.IMAGE:
-        restricting += _of_children(below, child)
+    restricting = [*_own(below, child), *_of_children(below, child)]
     return [TABLES[level].id.in_(select(PARENT[child]).where(*restricting))]  # type: ignore[attr-defined]
 
 

@@ -252,12 +252,11 @@ def _are_numbered_times(bins: list[Bin]) -> bool:
 
 
 def _whole_times_by_number(bins: list[Bin]) -> Labels:
-    """Return the times, by the frame's `id`, that Instance Numbers count and that are whole; empty without two."""
+    """Return the times, by the frame's `id`, that Instance Numbers count and that are whole."""
     times: dict[Hashable, list[int]] = defaultdict(list)
     for frame, label in (labels_by_number(bins) or {}).items():
         times[label].append(frame)
-    whole = {frame: label for label, own in times.items() if len(own) == len(bins) for frame in own}
-    return whole if len(whole) > len(bins) else {}
+    return {frame: label for label, own in times.items() if len(own) == len(bins) for frame in own}
 
 
 def _copies_among(group: Sequence[Frame], whole: Labels, header_of: Callable[[str], bytes]) -> Iterator[Copy]:

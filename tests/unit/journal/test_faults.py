@@ -67,6 +67,25 @@ def test_an_append_without_room_or_descriptor_is_refused_and_the_next_one_is_not
     assert found(opened) == [(number, b"%d" % number) for number in range(1, PER_SEGMENT + 2)]
 
 
+def test_a_segment_that_cannot_grow_is_an_error_that_names_it(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = opened.filled(1)._used[-1]
+    with Fault(monkeypatch, "pwrite", errno.ENOSPC), pytest.raises(OSError, match="No space left") as told:
+        segment.grow(segment.capacity + 1)
+    assert told.value.filename == str(segment.path)
+
+
+@pytest.mark.parametrize("name", ["pwrite", "fdatasync"])
+def test_a_clean_segment_that_cannot_be_begun_is_an_error_and_ends_the_appends(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    journal = opened.filled(2)
+    with Fault(monkeypatch, name, errno.EIO), pytest.raises(OSError, match="Input/output error"):
+        journal.begin_clean()
+    for attempt in (journal.begin_clean, lambda: journal.append(b"refused")):
+        with pytest.raises(OSError, match="Input/output error"):
+            attempt()
+
+
 def test_a_refused_record_never_takes_the_place_of_an_acknowledged_one(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +258,16 @@ def test_a_record_that_cannot_be_read_back_is_an_error_and_not_skipped(opened: O
     path.write_bytes(content)
     with pytest.raises(OSError, match="record"):
         journal.read(journal.start, 10, 1 << 30)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["freed", "written to"])
+def test_a_segment_that_is_gone_is_told_before_the_next_append(opened: Opened, number: int) -> None:
+    journal = opened.filled(PER_SEGMENT + 1)
+    journal.free(PER_SEGMENT)
+    opened.segments()[number].unlink()
+    assert "was removed" in str(journal.problem())
+    with pytest.raises(SegmentGone, match="was removed"):
+        journal.append(b"refused")
 
 
 @pytest.mark.parametrize("harm", ["removed", "replaced", "cut", "folder removed", "folder replaced"])

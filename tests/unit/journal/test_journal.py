@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -159,10 +160,11 @@ def test_a_second_process_on_one_journal_is_refused_until_the_first_one_ends(ope
 def test_an_append_to_a_closed_journal_touches_no_file(opened: Opened) -> None:
     journal = opened.ready()
     journal.append(b"1", PAYLOAD)
+    [segment] = journal._used
     journal.close()
     path = opened.folder / "other"
     with path.open("wb+") as first, path.open("wb+") as second:  # descriptors that the journal had
-        assert {first.fileno(), second.fileno()}
+        assert segment._file in (first.fileno(), second.fileno())
         with pytest.raises(JournalUnusable, match="closed"):
             journal.append(b"2", PAYLOAD)
         assert path.read_bytes() == b""
@@ -255,11 +257,41 @@ def test_segments_that_are_prepared_beside_appends_lose_no_record(opened: Opened
 
 def test_a_prepared_segment_is_written_over_without_growing(opened: Opened) -> None:
     journal = opened.filled(PER_SEGMENT - 1)
-    journal.prepare()
+    for _ in range(2):
+        journal.prepare()
     sizes = {path: path.stat().st_size for path in opened.segments()}
     assert len(sizes) == 2  # one more than is written to: it is half full
     fill(journal, 1)
     assert {path: path.stat().st_size for path in opened.segments()} == sizes
+
+
+@pytest.mark.parametrize("count", range(1, PER_SEGMENT + 1))
+def test_a_segment_is_prepared_a_step_ahead_and_not_beyond_its_size(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(journal_module, "GROW_BYTES", 4 << 10)
+    journal = opened.filled(count)
+    journal.prepare()
+    path, end = opened.segments()[0], journal._used[0].end
+    ready = min(SEGMENT_BYTES, end + max(4 << 10, end // 2))
+    assert ready - (2 << 10) <= path.stat().st_size <= ready
+    assert max(path.stat().st_size for path in opened.segments()) <= SEGMENT_BYTES
+
+
+def test_the_header_of_an_empty_segment_stays_when_it_grows(tmp_path: Path) -> None:
+    with closing(Segment(tmp_path / "00000000.journal", create=True)) as segment:
+        segment.begin(b"0123456789abcdef", 7)
+        segment.write_head()
+        assert segment.capacity == segment.path.stat().st_size == HEADER_BYTES
+        segment.grow(2 * HEADER_BYTES)
+        with closing(Segment(segment.path, read_only=True)) as again:
+            assert again.head == segment.head
+
+
+def test_no_segment_is_prepared_beyond_the_limit(opened: Opened) -> None:
+    journal = opened.filled(3 * PER_SEGMENT, max_bytes=3 * SEGMENT_BYTES)
+    journal.prepare()
+    assert len(opened.segments()) == 3
 
 
 def test_a_preallocation_without_room_is_no_error(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +337,9 @@ def test_an_overwritten_journal_has_no_freed_byte_and_goes_on_counting(opened: O
     journal.begin_clean()
     journal.free(12)
     journal.overwrite_free()
-    assert not any(PAYLOAD in path.read_bytes() for path in segment_files(opened.folder))
+    contents = [path.read_bytes().strip(b"\0") for path in segment_files(opened.folder)]
+    assert not any(PAYLOAD in content for content in contents)
+    assert len(list(filter(None, contents))) == 1, "the header of the segment that is written to"
     assert opened.left() == []
     journal = opened.ready()
     assert (journal.identity, fill(journal, 1)) == (identity, [13])

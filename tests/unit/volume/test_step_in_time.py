@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import pytest
 
+from node.volume.arrange.timing import is_of_excitations
 from node.volume.assemble import assemble
 from node.volume.model import Volume
 from node.writers.options import WriteOptions
@@ -54,6 +55,25 @@ def test_a_repetition_into_which_the_echoes_of_all_slices_do_not_fit_is_of_one_s
 ) -> None:
     volume = volume_of(3, slices, MRAcquisitionType="2D", RepetitionTime=repetition_ms, EchoTime="30")
     assert volume.time_step_s == step_s
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({}, False),
+        ({"MRAcquisitionType": "3D"}, True),
+        ({"MRAcquisitionType": "2D"}, False),
+        ({"ScanningSequence": ["GR"], "EchoTrainLength": 1}, True),
+        ({"ScanningSequence": ["GR"], "EchoTrainLength": 2}, False),
+        ({"ScanningSequence": ["GR"]}, False),
+        ({"ScanningSequence": ["EP", "GR"], "EchoTrainLength": 1}, False),
+        ({"EchoTrainLength": 1}, False),
+        ({"RepetitionTime": 0.0599, "EchoTime": 0.03}, True),
+        ({"RepetitionTime": 0.8, "EchoTime": 0.03}, False),
+    ],
+)
+def test_a_repetition_of_single_lines_or_volumes_is_told_by_its_fields(fields: dict[str, Any], found: bool) -> None:
+    assert is_of_excitations(fields, 40) is found
 
 
 def test_a_lone_three_dimensional_volume_keeps_its_repetition_time(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from pydicom import FileDataset
 
 from node.volume.assemble import assemble
-from node.volume.model import Kind, Volume
-from node.writers.sidecar import write_gradients
+from node.volume.model import Diffusion, Kind, Volume
+from node.writers.sidecar import _directions_are_known, write_gradients
 from tests import make
 
 SLICES = 3
@@ -107,6 +107,23 @@ def test_a_direction_that_is_stated_as_zeros_is_written_as_zeros(tmp_path: Path)
 def test_without_any_word_of_directions_the_b_values_stand_alone(tmp_path: Path) -> None:
     table = table_of(only(series([0, 1000])), tmp_path)
     assert table == ("0 1000", None)
+
+
+@pytest.mark.parametrize(
+    ("weightings", "known"),
+    [
+        ((Diffusion(0.0),), True),
+        ((Diffusion(0.0), Diffusion(1.0)), False),
+        ((Diffusion(0.0), Diffusion(1000.0)), False),
+        ((Diffusion(1000.0), Diffusion(1000.0, np.array([1.0, 0, 0]))), True),
+        ((Diffusion(0.0, np.array([1.0, 0, 0])), Diffusion(1000.0)), False),
+        ((Diffusion(0.0), Diffusion(1000.0, trace=True)), True),
+    ],
+)
+def test_directions_are_known_if_a_weighted_volume_has_one_or_none_needs_one(
+    weightings: tuple[Diffusion, ...], known: bool
+) -> None:
+    assert _directions_are_known(weightings) is known
 
 
 def test_directions_beside_a_resampled_volume_are_along_its_own_axes(tmp_path: Path) -> None:

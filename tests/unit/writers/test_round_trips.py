@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.volume.model import Volume
+from node.writers.base import real_dtype
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests.volumes import volume, volumes
@@ -78,6 +79,19 @@ def test_nifti_metaimage_and_nrrd_give_back_every_voxel_and_corner(one: Volume, 
                 np.testing.assert_array_equal(data, real(one))
             else:
                 np.testing.assert_allclose(data, real(one), rtol=1e-6, atol=1e-6 * np.abs(real(one)).max())
+
+
+@pytest.mark.parametrize("turned", [0.0, 0.3])
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_turned_stack_lies_in_metaimage_and_nrrd_where_it_was(tmp_path: Path, compress: bool, turned: float) -> None:
+    cosine, sine = np.cos(turned), np.sin(turned)
+    affine = np.array([[0, 0, 3.0, -10], [2 * cosine, -sine, 0, 20], [2 * sine, cosine, 0, -30], [0, 0, 0, 1]])
+    one = volume(None, affine)
+    for file in write_volume(one, tmp_path, "v", WriteOptions(formats=("mhd", "nrrd"), compress=compress)):
+        if file.kind == "volume":
+            data, found = read_itk(file.path)
+            np.testing.assert_allclose(found, affine, atol=1e-9)
+            np.testing.assert_array_equal(data, real(one))
 
 
 @pytest.mark.slow
@@ -179,6 +193,25 @@ def test_a_scaling_that_float32_would_spoil_makes_a_nifti_2(tmp_path: Path, slop
     nifti, mhd = write_volume(image, tmp_path, "volume", WriteOptions(thumbnails=False))
     np.testing.assert_array_equal(np.asarray(nib.load(nifti.path).dataobj), real(image))
     np.testing.assert_array_equal(read_itk(mhd.path)[0], real(image))
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "dtype"),
+    [
+        (1.0, 0.0, "int16"),
+        (1.0, 32708.0, "int16"),
+        (1.0, 32709.0, "int32"),
+        (-1.0, -32709.0, "int16"),
+        (-1.0, -32710.0, "int32"),
+        (0.5, 0.0, "float32"),
+        (1.0, 1e10, "float64"),
+        (1e-8, 0.1, "float64"),
+        (1e-35, 0.0, "float32"),
+        (1e-38, 0.0, "float64"),  # the smallest steps are no normal numbers
+    ],
+)
+def test_real_values_have_the_smallest_type_that_holds_them(slope: float, intercept: float, dtype: str) -> None:
+    assert real_dtype(volume(slope=slope, intercept=intercept)).name == dtype  # voxels from 0 to 59
 
 
 def test_big_endian_voxels_are_written_as_their_values(tmp_path: Path) -> None:

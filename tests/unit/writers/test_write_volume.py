@@ -234,13 +234,15 @@ def test_without_known_directions_there_is_no_bvec(tmp_path: Path) -> None:
 
 def test_a_body_mask_takes_the_patient_with_the_air_inside_and_not_the_table(tmp_path: Path) -> None:
     image = volume(ct_of_a_ball(), modality="CT", intercept=-1024.0)
-    options = WriteOptions(formats=("npz",), thumbnails=False, body_masks=True)
+    options = WriteOptions(formats=("npz",), thumbnails=False, body_masks=True, masked_volumes=True)
     files = write_volume(image, tmp_path, "volume", options)
     with np.load(files[1].path) as arrays:
         mask = arrays["data"]
+    with np.load(files[2].path) as arrays:
+        assert np.array_equal(arrays["data"], np.where(mask, image.voxels[0], 24))  # air: -1000 HU
     z, y, x = np.mgrid[-10:10, -20:30, -20:20]
     ball = np.hypot(np.hypot(x, y), z) < 15
-    assert files[1].path.name == "volume_mask.npz"
+    assert [file.path.name for file in files[1:]] == ["volume_mask.npz", "volume_masked.npz"]
     assert not mask[:, 45:47].any()
     assert (mask[ball]).mean() > 0.97
     assert mask[10, 20, 20] == 1  # the bubble
@@ -284,6 +286,13 @@ def test_a_sheared_volume_leaves_planes_across_the_stack_to_the_upright_one_besi
     assert [file.kind for file in files] == ["volume", "thumbnail", "montage"]
 
 
+def test_the_times_of_a_single_slice_are_numbered_pictures_and_no_montage(tmp_path: Path) -> None:
+    image = volume(np.zeros((12, 1, 20, 30), np.int16))
+    options = WriteOptions(formats=("nifti",), thumbnails=False, montages=True, slices=True)
+    names = [file.path.name for file in write_volume(image, tmp_path, "volume", options)]
+    assert names == ["volume.nii.gz", *(f"volume_slice{number:02}.png" for number in range(1, 13))]
+
+
 def test_a_picture_has_the_proportions_of_the_patient(tmp_path: Path) -> None:
     affine = np.diag([1.0, 2.0, 5.0, 1.0])
     image = volume(np.zeros((1, 3, 100, 400), np.int16), affine)
@@ -293,5 +302,5 @@ def test_a_picture_has_the_proportions_of_the_patient(tmp_path: Path) -> None:
 
 
 def test_what_formats_cannot_hold_is_in_one_order_in_every_process(tmp_path: Path) -> None:
-    write_volume(volume(slope=2.0), tmp_path, "volume", WriteOptions(formats=("nrrd", "mhd", "analyze")))
+    write_volume(volume(slope=2.0), tmp_path, "volume", WriteOptions(formats=("nifti", "nrrd", "mhd", "analyze")))
     assert list(json.loads((tmp_path / "volume.json").read_text())["formats"]) == ["analyze", "mhd", "nrrd"]

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from node.errors import ConversionRefused
 from node.volume.arrange.dimensions import arrange
-from node.volume.model import Frame
+from node.volume.arrange.time_order import _ranks
+from node.volume.arrange.times import _are_of_several_times
+from node.volume.model import Diffusion, Frame
 from node.volume.reasons import Reason, WarningKind
 from tests.volumes import axial_frame
 
@@ -134,6 +136,57 @@ def of_two_acquisitions(swapped: tuple[int, int], key: str, *, lost: int | None 
         for index, number in enumerate(numbers)
         if index != lost
     ]
+
+
+@pytest.mark.parametrize(
+    ("bins", "ranked"),
+    [
+        ([{3: 1, 1: 2, 2: 3}], [3, 1, 2]),
+        ([{3: 1, 1: 3, 2: 5}, {3: 2, 1: 4, 2: 6}], [3, 1, 2]),
+        ([{1: 2, 2: 3}, {2: 1, 1: 4}], [1, 2]),  # Instance Numbers tell another order at each position
+        ([{5: 1, 3: 2}, {4: 3, 5: 4}], [5, 3, 4]),
+    ],
+)
+def test_instance_numbers_order_acquisitions_unless_they_differ_between_positions(
+    bins: list[dict[int, int]], ranked: list[int]
+) -> None:
+    frames = [
+        [
+            axial_frame(instance, np.zeros((2, 2), np.int16), (0.0, 0.0, 3.0 * place), time_key=key)
+            for acquisition, instance in of_place.items()
+            for key in [{"instance": (instance, 1), "acquisition_number": acquisition}]
+        ]
+        for place, of_place in enumerate(bins)
+    ]
+    ranks = _ranks(frames, "acquisition_number")
+    assert sorted(ranks, key=ranks.__getitem__) == ranked
+
+
+@pytest.mark.parametrize(
+    ("b_values", "are_several"),
+    [
+        ([1000, 1000, None, None], False),  # nothing says that the last two share a weighting
+        ([1000, 1000, 0, 0], True),
+        ([1000, 1000, 2000, None], False),
+        ([None] * 4, False),
+        ([0] * 4, False),
+    ],
+)
+def test_only_weightings_that_are_known_assign_frames_to_several_times(
+    b_values: list[float | None], are_several: bool
+) -> None:
+    bins = [
+        [
+            axial_frame(
+                place,
+                np.zeros((2, 2), np.int16),
+                (0.0, 0.0, 3.0 * place),
+                diffusion=None if b_value is None else Diffusion(b_value),
+            )
+        ]
+        for place, b_value in enumerate(b_values)
+    ]
+    assert _are_of_several_times(bins) is are_several
 
 
 REPEATED = ("temporal_position", "time_slice", "frame_reference_time", "acquisition_time")

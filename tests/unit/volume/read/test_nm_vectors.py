@@ -202,3 +202,12 @@ def test_frames_of_one_view_that_nothing_tells_apart_are_refused() -> None:
     ds.FrameTime = "1000"
     [volume] = assemble([ds]).volumes
     assert volume.time_step_s == 1
+
+
+@pytest.mark.parametrize("length", [1, 3, 5])
+def test_a_vector_that_does_not_count_every_frame_tells_no_view(length: int) -> None:
+    windows = [1, 2, 1, 2, 1][:length]
+    volumes = checked(nuclear("STATIC", 4, EnergyWindowVector=windows, DetectorVector=[1, 2, 3, 4]))
+    assert frames_of_each(volumes) == [[1], [2], [3], [4]]
+    [refusal] = assemble([nuclear("STATIC", 4, EnergyWindowVector=windows, DetectorVector=[1, 1, 2, 2])]).refusals
+    assert refusal.reason is Reason.UNPROVEN_LAYOUT
