@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import hashlib
 import hmac
 import json
@@ -23,6 +22,7 @@ import tomlkit
 from node.association.client.association import Address, NoAssociation, verify
 from node.control.repository import Repository
 from node.errors import UsageError
+from node.index.nouns.records import AssociationEnd
 from node.lifecycle.retention import Retention
 from node.settings.files import pages_file
 from node.settings.load import load
@@ -100,7 +100,8 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
         uids = here.receive(tmp_path, calling="CT9")
         [series] = view_rows(here.root, "SELECT study_instance_uid, series_instance_uid FROM v_series")
         index, key = here.node._repository.index, (series["study_instance_uid"], series["series_instance_uid"])
-        index.series.wait_after_abort([key], "CT9", dt.timedelta(0), "aborted", index.now())
+        aborted = AssociationEnd("a1", "CT9", "aborted", index.now(), index.now(), {key: 1}, key, 0.0)
+        index.instances.add([], ends=[aborted])
         tables["peers"] = peers | {"ct9": {"ae_title": "CT9", "releases": False}}
         rewritten(here.root, **tables)
         here.act("reload", who="chief")
