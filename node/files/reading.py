@@ -132,5 +132,5 @@ class _InflatedFile(_ClosedFile):
         self._place = start, piece, pieces
         return bytes(found)
 
-    def __deepcopy__(self, memo: object) -> _InflatedFile:
+    def __deepcopy__(self, _: object) -> _InflatedFile:
         return self
