@@ -9,7 +9,7 @@ from pathlib import Path
 from node.index.engine.about_keys import Applied
 from node.journal.journal import inspect, records
 from node.journal.segment import Damage
-from node.receive.record import receipt
+from node.receive.record import association_end, receipt
 
 JOURNAL_FOLDER = "journal"
 """Below the root."""
@@ -37,14 +37,17 @@ def journal_report(root: Path, applied_of: Callable[[str], Applied]) -> JournalR
     state = inspect(root / JOURNAL_FOLDER)
     applied = applied_of(state.identity)
     done = max(state.freed, applied.sequence if applied.journal == state.identity else 0)
-    unreadable = sum(found.last - max(found.first, done + 1) + 1 for found in state.damage if found.last > done)
+    waiting = 0
+    if state.last > done:
+        new = (record.facts for record in records(root / JOURNAL_FOLDER) if record.sequence > done)
+        waiting = sum(association_end(facts) is None for facts in new)
     return JournalReport(
         segments=state.segments,
         bytes=state.bytes,
         last=state.last,
         applied=min(done, state.last),
         freed=state.freed,
-        waiting=max(0, state.last - done - unreadable),
+        waiting=waiting,
         damage=state.damage,
     )
 

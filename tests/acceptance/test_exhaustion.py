@@ -36,7 +36,7 @@ def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -
         process = node.process.pid
         usual = resource.prlimit(process, resource.RLIMIT_AS)
         # Less than the stack of one thread more; it binds the superuser too, unlike a limit of threads.
-        resource.prlimit(process, resource.RLIMIT_AS, (virtual_bytes(process) + 2_000_000, usual[1]))
+        resource.prlimit(process, resource.RLIMIT_AS, (virtual_bytes(process) + 7_000_000, usual[1]))
         with ExitStack() as open_peers:
             peers = [open_peers.enter_context(Raw(node.address, 5.0)) for _ in range(8)]
             refused = sum(_is_refused(peer) for peer in peers)
