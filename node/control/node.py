@@ -29,7 +29,7 @@ from node.control.repository import Repository
 from node.control.root import require_archive, require_root
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
-from node.errors import UsageError, VoxelnodeError
+from node.errors import UsageError, VoxelnodeError, is_out_of_memory
 from node.index.database.index import Index
 from node.index.engine.place import IndexUnusable
 from node.index.nouns.records import Refused
@@ -203,19 +203,29 @@ class Node:
     def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
         """Publish the counters every `PUBLISH_SECONDS` for `voxelnode status`; return when `stop` is set.
 
-        `notify_alive` is called at the same interval while every part of the node is alive; dead parts are logged.
+        `notify_alive` is called at the same interval while every part of the node is alive; dead parts are logged. If
+        memory lacks for that, the next time does it: what needs it to receive or to convert says so itself.
         """
         if self._membership is not None:
             self._membership.when_asked_to_drain(stop.set)
         self._publish()
-        while not stop.wait(PUBLISH_SECONDS):
-            ended = [name for name, is_alive in self._alive().items() if not is_alive()]
-            if not ended:
-                notify_alive()
-            elif ended != self._ended:
-                log.error("services_ended", detail=", ".join(ended))
-            self._ended = ended
-            self._publish()
+        while not stop.is_set():
+            try:
+                if not stop.wait(PUBLISH_SECONDS):
+                    self._tell_that_alive(notify_alive)
+            except Exception as error:
+                if not (is_out_of_memory(error) or isinstance(error, SystemError)):
+                    raise
+                sleep(PUBLISH_SECONDS)  # takes no memory, unlike an event
+
+    def _tell_that_alive(self, notify_alive: Callable[[], None]) -> None:
+        ended = [name for name, is_alive in self._alive().items() if not is_alive()]
+        if not ended:
+            notify_alive()
+        elif ended != self._ended:
+            log.error("services_ended", detail=", ".join(ended))
+        self._ended = ended
+        self._publish()
 
     def stop(self, drain_seconds: float) -> None:
         """Stop accepting work, finish or hand back instances and conversions under way, and close the root.
