@@ -209,10 +209,11 @@ class Node:
         if self._membership is not None:
             self._membership.when_asked_to_drain(stop.set)
         self._publish()
-        while not stop.is_set():
+        while True:
             try:
-                if not stop.wait(PUBLISH_SECONDS):
-                    self._tell_that_alive(notify_alive)
+                if stop.wait(PUBLISH_SECONDS):
+                    return
+                self._tell_that_alive(notify_alive)
             except Exception as error:
                 if not (is_out_of_memory(error) or isinstance(error, SystemError)):
                     raise
