@@ -203,8 +203,8 @@ class Node:
     def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
         """Publish the counters every `PUBLISH_SECONDS` for `voxelnode status`; return when `stop` is set.
 
-        `notify_alive` is called at the same interval while every part of the node is alive; dead parts are logged. If
-        memory lacks for that, the next time does it: what needs it to receive or to convert says so itself.
+        `notify_alive` is called at the same interval while every part of the node is alive; dead parts are logged.
+        Without memory for this, the next round does it; receiving and converting report the shortage themselves.
         """
         if self._membership is not None:
             self._membership.when_asked_to_drain(stop.set)

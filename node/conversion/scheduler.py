@@ -94,7 +94,7 @@ class Worker(IndexFollower):
     Parameters
     ----------
     note_activity : callable
-        Lets the index know which associations are bringing an instance.
+        Notes in the index which associations are sending an instance now.
     objects : tuple of ObjectKind
         The instances without pixels that extensions turn into files.
     """

@@ -79,7 +79,7 @@ class _Expected:
 
 
 _Applicable = tuple[Record, Received | AssociationEnd | None]
-"""A record with what it tells; None: that is not understood."""
+"""A record and its content; None: the content cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,7 +540,7 @@ class Applier(BackgroundService):
         return attributes_of(self._archive.path(its.key), its.data_set_offset, its.transfer_syntax_uid)
 
     def _read(self, record: Record) -> Received | AssociationEnd | None:
-        """Write the file of a record of an instance; return what a record tells, None if it cannot be understood."""
+        """Return the content of a record, or None if it cannot be read; write the file of an instance."""
         facts = receipt(record.facts)
         if facts is None:
             return association_end(record.facts)

@@ -335,7 +335,10 @@ class Ingest:
         self.applier.appended()
 
     def note_activity(self, seconds: float = 0.0) -> None:
-        """Let the series of associations wait that have sent bytes of an instance for longer than this, and not all."""
+        """Note in the index which associations have been sending one instance for more than `seconds`.
+
+        Their series are not quiet.
+        """
         if idle_seconds := self.open_associations.unnoted(seconds):
             self.index.associations.keep_open(idle_seconds, self.now())
 

@@ -83,9 +83,9 @@ class OpenAssociations:
             self._brought.pop(association, None)
 
     def unnoted(self, seconds: float = 0.0) -> Mapping[str, float]:
-        """Return for how long each association has been idle that was active longer than `seconds` after its last note.
+        """Return how long ago the last bytes of each association came, if the index does not know of them yet.
 
-        They count as noted then.
+        Only associations whose last bytes came more than `seconds` after what the index knows; it counts as known now.
         """
         now, idle_seconds = self._now(), {}
         with self._lock:

@@ -99,7 +99,7 @@ class StoreService:
                 releases=self.origin.releases,
                 ending_at=self._ending_at,
             )
-        except Exception as error:  # its series wait until it has been idle for long
+        except Exception as error:  # its series wait until `OPEN_SECONDS` have passed
             self.log.error("association_end_not_recorded", exc_info=error)
 
 

@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.5
 """Interval between two looks at what other hosts have committed, give or take a quarter."""
 
 ACTIVITY_SECONDS = 10.0
-"""An association that has sent bytes of one instance for so long tells so, before another host finds its series due."""
+"""An instance that takes longer to arrive is noted in the index; else another host would find its series due."""
 
 BEHIND_SECONDS = 1.0
 """Instances that are acknowledged and not indexed after this time keep all hosts from claiming series."""

@@ -45,7 +45,10 @@ class AssociationRepository(IndexRepository):
 
     @on_writer
     def keep_open(self, connection: Connection, idle_seconds: Mapping[str, float], now: dt.datetime) -> None:
-        """Note for how long associations have been idle that are bringing an instance: a large one takes a while."""
+        """Keep the last series of associations waiting: a large instance may take longer to arrive than a quiet time.
+
+        `idle_seconds`: how long ago the last bytes of each association came.
+        """
         for association, seconds in idle_seconds.items():
             own = OpenAssociationRow.host == self._host, OpenAssociationRow.association == association
             last = select(func.max(OpenAssociationRow.open_until)).where(*own).scalar_subquery()
@@ -60,7 +63,7 @@ class AssociationRepository(IndexRepository):
 
     @on_writer
     def forget(self, connection: Connection) -> None:
-        """Forget the open associations: in an older index, which was restored, they are those of long ago."""
+        """Forget the open associations: a restored index has those of the time of its copy."""
         connection.execute(delete(OpenAssociationRow).where(OpenAssociationRow.host == self._host))
 
     @on_writer
