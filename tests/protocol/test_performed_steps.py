@@ -19,14 +19,14 @@ from node.audit.audit_log import Audit
 from node.completeness import MPPS
 from node.dicom.command import decode_command
 from node.dicom.uids import PERFORMED_PROCEDURE_STEP
-from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE, modality_worklist
+from node.extensions.worklist import PERFORMED_PROCEDURE_STEP_RETRIEVE
 from node.extensions.worklist.performed_rows import PerformedStepRepository, ReadPerformedSteps
 from node.extensions.worklist.performed_steps import created
 from node.settings.model import Peer
 from tests import make
 from tests.make import dataset
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Acceptor, Raw, Running, associate, associate_rq
-from tests.protocol.test_worklist import entry, ids, keys, plan
+from tests.protocol.test_worklist import entry, ids, keys, look_at_the_worklist, plan
 
 STEP = "1.2.826.0.1.99"
 
@@ -241,9 +241,7 @@ def test_a_step_is_removed_some_days_after_its_last_message(node: Running) -> No
     steps, now = node.ingest.index.repository(PerformedStepRepository), dt.datetime.now(dt.UTC)
     for uid, days in (("1.2.8", 32), ("1.2.9", 29)):
         assert steps.create(created(uid, begun()), "CT1", now - dt.timedelta(days=days))
-    (worklist,) = (one for one in node.listener.added.services if isinstance(one, modality_worklist.Worklist))
-    worklist._removed_before = None
-    worklist.step()
+    look_at_the_worklist(node, keep_days=30)
     assert [steps.current(uid) is not None for uid in ("1.2.8", "1.2.9")] == [False, True]
 
 
