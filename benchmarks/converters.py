@@ -35,7 +35,9 @@ from node.extensions.object_store.copying import copy_archive  # noqa: E402
 from node.index.engine.backend import ServerPlace  # noqa: E402
 from node.index.engine.place import upgrade  # noqa: E402
 from node.receive.ingest import Announced  # noqa: E402
-from node.settings.model import ClusterSettings, IndexSettings, Settings, Storage  # noqa: E402
+from node.settings.cluster import ClusterSettings, IndexSettings  # noqa: E402
+from node.settings.model import Settings  # noqa: E402
+from node.settings.storage import Storage  # noqa: E402
 from tests import make  # noqa: E402
 from tests.acceptance.test_cluster import Host, in_folder, store_of  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402

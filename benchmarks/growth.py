@@ -27,7 +27,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import processor  # noqa: E402
 from node.control.repository import open_for_import  # noqa: E402
 from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
-from node.settings.model import IndexSettings, Settings, Storage  # noqa: E402
+from node.settings.cluster import IndexSettings  # noqa: E402
+from node.settings.model import Settings  # noqa: E402
+from node.settings.storage import Storage  # noqa: E402
 from tests import make  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402
 from tests.postgresql import Server, start  # noqa: E402

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from node.routing.destination import Destination as Receiver
     from node.routing.held import HeldWorker
     from node.selector import Selector
-    from node.settings.model import Destination, Route, Settings, Verb
+    from node.settings.model import Settings
+    from node.settings.peers import Verb
+    from node.settings.routes import Destination, Route
     from node.volume.model import Volume
     from node.volume.reasons import Exclusion, Refusal
     from node.writers.options import WriteOptions
@@ -230,10 +232,19 @@ class OpenedRoot:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """A key of [destinations.NAME] or [hooks.NAME] that says what there is, and the place of what it stands for."""
+class Kind:
+    """``kind = NAME`` of a table [destinations.NAME] or [hooks.NAME].
 
-    key: str
+    Attributes
+    ----------
+    section : Place
+        The model of such a table: a subclass of `Destination` or `HookSettings` whose `kind` has this name.
+    place : Place
+        What it stands for.
+    """
+
+    name: str
+    section: Place
     place: Place
 
 
@@ -274,10 +285,7 @@ cannot be used."""
 
 
 class DestinationKind(Protocol):
-    """Destinations of routes that do not take instances one by one, such as folders that follow the node.
-
-    `[destinations.NAME]` has a key for each kind; the keys are those of the core (`Destination`).
-    """
+    """Destinations of routes that do not take instances one by one, such as folders that follow the node."""
 
     def check(self, destination: Destination) -> None:
         """Raise `UsageError` if a destination cannot be used."""
@@ -429,12 +437,11 @@ class Extension:
     services: Sequence[Service] = ()
     asks: Sequence[str] = ()
     """UIDs of the SOP classes that the node uses as SCU, for the conformance statement."""
-    destinations: Sequence[Key] = ()
-    """Keys of [destinations.NAME] that stand for a `DestinationKind`."""
-    receivers: Sequence[Key] = ()
-    """Keys of [destinations.NAME] that stand for an `OpenReceiver`."""
-    channels: Sequence[Key] = ()
-    """Keys of [hooks.NAME], each of which stands for an `OpenChannel`."""
+    destinations: Sequence[Kind] = ()
+    """Kinds of [destinations.NAME]: each stands for an `OpenReceiver` if it takes instances, else for a
+    `DestinationKind`."""
+    hooks: Sequence[Kind] = ()
+    """Kinds of [hooks.NAME]: each stands for an `OpenChannel`."""
     objects: Sequence[ObjectKind] = ()
     statement: Statement = Statement({})
     templates: str = ""

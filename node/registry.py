@@ -6,16 +6,17 @@ imported here, and no module of the core imports any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from node.errors import UsageError
-from node.hookspecs import DestinationKind, Extension, Key, ObjectKind, OpenChannel, OpenReceiver, Place
+from node.hookspecs import Extension, ObjectKind, Place
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
+    from node.settings.section import SettingsSection
 
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.pages:EXTENSION",
@@ -68,6 +69,8 @@ SIGN_INS = "node.extensions.oidc.identity_provider:opened"
 AUDIT_COPY = "node.extensions.syslog.collector:opened"
 ERROR_PAGE = "node.extensions.pages.rendering:error_page"
 
+CORE_VERBS = "echo", "store", "query", "retrieve", "commit"
+
 GROUP = "voxelnode.extensions"
 """Entry points of other packages: each is an instance of `Extension`."""
 
@@ -105,33 +108,37 @@ def installed() -> tuple[Extension, ...]:
     return tuple(found.values())
 
 
-def destination_kind(settings: Settings, key: str) -> DestinationKind:
-    """Return the kind of destination that a key of [destinations.NAME] stands for.
+@cache
+def sections_of(table: Literal["hooks", "destinations"]) -> Mapping[str, type[SettingsSection]]:
+    """Return the models of tables [hooks.NAME] or [destinations.NAME] by their kinds, also of extensions that are off.
 
-    Raises UsageError if its extension is switched off, as the two functions below do.
+    Raises UsageError if two extensions have one kind.
     """
-    kind: DestinationKind = _of_key(settings, lambda extension: extension.destinations, key)
-    return kind
+    models: dict[str, type[SettingsSection]] = {}
+    for extension in installed():
+        for kind in getattr(extension, table):
+            if kind.name in models:
+                raise UsageError(f'the extension {extension.name}: there is a kind "{kind.name}" of [{table}] already')
+            models[kind.name] = resolve(kind.section)
+    return models
 
 
-def open_receiver(settings: Settings, key: str) -> OpenReceiver:
-    """Return what opens the destinations of a key of [destinations.NAME] that take instances one by one."""
-    found: OpenReceiver = _of_key(settings, lambda extension: extension.receivers, key)
-    return found
+def opened_by(settings: Settings, table: Literal["hooks", "destinations"], name: str) -> Any:
+    """Return what the kind of a table [hooks.NAME] or [destinations.NAME] stands for (`node.hookspecs.Kind`).
 
-
-def open_channel(settings: Settings, key: str) -> OpenChannel:
-    """Return what opens the channels of a key of [hooks.NAME]."""
-    found: OpenChannel = _of_key(settings, lambda extension: extension.channels, key)
-    return found
-
-
-def _of_key(settings: Settings, keys: Callable[[Extension], Iterable[Key]], name: str) -> Any:
+    Raises UsageError if its extension is switched off.
+    """
     for extension in enabled(settings):
-        for key in keys(extension):
-            if key.key == name:
-                return resolve(key.place)
-    raise _off(name)
+        for kind in getattr(extension, table):
+            if kind.name == name:
+                return resolve(kind.place)
+    raise _off(f'kind = "{name}"')
+
+
+def verbs() -> tuple[str, ...]:
+    """Return what peers may be allowed (``[peers.NAME] may``): what the core serves, then what extensions do."""
+    of_extensions = (service.verb for extension in installed() for service in extension.services)
+    return tuple(dict.fromkeys((*CORE_VERBS, *of_extensions)))
 
 
 def _off(key: str) -> UsageError:

@@ -11,11 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from pydantic.fields import FieldInfo
 from pydicom.datadict import tag_for_keyword
 
 from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.selector.fields import FIELDS, Field
-from node.settings.example import SAMPLE_NAMES, as_toml, keys, meaning, purpose, sections
+from node.settings.example import SAMPLE_NAMES, as_toml, keys, kinds, meaning, purpose, sections
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.volume.describe.emission import FRAME_FACTORS
 from node.volume.vendors import VENDOR_FIELDS
@@ -206,13 +207,20 @@ def configuration_tables() -> Iterator[str]:
     """Yield the lines in Markdown about each section of the configuration: its purpose, and a table of its keys."""
     for name, model in sections():
         yield f"### [{name}{'.NAME' * (name in SAMPLE_NAMES)}]"
-        yield from ("", purpose(model), "", "| Key | Default | Meaning |", "|---|---|---|")
-        for key, field in keys(model):
-            default = "required" if field.is_required() else field.get_default(call_default_factory=True)
-            shown = "unset" if default is None else default if field.is_required() else f"`{as_toml(default)}`"
-            text = re.sub(r"docs/([\w-]+\.md)", r"[\1](\1)", meaning(field)).replace("|", r"\|")
-            yield f"| `{key}` | {shown} | {text} |"
-        yield ""
+        yield from ("", purpose(model), "", *table_of(keys(model)), "")
+        for kind, of_kind, own in kinds(name):
+            yield f'#### [{name}.NAME], kind = "{kind}"'
+            yield from ("", purpose(of_kind), "", *table_of(own), "")
+
+
+def table_of(fields: list[tuple[str, FieldInfo]]) -> Iterator[str]:
+    """Yield the table in Markdown of keys."""
+    yield from ("| Key | Default | Meaning |", "|---|---|---|")
+    for key, field in fields:
+        default = "required" if field.is_required() else field.get_default(call_default_factory=True)
+        shown = "unset" if default is None else default if field.is_required() else f"`{as_toml(default)}`"
+        text = re.sub(r"docs/([\w-]+\.md)", r"[\1](\1)", meaning(field)).replace("|", r"\|")
+        yield f"| `{key}` | {shown} | {text} |"
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {

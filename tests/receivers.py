@@ -11,12 +11,21 @@ from types import TracebackType
 from typing import Any
 
 from node.notify.channel import Channel, hook_channel
-from node.settings.model import HookSettings, Settings
+from node.settings.hooks import HookSettings
+from node.settings.model import Settings
 
 
 def channel_of(name: str, hook: HookSettings) -> Channel:
     """Return the channel of a hook by itself."""
     return hook_channel(Settings(hooks={name: hook}), name)
+
+
+def with_kind(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a hook with the kind of its receiver, unless they have one."""
+    for key, kind in (("url", "webhook"), ("command", "command"), ("plugin", "plugin")):
+        if key in keys:
+            return {"kind": kind, **keys}
+    return keys
 
 
 @dataclass(frozen=True)

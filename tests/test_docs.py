@@ -19,6 +19,7 @@ from node import __version__
 from node.archive.base import VOLUMES
 from node.archive.filesystem import is_key
 from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
+from node.extensions.channels.settings import PLACEHOLDERS
 from node.extensions.deidentify.deidentification import Reason
 from node.extensions.deidentify.profile import CLEAN, RETAIN
 from node.index.engine.place import upgrade
@@ -26,7 +27,9 @@ from node.index.nouns.events import EventKind
 from node.index.work.states import picture
 from node.lifecycle.fsck import Kind
 from node.settings import ENVIRONMENT_PREFIX
-from node.settings.model import COLD_CLASSES, PLACEHOLDERS, HookEvent, Settings, Storage
+from node.settings.hooks import HookEvent
+from node.settings.model import Settings
+from node.settings.storage import COLD_CLASSES, Storage
 from tests import budget
 
 ROOT = Path(__file__).resolve().parents[1]

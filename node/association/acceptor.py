@@ -50,7 +50,7 @@ from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
-from node.settings.model import Dicom
+from node.settings.peers import Dicom
 from node.tls import failure_reason
 
 logger = structlog.get_logger()

@@ -16,7 +16,7 @@ from node.index.engine.scope import Scope
 from node.index.nouns.records import Refused
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
-from node.settings.model import Dicom, Peer, Verb
+from node.settings.peers import Dicom, Peer, Verb
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.errors import UsageError
-from node.settings.model import FINGERPRINT, Dicom, Peer
+from node.settings.peers import FINGERPRINT, Dicom, Peer
 from node.tls import BCP_195_SUITES, client_context, server_context
 
 

@@ -37,7 +37,8 @@ from node.receive.quarantine import Quarantine
 from node.receive.results import Results
 from node.registry import enabled, resolve
 from node.routing.router import subscriptions
-from node.settings.model import HookEvent, Settings
+from node.settings.hooks import HookEvent
+from node.settings.model import Settings
 from node.web.credentials import require_name
 from node.web.token_routes import require_routes
 

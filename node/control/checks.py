@@ -13,9 +13,13 @@ from itertools import combinations
 from socket import AF_INET, AF_INET6, SOCK_DGRAM, gethostname, socket
 from urllib.parse import urlsplit
 
+from node.addresses import is_loopback
 from node.errors import UsageError, VoxelnodeError
 from node.registry import audit_copy_of, enabled, sign_ins_of
-from node.settings.model import Peer, Route, Settings, Web, is_loopback
+from node.settings.model import Settings
+from node.settings.peers import Peer
+from node.settings.routes import Route
+from node.settings.web import Web
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 
@@ -56,8 +60,8 @@ def loops(settings: Settings) -> Iterator[str]:
                     )
                 elif peer.port == dicom.port and _is_this_machine(peer.host or "", settings.bind_host):
                     yield f"[routes.{name}] to: [peers.{to}] is our own listener: remove it from the route"
-            elif (url := settings.destinations[to].url) is not None and web.enabled:
-                parts = urlsplit(url)
+            elif (address := settings.destinations[to].address) and web.enabled:
+                parts = urlsplit(address)
                 port = parts.port or (443 if parts.scheme == "https" else 80)
                 if port == web.port and _is_this_machine(parts.hostname or "", web.host):
                     yield f"[routes.{name}] to: [destinations.{to}] is this node: remove it from the route"
@@ -121,10 +125,9 @@ def _warnings_of_route(name: str, to: str, route: Route, settings: Settings) -> 
             f'[routes.{name}] confirm: [peers.{to}] has no "commit" in its `may`, and so may report only on the '
             "association that asks; add it"
         )
-    for key in ("folder", "bids"):
-        folder = getattr(destination, key, None)
-        if folder is not None and not folder.is_dir():
-            yield f"[destinations.{to}] {key} = {str(folder)!r} is not there: until it is, routes wait"
+    folder = destination.folder_of if destination is not None else None
+    if folder is not None and not folder.is_dir():
+        yield f"[destinations.{to}] {str(folder)!r} is not there: until it is, routes wait"
 
 
 def _checks(settings: Settings) -> Iterator[Callable[[], object]]:

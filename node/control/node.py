@@ -43,7 +43,8 @@ from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
 from node.registry import MEMBERSHIP, enabled, objects_of, resolve, store_kind
 from node.routing.router import Router, check_destination
-from node.settings.model import Settings, Web
+from node.settings.model import Settings
+from node.settings.web import Web
 from node.version import __version__
 
 if TYPE_CHECKING:

@@ -17,8 +17,13 @@ from pydantic_core import ErrorDetails
 
 from node.errors import UsageError, broken_rule
 from node.reach import Reach
-from node.settings.model import HookSettings, Peer, RetentionSettings, Route, Settings
+from node.registry import sections_of
+from node.settings.hooks import HookSettings
+from node.settings.model import Settings
+from node.settings.peers import Peer
+from node.settings.routes import Route
 from node.settings.section import SettingsSection
+from node.settings.series import RetentionSettings
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -50,12 +55,12 @@ KEPT = tuple(REFUSED["retention"])
 
 _EXPRESSIONS = ("where", "keep_where")
 
-_MODELS: Mapping[str, type[SettingsSection]] = {
-    "peers": Peer,
-    "routes": Route,
-    "hooks": HookSettings,
-    "retention": RetentionSettings,
-}
+_MODELS: Mapping[str, type[SettingsSection]] = {"peers": Peer, "routes": Route, "retention": RetentionSettings}
+
+
+def _model_of(section: str) -> type[SettingsSection]:
+    """Return the model of a table of a section; hooks that are set here are webhooks."""
+    return sections_of("hooks")["webhook"] if section == "hooks" else _MODELS[section]
 
 
 def require_settable(table: str) -> None:
@@ -85,9 +90,11 @@ def checked_keys(table: str, keys: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(keys.get(key) or "", str):
             raise UsageError(f'{key}: must be an expression here, such as modality == "CT"')
     given = {key: value for key, value in keys.items() if value is not None}
+    if section == "hooks":
+        given = {"kind": "webhook", **given}
     secret = {"secret": given.pop("secret")} if section == "hooks" and "secret" in given else {}
     try:
-        parsed = _MODELS[section].model_validate(given).model_dump(mode="json")
+        parsed = _model_of(section).model_validate(given).model_dump(mode="json")
     except ValidationError as error:
         raise UsageError("\n".join(_mistake(one, section[:-1]) for one in error.errors())) from error
     return {**{key: _plain(parsed[key]) for key in given}, **secret}
@@ -106,13 +113,16 @@ def with_secret(settings: Settings, name: str, keys: Mapping[str, Any]) -> dict[
     Raises UsageError, also if the hook would send to what is not for hooks that are set here.
     """
     others = {key: value for key, value in keys.items() if key != "secret"}
-    before, wanted, secret = settings.hooks.get(name), HookSettings.model_validate(others), keys.get("secret")
+    wanted = sections_of("hooks")["webhook"].model_validate(others)
+    assert isinstance(wanted, HookSettings)
+    before, secret = settings.hooks.get(name), keys.get("secret")
     if (reason := Reach(settings.web.hook_networks).refusal(wanted.host)) is not None:
-        raise UsageError(f"{wanted.kind}: {reason}")
-    if secret is None and before is not None and before.secret is not None:
+        raise UsageError(f"url: {reason}")
+    stored = getattr(before, "secret", None)
+    if secret is None and before is not None and stored is not None:
         if before.receiver != wanted.receiver:
             raise UsageError("secret: the address is another one now: give the secret for it again, or an empty one")
-        secret = before.secret
+        secret = stored
     if secret and not (isinstance(secret, str) and secret.isascii() and secret.isprintable()):
         raise UsageError("secret: has printable characters of ASCII")
     return {**others, "secret": secret} if secret else others

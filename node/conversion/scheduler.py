@@ -37,7 +37,7 @@ from node.index.search.finder import QueryRefused
 from node.receive.stored_files import report_damage
 from node.retries import wait_seconds
 from node.settings.convert import Convert
-from node.settings.model import SeriesSettings
+from node.settings.series import SeriesSettings
 from node.writers.options import write_options
 
 log = structlog.get_logger()

@@ -36,7 +36,8 @@ from node.lifecycle.deletion import Order, delete
 from node.lifecycle.trash import empty_due
 from node.metrics import Metrics
 from node.selector import compile_selector
-from node.settings.model import RetentionSettings, Settings
+from node.settings.model import Settings
+from node.settings.series import RetentionSettings
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from node.errors import UsageError, VoxelnodeError
 from node.notify.message import HookMessage
-from node.registry import open_channel
+from node.registry import opened_by
 from node.settings.model import Settings
 
 ENVIRONMENT_PREFIX = "VOXELNODE_HOOK_"
@@ -80,9 +80,10 @@ def hook_channel(settings: Settings, name: str) -> Channel:
     Raises UsageError if the hook is misconfigured; the message names it.
     """
     try:
-        return open_channel(settings, settings.hooks[name].kind)(settings, name)
+        channel: Channel = opened_by(settings, "hooks", settings.hooks[name].kind)(settings, name)
     except UsageError as error:
         raise UsageError(f"[hooks.{name}] {error}") from error
+    return channel
 
 
 def end_leftovers(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from node.errors import VoxelnodeError
-from node.settings.model import HookEvent
+from node.settings.hooks import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.archive.base import ArchivedFile

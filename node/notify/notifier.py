@@ -25,7 +25,8 @@ from node.notify.channel import Channel, Delivered, NotDelivered, end_leftovers,
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.receive.results import Results
 from node.selector import compile_selector
-from node.settings.model import HookSettings, Settings
+from node.settings.hooks import HookSettings
+from node.settings.model import Settings
 
 log = structlog.get_logger()
 
@@ -99,7 +100,7 @@ class HookWorker(MessageLoop):
             with self._index.reading(wait=False) as index:  # the event is committed
                 message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
                 is_wanted = self._is_wanted(message) and self._is_selected(index, pending)
-                files = files_of(index, message) if is_wanted and self._hook.url is None else []
+                files = files_of(index, message) if is_wanted and self._hook.is_here else []
                 is_own = is_wanted and self._hook.results and self._is_own(index, pending)
         except NothingLeft:
             return _dropped(pending, "the object was deleted")
@@ -154,7 +155,7 @@ class HookWorker(MessageLoop):
         with self._results.under_way(job.job_id) as self._ends_delivery:
             if self._cancelled.is_set():  # before `cancel` saw the new event
                 raise Interrupted
-            if self._hook.url is None:
+            if self._hook.is_here:
                 self._index.jobs.begin_here(job.id, self._now())
             try:
                 return self._channel.deliver(message, self._ends_delivery)
@@ -172,7 +173,7 @@ class HookWorker(MessageLoop):
 
     def _for_job(self, message: HookMessage, job: Job, token: str) -> HookMessage:
         """Return a message with its job: an address and a token, and a folder for receivers on this machine."""
-        is_here = self._hook.url is None
+        is_here = self._hook.is_here
         if is_here:
             end_leftovers(self._results.folder(job.job_id))
         folder = str(self._results.empty_folder(job.job_id)) if is_here else None
@@ -243,7 +244,7 @@ class HookWorker(MessageLoop):
         if job is not None and is_final:
             with suppress(JobEnded):
                 self._results.end(job.job_id, "failed", detail)
-        elif job is not None and self._hook.url is None:
+        elif job is not None and self._hook.is_here:
             self._index.jobs.wait_here(job.id, detail, self._now())
         return Attempt(pending, decision, attempts, error.output)
 

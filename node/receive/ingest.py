@@ -46,7 +46,7 @@ from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.receive.quiet_times import OpenAssociations
 from node.receive.record import Receipt, end_facts
-from node.settings.model import Acknowledge
+from node.settings.storage import Acknowledge
 
 log = structlog.get_logger()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest
-from node.settings.model import Role
+from node.settings.cluster import Role
 
 MAX_LAG_SECONDS = 60.0
 """Longer than that, received instances are not found by queries and not converted: somebody should look."""

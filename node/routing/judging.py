@@ -5,7 +5,7 @@ from __future__ import annotations
 from node.index.database.reading import ReadIndex
 from node.index.nouns.converted import SeriesKey
 from node.selector import Selector
-from node.settings.model import RouteEvent
+from node.settings.routes import RouteEvent
 
 
 def is_selected(

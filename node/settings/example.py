@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from node.registry import installed
+from node.registry import installed, sections_of
 from node.settings.model import Settings
 
 INTRODUCTION = """\
@@ -36,9 +36,9 @@ TASKS: Mapping[str, Mapping[str, str]] = {
         "series": "quiet_seconds quiet_seconds_by_calling_ae_title",
         "convert": "formats compress thumbnails suv workers",
     },
-    "Give volumes to programs": {"hooks": "on url command where results"},
+    "Give volumes to programs": {"hooks": "kind on url where results"},
     "Send instances on, without identities if you like": {
-        "destinations": "url token_file folder bids",
+        "destinations": "kind url token_file",
         "routes": "when where to confirm deidentify",
         "deidentify": "key retain clean",
     },
@@ -63,6 +63,9 @@ SAMPLE_NAMES = {
 }
 
 
+SAMPLE_KINDS = {"hooks": "webhook", "destinations": "dicomweb"}
+
+
 def example_toml() -> str:
     """Return the text of ``config.example.toml``: valid TOML with defaults only; all keys of other packages."""
     models = dict(sections())
@@ -82,6 +85,8 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
         model: Any = field.annotation
         if get_origin(model) is dict:  # tables with names that people choose: [peers.CT1]
             model = get_args(model)[1]
+        if get_origin(model) is Annotated:  # of several kinds
+            model = get_args(model)[0]
         yield name, model
         for key, inner in model.model_fields.items():
             if _is_table(inner):
@@ -90,6 +95,14 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
 
 def _is_table(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def kinds(name: str) -> Iterator[tuple[str, type[BaseModel], list[tuple[str, FieldInfo]]]]:
+    """Yield the kinds of the tables of a section: name, model, and the keys that only this kind has."""
+    if name in ("hooks", "destinations"):
+        common = dict(sections())[name].model_fields
+        for kind, model in sections_of(name).items():
+            yield kind, model, [(key, field) for key, field in keys(model) if key not in common]
 
 
 def keys(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
@@ -106,6 +119,9 @@ def purpose(model: type[BaseModel]) -> str:
 def _section(name: str, model: type[BaseModel], names: list[str]) -> str:
     sample = SAMPLE_NAMES.get(name)
     fields = dict(keys(model))
+    for kind, _, own in kinds(name):
+        if kind == SAMPLE_KINDS[name]:
+            fields |= own
     lines = [f"# {purpose(model)}", f"#[{name}.{sample}]" if sample else f"[{name}]"]
     for key in names:
         lines += _key(key, fields[key])

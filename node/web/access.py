@@ -40,7 +40,7 @@ from node.index.nouns.projects import KnownProjects
 from node.index.nouns.shares import Share, ShareRepository
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
-from node.settings.model import Web
+from node.settings.web import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.credentials import PREFIX, TOKEN_PREFIX, FederatedIdentity, digest, is_password, new_token
 from node.web.errors import (

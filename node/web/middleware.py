@@ -24,7 +24,7 @@ from node.budget import Claim, Stage
 from node.index.engine.scope import NOBODY, within
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
-from node.settings.model import Web
+from node.settings.web import Web
 from node.web.access import (
     COOKIE,
     SECURE_COOKIE,

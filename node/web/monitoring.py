@@ -31,7 +31,7 @@ from node.index.nouns.retention_state import retention_state
 from node.index.work.routes import outstanding
 from node.index.work.states import Kind
 from node.receive.readiness import reasons_not_ready
-from node.settings.model import Role
+from node.settings.cluster import Role
 from node.version import __version__
 from node.web.access import ReaderCall, background_request
 from node.web.services import Node, Services

@@ -21,10 +21,11 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from node.addresses import is_loopback
 from node.budget import Budget, Claim, Limits, Standing
 from node.errors import UsageError
 from node.metrics import Metrics
-from node.settings.model import Web, is_loopback
+from node.settings.web import Web
 from node.tls import server_context
 
 

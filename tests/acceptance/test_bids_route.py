@@ -28,6 +28,7 @@ quiet_seconds = 0.3
 study_quiet_seconds = 0.3
 
 [destinations.MEMORY]
+kind = "bids"
 bids = "out"
 rules = "rules.toml"
 

@@ -129,11 +129,13 @@ class Site:
             may = '["echo", "store", "query", "retrieve", "worklist"]'
             sections.append(f'[peers.{title}]\nae_title = "{title}"\nnetworks = ["127.0.0.1/32"]\nmay = {may}\n')
         (folder / "cloud").mkdir()
-        sections.append(f'[destinations.CLOUD]\nfolder = "{folder / "cloud"}"\n[routes.research]\nto = ["CLOUD"]\n')
+        sections.append(
+            f'[destinations.CLOUD]\nkind = "folder"\nfolder = "{folder / "cloud"}"\n[routes.research]\nto = ["CLOUD"]\n'
+        )
         run("pseudonyms", "new", folder / "trial.key", "--name", "trial", check=True)
         (folder / "trial").mkdir()
         sections.append(f'[deidentify.trial]\nkey = "{folder / "trial.key"}"\n')
-        sections.append(f'[destinations.TRIAL]\nfolder = "{folder / "trial"}"\n')
+        sections.append(f'[destinations.TRIAL]\nkind = "folder"\nfolder = "{folder / "trial"}"\n')
         sections.append('[routes.trial]\nto = ["TRIAL"]\ndeidentify = "trial"\n')
         configuration.write_text("".join(sections))
         self.node = until_the_end.enter_context(Served(self.root, VOXELNODE_CONFIG=str(configuration)))

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests import make
 from tests.acceptance.served import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +49,19 @@ def configuration(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.fixture
+def kinds(configuration: Path) -> Path:
+    """The configuration with tables of the kinds that the example adds."""
+    folder = configuration.parent
+    tables = (
+        f'[destinations.lines]\nkind = "greetings"\nfile = "{folder / "sent"}"\n'
+        f'[hooks.lines]\nkind = "greetings"\non = ["instance-stored"]\nfile = "{folder / "heard"}"\n'
+        '[routes.greet]\nwhen = "instance-stored"\nto = ["lines"]\n'
+    )
+    configuration.write_text(configuration.read_text(encoding="utf-8") + tables, encoding="utf-8")
+    return configuration
+
+
 def environment(packages: Path | None) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("VOXELNODE_")}
     return own | {"PYTHONPATH": os.pathsep.join(map(str, filter(None, (packages, ROOT))))}
@@ -59,20 +73,20 @@ def run(packages: Path | None, *arguments: object) -> subprocess.CompletedProces
 
 
 @pytest.mark.slow
-def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed(
-    installed: Path, configuration: Path
-) -> None:
-    greeted = run(installed, "hello", "--config", configuration)
+def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed(installed: Path, kinds: Path) -> None:
+    greeted = run(installed, "hello", "--config", kinds)
     assert (greeted.returncode, greeted.stdout) == (0, "hello, Ann\n")
     assert "  hello " in run(installed, "--help").stdout
     assert run(installed, "hello", "--help").stdout.rstrip().endswith("voxelnode hello")
-    assert run(installed, "config", "check", "--config", configuration).returncode == 0
+    assert run(installed, "config", "check", "--config", kinds).returncode == 0
     assert 'file = "' not in run(installed, "config", "example").stdout
     assert "[hello]" in run(installed, "config", "example").stdout
-    wrong = run(installed, "config", "check", "--config", configuration.with_name("absent.toml"))
+    wrong = run(installed, "config", "check", "--config", kinds.with_name("absent.toml"))
     assert wrong.returncode == 2
-    without = run(None, "config", "check", "--config", configuration)
-    assert (without.returncode, "[hello]: unknown section" in without.stderr) == (2, True)
+    without = run(None, "config", "check", "--config", kinds)
+    assert without.returncode == 2
+    for told in ("[hello]: unknown section", "kind = 'greetings' is none of \"bids\"", 'is none of "webhook"'):
+        assert told in without.stderr
     assert run(None, "hello").returncode == 2
 
 
@@ -103,6 +117,20 @@ def test_it_adds_a_route_and_a_service_to_a_node(serving: httpx2.Client, configu
     greetings = configuration.with_name("greetings")
     until(greetings.exists, 30, "a greeting of the service")
     assert greetings.read_text(encoding="utf-8").startswith("hello, Ann\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("serving", [[]], indirect=True)
+def test_it_adds_a_kind_of_destinations_and_of_hooks(kinds: Path, serving: httpx2.Client, tmp_path: Path) -> None:
+    [ds] = make.ct_series(1)
+    ds.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+    part = b"--part\r\nContent-Type: application/dicom\r\n\r\n" + (tmp_path / "one.dcm").read_bytes()
+    content_type = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=part'}
+    assert serving.post("/dicom-web/studies", content=part + b"\r\n--part--", headers=content_type).status_code == 200
+    for name, line in (("sent", f"hello, {ds.SOPInstanceUID}\n"), ("heard", "hello, instance-stored\n")):
+        file = kinds.with_name(name)
+        until(lambda file=file: file.exists() and file.stat().st_size, 30, f"a line in {name}")
+        assert file.read_text(encoding="utf-8") == line
 
 
 @pytest.mark.slow

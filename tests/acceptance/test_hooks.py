@@ -15,15 +15,15 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_lifecycle import send
 from tests.preloaded import run
-from tests.receivers import Answer, Received, Receiver
+from tests.receivers import Answer, Received, Receiver, with_kind
 
 pytestmark = pytest.mark.timeout(240)
 
 
 def hook(name: str, on: tuple[str, ...], **keys: Any) -> dict[str, str]:
     """The environment that configures a hook."""
-    values = {"on": json.dumps(on)} | {
-        key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()
+    values = {
+        key: one if isinstance(one, str) else json.dumps(one) for key, one in with_kind({"on": on, **keys}).items()
     }
     return {f"VOXELNODE_HOOKS__{name}__{key.upper()}": value for key, value in values.items()}
 

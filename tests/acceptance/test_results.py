@@ -19,9 +19,13 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from node.control.node import Endpoints, Node
+from node.extensions.channels.settings import CommandSettings, PluginSettings, WebhookSettings
 from node.extensions.reports.report import read_document
 from node.files.reading import read_instance
-from node.settings.model import HookSettings, SeriesSettings, Settings, Storage, Web
+from node.settings.model import Settings
+from node.settings.series import SeriesSettings
+from node.settings.storage import Storage
+from node.settings.web import Web
 from node.volume.objects.segmentation import volumes
 from tests import make
 from tests.acceptance.served import until
@@ -70,9 +74,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Se
         web=Web(port=0),
         dicom={"port": 0},  # type: ignore[arg-type]
         hooks={
-            "webhook": HookSettings(url=f"http://127.0.0.1:{server.server_port}/", **common),
-            "command": HookSettings(command=command, **common),
-            "plugin": HookSettings(plugin="lung", **common),
+            "webhook": WebhookSettings(url=f"http://127.0.0.1:{server.server_port}/", **common),
+            "command": CommandSettings(command=command, **common),
+            "plugin": PluginSettings(plugin="lung", **common),
         },
     )
     node = Node(settings)

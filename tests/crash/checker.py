@@ -23,7 +23,7 @@ from node.index.models import Base
 from node.journal.journal import records
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.record import association_end, receipt
-from node.settings.model import OverwritePolicy
+from node.settings.storage import OverwritePolicy
 from tests.crash.journal import Delivery, Journal
 from tests.made_once import IN_POSTGRESQL
 from tests.rows import wait_until_applied

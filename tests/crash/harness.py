@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.failpoints import CONVERTING, RECEIVING, RECOVERING, VARIABLE
-from node.settings.model import OverwritePolicy
+from node.settings.storage import OverwritePolicy
 from tests.acceptance.served import READY
 from tests.crash.checker import Checker, opened
 from tests.crash.journal import Journal, Sender, Sent, new_series

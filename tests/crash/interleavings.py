@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
-from node.settings.model import OverwritePolicy
+from node.settings.storage import OverwritePolicy
 from tests.crash.journal import new_series
 from tests.crash.operators import NAMES, Operators
 from tests.crash.site import Site

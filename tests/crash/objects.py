@@ -33,7 +33,8 @@ from node.control.repository import perform_action
 from node.errors import VoxelnodeError
 from node.failpoints import CONVERTING, UPLOADING
 from node.failpoints import VARIABLE as FAILPOINT
-from node.settings.model import Settings, Storage
+from node.settings.model import Settings
+from node.settings.storage import Storage
 from tests.crash.harness import Campaign, arguments, report, within
 from tests.crash.routes import Node, send_all
 from tests.lying_store import FLIPS, FLIPS_ONCE, ON_WRITING, Lying, lying_store

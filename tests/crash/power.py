@@ -14,7 +14,8 @@ from pathlib import Path
 
 from node.control.repository import Repository
 from node.errors import VoxelnodeError
-from node.settings.model import Settings, Storage
+from node.settings.model import Settings
+from node.settings.storage import Storage
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk, Sync, built, leave, syncs
 from tests.crash.harness import Node, Result, within

@@ -26,7 +26,9 @@ def test_a_kill_leaves_the_old_route_or_the_new_one(tmp_path: Path, point: str) 
     config = tmp_path / "voxelnode.toml"
     for folder in folders.values():
         folder.mkdir()
-    config.write_text("\n".join(f"[destinations.{name}]\nfolder = '{path}'" for name, path in folders.items()))
+    config.write_text(
+        "\n".join(f"[destinations.{name}]\nkind = 'folder'\nfolder = '{path}'" for name, path in folders.items())
+    )
     root, settings = tmp_path / "root", {"VOXELNODE_CONFIG": str(config)}
     where = ("--root", root)
     night = ("routes", "set", "night", "when=instance-stored")

@@ -27,7 +27,8 @@ from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
 from node.settings.convert import Convert
-from node.settings.model import Settings, Storage
+from node.settings.model import Settings
+from node.settings.storage import Storage
 from node.writers.options import WriteOptions, write_options
 from tests.converting import convert_series
 from tests.ingest import indexed, opened_ingest

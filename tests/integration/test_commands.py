@@ -217,7 +217,7 @@ def test_names_of_the_configuration_are_completed(tmp_path: Path) -> None:
     config = tmp_path / "site.toml"
     config.write_text(
         '[peers.PACS]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 104\n'
-        '[hooks.mail]\non = ["study-quiet"]\ncommand = ["true"]\n'
+        '[hooks.mail]\nkind = "command"\non = ["study-quiet"]\ncommand = ["true"]\n'
     )
     whole = get_command(application())
     for words, option, offered in (

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from node.control import checks
-from node.settings.model import IndexSettings, Settings, Storage
+from node.settings.cluster import IndexSettings
+from node.settings.model import Settings
+from node.settings.storage import Storage
 from tests.preloaded import run
 
 HOOK = '[hooks.one]\non = ["volume-written"]\n'
@@ -41,10 +43,13 @@ def check(folder: Path, text: str) -> dict[str, Any]:
             '[peers.CT1]\nae_title = "CT1"\nhost = "ct1"\ntls = true\ntls_ca = "/nowhere/a.pem"',
             "[peers.CT1] tls_ca /nowhere/a.pem of the peer CT1 cannot be loaded: [Errno 2]",
         ),
-        (f'{HOOK}command = ["/nowhere/run"]', "[hooks.one] command: '/nowhere/run' is not an executable file"),
-        (f'{HOOK}url = "https://a/"\nsecret_file = "/nowhere/s"', "[hooks.one] "),
-        (f'{HOOK}url = "https://a/"\nca_file = "/nowhere/s"', "[hooks.one] "),
-        (f'{HOOK}plugin = "nobody"', "[hooks.one] no entry point 'nobody'"),
+        (
+            f'{HOOK}kind = "command"\ncommand = ["/nowhere/run"]',
+            "[hooks.one] command: '/nowhere/run' is not an executable file",
+        ),
+        (f'{HOOK}kind = "webhook"\nurl = "https://a/"\nsecret_file = "/nowhere/s"', "[hooks.one] "),
+        (f'{HOOK}kind = "webhook"\nurl = "https://a/"\nca_file = "/nowhere/s"', "[hooks.one] "),
+        (f'{HOOK}kind = "plugin"\nplugin = "nobody"', "[hooks.one] no entry point 'nobody'"),
         ('[audit]\nsyslog = "tls://log"\nsyslog_ca_file = "/nowhere/a.pem"', "[audit] syslog_ca_file"),
         (
             '[web.oidc]\nissuer = "https://idp"\nclient_id = "x"\nread = ["r"]\nclient_secret_file = "/nowhere/s"',
@@ -116,7 +121,7 @@ def test_a_url_of_an_index_is_examined_without_a_connection(
         "[dicom]\nport = 0\n[web]\nport = 0",
         "[dicom]\nport = 8080\n[web]\nenabled = false",
         '[dicom]\nhost = "127.0.0.2"\nport = 8080',
-        f'{HOOK}command = ["ls"]',
+        f'{HOOK}kind = "command"\ncommand = ["ls"]',
     ],
 )
 def test_what_starts_is_valid(tmp_path: Path, text: str) -> None:
@@ -127,7 +132,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     problems = check(
         tmp_path,
         '[dicom]\nhost = "0.0.0.0"\nport = 8080\ntls_certificate = "/nowhere/a"\n[web]\nhost = "0.0.0.0"\n'
-        f'{HOOK}command = ["/nowhere/run"]\n',
+        f'{HOOK}kind = "command"\ncommand = ["/nowhere/run"]\n',
     )["problems"]
     assert len(problems) == 5
 
@@ -135,18 +140,18 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 def test_every_broken_rule_of_one_table_is_told(tmp_path: Path) -> None:
     problems = check(
         tmp_path,
-        '[hooks.one]\non = ["series-quiet"]\ncommand = ["{path}", "{nothing}"]\nsecret_file = "s"\n'
+        '[hooks.one]\nkind = "command"\non = ["series-quiet"]\ncommand = ["{path}", "{nothing}"]\n'
         'where = "slices > 3"\n'
         '[peers.CT1]\nae_title = "CT1"\ncertificate = "sha256:x"\nconfirm_by_find = true\n',
     )["problems"]
     rules = "\n".join(problems)
     for rule in (
-        "certificate must be sha256:", "confirm_by_find needs host", "secret_file requires url",
+        "certificate must be sha256:", "confirm_by_find needs host",
         "{path} in command is not in messages of series-quiet", "unknown placeholder {nothing}",
         "the program in command must be the same", "where uses slices",
     ):  # fmt: skip
         assert rule in rules
-    assert len(problems) == 7
+    assert len(problems) == 6
 
 
 @pytest.mark.slow

@@ -40,7 +40,8 @@ pytestmark = pytest.mark.slow
 HERE = {"enabled": False, "hook_networks": ["127.0.0.0/8"]}
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 STORED = ["instance-stored"]
-WEBHOOK = {"on": STORED, "url": "https://example.org/"}
+FOLDER = {"kind": "folder", "folder": "/nope"}
+WEBHOOK = {"kind": "webhook", "on": STORED, "url": "https://example.org/"}
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
         tables: dict[str, Any] = {
             "peers": peers,
             "routes": {"r": {"to": ["pacs"], "when": "instance-stored"}},
-            "hooks": {"h": {"on": STORED, "url": receiver.url}},
+            "hooks": {"h": {"kind": "webhook", "on": STORED, "url": receiver.url}},
             "retention": {"days": 5},
             "log": {"level": "error"},
         }
@@ -113,9 +114,12 @@ def test_files_that_are_read_again_are_in_force_at_once_and_a_mistake_anywhere_c
             ({"retention": {"days": -1}}, r"voxelnode.toml: \[retention\] days: -1: must be more than 0"),
             ({"routes": {"r": {"to": ["gone"]}}}, "voxelnode.toml: routes.r: to: 'gone' is neither"),
             ({"routes": {"r": {"to": ["pacs"], "deidentify": "no"}}}, "deidentify"),
-            ({"hooks": {"h": {"on": STORED, "command": ["/nope"]}}}, "/nope"),
+            ({"hooks": {"h": {"kind": "command", "on": STORED, "command": ["/nope"]}}}, "/nope"),
             ({"peers": {}, "routes": {}}, r"without \[peers\], the node accepts every sender"),
-            ({"destinations": {"d": {"folder": "/nope"}}, "routes": {"r": {"to": ["d"]}}}, "needs a restart"),
+            (
+                {"destinations": {"d": {"kind": "folder", "folder": "/nope"}}, "routes": {"r": {"to": ["d"]}}},
+                "needs a restart",
+            ),
         ):
             rewritten(here.root, **{**tables, "retention": {"days": 7}, **wrong})
             with pytest.raises(UsageError, match=words):

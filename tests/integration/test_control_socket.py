@@ -22,7 +22,8 @@ from node.control import control_socket, root
 from node.control.control_socket import ControlServer, NoControlSocket, NotPerformed, request_action
 from node.control.repository import Repository, perform_action
 from node.errors import UsageError, VoxelnodeError
-from node.settings.model import Settings, Storage
+from node.settings.model import Settings
+from node.settings.storage import Storage
 
 WORKING_NODE = """
 import sys, threading
@@ -47,7 +48,8 @@ import sys
 from pathlib import Path
 from node import logs
 from node.control.repository import open_for_import
-from node.settings.model import Settings, Storage
+from node.settings.model import Settings
+from node.settings.storage import Storage
 logs.configure("error")
 with open_for_import(Settings(storage=Storage(root=Path(sys.argv[1]), reserve_bytes=0))):
     print("ready", flush=True)

@@ -30,12 +30,13 @@ NEEDS: dict[Extra, list[tuple[str, str]]] = {
     ],
     "s3": [
         ("storage: url", '[storage]\nurl = "s3://scans"\n'),
-        ("destinations.CLOUD: s3", '[destinations.CLOUD]\ns3 = "s3://scans"\n'),
+        ("destinations.CLOUD: s3", '[destinations.CLOUD]\nkind = "s3"\ns3 = "s3://scans"\n'),
     ],
     "webhooks": [
         (
             "hooks.pipeline: a secret that signs messages",
-            '[hooks.pipeline]\non = ["volume-written"]\nurl = "http://127.0.0.1:9"\nsecret_file = "secret"\n',
+            '[hooks.pipeline]\nkind = "webhook"\non = ["volume-written"]\nurl = "http://127.0.0.1:9"\n'
+            'secret_file = "secret"\n',
         )
     ],
 }

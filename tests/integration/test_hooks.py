@@ -13,6 +13,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
+from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.index.work import deliveries
 from node.index.work.ledger import Lane
 from node.metrics import Metrics
@@ -20,7 +21,8 @@ from node.notify.message import HookMessage
 from node.notify.notifier import HookWorker, Notifier
 from node.receive.ingest import Origin
 from node.retries import jittered_wait_seconds
-from node.settings.model import HookSettings, Settings
+from node.settings.hooks import HookSettings
+from node.settings.model import Settings
 from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root
@@ -39,7 +41,11 @@ def start(root: Root, audit: Audit) -> Iterator[Start]:
     def begin(
         receiver: Receiver | None, on: tuple[str, ...] = ALL, metrics: Metrics | None = None, **options: Any
     ) -> HookWorker:
-        hook = HookSettings(on=on, url=receiver and receiver.url, **options)  # type: ignore[arg-type]
+        hook: HookSettings
+        if receiver is None:
+            hook = CommandSettings(on=on, **options)  # type: ignore[arg-type]
+        else:
+            hook = WebhookSettings(on=on, url=receiver.url, **options)  # type: ignore[arg-type]
         root.index.deliveries.begin("hook", {Lane("hook", "one"): "instance-stored" in on})
         channels.append(channel_of("one", hook))
         rest = audit, "VOXELNODE", root.results, root.clock
@@ -512,7 +518,9 @@ def test_a_slow_hook_holds_up_no_other_and_a_stop_does_not_wait_for_it(root: Roo
     never = threading.Event()
     with Receiver(lambda received: Answer(after=never)) as slow, Receiver() as quick:
         hooks = {
-            name: HookSettings(on=("instance-stored",), url=one.url) for name, one in (("slow", slow), ("quick", quick))
+            name: WebhookSettings(on=("instance-stored",), url=one.url)
+            for name, one in (("slow", slow), ("quick", quick))
+            for name, one in (("slow", slow), ("quick", quick))
         }
         notifier = Notifier(Settings(hooks=hooks), root.index, Metrics(), audit, root.results)
         notifier.start()

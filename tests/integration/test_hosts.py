@@ -26,6 +26,7 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
+from node.extensions.channels.settings import WebhookSettings
 from node.extensions.postgresql import engine as postgresql
 from node.extensions.postgresql.hosts import Forgotten, HostRepository, Member
 from node.extensions.postgresql.membership import ACTIVITY_SECONDS, LeaseWatch, Membership, digests
@@ -46,7 +47,8 @@ from node.lifecycle.clock import uptime
 from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
 from node.settings.convert import Convert
-from node.settings.model import HookSettings, RetentionSettings, Settings
+from node.settings.model import Settings
+from node.settings.series import RetentionSettings
 from tests import make
 from tests.acceptance.served import until
 from tests.ingest import opened_ingest
@@ -422,7 +424,7 @@ def test_hosts_that_differ_say_so_and_nothing_is_deleted_meanwhile(hosts: Hosts,
 
 
 def test_what_differs_between_machines_is_no_different_configuration(tmp_path: Path) -> None:
-    hook = HookSettings(on=["series-failed"], url="https://a.example.org", secret_file=tmp_path / "one")
+    hook = WebhookSettings(on=["series-failed"], url="https://a.example.org", secret_file=tmp_path / "one")
     one = Settings(hooks={"h": hook}, convert=Convert(workers=1))
     other = Settings(hooks={"h": hook.model_copy(update={"secret_file": tmp_path / "two"})}, convert=Convert(workers=4))
     assert digests(one) == digests(other) != digests(Settings())

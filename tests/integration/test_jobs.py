@@ -16,6 +16,7 @@ import pytest
 
 from node.audit.audit_log import Audit
 from node.errors import OutOfResources, ResultRefused
+from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.extensions.results import intake
 from node.extensions.results.intake import JobExpiry
 from node.extensions.results.rows import ReadResults, ResultRepository
@@ -24,7 +25,6 @@ from node.index.work.ledger import Lane
 from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.notifier import HookWorker
-from node.settings.model import HookSettings
 from tests import make
 from tests.acceptance.served import until
 from tests.integration.conftest import Root
@@ -46,7 +46,7 @@ def begin(root: Root, audit: Audit) -> Iterator[Begin]:
 
     def begin_hook(name: str, on: Sequence[str] = ("series-quiet",), script: str = WRITE, **options: Any) -> HookWorker:
         by = options if "url" in options else {"command": ("/bin/sh", "-c", script, "{out}"), **options}
-        hook = HookSettings(on=on, results=True, **by)  # type: ignore[arg-type]
+        hook = (WebhookSettings if "url" in by else CommandSettings)(on=on, results=True, **by)
         names[Lane("hook", name)] = False
         root.index.deliveries.begin("hook", names)
         channels.append(channel_of(name, hook))
@@ -344,4 +344,4 @@ def test_a_receiver_that_reported_before_it_was_heard_is_not_asked_again(root: R
 )
 def test_a_hook_that_could_give_no_results_is_refused(keys: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)):
-        HookSettings(**keys)
+        (WebhookSettings if "url" in keys else CommandSettings)(**keys)

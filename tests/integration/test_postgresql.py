@@ -54,8 +54,10 @@ from node.index.nouns.studies import StudyFilter
 from node.index.nouns.terms import Terms
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.metrics import Metrics
+from node.settings.cluster import IndexSettings
 from node.settings.convert import Convert
-from node.settings.model import IndexSettings, JournalSettings, Settings, Storage
+from node.settings.model import Settings
+from node.settings.storage import JournalSettings, Storage
 from node.writers.options import write_options
 from tests import make, several_writers
 from tests.acceptance.served import until

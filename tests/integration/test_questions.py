@@ -15,7 +15,8 @@ from node.dicom.uids import STUDY_ROOT_FIND, VERIFICATION
 from node.extensions.peers.asking import Asking, Questioner
 from node.index.work.ledger import Ended, Work
 from node.receive.ingest import Origin
-from node.settings.model import Peer, Settings
+from node.settings.model import Settings
+from node.settings.peers import Peer
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_lifecycle import due, events, settle, the_series, verdict

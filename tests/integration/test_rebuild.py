@@ -21,7 +21,8 @@ from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
 from node.index.models import Base
 from node.index.nouns import received as batches
 from node.index.work.ledger import Lane
-from node.settings.model import Settings, Storage
+from node.settings.model import Settings
+from node.settings.storage import Storage
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series

@@ -13,7 +13,8 @@ from node.control.care import check_repository
 from node.control.repository import Repository
 from node.lifecycle.fsck import Finding
 from node.receive.apply import Applier
-from node.settings.model import OverwritePolicy, Settings
+from node.settings.model import Settings
+from node.settings.storage import OverwritePolicy
 from tests.crash.journal import Sent, new_series
 from tests.ingest import received, served
 from tests.made_once import put_index_back, save_index

@@ -22,7 +22,8 @@ from node.index.nouns.shares import Share, ShareRepository
 from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
 from node.receive.ingest import Origin
-from node.settings.model import RetentionSettings, Settings
+from node.settings.model import Settings
+from node.settings.series import RetentionSettings
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
 

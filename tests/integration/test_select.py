@@ -15,7 +15,8 @@ from node.metrics import Metrics
 from node.receive.ingest import Origin
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
-from node.settings.model import RetentionSettings, Settings
+from node.settings.model import Settings
+from node.settings.series import RetentionSettings
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root

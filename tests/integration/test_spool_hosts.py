@@ -30,8 +30,11 @@ from node.index.nouns.records import InstanceFile, Outcome
 from node.lifecycle.scrub import Scrub
 from node.receive.conflicts import NotDecidable, compared
 from node.receive.stored_files import report_damage
+from node.settings.cluster import ClusterSettings, IndexSettings
 from node.settings.convert import Convert
-from node.settings.model import ClusterSettings, IndexSettings, SeriesSettings, Settings, Storage
+from node.settings.model import Settings
+from node.settings.series import SeriesSettings
+from node.settings.storage import Storage
 from tests import make
 from tests.integration.conftest import bring, data_set_bytes
 from tests.peers import Pacs

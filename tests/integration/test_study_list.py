@@ -14,7 +14,8 @@ from node.control.repository import Repository
 from node.index.database import reading
 from node.index.nouns import studies
 from node.index.nouns.studies import StudyFilter, StudyOrder
-from node.settings.model import Settings, Storage
+from node.settings.model import Settings
+from node.settings.storage import Storage
 from tests import make
 from tests.integration.conftest import bring
 

@@ -16,7 +16,7 @@ from lxml import etree
 from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.errors import UsageError
 from node.extensions.syslog.collector import TlsSyslog, opened
-from node.settings.model import AuditSettings
+from node.settings.log import AuditSettings
 from tests.unit.audit.test_audit_log import lines, tell
 
 SECONDS = 30

@@ -64,7 +64,7 @@ EVERYTHING = {
     "web": {"port": 0},
     "peers": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 9, "confirm_by_find": True}},
     "retention": {"days": 30},
-    "hooks": {"nobody": {"on": ["instance-stored", "study-quiet"], "url": "http://127.0.0.1:9/"}},
+    "hooks": {"nobody": {"kind": "webhook", "on": ["instance-stored", "study-quiet"], "url": "http://127.0.0.1:9/"}},
 }
 """A configuration that has every background service."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node.association import admission
-from node.settings.model import Peer
+from node.settings.peers import Peer
 from tests.make import instance
 from tests.protocol.conftest import Raw, Running, associate, associate_rq, echo_seconds, pdu, until
 

@@ -19,7 +19,7 @@ from node.association.outgoing import encoded
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.extensions.commitment import commitment
 from node.receive.stored_files import report_damage
-from node.settings.model import Peer
+from node.settings.peers import Peer
 from tests.make import corrected, ct_series
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from pydicom import FileDataset
 
-from node.settings.model import Peer
+from node.settings.peers import Peer
 from tests.make import ct_series
 from tests.protocol.conftest import (
     DEADLINE_SECONDS,

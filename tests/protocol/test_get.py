@@ -13,7 +13,7 @@ from pynetdicom import AE, evt
 from node.association.client.association import Address
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.extensions.peers.get import GetFailed, RetrieveTarget, get
-from node.settings.model import Dicom
+from node.settings.peers import Dicom
 from tests.make import ct_series
 from tests.protocol.conftest import Running
 

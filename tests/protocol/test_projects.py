@@ -15,7 +15,7 @@ from pynetdicom import build_context
 from node.dicom import uids
 from node.extensions.projects.rows import ProjectRepository
 from node.index.nouns.projects import Content
-from node.settings.model import READING_VERBS, Peer
+from node.settings.peers import READING_VERBS, Peer
 from tests.make import ct_series
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate, identifier
 from tests.protocol.test_retrieve import Destination, counts, get, move, start_destination, stored

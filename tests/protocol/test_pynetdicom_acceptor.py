@@ -15,7 +15,7 @@ from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformati
 
 from node.audit.audit_log import Audit
 from node.errors import UsageError
-from node.settings.model import Peer
+from node.settings.peers import Peer
 from tests.make import ct_series
 from tests.protocol.conftest import (
     DEADLINE_SECONDS,

@@ -10,7 +10,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPIPHTJ2KReferencedDeflate
 from pynetdicom import build_context
 
-from node.settings.model import Peer
+from node.settings.peers import Peer
 from tests import make
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,

@@ -34,7 +34,7 @@ from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET,
 from node.extensions.peers.get import RetrieveTarget
 from node.extensions.peers.get import get as get_into
 from node.index.search.finder import QueryRefused
-from node.settings.model import Dicom, Peer
+from node.settings.peers import Dicom, Peer
 from tests.make import ct_series, instance, mr_series, rgb_capture
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,

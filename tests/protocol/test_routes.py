@@ -22,12 +22,15 @@ from node.children.decoder import Decoder
 from node.extensions.deidentify.pseudonyms import new_key_file
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.extensions.destinations.bucket import MAX_WHOLE_BYTES
+from node.extensions.destinations.settings import BucketSettings, DicomwebSettings, FolderSettings
 from node.index.database import work_loop
 from node.index.work.routes import lane_to
 from node.receive.ingest import Announced, Origin
 from node.routing.router import Router
 from node.routing.worker import RouteWorker
-from node.settings.model import Destination, Dicom, Peer, Route, Settings
+from node.settings.model import Settings
+from node.settings.peers import Dicom, Peer
+from node.settings.routes import Destination, Route
 from tests import make
 from tests.ingest import indexed
 from tests.object_store import object_store
@@ -333,7 +336,7 @@ def test_copies_are_changed_on_their_way_and_the_archive_keeps_what_came(
         "all": Route(when="series-quiet", to=("PACS",), **changes),  # type: ignore[arg-type]
         "files": Route(when="series-quiet", to=("SHARE",), confirm=True, **changes),  # type: ignore[arg-type]
     }
-    node = source(routes, pacs.port, {"SHARE": Destination(folder=folder)})
+    node = source(routes, pacs.port, {"SHARE": FolderSettings(folder=folder)})
     series = CT(2)
     for ds in series:
         ds.PatientID, ds.StudyDescription, ds.SeriesDescription = "../../etc", "secret", "a/b"
@@ -424,7 +427,7 @@ def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_wit
     keys.write_text("[default]\naws_access_key_id = AKIATEST\naws_secret_access_key = hidden\n")
     with object_store() as store, Receiver(lambda received: Answer(503)) as busy:
         destinations = {
-            name: Destination(s3="s3://scans/node/one", endpoint=url, credentials_file=keys, region="us-east-1")
+            name: BucketSettings(s3="s3://scans/node/one", endpoint=url, credentials_file=keys, region="us-east-1")
             for name, url in (("BUCKET", store.url), ("BUSY", busy.url.removesuffix("/told")))
         }
         routes = {
@@ -576,7 +579,7 @@ def test_a_web_server_gets_many_instances_in_a_request_and_its_answer_counts_for
     source: Callable[..., Source],
 ) -> None:
     with Stow() as web:
-        cloud = {"CLOUD": Destination(url=web.url, timeout_seconds=5)}
+        cloud = {"CLOUD": DicomwebSettings(url=web.url, timeout_seconds=5)}
         routes = {"all": Route(when="instance-stored", to=("CLOUD",), attempts=3)}
         node = source(routes, destinations=cloud)
         name = "all/CLOUD"
@@ -638,7 +641,7 @@ def test_what_is_deleted_or_in_the_way_while_it_waits_holds_nothing_else(
     folder = tmp_path / "out"
     folder.mkdir()
     routes = {"files": Route(when="instance-stored", to=("SHARE",), attempts=1)}
-    node = source(routes, destinations={"SHARE": Destination(folder=folder, layout="archive")})
+    node = source(routes, destinations={"SHARE": FolderSettings(folder=folder, layout="archive")})
     gone, hindered, fine = CT(1), CT(1), CT(2)
     node.take(gone + hindered + fine)
     [path] = [row["path"] for row in node.node.rows() if row["sop_instance_uid"] == hindered[0].SOPInstanceUID]

@@ -17,7 +17,7 @@ from pynetdicom import AE, build_context
 from node.audit.audit_log import Audit
 from node.dicom.uids import STUDY_ROOT_FIND
 from node.errors import UsageError
-from node.settings.model import Peer
+from node.settings.peers import Peer
 from tests.make import ct_series
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,

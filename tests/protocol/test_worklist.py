@@ -32,7 +32,7 @@ from node.extensions.worklist.entries import checked, model_of, scheduled_step
 from node.extensions.worklist.performed_rows import PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
-from node.settings.model import Peer
+from node.settings.peers import Peer
 from tests.make import dataset
 from tests.protocol.conftest import Acceptor, Running, associate
 

@@ -103,7 +103,7 @@ def test_nothing_leaks_from_what_routes_send_and_from_what_downloads_contain(cor
     sent.mkdir()
     tables = {
         "deidentify": {"trial": how | {"clean": ["descriptors"]}},
-        "destinations": {"SHARE": {"folder": sent}},
+        "destinations": {"SHARE": {"kind": "folder", "folder": sent}},
         "routes": {"out": {"when": "instance-stored", "to": ["SHARE"], "deidentify": "trial"}},
     }
     site = open_site(tmp_path / "root", tables)

@@ -176,8 +176,8 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
             "peers": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}, "ct": {"ae_title": "CT1"}},
             "routes": {"night": {"to": ["pacs"], "where": "modality == 'CT'"}},
             "hooks": {
-                "bell": {"on": ["instance-stored"], "command": ["/bin/true"]},
-                "mute": {"on": ["instance-stored"], "command": ["/bin/false"]},
+                "bell": {"kind": "command", "on": ["instance-stored"], "command": ["/bin/true"]},
+                "mute": {"kind": "command", "on": ["instance-stored"], "command": ["/bin/false"]},
             },
         },
     )

@@ -118,7 +118,8 @@ def test_peers_routes_and_hooks_are_set_and_removed_in_the_browser_while_the_nod
                 },
                 "hooks": {
                     "mail": {
-                        "on": ["instance-stored"], "where": 'modality == "MR"', "url": receiver.url, "secret": SECRET,
+                        "kind": "webhook", "on": ["instance-stored"], "where": 'modality == "MR"',
+                        "url": receiver.url, "secret": SECRET,
                     },
                 },
             }  # fmt: skip

@@ -19,8 +19,9 @@ from pydicom.uid import EncapsulatedPDFStorage
 
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.pseudonyms import Patient, read_keys
+from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.index.nouns.accounts import Role
-from node.settings.model import Destination, Route
+from node.settings.routes import Route
 from tests import make
 from tests.leaks import leaks
 from tests.preloaded import run
@@ -194,7 +195,7 @@ def test_two_nodes_and_a_command_make_the_same_of_an_instance_and_nothing_else_l
 ) -> None:
     there, folder = start_site(tables(key)), tmp_path / "out"
     folder.mkdir()
-    destinations = {"CLOUD": Destination(url=f"{there.url}/dicom-web"), "SHARE": Destination(folder=folder)}
+    destinations = {"CLOUD": DicomwebSettings(url=f"{there.url}/dicom-web"), "SHARE": FolderSettings(folder=folder)}
     route = Route(when="instance-stored", to=("CLOUD", "SHARE"), confirm=True, deidentify="trial")
     sender = start_site(tables(key, destinations=destinations, routes={"up": route}))
     run_routes(sender, "up/CLOUD", "up/SHARE")

@@ -28,7 +28,7 @@ from node.extensions.oidc.identity_provider import (
     claim_at,
 )
 from node.index.nouns.accounts import Role
-from node.settings.model import Oidc
+from node.settings.web import Oidc
 from node.web.errors import ProviderUnavailable, SignInFailed
 from tests import make
 from tests.web.conftest import PASSWORD, Site

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from node.index.nouns.accounts import Role
-from node.settings.model import Web
+from node.settings.web import Web
 from tests import make
 from tests.web.conftest import Site
 from tests.web.mixed import sample

@@ -11,17 +11,18 @@ import pytest
 
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
+from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.index.nouns.accounts import Role
 from node.index.work.routes import lane_to
 from node.routing.router import Router
-from node.settings.model import Destination, Route
+from node.settings.routes import Route
 from node.web.api.models import RouteResource
 from tests import make
 from tests.web.conftest import Site
 
 
 def route_of(there: str, tokens: Path | None = None, **keys: Any) -> dict[str, Any]:
-    web = Destination(url=f"{there}/dicom-web", token_file=tokens)
+    web = DicomwebSettings(url=f"{there}/dicom-web", token_file=tokens)
     return {"destinations": {"CLOUD": web}, "routes": {"up": Route(when="instance-stored", to=("CLOUD",), **keys)}}
 
 
@@ -128,7 +129,7 @@ def test_a_damaged_instance_is_a_dead_letter_and_the_others_arrive(
 def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_waits_for_it(
     start_site: Callable[..., Site], tmp_path: Path
 ) -> None:
-    folders = {name: Destination(folder=tmp_path / name, layout="archive") for name in ("one", "two")}
+    folders = {name: FolderSettings(folder=tmp_path / name, layout="archive") for name in ("one", "two")}
     for folder in folders:
         (tmp_path / folder).mkdir()
     keys: dict[str, Any] = {"when": "instance-stored", "confirm": True, "delete_confirmed": True}

@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 from node.errors import UsageError
 from node.index.nouns.accounts import Role
 from node.logs import ALLOWED_FIELDS
-from node.settings.model import Web
+from node.settings.web import Web
 from node.web import middleware, server
 from node.web.headers import HEADERS
 from node.web.server import WebServer

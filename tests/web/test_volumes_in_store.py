@@ -13,6 +13,7 @@ import pytest
 
 from node.extensions.bids.content import NiftiCopy
 from node.extensions.bids.sources import IndexSource
+from node.extensions.channels.settings import CommandSettings
 from node.extensions.object_store.remote import fetching
 from node.extensions.object_store.stores import configured_store
 from node.extensions.object_store.uploads import Uploads
@@ -20,7 +21,6 @@ from node.extensions.projects.export import export
 from node.index.database.reading import reading
 from node.index.work.ledger import Lane
 from node.notify.notifier import HookWorker
-from node.settings.model import HookSettings
 from tests import make
 from tests.receivers import channel_of
 from tests.web.conftest import Site, open_site
@@ -102,7 +102,7 @@ def test_hooks_data_sets_and_exports_fetch_what_they_read(far: Far, tmp_path: Pa
     site, made, stored = far
     archive, index = site.store.archive, site.store.index
     now = [index.now()]
-    hook = HookSettings(on=("volume-written",), command=("cp", "-r", "{folder}", str(tmp_path / "copy")))
+    hook = CommandSettings(on=("volume-written",), command=("cp", "-r", "{folder}", str(tmp_path / "copy")))
     worker = HookWorker(
         "copy", hook, channel_of("copy", hook), index, site.store.metrics, site.store.audit, "VOXELNODE",
         site.store.results, lambda: now[0], held=archive.held,

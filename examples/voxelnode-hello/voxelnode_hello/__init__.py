@@ -1,8 +1,9 @@
-"""An extension of voxelnode that greets: a command, a table of the configuration, a service and a route of REST."""
+"""An extension of voxelnode that greets: a command, a section of the configuration, a service, a route of REST, and a
+kind of destinations and of hooks."""
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Parts, Router, Running, Table
+from node.hookspecs import Command, Extension, Kind, Parts, Router, Running, Table
 
 
 class _Hello(Extension):
@@ -10,6 +11,10 @@ class _Hello(Extension):
     commands = (Command("hello", "Look", "voxelnode_hello.command:hello", ("voxelnode hello",)),)
     tables = (Table("hello", "voxelnode_hello.settings:HelloSettings"),)
     routers = (Router("rest", "voxelnode_hello.rest:router"),)
+    destinations = (
+        Kind("greetings", "voxelnode_hello.settings:GreetingsDestination", "voxelnode_hello.greetings:destination"),
+    )
+    hooks = (Kind("greetings", "voxelnode_hello.settings:GreetingsHook", "voxelnode_hello.greetings:channel"),)
 
     def run(self, node: Parts) -> Running:
         from voxelnode_hello.service import Greeter

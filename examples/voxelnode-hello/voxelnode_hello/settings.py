@@ -1,11 +1,14 @@
-"""``[hello]`` of the configuration."""
+"""``[hello]`` of the configuration, and tables of the kind greetings."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
+from node.settings.hooks import HookSettings
+from node.settings.routes import Destination
 from node.settings.section import SettingsSection
 
 
@@ -19,3 +22,17 @@ class HelloSettings(SettingsSection):
     def greeting(self) -> str:
         """What everybody says who greets."""
         return f"hello, {self.name}"
+
+
+class GreetingsDestination(Destination):
+    """[destinations.NAME]: a file that gets a line for each instance."""
+
+    kind: Literal["greetings"] = "greetings"
+    file: Path = Field(description="file of the lines")
+
+
+class GreetingsHook(HookSettings):
+    """[hooks.NAME]: a file that gets a line for each message."""
+
+    kind: Literal["greetings"] = "greetings"
+    file: Path = Field(description="file of the lines")

@@ -45,7 +45,8 @@ from node.dicom.status import SUCCESS
 from node.dicom.uids import APPLICATION_CONTEXT, VERIFICATION
 from node.errors import PeerFailed, UsageError, VoxelnodeError, meant
 from node.reach import OutOfReach, Reach, reach_of
-from node.settings.model import Peer, Settings
+from node.settings.model import Settings
+from node.settings.peers import Peer
 from node.tls import failure_reason
 
 MAXIMUM_CONTEXTS = 128

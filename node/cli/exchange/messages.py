@@ -20,7 +20,8 @@ from node.errors import UsageError, VoxelnodeError, nearest, with_last_line
 
 if TYPE_CHECKING:
     from node.notify.message import HookMessage
-    from node.settings.model import HookEvent, HookSettings, Settings
+    from node.settings.hooks import HookEvent, HookSettings
+    from node.settings.model import Settings
 
 hooks = Commands(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
 routes = Commands(help="Inspect, add, pause and retry routes to other nodes.", no_args_is_help=True)
@@ -133,10 +134,10 @@ def try_(
         opened.callback(channel.close)
         folder = settings.storage.root if series is not None else opened.enter_context(sample_root(settings))
         message, misfits = _test_message(folder, settings, hook, wanted, series)
-        if series is not None and hook.url is None:
+        if series is not None and hook.is_here:
             message = opened.enter_context(_with_files(message, root))
         out = None
-        if hook.results and hook.url is None:
+        if hook.results and hook.is_here:
             out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
             message = with_job(message, "test", "", "", out)
         try:

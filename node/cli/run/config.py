@@ -125,7 +125,7 @@ def init(
     from node.control.root import make_root
     from node.settings import DEFAULT_FILE
     from node.settings.example import as_toml, example_toml
-    from node.settings.model import Storage
+    from node.settings.storage import Storage
 
     file, text = folder / DEFAULT_FILE, example_toml()
     if root is not None:

@@ -18,7 +18,8 @@ from node.cli.run.serve import stop_at_signal
 from node.durable import locked
 
 if TYPE_CHECKING:
-    from node.settings.model import Dicom, Settings
+    from node.settings.model import Settings
+    from node.settings.peers import Dicom
 
 SECONDS_TO_LOCK = 600.0
 """Age from which a folder without a lock is one that was left: that of a new one is taken when its node is made."""
@@ -60,7 +61,10 @@ def sitting_settings(root: Path, dicom: Dicom, quiet_seconds: float, without: tu
 
     `without`: extensions that are switched off.
     """
-    from node.settings.model import ExtensionsSettings, SeriesSettings, Settings, Storage, Web
+    from node.settings.model import ExtensionsSettings, Settings
+    from node.settings.series import SeriesSettings
+    from node.settings.storage import Storage
+    from node.settings.web import Web
 
     return Settings(
         storage=Storage(root=root, reserve_bytes=0),

@@ -15,7 +15,9 @@ from node.extensions.administration.own import require_session
 from node.extensions.pages.rendering import SEE_OTHER, fragment, page
 from node.index.database.reading import ReadIndex
 from node.index.work.routes import outstanding
-from node.settings.model import HookEvent, Settings, Verb
+from node.settings.hooks import HookEvent
+from node.settings.model import Settings
+from node.settings.peers import Verb
 from node.web import actions
 from node.web.access import AdminCall, Call
 from node.web.errors import ResourceNotFound

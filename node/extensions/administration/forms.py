@@ -13,8 +13,13 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, Field
 
 from node.errors import UsageError
-from node.settings.model import HookEvent, HookSettings, RetentionSettings, Route, RouteEvent, Settings, Verb
+from node.registry import sections_of
+from node.settings.hooks import HookEvent
+from node.settings.model import Settings
+from node.settings.peers import Verb
+from node.settings.routes import Route, RouteEvent
 from node.settings.section import SettingsSection
+from node.settings.series import RetentionSettings
 
 _NAMES = re.compile(r"[,\s]+")
 """What is between the networks of a peer in its form."""
@@ -106,7 +111,7 @@ class HookForm(Form):
             "where": self.where.strip() or None,
             "secret": "" if self.no_secret else self.secret.strip() or None,
         }
-        return _chosen(values, HookSettings)
+        return _chosen(values, sections_of("hooks")["webhook"])
 
 
 class RulesForm(Form):
@@ -135,7 +140,7 @@ class RulesForm(Form):
 def choices(settings: Settings) -> dict[str, Any]:
     """Return what the form of a route offers."""
     fields = {key: get_args(Route.model_fields[key].annotation) for key in ("priority", "transfer_syntax")}
-    targets, others = [*settings.receivers, *settings.datasets], list(settings.routes)
+    targets, others = [*settings.destinations, *settings.called_peers], list(settings.routes)
     return {"targets": targets, "events": get_args(RouteEvent), "others": others, **fields}
 
 

@@ -16,7 +16,8 @@ from node.hookspecs import Action, OpenedRoot
 from node.notify.channel import NotDelivered, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
 from node.notify.notifier import export_line
-from node.settings.model import HookSettings, Settings
+from node.settings.hooks import HookSettings
+from node.settings.model import Settings
 
 TESTED_SERIES = 100
 """Newest series, of which a test takes the first that has what the event needs."""
@@ -72,7 +73,7 @@ def _delivered(settings: Settings, name: str, message: HookMessage) -> str | Non
     """Deliver a test message; return why it was not accepted, or None. Results are thrown away."""
     hook = settings.hooks[name]
     with ExitStack() as opened, closing(hook_channel(settings, name)) as channel:
-        if hook.results and hook.url is None:
+        if hook.results and hook.is_here:
             out = opened.enter_context(TemporaryDirectory(prefix="voxelnode-test-"))
             message = with_job(message, "test", "", "", out)
         try:

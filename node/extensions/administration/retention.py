@@ -13,7 +13,7 @@ from node.extensions.administration.own import require_session
 from node.extensions.pages.rendering import SEE_OTHER, page
 from node.lifecycle.retention import due_now
 from node.settings.load import Configuration
-from node.settings.model import RetentionSettings
+from node.settings.series import RetentionSettings
 from node.web.access import AdminCall
 from node.web.audit_trail import of_study
 

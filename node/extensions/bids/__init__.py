@@ -6,7 +6,13 @@ the plan, and `export` does all of it for the index of a root.
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Key, Router
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from node.hookspecs import Command, Extension, Kind, Router
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
 
 
 class _Bids(Extension):
@@ -25,9 +31,15 @@ class _Bids(Extension):
             ),
         ),
     )
-    destinations = (Key("bids", f"{__name__}.routes:DATASETS"),)
+    destinations = (Kind("bids", f"{__name__}.settings:DatasetSettings", f"{__name__}.routes:DATASETS"),)
     routers = (Router("pages", f"{__name__}.grid:router"),)
     templates = __name__
+
+    def mistakes(self, settings: Settings) -> Iterator[str]:
+        if any(destination.kind == "bids" for destination in settings.destinations.values()):
+            from node.extensions.bids.settings import mistakes_of_datasets
+
+            yield from mistakes_of_datasets(settings)
 
 
 EXTENSION = _Bids()

@@ -25,6 +25,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter, Report
 from node.extensions.bids.rules import Rules, read_rules
+from node.extensions.bids.settings import DatasetSettings
 from node.extensions.bids.sources import STILL_OPEN, IndexSource, Source
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms, read_map
 from node.extensions.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
@@ -35,7 +36,7 @@ from node.index.work.ledger import REASON_LENGTH, Ended
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Outcome
 from node.routing.held import HeldWorker
-from node.settings.model import Destination, Route
+from node.settings.routes import Destination, Route
 
 log = structlog.get_logger()
 
@@ -53,17 +54,17 @@ class Described:
     key: PseudonymKey
 
 
-def described(destination: Destination, root: Path) -> Described:
+def described(destination: DatasetSettings, root: Path) -> Described:
     """Read the files of a data set; make the key in the root if it is missing.
 
     Raises UsageError: see `check_dataset`.
     """
     rules = check_dataset(destination)
     key = read_keys(destination.key)[0] if destination.key is not None else made_key(root / KEY_FILE)
-    return Described((destination.bids or Path()).absolute(), rules, key)
+    return Described(destination.bids.absolute(), rules, key)
 
 
-def check_dataset(destination: Destination) -> Rules:
+def check_dataset(destination: DatasetSettings) -> Rules:
     """Return the rules of a data set.
 
     Raises UsageError: the rules, the table of subjects or the key cannot be used; the message names the file.
@@ -216,13 +217,16 @@ class _Datasets:
     """See `node.hookspecs.DestinationKind`."""
 
     def check(self, destination: Destination) -> None:
+        assert isinstance(destination, DatasetSettings)
         check_dataset(destination)
 
     def events(self, route: Route) -> Collection[LedgerEvent]:
         return events_of(route)
 
     def worker(self, parts: RouteParts) -> DatasetWorker:
-        return DatasetWorker(parts, described(parts.settings.destinations[parts.destination], parts.archive.root))
+        destination = parts.settings.destinations[parts.destination]
+        assert isinstance(destination, DatasetSettings)
+        return DatasetWorker(parts, described(destination, parts.archive.root))
 
 
 DATASETS = _Datasets()

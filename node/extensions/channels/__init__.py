@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from node.extras import lacking
-from node.hookspecs import Extension, Key
+from node.hookspecs import Extension, Kind
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -16,16 +16,24 @@ class _Channels(Extension):
     """What `[hooks.NAME]` names."""
 
     name = "channels"
-    channels = (
-        Key("url", f"{__name__}.webhook:opened"),
-        Key("command", f"{__name__}.command:opened"),
-        Key("plugin", f"{__name__}.plugins:opened"),
+    hooks = (
+        Kind("webhook", f"{__name__}.settings:WebhookSettings", f"{__name__}.webhook:opened"),
+        Kind("command", f"{__name__}.settings:CommandSettings", f"{__name__}.command:opened"),
+        Kind("plugin", f"{__name__}.settings:PluginSettings", f"{__name__}.plugins:opened"),
     )
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
-        for name, hook in settings.hooks.items():
-            if hook.url is not None and (hook.secret_file or hook.secret):
+        webhooks = {name: hook for name, hook in settings.hooks.items() if hook.kind == "webhook"}
+        if not webhooks:
+            return
+        from node.extensions.channels.settings import WebhookSettings
+
+        for name, hook in webhooks.items():
+            assert isinstance(hook, WebhookSettings)
+            if hook.secret_file or hook.secret:
                 yield from lacking(f"hooks.{name}: a secret that signs messages", "webhooks")
+            if hook.results and not settings.web.enabled:
+                yield f"hooks.{name}: a webhook gives its results over HTTP: [web] enabled must be true"
 
 
 EXTENSION = _Channels()

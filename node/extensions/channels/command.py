@@ -18,10 +18,11 @@ from pathlib import PurePath
 from time import monotonic
 
 from node.errors import UsageError
+from node.extensions.channels.settings import PLACEHOLDER, PLACEHOLDERS, CommandSettings
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import ENVIRONMENT_PREFIX, Delivered, NotDelivered
 from node.notify.message import HookMessage
-from node.settings.model import PLACEHOLDER, PLACEHOLDERS, Settings
+from node.settings.model import Settings
 
 OUTPUT_BYTES = 4000
 """Bytes kept from the end of a command's output."""
@@ -37,7 +38,7 @@ _HARMLESS_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 class HookCommand:
     """Run a program once for each message; exit status 0 means that the message is delivered.
 
-    `arguments`: the program and its arguments, which may contain placeholders (`node.settings.model.PLACEHOLDERS`).
+    `arguments`: the program and its arguments, which may contain placeholders (`PLACEHOLDERS`).
     `timeout_seconds`: time after which the process group of the program is killed. Raises UsageError if the program is
     not an executable file.
     """
@@ -174,4 +175,5 @@ def _waited(process: subprocess.Popen[bytes], seconds: float) -> None:
 def opened(settings: Settings, name: str) -> HookCommand:
     """Return the command of a hook. See `node.hookspecs.OpenChannel`."""
     hook = settings.hooks[name]
+    assert isinstance(hook, CommandSettings)
     return HookCommand(hook.command, hook.timeout_seconds)

@@ -19,6 +19,7 @@ from node.child_process.child import Child, ChildDied
 from node.child_process.messages import ChildCancelled, ChildLate
 from node.child_process.serving import Channel
 from node.errors import UsageError, type_and_location
+from node.extensions.channels.settings import PluginSettings
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
@@ -160,4 +161,5 @@ def _called(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) 
 def opened(settings: Settings, name: str) -> Plugin:
     """Return the plugin of a hook. See `node.hookspecs.OpenChannel`."""
     hook = settings.hooks[name]
-    return Plugin(hook.plugin or "", hook.timeout_seconds)
+    assert isinstance(hook, PluginSettings)
+    return Plugin(hook.plugin, hook.timeout_seconds)

@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 
 from node.errors import UsageError
+from node.extensions.channels.settings import WebhookSettings
 from node.index.database.work_loop import Interrupted
 from node.notify.channel import Delivered, NotDelivered
 from node.notify.message import HookMessage
@@ -113,13 +114,14 @@ def secret_in(text: str) -> bytes:
 def opened(settings: Settings, name: str) -> Webhook:
     """Return the webhook of a hook. See `node.hookspecs.OpenChannel`."""
     hook = settings.hooks[name]
+    assert isinstance(hook, WebhookSettings)
     secret = read_secret(hook.secret_file) if hook.secret_file is not None else None
     if hook.secret is not None:
         try:
             secret = secret_in(hook.secret)
         except ValueError:
             raise UsageError(f"the secret must be {_SECRET}: `openssl rand -base64 32` makes one") from None
-    return Webhook(hook.url or "", hook.timeout_seconds, secret, hook.ca_file, reach_of(settings, f"hooks.{name}"))
+    return Webhook(hook.url, hook.timeout_seconds, secret, hook.ca_file, reach_of(settings, f"hooks.{name}"))
 
 
 BODY_BYTES = 65536

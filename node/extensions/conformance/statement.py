@@ -40,7 +40,10 @@ from node.extensions.dicomweb.qido import DEFAULTS
 from node.extensions.peers.get import COMPRESSED
 from node.receive.ingest import MAXIMUM_BYTES
 from node.registry import enabled, resolve
-from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
+from node.settings.log import AuditSettings
+from node.settings.model import Settings
+from node.settings.peers import Dicom, Peer
+from node.settings.web import Web
 from node.tls import BCP_195_SUITES
 from node.version import __version__
 from node.volume.read.transfer_syntaxes import can_decode

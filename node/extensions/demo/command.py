@@ -92,7 +92,7 @@ def _demonstrate(folder: Path, is_left: bool, stays: bool, opens: bool, json: bo
 
     from node import logs
     from node.control.node import Node
-    from node.settings.model import Dicom
+    from node.settings.peers import Dicom
 
     logs.configure_command()
     settings = sitting_settings(folder, Dicom(host="127.0.0.1", port=0), QUIET_SECONDS)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from node.archive.base import StoreAway
 from node.errors import UsageError
 from node.extensions.destinations.folder import WrittenDestination, file_name
+from node.extensions.destinations.settings import BucketSettings
 from node.extensions.object_store.stores import (
     MAX_WHOLE_BYTES,
     REMEDIES,
@@ -33,7 +34,7 @@ from node.extensions.object_store.stores import (
 from node.extensions.object_store.stores import NotTaken as ObjectNotTaken
 from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
-from node.settings.model import Destination as Described
+from node.settings.routes import Destination as Described
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000
 """Uploads at a time, and their bytes, so that a slow line ends each of them in time; one instance may be larger."""
@@ -166,7 +167,8 @@ class BucketDestination(WrittenDestination):
 
 def opened(described: Described, is_read_again: bool) -> BucketDestination:
     """Return the bucket of a table. See `node.hookspecs.OpenReceiver`."""
+    assert isinstance(described, BucketSettings)
     return BucketDestination(
-        described.s3 or "", described.layout, described.endpoint, described.region, described.credentials_file,
+        described.s3, described.layout, described.endpoint, described.region, described.credentials_file,
         described.ca_file, described.timeout_seconds, is_read_again=is_read_again,
     )  # fmt: skip

@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from node.addresses import is_loopback
 from node.association.client.send import Outgoing
 from node.dicom.uids import resource_path
 from node.errors import UsageError, VoxelnodeError
+from node.extensions.destinations.settings import DicomwebSettings
 from node.index.work.routes import DueInstance, OwedInstance
 from node.retries import seconds_of_retry_after
 from node.routing.destination import (
@@ -29,8 +31,7 @@ from node.routing.destination import (
     Prepared,
     Unreachable,
 )
-from node.settings.model import Destination as Described
-from node.settings.model import is_loopback
+from node.settings.routes import Destination as Described
 from node.tls import client_context
 from node.version import __version__
 
@@ -347,4 +348,5 @@ def _remedy(status: int) -> str:
 
 def opened(described: Described, is_read_again: bool) -> WebDestination:
     """Return the server of a table. See `node.hookspecs.OpenReceiver`."""
-    return WebDestination(described.url or "", described.token_file, described.ca_file, described.timeout_seconds)
+    assert isinstance(described, DicomwebSettings)
+    return WebDestination(described.url, described.token_file, described.ca_file, described.timeout_seconds)

@@ -14,9 +14,10 @@ from node.conversion.naming import safe_name
 from node.dicom.attributes import attributes_by_windows
 from node.durable import sync_folder
 from node.errors import NotUnderstood
+from node.extensions.destinations.settings import FolderSettings
 from node.index.work.routes import DueInstance, OwedInstance
 from node.routing.destination import Confirmation, Delivered, NotTaken, Prepared, Unreachable
-from node.settings.model import Destination as Described
+from node.settings.routes import Destination as Described
 
 COPY_BYTES = 1 << 20
 
@@ -167,6 +168,5 @@ def _number(value: object) -> str | None:
 
 def opened(described: Described, is_read_again: bool) -> FolderDestination:
     """Return the folder of a table. See `node.hookspecs.OpenReceiver`."""
-    if described.folder is None:
-        raise ValueError(f"{described!r} has no folder")
+    assert isinstance(described, FolderSettings)
     return FolderDestination(described.folder.absolute(), described.layout, is_read_again=is_read_again)

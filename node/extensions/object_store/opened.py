@@ -16,7 +16,7 @@ from node.index.database.index import Index
 from node.index.engine.about_keys import STORE
 from node.receive.apply import MAX_BATCH
 from node.receive.recovery import adopt
-from node.settings.model import Storage
+from node.settings.storage import Storage
 
 
 class RootStore(CachedStore):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from _typeshed import SupportsRead
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3Store
 
-    from node.settings.model import Storage
+    from node.settings.storage import Storage
 
 MAX_WHOLE_BYTES, PART_BYTES = 16_000_000, 16_000_000
 """Length of an object beyond which it is sent in parts, and that of a part."""

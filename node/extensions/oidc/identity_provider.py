@@ -30,7 +30,7 @@ from joserfc.jwt import JWTClaimsRegistry
 from node.errors import UsageError
 from node.index.engine.scope import GROUP_PREFIX, is_group
 from node.index.nouns.accounts import Role
-from node.settings.model import Oidc
+from node.settings.web import Oidc
 from node.tls import client_context
 from node.web.credentials import SIGN_IN_SECONDS, FederatedIdentity
 from node.web.errors import ProviderUnavailable, SignInFailed

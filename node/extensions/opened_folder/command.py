@@ -62,7 +62,7 @@ def open_(
     print("Opening", *map(printable, map(str, paths)), "...", flush=True)
     from node import logs
     from node.control.node import Node
-    from node.settings.model import Dicom
+    from node.settings.peers import Dicom
 
     logs.configure_command(level="error")  # of conflicts, the pages tell people
     stop = stop_at_end()

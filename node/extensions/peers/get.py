@@ -40,7 +40,7 @@ from node.errors import PeerFailed
 from node.extensions.peers.find import find
 from node.index.nouns.records import Refused
 from node.receive.ingest import Ingest, Origin
-from node.settings.model import Dicom
+from node.settings.peers import Dicom
 
 UNCOMPRESSED = (EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN)
 COMPRESSED = (

@@ -49,7 +49,7 @@ from node.association.services.c_store import StoreService
 from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_GET_RQ, N_SET_RQ
 from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, error_comment
 from node.receive.ingest import Origin
-from node.settings.model import Verb
+from node.settings.peers import Verb
 
 logger = structlog.get_logger()
 

@@ -23,7 +23,7 @@ import structlog
 from node.audit.audit_log import AuditCopy
 from node.errors import UsageError
 from node.extensions.syslog.audit_message import BYTE_ORDER_MARK, MESSAGE_ID, audit_message
-from node.settings.model import AuditSettings
+from node.settings.log import AuditSettings
 from node.tls import client_context
 
 log = structlog.get_logger()

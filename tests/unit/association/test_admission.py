@@ -11,7 +11,7 @@ from node.association import admission as module
 from node.association.admission import EVERY_VERB, Admission, AssociationRequest
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
-from node.settings.model import Dicom, Peer
+from node.settings.peers import Dicom, Peer
 
 
 class Thread:

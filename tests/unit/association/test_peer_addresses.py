@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from node.association.client.association import PeerAddresses
-from node.settings.model import Peer, Settings
+from node.settings.model import Settings
+from node.settings.peers import Peer
 
 
 def test_peers_that_are_added_and_removed_while_the_node_runs_are_followed() -> None:

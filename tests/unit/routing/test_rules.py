@@ -126,9 +126,13 @@ def test_routes_to_the_node_itself_are_refused_and_doubtful_ones_are_told(tmp_pa
     assert problems(settings({}, **dicom)) == []
     assert "our own AE title" in "".join(problems(settings({"ae_title": "US"}, **dicom)))
     assert "our own listener" in "".join(problems(settings({"host": "localhost", "port": 11112}, **dicom)))
-    web = {"web": {"port": 8080}, "destinations": {"D": {"url": "http://127.0.0.1:8080/dicom-web"}}}
+    server = {"kind": "dicomweb", "url": "http://127.0.0.1:8080/dicom-web"}
+    web = {"web": {"port": 8080}, "destinations": {"D": server}}
     assert "is this node" in "".join(problems(settings({}, **web, routes={"r": {"to": ["D"]}})))
-    folder = {"destinations": {"D": {"folder": str(tmp_path / "none")}}, "routes": {"r": {"to": ["D"]}}}
+    folder = {
+        "destinations": {"D": {"kind": "folder", "folder": str(tmp_path / "none")}},
+        "routes": {"r": {"to": ["D"]}},
+    }
     assert "is not there" in "".join(warnings(settings({}, **folder)))
     assert '"commit"' in "".join(warnings(settings({"may": ["store"]}, **dicom)))
     for wrong, words in (
@@ -186,7 +190,8 @@ def test_every_mistake_of_every_route_is_told_at_once() -> None:
 
 
 def dataset(tmp_path: Path, destination: dict[str, Any] | None = None, **route: Any) -> Settings:
-    destinations = {"D": {"bids": str(tmp_path)} | (destination or {}), "F": {"folder": str(tmp_path)}}
+    one = {"kind": "bids", "bids": str(tmp_path)} | (destination or {})
+    destinations = {"D": one, "F": {"kind": "folder", "folder": str(tmp_path)}}
     routes = {"r": {"when": "study-quiet", "to": ["D"]} | route}
     return Settings.model_validate({"destinations": destinations, "routes": routes, "web": {"enabled": False}})
 
@@ -202,14 +207,16 @@ def test_a_route_to_a_data_set_has_volumes_rules_and_the_data_set_for_itself(tmp
         with pytest.raises(ValueError, match=words):
             dataset(tmp_path, **wrong)
     (tmp_path / "link").symlink_to(tmp_path)
-    tables = {"destinations": {"D": {"bids": str(tmp_path)}, "E": {"bids": str(tmp_path / "link")}}}
+    tables = {
+        "destinations": {name: {"kind": "bids", "bids": str(tmp_path / at)} for name, at in (("D", ""), ("E", "link"))}
+    }
     routes = {name: {"when": "study-quiet", "to": [name]} for name in "DE"}
     with pytest.raises(ValueError, match="is the data set of routes"):
         Settings.model_validate(tables | {"routes": routes})
     with pytest.raises(ValueError, match="must contain nifti"):
         Settings.model_validate(tables | {"routes": {"D": routes["D"]}, "convert": {"formats": ["mhd"]}})
-    with pytest.raises(ValueError, match="rules and key require bids"):
-        Settings.model_validate({"destinations": {"D": {"folder": str(tmp_path), "key": "k"}}})
+    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+        Settings.model_validate({"destinations": {"D": {"kind": "folder", "folder": str(tmp_path), "key": "k"}}})
     rules = tmp_path / "rules.toml"
     rules.write_text('[[rules]]\nname = "memory"\nwhere = "modalty == 1"\nsuffix = "bold"\n')
     [problem] = problems(dataset(tmp_path, {"rules": str(rules)}))
@@ -222,7 +229,7 @@ def test_a_route_to_a_data_set_has_volumes_rules_and_the_data_set_for_itself(tmp
 
 def test_a_bucket_needs_its_keys(tmp_path: Path) -> None:
     def bucket(**keys: Any) -> list[str]:
-        destinations = {"D": {"s3": "s3://scans/node"} | keys}
+        destinations = {"D": {"kind": "s3", "s3": "s3://scans/node"} | keys}
         return problems(Settings.model_validate({"destinations": destinations, "web": {"enabled": False}}))
 
     keys = tmp_path / "credentials"
@@ -236,31 +243,32 @@ def test_a_bucket_needs_its_keys(tmp_path: Path) -> None:
         ({"s3": "s3://scans/a/../b"}, "s3://BUCKET/PREFIX"),
         ({"endpoint": "https://key:secret@host"}, "must not contain keys"),
         ({"endpoint": "host:9000"}, "must begin with https"),
-        ({"folder": str(tmp_path)}, "exactly one"),
+        ({"folder": str(tmp_path)}, "Extra inputs are not permitted"),
     ):
         with pytest.raises(ValueError, match=words):
             bucket(**wrong)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "extension", "when"),
+    ("keys", "extension", "when"),
     [
-        ("bids", "bids", "bids", "study-quiet"),
-        ("folder", "share", "destinations", "instance-stored"),
-        ("url", "https://pacs.example.org/dicom-web", "destinations", "instance-stored"),
+        ({"kind": "bids", "bids": "bids"}, "bids", "study-quiet"),
+        ({"kind": "folder", "folder": "share"}, "destinations", "instance-stored"),
+        ({"kind": "dicomweb", "url": "https://pacs.example.org/dicom-web"}, "destinations", "instance-stored"),
     ],
 )
 def test_a_destination_needs_the_extension_that_sends_there(
-    tmp_path: Path, key: str, value: str, extension: str, when: str
+    tmp_path: Path, keys: dict[str, str], extension: str, when: str
 ) -> None:
     tables = {
         "storage": {"root": tmp_path / "root"},
-        "destinations": {"study": {key: value}},
+        "destinations": {"study": keys},
         "routes": {"r": {"when": when, "to": ["study"]}},
     }
     check_destination(Settings.model_validate(tables), "study")
     without = Settings.model_validate(tables | {"extensions": {"disabled": [extension]}})
     with pytest.raises(
-        UsageError, match=rf"\[destinations.study\] {key} is of an extension that \[extensions\] disabled"
+        UsageError,
+        match=rf'\[destinations.study\] kind = "{keys["kind"]}" is of an extension that \[extensions\] disabled',
     ):
         check_destination(without, "study")

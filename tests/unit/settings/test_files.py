@@ -99,7 +99,7 @@ def test_a_mistake_in_a_drop_in_names_that_file(text: str, words: str) -> None:
     assert line.startswith(f"{Path('root/conf.d/5.toml').absolute()}: ")
 
 
-HOOK = '[hooks.x]\non = ["instance-stored"]\nurl = "https://example.org/"\nsecret = "{}"\n'
+HOOK = '[hooks.x]\nkind = "webhook"\non = ["instance-stored"]\nurl = "https://example.org/"\nsecret = "{}"\n'
 
 
 def test_a_secret_is_in_no_answer() -> None:
@@ -143,5 +143,7 @@ def test_an_unusual_text_is_changed_as_asked_for(text: str, keys: dict[str, obje
 
 def test_the_file_of_the_pages_is_in_the_root() -> None:
     written(root__conf_d__x="")
-    pages_file(Path("root")).write_text('[hooks.x]\non = ["instance-stored"]\nurl = "https://example.org/"\n')
+    pages_file(Path("root")).write_text(
+        '[hooks.x]\nkind = "webhook"\non = ["instance-stored"]\nurl = "https://example.org/"\n'
+    )
     assert load(flags={"storage.root": "root"}).settings.loaded_from.is_of_pages("hooks.x")

@@ -7,21 +7,24 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from node.settings.model import HookSettings, Settings
+from node.settings.model import Settings
+from tests.receivers import with_kind
 
 
 @pytest.mark.parametrize(
     ("keys", "rule"),
     [
-        ({}, "exactly one of url, command and plugin"),
-        ({"url": "https://a/", "command": ["x"]}, "exactly one of url, command and plugin"),
+        ({}, 'kind is missing: it is one of "webhook", "command", "plugin"'),
+        ({"kind": "webhok", "url": "https://a/"}, 'did you mean "webhook"?'),
+        ({"kind": None, "url": "https://a/"}, 'kind is missing: kind = "webhook" fits'),
+        ({"kind": "webhook", "url": "https://a/", "command": ["x"]}, "Extra inputs are not permitted"),
         ({"on": [], "plugin": "x"}, "at least 1 item"),
         ({"on": ["volume-writen"], "plugin": "x"}, "Input should be"),
         ({"url": "ftp://a/"}, "must begin with https:// or http://"),
         ({"url": "https:///path"}, "name a host"),
         ({"url": "https://user:secret@a/"}, "must not contain a user name or password"),
         ({"url": "http://a.example/", "include_patient": True}, "must be https://"),
-        ({"plugin": "x", "secret_file": "/x"}, "requires url"),
+        ({"plugin": "x", "secret_file": "/x"}, "Extra inputs are not permitted"),
         ({"command": ["x", "{study_uid}"]}, "unknown placeholder {study_uid}"),
         (
             {"on": ["study-quiet", "volume-written"], "command": ["x", "{path}"]},
@@ -39,7 +42,7 @@ from node.settings.model import HookSettings, Settings
 )
 def test_what_cannot_work_is_refused_with_the_rule(keys: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError) as refusal:
-        HookSettings.model_validate({"on": ["volume-written"], **keys})
+        Settings.model_validate({"hooks": {"one": {"on": ["volume-written"], **with_kind(keys)}}})
     assert rule in str(refusal.value)
 
 
@@ -56,17 +59,17 @@ def test_what_cannot_work_is_refused_with_the_rule(keys: dict[str, Any], rule: s
     ],
 )
 def test_what_can_work_is_taken(keys: dict[str, Any]) -> None:
-    HookSettings.model_validate({"on": ["volume-written"], **keys})
+    Settings.model_validate({"hooks": {"one": {"on": ["volume-written"], **with_kind(keys)}}})
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a" * 65, "ä"])
 def test_a_name_is_a_plain_word(name: str) -> None:
     with pytest.raises(ValidationError):
-        Settings.model_validate({"hooks": {name: {"on": ["volume-written"], "plugin": "x"}}})
+        Settings.model_validate({"hooks": {name: {"kind": "plugin", "on": ["volume-written"], "plugin": "x"}}})
 
 
 def test_a_webhook_with_results_needs_the_address_to_give_them_to() -> None:
-    hook = {"on": ["volume-written"], "url": "https://model.example/", "results": True}
+    hook = {"kind": "webhook", "on": ["volume-written"], "url": "https://model.example/", "results": True}
     Settings.model_validate({"hooks": {"model": hook}})
     with pytest.raises(ValidationError, match=r"hooks\.model: a webhook gives its results over HTTP"):
         Settings.model_validate({"hooks": {"model": hook}, "web": {"enabled": False}})

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from node.errors import UsageError
+from node.extensions.channels.settings import WebhookSettings
 from node.extensions.deidentify.settings import DeidentifySettings
-from node.settings.example import example_toml, keys, sections
+from node.settings.example import example_toml, keys, kinds, sections
 from node.settings.load import Configuration, load
-from node.settings.model import HookSettings, Settings
+from node.settings.model import Settings
 from tests.field_tables import DOCS, with_table
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -228,12 +229,13 @@ def test_every_key_that_the_example_shows_is_its_default() -> None:
     assert settings.peers["CT1"].ae_title == "CT1"
     assert settings.deidentify["trial"] == DeidentifySettings(key=Path("trial.key"))
     hook = settings.hooks["pipeline"]
-    assert hook == HookSettings(on=hook.on, url=hook.url)
+    assert hook == WebhookSettings(on=hook.on, url=hook.url)
 
 
 def test_every_key_says_what_it_does() -> None:
-    undescribed = [f"{name}.{key}" for name, model in sections() for key, field in keys(model) if not field.description]
-    assert undescribed == []
+    fields = [(name, one) for name, model in sections() for one in keys(model)]
+    fields += [(kind, one) for name in ("hooks", "destinations") for kind, _, own in kinds(name) for one in own]
+    assert [f"{name}.{key}" for name, (key, field) in fields if not field.description] == []
 
 
 @pytest.mark.parametrize("text", ["dicom = 3\n", "hooks = [1]\n", "[hooks]\none = 3\n"])
@@ -323,7 +325,7 @@ HERE = {"ae_title": "A", "host": "127.0.0.1"}
 NEEDING = {
     "results": (
         "hooks.lung: results",
-        {"hooks": {"lung": {"on": ["volume-written"], "command": ["a"], "results": True}}},
+        {"hooks": {"lung": {"kind": "command", "on": ["volume-written"], "command": ["a"], "results": True}}},
     ),
     "peers": ("peers.CT1: confirm_by_find", {"peers": {"CT1": {**HERE, "confirm_by_find": True}}}),
     "deidentify": (

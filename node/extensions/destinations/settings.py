@@ -1,0 +1,75 @@
+"""[destinations.NAME] of the kinds dicomweb, s3 and folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from node.addresses import is_loopback
+from node.settings.routes import Destination
+from node.settings.storage import BUCKET, mistakes_of_endpoint
+
+Layout = Literal["names", "archive"]
+
+_LAYOUT = "Names of files: PATIENT/STUDY/SERIES/INSTANCE, or those of the archive, which name nobody"
+
+
+class DicomwebSettings(Destination):
+    """[destinations.NAME]: a DICOMweb server that gets instances by STOW-RS."""
+
+    kind: Literal["dicomweb"] = "dicomweb"
+    url: str = Field(description="Address of the server.", examples=["https://pacs.example.org/dicom-web"])
+    token_file: Path | None = Field(None, description="File with a token that is sent as Authorization: Bearer.")
+    ca_file: Path | None = Field(None, description="PEM file of another CA for the server's certificate.")
+
+    @property
+    def address(self) -> str:
+        """The address of the server."""
+        return self.url
+
+    def _mistakes(self) -> Iterator[str]:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
+            yield "url must begin with https:// or http:// and name a host, without query or fragment"
+        if parts.username or parts.password:
+            yield "url must not contain a user name or password: use token_file"
+        if parts.scheme == "http" and self.token_file and not is_loopback(parts.hostname or ""):
+            yield "token_file needs an https:// url, unless the host is this machine"
+
+
+class BucketSettings(Destination):
+    """[destinations.NAME]: a bucket that gets DICOM files."""
+
+    kind: Literal["s3"] = "s3"
+    s3: str = Field(description="s3://BUCKET/PREFIX that gets DICOM files (extra `s3`).")
+    endpoint: str | None = Field(None, description="Server as an https:// address; unset: Amazon S3.")
+    region: str | None = Field(None, description="Region of the bucket; unset: AWS_REGION, or us-east-1.")
+    credentials_file: Path | None = Field(
+        None,
+        description="Keys, like ~/.aws/credentials; unset: the environment, or the role of the machine.",
+    )
+    ca_file: Path | None = Field(None, description="PEM file of another CA for the server's certificate.")
+    layout: Layout = Field("names", description=_LAYOUT)
+
+    def _mistakes(self) -> Iterator[str]:
+        if not BUCKET.fullmatch(self.s3):
+            yield "s3 must be s3://BUCKET or s3://BUCKET/PREFIX"
+        if self.endpoint is not None:
+            yield from mistakes_of_endpoint(self.endpoint)
+
+
+class FolderSettings(Destination):
+    """[destinations.NAME]: a folder that gets DICOM files."""
+
+    kind: Literal["folder"] = "folder"
+    folder: Path = Field(description="Folder that gets DICOM files; it must exist.")
+    layout: Layout = Field("names", description=_LAYOUT)
+
+    @property
+    def folder_of(self) -> Path:
+        """The folder."""
+        return self.folder

@@ -1,0 +1,129 @@
+"""[dicom] and [peers]: the listener, and who may call it or is called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from pydantic import Field
+
+from node.registry import verbs
+from node.settings.section import AETitle, Host, Seconds, SettingsSection
+
+if TYPE_CHECKING:
+    Verb = str
+else:
+    Verb = Literal[verbs()]
+READING_VERBS: frozenset[Verb] = frozenset({"echo", "query", "retrieve"})
+"""Services that only read the index."""
+
+FINGERPRINT = "sha256:"
+"""Prefix of the fingerprint of a certificate."""
+
+
+class Dicom(SettingsSection):
+    """[dicom]: the DICOM listener."""
+
+    enabled: bool = Field(True, description="Accept associations.")
+    ae_title: AETitle = Field("VOXELNODE", description="AE title of the node.")
+    host: Host | None = Field(
+        None, description="Address to listen on; unset: 127.0.0.1, or all addresses if [peers] are configured."
+    )
+    open: bool = Field(
+        False,
+        description="Listen beyond this machine without [peers]: anyone who reaches the port may store.",
+    )
+    port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port.")
+    acceptor: Literal["node", "pynetdicom"] = Field(
+        "node",
+        description="What accepts associations; that of pynetdicom is slower and has no TLS",
+    )
+    require_called_ae_title: bool = Field(False, description="Reject associations that call a different AE title.")
+    maximum_associations: int = Field(
+        64,
+        ge=1,
+        le=500,
+        description="Simultaneous associations; a further one replaces an idle one, or is rejected. A quarter is "
+        "reserved for peers with networks or a certificate.",
+    )
+    response_seconds: Seconds = Field(
+        60, description="Longest wait for a peer that the node calls: for acceptance, and for each answer."
+    )
+    idle_seconds: Seconds = Field(
+        300,
+        description="Time without a PDU after which an association is released; aborted if the peer does not answer.",
+    )
+    drain_seconds: Seconds = Field(20, description="Time for open associations to finish when the node stops.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the certificate chain; if set, only TLS connections are accepted."
+    )
+    tls_key: Path | None = Field(
+        None, description="PEM file of its private key; unset: in the file of the certificate."
+    )
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file of the CAs whose client certificates are required; unset: clients need none.",
+    )
+
+
+class Peer(SettingsSection):
+    """[peers.NAME]: an application entity that may call us. If any peer is listed, all others are rejected."""
+
+    ae_title: AETitle = Field(description="AE title of the peer, as caller and when called.", examples=["CT1"])
+    networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description='Networks that it may call from, such as ["10.1.2.0/24"]; empty: any.'
+    )
+    host: Host | None = Field(
+        None,
+        description="Address where it listens, for C-MOVE to it, commitment reports, routes and commands.",
+    )
+    port: int = Field(104, ge=1, le=65535, description="TCP port where it listens.")
+    may: tuple[Verb, ...] = Field(
+        get_args(Verb),
+        description="Services that it may use",
+    )
+    projects: tuple[str, ...] = Field(
+        (),
+        description="Projects whose series it may query and retrieve; empty: the whole index.",
+    )
+    tls: bool = Field(False, description="Call it over TLS, with [dicom] tls_certificate as client certificate.")
+    tls_ca: Path | None = Field(
+        None, description="PEM file of the CAs for its certificate; unset: those of the system."
+    )
+    certificate: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description='Client certificate that it must show: "sha256:" and its fingerprint, or its name; unset: any of '
+        "[dicom] tls_client_ca.",
+        examples=["ct1.example.org"],
+    )
+    confirm_by_find: bool | None = Field(
+        None,
+        description="Ask it by C-FIND how many instances its series have; unset: before a conversion, if it has a "
+        "host; true: also while a series waits.",
+        examples=[False],
+    )
+    releases: bool = Field(
+        True,
+        description="false: it never releases its associations, so their end says nothing about its series; for others "
+        "the node learns that.",
+    )
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it is asked by C-FIND what it has of its series."""
+        return self.host is not None and self.confirm_by_find is not False
+
+    def _mistakes(self) -> Iterator[str]:
+        digits = (self.certificate or "").removeprefix(FINGERPRINT).replace(":", "")
+        if (self.certificate or "").startswith(FINGERPRINT) and not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
+            yield f"certificate must be {FINGERPRINT} and 64 hexadecimal digits, or a name"
+        if self.confirm_by_find and self.host is None:
+            yield "confirm_by_find needs host: where the peer listens"
+        if self.projects and (others := set(self.may) - READING_VERBS):
+            others_named = ", ".join(sorted(others))
+            yield f"a peer with projects only reads: take {others_named} out of may, or give them to another AE title"
