@@ -204,7 +204,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hooks.secret": ({**WEBHOOK, "secret_file": "/etc/shadow"}, "give the secret itself"),
     "hooks.ca": ({**WEBHOOK, "ca_file": "/etc/shadow"}, "needs a file"),
     "hooks.results": ({**WEBHOOK, "results": True}, "writes into the archive"),
-    "hooks.nowhere": ({"on": STORED}, "exactly one of"),
+    "hooks.nowhere": ({"on": STORED}, "url: must be given"),
     "hooks.event": ({**WEBHOOK, "on": ["stored"]}, "on"),
     "hooks.selector": ({**WEBHOOK, "where": "modality = CT"}, "where"),
     "hooks.table": ({**WEBHOOK, "where": {"modality": "CT"}}, "expression"),
@@ -242,7 +242,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def test_what_an_account_of_the_pages_may_not_set_is_refused_in_plain_words(tmp_path: Path) -> None:
-    file = {"file": {"on": STORED, "url": "http://127.0.0.1:1/"}}
+    file = {"file": {"kind": "webhook", "on": STORED, "url": "http://127.0.0.1:1/"}}
     peers = {
         "pacs": {"ae_title": "PACS", "host": "127.0.0.1"},
         "self": {"ae_title": "VOXELNODE", "host": "127.0.0.1"},
@@ -350,7 +350,7 @@ def told(receiver: Receiver) -> set[str]:
 def test_a_change_waits_for_no_receiver_that_hangs_and_other_hooks_go_on(tmp_path: Path, receiver: Receiver) -> None:
     never = threading.Event()
     with Receiver(lambda received: Answer(after=never)) as slow:
-        file = {"file": {"on": STORED, "url": receiver.url}}
+        file = {"file": {"kind": "webhook", "on": STORED, "url": receiver.url}}
         here = Started(settings_of(tmp_path / "root", web=HERE, hooks=file))
         try:
             put(here, "hooks.x", {"on": STORED, "url": slow.url})
@@ -407,6 +407,7 @@ def test_a_folder_that_cannot_be_written_makes_the_answer_the_lines_to_add(tmp_p
         assert first.endswith("add these lines to a file of the configuration, and run `voxelnode reload`:")
         assert lines == [
             "[hooks.x]",
+            'kind = "webhook"',
             'on = ["instance-stored"]',
             'url = "https://example.org/"',
             'secret = "..."',

@@ -21,7 +21,7 @@ from tests.web.pages import Visitor, accessibility_faults
 
 pytestmark = pytest.mark.slow
 
-HOOK = {"on": ["instance-stored"], "url": "https://example.org/"}
+HOOK = {"kind": "webhook", "on": ["instance-stored"], "url": "https://example.org/"}
 FILES = {"hooks": {"file": HOOK}, "routes": {"file": {"to": ["pacs"], "where": 'modality == "XX"'}}}
 SECRET = "whsec_" + "A" * 43 + "="
 
