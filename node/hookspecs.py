@@ -159,9 +159,6 @@ may raise what `node.index.search.finder` raises."""
 Operate = Callable[["Operation"], None]
 """Serves another request, on the thread of the association: it sends the response."""
 
-Respond = Callable[["Operation"], Iterator[Any]]
-"""Yields what a handler of pynetdicom for a C-MOVE or C-GET yields."""
-
 
 class Listening(Protocol):
     """Something that peers send to, beside DICOM and HTTP."""
@@ -189,15 +186,12 @@ class Running:
         What C-FIND answers on the presentation contexts of a `Service`.
     operations : mapping of (command field, SOP Class UID) to Operate
         What serves other requests there.
-    responses : mapping of (command field, SOP Class UID) to Respond
-        The same for retrieves behind an acceptor of pynetdicom: what its handlers yield.
     """
 
     services: Sequence[BackgroundService] = ()
     listeners: Mapping[str, Listening] = field(default_factory=dict)
     finds: Mapping[str, Find] = field(default_factory=dict)
     operations: Mapping[tuple[int, str], Operate] = field(default_factory=dict)
-    responses: Mapping[tuple[int, str], Respond] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

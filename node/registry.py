@@ -6,7 +6,7 @@ imported here, and no module of the core imports any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,8 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.opened_folder:EXTENSION",
     "node.extensions.conformance:EXTENSION",
     "node.extensions.ohif:EXTENSION",
-    "node.extensions.retrieve:EXTENSION",
     "node.extensions.peers:EXTENSION",
     "node.extensions.media:EXTENSION",
-    "node.extensions.commitment:EXTENSION",
     "node.extensions.bids:EXTENSION",
     "node.extensions.channels:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
@@ -51,6 +49,12 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.spectroscopy:EXTENSION",
     "node.extensions.worklist:EXTENSION",
 )
+
+CORE: Mapping[str, str] = {
+    "retrieve": 'leave "retrieve" out of `may` of the peers in [peers]',
+    "commitment": 'leave "commit" out of `may` of the peers in [peers]',
+}
+"""What was an extension once, and what to do instead of switching it off."""
 
 # The parts of the node's own extensions that the core uses if they are on; two are modules.
 ACCEPTOR = "node.extensions.pynetdicom_acceptor.acceptor:PynetdicomAcceptor"

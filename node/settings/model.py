@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints, create_model
 
 from node.errors import UsageError, nearest
-from node.registry import DEIDENTIFICATION, INDEX_BACKEND, RESULTS, STORE, installed, is_on, resolve
+from node.registry import CORE, DEIDENTIFICATION, INDEX_BACKEND, RESULTS, STORE, installed, is_on, resolve
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
 from node.settings.files import Sources
@@ -986,7 +986,9 @@ class Settings(SettingsSection):
     def _mistakes_of_extensions(self) -> Iterator[str]:
         names = [extension.name for extension in installed()]
         for name in self.extensions.disabled:
-            if name not in names:
+            if name in CORE:
+                yield f"extensions: disabled: {name!r} is a part of the node: {CORE[name]}"
+            elif name not in names:
                 yield f"extensions: disabled: {name!r} is not an extension{nearest(name, names)}"
         for extension in installed():
             yield from extension.mistakes(self)
