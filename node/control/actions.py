@@ -13,6 +13,7 @@ from typing import Any
 
 from node.association.client.association import address_of, verify
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType, Result
+from node.control import import_beside
 from node.control.configuration import ConfigurationChanges
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
@@ -103,6 +104,7 @@ class Actions:
                 "end-sessions": accounts.end_sessions,
                 "remove-factor": accounts.remove_factor,
                 **configuration.by_name,
+                **import_beside.actions_of(ingest),
             }
         )
         for extension in enabled(settings):
