@@ -6,16 +6,15 @@ imported here, and no module of the core imports any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from node.errors import UsageError
-from node.hookspecs import DestinationKind, Extension, Key, ObjectKind, OpenChannel, OpenReceiver, Place
+from node.hookspecs import Extension, ObjectKind, Place
 
-if TYPE_CHECKING:
-    from node.settings.model import Settings
+Settings = Any  # `node.settings.model.Settings`, which imports this module
 
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.pages:EXTENSION",
@@ -109,30 +108,13 @@ def installed() -> tuple[Extension, ...]:
     return tuple(found.values())
 
 
-def destination_kind(settings: Settings, key: str) -> DestinationKind:
-    """Return the kind of destination that a key of [destinations.NAME] stands for.
+def of_key(settings: Settings, keys: Literal["destinations", "receivers", "channels"], name: str) -> Any:
+    """Return what a key of [destinations.NAME] or [hooks.NAME] stands for.
 
-    Raises UsageError if its extension is switched off, as the two functions below do.
+    Raises UsageError if its extension is switched off.
     """
-    kind: DestinationKind = _of_key(settings, lambda extension: extension.destinations, key)
-    return kind
-
-
-def open_receiver(settings: Settings, key: str) -> OpenReceiver:
-    """Return what opens the destinations of a key of [destinations.NAME] that take instances one by one."""
-    found: OpenReceiver = _of_key(settings, lambda extension: extension.receivers, key)
-    return found
-
-
-def open_channel(settings: Settings, key: str) -> OpenChannel:
-    """Return what opens the channels of a key of [hooks.NAME]."""
-    found: OpenChannel = _of_key(settings, lambda extension: extension.channels, key)
-    return found
-
-
-def _of_key(settings: Settings, keys: Callable[[Extension], Iterable[Key]], name: str) -> Any:
     for extension in enabled(settings):
-        for key in keys(extension):
+        for key in getattr(extension, keys):
             if key.key == name:
                 return resolve(key.place)
     raise _off(name)

@@ -12,11 +12,12 @@ from node.association.tls import PeerCertificate
 from node.budget import Budget, Claim, Holder, Limits, Stage, Standing
 from node.counted import counted
 from node.dicom.uids import APPLICATION_CONTEXT
+from node.hookspecs import Verb
 from node.index.engine.scope import Scope
 from node.index.nouns.records import Refused
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
-from node.settings.model import Dicom, Peer, Verb
+from node.settings.model import Dicom, Peer
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,10 @@ from node.association.primitives import (
 )
 from node.dicom import uids
 from node.dicom.uids import APPLICATION_CONTEXT, choose_transfer_syntax, is_storage_class
+from node.hookspecs import Verb
 from node.index.nouns.records import Refused
 from node.registry import enabled
-from node.settings.model import Settings, Verb
+from node.settings.model import Settings
 from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, can_decode
 
 USER_REJECTION, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 1, 3, 4

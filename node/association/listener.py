@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from node.association.acceptor import TICK_SECONDS, AcceptedAssociation, Admitted
+from node.association.added import Find, Listening, Operate, Parts, Running
 from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.association import Message
 from node.association.contexts import Negotiated, Proposal, ReceivedRequest, negotiated, refused_contexts, served
@@ -49,7 +50,6 @@ from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_EVENT_REPORT_
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
 from node.dicom.uids import STORAGE_COMMITMENT
 from node.errors import UsageError
-from node.hookspecs import Find, Listening, Operate, Parts, Running
 from node.index.engine.scope import Scope, within
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
@@ -319,7 +319,9 @@ def _added(parts: Parts) -> Running:
     finds: dict[str, Find] = {}
     operations: dict[tuple[int, str], Operate] = {}
     for extension in enabled(parts.settings):
-        running = extension.run(parts)
+        running: Running | None = extension.run(parts)
+        if running is None:
+            continue
         services += running.services
         listeners |= running.listeners
         finds |= running.finds

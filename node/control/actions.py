@@ -15,9 +15,9 @@ from node.association.client.association import address_of, verify
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType, Result
 from node.control import import_beside
 from node.control.configuration import ConfigurationChanges
+from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
-from node.hookspecs import OpenedRoot
 from node.index.database.reading import ReadIndex, checked
 from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.deletions import NotThere

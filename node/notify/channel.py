@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 
 from node.errors import UsageError, VoxelnodeError
 from node.notify.message import HookMessage
-from node.registry import open_channel
+from node.registry import of_key
 from node.settings.model import Settings
 
 ENVIRONMENT_PREFIX = "VOXELNODE_HOOK_"
@@ -74,13 +75,19 @@ class Channel(Protocol):
         """Close connections and child processes."""
 
 
+OpenChannel = Callable[[Settings, str], Channel]
+"""Opens what delivers the messages of a hook. It takes the name of the hook; it raises `UsageError` if the hook
+cannot be used."""
+
+
 def hook_channel(settings: Settings, name: str) -> Channel:
     """Return the channel of a hook.
 
     Raises UsageError if the hook is misconfigured; the message names it.
     """
     try:
-        return open_channel(settings, settings.hooks[name].kind)(settings, name)
+        opened: OpenChannel = of_key(settings, "channels", settings.hooks[name].kind)
+        return opened(settings, name)
     except UsageError as error:
         raise UsageError(f"[hooks.{name}] {error}") from error
 

@@ -16,7 +16,6 @@ from node.children.decoder import Decoder
 from node.children.forwarding import Change
 from node.dicom.coercion import Coercion
 from node.errors import OutOfResources, UsageError
-from node.hookspecs import RouteParts
 from node.index.database.index import Index
 from node.index.database.message_loops import MessageLoops
 from node.index.work.ledger import Lane
@@ -24,9 +23,10 @@ from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.receive.stored_files import report_damage
-from node.registry import DEIDENTIFICATION, destination_kind, open_receiver, part_of
+from node.registry import DEIDENTIFICATION, part_of
 from node.routing.destination import Destination
-from node.routing.held import HeldWorker
+from node.routing.held import HeldWorker, RouteParts
+from node.routing.kinds import destination_kind, open_receiver
 from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
 from node.routing.worker import RouteWorker, Turns

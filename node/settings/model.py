@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BeforeValidator, Field, PrivateAttr, StringConstraints, create_model
 
 from node.errors import UsageError, nearest
+from node.hookspecs import Verb
 from node.registry import CORE, DEIDENTIFICATION, INDEX_BACKEND, RESULTS, STORE, installed, is_on, resolve
 from node.selector import FIELDS, compile_selector
 from node.settings.convert import Convert
@@ -29,7 +30,6 @@ _Table = TypeVar("_Table", bound=SettingsSection)
 QuietTime = Seconds | Literal["auto"]
 OverwritePolicy = Literal["never", "replace", "keep_both"]
 Acknowledge = Literal["local", "index", "object"]
-Verb = Literal["echo", "store", "query", "retrieve", "commit", "worklist", "mpps"]
 READING_VERBS: frozenset[Verb] = frozenset({"echo", "query", "retrieve"})
 """Services that only read the index."""
 

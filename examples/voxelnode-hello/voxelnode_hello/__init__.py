@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Parts, Router, Running, Table
+from node.association.added import Parts, Running
+from node.hookspecs import Command, Extension, Router, Table
 
 
 class _Hello(Extension):

@@ -22,6 +22,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
 from node.association.acceptor import PeerGone
+from node.association.added import Parts
 from node.association.client.association import (
     Address,
     AssociationLost,
@@ -51,7 +52,6 @@ from node.dicom.uids import (
 )
 from node.dicom.values import items, text
 from node.errors import OutOfResources, VoxelnodeError
-from node.hookspecs import Parts
 from node.index.database.index import Index
 from node.index.database.work_loop import RequestLoop
 from node.index.nouns.records import Refused

@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 
 from node.archive.filesystem import Archive
 from node.association.acceptor import PeerGone
+from node.association.added import Parts
 from node.association.client.association import Address, NoAssociation, PeerAddresses
 from node.association.client.send import (
     NotSendable,
@@ -51,7 +52,6 @@ from node.dicom.status import (
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.dicom.values import standard_tag, texts
 from node.errors import OutOfResources
-from node.hookspecs import Parts
 from node.index.database.index import Index
 from node.index.nouns.records import Refused
 from node.index.search.finder import QueryRefused

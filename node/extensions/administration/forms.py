@@ -13,7 +13,8 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, Field
 
 from node.errors import UsageError
-from node.settings.model import HookEvent, HookSettings, RetentionSettings, Route, RouteEvent, Settings, Verb
+from node.hookspecs import Verb
+from node.settings.model import HookEvent, HookSettings, RetentionSettings, Route, RouteEvent, Settings
 from node.settings.section import SettingsSection
 
 _NAMES = re.compile(r"[,\s]+")

@@ -165,7 +165,7 @@ class BucketDestination(WrittenDestination):
 
 
 def opened(described: Described, is_read_again: bool) -> BucketDestination:
-    """Return the bucket of a table. See `node.hookspecs.OpenReceiver`."""
+    """Return the bucket of a table. See `node.routing.kinds.OpenReceiver`."""
     return BucketDestination(
         described.s3 or "", described.layout, described.endpoint, described.region, described.credentials_file,
         described.ca_file, described.timeout_seconds, is_read_again=is_read_again,

@@ -346,5 +346,5 @@ def _remedy(status: int) -> str:
 
 
 def opened(described: Described, is_read_again: bool) -> WebDestination:
-    """Return the server of a table. See `node.hookspecs.OpenReceiver`."""
+    """Return the server of a table. See `node.routing.kinds.OpenReceiver`."""
     return WebDestination(described.url or "", described.token_file, described.ca_file, described.timeout_seconds)

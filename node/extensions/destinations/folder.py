@@ -166,7 +166,7 @@ def _number(value: object) -> str | None:
 
 
 def opened(described: Described, is_read_again: bool) -> FolderDestination:
-    """Return the folder of a table. See `node.hookspecs.OpenReceiver`."""
+    """Return the folder of a table. See `node.routing.kinds.OpenReceiver`."""
     if described.folder is None:
         raise ValueError(f"{described!r} has no folder")
     return FolderDestination(described.folder.absolute(), described.layout, is_read_again=is_read_again)

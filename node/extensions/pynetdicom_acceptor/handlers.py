@@ -50,8 +50,8 @@ from node.association.services.retrieve import RetrieveService
 from node.dicom.command import N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_GET_RQ, N_SET_RQ
 from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, error_comment
 from node.extensions.pynetdicom_acceptor.retrieves import get_responses, move_responses
+from node.hookspecs import Verb
 from node.receive.ingest import Origin
-from node.settings.model import Verb
 
 logger = structlog.get_logger()
 
