@@ -11,39 +11,11 @@ known, but nothing of it runs, is served, or stands in the conformance statement
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from pydicom.dataset import Dataset
-
-    from node.archive.filesystem import Archive
-    from node.association.operation import Operation
-    from node.audit.audit_log import Audit
-    from node.background import BackgroundService, SupervisedThread
-    from node.children.decoder import Decoder
-    from node.completeness import Evidence
-    from node.conversion.datasets import SeriesFiles
-    from node.conversion.job import ReferencedSeries
-    from node.index.database.index import Index
-    from node.index.nouns.converted import ConvertedFile, SeriesKey
-    from node.index.nouns.records import Refused
-    from node.index.work.messages import LedgerEvent
-    from node.metrics import Metrics
-    from node.notify.channel import Channel
-    from node.receive.ingest import Ingest
-    from node.routing.destination import Destination as Receiver
-    from node.routing.held import HeldWorker
-    from node.selector import Selector
-    from node.settings.model import Settings
-    from node.settings.peers import Verb
-    from node.settings.routes import Destination, Route
-    from node.volume.model import Volume
-    from node.volume.reasons import Exclusion, Refusal
-    from node.writers.options import WriteOptions
+Settings = Any  # `node.settings.model.Settings`, which has the tables of extensions and so imports this page
 
 Place = str
 """Where an object is, as ``package.module:name``."""
@@ -77,7 +49,8 @@ class Command:
 class Table:
     """``[NAME]`` of the configuration, or ``[NAME.ANY]`` if `is_named`: a subclass of `SettingsSection`.
 
-    The extension reads it by `Settings.table` (or `Settings.tables`).
+    The extension reads it by `Settings.table` (or `Settings.tables`). A key such as ``hl7_port`` is the port of a
+    listener at ``hl7_host``, which no other listener may have; None: there is none.
     """
 
     name: str
@@ -139,96 +112,16 @@ class Service:
 
     Attributes
     ----------
-    verb : Verb
-        What a peer needs in its `may`.
+    verb : str
+        What a peer needs in its `may`, such as ``"worklist"``.
     """
 
     sop_class_uid: str
-    verb: Verb
-
-
-class Found(NamedTuple):
-    """Whether all keys of a C-FIND are supported, and the data sets that answer it."""
-
-    is_supported: bool
-    answers: Iterator[Dataset]
-
-
-Find = Callable[["Dataset", int, Callable[[], bool]], Found]
-"""Answers a C-FIND: takes the identifier, the largest number of answers, and a function that says whether to stop. It
-may raise what `node.index.search.finder` raises."""
-
-Operate = Callable[["Operation"], None]
-"""Serves another request, on the thread of the association: it sends the response."""
-
-Respond = Callable[["Operation"], Iterator[Any]]
-"""Yields what a handler of pynetdicom for a C-MOVE or C-GET yields."""
-
-
-class Listening(Protocol):
-    """Something that peers send to, beside DICOM and HTTP."""
-
-    thread: SupervisedThread
-
-    def start(self) -> None:
-        """Bind, accept, and log the port."""
-
-    def stop(self) -> None:
-        """Accept nothing more, and end what is under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """What an extension runs in a node that receives.
-
-    Attributes
-    ----------
-    services : sequence of BackgroundService
-        Started before the node is ready, and stopped after it accepts no associations any more.
-    listeners : mapping of str to Listening
-        By the names under which the node logs and watches them.
-    finds : mapping of SOP Class UID to Find
-        What C-FIND answers on the presentation contexts of a `Service`.
-    operations : mapping of (command field, SOP Class UID) to Operate
-        What serves other requests there.
-    responses : mapping of (command field, SOP Class UID) to Respond
-        The same for retrieves behind an acceptor of pynetdicom: what its handlers yield.
-    """
-
-    services: Sequence[BackgroundService] = ()
-    listeners: Mapping[str, Listening] = field(default_factory=dict)
-    finds: Mapping[str, Find] = field(default_factory=dict)
-    operations: Mapping[tuple[int, str], Operate] = field(default_factory=dict)
-    responses: Mapping[tuple[int, str], Respond] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of a node that an extension may use.
-
-    `ingest` has the archive, the index and the clock. `on_refusal` lets people hear of what was refused, and must not
-    block.
-    """
-
-    settings: Settings
-    ingest: Ingest
-    metrics: Metrics
-    decoder: Decoder
-    on_refusal: Callable[[Refused], None]
-    audit: Audit | None = None
+    verb: str
 
 
 Action = Callable[..., Mapping[str, Any]]
 """Changes what people decide about, or asks for it; its arguments and what it returns are JSON values."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedRoot:
-    """The parts of an opened root, which a node has, and a command where none runs."""
-
-    settings: Settings
-    ingest: Ingest
-    audit: Audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,55 +139,6 @@ class Kind:
     name: str
     section: Place
     place: Place
-
-
-OpenReceiver = Callable[["Destination", bool], "Receiver"]
-"""Opens a destination that takes instances one by one, such as a folder or a server. It takes a table
-[destinations.NAME], and whether its route wants proof of what was taken; it returns what sends there, or raises
-`UsageError` if a file that the table names cannot be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouteParts:
-    """What the worker of one destination of a route is given.
-
-    Attributes
-    ----------
-    route_name : str
-        Empty for what people send by hand.
-    destination : str
-        Name in [peers] or [destinations].
-    selector : Selector or None
-        What the route sends; None: all.
-    """
-
-    settings: Settings
-    route_name: str
-    route: Route
-    destination: str
-    selector: Selector | None
-    archive: Archive
-    index: Index
-    metrics: Metrics
-    audit: Audit
-
-
-OpenChannel = Callable[["Settings", str], "Channel"]
-"""Opens what delivers the messages of a hook. It takes the name of the hook; it raises `UsageError` if the hook
-cannot be used."""
-
-
-class DestinationKind(Protocol):
-    """Destinations of routes that do not take instances one by one, such as folders that follow the node."""
-
-    def check(self, destination: Destination) -> None:
-        """Raise `UsageError` if a destination cannot be used."""
-
-    def events(self, route: Route) -> Collection[LedgerEvent]:
-        """Return the events that such a destination of a route has messages about."""
-
-    def worker(self, parts: RouteParts) -> HeldWorker:
-        """Return the service that does what the messages to a destination of a route ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,83 +164,6 @@ class ObjectKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """Where and how the files of a series are written.
-
-    Attributes
-    ----------
-    stack : int
-        Number of the first of these files; each further output has the next number.
-    name : str
-        What the names of all files begin with; empty: as in a node, without a name.
-    fields : mapping
-        What every sidecar of the series has.
-    """
-
-    folder: Path
-    stack: int
-    name: str
-    fields: Mapping[str, Any]
-    options: WriteOptions
-
-
-class FileSource(NamedTuple):
-    """An instance of which a file has frames: the number of its stack, its SOP Instance UID, how many frames."""
-
-    stack: int
-    sop_instance_uid: str
-    frames: int
-
-
-class WrittenObjects(NamedTuple):
-    """Files that were written, and all their sources."""
-
-    files: Sequence[ConvertedFile]
-    sources: Sequence[FileSource]
-
-
-class Objects:
-    """The instances of one kind in a series. Each that was taken is in a file, in an exclusion or in a refusal.
-
-    Define only what the kind has: files that it writes itself, or volumes that are written as those of images are.
-    """
-
-    def __init__(self) -> None:
-        self.exclusions: list[Exclusion] = []
-        self.refusals: list[Refusal] = []
-
-    def take(self, ds: Dataset) -> bool:
-        """Return whether an instance is of this kind, and keep what its file needs; nothing else reads it then.
-
-        Raises
-        ------
-        ConversionRefused
-            It is of this kind, but cannot be used: it is excluded for this reason.
-        """
-        raise NotImplementedError
-
-    @property
-    def references(self) -> Collection[SeriesKey]:
-        """The other series that are needed, after all instances were read."""
-        return ()
-
-    def read_referenced(self, series: ReferencedSeries, files: SeriesFiles) -> None:
-        """Keep what is needed of one of them; `files` are its data sets, none if it is not here."""
-
-    def evidence(self) -> Sequence[Evidence]:
-        """Return what speaks against completeness, after all instances were read."""
-        return ()
-
-    def volumes(self, stack: int) -> Iterator[Volume]:
-        """Yield volumes one by one; `stack` is the number of the first stack, each further one has the next."""
-        return iter(())
-
-    def write(self, output: Output) -> WrittenObjects:
-        """Write the other files."""
-        return WrittenObjects((), ())
-
-
-@dataclass(frozen=True, slots=True)
 class Statement:
     """Lines of the conformance statement.
 
@@ -413,14 +180,6 @@ class Statement:
     tables: Place = ""
 
 
-class Port(NamedTuple):
-    """The key of a port in the configuration, and the host and number that it has."""
-
-    key: str
-    host: str
-    number: int
-
-
 class Extension:
     """An extension. Everything has a default: define only what it adds."""
 
@@ -431,17 +190,17 @@ class Extension:
     tables: Sequence[Table] = ()
     routers: Sequence[Router] = ()
     actions: Place = ""
-    """A function that takes an `OpenedRoot`, and returns what commands and pages do on it, by names that are free
-    (`node.control.actions`)."""
+    """A function that takes a `node.control.opened_root.OpenedRoot`, and returns what commands and pages do on it, by
+    names that are free (`node.control.actions`)."""
     menu: Sequence[MenuEntry] = ()
     services: Sequence[Service] = ()
     asks: Sequence[str] = ()
     """UIDs of the SOP classes that the node uses as SCU, for the conformance statement."""
     destinations: Sequence[Kind] = ()
-    """Kinds of [destinations.NAME]: each stands for an `OpenReceiver` if it takes instances, else for a
-    `DestinationKind`."""
+    """Kinds of [destinations.NAME]: each stands for a `node.routing.kinds.OpenReceiver` if it takes instances, else for
+    a `node.routing.kinds.DestinationKind`."""
     hooks: Sequence[Kind] = ()
-    """Kinds of [hooks.NAME]: each stands for an `OpenChannel`."""
+    """Kinds of [hooks.NAME]: each stands for a `node.notify.channel.OpenChannel`."""
     objects: Sequence[ObjectKind] = ()
     statement: Statement = Statement({})
     templates: str = ""
@@ -459,10 +218,8 @@ class Extension:
         """Yield what a start accepts of the tables, and is probably not meant: `config check` lists it."""
         return iter(())
 
-    def ports(self, settings: Settings) -> Iterator[Port]:
-        """Yield the port of each listener, which no other listener may have."""
-        return iter(())
+    def run(self, node: Any) -> Any:
+        """Return what runs in a node that receives; nothing of it has been started.
 
-    def run(self, node: Parts) -> Running:
-        """Return what runs in a node that receives; nothing of it has been started."""
-        return Running()
+        Takes `node.association.added.Parts`, and returns its `Running`; None: nothing runs.
+        """

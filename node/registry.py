@@ -15,8 +15,9 @@ from node.errors import UsageError
 from node.hookspecs import Extension, ObjectKind, Place
 
 if TYPE_CHECKING:
-    from node.settings.model import Settings
     from node.settings.section import SettingsSection
+
+Settings = Any  # `node.settings.model.Settings`, which imports this module
 
 BUILT_IN: tuple[Place, ...] = (
     "node.extensions.pages:EXTENSION",
@@ -29,10 +30,8 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.opened_folder:EXTENSION",
     "node.extensions.conformance:EXTENSION",
     "node.extensions.ohif:EXTENSION",
-    "node.extensions.retrieve:EXTENSION",
     "node.extensions.peers:EXTENSION",
     "node.extensions.media:EXTENSION",
-    "node.extensions.commitment:EXTENSION",
     "node.extensions.bids:EXTENSION",
     "node.extensions.channels:EXTENSION",
     "node.extensions.deidentify:EXTENSION",
@@ -52,6 +51,12 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.spectroscopy:EXTENSION",
     "node.extensions.worklist:EXTENSION",
 )
+
+CORE: Mapping[str, str] = {
+    "retrieve": 'leave "retrieve" out of `may` of the peers in [peers]',
+    "commitment": 'leave "commit" out of `may` of the peers in [peers]',
+}
+"""What was an extension once, and what to do instead of switching it off."""
 
 # The parts of the node's own extensions that the core uses if they are on; two are modules.
 ACCEPTOR = "node.extensions.pynetdicom_acceptor.acceptor:PynetdicomAcceptor"

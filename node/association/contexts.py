@@ -46,6 +46,11 @@ VERBS: dict[str, Verb] = {
     uids.VERIFICATION: "echo",
     uids.PATIENT_ROOT_FIND: "query",
     uids.STUDY_ROOT_FIND: "query",
+    uids.PATIENT_ROOT_MOVE: "retrieve",
+    uids.STUDY_ROOT_MOVE: "retrieve",
+    uids.PATIENT_ROOT_GET: "retrieve",
+    uids.STUDY_ROOT_GET: "retrieve",
+    uids.STORAGE_COMMITMENT: "commit",
 }
 """The abstract syntaxes that the node itself serves besides storage, and the permission that a peer needs for each."""
 

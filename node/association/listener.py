@@ -11,7 +11,7 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,12 +19,26 @@ from typing import Any
 import structlog
 
 from node.association.acceptor import TICK_SECONDS, AcceptedAssociation, Admitted
+from node.association.added import Find, Listening, Operate, Parts, Running
 from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.association import Message
 from node.association.contexts import Negotiated, Proposal, ReceivedRequest, negotiated, refused_contexts, served
 from node.association.operation import Operation
 from node.association.services.c_find import FindService, negotiate, serve_c_find
 from node.association.services.c_store import StoreService
+from node.association.services.commitment import (
+    CommitmentService,
+    reports_owed,
+    serve_n_action,
+    serve_n_event_report,
+)
+from node.association.services.retrieve import (
+    GET_MODELS,
+    MOVE_MODELS,
+    RetrieveService,
+    serve_c_get,
+    serve_c_move,
+)
 from node.association.tls import PeerCertificate, tls_context
 from node.association.transport import PDU_SECONDS, Transport
 from node.audit.audit_log import Audit
@@ -32,9 +46,10 @@ from node.background import BackgroundService, SupervisedThread
 from node.budget import Claim
 from node.children.decoder import Decoder
 from node.dicom import command
+from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_EVENT_REPORT_RQ
 from node.dicom.status import SOP_CLASS_NOT_SUPPORTED, SUCCESS
+from node.dicom.uids import STORAGE_COMMITMENT
 from node.errors import UsageError
-from node.hookspecs import Find, Listening, Operate, Parts, Respond, Running
 from node.index.engine.scope import Scope, within
 from node.index.nouns.records import Refused
 from node.metrics import Metrics
@@ -83,13 +98,21 @@ class Listener:
         self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, metrics, on_refusal
         self.dicom = settings.dicom
         self.verbs = served(settings)
-        self.added = _added(settings, Parts(settings, ingest, metrics, decoder, on_refusal, audit))
-        self.find_service = FindService(
-            ingest.index,
-            settings.dicom.ae_title,
-            audit,
-            self.added.finds,
-        )
+        parts = Parts(settings, ingest, metrics, decoder, on_refusal, audit)
+        self._added = _added(parts)
+        self.retrieves = RetrieveService.of(parts)
+        commitments = CommitmentService.of(parts)
+        self.services = (reports_owed(commitments, on_refusal), *self._added.services)
+        self.listeners = self._added.listeners
+        self.operations: Mapping[tuple[int, str], Operate] = {
+            **dict.fromkeys(((C_MOVE_RQ, uid) for uid in MOVE_MODELS), partial(serve_c_move, service=self.retrieves)),
+            **dict.fromkeys(((C_GET_RQ, uid) for uid in GET_MODELS), partial(serve_c_get, service=self.retrieves)),
+            (N_ACTION_RQ, STORAGE_COMMITMENT): partial(serve_n_action, service=commitments),
+            (N_EVENT_REPORT_RQ, STORAGE_COMMITMENT): partial(serve_n_event_report, service=commitments),
+            **self._added.operations,
+        }
+        """What serves requests other than C-ECHO, C-STORE and C-FIND, by command field and SOP class."""
+        self.find_service = FindService(ingest.index, settings.dicom.ae_title, audit, self._added.finds)
         self.admission = Admission(settings.dicom, lambda: settings.peers, metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
         self.port = settings.dicom.port
@@ -130,9 +153,9 @@ class Listener:
 
     def start_beside(self) -> None:
         """Start what runs beside the accepting of associations."""
-        for service in self.added.services:
+        for service in self.services:
             service.start()
-        for listener in self.added.listeners.values():
+        for listener in self.listeners.values():
             listener.start()
 
     @property
@@ -157,9 +180,9 @@ class Listener:
         self._stop_accepting()
         self.admission.hang_up()
         self.admission.wait_until_empty(1.0)
-        for listener in self.added.listeners.values():
+        for listener in self.listeners.values():
             listener.stop()
-        for service in self.added.services:
+        for service in self.services:
             service.stop(1.0)
 
     def _stop_accepting(self) -> None:
@@ -274,36 +297,36 @@ class Listener:
                 case command.C_FIND_RQ:
                     serve_c_find(operation, self.find_service)
                 case field:
-                    return self._serve_added(operation, field)
+                    return self._operate(operation, field)
         return True
 
-    def _serve_added(self, operation: Operation, field: int) -> bool:
-        """Serve a request that an extension knows; False if none knows such requests."""
-        operate = self.added.operations.get((field, operation.context.abstract_syntax))
+    def _operate(self, operation: Operation, field: int) -> bool:
+        """Serve another request; False if no service has such requests."""
+        operate = self.operations.get((field, operation.context.abstract_syntax))
         if operate is not None:
             operate(operation)
-        elif any(field == known for known, _ in self.added.operations):
+        elif any(field == known for known, _ in self.operations):
             operation.respond(SOP_CLASS_NOT_SUPPORTED, comment="the presentation context is of another service")
         else:
             return False
         return True
 
 
-def _added(settings: Settings, parts: Parts) -> Running:
+def _added(parts: Parts) -> Running:
     """Return what all extensions run together."""
     services: list[BackgroundService] = []
     listeners: dict[str, Listening] = {}
     finds: dict[str, Find] = {}
     operations: dict[tuple[int, str], Operate] = {}
-    responses: dict[tuple[int, str], Respond] = {}
-    for extension in enabled(settings):
-        running = extension.run(parts)
+    for extension in enabled(parts.settings):
+        running: Running | None = extension.run(parts)
+        if running is None:
+            continue
         services += running.services
         listeners |= running.listeners
         finds |= running.finds
         operations |= running.operations
-        responses |= running.responses
-    return Running(services, listeners, finds, operations, responses)
+    return Running(services, listeners, finds, operations)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -35,6 +35,12 @@ COMMANDS = (
         ),
     ),
     Command(
+        "import",
+        "Convert",
+        "node.cli.convert.import_:import_",
+        ("voxelnode import scans", "voxelnode import scan.zip --dry-run"),
+    ),
+    Command(
         "reconvert",
         "Convert",
         "node.cli.convert.reconvert:reconvert",

@@ -13,10 +13,11 @@ from typing import Any
 
 from node.association.client.association import address_of, verify
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType, Result
+from node.control import import_beside
 from node.control.configuration import ConfigurationChanges
+from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
-from node.hookspecs import OpenedRoot
 from node.index.database.reading import ReadIndex, checked
 from node.index.nouns.accounts import AccountRepository, Role
 from node.index.nouns.deletions import NotThere
@@ -104,6 +105,7 @@ class Actions:
                 "end-sessions": accounts.end_sessions,
                 "remove-factor": accounts.remove_factor,
                 **configuration.by_name,
+                **import_beside.actions_of(ingest),
             }
         )
         for extension in enabled(settings):

@@ -172,8 +172,10 @@ def _require_ports(settings: Settings) -> None:
     listening = [("[dicom] port", settings.bind_host, settings.dicom.port)] if settings.dicom.enabled else []
     if web.enabled:
         listening.append(("[web] port", web.host, web.port))
-    for extension in enabled(settings):
-        listening += extension.ports(settings)
+    for table in (one for extension in enabled(settings) for one in extension.tables if not one.is_named):
+        values = dict(getattr(settings, table.name))
+        for key in (key for key, port in values.items() if key.endswith("_port") and port is not None):
+            listening.append((f"[{table.name}] {key}", values[key.replace("port", "host")], values[key]))
     for (one, host, port), (other, another, same) in combinations(listening, 2):
         is_one_host = host == another or host in _EVERY_ADDRESS or another in _EVERY_ADDRESS
         if port == same != 0 and is_one_host:

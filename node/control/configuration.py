@@ -125,7 +125,8 @@ class ConfigurationChanges:
         reread = self._settings.loaded_from.reread
         if reread is None:
             raise UsageError("this configuration was read from no file")
-        return reread(drafts)
+        configuration: Configuration = reread(drafts)
+        return configuration
 
     def _write(
         self, before: Settings, table: str, keys: Mapping[str, Any] | None, order: AuditMessage, drops: int

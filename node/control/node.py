@@ -311,7 +311,7 @@ class Node:
     @property
     def services(self) -> tuple[BackgroundService, ...]:
         """All background services required by the configuration."""
-        of_receiver = (*self.listener.added.services, *self._notifier.workers, *self._router.workers)
+        of_receiver = (*self.listener.services, *self._notifier.workers, *self._router.workers)
         return (
             self._repository.applier,
             *((watch,) if (watch := self._repository.index.watch) is not None else ()),
@@ -342,7 +342,7 @@ class Node:
             "control socket": self._control.thread,
         }
         if self._receives:
-            threads |= {name: listener.thread for name, listener in self.listener.added.listeners.items()}
+            threads |= {name: listener.thread for name, listener in self.listener.listeners.items()}
         running = {name: thread for name, thread in threads.items() if thread is not None}
         return running | {service.name: service for service in self.services}
 

@@ -30,9 +30,9 @@ from node.completeness import (
 from node.conversion.datasets import SeriesFiles
 from node.conversion.evidence import InstanceHeader, find_evidence
 from node.conversion.job import ConversionJob, Converted, converted_file
+from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
 from node.dicom.values import text
 from node.errors import ConversionRefused, VoxelnodeError
-from node.hookspecs import FileSource, Objects, Output, WrittenObjects
 from node.index.nouns.converted import ConvertedFile, SeriesKey
 from node.registry import resolve
 from node.volume.assemble import DAMAGE, assemble, damage_detail

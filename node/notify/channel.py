@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,16 +75,21 @@ class Channel(Protocol):
         """Close connections and child processes."""
 
 
+OpenChannel = Callable[[Settings, str], Channel]
+"""Opens what delivers the messages of a hook. It takes the name of the hook; it raises `UsageError` if the hook
+cannot be used."""
+
+
 def hook_channel(settings: Settings, name: str) -> Channel:
     """Return the channel of a hook.
 
     Raises UsageError if the hook is misconfigured; the message names it.
     """
     try:
-        channel: Channel = opened_by(settings, "hooks", settings.hooks[name].kind)(settings, name)
+        opened: OpenChannel = opened_by(settings, "hooks", settings.hooks[name].kind)
+        return opened(settings, name)
     except UsageError as error:
         raise UsageError(f"[hooks.{name}] {error}") from error
-    return channel
 
 
 def end_leftovers(folder: Path) -> None:

@@ -7,21 +7,52 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
-from node.hookspecs import RouteParts
+from node.archive.filesystem import Archive
+from node.audit.audit_log import Audit
+from node.index.database.index import Index
 from node.index.database.work_loop import MAX_SLEEP_SECONDS, MessageLoop
 from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import lane_to
+from node.metrics import Metrics
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
+from node.selector import Selector
+from node.settings.model import Settings
+from node.settings.routes import Route
 
 log = structlog.get_logger()
 
 MAX_HELD_SECONDS = 300.0
 """Longest wait before a destination that cannot be reached is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteParts:
+    """What the worker of one destination of a route is given.
+
+    Attributes
+    ----------
+    route_name : str
+        Empty for what people send by hand.
+    destination : str
+        Name in [peers] or [destinations].
+    selector : Selector or None
+        What the route sends; None: all.
+    """
+
+    settings: Settings
+    route_name: str
+    route: Route
+    destination: str
+    selector: Selector | None
+    archive: Archive
+    index: Index
+    metrics: Metrics
+    audit: Audit
 
 
 class HeldWorker(MessageLoop):

@@ -16,7 +16,6 @@ from node.children.decoder import Decoder
 from node.children.forwarding import Change
 from node.dicom.coercion import Coercion
 from node.errors import OutOfResources, UsageError
-from node.hookspecs import DestinationKind, RouteParts
 from node.index.database.index import Index
 from node.index.database.message_loops import MessageLoops
 from node.index.work.ledger import Lane
@@ -24,9 +23,10 @@ from node.index.work.messages import LedgerEvent
 from node.index.work.routes import lane_to
 from node.metrics import Metrics
 from node.receive.stored_files import report_damage
-from node.registry import DEIDENTIFICATION, opened_by, part_of
+from node.registry import DEIDENTIFICATION, part_of
 from node.routing.destination import Destination
-from node.routing.held import HeldWorker
+from node.routing.held import HeldWorker, RouteParts
+from node.routing.kinds import kind_that_follows, open_receiver
 from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
 from node.routing.worker import RouteWorker, Turns
@@ -91,7 +91,7 @@ class Router(MessageLoops[_Plan, HeldWorker]):
         changes: dict[str, Change] = {}
         workers: list[HeldWorker] = []
         for lane, plan in plans.items():
-            if lane.name not in changes and _kind_that_follows(self._settings, lane.destination) is None:
+            if lane.name not in changes and kind_that_follows(self._settings, lane.destination) is None:
                 changes[lane.name] = change_of(self._settings, plan.route)
             workers.append(self._worker(lane, plan, changes.get(lane.name)))
         return workers
@@ -100,7 +100,7 @@ class Router(MessageLoops[_Plan, HeldWorker]):
         settings, archive, index, route, name = self._settings, self._archive, self._index, plan.route, lane.destination
         selector = selector_of(settings, route)
         parts = RouteParts(settings, lane.name, route, name, selector, archive, index, self._metrics, self._audit)
-        kind = _kind_that_follows(settings, name)
+        kind = kind_that_follows(settings, name)
         if kind is not None:
             return kind.worker(parts)
         assert change is not None
@@ -159,22 +159,9 @@ def destination_of(settings: Settings, route: Route, name: str, transcoder: Tran
 def _receiver(settings: Settings, name: str, *, is_read_again: bool) -> Destination:
     try:
         described = settings.destinations[name]
-        receiver: Destination = opened_by(settings, "destinations", described.kind)(described, is_read_again)
+        return open_receiver(settings, described.kind)(described, is_read_again)
     except UsageError as error:
         raise UsageError(f"[destinations.{name}] {error}") from error
-    return receiver
-
-
-def _kind_that_follows(settings: Settings, name: str) -> DestinationKind | None:
-    """Return the kind of a destination that takes no instances one by one; None: it does.
-
-    Raises UsageError if its extension is switched off.
-    """
-    described = settings.destinations.get(name)
-    if described is None or described.takes_instances:
-        return None
-    kind: DestinationKind = opened_by(settings, "destinations", described.kind)
-    return kind
 
 
 def check_destination(settings: Settings, name: str) -> None:
@@ -186,7 +173,7 @@ def check_destination(settings: Settings, name: str) -> None:
         _receiver(settings, name, is_read_again=False).rest()
         return
     try:
-        kind = _kind_that_follows(settings, name)
+        kind = kind_that_follows(settings, name)
         assert kind is not None
         kind.check(settings.destinations[name])
     except UsageError as error:
@@ -208,5 +195,5 @@ def lanes_of(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:
 
 
 def _events_of(settings: Settings, route: Route, to: str) -> Collection[LedgerEvent]:
-    kind = _kind_that_follows(settings, to)
+    kind = kind_that_follows(settings, to)
     return (route.when,) if kind is None else kind.events(route)

@@ -37,14 +37,13 @@ from node.audit.audit_log import (
 )
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.hookspecs import RouteParts
 from node.index.database.work_loop import SETTLE_SECONDS, Interrupted, Outcomes
 from node.index.work.deliveries import Batch
 from node.index.work.ledger import REASON_LENGTH, Ended, after_failure
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import DueInstance, OwedInstance, SentInstance
 from node.routing.destination import Delivered, Destination, NotConfirmable, NotTaken, Prepared, Unreachable
-from node.routing.held import HeldWorker
+from node.routing.held import HeldWorker, RouteParts
 from node.routing.judging import is_selected
 from node.routing.preparing import Preparer
 from node.routing.step import Asked, Done, Failed, Step

@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from node.durable import make_folder, sync_folder
 from node.errors import UsageError
 from node.failpoints import reached
-
-if TYPE_CHECKING:
-    from node.settings.load import Configuration
 
 DROP_INS = "conf.d"
 """Folder of the drop-ins, beside the first file and in the root."""
@@ -50,14 +47,15 @@ class ConfigurationFile:
 class Sources:
     """Where the values of a configuration come from; see `node.settings.load.Configuration`.
 
-    `digest`: of the files that were read. `reread`: reads them again, with drafts in place of some; None: the settings
-    were not read from anywhere. `restart`: keys whose values in the files take effect at the next start.
+    `digest`: of the files that were read. `reread`: returns the `Configuration` of the files as they are now,
+    with drafts in place of some; None: the settings were not read from anywhere. `restart`: keys whose values in the
+    files take effect at the next start.
     """
 
     file: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
     digest: str = field(default="", compare=False)
-    reread: Callable[[Drafts], Configuration] | None = field(default=None, compare=False)
+    reread: Callable[[Drafts], Any] | None = field(default=None, compare=False)
     restart: tuple[str, ...] = ()
 
     def file_of(self, table: str) -> Path | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_ar
 from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, create_model
 
 from node.errors import UsageError, meant, nearest
-from node.registry import DEIDENTIFICATION, INDEX_BACKEND, RESULTS, STORE, installed, is_on, resolve, sections_of
+from node.registry import CORE, DEIDENTIFICATION, INDEX_BACKEND, RESULTS, STORE, installed, is_on, resolve, sections_of
 from node.settings.cluster import HOST_NAME, ClusterSettings, IndexSettings, Role
 from node.settings.convert import Convert
 from node.settings.files import Sources
@@ -164,7 +164,9 @@ class Settings(SettingsSection):
     def _mistakes_of_extensions(self) -> Iterator[str]:
         names = [extension.name for extension in installed()]
         for name in self.extensions.disabled:
-            if name not in names:
+            if name in CORE:
+                yield f"extensions: disabled: {name!r} is a part of the node: {CORE[name]}"
+            elif name not in names:
                 yield f"extensions: disabled: {name!r} is not an extension{nearest(name, names)}"
         for extension in installed():
             yield from extension.mistakes(self)

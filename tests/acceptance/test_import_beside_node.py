@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from node.control.control_socket import NotPerformed
-from node.extensions.media.handed_over import hand_over
+from node.control.import_beside import hand_over
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.make import PYDICOM_FILES

@@ -16,13 +16,13 @@ from pydicom import FileDataset
 
 from node.archive.base import StoreAway
 from node.archive.intact import problem_with
+from node.association.services.commitment import CommitmentService, verify
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository, StoreNeeded
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
-from node.extensions.commitment.commitment import CommitmentService, verify
 from node.extensions.object_store.copying import Copied, copy_archive
 from node.extensions.object_store.remote import MARKER, try_store
 from node.extensions.object_store.stores import configured_store

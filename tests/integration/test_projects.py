@@ -12,12 +12,12 @@ from sqlalchemy import JSON, Connection, delete, insert, select
 from sqlalchemy.types import TypeEngine
 
 from node.audit.audit_log import Audit, AuditFailed
+from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.extensions.labels.marks import MarkRepository, Target
 from node.extensions.projects.actions import actions
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import Rules, apply_rules
-from node.hookspecs import OpenedRoot
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
 from node.index.engine.views import views

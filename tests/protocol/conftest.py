@@ -172,7 +172,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 CONSTANTS = {
     "maximum_associations_per_address": ("node.association.admission.PER_ADDRESS",),
     "maximum_query_results": ("node.association.services.c_find.MAXIMUM_RESULTS",),
-    "maximum_retrieves": ("node.extensions.retrieve.retrieve.MAXIMUM_RETRIEVES",),
+    "maximum_retrieves": ("node.association.services.retrieve.MAXIMUM_RETRIEVES",),
     "pdu_seconds": ("node.association.transport.PDU_SECONDS", "node.association.listener.PDU_SECONDS"),
     "request_seconds": (
         "node.association.transport.REQUEST_SECONDS",

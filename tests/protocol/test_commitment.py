@@ -16,8 +16,8 @@ from pynetdicom import AE, build_context, evt
 
 from node.association.client.send import send_files
 from node.association.outgoing import encoded
+from node.association.services import commitment
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
-from node.extensions.commitment import commitment
 from node.receive.stored_files import report_damage
 from node.settings.peers import Peer
 from tests.make import corrected, ct_series
@@ -264,7 +264,7 @@ def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_told(
     start_node: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.retries.FIRST_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr("node.extensions.commitment.commitment.Reporting.max_attempts", 3)
+    monkeypatch.setattr("node.association.services.commitment.Reporting.max_attempts", 3)
     asker = Asker(port=1)
     node = start_node(peers=peers(asker))
     series = stored(node, ct_series(1), tmp_path)

@@ -520,7 +520,7 @@ def test_an_error_of_our_own_aborts_the_association_and_no_other(
     def fail(*arguments: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("node.extensions.retrieve.retrieve.serve_c_get", fail)
+    monkeypatch.setattr("node.association.listener.serve_c_get", fail)
     node = start_node(peers=peers() | {"good": Peer(ae_title="GOOD")})
     got = get(node, identifier("STUDY", StudyInstanceUID="1.2.3"))
     assert "Status" not in got.last

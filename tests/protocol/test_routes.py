@@ -375,7 +375,7 @@ def test_pauses_and_hours_hold_a_route_and_survive_a_restart(source: Callable[..
 def test_storage_commitment_proves_arrival_and_what_is_not_kept_is_sent_again(
     source: Callable[..., Source], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.extensions.commitment.commitment.LEAVE_SECONDS", 0.2)
+    monkeypatch.setattr("node.association.services.commitment.LEAVE_SECONDS", 0.2)
     there = start_node(ae_title="PACS")
     peers = {"PACS": Peer(ae_title="PACS", host="127.0.0.1", port=there.port)}
     node = source({"all": Route(when="series-quiet", to=("PACS",), confirm=True)}, peers=peers)

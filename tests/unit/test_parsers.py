@@ -76,7 +76,7 @@ COUNTED = frozenset(
 APART = COUNTED | {
     "node.dicom.answers.encoded_answer",  # parses what the node has encoded
     "node.extensions.pynetdicom_acceptor.handlers._decoded",  # likewise
-    "node.extensions.retrieve.retrieve._instances",  # behind that acceptor, where pynetdicom parses everything
+    "node.extensions.pynetdicom_acceptor.retrieves._instances",  # where pynetdicom parses everything
     "node.extensions.deidentify.ways.DeidentifyWay",  # made in the node; `node.children.forwarding` calls its methods
 }
 """Where the walk ends: who calls these parses nothing himself."""

@@ -3,7 +3,8 @@ kind of destinations and of hooks."""
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Kind, Parts, Router, Running, Table
+from node.association.added import Parts, Running
+from node.hookspecs import Command, Extension, Kind, Router, Table
 
 
 class _Hello(Extension):

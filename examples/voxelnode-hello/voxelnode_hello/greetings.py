@@ -65,13 +65,13 @@ def _add(file: Path, line: str) -> None:
 
 
 def destination(described: Destination, is_read_again: bool) -> Greetings:
-    """Return the destination of a table. See `node.hookspecs.OpenReceiver`."""
+    """Return the destination of a table. See `node.routing.kinds.OpenReceiver`."""
     assert isinstance(described, GreetingsDestination)
     return Greetings(described.file)
 
 
 def channel(settings: Settings, name: str) -> Greeter:
-    """Return the receiver of a hook. See `node.hookspecs.OpenChannel`."""
+    """Return the receiver of a hook. See `node.notify.channel.OpenChannel`."""
     hook = settings.hooks[name]
     assert isinstance(hook, GreetingsHook)
     return Greeter(hook.file)

@@ -1,7 +1,7 @@
 """Storage commitment as a service user: N-ACTION, and the report that answers it (PS3.4 J).
 
 The peer may report on the association that asked, or later on one of its own, which
-`node.extensions.commitment.commitment` serves.
+`node.association.services.commitment` serves.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """C-FIND as a service provider: identifier -> query (`node.dicom.matching`) -> rows of the index -> responses.
 
-PS3.4 C.4.1, PS3.7 9.1.2. Extensions answer the queries of their own SOP classes (`node.hookspecs.Find`).
+PS3.4 C.4.1, PS3.7 9.1.2. Extensions answer the queries of their own SOP classes (`node.association.added.Find`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from node.association.acceptor import PeerGone
+from node.association.added import Find
 from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import encoded
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
@@ -35,7 +36,6 @@ from node.dicom.status import (
 )
 from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from node.dicom.values import CONVERSION_ERRORS
-from node.hookspecs import Find
 from node.index.database.index import Index
 from node.index.search.finder import QueryRefused, QueryStopped
 

@@ -6,7 +6,8 @@ configuration with where each value comes from; the newest changes and log lines
 
 from __future__ import annotations
 
-from node.hookspecs import Extension, MenuEntry, Parts, Router, Running
+from node.association.added import Parts, Running
+from node.hookspecs import Extension, MenuEntry, Router
 
 
 class _Administration(Extension):

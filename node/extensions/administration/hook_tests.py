@@ -11,8 +11,9 @@ from typing import Any
 
 from node.audit.audit_log import Action as AuditAction
 from node.audit.audit_log import AuditEvent, AuditMessage, EventType, Result
+from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
-from node.hookspecs import Action, OpenedRoot
+from node.hookspecs import Action
 from node.notify.channel import NotDelivered, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose_test, with_job
 from node.notify.notifier import export_line

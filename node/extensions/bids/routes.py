@@ -30,12 +30,11 @@ from node.extensions.bids.sources import STILL_OPEN, IndexSource, Source
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms, read_map
 from node.extensions.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
 from node.failpoints import reached
-from node.hookspecs import RouteParts
 from node.index.database.work_loop import FOLLOW_SECONDS, Interrupted
 from node.index.work.ledger import REASON_LENGTH, Ended
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Outcome
-from node.routing.held import HeldWorker
+from node.routing.held import HeldWorker, RouteParts
 from node.settings.routes import Destination, Route
 
 log = structlog.get_logger()
@@ -214,7 +213,7 @@ def _nameless(path: str) -> str:
 
 
 class _Datasets:
-    """See `node.hookspecs.DestinationKind`."""
+    """See `node.routing.kinds.DestinationKind`."""
 
     def check(self, destination: Destination) -> None:
         assert isinstance(destination, DatasetSettings)

@@ -173,7 +173,7 @@ def _waited(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def opened(settings: Settings, name: str) -> HookCommand:
-    """Return the command of a hook. See `node.hookspecs.OpenChannel`."""
+    """Return the command of a hook. See `node.notify.channel.OpenChannel`."""
     hook = settings.hooks[name]
     assert isinstance(hook, CommandSettings)
     return HookCommand(hook.command, hook.timeout_seconds)

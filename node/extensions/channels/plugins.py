@@ -159,7 +159,7 @@ def _called(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) 
 
 
 def opened(settings: Settings, name: str) -> Plugin:
-    """Return the plugin of a hook. See `node.hookspecs.OpenChannel`."""
+    """Return the plugin of a hook. See `node.notify.channel.OpenChannel`."""
     hook = settings.hooks[name]
     assert isinstance(hook, PluginSettings)
     return Plugin(hook.plugin, hook.timeout_seconds)

@@ -112,7 +112,7 @@ def secret_in(text: str) -> bytes:
 
 
 def opened(settings: Settings, name: str) -> Webhook:
-    """Return the webhook of a hook. See `node.hookspecs.OpenChannel`."""
+    """Return the webhook of a hook. See `node.notify.channel.OpenChannel`."""
     hook = settings.hooks[name]
     assert isinstance(hook, WebhookSettings)
     secret = read_secret(hook.secret_file) if hook.secret_file is not None else None

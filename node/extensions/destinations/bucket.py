@@ -166,7 +166,7 @@ class BucketDestination(WrittenDestination):
 
 
 def opened(described: Described, is_read_again: bool) -> BucketDestination:
-    """Return the bucket of a table. See `node.hookspecs.OpenReceiver`."""
+    """Return the bucket of a table. See `node.routing.kinds.OpenReceiver`."""
     assert isinstance(described, BucketSettings)
     return BucketDestination(
         described.s3, described.layout, described.endpoint, described.region, described.credentials_file,

@@ -347,6 +347,6 @@ def _remedy(status: int) -> str:
 
 
 def opened(described: Described, is_read_again: bool) -> WebDestination:
-    """Return the server of a table. See `node.hookspecs.OpenReceiver`."""
+    """Return the server of a table. See `node.routing.kinds.OpenReceiver`."""
     assert isinstance(described, DicomwebSettings)
     return WebDestination(described.url, described.token_file, described.ca_file, described.timeout_seconds)

@@ -167,6 +167,6 @@ def _number(value: object) -> str | None:
 
 
 def opened(described: Described, is_read_again: bool) -> FolderDestination:
-    """Return the folder of a table. See `node.hookspecs.OpenReceiver`."""
+    """Return the folder of a table. See `node.routing.kinds.OpenReceiver`."""
     assert isinstance(described, FolderSettings)
     return FolderDestination(described.folder.absolute(), described.layout, is_read_again=is_read_again)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from node.audit.audit_log import Action, AuditEvent, AuditMessage
+from node.control.opened_root import OpenedRoot
 from node.extensions.identity.persons import Moved, PersonRepository
 from node.hookspecs import Action as RootAction
-from node.hookspecs import OpenedRoot
 from node.index.nouns.terms import Terms
 
 

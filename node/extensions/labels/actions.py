@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from node.audit.audit_log import Action, AuditEvent, AuditMessage
+from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.extensions.labels.marks import MAX_TARGETS, Changed, MarkRepository, Target, label_of
 from node.hookspecs import Action as RootAction
-from node.hookspecs import OpenedRoot
 
 
 def actions(root: OpenedRoot) -> Mapping[str, RootAction]:

@@ -1,4 +1,4 @@
-"""Media: what ``voxelnode import`` brings, also beside a running node, and what ``voxelnode export`` writes."""
+"""Media with a DICOMDIR: what ``voxelnode export`` writes, and ZIP files of the same for downloads."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ from node.hookspecs import Command, Extension, Router
 
 
 class _Media(Extension):
-    """What comes from a medium rather than from a sender, and what goes onto one."""
+    """What goes onto a medium."""
 
     name = "media"
     commands = (
-        Command(
-            "import",
-            "Convert",
-            f"{__name__}.command:import_",
-            ("voxelnode import scans", "voxelnode import scan.zip --dry-run"),
-            before="reconvert",
-        ),
         Command(
             "export",
             "Exchange",
@@ -26,7 +19,6 @@ class _Media(Extension):
     )
 
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.downloads:router"))
-    actions = f"{__name__}.handed_over:actions_of"
 
 
 EXTENSION = _Media()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from node.association.added import Parts, Running
 from node.errors import UsageError
-from node.hookspecs import Extension, Parts, Running
+from node.hookspecs import Extension
 
 if TYPE_CHECKING:
     from node.settings.model import Settings

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from node.hookspecs import Command, Extension, MenuEntry, Parts, Router, Running, Statement
+from node.association.added import Parts, Running
+from node.hookspecs import Command, Extension, MenuEntry, Router, Statement
 
 if TYPE_CHECKING:
     from node.settings.model import Settings

@@ -18,10 +18,11 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
 from node.association.client.association import Address, address_of
+from node.control.opened_root import OpenedRoot
 from node.dicom.attributes import MAX_TEXT_BYTES, PATIENT, SERIES, STUDY, Attribute, is_identifier, read_attributes
 from node.errors import NotUnderstood, PeerBusy, UsageError
 from node.extensions.peers.find import FindFailed, find_encoded
-from node.hookspecs import Action, OpenedRoot
+from node.hookspecs import Action
 from node.settings.model import Settings
 
 Level = Literal["study", "series"]

@@ -10,11 +10,11 @@ import structlog
 
 from node.archive.base import Remote, StoreAway
 from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
+from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.postgresql.hosts import HostRepository
 from node.hookspecs import Action as RootAction
-from node.hookspecs import OpenedRoot
 from node.index.database.index import Index
 
 log = structlog.get_logger()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Parts, Router, Running
+from node.association.added import Parts, Running
+from node.hookspecs import Command, Extension, Router
 
 
 class _Projects(Extension):

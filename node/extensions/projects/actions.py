@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType, Made
+from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import apply_rules
 from node.hookspecs import Action as RootAction
-from node.hookspecs import OpenedRoot
 from node.index.engine.scope import PROJECT_ROLES
 from node.index.nouns.projects import Content
 from node.selector import compile_selector

@@ -8,7 +8,7 @@ associations and time, are those of the program.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
@@ -46,8 +46,10 @@ from node.association.listener import Listener
 from node.association.operation import Operation, RequestRefused
 from node.association.services.c_find import FindOperation, negotiate
 from node.association.services.c_store import StoreService
-from node.dicom.command import C_GET_RQ, C_MOVE_RQ, N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_GET_RQ, N_SET_RQ
+from node.association.services.retrieve import RetrieveService
+from node.dicom.command import N_ACTION_RQ, N_CREATE_RQ, N_EVENT_REPORT_RQ, N_GET_RQ, N_SET_RQ
 from node.dicom.status import CANCELLED, FAILED, NOT_AUTHORIZED, SOP_CLASS_NOT_SUPPORTED, SUCCESS, error_comment
+from node.extensions.pynetdicom_acceptor.retrieves import get_responses, move_responses
 from node.receive.ingest import Origin
 from node.settings.peers import Verb
 
@@ -66,7 +68,7 @@ def handlers_of(listener: Listener) -> list[EventHandlerType]:
 
 
 def event_handlers(handlers: Handlers) -> list[EventHandlerType]:
-    """Return handlers of C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET and the services of extensions.
+    """Return handlers of C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET and all other services.
 
     From here on, pynetdicom writes each data set that an acceptor of this process receives to a temporary file
     (``STORE_RECV_CHUNKED_DATASET``), so memory does not depend on its size.
@@ -92,7 +94,7 @@ _OPERATIONS: Sequence[tuple[InterventionEvent, int]] = (
     (EVT_N_GET, N_GET_RQ),
     (EVT_N_SET, N_SET_RQ),
 )
-"""Events of requests that extensions serve, and the command field of each."""
+"""Events of other requests, and the command field of each."""
 
 _PARAMETERS = (
     "AffectedSOPInstanceUID",
@@ -185,10 +187,10 @@ class Handlers:
             return _status(answer.status, answer.comment)
 
     def serve(self, event: Event, field: int) -> tuple[Dataset, Dataset | None]:
-        """Answer a request that an extension serves."""
+        """Answer a request that is neither C-STORE nor a query or retrieve."""
         with self.serving(event):
             operation = self._operation(event)
-            operate = self._listener.added.operations.get((field, operation.context.abstract_syntax))
+            operate = self._listener.operations.get((field, operation.context.abstract_syntax))
             verb = self._listener.verbs.get(operation.context.abstract_syntax)
             if verb is not None and not self._may(event, verb):
                 operation.respond(NOT_AUTHORIZED, comment=f"not permitted to this peer: {verb}; see [peers]")
@@ -224,7 +226,7 @@ class Handlers:
         """Answer C-GET: the instances go out by pynetdicom, each whole in memory."""
         with self.serving(event):
             try:
-                yield from self._retrieved(event, C_GET_RQ)
+                yield from self._retrieved(event, get_responses)
             except RequestRefused as error:  # before anything was yielded
                 yield 1
                 yield _status(error.status, str(error), error.offending), None
@@ -233,7 +235,7 @@ class Handlers:
         """Answer C-MOVE, to a peer of the configuration."""
         with self.serving(event):
             try:
-                yield from self._retrieved(event, C_MOVE_RQ)
+                yield from self._retrieved(event, move_responses)
             except RequestRefused:  # before anything was yielded: pynetdicom answers 0xA801
                 yield None, None
 
@@ -243,13 +245,10 @@ class Handlers:
         if service is not None:
             service.ended(outcome)
 
-    def _retrieved(self, event: Event, field: int) -> Responses:
+    def _retrieved(self, event: Event, responses: Callable[[Operation, RetrieveService], Responses]) -> Responses:
         operation = self._operation(event)
         self._require(event, "retrieve")
-        responses = self._listener.added.responses.get((field, operation.context.abstract_syntax))
-        if responses is None:
-            raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "retrieval is switched off")
-        return responses(operation)
+        return responses(operation, self._listener.retrieves)
 
     def service(self, event: Event) -> StoreService:
         """Return the service that knows the peer of an association."""

@@ -13,10 +13,10 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from node.conversion.job import converted_file
+from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
 from node.dicom.attributes import is_identifier
 from node.dicom.values import items, number, numbers, text, value
 from node.errors import ConversionRefused
-from node.hookspecs import FileSource, Objects, Output, WrittenObjects
 from node.volume.assemble import DAMAGE, damage_detail
 from node.volume.describe.sidecar_fields import identifying_words, repeats
 from node.volume.model import Geometry, Kind
@@ -399,7 +399,7 @@ STEMS = {"measurements": "measurements", "key-objects": "key_objects"}
 
 
 class ReportsOfSeries(Objects):
-    """The reports of a series that say something of images (`node.hookspecs.Objects`).
+    """The reports of a series that say something of images (`node.conversion.objects.Objects`).
 
     No report is taken: the conversion goes on to say of each that it is no image.
     """

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
+from node.control.opened_root import OpenedRoot
 from node.counted import counted
 from node.errors import UsageError, nearest
 from node.hookspecs import Action as RootAction
-from node.hookspecs import OpenedRoot
 from node.index.nouns.shares import Share, ShareRepository
 from node.registry import deidentifications_of
 from node.settings.model import Settings

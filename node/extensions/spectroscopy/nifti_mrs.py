@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from node.conversion.job import converted_file
+from node.conversion.objects import Output
 from node.extensions.spectroscopy.signals import Complex, Signals
-from node.hookspecs import Output
 from node.index.nouns.converted import ConvertedFile
 from node.version import __version__
 from node.volume.model import Geometry, Kind

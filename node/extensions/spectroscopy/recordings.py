@@ -11,13 +11,13 @@ from pydicom import Dataset
 
 from node.completeness import Evidence
 from node.conversion.job import converted_file
+from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
 from node.counted import counted
 from node.dicom.private import PrivateTag, private_bytes
 from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, Log, is_log, read_log
 from node.extensions.spectroscopy.physio_xml import read_xml
-from node.hookspecs import FileSource, Objects, Output, WrittenObjects
 from node.index.nouns.converted import ConvertedFile
 from node.version import __version__
 from node.volume.describe.sidecar_fields import describe
@@ -62,7 +62,7 @@ class _Recording:
 
 
 class Recordings(Objects):
-    """The physiological recordings of a series (`node.hookspecs.Objects`)."""
+    """The physiological recordings of a series (`node.conversion.objects.Objects`)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ import numpy as np
 from pydicom import Dataset
 
 from node.completeness import Evidence
+from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
 from node.dicom.values import text
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy import MR_SPECTROSCOPY, PHILIPS_SPECTRUM
@@ -18,7 +19,6 @@ from node.extensions.spectroscopy.enhanced import read_enhanced
 from node.extensions.spectroscopy.nifti_mrs import Spectra, write_spectra
 from node.extensions.spectroscopy.siemens import is_spectrum, read_classic
 from node.extensions.spectroscopy.signals import Signals
-from node.hookspecs import FileSource, Objects, Output, WrittenObjects
 from node.index.nouns.converted import ConvertedFile
 from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
 from node.volume.model import Frame
@@ -30,7 +30,7 @@ PLACE_TOLERANCE_MM = 0.1
 
 
 class SpectraOfSeries(Objects):
-    """The spectra of a series (`node.hookspecs.Objects`)."""
+    """The spectra of a series (`node.conversion.objects.Objects`)."""
 
     def __init__(self) -> None:
         super().__init__()

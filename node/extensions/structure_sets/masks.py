@@ -8,10 +8,10 @@ from pydicom import Dataset
 
 from node.conversion.datasets import SeriesFiles
 from node.conversion.job import ReferencedSeries
+from node.conversion.objects import Objects
 from node.dicom.values import text
 from node.extensions.structure_sets.contour_masks import ReferencedImages, grids_of, masks_of
 from node.extensions.structure_sets.structure_set import StructureSet, read_structure_set
-from node.hookspecs import Objects
 from node.index.nouns.converted import SeriesKey
 from node.volume.assemble import assemble
 from node.volume.model import Volume
@@ -19,7 +19,7 @@ from node.volume.reasons import Exclusion, Reason
 
 
 class StructureSetsOfSeries(Objects):
-    """The structure sets of a series (`node.hookspecs.Objects`)."""
+    """The structure sets of a series (`node.conversion.objects.Objects`)."""
 
     def __init__(self) -> None:
         super().__init__()

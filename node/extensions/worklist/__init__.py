@@ -6,20 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from node.hookspecs import (
-    Command,
-    Extension,
-    Found,
-    MenuEntry,
-    OpenedRoot,
-    Parts,
-    Port,
-    Router,
-    Running,
-    Service,
-    Statement,
-    Table,
-)
+from node.association.added import Found, Parts, Running
+from node.control.opened_root import OpenedRoot
+from node.hookspecs import Command, Extension, MenuEntry, Router, Service, Statement, Table
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -100,11 +89,6 @@ class _Worklist(Extension):
         folder = _settings(settings).folder
         if folder is not None and not folder.is_dir():
             yield f"[worklist] folder = {str(folder)!r} is not there: until it is, files add no entries"
-
-    def ports(self, settings: Settings) -> Iterator[Port]:
-        worklist = _settings(settings)
-        if worklist.hl7_port is not None:
-            yield Port("[worklist] hl7_port", worklist.hl7_host, worklist.hl7_port)
 
     def run(self, node: Parts) -> Running:
         from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ

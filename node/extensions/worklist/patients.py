@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from node.control.opened_root import OpenedRoot as Root
 from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
 from node.dicom.json_model import Json
 from node.errors import UsageError
@@ -19,7 +20,6 @@ from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.hl7 import Message, MessageRefused, name_of
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.hookspecs import Action
-from node.hookspecs import OpenedRoot as Root
 
 MERGE, UNLINK, UPDATE = ("ADT", "A40"), ("ADT", "A37"), ("ADT", "A08")
 

@@ -321,6 +321,12 @@ def test_only_extensions_that_there_are_can_be_switched_off() -> None:
     assert "extensions: disabled: 'worklst' is not an extension, did you mean \"worklist\"?" in told[0]
 
 
+def test_a_part_of_the_node_cannot_be_switched_off_as_an_extension() -> None:
+    [told] = problems(written('[extensions]\ndisabled = ["worklist", "retrieve"]\n'))
+    remedy = "'retrieve' is a part of the node: leave \"retrieve\" out of `may` of the peers in [peers]"
+    assert f"extensions: disabled: {remedy}" in told
+
+
 HERE = {"ae_title": "A", "host": "127.0.0.1"}
 NEEDING = {
     "results": (

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
+from node.association.services.retrieve import read_selection
 from node.dicom.keys import IdentifierMismatch, Level, QueryModel, Selection
-from node.extensions.retrieve.retrieve import read_selection
 from tests import make
 
 

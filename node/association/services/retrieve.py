@@ -12,25 +12,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.archive.filesystem import Archive
 from node.association.acceptor import PeerGone
-from node.association.client.association import MAXIMUM_CONTEXTS, Address, NoAssociation, contexts_of
+from node.association.added import Parts
+from node.association.client.association import Address, NoAssociation, PeerAddresses
 from node.association.client.send import (
     NotSendable,
     Outgoing,
     SendOutcome,
     Sent,
     Transcode,
+    Transcoder,
     bytes_for_peer,
-    intact,
     outgoing_of,
-    proposals,
     send,
     sent_with_status,
     store_request,
@@ -46,7 +44,6 @@ from node.dicom.status import (
     CANNOT_CALCULATE_MATCHES,
     DESTINATION_UNKNOWN,
     IDENTIFIER_MISMATCH,
-    PENDING,
     SOP_CLASS_NOT_SUPPORTED,
     SUB_OPERATIONS_FAILED,
     SUB_OPERATIONS_WARNING,
@@ -91,8 +88,25 @@ class RetrieveService:
     turns: threading.BoundedSemaphore
     timeout: float
     metrics: Metrics
-    audit: Audit | None = None
-    on_refusal: Callable[[Refused], None] = lambda refused: None
+    audit: Audit | None
+    on_refusal: Callable[[Refused], None]
+
+    @classmethod
+    def of(cls, node: Parts) -> RetrieveService:
+        """Return the service of a node."""
+        archive, dicom = node.ingest.archive, node.settings.dicom
+        return cls(
+            node.ingest.index,
+            archive,
+            Transcoder(node.decoder, archive.incoming),
+            dicom.ae_title,
+            PeerAddresses(node.settings),
+            threading.BoundedSemaphore(MAXIMUM_RETRIEVES),
+            dicom.response_seconds,
+            node.metrics,
+            node.audit,
+            node.on_refusal,
+        )
 
 
 @dataclass(slots=True)
@@ -461,40 +475,3 @@ def _sent_to_destination(
         )
     except NoAssociation as error:
         retrieve.fail(str(error))
-
-
-def get_responses(operation: Operation, service: RetrieveService) -> Iterator[Any]:
-    """Yield what a handler of pynetdicom yields (`evt.EVT_C_GET`): the number of instances, and each with its status.
-
-    Raises RequestRefused: first of all.
-    """
-    selected = select(operation, service, GET_MODELS)
-    yield from _instances(operation, Retrieve(operation, service, selected, operation.origin.calling_ae_title))
-
-
-def move_responses(operation: Operation, service: RetrieveService) -> Iterator[Any]:
-    """Yield the same for C-MOVE (`evt.EVT_C_MOVE`), and before it the destination. Raises RequestRefused first."""
-    peer = destination_of(operation, service)
-    selected = select(operation, service, MOVE_MODELS)
-    kinds = proposals(outgoing_of(selected.instances, service.archive.root))[:MAXIMUM_CONTEXTS]
-    tls = (peer.tls, peer.host) if peer.tls is not None else None
-    yield peer.host, peer.port, {"ae_title": peer.ae_title, "contexts": contexts_of(kinds), "tls_args": tls}
-    yield from _instances(operation, Retrieve(operation, service, selected, peer.ae_title))
-
-
-def _instances(operation: Operation, retrieve: Retrieve) -> Iterator[Any]:
-    yield len(retrieve.outgoing)
-    with retrieve.handed_on() as count:
-        for instance in retrieve.outgoing:
-            if operation.is_cancelled():
-                yield CANCELLED, None
-                return
-            try:
-                data_set = dcmread(intact(instance))
-            except NotSendable as error:
-                operation.log.warning("instance_not_sent", reason=str(error))
-                count(Sent.not_sent(instance, error))
-                yield PENDING, str(error)  # no data set: pynetdicom counts it as failed
-            else:
-                count(Sent(instance, SendOutcome.COMPLETED))
-                yield PENDING, data_set

@@ -21,9 +21,10 @@ from node.control.control_socket import NoControlSocket, NotPerformed, request_a
 from node.counted import counted
 from node.durable import DISK_FULL
 from node.errors import UsageError
-from node.hookspecs import Action, OpenedRoot
+from node.hookspecs import Action
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.receive.import_files import ImportReport, import_instances, import_origin
+from node.receive.ingest import Ingest
 
 BEGIN, IMPORT, END = "begin-import", "import", "end-import"
 WORK = "work"  # as `Archive.work`
@@ -34,9 +35,9 @@ BATCH_BYTES = 64 << 20
 """A batch ends with the file that reaches this: other requests wait for it, and the disk has it twice meanwhile."""
 
 
-def actions_of(root: OpenedRoot) -> Mapping[str, Action]:
+def actions_of(ingest: Ingest) -> Mapping[str, Action]:
     """Return what the command asks for: ``begin-import``, ``import`` for each batch, and ``end-import``."""
-    ingest, work = root.ingest, root.ingest.archive.work
+    work = ingest.archive.work
 
     def begin() -> Mapping[str, Any]:
         work.mkdir(exist_ok=True)

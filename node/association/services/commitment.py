@@ -22,7 +22,15 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
 from node.association.acceptor import PeerGone
-from node.association.client.association import Address, AssociationLost, NoAssociation, association, contexts_of
+from node.association.added import Parts
+from node.association.client.association import (
+    Address,
+    AssociationLost,
+    NoAssociation,
+    PeerAddresses,
+    association,
+    contexts_of,
+)
 from node.association.client.commitment import report_of as decoded_report
 from node.association.operation import Operation, RequestRefused
 from node.association.primitives import primitive_of
@@ -45,11 +53,11 @@ from node.dicom.uids import (
 from node.dicom.values import items, text
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.database.index import Index
+from node.index.database.work_loop import RequestLoop
 from node.index.nouns.records import Refused
 from node.index.search.selection import StoredInstance
 from node.index.work.ledger import Decision, Ended, Postponed, Work, after_failure
 from node.index.work.payloads import Reference, Request
-from node.index.work.routes import RouteRepository
 from node.metrics import Metrics
 from node.receive.stored_files import report_damage
 
@@ -89,6 +97,21 @@ class CommitmentService:
     metrics: Metrics
     needs_object: bool
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+
+    @classmethod
+    def of(cls, node: Parts) -> CommitmentService:
+        """Return the service of a node."""
+        dicom = node.settings.dicom
+        return cls(
+            node.ingest.index,
+            node.ingest.archive,
+            dicom.ae_title,
+            PeerAddresses(node.settings),
+            dicom.response_seconds,
+            node.metrics,
+            node.settings.acknowledge == "object",
+            node.ingest.now,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +399,12 @@ class Reporting:
         return replace(decision, payload=replace(work.payload, references=())) if is_given_up else decision
 
 
-def serve_n_event_report(operation: Operation, routes: RouteRepository, now: Callable[[], dt.datetime]) -> None:
+def reports_owed(service: CommitmentService, on_refusal: Callable[[Refused], None]) -> RequestLoop:
+    """Return the service that reports what the association that asked did not wait for."""
+    return RequestLoop("commitments", service.index, {"commitment": Reporting(service, on_refusal)}, service.now)
+
+
+def serve_n_event_report(operation: Operation, service: CommitmentService) -> None:
     """Serve one N-EVENT-REPORT-RQ, on the thread of the association.
 
     Statuses are those of PS3.7 10.1.1.1.8:
@@ -394,7 +422,9 @@ def serve_n_event_report(operation: Operation, routes: RouteRepository, now: Cal
         if operation.context.abstract_syntax != STORAGE_COMMITMENT:
             raise RequestRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
         report = decoded_report(operation.data_set(INVALID_ARGUMENT, MAXIMUM_ELEMENTS))
-        if not routes.note_commitment(report.transaction_uid, report.committed, report.failed, now()):
+        if not service.index.routes.note_commitment(
+            report.transaction_uid, report.committed, report.failed, service.now()
+        ):
             raise RequestRefused(NO_SUCH_INSTANCE, "this node has not asked for this transaction")
         operation.log.info("commitment_received", count=len(report.committed), failed=len(report.failed))
         operation.respond(SUCCESS, **parameters)

@@ -47,9 +47,9 @@ def import_(
     with progress_bar("scanning" if dry_run else "importing", total) as on_file:
         if dry_run:
             return _survey(paths, on_file)
+        from node.control.import_beside import BEGIN, hand_over
         from node.control.repository import open_for_import
         from node.control.root import hold_or_request
-        from node.extensions.media.handed_over import BEGIN, hand_over
         from node.receive.import_files import import_instances
         from node.receive.ingest import Ingest
 
