@@ -18,8 +18,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
 from node.extensions.deidentify.profile import Option, Profile
-from node.extensions.deidentify.pseudonyms import Patient, read_keys
 from node.index.nouns.accounts import Role
+from node.pseudonyms import Patient, read_keys
 from node.settings.model import Destination, Route
 from tests import make
 from tests.leaks import leaks

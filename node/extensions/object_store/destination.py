@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 
 from node.archive.base import StoreAway
 from node.errors import UsageError
-from node.extensions.destinations.folder import WrittenDestination, file_name
 from node.extensions.object_store.stores import (
     MAX_WHOLE_BYTES,
     REMEDIES,
@@ -33,6 +32,7 @@ from node.extensions.object_store.stores import (
 from node.extensions.object_store.stores import NotTaken as ObjectNotTaken
 from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
+from node.routing.written import WrittenDestination, file_name
 from node.settings.model import Destination as Described
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000
