@@ -29,7 +29,7 @@ import pydicom
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from node.association.client.association import Address  # noqa: E402
+from node.association.client.addresses import Address  # noqa: E402
 from node.association.client.send import send_files  # noqa: E402
 from node.completeness import COUNT_KEYWORDS, InstanceCounts, Reported, Usual, expectation  # noqa: E402
 from node.conversion.job import ConversionJob  # noqa: E402

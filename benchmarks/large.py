@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.receive import voxelnode  # noqa: E402
-from node.association.client.association import Address  # noqa: E402
+from node.association.client.addresses import Address  # noqa: E402
 from tests.make import instance  # noqa: E402
 from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of  # noqa: E402
 

@@ -19,7 +19,7 @@ from pydicom.uid import generate_uid
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from node.association.client.association import Address  # noqa: E402
+from node.association.client.addresses import Address  # noqa: E402
 from tests.crash.journal import Sent, new_series  # noqa: E402
 from tests.protocol.conftest import Raw  # noqa: E402
 

@@ -58,7 +58,7 @@ CORE: Mapping[str, str] = {
 }
 """What was an extension once, and what to do instead of switching it off."""
 
-# The parts of the node's own extensions that the core uses if they are on; two are modules.
+# The parts of the node's own extensions that the core, or another one of them, uses if they are on; some are modules.
 ACCEPTOR = "node.extensions.pynetdicom_acceptor.acceptor:PynetdicomAcceptor"
 HANDLERS = "node.extensions.pynetdicom_acceptor.handlers:handlers_of"
 STORE = "node.extensions.object_store.kind"
@@ -67,12 +67,16 @@ COPY_INDEX = "node.extensions.postgresql.copying:copy_index"
 EXPORT = "node.extensions.projects.export:export"
 MEMBERSHIP = "node.extensions.postgresql.membership:membership"
 RESULTS = "node.extensions.results.intake:ResultIntake"
+READ_RESULTS = "node.extensions.results.rows:ReadResults"
 RESULTS_LEFT = "node.extensions.results.intake:results_left_in"
 DEIDENTIFICATION = "node.extensions.deidentify.ways:configured"
 DEIDENTIFICATIONS = "node.extensions.deidentify.ways:names_of"
 SIGN_INS = "node.extensions.oidc.identity_provider:opened"
 AUDIT_COPY = "node.extensions.syslog.collector:opened"
-ERROR_PAGE = "node.extensions.pages.rendering:error_page"
+LABELS = "node.extensions.labels.shown"
+PATIENT_ACTIONS = "node.extensions.identity.actions:actions"
+DEIDENTIFIED_ZIP = "node.extensions.deidentify.downloads:deidentified_zip"
+PAGES = "node.extensions.pages"
 
 CORE_VERBS = "echo", "store", "query", "retrieve", "commit"
 
@@ -81,9 +85,9 @@ GROUP = "voxelnode.extensions"
 
 
 def resolve(place: Place) -> Any:
-    """Return the object at a place; its module is imported."""
+    """Return the object at a place, or the module if it names no object; the module is imported."""
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    return getattr(import_module(module), name) if name else import_module(module)
 
 
 @cache
@@ -198,7 +202,7 @@ def deidentifications_of(settings: Settings) -> list[str]:
 
 def store_kind(settings: Settings) -> Any:
     """Return the module of the object store that `[storage] url` names; None: there is none."""
-    return import_module(STORE) if settings.storage.url is not None else None
+    return resolve(STORE) if settings.storage.url is not None else None
 
 
 def objects_of(extensions: Iterable[Extension]) -> tuple[ObjectKind, ...]:

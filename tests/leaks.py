@@ -16,8 +16,8 @@ from pydicom.tag import BaseTag
 from node.dicom.values import CONVERSION_ERRORS
 from node.extensions.deidentify.attributes import DUMMIES, TEXT_VRS, private_creators, safe_private_vr
 from node.extensions.deidentify.profile import Action, Option, Profile
-from node.extensions.deidentify.pseudonyms import STANDARD_ROOT
 from node.extensions.deidentify.text import is_harmless, vocabulary
+from node.pseudonyms import STANDARD_ROOT
 
 MIN_CHARACTERS = 3
 _SEARCHED_CHARACTERS = 6

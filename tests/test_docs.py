@@ -200,9 +200,9 @@ def test_the_changelog_knows_the_version() -> None:
 
 
 def test_every_warning_and_every_reason_is_documented() -> None:
-    from node.extensions.pages.status_chips import REMEDIES
     from node.selector.fields import STATES
     from node.volume.reasons import Reason, WarningKind
+    from node.web.pages.status_chips import REMEDIES
 
     text = (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
     warnings = text.split("## Warnings")[1].split("\n## ")[0]

@@ -100,9 +100,9 @@ class Listener:
         self.verbs = served(settings)
         parts = Parts(settings, ingest, metrics, decoder, on_refusal, audit)
         self._added = _added(parts)
-        self.retrieves = RetrieveService.of(parts)
-        commitments = CommitmentService.of(parts)
-        self.services = (reports_owed(commitments, on_refusal), *self._added.services)
+        self.retrieves = RetrieveService(parts)
+        commitments = CommitmentService(parts)
+        self.services = (reports_owed(commitments), *self._added.services)
         self.listeners = self._added.listeners
         self.operations: Mapping[tuple[int, str], Operate] = {
             **dict.fromkeys(((C_MOVE_RQ, uid) for uid in MOVE_MODELS), partial(serve_c_move, service=self.retrieves)),
@@ -267,7 +267,7 @@ class Listener:
         store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)
         scope = self.admission.scope(address, requested)
         return Admitted(
-            answers, store_service, negotiate(request.extended_negotiation), partial(self._serve, store_service, scope)
+            answers, negotiate(request.extended_negotiation), store_service, partial(self._serve, store_service, scope)
         )
 
     def _report_refused_contexts(

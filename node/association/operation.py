@@ -14,11 +14,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
-from node.association.acceptor import AcceptedAssociation, PeerGone
+from node.association.acceptor import AcceptedAssociation
 from node.association.association import Message
 from node.association.outgoing import encoded, fragment_pdus, message_pdus
 from node.association.primitives import decoded_command, encoded_command, kind_of, primitive_of
 from node.association.services.c_store import StoreService
+from node.association.upper_layer import PeerGone
 from node.dicom.command import NO_DATA_SET, RESPONSE, Element, MalformedCommand, encode_command, printable
 from node.dicom.header import require_few_elements
 from node.dicom.status import FAILED, PENDING, UNABLE_TO_PROCESS, error_comment

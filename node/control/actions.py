@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from node.association.client.association import address_of, verify
+from node.association.client.addresses import address_of
+from node.association.client.echo import verify
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType, Result
 from node.control import import_beside
 from node.control.configuration import ConfigurationChanges

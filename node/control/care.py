@@ -21,10 +21,10 @@ from node.index.engine.place import Place, place_of, require_there
 from node.journal.journal import MARK_FILE, inspect, segment_files
 from node.lifecycle.fsck import Finding, examine, mend, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
-from node.receive.apply import Replayed
 from node.receive.recovery import (
     Recovered,
 )
+from node.receive.replay import Replayed
 from node.registry import store_kind
 from node.settings.model import Settings
 

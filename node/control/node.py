@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from node.archive.base import Uploads
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.background import BackgroundService, SupervisedThread

@@ -157,3 +157,22 @@ class Selection:
     study_instance_uids: tuple[str, ...] = ()
     series_instance_uids: tuple[str, ...] = ()
     sop_instance_uids: tuple[str, ...] = ()
+
+
+DEFAULTS = {
+    Level.STUDY: (
+        "StudyDate", "StudyTime", "AccessionNumber", "InstanceAvailability", "ModalitiesInStudy",
+        "ReferringPhysicianName", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID",
+        "StudyDescription", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "TimezoneOffsetFromUTC",
+    ),
+    Level.SERIES: (
+        "Modality", "SeriesDescription", "SeriesNumber", "SeriesDate", "SeriesTime", "BodyPartExamined",
+        "NumberOfSeriesRelatedInstances", "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime",
+        "RequestAttributesSequence", "TimezoneOffsetFromUTC",
+    ),
+    Level.IMAGE: (
+        "SOPClassUID", "InstanceAvailability", "InstanceNumber", "Rows", "Columns", "BitsAllocated", "NumberOfFrames",
+        "AvailableTransferSyntaxUID", "TimezoneOffsetFromUTC",
+    ),
+}  # fmt: skip
+"""Attributes that QIDO-RS returns by default: those of PS3.18 tables 10.6.3-3 to 10.6.3-5 in the index, and more."""

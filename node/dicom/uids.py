@@ -7,7 +7,16 @@ from functools import lru_cache
 from urllib.parse import quote
 
 from pydicom.config import IGNORE
-from pydicom.uid import UID
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from node.dicom.encoding import (
     DEFLATED_LITTLE_ENDIAN,
@@ -154,3 +163,15 @@ def resource_path(*uids: str) -> str:
     """Return the path of a study, a series or an instance (PS3.18 10.1); `uids` start with that of the study."""
     levels = zip(("studies", "series", "instances"), uids, strict=False)
     return "".join(f"/{level}/{in_path(uid)}" for level, uid in levels)
+
+
+USUAL_COMPRESSED = (
+    JPEG2000Lossless,
+    JPEG2000,
+    JPEGLosslessSV1,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+    HTJ2KLossless,
+)
+"""The usual compressed transfer syntaxes: C-GET proposes them, so that the peer can send instances unchanged."""

@@ -18,41 +18,40 @@ are slowed down when the journal is full. A record that can never be applied goe
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import os
 import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from time import monotonic
 
 import structlog
 
-from node.acknowledged import Acknowledged
 from node.archive.filesystem import Archive
 from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
-from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes
-from node.dicom.header import Head, HeaderCut, ReadHead
+from node.dicom.attributes import InstanceAttributes
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
-from node.files.heads import head_of
 from node.index.database.index import Index
 from node.index.engine.about_keys import Applied
 from node.index.nouns.association_ends import RELEASED
 from node.index.nouns.instances import NotIndexable
-from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Indexed, Outcome, Received, StoredFile
+from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Indexed, Outcome, Received
 from node.index.search.finder import QueryRefused
 from node.journal.journal import Journal
-from node.journal.segment import Damage, Record
+from node.journal.segment import Record
 from node.metrics import Metrics
-from node.receive.accounting import acknowledged, listed, mark_of
-from node.receive.record import Receipt, association_end, receipt
+from node.receive.accounting import acknowledged
+from node.receive.checkpoint import Checkpoint
+from node.receive.contents import RecordContents
+from node.receive.expected import ExpectedRecords
+from node.receive.progress import Progress
+from node.receive.record import receipt
+from node.receive.replay import Replay, Replayed
 from node.receive.stored_files import add_compared
 
 log = structlog.get_logger()
@@ -63,32 +62,11 @@ GATHER_SECONDS = 0.05
 """Time between an append and the batch that applies it, while nobody waits for it: others join it meanwhile. Where
 senders wait, a batch waits for those that were answered last, as long as the last batch took and at most this long."""
 
-MAX_EXPECTED = 4096
-"""Records whose attributes are kept in memory from the receipt on."""
-
 CATCH_UP_SECONDS = 10.0
 """Longest wait of a query for the instances that were acknowledged before it."""
 
-
-@dataclass(slots=True)
-class _Expected:
-    """What the receiving thread knows of a record that will come."""
-
-    attributes: InstanceAttributes
-    outcome: Future[Outcome] | None
-
-
 _Applicable = tuple[Record, Received | AssociationEnd | None]
 """A record and its content; None: the content cannot be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """Numbers of what `Applier.replay` did."""
-
-    applied: int = 0
-    restored: int = 0
-    damaged: int = 0
 
 
 class Applier(BackgroundService):
@@ -124,22 +102,16 @@ class Applier(BackgroundService):
         self._company = 1  # senders that wait at the same time
         self._audit = audit
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
-        self._lock = threading.Lock()  # guards `_expected`, `_unsynced` and `_unlisted`
-        self._checkpointing = threading.Lock()
         self._applying = threading.Lock()
-        self._expected: dict[str, _Expected] = {}
-        self._progress = threading.Condition()
-        self._applied = 0
+        self.expected = ExpectedRecords()
+        self._progress = Progress(journal)
+        self._checkpoint = Checkpoint(journal, archive, index)
+        self._contents = RecordContents(archive, self.expected, self._checkpoint)
         self._committed = 0
         self._unsettled: deque[tuple[Received, Indexed]] = deque()
         self._parts_are_evidence = False
-        self._damaged_segments: dict[Path, str] = {}  # and their copies in quarantine
         self.lacks_segments = False
         self._cursor = journal.start
-        self._caught_up_at = monotonic()  # everything that was durable by then is applied
-        self._seen, self._seen_at = 0, self._caught_up_at  # the last record at a moment since
-        self._unsynced: set[str] = set()
-        self._unlisted: list[tuple[Acknowledged, Sequence[str]]] = []  # applied, and not in the ledger yet: `listed`
         metrics.queued_instances.set_function(lambda: float(self.lag))
         metrics.journal_bytes.set_function(lambda: float(journal.size))
         metrics.journal_lag_seconds.set_function(lambda: self.lag_seconds)
@@ -147,12 +119,12 @@ class Applier(BackgroundService):
     @property
     def lag(self) -> int:
         """How many records, nearly all of acknowledged instances, are not in the index yet."""
-        return max(0, self._journal.last - self._applied)
+        return self._progress.lag
 
     @property
     def lag_seconds(self) -> float:
         """For how long acknowledged instances have not been in the index; 0 while it is up to date."""
-        return monotonic() - self._caught_up_at if self.lag else 0.0
+        return self._progress.lag_seconds
 
     @property
     def index_stall(self) -> str | None:
@@ -162,28 +134,10 @@ class Applier(BackgroundService):
     def expect(self, key: str, attributes: InstanceAttributes, outcome: Future[Outcome] | None = None) -> None:
         """Hand over what the receiving thread has read already, before it appends the record.
 
-        While the index takes nothing for long, attributes are dropped, and read from the journal again later.
-
         `outcome`: gets the outcome after the commit.
         """
-        now = monotonic()
-        if not self.lag:
-            self._caught_up_at = now
-        with self._lock:
-            if outcome is not None or len(self._expected) < MAX_EXPECTED:
-                self._expected[key] = _Expected(attributes, outcome)
-
-    def forget(self, key: str) -> None:
-        """Take back what `expect` announced: the append failed."""
-        with self._lock:
-            self._expected.pop(key, None)
-
-    def is_expected(self, sop_instance_uid: str) -> bool:
-        """Return whether an instance with this UID may be ahead of the index."""
-        with self._lock:
-            if len(self._expected) >= MAX_EXPECTED:
-                return True
-            return any(one.attributes.sop_instance_uid == sop_instance_uid for one in self._expected.values())
+        self._progress.expects()
+        self.expected.add(key, attributes, outcome)
 
     def journal_problem(self) -> str | None:
         """Return why the journal takes nothing more, or None; what it has is made durable elsewhere then."""
@@ -196,17 +150,15 @@ class Applier(BackgroundService):
         """Apply what was appended, in a moment."""
         self.wake(self._gather_seconds)
         if self._is_awaited and self.lag >= self._company:
-            with self._progress:
-                self._progress.notify_all()
+            self._progress.wake()
 
     def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> bool:
         """Wait until what was acknowledged before this call is in the index; return False if that takes longer."""
         wanted = self._journal.last
-        if self._applied >= wanted:
+        if self._progress.applied >= wanted:
             return True
         self.wake()
-        with self._progress:
-            return self._progress.wait_for(lambda: self._applied >= wanted, seconds)
+        return self._progress.wait(lambda: self._progress.applied >= wanted, seconds)
 
     def require_caught_up(self) -> None:
         """As `catch_up`.
@@ -233,7 +185,7 @@ class Applier(BackgroundService):
             self._batch_seconds = monotonic() - began
             self._company = len(records) + self.lag if records[-1].sequence >= last else 1  # a batch is there already
             self._cursor = cursor
-            if self._journal.has_whole_segment(self._applied):
+            if self._journal.has_whole_segment(self._progress.applied):
                 self.checkpoint()
         if self._journal.problem() is None:
             self._journal.prepare()
@@ -249,94 +201,28 @@ class Applier(BackgroundService):
         Each sends its next instance once the last one is acknowledged: without this, some of them would always wait for
         the commit of the others.
         """
-        with self._progress:
-            self._progress.wait_for(
-                lambda: self.lag >= self._company or self._stopping.is_set(), min(self._batch_seconds, GATHER_SECONDS)
-            )
+        self._progress.wait(
+            lambda: self.lag >= self._company or self._stopping.is_set(), min(self._batch_seconds, GATHER_SECONDS)
+        )
 
     def replay(self) -> Replayed:
         """Apply what the processes before have left in the journal; before `start`.
-
-        Of records that were applied already, the file is compared with the record and written again where a power cut
-        took it.
 
         Raises OutOfResources if there is no room, or the index does not commit.
         """
         mark = self._index.about.applied(self._journal.identity)
         applied_before = mark.sequence if mark.journal == self._journal.identity else 0
-        counts = {"applied": 0, "restored": 0, "damaged": 0}
-        batch: list[Record] = []
-        size = 0
-        for record in self._journal.replay(applied_before):
-            if isinstance(record, Damage):
-                self._keep_damaged(record)
-                counts["damaged"] += max(record.last - record.first + 1, 0)
-                continue
-            batch.append(record)
-            size += len(record.payload)
-            if len(batch) == MAX_BATCH or size >= MAX_BATCH_BYTES:
-                self._replay_batch(batch, applied_before, counts)
-                batch, size = [], 0
-        self._replay_batch(batch, applied_before, counts)
-        if self._parts_are_evidence or self._damaged_segments:  # lost records may have named some of the part files
+        replay = Replay(self._journal, self._archive, self._index, self._checkpoint, self.apply)
+        replayed = replay.run(applied_before, MAX_BATCH, MAX_BATCH_BYTES)
+        self.lacks_segments = replay.is_damaged
+        if self._parts_are_evidence or replay.is_damaged:  # lost records may have named some of the part files
             self._archive.quarantine_parts()
-        self._applied = self._journal.last
+        self._progress.applied = self._journal.last
         self._cursor = self._journal.start
         reached("journal-replayed")
-        if sum(counts.values()):
-            log.info("journal_replayed", **counts)
-        return Replayed(**counts)
-
-    def _keep_damaged(self, damage: Damage) -> None:
-        """Keep the segment of records that cannot be read, and tell: these were acknowledged."""
-        which = f"records {damage.first} to {damage.last}"
-        if damage.last < damage.first:
-            which = f"records from {damage.first} on, if there were any,"
-        self.lacks_segments = True
-        if damage.segment.exists():
-            kept = self._damaged_segments.get(damage.segment)
-            if kept is None:
-                kept = self._damaged_segments[damage.segment] = self._archive.quarantine_copy(damage.segment)
-            detail = f"{which} of the journal cannot be read; the segment is kept: {kept}"
-        else:
-            self._parts_are_evidence = True
-            detail = f"{which} of the journal are missing with its segment {damage.segment.name}"
-        log.error("journal_damaged", detail=detail)
-        self._index.lost.note_gap(detail, dt.datetime.now(dt.UTC))
-
-    def _replay_batch(self, batch: list[Record], applied_before: int, counts: dict[str, int]) -> None:
-        known = [record for record in batch if record.sequence <= applied_before]
-        new = [record for record in batch if record.sequence > applied_before]
-        if known:
-            counts["restored"] += self._restore(known)
-        if new:
-            counts["applied"] += self.apply(new)
-
-    def _restore(self, records: list[Record]) -> int:
-        """Write files again that rows name and that are not as they were received; return how many."""
-        receipts = [(record, its) for record in records if (its := receipt(record.facts)) is not None]
-        keys = [key for _, its in receipts for key in (its.key, self._archive.quarantine_key(its.key))]
-        named = self._index.instances.named_keys(keys)
-        restored = 0
-        for record, its in receipts:
-            for key in (its.key, self._archive.quarantine_key(its.key)):
-                if key in named:
-                    restored += self._restored(record, its, key)
-        stored = self._index.lost.stored_at(keys)
-        replaced = self._index.lost.replaced([one.sop_instance_uid for one in stored])
-        with self._lock:
-            self._unlisted += [(one, replaced.get(one.sop_instance_uid, ())) for one in stored]
-        return restored
-
-    def _restored(self, record: Record, its: Receipt, key: str) -> bool:
-        self._written(key)
-        if its.sha256:
-            return self._archive.keep_part(key)
-        with suppress(FileNotFoundError):
-            if self._archive.path(key).read_bytes() == record.payload:
-                return False
-        self._archive.write(key, record.payload)
-        return True
+        if any(asdict(replayed).values()):
+            log.info("journal_replayed", **asdict(replayed))
+        return replayed
 
     def apply(self, records: Sequence[Record]) -> int:
         """Write files and rows of records, and settle them; if this raises, apply the same records again.
@@ -346,7 +232,7 @@ class Applier(BackgroundService):
         Raises OutOfResources if there is no room, the disk fails, or the index does not commit.
         """
         self._settle()
-        applied = [(record, self._read(record)) for record in records if record.sequence > self._committed]
+        applied = [(record, self._contents.read(record)) for record in records if record.sequence > self._committed]
         instances = sum(not isinstance(one, AssociationEnd) for _, one in applied)
         while applied:  # in their order: a crash must find either all or none of what is before `applied`
             batch = _together(applied)
@@ -355,7 +241,7 @@ class Applier(BackgroundService):
                 self._add(batch)
             elif applied:
                 self._set_aside(applied.pop(0)[0], "its record in the journal cannot be read")
-        self._note_applied(records[-1].sequence)
+        self._progress.note(records[-1].sequence)
         return instances
 
     def _add(self, batch: Sequence[_Applicable]) -> None:
@@ -374,8 +260,7 @@ class Applier(BackgroundService):
         sequence = batch[-1][0].sequence
         applied = Applied(self._journal.identity, sequence)
         kept = add_compared(self._archive, self._index, received, applied, ends)
-        with self._lock:
-            self._unlisted += [(acknowledged(one), done.superseded) for one, done in zip(received, kept, strict=True)]
+        self._checkpoint.owe((acknowledged(one), done.superseded) for one, done in zip(received, kept, strict=True))
         self._committed = sequence
         if received:
             self._metrics.commit_instances.observe(len(received))
@@ -389,11 +274,11 @@ class Applier(BackgroundService):
             received, done = self._unsettled[0]
             settle(self._archive, done)
             if done.quarantine is not None:
-                self._written(self._archive.quarantine_key(done.quarantine))
+                self._checkpoint.written(self._archive.quarantine_key(done.quarantine))
             self._unsettled.popleft()
             if done.restored is not None:
                 self._note_restored(received, done.restored)
-            if (outcome := self._awaited(received.file.key)) is not None:
+            if (outcome := self.expected.applied(received.file.key)) is not None:
                 self._tell(outcome, received.file.key, done)
 
     def _tell(self, outcome: Future[Outcome], key: str, done: Indexed) -> None:
@@ -418,12 +303,6 @@ class Applier(BackgroundService):
             event = AuditEvent.INSTANCES_ACCESSED
             self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, [sender], [uids], detail))
 
-    def _awaited(self, key: str) -> Future[Outcome] | None:
-        """Drop what is known of a record that was committed; return what waits for its outcome."""
-        with self._lock:
-            expected = self._expected.pop(key, None)
-        return expected.outcome if expected is not None else None
-
     def _set_aside(self, record: Record, reason: str) -> None:
         """Keep an instance that cannot be indexed in quarantine, and record why."""
         facts = receipt(record.facts)
@@ -444,47 +323,12 @@ class Applier(BackgroundService):
         applied = Applied(self._journal.identity, record.sequence)
         self._index.instances.set_aside(f"{reason}: {quarantined}", applied, dt.datetime.now(dt.UTC))
         self._committed = record.sequence
-        if (outcome := self._awaited(key)) is not None:
+        if (outcome := self.expected.applied(key)) is not None:
             outcome.set_exception(NotUnderstood(reason))
 
-    def _note_applied(self, sequence: int) -> None:
-        with self._progress:
-            self._applied = sequence
-            self._progress.notify_all()
-        if sequence >= self._seen:  # under a steady load the lag is never 0: what was there at a moment is applied
-            self._caught_up_at = max(self._caught_up_at, self._seen_at)
-            self._seen_at, self._seen = monotonic(), self._journal.last
-
-    def _written(self, key: str) -> None:
-        """Note a file that the next checkpoint has to sync."""
-        with self._lock:
-            self._unsynced.add(key)
-
     def checkpoint(self) -> None:
-        """Make everything that was applied durable where it is, and let the journal write over it.
-
-        If the process dies in between, the records are compared once more.
-
-        Raises OutOfResources if the disk or the index fails; the journal keeps everything.
-        """
-        with self._checkpointing:
-            applied = self._applied
-            if applied <= self._journal.freed:
-                return
-            with self._lock:
-                keys, self._unsynced = self._unsynced, set()
-                unlisted, self._unlisted = self._unlisted, []
-            try:
-                self._archive.sync(keys)
-                self._list(unlisted)
-                # A durable commit: it takes the rows of all batches before it along.
-                self._index.about.set(mark_of(self._archive), str(self._archive.acknowledged.position))
-                self._free(applied)
-            except BaseException:
-                with self._lock:
-                    self._unsynced |= keys
-                    self._unlisted = unlisted + self._unlisted
-                raise
+        """Make everything that was applied durable where it is, and let the journal write over it: see `Checkpoint`."""
+        self._checkpoint.make(self._progress.applied)
 
     @contextmanager
     def standing(self) -> Iterator[None]:
@@ -504,19 +348,6 @@ class Applier(BackgroundService):
         with self._archive.intake.refusing():
             self._journal.overwrite_free()
 
-    def _list(self, unlisted: Sequence[tuple[Acknowledged, Sequence[str]]]) -> None:
-        """Add what was applied to the ledger, durably.
-
-        Raises OutOfResources if the disk fails, or has failed before: intake stops.
-        """
-        self._archive.intake.require_sound()
-        with self._archive.intake.refusing():
-            listed(self._archive, unlisted)
-
-    def _free(self, sequence: int) -> None:
-        with self._archive.intake.refusing():
-            self._journal.free(sequence)
-
     def finish(self) -> None:
         """Apply all that was appended, and stop; what cannot be applied stays in the journal for the next start."""
         if self.is_alive:
@@ -524,59 +355,8 @@ class Applier(BackgroundService):
             self.stop()
         with suppress(OutOfResources, OSError):
             self.checkpoint()
-        with self._lock:
-            waiting = [one.outcome for one in self._expected.values() if one.outcome is not None]
-        for outcome in (one for one in waiting if not one.done()):
+        for outcome in self.expected.waiting():
             outcome.set_exception(OutOfResources("the node is stopping, and the index did not take it"))
-
-    def _attributes(self, its: Receipt, payload: bytes) -> InstanceAttributes:
-        with self._lock:
-            expected = self._expected.get(its.key)
-        if expected is not None:
-            return expected.attributes
-        if not its.sha256:
-            return instance_attributes(memoryview(payload)[its.data_set_offset :], its.transfer_syntax_uid)
-        self._archive.keep_part(its.key)
-        return attributes_of(self._archive.path(its.key), its.data_set_offset, its.transfer_syntax_uid)
-
-    def _read(self, record: Record) -> Received | AssociationEnd | None:
-        """Return the content of a record, or None if it cannot be read; write the file of an instance."""
-        facts = receipt(record.facts)
-        if facts is None:
-            return association_end(record.facts)
-        try:
-            attributes = self._attributes(facts, record.payload)
-        except (NotUnderstood, HeaderCut, FileNotFoundError):
-            log.exception("record_not_understood", record=record.sequence)
-            return None
-        head: ReadHead
-        where = facts.data_set_offset, facts.transfer_syntax_uid
-        if facts.sha256:
-            self._archive.keep_part(facts.key)
-            digest = facts.sha256
-            head = partial(head_of, self._archive.path(facts.key), *where)
-        else:
-            head = partial(Head, record.payload, *where)
-            self._archive.write(facts.key, record.payload)
-            digest = hashlib.sha256(memoryview(record.payload)[facts.data_set_offset :]).hexdigest()
-        self._written(facts.key)  # not before: a checkpoint on another thread would find nothing to sync
-        file = StoredFile(
-            key=facts.key,
-            quarantine_key=self._archive.quarantine_key(facts.key),
-            bytes=facts.data_set_bytes,
-            sha256=digest,
-            data_set_offset=facts.data_set_offset,
-            transfer_syntax_uid=facts.transfer_syntax_uid,
-            source=facts.source,
-            calling_ae_title=facts.calling_ae_title,
-            called_ae_title=facts.called_ae_title,
-            peer=facts.peer,
-            received_at=facts.received_at,
-            place=self._archive.place_of_new,
-        )
-        return Received(
-            attributes, file, facts.quiet_seconds, facts.overwrite_policy, facts.began_at, head, facts.association
-        )
 
 
 def _together(applied: Sequence[_Applicable]) -> list[_Applicable]:
@@ -606,12 +386,3 @@ def settle(archive: Archive, kept: Indexed) -> None:
     if kept.quarantine is not None:
         with suppress(FileNotFoundError):  # deleted meanwhile
             archive.quarantine(kept.quarantine)
-
-
-def attributes_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> InstanceAttributes:
-    """Return the attributes of an instance from its file; errors as of `instance_attributes`."""
-    with path.open("rb") as file:
-        descriptor = file.fileno()
-        return attributes_by_windows(
-            lambda offset, length: os.pread(descriptor, length, data_set_offset + offset), transfer_syntax_uid
-        )

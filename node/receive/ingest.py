@@ -10,18 +10,13 @@ The instance is durable when `finish` returns, and only then it may be acknowled
 `Ingest.acknowledgement`. File, row and timer are derived behind it (`node.receive.apply`). Everything that can refuse
 an instance is therefore decided before its record is written. If the process dies earlier, nobody was told of the
 instance, and the next start deletes its part file.
-
-`Acknowledgement` waits behind the journal for the row of the instance, or for its object ([journal] acknowledge).
-Uncertain is never success: if the index or the store has not taken the instance in time, its sender is told to send it
-again. It stays in the journal all the same, is indexed and uploaded later, and is there already when it comes again.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +24,7 @@ from typing import Literal
 
 import structlog
 
-from node.archive.filesystem import Archive, PartFile, PartLink
+from node.archive.filesystem import Archive
 from node.audit.audit_log import Transfers
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier, is_uid
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN
@@ -39,11 +34,13 @@ from node.dicom.status import NotPermitted
 from node.errors import ClassMismatch, InstanceRefused, NotUnderstood, OutOfResources
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Outcome, ReceivedPolicy
+from node.index.nouns.records import AssociationEnd, Outcome, ReceivedPolicy
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.journal.segment import SegmentGone
 from node.metrics import Metrics
+from node.receive.acknowledgement import Acknowledgement
 from node.receive.apply import Applier
+from node.receive.data_set import IncomingDataSet, SpareBuffers
 from node.receive.quiet_times import OpenAssociations
 from node.receive.record import Receipt, end_facts
 from node.settings.storage import Acknowledge
@@ -51,72 +48,12 @@ from node.settings.storage import Acknowledge
 log = structlog.get_logger()
 
 
-class Acknowledgement:
-    """Waits for index or store. Thread-safe.
-
-    `seconds`: longest wait of one instance.
-    """
-
-    def __init__(
-        self, promise: Acknowledge, seconds: float, applier: Applier, archive: Archive, metrics: Metrics
-    ) -> None:
-        self._promise, self.seconds = promise, seconds
-        self._applier, self._archive, self._metrics = applier, archive, metrics
-
-    def refusal(self) -> str | None:
-        """Return why nothing can be acknowledged now; None if it can, or nobody has tried for long."""
-        if (seconds := self._applier.lag_seconds) > self.seconds:
-            return f"the index has not taken what was received for {seconds:.0f} s{self._reason()}"
-        awaited = self._archive.remote.awaited if self._archive.remote is not None else None
-        if awaited is not None and (seconds := awaited.oldest_seconds()) > self.seconds:
-            return f"the object store has not taken what was received for {seconds:.0f} s"
-        return None
-
-    def _reason(self) -> str:
-        """Return why the index takes nothing, in brackets, if that is known."""
-        stall = self._applier.index_stall
-        return f" (its server {stall})" if stall is not None else ""
-
-    def wait(self, outcome: Future[Outcome], seconds: float | None = None) -> Outcome:
-        """Return the outcome of an instance that is in the journal, once it may be acknowledged.
-
-        Parameters
-        ----------
-        outcome : Future
-            As given to `Incoming.finish`.
-        seconds : float or None
-            Longest wait; None: that of the configuration.
-
-        Raises
-        ------
-        OutOfResources
-            That takes longer, or only the disk of this host has these bytes, which is not what was promised.
-        NotUnderstood
-            The index can never take it: it is in quarantine.
-        """
-        with self._metrics.acknowledge_seconds.time():
-            try:
-                kept = outcome.result(self.seconds if seconds is None else seconds)
-            except TimeoutError:
-                place = "the object store" if self._promise == "object" else "the index"
-                took = f"not in {place} within {self.seconds:g} s{self._reason()}"
-                raise OutOfResources(f"{took}: send it again") from None
-        if self._promise == "object" and kept in NOT_CURRENT_OUTCOMES:
-            raise OutOfResources("other bytes are current; these are only on the disk of this host, in quarantine")
-        return kept
-
-
 MAXIMUM_BYTES = 16_000_000_000
 """Largest data set that is accepted."""
 
-LARGE_BYTES = 1 << 20
-"""A larger data set goes to a part file while it is received: an association holds no more than this in memory."""
 
 SHOWN_SERIES = 20
 """Of those that the process before was receiving, in what is told of a journal that is gone."""
-
-MAX_SPARE_BUFFERS = 8
-"""Buffers that are kept for the next data sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +153,7 @@ class Ingest:
         self.quiet_seconds, self.maximum_bytes, self.overwrite_policy = quiet_seconds, maximum_bytes, overwrite_policy
         self.aborted_grace_seconds = aborted_grace_seconds
         self._closed = threading.Event()
-        self._buffers: list[bytearray] = []
+        self.buffers = SpareBuffers()
         self.open_associations = OpenAssociations()
         self.gaps: Sequence[str] = ()
 
@@ -258,7 +195,10 @@ class Ingest:
         """Return whether a sender waits for the outcome: the instance is known, or another version is on its way."""
         if not self.warns or self.acknowledgement is not None:
             return self.warns
-        return self.applier.is_expected(sop_instance_uid) or self.index.instances.current(sop_instance_uid) is not None
+        return (
+            self.applier.expected.may_have(sop_instance_uid)
+            or self.index.instances.current(sop_instance_uid) is not None
+        )
 
     def refusal(self) -> str | None:
         """Return why no new association should be accepted now; None if it may be."""
@@ -266,18 +206,6 @@ class Ingest:
         if refusal is None and self.acknowledgement is not None:
             refusal = self.acknowledgement.refusal()
         return refusal
-
-    def take_buffer(self) -> bytearray:
-        """Return a buffer of `LARGE_BYTES` for one data set; memory that is used again costs no page faults."""
-        try:
-            return self._buffers.pop()
-        except IndexError:
-            return bytearray(LARGE_BYTES)
-
-    def give_back(self, buffer: bytearray) -> None:
-        """Keep a buffer for the next data set."""
-        if len(self._buffers) < MAX_SPARE_BUFFERS:
-            self._buffers.append(buffer)
 
     def association_ended(
         self,
@@ -369,12 +297,10 @@ class Incoming:
         ingest.archive.intake.require()
         self._ingest, self._announced, self._origin = ingest, announced, origin
         self._overwrite_policy = overwrite_policy
-        self._buffer: bytearray | None = ingest.take_buffer()
-        self._large: _LargeDataSet | _ReferredDataSet | None = None
-        self.bytes = 0
-        self._file_head = file_head(
+        head = file_head(
             announced.sop_class_uid, announced.sop_instance_uid, announced.transfer_syntax_uid, origin.calling_ae_title
         )
+        self._head, self._data_set = head, IncomingDataSet(ingest.archive, ingest.buffers, head)
 
     def take_fragment(self, fragment: bytes | bytearray | memoryview) -> None:
         """Append received bytes of the data set; the fragment may change after this.
@@ -382,30 +308,14 @@ class Incoming:
         Raises OutOfResources if the disk is full or fails, or the data set is larger than allowed; `abandon` the
         instance then.
         """
-        self.bytes += len(fragment)
         self._ingest.open_associations.note_bytes(self._origin.association)
-        if self.bytes > self._ingest.maximum_bytes:
+        if self._data_set.bytes + len(fragment) > self._ingest.maximum_bytes:
             raise OutOfResources(f"data set exceeds {self._ingest.maximum_bytes} bytes")
-        if self._buffer is not None:
-            begin = self.bytes - len(fragment)
-            if self.bytes <= LARGE_BYTES:
-                self._buffer[begin : self.bytes] = fragment
-                return
-            self._large = _LargeDataSet(self._ingest.archive, self._file_head)
-            with memoryview(self._buffer) as buffer, buffer[:begin] as written:
-                self._large.write(written)
-            self._release_buffer()
-        if isinstance(self._large, _LargeDataSet):
-            self._large.write(fragment)
+        self._data_set.append(fragment)
 
     def refer_to(self, file: Path, data_set_offset: int) -> None:
-        """Take the data set of a DICOM file that stays where it is, in place of fragments: it is read once, not copied.
-
-        Raises OSError if the file cannot be read, and OutOfResources if the archive has no room for a link.
-        """
-        self._release_buffer()
-        self._large = _ReferredDataSet(self._ingest.archive, file, data_set_offset)
-        self.bytes = self._large.digest_all()
+        """Take the data set of a DICOM file that stays where it is: see `IncomingDataSet.refer_to`."""
+        self._data_set.refer_to(file, data_set_offset)
 
     def finish(self, outcome: Future[Outcome] | None = None) -> None:
         """Make the instance durable; after this it may be acknowledged.
@@ -426,7 +336,7 @@ class Incoming:
         OutOfResources
             It could not be made durable.
         """
-        data_set = self._data_set()
+        data_set = self._data_set.in_memory()
         try:
             attributes = self._attributes(data_set)
             self._ingest.require_uid("Study Instance UID", attributes.study_instance_uid)
@@ -445,10 +355,7 @@ class Incoming:
 
     def abandon(self) -> None:
         """Drop the instance; does nothing after `finish` has succeeded."""
-        self._release_buffer()
-        large, self._large = self._large, None
-        if large is not None:
-            large.part.abandon()
+        self._data_set.abandon()
 
     def _note_series(self, attributes: InstanceAttributes) -> None:
         """Let the series wait for its association: before its row can be there, or it might be quiet meanwhile."""
@@ -461,84 +368,57 @@ class Incoming:
         if origin.association:
             series = attributes.study_instance_uid, attributes.series_instance_uid
             self._ingest.open_associations.stored(origin.association, series, attributes.sop_instance_uid)
-        metrics.last_hour.received(self.bytes)
-        metrics.last_day.received(self.bytes)
+        metrics.last_hour.received(self._data_set.bytes)
+        metrics.last_day.received(self._data_set.bytes)
         if origin.calling_ae_title:
             now = self._ingest.now()
             metrics.last_words.heard(origin.calling_ae_title, origin.address, "stored an instance", now, stored=1)
 
-    def _release_buffer(self) -> None:
-        buffer, self._buffer = self._buffer, None
-        if buffer is not None:
-            self._ingest.give_back(buffer)
-
-    def _data_set(self) -> bytes:
-        """Return the bytes of a data set that is not large."""
-        if self._buffer is None:
-            return b""
-        with memoryview(self._buffer) as buffer, buffer[: self.bytes] as data_set:
-            return bytes(data_set)
-
     def _keep(self, attributes: InstanceAttributes, data_set: bytes, outcome: Future[Outcome] | None) -> None:
-        ingest, origin, large = self._ingest, self._origin, self._large
+        ingest, origin = self._ingest, self._origin
         ingest.archive.intake.require_open()
-        key = ingest.archive.new_key() if large is None else large.key
-        if large is not None:
-            large.part.finish()
+        placed = self._data_set.placed()
         facts = Receipt(
-            key=key,
+            key=placed.key,
             source=origin.source,
             calling_ae_title=origin.calling_ae_title,
             called_ae_title=origin.called_ae_title,
             peer=origin.peer,
             received_at=ingest.now(),
             transfer_syntax_uid=self._announced.transfer_syntax_uid,
-            data_set_offset=len(self._file_head) if large is None else large.offset,
-            data_set_bytes=self.bytes,
+            data_set_offset=placed.offset,
+            data_set_bytes=self._data_set.bytes,
             quiet_seconds=ingest.quiet_seconds(origin.calling_ae_title),
             overwrite_policy=self._overwrite_policy,
-            sha256="" if large is None else large.digest.hexdigest(),
+            sha256=placed.sha256,
             began_at=origin.began_at,
             association=origin.association,
         )
-        payload = (self._file_head, data_set) if large is None else ()
-        ingest.applier.expect(key, attributes, outcome)
+        payload = (self._head, data_set) if self._data_set.is_in_memory else ()
+        ingest.applier.expect(placed.key, attributes, outcome)
         try:
             ingest.append(facts.encoded(), *payload)
         except OutOfResources:
-            ingest.applier.forget(key)
+            ingest.applier.expected.forget(placed.key)
             if ingest.archive.intake.stopped is not None:
-                self._large = None  # the record may be durable all the same: the next start decides about the part file
+                self._data_set.release()  # the record may be durable: the next start decides about its file
             raise
-        self._large = None
-        self._release_buffer()
+        self._data_set.release()
 
     def _attributes(self, data_set: bytes) -> InstanceAttributes:
         syntax = self._announced.transfer_syntax_uid
         try:
-            if self._large is None:
+            if self._data_set.is_in_memory:
                 attributes = instance_attributes(data_set, syntax)
                 require_parsable(lambda offset, length: data_set, len(data_set), syntax)
             else:
-                attributes = attributes_by_windows(self._read, syntax)
-                require_parsable(self._read, self.bytes, syntax)
+                attributes = attributes_by_windows(self._data_set.read, syntax)
+                require_parsable(self._data_set.read, self._data_set.bytes, syntax)
             if syntax == DEFLATED_LITTLE_ENDIAN:
-                require_inflatable(self._pieces(data_set))
+                require_inflatable([data_set] if self._data_set.is_in_memory else self._data_set.pieces())
             return attributes
         except HeaderCut:
-            raise NotUnderstood(f"data set ends within an element, after {self.bytes} bytes") from None
-
-    def _read(self, offset: int, length: int) -> bytes:
-        """Return bytes of a large data set."""
-        assert self._large is not None
-        return self._large.part.read(self._large.offset + offset, length)
-
-    def _pieces(self, data_set: bytes) -> Iterator[bytes]:
-        if self._large is None:
-            yield data_set
-            return
-        for offset in range(0, self.bytes, LARGE_BYTES):
-            yield self._read(offset, LARGE_BYTES)
+            raise NotUnderstood(f"data set ends within an element, after {self._data_set.bytes} bytes") from None
 
     def _require_announced(self, attributes: InstanceAttributes) -> None:
         for name, announced, actual in (
@@ -557,40 +437,3 @@ class Incoming:
             raise NotPermitted("the instance is of another study than the peer was asked for (PS3.4 C.4.3.2)")
         if series and attributes.series["series_instance_uid"] != series:
             raise NotPermitted("the instance is of another series than the peer was asked for (PS3.4 C.4.3.2)")
-
-
-class _LargeDataSet:
-    """A data set that is too large for memory: its part file, and the digest of what was written."""
-
-    def __init__(self, archive: Archive, head: bytes) -> None:
-        self.key = archive.new_key()
-        self.offset = len(head)
-        self.part: PartFile = archive.open_part(self.key)
-        self.digest = hashlib.sha256()
-        try:
-            self.part.write(head)
-        except OutOfResources:
-            self.part.abandon()
-            raise
-
-    def write(self, fragment: bytes | bytearray | memoryview) -> None:
-        self.digest.update(fragment)
-        self.part.write(fragment)
-
-
-class _ReferredDataSet:
-    """A data set in a file that stays where it is: the link to it, and the digest of the data set."""
-
-    def __init__(self, archive: Archive, file: Path, offset: int) -> None:
-        self.key = archive.new_key()
-        self.offset = offset
-        self.part: PartLink = archive.refer(self.key, file)
-        self.digest = hashlib.sha256()
-
-    def digest_all(self) -> int:
-        """Read the whole data set, and return its length in bytes. Raises OSError if it cannot be read."""
-        length = 0
-        while piece := self.part.read(self.offset + length, LARGE_BYTES):
-            self.digest.update(piece)
-            length += len(piece)
-        return length

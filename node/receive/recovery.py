@@ -37,7 +37,8 @@ from node.index.database.index import Index
 from node.index.models import STORE
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import Indexed, InstanceFile, Outcome, Received, StoredFile
-from node.receive.apply import MAX_BATCH, attributes_of, settle
+from node.receive.apply import MAX_BATCH, settle
+from node.receive.contents import attributes_of
 from node.receive.stored_files import add_compared, report_damage
 
 log = structlog.get_logger()

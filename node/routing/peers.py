@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
 from node.archive.intact import MISSING
+from node.association.client.addresses import Address
 from node.association.client.association import (
     MAXIMUM_CONTEXTS,
-    Address,
     AssociationLost,
-    EchoFailed,
     NoAssociation,
     NothingAccepted,
     RequestedAssociation,
     association,
     contexts_of,
-    verify,
 )
 from node.association.client.commitment import CommitmentRefused, request_commitment
+from node.association.client.echo import EchoFailed, verify
 from node.association.client.send import (
     NoCopy,
     NotAsStored,

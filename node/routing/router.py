@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from node.archive.filesystem import Archive
-from node.association.client.association import address_of
+from node.association.client.addresses import address_of
 from node.association.client.send import Transcoder
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder

@@ -15,6 +15,10 @@ from node.settings.section import HookName, Hours, Seconds, SettingsSection, Whe
 RouteEvent = Literal["instance-stored", "series-quiet", "series-complete", "volume-written", "study-quiet"]
 
 
+Layout = Literal["names", "archive"]
+LAYOUT = "Names of files: PATIENT/STUDY/SERIES/INSTANCE, or those of the archive, which name nobody"
+
+
 class Destination(SettingsSection):
     """[destinations.NAME]: a receiver of routes that is not in [peers]; its kind says what it is."""
 

@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
 from node.index.nouns.shares import ShareRepository
-from node.registry import ERROR_PAGE, enabled, is_on, part_of, resolve, sign_ins_of
+from node.registry import PAGES, enabled, is_on, resolve, sign_ins_of
 from node.settings.model import Settings
 from node.version import __version__
 from node.web import monitoring, problems
@@ -20,6 +20,7 @@ from node.web.api.events import streams_budget
 from node.web.audit_trail import AuditTrail
 from node.web.downloads import Downloads
 from node.web.middleware import MAXIMUM_UPLOAD_BYTES, AccessLog, BodyLimits, OfNobody, Security, StillAllowed, Turns
+from node.web.pages.rendering import error_page
 from node.web.services import Services
 from node.web.zips import Known
 
@@ -33,7 +34,7 @@ ROUTES: list[BaseRoute] = [
 def routes_of(settings: Settings) -> list[BaseRoute]:
     """Return all routes of a node, those of the extensions that are on included."""
     on = enabled(settings)
-    has_pages = is_on(settings, ERROR_PAGE)
+    has_pages = is_on(settings, PAGES)
     added = (router for extension in on for router in extension.routers if has_pages or router.kind != "pages")
     places = dict.fromkeys(router.place for router in added)  # two extensions may have one router
     return [*ROUTES, *(route for place in places for route in resolve(place).routes)]
@@ -58,7 +59,7 @@ def application(services: Services) -> FastAPI:
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services
     app.state.sign_ins = sign_ins_of(services.settings)
-    app.state.error_page = part_of(services.settings, ERROR_PAGE)
+    app.state.error_page = error_page if is_on(services.settings, PAGES) else None
     provider = app.state.sign_ins.provider if app.state.sign_ins is not None else None
     app.state.access = Access(
         services.settings.web,

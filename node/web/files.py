@@ -21,13 +21,20 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from node.archive.base import ArchivedFile
+from node.archive.intact import MISSING
+from node.conversion.volume_files import revision_files
 from node.errors import OutOfResources, VoxelnodeError
+from node.index.database.reading import ReadIndex
+from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
 from node.receive.stored_files import report_damage
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, ProblemResponse
 from node.web.services import Services
 
 log = structlog.get_logger()
+
+CHUNK_BYTES = 1 << 18
+"""Pieces in which files are read."""
 
 OCTETS, ZIP = "application/octet-stream", "application/zip"
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
@@ -186,3 +193,45 @@ def _is_whole_again(node: Services, instance: ArchivedFile, problem: str) -> boo
     with suppress(OutOfResources):  # the next reader records it
         return report_damage(node.archive, node.index, instance.key, problem, node.ingest.now())
     return False
+
+
+VOXEL_FILES = {".mhd": (".zraw", ".raw"), ".hdr": (".img",)}
+"""Suffixes that the voxels beside a header may have."""
+
+
+def files_of(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[RevisionFile]:
+    """Return the files of a revision, sorted by name; empty if it is not in the index or its files are gone."""
+    folder = index.volumes.folder(study, series, revision)
+    return [] if folder is None else revision_files(node.archive.root, index, folder)
+
+
+def file_length(instance: ArchivedFile) -> int:
+    """Return the length of the file of an instance: preamble, File Meta Information and data set."""
+    return instance.data_set_offset + instance.bytes
+
+
+def stored_file(node: Services, instance: ArchivedFile) -> Iterator[bytes]:
+    """Yield the DICOM file of an instance in pieces; its data set is bit for bit as received.
+
+    Raises Damaged, before the last piece, if the file is missing or the data set differs, and Unavailable if it cannot
+    be read now.
+    """
+    digest, left = hashlib.sha256(), file_length(instance)
+    try:
+        with local_file(node, instance).open("rb", buffering=0) as file:
+            piece = file.read(instance.data_set_offset)
+            left -= len(piece)
+            while left > 0:
+                data = file.read(min(CHUNK_BYTES, left))
+                if not data:
+                    raise damaged(node, instance, f"is {left} bytes too short")
+                digest.update(data)
+                left -= len(data)
+                if left == 0 and digest.hexdigest() != instance.sha256:
+                    raise damaged(node, instance, f"has the SHA-256 {digest.hexdigest()} instead of {instance.sha256}")
+                yield piece + data if piece else data
+                piece = b""
+    except FileNotFoundError:
+        raise damaged(node, instance, MISSING) from None
+    except OSError as error:
+        raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error

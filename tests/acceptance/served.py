@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from tests.preloaded import Process
 from tests.rows import read_rows, view_rows, wait_until_applied
 

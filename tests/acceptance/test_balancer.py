@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from tests import make
 from tests.acceptance.served import until
 from tests.acceptance.test_cluster import Host

@@ -19,8 +19,8 @@ from node.extensions.bids.export import Exporter, Report
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.sources import IndexSource
 from node.extensions.bids.subjects import Pseudonyms
-from node.extensions.deidentify.pseudonyms import made_key
 from node.index.database.reading import reading
+from node.pseudonyms import made_key
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from tests import make
 from tests.integration.conftest import data_set_bytes
 from tests.protocol.conftest import Raw, associate_rq, pdu

@@ -24,7 +24,9 @@ from node.journal import journal, segment
 from node.journal.journal import Journal
 from node.receive import apply
 from node.receive.accounting import Accounted
-from node.receive.apply import Applier, Replayed
+from node.receive.apply import Applier
+from node.receive.checkpoint import Checkpoint
+from node.receive.replay import Replay, Replayed
 from tests.crash.operators_mutants import OPERATORS_MUTANTS
 
 real_sync_folder = filesystem.sync_folder
@@ -132,9 +134,9 @@ def mark_before_sync() -> None:
     real = Applier.checkpoint
 
     def checkpoint(self: Applier) -> None:
-        if self._applied > self._journal.freed:
-            freed, self._journal._freed = self._journal.freed, self._applied
-            self._journal.free(self._applied)
+        if self._progress.applied > self._journal.freed:
+            freed, self._journal._freed = self._journal.freed, self._progress.applied
+            self._journal.free(self._progress.applied)
             self._journal._freed = freed
         real(self)
 
@@ -143,7 +145,7 @@ def mark_before_sync() -> None:
 
 def reuse_before_checkpoint() -> None:
     """Segments are written over as soon as their records are applied."""
-    Applier.checkpoint = lambda self: self._journal._release(self._applied)  # type: ignore[method-assign]
+    Applier.checkpoint = lambda self: self._journal._release(self._progress.applied)  # type: ignore[method-assign]
 
 
 def old_name_goes_first() -> None:
@@ -170,7 +172,7 @@ def no_replay() -> None:
     def replay(self: Applier) -> Replayed:
         for _ in self._journal.replay():
             pass
-        self._applied, self._cursor = self._journal.last, self._journal.start
+        self._progress.applied, self._cursor = self._journal.last, self._journal.start
         return Replayed()
 
     Applier.replay = replay  # type: ignore[method-assign]
@@ -178,7 +180,7 @@ def no_replay() -> None:
 
 def no_comparison() -> None:
     """A start does not compare the files of the records that were applied."""
-    Applier._restore = lambda self, records: 0  # type: ignore[method-assign]
+    Replay._restore = lambda self, records: 0  # type: ignore[method-assign]
 
 
 def applied_before_rows() -> None:
@@ -241,18 +243,18 @@ def strays_stay() -> None:
 
 def ledger_is_not_written() -> None:
     """A checkpoint frees the journal of what no ledger names."""
-    Applier._list = lambda self, unlisted: None  # type: ignore[method-assign]
+    Checkpoint._list = lambda self, unlisted: None  # type: ignore[method-assign]
 
 
 def ledger_is_one_checkpoint_late() -> None:
     """A checkpoint frees the journal, and the ledger gets what was applied with the next one."""
-    real, late = Applier._list, []
+    real, late = Checkpoint._list, []
 
-    def list_late(self: Applier, unlisted: Sequence[Acknowledged]) -> None:
+    def list_late(self: Checkpoint, unlisted: Sequence[Acknowledged]) -> None:
         real(self, late)
         late[:] = unlisted
 
-    Applier._list = list_late  # type: ignore[method-assign]
+    Checkpoint._list = list_late  # type: ignore[method-assign]
 
 
 def rebuilds_forget() -> None:

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from pydicom.uid import generate_uid
 
-from node.association.client.association import Address, NoAssociation
+from node.association.client.addresses import Address
+from node.association.client.association import NoAssociation
 from node.association.client.send import Outgoing, SendOutcome, never_transcode, send
 from node.errors import VoxelnodeError
 from tests.acceptance.served import READY

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydicom.uid import CTImageStorage, generate_uid
 from pynetdicom import build_context
 
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from tests.acceptance.served import Served
 from tests.crash.checker import Checker
 from tests.crash.harness import arguments

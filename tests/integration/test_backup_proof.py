@@ -16,7 +16,7 @@ import pytest
 
 from node.acknowledged import segments
 from node.archive.proof import Proof, last_proof, note
-from node.conversion.offline import UNLOCKED_SECONDS
+from node.conversion.out_folder import UNLOCKED_SECONDS
 from node.settings.model import Settings
 from node.settings.storage import Storage
 from tests.crash.journal import Sent, new_series

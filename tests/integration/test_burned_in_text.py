@@ -32,8 +32,8 @@ from node.errors import Withheld
 from node.extensions.deidentify.deidentification import BurnedInText, NotDeidentified, Reason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
-from node.extensions.deidentify.pseudonyms import PseudonymKey
 from node.extensions.deidentify.ways import DeidentifyWay
+from node.pseudonyms import PseudonymKey
 from tests import make
 from tests.drawn import Box, anatomy, screen, ultrasound, with_text
 from tests.preloaded import run

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 import tomlkit
 
-from node.association.client.association import Address, NoAssociation, verify
+from node.association.client.addresses import Address
+from node.association.client.association import NoAssociation
+from node.association.client.echo import verify
 from node.control.repository import Repository
 from node.errors import UsageError
 from node.index.nouns.records import AssociationEnd

@@ -15,7 +15,7 @@ from node.audit.audit_log import Audit
 from node.extensions.deidentify.deidentification import Deidentification
 from node.extensions.deidentify.files import deidentify_files
 from node.extensions.deidentify.profile import Option, Profile
-from node.extensions.deidentify.pseudonyms import passing_key
+from node.pseudonyms import passing_key
 from tests import make
 from tests.leaks import leaks
 from tests.preloaded import run

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.extensions.deidentify.pseudonyms import new_key_file
 from node.extras import MODULES, Extra
+from node.pseudonyms import new_key_file
 
 ROOT = Path(__file__).resolve().parents[2]
 

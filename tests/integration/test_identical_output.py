@@ -16,7 +16,8 @@ from pydicom.uid import generate_uid
 
 from node.conversion.job import ConversionJob
 from node.conversion.naming import parse
-from node.conversion.offline import Layout, convert_folder
+from node.conversion.offline import convert_folder
+from node.conversion.out_folder import Layout
 from node.volume.assemble import assemble
 from tests import make, volumes
 from tests.converting import convert_with_all, here

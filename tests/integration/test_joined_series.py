@@ -13,7 +13,8 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
-from node.conversion.offline import Layout, convert_folder, planned
+from node.conversion.offline import convert_folder, planned
+from node.conversion.out_folder import Layout
 from node.settings.convert import Convert
 from node.writers.options import write_options
 from tests import truth

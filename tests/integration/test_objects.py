@@ -16,6 +16,7 @@ from pydicom import FileDataset
 
 from node.archive.base import StoreAway
 from node.archive.intact import problem_with
+from node.association.added import Parts
 from node.association.services.commitment import CommitmentService, verify
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository, StoreNeeded
@@ -41,7 +42,7 @@ from tests import make
 from tests.acceptance.served import until
 from tests.converting import convert_series
 from tests.integration.conftest import announced, bring, data_set_bytes, flip
-from tests.made_once import lose_index
+from tests.made_once import decoder, lose_index
 from tests.object_store import object_store
 from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
@@ -240,9 +241,9 @@ def test_a_store_that_is_away_delays_and_loses_nothing(serve: Serve, tmp_path: P
 def committed(node: Served, ds: FileDataset) -> int:
     """The number of instances that storage commitment confirms of one."""
     repository = node.repository
-    service = CommitmentService(
-        repository.index, repository.archive, "VOXELNODE", {}, 5.0, repository.metrics, needs_object=True
-    )
+    parts = Parts(node.settings, repository.ingest, repository.metrics, decoder(), lambda refused: None)
+    service = CommitmentService(parts)
+    service.needs_object = True
     references = [(ds.SOPClassUID, ds.SOPInstanceUID)]
     now = repository.index.now()
     owed = repository.index.work.add_commitment("1.2.3", "MODALITY", "127.0.0.1", references, now, now)

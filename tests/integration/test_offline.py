@@ -29,9 +29,11 @@ from pydicom.uid import (
 )
 
 from node.conversion.chosen import chosen
+from node.conversion.found_series import HEAD_BYTES
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.naming import ANONYMOUS, parse
-from node.conversion.offline import HEAD_BYTES, Layout, convert_folder, planned
+from node.conversion.offline import convert_folder, planned
+from node.conversion.out_folder import Layout
 from node.conversion.pool import ConverterDied
 from node.dicom import header
 from node.errors import UsageError
@@ -341,7 +343,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 from node.conversion.naming import ANONYMOUS, parse
-from node.conversion.offline import HEAD_BYTES, Layout, convert_folder, planned
+from node.conversion.offline import convert_folder, planned
+from node.conversion.out_folder import Layout
+from node.conversion.found_series import HEAD_BYTES
 from tests.integration.test_offline import OPTIONS
 def wait(job, cancelled):
     print(job.folder, flush=True)

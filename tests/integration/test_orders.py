@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from node.extensions.identity.persons import PersonRepository
 from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
+from node.index.nouns.persons import PersonRepository
 from tests import make
 from tests.integration.conftest import Root
 

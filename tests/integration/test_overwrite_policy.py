@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.extensions.identity.persons import PersonRepository
+from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import Outcome
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover

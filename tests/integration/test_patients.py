@@ -11,8 +11,8 @@ import pytest
 from node.dicom.keys import Level, QueryModel
 from node.dicom.matching import read_query
 from node.errors import UsageError
-from node.extensions.identity.persons import PersonRepository
 from node.index.nouns.patients import NoSuchPatient
+from node.index.nouns.persons import PersonRepository
 from node.index.nouns.studies import StudyFilter
 from tests import make
 from tests.integration.conftest import Root

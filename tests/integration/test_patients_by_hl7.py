@@ -7,12 +7,12 @@ from pydicom import config
 
 from node.audit.audit_log import Audit
 from node.control.opened_root import OpenedRoot
-from node.extensions.identity.persons import PersonRepository
 from node.extensions.worklist.hl7 import MessageRefused, parse
 from node.extensions.worklist.mllp import MllpListener
 from node.extensions.worklist.patients import PatientChanges, changes_of
 from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
+from node.index.nouns.persons import PersonRepository
 from node.metrics import Metrics
 from node.settings.model import Settings
 from tests.integration.conftest import Root

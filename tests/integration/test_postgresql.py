@@ -29,8 +29,6 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from node.control.care import rebuild_index
 from node.dicom.matching import Options, read_query
 from node.errors import OutOfResources
-from node.extensions.identity import persons
-from node.extensions.identity.persons import PersonRepository
 from node.extensions.postgresql import copying
 from node.extensions.postgresql.copying import copy_index
 from node.extensions.projects.export import KEPT_TABLES, export
@@ -45,8 +43,9 @@ from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.engine.sql import listed_in
 from node.index.models import Base, ImageRow
-from node.index.nouns import association_ends, deletions, verdicts
+from node.index.nouns import association_ends, deletions, persons, verdicts
 from node.index.nouns.instances import NotIndexable
+from node.index.nouns.persons import PersonRepository
 from node.index.nouns.projects import Content
 from node.index.nouns.received import add_instances
 from node.index.nouns.records import AssociationEnd, Indexed, Outcome, Received

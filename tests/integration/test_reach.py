@@ -8,7 +8,9 @@ from ipaddress import ip_network
 import pytest
 
 from node import reach as module
-from node.association.client.association import Address, NoAssociation, verify
+from node.association.client.addresses import Address
+from node.association.client.association import NoAssociation
+from node.association.client.echo import verify
 from node.reach import OutOfReach, Reach
 
 NOWHERE = Reach(())

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.dicom.part10 import file_head
-from node.receive.ingest import LARGE_BYTES, Origin
+from node.receive.data_set import LARGE_BYTES
+from node.receive.ingest import Origin
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes

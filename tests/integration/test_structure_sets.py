@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 from node.audit.audit_log import Audit
 from node.conversion.scheduler import REFERENCE_WAIT, Worker
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged
-from node.extensions.identity.persons import PersonRepository
+from node.index.nouns.persons import PersonRepository
 from node.index.nouns.records import ClaimedSeries
 from node.lifecycle.deletion import Order, delete
 from node.registry import installed, objects_of

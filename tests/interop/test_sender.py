@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from node.association.client.send import send_files
 from tests.interop.conftest import is_answered, orthanc_beside, served, until
 from tests.make import ct_series

@@ -27,7 +27,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
 from node.archive.filesystem import Archive
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from node.association.listener import Listener
 from node.audit.audit_log import Audit
 from node.extensions.worklist.settings import WorklistSettings
@@ -176,7 +176,7 @@ CONSTANTS = {
     "pdu_seconds": ("node.association.transport.PDU_SECONDS", "node.association.listener.PDU_SECONDS"),
     "request_seconds": (
         "node.association.transport.REQUEST_SECONDS",
-        "node.association.acceptor.REQUEST_SECONDS",
+        "node.association.upper_layer.REQUEST_SECONDS",
         "node.association.acceptor.TICK_SECONDS",
         "node.association.listener.TICK_SECONDS",
         "node.extensions.pynetdicom_acceptor.acceptor.REQUEST_SECONDS",

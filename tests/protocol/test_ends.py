@@ -48,7 +48,7 @@ class Stored:
 
 @pytest.fixture
 def stored(start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stored]:
-    monkeypatch.setattr("node.association.acceptor.RELEASE_SECONDS", 0.4)
+    monkeypatch.setattr("node.association.upper_layer.RELEASE_SECONDS", 0.4)
 
     def store(**options: object) -> Stored:
         node = start_node(**{"request_seconds": 0.4, "idle_seconds": 0.6} | options)

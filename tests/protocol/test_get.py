@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.extensions.peers.get import GetFailed, RetrieveTarget, get
 from node.settings.peers import Dicom

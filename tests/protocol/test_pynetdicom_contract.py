@@ -16,7 +16,7 @@ from pynetdicom.pdu import (
     A_RELEASE_RQ,
 )
 
-from node.association import acceptor, state_table
+from node.association import state_table, upper_layer
 from node.association.admission import Rejection
 from node.association.contexts import abort_pdu, rejection_pdu, release_answer_pdu, release_request_pdu
 from node.association.state_table import TRANSITIONS, Event, State
@@ -101,7 +101,7 @@ def test_the_rest_of_the_table_cannot_occur_as_its_module_says() -> None:
         invalid = TRANSITIONS.get((state, Event.INVALID_PDU))
         if state is not State.CLOSING and invalid is not None and action == invalid[0]:
             continue  # reported as an invalid PDU
-        if action not in acceptor._ACTIONS:
+        if action not in upper_layer._ACTIONS:
             assert state in (State.RELEASING, State.BOTH_RELEASING, State.CLOSING), (
                 state,
                 event,

@@ -19,12 +19,13 @@ from pydicom.uid import RLELossless
 
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
-from node.extensions.deidentify.pseudonyms import new_key_file
 from node.extensions.deidentify.settings import DeidentifySettings
-from node.extensions.destinations.bucket import MAX_WHOLE_BYTES
-from node.extensions.destinations.settings import BucketSettings, DicomwebSettings, FolderSettings
+from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
+from node.extensions.object_store.destination import MAX_WHOLE_BYTES
+from node.extensions.object_store.settings import BucketSettings
 from node.index.database import work_loop
 from node.index.work.routes import lane_to
+from node.pseudonyms import new_key_file
 from node.receive.ingest import Announced, Origin
 from node.routing.router import Router
 from node.routing.worker import RouteWorker
@@ -474,7 +475,7 @@ def test_a_bucket_has_each_instance_once_with_its_checksum_and_what_is_wrong_wit
         key = (series[0].StudyInstanceUID, series[0].SeriesInstanceUID)
         versions = Counter(names)
         for number, length in ((3, 1000), (5, MAX_WHOLE_BYTES)):  # first in parts, as what is large
-            monkeypatch.setattr("node.extensions.destinations.bucket.MAX_WHOLE_BYTES", length)
+            monkeypatch.setattr("node.extensions.object_store.destination.MAX_WHOLE_BYTES", length)
             store.ask("PUT", f"/scans/{names[number]}", "something else")
             index.routes.replay(lane_to("all", "BUCKET"), [key], True, node.clock())
             assert troubled("all/BUCKET") == "None"

@@ -13,7 +13,7 @@ from node.extensions.bids.export import Exporter
 from node.extensions.bids.names import CHOICES, ENTITIES, INDICES, KINDS, stem
 from node.extensions.bids.sources import FolderSource
 from node.extensions.bids.subjects import Pseudonyms
-from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.pseudonyms import PseudonymKey
 from tests.bids_validator import errors, needs_validator
 from tests.converting import here
 from tests.unit.extensions.bids.builders import AXIAL, EPI, Listed, Scanner, rules_of

@@ -13,7 +13,8 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from node.conversion.naming import ANONYMOUS, parse
-from node.conversion.offline import Layout, convert_folder
+from node.conversion.offline import convert_folder
+from node.conversion.out_folder import Layout
 from node.volume.reasons import Reason, WarningKind
 from node.writers.options import WriteOptions
 from tests.conftest import corpus_folder

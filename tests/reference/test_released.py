@@ -22,8 +22,8 @@ from node.extensions.deidentify.deidentification import ALLOWABLE, Deidentificat
 from node.extensions.deidentify.files import write
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Action, Option, Profile, rows
-from node.extensions.deidentify.pseudonyms import PseudonymKey
 from node.files.reading import read_instance
+from node.pseudonyms import PseudonymKey
 from tests.dciodvfy import new_errors
 from tests.planted import GIVEN, NAME, NUMBER, TELEPHONE, left_in
 from tests.reference.test_deidentification import instances

@@ -10,7 +10,7 @@ from typing import Any
 import tomlkit
 from playwright.sync_api import Page
 
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from node.association.client.send import send_files
 from node.control.node import Node
 from node.control.repository import Repository

@@ -10,7 +10,9 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 
-from node.association.client.association import Address, NoAssociation, verify
+from node.association.client.addresses import Address
+from node.association.client.association import NoAssociation
+from node.association.client.echo import verify
 from node.settings.files import pages_file
 from tests.acceptance.served import until
 from tests.peers import Pacs

@@ -18,9 +18,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import EncapsulatedPDFStorage
 
 from node.extensions.deidentify.profile import Option, Profile
-from node.extensions.deidentify.pseudonyms import Patient, read_keys
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.index.nouns.accounts import Role
+from node.pseudonyms import Patient, read_keys
 from node.settings.routes import Route
 from tests import make
 from tests.leaks import leaks

@@ -19,10 +19,10 @@ import SimpleITK as sitk
 from pydicom import Dataset
 from starlette.testclient import TestClient
 
-from node.extensions.pages import downloads
 from node.index.engine.place import FILE_NAME
 from node.index.nouns.records import RevisionFile
 from node.index.nouns.views import StudyViews
+from node.web.pages import downloads
 from tests import make
 from tests.web.conftest import Site, open_site
 

@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 
-from node.association.client.association import Address
+from node.association.client.addresses import Address
 from node.association.client.send import send_files
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.extensions.peers.retrieving import Retrieving, outcome

@@ -22,8 +22,8 @@ from pydicom.uid import UID
 
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb import bulk_data, wado
-from node.extensions.dicomweb.resources import CHUNK_BYTES
 from node.receive.import_files import import_instances
+from node.web.files import CHUNK_BYTES
 from tests import make
 from tests.web.conftest import Site, open_site, until
 from tests.web.mixed import NAMES, data_set, sample

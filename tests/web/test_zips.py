@@ -18,10 +18,10 @@ import pytest
 from node.archive.base import ArchivedFile
 from node.archive.filesystem import Archive
 from node.errors import UsageError
-from node.extensions.pages import downloads
 from node.extensions.pages.actions import MAX_QUERY
 from node.web import zips
 from node.web.files import Damaged
+from node.web.pages import downloads
 from node.web.services import Services
 from node.web.zips import Known, Member, PlannedFile, PlannedZip, zip_stream
 from tests import make

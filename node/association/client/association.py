@@ -1,7 +1,6 @@
 """An association with the node as its requestor (PS3.8 7.1.1), on one thread that sends and waits for the answer.
 
-pynetdicom encodes and decodes the negotiation. The rest needs no state table, because the two sides take turns. The
-addresses of peers come from the configuration or from the command line.
+pynetdicom encodes and decodes the negotiation. The rest needs no state table, because the two sides take turns.
 """
 
 from __future__ import annotations
@@ -10,14 +9,12 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from io import BytesIO
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.dsutils import decode
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, A_RELEASE_RP, A_RELEASE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
@@ -25,6 +22,7 @@ from pynetdicom.presentation import PresentationContext, build_context, build_ro
 
 from node.association import framing
 from node.association.association import Association, Message
+from node.association.client.addresses import Address
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.outgoing import MAXIMUM_PDU_BYTES, InstanceBytes, SourceLost
 from node.association.primitives import (
@@ -33,20 +31,14 @@ from node.association.primitives import (
     encoded_pdu,
     own_user_information,
     peer_maximum_bytes,
-    primitive_of,
     roles_of,
 )
-from node.association.tls import peer_tls_context
 from node.association.transport import bound_waits, send_parts
 from node.dicom.command import Command, Element, MalformedCommand, decode_command
-from node.dicom.encoding import IMPLICIT_LITTLE_ENDIAN
 from node.dicom.header import require_few_elements
-from node.dicom.status import SUCCESS
-from node.dicom.uids import APPLICATION_CONTEXT, VERIFICATION
-from node.errors import PeerFailed, UsageError, VoxelnodeError, meant
-from node.reach import OutOfReach, Reach, reach_of
-from node.settings.model import Settings
-from node.settings.peers import Peer
+from node.dicom.uids import APPLICATION_CONTEXT
+from node.errors import PeerFailed, VoxelnodeError
+from node.reach import OutOfReach
 from node.tls import failure_reason
 
 MAXIMUM_CONTEXTS = 128
@@ -102,20 +94,6 @@ MAXIMUM_DATA_SET_BYTES, MAXIMUM_ELEMENTS = 64_000_000, 200_000
 
 class AssociationLost(VoxelnodeError):
     """An open association was lost; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """The address of another application entity; `tls` is None for plain TCP, `reach` if it may be anywhere."""
-
-    ae_title: str
-    host: str
-    port: int
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
-    reach: Reach | None = field(default=None, repr=False, compare=False)
-
-    def __str__(self) -> str:
-        return f"{self.ae_title} at {self.host} port {self.port}"
 
 
 @contextmanager
@@ -415,105 +393,3 @@ class RequestedAssociation(Association):
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
-
-
-class EchoFailed(VoxelnodeError):
-    """The peer accepted the association but did not answer C-ECHO with success."""
-
-
-def verify(peer: Address, calling_ae_title: str, timeout: float) -> float:
-    """Verify a peer: connect, associate, C-ECHO. Return the seconds it took.
-
-    Raises
-    ------
-    NoAssociation
-        The address does not answer, or the peer rejects the association.
-    EchoFailed
-        C-ECHO was not answered in time, or not with success.
-    """
-    began = perf_counter()
-    try:
-        with association(
-            peer, calling_ae_title, contexts_of([(VERIFICATION, [IMPLICIT_LITTLE_ENDIAN])]), timeout
-        ) as assoc:
-            request = primitive_of(C_ECHO, MessageID=assoc.next_message_id(), AffectedSOPClassUID=VERIFICATION)
-            response = assoc.request(request).command
-            took = perf_counter() - began
-    except AssociationLost as error:
-        raise EchoFailed(f"{peer} did not answer C-ECHO: {error}") from error
-    if response.status != SUCCESS:
-        raise EchoFailed(f"{peer} answered C-ECHO with 0x{response.status or 0:04X} {response.comment}".rstrip())
-    return took
-
-
-class PeerAddresses(Mapping[str, Address]):
-    """The addresses of all peers that have a host, by AE title: of those of now, also if they changed since the start.
-
-    Raises UsageError if the TLS files of a peer cannot be used.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._known = settings.peers, _addresses(settings)
-
-    def __getitem__(self, ae_title: str) -> Address:
-        return self._of_now()[ae_title]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._of_now())
-
-    def __len__(self) -> int:
-        return len(self._of_now())
-
-    def _of_now(self) -> Mapping[str, Address]:
-        peers, addresses = self._known
-        if self._settings.peers is not peers:  # a change replaces the mapping
-            peers = self._settings.peers
-            addresses = _addresses(self._settings)
-            self._known = peers, addresses
-        return addresses
-
-
-def _addresses(settings: Settings) -> dict[str, Address]:
-    """Return the addresses of all peers that have a host, by AE title.
-
-    Raises
-    ------
-    UsageError
-        The TLS files of a peer cannot be used.
-    """
-    return {
-        peer.ae_title: _configured(name, peer, peer.host, settings)
-        for name, peer in settings.peers.items()
-        if peer.host is not None
-    }
-
-
-def address_of(name: str, settings: Settings) -> Address:
-    """Return the address of a peer, given as a name in [peers] or as AET@HOST:PORT.
-
-    Raises
-    ------
-    UsageError
-        The name is neither, the peer has no host, or its TLS files cannot be used.
-    """
-    peer = settings.peers.get(name)
-    if peer is None:
-        return _parsed(name, settings.peers)
-    if peer.host is None:
-        raise UsageError(f"[peers.{name}] has no host: set host to the address of the peer")
-    return _configured(name, peer, peer.host, settings)
-
-
-def _configured(name: str, peer: Peer, host: str, settings: Settings) -> Address:
-    tls = peer_tls_context(peer, settings.dicom)
-    return Address(peer.ae_title, host, peer.port, tls, reach_of(settings, f"peers.{name}"))
-
-
-def _parsed(name: str, peers: Iterable[str]) -> Address:
-    called, at, endpoint = name.rpartition("@")
-    host, colon, port = endpoint.rpartition(":")
-    if not (at and called and colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        expected = "neither a name in [peers] nor AET@HOST:PORT, such as PACS@10.1.2.3:104"
-        raise UsageError(f"{name!r} is {expected}{meant(name, peers)}")
-    return Address(called, host.strip("[]"), int(port))

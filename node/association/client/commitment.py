@@ -14,8 +14,8 @@ from time import monotonic
 from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 
+from node.association.client.addresses import Address
 from node.association.client.association import (
-    Address,
     AssociationLost,
     NoAssociation,
     NothingAccepted,

@@ -20,9 +20,9 @@ from pynetdicom.status import STATUS_WARNING, code_to_category
 
 from node.archive.base import LocalFile
 from node.archive.intact import problem_with
+from node.association.client.addresses import Address
 from node.association.client.association import (
     MAXIMUM_CONTEXTS,
-    Address,
     AssociationLost,
     RequestedAssociation,
     association,

@@ -15,10 +15,10 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from node.association.acceptor import PeerGone
 from node.association.added import Find
 from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import encoded
+from node.association.upper_layer import PeerGone
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.answers import AnswerEncoder, NotFlat, answer_model, encode_flat, encoded_answer
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel

@@ -19,21 +19,14 @@ import structlog
 from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
-from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
-from node.association.acceptor import PeerGone
 from node.association.added import Parts
-from node.association.client.association import (
-    Address,
-    AssociationLost,
-    NoAssociation,
-    PeerAddresses,
-    association,
-    contexts_of,
-)
+from node.association.client.addresses import Address, PeerAddresses
+from node.association.client.association import AssociationLost, NoAssociation, association, contexts_of
 from node.association.client.commitment import report_of as decoded_report
 from node.association.operation import Operation, RequestRefused
 from node.association.primitives import primitive_of
+from node.association.upper_layer import PeerGone
 from node.dicom.attributes import is_identifier
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.keys import Level, Selection
@@ -52,13 +45,11 @@ from node.dicom.uids import (
 )
 from node.dicom.values import items, text
 from node.errors import OutOfResources, VoxelnodeError
-from node.index.database.index import Index
 from node.index.database.work_loop import RequestLoop
 from node.index.nouns.records import Refused
 from node.index.search.selection import StoredInstance
 from node.index.work.ledger import Decision, Ended, Postponed, Work, after_failure
 from node.index.work.payloads import Reference, Request
-from node.metrics import Metrics
 from node.receive.stored_files import report_damage
 
 logger = structlog.get_logger()
@@ -80,38 +71,20 @@ LEAVE_SECONDS = 1.0
 """Time for a peer to release the association: many peers answer no request while they do."""
 
 
-@dataclass(frozen=True, slots=True)
 class CommitmentService:
     """The parts of the node that storage commitment needs.
 
     `peers`: receivers of results for which the association that asked did not wait, by AE title; `timeout`: longest
     wait for an answer to a report, in seconds; `needs_object`: an instance is committed only if the object store has
-    it.
+    it; `on_refusal`: called for each result that is given up.
     """
 
-    index: Index
-    archive: Archive
-    ae_title: str
-    peers: Mapping[str, Address]
-    timeout: float
-    metrics: Metrics
-    needs_object: bool
-    now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
-
-    @classmethod
-    def of(cls, node: Parts) -> CommitmentService:
-        """Return the service of a node."""
-        dicom = node.settings.dicom
-        return cls(
-            node.ingest.index,
-            node.ingest.archive,
-            dicom.ae_title,
-            PeerAddresses(node.settings),
-            dicom.response_seconds,
-            node.metrics,
-            node.settings.acknowledge == "object",
-            node.ingest.now,
-        )
+    def __init__(self, node: Parts) -> None:
+        self.index, self.archive, self.now = node.ingest.index, node.ingest.archive, node.ingest.now
+        self.ae_title, self.timeout = node.settings.dicom.ae_title, node.settings.dicom.response_seconds
+        self.peers: Mapping[str, Address] = PeerAddresses(node.settings)
+        self.needs_object = node.settings.acknowledge == "object"
+        self.metrics, self.on_refusal = node.metrics, node.on_refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,20 +298,13 @@ class NotReported(VoxelnodeError):
 
 
 class Reporting:
-    """Does the work of a request for storage commitment: verifies, and reports the result.
-
-    `on_refusal`: called for each result that is given up.
-    """
+    """Does the work of a request for storage commitment: verifies, and reports the result."""
 
     max_attempts = 10
     """Attempts to report a result before it is given up."""
 
-    def __init__(
-        self,
-        service: CommitmentService,
-        on_refusal: Callable[[Refused], None] = lambda refused: None,
-    ) -> None:
-        self._service, self._on_refusal = service, on_refusal
+    def __init__(self, service: CommitmentService) -> None:
+        self._service = service
 
     def perform(self, work: Work, stopping: threading.Event) -> Decision | None:
         """Report the result of a request; return what becomes of it, or None if the node stops."""
@@ -362,7 +328,7 @@ class Reporting:
         service.metrics.commitment_reports.labels(outcome=outcome).inc()
         logger.warning("commitment_not_reported", calling_ae_title=work.lane.name, reason=decision.reason)
         if isinstance(decision, Ended):
-            self._on_refusal(
+            service.on_refusal(
                 Refused(
                     "commitment",
                     "not reported",
@@ -399,9 +365,9 @@ class Reporting:
         return replace(decision, payload=replace(work.payload, references=())) if is_given_up else decision
 
 
-def reports_owed(service: CommitmentService, on_refusal: Callable[[Refused], None]) -> RequestLoop:
+def reports_owed(service: CommitmentService) -> RequestLoop:
     """Return the service that reports what the association that asked did not wait for."""
-    return RequestLoop("commitments", service.index, {"commitment": Reporting(service, on_refusal)}, service.now)
+    return RequestLoop("commitments", service.index, {"commitment": Reporting(service)}, service.now)
 
 
 def serve_n_event_report(operation: Operation, service: CommitmentService) -> None:

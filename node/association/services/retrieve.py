@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 import structlog
 from pydicom.dataset import Dataset
 
-from node.archive.filesystem import Archive
-from node.association.acceptor import PeerGone
 from node.association.added import Parts
-from node.association.client.association import Address, NoAssociation, PeerAddresses
+from node.association.client.addresses import Address, PeerAddresses
+from node.association.client.association import NoAssociation
 from node.association.client.send import (
     NotSendable,
     Outgoing,
@@ -35,7 +34,8 @@ from node.association.client.send import (
 )
 from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import SourceLost
-from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.association.upper_layer import PeerGone
+from node.audit.audit_log import DESTINATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import is_identifier
 from node.dicom.command import HIGH_PRIORITY, LOW_PRIORITY, MEDIUM_PRIORITY, Element
 from node.dicom.keys import LEVELS, UNIQUE_KEYS, IdentifierMismatch, Level, QueryModel, Selection
@@ -52,11 +52,9 @@ from node.dicom.status import (
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.dicom.values import standard_tag, texts
 from node.errors import OutOfResources
-from node.index.database.index import Index
 from node.index.nouns.records import Refused
 from node.index.search.finder import QueryRefused
 from node.index.search.selection import Selected
-from node.metrics import Metrics
 from node.receive.stored_files import report_damage
 
 logger = structlog.get_logger()
@@ -71,7 +69,6 @@ TURN_SECONDS = 0.5
 """Interval at which a waiting retrieve checks whether it was cancelled."""
 
 
-@dataclass(frozen=True, slots=True)
 class RetrieveService:
     """What retrieves need of the node.
 
@@ -80,33 +77,13 @@ class RetrieveService:
     destinations that are not configured.
     """
 
-    index: Index
-    archive: Archive
-    transcode: Transcode
-    ae_title: str
-    destinations: Mapping[str, Address]
-    turns: threading.BoundedSemaphore
-    timeout: float
-    metrics: Metrics
-    audit: Audit | None
-    on_refusal: Callable[[Refused], None]
-
-    @classmethod
-    def of(cls, node: Parts) -> RetrieveService:
-        """Return the service of a node."""
-        archive, dicom = node.ingest.archive, node.settings.dicom
-        return cls(
-            node.ingest.index,
-            archive,
-            Transcoder(node.decoder, archive.incoming),
-            dicom.ae_title,
-            PeerAddresses(node.settings),
-            threading.BoundedSemaphore(MAXIMUM_RETRIEVES),
-            dicom.response_seconds,
-            node.metrics,
-            node.audit,
-            node.on_refusal,
-        )
+    def __init__(self, node: Parts) -> None:
+        self.index, self.archive = node.ingest.index, node.ingest.archive
+        self.transcode: Transcode = Transcoder(node.decoder, self.archive.incoming)
+        self.ae_title, self.timeout = node.settings.dicom.ae_title, node.settings.dicom.response_seconds
+        self.destinations: Mapping[str, Address] = PeerAddresses(node.settings)
+        self.turns = threading.BoundedSemaphore(MAXIMUM_RETRIEVES)
+        self.metrics, self.audit, self.on_refusal = node.metrics, node.audit, node.on_refusal
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from node.settings import is_configured
 
 if TYPE_CHECKING:
     from node.conversion.chosen import Chosen
-    from node.conversion.offline import Layout
+    from node.conversion.out_folder import Layout
     from node.hookspecs import Extension, ObjectKind
     from node.settings.convert import Convert
 
@@ -230,7 +230,7 @@ def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
     from typing import get_args
 
     from node.conversion.naming import ANONYMOUS, DEFAULT, parse
-    from node.conversion.offline import Layout
+    from node.conversion.out_folder import Layout
     from node.errors import UsageError
     from node.settings.convert import VolumeFormat
 

@@ -40,7 +40,8 @@ def echo(
     """Test the connection to a node (C-ECHO)."""
     settings = configured.settings
 
-    from node.association.client.association import Address, address_of, verify
+    from node.association.client.addresses import Address, address_of
+    from node.association.client.echo import verify
     from node.errors import VoxelnodeError
 
     if peer is None:
@@ -78,7 +79,7 @@ def send(
         raise typer.BadParameter("Give UIDs, or --patient ID.")
 
     from node.association.client import send as sending
-    from node.association.client.association import address_of
+    from node.association.client.addresses import address_of
     from node.association.client.send import outgoing_of
 
     peer = address_of(to, settings)

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Response
 
 from node.audit.audit_files import audit_files
 from node.audit.audit_log import Action, AuditEvent, EventType
-from node.extensions.pages.rendering import page
 from node.web.access import AdminCall
+from node.web.pages.rendering import page
 
 router = APIRouter(include_in_schema=False)
 

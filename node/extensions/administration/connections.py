@@ -11,8 +11,6 @@ from fastapi.responses import RedirectResponse
 
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.administration.forms import HookForm, PeerForm, RouteForm, choices
-from node.extensions.administration.own import require_session
-from node.extensions.pages.rendering import SEE_OTHER, fragment, page
 from node.index.database.reading import ReadIndex
 from node.index.work.routes import outstanding
 from node.settings.hooks import HookEvent
@@ -21,6 +19,8 @@ from node.settings.peers import Verb
 from node.web import actions
 from node.web.access import AdminCall, Call
 from node.web.errors import ResourceNotFound
+from node.web.pages.rendering import SEE_OTHER, fragment, page
+from node.web.pages.sessions import require_session
 
 router = APIRouter(include_in_schema=False)
 

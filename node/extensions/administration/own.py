@@ -10,15 +10,15 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from node.errors import UsageError
-from node.extensions.pages.login import client_of, new_app, set_session
-from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, plain_page
 from node.index.engine.scope import within
 from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
 from node.index.nouns.projects import KnownProjects
-from node.web.access import LOCAL, Access, Call, ReaderCall, address_of, for_projects
+from node.web.access import Access, Call, ReaderCall, address_of, for_projects
 from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated
+from node.web.pages.rendering import SEE_OTHER, factor_page, page, plain_page
+from node.web.pages.sessions import client_of, new_app, require_session, set_session
 from node.web.token_routes import GROUPS, MAX_ROUTES
 
 router = APIRouter(include_in_schema=False)
@@ -54,20 +54,6 @@ class NewToken(BaseModel):
     routes: Annotated[list[str], Field(max_length=MAX_ROUTES, default_factory=list)]
     path: Annotated[str, Field(max_length=200)] = ""
     project: Annotated[str, Field(max_length=64)] = ""
-
-
-def require_session(call: Call) -> str:
-    """Return the name of the account that has signed in with a browser; raise Forbidden if nobody has.
-
-    Credentials that a script holds make no others: whoever finds a token would have one that lasts.
-    """
-    if call.account == LOCAL:
-        raise Forbidden(
-            "nobody is signed in: make an account with `voxelnode account add NAME --role admin`, and sign in at /login"
-        )
-    if "authorization" in call.request.headers:
-        raise Forbidden("accounts and tokens are changed after signing in with a browser, or by `voxelnode account`")
-    return call.account.name
 
 
 def is_of_provider(name: str) -> bool:

@@ -10,11 +10,12 @@ from pydantic import BaseModel
 
 from node import logs
 from node.errors import UsageError
-from node.extensions.administration.own import Label, Password, hashed, is_of_provider, listed, require_session
-from node.extensions.pages.rendering import SEE_OTHER, page
+from node.extensions.administration.own import Label, Password, hashed, is_of_provider, listed
 from node.settings.load import Configuration
 from node.web.access import AdminCall, Call
 from node.web.credentials import require_name
+from node.web.pages.rendering import SEE_OTHER, page
+from node.web.pages.sessions import require_session
 
 router = APIRouter(include_in_schema=False)
 

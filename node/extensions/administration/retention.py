@@ -9,13 +9,13 @@ from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 
 from node.extensions.administration.forms import RulesForm
-from node.extensions.administration.own import require_session
-from node.extensions.pages.rendering import SEE_OTHER, page
 from node.lifecycle.retention import due_now
 from node.settings.load import Configuration
 from node.settings.series import RetentionSettings
 from node.web.access import AdminCall
 from node.web.audit_trail import of_study
+from node.web.pages.rendering import SEE_OTHER, page
+from node.web.pages.sessions import require_session
 
 router = APIRouter(include_in_schema=False)
 

@@ -22,7 +22,7 @@ from node.child_process.messages import ChildCancelled
 from node.control.care import check_repository
 from node.control.repository import Repository
 from node.conversion.job import limits
-from node.conversion.offline import work_folder
+from node.conversion.out_folder import work_folder
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, input_sha256, write_volumes
 from node.counted import sized

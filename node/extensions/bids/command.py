@@ -115,7 +115,7 @@ def bids(
     from node.extensions.bids.export import Exporter
     from node.extensions.bids.rules import read_rules
     from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
-    from node.extensions.deidentify.pseudonyms import made_key, passing_key
+    from node.pseudonyms import made_key, passing_key
     from node.selector import compile_selector
 
     if sources and project is not None:

@@ -20,14 +20,14 @@ from node.errors import UsageError
 from node.extensions.bids.names import KINDS
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
-from node.extensions.deidentify.pseudonyms import made_key
-from node.extensions.pages.rendering import page
 from node.index.database.reading import ReadIndex
+from node.pseudonyms import made_key
 from node.selector import compile_selector
 from node.web.access import Call, ReaderCall
 from node.web.audit_trail import of_study
 from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.errors import ResourceNotFound
+from node.web.pages.rendering import page
 from node.web.zips import Member, taken
 
 if TYPE_CHECKING:  # else imported where the page is shown: what plans a data set loads NumPy

@@ -28,12 +28,12 @@ from node.extensions.bids.rules import Rules, read_rules
 from node.extensions.bids.settings import DatasetSettings
 from node.extensions.bids.sources import STILL_OPEN, IndexSource, Source
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms, read_map
-from node.extensions.deidentify.pseudonyms import PseudonymKey, made_key, read_keys
 from node.failpoints import reached
 from node.index.database.work_loop import FOLLOW_SECONDS, Interrupted
 from node.index.work.ledger import REASON_LENGTH, Ended
 from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Outcome
+from node.pseudonyms import PseudonymKey, made_key, read_keys
 from node.routing.held import HeldWorker, RouteParts
 from node.settings.routes import Destination, Route
 

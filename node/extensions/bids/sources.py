@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from node.archive.base import LocalFile
 from node.conversion.chosen import KNOWN, Chosen, known_facts
-from node.conversion.offline import Run, attributes_of_series, convert_folder
+from node.conversion.found_series import attributes_of_series
+from node.conversion.offline import Run, convert_folder
 from node.conversion.volume_files import by_path
 from node.errors import UsageError
 from node.extensions.bids.plan import Series, VolumeFile

@@ -12,8 +12,8 @@ from typing import Any
 from node.errors import UsageError
 from node.extensions.bids.names import LABEL, label
 from node.extensions.bids.rules import NotExported, SubjectsTable
-from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS, PseudonymKey
-from node.extensions.deidentify.pseudonyms import Patient as KeyedPatient
+from node.pseudonyms import PATIENT_CHARACTERS, PseudonymKey
+from node.pseudonyms import Patient as KeyedPatient
 
 STUDY_COLUMNS = ("study_instance_uid", "accession_number", "study_date")
 """Columns that restrict a row of the map to a study."""

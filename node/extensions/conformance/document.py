@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Any
+
+from node.dicom.conformance import Table
 
 _HEADING = re.compile(r"^(##+) (.+)$", flags=re.MULTILINE)
 _TABLE = re.compile(r"^\[(table|list) (\w+)\]$", flags=re.MULTILINE)
 """Where a table stands: as a table, or as plain lines, if its rows are many and need no names of columns."""
 
 _CONTENTS = "[contents]"
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of cells below the names of their columns."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Return a table whose cells are text; each row must be as long as `columns`."""
-    cells = tuple(tuple(str(cell) for cell in row) for row in rows)
-    for row in cells:
-        if len(row) != len(columns):
-            raise ValueError(f"{len(row)} cells below {len(columns)} columns: {row}")
-    return Table(tuple(columns), cells)
-
-
-def merged(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return rows with those joined that differ in their first cell only."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for first, *others in rows:
-        found.setdefault(tuple(others), []).append(first)
-    return [(", ".join(dict.fromkeys(firsts)), *others) for others, firsts in found.items()]
 
 
 @dataclass(frozen=True, slots=True)

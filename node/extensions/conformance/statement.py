@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
-from itertools import chain, groupby
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,13 +17,15 @@ from node.association.framing import MAX_REQUEST_BYTES
 from node.association.outgoing import MAXIMUM_PDU_BYTES
 from node.association.transport import PDU_SECONDS, REQUEST_SECONDS
 from node.audit.audit_log import AuditEvent
-from node.dicom.keys import SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
+from node.dicom.conformance import Table, merged, table
+from node.dicom.keys import DEFAULTS, SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import (
     APPLICATION_CONTEXT,
     SERVICES,
     STORAGE_COMMITMENT,
     STUDY_ROOT_GET,
+    USUAL_COMPRESSED,
     VERIFICATION,
     choose_transfer_syntax,
     is_accepted_transfer_syntax,
@@ -32,12 +33,8 @@ from node.dicom.uids import (
     registered,
 )
 from node.errors import UsageError
-from node.extensions.conformance.document import Table, as_json, as_markdown, merged, table
+from node.extensions.conformance.document import as_json, as_markdown
 from node.extensions.conformance.statuses import http_statuses, statuses
-from node.extensions.dicomweb.capabilities import Resource, Transaction, offered
-from node.extensions.dicomweb.media_types import MULTIPART
-from node.extensions.dicomweb.qido import DEFAULTS
-from node.extensions.peers.get import COMPRESSED
 from node.receive.ingest import MAXIMUM_BYTES
 from node.registry import enabled, resolve
 from node.settings.log import AuditSettings
@@ -120,8 +117,8 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
             ("Keys", "Level", "Matching"),
             merged(row for level in Level for row in _query_keys(level)),
         ),
-        "web_media_types": _web_media_types(settings),
-        "web_requests": _web_requests(settings),
+        "web_media_types": table(("Transactions", "Request", "Response"), ()),
+        "web_requests": table(("Transactions", "Query Parameters", "Request Header Fields"), ()),
         "dicom_keys": _keys(Dicom, settings.dicom),
         "peer_keys": _keys(Peer, None),
         "web_keys": _keys(Web, settings.web),
@@ -211,56 +208,6 @@ def _web_services(settings: Settings) -> Table:
     return table(("Service", "User Agent", "Origin Server"), rows)
 
 
-def resource_table(of_service: Iterable[Resource]) -> Table:
-    """Return the resources of one service, by their transactions."""
-    rows = (
-        (f"`{resource.path}`", resource.transaction.name, resource.transaction.section, ", ".join(_methods(resource)))
-        for resource in of_service
-    )
-    return table(("Resources", "Transaction", "PS3.18", "Methods"), merged(rows))
-
-
-def _methods(resource: Resource) -> Sequence[str]:
-    """Return the methods of a resource; every one that can be read answers HEAD as well."""
-    return (*resource.methods, "HEAD") if "GET" in resource.methods else resource.methods
-
-
-def _transactions(settings: Settings) -> Mapping[str, list[Transaction]]:
-    found: dict[str, list[Transaction]] = {}
-    for resource in offered(settings):
-        found.setdefault(resource.transaction.name, []).append(resource.transaction)
-    return found
-
-
-def _web_media_types(settings: Settings) -> Table:
-    rows = [
-        (name, _media_types(one.consumes for one in several), _media_types(one.produces for one in several))
-        for name, several in _transactions(settings).items()
-    ]
-    return table(("Transactions", "Request", "Response"), merged(rows))
-
-
-def _media_types(of_transactions: Iterable[Iterable[str]]) -> str:
-    """Return media types in their order; what is in a multipart message behind its type."""
-    texts = []
-    for multipart, several in groupby(dict.fromkeys(chain(*of_transactions)), lambda one: one.startswith(MULTIPART)):
-        names = ", ".join(f"`{one.partition('type=')[2].strip(chr(34)) if multipart else one}`" for one in several)
-        texts.append(f"{MULTIPART} of {names}" if multipart else names)
-    return "; ".join(texts) or "none"
-
-
-def _web_requests(settings: Settings) -> Table:
-    rows = [
-        (name, _each_once(one.parameters for one in several), _each_once(one.headers for one in several))
-        for name, several in _transactions(settings).items()
-    ]
-    return table(("Transactions", "Query Parameters", "Request Header Fields"), merged(rows))
-
-
-def _each_once(texts: Iterable[Iterable[str]]) -> str:
-    return ", ".join(dict.fromkeys(chain(*texts))) or "none"
-
-
 def _query_keys(level: Level) -> Iterator[tuple[str, ...]]:
     """Yield key, level and matching; QIDO-RS returns keys with a mark by default."""
     for keyword in SUPPORTED[level]:
@@ -320,7 +267,7 @@ def _association(dicom: Dicom) -> Table:
 
 
 def _proposed_contexts(settings: Settings) -> Table:
-    retrieved = (f"{_STORAGE}, for C-GET", f"{_NATIVE}; {', '.join(COMPRESSED)}", "SCP, by role selection")
+    retrieved = (f"{_STORAGE}, for C-GET", f"{_NATIVE}; {', '.join(USUAL_COMPRESSED)}", "SCP, by role selection")
     rows = [
         ("SOP classes of section 1.2 with this role", _NATIVE, "SCU"),
         (f"{_STORAGE}, of the instances to send", f"as stored; {_NATIVE}", "SCU"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from node.dicom import status
-from node.extensions.conformance.document import Table, table
+from node.dicom.conformance import Table, table
 
 _RETRIEVE = "C-MOVE, C-GET"
 _STEP = "N-CREATE, N-SET"

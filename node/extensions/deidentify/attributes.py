@@ -22,8 +22,8 @@ from node.dicom.uids import registered_name
 from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, text
 from node.extensions.deidentify.deidentification import NotDeidentified, Reason
 from node.extensions.deidentify.profile import Action, Option, Profile, rows, safe_private
-from node.extensions.deidentify.pseudonyms import STANDARD_ROOT, Patient, PseudonymKey
 from node.extensions.deidentify.text import Identities, Numbers, is_vocabulary, vocabulary
+from node.pseudonyms import STANDARD_ROOT, Patient, PseudonymKey
 
 MAX_DEPTH = 64
 

@@ -19,7 +19,7 @@ from node.counted import counted
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from node.extensions.deidentify.pseudonyms import PseudonymKey
+    from node.pseudonyms import PseudonymKey
 
 MAX_SHOWN = 100
 
@@ -118,10 +118,10 @@ def deidentify(
     )
     from node.extensions.deidentify.files import Refused, deidentify_files
     from node.extensions.deidentify.profile import Profile, options
-    from node.extensions.deidentify.pseudonyms import passing_key, read_keys
     from node.extensions.deidentify.remaining import Remaining
     from node.extensions.deidentify.ways import configured as configured_way
     from node.extras import require
+    from node.pseudonyms import passing_key, read_keys
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes what was unpacked
     logs.configure_command()  # pydicom logs values, which are patient data
@@ -175,7 +175,7 @@ def _listed(given: list[str] | None) -> list[str]:
 @app.command()
 def new(path: KeyFile, name: Name = None) -> None:
     """Write a file with a new key."""
-    from node.extensions.deidentify.pseudonyms import new_key_file
+    from node.pseudonyms import new_key_file
 
     print(f"{path}: key {new_key_file(path, name).name}")
 
@@ -183,7 +183,7 @@ def new(path: KeyFile, name: Name = None) -> None:
 @app.command()
 def rotate(path: KeyFile, name: Name = None) -> None:
     """Add a new key to a file; pseudonyms are by it from then on."""
-    from node.extensions.deidentify.pseudonyms import rotate as rotated
+    from node.pseudonyms import rotate as rotated
 
     print(f"{path}: key {rotated(path, name).name}")
 
@@ -197,7 +197,7 @@ def map_(
 ) -> None:
     """Print the pseudonyms of originals as CSV. The output is patient data."""
     from node import logs
-    from node.extensions.deidentify.pseudonyms import read_keys
+    from node.pseudonyms import read_keys
 
     logs.configure_command()  # pydicom logs values, which are patient data
     lines = pseudonyms_of([source], read_keys(path), with_uids=uids)

@@ -21,7 +21,7 @@ from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 from node.dicom.values import texts, whole
 from node.errors import UsageError, Withheld, nearest
 from node.extensions.deidentify.profile import Option, Profile
-from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.pseudonyms import PseudonymKey
 
 UID_FORM = re.compile(r"[0-9.]{1,64}")
 

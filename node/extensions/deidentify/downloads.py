@@ -39,15 +39,14 @@ from node.counted import counted
 from node.errors import OutOfResources, VoxelnodeError, Withheld
 from node.extensions.deidentify.deidentification import Reason
 from node.extensions.deidentify.profile import edition
-from node.extensions.deidentify.pseudonyms import PATIENT_CHARACTERS
 from node.extensions.deidentify.remaining import Line, Remaining, lines_of, remaining_in
 from node.extensions.deidentify.ways import DeidentifyWay, configured
-from node.extensions.dicomweb.resources import Instances
 from node.hookspecs import ObjectKind
 from node.index.models import OPEN_STATES
 from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import StoredInstance
 from node.index.work.payloads import Download
+from node.pseudonyms import PATIENT_CHARACTERS
 from node.registry import enabled, objects_of
 from node.settings.convert import Convert
 from node.version import __version__
@@ -55,7 +54,7 @@ from node.volume.reasons import Reason as NoVolume
 from node.web.access import Call
 from node.web.downloads import Making, download_of, makes
 from node.web.errors import DownloadsBusy
-from node.web.files import ZIP, Damaged, type_or_octets, whole_file
+from node.web.files import ZIP, Damaged, Streamed, type_or_octets, whole_file
 from node.web.zips import Member, taken, zip_stream
 from node.writers.options import write_options
 
@@ -277,8 +276,10 @@ def _zipped(making: Making) -> Iterator[bytes]:
         yield from zip_stream(made)
 
 
-class _Answer(Instances):
+class _Answer(Streamed):
     """Takes one of the places of `_streams` until it ends."""
+
+    broken = (*Streamed.broken, NotDecoded)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -33,10 +33,10 @@ from node.extensions.deidentify.deidentification import (
 )
 from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
 from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
-from node.extensions.deidentify.pseudonyms import NO_KEY
 from node.extensions.deidentify.recognition import load
 from node.extensions.deidentify.text import vocabulary
 from node.extensions.deidentify.voice import sound_of
+from node.pseudonyms import NO_KEY
 from node.version import __version__
 from node.volume.read.transcoding import encoded
 

@@ -10,9 +10,9 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.extensions.deidentify.downloads import Content, ordered
-from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.downloads import downloads_of
+from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 
 router = APIRouter(include_in_schema=False)
 

@@ -16,8 +16,8 @@ from pydicom.multival import MultiValue
 
 from node.child_process.messages import Garbled
 from node.dicom.values import CONVERSION_ERRORS, held_elements
-from node.extensions.deidentify.pseudonyms import MADE_UID
 from node.files.reading import read_instance
+from node.pseudonyms import MADE_UID
 
 COLUMNS = ("attribute", "tag", "vr", "value", "count")
 

@@ -24,9 +24,9 @@ from node.extensions.deidentify.deidentification import (
     read_rules,
 )
 from node.extensions.deidentify.profile import Profile, options
-from node.extensions.deidentify.pseudonyms import read_keys
 from node.extensions.deidentify.settings import DeidentifySettings
 from node.files.reading import read_instance
+from node.pseudonyms import read_keys
 from node.settings.model import Settings
 from node.volume.read.transfer_syntaxes import NATIVE
 

@@ -23,7 +23,7 @@ from node.errors import UsageError, VoxelnodeError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from node.association.client.association import Address
+    from node.association.client.addresses import Address
     from node.control.node import Endpoints
     from node.extensions.demo.known_series import Truth
 

@@ -1,4 +1,4 @@
-"""[destinations.NAME] of the kinds dicomweb, s3 and folder."""
+"""[destinations.NAME] of the kinds dicomweb and folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from node.addresses import is_loopback
-from node.settings.routes import Destination
-from node.settings.storage import BUCKET, mistakes_of_endpoint
-
-Layout = Literal["names", "archive"]
-
-_LAYOUT = "Names of files: PATIENT/STUDY/SERIES/INSTANCE, or those of the archive, which name nobody"
+from node.settings.routes import LAYOUT, Destination, Layout
 
 
 class DicomwebSettings(Destination):
@@ -41,33 +36,12 @@ class DicomwebSettings(Destination):
             yield "token_file needs an https:// url, unless the host is this machine"
 
 
-class BucketSettings(Destination):
-    """[destinations.NAME]: a bucket that gets DICOM files."""
-
-    kind: Literal["s3"] = "s3"
-    s3: str = Field(description="s3://BUCKET/PREFIX that gets DICOM files (extra `s3`).")
-    endpoint: str | None = Field(None, description="Server as an https:// address; unset: Amazon S3.")
-    region: str | None = Field(None, description="Region of the bucket; unset: AWS_REGION, or us-east-1.")
-    credentials_file: Path | None = Field(
-        None,
-        description="Keys, like ~/.aws/credentials; unset: the environment, or the role of the machine.",
-    )
-    ca_file: Path | None = Field(None, description="PEM file of another CA for the server's certificate.")
-    layout: Layout = Field("names", description=_LAYOUT)
-
-    def _mistakes(self) -> Iterator[str]:
-        if not BUCKET.fullmatch(self.s3):
-            yield "s3 must be s3://BUCKET or s3://BUCKET/PREFIX"
-        if self.endpoint is not None:
-            yield from mistakes_of_endpoint(self.endpoint)
-
-
 class FolderSettings(Destination):
     """[destinations.NAME]: a folder that gets DICOM files."""
 
     kind: Literal["folder"] = "folder"
     folder: Path = Field(description="Folder that gets DICOM files; it must exist.")
-    layout: Layout = Field("names", description=_LAYOUT)
+    layout: Layout = Field("names", description=LAYOUT)
 
     @property
     def folder_of(self) -> Path:

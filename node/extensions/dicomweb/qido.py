@@ -15,7 +15,7 @@ from pydicom.tag import BaseTag
 
 from node.dicom.answers import Found, answer_model
 from node.dicom.documents import with_numbers
-from node.dicom.keys import SUPPORTED, InvalidQuery, Level
+from node.dicom.keys import DEFAULTS, SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
 from node.dicom.uids import web_transfer_syntax
 from node.extensions.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
@@ -33,23 +33,6 @@ MAX_RESULTS_OF_STUDY = 10_000
 
 MAX_FIELDS = 500
 
-DEFAULTS = {
-    Level.STUDY: (
-        "StudyDate", "StudyTime", "AccessionNumber", "InstanceAvailability", "ModalitiesInStudy",
-        "ReferringPhysicianName", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID",
-        "StudyDescription", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "TimezoneOffsetFromUTC",
-    ),
-    Level.SERIES: (
-        "Modality", "SeriesDescription", "SeriesNumber", "SeriesDate", "SeriesTime", "BodyPartExamined",
-        "NumberOfSeriesRelatedInstances", "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime",
-        "RequestAttributesSequence", "TimezoneOffsetFromUTC",
-    ),
-    Level.IMAGE: (
-        "SOPClassUID", "InstanceAvailability", "InstanceNumber", "Rows", "Columns", "BitsAllocated", "NumberOfFrames",
-        "AvailableTransferSyntaxUID", "TimezoneOffsetFromUTC",
-    ),
-}  # fmt: skip
-"""Attributes returned by default: those of PS3.18 tables 10.6.3-3 to 10.6.3-5 that are indexed, and some more."""
 
 _LISTS = frozenset(("UI", "CS"))
 """Value representations without commas, in which a comma separates values of a parameter (PS3.18 8.3.4.1)."""

@@ -14,20 +14,18 @@ from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
-from node.archive.base import ArchivedFile
-from node.archive.intact import MISSING
 from node.children.decoder import NotDecoded
 from node.dicom.uids import resource_path
 from node.errors import OutOfResources
 from node.extensions.dicomweb.pixel_element import FrameNotFound
 from node.index.search.selection import StoredInstance
-from node.web.access import DEFAULT_PORTS, Call, ReaderCall, is_forwarded
-from node.web.files import DAMAGED, Damaged, Streamed, Unavailable, damaged, local_file
+from node.web.access import Call, ReaderCall
+from node.web.files import CHUNK_BYTES, DAMAGED, Damaged, Streamed, Unavailable, local_file
 from node.web.headers import has_etag
+from node.web.public_url import public_url
 from node.web.services import Services
 
 PREFIX = "/dicom-web"
-CHUNK_BYTES = 1 << 18
 FRAME_CACHE_BYTES = 2_000_000_000
 """Disk for compressed frames and rendered pictures; those read longest ago go first."""
 
@@ -165,38 +163,6 @@ class Multipart:
         yield end + f"--{self._boundary}--\r\n".encode("ascii")
 
 
-def file_length(instance: ArchivedFile) -> int:
-    """Return the length of the file of an instance: preamble, File Meta Information and data set."""
-    return instance.data_set_offset + instance.bytes
-
-
-def stored_file(node: Services, instance: ArchivedFile) -> Iterator[bytes]:
-    """Yield the DICOM file of an instance in pieces; its data set is bit for bit as received.
-
-    Raises Damaged, before the last piece, if the file is missing or the data set differs, and Unavailable if it cannot
-    be read now.
-    """
-    digest, left = hashlib.sha256(), file_length(instance)
-    try:
-        with local_file(node, instance).open("rb", buffering=0) as file:
-            piece = file.read(instance.data_set_offset)
-            left -= len(piece)
-            while left > 0:
-                data = file.read(min(CHUNK_BYTES, left))
-                if not data:
-                    raise damaged(node, instance, f"is {left} bytes too short")
-                digest.update(data)
-                left -= len(data)
-                if left == 0 and digest.hexdigest() != instance.sha256:
-                    raise damaged(node, instance, f"has the SHA-256 {digest.hexdigest()} instead of {instance.sha256}")
-                yield piece + data if piece else data
-                piece = b""
-    except FileNotFoundError:
-        raise damaged(node, instance, MISSING) from None
-    except OSError as error:
-        raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
-
-
 def by_series(instances: Sequence[StoredInstance]) -> dict[str, list[StoredInstance]]:
     """Group instances by series, in order."""
     grouped: dict[str, list[StoredInstance]] = {}
@@ -213,25 +179,6 @@ def instance_url(base: str, instance: StoredInstance) -> str:
 def resource_url(base: str, *uids: str) -> str:
     """Return the URL of a study, a series or an instance; `uids` start with that of the study."""
     return base + resource_path(*uids)
-
-
-def public_url(request: Request) -> str:
-    """Return the URL of this node as the client of a request reaches it, without a trailing slash.
-
-    It is [web] public_url if that is set. Otherwise it is the address of the request. Some clients leave the port out
-    of the Host header although it is not the default one; the port of the listening socket replaces it, unless a proxy
-    forwarded the request, since clients reach the proxy at a port of its own.
-    """
-    services: Services = request.app.state.services
-    if services.settings.web.public_url:
-        return services.settings.web.public_url
-    scheme, host = request.url.scheme, request.url.netloc
-    server = request.scope.get("server")
-    has_port = ":" in host.rpartition("]")[2]  # an IPv6 address has colons of its own
-    if server is None or has_port or is_forwarded(request):
-        return f"{scheme}://{host}"
-    port = f":{server[1]}"
-    return f"{scheme}://{host}{port if port != DEFAULT_PORTS[scheme] else ''}"
 
 
 def dicomweb_router() -> APIRouter:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, groupby
 
 from pydicom.datadict import dictionary_description
 
-from node.extensions.conformance.document import Table
-from node.extensions.conformance.statement import resource_table
+from node.dicom.conformance import Table, merged, table
 from node.extensions.dicomweb import qido, rendered
 from node.extensions.dicomweb.assembling import ADDED
-from node.extensions.dicomweb.capabilities import resources
+from node.extensions.dicomweb.capabilities import Resource, Transaction, offered, resources
+from node.extensions.dicomweb.media_types import MULTIPART
 from node.extensions.dicomweb.transactions import TRANSACTIONS, studies, uri
 from node.extensions.dicomweb.wado_uri import REFUSED
 from node.settings.model import Settings
@@ -52,4 +53,56 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
     return {
         "uri_resources": resource_table(resources(uri.routes, TRANSACTIONS)),
         "studies_resources": resource_table(resources(studies.routes, TRANSACTIONS)),
+        "web_media_types": _web_media_types(settings),
+        "web_requests": _web_requests(settings),
     }
+
+
+def resource_table(of_service: Iterable[Resource]) -> Table:
+    """Return the resources of one service, by their transactions."""
+    rows = (
+        (f"`{resource.path}`", resource.transaction.name, resource.transaction.section, ", ".join(_methods(resource)))
+        for resource in of_service
+    )
+    return table(("Resources", "Transaction", "PS3.18", "Methods"), merged(rows))
+
+
+def _methods(resource: Resource) -> Sequence[str]:
+    """Return the methods of a resource; every one that can be read answers HEAD as well."""
+    return (*resource.methods, "HEAD") if "GET" in resource.methods else resource.methods
+
+
+def _by_name(settings: Settings) -> Mapping[str, list[Transaction]]:
+    found: dict[str, list[Transaction]] = {}
+    for resource in offered(settings):
+        found.setdefault(resource.transaction.name, []).append(resource.transaction)
+    return found
+
+
+def _web_media_types(settings: Settings) -> Table:
+    rows = [
+        (name, _media_types(one.consumes for one in several), _media_types(one.produces for one in several))
+        for name, several in _by_name(settings).items()
+    ]
+    return table(("Transactions", "Request", "Response"), merged(rows))
+
+
+def _media_types(of_transactions: Iterable[Iterable[str]]) -> str:
+    """Return media types in their order; what is in a multipart message behind its type."""
+    texts = []
+    for multipart, several in groupby(dict.fromkeys(chain(*of_transactions)), lambda one: one.startswith(MULTIPART)):
+        names = ", ".join(f"`{one.partition('type=')[2].strip(chr(34)) if multipart else one}`" for one in several)
+        texts.append(f"{MULTIPART} of {names}" if multipart else names)
+    return "; ".join(texts) or "none"
+
+
+def _web_requests(settings: Settings) -> Table:
+    rows = [
+        (name, _each_once(one.parameters for one in several), _each_once(one.headers for one in several))
+        for name, several in _by_name(settings).items()
+    ]
+    return table(("Transactions", "Query Parameters", "Request Header Fields"), merged(rows))
+
+
+def _each_once(texts: Iterable[Iterable[str]]) -> str:
+    return ", ".join(dict.fromkeys(chain(*texts))) or "none"

@@ -42,16 +42,14 @@ from node.extensions.dicomweb.resources import (
     by_series,
     decoded_file,
     dicomweb_router,
-    file_length,
     instance_url,
     pieces_of,
     respond,
-    stored_file,
 )
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
 from node.web.access import for_projects
-from node.web.files import local_file, whole_file
+from node.web.files import file_length, local_file, stored_file, whole_file
 from node.web.services import Services
 from node.web.zips import PlannedZip, known_of, zip_response
 

@@ -23,18 +23,11 @@ from node.extensions.dicomweb.rendered import (
     quality_of,
     window_of,
 )
-from node.extensions.dicomweb.resources import (
-    READ,
-    Target,
-    dicomweb_router,
-    file_length,
-    find_target,
-    one_instance,
-    respond,
-)
+from node.extensions.dicomweb.resources import READ, Target, dicomweb_router, find_target, one_instance, respond
 from node.extensions.dicomweb.wado import begun_files, given_syntax, only
 from node.volume.window import Window
 from node.web.access import ReaderCall, for_projects
+from node.web.files import file_length
 
 router = dicomweb_router()
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from node.audit.audit_log import Action, AuditEvent, AuditMessage
 from node.control.opened_root import OpenedRoot
-from node.extensions.identity.persons import Moved, PersonRepository
 from node.hookspecs import Action as RootAction
+from node.index.nouns.persons import Moved, PersonRepository
 from node.index.nouns.terms import Terms
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from node.extensions.identity.persons import MAX_ISSUER_CHARACTERS
 from node.index.database.reading import ReadIndex
+from node.index.nouns.persons import MAX_ISSUER_CHARACTERS
 from node.web.access import AdminCall
 from node.web.api import models
 from node.web.api.changes import Change

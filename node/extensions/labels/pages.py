@@ -10,12 +10,12 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, StringConstraints
 
 from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARACTERS, ReadMarks
-from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
-from node.extensions.pages.rendering import SEE_OTHER, series_url, study_url
 from node.index.nouns.accounts import Role
 from node.web.access import Call, WriterCall, for_projects
 from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
+from node.web.pages.rendering import SEE_OTHER, series_url, study_url
+from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 
 router = APIRouter(include_in_schema=False)
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from node.extensions.labels.marks import ReadMarks, Target
 from node.index.database.reading import ReadIndex
-from node.web.access import Call
 
 
-def is_on(call: Call) -> bool:
-    """Return whether the configuration leaves the extension on."""
-    return "labels" not in call.node.settings.extensions.disabled
-
-
-def marks_of(call: Call, index: ReadIndex, target: Target) -> dict[str, Any] | None:
-    """Return the labels and comments of a study or a series, and all labels there are; None: they are off."""
-    if not is_on(call):
-        return None
-    marks = index.repository(ReadMarks)
+def marks_of(index: ReadIndex, study_instance_uid: str, series_instance_uid: str = "") -> dict[str, Any]:
+    """Return the labels and comments of a study or a series, and all labels there are."""
+    marks, target = index.repository(ReadMarks), Target(study_instance_uid, series_instance_uid)
     return {
         "labels": marks.labels(target),
         "of_study": marks.labels(Target(target.study)) if target.series else [],
@@ -28,6 +21,11 @@ def marks_of(call: Call, index: ReadIndex, target: Target) -> dict[str, Any] | N
     }
 
 
-def list_labels(call: Call, index: ReadIndex) -> list[str] | None:
-    """Return all labels, for the list of studies; None: they are off."""
-    return [row["label"] for row in index.repository(ReadMarks).known()] if is_on(call) else None
+def known_labels(index: ReadIndex) -> list[str]:
+    """Return all labels, for the list of studies."""
+    return [row["label"] for row in index.repository(ReadMarks).known()]
+
+
+def labels_of_series(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Sequence[str]]:
+    """Return the labels of the series of a study."""
+    return index.repository(ReadMarks).labels_of_series(study_instance_uid)

@@ -18,12 +18,12 @@ from node.audit.audit_log import Action, AuditEvent, Result
 from node.counted import counted
 from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
-from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
-from node.extensions.pages.downloads import named_series, zip_name
 from node.index.search.selection import StoredInstance
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.files import Damaged, whole_file
+from node.web.pages.downloads import named_series, zip_name
+from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.web.zips import Member, taken
 
 router = APIRouter(include_in_schema=False)

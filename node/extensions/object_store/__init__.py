@@ -1,4 +1,4 @@
-"""The object store behind the archive, which is a bucket or a folder (docs/object-store.md)."""
+"""The object store behind the archive, which is a bucket or a folder (docs/object-store.md); buckets of routes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from node.extras import lacking
-from node.hookspecs import Command, Extension
+from node.hookspecs import Command, Extension, Kind
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -24,9 +24,14 @@ class _ObjectStore(Extension):
         ),
     )
 
+    destinations = (Kind("s3", f"{__name__}.settings:BucketSettings", f"{__name__}.destination:opened"),)
+
     def mistakes(self, settings: Settings) -> Iterator[str]:
         if (settings.storage.url or "").startswith("s3://"):
             yield from lacking("storage: url", "s3")
+        for name, destination in settings.destinations.items():
+            if destination.kind == "s3":
+                yield from lacking(f"destinations.{name}: s3", "s3")
 
 
 EXTENSION = _ObjectStore()

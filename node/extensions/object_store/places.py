@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, select, update
 
 from node.index.engine.about import set_about
 from node.index.engine.about_keys import STORE as STORE_IDENTITY
@@ -27,28 +27,23 @@ from node.index.models import (
     ImageRow,
     ObjectRemovalRow,
     RevisionFileRow,
-    SeriesRow,
-    StudyRow,
     VolumeRow,
-    is_only_at_host,
 )
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.instance_files import FILES, aside_of_order, owe_files
 from node.index.nouns.objects import (
     REVISION_FILES,
+    SPOOLED,
+    SPOOLED_FILES,
     ObjectRepository,
     PlaceCount,
+    current_of_files,
     instance_files,
     named_objects,
     only_host_of,
     revision_files,
 )
 from node.index.nouns.records import InstanceFile, RevisionFile
-
-_SPOOLED = text(f"images.place = '{SPOOL}'")
-"""In words: with a parameter, SQLite does not use the index of these rows."""
-
-_SPOOLED_FILES = text(f"revision_files.place = '{SPOOL}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +66,8 @@ class PlaceRepository(ObjectRepository):
 
         `missing`: also instances whose local file is known to be missing: the store may have them.
         """
-        images = (
-            FILES.where(_SPOOLED, self._is_here(ImageRow), ImageRow.key > after).order_by(ImageRow.key).limit(limit)
-        )
-        of_revisions = _SPOOLED_FILES, self._is_here(RevisionFileRow), RevisionFileRow.key > after
+        images = FILES.where(SPOOLED, self._is_here(ImageRow), ImageRow.key > after).order_by(ImageRow.key).limit(limit)
+        of_revisions = SPOOLED_FILES, self._is_here(RevisionFileRow), RevisionFileRow.key > after
         files = REVISION_FILES.where(*of_revisions).order_by(RevisionFileRow.key)
         instances = instance_files(connection, images if missing else images.where(ImageRow.file_missing.is_(False)))
         return [*instances, *revision_files(connection, files.limit(limit - len(instances)))]
@@ -132,14 +125,14 @@ class PlaceRepository(ObjectRepository):
     @on_reader
     def of_no_host(self, connection: Connection) -> str | None:
         """Return the key of a file that is to be moved to the store by no host yet, or None."""
-        images = select(ImageRow.key).where(_SPOOLED, ImageRow.spool_host.is_(None), ImageRow.file_missing.is_(False))
-        files = select(RevisionFileRow.key).where(_SPOOLED_FILES, RevisionFileRow.spool_host.is_(None))
+        images = select(ImageRow.key).where(SPOOLED, ImageRow.spool_host.is_(None), ImageRow.file_missing.is_(False))
+        files = select(RevisionFileRow.key).where(SPOOLED_FILES, RevisionFileRow.spool_host.is_(None))
         return connection.scalar(images.limit(1)) or connection.scalar(files.limit(1))
 
     @on_writer
     def own_spool(self, connection: Connection) -> None:
         """Note that this host has what is to be moved, from when the index had one host."""
-        for table, is_spooled in ((ImageRow, _SPOOLED), (RevisionFileRow, _SPOOLED_FILES)):
+        for table, is_spooled in ((ImageRow, SPOOLED), (RevisionFileRow, SPOOLED_FILES)):
             unowned = update(table).where(is_spooled, table.spool_host.is_(None))
             connection.execute(unowned.values(spool_host=self._turn.holder))
 
@@ -150,30 +143,9 @@ class PlaceRepository(ObjectRepository):
         return host if host != self._turn.holder else None
 
     @on_reader
-    def only_at(self, connection: Connection, host: str) -> list[InstanceFile | RevisionFile]:
-        """Return the files that a host alone has, instances first."""
-        images = FILES.where(_SPOOLED, *is_only_at_host(), ImageRow.spool_host == host)
-        files = REVISION_FILES.where(_SPOOLED_FILES, RevisionFileRow.spool_host == host)
-        return [
-            *instance_files(connection, images.order_by(ImageRow.key)),
-            *revision_files(connection, files.order_by(RevisionFileRow.key)),
-        ]
-
-    @on_reader
-    def current_only_at(self, connection: Connection, host: str) -> list[SeriesKey]:
-        """Return the series of whose current volumes a host alone has a file."""
-        return _current(connection, _SPOOLED_FILES & (RevisionFileRow.spool_host == host))
-
-    @on_writer
-    def give_up(self, connection: Connection, host: str) -> None:
-        """Note that the files of revisions are lost that a host alone had."""
-        lost = _SPOOLED_FILES, RevisionFileRow.spool_host == host
-        connection.execute(update(RevisionFileRow).where(*lost).values(spool_host=None))
-
-    @on_reader
     def current_of(self, connection: Connection, key: str) -> list[SeriesKey]:
         """Return the series to whose current volumes a file of a revision belongs, if there is one."""
-        return _current(connection, RevisionFileRow.key == key)
+        return current_of_files(connection, RevisionFileRow.key == key)
 
     @on_writer
     def record_lost(self, connection: Connection, key: str, now: dt.datetime) -> None:
@@ -233,7 +205,7 @@ class PlaceRepository(ObjectRepository):
         leaves. Those that another host is to set aside wait for that host.
         """
         removals = select(ObjectRemovalRow.key).order_by(ObjectRemovalRow.key).limit(limit)
-        came_again = select(ImageRow.received_at).where(_SPOOLED)  # the moment of their orders
+        came_again = select(ImageRow.received_at).where(SPOOLED)  # the moment of their orders
         removals = removals.where(ObjectRemovalRow.ordered_at.not_in(came_again))
         if self._turn.holder is not None:
             aside = exists().where(ConflictRow.key == aside_of_order(), ConflictRow.host != self._turn.holder)
@@ -262,7 +234,7 @@ class PlaceRepository(ObjectRepository):
     @on_reader
     def count(self, connection: Connection, place: str) -> PlaceCount:
         """Return how many instances are in one place; those in the store are counted one by one."""
-        conditions = (_SPOOLED, self._is_here(ImageRow)) if place == SPOOL else (ImageRow.place == place,)
+        conditions = (SPOOLED, self._is_here(ImageRow)) if place == SPOOL else (ImageRow.place == place,)
         query = select(func.count(), func.coalesce(func.sum(ImageRow.bytes), 0)).where(*conditions)
         instances, size = connection.execute(query).one()
         return PlaceCount(int(instances), int(size))
@@ -273,24 +245,10 @@ class PlaceRepository(ObjectRepository):
     @on_reader
     def count_spooled_files(self, connection: Connection) -> int:
         """Return how many files of revisions are to be moved to the store."""
-        query = select(func.count()).select_from(RevisionFileRow).where(_SPOOLED_FILES, self._is_here(RevisionFileRow))
+        query = select(func.count()).select_from(RevisionFileRow).where(SPOOLED_FILES, self._is_here(RevisionFileRow))
         return int(connection.execute(query).scalar_one())
 
     @on_reader
     def named(self, connection: Connection, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` whose objects rows name: of images, conflicts or files of revisions."""
         return named_objects(connection, keys)
-
-
-def _current(connection: Connection, files: ColumnElement[bool]) -> list[SeriesKey]:
-    """Return the series to whose current revisions files belong."""
-    series = (
-        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
-        .select_from(RevisionFileRow)
-        .join(ConversionRow, ConversionRow.id == RevisionFileRow.conversion_id)
-        .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        .where(files, ConversionRow.superseded.is_(False))
-        .distinct()
-    )
-    return [(row.study_instance_uid, row.series_instance_uid) for row in connection.execute(series)]

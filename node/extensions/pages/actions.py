@@ -2,60 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form, Query, Request, Response
+from fastapi import APIRouter, Form, Query, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from node.extensions.pages.downloads import Format, dicom_zip, volumes_zip
-from node.extensions.pages.rendering import SEE_OTHER, page, series_url, study_url
-from node.extensions.pages.series import series_row
-from node.extensions.pages.studies import study_row
-from node.index.database.reading import ReadIndex
 from node.web import actions
 from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.headers import path_of
+from node.web.pages.downloads import Format, dicom_zip, volumes_zip
+from node.web.pages.rendering import SEE_OTHER, page, study_url
+from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 
 router = APIRouter(include_in_schema=False)
-
-
-STUDY = "/studies/{study_instance_uid}"
-SERIES = f"{STUDY}/series/{{series_instance_uid}}"
-
-
-class StudyOrSeries(NamedTuple):
-    """The study that a path names, or one of its series."""
-
-    study: str
-    series: str | None
-
-    @property
-    def url(self) -> str:
-        """The URL of its page."""
-        return study_url(self.study) if self.series is None else series_url(self.study, self.series)
-
-    @property
-    def some(self) -> list[str]:
-        """The series, as those of a selection; of a whole study none."""
-        return [] if self.series is None else [self.series]
-
-    def rows(self, index: ReadIndex) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-        """Return the rows of the study and of the series, or raise ResourceNotFound."""
-        study = study_row(index, self.study)
-        return study, None if self.series is None else series_row(index, self.study, self.series)
-
-
-def _target(request: Request) -> StudyOrSeries:
-    return StudyOrSeries(request.path_params["study_instance_uid"], request.path_params.get("series_instance_uid"))
-
-
-Wanted = Annotated[StudyOrSeries, Depends(_target)]
 
 
 @router.post(f"{STUDY}/reconvert")
@@ -125,45 +90,14 @@ def _after_deletion(url: str) -> Response:
     return RedirectResponse(f"{url}?deleted", SEE_OTHER)
 
 
-MAX_SELECTED = 1000
-
 MAX_QUERY = 6000
 """Longest query of an address that a proxy passes on: about 90 studies."""
-
-
-class SelectedStudies(BaseModel):
-    """The studies that are selected, by Study Instance UID."""
-
-    study: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_SELECTED)]
-
-    @property
-    def uids(self) -> list[str]:
-        """Each of them once."""
-        return list(dict.fromkeys(self.study))
 
 
 class StudiesToSend(SelectedStudies):
     """The studies that are selected, and where to send them."""
 
     to: Annotated[str, Field(max_length=64)]
-
-
-class SelectedSeries(BaseModel):
-    """The series of a study that are selected, by Series Instance UID."""
-
-    series: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_SELECTED)]
-
-    @property
-    def uids(self) -> list[str]:
-        """Each of them once."""
-        return list(dict.fromkeys(self.series))
-
-    def there(self, index: ReadIndex, study_instance_uid: str) -> list[str]:
-        """Return those that are still in the study; raise ResourceNotFound if none is."""
-        there = {row["series_instance_uid"] for row in index.series.of_study(study_instance_uid)}
-        if not (found := [uid for uid in self.uids if uid in there]):
-            raise ResourceNotFound("series")
-        return found
 
 
 class SeriesToSend(SelectedSeries):

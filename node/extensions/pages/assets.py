@@ -31,11 +31,6 @@ COMPRESSED = frozenset({".js", ".css", ".svg"})
 HTTP_OK = 200
 
 
-def static_url(name: str) -> str:
-    """Return the URL of a file of `FOLDER`, or of `JOINED`, in this version."""
-    return f"/static/{name}?v={__version__}"
-
-
 class Assets(StaticFiles):
     """Serves `FOLDER` and `JOINED`; files requested by their `static_url` may be cached for a year."""
 

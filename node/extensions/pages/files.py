@@ -12,30 +12,26 @@ from fastapi import APIRouter, Depends, HTTPException, Response
 from fastapi import Path as FromPath
 
 from node.children.decoder import NotDecoded
-from node.conversion.volume_files import by_path, revision_files, stem_of
+from node.conversion.volume_files import by_path, stem_of
 from node.extensions.pages.decoding import overlaid_picture, reduced_volume
-from node.extensions.pages.filters import listed
 from node.extensions.pages.viewable import VIEWED_FORMATS, sidecar_of, study_series
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
 from node.web.access import Call, ReaderCall, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import MEDIA_TYPES, OCTETS, RangedFile, local_or_gone
+from node.web.files import MEDIA_TYPES, OCTETS, VOXEL_FILES, RangedFile, files_of, local_or_gone
 from node.web.headers import has_etag
+from node.web.pages.filters import listed
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
 
 Revision = Annotated[int, FromPath(ge=1, le=2**31)]
 
-CHUNK_BYTES = 1 << 18
-
 REDUCED_VOXELS = 1 << 23
 """Largest number of voxels of a reduced volume: about 10 MB, and every third voxel along each axis of a whole body."""
 
-VOXEL_FILES = {".mhd": (".zraw", ".raw"), ".hdr": (".img",)}
-"""Suffixes that the voxels beside a header may have."""
 
 SMALL_PIXELS, SMALL_QUALITY = 64, 50
 """Longer side of a picture in a list, half as much again as it takes there; quality of WebP in percent. A list of 50
@@ -211,9 +207,3 @@ def _small(path: Path) -> bytes:
 def _audit(call: Call, wanted: FileOfRevision, what: str) -> None:
     series = {"study_instance_uid": wanted.study, "series_instance_uid": wanted.series}
     call.audit.transferred([series], f"{what} of revision {wanted.revision}")
-
-
-def files_of(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[RevisionFile]:
-    """Return the files of a revision, sorted by name; empty if it is not in the index or its files are gone."""
-    folder = index.volumes.folder(study, series, revision)
-    return [] if folder is None else revision_files(node.archive.root, index, folder)

@@ -7,13 +7,13 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 
-from node.extensions.pages.rendering import NewApp, factor_page, plain_page
-from node.index.nouns.accounts import Client, KnownAccount
+from node.index.nouns.accounts import KnownAccount
 from node.web.access import COOKIE, SECURE_COOKIE, Access, address_of
 from node.web.access import cookie_name as session_cookie_name
 from node.web.credentials import PREFIX, SIGN_IN_SECONDS
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
-from node.web.second_factor import picture_of
+from node.web.pages.rendering import factor_page, plain_page
+from node.web.pages.sessions import client_of, is_secure, new_app, set_session
 
 router = APIRouter(include_in_schema=False)
 
@@ -98,11 +98,6 @@ def _awaiting(request: Request) -> KnownAccount | None:
     return access.awaiting_factor(_session_cookie(request))
 
 
-def client_of(request: Request) -> Client:
-    """Return what is kept of a browser with its session."""
-    return Client(address_of(request), request.headers.get("user-agent", ""))
-
-
 def _session_cookie(request: Request) -> str:
     return request.cookies.get(session_cookie_name(request), "")
 
@@ -112,14 +107,6 @@ def _factor_form(
 ) -> Response:
     app = None if known.has_factor else new_app(request, known)
     return factor_page(_inside(next_path), app, error=error, status_code=status_code)
-
-
-def new_app(request: Request, known: KnownAccount) -> NewApp | None:
-    """Return what an authenticator app needs to be set up, or None if nobody has begun that."""
-    if not known.totp_secret:
-        return None
-    name = f"voxelnode {request.url.hostname or ''}".strip()
-    return NewApp(known.totp_secret, picture_of(known.totp_secret, known.name, name))
 
 
 @router.get("/login/oidc")
@@ -136,7 +123,7 @@ def begin_sign_in(request: Request, next: str = "/") -> Response:
         _sign_in_cookie_name(request),
         cookie,
         max_age=SIGN_IN_SECONDS,
-        secure=_is_secure(request),
+        secure=is_secure(request),
         httponly=True,
         samesite="lax",  # the browser returns from another site
     )
@@ -166,7 +153,7 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
         # session cookie, which is SameSite=Strict.
         response = plain_page("signed_in.html", next_path=next_path)
         set_session(request, response, value)
-    response.delete_cookie(_sign_in_cookie_name(request), secure=_is_secure(request), httponly=True, samesite="lax")
+    response.delete_cookie(_sign_in_cookie_name(request), secure=is_secure(request), httponly=True, samesite="lax")
     return response
 
 
@@ -177,8 +164,8 @@ def log_out(request: Request) -> Response:
     name = access.log_out(request)
     location = "/login?ended=true" if name.startswith(PREFIX) else "/login"
     response = Response(status_code=303, headers={"Location": location, "Clear-Site-Data": '"cache"'})
-    for cookie, is_secure in ((COOKIE, False), (SECURE_COOKIE, True)):
-        response.delete_cookie(cookie, secure=is_secure, httponly=True, samesite="strict")
+    for cookie, is_https in ((COOKIE, False), (SECURE_COOKIE, True)):
+        response.delete_cookie(cookie, secure=is_https, httponly=True, samesite="strict")
     return response
 
 
@@ -203,13 +190,6 @@ def _form(
     )
 
 
-def set_session(request: Request, response: Response, value: str) -> None:
-    """Give a browser the cookie of its session."""
-    response.set_cookie(
-        session_cookie_name(request), value, secure=_is_secure(request), httponly=True, samesite="strict"
-    )
-
-
 def _sign_ins(request: Request) -> Any:
     sign_ins = request.app.state.sign_ins
     if sign_ins is None:
@@ -218,11 +198,7 @@ def _sign_ins(request: Request) -> Any:
 
 
 def _sign_in_cookie_name(request: Request) -> str:
-    return SECURE_SIGN_IN_COOKIE if _is_secure(request) else SIGN_IN_COOKIE
-
-
-def _is_secure(request: Request) -> bool:
-    return request.url.scheme == "https"
+    return SECURE_SIGN_IN_COOKIE if is_secure(request) else SIGN_IN_COOKIE
 
 
 def _try_later(error: Exception) -> str:

@@ -15,8 +15,6 @@ from fastapi import APIRouter, Response
 
 from node.archive.proof import last_proof
 from node.errors import VoxelnodeError
-from node.extensions.pages.filters import about, counted, grouped, sized
-from node.extensions.pages.rendering import NO_INTAKE, OK, badge_counts, fragment, intake_of, page, serves_studies
 from node.extensions.pages.studies import HEADINGS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.views import is_due
@@ -24,6 +22,8 @@ from node.metrics import LastWord, Metrics, Span
 from node.version import __version__
 from node.web.access import ReaderCall, WriterCall, background_request, for_projects
 from node.web.errors import ResourceNotFound
+from node.web.pages.filters import about, counted, grouped, sized
+from node.web.pages.rendering import NO_INTAKE, OK, badge_counts, fragment, intake_of, page, serves_studies
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)

@@ -10,12 +10,12 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.dicom.attributes import MAX_TEXT_BYTES
-from node.extensions.identity.persons import MAX_ISSUER_CHARACTERS, SHARED, PersonRepository
-from node.extensions.pages.rendering import SEE_OTHER, page, series_url
 from node.index.database.reading import ReadIndex
+from node.index.nouns.persons import MAX_ISSUER_CHARACTERS, SHARED, PersonRepository
 from node.web.access import AdminCall, Call, ReaderCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
+from node.web.pages.rendering import SEE_OTHER, page, series_url
 
 router = APIRouter(include_in_schema=False)
 

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
-from node.extensions.pages.rendering import fragment, page
 from node.web.access import Call, ReaderCall, background_request, for_projects
 from node.web.api.models import RowId
 from node.web.api.paging import only_row
 from node.web.downloads import downloads_of, file_of_download
+from node.web.pages.rendering import fragment, page
 
 router = APIRouter(include_in_schema=False)
 

@@ -11,9 +11,16 @@ from fastapi import APIRouter, Form, Path, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field, StringConstraints
 
-from node.extensions.identity.persons import PersonRepository
 from node.extensions.pages.persons import desk_of_conflict
-from node.extensions.pages.rendering import (
+from node.index.database.reading import ReadIndex
+from node.index.nouns.persons import PersonRepository
+from node.index.nouns.problems import SeriesProblem
+from node.receive.conflicts import compared
+from node.receive.quarantine import quarantined
+from node.web import actions
+from node.web.access import AdminCall, Call, ReaderCall, WriterCall
+from node.web.errors import ProblemsChanged
+from node.web.pages.rendering import (
     PAGE_ROWS,
     SEE_OTHER,
     PageNumber,
@@ -22,13 +29,6 @@ from node.extensions.pages.rendering import (
     rows_of_page,
     seen_problems,
 )
-from node.index.database.reading import ReadIndex
-from node.index.nouns.problems import SeriesProblem
-from node.receive.conflicts import compared
-from node.receive.quarantine import quarantined
-from node.web import actions
-from node.web.access import AdminCall, Call, ReaderCall, WriterCall
-from node.web.errors import ProblemsChanged
 
 router = APIRouter(include_in_schema=False)
 

@@ -12,20 +12,18 @@ from fastapi import APIRouter, Depends, Response
 from node.children.decoder import NotDecoded
 from node.children.decoding import elements_of
 from node.conversion.volume_files import by_path
-from node.extensions.labels.marks import Target
-from node.extensions.labels.shown import marks_of
-from node.extensions.pages.files import files_of
-from node.extensions.pages.filters import listed
-from node.extensions.pages.rendering import fragment, page, study_links
-from node.extensions.pages.studies import namesake, seen_study
+from node.extensions.pages.studies import namesake
 from node.extensions.pages.viewable import file_url, sidecar_of, study_series, viewable
-from node.index.database.reading import ReadIndex
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
+from node.registry import LABELS, part_of
 from node.web.access import ReaderCall, background_request, for_projects
 from node.web.errors import ResourceNotFound
-from node.web.files import Unavailable, local_file
+from node.web.files import Unavailable, files_of, local_file
+from node.web.pages.filters import listed
+from node.web.pages.rendering import fragment, page, study_links
+from node.web.pages.selected import seen_study, series_row
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
@@ -94,7 +92,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
             exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),
             events=index.events.of_series(*key, SHOWN_EVENTS),
             viewers=study_links(call.node, study_instance_uid),
-            marks=marks_of(call, index, Target(*key)),
+            marks=labels.marks_of(index, *key) if (labels := part_of(call.node.settings, LABELS)) is not None else None,
             digest="",
             shown_rows=SHOWN_ROWS,
         )
@@ -128,14 +126,6 @@ def header(call: ReaderCall, key: RequestedSeries) -> Response:
         sop_instance_uid=first.sop_instance_uid,
         characters=SHOWN_CHARACTERS,
     )
-
-
-def series_row(index: ReadIndex, study: str, series: str) -> dict[str, Any]:
-    """Return the row of ``v_series``, or raise ResourceNotFound."""
-    row = index.series.row(study, series)
-    if row is None:
-        raise ResourceNotFound("series")
-    return row
 
 
 def _dump(node: Services, instance: StoredInstance) -> Mapping[str, Any]:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from io import StringIO
 from typing import Annotated, Any, Literal, cast, get_args
 
 from fastapi import APIRouter, Form, Query, Response
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from node.dicom.attributes import MAX_TEXT_BYTES
-from node.extensions.labels.marks import ReadMarks, Target
-from node.extensions.labels.shown import list_labels, marks_of
-from node.extensions.pages.rendering import fragment, page, series_url, study_links
-from node.extensions.pages.status_chips import series_chip, study_chip
 from node.index.database.reading import ReadIndex
 from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
+from node.registry import LABELS, part_of
 from node.web.access import Call, ReaderCall, RequestAudit, background_request, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
+from node.web.pages.filters import csv_line
+from node.web.pages.rendering import fragment, page, series_url, study_links
+from node.web.pages.selected import seen_study
+from node.web.pages.status_chips import series_chip, study_chip
 
 router = APIRouter(include_in_schema=False)
 
@@ -151,6 +150,7 @@ def found_studies(call: ReaderCall, search: Annotated[StudySearch, Form()]) -> R
 
 
 def _page(call: Call, search: StudySearch) -> Response:
+    labels = part_of(call.node.settings, LABELS)
     with call.node.index.searching() as index:
         return page(
             call,
@@ -160,7 +160,7 @@ def _page(call: Call, search: StudySearch) -> Response:
             conditions=CONDITIONS,
             headings=HEADINGS,
             columns=CHOSEN_COLUMNS,
-            all_labels=list_labels(call, index),
+            all_labels=labels.known_labels(index) if labels is not None else None,
         )
 
 
@@ -291,7 +291,7 @@ def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | Non
     """The page of a study: cards of its series, or a list if there are many, or if that is asked for."""
     with call.node.index.reading() as index:
         row = seen_study(call, index, study_instance_uid)
-        cards = _cards(index, study_instance_uid)
+        cards = _cards(call, index, study_instance_uid)
         total = sum(card["bytes"] for card in cards)
         viewers = study_links(call.node, study_instance_uid)
         many = (
@@ -299,7 +299,8 @@ def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | Non
             if view or len(cards) > MANY
             else {}
         )
-        marks = marks_of(call, index, Target(study_instance_uid))
+        labels = part_of(call.node.settings, LABELS)
+        marks = labels.marks_of(index, study_instance_uid) if labels is not None else None
         values: dict[str, Any] = {"study": row, "namesake": namesake(index, row)}
         values |= {"cards": cards, "bytes": total, "viewers": viewers, "marks": marks, "digest": ""}
         return page(call, "study.html", target=(study_instance_uid,), **values, **many)
@@ -311,7 +312,7 @@ def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | Non
 def filtered_series(call: ReaderCall, study_instance_uid: str, search: Annotated[SeriesSearch, Form()]) -> Response:
     """The list of the series of a study with many of them."""
     with call.node.index.reading() as index:
-        row, cards = seen_study(call, index, study_instance_uid), _cards(index, study_instance_uid)
+        row, cards = seen_study(call, index, study_instance_uid), _cards(call, index, study_instance_uid)
         return fragment(call, "study_list.html", study=row, cards=cards, **listed_series(cards, search))
 
 
@@ -335,7 +336,7 @@ def series_list(call: ReaderCall, study_instance_uid: str) -> Response:
     """The series of a study below its row in the list."""
     with call.node.index.reading() as index:
         row = seen_study(call, index, study_instance_uid)
-        return fragment(call, "studies_series.html", study=row, cards=_cards(index, study_instance_uid))
+        return fragment(call, "studies_series.html", study=row, cards=_cards(call, index, study_instance_uid))
 
 
 @router.get("/studies/{study_instance_uid}/cards")
@@ -345,15 +346,7 @@ def cards(call: ReaderCall, study_instance_uid: str) -> Response:
     """The series of an open study."""
     with call.node.index.reading() as index:
         row = seen_study(call, index, study_instance_uid)
-        return fragment(call, "study_cards.html", study=row, cards=_cards(index, study_instance_uid))
-
-
-def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
-    """Return the row of ``v_studies``, or raise ResourceNotFound."""
-    row = index.studies.row(study_instance_uid)
-    if row is None:
-        raise ResourceNotFound("study")
-    return row
+        return fragment(call, "study_cards.html", study=row, cards=_cards(call, index, study_instance_uid))
 
 
 def namesake(index: ReadIndex, study: Mapping[str, Any]) -> int | None:
@@ -364,19 +357,13 @@ def namesake(index: ReadIndex, study: Mapping[str, Any]) -> int | None:
     return next((row["id"] for row in others if row["merged_into"] is None and row["studies"]), None)
 
 
-def seen_study(call: Call, index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
-    """Return the row of a study as `study_row` does, and record access to it in the audit log."""
-    row = study_row(index, study_instance_uid)
-    call.audit.accessed([of_study(study_instance_uid, row["patient_id"])], "pages")
-    return row
-
-
-def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
+def _cards(call: Call, index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
     """Return the series of a study with the values shown on their cards."""
     bytes_of = index.instances.bytes_by_series(study_instance_uid)
     files_of = _by_series(index.volumes.current(study_instance_uid))
     failures_of = _by_series(index.failures.of_study(study_instance_uid))
-    labels_of = index.repository(ReadMarks).labels_of_series(study_instance_uid)
+    labels = part_of(call.node.settings, LABELS)
+    labels_of = labels.labels_of_series(index, study_instance_uid) if labels is not None else {}
     return [
         {
             **row,
@@ -404,20 +391,3 @@ def _one_for_each_stack(files: Iterable[dict[str, Any]], kind: str) -> list[dict
         if file["kind"] == kind:
             by_stack.setdefault(file["stack"], file)
     return [by_stack[stack] for stack in sorted(by_stack)]
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def csv_line(cells: Iterable[object]) -> bytes:
-    """Return a line in UTF-8; None is an empty cell.
-
-    Text that a spreadsheet would take for a formula begins with an apostrophe: names come from the network.
-    """
-    line = StringIO()
-    csv.writer(line).writerow(_harmless(cell) for cell in cells)
-    return line.getvalue().encode()
-
-
-def _harmless(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

@@ -8,8 +8,8 @@ from pathlib import PurePath
 from typing import Any
 
 from node.conversion.volume_files import LocalPath, stem_of
-from node.extensions.pages.rendering import series_url
 from node.index.database.reading import ReadIndex
+from node.web.pages.rendering import series_url
 
 VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair", "nrrd", "npz", "analyze")
 """Formats that `node.writers.reduced` reads, best first."""

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Form, Path, Query, Response
 from fastapi.responses import RedirectResponse
 
-from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
-from node.extensions.pages.status_chips import StatusChip
-from node.extensions.results.rows import ReadResults
 from node.index.work.ledger import WorkEnded
 from node.index.work.routes import outstanding
+from node.registry import READ_RESULTS, part_of
 from node.web import actions
 from node.web.access import ReaderCall, WriterCall, background_request
 from node.web.api.models import MAX_ID, WorkKind
+from node.web.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
+from node.web.pages.status_chips import WORK_CHIPS
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
@@ -92,17 +92,6 @@ PLURALS: Mapping[WorkKind, str] = {
 }
 """Kinds as the page chooses them."""
 
-CHIPS: Mapping[str, StatusChip] = {
-    "waiting": StatusChip("plain", "waiting"),
-    "running": StatusChip("busy", "running"),
-    "succeeded": StatusChip("good", "succeeded"),
-    "incomplete": StatusChip("warning", "incomplete"),
-    "failed": StatusChip("bad", "failed"),
-    "cancelled": StatusChip("plain", "cancelled"),
-    "expired": StatusChip("bad", "expired"),
-    "dropped": StatusChip("plain", "dropped"),
-    "skipped": StatusChip("warning", "skipped"),
-}
 
 Kind = Annotated[WorkKind | None, Query()]
 
@@ -111,12 +100,13 @@ Kind = Annotated[WorkKind | None, Query()]
 def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Response:
     """Work, newest first."""
     with call.node.index.searching() as index:
-        jobs = index.repository(ReadResults)
         found = index.work.newest(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, kind=kind)
-        rows = [{**row, "results": jobs.results(row["id"]) if row["kind"] == "job" else []} for row in found]
+        read_results = part_of(call.node.settings, READ_RESULTS)
+        results_of = index.repository(read_results).results if read_results is not None else lambda job: []
+        rows = [{**row, "results": results_of(row["id"]) if row["kind"] == "job" else []} for row in found]
     shown = rows_of_page(rows, number) | {"kind": kind}
     call.audit.queried(f"work, page {number}", len(shown["rows"]))
-    return page(call, "work.html", **shown, chips=CHIPS, kinds=KINDS, plurals=PLURALS)
+    return page(call, "work.html", **shown, chips=WORK_CHIPS, kinds=KINDS, plurals=PLURALS)
 
 
 @router.post("/work/{work}")

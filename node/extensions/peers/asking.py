@@ -17,7 +17,8 @@ from time import monotonic
 
 import structlog
 
-from node.association.client.association import NothingAccepted, address_of
+from node.association.client.addresses import address_of
+from node.association.client.association import NothingAccepted
 from node.background import BackgroundService
 from node.completeness import MAX_NAMED, Reported
 from node.errors import PeerFailed, UsageError

@@ -73,7 +73,7 @@ def find(
     """
     settings = configured.settings
 
-    from node.association.client.association import address_of
+    from node.association.client.addresses import address_of
     from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
     from node.extensions.peers.find import find as ask
 
@@ -139,7 +139,7 @@ def get(
     """
     settings = root.settings
 
-    from node.association.client.association import address_of
+    from node.association.client.addresses import address_of
     from node.control.repository import Repository
     from node.control.root import hold_or_request, require_created
     from node.extensions.peers.get import RetrieveTarget

@@ -9,7 +9,8 @@ from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import C_CANCEL, C_FIND
 
 from node.association.association import Message
-from node.association.client.association import Address, AssociationLost, RequestedAssociation, association, contexts_of
+from node.association.client.addresses import Address
+from node.association.client.association import AssociationLost, RequestedAssociation, association, contexts_of
 from node.association.primitives import primitive_of
 from node.dicom.attributes import is_identifier
 from node.dicom.command import MEDIUM_PRIORITY

@@ -8,21 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    JPEG2000,
-    HTJ2KLossless,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    RLELossless,
-)
 from pynetdicom.dimse_primitives import C_CANCEL, C_GET
 from pynetdicom.presentation import StoragePresentationContexts
 
+from node.association.client.addresses import Address
 from node.association.client.association import (
     MAXIMUM_CONTEXTS,
-    Address,
     AssociationLost,
     RequestedAssociation,
     association,
@@ -35,7 +26,7 @@ from node.association.services.c_store import StoreService
 from node.dicom.command import MEDIUM_PRIORITY, Command, Element, MalformedCommand
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, SUB_OPERATIONS_WARNING, SUCCESS
-from node.dicom.uids import STUDY_ROOT_GET
+from node.dicom.uids import STUDY_ROOT_GET, USUAL_COMPRESSED
 from node.errors import PeerFailed
 from node.extensions.peers.find import find
 from node.index.nouns.records import Refused
@@ -43,16 +34,6 @@ from node.receive.ingest import Ingest, Origin
 from node.settings.peers import Dicom
 
 UNCOMPRESSED = (EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN)
-COMPRESSED = (
-    JPEG2000Lossless,
-    JPEG2000,
-    JPEGLosslessSV1,
-    JPEGBaseline8Bit,
-    JPEGLSLossless,
-    RLELossless,
-    HTJ2KLossless,
-)
-"""The usual compressed transfer syntaxes, proposed so that the peer can send instances unchanged."""
 
 USUAL_CLASSES = tuple(str(context.abstract_syntax) for context in StoragePresentationContexts)
 """Proposed to a peer that does not tell the SOP classes of its instances: the key is optional (PS3.4 C.6.2.1.5)."""
@@ -190,7 +171,7 @@ def _series(target: RetrieveTarget, ask: Callable[[Dataset, int], Iterator[Datas
 def _proposed(classes: list[str]) -> list[tuple[str, list[str]]]:
     """Return presentation contexts: uncompressed for each class, then compressed while there is room."""
     kinds = [(STUDY_ROOT_GET, list(UNCOMPRESSED)), *((uid, list(UNCOMPRESSED)) for uid in classes)]
-    kinds += [(uid, [str(syntax)]) for uid in classes for syntax in COMPRESSED]
+    kinds += [(uid, [str(syntax)]) for uid in classes for syntax in USUAL_COMPRESSED]
     if len(classes) >= MAXIMUM_CONTEXTS:
         raise GetFailed(f"{len(classes)} SOP classes are too many for one association: get single series")
     return kinds[:MAXIMUM_CONTEXTS]

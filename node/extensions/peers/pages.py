@@ -12,14 +12,13 @@ from pydantic import BaseModel, Field
 
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
-from node.extensions.pages import work
-from node.extensions.pages.rendering import OK, SEE_OTHER, fragment, page
-from node.extensions.pages.status_chips import StatusChip
 from node.extensions.peers import requests
 from node.index.work.ledger import WorkEnded
 from node.web.access import Call, WriterCall, background_request
 from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
+from node.web.pages.rendering import OK, SEE_OTHER, fragment, page
+from node.web.pages.status_chips import WORK_CHIPS, StatusChip
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
@@ -27,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 SHOWN_RETRIEVALS = 50
 
 CHIPS: Mapping[str, StatusChip] = {
-    **work.CHIPS,
+    **WORK_CHIPS,
     "running": StatusChip("busy", "retrieving"),
     "succeeded": StatusChip("good", "retrieved"),
 }

@@ -13,7 +13,7 @@ from time import monotonic
 
 import structlog
 
-from node.association.client.association import address_of
+from node.association.client.addresses import address_of
 from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.counted import counted
 from node.dicom.status import NOT_CURRENT, STORED

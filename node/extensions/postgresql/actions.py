@@ -12,7 +12,6 @@ from node.archive.base import Remote, StoreAway
 from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
 from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
-from node.extensions.object_store.places import PlaceRepository
 from node.extensions.postgresql.hosts import HostRepository
 from node.hookspecs import Action as RootAction
 from node.index.database.index import Index
@@ -24,7 +23,7 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     """Return the actions by name."""
     ingest, audit = root.ingest, root.audit
     index, remote = ingest.index, ingest.archive.remote
-    hosts, places = index.repository(HostRepository), index.repository(PlaceRepository)
+    hosts = index.repository(HostRepository)
 
     def drain(host: str, who: str) -> Mapping[str, Any]:
         if index.turn.host is None:
@@ -36,9 +35,9 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     def forget(host: str, who: str) -> Mapping[str, Any]:
         hosts.require_gone(host, index.now())
         if remote is not None:
-            _record_uploaded(index, places, remote, host)
-        index.series.reopen(places.current_only_at(host), index.now())
-        places.give_up(host)
+            _record_uploaded(index, remote, host)
+        index.series.reopen(index.objects.current_only_at(host), index.now())
+        index.objects.give_up(host)
         forgotten = asdict(hosts.forget(host, index.now()))
         event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
         detail = f"host {host} of the index was forgotten"
@@ -48,13 +47,13 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
     return {"drain-host": drain, "forget-host": forget}
 
 
-def _record_uploaded(index: Index, places: PlaceRepository, remote: Remote, host: str) -> None:
+def _record_uploaded(index: Index, remote: Remote, host: str) -> None:
     """Note what a host has put into the store and did not live to record."""
-    files = places.only_at(host)
+    files = index.objects.only_at(host)
     try:
         problems = list(remote.object_problems(files))
     except StoreAway as error:
         raise UsageError(f"{error.strerror}: {host} can be forgotten when the store tells what it has") from error
     stored = [file.key for file, problem in zip(files, problems, strict=True) if problem is None]
     if stored:
-        places.record_stored(stored, index.now())
+        index.objects.record_stored(stored, index.now())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
 
-from node.extensions.conformance.document import Table, merged, table
+from node.dicom.conformance import Table, merged, table
 from node.extensions.results.manifest import KINDS, ResultKind
 from node.settings.model import Settings
 

@@ -10,23 +10,23 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 
-from node.extensions.administration.own import require_session
-from node.extensions.deidentify.downloads import deidentified_zip
-from node.extensions.dicomweb.resources import public_url
-from node.extensions.pages.downloads import dicom_zip, volumes_zip
-from node.extensions.pages.rendering import SEE_OTHER, page, plain_page, study_url
-from node.extensions.pages.studies import seen_study
 from node.extensions.shares.actions import MAX_DAYS
 from node.extensions.shares.rest import NewShare, made_share
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
 from node.index.nouns.shares import ReadShares, Share, ShareRepository
+from node.registry import DEIDENTIFIED_ZIP, required
 from node.web.access import Call, ReaderCall, WriterCall, address_of
 from node.web.api.models import RowId
 from node.web.audit_trail import of_study
 from node.web.credentials import MAX_PASSWORD_LENGTH
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response, local_or_gone
+from node.web.pages.downloads import dicom_zip, volumes_zip
+from node.web.pages.rendering import SEE_OTHER, page, plain_page, study_url
+from node.web.pages.selected import seen_study
+from node.web.pages.sessions import require_session
+from node.web.public_url import public_url
 
 router = APIRouter(include_in_schema=False)
 
@@ -85,7 +85,7 @@ def shared_volumes(call: ReaderCall) -> Response:
     """The volumes of a link as a ZIP file."""
     share, studies, series = _downloaded(call)
     if share.deidentification is not None:
-        return deidentified_zip(call, share.deidentification, "volumes", studies, series)
+        return _deidentified(call, share.deidentification, "volumes", studies, series)
     return volumes_zip(call, studies, series)
 
 
@@ -94,8 +94,14 @@ def shared_dicom(call: ReaderCall) -> Response:
     """The instances of a link as stored, or copies of them without identities, as a ZIP file."""
     share, studies, series = _downloaded(call)
     if share.deidentification is not None:
-        return deidentified_zip(call, share.deidentification, "dicom", studies, series)
+        return _deidentified(call, share.deidentification, "dicom", studies, series)
     return dicom_zip(call, studies, series)
+
+
+def _deidentified(call: Call, profile: str, content: str, studies: Sequence[str], series: Sequence[str]) -> Response:
+    zipped = required(call.node.settings, DEIDENTIFIED_ZIP, "the link, which shows no identities,")
+    response: Response = zipped(call, profile, content, studies, series)
+    return response
 
 
 @router.get(LINKS)

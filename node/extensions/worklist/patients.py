@@ -14,12 +14,12 @@ from node.control.opened_root import OpenedRoot as Root
 from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
 from node.dicom.json_model import Json
 from node.errors import UsageError
-from node.extensions.identity.actions import actions
-from node.extensions.identity.persons import Person, PersonRepository
 from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.hl7 import Message, MessageRefused, name_of
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.hookspecs import Action
+from node.index.nouns.persons import Person, PersonRepository
+from node.registry import PATIENT_ACTIONS, resolve
 
 MERGE, UNLINK, UPDATE = ("ADT", "A40"), ("ADT", "A37"), ("ADT", "A08")
 
@@ -124,7 +124,7 @@ class PatientChanges:
 
     def __init__(self, root: Root) -> None:
         self._persons = root.ingest.index.repository(PersonRepository)
-        self._actions: Mapping[str, Action] = actions(root)
+        self._actions: Mapping[str, Action] = resolve(PATIENT_ACTIONS)(root)
 
     def make(self, change: PatientChange, who: str) -> str:
         """Merge or separate two patients, and return what was done; a repetition changes nothing.

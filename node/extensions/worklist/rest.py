@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from node.audit.audit_log import Action, AuditEvent
 from node.dicom.attributes import MAX_TEXT_BYTES
-from node.extensions.pages import rendering
-from node.extensions.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
 from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.performed_rows import ReadPerformedSteps
 from node.extensions.worklist.scheduled_rows import ReadScheduledSteps, ScheduledStepRepository
@@ -26,6 +24,8 @@ from node.web.api.paging import OptionalStudyUid, Page, RequestedPage
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import EntryOfFile, EntryThere, ResourceNotFound
+from node.web.pages import rendering
+from node.web.pages.rendering import PAGE_ROWS, PageNumber, rows_of_page
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
 from node.web.services import Services
 

@@ -11,20 +11,24 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import ColumnElement, Connection, Select, select, text, update
 
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     SPOOL,
     STORE,
+    ConversionRow,
     HostRemovalRow,
     HostRow,
     ImageRow,
     ObjectRemovalRow,
     RevisionFileRow,
+    SeriesRow,
+    StudyRow,
     is_only_at_host,
 )
+from node.index.nouns.converted import SeriesKey
 from node.index.nouns.instance_files import FILES, named_keys
 from node.index.nouns.records import InstanceFile, RevisionFile
 
@@ -36,6 +40,12 @@ REVISION_FILES = select(
     RevisionFileRow.spool_host,
 )
 """The columns of `RevisionFile`."""
+
+
+SPOOLED = text(f"images.place = '{SPOOL}'")
+"""In words: with a parameter, SQLite does not use the index of these rows."""
+
+SPOOLED_FILES = text(f"revision_files.place = '{SPOOL}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,27 @@ class ObjectRepository(IndexRepository):
         return next(iter(revision_files(connection, REVISION_FILES.where(RevisionFileRow.key == key))), None)
 
     @on_reader
+    def only_at(self, connection: Connection, host: str) -> list[InstanceFile | RevisionFile]:
+        """Return the files that a host alone has, instances first."""
+        images = FILES.where(SPOOLED, *is_only_at_host(), ImageRow.spool_host == host)
+        files = REVISION_FILES.where(SPOOLED_FILES, RevisionFileRow.spool_host == host)
+        return [
+            *instance_files(connection, images.order_by(ImageRow.key)),
+            *revision_files(connection, files.order_by(RevisionFileRow.key)),
+        ]
+
+    @on_reader
+    def current_only_at(self, connection: Connection, host: str) -> list[SeriesKey]:
+        """Return the series of whose current volumes a host alone has a file."""
+        return current_of_files(connection, SPOOLED_FILES & (RevisionFileRow.spool_host == host))
+
+    @on_writer
+    def give_up(self, connection: Connection, host: str) -> None:
+        """Note that the files of revisions are lost that a host alone had."""
+        lost = SPOOLED_FILES, RevisionFileRow.spool_host == host
+        connection.execute(update(RevisionFileRow).where(*lost).values(spool_host=None))
+
+    @on_reader
     def ordered_removals(self, connection: Connection) -> list[str]:
         """Return the keys of all objects that are to be removed, now or later."""
         return list(connection.scalars(select(ObjectRemovalRow.key)))
@@ -98,6 +129,20 @@ class ObjectRepository(IndexRepository):
         """Order the removal of objects that no row names."""
         named = named_objects(connection, keys)
         owe_objects(connection, [key for key in keys if key not in named], now)
+
+
+def current_of_files(connection: Connection, files: ColumnElement[bool]) -> list[SeriesKey]:
+    """Return the series to whose current revisions files belong."""
+    series = (
+        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+        .select_from(RevisionFileRow)
+        .join(ConversionRow, ConversionRow.id == RevisionFileRow.conversion_id)
+        .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(files, ConversionRow.superseded.is_(False))
+        .distinct()
+    )
+    return [(row.study_instance_uid, row.series_instance_uid) for row in connection.execute(series)]
 
 
 def only_host_of(connection: Connection, key: str) -> str | None:

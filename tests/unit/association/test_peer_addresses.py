@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.association.client.association import PeerAddresses
+from node.association.client.addresses import PeerAddresses
 from node.settings.model import Settings
 from node.settings.peers import Peer
 

@@ -16,8 +16,8 @@ from node.dicom.coercion import Coercion
 from node.errors import Withheld
 from node.extensions.deidentify.deidentification import Reason
 from node.extensions.deidentify.profile import Profile
-from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey
 from node.extensions.deidentify.ways import DeidentifyWay
+from node.pseudonyms import Patient, PseudonymKey
 from tests import make
 
 HOW = DeidentifyWay(Profile(), PseudonymKey("test", bytes(range(32))))

@@ -10,7 +10,8 @@ import numpy as np
 from pydicom import DataElement, Dataset
 
 from node.conversion.naming import parse
-from node.conversion.offline import Layout, convert_folder
+from node.conversion.offline import convert_folder
+from node.conversion.out_folder import Layout
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.writers.options import WriteOptions
 from tests import make

@@ -11,7 +11,7 @@ from node.extensions.bids.export import Exporter
 from node.extensions.bids.plan import Series
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import Pseudonyms
-from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.pseudonyms import PseudonymKey
 from node.selector import compile_selector
 from tests.unit.extensions.bids.builders import EPI, Listed, Scanner, rules_of
 

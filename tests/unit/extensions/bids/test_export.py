@@ -12,7 +12,7 @@ from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter
 from node.extensions.bids.plan import Series
 from node.extensions.bids.subjects import Patient, Pseudonyms
-from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.pseudonyms import PseudonymKey
 from tests.unit.extensions.bids.builders import Scanner, rules_of
 
 PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))

@@ -11,7 +11,7 @@ from node.errors import UsageError
 from node.extensions.bids.plan import Entry, Planner, Series, SessionState, SubjectPlan
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import Patient, Pseudonyms, read_map, subject_label
-from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.pseudonyms import PseudonymKey
 from tests.unit.extensions.bids.builders import AXIAL, EPI, Scanner, rules_of
 
 PSEUDONYMS = Pseudonyms(PseudonymKey("test", b"k" * 32))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from node.extensions.conformance.document import as_json, as_markdown, table
+from node.dicom.conformance import table
+from node.extensions.conformance.document import as_json, as_markdown
 
 TEMPLATE = """# About $what
 

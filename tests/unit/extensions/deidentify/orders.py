@@ -11,7 +11,7 @@ from pydicom.dataset import FileDataset
 from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, Reason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
-from node.extensions.deidentify.pseudonyms import PseudonymKey
+from node.pseudonyms import PseudonymKey
 from tests import make
 
 KEY = PseudonymKey("test", bytes(range(32)))

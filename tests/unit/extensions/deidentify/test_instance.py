@@ -28,8 +28,8 @@ from node.extensions.deidentify.deidentification import Deidentification, PixelR
 from node.extensions.deidentify.files import pieces, write
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
-from node.extensions.deidentify.pseudonyms import Patient, PseudonymKey, passing_key
 from node.files.reading import read_instance
+from node.pseudonyms import Patient, PseudonymKey, passing_key
 from tests import make
 from tests.unit.extensions.deidentify.orders import KEY, ct, how, refusal_of
 

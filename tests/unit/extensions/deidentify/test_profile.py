@@ -18,8 +18,8 @@ from node.errors import UsageError
 from node.extensions.deidentify.attributes import Cleaner
 from node.extensions.deidentify.deidentification import ALLOWABLE
 from node.extensions.deidentify.profile import CLEAN, RETAIN, Option, Profile, Row, edition, options, rows, safe_private
-from node.extensions.deidentify.pseudonyms import Patient
 from node.extensions.deidentify.settings import AllowedRisk, Cleaned, Retained
+from node.pseudonyms import Patient
 from tests.unit.extensions.deidentify.orders import KEY
 
 PATIENT = Patient("", "P1")

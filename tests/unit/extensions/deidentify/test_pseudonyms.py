@@ -8,7 +8,8 @@ import pytest
 
 from node.errors import UsageError
 from node.extensions.deidentify.attributes import shifted_date, shifted_datetime
-from node.extensions.deidentify.pseudonyms import (
+from node.extensions.deidentify.text import Identities
+from node.pseudonyms import (
     Patient,
     PseudonymKey,
     made_key,
@@ -17,7 +18,6 @@ from node.extensions.deidentify.pseudonyms import (
     read_keys,
     rotate,
 )
-from node.extensions.deidentify.text import Identities
 from tests.unit.extensions.deidentify.orders import KEY
 
 PATIENT = Patient("HOSPITAL", "4711")

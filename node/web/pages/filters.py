@@ -6,15 +6,19 @@ writing direction, are shown as code points.
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from io import StringIO
 from typing import Any
 
 from markupsafe import Markup
 from pydicom.uid import UID
+
+from node.version import __version__
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _STANDARD_UID = re.compile(r"\b1\.2\.840\.10008(\.[0-9]+)+")
@@ -182,3 +186,25 @@ FILTERS: Mapping[str, Any] = {
     )
 }
 """The filters by name."""
+
+
+def static_url(name: str) -> str:
+    """Return the URL of a stylesheet or script of the pages in this version."""
+    return f"/static/{name}?v={__version__}"
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_line(cells: Iterable[object]) -> bytes:
+    """Return a line in UTF-8; None is an empty cell.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe: names come from the network.
+    """
+    line = StringIO()
+    csv.writer(line).writerow(_harmless(cell) for cell in cells)
+    return line.getvalue().encode()
+
+
+def _harmless(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

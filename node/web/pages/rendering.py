@@ -17,9 +17,16 @@ from fastapi.responses import HTMLResponse
 
 from node.completeness import NO_MORE
 from node.dicom.uids import in_path, resource_path
-from node.extensions.pages.assets import static_url
-from node.extensions.pages.filters import FILTERS
-from node.extensions.pages.status_chips import (
+from node.hookspecs import MenuEntry
+from node.index.database.reading import ReadIndex
+from node.index.nouns.accounts import Role
+from node.registry import deidentifications_of, enabled, installed, part_of, resolve
+from node.settings.model import Settings
+from node.version import __version__
+from node.web.access import Call
+from node.web.headers import accepts_gzip, path_of
+from node.web.pages.filters import FILTERS, static_url
+from node.web.pages.status_chips import (
     CAUSES,
     CONFLICT_REMEDIES,
     REMEDIES,
@@ -29,14 +36,6 @@ from node.extensions.pages.status_chips import (
     study_chip,
     warning_chips,
 )
-from node.hookspecs import MenuEntry
-from node.index.database.reading import ReadIndex
-from node.index.nouns.accounts import Role
-from node.registry import deidentifications_of, enabled, installed, part_of, resolve
-from node.settings.model import Settings
-from node.version import __version__
-from node.web.access import Call
-from node.web.headers import accepts_gzip, path_of
 from node.web.services import Services
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 
 from node.archive.base import StoreAway
 from node.errors import UsageError
-from node.extensions.destinations.folder import WrittenDestination, file_name
-from node.extensions.destinations.settings import BucketSettings
+from node.extensions.object_store.settings import BucketSettings
 from node.extensions.object_store.stores import (
     MAX_WHOLE_BYTES,
     REMEDIES,
@@ -34,6 +33,7 @@ from node.extensions.object_store.stores import (
 from node.extensions.object_store.stores import NotTaken as ObjectNotTaken
 from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
+from node.routing.written import WrittenDestination, file_name
 from node.settings.routes import Destination as Described
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000

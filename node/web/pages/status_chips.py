@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from node.completeness import CERTAINTIES, Certainty
-from node.extensions.pages.filters import listed
 from node.index.nouns.studies import ListedStudy
 from node.index.nouns.views import is_due
+from node.web.pages.filters import listed
 
 Tone = Literal["good", "warning", "bad", "busy", "plain"]
 
@@ -190,3 +190,18 @@ CONFLICT_REMEDIES: Mapping[str, str] = {
     "shared-patient-id": "Find out whether both are the same person: compare them, then merge them or keep them apart.",
 }
 """Remedies by kind of conflict (docs/custody.md)."""
+
+
+WORK_CHIPS: Mapping[str, StatusChip] = {
+    "waiting": StatusChip("plain", "waiting"),
+    "running": StatusChip("busy", "running"),
+    "succeeded": StatusChip("good", "succeeded"),
+    "incomplete": StatusChip("warning", "incomplete"),
+    "failed": StatusChip("bad", "failed"),
+    "cancelled": StatusChip("plain", "cancelled"),
+    "expired": StatusChip("bad", "expired"),
+    "dropped": StatusChip("plain", "dropped"),
+    "skipped": StatusChip("warning", "skipped"),
+}
+
+"""Of the states and outcomes of work."""

@@ -22,16 +22,14 @@ from node.archive.base import ArchivedFile
 from node.conversion.naming import DEFAULT, TakenNames, numbered, parse
 from node.conversion.study_names import ending_of, free_name, modalities_of, renamed_header, study_name
 from node.counted import counted
-from node.extensions.dicomweb.resources import stored_file
-from node.extensions.pages.files import CHUNK_BYTES, VOXEL_FILES, files_of
-from node.extensions.pages.studies import csv_line
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
 from node.settings.convert import VolumeFormat
 from node.web.access import Call
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import Damaged, Unavailable, digest_of, local_file
+from node.web.files import CHUNK_BYTES, VOXEL_FILES, Damaged, Unavailable, digest_of, files_of, local_file, stored_file
+from node.web.pages.filters import csv_line
 from node.web.services import Services
 from node.web.zips import Content, Known, PlannedFile, PlannedZip, known_of, require_few, zip_response
 

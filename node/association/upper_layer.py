@@ -1,0 +1,368 @@
+"""The upper layer of an accepted connection: its PDUs, its protocol machine and its deadlines (PS3.8 7, 9).
+
+What happens is an event, and `state_table.TRANSITIONS` says what to do about it; `_ACTIONS` lists the methods. The
+service user (`acceptor.AcceptedAssociation`) hears of requests, data and ends, and asks for the rest. One thread owns
+both; only `hang_up` may be called from others.
+
+Every wait is bounded: for the connection, TLS, a request, a PDU, the next message, and for a peer that does not read.
+The thread waits in `recv`, into one buffer that never grows, whatever length a PDU or an instance claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from node.association import framing
+from node.association.admission import Rejection
+from node.association.contexts import (
+    Negotiated,
+    ReceivedRequest,
+    abort_pdu,
+    acceptance_pdu,
+    decoded_request,
+    rejection_pdu,
+    release_answer_pdu,
+    release_request_pdu,
+)
+from node.association.framing import Framing, OtherPdu, Piece, Violation
+from node.association.outgoing import MAXIMUM_PDU_BYTES
+from node.association.state_table import TRANSITIONS, Event, State
+from node.association.tls import PeerCertificate
+from node.association.transport import RELEASE_SECONDS, REQUEST_SECONDS, Deadlines, Overdue, Transport
+from node.budget import Claim
+from node.errors import VoxelnodeError
+from node.failpoints import reached
+
+BUFFER_BYTES = 262144
+"""Size of the receive buffer of one association."""
+
+ANSWER_TICK_SECONDS = 0.25
+"""Longest wait before the deadlines are checked again, while the node waits for the answer to its A-RELEASE-RQ."""
+
+SERVICE_USER, SERVICE_PROVIDER = 0, 2
+"""Sources of an A-ABORT, PS3.8 table 9-26."""
+
+_OTHER_VERSION = Rejection(1, 2, 2, "protocol version", "use protocol version 1 (PS3.8 9.3.2)")
+
+_EVENTS = {
+    framing.RELEASE_RQ: Event.RELEASE_RECEIVED,
+    framing.RELEASE_RP: Event.RELEASE_ANSWERED,
+    framing.ABORT: Event.ABORT_RECEIVED,
+}
+"""The events of PDUs that end an association."""
+
+
+class PeerGone(VoxelnodeError):
+    """The association ended while a request was served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the node ends an association: the outcome in the metrics, and the A-ABORT (PS3.8 table 9-26).
+
+    A silent peer is asked for the release first, and the A-ABORT is for one that does not answer.
+    """
+
+    outcome: str
+    source: int
+    reason: int = framing.NOT_SPECIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answers to an A-ASSOCIATE-RQ: of its contexts, and of its SOP Class Extended Negotiation (PS3.7 D.3.3.5)."""
+
+    answers: Negotiated
+    extended: Mapping[str, bytes]
+
+
+class ServiceUser(Protocol):
+    """Who uses an upper layer: it decides on the association, and serves its messages."""
+
+    connection: Claim
+
+    def indicate_request(self, request: ReceivedRequest) -> Rejection | Accepted:
+        """Accept or reject an A-ASSOCIATE-RQ."""
+
+    def opened(self, request: ReceivedRequest) -> None:
+        """Begin: the acceptance was sent."""
+
+    def indicate_data(self, piece: Piece) -> None:
+        """Process a piece of a message."""
+
+    def abandon(self, *, is_cut: bool = False) -> None:
+        """Drop the message that is arriving: no more pieces follow. `is_cut`: the peer sent one it may not send."""
+
+    def releasing(self) -> None:
+        """Make the end durable, which is answered next."""
+
+    def ending(self) -> None:
+        """Note that the connection is about to close."""
+
+
+class UpperLayer:
+    """One connection. `outcome`: how it ended, as far as is known; `is_agreed`: the peer answered our A-RELEASE-RQ."""
+
+    def __init__(self, transport: Transport, idle_seconds: float, user: ServiceUser) -> None:
+        self._transport, self._user = transport, user
+        buffer_bytes = max(BUFFER_BYTES, framing.MAX_REQUEST_BYTES + 6)
+        self._framing = Framing(buffer_bytes, MAXIMUM_PDU_BYTES, framing.MAX_REQUEST_BYTES)
+        self._deadlines = Deadlines(idle_seconds)
+        self.state = State.IDLE
+        self.hung_up = False
+        self.outcome = "lost"
+        self.is_agreed = False
+        self.is_sending = False
+
+    @property
+    def certificate(self) -> PeerCertificate | None:
+        """The certificate that the peer has shown, if TLS asked for one."""
+        return self._transport.certificate
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the association is open, as far as this side knows."""
+        return self.state is State.OPEN and not self.hung_up
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether the node has asked for the release."""
+        return self.state in (State.RELEASE_ASKED, State.BOTH_ASKED)
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long no bytes have arrived since the last request was served."""
+        return self._deadlines.silent_seconds
+
+    @property
+    def other_protocol(self) -> tuple[str, str] | None:
+        """Which other protocol the peer speaks, and the remedy; None: nobody knows."""
+        return self._framing.other_protocol()
+
+    # For the service user
+
+    def hang_up(self) -> None:
+        """End at once; nothing more is read or sent. From any thread."""
+        self.hung_up = True
+        self._transport.hang_up()
+
+    def connect(self) -> None:
+        """Finish the handshake of TLS, and wait for a request. Raises OSError."""
+        self._transport.open(REQUEST_SECONDS)
+        self.happens(Event.CONNECTED)
+
+    def overdue(self) -> Overdue | None:
+        """Act on the deadline of an A-RELEASE-RQ, of ARTIM or of the connection; return another one that has passed."""
+        overdue = self._deadlines.overdue()
+        if overdue is not Overdue.TIMER:
+            return overdue
+        if self.has_asked:
+            outcome = self.outcome if self._transport.is_heard else "lost"
+            self.happens(Event.ABORT, Ending(outcome, SERVICE_PROVIDER))
+        else:
+            self.happens(Event.TIMER_EXPIRED)
+        return overdue
+
+    def start_idling(self) -> None:
+        """Start the deadlines of an open association again: a request was served."""
+        self._deadlines.start_idling()
+
+    def is_abandoned(self, seconds: float) -> bool:
+        """Return whether the peer closes the connection within a time, without reading what it sends."""
+        return self._transport.is_abandoned(seconds)
+
+    def receive(self, seconds: float | None, *, is_within_message: bool) -> bool:
+        """Process the next piece or PDU, or read more; return False if nothing came in time.
+
+        Raises Violation and UndecodablePdu.
+        """
+        unit = self._framing.next()
+        if unit is None:
+            return self._read(seconds, is_within_message)
+        if isinstance(unit, Piece):
+            self.happens(Event.DATA_RECEIVED, unit)
+        elif unit.kind == framing.ASSOCIATE_RQ:
+            self.happens(Event.REQUEST_RECEIVED, decoded_request(unit.encoded))
+        else:
+            self.happens(_EVENTS[unit.kind], unit)
+        return True
+
+    def _read(self, seconds: float | None, is_within_message: bool) -> bool:
+        is_within_pdu = self._deadlines.before_read(self._framing)
+        if is_within_pdu or is_within_message:
+            self._transport.acknowledge()
+        count = self._transport.receive(self._framing.space(), ANSWER_TICK_SECONDS if self.has_asked else seconds)
+        if count is None:
+            self.happens(Event.CONNECTION_CLOSED)
+        elif count:
+            self._deadlines.after_read()
+            self._framing.filled(count)
+        return count != 0
+
+    def discard(self) -> None:
+        """Read and discard until the peer closes: a reset by the kernel could destroy our last PDU."""
+        self._framing.clear()
+        if self._transport.receive(self._framing.space()) is None:
+            self.happens(Event.CONNECTION_CLOSED)
+
+    def violated(self, violation: VoxelnodeError) -> None:
+        """Abort after a violation by the peer: action AA-8, with the reason of PS3.8 9.3.8; AA-1 before a request."""
+        if self.state is State.AWAITING_REQUEST:
+            self.happens(Event.INVALID_PDU, Ending("violated", SERVICE_USER))
+        elif self.state is State.OPEN or self.has_asked:
+            code = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
+            self.happens(Event.INVALID_PDU, Ending("violated", SERVICE_PROVIDER, code))
+
+    def close(self) -> None:
+        """Close the connection, and give back the buffer."""
+        self._transport.close()
+        self._framing.close()
+
+    # The state machine
+
+    def happens(self, event: Event, argument: Any = None) -> None:
+        """Enter the state after an event and take its action. The action may cause further events."""
+        action, self.state = TRANSITIONS[self.state, event]
+        _ACTIONS[action](self, argument)
+
+    def _start_timer(self, _: None) -> None:
+        self._deadlines.start_timer()
+
+    def _stop_timer(self, _: None) -> None:
+        self._deadlines.stop_timer()
+
+    def _indicate_request(self, request: ReceivedRequest) -> None:
+        self._deadlines.stop_timer()
+        decision = self._user.indicate_request(request) if request.is_of_known_version else _OTHER_VERSION
+        if isinstance(decision, Rejection):
+            self.happens(Event.REJECT, decision)
+        else:
+            self.happens(Event.ACCEPT, (request, decision))
+
+    def _send_acceptance(self, accepted: tuple[ReceivedRequest, Accepted]) -> None:
+        request, decision = accepted
+        self._send(acceptance_pdu(request, decision.answers, decision.extended, MAXIMUM_PDU_BYTES))
+        self._user.opened(request)
+        self._framing.expect_data()
+        self._deadlines.start_idling()
+
+    def _send_rejection(self, rejection: Rejection) -> None:
+        self._deadlines.start_timer()
+        self._send(rejection_pdu(rejection))
+        self._over()
+
+    def _send_data(self, parts: tuple[bytes | memoryview, ...]) -> None:
+        self._send(*parts)
+
+    def _indicate_data(self, piece: Piece) -> None:
+        self._user.connection.moved(len(piece.data))
+        self._user.indicate_data(piece)
+
+    def _indicate_release(self, _: OtherPdu) -> None:
+        """The answer follows when the functions that serve requests have returned."""
+        self.outcome = "released"
+        self._abandon()
+
+    def _request_release(self, ending: Ending) -> None:
+        self.outcome = ending.outcome
+        self._abandon()
+        self._deadlines.start_timer(RELEASE_SECONDS)
+        self._framing.expect_data(asks_release=True)
+        self._send(release_request_pdu())
+
+    def _confirm_release(self, _: OtherPdu) -> None:
+        self.is_agreed = True
+        self._deadlines.stop_timer()
+        self._over()
+
+    def _indicate_collision(self, _: OtherPdu) -> None:
+        """Both sides have asked: the answer of the requestor comes first."""
+        self.outcome = "released"
+        self._framing.expect_release_answer()
+
+    def _refuse_data(self, _: Piece) -> None:
+        """Abort: the peer goes on, and nothing may be answered between the two PDUs of a release (PS3.8 7.2.2)."""
+        self._user.abandon(is_cut=True)
+        self.happens(Event.ABORT, Ending("given up", SERVICE_USER))
+
+    def _send_release_answer(self, _: None = None) -> None:
+        """Answer once the end is durable: if the process dies after this, nobody counts the association as cut off."""
+        self._user.releasing()
+        self._deadlines.start_timer()
+        self._send(release_answer_pdu())
+        reached("release-answered")
+        self._over()
+
+    def _abort(self, ending: Ending) -> None:
+        self.outcome = ending.outcome
+        self._deadlines.start_timer()
+        self._abandon()
+        self._send(abort_pdu(ending.source, ending.reason))
+        self._over()
+
+    def _indicate_abort(self, _: OtherPdu) -> None:
+        if self.outcome == "lost":  # else it answers our A-RELEASE-RQ
+            self.outcome = "aborted"
+        self._over()
+
+    def _indicate_loss(self, _: None = None) -> None:
+        if self.hung_up:
+            self.outcome = "cut off"
+        elif self._transport.was_reset:
+            self.outcome = "lost"
+        self._over()
+
+    def _close(self, pdu: OtherPdu | None = None) -> None:
+        """Forget the connection: the timer expired, or the peer aborted before it asked for an association."""
+        if pdu is not None:
+            self.outcome = "aborted"
+        self._deadlines.stop_timer()
+
+    def _over(self) -> None:
+        """Close our half of the connection: no more messages follow."""
+        self._abandon()
+        self._user.ending()
+        if self.state is State.CLOSING:
+            self._transport.end_sending()
+
+    def _abandon(self) -> None:
+        self._deadlines.stop_idling()
+        self._user.abandon()
+
+    def _send(self, *parts: bytes | memoryview) -> None:
+        self.is_sending = True
+        try:
+            self._transport.send(*parts)
+        except OSError as error:
+            self.happens(Event.CONNECTION_CLOSED)
+            raise PeerGone from error
+        finally:
+            self.is_sending = False
+        self._user.connection.moved(sum(map(len, parts)))
+
+
+_ACTIONS: Mapping[str, Callable[[UpperLayer, Any], None]] = {
+    "AE-5": UpperLayer._start_timer,
+    "AE-6": UpperLayer._indicate_request,
+    "AE-7": UpperLayer._send_acceptance,
+    "AE-8": UpperLayer._send_rejection,
+    "DT-1": UpperLayer._send_data,
+    "DT-2": UpperLayer._indicate_data,
+    "AR-1": UpperLayer._request_release,
+    "AR-2": UpperLayer._indicate_release,
+    "AR-3": UpperLayer._confirm_release,
+    "AR-4": UpperLayer._send_release_answer,
+    "AR-5": UpperLayer._stop_timer,
+    "AR-6": UpperLayer._refuse_data,
+    "AR-8": UpperLayer._indicate_collision,
+    "AR-10": lambda layer, _: None,
+    "AA-1": UpperLayer._abort,
+    "AA-2": UpperLayer._close,
+    "AA-3": UpperLayer._indicate_abort,
+    "AA-4": UpperLayer._indicate_loss,
+    "AA-5": UpperLayer._stop_timer,
+    "AA-8": UpperLayer._abort,
+}
+"""What each action does, by its name in PS3.8 tables 9-6 to 9-9."""

@@ -1,0 +1,130 @@
+"""The folder that a conversion writes: whose its files are, and how those of a series are replaced as a whole."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from node.conversion.found_series import FoundSeries
+from node.conversion.naming import DEFAULT, NameTemplate, is_file_of, parse
+
+WORK_PREFIX = ".converting-"
+
+UNLOCKED_SECONDS = 60
+"""A younger folder may belong to a run that has not locked it yet."""
+
+MAX_MOVES = 10
+"""Attempts to move a folder to a destination that another run may have just created."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names and places of the files.
+
+    Attributes
+    ----------
+    flat : bool
+        All files are in one folder; otherwise each series has its own.
+    anonymous : bool
+        Neither sidecars nor ``conversion.json`` contain texts that people typed.
+    """
+
+    template: NameTemplate = field(default_factory=lambda: parse(DEFAULT))
+    flat: bool = False
+    anonymous: bool = False
+
+
+@contextmanager
+def work_folder(out: Path, prefix: str = WORK_PREFIX) -> Iterator[Path]:
+    """Create a folder in `out` for unfinished files; remove it at the end.
+
+    First remove the folders of killed runs: their locks ended with their processes.
+    """
+    for left in out.glob(f"{prefix}*"):
+        with ExitStack() as tried, suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > UNLOCKED_SECONDS and _is_locked(left, tried):
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=out) as work, ExitStack() as held:
+        _is_locked(Path(work), held)
+        yield Path(work)
+
+
+def _is_locked(folder: Path, until: ExitStack) -> bool:
+    """Lock a folder against other processes; return False if it is locked, or if the file system has no locks."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        until.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_ours(out: Path, name: str, series: FoundSeries, layout: Layout) -> bool:
+    """Return whether all files by a name, if there are any, are of an earlier conversion of this series."""
+    present = _files_by(out, name, layout)
+    if not all(file.is_file() and is_file_of(file.name, name) for file in present):
+        return False
+    owners = {_owner_in(file) for file in present if file.suffix == ".json"}
+    if not series.series_instance_uid and series.owner in owners:
+        owners.discard(None)  # the outlines of its volume, which name no series either
+    return owners <= {series.owner}
+
+
+def _files_by(out: Path, name: str, layout: Layout) -> list[Path]:
+    """Return everything that a series with a name would replace."""
+    if layout.flat:
+        return [file for file in out.glob("*") if is_file_of(file.name, name)]
+    folder = out / name
+    if folder.is_dir() and not folder.is_symlink():
+        return list(folder.iterdir())
+    return [folder] if folder.exists() or folder.is_symlink() else []
+
+
+def _owner_in(sidecar: Path) -> str | None:
+    """Return whose a sidecar, or the outlines of a volume, are: see `FoundSeries.owner`; None if nothing says it."""
+    try:
+        content = json.loads(sidecar.read_bytes())
+        return str(content.get("SeriesInstanceUID") or next(iter(content["sources"])))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return None
+
+
+def replace_files(out: Path, name: str, folder: Path | None, layout: Layout) -> None:
+    """Put the files in `folder`, if there are any, in the place of those of an earlier conversion of the series.
+
+    In one folder, sidecars come first: they tell a later run whose the other files are.
+    """
+    files = sorted(folder.iterdir(), key=lambda file: file.suffix != ".json") if folder else []
+    if layout.flat:
+        for old in _files_by(out, name, layout):
+            old.unlink(missing_ok=True)
+        for file in files:
+            os.rename(file, out / file.name)
+    elif folder and files:
+        _move(folder, out / name)
+    else:
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _move(folder: Path, destination: Path) -> None:
+    """Replace the folder of an earlier conversion or of another run by a finished folder."""
+    for _ in range(MAX_MOVES - 1):
+        shutil.rmtree(destination, ignore_errors=True)
+        try:
+            os.rename(folder, destination)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+    os.rename(folder, destination)

@@ -1,0 +1,1 @@
+"""What pages of all extensions are made of."""
