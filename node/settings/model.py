@@ -34,7 +34,13 @@ READING_VERBS: frozenset[Verb] = frozenset({"echo", "query", "retrieve"})
 """Services that only read the index."""
 
 HookEvent = Literal[
-    "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"
+    "instance-stored",
+    "series-quiet",
+    "volume-written",
+    "volume-superseded",
+    "verdict-changed",
+    "series-failed",
+    "study-quiet",
 ]
 RouteEvent = Literal["instance-stored", "series-quiet", "series-complete", "volume-written", "study-quiet"]
 
@@ -554,7 +560,7 @@ class HookSettings(SettingsSection):
         if of_volumes and (early := [event for event in self.on if event not in _VOLUME_EVENTS]):
             yield (
                 f"where uses {', '.join(of_volumes)}, but there is no volume at {', '.join(early)}: use instances or "
-                "frames there, or only the events volume-written, volume-superseded and study-quiet"
+                "frames there, or only the events volume-written, volume-superseded, verdict-changed and study-quiet"
             )
 
     def _mistakes_of_url(self, url: str) -> Iterator[str]:
@@ -772,11 +778,13 @@ def _mistakes_of_dataset_route(route: Route) -> Iterator[str]:
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 """A placeholder in the command of a hook, replaced by a value of the message."""
 
-_SERIES_EVENTS: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "volume-superseded", "series-failed")
+_SERIES_EVENTS: tuple[HookEvent, ...] = (
+    *("series-quiet", "volume-written", "volume-superseded", "verdict-changed", "series-failed"),
+)
 RESULT_EVENTS: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "study-quiet")
 """Events to which a hook can give results."""
 
-_VOLUME_EVENTS: tuple[HookEvent, ...] = ("volume-written", "volume-superseded", "study-quiet")
+_VOLUME_EVENTS: tuple[HookEvent, ...] = ("volume-written", "volume-superseded", "verdict-changed", "study-quiet")
 PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
     "id": get_args(HookEvent),
     "event": get_args(HookEvent),

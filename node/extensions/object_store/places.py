@@ -50,6 +50,9 @@ _SPOOLED = text(f"images.place = '{SPOOL}'")
 
 _SPOOLED_FILES = text(f"revision_files.place = '{SPOOL}'")
 
+_IS_WRITTEN = RevisionFileRow.sha256 != ""
+"""A sidecar that is being written again waits; see `node.conversion.sidecars`."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnnotedRevision:
@@ -74,7 +77,7 @@ class PlaceRepository(ObjectRepository):
         images = (
             FILES.where(_SPOOLED, self._is_here(ImageRow), ImageRow.key > after).order_by(ImageRow.key).limit(limit)
         )
-        of_revisions = _SPOOLED_FILES, self._is_here(RevisionFileRow), RevisionFileRow.key > after
+        of_revisions = _SPOOLED_FILES, _IS_WRITTEN, self._is_here(RevisionFileRow), RevisionFileRow.key > after
         files = REVISION_FILES.where(*of_revisions).order_by(RevisionFileRow.key)
         instances = instance_files(connection, images if missing else images.where(ImageRow.file_missing.is_(False)))
         return [*instances, *revision_files(connection, files.limit(limit - len(instances)))]
@@ -273,7 +276,8 @@ class PlaceRepository(ObjectRepository):
     @on_reader
     def count_spooled_files(self, connection: Connection) -> int:
         """Return how many files of revisions are to be moved to the store."""
-        query = select(func.count()).select_from(RevisionFileRow).where(_SPOOLED_FILES, self._is_here(RevisionFileRow))
+        here = _SPOOLED_FILES, _IS_WRITTEN, self._is_here(RevisionFileRow)
+        query = select(func.count()).select_from(RevisionFileRow).where(*here)
         return int(connection.execute(query).scalar_one())
 
     @on_reader
