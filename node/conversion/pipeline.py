@@ -21,7 +21,8 @@ from pydicom import Dataset
 
 from node.completeness import Evidence, Expectation, Findings, completeness_of, expectation, verdict_of
 from node.conversion.datasets import SeriesFiles
-from node.conversion.evidence import InstanceHeader, find_evidence
+from node.conversion.evidence import find_evidence
+from node.conversion.grids import InstanceHeader
 from node.conversion.job import ConversionJob, Converted, converted_file
 from node.dicom.values import text
 from node.errors import ConversionRefused, VoxelnodeError
