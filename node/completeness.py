@@ -246,6 +246,36 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Findings:
+    """What a conversion has found of the completeness of a series; a later verdict needs no pixels.
+
+    Attributes
+    ----------
+    evidence : tuple of Evidence
+        Facts in its instances and volumes, the strongest first.
+    placed : bool
+        The planes have positions in the patient, so a gap would have been found.
+    times : int
+        Largest number of planes at one position; 0 if unknown.
+    has_images : bool
+        False: counts of images were copied, and say nothing of it.
+    forced : bool
+        See `Expectation`.
+    """
+
+    evidence: tuple[Evidence, ...] = ()
+    placed: bool = False
+    times: int = 0
+    has_images: bool = True
+    forced: bool = False
+
+
+def findings_of(document: Mapping[str, Any]) -> Findings:
+    """Return the findings that `dataclasses.asdict` has made a document of."""
+    return Findings(**{**document, "evidence": tuple(Evidence(**one) for one in document["evidence"])})
+
+
+@dataclass(frozen=True, slots=True)
 class Completeness:
     """Whether a series is complete, the rule that decided, and the reason as a sentence.
 
@@ -316,7 +346,7 @@ def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
     return announced
 
 
-def without_counts_of_images(known: Expectation) -> Expectation:
+def _without_counts_of_images(known: Expectation) -> Expectation:
     """Return what is known of a series without images: counts of images were copied, and say nothing of it."""
     of_instances = tuple(count for count in known.announced if count[1] == SERIES_RELATED_INSTANCES)
     return replace(known, announced=of_instances)
@@ -333,6 +363,14 @@ def _holes(instances: Sequence[InstanceCounts]) -> int:
         return 0
     holes = max(numbers) - min(numbers) + 1 - len(numbers)
     return holes if holes < len(numbers) else 0
+
+
+def verdict_of(known: Expectation, found: Findings) -> Completeness:
+    """Return whether a series is complete, by what is known now and what its conversion has found."""
+    known = replace(known, forced=found.forced)
+    if not found.has_images:
+        known = _without_counts_of_images(known)
+    return completeness_of(known, found.evidence, placed=found.placed, times=found.times)
 
 
 def completeness_of(
@@ -409,11 +447,11 @@ def _judged(known: Expectation, findings: Sequence[Evidence], placed: bool, time
         missing = next((finding.count for finding in decisive if finding.count), None) or known.holes or None
     detail = "; ".join(dict.fromkeys(finding.missing for finding in against if finding.missing))
     verdict = Completeness(state, rule, expected, source, known.received, missing, reason, detail)
-    return verdict if known.reported is None else with_reported(verdict, known.reported)
+    return verdict if known.reported is None else _with_reported(verdict, known.reported)
 
 
-def with_reported(verdict: Completeness, reported: Reported) -> Completeness:
-    """Return a verdict once the sender has said what it has, unless other instances are here by now.
+def _with_reported(verdict: Completeness, reported: Reported) -> Completeness:
+    """Return a verdict with what the sender has said that it has, unless other instances are here by now.
 
     Its word decides with a second source. A list names what is not here. As many as are here are complete, and cast
     doubt on missing numbers and on counts in headers, but on no gap in space. A count alone that is greater makes a
@@ -465,19 +503,6 @@ def _beside(fact: str, verdict: Completeness) -> str:
 def _named(uids: Sequence[str], count: int) -> str:
     """Return the first of so many missing instances in words."""
     return ", ".join(uids) + (f" and {count - len(uids)} more" if count > len(uids) else "")
-
-
-def aborted_verdict(verdict: Completeness, party: Party) -> Completeness:
-    """Return a verdict once the association was aborted after the last instance.
-
-    What a count or a list says stays. That no gap was seen proves nothing any more: the rest may never have been sent.
-    """
-    if verdict.state == "incomplete" or verdict.expected is not None:
-        return verdict
-    state, rule, reason = _without_count(Expectation(verdict.received, aborted=party), placed=False)
-    if verdict.state == "suspect":
-        return replace(verdict, state=state, rule=rule, reason=f"{reason}; {verdict.reason}")
-    return replace(verdict, state=state, rule=rule, reason=reason, missing=None)
 
 
 def lost_instances(count: int) -> str:

@@ -32,6 +32,7 @@ RECEIVING = (
 """Steps of receiving, in order: instances are answered after ``record-synced``, releases after ``release-recorded``."""
 
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
+JUDGING = ("sidecars-noted", "sidecar-written", "sidecars-renamed", "sidecars-told")
 RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released")
 DELETING = ("deletion-ordered", "deletion-unlinked", "deletion-settled")
 ERASING = ("erasure-owed", "erasure-deleted", "erasure-purged", "erasure-told")
@@ -45,6 +46,7 @@ UPLOADING = ("object-written", "object-put", "objects-recorded", "objects-remove
 POINTS = (
     RECEIVING
     + CONVERTING
+    + JUDGING
     + RECOVERING
     + DELETING
     + ERASING

@@ -27,7 +27,7 @@ def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:
         "test": True, "study_instance_uid": "1.2.3", "series_instance_uid": None, "sop_instance_uid": None,
         "revision": 1, "detail": "a test message", "calling_ae_titles": [],
         "series_description": None, "body_part_examined": None, "protocol_name": None, "modality": "CT", "state": None,
-        "instances": 2, "verdict": None, "failures": [], "series": [],
+        "instances": 2, "verdict": None, "verdict_before": None, "failures": [], "series": [],
         "volumes": [volume] if event.startswith("volume-") else [],
         "instance": instance if event == "instance-stored" else None,
         "job": None,

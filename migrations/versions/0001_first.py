@@ -243,7 +243,10 @@ def _conversions() -> None:
         sa.Column("instances", sa.Integer(), nullable=False),
         sa.Column("seconds", sa.Float(), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.Column("findings", sa.JSON()),
+        sa.Column("owes_sidecars", sa.Integer(), nullable=False),
         sa.UniqueConstraint("series_id", "revision"),
+        partial_index("ix_conversions_owed", "id", "owes_sidecars > 0"),
     )
     op.create_table(
         "volumes",
@@ -339,6 +342,7 @@ def _history() -> None:
         sa.Column("revision", sa.Integer()),
         sa.Column("detail", sa.Text()),
         sa.Column("happened_at", sa.DateTime(), nullable=False, index=True),
+        sa.Column("verdict_before", sa.JSON()),
     )
     op.create_table(
         "conflicts",

@@ -157,6 +157,9 @@ class Remote(Protocol):
     def note_copies(self, files: Iterable[tuple[str, int]]) -> None:
         """Take local files (keys and lengths) as copies: their rows say that the store has them."""
 
+    def withdraw(self, keys: Sequence[str]) -> None:
+        """Remove objects whose files are about to be written again, and take these files as copies no more."""
+
     def adopt(self, keys: Sequence[str], quiet_seconds: Callable[[str], float], now: dt.datetime) -> Mapping[str, str]:
         """Index objects of instances that no row names; those that were deleted are removed.
 

@@ -170,7 +170,7 @@ def of_type(kind: Any, value: Any) -> Any:
     Parameters
     ----------
     kind : type
-        A dataclass, a `StrEnum`, ``str``, ``int``, ``float``, a literal, an optional one of these, or a tuple of these.
+        A dataclass, a `StrEnum`, ``str``, ``int``, ``float``, ``bool``, a literal, an optional one or a tuple of these.
         A list becomes a tuple, an object a dataclass, an integer a float where one is wanted, and a whole float an
         integer.
     """
@@ -193,7 +193,7 @@ def _reader(kind: Any) -> Callable[[Any, str], Any]:
         return partial(_one_of, {name: name for name in arguments})
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return partial(_one_of, {member.value: member for member in kind})
-    return {str: _text, int: _whole, float: _number}[kind]
+    return {str: _text, int: _whole, float: _number, bool: _flag}[kind]
 
 
 def _fields_of(kind: Any) -> dict[str, tuple[Callable[[Any, str], Any], bool]]:
@@ -246,6 +246,12 @@ def _whole(value: Any, where: str) -> int:
     if isinstance(value, bool) or not is_whole:
         raise WrongType(f"{where} is not a whole number")
     return int(value)
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise WrongType(f"{where} is not true or false")
+    return value
 
 
 def _number(value: Any, where: str) -> float:

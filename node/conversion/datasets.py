@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 
 from node.archive.intact import problem_with
 from node.completeness import COUNT_KEYWORDS, InstanceCounts
-from node.conversion.evidence import InstanceHeader, header_of
+from node.conversion.grids import InstanceHeader, header_of
 from node.dicom.per_series import once_per_series
 from node.dicom.values import standard_tag, text, whole
 from node.errors import is_of_system, is_out_of_memory, text_without

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.child_process.serving import ChildLimits
-from node.completeness import Completeness, Expectation
+from node.completeness import Completeness, Expectation, Findings
 from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning
 from node.writers.options import WriteOptions
@@ -139,6 +139,7 @@ class Converted:
     seconds: float
     damaged: tuple[tuple[str, str], ...] = ()
     references: tuple[SeriesKey, ...] = ()
+    findings: Findings = field(default_factory=Findings)
 
 
 def converted_file(

@@ -19,16 +19,10 @@ from time import perf_counter
 
 from pydicom import Dataset
 
-from node.completeness import (
-    Completeness,
-    Evidence,
-    Expectation,
-    completeness_of,
-    expectation,
-    without_counts_of_images,
-)
+from node.completeness import Evidence, Expectation, Findings, completeness_of, expectation, verdict_of
 from node.conversion.datasets import SeriesFiles
-from node.conversion.evidence import InstanceHeader, find_evidence
+from node.conversion.evidence import find_evidence
+from node.conversion.grids import InstanceHeader
 from node.conversion.job import ConversionJob, Converted, converted_file
 from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
 from node.dicom.values import text
@@ -84,7 +78,8 @@ def _convert(job: ConversionJob, began: float) -> Converted:
     damaged = (*series.damaged, *objects.damaged)
     if damaged:
         return _damaged(job, damaged, known, perf_counter() - began)
-    completeness = _completeness(known, assembly, series.headers, objects.evidence())
+    found = _findings(known, assembly, series.headers, objects.evidence())
+    completeness = verdict_of(known, found)
     files: list[ConvertedFile] = []
     sources: dict[tuple[int, str, int], None] = {}
     stack = _next_stack(assembly)
@@ -111,6 +106,7 @@ def _convert(job: ConversionJob, began: float) -> Converted:
         completeness=completeness,
         seconds=perf_counter() - began,
         references=objects.references,
+        findings=found,
     )
 
 
@@ -161,17 +157,19 @@ def _assembled(
     return replace(assembly, exclusions=(*files.unreadable, *assembly.exclusions)), known
 
 
-def _completeness(
+def _findings(
     known: Expectation, assembly: Assembly, headers: Mapping[str, InstanceHeader], others: Sequence[Evidence]
-) -> Completeness:
-    """Judge whether the series is complete from its announced counts, its geometry and its headers."""
+) -> Findings:
+    """Return what the geometry and the headers of a series tell of its completeness."""
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
-    times = max((volume.times for volume in placed), default=0)
-    findings = [*find_evidence(headers, assembly), *others]
     reasons = {*(refusal.reason for refusal in assembly.refusals), *(each.reason for each in assembly.exclusions)}
-    if not assembly.volumes and reasons <= set(WITHOUT_PIXELS):
-        known = without_counts_of_images(known)
-    return completeness_of(known, findings, placed=bool(placed), times=times)
+    return Findings(
+        evidence=(*find_evidence(headers, assembly), *others),
+        placed=bool(placed),
+        times=max((volume.times for volume in placed), default=0),
+        has_images=bool(assembly.volumes) or not reasons <= set(WITHOUT_PIXELS),
+        forced=known.forced,
+    )
 
 
 def _parts(volumes: Iterable[Volume], options: WriteOptions) -> Iterator[Volume]:

@@ -1,7 +1,4 @@
-"""Claim due series, convert them in child processes, and record the outcomes.
-
-Beside that, mark studies that have become quiet, and remove the files of superseded revisions.
-"""
+"""Claim due series, convert them in child processes, and record the outcomes."""
 
 from __future__ import annotations
 
@@ -22,10 +19,11 @@ from node.archive.filesystem import Archive
 from node.archive.space import reason_of
 from node.child_process.messages import ChildCancelled
 from node.completeness import lost_instances
+from node.conversion.housekeeping import Housekeeping
 from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged, record_outcome, write_volumes
-from node.conversion.volume_files import LostSources, remove_folder, series_folder
+from node.conversion.volume_files import LostSources, series_folder
 from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
 from node.hookspecs import ObjectKind
@@ -74,9 +72,6 @@ NICENESS = 5
 
 CLOCK_STEP = dt.timedelta(seconds=2)
 """A larger difference between wall clock and monotonic clock is a step, not slewing."""
-
-STUDIES_SECONDS = 1.0
-FILES_SECONDS = 60.0
 
 _WAITS = SeriesSettings()
 
@@ -447,58 +442,3 @@ class _Clock:
         step = wall - self.moment - dt.timedelta(seconds=passed - self._monotonic)
         self.moment, self._monotonic = wall, passed
         return step if abs(step) > CLOCK_STEP else None
-
-
-class Housekeeping:
-    """The tasks of the worker other than conversions; each runs when it is due.
-
-    `study_quiet`: time from the last conversion of a study until the study is quiet. `keep_superseded`: time for which
-    the files of a superseded conversion are kept.
-    """
-
-    def __init__(
-        self,
-        archive: Archive,
-        index: Index,
-        study_quiet: dt.timedelta,
-        keep_superseded: dt.timedelta,
-        now: Callable[[], dt.datetime],
-    ) -> None:
-        self._archive, self._index, self._now = archive, index, now
-        self._study_quiet, self._keep_superseded = study_quiet, keep_superseded
-        self._studies_at = self._files_at = 0.0
-
-    def work(self) -> float:
-        """Run the tasks that are due; return the seconds until the next one is."""
-        moment = monotonic()
-        studies_wait = self._studies_at - moment
-        if studies_wait <= 0:
-            self.find_quiet_studies()
-            self._studies_at = moment + STUDIES_SECONDS
-            quiet_at = self._index.studies.next_quiet_at(self._study_quiet)
-            seconds = (quiet_at - self._now()).total_seconds() if quiet_at is not None else inf
-            studies_wait = max(STUDIES_SECONDS, seconds)
-        if moment >= self._files_at:
-            self.remove_superseded()
-            self._files_at = moment + FILES_SECONDS
-        return min(self._files_at - moment, studies_wait)
-
-    def find_quiet_studies(self) -> None:
-        """Mark the studies that have become quiet."""
-        if count := self._index.studies.mark_quiet(self._study_quiet, self._now()):
-            log.info("studies_quiet", count=count)
-
-    def remove_superseded(self) -> None:
-        """Remove the files of superseded revisions, then record it; a crash in between repeats both steps."""
-        before = self._index.retention.old_before(self._now(), self._keep_superseded)
-        for conversion in self._index.conversions.superseded_before(before) if before is not None else ():
-            try:
-                for folder in conversion.folders:
-                    remove_folder(self._archive.root / folder)
-            except OSError as error:
-                log.error(
-                    "revision_not_removed", series_instance_uid=conversion.series_instance_uid,
-                    revision=conversion.revision, reason=error.strerror,
-                )  # fmt: skip
-                continue
-            self._index.conversions.record_files_removed(conversion, self._now())

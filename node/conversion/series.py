@@ -185,8 +185,6 @@ def input_sha256(claimed: ClaimedSeries, options: WriteOptions, referenced: Sequ
     That is the instances with their bytes, the converter, the options, and the series to which the claimed one refers.
     """
     content: list[Any] = [_digests(claimed.instances), CONVERTER, asdict(options)]
-    if claimed.expectation.lost:
-        content.append(claimed.expectation.lost)  # the verdict is in the sidecars
     content += [[found.key, found.is_of_patient, found.is_open, _digests(found.instances)] for found in referenced]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -230,6 +228,7 @@ def _outcome(
         ],
         failures=[(refusal.stack, refusal.reason.value, refusal.detail) for refusal in converted.refusals],
         completeness=converted.completeness,
+        findings=converted.findings,
         input_sha256=input_sha256(claimed, options, used.found),
         references=used.references,
         error=None if first is None or _state(converted) == "converted" else f"{first.reason.value}: {first.detail}",

@@ -353,7 +353,7 @@ class RevisionFileRow(Base):
     conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
     key: Mapped[str] = mapped_column(String(400), unique=True)  # path relative to the root
     bytes: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))  # empty while a sidecar is written again
     place: Mapped[str | None] = mapped_column(String(8))  # None: the folder of the archive; else SPOOL or STORE
     spool_host: Mapped[str | None] = mapped_column(String(63))  # whose disk alone has it; see ImageRow
 
@@ -362,7 +362,10 @@ class ConversionRow(Base):
     """A conversion of an exact set of instances: one revision of a series."""
 
     __tablename__ = "conversions"
-    __table_args__ = (UniqueConstraint("series_id", "revision"),)
+    __table_args__ = (
+        UniqueConstraint("series_id", "revision"),
+        partial_index("ix_conversions_owed", "id", "owes_sidecars > 0"),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
@@ -375,6 +378,10 @@ class ConversionRow(Base):
     instances: Mapped[int] = mapped_column(Integer)
     seconds: Mapped[float] = mapped_column(Float)
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    # `node.completeness.Findings`; None: of a version that did not keep them.
+    findings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    # How often the verdict has changed since its sidecars were written: see `node.conversion.sidecars`.
+    owes_sidecars: Mapped[int] = mapped_column(Integer, default=0)
 
 
 class VolumeRow(Base):
@@ -557,6 +564,8 @@ class EventRow(Base):
     revision: Mapped[int | None] = mapped_column(Integer)
     detail: Mapped[str | None] = mapped_column(Text)
     happened_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+    # Of `verdict-changed`: columns of the verdict before.
+    verdict_before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class LostInstanceRow(Base):

@@ -544,6 +544,8 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool, host: str | None) -
     for row in index.volumes.files():
         path = root / row.path
         named |= folders_of([row.path])
+        if not row.sha256:  # a sidecar that is being written again
+            continue
         detail = revision_of(row)
         try:
             problem = problem_with(path, 0, row.bytes, row.sha256 if digests else None)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from node.completeness import certainty
 from node.errors import VoxelnodeError
 from node.settings.hooks import HookEvent
 
@@ -82,6 +83,7 @@ def compose(index: ReadIndex, pending: PendingEvent, ae_title: str, *, include_p
         "state": None,
         "instances": None,
         "verdict": None,
+        "verdict_before": None if pending.verdict_before is None else _verdict(pending.verdict_before),
         "failures": [],
         "volumes": [],
         "series": [],
@@ -242,7 +244,7 @@ def _verdict(row: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     return {
         "state": row["verdict"],
-        "certainty": row["certainty"],
+        "certainty": certainty(row["verdict"], row["verdict_rule"]),
         "rule": row["verdict_rule"],
         "reason": row["verdict_reason"],
         "expected_instances": row["expected_instances"],

@@ -11,13 +11,19 @@ from node.selector import FIELDS, compile_selector
 from node.settings.section import AETitle, Seconds, SettingsSection, Where
 
 HookEvent = Literal[
-    "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"
+    "instance-stored",
+    "series-quiet",
+    "volume-written",
+    "volume-superseded",
+    "verdict-changed",
+    "series-failed",
+    "study-quiet",
 ]
 
 RESULT_EVENTS: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "study-quiet")
 """Events to which a hook can give results."""
 
-VOLUME_EVENTS: tuple[HookEvent, ...] = ("volume-written", "volume-superseded", "study-quiet")
+VOLUME_EVENTS: tuple[HookEvent, ...] = ("volume-written", "volume-superseded", "verdict-changed", "study-quiet")
 """Events of which there is a volume, or may be one."""
 
 
@@ -61,5 +67,5 @@ class HookSettings(SettingsSection):
         if of_volumes and (early := [event for event in self.on if event not in VOLUME_EVENTS]):
             yield (
                 f"where uses {', '.join(of_volumes)}, but there is no volume at {', '.join(early)}: use instances or "
-                "frames there, or only the events volume-written, volume-superseded and study-quiet"
+                "frames there, or only the events volume-written, volume-superseded, verdict-changed and study-quiet"
             )

@@ -12,7 +12,7 @@ from node.volume.model import Volume
 from node.writers.base import NewFile, WrittenFile, grid_of
 from node.writers.nifti import LPS_TO_RAS
 from node.writers.options import WriteOptions
-from node.writers.sidecar import stack_fields
+from node.writers.sidecar import stack_fields, without_verdict
 
 
 def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
@@ -24,7 +24,7 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
     ``slope``, ``intercept`` : real values are ``data * slope + intercept``.
     ``affine`` : (4, 4), voxel index (column, row, slice) to RAS+ mm; all NaN without a position in the patient.
     ``spacing`` : (3,) mm, between columns, rows, slices. ``time_step`` : seconds, NaN without a fixed step.
-    ``series_uid`` : text. ``json`` : text, the sidecar fields of the series as JSON.
+    ``series_uid`` : text. ``json`` : text, the sidecar fields of the series as JSON, without ``completeness``.
     """
     nowhere = np.full((4, 4), np.nan)
     arrays = {
@@ -35,7 +35,7 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
         "spacing": np.array(volume.spacing_mm, np.float64),
         "time_step": np.float64(np.nan if volume.time_step_s is None else volume.time_step_s),
         "series_uid": np.str_(volume.attributes.get("SeriesInstanceUID", "")),
-        "json": np.str_(json.dumps(stack_fields(volume), ensure_ascii=False)),
+        "json": np.str_(json.dumps(without_verdict(stack_fields(volume)), ensure_ascii=False)),
     }
     with NewFile(folder / f"{stem}.npz") as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():

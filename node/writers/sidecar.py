@@ -48,6 +48,11 @@ def write_sidecar(fields: Mapping[str, Any], folder: Path, stem: str) -> Path:
     return path
 
 
+def without_verdict(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a sidecar for a file of voxels: the verdict may change, and they do not."""
+    return {name: content for name, content in fields.items() if name != "completeness"}
+
+
 def ascii_json(fields: Mapping[str, Any]) -> bytes:
     """Return the fields as JSON in ASCII, on one line."""
     return _json(fields, ensure_ascii=True).encode("ascii")

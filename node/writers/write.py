@@ -16,7 +16,7 @@ from node.writers.contours import has_exact_affine, write_contours
 from node.writers.nifti import write_nifti, write_pair
 from node.writers.npz import write_npz
 from node.writers.options import WriteOptions
-from node.writers.sidecar import ascii_json, sidecar_fields, write_gradients, write_sidecar
+from node.writers.sidecar import ascii_json, sidecar_fields, without_verdict, write_gradients, write_sidecar
 
 ORTHOGONAL_COSINE = 1e-4
 """Largest cosine between two axes of an affine that ITK opens from NIfTI; it opens any MetaImage and NRRD."""
@@ -45,7 +45,7 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
     """
     formats = [name for name in options.formats if name != "analyze" or fits_analyze(volume)]
     fields = sidecar_fields(volume, options, _notes(volume, options, stem))
-    extension = ascii_json(fields) if options.nifti_extension else b""
+    extension = ascii_json(without_verdict(fields)) if options.nifti_extension else b""
     writers = WRITERS | {name: partial(write, extension=extension) for name, write in NIFTI_WRITERS.items()}
     if WITHOUT_SCALING.keys() & set(formats):
         from node.writers.itk import write_metaimage, write_nrrd  # here, because SimpleITK takes 0.1 s to load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
+from node.conversion.housekeeping import Housekeeping
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.extensions.results.intake import ResultIntake
@@ -135,6 +136,12 @@ class Root:
         """Convert what was claimed in this process; False if the claim was lost."""
         return convert_series(claimed, self.archive, self.index, options, run, self.clock)
 
+    def tell_verdicts(self) -> None:
+        """Write changed verdicts into the sidecars, as the worker does."""
+        day = dt.timedelta(days=1)
+        housekeeping = Housekeeping(self.archive, self.index, day, day, self.clock)
+        assert not housekeeping.tell_verdicts()
+
     def convert_due(self, options: WriteOptions = QUICK) -> None:
         """Let the quiet time pass, and convert what is due."""
         self.clock.move(61)
@@ -169,6 +176,18 @@ def audit(root: Root) -> Iterator[Audit]:
         yield log
 
 
+@contextmanager
+def opened_root(folder: Path, clock: Clock) -> Iterator[Root]:
+    """Open a root, which is made if it is not there."""
+    metrics, archive = Metrics(), Archive(folder)
+    with ExitStack() as opened:
+        index = opened.enter_context(closing(Index(folder, metrics)))
+        quiet_seconds = quiet_seconds_of(60, {"SLOW": 300})
+        ingest = opened.enter_context(opened_ingest(archive, index, metrics, quiet_seconds, 10_000_000, clock))
+        results = opened.enter_context(closing(ResultIntake(index, ingest, metrics, MakersHere())))
+        yield Root(folder, archive, index, ingest, clock, results)
+
+
 @pytest.fixture
 def open_root(tmp_path: Path) -> Iterator[Callable[[], Root]]:
     """Open the same root, as often as a test restarts its node."""
@@ -177,13 +196,7 @@ def open_root(tmp_path: Path) -> Iterator[Callable[[], Root]]:
 
     def open_() -> Root:
         opened.close()
-        metrics = Metrics()
-        archive = Archive(tmp_path / "root")
-        index = opened.enter_context(closing(Index(tmp_path / "root", metrics)))
-        quiet_seconds = quiet_seconds_of(60, {"SLOW": 300})
-        ingest = opened.enter_context(opened_ingest(archive, index, metrics, quiet_seconds, 10_000_000, clock))
-        results = opened.enter_context(closing(ResultIntake(index, ingest, metrics, MakersHere())))
-        return Root(tmp_path / "root", archive, index, ingest, clock, results)
+        return opened.enter_context(opened_root(tmp_path / "root", clock))
 
     with opened:
         yield open_

@@ -13,6 +13,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
+from node.completeness import Reported
 from node.extensions.channels.settings import CommandSettings, WebhookSettings
 from node.index.work import deliveries
 from node.index.work.ledger import Lane
@@ -385,6 +386,29 @@ def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root:
         newest = receiver.received[-1].content["volumes"]
     assert told == [("volume-written", 1), ("volume-superseded", 1), ("volume-written", 2)]
     assert [volume["shape"][2] for volume in newest] == [4]
+
+
+def test_a_changed_verdict_is_told_with_the_one_before_also_after_a_failed_attempt(root: Root, start: Start) -> None:
+    series = make.ct_series(3)
+    with Receiver(refusing(204, 503)) as receiver:
+        worker = start(receiver, ("volume-written", "volume-superseded", "verdict-changed"), where="slices == 3")
+        take(root, series)
+        root.convert_due()
+        worker.work()
+        key = str(series[0].StudyInstanceUID), str(series[0].SeriesInstanceUID)
+        root.index.series.record_reported(key, Reported(3, 5), root.clock())
+        root.index.series.record_reported(key, Reported(3, 5), root.clock())  # the same again
+        worker.work()
+        root.clock.move(60)
+        worker.work()
+        told = [one.content for one in receiver.received]
+    assert [(one["event"], one["revision"]) for one in told] == [("volume-written", 1)] + 2 * [("verdict-changed", 1)]
+    assert told[1] == told[2]
+    assert told[0]["verdict_before"] is None
+    assert told[1]["verdict_before"] == told[0]["verdict"]
+    assert (told[1]["verdict"]["certainty"], told[1]["verdict"]["missing_instances"]) == ("suspect", 2)
+    assert told[1]["detail"] == told[1]["verdict"]["reason"]
+    assert told[1]["volumes"] == told[0]["volumes"]
 
 
 @pytest.mark.parametrize("is_included", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -18,8 +19,10 @@ from node.archive.base import StoreAway
 from node.archive.intact import problem_with
 from node.association.added import Parts
 from node.association.services.commitment import CommitmentService, verify
+from node.completeness import Reported
 from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository, StoreNeeded
+from node.conversion.housekeeping import Housekeeping
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import is_unchanged
@@ -28,6 +31,7 @@ from node.extensions.object_store.copying import Copied, copy_archive
 from node.extensions.object_store.remote import MARKER, try_store
 from node.extensions.object_store.stores import configured_store
 from node.extensions.object_store.uploads import Uploads
+from node.failpoints import JUDGING
 from node.index.database.reading import reading
 from node.index.nouns.records import InstanceFile, Outcome, RevisionFile
 from node.receive.ingest import Origin
@@ -805,3 +809,70 @@ def objects(folder: Path) -> set[str]:
 
 def keys(node: Served) -> set[str]:
     return {file.key for file in node.files()}
+
+
+def sidecars(node: Served) -> list[RevisionFile]:
+    return [file for file in node.kept() if file.key.endswith(".json")]
+
+
+def tell_verdicts(node: Served) -> None:
+    day = dt.timedelta(days=1)
+    index = node.repository.index
+    assert not Housekeeping(node.repository.archive, index, day, day, index.now).tell_verdicts()
+
+
+@pytest.mark.parametrize("step", JUDGING)
+def test_a_verdict_that_changes_has_its_sidecars_moved_to_the_store_again_also_after_a_crash(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    node = serve(cache_bytes=0)
+    node.take(*make.ct_series(3))
+    node.convert()
+    node.upload()
+    node.forget()
+    before = {file.key: (tmp_path / "store" / file.key).read_bytes() for file in node.kept()}
+    index = node.repository.index
+    index.series.record_reported(key_of(node), Reported(3, 5), index.now())
+
+    def die(name: str) -> None:
+        if name == step:
+            raise KeyError(name)
+
+    monkeypatch.setattr("node.conversion.sidecars.reached", die)
+    with pytest.raises(KeyError):
+        tell_verdicts(node)
+    monkeypatch.undo()
+    node.upload()
+    assert check_repository(node.settings, digests=True, repair=False) == []
+    node = serve(cache_bytes=0)
+    tell_verdicts(node)
+    assert node.upload() is None
+    node.forget()
+    assert [file.place for file in node.kept()] == ["store"] * len(before)
+    [sidecar] = sidecars(node)
+    after = {file.key: (tmp_path / "store" / file.key).read_bytes() for file in node.kept()}
+    assert {key for key in before if before[key] != after[key]} == {sidecar.key}
+    assert json.loads(after[sidecar.key])["completeness"]["missing"] == 2
+    assert node.repository.archive.local(sidecar).read_bytes() == after[sidecar.key]
+    assert hashlib.sha256(after[sidecar.key]).hexdigest() == sidecar.sha256
+    assert check_repository(node.settings, digests=True, repair=False) == []
+    assert [row["revision"] for row in node.rows("SELECT revision FROM v_series")] == [1]
+
+
+def test_a_sidecar_that_changes_while_it_is_uploaded_is_not_taken_for_the_new_one(serve: Serve, tmp_path: Path) -> None:
+    node = serve(cache_bytes=0)
+    node.take(*make.ct_series(3))
+    node.convert()
+    node.uploads.begin()
+    [old] = sidecars(node)
+    index = node.repository.index
+    index.series.record_reported(key_of(node), Reported(3, 5), index.now())
+    tell_verdicts(node)
+    assert node.uploads._put(old) is False  # as of a batch that was read before
+    index.objects.record_stored([old.key], index.now(), [old.sha256])
+    [new] = sidecars(node)
+    assert (new.place, new.sha256 != old.sha256) == ("spool", True)
+    assert node.upload() is None
+    assert (tmp_path / "store" / new.key).read_bytes() == (tmp_path / "root" / new.key).read_bytes()
+    assert node.rows("SELECT state, revision FROM v_series") == [{"state": "converted", "revision": 1}]
+    assert check_repository(node.settings, digests=True, repair=False) == []

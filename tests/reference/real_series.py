@@ -21,7 +21,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 
 from node.completeness import COUNT_KEYWORDS, Completeness, Evidence, InstanceCounts, completeness_of, expectation
-from node.conversion.evidence import find_evidence, header_of
+from node.conversion.evidence import find_evidence
+from node.conversion.grids import header_of
 from node.dicom.values import whole
 from node.volume.assemble import assemble
 from node.volume.model import Assembly, Geometry, Kind, Volume

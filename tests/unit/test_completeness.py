@@ -11,12 +11,13 @@ from node.completeness import (
     MPPS,
     Evidence,
     Expectation,
+    Findings,
     InstanceCounts,
     Reported,
-    aborted_verdict,
     completeness_of,
     expectation,
     performed,
+    verdict_of,
 )
 
 
@@ -218,7 +219,7 @@ def test_a_weak_fact_hides_no_end_that_was_cut_short(how: dict[str, Any], rule: 
         found = completeness_of(expectation(series(5), **doubts, **how), placed=True, times=1)
         assert (found.state, found.rule) == ("incomplete", rule)
         assert completeness_of(expectation(series(5), **doubts), placed=True, times=1).reason in found.reason
-    later = aborted_verdict(completeness_of(expectation(series(5), siblings=(6, 6)), placed=True), "cut")
+    later = verdict_of(expectation(series(5), siblings=(6, 6), aborted="cut"), Findings(placed=True))
     assert (later.state, later.rule, later.missing) == ("incomplete", "association", 1)
     assert later.reason.startswith("the association of the sender ended in the middle of an instance, after 5 ")
     assert "2 other series" in later.reason

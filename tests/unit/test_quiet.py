@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -78,6 +79,19 @@ def test_a_sender_is_quiet_after_its_own_time_whatever_the_grace() -> None:
     assert is_quiet_of(waits, "NOBODY", at(0))
 
 
+def asked_by(happened: Sequence[Instance | Abort]) -> list[int]:
+    """The moments that senders ask for, by what a model knows which forgets nothing."""
+    asked = []
+    for sender in {one.sender for one in happened}:
+        own = [one for one in happened if one.sender == sender]
+        instances = [one for one in own if isinstance(one, Instance)]
+        asked += [one.received + one.quiet for one in instances[-1:]]
+        abort = next((one for one in reversed(own) if isinstance(one, Abort)), None)
+        if abort is not None and all(one.began < abort.ended for one in instances):
+            asked.append(abort.ended + abort.grace)
+    return asked
+
+
 EVENTS = st.lists(
     st.one_of(
         st.builds(Instance, st.sampled_from("AB"), st.just(0), st.integers(1, 400), st.integers(-50, 0)),
@@ -98,14 +112,7 @@ def test_the_due_time_is_that_of_a_model_which_forgets_nothing(
             happened.append(Abort(one.sender, now, one.grace))
         else:
             happened.append(Instance(one.sender, now, one.quiet, now + one.began))
-    waits, asked = waits_after(*happened), []
-    for sender in "AB":
-        own = [one for one in happened if one.sender == sender]
-        instances = [one for one in own if isinstance(one, Instance)]
-        asked += [one.received + one.quiet for one in instances[-1:]]
-        abort = next((one for one in reversed(own) if isinstance(one, Abort)), None)
-        if abort is not None and all(one.began < abort.ended for one in instances):
-            asked.append(abort.ended + abort.grace)
+    waits, asked = waits_after(*happened), asked_by(happened)
     last = max((one.received for one in happened if isinstance(one, Instance)), default=-1)
     assert due_at(waits) == at(max(asked)) or max(asked) <= last  # then all waits were over, and the last one counts
     assert due_at(shifted(waits, dt.timedelta(seconds=jump))) - due_at(waits) == dt.timedelta(seconds=jump)

@@ -98,6 +98,8 @@ class DatasetWorker(HeldWorker):
         study = pending.study_instance_uid
         if self._stopping.is_set():
             raise Interrupted
+        if pending.event == "verdict-changed" and self._route.when == "study-quiet" and not self._is_quiet(study):
+            return Attempt(pending, Ended("succeeded"), pending.attempts + 1)
         try:
             if study not in self._reports:
                 self._reports[study] = self._exported(study)
@@ -122,6 +124,11 @@ class DatasetWorker(HeldWorker):
             outcome: Outcome = "dropped" if pending.event_id is not None else "skipped"
             return Attempt(pending, Ended(outcome, left_out), pending.attempts + 1)
         return Attempt(pending, Ended("succeeded"), pending.attempts + 1)
+
+    def _is_quiet(self, study_instance_uid: str) -> bool:
+        with self._index.reading(wait=False) as index:
+            study = index.studies.row(study_instance_uid)
+        return study is not None and study["quiet_at"] is not None
 
     def _exported(self, study_instance_uid: str) -> Report:
         """Bring the subject of a study up to date, and record what the data set leaves out.
@@ -186,10 +193,10 @@ class DatasetWorker(HeldWorker):
 
 
 def events_of(route: Route) -> tuple[LedgerEvent, ...]:
-    """Return the events that a data set follows: that of its route, failures, deletions and merges of patients."""
+    """Return the events that a data set follows: of its route, of verdicts, failures, deletions, merges of patients."""
     if route.when == "study-quiet":
-        return ("study-quiet", "changed")
-    return ("volume-written", "series-failed", "changed")
+        return ("study-quiet", "verdict-changed", "changed")
+    return ("volume-written", "verdict-changed", "series-failed", "changed")
 
 
 def _reasons(report: Report) -> dict[str | None, str]:

@@ -16,7 +16,9 @@ from node.settings.hooks import RESULT_EVENTS, HookEvent, HookSettings
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 """A placeholder in the command of a hook, replaced by a value of the message."""
 
-_SERIES_EVENTS: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "volume-superseded", "series-failed")
+_SERIES_EVENTS: tuple[HookEvent, ...] = (
+    *("series-quiet", "volume-written", "volume-superseded", "verdict-changed", "series-failed"),
+)
 PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
     "id": get_args(HookEvent),
     "event": get_args(HookEvent),

@@ -45,6 +45,9 @@ from node.index.nouns.objects import (
 )
 from node.index.nouns.records import InstanceFile, RevisionFile
 
+_IS_WRITTEN = RevisionFileRow.sha256 != ""
+"""A sidecar that is being written again waits; see `node.conversion.sidecars`."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnnotedRevision:
@@ -67,7 +70,7 @@ class PlaceRepository(ObjectRepository):
         `missing`: also instances whose local file is known to be missing: the store may have them.
         """
         images = FILES.where(SPOOLED, self._is_here(ImageRow), ImageRow.key > after).order_by(ImageRow.key).limit(limit)
-        of_revisions = SPOOLED_FILES, self._is_here(RevisionFileRow), RevisionFileRow.key > after
+        of_revisions = SPOOLED_FILES, _IS_WRITTEN, self._is_here(RevisionFileRow), RevisionFileRow.key > after
         files = REVISION_FILES.where(*of_revisions).order_by(RevisionFileRow.key)
         instances = instance_files(connection, images if missing else images.where(ImageRow.file_missing.is_(False)))
         return [*instances, *revision_files(connection, files.limit(limit - len(instances)))]
@@ -245,7 +248,8 @@ class PlaceRepository(ObjectRepository):
     @on_reader
     def count_spooled_files(self, connection: Connection) -> int:
         """Return how many files of revisions are to be moved to the store."""
-        query = select(func.count()).select_from(RevisionFileRow).where(SPOOLED_FILES, self._is_here(RevisionFileRow))
+        here = SPOOLED_FILES, _IS_WRITTEN, self._is_here(RevisionFileRow)
+        query = select(func.count()).select_from(RevisionFileRow).where(*here)
         return int(connection.execute(query).scalar_one())
 
     @on_reader

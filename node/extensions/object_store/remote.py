@@ -233,6 +233,8 @@ class CachedStore:
             if (copy := self._copies.get(file.key)) is not None:
                 copy.used_at = monotonic()
                 self._copies.move_to_end(file.key)
+        if copy is not None and is_of_revision(file.key) and copy.bytes != file.bytes:
+            self.forget(file.key)  # of a sidecar that another host has written again
         if not path.exists() and not self._fetch(file, path):
             self.hosts.wait(file.key)
             self._fetch(file, path)  # a host may have moved it since we asked the store
@@ -354,6 +356,13 @@ class CachedStore:
             for key in keys:
                 if (copy := self._copies.pop(key, None)) is not None:
                     self._bytes -= copy.bytes
+
+    def withdraw(self, keys: Sequence[str]) -> None:
+        """See `node.archive.base.Remote`."""
+        self.keep(keys)
+        with suppress(StoreForeign):  # nothing of ours was moved there yet
+            self.require_own()
+            self.store.delete(keys)
 
     def release(self) -> None:
         """Make the store that of no archive."""

@@ -291,7 +291,9 @@ class Uploads(UploadService):
                 away = error
         if done:
             self._remote.recheck()  # a file system that was unmounted leaves an empty folder, which takes files as well
-            stored = self._places.record_stored([file.key for file in done], self._now())
+            stored = self._places.record_stored(
+                [file.key for file in done], self._now(), [file.sha256 for file in done]
+            )
             reached("objects-recorded")
             instances = sum(not is_of_revision(key) for key in stored)
             self._uploaded.inc(instances)
@@ -352,7 +354,7 @@ class Uploads(UploadService):
         """
         if self._remote.object_problem(file) is None:
             return True
-        if self._places.revision_file(file.key) is not None:
+        if self._places.revision_file(file.key) == file:  # else deleted, or a sidecar that was written again meanwhile
             log.error("volume_damaged", path=file.key, reason=f"{problem}: its series is converted again")
             self._archive.remove(file.key)
             self._index.series.reopen(self._places.current_of(file.key), self._now())

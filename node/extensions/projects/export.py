@@ -152,6 +152,8 @@ def _export(
     folders, absent, copied, size = _files_of(work / FILE_NAME), [], 0, 0
     for folder, files in folders.items():
         if (target / folder).is_dir():
+            with open_files() as local:
+                _copy_changed(revision_files(root, index, folder), target / folder, work / "sidecar", local)
             continue
         with open_files() as local:
             is_copied = _copy(revision_files(root, index, folder), files, work / "folder", local)
@@ -184,6 +186,18 @@ def _copy(kept: Sequence[RevisionFile], files: Sequence[ExportedFile], copy: Pat
         return False
     sync_folder(copy)
     return all(_is_as_recorded(copy / Path(file.path).name, file) for file in files)
+
+
+def _copy_changed(kept: Sequence[RevisionFile], copy: Path, work: Path, local: LocalFile) -> None:
+    """Copy the sidecars again that tell another verdict than those that were copied before."""
+    for file in kept:
+        there = copy / Path(file.key).name
+        if there.suffix != ".json" or (there.is_file() and there.stat().st_size == file.bytes):
+            continue
+        with suppress(FileNotFoundError):  # removed meanwhile
+            shutil.copyfile(local(file), work, follow_symlinks=False)
+            sync_file(work)
+            os.replace(work, there)
 
 
 def _is_as_recorded(path: Path, file: ExportedFile) -> bool:

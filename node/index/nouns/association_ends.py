@@ -9,23 +9,22 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from functools import partial
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Row, delete, func, or_, select, update
 
-from node.completeness import Completeness, Party, aborted_verdict
+from node.completeness import Completeness, Party
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, OpenAssociationRow, SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind, record_series_event
+from node.index.nouns.expectations import IN_AN_INSTANCE, aborted_by
 from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import AssociationEnd, ClaimedSeries
-from node.index.nouns.reopening import convert_for_verdict
 from node.index.nouns.senders import forget_unreleased, learn_end, never_releases
-from node.index.nouns.verdicts import held_at, judge_again, series_at, update_series
+from node.index.nouns.verdicts import held_at, judge, series_at, update_series
 from node.quiet import after_abort, due_at, is_quiet_of
 
 log = structlog.get_logger()
@@ -35,9 +34,6 @@ RELEASED = "released"
 
 BY_NODE = frozenset({"idle", "drained", "cut off", "given up"})
 """Outcomes of associations that the node ends: their senders may have sent all that they had."""
-
-IN_AN_INSTANCE = ", in the middle of an instance"
-"""How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
 
 
 class AssociationRepository(IndexRepository):
@@ -180,7 +176,7 @@ def _wait_after_end(
                 continue
             record_series_event(connection, kind, key, now, detail)
             if row.state not in OPEN_STATES:
-                judge_again(connection, row.id, now, partial(aborted_verdict, party=party))
+                judge(connection, row.id, now)
                 continue
             last = min(row.last_received_at, now)  # the clock may have been set back since
             waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
@@ -220,7 +216,7 @@ def _note_return(
     """Let an abort count no more for series whose sender came back with nothing new, and released its association.
 
     It repeated what it has: nothing is left. If the node had ended the association, that it came back is enough: it
-    knew which instances were not acknowledged. A closed series is judged again, by another conversion.
+    knew which instances were not acknowledged. A closed series is judged again.
 
     Parameters
     ----------
@@ -241,27 +237,6 @@ def _note_return(
             if 0 < had <= repeated.get(key, had if party == "node" else 0):
                 detail = "the sender came back with nothing new and released its association"
                 _end_doubt(connection, key, row, "sender-returned", detail, now)
-
-
-def aborted_by(
-    connection: Connection, key: SeriesKey, last_received_at: dt.datetime, before: dt.datetime | None = None
-) -> Party:
-    """Return who aborted an association that delivered instances of a series, after the last one.
-
-    That counts until the sender comes back. `before`: whether it was aborted before a moment.
-    """
-    last = select(EventRow.kind, EventRow.happened_at, EventRow.detail).where(
-        EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
-        EventRow.series_instance_uid == key[1],
-        EventRow.study_instance_uid == key[0],
-        EventRow.happened_at >= last_received_at,
-    )
-    event = connection.execute(last.order_by(EventRow.id.desc()).limit(1)).first()
-    if event is None or (before is not None and event.happened_at > before):
-        return ""
-    if event.kind == "sender-aborted":
-        return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
-    return "node" if event.kind == "node-ended" else ""
 
 
 def learn_from_whole(connection: Connection, series: ClaimedSeries, verdict: Completeness, now: dt.datetime) -> None:
@@ -301,4 +276,4 @@ def _end_doubt(
     """Let the end of an association count no more for a series."""
     record_series_event(connection, kind, key, now, detail)
     if row.verdict_rule == "association":
-        convert_for_verdict(connection, row.id, now, ("converted", "refused"))
+        judge(connection, row.id, now)

@@ -6,11 +6,15 @@ A series has at most one current conversion; earlier ones are superseded. Their 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, case, delete, func, insert, select, text, update
 from sqlalchemy.orm import aliased, join
 
+from node.completeness import Completeness
+from node.index.engine.hot_statements import Prepared
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     SPOOL,
@@ -26,7 +30,14 @@ from node.index.models import (
 )
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import folders_of, owe_files
-from node.index.nouns.records import ClaimedSeries, CurrentConversion, SeriesOutcome, SupersededConversion
+from node.index.nouns.records import (
+    ClaimedSeries,
+    CurrentConversion,
+    OwedSidecars,
+    RevisionFile,
+    SeriesOutcome,
+    SupersededConversion,
+)
 
 
 class ConversionRepository(IndexRepository):
@@ -70,6 +81,51 @@ class ConversionRepository(IndexRepository):
         ).all()
         return [SupersededConversion(*row, tuple(sorted(_folders(connection, row.id)))) for row in rows]
 
+    @on_reader
+    def owed_sidecars(self, connection: Connection, limit: int, without: Collection[int] = ()) -> list[OwedSidecars]:
+        """Return conversions whose sidecars are to tell another verdict, and can be written here.
+
+        Files that another host is about to move to the object store wait until they are there.
+        """
+        if _ANY_OWED.execute(connection, {}).fetchone() is None:  # asked after each commit
+            return []
+        row = RevisionFileRow
+        elsewhere = row.spool_host.is_not(None), row.spool_host.is_distinct_from(self._turn.holder)
+        is_elsewhere = select(row.id).where(row.conversion_id == ConversionRow.id, *elsewhere).exists()
+        query: Select[*tuple[Any, ...]] = (
+            select(
+                ConversionRow.id, ConversionRow.owes_sidecars, SeriesRow.verdict, SeriesRow.verdict_rule,
+                SeriesRow.expected_instances, SeriesRow.expected_source, ConversionRow.instances,
+                SeriesRow.missing_instances, SeriesRow.verdict_reason, SeriesRow.missing_detail,
+            )
+            .join(SeriesRow)
+            .where(_OWES, ConversionRow.id.not_in(without), ~is_elsewhere, SeriesRow.state != "failed")
+            .limit(limit)
+        )  # fmt: skip
+        found = []
+        for id, number, *verdict in connection.execute(query).all():
+            paths = list(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id == id)))
+            found.append(OwedSidecars(id, number, Completeness(*verdict), frozenset(paths)))
+        return found
+
+    @on_writer
+    def begin_sidecars(self, connection: Connection, owed: OwedSidecars, keys: Collection[str]) -> None:
+        """Note that sidecars are about to be written again: no digest holds, and only this host has them."""
+        row = RevisionFileRow
+        in_store = row.place.is_not(None)
+        values = {"sha256": "", "place": case((in_store, SPOOL)), "spool_host": case((in_store, self._turn.holder))}
+        connection.execute(update(row).where(row.conversion_id == owed.conversion_id, row.key.in_(keys)).values(values))
+
+    @on_writer
+    def settle_sidecars(self, connection: Connection, owed: OwedSidecars, files: Sequence[RevisionFile]) -> None:
+        """Note that sidecars were written, and owe them again if the verdict has changed meanwhile."""
+        for file in files:
+            begun = RevisionFileRow.key == file.key, RevisionFileRow.sha256 == ""
+            connection.execute(update(RevisionFileRow).where(*begun).values(bytes=file.bytes, sha256=file.sha256))
+        number = ConversionRow.owes_sidecars
+        told = update(ConversionRow).where(ConversionRow.id == owed.conversion_id, ConversionRow.superseded.is_(False))
+        connection.execute(told.values(owes_sidecars=case((number == owed.number, 0), else_=number + 1)))
+
     @on_writer
     def record_files_removed(self, connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
         """Record that the local files of a superseded conversion are gone, and order those of its objects.
@@ -78,6 +134,19 @@ class ConversionRepository(IndexRepository):
         """
         owe_files(connection, RevisionFileRow.conversion_id == conversion.id, now)
         connection.execute(update(ConversionRow).where(ConversionRow.id == conversion.id).values(files_removed_at=now))
+
+
+_OWES = text("conversions.owes_sidecars > 0")
+"""In words: with a parameter, SQLite does not use the index of these rows."""
+
+_ANY_OWED = Prepared(select(ConversionRow.id).where(_OWES).limit(1))
+
+
+def owe_sidecars(connection: Connection, series_id: int) -> None:
+    """Note that the current sidecars of a series are to tell its verdict; see `node.conversion.sidecars`."""
+    has_files = select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
+    current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False), has_files
+    connection.execute(update(ConversionRow).where(*current).values(owes_sidecars=ConversionRow.owes_sidecars + 1))
 
 
 def _folders(connection: Connection, conversion_id: int) -> set[str]:
@@ -124,6 +193,7 @@ def insert_conversion(
             instances=len(series.instances),
             seconds=outcome.seconds,
             created_at=now,
+            findings=asdict(outcome.findings),
         )
         .returning(ConversionRow.id)
     ).scalar_one()
@@ -167,7 +237,7 @@ def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) 
             revision=revision,
             detail=f"replaced by revision {series.revision}",
         )
-    connection.execute(update(ConversionRow).where(*current).values(superseded=True))
+    connection.execute(update(ConversionRow).where(*current).values(superseded=True, owes_sidecars=0))
 
 
 def _insert_details(

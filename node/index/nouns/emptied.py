@@ -60,7 +60,8 @@ def drop_volumes_of(connection: Connection, series_id: int, sop_instance_uid: st
     holds_it = and_(ConversionRow.series_id == series_id, ConversionRow.id.in_(sources))
     folders = folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(holds_it)))
     owe_files(connection, RevisionFileRow.conversion_id.in_(select(ConversionRow.id).where(holds_it)), now)
-    connection.execute(update(ConversionRow).where(holds_it, LIVE).values(superseded=True, files_removed_at=now))
+    gone = {"superseded": True, "owes_sidecars": 0, "files_removed_at": now}
+    connection.execute(update(ConversionRow).where(holds_it, LIVE).values(gone))
     return sorted(folders)
 
 

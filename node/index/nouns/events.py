@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal, TypedDict, Unpack
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict, Unpack
 
 from sqlalchemy import Connection, func, insert, select
 
@@ -19,6 +20,7 @@ EventKind = Literal[
     "series-failed",
     "series-unchanged",  # reconversion requested, but input, converter and options match the current revision
     "series-reopened",  # an instance was added, deleted or replaced after the conversion, or reconversion requested
+    "verdict-changed",  # a closed series was judged again; `verdict_before` has the columns of its verdict before
     "series-confirmed",  # the sender was asked for its number of instances, or a performed procedure step listed them
     "sender-aborted",  # an association that delivered instances did not end by release
     "node-ended",  # the node ended such an association before the series was quiet
@@ -85,10 +87,12 @@ def record_series_event(
     happened_at: dt.datetime,
     detail: str | None,
     revision: int | None = None,
+    verdict_before: Mapping[str, Any] | None = None,
 ) -> None:
     """Add an event of a series; see `record_event`."""
-    uids: EventUids = {"study_instance_uid": series[0], "series_instance_uid": series[1]}
-    record_event(connection, kind, happened_at, revision=revision, detail=detail, **uids)
+    uids = {"study_instance_uid": series[0], "series_instance_uid": series[1], "verdict_before": verdict_before}
+    values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids}
+    connection.execute(insert(EventRow).values(values))
 
 
 class ReadEvents(PagedRepository):

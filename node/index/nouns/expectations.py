@@ -8,39 +8,32 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from node.completeness import (
-    Completeness,
-    Expectation,
-    InstanceCounts,
-    Reported,
-    aborted_verdict,
-    completeness_of,
-    expectation,
-    with_reported,
-)
-from node.index.models import ImageRow, SeriesRow
-from node.index.nouns.association_ends import aborted_by
+from node.completeness import Expectation, InstanceCounts, Party, Reported, expectation
+from node.index.models import EventRow, ImageRow, LostInstanceRow, SeriesRow
 from node.index.nouns.conflicts import count_aside
+from node.index.nouns.converted import SeriesKey
 from node.index.nouns.growth import performed_of
-from node.index.nouns.lost import count_lost
 from node.index.nouns.protocols import usual_of
-from node.index.nouns.records import ClaimedSeries
-from node.index.nouns.reopening import convert_for_verdict
+
+IN_AN_INSTANCE = ", in the middle of an instance"
+"""How the detail of an abort ends that cut an instance off: there was more, whatever is learnt of the sender."""
+
+COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
+"""The columns of an instance that are its `InstanceCounts`."""
 
 
 def expectation_of(
     connection: Connection, row: Row[Any], study_uid: str, counts: Sequence[InstanceCounts], now: dt.datetime
 ) -> Expectation:
-    """Return what the rows of a series and of its study let expect of it, as it is claimed now."""
+    """Return what the rows of a series and of its study let expect of it now."""
     aside, versions = count_aside(connection, row.id, study_uid, row.series_instance_uid)
     return expectation(
         counts,
-        reported=reported_of(row.reported),
+        reported=_reported_of(row.reported),
         aborted=aborted_by(connection, (study_uid, row.series_instance_uid), row.last_received_at),
         forced=row.due_at is not None and row.due_at > now,
         siblings=tuple(_siblings(connection, row)),
@@ -55,34 +48,36 @@ def expectation_of(
     )
 
 
-def reported_of(document: Mapping[str, Any] | None) -> Reported | None:
+def _reported_of(document: Mapping[str, Any] | None) -> Reported | None:
     """Return what a row has of the word of the sender."""
     return None if document is None else Reported(**{**document, "named": tuple(document["named"])})
 
 
-def last_verdict(
-    connection: Connection, series: ClaimedSeries, completeness: Completeness | None
-) -> Completeness | None:
-    """Return the verdict of a conversion, with what was heard meanwhile.
+def aborted_by(
+    connection: Connection, key: SeriesKey, last_received_at: dt.datetime, before: dt.datetime | None = None
+) -> Party:
+    """Return who aborted an association that delivered instances of a series, after the last one.
 
-    That is the list of a performed procedure step, which decides, or the abort of an association and the answer of the
-    sender.
+    That counts until the sender comes back. `before`: whether it was aborted before a moment.
     """
-    key = series.study_instance_uid, series.series_instance_uid
-    performed = performed_of(connection, series.id, *key)
-    if completeness is not None and performed is None:
-        heard = connection.execute(
-            select(SeriesRow.last_received_at, SeriesRow.reported).where(SeriesRow.id == series.id)
-        ).one()
-        if party := aborted_by(connection, key, heard.last_received_at):
-            completeness = aborted_verdict(completeness, party)
-        reported = reported_of(heard.reported)
-        if reported is not None and reported != series.expectation.reported:
-            completeness = with_reported(completeness, reported)
-        return completeness
-    if completeness is None or performed is None or performed == series.expectation.performed:
-        return completeness
-    return completeness_of(replace(series.expectation, performed=performed))
+    last = select(EventRow.kind, EventRow.happened_at, EventRow.detail).where(
+        EventRow.kind.in_(("sender-aborted", "node-ended", "sender-returned", "sender-never-releases")),
+        EventRow.series_instance_uid == key[1],
+        EventRow.study_instance_uid == key[0],
+        EventRow.happened_at >= last_received_at,
+    )
+    event = connection.execute(last.order_by(EventRow.id.desc()).limit(1)).first()
+    if event is None or (before is not None and event.happened_at > before):
+        return ""
+    if event.kind == "sender-aborted":
+        return "cut" if event.detail.endswith(IN_AN_INSTANCE) else "sender"
+    return "node" if event.kind == "node-ended" else ""
+
+
+def count_lost(connection: Connection, series: SeriesKey) -> int:
+    """Count the lost instances of a series."""
+    of_series = LostInstanceRow.study_instance_uid == series[0], LostInstanceRow.series_instance_uid == series[1]
+    return int(connection.execute(select(func.count(LostInstanceRow.id)).where(*of_series)).scalar_one())
 
 
 def _siblings(connection: Connection, row: Row[Any]) -> list[int]:
@@ -154,15 +149,6 @@ def _acquisitions(connection: Connection, series_id: int) -> set[int | None]:
     return set(
         connection.scalars(select(ImageRow.acquisition_number).where(ImageRow.series_id == series_id).distinct())
     )
-
-
-def doubt_parts(connection: Connection, series_id: int, now: dt.datetime) -> None:
-    """Have complete series converted again of whose acquisition a series just converted seems to be."""
-    row = connection.execute(select(SeriesRow.__table__).where(SeriesRow.id == series_id)).one()
-    of_list = SeriesRow.verdict_rule == "mpps"  # which outweighs the doubt
-    complete = select(SeriesRow.id).where(SeriesRow.verdict == "complete", ~of_list)
-    for part in connection.scalars(complete.where(SeriesRow.id.in_(parts_of(connection, row)))).all():
-        convert_for_verdict(connection, part, now)
 
 
 def _first_image(series_id: int) -> Select[int | None, int | None]:

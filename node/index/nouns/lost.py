@@ -18,11 +18,11 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true
 from sqlalchemy.orm import join
 
 from node.acknowledged import NOT_SETTLED, Acknowledged, Settlements
-from node.completeness import ACKNOWLEDGED, lost_instances
+from node.completeness import lost_instances
 from node.errors import UsageError
 from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import GAPS
@@ -31,9 +31,7 @@ from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
-    OPEN_STATES,
     ConflictRow,
-    ConversionRow,
     ImageRow,
     LostInstanceRow,
     SeriesRow,
@@ -43,6 +41,7 @@ from node.index.models import (
 from node.index.nouns.events import record_event, record_series_event
 from node.index.nouns.records import DeletionPlan, removes_instances
 from node.index.nouns.reopening import reopen
+from node.index.nouns.verdicts import judge
 from node.index.nouns.views import LostViews
 
 _ANY = Prepared(select(LostInstanceRow.id).limit(1))
@@ -58,25 +57,19 @@ def found_again(
 ) -> list[str]:
     """Note that a version of an instance is here, or stands `for_all`; return the digests of the others that it is for.
 
-    Its series is judged again.
+    Its series is converted again if its instances are others now; else it is judged again.
     """
     row = LostInstanceRow
     its = row.sop_instance_uid == sop_instance_uid, true() if for_all else row.sha256 == sha256
     found = connection.execute(delete(row).where(*its).returning(row)).all()
     for study, series in {(one.study_instance_uid, one.series_instance_uid) for one in found}:
-        _judge_again(connection, study, series, now, "a lost instance was received again")
+        _reopen(connection, study, series, now, "a lost instance was received again")
     return [one.sha256 for one in found if one.sha256 != sha256]
 
 
-def _judge_again(connection: Connection, study: str, series: str, now: dt.datetime, detail: str) -> None:
+def _reopen(connection: Connection, study: str, series: str, now: dt.datetime, detail: str) -> None:
     for series_id in connection.scalars(_series(study, series)).all():
         reopen(connection, series_id, study, None, now, detail)
-
-
-def count_lost(connection: Connection, series: tuple[str, str] | None = None) -> int:
-    """Count the lost instances: all, or those of the series with these Study and Series Instance UIDs."""
-    of_it = _of(*series) if series is not None else ()
-    return int(connection.execute(select(func.count(LostInstanceRow.id)).where(*of_it)).scalar_one())
 
 
 def lost_by_series(connection: Connection) -> dict[tuple[str, str], set[str]]:
@@ -169,7 +162,7 @@ class LostRepository(IndexRepository):
     @on_reader
     def count(self, connection: Connection) -> int:
         """Count the lost instances."""
-        return count_lost(connection)
+        return int(connection.execute(select(func.count(LostInstanceRow.id))).scalar_one())
 
     @on_reader
     def by_series(self, connection: Connection) -> dict[tuple[str, str], set[str]]:
@@ -227,7 +220,8 @@ class LostRepository(IndexRepository):
         for (study, series), count in news.items():
             detail = f"{lost_instances(count)}: send them again, or write them off"
             record_series_event(connection, "instances-lost", (study, series), now, detail)
-            judge_lost(connection, study, series)
+            for series_id in connection.scalars(_series(study, series)).all():
+                judge(connection, series_id, now)
         return news.total()
 
     @on_writer
@@ -275,7 +269,7 @@ class LostRepository(IndexRepository):
         for study, series in sorted({(row.study_instance_uid, row.series_instance_uid) for row in rows}):
             detail = f"lost instances were written off by {who}"
             record_series_event(connection, "lost-written-off", (study, series), now, detail)
-            _judge_again(connection, study, series, now, detail)
+            _reopen(connection, study, series, now, detail)
 
 
 def _gaps(connection: Connection) -> list[dict[str, str]]:
@@ -313,28 +307,6 @@ _ASIDE = select(
 def _acknowledged(row: Any) -> Acknowledged:
     fields = {name: getattr(row, name) for name in Acknowledged._fields}
     return Acknowledged(**fields | {"received_at": row.received_at.isoformat()})
-
-
-def judge_lost(connection: Connection, study_instance_uid: str, series_instance_uid: str) -> None:
-    """Give a closed series the verdict that instances of it are lost, if any are.
-
-    Its current volumes stay. Once the instances are here again, it is converted even if that repeats these volumes: it
-    needs another verdict.
-    """
-    if not (count := count_lost(connection, (study_instance_uid, series_instance_uid))):
-        return
-    series = _series(study_instance_uid, series_instance_uid)
-    verdict = {
-        "verdict": "incomplete",
-        "verdict_rule": ACKNOWLEDGED,
-        "verdict_reason": lost_instances(count),
-        "missing_instances": count,
-        "missing_detail": lost_instances(count),
-    }
-    closed = update(SeriesRow).where(SeriesRow.id.in_(series), SeriesRow.state.not_in(OPEN_STATES))
-    connection.execute(closed.values(verdict))
-    current = ConversionRow.series_id.in_(series), ConversionRow.superseded.is_(False)
-    connection.execute(update(ConversionRow).where(*current).values(input_sha256=None))
 
 
 def _series(study_instance_uid: str, series_instance_uid: str) -> Select[int]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, select, text, tuple_, update
 
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
@@ -65,13 +65,20 @@ class ObjectRepository(IndexRepository):
         return instance_files(connection, FILES.where(ImageRow.key.in_(keys)))
 
     @on_writer
-    def record_stored(self, connection: Connection, keys: Sequence[str], now: dt.datetime) -> set[str]:
+    def record_stored(
+        self, connection: Connection, keys: Sequence[str], now: dt.datetime, digests: Sequence[str] | None = None
+    ) -> set[str]:
         """Note that the store has the objects of files, and return their keys.
 
         The objects of files that were deleted or replaced meanwhile are to be removed.
+
+        `digests`: of what the store has; a sidecar may have been written again meanwhile.
         """
         stored = update(ImageRow).where(ImageRow.key.in_(keys)).values(place=STORE, spool_host=None, file_missing=False)
         files = update(RevisionFileRow).where(RevisionFileRow.key.in_(keys)).values(place=STORE, spool_host=None)
+        if digests is not None:
+            pairs = list(zip(keys, digests, strict=True))
+            files = files.where(tuple_(RevisionFileRow.key, RevisionFileRow.sha256).in_(pairs))
         noted = {
             *connection.scalars(stored.returning(ImageRow.key)),
             *connection.scalars(files.returning(RevisionFileRow.key)),

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select
 from sqlalchemy.orm import join
 
-from node.completeness import Usual, lacking_companions
+from node.completeness import Usual
 from node.index.engine.sql import insert
 from node.index.models import ImageRow, ProtocolRow, SeriesRow, StudyRow
-from node.index.nouns.reopening import convert_for_verdict
 
 MAX_SERIES = 50
 """The last series of a protocol that are remembered."""
@@ -48,11 +46,6 @@ _SAME = (
 )
 """The columns that two series of one protocol share, beside the SOP class and the matrix."""
 
-_DIRECTION = re.compile(
-    r"(?<![a-z])(ap|pa|lr|rl|hf|fh|up|down|fwd|rev|mag|magnitude|pha|phase)(?![a-z])", re.IGNORECASE
-)
-"""What distinguishes the names of two protocols of one pair."""
-
 Remembered = tuple[str, int, str]
 """Of a series (or a study): a digest of its UID, its number of instances (or of series), and the day."""
 
@@ -63,7 +56,7 @@ def learn(connection: Connection, series_id: int, instances: int, now: dt.dateti
     key = _key_of(connection, row)
     if key is None:
         return
-    _remember(connection, key, row.series_instance_uid, instances, now)
+    remember(connection, key, row.series_instance_uid, instances, now)
 
 
 def usual_of(connection: Connection, row: Row[Any], received: int) -> Usual | None:
@@ -71,46 +64,13 @@ def usual_of(connection: Connection, row: Row[Any], received: int) -> Usual | No
     key = _key_of(connection, row)
     if key is None:
         return None
-    usual = _usual(connection, key, row.series_instance_uid, received)
+    usual = usual_beside(connection, key, row.series_instance_uid, received)
     return None if usual is None else replace(usual, studies=_studies_of(connection, row, usual.instances))
 
 
-def judge_companions(connection: Connection, study_id: int, now: dt.datetime) -> bool:
-    """Remember how many series of each protocol a quiet study has; doubt those of which it has fewer than usual.
-
-    Those that were doubted before, and of which the others have come since, are doubted no more. Return whether any
-    series is converted again, so that its sidecars tell the same.
-    """
-    study = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == study_id)).scalar_one()
-    together: dict[str, list[Row[Any]]] = defaultdict(list)
-    of_study = SeriesRow.study_id == study_id, SeriesRow.protocol_name.is_not(None)
-    for row in connection.execute(select(SeriesRow.__table__).where(*of_study)):
-        name = " ".join(_DIRECTION.sub("", row.protocol_name.lower()).split())
-        scanner = row.modality, row.manufacturer, row.manufacturer_model_name, row.station_name
-        together[_digest(json.dumps(["study", *scanner, name]))].append(row)
-    is_any = False
-    for key, series in together.items():
-        usual = _usual(connection, key, study, len(series))
-        _remember(connection, key, study, len(series), now)
-        lacking = None
-        if usual is not None:
-            lacking = [
-                lacking_companions(usual, len(series)),
-                f"{usual.instances - len(series)} series of this protocol",
-            ]
-        for row in series:
-            if row.state != "converted" or (row.lacking is None) == (lacking is None):
-                continue
-            if lacking is None or row.verdict == "complete":
-                connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(lacking=lacking))
-                convert_for_verdict(connection, row.id, now)
-                is_any = True
-    return is_any
-
-
-def _usual(connection: Connection, key: str, uid: str, received: int) -> Usual | None:
+def usual_beside(connection: Connection, key: str, uid: str, received: int) -> Usual | None:
     """Return what is usual besides the series or study with this UID, if it has fewer."""
-    own = _digest(uid)
+    own = digest(uid)
     others = [one for one in _remembered(connection, key) if one[0] != own]
     usual = usual_count([count for _, count, _ in others], received)
     if usual is None:
@@ -119,8 +79,8 @@ def _usual(connection: Connection, key: str, uid: str, received: int) -> Usual |
     return Usual(usual, len(days), len(others), days[0], days[-1])
 
 
-def _remember(connection: Connection, key: str, uid: str, count: int, now: dt.datetime) -> None:
-    known, own = _remembered(connection, key), _digest(uid)
+def remember(connection: Connection, key: str, uid: str, count: int, now: dt.datetime) -> None:
+    known, own = _remembered(connection, key), digest(uid)
     others = [one for one in known if one[0] != own]
     values = {"series": [*others, (own, count, now.date().isoformat())][-MAX_SERIES:], "learnt_at": now}
     if not known:
@@ -148,10 +108,10 @@ def _key_of(connection: Connection, row: Row[Any]) -> str | None:
     first = select(ImageRow.sop_class_uid, ImageRow.rows, ImageRow.columns).where(ImageRow.series_id == row.id).limit(1)
     image = connection.execute(first).first()
     shared = [getattr(row, name) for name in _SAME]
-    return _digest(json.dumps([*shared, *(image or ())]))
+    return digest(json.dumps([*shared, *(image or ())]))
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:32]
 
 

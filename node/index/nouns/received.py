@@ -32,7 +32,7 @@ from node.index.nouns.levels import (
 )
 from node.index.nouns.lost import any_lost, found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
-from node.index.nouns.reopening import reopen_for_verdict
+from node.index.nouns.verdicts import judge
 from node.index.work.messages import begin_mended
 
 DIGEST_MENDED = "digest-mended"
@@ -300,8 +300,7 @@ class _Batch:
         self._record_conflict(kind, received, detail, key, file.sha256)
         record_received_event(self._connection, "instance-conflict", received, detail)
         if (series := find_series(self._connection, received)) is not None and series[0] != first.series_id:
-            study, why = received.attributes.study_instance_uid, "an instance of it was set aside"
-            reopen_for_verdict(self._connection, series[0], study, file.received_at, why)
+            judge(self._connection, series[0], file.received_at)
         return Indexed(Outcome.OTHER_BYTES, quarantine=None if stays else file.key)
 
     def _note_found(self, received: Received, first: First) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Literal
 
-from node.completeness import Completeness, Expectation
+from node.completeness import Completeness, Expectation, Findings
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import ReadHead
 from node.index.nouns.converted import ClaimedInstance, ConvertedFile, SeriesKey
@@ -220,6 +220,24 @@ class SupersededConversion:
 
 
 @dataclass(frozen=True, slots=True)
+class OwedSidecars:
+    """A current conversion whose sidecars are to tell another verdict.
+
+    `number`: how often it has changed. `volumes`: paths of files that are no sidecars, relative to the root.
+    """
+
+    conversion_id: int
+    number: int
+    completeness: Completeness
+    volumes: frozenset[str]
+
+    @property
+    def folder(self) -> str:
+        """The folder of its files, relative to the root."""
+        return next(iter(self.volumes)).rpartition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedSeries:
     """A series claimed by this process; recording the outcome requires the same `claim`."""
 
@@ -273,6 +291,7 @@ class SeriesOutcome:
     exclusions: Sequence[tuple[str, int, str, str]] = ()
     failures: Sequence[tuple[int | None, str, str]] = ()
     completeness: Completeness | None = None
+    findings: Findings = field(default_factory=Findings)
     input_sha256: str | None = None
     error: str | None = None
     references: Sequence[tuple[SeriesKey, int]] = ()

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, and_, case, delete, exists, insert, or_,
 from sqlalchemy.orm import join
 
 from node.index.engine.writer import IndexRepository, on_reader
-from node.index.models import OPEN_STATES, ConversionRow, ImageRow, SeriesReferenceRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, ImageRow, SeriesReferenceRow, SeriesRow, StudyRow
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_event
 from node.index.nouns.records import FoundSeries
@@ -71,28 +71,6 @@ def reopen_damaged(connection: Connection, images: Sequence[int], now: dt.dateti
     met = select(SeriesRow.id, StudyRow.study_instance_uid).join(StudyRow).where(SeriesRow.id.in_(of_images))
     for row in connection.execute(met.where(or_(is_set_aside, SeriesRow.state == "converting"))).all():
         reopen(connection, row.id, row.study_instance_uid, None, now, "a damaged file is whole again")
-
-
-def convert_for_verdict(
-    connection: Connection, series_id: int, now: dt.datetime, states: Sequence[str] = ("converted",)
-) -> None:
-    """Have a converted series converted again, although its volumes will be the same: its sidecars tell the verdict.
-
-    `states`: those of series that are; only the converter gives a series a better verdict.
-    """
-    converted = select(StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
-    study = connection.scalar(converted.where(SeriesRow.id == series_id, SeriesRow.state.in_(states)))
-    if study is not None:
-        reopen_for_verdict(connection, series_id, study, now, "what was heard of it has changed its verdict")
-
-
-def reopen_for_verdict(
-    connection: Connection, series_id: int, study_instance_uid: str, now: dt.datetime, detail: str
-) -> None:
-    """Make a series due for another verdict, and for another conversion although its volumes will be the same."""
-    current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
-    connection.execute(update(ConversionRow).where(*current).values(input_sha256=None))
-    reopen(connection, series_id, study_instance_uid, None, now, detail)
 
 
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"

@@ -14,29 +14,21 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
 
-from node.completeness import (
-    Expectation,
-    InstanceCounts,
-    Reported,
-    completeness_of,
-    with_reported,
-)
+from node.completeness import Expectation, InstanceCounts, Reported, completeness_of
 from node.index.engine.hot_statements import Prepared
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.association_ends import learn_from_whole
-from node.index.nouns.conversions import current_conversion, insert_conversion, replace_failures
+from node.index.nouns.conversions import current_conversion, insert_conversion, owe_sidecars, replace_failures
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
-from node.index.nouns.expectations import doubt_parts, expectation_of, last_verdict
-from node.index.nouns.lost import judge_lost
+from node.index.nouns.expectations import COUNTS, count_lost, expectation_of
 from node.index.nouns.open_associations import is_being_brought
 from node.index.nouns.protocols import learn
 from node.index.nouns.records import ClaimedSeries, SeriesOutcome
 from node.index.nouns.reopening import (
     DAMAGED,
     REVOKED,
-    convert_for_verdict,
     convert_referring,
     end_waits_for,
     find_series,
@@ -46,7 +38,15 @@ from node.index.nouns.reopening import (
 )
 from node.index.nouns.senders import learn_gaps
 from node.index.nouns.terms import Terms
-from node.index.nouns.verdicts import completeness_columns, held_at, judge_again, update_series
+from node.index.nouns.verdicts import (
+    completeness_columns,
+    doubt_parts,
+    held_at,
+    judge,
+    row_of,
+    update_series,
+    verdict_now,
+)
 from node.retries import wait_seconds
 
 RECONVERSION_REQUESTED = "reconversion requested"
@@ -54,8 +54,6 @@ RECONVERSION_REQUESTED = "reconversion requested"
 
 FOR_ROOM = "waits: for room: "
 """How the `error` of a series begins that is due while the disk has no room for its volumes."""
-
-_COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 
 
 class SeriesRepository(IndexRepository):
@@ -172,12 +170,16 @@ class SeriesRepository(IndexRepository):
             return False
         if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
             return False
-        completeness = last_verdict(connection, series, outcome.completeness)
+        insert_conversion(connection, series, outcome, self._turn.holder, now)
+        completeness, row = outcome.completeness, row_of(connection, series.id)
+        if completeness is not None and row.state not in OPEN_STATES:
+            completeness = verdict_now(connection, row, now)  # with what was heard meanwhile
         update_series(connection, series.id, {"attempts": 0} | completeness_columns(completeness))
+        if completeness != outcome.completeness:
+            owe_sidecars(connection, series.id)
         doubt_parts(connection, series.id, now)
         if completeness is not None and completeness.state != "incomplete":
             learn(connection, series.id, len(series.instances), now)
-        insert_conversion(connection, series, outcome, self._turn.holder, now)
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: FinalKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (completeness.reason if completeness else None)
@@ -185,9 +187,6 @@ class SeriesRepository(IndexRepository):
         if is_stale:
             change = "a series to which it refers has changed meanwhile"
             reopen(connection, series.id, series.study_instance_uid, None, now, change)
-        written = outcome.completeness
-        if written and completeness and (written.state, written.missing) != (completeness.state, completeness.missing):
-            convert_for_verdict(connection, series.id, now)
         if completeness is not None:
             learn_from_whole(connection, series, completeness, now)
         if not outcome.references:
@@ -199,6 +198,7 @@ class SeriesRepository(IndexRepository):
         """End a claim without a new revision, because the conversion would repeat the current one."""
         if _end_claim(connection, series, "converted", now, error=None, attempts=0):
             record_series_event(connection, "series-unchanged", _key(series), now, None, series.revision - 1)
+            judge(connection, series.id, now)
 
     @on_writer
     def record_crash(
@@ -250,7 +250,8 @@ class SeriesRepository(IndexRepository):
         does a new revision of a series to which it refers.
         """
         if _end_claim(connection, series, "failed", now, error=f"{DAMAGED}{detail}", attempts=0):
-            judge_lost(connection, *_key(series))
+            if count_lost(connection, _key(series)):
+                judge(connection, series.id, now)
             replace_failures(connection, series, [(None, "damaged", detail)], now)
             replace_references(connection, series.id, references)
             record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
@@ -365,8 +366,7 @@ class SeriesRepository(IndexRepository):
             if row.state == "receiving" and ends_wait:
                 values |= {"due_at": now, "waits": None}
             update_series(connection, row.id, values)
-            if row.state not in OPEN_STATES:
-                judge_again(connection, row.id, now, lambda verdict: with_reported(verdict, reported))
+            judge(connection, row.id, now)
             if reported.instances is not None:
                 detail = f"the sender has {reported.instances} instances, {received} are here"
                 record_series_event(connection, "series-confirmed", key, now, detail)
@@ -383,7 +383,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
             ImageRow.data_set_offset,
             ImageRow.bytes,
             ImageRow.transfer_syntax_uid,
-            *_COUNTS,
+            *COUNTS,
         )
         .where(ImageRow.series_id == row.id)
         .order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)

@@ -43,8 +43,8 @@ from node.index.models import (
     StudyRow,
     VolumeRow,
 )
+from node.index.nouns.companions import judge_companions
 from node.index.nouns.events import record_event
-from node.index.nouns.protocols import judge_companions
 from node.index.nouns.records import StoredStudy
 from node.index.nouns.views import StudyViews
 
@@ -78,8 +78,7 @@ class StudyRepository(IndexRepository):
         for study in studies:
             count = connection.execute(select(func.count()).where(SeriesRow.study_id == study.id)).scalar_one()
             detail = f"{count} series, none of them open"
-            if judge_companions(connection, study.id, now):
-                continue  # it is quiet once these series are closed again
+            judge_companions(connection, study.id, now)
             record_event(connection, "study-quiet", now, study_instance_uid=study.study_instance_uid, detail=detail)
         return len(studies)
 

@@ -1,22 +1,31 @@
-"""The verdict of a series: its columns, and what changes it after a conversion."""
+"""The verdict of a series: its columns, judged again at any time by what the rows say then."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Row, Select, select, update
 from sqlalchemy.orm import join
 
-from node.completeness import Completeness, Expectation, completeness_of
-from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.nouns.conflicts import count_aside
+from node.completeness import (
+    Completeness,
+    Expectation,
+    Findings,
+    InstanceCounts,
+    certainty,
+    completeness_of,
+    findings_of,
+    verdict_of,
+)
+from node.index.models import OPEN_STATES, ConversionRow, ImageRow, SeriesRow, StudyRow
+from node.index.nouns.conversions import owe_sidecars
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_series_event
+from node.index.nouns.expectations import COUNTS, expectation_of, parts_of
 from node.index.nouns.growth import performed_of
-from node.index.nouns.lost import count_lost
-from node.index.nouns.reopening import convert_for_verdict
+from node.index.nouns.reopening import reopen
 
 
 def series_at(key: SeriesKey) -> Select[Any]:
@@ -56,26 +65,69 @@ def completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
     }
 
 
-def judge_again(
-    connection: Connection, series_id: int, now: dt.datetime, judge: Callable[[Completeness], Completeness]
-) -> None:
-    """Let what was heard just now count for a closed series."""
-    verdict = select(
-        SeriesRow.verdict, SeriesRow.verdict_rule, SeriesRow.expected_instances, SeriesRow.expected_source,
-        select(func.count()).where(ImageRow.series_id == SeriesRow.id).scalar_subquery(),
-        SeriesRow.missing_instances, SeriesRow.verdict_reason, SeriesRow.missing_detail,
-    ).where(SeriesRow.id == series_id, SeriesRow.verdict.is_not(None), SeriesRow.last_received_at <= now)  # fmt: skip
-    for before in connection.execute(verdict):
-        change_verdict(connection, series_id, judge(Completeness(*before)), now)
+def verdict_now(connection: Connection, row: Row[Any], now: dt.datetime) -> Completeness | None:
+    """Return the verdict of a closed series by what the rows say now, of it and beside it.
+
+    None if its conversion is of a version that did not keep what it found.
+    """
+    findings = Findings(forced=row.verdict_rule == "forced")
+    if row.state != "failed":
+        current = ConversionRow.series_id == row.id, ConversionRow.superseded.is_(False)
+        document = connection.scalar(select(ConversionRow.findings).where(*current))
+        if document is None:
+            return None
+        findings = findings_of(document)
+    counts = connection.execute(select(*COUNTS).where(ImageRow.series_id == row.id)).all()
+    known = expectation_of(connection, row, row.study_instance_uid, [InstanceCounts(*count) for count in counts], now)
+    return verdict_of(known, findings)
 
 
-def change_verdict(connection: Connection, series_id: int, verdict: Completeness, now: dt.datetime) -> None:
-    """Give a closed series another verdict; the sidecars of its volumes get it by another conversion."""
-    columns = select(SeriesRow.verdict, SeriesRow.missing_instances).where(SeriesRow.id == series_id)
-    before = connection.execute(columns).one()
-    update_series(connection, series_id, completeness_columns(verdict))
-    if tuple(before) != (verdict.state, verdict.missing):
-        convert_for_verdict(connection, series_id, now)
+def judge(connection: Connection, series_id: int, now: dt.datetime) -> None:
+    """Judge a closed series again; its files stay, and its sidecars are to tell the verdict.
+
+    One that is open gets its verdict with the outcome of its conversion.
+    """
+    row = row_of(connection, series_id)
+    if row.state in OPEN_STATES:
+        return
+    verdict = verdict_now(connection, row, now)
+    if verdict is None:
+        current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
+        connection.execute(update(ConversionRow).where(*current).values(input_sha256=None))
+        detail = "what its conversion found is not known, and the series is to be judged again"
+        reopen(connection, series_id, row.study_instance_uid, None, now, detail)
+        return
+    values = completeness_columns(verdict)
+    before = {name: getattr(row, name) for name in values}
+    if before == values:
+        return
+    update_series(connection, series_id, values)
+    if row.state != "failed":  # the sidecars of an earlier revision keep its verdict
+        owe_sidecars(connection, series_id)
+    if row.verdict is not None and _told(before) != _told(values):
+        key = row.study_instance_uid, row.series_instance_uid
+        record_series_event(connection, "verdict-changed", key, now, verdict.reason, row.revision, before)
+
+
+def row_of(connection: Connection, series_id: int) -> Row[Any]:
+    """Return the row of a series that is about to change, with the UID of its study."""
+    columns: Select[Any] = select(*SeriesRow.__table__.columns, StudyRow.study_instance_uid)
+    row = columns.select_from(join(SeriesRow, StudyRow)).where(SeriesRow.id == series_id)
+    return connection.execute(row.with_for_update(key_share=True, of=SeriesRow)).one()
+
+
+def _told(verdict: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what of a verdict must differ for a message."""
+    return certainty(verdict["verdict"], verdict["verdict_rule"]), verdict["missing_instances"]
+
+
+def doubt_parts(connection: Connection, series_id: int, now: dt.datetime) -> None:
+    """Judge complete series again of whose acquisition a series just converted seems to be."""
+    row = connection.execute(select(SeriesRow.__table__).where(SeriesRow.id == series_id)).one()
+    of_list = SeriesRow.verdict_rule == "mpps"  # which outweighs the doubt
+    complete = select(SeriesRow.id).where(SeriesRow.verdict == "complete", ~of_list, SeriesRow.state == "converted")
+    for part in connection.scalars(complete.where(SeriesRow.id.in_(parts_of(connection, row)))).all():
+        judge(connection, part, now)
 
 
 def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, is_over: bool) -> None:
@@ -91,13 +143,10 @@ def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, i
         performed = performed_of(connection, row.id, row.study_instance_uid, series_instance_uid)
         if performed is None or study_instance_uid not in ("", row.study_instance_uid):
             continue
-        received = performed.listed - performed.missing + performed.unlisted
-        key = row.study_instance_uid, series_instance_uid
-        lost, (aside, versions) = count_lost(connection, key), count_aside(connection, row.id, *key)
-        known = Expectation(received, performed=performed, lost=lost, aside=aside, versions=versions)
-        verdict = completeness_of(known)
+        verdict = completeness_of(Expectation(performed.listed - performed.missing, performed=performed))
         if row.state == "receiving" and (is_over or not performed.missing):
             update_series(connection, row.id, {"due_at": now, "waits": None})
         elif row.state not in OPEN_STATES:
-            change_verdict(connection, row.id, verdict, now)
+            judge(connection, row.id, now)
+        key = row.study_instance_uid, series_instance_uid
         record_series_event(connection, "series-confirmed", key, now, verdict.reason)

@@ -63,6 +63,7 @@ HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
     "series-refused": "series-failed",
     "series-failed": "series-failed",
     "volume-superseded": "volume-superseded",
+    "verdict-changed": "verdict-changed",
     "study-quiet": "study-quiet",
 }
 """Hook event for each kind of event that hooks receive; `instance-stored` also comes from the rows of `images`."""
@@ -70,7 +71,7 @@ HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
 REPLAYED: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "series-failed", "study-quiet")
 """Events that a replay repeats: those that describe what is here now."""
 
-WITH_VERDICT: tuple[EventKind, ...] = ("series-converted", "series-refused")
+WITH_VERDICT: tuple[EventKind, ...] = ("series-converted", "series-refused", "verdict-changed")
 """Kinds of events at which a series has a verdict: `series-complete`, if that is complete."""
 
 CHANGES: tuple[EventKind, ...] = ("deleted", "patient-merged", "patient-separated")
@@ -418,7 +419,8 @@ def _until(rows: Sequence[Row[Any]], end: dt.datetime) -> Sequence[Row[Any]]:
 def _of_event(row: Row[Any], event: LedgerEvent) -> PendingEvent:
     uids = (row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid)
     message_id = _message_id(str(row.id), row.kind, row.happened_at.isoformat(), *uids, row.revision)
-    return PendingEvent(message_id, event, row.happened_at, *uids, row.revision, row.detail, event_id=row.id)
+    before = row.verdict_before
+    return PendingEvent(message_id, event, row.happened_at, *uids, row.revision, row.detail, before, event_id=row.id)
 
 
 def _of_image(row: Row[Any]) -> PendingEvent:

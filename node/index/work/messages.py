@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -45,6 +45,7 @@ class PendingEvent:
     sop_instance_uid: str | None = None
     revision: int | None = None
     detail: str | None = None
+    verdict_before: Mapping[str, Any] | None = None  # of `verdict-changed`
     attempts: int = 0  # so far
     event_id: int | None = None  # row of `events`, if it was read from there
     image_id: int | None = None  # row of `images`, if it was read from there
@@ -76,7 +77,7 @@ def keep(connection: Connection, lane: Lane, attempt: Attempt, now: dt.datetime)
     pending = attempt.pending
     if attempt.if_mended is not None and not _is_marked(connection, attempt.damaged):
         attempt = replace(attempt, decision=attempt.if_mended)
-    payload = Message(pending.detail, attempt.output)
+    payload = Message(pending.detail, attempt.output, pending.verdict_before)
     of_message = in_lane(lane), WorkRow.key == pending.message_id
     row = connection.execute(select(WorkRow.id, WorkRow.outcome).where(*of_message)).first()
     if row is None:
@@ -125,7 +126,7 @@ def show_progress(
     of_message = in_lane(lane), WorkRow.key == pending.message_id
     id = connection.execute(select(WorkRow.id).where(*of_message)).scalar()
     if id is None:
-        id = _add(connection, lane, pending, Message(pending.detail), now)
+        id = _add(connection, lane, pending, Message(pending.detail, verdict_before=pending.verdict_before), now)
     values = {"percent": percent, "reason": text, "due_at": now, "changed_at": now}
     connection.execute(update(WorkRow).where(WorkRow.id == id, WorkRow.state == "waiting").values(values))
 
@@ -207,7 +208,7 @@ def pending_of(row: Row[Any]) -> PendingEvent:
     message = cast(Message, payload_of(row.kind, row.payload))
     return PendingEvent(
         row.key, row.event, row.happened_at, row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid,
-        row.revision, message.detail, row.attempts,
+        row.revision, message.detail, message.verdict_before, row.attempts,
     )  # fmt: skip
 
 

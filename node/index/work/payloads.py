@@ -22,10 +22,13 @@ class Message:
         What the event says.
     output : str or None
         End of the output of a command in the last attempt; it may name patients.
+    verdict_before : mapping or None
+        See `node.index.models.EventRow`.
     """
 
     detail: str | None = None
     output: str | None = None
+    verdict_before: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,96 @@
+"""What the worker does beside conversions: quiet studies, changed verdicts, files of superseded revisions."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+
+import structlog
+
+from node.archive.filesystem import Archive
+from node.conversion.sidecars import tell_verdict
+from node.conversion.volume_files import remove_folder
+from node.index.database.index import Index
+
+log = structlog.get_logger()
+
+STUDIES_SECONDS = 1.0
+
+FILES_SECONDS = 60.0
+"""Interval between removals of files, and wait before sidecars are tried again that could not be written."""
+
+BATCH = 20
+"""Conversions whose sidecars are written in one step: series that are due wait for it."""
+
+
+class Housekeeping:
+    """The tasks of the worker other than conversions; each runs when it is due.
+
+    `study_quiet`: time from the last conversion of a study until the study is quiet. `keep_superseded`: time for which
+    the files of a superseded conversion are kept.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        index: Index,
+        study_quiet: dt.timedelta,
+        keep_superseded: dt.timedelta,
+        now: Callable[[], dt.datetime],
+    ) -> None:
+        self._archive, self._index, self._now = archive, index, now
+        self._study_quiet, self._keep_superseded = study_quiet, keep_superseded
+        self._studies_at = self._files_at = self._again_at = 0.0
+        self._unwritable: set[int] = set()
+
+    def work(self) -> float:
+        """Run the tasks that are due; return the seconds until the next one is."""
+        moment = monotonic()
+        has_more = self.tell_verdicts()
+        studies_wait = self._studies_at - moment
+        if studies_wait <= 0:
+            self.find_quiet_studies()
+            self._studies_at = moment + STUDIES_SECONDS
+            quiet_at = self._index.studies.next_quiet_at(self._study_quiet)
+            seconds = (quiet_at - self._now()).total_seconds() if quiet_at is not None else inf
+            studies_wait = max(STUDIES_SECONDS, seconds)
+        if moment >= self._files_at:
+            self.remove_superseded()
+            self._files_at = moment + FILES_SECONDS
+        return 0.0 if has_more else min(self._files_at - moment, studies_wait)
+
+    def tell_verdicts(self) -> bool:
+        """Write changed verdicts into sidecars; return whether more are to be written."""
+        if (moment := monotonic()) >= self._again_at:
+            self._again_at = moment + FILES_SECONDS
+            self._unwritable.clear()
+        batch = self._index.conversions.owed_sidecars(BATCH, self._unwritable)
+        for owed in batch:
+            try:
+                tell_verdict(self._archive, self._index, owed)
+            except OSError as error:  # tried again later
+                log.error("verdict_not_written", folder=owed.folder, reason=error.strerror)
+                self._unwritable.add(owed.conversion_id)
+        return len(batch) == BATCH
+
+    def find_quiet_studies(self) -> None:
+        """Mark the studies that have become quiet."""
+        if count := self._index.studies.mark_quiet(self._study_quiet, self._now()):
+            log.info("studies_quiet", count=count)
+
+    def remove_superseded(self) -> None:
+        """Remove the files of superseded revisions, then record it; a crash in between repeats both steps."""
+        before = self._index.retention.old_before(self._now(), self._keep_superseded)
+        for conversion in self._index.conversions.superseded_before(before) if before is not None else ():
+            try:
+                for folder in conversion.folders:
+                    remove_folder(self._archive.root / folder)
+            except OSError as error:
+                log.error(
+                    "revision_not_removed", series_instance_uid=conversion.series_instance_uid,
+                    revision=conversion.revision, reason=error.strerror,
+                )  # fmt: skip
+                continue
+            self._index.conversions.record_files_removed(conversion, self._now())

@@ -1,0 +1,72 @@
+"""A real node that is killed in every step of writing a changed verdict into sidecars."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from node.association.client.send import send_files
+from node.completeness import Reported
+from node.failpoints import JUDGING, VARIABLE
+from node.index.database.index import Index
+from node.metrics import Metrics
+from tests import make
+from tests.acceptance.served import Served, until
+from tests.preloaded import run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def told(root: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text())["completeness"] for path in sorted(root.glob("volumes/*/*/*/*.json"))]
+
+
+def is_told(node: Served) -> bool:
+    return not node.rows("SELECT id FROM conversions WHERE owes_sidecars")
+
+
+def judge(root: Path, count: int) -> None:
+    """Let the sender say between two runs of the node that it has so many instances, and which."""
+    with closing(Index(root, Metrics())) as index:
+        with index.reading() as rows:
+            [series] = rows.series.page(None, 2)
+        key = series["study_instance_uid"], series["series_instance_uid"]
+        reported = Reported(3, count, count - 3, tuple(f"1.2.{number}" for number in range(count - 3)))
+        index.series.record_reported(key, reported, dt.datetime.now(dt.UTC))
+
+
+def test_a_node_killed_in_any_step_writes_the_verdict_when_it_starts_again(tmp_path: Path) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    out.mkdir()
+    for number, ds in enumerate(make.ct_series(3)):
+        ds.save_as(out / f"{number}.dcm", enforce_file_format=True)
+    with Served(root) as node:
+        send_files(sorted(out.iterdir()), node.address, "CT1")
+        node.wait_until_settled()
+        node.terminate()
+    [before] = told(root)
+    assert before["state"] == "complete"
+    for number, point in enumerate(JUDGING, start=1):
+        judge(root, 3 + number)
+        node = Served(root, **{VARIABLE: point})
+        with suppress(AssertionError):  # it dies before it is ready, or soon after
+            node.start()
+        assert node.process is not None
+        node.process.wait(30)
+        [after_kill] = told(root)
+        is_written = point in ("sidecars-renamed", "sidecars-told")
+        assert after_kill["missing"] == (number if is_written else before["missing"]), point
+        with Served(root) as node:
+            until(partial(is_told, node), 30, "the verdict is told")
+            [series] = node.rows("SELECT revision, state, verdict, missing_instances FROM v_series")
+            assert tuple(series.values()) == (1, "converted", "incomplete", number)
+            node.terminate()
+        [before] = told(root)
+        assert (before["state"], before["missing"]) == ("incomplete", number)
+        assert not list(root.glob("volumes/**/*.part"))
+        assert run("fsck", "--hash", "--root", root).returncode == 0

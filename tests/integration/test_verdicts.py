@@ -1,0 +1,352 @@
+"""The verdict of a series, whatever happens to it, is the pure one over a plain model that forgets nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import FileDataset
+
+from node.acknowledged import Acknowledged
+from node.completeness import (
+    Completeness,
+    Findings,
+    InstanceCounts,
+    Party,
+    Reported,
+    expectation,
+    findings_of,
+    performed,
+    verdict_of,
+)
+from node.conversion.series import is_unchanged
+from node.extensions.worklist.performed_rows import ListedSeries, PerformedStep, PerformedStepRepository
+from node.index.nouns.open_associations import OPEN_SECONDS
+from node.index.nouns.records import ClaimedSeries
+from node.receive.ingest import Origin
+from tests import make
+from tests.integration.conftest import QUICK, Clock, Root, data_set_bytes, opened_root
+from tests.unit.test_quiet import Abort, Instance, asked_by
+
+QUIET, GRACE, LONGEST = 60, 300, 1000
+COLUMNS = (
+    "verdict, verdict_rule, expected_instances, expected_source, missing_instances, verdict_reason, missing_detail"
+)
+BEGIN = Clock().moment
+
+
+@dataclass
+class Association:
+    name: str
+    sender: str
+    began: int
+    brought: set[int] = field(default_factory=set)
+    open_until: int = 0
+
+
+@dataclass
+class Model:
+    """What has happened to one series, by the clock on the wall."""
+
+    counts: list[InstanceCounts]
+    uids: list[str]
+    here: dict[int, str] = field(default_factory=dict)  # the sender of each instance
+    open: dict[str, Association] = field(default_factory=dict)  # by sender
+    happened: list[Instance | Abort] = field(default_factory=list)  # while the series waits
+    is_at_once: bool = False
+    ends: list[tuple[Party, int]] = field(default_factory=list)
+    last_received: int = 0
+    open_since: int = 0
+    listed: set[str] = field(default_factory=set)
+    reported: Reported | None = None
+    lost: set[int] = field(default_factory=set)
+    state: str = "none"
+    claimed: frozenset[int] | None = None
+    is_revoked: bool = False
+    found: Findings = field(default_factory=Findings)
+    rule: str = ""
+
+    def end(self) -> tuple[Party, int]:
+        return next(((party, at) for party, at in reversed(self.ends) if at >= self.last_received), ("", 0))
+
+    def is_due(self, now: int) -> bool:
+        brings = any(one.open_until > now for one in self.open.values())
+        is_quiet = self.is_at_once or (max(asked_by(self.happened), default=0) <= now and not brings)
+        return self.state == "receiving" and (is_quiet or self.open_since <= now - LONGEST)
+
+    def verdict(self) -> Completeness:
+        stored = [self.uids[number] for number in self.here]
+        known = expectation(
+            [self.counts[number] for number in self.here],
+            reported=self.reported,
+            aborted=self.end()[0],
+            performed=performed(self.listed, stored) if self.listed else None,
+            lost=len(self.lost),
+        )
+        return verdict_of(known, self.found)
+
+
+class Driver:
+    """A real index and the model of one of its series, to which the same happens."""
+
+    def __init__(self, folder: Path, instances: list[FileDataset]) -> None:
+        self.folder, self.clock, self.opened, self.instances = folder, Clock(), ExitStack(), instances
+        self.root, self.names = self._open(), count()
+        counts = [
+            InstanceCounts(int(ds.InstanceNumber), images_in_acquisition=ds.get("ImagesInAcquisition"))
+            for ds in instances
+        ]
+        self.model = Model(counts, [str(ds.SOPInstanceUID) for ds in instances])
+        self.key = str(instances[0].StudyInstanceUID), str(instances[0].SeriesInstanceUID)
+        self.claim: ClaimedSeries | None = None
+        self.conversions = 0
+
+    @property
+    def now(self) -> int:
+        return round((self.clock() - BEGIN).total_seconds())
+
+    def _open(self) -> Root:
+        self.opened.close()
+        return self.opened.enter_context(opened_root(self.folder, self.clock))
+
+    def arrive(self, sender: str, numbers: list[int]) -> None:
+        """Instances come; those that are here already come again."""
+        model = self.model
+        one = model.open.setdefault(sender, Association(f"a{next(self.names)}", sender, self.now))
+        began_at = BEGIN + dt.timedelta(seconds=one.began)
+        for number in numbers:
+            origin = Origin("dicom", sender, "VOXELNODE", "127.0.0.1:1", one.name, began_at=began_at)
+            self.root.take(self.instances[number], origin)
+            instance = Instance(sender, self.now, QUIET, one.began)
+            one.brought.add(number)
+            one.open_until = self.now + round(OPEN_SECONDS)
+            is_new = number not in model.here
+            if is_new:
+                model.here[number] = sender
+                if model.state in ("none", "converted"):
+                    model.state, model.happened, model.open_since = "receiving", [], self.now
+                model.last_received = max(model.last_received, self.now)
+                model.open_since = min(model.open_since, self.now)
+            if is_new or model.state != "converted":
+                model.happened = [instance] if model.is_at_once else [*model.happened, instance]
+                model.is_at_once = False
+            if is_new and model.listed and model.listed <= {model.uids[other] for other in model.here}:
+                model.happened, model.is_at_once = [], True
+            if number in model.lost:
+                model.lost.discard(number)
+                model.is_revoked = model.claimed is not None
+
+    def end(self, sender: str, outcome: str) -> None:
+        """An association ends."""
+        model = self.model
+        if (one := model.open.pop(sender, None)) is None:
+            return
+        self.root.end(one.name, "released" if outcome == "released" else "aborted", is_cut=outcome == "cut")
+        if outcome != "released":
+            self._ended(one, "cut" if outcome == "cut" else "sender")
+            return
+        was_aborted = any(party in ("sender", "cut") for party, _ in model.ends)
+        is_doubted = any(party == "node" for party, _ in model.ends) and sender in model.here.values()
+        party, at = model.end()
+        had = sum(other == sender for other in model.here.values())
+        is_in_doubt = was_aborted or (is_doubted and (model.state != "converted" or model.rule == "association"))
+        if is_in_doubt and party and at <= one.began and 0 < had <= len(one.brought):
+            model.ends.append(("", self.now))
+
+    def _ended(self, one: Association, party: Party) -> None:
+        model = self.model
+        model.ends.append((party, self.now))
+        if model.state != "converted":
+            last = min(model.last_received, self.now)
+            abort = Abort(one.sender, self.now, last + GRACE - self.now)
+            model.happened = [abort] if model.is_at_once else [*model.happened, abort]
+            model.is_at_once = False
+
+    def restart(self) -> None:
+        """The node is killed, and starts again."""
+        self.finish()
+        self.root = self._open()
+        self.root.index.associations.end_cut_off(dt.timedelta(seconds=GRACE), self.clock())
+        for one in self.model.open.values():
+            if self.model.state != "converted":
+                self._ended(one, "node")
+        self.model.open.clear()
+
+    def report(self, more: int, lists: bool, ends_wait: bool) -> None:
+        """The sender says what it has."""
+        model, received = self.model, len(self.model.here)
+        named = tuple(f"1.2.{number}" for number in range(max(0, more)))
+        said = Reported(received, received + more, len(named) if lists else None, named if lists else ())
+        self.root.index.series.record_reported(self.key, said, self.clock(), ends_wait=ends_wait)
+        if received:
+            model.reported = said
+            if model.state == "receiving" and ends_wait:
+                model.happened, model.is_at_once = [], True
+
+    def perform(self, numbers: list[int], is_over: bool) -> None:
+        """A performed procedure step ends that lists instances."""
+        model, steps = self.model, self.root.index.repository(PerformedStepRepository)
+        listed = tuple(model.uids[number] for number in numbers)
+        series = (ListedSeries(self.key[1], listed),)
+        step = PerformedStep(
+            f"{self.key[1]}.{next(self.names)}", "IN PROGRESS", self.key[0], *[None] * 5, (), series, {}
+        )  # fmt: skip
+        now = self.clock()
+        assert steps.create(step, "RIS", now)
+        assert steps.change(replace(step, state="DISCONTINUED" if is_over else "COMPLETED"), now, now)
+        model.listed |= set(listed)
+        if model.state == "receiving" and (is_over or model.listed <= {model.uids[other] for other in model.here}):
+            model.happened, model.is_at_once = [], True
+
+    def lose(self, number: int) -> None:
+        """An instance was acknowledged and is not here; or it is written off."""
+        model = self.model
+        if number in model.here:
+            return
+        if number in model.lost:
+            self.root.index.lost.write_off([model.uids[number]], "somebody", self.clock())
+            model.lost.discard(number)
+            model.is_revoked = model.claimed is not None
+            if model.state == "converted":
+                model.state, model.is_at_once, model.open_since = "receiving", True, self.now
+            return
+        digest = hashlib.sha256(data_set_bytes(self.instances[number])).hexdigest()
+        what = model.uids[number], *self.key, digest, "dicom", "", "", self.clock().isoformat()
+        assert self.root.index.lost.record([Acknowledged(*what)], self.clock()) == 1
+        model.lost.add(number)
+
+    def jump(self, seconds: int) -> None:
+        """The clock is stepped, and the node notices it."""
+        model = self.model
+        self.clock.move(seconds)
+        self.root.index.timers.shift(dt.timedelta(seconds=seconds))
+        for one in model.open.values():
+            one.open_until += seconds
+        if model.state == "converted":
+            return
+        model.open_since += seconds
+        model.happened = [
+            replace(one, ended=one.ended + seconds)
+            if isinstance(one, Abort)
+            else replace(one, received=one.received + seconds, began=one.began + seconds)
+            for one in model.happened
+        ]
+
+    def convert(self) -> None:
+        """Claim the series if it is due; it is converted with the next call."""
+        if self.claim is not None:
+            self.finish()
+            return
+        self.claim = self.root.index.series.claim_due(self.clock(), dt.timedelta(seconds=LONGEST))
+        assert (self.claim is not None) == self.model.is_due(self.now)
+        if self.claim is not None:
+            self.model.state, self.model.claimed, self.model.is_revoked = (
+                "converting",
+                frozenset(self.model.here),
+                False,
+            )
+
+    def finish(self) -> None:
+        """Convert what is claimed, as the worker does."""
+        if (claim := self.claim) is None:
+            return
+        model, self.claim = self.model, None
+        if is_unchanged(claim, self.root.archive, QUICK):
+            self.root.index.series.record_unchanged(claim, self.clock())
+            is_revoked = False
+        else:
+            is_revoked = model.is_revoked
+            assert self.root.convert(claim) != is_revoked
+            self.conversions += not is_revoked
+        late = [number for number in model.here if number not in (model.claimed or ())]
+        model.claimed = None
+        if model.is_revoked or late:
+            model.state = "receiving"
+            if not is_revoked and late:
+                model.open_since = self._received_at(late)
+            return
+        model.state, model.happened, model.is_at_once = "converted", [], False
+
+    def _received_at(self, numbers: list[int]) -> int:
+        uids = ", ".join(f"'{self.model.uids[number]}'" for number in numbers)
+        [row] = self.root.rows(f"SELECT min(received_at) AS at FROM v_images WHERE sop_instance_uid IN ({uids})")
+        return round((dt.datetime.fromisoformat(row["at"]).replace(tzinfo=dt.UTC) - BEGIN).total_seconds())
+
+    def compare(self) -> None:
+        """The row of the series has the verdict of the model, once it is closed."""
+        columns = f"{COLUMNS}, state, revision"
+        rows = self.root.rows(f"SELECT {columns} FROM v_series WHERE series_instance_uid = :uid", uid=self.key[1])
+        assert [row["state"] for row in rows] == ([] if self.model.state == "none" else [self.model.state])
+        for row in rows:
+            assert row["revision"] == self.conversions, "a verdict has converted something"
+            self.model.rule = row["verdict_rule"] or ""
+            if self.model.state != "converted":
+                continue
+            [conversion] = self.root.rows(
+                "SELECT findings FROM conversions c JOIN series se ON se.id = c.series_id "
+                "WHERE NOT superseded AND series_instance_uid = :uid",
+                uid=self.key[1],
+            )
+            self.model.found = findings_of(json.loads(conversion["findings"]))
+            wanted = asdict(self.model.verdict())
+            names = "state", "rule", "expected", "expected_source", "missing", "reason", "missing_detail"
+            assert tuple(row.values())[:7] == tuple(wanted[name] for name in names)
+
+    def compare_sidecars(self) -> None:
+        """The current sidecar of a closed series tells the verdict of the model."""
+        self.root.tell_verdicts()
+        query = "SELECT path FROM v_volumes WHERE NOT superseded AND series_instance_uid = :uid"
+        paths = {Path(row["path"]).parent / "volume.json" for row in self.root.rows(query, uid=self.key[1])}
+        if self.model.state == "converted" and self.model.here:
+            assert [json.loads(path.read_text())["completeness"] for path in paths] == [asdict(self.model.verdict())]
+
+
+SENDERS = st.sampled_from("AB")
+SOME = st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True)
+STEPS = st.one_of(
+    st.tuples(st.just("arrive"), SENDERS, SOME),
+    st.tuples(st.just("arrive"), SENDERS, SOME),
+    st.tuples(st.just("end"), SENDERS, st.sampled_from(["released", "aborted", "cut"])),
+    st.tuples(st.just("end"), SENDERS, st.sampled_from(["released", "aborted", "cut"])),
+    st.tuples(st.just("restart")),
+    st.tuples(st.just("report"), st.integers(-1, 2), st.booleans(), st.booleans()),
+    st.tuples(st.just("perform"), SOME, st.booleans()),
+    st.tuples(st.just("lose"), st.integers(0, 5)),
+    st.tuples(st.just("jump"), st.sampled_from([-7200, -100, 100, 7200])),
+    st.tuples(st.just("convert")),
+    st.tuples(st.just("convert")),
+    st.tuples(st.just("convert")),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.sampled_from([1, 30, 70, 400, 1100]), STEPS), min_size=4, max_size=25),
+    announced=st.sampled_from([None, None, 6]),
+)
+def test_a_verdict_is_the_pure_one_whatever_happened(
+    steps: list[tuple[int, tuple[Any, ...]]], announced: int | None
+) -> None:
+    instances = make.ct_series(6, **({} if announced is None else {"ImagesInAcquisition": announced}))
+    with TemporaryDirectory() as folder:
+        driver = Driver(Path(folder, "root"), instances)
+        with driver.opened:
+            for seconds, (name, *arguments) in steps:
+                driver.clock.move(seconds)
+                getattr(driver, name)(*arguments)
+                driver.compare()
+            driver.finish()
+            driver.compare()
+            driver.compare_sidecars()
