@@ -437,6 +437,8 @@ class Extension:
     """Keys of [hooks.NAME], each of which stands for an `OpenChannel`."""
     objects: Sequence[ObjectKind] = ()
     statement: Statement = Statement({})
+    index_tables: Place = ""
+    """An `IndexTables` of `node.index.engine.extension_tables`: its own tables in the index."""
     templates: str = ""
     """The package whose folder ``templates`` has the Jinja2 templates of its pages."""
 

@@ -52,7 +52,7 @@ BUILT_IN: tuple[Place, ...] = (
     "node.extensions.worklist:EXTENSION",
 )
 
-# The parts of the node's own extensions that the core uses if they are on; two are modules.
+# The parts of the node's own extensions that the core uses; three are modules.
 ACCEPTOR = "node.extensions.pynetdicom_acceptor.acceptor:PynetdicomAcceptor"
 HANDLERS = "node.extensions.pynetdicom_acceptor.handlers:handlers_of"
 STORE = "node.extensions.object_store.kind"
@@ -66,6 +66,8 @@ DEIDENTIFICATION = "node.extensions.deidentify.ways:configured"
 DEIDENTIFICATIONS = "node.extensions.deidentify.ways:names_of"
 SIGN_INS = "node.extensions.oidc.identity_provider:opened"
 AUDIT_COPY = "node.extensions.syslog.collector:opened"
+SHARES = "node.extensions.shares.rows"
+ORDERS = "node.extensions.worklist.orders:compare_with_orders"
 ERROR_PAGE = "node.extensions.pages.rendering:error_page"
 
 GROUP = "voxelnode.extensions"
@@ -182,6 +184,11 @@ def deidentifications_of(settings: Settings) -> list[str]:
     """Return the names of the tables [deidentify.NAME]; none if their extension is switched off."""
     names = part_of(settings, DEIDENTIFICATIONS)
     return names(settings) if names is not None else []
+
+
+def shares() -> Any:
+    """Return the module with the rows of links, which are good, and end, also while their extension is switched off."""
+    return import_module(SHARES)
 
 
 def store_kind(settings: Settings) -> Any:

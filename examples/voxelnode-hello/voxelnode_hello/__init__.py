@@ -1,4 +1,4 @@
-"""An extension of voxelnode that greets: a command, a table of the configuration, a service and a route of REST."""
+"""An extension of voxelnode that greets (docs/extensions.md): it adds one of everything that most extensions add."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ class _Hello(Extension):
     commands = (Command("hello", "Look", "voxelnode_hello.command:hello", ("voxelnode hello",)),)
     tables = (Table("hello", "voxelnode_hello.settings:HelloSettings"),)
     routers = (Router("rest", "voxelnode_hello.rest:router"),)
+    index_tables = "voxelnode_hello.tables:TABLES"
 
     def run(self, node: Parts) -> Running:
         from voxelnode_hello.service import Greeter
         from voxelnode_hello.settings import HelloSettings
 
-        return Running(services=(Greeter(node.settings.table(HelloSettings)),))
+        return Running(services=(Greeter(node.settings.table(HelloSettings), node.ingest),))
 
 
 EXTENSION = _Hello()

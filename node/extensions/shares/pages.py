@@ -18,9 +18,10 @@ from node.extensions.pages.rendering import SEE_OTHER, page, plain_page, study_u
 from node.extensions.pages.studies import seen_study
 from node.extensions.shares.actions import MAX_DAYS
 from node.extensions.shares.rest import NewShare, made_share
+from node.extensions.shares.rows import ReadShares, ShareRepository
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.index.nouns.shares import ReadShares, Share, ShareRepository
+from node.index.nouns.shares import Share
 from node.web.access import Call, ReaderCall, WriterCall, address_of
 from node.web.api.models import RowId
 from node.web.audit_trail import of_study
