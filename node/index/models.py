@@ -651,7 +651,7 @@ class PerformedSeriesRow(Base):
 
 
 class LabelRow(Base):
-    """A word that people gave a study, or one of its series; see `node.index.nouns.labels`."""
+    """A word that people gave a study, or one of its series; see `node.extensions.labels.tables`."""
 
     __tablename__ = "labels"
     __table_args__ = (UniqueConstraint("study_instance_uid", "series_instance_uid", "label"),)

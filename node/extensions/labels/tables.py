@@ -1,16 +1,19 @@
-"""What people write of studies and series; their labels are the core's, whose selectors compare them."""
+"""Comments on studies and series; labels are in a table of the core, whose selectors compare them.
+
+Labels and comments outlive the rows of what they are about: they name it by its UIDs, as people do. A study that comes
+back, from the trash or from a sender, has those that it had. They are forgotten with the last files.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
 
-from sqlalchemy import Connection, Integer, MetaData, String, Text
+from sqlalchemy import Connection, Integer, MetaData, String, Text, and_, delete, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from node.index.engine.extension_tables import SEEN_WITH_STUDY_OR_SERIES, IndexTables
-from node.index.models import NAMES, Utc
-from node.index.nouns.labels import forget_marks
+from node.index.models import NAMES, LabelRow, SeriesRow, StudyRow, TombstoneRow, Utc
 
 
 class Base(DeclarativeBase):
@@ -31,7 +34,20 @@ class CommentRow(Base):
 
 
 def _forget(connection: Connection, study_instance_uid: str) -> None:
-    forget_marks(connection, study_instance_uid, CommentRow)
+    """Delete the labels and comments of a study, and of its series, that are neither in the index nor in the trash."""
+    kinds = (LabelRow, CommentRow)
+    marked = [select(kind.id).where(kind.study_instance_uid == study_instance_uid).limit(1) for kind in kinds]
+    if all(connection.execute(query).first() is None for query in marked):
+        return  # the trash need not be read
+    content = TombstoneRow.content["study_instance_uid"].as_string()
+    trashed = select(TombstoneRow.id).where(TombstoneRow.content.is_not(None), content == study_instance_uid)
+    if connection.execute(trashed.limit(1)).first() is not None:
+        return
+    study = select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid)
+    series = select(SeriesRow.series_instance_uid).where(SeriesRow.study_id.in_(study))
+    for kind in kinds:
+        is_gone = and_(kind.series_instance_uid != "", kind.series_instance_uid.not_in(series)) | ~study.exists()
+        connection.execute(delete(kind).where(kind.study_instance_uid == study_instance_uid, is_gone))
 
 
 TABLES = IndexTables(

@@ -97,17 +97,6 @@ RULES = {is_listed: _rules(is_listed=is_listed) for is_listed in (True, False)}
 ``{real}`` is the schema of the tables; names without it are those of other views. Extensions have rules of their own
 tables (`IndexTables.seen`)."""
 
-EMPTY = frozenset(
-    {
-        "accounts", "audit_lines", "conflicts", "host_removals", "hosts", "leases", "limited_accounts",
-        "lost_instances", "object_removals", "open_associations", "performed_series", "performed_steps",
-        "project_contents", "protocols",
-        "recovery_codes", "rejections", "results", "senders", "sent_instances", "subscribers", "tokens",
-        "tombstones", "trash", "web_sessions",
-    }
-)  # fmt: skip
-"""Tables of the core of which they see nothing."""
-
 _IN_PART = frozenset({("studies", "closed_at"), ("studies", "quiet_at")})
 """Columns that are empty in the row of a study that is seen in part, because they tell of more than is seen."""
 

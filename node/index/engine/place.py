@@ -1,7 +1,8 @@
 """The database of an index, wherever it is: its schema, migrations and checks.
 
-A version works on one schema, `REVISION`. A start migrates an older one, while no other process has the index open, in
-one transaction: if the process dies, the index has the schema that it had. A newer one is refused.
+A version works on one schema, `REVISION`, and each extension on one of its own tables. A start migrates older ones,
+while no other process has the index open, in one transaction: if the process dies, the index has the schema of before. A
+newer one is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from node.index.engine.backend import (
     place_of,
     reason_of,
 )
-from node.index.engine.extension_tables import every_table, extension_tables, owner_of
+from node.index.engine.extension_tables import IndexTables, every_table, extension_tables, owner_of
 from node.index.engine.views import drop_views, make_views
 from node.index.models import Base
 
@@ -86,18 +87,17 @@ def _has_columns_of_models(connection: Connection, revisions: Mapping[str, str])
     """
     columns = inspect(connection).get_multi_columns()
     there = {name: {column["name"] for column in some} for (_, name), some in columns.items()}
-    owned = {"": Base.metadata, **{name: own.metadata for name, own in extension_tables().items()}}
     return all(
         there.get(name) == (set(table.columns.keys()) if owner in revisions else None)
-        for owner, metadata in owned.items()
-        if revisions.get(owner) in (None, newest()[owner])
-        for name, table in metadata.tables.items()
+        for owner, own in _owners().items()
+        if revisions.get(owner) in (None, own.revision)
+        for name, table in own.metadata.tables.items()
     )
 
 
-def newest() -> Mapping[str, str]:
-    """Return the last revision of the core, and of each installed extension with tables by its name."""
-    return {"": REVISION, **{name: own.revision for name, own in extension_tables().items()}}
+def _owners() -> Mapping[str, IndexTables]:
+    """Return the tables of the core, and of each installed extension by its name."""
+    return {"": IndexTables(Base.metadata, folder() / "versions", REVISION), **extension_tables()}
 
 
 def migrations() -> list[str]:
@@ -118,11 +118,11 @@ def migrate(connection: Connection) -> None:
     config.attributes["connection"] = connection
 
     def steps(last: str, there: Iterable[str], _: object) -> Any:
-        return script._upgrade_revs(last, cast(str, tuple(known.intersection(there))))  # typed as one
+        return script._upgrade_revs(last, cast(str, tuple(known.intersection(there))))
 
     drop_views(connection)
-    for last in newest().values():  # that of the core first: the others refer to its tables
-        with EnvironmentContext(config, script, fn=partial(steps, last)):
+    for own in _owners().values():  # the core first: the others refer to its tables
+        with EnvironmentContext(config, script, fn=partial(steps, own.revision)):
             script.run_env()
     make_views(connection)
 
@@ -131,22 +131,22 @@ def schema_by(revisions: Iterable[str]) -> Schema:
     """Return what a database has by the revisions that it names."""
     there = _by_owner(revisions)
     core, older = there.get(""), None
-    for owner, last in newest().items():
-        if (revision := there.get(owner)) == last:
+    for owner, own in _owners().items():
+        if (revision := there.get(owner)) == own.revision:
             continue
         if revision is not None and revision not in migrations():
             what = f"the extension {owner}" if owner else "this version of voxelnode"
             trouble = f"schema is {revision}, which {what} does not know: install the newer one"
             return Schema(core, trouble, is_final=True)
         of_what = f" of the extension {owner}" if owner else ""
-        trouble = f"schema{of_what} is {revision or 'empty'}, newest is {last}; `voxelnode db upgrade` upgrades it"
-        older = older or trouble
+        newest = f"newest is {own.revision}; `voxelnode db upgrade` upgrades it"
+        older = older or f"schema{of_what} is {revision or 'empty'}, {newest}"
     return Schema(core, older)
 
 
 def not_installed(connection: Connection) -> list[str]:
     """Return the extensions that are not installed and whose tables an index has, by name."""
-    return sorted(set(_revisions_at(connection)) - set(newest()))
+    return sorted(_revisions_at(connection).keys() - _owners().keys())
 
 
 def left_by_others(place: Place) -> tuple[list[str], list[str]]:
@@ -172,8 +172,7 @@ def _script() -> ScriptDirectory:
     from alembic.script import ScriptDirectory  # here and above: only a migration and a refusal need Alembic
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    folders = [folder() / "versions", *(own.migrations for own in extension_tables().values())]
-    return ScriptDirectory(folder(), version_locations=[str(one) for one in folders])
+    return ScriptDirectory(folder(), version_locations=[str(own.migrations) for own in _owners().values()])
 
 
 __all__ = ["FILE_NAME", "REMEDY", "IndexUnusable", "Place", "place_of"]  # for those that know no backend
@@ -330,8 +329,7 @@ def schema_differences(engine: Engine) -> list[str]:
             "include_name": lambda name, kind, _: kind != "table" or not others or name in every_table(),
         }
         context = MigrationContext.configure(connection, opts=options)
-        every = [Base.metadata, *(own.metadata for own in extension_tables().values())]
-        compared = compare_metadata(context, cast(MetaData, every))  # typed as one
+        compared = compare_metadata(context, cast(MetaData, [own.metadata for own in _owners().values()]))
     differences = [one for each in compared for one in (each if isinstance(each, list) else [each])]  # of one column
     indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
     return [str(one) for one in differences if one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2]

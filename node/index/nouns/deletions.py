@@ -26,7 +26,6 @@ from node.index.nouns.documents import rebase
 from node.index.nouns.emptied import add_tombstone, delete_series_rows, drop_volumes_of
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_removals
-from node.index.nouns.labels import forget_labels
 from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.lost import forget_lost
 from node.index.nouns.records import Deletion, DeletionPlan, Level
@@ -136,7 +135,6 @@ class DeletionRepository(IndexRepository):
             connection.execute(in_trash.values(trash_until=trash_until, content=content))
             put_in_trash(connection, tombstone, trash)
         else:
-            forget_labels(connection, plan.study_instance_uid)
             forget_study(connection, plan.study_instance_uid)
         return deletion
 
