@@ -1,8 +1,8 @@
 """The database of an index, wherever it is: its schema, migrations and checks.
 
 A version works on one schema, `REVISION`, and each extension on one of its own tables. A start migrates older ones,
-while no other process has the index open, in one transaction: if the process dies, the index has the schema of before. A
-newer one is refused.
+while no other process has the index open, in one transaction: if the process dies, the index has the schema that it
+had. A newer one is refused.
 """
 
 from __future__ import annotations
