@@ -203,6 +203,8 @@ class Extension:
     """Kinds of [hooks.NAME]: each stands for a `node.notify.channel.OpenChannel`."""
     objects: Sequence[ObjectKind] = ()
     statement: Statement = Statement({})
+    index_tables: Place = ""
+    """An `IndexTables` of `node.index.engine.extension_tables`: its own tables in the index."""
     templates: str = ""
     """The package whose folder ``templates`` has the Jinja2 templates of its pages."""
 

@@ -58,7 +58,7 @@ CORE: Mapping[str, str] = {
 }
 """What was an extension once, and what to do instead of switching it off."""
 
-# The parts of the node's own extensions that the core, or another one of them, uses if they are on; some are modules.
+# The parts of the node's own extensions that the core, or another one of them, uses; some are modules.
 ACCEPTOR = "node.extensions.pynetdicom_acceptor.acceptor:PynetdicomAcceptor"
 HANDLERS = "node.extensions.pynetdicom_acceptor.handlers:handlers_of"
 STORE = "node.extensions.object_store.kind"
@@ -77,6 +77,8 @@ LABELS = "node.extensions.labels.shown"
 PATIENT_ACTIONS = "node.extensions.identity.actions:actions"
 DEIDENTIFIED_ZIP = "node.extensions.deidentify.downloads:deidentified_zip"
 PAGES = "node.extensions.pages"
+SHARES = "node.extensions.shares.rows"
+ORDERS = "node.extensions.worklist.orders:compare_with_orders"
 
 CORE_VERBS = "echo", "store", "query", "retrieve", "commit"
 
@@ -198,6 +200,11 @@ def deidentifications_of(settings: Settings) -> list[str]:
     """Return the names of the tables [deidentify.NAME]; none if their extension is switched off."""
     names = part_of(settings, DEIDENTIFICATIONS)
     return names(settings) if names is not None else []
+
+
+def shares() -> Any:
+    """Return the module with the rows of links, which are good, and end, also while their extension is switched off."""
+    return import_module(SHARES)
 
 
 def store_kind(settings: Settings) -> Any:

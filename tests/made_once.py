@@ -26,8 +26,8 @@ from node.children.decoder import Decoder
 from node.index.database import index as database
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace
+from node.index.engine.extension_tables import every_table
 from node.index.engine.place import FILE_NAME, backup, exists, upgrade
-from node.index.models import Base
 from tests.compiled_once import compile_once
 from tests.postgresql import Server, programs, shared
 
@@ -190,7 +190,7 @@ def locked_in_postgresql(root: Path) -> Iterator[None]:
     """Let nobody else write to any table of the index of a root."""
     from psycopg.errors import DeadlockDetected
 
-    tables = ", ".join(f'"{table}"' for table in Base.metadata.tables)
+    tables = ", ".join(f'"{table}"' for table in every_table())
     with _connected(root) as connection:
         while True:
             try:

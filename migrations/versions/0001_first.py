@@ -492,50 +492,10 @@ def _accounts() -> None:
         sa.Column("used_at", sa.DateTime()),
         sa.Column("has_factor", sa.Boolean()),
     )
-    op.create_table(
-        "shares",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("sha256", sa.String(64), nullable=False, unique=True),
-        sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
-        sa.Column("series_instance_uid", sa.String(64), nullable=False),
-        sa.Column("may_download", sa.Boolean(), nullable=False),
-        sa.Column("passphrase_hash", sa.String(255)),
-        sa.Column("deidentification", sa.String(64)),
-        sa.Column("made_by", sa.String(64), nullable=False),
-        sa.Column("made_at", sa.DateTime(), nullable=False),
-        sa.Column("expires_at", sa.DateTime(), nullable=False),
-        sa.Column("uses", sa.Integer(), nullable=False),
-        sa.Column("used_at", sa.DateTime()),
-    )
 
 
 def _procedure_steps() -> None:
     """What modalities are to do, and what they have done."""
-    op.create_table(
-        "scheduled_steps",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("source", sa.String(16), nullable=False),
-        sa.Column("source_key", sa.Text()),
-        sa.Column("source_version", sa.String(64)),
-        sa.Column("patient_id", sa.Text(), index=True),
-        sa.Column("patient_name", sa.Text()),
-        sa.Column("accession_number", sa.Text(), index=True),
-        sa.Column("study_instance_uid", sa.String(64)),
-        sa.Column("requested_procedure_id", sa.Text()),
-        sa.Column("scheduled_procedure_step_id", sa.Text()),
-        sa.Column("modality", sa.Text()),
-        sa.Column("station_ae_title", sa.Text()),
-        sa.Column("start_date", sa.Date()),
-        sa.Column("start_time", sa.Time()),
-        sa.Column("description", sa.Text()),
-        sa.Column("attributes", sa.JSON(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("created_at", sa.DateTime(), nullable=False),
-        sa.Column("changed_at", sa.DateTime(), nullable=False),
-        sa.UniqueConstraint("source", "source_key"),
-        sa.Index("ix_scheduled_steps_start_date", "start_date"),
-        sa.Index("ix_scheduled_steps_study_instance_uid", "study_instance_uid"),
-    )
     op.create_table(
         "performed_steps",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -669,15 +629,6 @@ def _labels() -> None:
         sa.Column("given_by", sa.String(64), nullable=False),
         sa.Column("given_at", sa.DateTime(), nullable=False),
         sa.UniqueConstraint("study_instance_uid", "series_instance_uid", "label"),
-    )
-    op.create_table(
-        "comments",
-        sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
-        sa.Column("series_instance_uid", sa.String(64), nullable=False),
-        sa.Column("comment", sa.Text(), nullable=False),
-        sa.Column("written_by", sa.String(64), nullable=False),
-        sa.Column("written_at", sa.DateTime(), nullable=False),
     )
 
 

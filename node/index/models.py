@@ -64,16 +64,18 @@ class Utc(TypeDecorator[dt.datetime]):
         return None if value is None else value.replace(tzinfo=dt.UTC)
 
 
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""How keys, constraints and indexes are called."""
+
+
 class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
+    metadata = MetaData(naming_convention=NAMES)
 
 
 def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
@@ -621,37 +623,6 @@ class TrashRow(Base):
     content: Mapped[dict[str, Any]] = mapped_column(JSON)  # how the instance came
 
 
-class ScheduledStepRow(Base):
-    """An entry of the modality worklist: one Scheduled Procedure Step (PS3.4 K.6)."""
-
-    __tablename__ = "scheduled_steps"
-    __table_args__ = (
-        UniqueConstraint("source", "source_key"),
-        Index("ix_scheduled_steps_start_date", "start_date"),
-        Index("ix_scheduled_steps_study_instance_uid", "study_instance_uid"),
-    )
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    source: Mapped[str] = mapped_column(String(16))  # rest, file, hl7
-    source_key: Mapped[str | None] = mapped_column(Text)  # names the entry at its source: a file, an order
-    source_version: Mapped[str | None] = mapped_column(String(64))  # of a file: its digest
-    patient_id: Mapped[str | None] = mapped_column(Text, index=True)
-    patient_name: Mapped[str | None] = mapped_column(Text)
-    accession_number: Mapped[str | None] = mapped_column(Text, index=True)
-    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
-    requested_procedure_id: Mapped[str | None] = mapped_column(Text)
-    scheduled_procedure_step_id: Mapped[str | None] = mapped_column(Text)
-    modality: Mapped[str | None] = mapped_column(Text)
-    station_ae_title: Mapped[str | None] = mapped_column(Text)
-    start_date: Mapped[dt.date | None] = mapped_column(Date)
-    start_time: Mapped[dt.time | None] = mapped_column(Time)
-    description: Mapped[str | None] = mapped_column(Text)
-    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
-    state: Mapped[str] = mapped_column(String(16), default="scheduled")  # in-progress, completed, discontinued
-    created_at: Mapped[dt.datetime] = mapped_column(Utc)
-    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
-
-
 class PerformedStepRow(Base):
     """A Modality Performed Procedure Step that a modality created (PS3.4 F.7)."""
 
@@ -689,7 +660,7 @@ class PerformedSeriesRow(Base):
 
 
 class LabelRow(Base):
-    """A word that people gave a study, or one of its series; see `node.index.nouns.labels`."""
+    """A word that people gave a study, or one of its series; see `node.extensions.labels.tables`."""
 
     __tablename__ = "labels"
     __table_args__ = (UniqueConstraint("study_instance_uid", "series_instance_uid", "label"),)
@@ -700,19 +671,6 @@ class LabelRow(Base):
     label: Mapped[str] = mapped_column(String(64), index=True)
     given_by: Mapped[str] = mapped_column(String(64))
     given_at: Mapped[dt.datetime] = mapped_column(Utc)
-
-
-class CommentRow(Base):
-    """What somebody wrote about a study, or about one of its series."""
-
-    __tablename__ = "comments"
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
-    series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: it is about the study
-    comment: Mapped[str] = mapped_column(Text)
-    written_by: Mapped[str] = mapped_column(String(64))
-    written_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
 class ProjectRow(Base):
@@ -832,25 +790,6 @@ class WebSessionRow(Base):
     expires_at: Mapped[dt.datetime] = mapped_column(Utc)
     used_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # to the minute
     has_factor: Mapped[bool | None]  # whether a second factor was given; false: it is waited for; None: none was needed
-
-
-class ShareRow(Base):
-    """A link that lets anybody who has it see a study, or one of its series, for a time."""
-
-    __tablename__ = "shares"
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
-    series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the study
-    may_download: Mapped[bool]
-    passphrase_hash: Mapped[str | None] = mapped_column(String(255))  # None: the link alone is enough
-    deidentification: Mapped[str | None] = mapped_column(String(64))  # table [deidentify.NAME]; None: as received
-    made_by: Mapped[str] = mapped_column(String(64))
-    made_at: Mapped[dt.datetime] = mapped_column(Utc)
-    expires_at: Mapped[dt.datetime] = mapped_column(Utc)
-    uses: Mapped[int] = mapped_column(Integer, default=0)
-    used_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
 class SubscriberRow(Base):

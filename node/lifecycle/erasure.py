@@ -32,7 +32,6 @@ from node.index.database.index import Index
 from node.index.database.reading import ReadIndex
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import DeletionPlan, Level
-from node.index.nouns.shares import ReadShares
 from node.index.nouns.trash import NotInTrash
 from node.index.work.ledger import Ended
 from node.index.work.payloads import Erasure
@@ -40,6 +39,7 @@ from node.lifecycle.deletion import Order, delete
 from node.lifecycle.trash import empty
 from node.receive.apply import Applier
 from node.receive.quarantine import FOLDER, NotInQuarantine, examined
+from node.registry import shares
 from node.version import __version__
 
 log = structlog.get_logger()
@@ -279,7 +279,7 @@ def takers_and_jobs(index: ReadIndex, root: Path, host: str, studies: Sequence[s
         for taker in takers_of(root, study, copies):
             known = takers.get((taker.who, taker.how), taker)
             takers[taker.who, taker.how] = max(known, taker, key=lambda each: each.last_at)
-        for link in index.repository(ReadShares).listed(study):
+        for link in index.repository(shares().ReadShares).listed(study):
             if link.used_at is not None:
                 how = f"link, used {link.uses} times" + (", with downloads" if link.may_download else "")
                 takers[f"link {link.id}", how] = Taker(

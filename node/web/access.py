@@ -37,7 +37,7 @@ from node.index.engine.scope import ProjectRole, become, within
 from node.index.engine.scope import Scope as IndexScope
 from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, Role
 from node.index.nouns.projects import KnownProjects
-from node.index.nouns.shares import Share, ShareRepository
+from node.index.nouns.shares import KnownShares, Share
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.index.work.jobs import JobRepository
 from node.settings.web import Web
@@ -144,7 +144,7 @@ class Access:
         web: Web,
         accounts: AccountRepository,
         jobs: JobRepository,
-        shares: ShareRepository,
+        shares: KnownShares,
         trail: AuditTrail,
         by_access_token: Callable[[str], FederatedIdentity] | None = None,
     ) -> None:

@@ -9,8 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
-from node.index.nouns.shares import ShareRepository
-from node.registry import PAGES, enabled, is_on, resolve, sign_ins_of
+from node.registry import PAGES, enabled, is_on, resolve, shares, sign_ins_of
 from node.settings.model import Settings
 from node.version import __version__
 from node.web import monitoring, problems
@@ -65,7 +64,7 @@ def application(services: Services) -> FastAPI:
         services.settings.web,
         services.index.accounts,
         services.index.jobs,
-        services.index.repository(ShareRepository),
+        services.index.repository(shares().ShareRepository),
         trail,
         by_access_token=provider.by_access_token if provider is not None else None,
     )

@@ -111,12 +111,18 @@ def serving(installed: Path, configuration: Path, request: pytest.FixtureRequest
 
 @pytest.mark.slow
 @pytest.mark.parametrize("serving", [[]], indirect=True)
-def test_it_adds_a_route_and_a_service_to_a_node(serving: httpx2.Client, configuration: Path) -> None:
-    assert serving.get("/api/v1/hello").json() == {"greeting": "hello, Ann"}
+def test_it_adds_a_route_a_service_and_tables_to_a_node(
+    serving: httpx2.Client, configuration: Path, installed: Path
+) -> None:
+    assert serving.get("/api/v1/hello").json() == {"greeting": "hello, Ann", "studies": 0}
     assert "/api/v1/hello" in serving.get("/api/v1/openapi.json").json()["paths"]
     greetings = configuration.with_name("greetings")
     until(greetings.exists, 30, "a greeting of the service")
     assert greetings.read_text(encoding="utf-8").startswith("hello, Ann\n")
+    root = configuration.with_name("root")
+    for packages, names in ((installed, []), (None, ["hello"])):
+        checked = json.loads(run(packages, "db", "check", "--root", root, "--json").stdout)
+        assert (checked["problems"], checked["not_installed"]) == ([], names)
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from pydicom import dcmread
 from node.acknowledged import entries, problems
 from node.index.care.copying import copy_tables
 from node.index.engine import place as engine
+from node.index.engine.extension_tables import every_table
 from node.index.engine.place import FILE_NAME
-from node.index.models import Base
 from node.journal.journal import records
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.receive.record import association_end, receipt
@@ -161,7 +161,7 @@ def opened(root: Path) -> sqlite3.Connection:
     """The index as a file of SQLite; of one in PostgreSQL, a copy that is gone when the connection is closed."""
     path = root / FILE_NAME
     if IN_POSTGRESQL:
-        copy_tables(engine.place_of(root, None), path, Base.metadata.tables)
+        copy_tables(engine.place_of(root, None), path, every_table())
         with closing(sqlite3.connect(path)) as copy:
             copy.execute("PRAGMA journal_mode = DELETE")
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from node.index.models import Base
+from node.index.engine.extension_tables import every_table
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "docs" / "data.md"
@@ -39,7 +39,7 @@ def metadata() -> dict[str, Any]:
     tables: dict[str, Any] = {
         view: {"description": description, "columns": columns} for view, (description, columns) in views().items()
     }
-    tables |= {name: {"hidden": True} for name in ("alembic_version", *sorted(Base.metadata.tables))}
+    tables |= {name: {"hidden": True} for name in ("alembic_version", *sorted(every_table()))}
     queries = {
         re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"): {"title": title, "sql": sql}
         for title, sql in questions().items()

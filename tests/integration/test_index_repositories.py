@@ -136,7 +136,10 @@ def test_a_read_of_a_damaged_index_says_so(root: Root) -> None:
 
 def test_a_reader_of_an_index_with_another_schema_says_what_to_do(root: Root) -> None:
     place = root.index.place
-    for change in ("DROP VIEW v_failures", "UPDATE alembic_version SET version_num = '9999'"):
+    for change in (
+        "DROP VIEW v_failures",
+        "UPDATE alembic_version SET version_num = '9999' WHERE version_num = '0001'",
+    ):
         write_rows(root.folder, change)
     with pytest.raises(IndexUnusable, match=r"schema is 9999, .* install the newer one"), looking(place) as index:
         index.failures.newest(1)

@@ -17,6 +17,7 @@ from node.index.database.reading import reading
 from node.index.engine import sqlite_file
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import Place, ServerPlace, backend_of
+from node.index.engine.extension_tables import extension_tables
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.index.engine.turn import FOLLOWED
 from node.index.models import Base
@@ -132,7 +133,8 @@ def test_migrations_make_the_tables_of_the_models(database: Place, tmp_path: Pat
         engine = open_engine(place, alone=True)
         with engine.begin() as connection:
             if place is other:
-                Base.metadata.create_all(connection)
+                for metadata in (Base.metadata, *(own.metadata for own in extension_tables().values())):
+                    metadata.create_all(connection)
                 backend_of(connection).order_numbers(connection, FOLLOWED)
             shapes.append(shape(connection))
         engine.dispose()

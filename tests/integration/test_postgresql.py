@@ -40,9 +40,10 @@ from node.index.engine import writer
 from node.index.engine.about import set_about
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
+from node.index.engine.extension_tables import every_table
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.engine.sql import listed_in
-from node.index.models import Base, ImageRow
+from node.index.models import ImageRow
 from node.index.nouns import association_ends, deletions, persons, verdicts
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.persons import PersonRepository
@@ -818,7 +819,7 @@ def rows_of(place: Path | ServerPlace) -> dict[str, list[tuple[Any, ...]]]:
     with engine.connect() as connection:
         rows = {
             table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
-            for table in Base.metadata.sorted_tables
+            for table in every_table().values()
         }
     engine.dispose()
     rows["about"] = [row for row in rows["about"] if row[0] not in ("root", "moved")]

@@ -17,8 +17,8 @@ from node.control.care import check_repository, rebuild_index
 from node.control.repository import Repository
 from node.conversion.pipeline import convert
 from node.index.engine.backend import backend_at
+from node.index.engine.extension_tables import every_table
 from node.index.engine.place import FILE_NAME, IndexUnusable, place_of
-from node.index.models import Base
 from node.index.nouns import received as batches
 from node.index.work.ledger import Lane
 from node.settings.model import Settings
@@ -48,7 +48,7 @@ def contents(root: Path, *, but: frozenset[str] = frozenset()) -> dict[str, list
     """The rows of every table, without the columns that a rebuild need not keep."""
     return {
         table: sorted((tuple(row.values()) for row in read_rows(root, f'SELECT * FROM "{table}"')), key=repr)
-        for table in Base.metadata.tables
+        for table in every_table()
         if table not in but
     }
 

@@ -12,13 +12,14 @@ import pytest
 
 from node.audit.audit_log import Audit, AuditMessage
 from node.conversion.housekeeping import Housekeeping
+from node.extensions.shares.rows import ShareRepository
 from node.extensions.worklist.modality_worklist import Worklist
 from node.extensions.worklist.performed_rows import PerformedStepRepository
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
 from node.index.nouns.accounts import Role
 from node.index.nouns.retention_state import Uptime
-from node.index.nouns.shares import Share, ShareRepository
+from node.index.nouns.shares import Share
 from node.lifecycle.retention import Retention, confirm
 from node.metrics import Metrics
 from node.receive.ingest import Origin

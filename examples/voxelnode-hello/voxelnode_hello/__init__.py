@@ -1,5 +1,4 @@
-"""An extension of voxelnode that greets: a command, a section of the configuration, a service, a route of REST, and a
-kind of destinations and of hooks."""
+"""An extension of voxelnode that greets (docs/extensions.md): it adds one of everything that most extensions add."""
 
 from __future__ import annotations
 
@@ -16,12 +15,13 @@ class _Hello(Extension):
         Kind("greetings", "voxelnode_hello.settings:GreetingsDestination", "voxelnode_hello.greetings:destination"),
     )
     hooks = (Kind("greetings", "voxelnode_hello.settings:GreetingsHook", "voxelnode_hello.greetings:channel"),)
+    index_tables = "voxelnode_hello.tables:TABLES"
 
     def run(self, node: Parts) -> Running:
         from voxelnode_hello.service import Greeter
         from voxelnode_hello.settings import HelloSettings
 
-        return Running(services=(Greeter(node.settings.table(HelloSettings)),))
+        return Running(services=(Greeter(node.settings.table(HelloSettings), node.ingest),))
 
 
 EXTENSION = _Hello()

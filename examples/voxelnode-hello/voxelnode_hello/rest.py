@@ -6,18 +6,22 @@ from node.web.access import Reader
 from node.web.api.models import Resource
 from node.web.api.routing import api_router
 from node.web.services import Node
+from voxelnode_hello.rows import ReadGreetings
 from voxelnode_hello.settings import HelloSettings
 
 router = api_router("hello")
 
 
 class Greeting(Resource):
-    """A greeting."""
+    """A greeting, and how many studies were greeted."""
 
     greeting: str
+    studies: int
 
 
 @router.get("/hello")
 def greet(account: Reader, node: Node) -> Greeting:
     """Greet whom [hello] names."""
-    return Greeting(greeting=node.settings.table(HelloSettings).greeting)
+    with node.index.reading() as index:
+        studies = index.repository(ReadGreetings).count()
+    return Greeting(greeting=node.settings.table(HelloSettings).greeting, studies=studies)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,9 +51,13 @@ def check(root: Root) -> Listing:
     Looks for damaged pages, broken references and an unknown schema. Exit 1 if there is a problem.
     """
     from node.index.engine.place import check as found_in
+    from node.index.engine.place import exists, left_by_others
 
     place = _place(root.settings)
-    return problems_of(place, found_in(place), "no problems found")
+    found = problems_of(place, found_in(place), "no problems found")
+    names = left_by_others(place)[0] if exists(place) else []
+    remarks = [f"the extension {name} is not installed: its tables stay as they are" for name in names]
+    return replace(found, data={**found.data, "not_installed": names}, text="\n".join([str(found.text), *remarks]))
 
 
 @app.command()
@@ -90,14 +94,17 @@ def copy(
     settings = root.settings
     url = None if to == "sqlite" else root.read({"--to": ("index.url", to)}).settings.index.url
 
-    from node.index.engine.place import place_of
+    from node.index.engine.place import exists, left_by_others, place_of
     from node.registry import COPY_INDEX, resolve
 
-    target = place_of(settings.storage.root, url)
+    source, target = _place(settings), place_of(settings.storage.root, url)
+    left_out = left_by_others(source)[1] if exists(source) else []
     rows: dict[str, int] = resolve(COPY_INDEX)(settings, url)
     text = f"{target}: {counted(sum(rows.values()), 'row')} of {len(rows)} tables copied and compared"
+    if left_out:
+        text += f"\nnot copied, because no installed extension knows them: {', '.join(left_out)}"
     advice = "now remove url from [index]" if url is None else f'now set url = "{url}" in [index]'
-    return Answer({"path": str(target), "rows": rows}, f"{text}\n{advice}")
+    return Answer({"path": str(target), "rows": rows, "left_out": left_out}, f"{text}\n{advice}")
 
 
 @app.command()

@@ -24,6 +24,7 @@ class _Labels(Extension):
     )
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.pages:router"))
     actions = f"{__name__}.actions:actions"
+    index_tables = f"{__name__}.tables:TABLES"
     templates = __name__
 
 

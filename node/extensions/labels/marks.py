@@ -9,10 +9,11 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, delete, func, select
 
 from node.errors import UsageError
+from node.extensions.labels.tables import CommentRow
 from node.index.engine.rows import ReadRepository, Row
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import CommentRow, LabelRow, PatientRow, SeriesRow, StudyRow
+from node.index.models import LabelRow, PatientRow, SeriesRow, StudyRow
 from node.index.work.ledger import NoSuchWork
 
 MAX_LABEL_CHARACTERS = 64

@@ -22,8 +22,9 @@ from node.index.database.reading import reading
 from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import COPYING, MOVED
 from node.index.engine.backend import IndexUnusable, Place, backend_at, backend_of
+from node.index.engine.extension_tables import every_table
 from node.index.engine.place import exists, place_of, require_newest, require_there, upgrade
-from node.index.models import AboutRow, Base
+from node.index.models import AboutRow
 from node.settings.model import Settings
 
 
@@ -86,7 +87,7 @@ def _copied(source: Place, target: Place) -> dict[str, int]:
         with copy.begin():
             set_about(copy, COPYING, str(source))
         reader = opened.enter_context(opened_engine(opened, source, read_only=True).connect())
-        for table in Base.metadata.sorted_tables:
+        for table in every_table().values():
             try:
                 copy_rows(reader, copy, table)
             except (SQLAlchemyError, ValueError) as error:
@@ -95,7 +96,7 @@ def _copied(source: Place, target: Place) -> dict[str, int]:
         with copy.begin():
             backend_of(copy).number_after(copy, backend_of(reader).last_numbers(reader))
         copied = opened.enter_context(opened_engine(opened, target, read_only=True).connect())
-        counts = {table.name: _compare(reader, copied, table, target) for table in Base.metadata.sorted_tables}
+        counts = {table.name: _compare(reader, copied, table, target) for table in every_table().values()}
         with origin.begin():
             set_about(origin, MOVED, str(target))
         with copy.begin():

@@ -45,7 +45,6 @@ from node.extensions.postgresql.dialect import (
 )
 from node.extensions.postgresql.servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.extensions.postgresql.several import SeveralHosts
-from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import (
     BeingMigrated,
     Failure,
@@ -56,7 +55,7 @@ from node.index.engine.backend import (
     Standbys,
     WriterServer,
 )
-from node.index.engine.place import other_schema
+from node.index.engine.place import schema_by
 from node.index.engine.turn import COMPLETED, FOLLOWED, Settled
 
 Error = psycopg.Error
@@ -197,11 +196,11 @@ def _lock(host: str, connection: psycopg.Connection[Any], _: object) -> None:
 
 def _require_usable(connection: psycopg.Connection[Any]) -> None:
     """Refuse a schema to which another host has migrated the index while this one was away."""
-    [(revision,)] = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    revisions = [revision for (revision,) in connection.execute("SELECT version_num FROM alembic_version").fetchall()]
     connection.commit()
-    if revision != REVISION:
+    if (trouble := schema_by(revisions).trouble) is not None:
         connection.close()
-        raise IndexUnusable(other_schema(revision))
+        raise IndexUnusable(trouble)
 
 
 def _lock_alone(host: str, connection: psycopg.Connection[Any], _: object) -> None:
@@ -490,12 +489,14 @@ def last_numbers(connection: Connection) -> dict[str, int]:
     return {
         table: connection.exec_driver_sql(f"SELECT last_value FROM {sequence}").scalar_one()
         for table, sequence in connection.exec_driver_sql(_SEQUENCES).all()
-        if connection.exec_driver_sql(f"SELECT is_called FROM {sequence}").scalar_one()
+        if sequence is not None and connection.exec_driver_sql(f"SELECT is_called FROM {sequence}").scalar_one()
     }
 
 
 def number_after(connection: Connection, last: Mapping[str, int]) -> None:
     for table, sequence in connection.exec_driver_sql(_SEQUENCES).all():
+        if sequence is None:
+            continue
         there = connection.exec_driver_sql(f'SELECT max(id) FROM "{table}"').scalar_one() or 0
         if (number := max(there, last.get(table, 0))) > 0:
             connection.exec_driver_sql(f"SELECT setval('{sequence}', {number})")

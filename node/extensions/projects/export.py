@@ -28,7 +28,6 @@ from node.index.database.reading import ReadIndex, reading
 from node.index.engine.backend import IndexUnusable
 from node.index.engine.place import FILE_NAME, Place, backup, place_of
 from node.index.engine.scope import Scope
-from node.index.models import Base
 from node.index.nouns.projects import KnownProjects
 from node.index.nouns.records import RevisionFile
 
@@ -42,7 +41,8 @@ KEPT_TABLES = frozenset(
         "exclusions", "failures", "events",
     }
 )  # fmt: skip
-"""The others are emptied: they have secrets of accounts, or are about peers, orders and people at work."""
+"""The others are emptied: they have secrets of accounts, or are about peers, orders and people at work. So are those
+of extensions, also of one that is not installed any more."""
 
 MARK = "exported"
 """Key of ``about`` by which an export is known; its value is the root."""
@@ -253,9 +253,10 @@ def _reduce(copy: sqlite3.Connection, root: Path) -> None:
     copy.execute("PRAGMA journal_mode = DELETE")
     copy.execute("PRAGMA secure_delete = ON")
     copy.execute("BEGIN")
-    for table in Base.metadata.sorted_tables[::-1]:
-        if table.name not in KEPT_TABLES:
-            copy.execute(f"DELETE FROM {table.name}")
+    tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    for (table,) in copy.execute(tables).fetchall():
+        if table not in (*KEPT_TABLES, "alembic_version"):
+            copy.execute(f'DELETE FROM "{table}"')
     _delete_conversions(copy, "SELECT id FROM conversions WHERE superseded OR files_removed_at IS NOT NULL")
     copy.execute("INSERT INTO about VALUES (?, ?)", [MARK, str(root)])
     copy.execute("COMMIT")

@@ -27,7 +27,7 @@ from node.index.models import (
     StudyRow,
 )
 from node.index.nouns.projects import Content, insert_series, project_id
-from node.index.nouns.shares import end_shares
+from node.registry import shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +299,7 @@ def _derive(connection: Connection, project: int, study: str) -> None:
 def _limit(connection: Connection, account: str) -> None:
     """Let an account see its projects only; its links end, for they show what it may see no more."""
     if connection.scalar(select(AccountRow.role).where(AccountRow.name == account)) != "admin":
-        end_shares(connection, account)
+        shares().end_shares(connection, account)
     connection.execute(insert(LimitedAccountRow).values(account=account).on_conflict_do_nothing())
 
 

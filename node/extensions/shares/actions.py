@@ -11,8 +11,9 @@ from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
 from node.control.opened_root import OpenedRoot
 from node.counted import counted
 from node.errors import UsageError, nearest
+from node.extensions.shares.rows import ShareRepository
 from node.hookspecs import Action as RootAction
-from node.index.nouns.shares import Share, ShareRepository
+from node.index.nouns.shares import Share
 from node.registry import deidentifications_of
 from node.settings.model import Settings
 

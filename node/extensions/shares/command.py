@@ -62,7 +62,7 @@ def add(
 @app.command("list")
 def list_(root: Root) -> Listing:
     """List the links, with how often each was used."""
-    from node.index.nouns.shares import ReadShares, told
+    from node.extensions.shares.rows import ReadShares, told
 
     with root.reading() as index:
         rows = [told(share) for share in index.repository(ReadShares).listed()]

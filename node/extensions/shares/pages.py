@@ -12,9 +12,10 @@ from fastapi.responses import RedirectResponse
 
 from node.extensions.shares.actions import MAX_DAYS
 from node.extensions.shares.rest import NewShare, made_share
+from node.extensions.shares.rows import ReadShares, ShareRepository
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.index.nouns.shares import ReadShares, Share, ShareRepository
+from node.index.nouns.shares import Share
 from node.registry import DEIDENTIFIED_ZIP, required
 from node.web.access import Call, ReaderCall, WriterCall, address_of
 from node.web.api.models import RowId

@@ -8,9 +8,9 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from node.extensions.shares.actions import MAX_DAYS
+from node.extensions.shares.rows import ReadShares, told
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.index.nouns.shares import ReadShares, told
 from node.web.access import Call, WriterCall, has_token
 from node.web.api.changes import Change
 from node.web.api.models import Moment, Resource, RowId

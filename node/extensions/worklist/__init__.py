@@ -76,6 +76,7 @@ class _Worklist(Extension):
             "Modality Performed Procedure Step Service": f"{__name__}:PERFORMED_STEPS",
         }
     )
+    index_tables = f"{__name__}.tables:TABLES"
     templates = __name__
 
     def checks(self, settings: Settings) -> Iterator[Callable[[], Any]]:

@@ -13,10 +13,12 @@ from sqlalchemy.orm import join
 from node.dicom.json_model import Json, entry_text
 from node.dicom.key_values import Match
 from node.errors import UsageError
+from node.extensions.worklist.orders import compare
+from node.extensions.worklist.tables import ScheduledStepRow
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import PatientRow, PerformedStepRow, ScheduledStepRow, SeriesRow, StudyRow
-from node.index.nouns.orders import Imaged, compare
+from node.index.models import PatientRow, PerformedStepRow, SeriesRow, StudyRow
+from node.index.nouns.levels import Imaged
 from node.index.nouns.retention import old_before
 from node.index.search.conditions import condition_on
 

@@ -15,10 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.index.engine.about import about
 from node.index.engine.about_keys import COPYING, MOVED
 from node.index.engine.backend import IndexUnusable, Place, reason_of
+from node.index.engine.extension_tables import every_table
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import open_engine, require_newest, require_there, upgrade
 from node.index.engine.scope import Scope, within
-from node.index.models import AboutRow, Base
+from node.index.models import AboutRow
 
 CHUNK_ROWS = 1000
 """Rows of one transaction."""
@@ -44,7 +45,7 @@ def copy_tables(source: Place, target: Place, names: Collection[str], scope: Sco
             reader = opened.enter_context(readers.connect())
         copy = opened.enter_context(opened_engine(opened, target).connect())
         try:
-            for table in Base.metadata.sorted_tables:
+            for table in every_table().values():
                 if table.name in names:
                     copy_rows(reader, copy, table)
         except SQLAlchemyError as error:
@@ -85,7 +86,8 @@ def copy_rows(reader: Connection, copy: Connection, table: Table) -> None:
 def _refer(copy: Connection, table: Table, column: Column[Any], rows: list[dict[str, Any]]) -> None:
     """Let rows refer to rows of the same table, which are all there by now."""
     for row in rows:
-        copy.execute(update(table).where(table.c.id == row["id"]).values({column: row[column.key]}))
+        is_it = [key == row[key.key] for key in table.primary_key]
+        copy.execute(update(table).where(*is_it).values({column: row[column.key]}))
 
 
 def chunks(

@@ -3,6 +3,9 @@
 Patients, studies, series and instances are read from the files, which are the evidence. The rest is read from the old
 index, as far as it can be read: a damaged table in SQLite is read from both ends up to the damage. Rows about an
 instance are taken over only if its file is the one that the old index knew: it has the same digest.
+
+So are the rows of installed extensions; a row that names a patient, study, series or instance by its number gets the
+number of now.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ from node.acknowledged import Acknowledged
 from node.index.engine.about import set_about
 from node.index.engine.about_keys import LEDGER
 from node.index.engine.backend import OldIndex, backend_of
+from node.index.engine.extension_tables import LEVELS, every_table, extension_tables
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import OPEN_STATES, STORE, Base, ConflictRow, ImageRow, VolumeSourceRow
+from node.index.models import OPEN_STATES, STORE, ConflictRow, ImageRow, VolumeSourceRow
 from node.index.nouns.deletions import is_deletable
 from node.index.nouns.events import record_event
 from node.index.nouns.levels import identity_of
@@ -35,9 +39,8 @@ Row = dict[str, Any]
 HISTORY = (
     "projects", "accounts", "recovery_codes", "tokens", "web_sessions",
     "tombstones", "trash", "lost_instances", "rejections", "events", "senders",
-    "protocols", "scheduled_steps", "performed_steps", "performed_series",
-    "labels", "comments", "shares", "project_members", "limited_accounts",
-    "project_contents",
+    "protocols", "performed_steps", "performed_series",
+    "labels", "project_members", "limited_accounts", "project_contents",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 
@@ -80,7 +83,7 @@ class SalvageRepository(IndexRepository):
     @on_writer
     def begin(self, connection: Connection, old: OldIndex) -> None:
         """Take over what must be there before deletions are finished and files are indexed, into an empty index."""
-        for table in (*HISTORY, *WORK):
+        for table in (*HISTORY, *WORK, *_tables_of_extensions(with_numbers=False)):
             rows = _with_originals(old) if table == "projects" else old.rows(table, _names(table))
             _insert(connection, old, table, filter(_HARMLESS.get(table), rows))
         if not _LIMITS.isdisjoint(old.salvaged.unread):
@@ -111,12 +114,13 @@ class SalvageRepository(IndexRepository):
         _compare_digests(connection, old, now)
         if has_all:
             _delete_patients_without_studies(connection)
+        _take_over_numbered_rows(connection, old)
         backend_of(connection).number_after(connection, {})
         _run(connection, "DROP TABLE old_images")
 
 
 def _names(table: str) -> list[str]:
-    return [column.name for column in Base.metadata.tables[table].columns]
+    return [column.name for column in every_table()[table].columns]
 
 
 def _insert(connection: Connection, old: OldIndex, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -137,7 +141,7 @@ def _inserted(connection: Connection, table: str, rows: Sequence[Mapping[str, An
     statement = 'INSERT INTO "{}" ({}) VALUES ({}) ON CONFLICT DO NOTHING'.format(
         table, ", ".join(f'"{name}"' for name in names), ", ".join(f":{name}" for name in names)
     )
-    truths = [column.name for column in Base.metadata.tables[table].columns if isinstance(column.type, Boolean)]
+    truths = [column.name for column in every_table()[table].columns if isinstance(column.type, Boolean)]
     values = [{**row, **{name: bool(row[name]) for name in truths if row.get(name) is not None}} for row in rows]
     try:
         with connection.begin_nested():
@@ -356,6 +360,55 @@ def _take_over_studies(connection: Connection, old: OldIndex) -> None:
             "(SELECT 1 FROM series WHERE study_id = studies.id AND state IN ('receiving', 'converting'))",
             row,
         )
+
+
+def _tables_of_extensions(*, with_numbers: bool) -> list[str]:
+    """Return the tables of extensions whose rows name patients, studies, series or instances, or the other ones."""
+    tables = [table for own in extension_tables().values() for table in own.metadata.sorted_tables]
+    naming = set(LEVELS)
+    for table in tables:
+        if any(key.column.table.name in naming for key in table.foreign_keys):
+            naming.add(table.name)
+    return [table.name for table in tables if (table.name in naming) is with_numbers]
+
+
+def _take_over_numbered_rows(connection: Connection, old: OldIndex) -> None:
+    numbers: dict[str, Mapping[int, int]] = {}
+    for name in _tables_of_extensions(with_numbers=True):
+        keys = [key for key in every_table()[name].foreign_keys if key.column.name == "id"]
+        levels = {key.parent.name: key.column.table.name for key in keys if key.column.table.name in LEVELS}
+        needed = [key.parent.name for key in keys if key.parent.name in levels and key.ondelete == "CASCADE"]
+        for level in {*levels.values()} - numbers.keys():
+            numbers[level] = _numbers_of_now(connection, old, level)
+        rows = (
+            row | {column: numbers[level].get(row[column]) for column, level in levels.items()}
+            for row in old.rows(name, _names(name))
+            if all(row[column] is None or row[column] in numbers[levels[column]] for column in needed)
+        )
+        _insert(connection, old, name, rows)
+
+
+def _numbers_of_now(connection: Connection, old: OldIndex, level: str) -> Mapping[int, int]:
+    """Return the numbers that patients, studies, series or instances have now, by those that they had."""
+    if level == "images":
+        same = _run(connection, f"SELECT o.id AS was, images.id FROM old_images o JOIN images ON {_SAME_BYTES}")
+        return {row.was: row.id for row in same}
+    if level == "series":
+        return {before: row["new_id"] for before, row in _known_series(connection, old).items()}
+    names = ("id", "patient_id", "named_patient_id")
+    rows = _run(connection, f"SELECT study_instance_uid, {', '.join(names)} FROM studies").mappings()
+    studies = {row["study_instance_uid"]: row for row in rows}
+    pairs = [
+        (row, studies[row["study_instance_uid"]])
+        for row in old.rows("studies", (*names, "study_instance_uid"))
+        if row["study_instance_uid"] in studies
+    ]
+    if level == "studies":
+        return {before["id"]: now["id"] for before, now in pairs}
+    known = {tuple(row) for row in _run(connection, "SELECT id, identity FROM patients")}
+    kept = {row["id"]: row["id"] for row in old.rows("patients", ("id", "identity")) if tuple(row.values()) in known}
+    found = {before[name]: now[name] for before, now in pairs for name in names[1:] if before[name] and now[name]}
+    return {**kept, **found}
 
 
 _UIDS = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")

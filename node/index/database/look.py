@@ -69,9 +69,8 @@ class Look(ViewRows, AboutViews):
 
     @property
     def has_newest_schema(self) -> bool:
-        """Whether the last migration is that of this version."""
-        row = self._row("SELECT version_num FROM alembic_version")
-        return row is not None and row["version_num"] == REVISION
+        """Whether the last migration of the core is that of this version."""
+        return self._number("SELECT count(*) FROM alembic_version WHERE version_num = :newest", newest=REVISION) == 1
 
     def damage(self) -> list[str]:
         """Return what is wrong with the file, as sentences."""

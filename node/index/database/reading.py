@@ -24,10 +24,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.dicom.answers import Found
 from node.dicom.matching import Query
 from node.index.engine.about import about
-from node.index.engine.about_keys import REVISION, STORE, STORE_SPOOLED
+from node.index.engine.about_keys import STORE, STORE_SPOOLED
 from node.index.engine.backend import backend_of, place_of
 from node.index.engine.narrowed import Readers
-from node.index.engine.place import require_there, revision_of, unreadable
+from node.index.engine.place import require_there, schema_of, unreadable
 from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
@@ -129,7 +129,7 @@ class ReadIndex(AboutViews):
 
     def has_this_schema(self) -> bool:
         """Whether this version of voxelnode can read all tables."""
-        return revision_of(self._connection) == REVISION
+        return schema_of(self._connection).trouble is None
 
     def count_levels(self) -> dict[str, int]:
         """Count patients, studies, series and instances."""

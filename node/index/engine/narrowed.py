@@ -22,9 +22,14 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, String, bindparam, text
 
 from node.index.engine.backend import Place, backend_at, backend_of
+from node.index.engine.extension_tables import (
+    OF_STUDY_OR_SERIES,
+    SEEN_WITH_STUDY_OR_SERIES,
+    every_table,
+    extension_tables,
+)
 from node.index.engine.scope import Scope, current_scope
 from node.index.engine.views import views
-from node.index.models import Base
 
 MAX_LISTED = 5000
 """Series of a scope that are listed; to list these takes 10 ms."""
@@ -54,11 +59,6 @@ def _is_seen_in_part(study: str, *, is_listed: bool) -> str:
 
 
 _OF_CONVERSION = "EXISTS (SELECT 1 FROM conversions c WHERE c.id = t.conversion_id)"
-_OF_STUDY_OR_SERIES = """EXISTS (
-    SELECT 1 FROM studies st WHERE st.study_instance_uid = t.study_instance_uid AND (
-        {of_study} OR EXISTS (
-            SELECT 1 FROM series se
-            WHERE se.study_id = st.id AND se.series_instance_uid = t.series_instance_uid)))"""
 # Of a patient that was merged, the studies that name it are seen as those of the other.
 _OF_PATIENT = """EXISTS (SELECT 1 FROM studies st WHERE st.patient_id = t.id) OR t.merged_into IS NOT NULL AND EXISTS (
     SELECT 1 FROM studies st WHERE st.patient_id = t.merged_into AND st.named_patient_id = t.id)"""
@@ -86,28 +86,16 @@ def _rules(*, is_listed: bool) -> dict[str, str]:
         "volume_sources": _OF_CONVERSION,
         "exclusions": _OF_CONVERSION,
         "failures": of_series,
-        "events": _OF_STUDY_OR_SERIES.format(of_study=f"t.series_instance_uid IS NULL AND NOT {in_part}"),
-        "labels": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
-        "comments": _OF_STUDY_OR_SERIES.format(of_study="t.series_instance_uid = ''"),
+        "events": OF_STUDY_OR_SERIES.format(of_study=f"t.series_instance_uid IS NULL AND NOT {in_part}"),
+        "labels": SEEN_WITH_STUDY_OR_SERIES,
         "work": "t.kind = 'download' AND EXISTS (SELECT 1 FROM scope_account a WHERE a.name = t.name)",
     }
 
 
 RULES = {is_listed: _rules(is_listed=is_listed) for is_listed in (True, False)}
 """The condition on the rows, called ``t``, of each table that a caller sees a part of, by the kind of the views.
-``{real}`` is the schema of the tables; names without it are those of other views."""
-
-EMPTY = frozenset(
-    {
-        "accounts", "audit_lines", "conflicts", "host_removals", "hosts", "leases", "limited_accounts",
-        "lost_instances", "object_removals", "open_associations", "performed_series", "performed_steps",
-        "project_contents", "protocols",
-        "recovery_codes", "rejections", "results", "scheduled_steps", "senders", "sent_instances",
-        "shares", "subscribers", "tokens",
-        "tombstones", "trash", "web_sessions",
-    }
-)  # fmt: skip
-"""Tables of which they see nothing."""
+``{real}`` is the schema of the tables; names without it are those of other views. Extensions have rules of their own
+tables (`IndexTables.seen`)."""
 
 _IN_PART = frozenset({("studies", "closed_at"), ("studies", "quiet_at")})
 """Columns that are empty in the row of a study that is seen in part, because they tell of more than is seen."""
@@ -117,7 +105,7 @@ def _columns(table: str, *, is_listed: bool) -> str:
     hidden = _is_seen_in_part("t.id", is_listed=is_listed)
     return ", ".join(
         f'CASE WHEN NOT {hidden} THEN t."{name}" END AS "{name}"' if (table, name) in _IN_PART else f't."{name}"'
-        for name in (column.name for column in Base.metadata.tables[table].columns)
+        for name in (column.name for column in every_table()[table].columns)
     )
 
 
@@ -180,11 +168,13 @@ def _narrowing(connection: Connection, schema: str, *, is_listed: bool) -> Itera
         yield f"CREATE TEMP TABLE scope_{of} (id INTEGER PRIMARY KEY)"
     yield "CREATE TEMP TABLE scope_studies (id INTEGER PRIMARY KEY, uid TEXT UNIQUE)"
     yield "CREATE TEMP TABLE scope_account (name TEXT PRIMARY KEY)"
-    rules = RULES[is_listed]
-    others = (table for table in Base.metadata.tables if table not in rules)
+    rules = {table: rule.format(real=schema) for table, rule in RULES[is_listed].items()}
+    for own in extension_tables().values():
+        rules |= own.seen
+    others = (table for table in every_table() if table not in rules)
     for table, rule in [*rules.items(), *((table, "1 = 0") for table in others)]:
-        query = f"SELECT {_columns(table, is_listed=is_listed)} FROM {{real}}.{table} t WHERE {rule}"
-        yield f"CREATE TEMP VIEW {table} AS {query.format(real=schema)}"
+        columns = _columns(table, is_listed=is_listed).format(real=schema)
+        yield f"CREATE TEMP VIEW {table} AS SELECT {columns} FROM {schema}.{table} t WHERE {rule}"
     for name, query in views(connection.dialect).items():
         yield f"CREATE TEMP VIEW {name} AS {query}"
 

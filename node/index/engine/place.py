@@ -1,20 +1,22 @@
 """The database of an index, wherever it is: its schema, migrations and checks.
 
-A version works on one schema, `REVISION`. A start migrates an older one, while no other process has the index open, in
-one transaction: if the process dies, the index has the schema that it had. A newer one is refused.
+A version works on one schema, `REVISION`, and each extension on one of its own tables. A start migrates older ones,
+while no other process has the index open, in one transaction: if the process dies, the index has the schema that it
+had. A newer one is refused.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from sqlalchemy import Connection, Engine, Index, Integer, String, inspect, text
+from sqlalchemy import Connection, Engine, Index, Integer, MetaData, String, inspect, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.types import TypeEngine
 
@@ -32,60 +34,132 @@ from node.index.engine.backend import (
     place_of,
     reason_of,
 )
+from node.index.engine.extension_tables import IndexTables, every_table, extension_tables, owner_of
 from node.index.engine.views import drop_views, make_views
 from node.index.models import Base
 
 if TYPE_CHECKING:
-    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
-UNRELEASED = "unreleased"
-"""What `revision_of` returns for an index of another checkout: until the first release, all have one number."""
+_UNRELEASED = (
+    "the index was made by another version from before the first release, and cannot be upgraded: `voxelnode db "
+    "rebuild` makes a new one from it and from the files"
+)
+"""Until the first release, the schemas of all checkouts have one number."""
 
 
-def revision_of(connection: Connection) -> str | None:
-    """Return the revision of a database; None if it is empty."""
+class Schema(NamedTuple):
+    """What a database has: the revision of the tables of the core, and what to do about it if it is not the newest.
+
+    `core` is None if there are none. `trouble` is None if the core and each installed extension have their newest
+    tables; `is_final`: an upgrade does not help.
+    """
+
+    core: str | None
+    trouble: str | None
+    is_final: bool = False
+
+
+def schema_of(connection: Connection) -> Schema:
+    """Return what a database has."""
+    revisions = _revisions_at(connection)
+    core = revisions.get("")
+    if core == REVISION and not _has_columns_of_models(connection, revisions):
+        return Schema(core, _UNRELEASED, is_final=True)
+    return schema_by(revisions.values())
+
+
+def _revisions_at(connection: Connection) -> Mapping[str, str]:
     if not inspect(connection).has_table("alembic_version"):
-        return None
-    revision = str(connection.scalar(text("SELECT version_num FROM alembic_version")))
-    return UNRELEASED if revision == REVISION and not _has_columns_of_models(connection) else revision
+        return {}
+    return _by_owner(connection.scalars(text("SELECT version_num FROM alembic_version")))
 
 
-def _has_columns_of_models(connection: Connection) -> bool:
-    there = inspect(connection).get_multi_columns()
+def _by_owner(revisions: Iterable[str]) -> Mapping[str, str]:
+    """Return the revisions that a database names, by the extensions whose they are; that of the core by none."""
+    return {owner_of(revision): revision for revision in revisions}
+
+
+def _has_columns_of_models(connection: Connection, revisions: Mapping[str, str]) -> bool:
+    """Return whether the tables of the newest revisions have their columns.
+
+    Those of an extension without a revision are not there: else they are of a version in which the core had them.
+    """
+    columns = inspect(connection).get_multi_columns()
+    there = {name: {column["name"] for column in some} for (_, name), some in columns.items()}
     return all(
-        {column["name"] for column in there.get((None, name), ())} == set(table.columns.keys())
-        for name, table in Base.metadata.tables.items()
+        there.get(name) == (set(table.columns.keys()) if owner in revisions else None)
+        for owner, own in _owners().items()
+        if revisions.get(owner) in (None, own.revision)
+        for name, table in own.metadata.tables.items()
     )
 
 
-def migrations() -> list[str]:
-    """Return the revisions that this version knows, the oldest first."""
-    from alembic.script import ScriptDirectory  # here and below: only a migration and a refusal need Alembic
+def _owners() -> Mapping[str, IndexTables]:
+    """Return the tables of the core, and of each installed extension by its name."""
+    return {"": IndexTables(Base.metadata, folder() / "versions", REVISION), **extension_tables()}
 
-    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()][::-1]
+
+def migrations() -> list[str]:
+    """Return the revisions that this version and the extensions know."""
+    return [script.revision for script in _script().walk_revisions()]
 
 
 def migrate(connection: Connection) -> None:
-    """Bring a database from a revision of `migrations` to the newest one, in the transaction of a connection."""
-    from alembic import command
+    """Bring a database from revisions of `migrations` to the newest ones, in the transaction of a connection.
 
-    config = _config()
+    Rows of extensions that are not installed stay.
+    """
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+
+    script, known = _script(), frozenset(migrations())
+    config = Config()
     config.attributes["connection"] = connection
+
+    def steps(last: str, there: Iterable[str], _: object) -> Any:
+        return script._upgrade_revs(last, cast(str, tuple(known.intersection(there))))
+
     drop_views(connection)
-    command.upgrade(config, REVISION)
+    for own in _owners().values():  # the core first: the others refer to its tables
+        with EnvironmentContext(config, script, fn=partial(steps, own.revision)):
+            script.run_env()
     make_views(connection)
 
 
-def other_schema(revision: str | None) -> str:
-    """Return what to do about a database that has not the schema of this version."""
-    if revision == UNRELEASED:
-        return (
-            "the index was made by another version from before the first release, and cannot be upgraded: `voxelnode "
-            "db rebuild` makes a new one from it and from the files"
-        )
-    if revision is None or revision in migrations():
-        return f"schema is {revision or 'empty'}, newest is {REVISION}; `voxelnode db upgrade` upgrades it"
-    return f"schema is {revision}, which this version of voxelnode does not know: install the newer one"
+def schema_by(revisions: Iterable[str]) -> Schema:
+    """Return what a database has by the revisions that it names."""
+    there = _by_owner(revisions)
+    core, older = there.get(""), None
+    for owner, own in _owners().items():
+        if (revision := there.get(owner)) == own.revision:
+            continue
+        if revision is not None and revision not in migrations():
+            what = f"the extension {owner}" if owner else "this version of voxelnode"
+            trouble = f"schema is {revision}, which {what} does not know: install the newer one"
+            return Schema(core, trouble, is_final=True)
+        of_what = f" of the extension {owner}" if owner else ""
+        newest = f"newest is {own.revision}; `voxelnode db upgrade` upgrades it"
+        older = older or f"schema{of_what} is {revision or 'empty'}, {newest}"
+    return Schema(core, older)
+
+
+def not_installed(connection: Connection) -> list[str]:
+    """Return the extensions that are not installed and whose tables an index has, by name."""
+    return sorted(_revisions_at(connection).keys() - _owners().keys())
+
+
+def left_by_others(place: Place) -> tuple[list[str], list[str]]:
+    """Return the extensions that are not installed and have tables in an index, and the tables that nobody knows.
+
+    None of either if it cannot be read.
+    """
+    try:
+        with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
+            tables = set(inspect(connection).get_table_names()) - {"alembic_version", *every_table()}
+            return not_installed(connection), sorted(tables)
+    except DatabaseError:
+        return [], []
 
 
 def folder() -> Path:
@@ -94,13 +168,11 @@ def folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[3] / "migrations"
 
 
-def _config() -> Config:
-    from alembic.config import Config
+def _script() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory  # here and above: only a migration and a refusal need Alembic
 
-    config = Config()
-    config.set_main_option("script_location", str(folder()))
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    return config
+    return ScriptDirectory(folder(), version_locations=[str(own.migrations) for own in _owners().values()])
 
 
 __all__ = ["FILE_NAME", "REMEDY", "IndexUnusable", "Place", "place_of"]  # for those that know no backend
@@ -149,16 +221,18 @@ def upgrade(place: Place) -> tuple[str | None, str]:
 
 def _upgraded(place: Place, backend: Backend) -> tuple[str | None, str]:
     try:
-        if not isinstance(place, Path) and exists(place) and _revision_at(place) == REVISION:  # others may have it open
+        if not isinstance(place, Path) and exists(place) and _trouble_at(place) is None:  # others may have it open
             return REVISION, REVISION
         with _opened(open_engine(place, alone=True)) as engine, engine.connect() as connection, connection.begin():
-            before = revision_of(connection)
-            if before == REVISION:
+            before = schema_of(connection)
+            if before.trouble is None:
                 return REVISION, REVISION
-            if before not in (None, *migrations()):
-                raise IndexUnusable(f"{place}: {other_schema(before)}")
+            if before.is_final:
+                raise IndexUnusable(f"{place}: {before.trouble}")
             migrate(connection)
-            return before, REVISION
+            if (trouble := schema_of(connection).trouble) is not None:  # the migrations of an extension end elsewhere
+                raise IndexUnusable(f"{place}: {trouble}")
+            return before.core, REVISION
     except (DatabaseError, backend.Error) as error:
         if Failure.LOCKED in backend.failure(error):
             raise IndexUnusable(f"{place}: {backend.lockers(place)}, then start again") from error
@@ -166,9 +240,9 @@ def _upgraded(place: Place, backend: Backend) -> tuple[str | None, str]:
         raise IndexUnusable(f"{place} is not a usable database ({cause}): {REMEDY}") from error
 
 
-def _revision_at(place: Place) -> str | None:
+def _trouble_at(place: Place) -> str | None:
     with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
-        return revision_of(connection)
+        return schema_of(connection).trouble
 
 
 @contextmanager
@@ -181,8 +255,8 @@ def _opened(engine: Engine) -> Iterator[Engine]:
 
 def require_newest(place: Place) -> None:
     """Return if an index has the newest schema."""
-    if (revision := _revision_at(place)) != REVISION:
-        raise IndexUnusable(f"{place}: {other_schema(revision)}")
+    if (trouble := _trouble_at(place)) is not None:
+        raise IndexUnusable(f"{place}: {trouble}")
 
 
 def unreadable(place: Place, error: Exception) -> IndexUnusable:
@@ -234,10 +308,9 @@ def check(place: Place) -> list[str]:
         with _opened(open_engine(place, read_only=True)) as engine:
             with engine.connect() as connection:
                 problems += backend_of(connection).problems(connection)
-                revision = revision_of(connection)
-            if revision != REVISION:
-                problems.append(other_schema(revision))
-            if revision in (REVISION, UNRELEASED):
+                schema = schema_of(connection)
+            problems += [schema.trouble] if schema.trouble is not None else []
+            if schema.trouble in (None, _UNRELEASED):
                 problems += [f"schema differs from the models: {one}" for one in schema_differences(engine)]
     except DatabaseError as error:
         problems.append(f"not a usable database: {error.orig}")
@@ -250,8 +323,13 @@ def schema_differences(engine: Engine) -> list[str]:
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": _is_other_type})
-        compared = compare_metadata(context, Base.metadata)
+        others = bool(not_installed(connection))  # nobody knows which tables are theirs
+        options = {
+            "compare_type": _is_other_type,
+            "include_name": lambda name, kind, _: kind != "table" or not others or name in every_table(),
+        }
+        context = MigrationContext.configure(connection, opts=options)
+        compared = compare_metadata(context, cast(MetaData, [own.metadata for own in _owners().values()]))
     differences = [one for each in compared for one in (each if isinstance(each, list) else [each])]  # of one column
     indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
     return [str(one) for one in differences if one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2]

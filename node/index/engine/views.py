@@ -9,9 +9,12 @@ SQL that both engines share; where they differ, `_Words` writes what a construct
 
 from __future__ import annotations
 
+from itertools import chain
+
 from sqlalchemy import ClauseElement, Connection, Dialect, literal_column
 
 from node.completeness import COUNTED_RULES
+from node.index.engine.extension_tables import extension_tables
 from node.index.engine.sql import JsonEach, JsonNumber, JsonText, RootFolder, Unindexed
 
 _COUNTED = ", ".join(f"'{rule}'" for rule in COUNTED_RULES)
@@ -81,6 +84,11 @@ class _Words:
 def views(dialect: Dialect) -> dict[str, str]:
     """Return the query of each view, by its name."""
     say = _Words(dialect)
+    of_extensions = (own.views for own in extension_tables().values())
+    return dict(chain.from_iterable(one.items() for one in (_of_core(say), *of_extensions)))
+
+
+def _of_core(say: _Words) -> dict[str, str]:
     return {
         "v_patients": """
             SELECT p.id, p.patient_id, p.issuer_of_patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
@@ -193,13 +201,6 @@ def views(dialect: Dialect) -> dict[str, str]:
             WHERE l.series_instance_uid = '' OR EXISTS (
                 SELECT 1 FROM series se
                 WHERE se.study_id = st.id AND se.series_instance_uid = l.series_instance_uid)""",
-        "v_comments": """
-            SELECT c.id, c.study_instance_uid, nullif(c.series_instance_uid, '') AS series_instance_uid, c.comment,
-                   c.written_by, c.written_at
-            FROM comments c JOIN studies st ON st.study_instance_uid = c.study_instance_uid
-            WHERE c.series_instance_uid = '' OR EXISTS (
-                SELECT 1 FROM series se
-                WHERE se.study_id = st.id AND se.series_instance_uid = c.series_instance_uid)""",
         "v_deletions": """
             SELECT level, uid, reason, ordered_at, finished_at,
                    CASE WHEN content IS NOT NULL THEN trash_until END AS trash_until, restored_at

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
@@ -23,10 +23,22 @@ from node.index.models import (
     TokenRow,
     WebSessionRow,
 )
-from node.index.nouns.shares import end_shares, is_current
+from node.registry import shares
 
 MAX_SESSIONS = 20
 """Sessions per account, and as many that wait for a second factor; opening another one ends the oldest."""
+
+
+AHEAD = dt.timedelta(hours=1)
+"""How far the clock may have been ahead of what it is now."""
+
+
+def is_current(begun_at: Any, expires_at: Any, now: dt.datetime) -> ColumnElement[bool]:
+    """Return the condition that something has begun and has not expired.
+
+    What begins in the future was made while the clock was ahead: nobody knows when its time is over.
+    """
+    return and_(expires_at > now, begun_at <= now + AHEAD)
 
 
 MAX_STEPS_APART = 2
@@ -427,7 +439,7 @@ def _end_shares(connection: Connection, name: str, role: Role | None) -> None:
     limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account == name)
     is_limited = role != Role.ADMIN and connection.execute(limited).first() is not None
     if role is None or role < Role.WRITE or is_limited:
-        end_shares(connection, name)
+        shares().end_shares(connection, name)
 
 
 def _unknown(name: str) -> NoSuchAccount:

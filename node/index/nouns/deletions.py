@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, se
 from sqlalchemy.orm import join
 
 from node.errors import UsageError
+from node.index.engine.extension_tables import forget_study
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import ConflictRow, ImageRow, PatientRow, SentInstanceRow, SeriesRow, StudyRow, TombstoneRow
@@ -25,13 +26,11 @@ from node.index.nouns.documents import rebase
 from node.index.nouns.emptied import add_tombstone, delete_series_rows, drop_volumes_of
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_removals
-from node.index.nouns.labels import forget_labels
 from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.lost import forget_lost
 from node.index.nouns.records import Deletion, DeletionPlan, Level
 from node.index.nouns.reopening import reopen
 from node.index.nouns.retention import newest_look
-from node.index.nouns.shares import forget_shares
 from node.index.nouns.trash import content_of, put_in_trash, trashed_conflict, trashed_images
 from node.index.work.jobs import after_deletion
 
@@ -136,8 +135,7 @@ class DeletionRepository(IndexRepository):
             connection.execute(in_trash.values(trash_until=trash_until, content=content))
             put_in_trash(connection, tombstone, trash)
         else:
-            forget_labels(connection, plan.study_instance_uid)
-            forget_shares(connection, plan.study_instance_uid)
+            forget_study(connection, plan.study_instance_uid)
         return deletion
 
     @on_reader

@@ -3,7 +3,9 @@ conflicts between them."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -16,9 +18,9 @@ from node.index.engine.hot_statements import Prepared
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, EventUids, record_event
-from node.index.nouns.orders import Imaged, compare_with_orders, folded_name
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Received
+from node.registry import ORDERS, resolve
 
 log = structlog.get_logger()
 
@@ -45,6 +47,19 @@ _FIND_PLACES = Prepared(
     .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(looked_up_in(SeriesRow.series_instance_uid, bindparam("series", type_=JSON)))
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Imaged:
+    """A study and its patient, as the images name him or her; `patient_row` is the patient that it is one of."""
+
+    study_instance_uid: str
+    patient_row: int
+    patient_id: str | None
+    patient_name: str | None
+    patient_birth_date: dt.date | None
+    patient_sex: str | None
+
 
 Place = tuple[int, str, str]
 """Row id, identity of the patient and state of a series."""
@@ -171,7 +186,7 @@ def _study(connection: Connection, received: Received, identity: str) -> int:
     person: Mapping[str, Any] = {name: received.attributes.patient[name] for name in _PERSON}
     sender, now = received.file.calling_ae_title or None, received.file.received_at
     accession_number = str(study["accession_number"] or "")
-    compare_with_orders(connection, Imaged(uid, patient_id, **person), accession_number, sender, now)
+    resolve(ORDERS)(connection, Imaged(uid, patient_id, **person), accession_number, sender, now)
     return study_id
 
 
@@ -200,6 +215,12 @@ def _can_be(known: Any, new: Mapping[str, Any]) -> bool:
     """Return whether a row of `patients` and the attributes of a patient can be those of one person."""
     is_same_name = folded_name(known.patient_name) == folded_name(new["patient_name"])
     return is_same_name and not _contradict(known, new)
+
+
+def folded_name(name: object) -> str:
+    """Return the first component group of a PN that is there (PS3.5 6.2.1), equal for different spellings of a name."""
+    groups = (" ".join(group.replace("^", " ").casefold().split()) for group in str(name or "").split("="))
+    return next(filter(None, groups), "")
 
 
 def _contradict(known: Any, new: Mapping[str, Any]) -> bool:

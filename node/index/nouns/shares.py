@@ -1,34 +1,13 @@
-"""Links by which people without an account see a study, or one of its series, for a time."""
+"""Links by which people without an account see a study, or one of its series, for a time: what a caller with one is.
+
+The extension for links has their rows; see `node.registry.SHARES`.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
-from typing import Any
-
-from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
-
-from node.errors import UsageError
-from node.index.engine.rows import ReadRepository, columns_but
-from node.index.engine.sql import insert
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ShareRow, StudyRow
-from node.index.nouns.retention import old_before
-
-MAX_SHARES = 1000
-"""Of all studies; those that are over are removed when one is made."""
-
-
-AHEAD = dt.timedelta(hours=1)
-"""How far the clock may have been ahead of what it is now."""
-
-
-def is_current(begun_at: Any, expires_at: Any, now: dt.datetime) -> ColumnElement[bool]:
-    """Return the condition that something has begun and has not expired.
-
-    What begins in the future was made while the clock was ahead: nobody knows when its time is over.
-    """
-    return and_(expires_at > now, begun_at <= now + AHEAD)
+from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,93 +36,8 @@ class Share:
         return self.passphrase_hash is not None
 
 
-def told(share: Share) -> dict[str, Any]:
-    """Return what people are told of a link: whether it has a passphrase, and not its hash."""
-    row = {name: value for name, value in asdict(share).items() if name != "passphrase_hash"}
-    return {**row, "has_passphrase": share.has_passphrase}
-
-
-_COLUMNS = columns_but(ShareRow, "sha256")
-"""In the order of `Share`."""
-
-
-class ShareRepository(IndexRepository):
+class KnownShares(Protocol):
     """The links of an index."""
 
-    @on_reader
-    def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> Share | None:
+    def by_token(self, sha256: str, now: dt.datetime) -> Share | None:
         """Return the link of a token, or None if it is unknown, revoked or over."""
-        is_open = is_current(ShareRow.made_at, ShareRow.expires_at, now)
-        row = connection.execute(select(*_COLUMNS).where(ShareRow.sha256 == sha256, is_open)).first()
-        return None if row is None else Share(*row)
-
-    @on_reader
-    def by_number(self, connection: Connection, number: int, made_by: str | None) -> Share:
-        """Return a link, if `made_by` is given only one that this account made. Raises UsageError if there is none."""
-        return _by_number(connection, number, made_by)
-
-    @on_writer
-    def make(self, connection: Connection, sha256: str, share: Share) -> int:
-        """Store a new link; return its number. Raises UsageError if there is no such study, or too many links."""
-        if over := old_before(connection, share.made_at, dt.timedelta()):
-            connection.execute(delete(ShareRow).where(ShareRow.expires_at <= over))
-        if connection.execute(select(StudyRow.id).where(StudyRow.study_instance_uid == share.study)).first() is None:
-            raise UsageError(f"there is no study {share.study}")
-        if len(connection.execute(select(ShareRow.id).limit(MAX_SHARES)).all()) >= MAX_SHARES:
-            raise UsageError(f"there are {MAX_SHARES} links already: revoke some")
-        row = {
-            "sha256": sha256,
-            "study_instance_uid": share.study,
-            "series_instance_uid": share.series,
-            "may_download": share.may_download,
-            "passphrase_hash": share.passphrase_hash,
-            "deidentification": share.deidentification,
-            "made_by": share.made_by,
-            "made_at": share.made_at,
-            "expires_at": share.expires_at,
-            "uses": 0,
-        }
-        return int(connection.execute(insert(ShareRow).values(row).returning(ShareRow.id)).scalar_one())
-
-    @on_writer
-    def note_use(self, connection: Connection, number: int, now: dt.datetime) -> None:
-        """Count a use of a link."""
-        row = update(ShareRow).where(ShareRow.id == number)
-        connection.execute(row.values(uses=ShareRow.uses + 1, used_at=now))
-
-    @on_writer
-    def revoke(self, connection: Connection, number: int, made_by: str | None) -> Share:
-        """Remove a link, if `made_by` is given only one that this account made; return what it was."""
-        share = _by_number(connection, number, made_by)
-        connection.execute(delete(ShareRow).where(ShareRow.id == number))
-        return share
-
-
-def forget_shares(connection: Connection, study_instance_uid: str) -> None:
-    """Delete the links to a study that is not in the index: one that comes again later is not shared by them."""
-    study = select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid)
-    connection.execute(delete(ShareRow).where(ShareRow.study_instance_uid == study_instance_uid, ~study.exists()))
-
-
-def end_shares(connection: Connection, account: str) -> None:
-    """Delete the links of an account."""
-    connection.execute(delete(ShareRow).where(ShareRow.made_by == account))
-
-
-def _by_number(connection: Connection, number: int, made_by: str | None) -> Share:
-    query = select(*_COLUMNS).where(ShareRow.id == number)
-    row = connection.execute(query if made_by is None else query.where(ShareRow.made_by == made_by)).first()
-    if row is None:
-        raise UsageError(f"there is no link {number}: `voxelnode share list` lists them")
-    return Share(*row)
-
-
-class ReadShares(ReadRepository):
-    """The links, to list them."""
-
-    def listed(self, study: str | None = None) -> list[Share]:
-        """Return the links of a study, or all, newest first."""
-        query = select(*_COLUMNS).order_by(ShareRow.id.desc())
-        if study is not None:
-            query = query.where(ShareRow.study_instance_uid == study)
-        return [Share(*row) for row in self._connection.execute(query)]

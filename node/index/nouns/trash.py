@@ -15,15 +15,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
 from node.errors import UsageError
+from node.index.engine.extension_tables import forget_study
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import STORE, ConflictRow, ImageRow, PatientRow, StudyRow, TombstoneRow, TrashRow, Utc
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_host_removals, owe_trashed
-from node.index.nouns.labels import forget_labels
 from node.index.nouns.records import Deletion, Level
-from node.index.nouns.shares import forget_shares
 
 _IN_TRASH = TombstoneRow.content.is_not(None)
 
@@ -135,8 +134,7 @@ class TrashRepository(IndexRepository):
         row = connection.execute(gone).first()
         if row is None:
             raise NotInTrash
-        forget_labels(connection, study)
-        forget_shares(connection, study)
+        forget_study(connection, study)
         owe_trashed(connection, number, now)
         keys = connection.scalars(delete(TrashRow).where(TrashRow.deletion == number).returning(TrashRow.key)).all()
         paths = sorted({*row.paths, *keys})

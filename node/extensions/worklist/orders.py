@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import Connection, bindparam, insert, or_, select
 
 from node.dicom.attributes import date_of
 from node.dicom.json_model import Json, entry_text
+from node.extensions.worklist.tables import ScheduledStepRow
 from node.index.engine.hot_statements import Prepared
-from node.index.models import ConflictRow, PatientRow, ScheduledStepRow
+from node.index.models import ConflictRow, PatientRow
+from node.index.nouns.levels import Imaged, folded_name
 
 log = structlog.get_logger()
 
@@ -26,18 +27,6 @@ _ORDERS = Prepared(
         )
     )
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Imaged:
-    """A study and its patient, as the images name him or her; `patient_row` is the patient that it is one of."""
-
-    study_instance_uid: str
-    patient_row: int
-    patient_id: str | None
-    patient_name: str | None
-    patient_birth_date: dt.date | None
-    patient_sex: str | None
 
 
 def compare_with_orders(
@@ -82,9 +71,3 @@ def _differences(connection: Connection, study: Imaged, order: Json) -> list[str
         "sex": (study.patient_sex, entry_text(order, "PatientSex")),
     }
     return [what for what, (mine, theirs) in pairs.items() if mine and theirs and mine != theirs]
-
-
-def folded_name(name: object) -> str:
-    """Return the first component group of a PN that is there (PS3.5 6.2.1), equal for different spellings of a name."""
-    groups = (" ".join(group.replace("^", " ").casefold().split()) for group in str(name or "").split("="))
-    return next(filter(None, groups), "")

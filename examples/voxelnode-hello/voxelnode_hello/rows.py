@@ -1,0 +1,31 @@
+"""How the rows of the table are written and read."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import Connection, func, insert, literal, select
+
+from node.index.engine.rows import ReadRepository
+from node.index.engine.writer import IndexRepository, on_writer
+from node.index.models import StudyRow, Utc
+from voxelnode_hello.tables import GreetingRow
+
+
+class GreetingRepository(IndexRepository):
+    """Greetings of studies."""
+
+    @on_writer
+    def greet(self, connection: Connection, greeting: str, now: dt.datetime) -> None:
+        """Greet each study that nobody has greeted."""
+        greeted = select(GreetingRow.id).where(GreetingRow.study_id == StudyRow.id)
+        new = select(StudyRow.id, literal(greeting), literal(now, Utc)).where(~greeted.exists())
+        connection.execute(insert(GreetingRow).from_select(["study_id", "greeting", "greeted_at"], new))
+
+
+class ReadGreetings(ReadRepository):
+    """Greetings, in the view of who reads."""
+
+    def count(self) -> int:
+        """Count the greeted studies."""
+        return int(self._connection.execute(select(func.count()).select_from(GreetingRow)).scalar_one())
