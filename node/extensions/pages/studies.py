@@ -18,7 +18,8 @@ from node.extensions.labels.shown import list_labels, marks_of
 from node.extensions.pages.rendering import fragment, page, series_url, study_links
 from node.extensions.pages.status_chips import series_chip, study_chip
 from node.index.database.reading import ReadIndex
-from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
+from node.index.nouns.studies import ListedStudy
+from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.web.access import Call, ReaderCall, RequestAudit, background_request, for_projects
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound

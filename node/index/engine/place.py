@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, Index, Integer, String, inspect, text
+from sqlalchemy import Connection, Engine, Index, Integer, String, except_, func, inspect, select, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.types import TypeEngine
 
@@ -32,8 +32,9 @@ from node.index.engine.backend import (
     place_of,
     reason_of,
 )
+from node.index.engine.grams import NAME, every
 from node.index.engine.views import drop_views, make_views
-from node.index.models import Base
+from node.index.models import Base, StudyRow
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -52,7 +53,7 @@ def revision_of(connection: Connection) -> str | None:
 
 def _has_columns_of_models(connection: Connection) -> bool:
     there = inspect(connection).get_multi_columns()
-    return all(
+    return (None, NAME) in there and all(
         {column["name"] for column in there.get((None, name), ())} == set(table.columns.keys())
         for name, table in Base.metadata.tables.items()
     )
@@ -238,9 +239,22 @@ def check(place: Place) -> list[str]:
             if revision != REVISION:
                 problems.append(other_schema(revision))
             if revision in (REVISION, UNRELEASED):
+                problems += search_differences(engine)
                 problems += [f"schema differs from the models: {one}" for one in schema_differences(engine)]
     except DatabaseError as error:
         problems.append(f"not a usable database: {error.orig}")
+    return problems
+
+
+def search_differences(engine: Engine) -> list[str]:
+    """Return whether words find studies that are not there, or cannot find some."""
+    found, there = every(), select(StudyRow.id)
+    kinds = {"are not found by words": except_(there, found), "are deleted, and words find them": except_(found, there)}
+    problems = []
+    with engine.connect() as connection:
+        for what, some in kinds.items():
+            if count := connection.scalar(select(func.count()).select_from(some.subquery())):
+                problems.append(f"search: {count} studies {what}: {REMEDY}")
     return problems
 
 
@@ -250,11 +264,18 @@ def schema_differences(engine: Engine) -> list[str]:
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": _is_other_type})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": _is_other_type, "include_name": _is_compared}
+        )
         compared = compare_metadata(context, Base.metadata)
     differences = [one for each in compared for one in (each if isinstance(each, list) else [each])]  # of one column
     indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
     return [str(one) for one in differences if one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2]
+
+
+def _is_compared(name: str | None, kind: str, _: object) -> bool:
+    """Return whether the models have a table: those of grams are made by the backends."""
+    return kind != "table" or not (name or "").startswith(NAME)
 
 
 def _is_other_type(_: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]) -> bool | None:
