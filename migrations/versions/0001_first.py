@@ -21,6 +21,7 @@ depends_on = None
 def upgrade() -> None:
     _index_and_hosts()
     _levels()
+    backend_of(op.get_bind()).make_grams(op.get_bind())
     _conversions()
     _history()
     _projects()

@@ -115,6 +115,7 @@ def nothing_of_accounts_is_in(index: Path) -> None:
     assert b"anna" not in index.read_bytes()
     with closing(sqlite3.connect(index)) as connection:
         tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [table for table in tables if not table.startswith("study_grams")]
         assert {"accounts", "tokens", "web_sessions"} <= set(tables)
         filled = {table for table in tables if connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]}
     assert filled <= {

@@ -16,8 +16,9 @@ from sqlalchemy.exc import IntegrityError
 from node.index.database.reading import reading
 from node.index.engine import sqlite_file
 from node.index.engine.about_keys import REVISION
-from node.index.engine.backend import Place, ServerPlace, backend_of
+from node.index.engine.backend import Place, ServerPlace, backend_at, backend_of
 from node.index.engine.extension_tables import extension_tables
+from node.index.engine.grams import having_words
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.index.engine.turn import FOLLOWED
 from node.index.models import Base
@@ -97,6 +98,57 @@ def test_foreign_keys_are_enforced_and_a_missing_table_is_found_by_the_check(dat
     assert any("exclusions" in problem for problem in check(database))
 
 
+def test_words_find_what_each_statement_leaves(database: Place) -> None:
+    def found(*words: str) -> list[int]:
+        engine = open_engine(database)
+        with engine.connect() as connection:
+            ids = sorted(connection.scalars(having_words([(word,) for word in words])))
+        engine.dispose()
+        return ids
+
+    run(
+        database,
+        "INSERT INTO patients (id, identity, patient_id, patient_name_alphabetic) VALUES (1, 'a', 'P-1', 'ann^müller')",
+        "INSERT INTO patients (id, identity, patient_id, patient_name_ideographic) VALUES (2, 'b', 'Q 2', '山田^太郎')",
+        "INSERT INTO studies (id, patient_id, study_instance_uid, accession_number) VALUES (7, 1, '1.7', 'ACC')",
+        "INSERT INTO studies (id, patient_id, study_instance_uid) VALUES (8, 2, '1.8'), (9, 2, '1.9')",
+    )
+    assert [found(word) for word in ("ann", "ü", "ül", "p-1", "acc", "c", "")] == [[7]] * 6 + [[7, 8, 9]]
+    assert [found(word) for word in ("山", "山田", "山田^", "q")] == [[8, 9]] * 4
+    assert (found("ann", "acc", "p-"), found("ann", "q"), found("anna"), found("山太")) == ([7], [], [], [])
+    run(database, "UPDATE studies SET patient_id = 1 WHERE id = 9", "UPDATE studies SET accession_number = 'ZZ'")
+    assert (found("ann"), found("q"), found("acc"), found("zz")) == ([7, 9], [8], [], [7, 8, 9])
+    run(database, "UPDATE patients SET patient_id = 'R', patient_name_alphabetic = 'bob' WHERE id = 1")
+    assert (found("ann"), found("p-1"), found("bob"), found("r")) == ([], [], [7, 9], [7, 9])
+    assert check(database) == []
+    run(database, "DELETE FROM studies WHERE id = 9")
+    assert (found("bob"), found("zz"), check(database)) == ([7], [7, 8], [])
+    lost = "DELETE FROM study_grams" if IN_POSTGRESQL else "INSERT INTO study_grams (study_grams) VALUES ('delete-all')"
+    run(database, lost)
+    assert ["2 studies are not found by words" in problem for problem in check(database)] == [True]
+
+
+@pytest.mark.sqlite("the file")
+def test_overwriting_leaves_no_grams_of_a_deleted_study_in_the_file(tmp_path: Path) -> None:
+    """The first gram of a page is written out, and others where they differ from the one before."""
+    path = tmp_path / FILE_NAME
+    upgrade(path)
+    insert = "INSERT INTO patients (id, identity, patient_name_ideographic) VALUES (1, 'a', '山田'), (2, 'b', 'b')"
+    run(path, insert, "INSERT INTO studies (id, patient_id, study_instance_uid) VALUES (1, 1, '1.1')")
+    run(path, "INSERT INTO studies (id, patient_id, study_instance_uid) VALUES (2, 2, '1.2')")
+    gram = "山田".encode().hex().encode()
+
+    def files() -> list[Path]:
+        return [file for file in tmp_path.iterdir() if gram in file.read_bytes()]
+
+    assert files() != []
+    run(path, "DELETE FROM studies WHERE id = 1")
+    engine = open_engine(path)
+    assert backend_at(path).overwrite_deleted(engine)
+    engine.dispose()
+    assert (files(), check(path)) == ([], [])
+
+
 def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(IndexUnusable, match="db upgrade"), reading(tmp_path):
         pass
@@ -135,6 +187,7 @@ def test_migrations_make_the_tables_of_the_models(database: Place, tmp_path: Pat
             if place is other:
                 for metadata in (Base.metadata, *(own.metadata for own in extension_tables().values())):
                     metadata.create_all(connection)
+                backend_of(connection).make_grams(connection)
                 backend_of(connection).order_numbers(connection, FOLLOWED)
             shapes.append(shape(connection))
         engine.dispose()

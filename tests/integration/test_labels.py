@@ -12,9 +12,9 @@ from node.audit.audit_log import Audit
 from node.errors import UsageError
 from node.extensions.labels import marks
 from node.extensions.labels.marks import MarkRepository, NotMarkable, ReadMarks, Target
-from node.index.nouns import studies
+from node.index.nouns import study_search
 from node.index.nouns.records import Level
-from node.index.nouns.studies import StudyFilter
+from node.index.nouns.study_search import StudyFilter
 from node.lifecycle.deletion import Order, delete
 from node.selector import compile_selector
 from tests import make
@@ -64,7 +64,7 @@ def test_only_what_changes_is_told_and_labels_are_of_one_target(two: Root) -> No
 
 @pytest.mark.parametrize("few", [0, 1000])
 def test_a_search_finds_few_and_many(two: Root, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(studies, "FEW_STUDIES", few)
+    monkeypatch.setattr(study_search, "FEW_STUDIES", few)
     change(two, SERIES, SECOND, add=("a",))
     change(two, SECOND, add=("b",))
     assert sorted(found(two, "a")) == ["1.1", "1.2"]

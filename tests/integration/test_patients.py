@@ -13,7 +13,7 @@ from node.dicom.matching import read_query
 from node.errors import UsageError
 from node.index.nouns.patients import NoSuchPatient
 from node.index.nouns.persons import PersonRepository
-from node.index.nouns.studies import StudyFilter
+from node.index.nouns.study_search import StudyFilter
 from tests import make
 from tests.integration.conftest import Root
 from tests.integration.test_find import identifier

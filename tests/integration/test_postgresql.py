@@ -41,6 +41,7 @@ from node.index.engine.about import set_about
 from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, ServerPlace, backend_of
 from node.index.engine.extension_tables import every_table
+from node.index.engine.grams import NAME
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.engine.sql import listed_in
 from node.index.models import ImageRow
@@ -50,7 +51,7 @@ from node.index.nouns.persons import PersonRepository
 from node.index.nouns.projects import Content
 from node.index.nouns.received import add_instances
 from node.index.nouns.records import AssociationEnd, Indexed, Outcome, Received
-from node.index.nouns.studies import StudyFilter
+from node.index.nouns.study_search import StudyFilter
 from node.index.nouns.terms import Terms
 from node.index.search.finder import QueryRefused, QueryStopped
 from node.metrics import Metrics
@@ -111,6 +112,7 @@ def schema(place: Path | ServerPlace) -> dict[str, Any]:
                 sorted((key["constrained_columns"], key["referred_table"]) for key in of.get_foreign_keys(table)),
             )
             for table in of.get_table_names()
+            if not table.startswith(NAME)
         }
         views = {view: [column["name"] for column in of.get_columns(view)] for view in of.get_view_names()}
     engine.dispose()

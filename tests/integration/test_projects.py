@@ -25,7 +25,7 @@ from node.index.engine.views import views
 from node.index.models import Utc
 from node.index.nouns.accounts import Role
 from node.index.nouns.projects import Content
-from node.index.nouns.studies import StudyFilter
+from node.index.nouns.study_search import StudyFilter
 from node.settings.model import Settings
 from tests import make
 from tests.integration.conftest import Root

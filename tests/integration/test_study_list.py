@@ -12,8 +12,8 @@ import pytest
 
 from node.control.repository import Repository
 from node.index.database import reading
-from node.index.nouns import studies
-from node.index.nouns.studies import StudyFilter, StudyOrder
+from node.index.nouns import study_search
+from node.index.nouns.study_search import StudyFilter, StudyOrder
 from node.settings.model import Settings
 from node.settings.storage import Storage
 from tests import make
@@ -142,8 +142,8 @@ def test_a_search_finds_the_same_by_a_list_and_by_lookups(store: Repository, mon
                 assert len(index.studies.matching(wanted, "name")) == len(numbers), text
                 assert index.studies.count_matching(wanted) == len(numbers), text
 
-    for least in (0, 9):
-        monkeypatch.setattr(studies, "COMMON_STUDIES", least)
+    for few in (0, 9):
+        monkeypatch.setattr(study_search, "FEW_STUDIES", few)
         require("words", by_words)
     require("description", by_description)
 

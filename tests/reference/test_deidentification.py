@@ -26,7 +26,7 @@ from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.ways import configured
 from node.files.reading import read_instance
-from node.index.nouns.studies import StudyFilter
+from node.index.nouns.study_search import StudyFilter
 from node.pseudonyms import PseudonymKey, new_key_file
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances

@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.database.reading import ReadIndex
-from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
+from node.index.nouns.studies import ListedStudy
+from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.registry import LABELS, part_of
 from node.web.access import Call, ReaderCall, RequestAudit, background_request, for_projects
 from node.web.audit_trail import of_study

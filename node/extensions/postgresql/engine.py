@@ -43,6 +43,7 @@ from node.extensions.postgresql.dialect import (
     rows_as_sqlite,
     to_json,
 )
+from node.extensions.postgresql.grams import make_grams as make_grams
 from node.extensions.postgresql.servers import STANDBYS, WriterConnection, in_words, mistakes_in, servers_of
 from node.extensions.postgresql.several import SeveralHosts
 from node.index.engine.backend import (

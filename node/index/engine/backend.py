@@ -207,6 +207,9 @@ class Backend(Protocol):
     def number_after(self, connection: Connection, last: Mapping[str, int]) -> None:
         """Give new rows larger ids than these, and than those that are there."""
 
+    def make_grams(self, connection: Connection) -> None:
+        """Make the table and the triggers of `node.index.engine.grams`, in a migration."""
+
     def order_numbers(self, connection: Connection, tables: Iterable[str]) -> None:
         """Prepare tables for `Turn.settled`, in a migration."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from sqlalchemy import Connection, Engine, Index, Integer, MetaData, String, inspect, text
+from sqlalchemy import Connection, Engine, Index, Integer, MetaData, String, except_, func, inspect, select, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.types import TypeEngine
 
@@ -35,8 +35,9 @@ from node.index.engine.backend import (
     reason_of,
 )
 from node.index.engine.extension_tables import IndexTables, every_table, extension_tables, owner_of
+from node.index.engine.grams import NAME, every
 from node.index.engine.views import drop_views, make_views
-from node.index.models import Base
+from node.index.models import Base, StudyRow
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -87,7 +88,7 @@ def _has_columns_of_models(connection: Connection, revisions: Mapping[str, str])
     """
     columns = inspect(connection).get_multi_columns()
     there = {name: {column["name"] for column in some} for (_, name), some in columns.items()}
-    return all(
+    return NAME in there and all(
         there.get(name) == (set(table.columns.keys()) if owner in revisions else None)
         for owner, own in _owners().items()
         if revisions.get(owner) in (None, own.revision)
@@ -310,10 +311,24 @@ def check(place: Place) -> list[str]:
                 problems += backend_of(connection).problems(connection)
                 schema = schema_of(connection)
             problems += [schema.trouble] if schema.trouble is not None else []
+            if schema.trouble is None:
+                problems += search_differences(engine)
             if schema.trouble in (None, _UNRELEASED):
                 problems += [f"schema differs from the models: {one}" for one in schema_differences(engine)]
     except DatabaseError as error:
         problems.append(f"not a usable database: {error.orig}")
+    return problems
+
+
+def search_differences(engine: Engine) -> list[str]:
+    """Return whether words find studies that are not there, or cannot find some."""
+    found, there = every(), select(StudyRow.id)
+    kinds = {"are not found by words": except_(there, found), "are deleted, and words find them": except_(found, there)}
+    problems = []
+    with engine.connect() as connection:
+        for what, some in kinds.items():
+            if count := connection.scalar(select(func.count()).select_from(some.subquery())):
+                problems.append(f"search: {count} studies {what}: {REMEDY}")
     return problems
 
 
@@ -326,13 +341,20 @@ def schema_differences(engine: Engine) -> list[str]:
         others = bool(not_installed(connection))  # nobody knows which tables are theirs
         options = {
             "compare_type": _is_other_type,
-            "include_name": lambda name, kind, _: kind != "table" or not others or name in every_table(),
+            "include_name": lambda name, kind, parents: (
+                _is_compared(name, kind, parents) and (kind != "table" or not others or name in every_table())
+            ),
         }
         context = MigrationContext.configure(connection, opts=options)
         compared = compare_metadata(context, cast(MetaData, [own.metadata for own in _owners().values()]))
     differences = [one for each in compared for one in (each if isinstance(each, list) else [each])]  # of one column
     indexes = Counter(_index_columns(index) for kind, index, *_ in differences if kind in ("add_index", "remove_index"))
     return [str(one) for one in differences if one[0][-6:] != "_index" or indexes[_index_columns(one[1])] < 2]
+
+
+def _is_compared(name: str | None, kind: str, _: object) -> bool:
+    """Return whether the models have a table: those of grams are made by the backends."""
+    return kind != "table" or not (name or "").startswith(NAME)
 
 
 def _is_other_type(_: object, __: object, ___: object, there: TypeEngine[Any], known: TypeEngine[Any]) -> bool | None:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.pool import QueuePool
 
 from node.index.engine.backend import Failure, IndexUnusable, OldIndex, Standbys, column
+from node.index.engine.grams import EVERY, NAME, OF_PATIENT, OF_STUDY, SIZE, text_of
 from node.index.engine.sqlite_file import KEPT_WAL_BYTES, connect, damage, missing
 from node.index.engine.turn import OneHost
 
@@ -88,10 +89,23 @@ def backup(path: Path, target: Path) -> int:
     return target.stat().st_size
 
 
+MERGED_PAGES = 500
+"""Pages of grams that are merged in one transaction, for which the writer waits: a few milliseconds."""
+
+
 def overwrite_deleted(engine: Engine) -> bool:
-    """The pages of the write-ahead log go into the database, and the log is cut; a reader may prevent it."""
+    """The pages of the write-ahead log go into the database, and the log is cut; a reader may prevent it.
+
+    FTS5 keeps the grams of deleted studies until all of its parts are merged into one. (Its option ``secure-delete``
+    does without, but SQLite knows that from 3.42 on only, and older ones could not read the index any more.)
+    """
     with closing(engine.raw_connection()) as connection:
-        cursor = connection.cursor()
+        cursor, driver = connection.cursor(), cast(sqlite3.Connection, connection.dbapi_connection)
+        pages, is_merged = -MERGED_PAGES, False  # the first step takes all parts together
+        while not is_merged:
+            before = driver.total_changes
+            cursor.execute(f"INSERT INTO {NAME} ({NAME}, rank) VALUES ('merge', ?)", (pages,))
+            pages, is_merged = MERGED_PAGES, driver.total_changes - before < 2
         return bool(cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
 
 
@@ -163,6 +177,43 @@ def number_after(connection: Connection, last: Mapping[str, int]) -> None:
 
 def order_numbers(connection: Connection, tables: Iterable[str]) -> None:
     """One writer commits its rows in the order of their numbers."""
+
+
+_GRAMS = (
+    "(WITH RECURSIVE rest (t) AS (SELECT lower({text}) UNION ALL SELECT substr(t, 2) FROM rest WHERE length(t) > 1) "
+    f"SELECT '{EVERY} ' || group_concat(hex(substr(t, 1, {SIZE})), ' ') FROM rest)"
+)
+
+
+def make_grams(connection: Connection) -> None:
+    """FTS5 has no texts of its own: of what it is to forget, it is told the grams again."""
+
+    def noted(patient: str, study: str, source: str, *, deleted: bool = False) -> str:
+        columns, kind = (f"{NAME}, rowid", "'delete', ") if deleted else ("rowid", "")
+        grams = _GRAMS.format(text=text_of(patient, study))
+        return f"INSERT INTO {NAME} ({columns}, grams) SELECT {kind}{study}.id, {grams} FROM {source};"
+
+    def of_study(row: str, *, deleted: bool = False) -> str:
+        return noted("p", row, f"patients p WHERE p.id = {row}.patient_id", deleted=deleted)
+
+    def of_patient(row: str, *, deleted: bool = False) -> str:
+        return noted(row, "s", f"studies s WHERE s.patient_id = {row}.id", deleted=deleted)
+
+    triggers = {
+        "inserted": ("INSERT ON studies", of_study("new")),
+        "deleted": ("DELETE ON studies", of_study("old", deleted=True)),
+        "changed": (f"UPDATE OF {', '.join(OF_STUDY)} ON studies", of_study("old", deleted=True) + of_study("new")),
+        "renamed": (
+            f"UPDATE OF {', '.join(OF_PATIENT)} ON patients",
+            of_patient("old", deleted=True) + of_patient("new"),
+        ),
+    }
+    connection.exec_driver_sql(
+        f"CREATE VIRTUAL TABLE {NAME} USING fts5 "
+        "(grams, content='', detail=none, tokenize='ascii', prefix='2 4')"  # of one and two ASCII letters
+    )
+    for name, (change, statements) in triggers.items():
+        connection.exec_driver_sql(f"CREATE TRIGGER {NAME}_{name} AFTER {change} BEGIN {statements} END")
 
 
 def turn(path: Path, reader: Engine) -> OneHost:

@@ -78,12 +78,12 @@ class ViewRows:
 
 
 _ESCAPED = str.maketrans({character: f"/{character}" for character in "/%_"})
-_LOWERED = str.maketrans({letter: letter.lower() for letter in string.ascii_uppercase})
+LOWERED = str.maketrans({letter: letter.lower() for letter in string.ascii_uppercase})
 
 
 def literal(part: str) -> str:
     """Return a part of a pattern of LIKE that matches a text, with ``/`` before what would be a sign of a pattern."""
-    return part.translate(_ESCAPED).translate(_LOWERED)
+    return part.translate(_ESCAPED).translate(LOWERED)
 
 
 def pattern_of(words: Collection[str]) -> str:

@@ -17,7 +17,7 @@ from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import Level
-from node.index.nouns.studies import StudyCondition, StudyCursor, StudyFilter
+from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter
 from node.index.nouns.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
 from node.web import actions

@@ -1,0 +1,301 @@
+"""The search for studies: which ones a list has, page by page.
+
+A part of a search that few studies fulfil names them: they are compared with the other parts, and sorted. If many
+studies fulfil each part, studies are read in the order of the list until the page is full. Those that fulfil a part may
+all be at the end of that order, as names that begin with a letter are: after some studies, those of a part are sorted,
+however many they are.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, true, union_all
+from sqlalchemy.orm import join
+
+from node.completeness import COUNTED_RULES
+from node.dicom.key_values import folded
+from node.index.engine.grams import having_words
+from node.index.engine.hot_statements import read_ids
+from node.index.engine.sql import Position, Unindexed, contains, in_partial_index, listed_in
+from node.index.engine.view_rows import LOWERED
+from node.index.models import DOUBTED_SERIES, OPEN_STATES, LabelRow, PatientRow, SeriesRow, StudyRow
+
+StudyOrder = Literal["received", "date", "name", "patient-id", "accession", "description"]
+"""By reception of the first instance, by Study Date, or by text: each has an index, so that no list is sorted."""
+
+TEXTS: Mapping[StudyOrder, Any] = {
+    "name": PatientRow.patient_name_alphabetic,
+    "patient-id": PatientRow.patient_id,
+    "accession": StudyRow.accession_number,
+    "description": StudyRow.study_description,
+}
+
+StudyCondition = Literal["open", "complete", "verified", "no-gap-seen", "incomplete", "refused"]
+"""open: a series waits or is being converted; complete: every converted series is complete; verified: and a count was
+announced for each; no-gap-seen: and for one of them none was; incomplete: a series is incomplete or suspect; refused: a
+series was refused or failed."""
+
+REFUSED_STATES = ("refused", "failed")
+
+_WORD_SEPARATORS = str.maketrans(",^=", "   ")
+"""Data sets write names as ``Family^Given``, people as ``Family, Given``."""
+
+
+_FOLDED_NAMES = (
+    PatientRow.patient_name_alphabetic,
+    PatientRow.patient_name_ideographic,
+    PatientRow.patient_name_phonetic,
+)
+
+FEW_STUDIES = 5000
+"""Studies that are looked up one by one and sorted, in some 20 ms."""
+
+WALKED_STUDIES = 10_000
+"""Studies that are read in the order of a list before others are sorted, in some 50 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFilter:
+    """A search for studies; an unset field matches every study.
+
+    Attributes
+    ----------
+    words : str
+        Each word must occur in Patient's Name, Patient ID or Accession Number. Case is ignored; in names,
+        accents are ignored too.
+    description : str
+        Part of Study Description or of a Series Description.
+    modality : str
+        Modality of at least one series.
+    modalities : tuple of str
+        At least one series has one of these modalities.
+    first_date, last_date : date or None
+        First and last Study Date, both inclusive.
+    study_instance_uid, patient_id, accession_number : str or None
+        Exact values.
+    label : str
+        Label of the study or of at least one series.
+    """
+
+    words: str = ""
+    description: str = ""
+    modality: str = ""
+    first_date: dt.date | None = None
+    last_date: dt.date | None = None
+    condition: StudyCondition | None = None
+    study_instance_uid: str | None = None
+    patient_id: str | None = None
+    accession_number: str | None = None
+    modalities: tuple[str, ...] = ()
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyCursor:
+    """The last study of a page; the next page begins after it. `text` is its value in an order by text."""
+
+    id: int
+    study_date: dt.date | None
+    text: str | None = None
+
+
+SAME_PATIENT = StudyRow.patient_id == PatientRow.id
+_STUDIES_OF_PATIENTS = StudyRow.patient_id == Unindexed(PatientRow.id)
+"""The same for lists in an order of patients: this keeps SQLite from looking each patient up and sorting then."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a search.
+
+    `ids`: the studies that fulfil it; of words, others too. `fulfils`: the condition that a study fulfils it, of which
+    reading few studies takes little time.
+    """
+
+    ids: Any
+    fulfils: ColumnElement[bool]
+    is_of_words: bool = False
+    is_scanned: bool = False
+
+    @property
+    def found(self) -> ColumnElement[bool]:
+        """The condition that a study is one of those that fulfil it."""
+        named = StudyRow.id.in_(self.ids)
+        return and_(named, self.fulfils) if self.is_of_words else named
+
+
+def matching(
+    connection: Connection,
+    wanted: StudyFilter,
+    order: StudyOrder,
+    after: StudyCursor | None,
+    limit: int,
+    *,
+    reverse: bool,
+) -> list[int]:
+    """Return the studies of a page; see `node.index.nouns.studies.ReadStudies.matching`."""
+    parts = _parts(wanted)
+    few = _fewest(connection, parts)
+    if few == []:
+        return []
+    fulfils = and_(true(), *(part.fulfils for part in parts))
+    page = partial(_ordered, order=order, after=after, is_descending=(order in ("received", "date")) != reverse)
+    if few is None:
+        query = page(_studies(wanted, order, StudyRow.id, fulfils.label("fulfils"), is_sorted=False), is_sorted=False)
+        if not parts:
+            return read_ids(connection, query.with_only_columns(StudyRow.id).limit(limit))
+        walked = query.limit(WALKED_STUDIES).subquery()
+        found = read_ids(connection, select(walked.c.id).where(walked.c.fulfils).limit(limit))
+        if len(found) == limit:
+            return found
+    if few is not None:
+        named = and_(listed_in(StudyRow.id, few), fulfils)
+    else:
+        named = and_(*(part.found if part is parts[0] else part.fulfils for part in parts))
+    query = _studies(wanted, order, StudyRow.id, is_sorted=True).where(named)
+    return read_ids(connection, page(query, is_sorted=True).limit(limit))
+
+
+def _studies(wanted: StudyFilter, order: StudyOrder, *columns: Any, is_sorted: bool) -> Select[Any]:
+    """Return a SELECT of studies that fulfil the conditions of a search, with what its parts and the order need."""
+    query = select(*columns).where(*_conditions(wanted))
+    is_by_patient = order in ("name", "patient-id")
+    if not (is_by_patient or wanted.words or wanted.patient_id is not None):
+        return query
+    of_patient = _STUDIES_OF_PATIENTS if is_by_patient and not is_sorted else SAME_PATIENT
+    return query.select_from(join(PatientRow, StudyRow, of_patient))
+
+
+def count_matching(connection: Connection, wanted: StudyFilter) -> int:
+    """Count all studies that match; this reads every one of them."""
+    conditions = *_conditions(wanted), *(part.found for part in _parts(wanted))
+    query = select(func.count()).select_from(join(StudyRow, PatientRow, SAME_PATIENT)).where(*conditions)
+    return int(connection.execute(query).scalar_one())
+
+
+def _fewest(connection: Connection, parts: Sequence[_Part]) -> list[int] | None:
+    """Return the studies of the part that fewest fulfil; None if many fulfil each."""
+    fewest: list[int] | None = None
+    for part in parts:
+        if part.is_scanned:
+            continue
+        found = read_ids(connection, part.ids.limit(FEW_STUDIES + 1))
+        if len(found) <= FEW_STUDIES and (fewest is None or len(found) < len(fewest)):
+            fewest = found
+        if fewest == []:
+            break
+    return fewest
+
+
+def _parts(wanted: StudyFilter) -> list[_Part]:
+    parts = []
+    if words := wanted.words.translate(_WORD_SEPARATORS).split():
+        spellings = [(word.translate(LOWERED), folded(word)) for word in words]
+        parts.append(_Part(having_words(spellings), and_(*map(_has_word, words)), is_of_words=True))
+    if wanted.label:
+        of_study = LabelRow.study_instance_uid == StudyRow.study_instance_uid
+        labelled = select(StudyRow.id).join(LabelRow, of_study).where(LabelRow.label == wanted.label)
+        having = select(LabelRow.id).where(of_study, LabelRow.label == wanted.label).exists()
+        parts.append(_Part(labelled, having))
+    if wanted.modality:
+        parts.append(_of_series(SeriesRow.modality == wanted.modality))
+    if wanted.modalities:
+        parts.append(_of_series(SeriesRow.modality.in_(wanted.modalities)))
+    if wanted.condition == "open":
+        parts.append(_of_series(SeriesRow.state.in_(OPEN_STATES)))
+    if wanted.condition == "refused":
+        parts.append(_of_series(SeriesRow.state.in_(REFUSED_STATES)))
+    if wanted.condition == "incomplete":
+        doubted = select(StudyRow.id).where(in_partial_index(StudyRow.id, DOUBTED_SERIES))
+        parts.append(_Part(doubted, _of_series(_IS_DOUBTED).fulfils))
+    if wanted.description:
+        of_study = contains(StudyRow.study_description, wanted.description)
+        of_series = _of_series(contains(SeriesRow.series_description, wanted.description))
+        described = union_all(select(StudyRow.id).where(of_study), of_series.ids)
+        parts.append(_Part(described, or_(of_study, of_series.fulfils), is_scanned=True))
+    return parts
+
+
+def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
+    """Return what a study must fulfil beside the parts of a search: an index finds it, or most studies fulfil it."""
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.first_date is not None:
+        conditions.append(StudyRow.study_date >= wanted.first_date)
+    if wanted.last_date is not None:
+        conditions.append(StudyRow.study_date <= wanted.last_date)
+    if wanted.condition in ("complete", "verified", "no-gap-seen"):
+        conditions.append(_is_complete(wanted.condition))
+    exact = (
+        (StudyRow.study_instance_uid, wanted.study_instance_uid),
+        (PatientRow.patient_id, wanted.patient_id),
+        (StudyRow.accession_number, wanted.accession_number),
+    )
+    return conditions + [column == value for column, value in exact if value is not None]
+
+
+def _has_word(word: str) -> ColumnElement[bool]:
+    """Return that a word is part of a name or the ID of the patient of a study, or of its accession number."""
+    # Quicker than `contains`, and folded names need no more.
+    names = (Position(column, folded(word)) > 0 for column in _FOLDED_NAMES)
+    return or_(*names, contains(PatientRow.patient_id, word), contains(StudyRow.accession_number, word))
+
+
+_IS_DOUBTED = SeriesRow.verdict.in_(("suspect", "incomplete"))
+
+
+def _is_complete(condition: StudyCondition) -> ColumnElement[bool]:
+    unlike = _number_of(or_(SeriesRow.state.in_((*OPEN_STATES, *REFUSED_STATES)), _IS_DOUBTED))
+    uncounted = _number_of(and_(SeriesRow.state == "converted", SeriesRow.verdict_rule.not_in(COUNTED_RULES)))
+    is_like = and_(unlike == 0, _number_of(SeriesRow.verdict == "complete") > 0)
+    if condition == "verified":
+        return _its_series(and_(is_like, uncounted == 0))
+    if condition == "no-gap-seen":
+        return _its_series(and_(is_like, uncounted > 0))
+    return _its_series(is_like)
+
+
+def _of_series(condition: ColumnElement[bool]) -> _Part:
+    """Return the part that a series of the study fulfils a condition."""
+    return _Part(select(SeriesRow.study_id).where(condition), _its_series(_number_of(condition) > 0))
+
+
+def _its_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return that the series of the study together fulfil a condition.
+
+    PostgreSQL looks them up for each study that it reads. For an EXISTS, it would read and sort all series instead.
+    """
+    of_study = select(condition).where(SeriesRow.study_id == StudyRow.id).correlate(StudyRow)
+    return of_study.scalar_subquery()
+
+
+def _number_of(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    """Return how many series of a group fulfil a condition."""
+    return func.count(case((condition, 1)))
+
+
+def _ordered(
+    query: Select[Any], order: StudyOrder, after: StudyCursor | None, *, is_descending: bool, is_sorted: bool
+) -> Select[Any]:
+    """Order by an index, or by sorting, from where the last page ended. SQLite takes NULL for less than any value."""
+    number = StudyRow.id
+    by_number = number.desc() if is_descending else number.asc()
+    if order == "received":
+        query = query.order_by(by_number)
+        return query if after is None else query.where(number < after.id if is_descending else number > after.id)
+    column = StudyRow.study_date if order == "date" else TEXTS[order]
+    by = Unindexed(column) if is_sorted else column
+    query = query.order_by(by.desc().nulls_last() if is_descending else by.asc().nulls_first(), by_number)
+    if after is None:
+        return query
+    value = after.study_date if order == "date" else after.text
+    same = and_(column.is_not_distinct_from(value), number < after.id if is_descending else number > after.id)
+    if value is None:
+        return query.where(same if is_descending else or_(same, column.is_not(None)))
+    if is_descending:
+        return query.where(or_(column < value, same, column.is_(None)))
+    return query.where(column >= value, or_(column > value, same))
