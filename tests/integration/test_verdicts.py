@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import FileDataset
 
@@ -43,6 +43,10 @@ COLUMNS = (
     "verdict, verdict_rule, expected_instances, expected_source, missing_instances, verdict_reason, missing_detail"
 )
 BEGIN = Clock().moment
+
+
+Step = tuple[int, tuple[Any, ...]]
+"""Seconds that pass, and then a method of `Driver` with its arguments."""
 
 
 @dataclass
@@ -242,6 +246,18 @@ class Driver:
             for one in model.happened
         ]
 
+    def do(self, steps: list[Step]) -> None:
+        """Do steps, each after so many seconds."""
+        for seconds, (name, *arguments) in steps:
+            self.clock.move(seconds)
+            getattr(self, name)(*arguments)
+            self.compare()
+
+    def settle(self) -> None:
+        """Let the series be quiet, and convert it."""
+        self.finish()
+        self.do([(400, ("convert",)), (1, ("convert",))])
+
     def convert(self) -> None:
         """Claim the series if it is due; it is converted with the next call."""
         if self.claim is not None:
@@ -313,40 +329,49 @@ class Driver:
 
 SENDERS = st.sampled_from("AB")
 SOME = st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True)
-STEPS = st.one_of(
-    st.tuples(st.just("arrive"), SENDERS, SOME),
-    st.tuples(st.just("arrive"), SENDERS, SOME),
-    st.tuples(st.just("end"), SENDERS, st.sampled_from(["released", "aborted", "cut"])),
-    st.tuples(st.just("end"), SENDERS, st.sampled_from(["released", "aborted", "cut"])),
-    st.tuples(st.just("restart")),
-    st.tuples(st.just("report"), st.integers(-1, 2), st.booleans(), st.booleans()),
-    st.tuples(st.just("perform"), SOME, st.booleans()),
-    st.tuples(st.just("lose"), st.integers(0, 5)),
-    st.tuples(st.just("jump"), st.sampled_from([-7200, -100, 100, 7200])),
-    st.tuples(st.just("convert")),
-    st.tuples(st.just("convert")),
-    st.tuples(st.just("convert")),
-)
+STEPS = {
+    "arrive": st.tuples(st.just("arrive"), SENDERS, SOME),
+    "end": st.tuples(st.just("end"), SENDERS, st.sampled_from(["aborted", "cut", "released"])),
+    "restart": st.tuples(st.just("restart")),
+    "report": st.tuples(st.just("report"), st.integers(-1, 2), st.booleans(), st.booleans()),
+    "perform": st.tuples(st.just("perform"), SOME, st.booleans()),
+    "lose": st.tuples(st.just("lose"), st.integers(0, 5)),
+    "jump": st.tuples(st.just("jump"), st.sampled_from([-7200, -100, 100, 7200])),
+    "convert": st.tuples(st.just("convert")),
+}
+LATER = st.sampled_from([*STEPS, *STEPS, "end", "end", "lose", "convert"]).flatmap(STEPS.__getitem__)
+SECONDS = st.sampled_from([1, 30, 70, 400, 1100])
+TIMES = st.tuples(SECONDS, st.tuples(st.just("arrive"), SENDERS, SOME)), st.tuples(SECONDS, LATER)
+EPISODES = st.lists(st.tuples(TIMES[0], st.lists(TIMES[1], max_size=4), st.lists(TIMES[1], max_size=5)), max_size=3)
+"""Instances come, something happens, the series is converted once it is due, and something happens after that."""
+
+
+COMES: Step = 1, ("arrive", "A", [0, 1, 2])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@settings(max_examples=25, deadline=None)
-@given(
-    steps=st.lists(st.tuples(st.sampled_from([1, 30, 70, 400, 1100]), STEPS), min_size=4, max_size=25),
-    announced=st.sampled_from([None, None, 6]),
+@settings(max_examples=40, deadline=None)
+@example([(COMES, [], [(1, ("end", "A", "aborted")), (70, COMES[1]), (1, ("end", "A", "released"))])], None)
+@example(
+    [(COMES, [(1, ("end", "A", "released"))], [(1, ("report", 2, True, False)), (1, ("report", 0, False, False))])], 6
 )
+@example([(COMES, [(1, ("end", "A", "cut"))], [(1, ("perform", [0, 1], False)), (1, ("perform", [5], True))])], None)
+@example(
+    [(COMES, [(1, ("restart",))], [(1, ("lose", 3)), (1, ("lose", 3)), (1, ("convert",)), (1, ("convert",))])], None
+)
+@given(episodes=EPISODES, announced=st.sampled_from([None, None, 6]))
 def test_a_verdict_is_the_pure_one_whatever_happened(
-    steps: list[tuple[int, tuple[Any, ...]]], announced: int | None
+    episodes: list[tuple[Step, list[Step], list[Step]]], announced: int | None
 ) -> None:
     instances = make.ct_series(6, **({} if announced is None else {"ImagesInAcquisition": announced}))
     with TemporaryDirectory() as folder:
         driver = Driver(Path(folder, "root"), instances)
         with driver.opened:
-            for seconds, (name, *arguments) in steps:
-                driver.clock.move(seconds)
-                getattr(driver, name)(*arguments)
+            for first, before, after in episodes:
+                driver.do([first, *before])
+                driver.settle()
+                driver.do(after)
+                driver.finish()
                 driver.compare()
-            driver.finish()
-            driver.compare()
-            driver.compare_sidecars()
+                driver.compare_sidecars()

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from node.completeness import Reported
 from tests import make
 from tests.web.conftest import Site
 
@@ -51,6 +52,10 @@ def test_a_problem_stays_until_somebody_acknowledges_it_and_returns_when_the_ser
     with site.store.index.reading() as index:
         events = index.events.of_series("1.2.3", "1.2.3.1", 10)
     assert [event["detail"] for event in events if event["kind"] == "problem-acknowledged"] == ["by local"]
+
+    lists = Reported(5, 9, 4, ("1.2.9",))
+    site.store.index.series.record_reported(("1.2.3", "1.2.3.1"), lists, site.store.index.now())
+    assert badge(site) == 1, "more is missing than the person saw"
 
     site.take(whole[2])
     site.convert()

@@ -31,7 +31,8 @@ def certainty_of(series: str) -> str:
 
 def problem_of(series: str) -> str:
     """Return the SQL of the problem of a row of ``series``, as it was acknowledged or is now."""
-    return f"{series}.state || ' ' || coalesce({series}.verdict, 'unknown') || ' ' || {series}.revision"
+    missing = f"coalesce(CAST({series}.missing_instances AS TEXT), '')"
+    return f"{series}.state || ' ' || coalesce({series}.verdict, 'unknown') || {missing} || ' ' || {series}.revision"
 
 
 _IS_ACKNOWLEDGED = f"se.acknowledged_problem = {problem_of('se')}"

@@ -2,8 +2,8 @@
 
 A failure is the reason why a series, or one of its stacks, has no volume.
 
-An acknowledgment holds for what a person saw: `PROBLEM` as it was then. If the state, the verdict or the revision of
-the series changes, the problem is open again.
+An acknowledgment holds for what a person saw: `PROBLEM` as it was then. If the state, the verdict, the number of
+missing instances or the revision of the series changes, the problem is open again.
 """
 
 from __future__ import annotations
