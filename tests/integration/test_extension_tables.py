@@ -31,6 +31,7 @@ from node.settings.storage import Storage
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
 from tests.made_once import IN_POSTGRESQL, _name, copy_root, lose_index, put_index_back, save_index
+from tests.newer import NEWER, newer
 from tests.postgresql import programs, shared
 from tests.rows import read_rows, write_rows
 
@@ -146,6 +147,20 @@ def test_they_go_with_what_they_name_and_stay_while_the_extension_is_not_install
         with pytest.raises(IndexUnusable, match="hello_0002, which the extension hello does not know"):
             upgrade(place(root))
     assert check(place(root)) == []
+
+
+@pytest.mark.slow
+def test_the_node_is_upgraded_while_the_extension_is_not_installed(
+    greeted: tuple[Path, list[Sent]], tmp_path: Path
+) -> None:
+    root, _ = greeted
+    rows = greetings(root)
+    with newer(tmp_path / "newer", 'op.add_column("patients", sa.Column("colour", sa.String(8)))'):
+        assert upgrade(place(root)) == ("0001", NEWER)
+        assert left_by_others(place(root)) == (["hello"], ["hello_greetings"])
+        with hello():
+            assert upgrade(place(root)) == (NEWER, NEWER)
+    assert greetings(root) == rows
 
 
 @pytest.mark.slow
