@@ -190,7 +190,7 @@ class Extension:
     tables: Sequence[Table] = ()
     routers: Sequence[Router] = ()
     actions: Place = ""
-    """A function that takes a `node.control.opened_root.OpenedRoot`, and returns what commands and pages do on it, by
+    """A function that takes a `node.association.added.OpenedRoot`, and returns what commands and pages do on it, by
     names that are free (`node.control.actions`)."""
     menu: Sequence[MenuEntry] = ()
     services: Sequence[Service] = ()

@@ -82,3 +82,12 @@ class Parts:
     decoder: Decoder
     on_refusal: Callable[[Refused], None]
     audit: Audit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRoot:
+    """The parts of an opened root, which a node has, and a command where none runs."""
+
+    settings: Settings
+    ingest: Ingest
+    audit: Audit

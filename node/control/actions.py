@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from node.association.added import OpenedRoot
 from node.association.client.addresses import address_of
 from node.association.client.echo import verify
 from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType, Result
 from node.control import import_beside
 from node.control.configuration import ConfigurationChanges
-from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.hookspecs import Action as RootAction
 from node.index.database.reading import ReadIndex, checked

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydicom import config
 
+from node.association.added import OpenedRoot
 from node.audit.audit_log import Audit
-from node.control.opened_root import OpenedRoot
 from node.extensions.worklist.hl7 import MessageRefused, parse
 from node.extensions.worklist.mllp import MllpListener
 from node.extensions.worklist.patients import PatientChanges, changes_of

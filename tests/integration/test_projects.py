@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import JSON, Connection, delete, insert, select
 from sqlalchemy.types import TypeEngine
 
+from node.association.added import OpenedRoot
 from node.audit.audit_log import Audit, AuditFailed
-from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.extensions.labels.marks import MarkRepository, Target
 from node.extensions.projects.actions import actions

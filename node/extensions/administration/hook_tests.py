@@ -9,9 +9,9 @@ from contextlib import ExitStack, closing
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from node.association.added import OpenedRoot
 from node.audit.audit_log import Action as AuditAction
 from node.audit.audit_log import AuditEvent, AuditMessage, EventType, Result
-from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.hookspecs import Action
 from node.notify.channel import NotDelivered, hook_channel

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from node.association.added import OpenedRoot
 from node.audit.audit_log import Action, AuditEvent, AuditMessage
-from node.control.opened_root import OpenedRoot
 from node.hookspecs import Action as RootAction
 from node.index.nouns.persons import Moved, PersonRepository
 from node.index.nouns.terms import Terms

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from node.association.added import OpenedRoot
 from node.audit.audit_log import Action, AuditEvent, AuditMessage
-from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.extensions.labels.marks import MAX_TARGETS, Changed, MarkRepository, Target, label_of
 from node.hookspecs import Action as RootAction

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
+from node.association.added import OpenedRoot
 from node.association.client.addresses import Address, address_of
-from node.control.opened_root import OpenedRoot
 from node.dicom.attributes import MAX_TEXT_BYTES, PATIENT, SERIES, STUDY, Attribute, is_identifier, read_attributes
 from node.errors import NotUnderstood, PeerBusy, UsageError
 from node.extensions.peers.find import FindFailed, find_encoded

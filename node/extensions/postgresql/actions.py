@@ -9,8 +9,8 @@ from typing import Any
 import structlog
 
 from node.archive.base import Remote, StoreAway
+from node.association.added import OpenedRoot
 from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
-from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.extensions.postgresql.hosts import HostRepository
 from node.hookspecs import Action as RootAction

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from node.association.added import OpenedRoot
 from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType, Made
-from node.control.opened_root import OpenedRoot
 from node.errors import UsageError
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import apply_rules

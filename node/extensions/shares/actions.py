@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from node.association.added import OpenedRoot
 from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
-from node.control.opened_root import OpenedRoot
 from node.counted import counted
 from node.errors import UsageError, nearest
 from node.extensions.shares.rows import ShareRepository

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from node.association.added import Found, Parts, Running
-from node.control.opened_root import OpenedRoot
+from node.association.added import Found, OpenedRoot, Parts, Running
 from node.hookspecs import Command, Extension, MenuEntry, Router, Service, Statement, Table
 
 if TYPE_CHECKING:

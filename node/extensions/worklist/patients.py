@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from node.control.opened_root import OpenedRoot as Root
+from node.association.added import OpenedRoot as Root
 from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
 from node.dicom.json_model import Json
 from node.errors import UsageError
