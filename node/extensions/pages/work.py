@@ -14,9 +14,10 @@ from node.extensions.pages.status_chips import StatusChip
 from node.extensions.results.rows import ReadResults
 from node.index.work.ledger import WorkEnded
 from node.index.work.routes import outstanding
+from node.index.work.states import Kind as WorkKind
 from node.web import actions
 from node.web.access import ReaderCall, WriterCall, background_request
-from node.web.api.models import MAX_ID, WorkKind
+from node.web.api.models import MAX_ID
 from node.web.services import Services
 
 router = APIRouter(include_in_schema=False)
