@@ -14,7 +14,7 @@ import pytest
 
 from node.index.models import SERIES_STATES
 from node.index.nouns.records import CountedRefusal, Refused
-from node.web.api import models
+from node.selector.fields import SeriesState
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, UNKNOWN_PARAMETER
 from tests import make
 from tests.web.conftest import Site, until
@@ -330,7 +330,7 @@ def test_a_file_that_has_gone_is_told_with_the_remedy(site: Site) -> None:
 
 
 def test_states_of_series_are_those_of_the_index() -> None:
-    assert get_args(models.State) == SERIES_STATES
+    assert get_args(SeriesState) == SERIES_STATES
 
 
 @pytest.mark.slow

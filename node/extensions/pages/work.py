@@ -11,10 +11,11 @@ from fastapi.responses import RedirectResponse
 
 from node.index.work.ledger import WorkEnded
 from node.index.work.routes import outstanding
+from node.index.work.states import Kind as WorkKind
 from node.registry import READ_RESULTS, part_of
 from node.web import actions
 from node.web.access import ReaderCall, WriterCall, background_request
-from node.web.api.models import MAX_ID, WorkKind
+from node.web.api.models import MAX_ID
 from node.web.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
 from node.web.pages.status_chips import WORK_CHIPS
 from node.web.services import Services

@@ -10,18 +10,17 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, computed_field
 
+from node.completeness import Certainty
 from node.index.nouns.events import EventKind
+from node.index.nouns.records import Level
+from node.index.work.jobs import JobState
+from node.index.work.states import Kind, Outcome
+from node.selector.fields import SeriesState
 
 MAX_ID = 2**53 - 1
 """Largest integer that JSON clients represent exactly; SQLite's are larger."""
 
 RowId = Annotated[int, Field(ge=0, le=MAX_ID)]
-
-State = Literal["receiving", "converting", "converted", "refused", "not-an-image", "failed"]
-"""State of a series; see `node.index.models.SERIES_STATES`."""
-
-Certainty = Literal["verified", "no gap seen", "suspect", "incomplete"]
-"""How certain it is that nothing is missing; see `node.completeness.certainty`."""
 
 Moment = Annotated[
     dt.datetime, AfterValidator(lambda moment: moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
@@ -97,7 +96,7 @@ class StudyResource(DescribedStudy):
 class SeriesResource(ResourceOfSeries):
     """A series, its state, whether it is complete, the rule that decided, and the expected number of instances."""
 
-    state: State
+    state: SeriesState
     verdict: str | None
     certainty: Certainty | None
     verdict_rule: str | None
@@ -350,7 +349,7 @@ class TrashResource(Resource):
     """A deletion that can be undone, and what people know its study by."""
 
     number: int
-    level: Literal["study", "series", "instance"]
+    level: Level
     uid: str
     study_instance_uid: str
     series_instance_uid: str | None = None
@@ -412,12 +411,8 @@ class SendResult(Resource):
     instances: int
 
 
-WorkKind = Literal["hook", "route", "job", "retrieval", "commitment", "question", "erasure", "download"]
-"""See `node.index.work.states`; so for the next."""
-
-WorkState = Literal[
-    "waiting", "running", "succeeded", "incomplete", "failed", "cancelled", "expired", "dropped", "skipped"
-]
+WorkState = Literal["waiting", "running", Outcome]
+"""The state of work, or how it ended."""
 
 
 class WorkResource(Resource):
@@ -430,7 +425,7 @@ class WorkResource(Resource):
     """
 
     id: RowId
-    kind: WorkKind
+    kind: Kind
     name: str
     destination: str
     key: str
@@ -552,16 +547,13 @@ class ReconvertResult(Resource):
 class DeletionResult(Resource):
     """What was deleted, or would be deleted in a dry run."""
 
-    level: Literal["study", "series", "instance"]
+    level: Level
     uid: str
     series: int
     instances: int
     bytes: int
     deleted: bool
 
-
-JobState = Literal["waiting", "running", "succeeded", "failed", "cancelled", "expired"]
-"""State of a job; see `node.index.models.JOB_STATES`."""
 
 BINARY = {"type": "string", "format": "binary"}
 """Schema of a body that is a file."""

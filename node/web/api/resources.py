@@ -20,6 +20,7 @@ from node.index.nouns.records import Level
 from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter
 from node.index.nouns.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
+from node.selector.fields import SeriesState
 from node.web import actions
 from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
 from node.web.api import models
@@ -209,7 +210,7 @@ def list_series(
     page: RequestedPage,
     uids: UidFilters,
     modality: Annotated[Text | None, Query(description="Modality")] = None,
-    state: Annotated[list[models.State] | None, Query(max_length=6, description="any of these states")] = None,
+    state: Annotated[list[SeriesState] | None, Query(max_length=6, description="any of these states")] = None,
     verdict: Annotated[str | None, Query(max_length=324, description="whether the series is complete")] = None,
     where: Annotated[
         str | None, Query(max_length=MAX_LENGTH, description="an expression, as `voxelnode select` has it")

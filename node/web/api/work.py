@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
+from node.index.work.states import Kind
 from node.web import actions
 from node.web.access import Call, ReaderCall, WriterCall, for_projects
 from node.web.api import models
@@ -62,7 +63,7 @@ def change_route(
 @router.get("/work", responses=problems(WRONG_CURSOR), tags=["work"])
 def list_work(
     page: RequestedPage,
-    kind: Annotated[models.WorkKind | None, Query(description="kind of work")] = None,
+    kind: Annotated[Kind | None, Query(description="kind of work")] = None,
     name: Annotated[
         str | None, Query(max_length=64, description="name of the hook, the route or the peer; empty: sent by hand")
     ] = None,
