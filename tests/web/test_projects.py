@@ -369,6 +369,7 @@ def test_a_token_is_for_one_project(start_site: Any) -> None:
     assert marked == {"dora": 403, "whole": 200, "admin": 200}, "the role is that of the account, at most write"
     for one in client.values():
         assert one.delete("/api/v1/studies/1.2.901").status_code == 403
+        assert one.get("/api/v1/projects/gamma/members").status_code == 403, "no role above write"
         assert one.get("/api/v1/studies/1.2.902").status_code == 404
     [listed] = as_account(site, "admin").get("/api/v1/account/tokens").json()["items"]
     assert listed["project"] == "gamma"

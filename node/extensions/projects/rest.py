@@ -217,7 +217,8 @@ def _managing(call: Call, project: str) -> Iterator[None]:
     scope = call.account.scope
     with call.node.index.reading() as index:
         _project(index, project)
-    if scope is None and call.account.role < Role.ADMIN:
+    # A token for one project has no account in its scope, and no role above write.
+    if not (scope.account if scope is not None else call.account.role >= Role.ADMIN):
         raise Forbidden("administrators, and members with the role manage, change a project")
     with within(None if scope is None else replace(scope, role="manage")), call.node.index.reading() as index:
         if index.repository(ReadProjects).one(project) is None:
