@@ -54,11 +54,11 @@ from node.extensions.dicomweb.resources import (
 )
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
-from node.web.access import for_projects
+from node.web.access import READERS, for_projects
 from node.web.files import Damaged, Unavailable, whole_file
 from node.web.headers import has_etag
 
-router = dicomweb_router()
+router = dicomweb_router(READERS)
 
 MAX_BYTES_IN_MEMORY = 16 << 20
 """Longest frame, and longest compressed pixel data, held in memory; longer ones go through a file."""

@@ -36,10 +36,10 @@ from node.extensions.dicomweb.resources import (
 )
 from node.index.search.selection import StoredInstance
 from node.volume.window import Window
-from node.web.access import for_projects
+from node.web.access import READERS, for_projects
 from node.web.files import whole_file
 
-router = dicomweb_router()
+router = dicomweb_router(READERS)
 
 THUMBNAIL_PIXELS = 256
 MAX_SIDE = 8192

@@ -50,12 +50,12 @@ from node.extensions.dicomweb.resources import (
 )
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
-from node.web.access import for_projects
+from node.web.access import READERS, for_projects
 from node.web.files import local_file, whole_file
 from node.web.services import Services
 from node.web.zips import PlannedZip, known_of, zip_response
 
-router = dicomweb_router()
+router = dicomweb_router(READERS)
 
 OFFERED = f'{MULTIPART}; type="{DICOM}", as stored (transfer-syntax=*) or uncompressed, and {ZIP}'
 

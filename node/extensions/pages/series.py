@@ -23,12 +23,12 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
-from node.web.access import ReaderCall, background_request, for_projects
+from node.web.access import READERS, CurrentCall, background_request, for_projects
 from node.web.errors import ResourceNotFound
 from node.web.files import Unavailable, local_file
 from node.web.services import Services
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=READERS)
 
 PICTURES = ("preview", "montage", "projection", "thumbnail")
 """Kinds of picture files, in display order."""
@@ -61,7 +61,7 @@ RequestedSeries = Annotated[SeriesKey, Depends(_requested_series)]
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}")
 @for_projects
-def series(call: ReaderCall, key: RequestedSeries) -> Response:
+def series(call: CurrentCall, key: RequestedSeries) -> Response:
     """The page of a series."""
     study_instance_uid, _ = key
     with call.node.index.reading() as index:
@@ -103,7 +103,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")
 @background_request
 @for_projects
-def state(call: ReaderCall, key: RequestedSeries) -> Response:
+def state(call: CurrentCall, key: RequestedSeries) -> Response:
     """The state of an open series."""
     with call.node.index.reading() as index:
         seen_study(call, index, key[0])
@@ -114,7 +114,7 @@ def state(call: ReaderCall, key: RequestedSeries) -> Response:
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
 @for_projects
-def header(call: ReaderCall, key: RequestedSeries) -> Response:
+def header(call: CurrentCall, key: RequestedSeries) -> Response:
     """The elements of the first instance."""
     with call.node.index.reading() as index:
         seen_study(call, index, key[0])

@@ -15,18 +15,18 @@ from node.extensions.results.rows import ReadResults
 from node.index.work.ledger import WorkEnded
 from node.index.work.routes import outstanding
 from node.web import actions
-from node.web.access import ReaderCall, WriterCall, background_request
+from node.web.access import READERS, WRITERS, CurrentCall, background_request
 from node.web.api.models import MAX_ID, WorkKind
 from node.web.services import Services
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=READERS)
 
 SHOWN_MESSAGES = 50
 SHOWN_DELIVERED = 20
 
 
 @router.get("/routes")
-def routes(call: ReaderCall) -> Response:
+def routes(call: CurrentCall) -> Response:
     """The routes, which update themselves."""
     shown = _shown(call.node)
     call.audit.queried("routes", len(shown["messages"]) + len(shown["delivered"]))
@@ -35,14 +35,14 @@ def routes(call: ReaderCall) -> Response:
 
 @router.get("/routes/rows")
 @background_request
-def route_rows(call: ReaderCall) -> Response:
+def route_rows(call: CurrentCall) -> Response:
     """The tables of the page."""
     return fragment(call, "routes_rows.html", **_shown(call.node))
 
 
-@router.post("/routes/{route}/{destination}")
+@router.post("/routes/{route}/{destination}", dependencies=WRITERS)
 def change_route(
-    call: WriterCall, route: str, destination: str, action: Annotated[Literal["pause", "resume", "retry"], Form()]
+    call: CurrentCall, route: str, destination: str, action: Annotated[Literal["pause", "resume", "retry"], Form()]
 ) -> Response:
     """Pause a destination of a route, let it go on, or try again."""
     actions.change_route(call, route, destination, action)
@@ -108,7 +108,7 @@ Kind = Annotated[WorkKind | None, Query()]
 
 
 @router.get("/work")
-def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Response:
+def work(call: CurrentCall, number: PageNumber = 1, kind: Kind = None) -> Response:
     """Work, newest first."""
     with call.node.index.searching() as index:
         jobs = index.repository(ReadResults)
@@ -119,9 +119,11 @@ def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Respons
     return page(call, "work.html", **shown, chips=CHIPS, kinds=KINDS, plurals=PLURALS)
 
 
-@router.post("/work/{work}")
+@router.post("/work/{work}", dependencies=WRITERS)
 def change(
-    call: WriterCall, work: Annotated[int, Path(ge=0, le=MAX_ID)], action: Annotated[Literal["cancel", "retry"], Form()]
+    call: CurrentCall,
+    work: Annotated[int, Path(ge=0, le=MAX_ID)],
+    action: Annotated[Literal["cancel", "retry"], Form()],
 ) -> Response:
     """Cancel work, or do it again; what ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):

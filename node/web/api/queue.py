@@ -8,13 +8,13 @@ from fastapi import Query
 
 from node.index.nouns.events import EventKind
 from node.version import __version__
-from node.web.access import ReaderCall, for_projects
+from node.web.access import READERS, CurrentCall, for_projects
 from node.web.api import models
 from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage, UidFilters
 from node.web.api.routing import api_router, problems
 from node.web.problem_types import WRONG_CURSOR
 
-router = api_router("ledger")
+router = api_router(READERS, "ledger")
 
 
 @router.get("/failures", responses=problems(WRONG_CURSOR))
@@ -69,7 +69,7 @@ def list_history(
 
 
 @router.get("/status")
-def show_status(call: ReaderCall) -> models.NodeStatus:
+def show_status(call: CurrentCall) -> models.NodeStatus:
     """The state of the node: queues, failures, and whether instances are accepted."""
     applier = call.node.ingest.applier
     with call.node.index.reading(wait=False, following=True) as index:

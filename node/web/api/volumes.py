@@ -13,7 +13,7 @@ from node.conversion.volume_files import revision_files, stem_of
 from node.index.engine.scope import within
 from node.index.models import STORE
 from node.index.nouns.records import RevisionFile
-from node.web.access import Call, ReaderCall, for_projects
+from node.web.access import READERS, Call, CurrentCall, for_projects
 from node.web.api import models
 from node.web.api.models import RowId
 from node.web.api.paging import Page, RequestedPage, UidFilters, only_row
@@ -25,7 +25,7 @@ from node.web.problem_types import NOT_FOUND, WRONG_CURSOR
 from node.web.services import Services
 
 log = structlog.get_logger()
-router = api_router("volumes")
+router = api_router(READERS, "volumes")
 
 VolumeNumber = Annotated[RowId, Path(description="`id` of the file")]
 DAMAGED_VOLUME = "damaged: the file is not as it was written; its series is converted again unless it is superseded"
@@ -48,7 +48,7 @@ def list_volumes(
 
 @router.get("/volumes/{id}", responses=problems(NOT_FOUND))
 @for_projects
-def show_volume(call: ReaderCall, id: VolumeNumber) -> models.VolumeResource:
+def show_volume(call: CurrentCall, id: VolumeNumber) -> models.VolumeResource:
     """One file of a conversion."""
     row = _volume(call.node, id)
     call.audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
@@ -67,7 +67,7 @@ def list_sources(page: RequestedPage, id: VolumeNumber) -> Page[models.SourceRes
 @router.head("/volumes/{id}/file", include_in_schema=False)
 @router.get("/volumes/{id}/file", response_class=Response, responses=FILE)
 @for_projects
-def download_volume(call: ReaderCall, id: VolumeNumber) -> Response:
+def download_volume(call: CurrentCall, id: VolumeNumber) -> Response:
     """Download a file."""
     return _file(call, _volume(call.node, id))
 
@@ -76,7 +76,7 @@ def download_volume(call: ReaderCall, id: VolumeNumber) -> Response:
 @router.get("/volumes/{id}/file/{name}", response_class=Response, responses=FILE)
 @for_projects
 def download_volume_by_name(
-    call: ReaderCall,
+    call: CurrentCall,
     id: VolumeNumber,
     name: Annotated[str, Path(description="`name` of the file, or of one beside it")],
 ) -> Response:
