@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from node.settings.model import Settings, Storage
-from node.web.access import Declared, declared
+from node.web.access import Allow, declared
 from node.web.application import routes_of
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "access.md"
@@ -58,7 +58,7 @@ ASKERS = (
 )
 
 
-def answer(asker: Asker, allowed: Declared) -> Answer:
+def answer(asker: Asker, allowed: Allow) -> Answer:
     """Return what somebody is answered by a route: yes, or a status; of a project, as far as the project goes."""
     if allowed.who == "anybody":
         return "yes"
@@ -76,16 +76,16 @@ def answer(asker: Asker, allowed: Declared) -> Answer:
     return "yes" if ROLES.index(asker.role) >= ROLES.index(allowed.who) else "403"
 
 
-def name_of(allowed: Declared) -> str:
+def name_of(allowed: Allow) -> str:
     """Return the words of the tables for whom a route allows."""
     if allowed.in_project == "manage":
         return "managers"
     return f"{allowed.who}{', members' if allowed.in_project else ''}{', job' if allowed.job else ''}"
 
 
-def requests(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Declared]:
+def requests(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Allow]:
     """Return whom each request allows, by method and path."""
-    found: dict[tuple[str, str], Declared] = {}
+    found: dict[tuple[str, str], Allow] = {}
     for route in routes:
         if isinstance(route, APIRoute):
             allowed = declared(route)

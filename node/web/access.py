@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
@@ -61,37 +61,6 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _Route = TypeVar("_Route", bound=Callable[..., object])
 
 _background_routes: set[object] = set()
-
-_project_routes: set[object] = set()
-
-_managing_routes: set[object] = set()
-
-
-def for_projects(route: _Route) -> _Route:
-    """Mark a route that accounts may use that see their projects only.
-
-    It shows nothing but what it reads of the index, or of files that rows of the index name, and changes nothing but
-    what is of the account itself, or what `Call.changing` has compared with its projects. All other routes refuse these
-    accounts, whatever they ask.
-    """
-    _project_routes.add(route)
-    return route
-
-
-def for_managers(route: _Route) -> _Route:
-    """Mark a route like `for_projects`, and say that it demands the role manage in a project."""
-    _managing_routes.add(route)
-    return for_projects(route)
-
-
-def is_for_projects(route: object) -> bool:
-    """Return whether a route is marked by `for_projects`."""
-    return route in _project_routes
-
-
-def role_to_change(route: object) -> ProjectRole:
-    """Return the role in a project that a route demands for what it changes."""
-    return "manage" if route in _managing_routes else "write"
 
 
 def background_request(route: _Route) -> _Route:
@@ -158,7 +127,8 @@ class Access:
 def identified(request: HTTPConnection) -> Principal:
     """Return the principal of a routed request; what the request reads of the index is what the principal sees."""
     principal: Principal | None = getattr(request.state, "account", None)
-    is_open = is_for_projects(request.scope.get("endpoint"))
+    allowed = declared(request.scope.get("route"))
+    is_open = allowed is not None and bool(allowed.in_project)
     if principal is None:
         access: Access = request.app.state.access
         principal = access.identify(request)
@@ -196,10 +166,16 @@ class Allow:
     """A dependency that lets some principals pass; with `job`, the token of a job passes too.
 
     A router and its route may each have one: a principal has to pass both.
+
+    `in_project` lets accounts that see their projects only pass, and is the role that they need in a project; of the
+    declarations of a route, the last one counts. Such a route shows nothing but what it reads of the index, or of files
+    that rows of the index name, and changes nothing but what is of the account itself, or what `Call.changing` has
+    compared with its projects. All other routes refuse these accounts, whatever they ask.
     """
 
     who: Who
     job: bool = False
+    in_project: Literal["", "read", "write", "manage"] = ""
 
     async def __call__(self, request: Request) -> None:
         if self.who == "anybody":
@@ -225,38 +201,33 @@ class Allow:
             f"administrator to run `voxelnode account role {principal.name} {needed}`"
         )
 
-
-def allow(who: Who, *, job: bool = False) -> Any:
-    """Return what `dependencies` of a router or a route has: whom it allows. See `Allow`."""
-    return Depends(Allow(who, job))
-
-
-ANYBODY, READERS, WRITERS, ADMINS = (allow("anybody"),), (allow("read"),), (allow("write"),), (allow("admin"),)
-
-
-class Declared(NamedTuple):
-    """Whom a route allows: see `Allow`. `in_project` is the role that members of projects need there; empty: none."""
-
-    who: Who
-    job: bool
-    in_project: Literal["", "read", "write", "manage"]
-
     def in_openapi(self) -> dict[str, Any]:
         """Return what the OpenAPI document says of it."""
         more = {"x-role-in-project": self.in_project, "x-job-token": self.job}
         return {"x-role": self.who} | {key: value for key, value in more.items() if value}
 
 
-def declared(route: BaseRoute) -> Declared | None:
-    """Return whom a route allows, from its dependencies and marks; None: it does not say."""
+def allow(who: Who, *, job: bool = False, in_project: Literal["", "read", "write", "manage"] = "") -> Any:
+    """Return what `dependencies` of a router or a route has: whom it allows. See `Allow`."""
+    return Depends(Allow(who, job, in_project))
+
+
+ANYBODY, READERS, WRITERS, ADMINS = (allow("anybody"),), (allow("read"),), (allow("write"),), (allow("admin"),)
+
+MEMBERS = (allow("read", in_project="read"),)
+WRITING_MEMBERS = (allow("write", in_project="write"),)
+MANAGERS = (allow("write", in_project="manage"),)
+
+
+def declared(route: BaseRoute | None) -> Allow | None:
+    """Return whom a route allows, by all of its declarations; None: it has none."""
     if not (found := _declarations(route)):
         return None
-    who, endpoint = max((one.who for one in found), key=get_args(Who).index), getattr(route, "endpoint", None)
-    changing = "read" if who == "read" else role_to_change(endpoint)
-    return Declared(who, all(one.job for one in found), changing if is_for_projects(endpoint) else "")
+    who = max((one.who for one in found), key=get_args(Who).index)
+    return Allow(who, all(one.job for one in found), found[-1].in_project)
 
 
-def _declarations(route: BaseRoute) -> list[Allow]:
+def _declarations(route: BaseRoute | None) -> list[Allow]:
     if not isinstance(route, APIRoute):
         return []
     return [one.dependency for one in route.dependencies if isinstance(one.dependency, Allow)]
@@ -304,12 +275,13 @@ class Call:
     def changing(self, *targets: tuple[str, str | None]) -> Iterator[None]:
         """Change series, or studies, by their UIDs, in the name of the caller.
 
-        A member needs the role write for each, or manage if the route is marked by `for_managers`. A study without a
-        series is the whole of it. Raises ResourceNotFound for what the caller does not see, and Forbidden for what its
+        A member needs the role write for each, or manage if the route declares that. A study without a series is the
+        whole of it. Raises ResourceNotFound for what the caller does not see, and Forbidden for what its
         role is too low for.
         """
         if self.account.scope is not None:
-            role = role_to_change(self.request.scope.get("endpoint"))
+            allowed = declared(self.request.scope.get("route"))
+            role: ProjectRole = "manage" if allowed is not None and allowed.in_project == "manage" else "write"
             self._require(dataclasses.replace(self.account.scope, role=role), targets)
         with within(None):
             yield

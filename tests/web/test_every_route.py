@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 from node.errors import UsageError
 from node.index.nouns.accounts import Role
 from node.index.work.messages import PendingEvent
-from node.web.access import ADMINS, ANYBODY, READERS, SAFE_METHODS, WRITERS, CurrentCall, Declared, declared
+from node.web.access import ADMINS, ANYBODY, READERS, SAFE_METHODS, WRITERS, Allow, CurrentCall, declared
 from node.web.credentials import digest, new_token
 from node.web.principal import COOKIE
 from tests import access_table, make
@@ -246,7 +246,7 @@ def test_each_declaration_of_a_route_counts_and_the_strictest_is_told() -> None:
     router = APIRouter(dependencies=READERS)
     router.add_api_route("/one", lambda: {}, dependencies=ADMINS)
     router.add_api_route("/two", lambda: {}, dependencies=ANYBODY)
-    assert [declared(route) for route in router.routes] == [Declared("admin", False, ""), Declared("read", False, "")]
+    assert [declared(route) for route in router.routes] == [Allow("admin"), Allow("read")]
 
 
 def test_of_two_credentials_the_header_counts(guarded: Site) -> None:

@@ -16,7 +16,7 @@ from node.errors import UsageError
 from node.index.engine.narrowed import EMPTY, RULES
 from node.index.models import Base
 from node.index.nouns.accounts import Role
-from node.web.access import is_for_projects
+from node.web.access import declared
 from node.web.credentials import digest, new_token
 from tests import make
 from tests.web.conftest import PASSWORD, Site, every_route, open_site, until
@@ -89,7 +89,7 @@ OWN_THREADS = {
 def test_threads_that_answer_members_have_their_scope() -> None:
     """A thread without a copy of the context reads the whole index."""
     package = Path(node.__file__).parent
-    marked = [path for path in package.glob("extensions/*/*.py") if "@for_projects" in path.read_text("utf-8")]
+    marked = [path for path in package.glob("extensions/*/*.py") if "MEMBERS" in path.read_text("utf-8")]
     rooms = {package / "web", package / "extensions/deidentify", *(path.parent for path in marked)}
     bare = re.compile(r"(\.submit\(|\bThread\(|\bTimer\(|run_in_executor\()(?!copy_context\(\)\.run\b)")
     starting = {path for room in rooms for path in room.rglob("*.py") if bare.search(path.read_text("utf-8"))}
@@ -183,7 +183,7 @@ def test_no_route_tells_of_what_is_not_in_a_project_of_the_caller(shared: Site) 
     walt = as_account(shared, "walt")
     for path, route in every_route(shared.app.routes):
         for method in sorted((route.methods or set()) - {"HEAD"}):
-            if path == "/api/v1/events" or not is_for_projects(route.endpoint):
+            if path == "/api/v1/events" or not declared(route).in_project:
                 continue
             answers = []
             for values in (foreign, absent):

@@ -15,7 +15,7 @@ from node.extensions.pages.rendering import SEE_OTHER, factor_page, page, plain_
 from node.index.engine.scope import within
 from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
 from node.index.nouns.projects import KnownProjects
-from node.web.access import READERS, Access, Call, CurrentCall, for_projects
+from node.web.access import MEMBERS, Access, Call, CurrentCall
 from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated
@@ -23,7 +23,7 @@ from node.web.principal import address_of
 from node.web.sessions import Sessions
 from node.web.token_routes import GROUPS, MAX_ROUTES
 
-router = APIRouter(include_in_schema=False, dependencies=READERS)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 MAX_DAYS = 36525
 """Days that a token lasts at most: a hundred years."""
@@ -85,14 +85,12 @@ def hashed(new: str, again: str) -> str:
 
 
 @router.get("/account")
-@for_projects
 def account(call: CurrentCall) -> Response:
     """One's own account."""
     return _account(call)
 
 
-@router.post("/account/password", dependencies=READERS)
-@for_projects
+@router.post("/account/password", dependencies=MEMBERS)
 def change_password(call: CurrentCall, form: Annotated[NewPassword, Form()]) -> Response:
     """Change one's own password; every session of the account ends, this one too."""
     name = require_session(call)
@@ -103,8 +101,7 @@ def change_password(call: CurrentCall, form: Annotated[NewPassword, Form()]) -> 
     return RedirectResponse("/login", SEE_OTHER)
 
 
-@router.post("/account/tokens", dependencies=READERS)
-@for_projects
+@router.post("/account/tokens", dependencies=MEMBERS)
 def add_token(call: CurrentCall, form: Annotated[NewToken, Form()]) -> Response:
     """Make a token of one's own, which this page alone shows."""
     name, token = require_session(call), new_token()
@@ -115,16 +112,14 @@ def add_token(call: CurrentCall, form: Annotated[NewToken, Form()]) -> Response:
     return _account(call, token=token, label=form.label)
 
 
-@router.post("/account/tokens/revoke", dependencies=READERS)
-@for_projects
+@router.post("/account/tokens/revoke", dependencies=MEMBERS)
 def revoke_token(call: CurrentCall, label: Annotated[Label, Form()]) -> Response:
     """Revoke a token of one's own."""
     _act(call, "remove-token", name=require_session(call), label=label)
     return RedirectResponse("/account", SEE_OTHER)
 
 
-@router.post("/account/factor", dependencies=READERS)
-@for_projects
+@router.post("/account/factor", dependencies=MEMBERS)
 def begin_factor(call: CurrentCall, current: Annotated[Password, Form()]) -> Response:
     """Begin to set up an authenticator app: show its secret, and ask for the first code of it."""
     name, sessions = require_session(call), _sessions(call)
@@ -138,8 +133,7 @@ def begin_factor(call: CurrentCall, current: Annotated[Password, Form()]) -> Res
     return factor_page("/account", app, action=CONFIRM)
 
 
-@router.post(CONFIRM, dependencies=READERS)
-@for_projects
+@router.post(CONFIRM, dependencies=MEMBERS)
 def confirm_factor(call: CurrentCall, code: Annotated[str, Form(max_length=64)]) -> Response:
     """Set up an authenticator app by its first code; every other session ends."""
     name, sessions = require_session(call), _sessions(call)
@@ -155,8 +149,7 @@ def confirm_factor(call: CurrentCall, code: Annotated[str, Form(max_length=64)])
     return response
 
 
-@router.post("/account/factor/remove", dependencies=READERS)
-@for_projects
+@router.post("/account/factor/remove", dependencies=MEMBERS)
 def remove_factor(
     call: CurrentCall, current: Annotated[Password, Form()], code: Annotated[str, Form(max_length=64)]
 ) -> Response:
@@ -182,8 +175,7 @@ def _own_account(call: Call, current: str) -> KnownAccount:
         raise UsageError("the current password is wrong: nothing was changed") from error
 
 
-@router.post("/account/sessions/end", dependencies=READERS)
-@for_projects
+@router.post("/account/sessions/end", dependencies=MEMBERS)
 def end_session(call: CurrentCall, session: Annotated[int | None, Form(ge=1, le=MAX_ID)] = None) -> Response:
     """End a session of one's own, or all: this one too."""
     _act(call, "end-sessions", name=require_session(call), session=session)

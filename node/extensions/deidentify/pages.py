@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 
 from node.extensions.deidentify.downloads import Content, ordered
 from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
-from node.web.access import READERS, Call, CurrentCall, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.downloads import downloads_of
 
-router = APIRouter(include_in_schema=False, dependencies=READERS)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 
 class Deidentification(BaseModel):
@@ -34,21 +34,18 @@ class SeriesToDeidentify(SelectedSeries, Deidentification):
 
 @router.get(f"{STUDY}/deidentified.zip")
 @router.get(f"{SERIES}/deidentified.zip")
-@for_projects
 def deidentified_study(call: CurrentCall, wanted: Wanted, profile: str, content: Content = "dicom") -> Response:
     """A study or a series without identities, as a ZIP file: the page on which it is made."""
     return _begun(call, profile, content, [wanted.study], [wanted.series] if wanted.series else [])
 
 
-@router.post("/selected/deidentified.zip", dependencies=READERS)
-@for_projects
+@router.post("/selected/deidentified.zip", dependencies=MEMBERS)
 def deidentified(call: CurrentCall, selected: Annotated[StudiesToDeidentify, Form()]) -> Response:
     """The studies without identities, as a ZIP file: the page on which it is made."""
     return _begun(call, selected.profile, selected.content, selected.uids)
 
 
-@router.post(f"{STUDY}/selected/deidentified.zip", dependencies=READERS)
-@for_projects
+@router.post(f"{STUDY}/selected/deidentified.zip", dependencies=MEMBERS)
 def deidentified_selected(
     call: CurrentCall, study_instance_uid: str, selected: Annotated[SeriesToDeidentify, Form()]
 ) -> Response:

@@ -34,9 +34,9 @@ from node.extensions.dicomweb.resources import (
 )
 from node.extensions.dicomweb.wado import begun_files, given_syntax, only
 from node.volume.window import Window
-from node.web.access import READERS, CurrentCall, for_projects
+from node.web.access import MEMBERS, CurrentCall
 
-router = dicomweb_router(READERS)
+router = dicomweb_router(MEMBERS)
 
 REFUSED = ("anonymize", "presentationUID", "region")
 """Unsupported parameters that change the content: ignoring them would return something other than requested."""
@@ -61,7 +61,6 @@ PARAMETERS = {
 
 
 @router.api_route("/wado", methods=READ)
-@for_projects
 def retrieve_by_uri(call: CurrentCall) -> Response:
     """One instance by query parameters, the older WADO-URI (PS3.18 9)."""
     query = call.request.query_params

@@ -13,7 +13,7 @@ from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARA
 from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.extensions.pages.rendering import SEE_OTHER, series_url, study_url
 from node.index.nouns.accounts import Role
-from node.web.access import WRITERS, Call, CurrentCall, for_projects
+from node.web.access import WRITERS, WRITING_MEMBERS, Call, CurrentCall
 from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
 
@@ -38,25 +38,22 @@ class LabelOfSeries(SelectedSeries, ChangedLabel):
     """The series of a study that are selected, and a label."""
 
 
-@router.post(f"{STUDY}/labels")
-@router.post(f"{SERIES}/labels")
-@for_projects
+@router.post(f"{STUDY}/labels", dependencies=WRITING_MEMBERS)
+@router.post(f"{SERIES}/labels", dependencies=WRITING_MEMBERS)
 def change_label(call: CurrentCall, wanted: Wanted, form: Annotated[ChangedLabel, Form()]) -> Response:
     """Give a label to a study or a series, or take it away."""
     _change(call, [(wanted.study, wanted.series or "")], form)
     return RedirectResponse(wanted.url, SEE_OTHER)
 
 
-@router.post("/selected/labels")
-@for_projects
+@router.post("/selected/labels", dependencies=WRITING_MEMBERS)
 def change_label_of_selected(call: CurrentCall, form: Annotated[LabelOfSelected, Form()]) -> Response:
     """Give a label to the selected studies, or take it away."""
     _change(call, [(uid, "") for uid in form.uids], form)
     return RedirectResponse("/", SEE_OTHER)
 
 
-@router.post(f"{STUDY}/selected/labels")
-@for_projects
+@router.post(f"{STUDY}/selected/labels", dependencies=WRITING_MEMBERS)
 def change_label_of_series(
     call: CurrentCall, study_instance_uid: str, form: Annotated[LabelOfSeries, Form()]
 ) -> Response:
@@ -72,9 +69,8 @@ def _change(call: Call, targets: Sequence[tuple[str, str]], form: ChangedLabel) 
         call.act("change-labels", targets=targets, **{"remove" if form.remove else "add": [form.label]})
 
 
-@router.post(f"{STUDY}/comments")
-@router.post(f"{SERIES}/comments")
-@for_projects
+@router.post(f"{STUDY}/comments", dependencies=WRITING_MEMBERS)
+@router.post(f"{SERIES}/comments", dependencies=WRITING_MEMBERS)
 def write_comment(
     call: CurrentCall, wanted: Wanted, comment: Annotated[str, Form(min_length=1, max_length=MAX_COMMENT_CHARACTERS)]
 ) -> Response:
@@ -84,8 +80,7 @@ def write_comment(
     return RedirectResponse(wanted.url, SEE_OTHER)
 
 
-@router.post("/comments/{comment}/remove")
-@for_projects
+@router.post("/comments/{comment}/remove", dependencies=WRITING_MEMBERS)
 def remove_comment(call: CurrentCall, comment: CommentNumber) -> Response:
     """Remove a comment of one's own; administrators remove any."""
     with call.node.index.reading() as index:

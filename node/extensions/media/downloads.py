@@ -21,33 +21,30 @@ from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
 from node.extensions.pages.actions import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.extensions.pages.downloads import named_series, zip_name
 from node.index.search.selection import StoredInstance
-from node.web.access import READERS, Call, CurrentCall, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.files import Damaged, whole_file
 from node.web.zips import Member, taken
 
-router = APIRouter(include_in_schema=False, dependencies=READERS)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 MAKER = "medium"
 
 
 @router.get(f"{STUDY}/medium.zip")
 @router.get(f"{SERIES}/medium.zip")
-@for_projects
 def medium_of_one(call: CurrentCall, wanted: Wanted) -> Response:
     """Make a medium of a study or a series, and show how far it is."""
     return medium_zip(call, [wanted.study], wanted.some)
 
 
-@router.post("/selected/medium.zip", dependencies=READERS)
-@for_projects
+@router.post("/selected/medium.zip", dependencies=MEMBERS)
 def medium_of_studies(call: CurrentCall, selected: Annotated[SelectedStudies, Form()]) -> Response:
     """Make a medium of the selected studies, and show how far it is."""
     return medium_zip(call, selected.uids)
 
 
-@router.post(f"{STUDY}/selected/medium.zip", dependencies=READERS)
-@for_projects
+@router.post(f"{STUDY}/selected/medium.zip", dependencies=MEMBERS)
 def medium_of_series(
     call: CurrentCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Form()]
 ) -> Response:

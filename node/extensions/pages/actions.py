@@ -17,12 +17,12 @@ from node.extensions.pages.series import series_row
 from node.extensions.pages.studies import study_row
 from node.index.database.reading import ReadIndex
 from node.web import actions
-from node.web.access import ADMINS, READERS, WRITERS, Call, CurrentCall, for_projects
+from node.web.access import ADMINS, MEMBERS, WRITERS, WRITING_MEMBERS, Call, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.headers import path_of
 
-router = APIRouter(include_in_schema=False, dependencies=READERS)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 
 STUDY = "/studies/{study_instance_uid}"
@@ -58,9 +58,8 @@ def _target(request: Request) -> StudyOrSeries:
 Wanted = Annotated[StudyOrSeries, Depends(_target)]
 
 
-@router.post(f"{STUDY}/reconvert", dependencies=WRITERS)
-@router.post(f"{SERIES}/reconvert", dependencies=WRITERS)
-@for_projects
+@router.post(f"{STUDY}/reconvert", dependencies=WRITING_MEMBERS)
+@router.post(f"{SERIES}/reconvert", dependencies=WRITING_MEMBERS)
 def reconvert(call: CurrentCall, wanted: Wanted) -> Response:
     """Convert every series of a study again, or one series."""
     with call.node.index.reading() as index:
@@ -106,7 +105,6 @@ def delete(call: CurrentCall, wanted: Wanted) -> Response:
 
 @router.get(f"{STUDY}/volumes.zip")
 @router.get(f"{SERIES}/volumes.zip")
-@for_projects
 def volumes_of_one(call: CurrentCall, wanted: Wanted, format: Format | None = None) -> Response:
     """The volumes of a study or a series as a ZIP file; see `volumes_zip`."""
     return volumes_zip(call, [wanted.study], wanted.some, wanted=format)
@@ -114,7 +112,6 @@ def volumes_of_one(call: CurrentCall, wanted: Wanted, format: Format | None = No
 
 @router.get(f"{STUDY}/dicom.zip")
 @router.get(f"{SERIES}/dicom.zip")
-@for_projects
 def dicom_of_one(call: CurrentCall, wanted: Wanted) -> Response:
     """The instances of a study or a series as stored, as a ZIP file."""
     return dicom_zip(call, [wanted.study], wanted.some)
@@ -176,8 +173,7 @@ Selected = Annotated[SelectedStudies, Form()]
 SelectedOfStudy = Annotated[SelectedSeries, Form()]
 
 
-@router.post("/selected/reconvert", dependencies=WRITERS)
-@for_projects
+@router.post("/selected/reconvert", dependencies=WRITING_MEMBERS)
 def reconvert_selected(call: CurrentCall, selected: Selected) -> Response:
     """Convert every series of the studies again; those that were deleted meanwhile are left out."""
     for uid in selected.uids:
@@ -225,22 +221,19 @@ def delete_selected(call: CurrentCall, selected: Selected) -> Response:
 
 @router.get("/selected/volumes.zip")
 @router.get("/selected/dicom.zip")
-@for_projects
 def zip_of_studies(call: CurrentCall, selected: Annotated[SelectedStudies, Query()]) -> Response:
     """The volumes of the studies, or their instances as stored, as a ZIP file."""
     return _zip(call, selected.uids)
 
 
-@router.post("/selected/volumes.zip", dependencies=READERS)
-@router.post("/selected/dicom.zip", dependencies=READERS)
-@for_projects
+@router.post("/selected/volumes.zip", dependencies=MEMBERS)
+@router.post("/selected/dicom.zip", dependencies=MEMBERS)
 def lead_to_zip_of_studies(call: CurrentCall, selected: Selected) -> Response:
     """The same ZIP file, which a browser fetches in a way that it can go on with."""
     return _address(call, study=selected.uids) or _zip(call, selected.uids)
 
 
-@router.post(f"{STUDY}/selected/reconvert", dependencies=WRITERS)
-@for_projects
+@router.post(f"{STUDY}/selected/reconvert", dependencies=WRITING_MEMBERS)
 def reconvert_selected_series(call: CurrentCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
     """Convert the selected series of a study again; those that were deleted meanwhile are left out."""
     with call.node.index.reading() as index:
@@ -264,15 +257,13 @@ def send_selected_series(
 
 @router.get(f"{STUDY}/selected/volumes.zip")
 @router.get(f"{STUDY}/selected/dicom.zip")
-@for_projects
 def zip_of_series(call: CurrentCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Query()]) -> Response:
     """The volumes of the selected series of a study, or their instances as stored, as a ZIP file."""
     return _zip(call, [study_instance_uid], selected.uids)
 
 
-@router.post(f"{STUDY}/selected/volumes.zip", dependencies=READERS)
-@router.post(f"{STUDY}/selected/dicom.zip", dependencies=READERS)
-@for_projects
+@router.post(f"{STUDY}/selected/volumes.zip", dependencies=MEMBERS)
+@router.post(f"{STUDY}/selected/dicom.zip", dependencies=MEMBERS)
 def lead_to_zip_of_series(call: CurrentCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
     """The same ZIP file, which a browser fetches in a way that it can go on with."""
     return _address(call, series=selected.uids) or _zip(call, [study_instance_uid], selected.uids)

@@ -18,14 +18,14 @@ from node.extensions.pages.filters import listed
 from node.extensions.pages.viewable import VIEWED_FORMATS, sidecar_of, study_series
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
-from node.web.access import READERS, Call, CurrentCall, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import MEDIA_TYPES, OCTETS, RangedFile, local_or_gone
 from node.web.headers import has_etag
 from node.web.services import Services
 
-router = APIRouter(include_in_schema=False, dependencies=READERS)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 Revision = Annotated[int, FromPath(ge=1, le=2**31)]
 
@@ -73,7 +73,6 @@ Wanted = Annotated[FileOfRevision, Depends(_requested)]
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}")
-@for_projects
 def file(call: CurrentCall, wanted: Wanted, download: bool = False) -> Response:
     """One file of a revision; 410 if it is lost."""
     with call.node.index.reading() as index:
@@ -85,7 +84,6 @@ def file(call: CurrentCall, wanted: Wanted, download: bool = False) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}/reduced")
-@for_projects
 def reduced(call: CurrentCall, wanted: Wanted, only_body: bool = False) -> Response:
     """A volume of a revision with at most `REDUCED_VOXELS` voxels of its first time, as ``.nii.gz``."""
     with call.node.index.reading() as index:
@@ -115,7 +113,6 @@ def reduced(call: CurrentCall, wanted: Wanted, only_body: bool = False) -> Respo
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/thumbnails/{revision}/{name}")
-@for_projects
 def small_thumbnail(call: CurrentCall, wanted: Wanted) -> Response:
     """A thumbnail of a revision, as small as a list shows it."""
     with call.node.index.reading(wait=False) as index:
@@ -132,7 +129,6 @@ def small_thumbnail(call: CurrentCall, wanted: Wanted) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/overlaid/{revision}/{name}")
-@for_projects
 def overlaid(call: CurrentCall, wanted: Wanted) -> Response:
     """A thumbnail of a segmentation over the image on which it lies; the thumbnail alone if there is none."""
     with call.node.index.reading() as index:

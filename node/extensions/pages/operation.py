@@ -22,7 +22,7 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.views import is_due
 from node.metrics import LastWord, Metrics, Span
 from node.version import __version__
-from node.web.access import READERS, WRITERS, CurrentCall, background_request, for_projects
+from node.web.access import MEMBERS, READERS, WRITERS, CurrentCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.services import Services
 
@@ -35,9 +35,8 @@ SHOWN_DONE = 25
 LIBRARIES = ("pynetdicom", "pydicom", "numpy", "nibabel", "SimpleITK", "SQLAlchemy", "fastapi")
 
 
-@router.get("/badges")
+@router.get("/badges", dependencies=MEMBERS)
 @background_request
-@for_projects
 def badges(call: CurrentCall) -> Response:
     """The counts in the menu."""
     with call.node.index.reading(wait=False) as index:

@@ -23,12 +23,12 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
-from node.web.access import READERS, CurrentCall, background_request, for_projects
+from node.web.access import MEMBERS, CurrentCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.files import Unavailable, local_file
 from node.web.services import Services
 
-router = APIRouter(include_in_schema=False, dependencies=READERS)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 PICTURES = ("preview", "montage", "projection", "thumbnail")
 """Kinds of picture files, in display order."""
@@ -60,7 +60,6 @@ RequestedSeries = Annotated[SeriesKey, Depends(_requested_series)]
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}")
-@for_projects
 def series(call: CurrentCall, key: RequestedSeries) -> Response:
     """The page of a series."""
     study_instance_uid, _ = key
@@ -102,7 +101,6 @@ def series(call: CurrentCall, key: RequestedSeries) -> Response:
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")
 @background_request
-@for_projects
 def state(call: CurrentCall, key: RequestedSeries) -> Response:
     """The state of an open series."""
     with call.node.index.reading() as index:
@@ -113,7 +111,6 @@ def state(call: CurrentCall, key: RequestedSeries) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
-@for_projects
 def header(call: CurrentCall, key: RequestedSeries) -> Response:
     """The elements of the first instance."""
     with call.node.index.reading() as index:

@@ -19,12 +19,12 @@ from node.extensions.pages.rendering import fragment, page, series_url, study_li
 from node.extensions.pages.status_chips import series_chip, study_chip
 from node.index.database.reading import ReadIndex
 from node.index.nouns.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
-from node.web.access import READERS, Call, CurrentCall, background_request, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall, background_request
 from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
 
-router = APIRouter(include_in_schema=False, dependencies=READERS)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 PAGE_STUDIES = 50
 
@@ -134,14 +134,12 @@ def _date(text: str) -> dt.date | None:
 
 
 @router.get("/")
-@for_projects
 def studies(call: CurrentCall) -> Response:
     """The newest studies, and the search form."""
     return _page(call, StudySearch())
 
 
-@router.post("/", dependencies=READERS)
-@for_projects
+@router.post("/", dependencies=MEMBERS)
 def found_studies(call: CurrentCall, search: Annotated[StudySearch, Form()]) -> Response:
     """The matching studies: only the rows for htmx, else the whole page."""
     if "hx-request" not in call.request.headers:
@@ -198,8 +196,7 @@ def _search_detail(search: StudySearch) -> str:
     return f"studies: {keys if keys != '{}' else 'the newest'}"
 
 
-@router.post("/studies.csv", dependencies=READERS)
-@for_projects
+@router.post("/studies.csv", dependencies=MEMBERS)
 def written_studies(call: CurrentCall, search: Annotated[StudySearch, Form()]) -> Response:
     """The matching studies as a CSV file, in the order of the list."""
 
@@ -230,7 +227,6 @@ def _csv_cells(study: ListedStudy) -> list[object]:
 
 @router.get("/news")
 @background_request
-@for_projects
 def news(call: CurrentCall, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
     """The number of studies that were received since the list was loaded."""
     with call.node.index.reading() as index:
@@ -286,7 +282,6 @@ def _text(card: Mapping[str, Any]) -> str:
 
 
 @router.get("/studies/{study_instance_uid}")
-@for_projects
 def study(call: CurrentCall, study_instance_uid: str, view: Literal["list"] | None = None) -> Response:
     """The page of a study: cards of its series, or a list if there are many, or if that is asked for."""
     with call.node.index.reading() as index:
@@ -305,9 +300,8 @@ def study(call: CurrentCall, study_instance_uid: str, view: Literal["list"] | No
         return page(call, "study.html", target=(study_instance_uid,), **values, **many)
 
 
-@router.post("/studies/{study_instance_uid}/series-list", dependencies=READERS)
+@router.post("/studies/{study_instance_uid}/series-list", dependencies=MEMBERS)
 @background_request
-@for_projects
 def filtered_series(call: CurrentCall, study_instance_uid: str, search: Annotated[SeriesSearch, Form()]) -> Response:
     """The list of the series of a study with many of them."""
     with call.node.index.reading() as index:
@@ -317,7 +311,6 @@ def filtered_series(call: CurrentCall, study_instance_uid: str, search: Annotate
 
 @router.get("/studies/{study_instance_uid}/row")
 @background_request
-@for_projects
 def row(call: CurrentCall, study_instance_uid: str) -> Response:
     """The row of an open study in the list."""
     with call.node.index.reading() as index:
@@ -330,7 +323,6 @@ def row(call: CurrentCall, study_instance_uid: str) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/list")
-@for_projects
 def series_list(call: CurrentCall, study_instance_uid: str) -> Response:
     """The series of a study below its row in the list."""
     with call.node.index.reading() as index:
@@ -340,7 +332,6 @@ def series_list(call: CurrentCall, study_instance_uid: str) -> Response:
 
 @router.get("/studies/{study_instance_uid}/cards")
 @background_request
-@for_projects
 def cards(call: CurrentCall, study_instance_uid: str) -> Response:
     """The series of an open study."""
     with call.node.index.reading() as index:

@@ -15,13 +15,13 @@ from node.extensions.projects.rows import ReadProjects
 from node.index.database.reading import ReadIndex
 from node.index.engine.scope import ProjectRole, within
 from node.index.nouns.accounts import Role
-from node.web.access import ADMINS, READERS, WRITERS, Call, CurrentCall, for_managers, for_projects
+from node.web.access import ADMINS, MANAGERS, MEMBERS, Call, CurrentCall
 from node.web.api.changes import Change
 from node.web.api.models import Resource
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.errors import Forbidden, ResourceNotFound
 
-router = api_router(READERS, "projects")
+router = api_router(MEMBERS, "projects")
 
 PROJECT = "/projects/{project}"
 MEMBER = f"{PROJECT}/members/{{account:path}}"
@@ -127,7 +127,6 @@ class ChangedContents(Resource):
 
 
 @router.get("/projects")
-@for_projects
 def list_projects(call: CurrentCall) -> Projects:
     """The projects that the caller sees: all, or their own."""
     with call.node.index.reading() as index:
@@ -155,16 +154,14 @@ def remove_project(call: CurrentCall, change: Change, project: Name) -> RemovedP
     )
 
 
-@router.get(f"{PROJECT}/members", responses=problems(*OF_CHANGES), dependencies=WRITERS)
-@for_managers
+@router.get(f"{PROJECT}/members", responses=problems(*OF_CHANGES), dependencies=MANAGERS)
 def list_members(call: CurrentCall, project: Name) -> Members:
     """The members of a project, with their roles: for administrators, and members with the role manage."""
     with _managing(call, project), call.node.index.reading() as index:
         return _members(index, project)
 
 
-@router.put(MEMBER, responses=problems(*OF_CHANGES), dependencies=WRITERS)
-@for_managers
+@router.put(MEMBER, responses=problems(*OF_CHANGES), dependencies=MANAGERS)
 def set_member(call: CurrentCall, change: Change, project: Name, account: Account, member: MemberRole) -> Member:
     """Give an account a role in a project; from its next request it sees its projects only.
 
@@ -179,8 +176,7 @@ def set_member(call: CurrentCall, change: Change, project: Name, account: Accoun
     return change.make(Member, lambda index: _members(index, project), act)
 
 
-@router.delete(MEMBER, responses=problems(*OF_CHANGES), dependencies=WRITERS)
-@for_managers
+@router.delete(MEMBER, responses=problems(*OF_CHANGES), dependencies=MANAGERS)
 def remove_member(call: CurrentCall, change: Change, project: Name, account: Account) -> RemovedMember:
     """Take the role in a project from an account: for administrators, and members with the role manage."""
 
@@ -191,8 +187,7 @@ def remove_member(call: CurrentCall, change: Change, project: Name, account: Acc
     return change.make(RemovedMember, lambda index: _members(index, project), act)
 
 
-@router.post(f"{PROJECT}/contents", responses=problems(*OF_CHANGES), dependencies=WRITERS)
-@for_managers
+@router.post(f"{PROJECT}/contents", responses=problems(*OF_CHANGES), dependencies=MANAGERS)
 def change_contents(call: CurrentCall, change: Change, project: Name, contents: ContentChange) -> ChangedContents:
     """Put studies and series into a project, and take others out.
 

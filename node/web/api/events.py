@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from node.budget import Budget, Claim, Limits, Standing
 from node.metrics import Metrics
-from node.web.access import READERS, CurrentCall, background_request, for_projects
+from node.web.access import MEMBERS, CurrentCall, background_request
 from node.web.api import models
 from node.web.api.models import MAX_ID
 from node.web.api.routing import api_router
@@ -61,7 +61,7 @@ def streams_budget(metrics: Metrics) -> Budget:
     return Budget("events", limits, metrics)
 
 
-router = api_router(READERS, "events")
+router = api_router(MEMBERS, "events")
 
 MAX_EVENTS_PER_READ = 200
 
@@ -82,7 +82,6 @@ async def _room(call: CurrentCall) -> AsyncIterator[None]:
 
 @router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])
 @background_request
-@for_projects
 async def stream_events(
     call: CurrentCall,
     after: EventId = None,

@@ -21,7 +21,7 @@ from node.index.nouns.studies import StudyCondition, StudyCursor, StudyFilter
 from node.index.nouns.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
 from node.web import actions
-from node.web.access import ADMINS, READERS, WRITERS, Call, CurrentCall, for_projects
+from node.web.access import ADMINS, MEMBERS, WRITERS, WRITING_MEMBERS, Call, CurrentCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.models import RowId
@@ -50,7 +50,7 @@ from node.web.files import (
 )
 from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, WRONG_CURSOR
 
-router = api_router(READERS)
+router = api_router(MEMBERS)
 
 MAX_SERIES = 100_000
 """Largest number of series in one study; real studies have far fewer."""
@@ -90,7 +90,6 @@ Text = Annotated[str, Query(max_length=MAX_TEXT_BYTES)]
 
 
 @router.get("/patients", responses=problems(WRONG_CURSOR), tags=["patients"])
-@for_projects
 def list_patients(
     page: RequestedPage,
     patient_id: OptionalPatientId = None,
@@ -102,7 +101,6 @@ def list_patients(
 
 
 @router.get("/patients/{id}", responses=single(), tags=["patients"])
-@for_projects
 def show_patient(call: CurrentCall, response: Response, id: PatientNumber) -> models.PatientResource:
     """One patient."""
     with call.node.index.reading() as index:
@@ -112,7 +110,6 @@ def show_patient(call: CurrentCall, response: Response, id: PatientNumber) -> mo
 
 
 @router.get("/studies", responses=problems(WRONG_CURSOR), tags=["studies"])
-@for_projects
 def list_studies(
     page: RequestedPage,
     words: Annotated[Text, Query(description="words in patient's name, ID or accession number")] = "",
@@ -157,7 +154,6 @@ def list_studies(
 
 
 @router.get("/studies/{study_instance_uid}", responses=single(), tags=["studies"])
-@for_projects
 def show_study(call: CurrentCall, response: Response, study_instance_uid: StudyUid) -> models.StudyResource:
     """One study."""
     with call.node.index.reading() as index:
@@ -180,9 +176,8 @@ def delete_study(
     status_code=202,
     responses=problems(*OF_CHANGES),
     tags=["studies"],
-    dependencies=WRITERS,
+    dependencies=WRITING_MEMBERS,
 )
-@for_projects
 def reconvert_study(call: CurrentCall, change: Change, key: StudyOrSeries) -> models.ReconvertResult:
     """Convert every series of a study again, or one; series whose volumes would be the same are left unchanged."""
 
@@ -209,7 +204,6 @@ def send_study(call: CurrentCall, change: Change, key: StudyOrSeries, to: To) ->
 
 
 @router.get("/series", responses=problems(INVALID_REQUEST, WRONG_CURSOR), tags=["series"])
-@for_projects
 def list_series(
     page: RequestedPage,
     uids: UidFilters,
@@ -227,7 +221,6 @@ def list_series(
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", responses=single(), tags=["series"])
-@for_projects
 def show_series(call: CurrentCall, response: Response, key: RequestedSeries) -> models.SeriesResource:
     """One series. It takes both UIDs, because the same Series Instance UID in two studies means two series."""
     with call.node.index.reading() as index:
@@ -256,14 +249,12 @@ def delete_series(
 
 
 @router.get("/instances", responses=problems(WRONG_CURSOR), tags=["instances"])
-@for_projects
 def list_instances(page: RequestedPage, uids: UidFilters) -> Page[models.InstanceResource]:
     """Stored instances, newest first."""
     return page.read("instances", models.InstanceResource, lambda index: index.instances, **uids)
 
 
 @router.get("/instances/{sop_instance_uid}", responses=single(), tags=["instances"])
-@for_projects
 def show_instance(call: CurrentCall, response: Response, sop_instance_uid: InstanceUid) -> models.InstanceResource:
     """One stored instance."""
     with call.node.index.reading() as index:
@@ -279,7 +270,6 @@ def show_instance(call: CurrentCall, response: Response, sop_instance_uid: Insta
     response_class=Response,
     responses=downloads("A DICOM file (PS3.10)", DICOM, OCTETS),
 )
-@for_projects
 def download_instance(call: CurrentCall, sop_instance_uid: InstanceUid) -> Response:
     """The file of an instance: File Meta Information, then the data set, byte for byte as received.
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.web import actions
-from node.web.access import READERS, WRITERS, Call, CurrentCall, for_projects
+from node.web.access import MEMBERS, READERS, WRITERS, Call, CurrentCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage, only_row
@@ -82,8 +82,7 @@ def list_work(
     return page.read("work", models.WorkResource, lambda index: index.work, **wanted, **uids)
 
 
-@router.get("/work/{work}", responses=single(), tags=["work"])
-@for_projects
+@router.get("/work/{work}", responses=single(), tags=["work"], dependencies=MEMBERS)
 def show_work(call: CurrentCall, response: Response, work: WorkId) -> models.WorkResource:
     """One piece of work, and what became of it; members of projects see their downloads."""
     with call.node.index.reading(wait=False) as index:
@@ -113,11 +112,14 @@ def change_work(
     return change.make(models.WorkResource, lambda index: work_resource(index, id=work), act)
 
 
-@router.head("/work/{work}/file", include_in_schema=False)
+@router.head("/work/{work}/file", include_in_schema=False, dependencies=MEMBERS)
 @router.get(
-    "/work/{work}/file", response_class=Response, responses=downloads("The ZIP file", ZIP, OCTETS), tags=["downloads"]
+    "/work/{work}/file",
+    response_class=Response,
+    responses=downloads("The ZIP file", ZIP, OCTETS),
+    tags=["downloads"],
+    dependencies=MEMBERS,
 )
-@for_projects
 def fetch_download(call: CurrentCall, work: WorkId) -> Response:
     """The file of a download of the caller that is made, or a range of it.
 
@@ -132,8 +134,7 @@ class RemovedDownload(models.Resource):
     removed: int
 
 
-@router.delete("/work/{work}/file", responses=problems(*OF_CHANGES), tags=["downloads"], dependencies=READERS)
-@for_projects
+@router.delete("/work/{work}/file", responses=problems(*OF_CHANGES), tags=["downloads"], dependencies=MEMBERS)
 def remove_download(call: CurrentCall, change: Change, work: WorkId) -> RemovedDownload:
     """End a download of the caller, and remove its file."""
 
