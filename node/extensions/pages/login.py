@@ -48,12 +48,8 @@ def log_in(
     sessions = _sessions(request)
     try:
         value = sessions.log_in(name, password, address_of(request), request.headers.get("user-agent", ""))
-    except NotAuthenticated as error:
-        return _form(request, next, name=name, error=str(error), status_code=401)
-    except TooManyTries as error:
-        response = _form(request, next, name=name, error=str(error), status_code=429)
-        response.headers["Retry-After"] = str(error.seconds)
-        return response
+    except (NotAuthenticated, TooManyTries) as error:
+        return _refused(error, _form(request, next, name=name, error=str(error)))
     location = (
         f"/login/factor?next={quote(_inside(next), safe='')}" if sessions.awaiting_factor(value) else _inside(next)
     )
@@ -82,17 +78,20 @@ def give_code(
         return _form(request, next, error="Sign in again: the second factor came too late.", status_code=401)
     try:
         passed = sessions.give_code(known, code, client_of(request))
-    except NotAuthenticated as error:
-        return _factor_form(request, known, next, error=_sentence(str(error)), status_code=401)
-    except TooManyTries as error:
-        response = _factor_form(request, known, next, error=_sentence(str(error)), status_code=429)
-        response.headers["Retry-After"] = str(error.seconds)
-        return response
+    except (NotAuthenticated, TooManyTries) as error:
+        return _refused(error, _factor_form(request, known, next, error=_sentence(str(error))))
     response = Response(status_code=303, headers={"Location": _inside(next)})
     if passed.recovery_codes:
         response = plain_page("recovery.html", codes=passed.recovery_codes, next_path=_inside(next))
     sessions.end(session_cookie(request))
     set_session(request, response, passed.value)
+    return response
+
+
+def _refused(error: NotAuthenticated | TooManyTries, response: Response) -> Response:
+    response.status_code = 401
+    if isinstance(error, TooManyTries):
+        response.status_code, response.headers["Retry-After"] = 429, str(error.seconds)
     return response
 
 
@@ -111,11 +110,9 @@ def client_of(request: Request) -> Client:
     return Client(address_of(request), request.headers.get("user-agent", ""))
 
 
-def _factor_form(
-    request: Request, known: KnownAccount, next_path: str, *, error: str = "", status_code: int = 200
-) -> Response:
+def _factor_form(request: Request, known: KnownAccount, next_path: str, *, error: str = "") -> Response:
     app = None if known.has_factor else new_app(request, known)
-    return factor_page(_inside(next_path), app, error=error, status_code=status_code)
+    return factor_page(_inside(next_path), app, error=error)
 
 
 def new_app(request: Request, known: KnownAccount) -> NewApp | None:
