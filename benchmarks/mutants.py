@@ -38,7 +38,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "node/receive": ("tests/unit/receive", "tests/unit/journal", "tests/integration", "tests/protocol"),
     "node/index": ("tests/unit", "tests/integration", "tests/protocol", "tests/web"),
     "node/writers": ("tests/unit/writers", "tests/unit/volume", "tests/integration", "tests/reference"),
-    "node/web/access.py": ("tests/unit/web", "tests/web"),
+    **dict.fromkeys(
+        (f"node/web/{name}.py" for name in ("access", "authenticators", "passwords", "sessions")),
+        ("tests/unit/web", "tests/web"),
+    ),
 }
 """The folders of tests of each room. One that a tree does not have is left out."""
 

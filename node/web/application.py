@@ -13,7 +13,7 @@ from node.registry import PAGES, enabled, is_on, resolve, shares, sign_ins_of
 from node.settings.model import Settings
 from node.version import __version__
 from node.web import monitoring, problems
-from node.web.access import Access
+from node.web.access import Access, require_declared
 from node.web.api import service as api
 from node.web.api.events import streams_budget
 from node.web.audit_trail import AuditTrail
@@ -42,10 +42,14 @@ def routes_of(settings: Settings) -> list[BaseRoute]:
 def application(services: Services) -> FastAPI:
     """Return the application that serves REST, and what extensions add.
 
+    Raises UsageError for a route that does not declare whom it allows.
+
     ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `error_page` (None without
     pages), `streams`, `known` (checksums of files, for ZIP files), `downloads` (started and stopped by the server) and
     `stopping`, an event that ends endless streams.
     """
+    routes = routes_of(services.settings)
+    require_declared(routes)
     app = FastAPI(
         title="voxelnode",
         version=__version__,
@@ -53,7 +57,7 @@ def application(services: Services) -> FastAPI:
         redoc_url=None,
         openapi_url=None,  # `node.web.api.service` serves it to those who may use the API
         middleware=_middleware(services),
-        routes=routes_of(services.settings),
+        routes=routes,
     )
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services

@@ -9,12 +9,16 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
+import structlog
+
 from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
 
 REPEAT_SECONDS = 60.0
 """Repeated access by the same account is recorded once in this time: a viewer requests each slice separately."""
 
 MAX_REMEMBERED = 10_000
+
+log = structlog.get_logger()
 
 
 def of_study(study_instance_uid: str, patient_id: str | None) -> dict[str, str]:
@@ -56,6 +60,29 @@ class AuditTrail:
         participants = [Participant(account, "", address, is_requestor=True), Participant(self._ae_title, APPLICATION)]
         self._audit.note(AuditMessage(event, action, result, participants, objects, detail, kind))
         return True
+
+    def authentication(
+        self,
+        caller: tuple[str, str],
+        result: Result,
+        detail: str,
+        *,
+        once: bool = False,
+        kind: EventType = EventType.LOGIN,
+    ) -> None:
+        """Record that somebody signed in or out, or tried to (A.5.3.12)."""
+        self.record(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, caller, (), detail, result, once=once, kind=kind)
+
+    def refused(self, caller: tuple[str, str], detail: str) -> None:
+        """Record that an account asked for what it may not do (A.5.3.11)."""
+        event, kind = AuditEvent.SECURITY_ALERT, EventType.RESTRICTED_FUNCTION
+        self.record(event, Action.EXECUTE, caller, (), detail, Result.MINOR_FAILURE, once=True, kind=kind)
+
+    def guessed(self, sentence: str, caller: tuple[str, str]) -> None:
+        """Record, and log, that the password or the second factor of an account is guessed (A.5.3.11)."""
+        event, kind = AuditEvent.SECURITY_ALERT, EventType.AUTHENTICATION_DECISION
+        if self.record(event, Action.EXECUTE, caller, (), sentence, Result.SERIOUS_FAILURE, once=True, kind=kind):
+            log.warning("passwords_guessed", account=caller[0], address=caller[1], detail=sentence)
 
     def _is_repeated(self, key: str) -> bool:
         with self._lock:

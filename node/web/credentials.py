@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from node.errors import UsageError
 from node.index.nouns.accounts import Role
+from node.web.errors import Forbidden
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -100,3 +101,11 @@ class FederatedIdentity:
     name: str
     role: Role | None
     groups: tuple[str, ...] = ()
+
+
+def no_role(identity: FederatedIdentity) -> Forbidden:
+    """Return the refusal of a user to whom the identity provider grants no role."""
+    return Forbidden(
+        f"The identity provider knows you as {identity.name.removeprefix(PREFIX)}, but grants you no role here. "
+        "Ask an administrator for one of the roles or groups in [web.oidc] read, write or admin."
+    )

@@ -25,10 +25,11 @@ from node.index.database.work_loop import RequestLoop
 from node.index.engine.scope import Scope, within
 from node.index.work.ledger import MAX_DOWNLOADS, REASON_LENGTH, Decision, Ended, Lane, Work
 from node.index.work.payloads import Download
-from node.web.access import Call, address_of
+from node.web.access import Call
 from node.web.audit_trail import AccountAuditTrail, AuditTrail, of_study
 from node.web.errors import DownloadsBusy, ResourceNotFound
 from node.web.files import ZIP, file_response, type_or_octets
+from node.web.principal import address_of
 from node.web.services import Services
 from node.web.zips import Member, zip_stream
 

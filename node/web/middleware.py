@@ -25,18 +25,18 @@ from node.index.engine.scope import NOBODY, within
 from node.logs import LinesOfAddresses
 from node.metrics import Metrics
 from node.settings.web import Web
-from node.web.access import (
+from node.web.access import SAFE_METHODS, is_background
+from node.web.headers import add_headers
+from node.web.monitoring import PATHS
+from node.web.principal import (
     COOKIE,
     SECURE_COOKIE,
     address_of,
     has_token,
-    is_background,
     is_from_cors_origin,
     is_own_origin,
     own_names,
 )
-from node.web.headers import add_headers
-from node.web.monitoring import PATHS
 from node.web.problem_types import (
     BODY_TOO_LARGE,
     BUSY,
@@ -111,10 +111,6 @@ def template_of(scope: Scope) -> str:
     if any("/" in value for value in names):
         return str(scope["route"].path)
     return "/".join(f"{{{names[part]}}}" if part in names else part for part in scope["path"].split("/"))
-
-
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Methods that change nothing, RFC 9110 9.2.1."""
 
 
 class Security:

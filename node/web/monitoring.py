@@ -33,7 +33,7 @@ from node.index.work.states import Kind
 from node.receive.readiness import reasons_not_ready
 from node.settings.cluster import Role
 from node.version import __version__
-from node.web.access import ReaderCall, background_request
+from node.web.access import ANYBODY, READERS, CurrentCall, background_request
 from node.web.services import Node, Services
 
 router = APIRouter(include_in_schema=False)
@@ -59,14 +59,14 @@ _readers = ThreadPoolExecutor(1, thread_name_prefix="cluster-readiness")
 """This one may wait for the index."""
 
 
-@router.get("/healthz")
+@router.get("/healthz", dependencies=ANYBODY)
 @background_request
 async def healthz() -> PlainTextResponse:
     """Answer ``ok``."""
     return PlainTextResponse("ok\n")
 
 
-@router.get("/readyz")
+@router.get("/readyz", dependencies=ANYBODY)
 @background_request
 async def readyz(node: Node, role: Role | None = None, scope: Literal["host", "cluster"] = "host") -> Response:
     """Answer 200 if instances are accepted and converted, else 503 with the reason of each part that is not ready.
@@ -149,8 +149,8 @@ def _of_cluster(node: Services, role: Role | None) -> dict[str, Any]:
     return _content(reasons, hosts={host["name"]: host["state"] for host in hosts}, oldest_due_seconds=seconds)
 
 
-@router.get("/metrics")
-def metrics(call: ReaderCall) -> Response:
+@router.get("/metrics", dependencies=READERS)
+def metrics(call: CurrentCall) -> Response:
     """All counters, and gauges of the current state."""
     registry = CollectorRegistry()
     registry.register(NodeGauges(call.node))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request
 
-from node.web.access import DEFAULT_PORTS, is_forwarded
+from node.web.principal import DEFAULT_PORTS, is_forwarded
 from node.web.services import Services
 
 

@@ -25,22 +25,14 @@ from node.index.nouns.accounts import MAX_SESSIONS, Client, KnownAccount, NoSuch
 from node.index.nouns.shares import Share
 from node.index.work.jobs import TOKEN_PREFIX as JOB_TOKEN_PREFIX
 from node.web import middleware
-from node.web.access import (
-    COOKIE,
-    JOBS_PATH,
-    MAX_CONCURRENT_HASHES,
-    MAX_WAITING_HASHES,
-    SHARED_PATH,
-    Call,
-    Caller,
-    Reader,
-    _identified,
-    _worker,
-)
+from node.web.access import READERS, Call, identified
+from node.web.authenticators import JOBS_PATH, SHARED_PATH
 from node.web.credentials import digest, new_token
 from node.web.errors import Forbidden, NotAuthenticated, ResourceNotFound, TooManyTries
 from node.web.files import Streamed
 from node.web.guesses import FREE_TRIES
+from node.web.passwords import MAX_CONCURRENT_HASHES, MAX_WAITING_HASHES
+from node.web.principal import COOKIE, Principal
 from node.web.second_factor import STEP_SECONDS, code_of
 from node.web.token_routes import covers
 from tests import make
@@ -49,11 +41,6 @@ from tests.web.conftest import DEADLINE_SECONDS, PASSWORD, Site, every_route, op
 
 API = "/api/v1/studies"
 BASIC = ("reader", PASSWORD)
-
-PUBLIC = {
-    "/healthz", "/readyz", "/login", "/login/factor", "/login/oidc", "/login/oidc/callback", "/logout",
-}  # fmt: skip
-"""Routes that ask for no account."""
 
 
 def logged_in(site: Site, name: str) -> httpx2.Client:
@@ -64,33 +51,8 @@ def logged_in(site: Site, name: str) -> httpx2.Client:
     return client
 
 
-@pytest.mark.slow
-def test_every_route_but_the_public_ones_asks_who_it_is(empty: Site) -> None:
-    app = empty.app
-
-    def asks(dependant: object) -> bool:
-        return any(
-            one.call is _identified or getattr(one.call, "__qualname__", "").startswith("_require") or asks(one)
-            for one in dependant.dependencies  # type: ignore[attr-defined]
-        )
-
-    routes = list(every_route(app.routes))
-    assert len(routes) > 20
-    unguarded = {path for path, route in routes if not asks(route.dependant)}
-    assert unguarded == PUBLIC
-
-
 def test_on_loopback_no_account_is_needed(empty: Site) -> None:
     assert empty.client().get(API).status_code == 200
-
-
-def test_without_an_account_nothing_is_told(guarded: Site) -> None:
-    client = guarded.client()
-    for path in (API, "/api/v1/events", "/api/v1/volumes/1/file", "/metrics", "/dicom-web/studies"):
-        answer = client.get(path)
-        assert answer.status_code == 401, path
-        assert "Bearer" in answer.headers["www-authenticate"]
-        assert answer.json()["remedy"]
 
 
 def seconds_to_end(lines: Iterable[str]) -> float:
@@ -214,7 +176,7 @@ def test_a_session_lasts_as_long_as_a_person_uses_it(
     site.account("reader", Role.READ)
     client, access = logged_in(site, "reader"), site.app.state.access
     for minutes, status in looks:
-        access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
+        access.sessions.now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
         for path in paths:
             assert client.get(path).status_code == status, (minutes, path)
 
@@ -255,7 +217,7 @@ def test_a_token_opens_until_it_is_over_or_revoked(guarded: Site) -> None:
 @pytest.mark.slow
 def test_an_account_is_logged_in_in_so_many_browsers_and_the_oldest_gives_way(guarded: Site) -> None:
     access = guarded.app.state.access
-    cookies = [access.log_in("reader", PASSWORD, "127.0.0.1") for _ in range(MAX_SESSIONS + 1)]
+    cookies = [access.sessions.log_in("reader", PASSWORD, "127.0.0.1") for _ in range(MAX_SESSIONS + 1)]
     statuses = [guarded.client(cookies={COOKIE: value}).get(API).status_code for value in (cookies[0], cookies[1])]
     assert statuses == [401, 200]
 
@@ -294,45 +256,6 @@ def test_the_wrong_password_is_refused_and_audited_without_it(guarded: Site) -> 
     assert "wrong horse" not in (guarded.root / "audit.jsonl").read_text()
 
 
-ROLES = {
-    Role.READ: ["GET /api/v1/studies", "GET /api/v1/status", "GET /metrics", "GET /api/v1/worklist"],
-    Role.WRITE: [
-        "POST /api/v1/studies/1.2/reconvert",
-        "POST /dicom-web/studies",
-        "POST /studies/1.2/reconvert",
-        "POST /api/v1/worklist",
-        "DELETE /api/v1/worklist/1",
-    ],
-    Role.ADMIN: [
-        "DELETE /api/v1/studies/1.2",
-        "DELETE /api/v1/studies/1.2/series/1.3",
-        "DELETE /api/v1/instances/1.2",
-        "POST /api/v1/patients/1/merge",
-        "POST /api/v1/patients/1/separate",
-        "GET /studies/1.2/delete",
-        "POST /studies/1.2/delete",
-        "POST /studies/1.2/series/1.3/delete",
-    ],
-}
-
-
-@pytest.mark.slow
-def test_a_lower_role_may_not_do_it(guarded: Site) -> None:
-    for name, role in (("reader", Role.READ), ("writer", Role.WRITE), ("admin", Role.ADMIN)):
-        client = guarded.client(headers={"Authorization": f"Bearer {guarded.token(name)}"})
-        for needed, request in [(needed, request) for needed, requests in ROLES.items() for request in requests]:
-            bodies = {"merge": {"into": 2}, "separate": {}, "worklist": {}}
-            last = request.rpartition("/")[2]
-            body = {"json": bodies[last]} if last in bodies and request.startswith("POST") else {}
-            answer = client.request(*request.split(), **body)
-            assert (answer.status_code == 403) == (role < needed), (name, request, answer.text)
-            assert answer.status_code != 401
-    alerts = guarded.audited("Security Alert")
-    assert {alert["event"]["type"]["code"] for alert in alerts} == {"110132"}
-    told = [(line["participants"][0]["user"], line["detail"][-5:]) for line in alerts]
-    assert told == [("reader", "write"), ("reader", "admin"), ("writer", "admin")]
-
-
 def test_a_proxy_makes_no_stranger_local(empty: Site) -> None:
     assert empty.client().get(API, headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 401
 
@@ -343,8 +266,8 @@ def test_never_means_never(start_site: Callable[..., Site]) -> None:
 
 
 def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.web.access.HASH_WAIT_SECONDS", 0.05)
-    hashing = guarded.app.state.access._hashing
+    monkeypatch.setattr("node.web.passwords.HASH_WAIT_SECONDS", 0.05)
+    hashing = guarded.app.state.access.sessions.passwords._hashing
     for _ in range(MAX_CONCURRENT_HASHES):
         assert hashing.acquire(timeout=1)  # as if so many passwords were hashed now
     assert guarded.client(auth=BASIC).get(API).status_code == 429
@@ -352,9 +275,9 @@ def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pyt
 
 
 def test_whoever_finds_too_many_waiting_is_refused_at_once(guarded: Site) -> None:
-    access = guarded.app.state.access
+    passwords = guarded.app.state.access.sessions.passwords
     for _ in range(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES):
-        assert access._hash_places.acquire(timeout=1)  # as if so many passwords were hashed, or waited for
+        assert passwords._hash_places.acquire(timeout=1)  # as if so many passwords were hashed, or waited for
     began = now()
     assert guarded.client(auth=BASIC).get(API).status_code == 429
     assert idle_seconds(began, 2) < 2
@@ -430,7 +353,7 @@ def test_the_last_use_of_a_token_is_written_once_a_minute(guarded: Site, monkeyp
     header, client = scoped(guarded, "reader", None), guarded.client()
     access, moments = guarded.app.state.access, []
     now = [dt.datetime.now(dt.UTC)]
-    monkeypatch.setattr(access, "_now", lambda: now[0])
+    monkeypatch.setattr(access.sessions, "now", lambda: now[0])
     for seconds in (0, 20, 39, 2):
         now[0] += dt.timedelta(seconds=seconds)
         moments.append(client.get("/api/v1/account/tokens", headers=header).json()["items"][0]["used_at"])
@@ -479,10 +402,10 @@ def test_a_long_answer_ends_with_what_opened_it(guarded: Site, monkeypatch: pyte
         while pieces.acquire(timeout=DEADLINE_SECONDS):
             yield bytes(1000)
 
-    def answer(_: Reader) -> Streamed:
+    def answer() -> Streamed:
         return Streamed(endless(), 200, {})
 
-    guarded.app.add_api_route("/endless", answer, response_model=None)
+    guarded.app.add_api_route("/endless", answer, response_model=None, dependencies=READERS)
     guarded.app.router.routes.insert(0, guarded.app.router.routes.pop())
     with guarded.client().stream("GET", "/endless", headers=header) as response:
         bodies = response.iter_raw()
@@ -512,17 +435,17 @@ def test_below_the_address_of_links_only_the_link_counts(start_site: Callable[..
     site.take(*make.ct_series(1, study_uid="1.2.3"))
     access, now = site.app.state.access, dt.datetime.now(dt.UTC)
     link = Share(0, "1.2.3", "", False, None, None, "writer", now, now + dt.timedelta(hours=1), 0, None)
-    number = access._shares.make(digest("right"), link)
+    number = access._known._shares.make(digest("right"), link)
     headers = scoped(site, "admin", None) if authentication == "always" else {}
 
-    def caller(token: str) -> Caller:
+    def caller(token: str) -> Principal:
         headed = {name.lower(): value for name, value in headers.items()}
         return access.identify(asked(f"{SHARED_PATH}{token}", headers=headed, path_params={"share_token": token}))
 
     assert (caller("right").role, caller("right").share.id) == (Role.READ, number)
     with pytest.raises(ResourceNotFound, match="revoked"):
         caller("wrong")
-    access._links.begin = lambda pair: 0.1
+    access._known._guessed_links.begin = lambda pair: 0.1
     with pytest.raises(TooManyTries):
         caller("wrong")
     assert caller("right").share.id == number, "guesses of one lock nobody out whose link is right"
@@ -531,32 +454,21 @@ def test_below_the_address_of_links_only_the_link_counts(start_site: Callable[..
 @pytest.mark.parametrize(("route", "is_extended"), [(badges, False), (None, True)], ids=["polled", "asked for"])
 def test_what_programs_poll_extends_no_session(guarded: Site, route: object, is_extended: bool) -> None:
     access, accounts = guarded.app.state.access, guarded.services.index.accounts
-    value = access.log_in("reader", PASSWORD, "127.0.0.1")
-    end = accounts.by_session(digest(value), access._now()).expires_at
-    late = end - access._session_time / 4
-    access._now = lambda: late
+    value = access.sessions.log_in("reader", PASSWORD, "127.0.0.1")
+    end = accounts.by_session(digest(value), access.sessions.now()).expires_at
+    late = end - access.sessions.time / 4
+    access.sessions.now = lambda: late
     request = asked(headers={"cookie": f"{COOKIE}={value}"}, endpoint=route)
     assert access.identify(request).name == "reader"
-    expected = late + access._session_time if is_extended else end
+    expected = late + access.sessions.time if is_extended else end
     assert accounts.by_session(digest(value), late).expires_at == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "role", "is_taken"),
-    [("job 7", Role.READ, True), ("job 8", Role.READ, False), ("reader", Role.READ, False), ("w", Role.WRITE, True)],
-)
-def test_reports_of_a_job_are_its_own_or_of_the_role_write(name: str, role: Role, is_taken: bool) -> None:
-    request, caller = asked(headers={}, path_params={"job": "7"}), Caller(name, role)
-    request.state.account = caller
-    with nullcontext() if is_taken else pytest.raises(Forbidden):
-        assert _worker(request) is caller
 
 
 def test_a_token_of_a_job_opens_its_address_alone(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     access, token = guarded.app.state.access, f"{JOB_TOKEN_PREFIX}x"
-    monkeypatch.setattr(access._jobs, "knows_token", lambda job, given: (job, given) == ("7", token))
+    monkeypatch.setattr(access._known._jobs, "knows_token", lambda job, given: (job, given) == ("7", token))
 
-    def caller(path: str, job: str, given: str = token) -> Caller:
+    def caller(path: str, job: str, given: str = token) -> Principal:
         return access.identify(asked(path, headers={"authorization": f"Bearer {given}"}, path_params={"job": job}))
 
     assert (caller(f"{JOBS_PATH}7", "7").name, caller(f"{JOBS_PATH}7", "7").role) == ("job 7", Role.READ)
@@ -578,14 +490,16 @@ def test_a_limited_account_sees_its_projects_where_routes_are_for_them_and_nothi
     act["set-project"](name="trial", who="test")
     act["set-project-member"](name="trial", account="reader", role="read", who="test")
     header = scoped(guarded, "reader", None)["Authorization"]
-    route = badges if is_marked else object()
-    request = asked(headers={"authorization": header}, app=guarded.app, endpoint=route)
+    [route] = [
+        route for path, route in every_route(guarded.app.routes) if path == ("/badges" if is_marked else "/queue")
+    ]
+    request = asked(headers={"authorization": header}, app=guarded.app, route=route)
     with within(None):
         if not is_marked:
             with pytest.raises(Forbidden, match="sees its projects only"):
-                _identified(request)
+                identified(request)
             return
-        caller = _identified(request)
+        caller = identified(request)
         assert current_scope() == caller.scope
         assert (caller.scope is not None, caller.name) == (True, "reader")
     access = guarded.app.state.access
@@ -632,7 +546,7 @@ def test_a_member_changes_what_it_may_and_does_not_learn_of_the_rest(
 def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) -> None:
     accounts, access = guarded.services.index.accounts, guarded.app.state.access
     now = [dt.datetime.now(dt.UTC)]
-    access._now = lambda: now[0]
+    access.sessions.now = lambda: now[0]
 
     def known() -> KnownAccount:
         account = accounts.by_name("reader")
@@ -644,9 +558,9 @@ def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) 
 
     def opened(given: str) -> int:
         """How many recovery codes are told with the session."""
-        return len(access.give_code(known(), given, Client()).recovery_codes)
+        return len(access.sessions.give_code(known(), given, Client()).recovery_codes)
 
-    access.begin_factor(known())
+    access.sessions.begin_factor(known())
     assert opened(code()) == 10
     with pytest.raises(NotAuthenticated):
         opened(code())
@@ -654,10 +568,10 @@ def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) 
     assert opened(code()) == 0, "those of the first code stay"
     with pytest.raises(NotAuthenticated, match="second factor"):
         access.identify(authorized("Basic " + base64.b64encode(f"reader:{PASSWORD}".encode()).decode()))
-    waiting = access.log_in("reader", PASSWORD, "127.0.0.1")
-    assert access.awaiting_factor(waiting) is not None
-    access.end_session(waiting)
-    assert access.awaiting_factor(waiting) is None
+    waiting = access.sessions.log_in("reader", PASSWORD, "127.0.0.1")
+    assert access.sessions.awaiting_factor(waiting) is not None
+    access.sessions.end(waiting)
+    assert access.sessions.awaiting_factor(waiting) is None
     accounts.remove_factor("reader")
     assert (known().has_factor, known().totp_secret) == (False, None)
     with pytest.raises(NoSuchAccount):
@@ -665,11 +579,11 @@ def test_a_second_factor_is_set_up_once_and_each_code_opens_once(guarded: Site) 
 
 
 def test_guesses_of_others_end_no_answer_under_way(guarded: Site) -> None:
-    access, caller = guarded.app.state.access, Caller("reader", Role.READ)
-    access.check_password("reader", PASSWORD, "127.0.0.1")
+    access, caller = guarded.app.state.access, Principal("password", "reader", Role.READ)
+    access.sessions.passwords.check("reader", PASSWORD, "127.0.0.1")
     request = authorized("Basic " + base64.b64encode(f"reader:{PASSWORD}".encode()).decode())
     for _ in range(FREE_TRIES + 3):
-        access._guesses.begin(("reader", "127.0.0.1"))
+        access.sessions.passwords._guesses.begin(("reader", "127.0.0.1"))
     assert access.is_still(request, caller)
     guarded.account("reader", Role.READ, "another long password")
     assert not access.is_still(request, caller)
@@ -680,13 +594,13 @@ def test_the_right_password_waits_too_while_it_is_guessed(guarded: Site, is_know
     """Else the answer would say which guess is right, without a limit."""
     access, address = guarded.app.state.access, "192.0.2.1"
     if is_known:
-        access.check_password("reader", PASSWORD, address)
+        access.sessions.passwords.check("reader", PASSWORD, address)
     for _ in range(FREE_TRIES):
-        access._guesses.begin(("reader", address))
+        access.sessions.passwords._guesses.begin(("reader", address))
     for password in (PASSWORD, "wrong"):
         with pytest.raises(TooManyTries):
-            access.check_password("reader", password, address)
-    assert access.check_password("reader", PASSWORD, "127.0.0.1").name == "reader", "from elsewhere"
+            access.sessions.passwords.check("reader", password, address)
+    assert access.sessions.passwords.check("reader", PASSWORD, "127.0.0.1").name == "reader", "from elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -725,11 +639,11 @@ def test_the_last_piece_of_an_upload_is_not_taken_of_an_account_that_is_gone(
     guarded.account("leaver", Role.WRITE)
     header, taken, begun, gone = scoped(guarded, "leaver", None), [], threading.Event(), threading.Event()
 
-    async def take(request: Request, _: Reader) -> None:
+    async def take(request: Request) -> None:
         begun.set()
         taken.append(await request.body())
 
-    guarded.app.add_api_route("/take", take, methods=["POST"])
+    guarded.app.add_api_route("/take", take, methods=["POST"], dependencies=READERS)
     guarded.app.router.routes.insert(0, guarded.app.router.routes.pop())
 
     def body() -> Iterator[bytes]:
@@ -775,19 +689,19 @@ def test_a_session_of_a_password_alone_sees_no_secret_and_removes_no_factor(
     wrong = posted("/confirm", code="no code")
     assert (wrong.status_code, secret() in wrong.text) == (401, False)
     with monkeypatch.context() as demanding:
-        demanding.setattr(access, "demands_factor", lambda known: True)
+        demanding.setattr(access.sessions, "demands_factor", lambda known: True)
         assert reader.get(API).status_code == 401
         assert 'name="password"' in reader.get("/login/factor").text
         waiting = [logged_in(guarded, "reader") for _ in range(2)]
         assert secret() in waiting[0].get("/login/factor").text
         for _ in range(MAX_SESSIONS):
-            access.log_in("reader", PASSWORD, "127.0.0.1")
+            access.sessions.log_in("reader", PASSWORD, "127.0.0.1")
     assert (waiting[1].get(API).status_code, reader.get(API).status_code) == (401, 200)
-    code = code_of(secret(), int(access._now().timestamp()) // STEP_SECONDS).decode()
+    code = code_of(secret(), int(access.sessions.now().timestamp()) // STEP_SECONDS).decode()
     recovery = re.findall(r"(?:[a-z2-7]{4}-){3}[a-z2-7]{4}", posted("/confirm", code=code).text)
     assert posted("/remove", current=PASSWORD, code=code).status_code == 400, "the code was used to set the factor up"
     with monkeypatch.context() as demanding:
-        demanding.setattr(access, "demands_factor", lambda known: True)
+        demanding.setattr(access.sessions, "demands_factor", lambda known: True)
         assert posted("/remove", current=PASSWORD, code=recovery[0]).status_code == 403
     assert account().has_factor
     assert posted("/remove", current=PASSWORD, code=recovery[0]).status_code == 303
@@ -801,7 +715,7 @@ def test_a_second_factor_is_demanded_and_no_code_is_replayed(start_site: Callabl
     site.account("reader", Role.READ)
     accounts, access = site.services.index.accounts, site.app.state.access
     now = [dt.datetime.now(dt.UTC)]
-    access._now = lambda: now[0]
+    access.sessions.now = lambda: now[0]
 
     def begun() -> httpx2.Client:
         client = site.client(headers={"Origin": site.origin})
@@ -852,11 +766,11 @@ def test_a_second_factor_and_its_recovery_codes_outlive_a_rebuild_of_the_index(t
     site = open_site(root, authentication="always")
     site.account("admin", Role.ADMIN)
     access = site.server._app.state.access
-    access.begin_factor(site.services.index.accounts.by_name("admin"))
+    access.sessions.begin_factor(site.services.index.accounts.by_name("admin"))
     known = site.services.index.accounts.by_name("admin")
     assert known is not None
-    code = code_of(known.totp_secret or "", int(access._now().timestamp()) // STEP_SECONDS).decode()
-    codes = access.give_code(known, code, Client()).recovery_codes
+    code = code_of(known.totp_secret or "", int(access.sessions.now().timestamp()) // STEP_SECONDS).decode()
+    codes = access.sessions.give_code(known, code, Client()).recovery_codes
     settings = site.services.settings
     site.close()
     rebuild_index(settings)

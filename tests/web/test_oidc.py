@@ -215,11 +215,11 @@ def test_a_session_of_the_provider_is_not_prolonged(start: StartSite, monkeypatc
     prolonged: list[str] = []
     access = site.app.state.access
     monkeypatch.setattr(access._accounts, "extend_session", lambda sha256, until: prolonged.append(sha256))
-    now = access._now
-    monkeypatch.setattr(access, "_now", lambda: now() + access._session_time * 0.9)
+    now = access.sessions.now
+    monkeypatch.setattr(access.sessions, "now", lambda: now() + access.sessions.time * 0.9)
     assert client.get("/api/v1/status").status_code == 200
     assert prolonged == []
-    monkeypatch.setattr(access, "_now", lambda: now() + access._session_time * 1.1)
+    monkeypatch.setattr(access.sessions, "now", lambda: now() + access.sessions.time * 1.1)
     assert client.get("/api/v1/status").status_code == 401
 
 

@@ -22,9 +22,10 @@ from node.errors import OutOfResources
 from node.index.nouns.accounts import Role
 from node.index.work.ledger import MAX_DOWNLOADS, Work
 from node.index.work.payloads import Download
-from node.web.access import Call, Caller
+from node.web.access import Call
 from node.web.downloads import MAX_MADE, Downloads, Making, makes
 from node.web.errors import DownloadsBusy, ResourceNotFound
+from node.web.principal import Principal
 from node.web.zips import Member
 from tests import make
 from tests.web.conftest import PASSWORD, Site, until
@@ -52,7 +53,7 @@ def held() -> Iterator[None]:
 
 def call_of(site: Site, account: str = "one") -> Call:
     act = lambda action, **arguments: site.services.actions[action](who=account, **arguments)  # noqa: E731
-    return cast("Call", SimpleNamespace(account=Caller(account, Role.READ), act=act))
+    return cast("Call", SimpleNamespace(account=Principal("token", account, Role.READ), act=act))
 
 
 def downloads_of(site: Site) -> Downloads:

@@ -140,7 +140,8 @@ def shown(site: Site, address: str, password: str, name: str = "reader") -> int:
 def proxied(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site whose clients have the addresses that they claim, where no time passes for the throttle or for hashes."""
     monkeypatch.setattr("node.web.guesses.monotonic", lambda: 0.0)
-    monkeypatch.setattr("node.web.access.is_password", lambda password, hashed: bool(hashed) and password == PASSWORD)
+    is_right = lambda password, hashed: bool(hashed) and password == PASSWORD  # noqa: E731
+    monkeypatch.setattr("node.web.passwords.is_password", is_right)
     site = start_site(trusted_proxies=("127.0.0.1",))
     site.account("reader", Role.READ)
     site.account("writer", Role.WRITE)
@@ -164,7 +165,7 @@ def test_ten_addresses_do_not_guess_on(proxied: Site) -> None:
 def test_guesses_lock_nobody_out_where_the_account_is_used(proxied: Site) -> None:
     assert shown(proxied, "203.0.113.1", PASSWORD) == 200
     assert shown(proxied, "203.0.113.2", PASSWORD, "writer") == 200
-    proxied.app.state.access._verified._pairs.clear()  # as if it had been long ago
+    proxied.app.state.access.sessions.passwords._verified._pairs.clear()  # as if it had been long ago
     for address in range(10):
         for guess in range(4):
             shown(proxied, f"198.51.100.{address}", f"wrong {guess}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from node.web.access import Reader
+from node.web.access import READERS
 from node.web.api.models import Resource
 from node.web.api.routing import api_router
 from node.web.services import Node
 from voxelnode_hello.rows import ReadGreetings
 from voxelnode_hello.settings import HelloSettings
 
-router = api_router("hello")
+router = api_router(READERS, "hello")
 
 
 class Greeting(Resource):
@@ -20,7 +20,7 @@ class Greeting(Resource):
 
 
 @router.get("/hello")
-def greet(account: Reader, node: Node) -> Greeting:
+def greet(node: Node) -> Greeting:
     """Greet whom [hello] names."""
     with node.index.reading() as index:
         studies = index.repository(ReadGreetings).count()

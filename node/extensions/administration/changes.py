@@ -11,10 +11,10 @@ from fastapi import APIRouter, Response
 
 from node.audit.audit_files import audit_files
 from node.audit.audit_log import Action, AuditEvent, EventType
-from node.web.access import AdminCall
+from node.web.access import ADMINS, CurrentCall
 from node.web.pages.rendering import page
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 
 READ_BYTES = 4 << 20
 """How much of the end of the audit log is read; a line has about 800 bytes."""
@@ -30,7 +30,7 @@ _CONFIGURATION = EventType.SOFTWARE_CONFIGURATION.value[0]
 
 
 @router.get("/administration/changes")
-def changes(call: AdminCall) -> Response:
+def changes(call: CurrentCall) -> Response:
     """The newest changes, newest first."""
     rows = [_row(line) for line in _lines(call.node.archive.root) if _is_change(line)]
     call.audit.queried("changes of the audit log", len(rows[-SHOWN_CHANGES:]))

@@ -11,13 +11,13 @@ from node.index.database.reading import ReadIndex
 from node.index.work.routes import outstanding
 from node.settings.load import Configuration
 from node.web import actions
-from node.web.access import LOCAL, AdminCall, Call
+from node.web.access import ADMINS, Call, CurrentCall
 from node.web.api.changes import Change, tagged
 from node.web.api.models import Resource
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.errors import Forbidden, ResourceNotFound
 
-router = api_router("configuration")
+router = api_router(ADMINS, "configuration")
 
 TABLE = "/config/{table}"
 
@@ -95,13 +95,13 @@ class HookChange(Resource):
 
 
 @router.get("/config", responses=single())
-def show_config(call: AdminCall, response: Response) -> ConfigurationResource:
+def show_config(call: CurrentCall, response: Response) -> ConfigurationResource:
     """Every key of the configuration, with where its value comes from; secrets are left out."""
     return tagged(response, _configuration(call))
 
 
 @router.put(TABLE, responses=problems(*OF_CHANGES))
-def set_config(call: AdminCall, change: Change, table: Table, keys: Keys, drops: Dropped = 0) -> ChangedConfiguration:
+def set_config(call: CurrentCall, change: Change, table: Table, keys: Keys, drops: Dropped = 0) -> ChangedConfiguration:
     """Add a table to the configuration, or change one that was set here. It takes effect at once."""
     _require_account(call)
     return change.make(
@@ -112,7 +112,7 @@ def set_config(call: AdminCall, change: Change, table: Table, keys: Keys, drops:
 
 
 @router.delete(TABLE, responses=problems(*OF_CHANGES))
-def remove_config(call: AdminCall, change: Change, table: Table, drops: Dropped = 0) -> ChangedConfiguration:
+def remove_config(call: CurrentCall, change: Change, table: Table, drops: Dropped = 0) -> ChangedConfiguration:
     """Remove a table that was set here."""
     _require_account(call)
 
@@ -125,7 +125,7 @@ def remove_config(call: AdminCall, change: Change, table: Table, drops: Dropped 
 
 
 @router.get("/retention", responses=single())
-def show_retention(call: AdminCall, response: Response) -> RetentionRules:
+def show_retention(call: CurrentCall, response: Response) -> RetentionRules:
     """The rules of retention, and what it waits for."""
     with call.node.index.reading(wait=False) as index:
         waits_for = index.retention.waits_for
@@ -134,7 +134,7 @@ def show_retention(call: AdminCall, response: Response) -> RetentionRules:
 
 
 @router.get("/hooks")
-def list_hooks(call: AdminCall) -> Hooks:
+def list_hooks(call: CurrentCall) -> Hooks:
     """All hooks, with what waits for each."""
     with call.node.index.reading(wait=False) as index:
         return Hooks(items=[_hook(name, index) for name in call.node.settings.hooks])
@@ -142,7 +142,7 @@ def list_hooks(call: AdminCall) -> Hooks:
 
 @router.post("/hooks/{hook}/{action}", responses=problems(*OF_CHANGES))
 def change_hook(
-    call: AdminCall,
+    call: CurrentCall,
     change: Change,
     hook: Annotated[str, Path(min_length=1, max_length=64, description="name of the hook")],
     action: Annotated[Literal["pause", "resume", "retry"], Path(description="what to do")],
@@ -172,5 +172,5 @@ def _hook(name: str, index: ReadIndex) -> HookResource:
 
 def _require_account(call: Call) -> None:
     """Refuse a change by somebody who has no account: the audit log would not say who it was."""
-    if call.account == LOCAL:
+    if call.account.kind == "local":
         raise Forbidden("nobody is signed in: make an account with `voxelnode account add NAME --role admin`")

@@ -17,12 +17,12 @@ from node.settings.hooks import HookEvent
 from node.settings.model import Settings
 from node.settings.peers import Verb
 from node.web import actions
-from node.web.access import AdminCall, Call
+from node.web.access import ADMINS, Call, CurrentCall
 from node.web.errors import ResourceNotFound
 from node.web.pages.rendering import SEE_OTHER, fragment, page
 from node.web.pages.sessions import require_session
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 
 PAGE = "/administration/connections"
 
@@ -34,7 +34,7 @@ Name = Annotated[str, Path(max_length=64)]
 
 
 @router.get(PAGE)
-def connections(call: AdminCall) -> Response:
+def connections(call: CurrentCall) -> Response:
     """Peers with a test of each, routes with what waits for their destinations, and hooks."""
     settings, sources = call.node.settings, call.node.settings.loaded_from
     waiting = Counter[tuple[str, str]]()
@@ -55,26 +55,26 @@ def connections(call: AdminCall) -> Response:
 
 
 @router.post("/administration/set/peers")
-def set_peer(call: AdminCall, form: Annotated[PeerForm, Form()]) -> Response:
+def set_peer(call: CurrentCall, form: Annotated[PeerForm, Form()]) -> Response:
     """Add a peer, or change one that was set here."""
     return _set(call, "peers", form)
 
 
 @router.post("/administration/set/routes")
-def set_route(call: AdminCall, form: Annotated[RouteForm, Form()]) -> Response:
+def set_route(call: CurrentCall, form: Annotated[RouteForm, Form()]) -> Response:
     """Add a route, or change one that was set here."""
     return _set(call, "routes", form)
 
 
 @router.post("/administration/set/hooks")
-def set_hook(call: AdminCall, form: Annotated[HookForm, Form()]) -> Response:
+def set_hook(call: CurrentCall, form: Annotated[HookForm, Form()]) -> Response:
     """Add a hook, or change one that was set here."""
     return _set(call, "hooks", form)
 
 
 @router.post("/administration/remove/{section}/{name}")
 def remove(
-    call: AdminCall,
+    call: CurrentCall,
     section: Section,
     name: Name,
     drops: Annotated[int, Form(ge=0)] = 0,
@@ -88,7 +88,7 @@ def remove(
 
 @router.post("/administration/routes/{route}/{destination}")
 def change_route(
-    call: AdminCall, route: str, destination: str, action: Annotated[Literal["pause", "resume", "retry"], Form()]
+    call: CurrentCall, route: str, destination: str, action: Annotated[Literal["pause", "resume", "retry"], Form()]
 ) -> Response:
     """Pause a destination of a route, let it go on, or try again."""
     actions.change_route(call, route, destination, action)
@@ -96,7 +96,7 @@ def change_route(
 
 
 @router.post("/administration/hooks/{hook}/test")
-def test_hook(call: AdminCall, hook: Name) -> Response:
+def test_hook(call: CurrentCall, hook: Name) -> Response:
     """Send a message of the newest series, marked as a test, and tell what the receiver answered."""
     if hook not in call.node.settings.hooks:
         raise ResourceNotFound("hook")
@@ -109,7 +109,7 @@ def test_hook(call: AdminCall, hook: Name) -> Response:
 
 @router.post("/administration/hooks/{hook}")
 def change_hook(
-    call: AdminCall, hook: Name, action: Annotated[Literal["pause", "resume", "retry"], Form()]
+    call: CurrentCall, hook: Name, action: Annotated[Literal["pause", "resume", "retry"], Form()]
 ) -> Response:
     """Pause a hook, let it go on, or deliver again what was given up or waits for its next attempt."""
     actions.change_hook(call, hook, action)

@@ -13,15 +13,17 @@ from node.errors import UsageError
 from node.index.engine.scope import within
 from node.index.nouns.accounts import KnownAccount, ListedAccount, Role
 from node.index.nouns.projects import KnownProjects
-from node.web.access import Access, Call, ReaderCall, address_of, for_projects
+from node.web.access import MEMBERS, Access, Call, CurrentCall
 from node.web.api.models import MAX_ID
 from node.web.credentials import MAX_PASSWORD_LENGTH, PREFIX, digest, hash_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated
 from node.web.pages.rendering import SEE_OTHER, factor_page, page, plain_page
 from node.web.pages.sessions import client_of, new_app, require_session, set_session
+from node.web.principal import address_of
+from node.web.sessions import Sessions
 from node.web.token_routes import GROUPS, MAX_ROUTES
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 MAX_DAYS = 36525
 """Days that a token lasts at most: a hundred years."""
@@ -69,15 +71,13 @@ def hashed(new: str, again: str) -> str:
 
 
 @router.get("/account")
-@for_projects
-def account(call: ReaderCall) -> Response:
+def account(call: CurrentCall) -> Response:
     """One's own account."""
     return _account(call)
 
 
-@router.post("/account/password")
-@for_projects
-def change_password(call: ReaderCall, form: Annotated[NewPassword, Form()]) -> Response:
+@router.post("/account/password", dependencies=MEMBERS)
+def change_password(call: CurrentCall, form: Annotated[NewPassword, Form()]) -> Response:
     """Change one's own password; every session of the account ends, this one too."""
     name = require_session(call)
     if is_of_provider(name):
@@ -87,9 +87,8 @@ def change_password(call: ReaderCall, form: Annotated[NewPassword, Form()]) -> R
     return RedirectResponse("/login", SEE_OTHER)
 
 
-@router.post("/account/tokens")
-@for_projects
-def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
+@router.post("/account/tokens", dependencies=MEMBERS)
+def add_token(call: CurrentCall, form: Annotated[NewToken, Form()]) -> Response:
     """Make a token of one's own, which this page alone shows."""
     name, token = require_session(call), new_token()
     end = None if form.days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=form.days)).isoformat()
@@ -99,22 +98,20 @@ def add_token(call: ReaderCall, form: Annotated[NewToken, Form()]) -> Response:
     return _account(call, token=token, label=form.label)
 
 
-@router.post("/account/tokens/revoke")
-@for_projects
-def revoke_token(call: ReaderCall, label: Annotated[Label, Form()]) -> Response:
+@router.post("/account/tokens/revoke", dependencies=MEMBERS)
+def revoke_token(call: CurrentCall, label: Annotated[Label, Form()]) -> Response:
     """Revoke a token of one's own."""
     _act(call, "remove-token", name=require_session(call), label=label)
     return RedirectResponse("/account", SEE_OTHER)
 
 
-@router.post("/account/factor")
-@for_projects
-def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Response:
+@router.post("/account/factor", dependencies=MEMBERS)
+def begin_factor(call: CurrentCall, current: Annotated[Password, Form()]) -> Response:
     """Begin to set up an authenticator app: show its secret, and ask for the first code of it."""
-    name, access = require_session(call), _access(call)
+    name, sessions = require_session(call), _sessions(call)
     if is_of_provider(name):
         raise Forbidden("the identity provider has the second factor of this account")
-    access.begin_factor(_own_account(call, current))
+    sessions.begin_factor(_own_account(call, current))
     known = _known_account(call, name)
     app = new_app(call.request, known) if known is not None and not known.has_factor else None
     if app is None:
@@ -122,16 +119,15 @@ def begin_factor(call: ReaderCall, current: Annotated[Password, Form()]) -> Resp
     return factor_page("/account", app, action=CONFIRM)
 
 
-@router.post(CONFIRM)
-@for_projects
-def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) -> Response:
+@router.post(CONFIRM, dependencies=MEMBERS)
+def confirm_factor(call: CurrentCall, code: Annotated[str, Form(max_length=64)]) -> Response:
     """Set up an authenticator app by its first code; every other session ends."""
-    name, access = require_session(call), _access(call)
+    name, sessions = require_session(call), _sessions(call)
     known = _known_account(call, name)
     if known is None or known.has_factor or not known.totp_secret:
         raise UsageError("no authenticator app is being set up: begin again")
     try:
-        passed = access.give_code(known, code, client_of(call.request))
+        passed = sessions.give_code(known, code, client_of(call.request))
     except NotAuthenticated as error:  # without the secret, which is shown for a password alone
         return factor_page("/account", action=CONFIRM, error=f"{error}, or begin again", status_code=401)
     response = plain_page("recovery.html", codes=passed.recovery_codes, next_path="/account")
@@ -139,19 +135,18 @@ def confirm_factor(call: ReaderCall, code: Annotated[str, Form(max_length=64)]) 
     return response
 
 
-@router.post("/account/factor/remove")
-@for_projects
+@router.post("/account/factor/remove", dependencies=MEMBERS)
 def remove_factor(
-    call: ReaderCall, current: Annotated[Password, Form()], code: Annotated[str, Form(max_length=64)]
+    call: CurrentCall, current: Annotated[Password, Form()], code: Annotated[str, Form(max_length=64)]
 ) -> Response:
     """Remove one's own authenticator app by a code of it or a recovery code; every session of the account ends."""
     known = _own_account(call, current)
-    if _access(call).demands_factor(known):
+    if _sessions(call).demands_factor(known):
         raise Forbidden("[web] second_factor demands one of this account: ask an administrator to reset it")
     if not known.has_factor:
         raise UsageError("this account has no authenticator app")
     try:
-        _access(call).check_code(known, code, address_of(call.request))
+        _sessions(call).check_code(known, code, address_of(call.request))
     except NotAuthenticated as error:  # as in `_own_account`
         raise UsageError(f"{error}: nothing was changed") from error
     _act(call, "remove-factor", name=known.name)
@@ -161,23 +156,21 @@ def remove_factor(
 def _own_account(call: Call, current: str) -> KnownAccount:
     """Return one's own account. Raises UsageError for a wrong password: the session is good, a login would not help."""
     try:
-        return _access(call).check_password(require_session(call), current, address_of(call.request))
+        return _sessions(call).passwords.check(require_session(call), current, address_of(call.request))
     except NotAuthenticated as error:
         raise UsageError("the current password is wrong: nothing was changed") from error
 
 
-@router.post("/account/sessions/end")
-@for_projects
-def end_session(call: ReaderCall, session: Annotated[int | None, Form(ge=1, le=MAX_ID)] = None) -> Response:
+@router.post("/account/sessions/end", dependencies=MEMBERS)
+def end_session(call: CurrentCall, session: Annotated[int | None, Form(ge=1, le=MAX_ID)] = None) -> Response:
     """End a session of one's own, or all: this one too."""
     _act(call, "end-sessions", name=require_session(call), session=session)
     return RedirectResponse("/account", SEE_OTHER)
 
 
-def _access(call: Call) -> Access:
-    """Return what authenticates the requests to the node."""
+def _sessions(call: Call) -> Sessions:
     access: Access = call.request.app.state.access
-    return access
+    return access.sessions
 
 
 def _act(call: Call, action: str, **arguments: Any) -> None:
@@ -201,7 +194,7 @@ def _account(call: Call, token: str = "", label: str = "") -> Response:
         projects = index.repository(KnownProjects).names()
     given: dict[str, Any] = {"own": own, "provided": own and is_of_provider(own.name), "groups": GROUPS, "roles": Role}
     given |= {"sessions": sessions, "projects": projects}
-    given["may_remove_factor"] = known is not None and not _access(call).demands_factor(known)
+    given["may_remove_factor"] = known is not None and not _sessions(call).demands_factor(known)
     return page(call, "account.html", **given, token=token, label=label)
 
 

@@ -12,12 +12,12 @@ from node import logs
 from node.errors import UsageError
 from node.extensions.administration.own import Label, Password, hashed, is_of_provider, listed
 from node.settings.load import Configuration
-from node.web.access import AdminCall, Call
+from node.web.access import ADMINS, Call, CurrentCall
 from node.web.credentials import require_name
 from node.web.pages.rendering import SEE_OTHER, page
 from node.web.pages.sessions import require_session
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 
 Name = Annotated[str, Path(max_length=200)]
 RoleName = Literal["read", "write", "admin"]
@@ -43,14 +43,14 @@ class ChangedPassword(BaseModel):
 
 
 @router.get("/administration")
-def accounts(call: AdminCall) -> Response:
+def accounts(call: CurrentCall) -> Response:
     """All accounts, with their roles and tokens."""
     rows = [{"account": one, "provided": is_of_provider(one.name)} for one in listed(call)]
     return page(call, "accounts.html", part="accounts", rows=rows)
 
 
 @router.post("/administration/accounts")
-def add_account(call: AdminCall, form: Annotated[NewAccount, Form()]) -> Response:
+def add_account(call: CurrentCall, form: Annotated[NewAccount, Form()]) -> Response:
     """Make an account."""
     require_session(call)
     require_name(form.name)
@@ -62,7 +62,7 @@ def add_account(call: AdminCall, form: Annotated[NewAccount, Form()]) -> Respons
 
 
 @router.post("/administration/accounts/{name}/role")
-def change_role(call: AdminCall, name: Name, role: Annotated[RoleName, Form()]) -> Response:
+def change_role(call: CurrentCall, name: Name, role: Annotated[RoleName, Form()]) -> Response:
     """Change the role of another account, effective from its next request."""
     _require_other(call, name)
     if is_of_provider(name):
@@ -72,7 +72,7 @@ def change_role(call: AdminCall, name: Name, role: Annotated[RoleName, Form()]) 
 
 
 @router.post("/administration/accounts/{name}/password")
-def reset_password(call: AdminCall, name: Name, form: Annotated[ChangedPassword, Form()]) -> Response:
+def reset_password(call: CurrentCall, name: Name, form: Annotated[ChangedPassword, Form()]) -> Response:
     """Give another account a new password; its sessions end."""
     _require_other(call, name)
     if is_of_provider(name):
@@ -84,7 +84,7 @@ def reset_password(call: AdminCall, name: Name, form: Annotated[ChangedPassword,
 
 
 @router.post("/administration/accounts/{name}/remove")
-def remove_account(call: AdminCall, name: Name) -> Response:
+def remove_account(call: CurrentCall, name: Name) -> Response:
     """Remove another account with its tokens and sessions."""
     _require_other(call, name)
     call.act("remove-account", name=name)
@@ -92,7 +92,7 @@ def remove_account(call: AdminCall, name: Name) -> Response:
 
 
 @router.post("/administration/accounts/{name}/tokens/revoke")
-def revoke_token(call: AdminCall, name: Name, label: Annotated[Label, Form()]) -> Response:
+def revoke_token(call: CurrentCall, name: Name, label: Annotated[Label, Form()]) -> Response:
     """Revoke a token of an account."""
     require_session(call)
     call.act("remove-token", name=name, label=label)
@@ -100,7 +100,7 @@ def revoke_token(call: AdminCall, name: Name, label: Annotated[Label, Form()]) -
 
 
 @router.post("/administration/accounts/{name}/factor/remove")
-def remove_factor(call: AdminCall, name: Name) -> Response:
+def remove_factor(call: CurrentCall, name: Name) -> Response:
     """Remove the second factor of another account, such as of a lost telephone; its sessions end."""
     _require_other(call, name)
     call.act("remove-factor", name=name)
@@ -108,7 +108,7 @@ def remove_factor(call: AdminCall, name: Name) -> Response:
 
 
 @router.get("/administration/configuration")
-def configuration(call: AdminCall, chosen: bool = False) -> Response:
+def configuration(call: CurrentCall, chosen: bool = False) -> Response:
     """Each key with its value, and where that comes from; `chosen`: without those that have their defaults."""
     known = Configuration.of(call.node.settings)
     rows = [(key, value, origin) for key, value, origin in known.values() if not chosen or origin != "default"]
@@ -117,7 +117,7 @@ def configuration(call: AdminCall, chosen: bool = False) -> Response:
 
 
 @router.post("/administration/configuration/apply")
-def apply(call: AdminCall) -> Response:
+def apply(call: CurrentCall) -> Response:
     """Read the files again, and put in force what needs no restart."""
     require_session(call)
     call.act("reload")
@@ -125,7 +125,7 @@ def apply(call: AdminCall) -> Response:
 
 
 @router.get("/administration/log")
-def log_lines(call: AdminCall, level: Level = "info") -> Response:
+def log_lines(call: CurrentCall, level: Level = "info") -> Response:
     """The newest lines that this process has logged, newest first."""
     wanted = LEVELS[LEVELS.index(level) :]
     rows = [line for line in logs.newest() if line.get("level") in wanted]

@@ -10,13 +10,13 @@ from fastapi import Path
 from node.extensions.administration.own import listed
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import ListedAccount
-from node.web.access import LOCAL, Call, ReaderCall
+from node.web.access import READERS, Call, CurrentCall
 from node.web.api.changes import Change
 from node.web.api.models import Moment, Resource, RowId
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.errors import Forbidden, ResourceNotFound
 
-router = api_router("account")
+router = api_router(READERS, "account")
 
 TokenNumber = Annotated[RowId, Path(description="`id` of the token")]
 
@@ -80,21 +80,21 @@ class RevokedToken(Resource):
 
 
 @router.get("/account")
-def show_account(call: ReaderCall) -> AccountResource:
+def show_account(call: CurrentCall) -> AccountResource:
     """The account of the caller, and what the request may do."""
     return AccountResource(account=call.account.name, role=call.account.role.name.lower(), token=call.account.token)
 
 
 @router.get("/account/tokens")
-def list_tokens(call: ReaderCall) -> Tokens:
+def list_tokens(call: CurrentCall) -> Tokens:
     """The tokens of the caller; a token lists itself alone."""
     return Tokens(items=_tokens(call, listed(call)))
 
 
-@router.delete("/account/tokens/{token}", responses=problems(*OF_CHANGES))
-def revoke_token(call: ReaderCall, change: Change, token: TokenNumber) -> RevokedToken:
+@router.delete("/account/tokens/{token}", responses=problems(*OF_CHANGES), dependencies=READERS)
+def revoke_token(call: CurrentCall, change: Change, token: TokenNumber) -> RevokedToken:
     """Revoke a token of the caller at once; a token revokes itself alone."""
-    if call.account == LOCAL:
+    if call.account.kind == "local":
         raise Forbidden("nobody is signed in: `voxelnode account revoke` revokes tokens")
 
     def act(_: object) -> RevokedToken:
@@ -107,14 +107,14 @@ def revoke_token(call: ReaderCall, change: Change, token: TokenNumber) -> Revoke
 
 
 @router.get("/account/sessions")
-def list_sessions(call: ReaderCall) -> Sessions:
+def list_sessions(call: CurrentCall) -> Sessions:
     """The sessions of the caller; a token sees none."""
     with call.node.index.reading() as index:
         return Sessions(items=_sessions(call, index))
 
 
-@router.delete("/account/sessions/{session}", responses=problems(*OF_CHANGES))
-def end_session(call: ReaderCall, change: Change, session: SessionNumber) -> EndedSessions:
+@router.delete("/account/sessions/{session}", responses=problems(*OF_CHANGES), dependencies=READERS)
+def end_session(call: CurrentCall, change: Change, session: SessionNumber) -> EndedSessions:
     """End a session of the caller at once; a token ends none."""
 
     def current(index: ReadIndex) -> SessionResource:

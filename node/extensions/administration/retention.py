@@ -12,19 +12,19 @@ from node.extensions.administration.forms import RulesForm
 from node.lifecycle.retention import due_now
 from node.settings.load import Configuration
 from node.settings.series import RetentionSettings
-from node.web.access import AdminCall
+from node.web.access import ADMINS, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.pages.rendering import SEE_OTHER, page
 from node.web.pages.sessions import require_session
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=ADMINS)
 
 PAGE = "/administration/retention"
 SHOWN_STUDIES = 50
 
 
 @router.get(PAGE)
-def retention(call: AdminCall) -> Response:
+def retention(call: CurrentCall) -> Response:
     """The rules of retention, and the studies that the next pass would delete."""
     settings, now = call.node.settings, dt.datetime.now(dt.UTC)
     rules = settings.retention
@@ -43,7 +43,7 @@ def retention(call: AdminCall) -> Response:
 
 
 @router.post(f"{PAGE}/rules")
-def set_rules(call: AdminCall, form: Annotated[RulesForm, Form()]) -> Response:
+def set_rules(call: CurrentCall, form: Annotated[RulesForm, Form()]) -> Response:
     """Set the rules; the next pass follows them."""
     require_session(call)
     call.act("set-table", table="retention", keys=form.keys(), digest=form.seen)
@@ -51,7 +51,7 @@ def set_rules(call: AdminCall, form: Annotated[RulesForm, Form()]) -> Response:
 
 
 @router.post(f"{PAGE}/confirm")
-def confirm(call: AdminCall) -> Response:
+def confirm(call: CurrentCall) -> Response:
     """Confirm that the clock is right, or that what is due may go."""
     call.act("confirm-retention")
     return RedirectResponse(PAGE, SEE_OTHER)

@@ -23,7 +23,7 @@ from node.extensions.bids.subjects import KEY_FILE, Pseudonyms
 from node.index.database.reading import ReadIndex
 from node.pseudonyms import made_key
 from node.selector import compile_selector
-from node.web.access import Call, ReaderCall
+from node.web.access import READERS, Call, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.errors import ResourceNotFound
@@ -33,7 +33,7 @@ from node.web.zips import Member, taken
 if TYPE_CHECKING:  # else imported where the page is shown: what plans a data set loads NumPy
     from node.extensions.bids.plan import Series
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=READERS)
 
 MAX_STUDIES = 200
 """Studies whose series are looked at: the sidecar of each volume is read."""
@@ -69,13 +69,13 @@ class Grid(BaseModel):
 
 
 @router.get("/bids")
-def bids(call: ReaderCall, study: Annotated[Studies, Query()]) -> Response:
+def bids(call: CurrentCall, study: Annotated[Studies, Query()]) -> Response:
     """The grid of the series of studies, as it is proposed."""
     return _answer(call, Grid(study=study))
 
 
-@router.post("/bids")
-def changed(call: ReaderCall, form: Annotated[Grid, Form()]) -> Response:
+@router.post("/bids", dependencies=READERS)
+def changed(call: CurrentCall, form: Annotated[Grid, Form()]) -> Response:
     """The grid as somebody has changed it, or the file of rules that it is."""
     return _answer(call, form)
 

@@ -10,11 +10,11 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from node.extensions.deidentify.downloads import Content, ordered
-from node.web.access import Call, ReaderCall, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.downloads import downloads_of
 from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 
 class Deidentification(BaseModel):
@@ -34,23 +34,20 @@ class SeriesToDeidentify(SelectedSeries, Deidentification):
 
 @router.get(f"{STUDY}/deidentified.zip")
 @router.get(f"{SERIES}/deidentified.zip")
-@for_projects
-def deidentified_study(call: ReaderCall, wanted: Wanted, profile: str, content: Content = "dicom") -> Response:
+def deidentified_study(call: CurrentCall, wanted: Wanted, profile: str, content: Content = "dicom") -> Response:
     """A study or a series without identities, as a ZIP file: the page on which it is made."""
     return _begun(call, profile, content, [wanted.study], [wanted.series] if wanted.series else [])
 
 
-@router.post("/selected/deidentified.zip")
-@for_projects
-def deidentified(call: ReaderCall, selected: Annotated[StudiesToDeidentify, Form()]) -> Response:
+@router.post("/selected/deidentified.zip", dependencies=MEMBERS)
+def deidentified(call: CurrentCall, selected: Annotated[StudiesToDeidentify, Form()]) -> Response:
     """The studies without identities, as a ZIP file: the page on which it is made."""
     return _begun(call, selected.profile, selected.content, selected.uids)
 
 
-@router.post(f"{STUDY}/selected/deidentified.zip")
-@for_projects
+@router.post(f"{STUDY}/selected/deidentified.zip", dependencies=MEMBERS)
 def deidentified_selected(
-    call: ReaderCall, study_instance_uid: str, selected: Annotated[SeriesToDeidentify, Form()]
+    call: CurrentCall, study_instance_uid: str, selected: Annotated[SeriesToDeidentify, Form()]
 ) -> Response:
     """The selected series of a study without identities, as a ZIP file: the page on which it is made."""
     return _begun(call, selected.profile, selected.content, [study_instance_uid], selected.uids)

@@ -54,11 +54,11 @@ from node.extensions.dicomweb.resources import (
 )
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import ENCODERS, encoder_of
-from node.web.access import for_projects
+from node.web.access import MEMBERS
 from node.web.files import Damaged, Unavailable, whole_file
 from node.web.headers import has_etag
 
-router = dicomweb_router()
+router = dicomweb_router(MEMBERS)
 
 MAX_BYTES_IN_MEMORY = 16 << 20
 """Longest frame, and longest compressed pixel data, held in memory; longer ones go through a file."""
@@ -80,7 +80,6 @@ COMPRESSED = " and ".join(FRAME_TYPES[syntax] for syntax in ENCODERS) or "none"
 
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", methods=READ)
-@for_projects
 def retrieve_frames(target: RequestedInstances, frames: str) -> Response:
     """Frames of an instance, in the requested order."""
     numbers = frame_numbers(frames)
@@ -278,7 +277,6 @@ _PIXEL_PATHS = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
 @router.api_route("/studies/{study}/pixeldata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/pixeldata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/pixeldata", methods=READ)
-@for_projects
 def retrieve_pixel_data(target: RequestedInstances) -> Response:
     """The frames of all instances, each in its own part.
 
@@ -292,7 +290,6 @@ def retrieve_pixel_data(target: RequestedInstances) -> Response:
 @router.api_route("/studies/{study}/bulkdata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/bulkdata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata", methods=READ)
-@for_projects
 def retrieve_all_bulk_data(target: RequestedInstances) -> Response:
     """Every long value of the instances that the metadata omit, and their frames, each in its own part.
 
@@ -306,7 +303,6 @@ def retrieve_all_bulk_data(target: RequestedInstances) -> Response:
 
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path}", methods=READ)
-@for_projects
 def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
     """One long value, by its path in the metadata; for pixel data, all frames. A single part may be a byte range."""
     instance = one_instance(target)

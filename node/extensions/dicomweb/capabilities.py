@@ -24,7 +24,7 @@ from node.extensions.dicomweb.media_types import (
 from node.extensions.dicomweb.resources import PREFIX, base_url, dicomweb_router
 from node.registry import enabled, resolve
 from node.settings.model import Settings
-from node.web.access import ReaderCall, for_projects
+from node.web.access import MEMBERS, CurrentCall
 
 ACCEPT = {"accept": "media types, in place of the Accept header"}
 CONDITIONAL = ("Accept", "If-None-Match")
@@ -81,7 +81,7 @@ def offered(settings: Settings) -> list[Resource]:
     return found
 
 
-router = dicomweb_router()
+router = dicomweb_router(MEMBERS)
 
 
 class _OfOptions(APIRoute):
@@ -97,14 +97,12 @@ _Tree = dict[str, "_Tree"]
 
 @router.options("")
 @router.options("/")
-@for_projects
-def retrieve_capabilities(call: ReaderCall) -> Response:
+def retrieve_capabilities(call: CurrentCall) -> Response:
     """The resources of DICOMweb with their methods, parameters and media types."""
     return _described(call.request, offered(call.node.settings), {"OPTIONS"})
 
 
-@for_projects
-def retrieve_capabilities_of_resource(call: ReaderCall) -> Response:
+def retrieve_capabilities_of_resource(call: CurrentCall) -> Response:
     """One resource with its methods, parameters and media types; 404 if no resource has such a URL."""
     request = call.request
     routes = [

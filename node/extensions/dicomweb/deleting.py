@@ -9,16 +9,16 @@ from fastapi import HTTPException, Request, Response
 
 from node.extensions.dicomweb.resources import dicomweb_router
 from node.index.nouns.deletions import NotThere
-from node.web.access import AdminCall, Call
+from node.web.access import ADMINS, Call, CurrentCall
 from node.web.actions import delete
 
-router = dicomweb_router()
+router = dicomweb_router(ADMINS)
 
 
 @router.delete("/studies/{study}", status_code=204)
 @router.delete("/studies/{study}/series/{series}", status_code=204)
 @router.delete("/studies/{study}/series/{series}/instances/{instance}", status_code=204)
-def delete_resource(call: AdminCall, request: Request) -> Response:
+def delete_resource(call: CurrentCall, request: Request) -> Response:
     """Delete a study, a series or an instance, into the trash; 410 if it was deleted before."""
     study, *below = request.path_params.values()
     series, instance = [*below, None, None][:2]

@@ -23,9 +23,9 @@ from node.extensions.dicomweb.encoded import encoded_model
 from node.extensions.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
 from node.extensions.dicomweb.resources import READ, base_url, dicomweb_router, resource_url
 from node.index.search.finder import QueryRefused
-from node.web.access import Call, ReaderCall, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall
 
-router = dicomweb_router()
+router = dicomweb_router(MEMBERS)
 
 MAX_RESULTS = 1000
 MAX_RESULTS_OF_STUDY = 10_000
@@ -41,16 +41,14 @@ RETRIEVE_URL = (BaseTag(0x00081190),)
 
 
 @router.api_route("/studies", methods=READ)
-@for_projects
-def search_studies(call: ReaderCall) -> Response:
+def search_studies(call: CurrentCall) -> Response:
     """Search for studies."""
     return _search(call, Level.STUDY)
 
 
 @router.api_route("/series", methods=READ)
 @router.api_route("/studies/{study}/series", methods=READ)
-@for_projects
-def search_series(call: ReaderCall) -> Response:
+def search_series(call: CurrentCall) -> Response:
     """Search for series, of one study or of all."""
     return _search(call, Level.SERIES)
 
@@ -58,8 +56,7 @@ def search_series(call: ReaderCall) -> Response:
 @router.api_route("/instances", methods=READ)
 @router.api_route("/studies/{study}/instances", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances", methods=READ)
-@for_projects
-def search_instances(call: ReaderCall) -> Response:
+def search_instances(call: CurrentCall) -> Response:
     """Search for instances, of one series, of one study or of all."""
     return _search(call, Level.IMAGE)
 

@@ -36,10 +36,10 @@ from node.extensions.dicomweb.resources import (
 )
 from node.index.search.selection import StoredInstance
 from node.volume.window import Window
-from node.web.access import for_projects
+from node.web.access import MEMBERS
 from node.web.files import whole_file
 
-router = dicomweb_router()
+router = dicomweb_router(MEMBERS)
 
 THUMBNAIL_PIXELS = 256
 MAX_SIDE = 8192
@@ -71,7 +71,6 @@ _INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
 
 @router.api_route("/studies/{study}/rendered", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/rendered", methods=READ)
-@for_projects
 def retrieve_rendered_series(target: RequestedInstances) -> Response:
     """Every instance of a study or a series that can be rendered, each as a picture in its own part."""
     media_type = _media_type(target)
@@ -84,7 +83,6 @@ def retrieve_rendered_series(target: RequestedInstances) -> Response:
 
 
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
-@for_projects
 def retrieve_rendered_instance(target: RequestedInstances) -> Response:
     """An instance as a picture of its middle frame; a structured report as HTML, an encapsulated PDF unchanged."""
     instance = one_instance(target)
@@ -99,7 +97,6 @@ def retrieve_rendered_instance(target: RequestedInstances) -> Response:
 
 
 @router.api_route(f"{_INSTANCE}/frames/{{frames}}/rendered", methods=READ)
-@for_projects
 def retrieve_rendered_frames(target: RequestedInstances, frames: str) -> Response:
     """One frame as a picture."""
     return _answer(target, one_instance(target), _one_frame(frames))
@@ -108,7 +105,6 @@ def retrieve_rendered_frames(target: RequestedInstances, frames: str) -> Respons
 @router.api_route("/studies/{study}/thumbnail", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/thumbnail", methods=READ)
 @router.api_route(f"{_INSTANCE}/thumbnail", methods=READ)
-@for_projects
 def retrieve_thumbnail(target: RequestedInstances) -> Response:
     """A small picture: the middle instance of a series, or of the largest series of images of a study."""
     series = sorted(by_series(target.instances).values(), key=len, reverse=True)
@@ -122,7 +118,6 @@ def retrieve_thumbnail(target: RequestedInstances) -> Response:
 
 
 @router.api_route(f"{_INSTANCE}/frames/{{frames}}/thumbnail", methods=READ)
-@for_projects
 def retrieve_frame_thumbnail(target: RequestedInstances, frames: str) -> Response:
     """A small picture of one frame."""
     return _answer(target, one_instance(target), _one_frame(frames), THUMBNAIL_PIXELS)

@@ -19,7 +19,7 @@ from node.dicom.uids import resource_path
 from node.errors import OutOfResources
 from node.extensions.dicomweb.pixel_element import FrameNotFound
 from node.index.search.selection import StoredInstance
-from node.web.access import Call, ReaderCall
+from node.web.access import Call, CurrentCall
 from node.web.files import CHUNK_BYTES, DAMAGED, Damaged, Streamed, Unavailable, local_file
 from node.web.headers import has_etag
 from node.web.public_url import public_url
@@ -87,7 +87,7 @@ def base_url(request: Request) -> str:
     return f"{public_url(request)}{PREFIX}"
 
 
-def find_target(call: ReaderCall, study: str, series: str | None = None, instance: str | None = None) -> Target:
+def find_target(call: CurrentCall, study: str, series: str | None = None, instance: str | None = None) -> Target:
     """Return the instances selected by UIDs: 404 if there are none, 410 if they were deleted.
 
     Raises Damaged if the files of all of them are known to be missing or damaged.
@@ -181,9 +181,12 @@ def resource_url(base: str, *uids: str) -> str:
     return base + resource_path(*uids)
 
 
-def dicomweb_router() -> APIRouter:
-    """Return a router. PS3.18 describes its routes, not our OpenAPI document. See `node.web.api.routing`."""
-    return APIRouter(prefix=PREFIX, include_in_schema=False)
+def dicomweb_router(allowed: Sequence[Any]) -> APIRouter:
+    """Return a router with the dependencies `allowed`, such as `READERS`. See `node.web.api.routing`.
+
+    PS3.18 describes its routes, not our OpenAPI document.
+    """
+    return APIRouter(prefix=PREFIX, include_in_schema=False, dependencies=allowed)
 
 
 def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any) -> IO[bytes]:

@@ -27,12 +27,12 @@ from node.extensions.dicomweb.store_transaction import (
 from node.index.database.index import Index
 from node.index.search.selection import StoredInstance
 from node.receive.ingest import Origin
-from node.web.access import WriterCall
+from node.web.access import WRITERS, CurrentCall
 from node.web.audit_trail import AccountAuditTrail
 from node.web.services import Services
 
 log = structlog.get_logger()
-router = dicomweb_router()
+router = dicomweb_router(WRITERS)
 
 PIECE_BYTES = 1 << 20
 """Bytes of a body collected before they are passed to a thread."""
@@ -42,7 +42,7 @@ RETRY_SECONDS = 60
 
 @router.post("/studies")
 @router.post("/studies/{study}")
-async def store(call: WriterCall, study: str | None = None) -> Response:
+async def store(call: CurrentCall, study: str | None = None) -> Response:
     """Store instances, of any studies or of one."""
     request, node = call.request, call.node
     form = document_form(accepted(request), is_single=True)

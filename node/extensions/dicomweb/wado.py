@@ -48,12 +48,12 @@ from node.extensions.dicomweb.resources import (
 )
 from node.index.search.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
-from node.web.access import for_projects
+from node.web.access import MEMBERS
 from node.web.files import file_length, local_file, stored_file, whole_file
 from node.web.services import Services
 from node.web.zips import PlannedZip, known_of, zip_response
 
-router = dicomweb_router()
+router = dicomweb_router(MEMBERS)
 
 OFFERED = f'{MULTIPART}; type="{DICOM}", as stored (transfer-syntax=*) or uncompressed, and {ZIP}'
 
@@ -67,7 +67,6 @@ Given = tuple[StoredInstance, str]
 @router.api_route("/studies/{study}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}", methods=READ)
-@for_projects
 def retrieve(target: RequestedInstances) -> Response:
     """The instances of a study, of a series, or one instance.
 
@@ -192,7 +191,6 @@ AT_ONCE, AT_ONCE_BYTES = 128, 64 << 20
 @router.api_route("/studies/{study}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/metadata", methods=READ)
-@for_projects
 def retrieve_metadata(target: RequestedInstances) -> Response:
     """Metadata of instances, without bulk data."""
     is_single = "instance" in target.request.path_params

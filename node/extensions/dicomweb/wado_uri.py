@@ -26,10 +26,10 @@ from node.extensions.dicomweb.rendered import (
 from node.extensions.dicomweb.resources import READ, Target, dicomweb_router, find_target, one_instance, respond
 from node.extensions.dicomweb.wado import begun_files, given_syntax, only
 from node.volume.window import Window
-from node.web.access import ReaderCall, for_projects
+from node.web.access import MEMBERS, CurrentCall
 from node.web.files import file_length
 
-router = dicomweb_router()
+router = dicomweb_router(MEMBERS)
 
 REFUSED = ("anonymize", "presentationUID", "region")
 """Unsupported parameters that change the content: ignoring them would return something other than requested."""
@@ -54,8 +54,7 @@ PARAMETERS = {
 
 
 @router.api_route("/wado", methods=READ)
-@for_projects
-def retrieve_by_uri(call: ReaderCall) -> Response:
+def retrieve_by_uri(call: CurrentCall) -> Response:
     """One instance by query parameters, the older WADO-URI (PS3.18 9)."""
     query = call.request.query_params
     if query.get("requestType") != "WADO":

@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from node.index.database.reading import ReadIndex
 from node.index.nouns.persons import MAX_ISSUER_CHARACTERS
-from node.web.access import AdminCall
+from node.web.access import ADMINS, CurrentCall
 from node.web.api import models
 from node.web.api.changes import Change
 from node.web.api.models import RowId
 from node.web.api.paging import only_row
 from node.web.api.routing import OF_CHANGES, api_router, problems
 
-router = api_router("patients")
+router = api_router(ADMINS, "patients")
 
 PatientNumber = Annotated[RowId, Path(description="`id` of the patient")]
 DryRun = Annotated[bool, Query(description="only list the studies that would move")]
@@ -50,7 +50,7 @@ def _patient(index: ReadIndex, id: int) -> models.PatientResource:
 
 @router.post("/patients/{id}/merge", responses=problems(*OF_CHANGES))
 def merge_patient(
-    call: AdminCall, change: Change, id: PatientNumber, merge: MergeRequest, dry_run: DryRun = False
+    call: CurrentCall, change: Change, id: PatientNumber, merge: MergeRequest, dry_run: DryRun = False
 ) -> MergeResult:
     """Merge this patient into another one, which gets its current and future studies."""
     return change.make(
@@ -62,7 +62,7 @@ def merge_patient(
 
 @router.post("/patients/{id}/separate", responses=problems(*OF_CHANGES))
 def separate_patient(
-    call: AdminCall, change: Change, id: PatientNumber, separate: SeparateRequest, dry_run: DryRun = False
+    call: CurrentCall, change: Change, id: PatientNumber, separate: SeparateRequest, dry_run: DryRun = False
 ) -> MergeResult:
     """Undo the merge of this patient, or give its Patient ID an issuer, or both; see `voxelnode patient separate`."""
     return change.make(

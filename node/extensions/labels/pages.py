@@ -11,13 +11,13 @@ from pydantic import BaseModel, StringConstraints
 
 from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARACTERS, ReadMarks
 from node.index.nouns.accounts import Role
-from node.web.access import Call, WriterCall, for_projects
+from node.web.access import WRITERS, WRITING_MEMBERS, Call, CurrentCall
 from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
 from node.web.pages.rendering import SEE_OTHER, series_url, study_url
 from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=WRITERS)
 
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LABEL_CHARACTERS)]
 CommentNumber = Annotated[int, Path(ge=1, le=MAX_ID)]
@@ -38,27 +38,24 @@ class LabelOfSeries(SelectedSeries, ChangedLabel):
     """The series of a study that are selected, and a label."""
 
 
-@router.post(f"{STUDY}/labels")
-@router.post(f"{SERIES}/labels")
-@for_projects
-def change_label(call: WriterCall, wanted: Wanted, form: Annotated[ChangedLabel, Form()]) -> Response:
+@router.post(f"{STUDY}/labels", dependencies=WRITING_MEMBERS)
+@router.post(f"{SERIES}/labels", dependencies=WRITING_MEMBERS)
+def change_label(call: CurrentCall, wanted: Wanted, form: Annotated[ChangedLabel, Form()]) -> Response:
     """Give a label to a study or a series, or take it away."""
     _change(call, [(wanted.study, wanted.series or "")], form)
     return RedirectResponse(wanted.url, SEE_OTHER)
 
 
-@router.post("/selected/labels")
-@for_projects
-def change_label_of_selected(call: WriterCall, form: Annotated[LabelOfSelected, Form()]) -> Response:
+@router.post("/selected/labels", dependencies=WRITING_MEMBERS)
+def change_label_of_selected(call: CurrentCall, form: Annotated[LabelOfSelected, Form()]) -> Response:
     """Give a label to the selected studies, or take it away."""
     _change(call, [(uid, "") for uid in form.uids], form)
     return RedirectResponse("/", SEE_OTHER)
 
 
-@router.post(f"{STUDY}/selected/labels")
-@for_projects
+@router.post(f"{STUDY}/selected/labels", dependencies=WRITING_MEMBERS)
 def change_label_of_series(
-    call: WriterCall, study_instance_uid: str, form: Annotated[LabelOfSeries, Form()]
+    call: CurrentCall, study_instance_uid: str, form: Annotated[LabelOfSeries, Form()]
 ) -> Response:
     """Give a label to the selected series of a study, or take it away; series that are gone are left out."""
     with call.node.index.reading() as index:
@@ -72,11 +69,10 @@ def _change(call: Call, targets: Sequence[tuple[str, str]], form: ChangedLabel) 
         call.act("change-labels", targets=targets, **{"remove" if form.remove else "add": [form.label]})
 
 
-@router.post(f"{STUDY}/comments")
-@router.post(f"{SERIES}/comments")
-@for_projects
+@router.post(f"{STUDY}/comments", dependencies=WRITING_MEMBERS)
+@router.post(f"{SERIES}/comments", dependencies=WRITING_MEMBERS)
 def write_comment(
-    call: WriterCall, wanted: Wanted, comment: Annotated[str, Form(min_length=1, max_length=MAX_COMMENT_CHARACTERS)]
+    call: CurrentCall, wanted: Wanted, comment: Annotated[str, Form(min_length=1, max_length=MAX_COMMENT_CHARACTERS)]
 ) -> Response:
     """Write a comment on a study or a series."""
     with call.changing(wanted):
@@ -84,9 +80,8 @@ def write_comment(
     return RedirectResponse(wanted.url, SEE_OTHER)
 
 
-@router.post("/comments/{comment}/remove")
-@for_projects
-def remove_comment(call: WriterCall, comment: CommentNumber) -> Response:
+@router.post("/comments/{comment}/remove", dependencies=WRITING_MEMBERS)
+def remove_comment(call: CurrentCall, comment: CommentNumber) -> Response:
     """Remove a comment of one's own; administrators remove any."""
     with call.node.index.reading() as index:
         row = index.repository(ReadMarks).comment(comment)

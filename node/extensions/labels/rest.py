@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABELS, ReadMarks, Target
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.web.access import ReaderCall, WriterCall, for_projects
+from node.web.access import MEMBERS, WRITING_MEMBERS, CurrentCall
 from node.web.api.changes import Change, tagged
 from node.web.api.models import Moment, Resource, RowId
 from node.web.api.resources import StudyOrSeries, StudyUid
@@ -19,7 +19,7 @@ from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 
-router = api_router("labels")
+router = api_router(MEMBERS, "labels")
 
 STUDY = "/studies/{study_instance_uid}"
 
@@ -86,8 +86,7 @@ CommentNumber = Annotated[RowId, Path(description="number of the comment")]
 
 
 @router.get("/labels")
-@for_projects
-def list_labels(call: ReaderCall) -> LabelsInUse:
+def list_labels(call: CurrentCall) -> LabelsInUse:
     """The labels in use."""
     with call.node.index.searching() as index:
         rows = index.repository(ReadMarks).known()
@@ -96,8 +95,7 @@ def list_labels(call: ReaderCall) -> LabelsInUse:
 
 
 @router.get(f"{STUDY}/labels", responses=single())
-@for_projects
-def show_labels(call: ReaderCall, response: Response, key: StudyOrSeries) -> Labels:
+def show_labels(call: CurrentCall, response: Response, key: StudyOrSeries) -> Labels:
     """The labels of a study without those of its series, or of one of these."""
     target = Target(key[0], key[1] or "")
     with call.node.index.reading() as index:
@@ -106,9 +104,8 @@ def show_labels(call: ReaderCall, response: Response, key: StudyOrSeries) -> Lab
     return tagged(response, found)
 
 
-@router.put(f"{STUDY}/labels", responses=problems(*OF_CHANGES))
-@for_projects
-def set_labels(call: WriterCall, change: Change, key: StudyOrSeries, labels: Labels) -> Labels:
+@router.put(f"{STUDY}/labels", responses=problems(*OF_CHANGES), dependencies=WRITING_MEMBERS)
+def set_labels(call: CurrentCall, change: Change, key: StudyOrSeries, labels: Labels) -> Labels:
     """Give a study, or a series of it, these labels, and no others."""
     target = Target(key[0], key[1] or "")
 
@@ -120,8 +117,7 @@ def set_labels(call: WriterCall, change: Change, key: StudyOrSeries, labels: Lab
 
 
 @router.get(f"{STUDY}/comments", responses=single())
-@for_projects
-def list_comments(call: ReaderCall, study_instance_uid: StudyUid) -> Comments:
+def list_comments(call: CurrentCall, study_instance_uid: StudyUid) -> Comments:
     """The comments on a study and on its series."""
     with call.node.index.reading() as index:
         _require(index, target := Target(study_instance_uid))
@@ -130,10 +126,9 @@ def list_comments(call: ReaderCall, study_instance_uid: StudyUid) -> Comments:
     return Comments(items=[CommentResource.of(row) for row in rows])
 
 
-@router.post(f"{STUDY}/comments", status_code=201, responses=problems(*OF_CHANGES))
-@for_projects
+@router.post(f"{STUDY}/comments", status_code=201, responses=problems(*OF_CHANGES), dependencies=WRITING_MEMBERS)
 def write_comment(
-    call: WriterCall, change: Change, study_instance_uid: StudyUid, written: NewComment
+    call: CurrentCall, change: Change, study_instance_uid: StudyUid, written: NewComment
 ) -> WrittenComment:
     """Write a comment on a study, or on one of its series."""
     target = Target(study_instance_uid, written.series_instance_uid)
@@ -145,9 +140,8 @@ def write_comment(
     return change.make(WrittenComment, lambda index: _labels_in(index, target), act)
 
 
-@router.delete("/comments/{comment}", responses=problems(*OF_CHANGES))
-@for_projects
-def remove_comment(call: WriterCall, change: Change, comment: CommentNumber) -> RemovedComment:
+@router.delete("/comments/{comment}", responses=problems(*OF_CHANGES), dependencies=WRITING_MEMBERS)
+def remove_comment(call: CurrentCall, change: Change, comment: CommentNumber) -> RemovedComment:
     """Remove a comment of one's own; administrators remove any."""
 
     def current(index: ReadIndex) -> CommentResource:

@@ -19,37 +19,34 @@ from node.counted import counted
 from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
 from node.index.search.selection import StoredInstance
-from node.web.access import Call, ReaderCall, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.downloads import Making, download_of, downloads_of, makes
 from node.web.files import Damaged, whole_file
 from node.web.pages.downloads import named_series, zip_name
 from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 from node.web.zips import Member, taken
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 MAKER = "medium"
 
 
 @router.get(f"{STUDY}/medium.zip")
 @router.get(f"{SERIES}/medium.zip")
-@for_projects
-def medium_of_one(call: ReaderCall, wanted: Wanted) -> Response:
+def medium_of_one(call: CurrentCall, wanted: Wanted) -> Response:
     """Make a medium of a study or a series, and show how far it is."""
     return medium_zip(call, [wanted.study], wanted.some)
 
 
-@router.post("/selected/medium.zip")
-@for_projects
-def medium_of_studies(call: ReaderCall, selected: Annotated[SelectedStudies, Form()]) -> Response:
+@router.post("/selected/medium.zip", dependencies=MEMBERS)
+def medium_of_studies(call: CurrentCall, selected: Annotated[SelectedStudies, Form()]) -> Response:
     """Make a medium of the selected studies, and show how far it is."""
     return medium_zip(call, selected.uids)
 
 
-@router.post(f"{STUDY}/selected/medium.zip")
-@for_projects
+@router.post(f"{STUDY}/selected/medium.zip", dependencies=MEMBERS)
 def medium_of_series(
-    call: ReaderCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Form()]
+    call: CurrentCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Form()]
 ) -> Response:
     """Make a medium of the selected series of a study, and show how far it is."""
     return medium_zip(call, [study_instance_uid], selected.uids)

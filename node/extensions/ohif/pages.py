@@ -8,10 +8,10 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
 from node.extensions.ohif.package import BASE, folder_of, installed
-from node.web.access import Reader, for_projects
+from node.web.access import MEMBERS
 from node.web.services import Node, Services
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 PAGE = "index.html"
 
@@ -33,8 +33,7 @@ MEDIA_TYPES = {".js": "text/javascript", ".wasm": "application/wasm", ".css": "t
 
 @router.api_route(BASE.rstrip("/"), methods=["GET", "HEAD"])
 @router.api_route(BASE + "{path:path}", methods=["GET", "HEAD"])
-@for_projects
-def ohif(node: Node, _account: Reader, path: str = "") -> FileResponse:
+def ohif(node: Node, path: str = "") -> FileResponse:
     """A file of the package; for any other path the page, since OHIF routes in the browser."""
     manifest = installed(node.archive.root)
     if manifest is None:

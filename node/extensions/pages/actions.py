@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import Field
 
 from node.web import actions
-from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
+from node.web.access import ADMINS, MEMBERS, WRITERS, WRITING_MEMBERS, Call, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.headers import path_of
@@ -20,13 +20,12 @@ from node.web.pages.downloads import Format, dicom_zip, volumes_zip
 from node.web.pages.rendering import SEE_OTHER, page, study_url
 from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 
-@router.post(f"{STUDY}/reconvert")
-@router.post(f"{SERIES}/reconvert")
-@for_projects
-def reconvert(call: WriterCall, wanted: Wanted) -> Response:
+@router.post(f"{STUDY}/reconvert", dependencies=WRITING_MEMBERS)
+@router.post(f"{SERIES}/reconvert", dependencies=WRITING_MEMBERS)
+def reconvert(call: CurrentCall, wanted: Wanted) -> Response:
     """Convert every series of a study again, or one series."""
     with call.node.index.reading() as index:
         _, series = wanted.rows(index)
@@ -36,17 +35,17 @@ def reconvert(call: WriterCall, wanted: Wanted) -> Response:
     return RedirectResponse(wanted.url, SEE_OTHER)
 
 
-@router.post(f"{STUDY}/send")
-@router.post(f"{SERIES}/send")
-def send(call: WriterCall, wanted: Wanted, to: Annotated[str, Form(max_length=64)]) -> Response:
+@router.post(f"{STUDY}/send", dependencies=WRITERS)
+@router.post(f"{SERIES}/send", dependencies=WRITERS)
+def send(call: CurrentCall, wanted: Wanted, to: Annotated[str, Form(max_length=64)]) -> Response:
     """Send a study or a series to a destination."""
     actions.send(call, to, *wanted)
     return RedirectResponse("/routes", SEE_OTHER)
 
 
-@router.get(f"{STUDY}/delete")
-@router.get(f"{SERIES}/delete")
-def ask_to_delete(call: AdminCall, wanted: Wanted) -> Response:
+@router.get(f"{STUDY}/delete", dependencies=ADMINS)
+@router.get(f"{SERIES}/delete", dependencies=ADMINS)
+def ask_to_delete(call: CurrentCall, wanted: Wanted) -> Response:
     """Ask before a study or a series is deleted."""
     with call.node.index.reading() as index:
         study, series = wanted.rows(index)
@@ -58,9 +57,9 @@ def ask_to_delete(call: AdminCall, wanted: Wanted) -> Response:
     return page(call, "delete.html", plan=plan, study=study, series=series, volumes=files)
 
 
-@router.post(f"{STUDY}/delete")
-@router.post(f"{SERIES}/delete")
-def delete(call: AdminCall, wanted: Wanted) -> Response:
+@router.post(f"{STUDY}/delete", dependencies=ADMINS)
+@router.post(f"{SERIES}/delete", dependencies=ADMINS)
+def delete(call: CurrentCall, wanted: Wanted) -> Response:
     """Delete a study or a series; its files stay in the trash, if there is one."""
     with call.node.index.reading() as index:
         _, series = wanted.rows(index)
@@ -71,16 +70,14 @@ def delete(call: AdminCall, wanted: Wanted) -> Response:
 
 @router.get(f"{STUDY}/volumes.zip")
 @router.get(f"{SERIES}/volumes.zip")
-@for_projects
-def volumes_of_one(call: ReaderCall, wanted: Wanted, format: Format | None = None) -> Response:
+def volumes_of_one(call: CurrentCall, wanted: Wanted, format: Format | None = None) -> Response:
     """The volumes of a study or a series as a ZIP file; see `volumes_zip`."""
     return volumes_zip(call, [wanted.study], wanted.some, wanted=format)
 
 
 @router.get(f"{STUDY}/dicom.zip")
 @router.get(f"{SERIES}/dicom.zip")
-@for_projects
-def dicom_of_one(call: ReaderCall, wanted: Wanted) -> Response:
+def dicom_of_one(call: CurrentCall, wanted: Wanted) -> Response:
     """The instances of a study or a series as stored, as a ZIP file."""
     return dicom_zip(call, [wanted.study], wanted.some)
 
@@ -110,9 +107,8 @@ Selected = Annotated[SelectedStudies, Form()]
 SelectedOfStudy = Annotated[SelectedSeries, Form()]
 
 
-@router.post("/selected/reconvert")
-@for_projects
-def reconvert_selected(call: WriterCall, selected: Selected) -> Response:
+@router.post("/selected/reconvert", dependencies=WRITING_MEMBERS)
+def reconvert_selected(call: CurrentCall, selected: Selected) -> Response:
     """Convert every series of the studies again; those that were deleted meanwhile are left out."""
     for uid in selected.uids:
         with call.node.index.reading() as index:
@@ -122,8 +118,8 @@ def reconvert_selected(call: WriterCall, selected: Selected) -> Response:
     return RedirectResponse("/", SEE_OTHER)
 
 
-@router.post("/selected/send")
-def send_selected(call: WriterCall, selected: Annotated[StudiesToSend, Form()]) -> Response:
+@router.post("/selected/send", dependencies=WRITERS)
+def send_selected(call: CurrentCall, selected: Annotated[StudiesToSend, Form()]) -> Response:
     """Send the studies to a destination; those that were deleted meanwhile are left out."""
     sent = 0
     for uid in selected.uids:
@@ -135,8 +131,8 @@ def send_selected(call: WriterCall, selected: Annotated[StudiesToSend, Form()]) 
     return RedirectResponse("/routes", SEE_OTHER)
 
 
-@router.post("/selected/delete")
-def ask_to_delete_selected(call: AdminCall, selected: Selected) -> Response:
+@router.post("/selected/delete", dependencies=ADMINS)
+def ask_to_delete_selected(call: CurrentCall, selected: Selected) -> Response:
     """Ask before the studies are deleted."""
     with call.node.index.reading() as index:
         rows = [row for uid in selected.uids if (row := index.studies.row(uid)) is not None]
@@ -146,8 +142,8 @@ def ask_to_delete_selected(call: AdminCall, selected: Selected) -> Response:
     return page(call, "delete_selected.html", studies=rows)
 
 
-@router.post("/selected/delete/confirmed")
-def delete_selected(call: AdminCall, selected: Selected) -> Response:
+@router.post("/selected/delete/confirmed", dependencies=ADMINS)
+def delete_selected(call: CurrentCall, selected: Selected) -> Response:
     """Delete the studies, as one study, one after the other; those that were deleted meanwhile are left out."""
     for uid in selected.uids:
         with call.node.index.reading() as index:
@@ -159,23 +155,20 @@ def delete_selected(call: AdminCall, selected: Selected) -> Response:
 
 @router.get("/selected/volumes.zip")
 @router.get("/selected/dicom.zip")
-@for_projects
-def zip_of_studies(call: ReaderCall, selected: Annotated[SelectedStudies, Query()]) -> Response:
+def zip_of_studies(call: CurrentCall, selected: Annotated[SelectedStudies, Query()]) -> Response:
     """The volumes of the studies, or their instances as stored, as a ZIP file."""
     return _zip(call, selected.uids)
 
 
-@router.post("/selected/volumes.zip")
-@router.post("/selected/dicom.zip")
-@for_projects
-def lead_to_zip_of_studies(call: ReaderCall, selected: Selected) -> Response:
+@router.post("/selected/volumes.zip", dependencies=MEMBERS)
+@router.post("/selected/dicom.zip", dependencies=MEMBERS)
+def lead_to_zip_of_studies(call: CurrentCall, selected: Selected) -> Response:
     """The same ZIP file, which a browser fetches in a way that it can go on with."""
     return _address(call, study=selected.uids) or _zip(call, selected.uids)
 
 
-@router.post(f"{STUDY}/selected/reconvert")
-@for_projects
-def reconvert_selected_series(call: WriterCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+@router.post(f"{STUDY}/selected/reconvert", dependencies=WRITING_MEMBERS)
+def reconvert_selected_series(call: CurrentCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
     """Convert the selected series of a study again; those that were deleted meanwhile are left out."""
     with call.node.index.reading() as index:
         uids = selected.there(index, study_instance_uid)
@@ -183,9 +176,9 @@ def reconvert_selected_series(call: WriterCall, study_instance_uid: str, selecte
     return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
 
 
-@router.post(f"{STUDY}/selected/send")
+@router.post(f"{STUDY}/selected/send", dependencies=WRITERS)
 def send_selected_series(
-    call: WriterCall, study_instance_uid: str, selected: Annotated[SeriesToSend, Form()]
+    call: CurrentCall, study_instance_uid: str, selected: Annotated[SeriesToSend, Form()]
 ) -> Response:
     """Send the selected series of a study to a destination; those that were deleted meanwhile are left out."""
     with call.node.index.reading() as index:
@@ -198,16 +191,14 @@ def send_selected_series(
 
 @router.get(f"{STUDY}/selected/volumes.zip")
 @router.get(f"{STUDY}/selected/dicom.zip")
-@for_projects
-def zip_of_series(call: ReaderCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Query()]) -> Response:
+def zip_of_series(call: CurrentCall, study_instance_uid: str, selected: Annotated[SelectedSeries, Query()]) -> Response:
     """The volumes of the selected series of a study, or their instances as stored, as a ZIP file."""
     return _zip(call, [study_instance_uid], selected.uids)
 
 
-@router.post(f"{STUDY}/selected/volumes.zip")
-@router.post(f"{STUDY}/selected/dicom.zip")
-@for_projects
-def lead_to_zip_of_series(call: ReaderCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
+@router.post(f"{STUDY}/selected/volumes.zip", dependencies=MEMBERS)
+@router.post(f"{STUDY}/selected/dicom.zip", dependencies=MEMBERS)
+def lead_to_zip_of_series(call: CurrentCall, study_instance_uid: str, selected: SelectedOfStudy) -> Response:
     """The same ZIP file, which a browser fetches in a way that it can go on with."""
     return _address(call, series=selected.uids) or _zip(call, [study_instance_uid], selected.uids)
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from node.version import __version__
+from node.web.access import for_anybody
 from node.web.headers import accepts_gzip, has_etag
 
 FOLDER = Path(__file__).with_name("static")
@@ -85,4 +86,4 @@ def _joined(name: str, is_compressed: bool) -> bytes:
 
 
 router = APIRouter()
-router.mount("/static", Assets())
+router.mount("/static", for_anybody(Assets()))

@@ -17,7 +17,7 @@ from node.extensions.pages.decoding import overlaid_picture, reduced_volume
 from node.extensions.pages.viewable import VIEWED_FORMATS, sidecar_of, study_series
 from node.index.database.reading import ReadIndex
 from node.index.nouns.records import RevisionFile
-from node.web.access import Call, ReaderCall, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import MEDIA_TYPES, OCTETS, VOXEL_FILES, RangedFile, files_of, local_or_gone
@@ -25,7 +25,7 @@ from node.web.headers import has_etag
 from node.web.pages.filters import listed
 from node.web.services import Services
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 Revision = Annotated[int, FromPath(ge=1, le=2**31)]
 
@@ -69,8 +69,7 @@ Wanted = Annotated[FileOfRevision, Depends(_requested)]
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}")
-@for_projects
-def file(call: ReaderCall, wanted: Wanted, download: bool = False) -> Response:
+def file(call: CurrentCall, wanted: Wanted, download: bool = False) -> Response:
     """One file of a revision; 410 if it is lost."""
     with call.node.index.reading() as index:
         files = files_of(call.node, index, wanted.study, wanted.series, wanted.revision)
@@ -81,8 +80,7 @@ def file(call: ReaderCall, wanted: Wanted, download: bool = False) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}/reduced")
-@for_projects
-def reduced(call: ReaderCall, wanted: Wanted, only_body: bool = False) -> Response:
+def reduced(call: CurrentCall, wanted: Wanted, only_body: bool = False) -> Response:
     """A volume of a revision with at most `REDUCED_VOXELS` voxels of its first time, as ``.nii.gz``."""
     with call.node.index.reading() as index:
         of_revision = files_of(call.node, index, wanted.study, wanted.series, wanted.revision)
@@ -111,8 +109,7 @@ def reduced(call: ReaderCall, wanted: Wanted, only_body: bool = False) -> Respon
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/thumbnails/{revision}/{name}")
-@for_projects
-def small_thumbnail(call: ReaderCall, wanted: Wanted) -> Response:
+def small_thumbnail(call: CurrentCall, wanted: Wanted) -> Response:
     """A thumbnail of a revision, as small as a list shows it."""
     with call.node.index.reading(wait=False) as index:
         files = files_of(call.node, index, wanted.study, wanted.series, wanted.revision)
@@ -128,8 +125,7 @@ def small_thumbnail(call: ReaderCall, wanted: Wanted) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/overlaid/{revision}/{name}")
-@for_projects
-def overlaid(call: ReaderCall, wanted: Wanted) -> Response:
+def overlaid(call: CurrentCall, wanted: Wanted) -> Response:
     """A thumbnail of a segmentation over the image on which it lies; the thumbnail alone if there is none."""
     with call.node.index.reading() as index:
         found = wanted.among(files_of(call.node, index, wanted.study, wanted.series, wanted.revision), "picture")

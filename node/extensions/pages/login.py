@@ -7,15 +7,17 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 
+from node.audit.audit_log import Result
 from node.index.nouns.accounts import KnownAccount
-from node.web.access import COOKIE, SECURE_COOKIE, Access, address_of
-from node.web.access import cookie_name as session_cookie_name
+from node.web.access import ANYBODY, Access
 from node.web.credentials import PREFIX, SIGN_IN_SECONDS
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
 from node.web.pages.rendering import factor_page, plain_page
 from node.web.pages.sessions import client_of, is_secure, new_app, set_session
+from node.web.principal import COOKIE, SECURE_COOKIE, address_of, session_cookie
+from node.web.sessions import Sessions
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=ANYBODY)
 
 SIGN_IN_COOKIE, SECURE_SIGN_IN_COOKIE = "voxelnode-sign-in", "__Host-voxelnode-sign-in"
 """Cookies for a sign-in under way at the identity provider."""
@@ -43,16 +45,14 @@ def log_in(
     next: Annotated[str, Form(max_length=MAX_PATH_LENGTH)] = "/",
 ) -> Response:
     """Open a session, or show the form again."""
-    access: Access = request.app.state.access
+    sessions = _sessions(request)
     try:
-        value = access.log_in(name, password, address_of(request), request.headers.get("user-agent", ""))
-    except NotAuthenticated as error:
-        return _form(request, next, name=name, error=str(error), status_code=401)
-    except TooManyTries as error:
-        response = _form(request, next, name=name, error=str(error), status_code=429)
-        response.headers["Retry-After"] = str(error.seconds)
-        return response
-    location = f"/login/factor?next={quote(_inside(next), safe='')}" if access.awaiting_factor(value) else _inside(next)
+        value = sessions.log_in(name, password, address_of(request), request.headers.get("user-agent", ""))
+    except (NotAuthenticated, TooManyTries) as error:
+        return _refused(error, _form(request, next, name=name, error=str(error)))
+    location = (
+        f"/login/factor?next={quote(_inside(next), safe='')}" if sessions.awaiting_factor(value) else _inside(next)
+    )
     response = Response(status_code=303, headers={"Location": location})
     set_session(request, response, value)
     return response
@@ -72,41 +72,42 @@ def give_code(
     next: Annotated[str, Form(max_length=MAX_PATH_LENGTH)] = "/",
 ) -> Response:
     """Open the session by a code of the app or a recovery code, or show the form again."""
-    access: Access = request.app.state.access
+    sessions = _sessions(request)
     known = _awaiting(request)
     if known is None:
         return _form(request, next, error="Sign in again: the second factor came too late.", status_code=401)
     try:
-        passed = access.give_code(known, code, client_of(request))
-    except NotAuthenticated as error:
-        return _factor_form(request, known, next, error=_sentence(str(error)), status_code=401)
-    except TooManyTries as error:
-        response = _factor_form(request, known, next, error=_sentence(str(error)), status_code=429)
-        response.headers["Retry-After"] = str(error.seconds)
-        return response
+        passed = sessions.give_code(known, code, client_of(request))
+    except (NotAuthenticated, TooManyTries) as error:
+        return _refused(error, _factor_form(request, known, next, error=_sentence(str(error))))
     response = Response(status_code=303, headers={"Location": _inside(next)})
     if passed.recovery_codes:
         response = plain_page("recovery.html", codes=passed.recovery_codes, next_path=_inside(next))
-    access.end_session(_session_cookie(request))
+    sessions.end(session_cookie(request))
     set_session(request, response, passed.value)
     return response
 
 
+def _refused(error: NotAuthenticated | TooManyTries, response: Response) -> Response:
+    response.status_code = 401
+    if isinstance(error, TooManyTries):
+        response.status_code, response.headers["Retry-After"] = 429, str(error.seconds)
+    return response
+
+
+def _sessions(request: Request) -> Sessions:
+    access: Access = request.app.state.access
+    return access.sessions
+
+
 def _awaiting(request: Request) -> KnownAccount | None:
     """Return the account whose password a browser has given, and whose second factor is to follow."""
-    access: Access = request.app.state.access
-    return access.awaiting_factor(_session_cookie(request))
+    return _sessions(request).awaiting_factor(session_cookie(request))
 
 
-def _session_cookie(request: Request) -> str:
-    return request.cookies.get(session_cookie_name(request), "")
-
-
-def _factor_form(
-    request: Request, known: KnownAccount, next_path: str, *, error: str = "", status_code: int = 200
-) -> Response:
+def _factor_form(request: Request, known: KnownAccount, next_path: str, *, error: str = "") -> Response:
     app = None if known.has_factor else new_app(request, known)
-    return factor_page(_inside(next_path), app, error=error, status_code=status_code)
+    return factor_page(_inside(next_path), app, error=error)
 
 
 @router.get("/login/oidc")
@@ -140,9 +141,9 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
         next_path = sign_in.next_path
         if error or not code:
             raise SignInFailed("the identity provider did not let you sign in")
-        value = access.log_in_as(sign_ins.end(sign_in, code), address, request.headers.get("user-agent", ""))
+        value = access.sessions.log_in_as(sign_ins.end(sign_in, code), address, request.headers.get("user-agent", ""))
     except SignInFailed as failed:
-        access.audit_failed_sign_in(address, str(failed))
+        access.trail.authentication(("unknown account", address), Result.MINOR_FAILURE, str(failed), once=True)
         response = _form(request, next_path, error=_sentence(f"{failed}: sign in again"), status_code=401)
     except Forbidden as refused:
         response = _form(request, next_path, error=str(refused), status_code=403)
@@ -160,8 +161,7 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
 @router.post("/logout")
 def log_out(request: Request) -> Response:
     """End the session of this browser, and have the browser clear our data."""
-    access: Access = request.app.state.access
-    name = access.log_out(request)
+    name = _sessions(request).log_out(request)
     location = "/login?ended=true" if name.startswith(PREFIX) else "/login"
     response = Response(status_code=303, headers={"Location": location, "Clear-Site-Data": '"cache"'})
     for cookie, is_https in ((COOKIE, False), (SECURE_COOKIE, True)):

@@ -20,13 +20,13 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.views import is_due
 from node.metrics import LastWord, Metrics, Span
 from node.version import __version__
-from node.web.access import ReaderCall, WriterCall, background_request, for_projects
+from node.web.access import MEMBERS, READERS, WRITERS, CurrentCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.pages.filters import about, counted, grouped, sized
 from node.web.pages.rendering import NO_INTAKE, OK, badge_counts, fragment, intake_of, page, serves_studies
 from node.web.services import Services
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=READERS)
 
 
 SHOWN_OPEN = 100
@@ -35,10 +35,9 @@ SHOWN_DONE = 25
 LIBRARIES = ("pynetdicom", "pydicom", "numpy", "nibabel", "SimpleITK", "SQLAlchemy", "fastapi")
 
 
-@router.get("/badges")
+@router.get("/badges", dependencies=MEMBERS)
 @background_request
-@for_projects
-def badges(call: ReaderCall) -> Response:
+def badges(call: CurrentCall) -> Response:
     """The counts in the menu."""
     with call.node.index.reading(wait=False) as index:
         intake = intake_of(call.node) if call.account.scope is None else NO_INTAKE
@@ -46,7 +45,7 @@ def badges(call: ReaderCall) -> Response:
 
 
 @router.get("/queue")
-def queue(call: ReaderCall) -> Response:
+def queue(call: CurrentCall) -> Response:
     """The queue, which updates itself."""
     with call.node.index.reading(wait=False) as index:
         shown = _queue(call.node, index)
@@ -56,7 +55,7 @@ def queue(call: ReaderCall) -> Response:
 
 @router.get("/queue/rows")
 @background_request
-def queue_rows(call: ReaderCall) -> Response:
+def queue_rows(call: CurrentCall) -> Response:
     """The tables of the queue."""
     with call.node.index.reading(wait=False) as index:
         shown = _queue(call.node, index)
@@ -90,8 +89,8 @@ def places(series: Sequence[Mapping[str, Any]], seconds: float | None, now: dt.d
     }
 
 
-@router.get("/upload")
-def upload(call: WriterCall) -> Response:
+@router.get("/upload", dependencies=WRITERS)
+def upload(call: CurrentCall) -> Response:
     """Upload files from a browser, by STOW-RS."""
     if not serves_studies(call.node.settings):
         raise ResourceNotFound("page")
@@ -99,7 +98,7 @@ def upload(call: WriterCall) -> Response:
 
 
 @router.get("/status")
-def status(call: ReaderCall) -> Response:
+def status(call: CurrentCall) -> Response:
     """The state of the node and its configuration."""
     return page(
         call,
@@ -111,8 +110,8 @@ def status(call: ReaderCall) -> Response:
     )
 
 
-@router.post("/status/peers/{name}/echo")
-def echo(call: WriterCall, name: str) -> Response:
+@router.post("/status/peers/{name}/echo", dependencies=WRITERS)
+def echo(call: CurrentCall, name: str) -> Response:
     """Test the connection to a peer (C-ECHO)."""
     if name not in call.node.settings.peers:
         raise ResourceNotFound("peer")
@@ -125,7 +124,7 @@ def echo(call: WriterCall, name: str) -> Response:
 
 @router.get("/status/numbers")
 @background_request
-def status_numbers(call: ReaderCall) -> Response:
+def status_numbers(call: CurrentCall) -> Response:
     """The figures of the status page."""
     return fragment(call, "status_numbers.html", intake=intake_of(call.node), **_status(call.node))
 

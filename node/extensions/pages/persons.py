@@ -12,12 +12,12 @@ from pydantic import BaseModel, Field
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.index.database.reading import ReadIndex
 from node.index.nouns.persons import MAX_ISSUER_CHARACTERS, SHARED, PersonRepository
-from node.web.access import AdminCall, Call, ReaderCall
+from node.web.access import ADMINS, READERS, Call, CurrentCall
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.pages.rendering import SEE_OTHER, page, series_url
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=READERS)
 
 SHOWN_STUDIES = 20
 """Studies of each person; more are counted."""
@@ -99,7 +99,7 @@ def desk_of_conflict(call: Call, conflict: Mapping[str, Any]) -> Response | None
 
 @router.get("/patients/compare")
 def compare(
-    call: ReaderCall,
+    call: CurrentCall,
     a: Annotated[int, Query(ge=1, le=1 << 53)],
     b: Annotated[int | None, Query(ge=1, le=1 << 53)] = None,
 ) -> Response:
@@ -116,8 +116,8 @@ class PersonSearch(BaseModel):
     words: Annotated[str, Field(max_length=MAX_TEXT_BYTES)] = ""
 
 
-@router.post("/patients/compare")
-def find_other(call: ReaderCall, search: Annotated[PersonSearch, Form()]) -> Response:
+@router.post("/patients/compare", dependencies=READERS)
+def find_other(call: CurrentCall, search: Annotated[PersonSearch, Form()]) -> Response:
     """The patients whose name has these words, or whose Patient ID this is."""
     words = search.words.strip()
     with call.node.index.reading() as index:
@@ -143,29 +143,29 @@ class Pair(BaseModel):
         return f"/patients/compare?a={self.source}&b={self.target}"
 
 
-@router.get("/patients/merge")
-def plan_merge(call: AdminCall, pair: Annotated[Pair, Query()]) -> Response:
+@router.get("/patients/merge", dependencies=ADMINS)
+def plan_merge(call: CurrentCall, pair: Annotated[Pair, Query()]) -> Response:
     """What a merge would move."""
     plan = call.act("merge-patients", source=pair.source, target=pair.target, dry_run=True)
     return _plan(call, "merge", plan, pair)
 
 
-@router.post("/patients/merge")
-def merge(call: AdminCall, pair: Annotated[Pair, Form()]) -> Response:
+@router.post("/patients/merge", dependencies=ADMINS)
+def merge(call: CurrentCall, pair: Annotated[Pair, Form()]) -> Response:
     """Merge one patient into the other."""
     call.act("merge-patients", source=pair.source, target=pair.target)
     return RedirectResponse(pair.desk, SEE_OTHER)
 
 
-@router.get("/patients/separate")
-def plan_separation(call: AdminCall, pair: Annotated[Pair, Query()]) -> Response:
+@router.get("/patients/separate", dependencies=ADMINS)
+def plan_separation(call: CurrentCall, pair: Annotated[Pair, Query()]) -> Response:
     """What the end of a merge would move back."""
     plan = call.act("separate-patient", patient=pair.source, dry_run=True)
     return _plan(call, "separate", plan, pair)
 
 
-@router.post("/patients/separate")
-def separate(call: AdminCall, pair: Annotated[Pair, Form()]) -> Response:
+@router.post("/patients/separate", dependencies=ADMINS)
+def separate(call: CurrentCall, pair: Annotated[Pair, Form()]) -> Response:
     """Undo the merge of the first patient into the second."""
     call.act("separate-patient", patient=pair.source)
     with call.node.index.reading() as index:
@@ -184,14 +184,14 @@ class KeptApart(Pair):
     issuer: Annotated[str, Field(max_length=MAX_ISSUER_CHARACTERS)] = ""
 
 
-@router.get("/patients/apart")
-def plan_apart(call: AdminCall, pair: Annotated[Pair, Query()]) -> Response:
+@router.get("/patients/apart", dependencies=ADMINS)
+def plan_apart(call: CurrentCall, pair: Annotated[Pair, Query()]) -> Response:
     """What it means to keep two patients apart; asks for an issuer."""
     return _plan(call, "apart", {"studies": []}, pair)
 
 
-@router.post("/patients/apart")
-def keep_apart(call: AdminCall, form: Annotated[KeptApart, Form()]) -> Response:
+@router.post("/patients/apart", dependencies=ADMINS)
+def keep_apart(call: CurrentCall, form: Annotated[KeptApart, Form()]) -> Response:
     """Keep two patients apart, by an issuer for one of them if there is one, and decide their conflict."""
     if form.patient is not None and form.issuer.strip():
         call.act("separate-patient", patient=form.patient, issuer=form.issuer.strip())
@@ -200,8 +200,8 @@ def keep_apart(call: AdminCall, form: Annotated[KeptApart, Form()]) -> Response:
     return RedirectResponse(form.desk, SEE_OTHER)
 
 
-@router.post("/patients/apart/undo")
-def undo_apart(call: AdminCall, pair: Annotated[Pair, Form()]) -> Response:
+@router.post("/patients/apart/undo", dependencies=ADMINS)
+def undo_apart(call: CurrentCall, pair: Annotated[Pair, Form()]) -> Response:
     """Remove the issuers that were given, and open the conflict again."""
     for patient in (pair.source, pair.target):
         if _persons(call).has_given_issuer(patient):

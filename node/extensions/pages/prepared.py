@@ -9,42 +9,38 @@ from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from node.archive.filesystem import DOWNLOAD_KEPT_SECONDS
-from node.web.access import Call, ReaderCall, background_request, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall, background_request
 from node.web.api.models import RowId
 from node.web.api.paging import only_row
 from node.web.downloads import downloads_of, file_of_download
 from node.web.pages.rendering import fragment, page
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 PATH = "/downloads/{number}"
 
 
 @router.get(PATH)
-@for_projects
-def download(call: ReaderCall, number: RowId) -> Response:
+def download(call: CurrentCall, number: RowId) -> Response:
     """A download that is being made."""
     return page(call, "download.html", **_values(call, number), digest="")
 
 
 @router.get(f"{PATH}/progress")
 @background_request
-@for_projects
-def progress(call: ReaderCall, number: RowId) -> Response:
+def progress(call: CurrentCall, number: RowId) -> Response:
     """How far it is."""
     return fragment(call, "download_progress.html", **_values(call, number))
 
 
 @router.get(f"{PATH}/file")
-@for_projects
-def file(call: ReaderCall, number: RowId) -> Response:
+def file(call: CurrentCall, number: RowId) -> Response:
     """The file, once it is made."""
     return file_of_download(call, number)
 
 
-@router.post(f"{PATH}/remove")
-@for_projects
-def remove(call: ReaderCall, number: RowId) -> Response:
+@router.post(f"{PATH}/remove", dependencies=MEMBERS)
+def remove(call: CurrentCall, number: RowId) -> Response:
     """End it, and remove its file."""
     downloads_of(call).remove(call, number)
     return RedirectResponse("/", 303)

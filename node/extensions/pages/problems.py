@@ -18,7 +18,7 @@ from node.index.nouns.problems import SeriesProblem
 from node.receive.conflicts import compared
 from node.receive.quarantine import quarantined
 from node.web import actions
-from node.web.access import AdminCall, Call, ReaderCall, WriterCall
+from node.web.access import ADMINS, READERS, WRITERS, Call, CurrentCall
 from node.web.errors import ProblemsChanged
 from node.web.pages.rendering import (
     PAGE_ROWS,
@@ -30,7 +30,7 @@ from node.web.pages.rendering import (
     seen_problems,
 )
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=READERS)
 
 Number = Annotated[int, Path(ge=1, le=1 << 53)]
 """Larger than any, and smaller than what SQLite takes."""
@@ -43,7 +43,7 @@ Cause = Annotated[str, Path(max_length=32, pattern="[a-z0-9-]+")]
 
 
 @router.get("/problems")
-def unsettled(call: ReaderCall, number: PageNumber = 1) -> Response:
+def unsettled(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Series that are suspect, incomplete or without a volume, and that nobody has acknowledged; by cause, if many."""
     with call.node.index.searching() as index:
         counts, causes, seen = _counts(index), index.problems.causes(), index.events.newest()
@@ -55,7 +55,7 @@ def unsettled(call: ReaderCall, number: PageNumber = 1) -> Response:
 
 
 @router.get("/problems/causes/{cause}")
-def unsettled_of_cause(call: ReaderCall, cause: Cause, number: PageNumber = 1) -> Response:
+def unsettled_of_cause(call: CurrentCall, cause: Cause, number: PageNumber = 1) -> Response:
     """Such series of one cause, which can be decided together."""
     with call.node.index.searching() as index:
         counts, alike = _counts(index), index.problems.alike(cause)
@@ -71,8 +71,8 @@ class CommonAcknowledgment(BaseModel):
     reason: Reason
 
 
-@router.post("/problems/causes/{cause}")
-def acknowledge_alike(call: WriterCall, cause: Cause, form: Annotated[CommonAcknowledgment, Form()]) -> Response:
+@router.post("/problems/causes/{cause}", dependencies=WRITERS)
+def acknowledge_alike(call: CurrentCall, cause: Cause, form: Annotated[CommonAcknowledgment, Form()]) -> Response:
     """Acknowledge all problems of a cause, or none if they are not those that the person saw."""
     with call.node.index.reading() as index:
         alike = index.problems.alike(cause)
@@ -87,7 +87,7 @@ def _digest(problems: Sequence[SeriesProblem]) -> str:
 
 
 @router.get("/problems/acknowledged")
-def acknowledged(call: ReaderCall, number: PageNumber = 1) -> Response:
+def acknowledged(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Such series that somebody has acknowledged, with the reason."""
     return _problems(call, "acknowledged", lambda index: index.problems.acknowledged, number)
 
@@ -106,29 +106,29 @@ class Acknowledgment(ProblemOfSeries):
     reason: Reason
 
 
-@router.post("/problems/acknowledge")
-def acknowledge(call: WriterCall, form: Annotated[Acknowledgment, Form()]) -> Response:
+@router.post("/problems/acknowledge", dependencies=WRITERS)
+def acknowledge(call: CurrentCall, form: Annotated[Acknowledgment, Form()]) -> Response:
     """Acknowledge the problem of a series; if the series has changed since, it stays in the list as it is now."""
     series = (form.study_instance_uid, form.series_instance_uid)
     actions.acknowledge(call, [(series, form.problem)], form.reason)
     return RedirectResponse("/problems", SEE_OTHER)
 
 
-@router.post("/problems/withdraw")
-def withdraw(call: WriterCall, form: Annotated[ProblemOfSeries, Form()]) -> Response:
+@router.post("/problems/withdraw", dependencies=WRITERS)
+def withdraw(call: CurrentCall, form: Annotated[ProblemOfSeries, Form()]) -> Response:
     """Withdraw the acknowledgment of the problem of a series."""
     actions.withdraw_acknowledgment(call, (form.study_instance_uid, form.series_instance_uid))
     return RedirectResponse("/problems/acknowledged", SEE_OTHER)
 
 
 @router.get("/problems/unconvertible")
-def unconvertible(call: ReaderCall, number: PageNumber = 1) -> Response:
+def unconvertible(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Series, or single stacks, without a volume about which nobody can do anything."""
     return _problems(call, "unconvertible", lambda index: index.failures.beyond_mending, number)
 
 
 @router.get("/problems/rejections")
-def rejections(call: ReaderCall, number: PageNumber = 1) -> Response:
+def rejections(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Refused connections, associations and instances."""
     return _problems(call, "rejections", lambda index: index.rejections.newest, number)
 
@@ -157,7 +157,7 @@ def _counts(index: ReadIndex) -> dict[str, int]:
 
 
 @router.get("/problems/conflicts")
-def conflicts(call: ReaderCall, number: PageNumber = 1) -> Response:
+def conflicts(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Identity conflicts that are not decided; those of one kind, study and sender share a row."""
     response = _problems(call, "conflicts", lambda index: index.conflicts.undecided, number)
     with call.node.index.reading() as index:
@@ -165,8 +165,8 @@ def conflicts(call: ReaderCall, number: PageNumber = 1) -> Response:
     return response
 
 
-@router.get("/problems/conflicts/{conflict}")
-def compare_versions(call: AdminCall, conflict: Number) -> Response:
+@router.get("/problems/conflicts/{conflict}", dependencies=ADMINS)
+def compare_versions(call: CurrentCall, conflict: Number) -> Response:
     """The version in a conflict beside the current one, or the persons who share a Patient ID."""
     call.audit.queried(f"conflict {conflict}")
     with call.node.index.reading() as index:
@@ -174,9 +174,9 @@ def compare_versions(call: AdminCall, conflict: Number) -> Response:
     return desk_of_conflict(call, found.conflict) or page(call, "conflict.html", found=found)
 
 
-@router.post("/problems/conflicts/{conflict}")
+@router.post("/problems/conflicts/{conflict}", dependencies=ADMINS)
 def decide_conflict(
-    call: AdminCall, conflict: Number, decision: Annotated[Literal["accept", "keep"], Form()]
+    call: CurrentCall, conflict: Number, decision: Annotated[Literal["accept", "keep"], Form()]
 ) -> Response:
     """Decide all conflicts of a row."""
     if decision == "accept":
@@ -187,7 +187,7 @@ def decide_conflict(
 
 
 @router.get("/problems/merged")
-def merged(call: ReaderCall, number: PageNumber = 1) -> Response:
+def merged(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Patients who were merged into others."""
     rows = call.node.index.repository(PersonRepository).merged(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
     with call.node.index.reading() as index:
@@ -195,8 +195,8 @@ def merged(call: ReaderCall, number: PageNumber = 1) -> Response:
     return _section(call, "merged", counts, rows, number)
 
 
-@router.get("/problems/quarantine")
-def quarantine(call: AdminCall, number: PageNumber = 1) -> Response:
+@router.get("/problems/quarantine", dependencies=ADMINS)
+def quarantine(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Files that were set aside."""
     with call.node.index.reading() as index:
         files = quarantined(call.node.archive.root, index)
@@ -205,9 +205,9 @@ def quarantine(call: AdminCall, number: PageNumber = 1) -> Response:
     return _section(call, "quarantine", counts, files[begin : begin + PAGE_ROWS + 1], number)
 
 
-@router.post("/problems/quarantine/{name}")
+@router.post("/problems/quarantine/{name}", dependencies=ADMINS)
 def decide_quarantined(
-    call: AdminCall, name: str, decision: Annotated[Literal["release", "replace", "purge"], Form()]
+    call: CurrentCall, name: str, decision: Annotated[Literal["release", "replace", "purge"], Form()]
 ) -> Response:
     """Release a file, make it current, or delete it."""
     if decision == "purge":
@@ -217,8 +217,8 @@ def decide_quarantined(
     return RedirectResponse("/problems/quarantine", SEE_OTHER)
 
 
-@router.get("/problems/trash")
-def trash(call: AdminCall, number: PageNumber = 1) -> Response:
+@router.get("/problems/trash", dependencies=ADMINS)
+def trash(call: CurrentCall, number: PageNumber = 1) -> Response:
     """What was deleted and can come back."""
     with call.node.index.reading() as index:
         entries, counts = index.trash.all(), _counts(index)
@@ -226,9 +226,9 @@ def trash(call: AdminCall, number: PageNumber = 1) -> Response:
     return _section(call, "trash", counts, entries[begin : begin + PAGE_ROWS + 1], number)
 
 
-@router.post("/problems/trash/{number}")
+@router.post("/problems/trash/{number}", dependencies=ADMINS)
 def decide_deleted(
-    call: AdminCall, number: Number, decision: Annotated[Literal["restore", "empty"], Form()]
+    call: CurrentCall, number: Number, decision: Annotated[Literal["restore", "empty"], Form()]
 ) -> Response:
     """Undo a deletion, or make it permanent."""
     call.act(f"{decision}-trash", number=number)

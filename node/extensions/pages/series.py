@@ -18,7 +18,7 @@ from node.index.nouns.converted import SeriesKey
 from node.index.nouns.records import RevisionFile
 from node.index.search.selection import StoredInstance
 from node.registry import LABELS, part_of
-from node.web.access import ReaderCall, background_request, for_projects
+from node.web.access import MEMBERS, CurrentCall, background_request
 from node.web.errors import ResourceNotFound
 from node.web.files import Unavailable, files_of, local_file
 from node.web.pages.filters import listed
@@ -26,7 +26,7 @@ from node.web.pages.rendering import fragment, page, study_links
 from node.web.pages.selected import seen_study, series_row
 from node.web.services import Services
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 PICTURES = ("preview", "montage", "projection", "thumbnail")
 """Kinds of picture files, in display order."""
@@ -58,8 +58,7 @@ RequestedSeries = Annotated[SeriesKey, Depends(_requested_series)]
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}")
-@for_projects
-def series(call: ReaderCall, key: RequestedSeries) -> Response:
+def series(call: CurrentCall, key: RequestedSeries) -> Response:
     """The page of a series."""
     study_instance_uid, _ = key
     with call.node.index.reading() as index:
@@ -100,8 +99,7 @@ def series(call: ReaderCall, key: RequestedSeries) -> Response:
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")
 @background_request
-@for_projects
-def state(call: ReaderCall, key: RequestedSeries) -> Response:
+def state(call: CurrentCall, key: RequestedSeries) -> Response:
     """The state of an open series."""
     with call.node.index.reading() as index:
         seen_study(call, index, key[0])
@@ -111,8 +109,7 @@ def state(call: ReaderCall, key: RequestedSeries) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
-@for_projects
-def header(call: ReaderCall, key: RequestedSeries) -> Response:
+def header(call: CurrentCall, key: RequestedSeries) -> Response:
     """The elements of the first instance."""
     with call.node.index.reading() as index:
         seen_study(call, index, key[0])

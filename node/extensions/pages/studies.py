@@ -15,8 +15,8 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.studies import ListedStudy
 from node.index.nouns.study_search import StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.registry import LABELS, part_of
-from node.web.access import Call, ReaderCall, RequestAudit, background_request, for_projects
-from node.web.audit_trail import of_study
+from node.web.access import MEMBERS, Call, CurrentCall, background_request
+from node.web.audit_trail import AccountAuditTrail, of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import Streamed
 from node.web.pages.filters import csv_line
@@ -24,7 +24,7 @@ from node.web.pages.rendering import fragment, page, series_url, study_links
 from node.web.pages.selected import seen_study
 from node.web.pages.status_chips import series_chip, study_chip
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 PAGE_STUDIES = 50
 
@@ -134,15 +134,13 @@ def _date(text: str) -> dt.date | None:
 
 
 @router.get("/")
-@for_projects
-def studies(call: ReaderCall) -> Response:
+def studies(call: CurrentCall) -> Response:
     """The newest studies, and the search form."""
     return _page(call, StudySearch())
 
 
-@router.post("/")
-@for_projects
-def found_studies(call: ReaderCall, search: Annotated[StudySearch, Form()]) -> Response:
+@router.post("/", dependencies=MEMBERS)
+def found_studies(call: CurrentCall, search: Annotated[StudySearch, Form()]) -> Response:
     """The matching studies: only the rows for htmx, else the whole page."""
     if "hx-request" not in call.request.headers:
         return _page(call, search)
@@ -165,7 +163,7 @@ def _page(call: Call, search: StudySearch) -> Response:
         )
 
 
-def _found(index: ReadIndex, audit: RequestAudit, search: StudySearch) -> dict[str, Any]:
+def _found(index: ReadIndex, audit: AccountAuditTrail, search: StudySearch) -> dict[str, Any]:
     """Search, and record the search in the audit log."""
     (total, newest), wanted, order = index.studies.count_and_newest(), search.filter(), search.study_order
     is_counted = not search.after and wanted != StudyFilter()
@@ -199,9 +197,8 @@ def _search_detail(search: StudySearch) -> str:
     return f"studies: {keys if keys != '{}' else 'the newest'}"
 
 
-@router.post("/studies.csv")
-@for_projects
-def written_studies(call: ReaderCall, search: Annotated[StudySearch, Form()]) -> Response:
+@router.post("/studies.csv", dependencies=MEMBERS)
+def written_studies(call: CurrentCall, search: Annotated[StudySearch, Form()]) -> Response:
     """The matching studies as a CSV file, in the order of the list."""
 
     def lines() -> Iterator[bytes]:
@@ -231,8 +228,7 @@ def _csv_cells(study: ListedStudy) -> list[object]:
 
 @router.get("/news")
 @background_request
-@for_projects
-def news(call: ReaderCall, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
+def news(call: CurrentCall, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
     """The number of studies that were received since the list was loaded."""
     with call.node.index.reading() as index:
         received = index.studies.count_since(since)
@@ -287,8 +283,7 @@ def _text(card: Mapping[str, Any]) -> str:
 
 
 @router.get("/studies/{study_instance_uid}")
-@for_projects
-def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | None = None) -> Response:
+def study(call: CurrentCall, study_instance_uid: str, view: Literal["list"] | None = None) -> Response:
     """The page of a study: cards of its series, or a list if there are many, or if that is asked for."""
     with call.node.index.reading() as index:
         row = seen_study(call, index, study_instance_uid)
@@ -307,10 +302,9 @@ def study(call: ReaderCall, study_instance_uid: str, view: Literal["list"] | Non
         return page(call, "study.html", target=(study_instance_uid,), **values, **many)
 
 
-@router.post("/studies/{study_instance_uid}/series-list")
+@router.post("/studies/{study_instance_uid}/series-list", dependencies=MEMBERS)
 @background_request
-@for_projects
-def filtered_series(call: ReaderCall, study_instance_uid: str, search: Annotated[SeriesSearch, Form()]) -> Response:
+def filtered_series(call: CurrentCall, study_instance_uid: str, search: Annotated[SeriesSearch, Form()]) -> Response:
     """The list of the series of a study with many of them."""
     with call.node.index.reading() as index:
         row, cards = seen_study(call, index, study_instance_uid), _cards(call, index, study_instance_uid)
@@ -319,8 +313,7 @@ def filtered_series(call: ReaderCall, study_instance_uid: str, search: Annotated
 
 @router.get("/studies/{study_instance_uid}/row")
 @background_request
-@for_projects
-def row(call: ReaderCall, study_instance_uid: str) -> Response:
+def row(call: CurrentCall, study_instance_uid: str) -> Response:
     """The row of an open study in the list."""
     with call.node.index.reading() as index:
         studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
@@ -332,8 +325,7 @@ def row(call: ReaderCall, study_instance_uid: str) -> Response:
 
 
 @router.get("/studies/{study_instance_uid}/list")
-@for_projects
-def series_list(call: ReaderCall, study_instance_uid: str) -> Response:
+def series_list(call: CurrentCall, study_instance_uid: str) -> Response:
     """The series of a study below its row in the list."""
     with call.node.index.reading() as index:
         row = seen_study(call, index, study_instance_uid)
@@ -342,8 +334,7 @@ def series_list(call: ReaderCall, study_instance_uid: str) -> Response:
 
 @router.get("/studies/{study_instance_uid}/cards")
 @background_request
-@for_projects
-def cards(call: ReaderCall, study_instance_uid: str) -> Response:
+def cards(call: CurrentCall, study_instance_uid: str) -> Response:
     """The series of an open study."""
     with call.node.index.reading() as index:
         row = seen_study(call, index, study_instance_uid)

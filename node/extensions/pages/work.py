@@ -14,20 +14,20 @@ from node.index.work.routes import outstanding
 from node.index.work.states import Kind as WorkKind
 from node.registry import READ_RESULTS, part_of
 from node.web import actions
-from node.web.access import ReaderCall, WriterCall, background_request
+from node.web.access import READERS, WRITERS, CurrentCall, background_request
 from node.web.api.models import MAX_ID
 from node.web.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
 from node.web.pages.status_chips import WORK_CHIPS
 from node.web.services import Services
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=READERS)
 
 SHOWN_MESSAGES = 50
 SHOWN_DELIVERED = 20
 
 
 @router.get("/routes")
-def routes(call: ReaderCall) -> Response:
+def routes(call: CurrentCall) -> Response:
     """The routes, which update themselves."""
     shown = _shown(call.node)
     call.audit.queried("routes", len(shown["messages"]) + len(shown["delivered"]))
@@ -36,14 +36,14 @@ def routes(call: ReaderCall) -> Response:
 
 @router.get("/routes/rows")
 @background_request
-def route_rows(call: ReaderCall) -> Response:
+def route_rows(call: CurrentCall) -> Response:
     """The tables of the page."""
     return fragment(call, "routes_rows.html", **_shown(call.node))
 
 
-@router.post("/routes/{route}/{destination}")
+@router.post("/routes/{route}/{destination}", dependencies=WRITERS)
 def change_route(
-    call: WriterCall, route: str, destination: str, action: Annotated[Literal["pause", "resume", "retry"], Form()]
+    call: CurrentCall, route: str, destination: str, action: Annotated[Literal["pause", "resume", "retry"], Form()]
 ) -> Response:
     """Pause a destination of a route, let it go on, or try again."""
     actions.change_route(call, route, destination, action)
@@ -98,7 +98,7 @@ Kind = Annotated[WorkKind | None, Query()]
 
 
 @router.get("/work")
-def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Response:
+def work(call: CurrentCall, number: PageNumber = 1, kind: Kind = None) -> Response:
     """Work, newest first."""
     with call.node.index.searching() as index:
         found = index.work.newest(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS, kind=kind)
@@ -110,9 +110,11 @@ def work(call: ReaderCall, number: PageNumber = 1, kind: Kind = None) -> Respons
     return page(call, "work.html", **shown, chips=WORK_CHIPS, kinds=KINDS, plurals=PLURALS)
 
 
-@router.post("/work/{work}")
+@router.post("/work/{work}", dependencies=WRITERS)
 def change(
-    call: WriterCall, work: Annotated[int, Path(ge=0, le=MAX_ID)], action: Annotated[Literal["cancel", "retry"], Form()]
+    call: CurrentCall,
+    work: Annotated[int, Path(ge=0, le=MAX_ID)],
+    action: Annotated[Literal["cancel", "retry"], Form()],
 ) -> Response:
     """Cancel work, or do it again; what ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):

@@ -14,14 +14,14 @@ from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
 from node.extensions.peers import requests
 from node.index.work.ledger import WorkEnded
-from node.web.access import Call, WriterCall, background_request
+from node.web.access import WRITERS, Call, CurrentCall, background_request
 from node.web.api.models import MAX_ID
 from node.web.errors import ResourceNotFound
 from node.web.pages.rendering import OK, SEE_OTHER, fragment, page
 from node.web.pages.status_chips import WORK_CHIPS, StatusChip
 from node.web.services import Services
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=WRITERS)
 
 SHOWN_RETRIEVALS = 50
 
@@ -58,13 +58,13 @@ class WantedForm(BaseModel):
 
 
 @router.get("/peers")
-def query_form(call: WriterCall) -> Response:
+def query_form(call: CurrentCall) -> Response:
     """The form of a search, and the retrievals."""
     return _page(call, None)
 
 
 @router.post("/peers")
-def found(call: WriterCall, form: Annotated[PeerForm, Form()]) -> Response:
+def found(call: CurrentCall, form: Annotated[PeerForm, Form()]) -> Response:
     """The answers of a peer: only these for htmx, else the whole page."""
     answers = {**_answers(call, form), "peer": form.peer}
     if "hx-request" in call.request.headers:
@@ -74,7 +74,7 @@ def found(call: WriterCall, form: Annotated[PeerForm, Form()]) -> Response:
 
 @router.get("/peers/series")
 def series(
-    call: WriterCall, peer: Annotated[str, Query(max_length=64)], study: Annotated[str, Query(max_length=64)]
+    call: CurrentCall, peer: Annotated[str, Query(max_length=64)], study: Annotated[str, Query(max_length=64)]
 ) -> Response:
     """The series of a study at a peer, as a row below that of the study."""
     shown: dict[str, Any] = {"items": [], "note": None, "problem": "", "study": study}
@@ -88,7 +88,7 @@ def series(
 
 
 @router.post("/peers/retrieve")
-def retrieve(call: WriterCall, form: Annotated[WantedForm, Form()]) -> Response:
+def retrieve(call: CurrentCall, form: Annotated[WantedForm, Form()]) -> Response:
     """Retrieve what is selected."""
     wanted = form.wanted()
     if wanted:
@@ -100,7 +100,7 @@ def retrieve(call: WriterCall, form: Annotated[WantedForm, Form()]) -> Response:
 
 @router.get("/peers/retrievals")
 @background_request
-def retrievals(call: WriterCall) -> Response:
+def retrievals(call: CurrentCall) -> Response:
     """The retrievals, which update themselves."""
     shown = _retrievals(call.node)
     rows = fragment(call, "retrievals.html", **shown)
@@ -110,7 +110,7 @@ def retrievals(call: WriterCall) -> Response:
 
 
 @router.post("/peers/retrievals/{retrieval}/cancel")
-def cancel(call: WriterCall, retrieval: Annotated[int, Path(ge=0, le=MAX_ID)]) -> Response:
+def cancel(call: CurrentCall, retrieval: Annotated[int, Path(ge=0, le=MAX_ID)]) -> Response:
     """Cancel a retrieval; one that ended before the button was pressed stays as it is."""
     with suppress(WorkEnded):
         call.act("cancel-work", work=retrieval)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from node.extensions.peers import requests
 from node.index.nouns.terms import Terms
-from node.web.access import ReaderCall, WriterCall
+from node.web.access import READERS, WRITERS, CurrentCall
 from node.web.api.changes import Change
 from node.web.api.models import DescribedStudy, Resource, ResourceOfSeries, WorkResource
 from node.web.api.paging import Page
@@ -17,7 +17,7 @@ from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.api.work import work_resource
 from node.web.problem_types import INVALID_REQUEST, NOT_FOUND, PEER_FAILED
 
-router = api_router("peers")
+router = api_router(READERS, "peers")
 
 PeerName = Annotated[str, Path(max_length=64, description="name of the peer in [peers]")]
 StudyUid = Annotated[str, Path(max_length=64, description="Study Instance UID")]
@@ -84,7 +84,7 @@ class WantedObjects(BaseModel):
 
 
 @router.get("/peers")
-def list_peers(call: ReaderCall) -> Page[PeerResource]:
+def list_peers(call: CurrentCall) -> Page[PeerResource]:
     """The peers that the node can call: those with a host."""
     named = ((name, call.node.settings.peers[name]) for name in call.node.settings.called_peers)
     return Page(
@@ -95,8 +95,8 @@ def list_peers(call: ReaderCall) -> Page[PeerResource]:
     )
 
 
-@router.post("/peers/{peer}/search", responses=problems(*OF_CHANGES, PEER_FAILED))
-def search_peer(call: WriterCall, peer: PeerName, search: requests.PeerSearch) -> PeerStudies:
+@router.post("/peers/{peer}/search", responses=problems(*OF_CHANGES, PEER_FAILED), dependencies=WRITERS)
+def search_peer(call: CurrentCall, peer: PeerName, search: requests.PeerSearch) -> PeerStudies:
     """Search for studies at a peer (C-FIND), and say how much of each is here.
 
     There are at most 500 answers within 30 s. A POST, because the keys name patients.
@@ -104,14 +104,14 @@ def search_peer(call: WriterCall, peer: PeerName, search: requests.PeerSearch) -
     return PeerStudies.of(requests.find_studies(call, peer, search))
 
 
-@router.get("/peers/{peer}/studies/{study_instance_uid}/series", responses=problems(*OF_PEERS))
-def list_series_at_peer(call: WriterCall, peer: PeerName, study_instance_uid: StudyUid) -> PeerSeries:
+@router.get("/peers/{peer}/studies/{study_instance_uid}/series", responses=problems(*OF_PEERS), dependencies=WRITERS)
+def list_series_at_peer(call: CurrentCall, peer: PeerName, study_instance_uid: StudyUid) -> PeerSeries:
     """The series of a study at a peer (C-FIND), by their numbers."""
     return PeerSeries.of(requests.find_series(call, peer, study_instance_uid))
 
 
-@router.post("/peers/{peer}/retrievals", status_code=202, responses=problems(*OF_CHANGES))
-def retrieve_from_peer(call: WriterCall, change: Change, peer: PeerName, wanted: WantedObjects) -> Retrievals:
+@router.post("/peers/{peer}/retrievals", status_code=202, responses=problems(*OF_CHANGES), dependencies=WRITERS)
+def retrieve_from_peer(call: CurrentCall, change: Change, peer: PeerName, wanted: WantedObjects) -> Retrievals:
     """Retrieve studies and series from a peer (C-GET), in the background."""
 
     def add(_: Terms) -> Retrievals:

@@ -15,13 +15,13 @@ from node.extensions.projects.rows import ReadProjects
 from node.index.database.reading import ReadIndex
 from node.index.engine.scope import ProjectRole, within
 from node.index.nouns.accounts import Role
-from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
+from node.web.access import ADMINS, MANAGERS, MEMBERS, Call, CurrentCall
 from node.web.api.changes import Change
 from node.web.api.models import Resource
 from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.errors import Forbidden, ResourceNotFound
 
-router = api_router("projects")
+router = api_router(MEMBERS, "projects")
 
 PROJECT = "/projects/{project}"
 MEMBER = f"{PROJECT}/members/{{account:path}}"
@@ -127,16 +127,15 @@ class ChangedContents(Resource):
 
 
 @router.get("/projects")
-@for_projects
-def list_projects(call: ReaderCall) -> Projects:
+def list_projects(call: CurrentCall) -> Projects:
     """The projects that the caller sees: all, or their own."""
     with call.node.index.reading() as index:
         rows = index.repository(ReadProjects).all()
     return Projects(items=[ProjectResource.of(row) for row in rows])
 
 
-@router.put(PROJECT, responses=problems(*OF_CHANGES))
-def set_project(call: AdminCall, change: Change, project: Name, fields: ProjectFields) -> SetProject:
+@router.put(PROJECT, responses=problems(*OF_CHANGES), dependencies=ADMINS)
+def set_project(call: CurrentCall, change: Change, project: Name, fields: ProjectFields) -> SetProject:
     """Create a project, or change it."""
     return change.make(
         SetProject,
@@ -145,8 +144,8 @@ def set_project(call: AdminCall, change: Change, project: Name, fields: ProjectF
     )
 
 
-@router.delete(PROJECT, responses=problems(*OF_CHANGES))
-def remove_project(call: AdminCall, change: Change, project: Name) -> RemovedProject:
+@router.delete(PROJECT, responses=problems(*OF_CHANGES), dependencies=ADMINS)
+def remove_project(call: CurrentCall, change: Change, project: Name) -> RemovedProject:
     """Remove a project; its series stay."""
     return change.make(
         RemovedProject,
@@ -155,17 +154,15 @@ def remove_project(call: AdminCall, change: Change, project: Name) -> RemovedPro
     )
 
 
-@router.get(f"{PROJECT}/members", responses=problems(*OF_CHANGES))
-@for_projects
-def list_members(call: WriterCall, project: Name) -> Members:
+@router.get(f"{PROJECT}/members", responses=problems(*OF_CHANGES), dependencies=MANAGERS)
+def list_members(call: CurrentCall, project: Name) -> Members:
     """The members of a project, with their roles: for administrators, and members with the role manage."""
     with _managing(call, project), call.node.index.reading() as index:
         return _members(index, project)
 
 
-@router.put(MEMBER, responses=problems(*OF_CHANGES))
-@for_projects
-def set_member(call: WriterCall, change: Change, project: Name, account: Account, member: MemberRole) -> Member:
+@router.put(MEMBER, responses=problems(*OF_CHANGES), dependencies=MANAGERS)
+def set_member(call: CurrentCall, change: Change, project: Name, account: Account, member: MemberRole) -> Member:
     """Give an account a role in a project; from its next request it sees its projects only.
 
     Administrators do this, and members with the role manage for accounts that see projects only before.
@@ -179,9 +176,8 @@ def set_member(call: WriterCall, change: Change, project: Name, account: Account
     return change.make(Member, lambda index: _members(index, project), act)
 
 
-@router.delete(MEMBER, responses=problems(*OF_CHANGES))
-@for_projects
-def remove_member(call: WriterCall, change: Change, project: Name, account: Account) -> RemovedMember:
+@router.delete(MEMBER, responses=problems(*OF_CHANGES), dependencies=MANAGERS)
+def remove_member(call: CurrentCall, change: Change, project: Name, account: Account) -> RemovedMember:
     """Take the role in a project from an account: for administrators, and members with the role manage."""
 
     def act(_: object) -> Mapping[str, Any]:
@@ -191,9 +187,8 @@ def remove_member(call: WriterCall, change: Change, project: Name, account: Acco
     return change.make(RemovedMember, lambda index: _members(index, project), act)
 
 
-@router.post(f"{PROJECT}/contents", responses=problems(*OF_CHANGES))
-@for_projects
-def change_contents(call: WriterCall, change: Change, project: Name, contents: ContentChange) -> ChangedContents:
+@router.post(f"{PROJECT}/contents", responses=problems(*OF_CHANGES), dependencies=MANAGERS)
+def change_contents(call: CurrentCall, change: Change, project: Name, contents: ContentChange) -> ChangedContents:
     """Put studies and series into a project, and take others out.
 
     Administrators do this, and members with the role manage in the project, and in one that has what they name.
@@ -202,7 +197,7 @@ def change_contents(call: WriterCall, change: Change, project: Name, contents: C
     remove = [(one.study_instance_uid, one.series_instance_uid) for one in contents.remove]
 
     def act(_: object) -> Mapping[str, Any]:
-        with _managing(call, project), call.changing(*add, *remove, role="manage"):
+        with _managing(call, project), call.changing(*add, *remove):
             return call.act("change-project-contents", name=project, add=add, remove=remove)
 
     return change.make(ChangedContents, lambda index: _project(index, project), act)
@@ -217,7 +212,8 @@ def _managing(call: Call, project: str) -> Iterator[None]:
     scope = call.account.scope
     with call.node.index.reading() as index:
         _project(index, project)
-    if scope is None and call.account.role < Role.ADMIN:
+    # A token for one project has no account in its scope, and no role above write.
+    if not (scope.account if scope is not None else call.account.role >= Role.ADMIN):
         raise Forbidden("administrators, and members with the role manage, change a project")
     with within(None if scope is None else replace(scope, role="manage")), call.node.index.reading() as index:
         if index.repository(ReadProjects).one(project) is None:

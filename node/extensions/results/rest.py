@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Annotated, Literal
 
 import structlog
-from fastapi import HTTPException, Path, Request, Response
+from fastapi import HTTPException, Path, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -22,14 +22,14 @@ from node.extensions.results.rows import ReadResults, ResultRepository
 from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.index.work.jobs import JobEnded
-from node.web.access import JobWorker, ReaderCall, RequestAudit
+from node.web.access import CurrentCall, allow
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.paging import only_row
 from node.web.api.routing import OF_CHANGES, api_router, problems, single
 from node.web.audit_trail import of_study
 from node.web.problem_types import CONFLICT, RESULT_REFUSED
-from node.web.services import Node
+from node.web.services import Services
 
 
 class JobProgress(BaseModel):
@@ -56,7 +56,10 @@ class JobOutcome(BaseModel):
 
 
 log = structlog.get_logger()
-router = api_router("jobs")
+router = api_router([allow("read", job=True)], "jobs")
+
+WORKERS = (allow("write", job=True),)
+"""The receiver of a job by its token, or an account with the role write."""
 
 JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="id of the job")]
 FileName = Annotated[str, Path(pattern=f"^{FILE_NAME.pattern}$", description="name of the file")]
@@ -68,7 +71,7 @@ _BODY = {"requestBody": {"required": True, "content": {"application/octet-stream
 
 
 @router.get("/jobs/{job}", responses=single())
-def show_job(call: ReaderCall, response: Response, job: JobId) -> models.JobWithResults:
+def show_job(call: CurrentCall, response: Response, job: JobId) -> models.JobWithResults:
     """A job, and its results."""
     with call.node.index.reading(wait=False) as index:
         resource = _job(index, job)
@@ -76,22 +79,27 @@ def show_job(call: ReaderCall, response: Response, job: JobId) -> models.JobWith
     return tagged(response, resource)
 
 
-@router.post("/jobs/{job}/progress", responses=problems(*OF_CHANGES, CONFLICT))
-def report_progress(
-    account: JobWorker, node: Node, change: Change, job: JobId, progress: JobProgress
-) -> models.JobWithResults:
+@router.post("/jobs/{job}/progress", responses=problems(*OF_CHANGES, CONFLICT), dependencies=WORKERS)
+def report_progress(call: CurrentCall, change: Change, job: JobId, progress: JobProgress) -> models.JobWithResults:
     """Say how far a job is. 409: it has ended, and work on it can end as well."""
 
     def report(_: Terms) -> models.JobWithResults:
-        node.index.repository(ResultRepository).report(job, progress.percent, progress.detail, node.ingest.now())
-        return _now(node, job)
+        now, jobs = call.node.ingest.now(), call.node.index.repository(ResultRepository)
+        jobs.report(job, progress.percent, progress.detail, now)
+        return _now(call.node, job)
 
     return change.make(models.JobWithResults, lambda index: _job(index, job), report)
 
 
-@router.put("/jobs/{job}/files/{file}", openapi_extra=_BODY, responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED))
-async def put_job_file(request: Request, account: JobWorker, node: Node, job: JobId, file: FileName) -> models.JobFile:
+@router.put(
+    "/jobs/{job}/files/{file}",
+    openapi_extra=_BODY,
+    responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED),
+    dependencies=WORKERS,
+)
+async def put_job_file(call: CurrentCall, job: JobId, file: FileName) -> models.JobFile:
     """Keep a file of a job until its outcome, durably, in place of an earlier one of this name."""
+    node = call.node
     found = await run_in_threadpool(node.index.jobs.with_id, job)
     if not found.is_open:
         raise JobEnded
@@ -99,7 +107,7 @@ async def put_job_file(request: Request, account: JobWorker, node: Node, job: Jo
     try:
         async with contextmanager_in_threadpool(node.results.new_file(found, file)) as stream:
             gathered = bytearray()
-            async for data in request.stream():
+            async for data in call.request.stream():
                 gathered += data
                 if len(gathered) >= PIECE_BYTES:
                     await run_in_threadpool(stream.write, bytes(gathered))
@@ -115,10 +123,8 @@ async def put_job_file(request: Request, account: JobWorker, node: Node, job: Jo
     return models.JobFile(file=file, bytes=count, sha256=digest.hexdigest())
 
 
-@router.post("/jobs/{job}/outcome", responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED))
-def report_outcome(
-    account: JobWorker, node: Node, audit: RequestAudit, change: Change, job: JobId, outcome: JobOutcome
-) -> models.JobWithResults:
+@router.post("/jobs/{job}/outcome", responses=problems(*OF_CHANGES, CONFLICT, RESULT_REFUSED), dependencies=WORKERS)
+def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOutcome) -> models.JobWithResults:
     """End a job. If it has succeeded, its files become instances, which are stored and indexed with the answer.
 
     If one of the files cannot become a result, none is stored and the job goes on: send the file again, or report that
@@ -127,21 +133,21 @@ def report_outcome(
 
     def end(_: Terms) -> models.JobWithResults:
         if outcome.state == "failed":
-            node.results.end(job, "failed", outcome.detail)
+            call.node.results.end(job, "failed", outcome.detail)
         else:
             results = outcome.results
             manifest = Manifest(results=results, algorithm=outcome.algorithm) if results is not None else None
-            node.results.finish(job, manifest, outcome.detail)
-        resource = _now(node, job)
+            call.node.results.finish(job, manifest, outcome.detail)
+        resource = _now(call.node, job)
         detail = f"job {job}: {counted(len(resource.results), 'result')}"
         objects = [of_study(resource.study_instance_uid, None)]
-        audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, detail)
+        call.audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, detail)
         return resource
 
     return change.make(models.JobWithResults, lambda index: _job(index, job), end)
 
 
-def _now(node: Node, job: str) -> models.JobWithResults:
+def _now(node: Services, job: str) -> models.JobWithResults:
     with node.index.reading(wait=False) as index:
         return _job(index, job)
 

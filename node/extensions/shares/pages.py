@@ -17,7 +17,7 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
 from node.index.nouns.shares import Share
 from node.registry import DEIDENTIFIED_ZIP, required
-from node.web.access import Call, ReaderCall, WriterCall, address_of
+from node.web.access import WRITERS, Call, CurrentCall, allow
 from node.web.api.models import RowId
 from node.web.audit_trail import of_study
 from node.web.credentials import MAX_PASSWORD_LENGTH
@@ -27,9 +27,12 @@ from node.web.pages.downloads import dicom_zip, volumes_zip
 from node.web.pages.rendering import SEE_OTHER, page, plain_page, study_url
 from node.web.pages.selected import seen_study
 from node.web.pages.sessions import require_session
+from node.web.principal import address_of
 from node.web.public_url import public_url
 
 router = APIRouter(include_in_schema=False)
+
+WITH_LINK = (allow("link"),)
 
 PAGE = "/shared/{share_token}"
 LINKS = "/studies/{study_instance_uid}/links"
@@ -38,8 +41,8 @@ COOKIE = "voxelnode_link"
 """Of a link with a passphrase, for its own address."""
 
 
-@router.get(PAGE)
-def shared(call: ReaderCall) -> Response:
+@router.get(PAGE, dependencies=WITH_LINK)
+def shared(call: CurrentCall) -> Response:
     """The page of a link, or the form that asks for its passphrase."""
     share = _of_link(call)
     if not _is_unlocked(call, share):
@@ -55,11 +58,11 @@ def shared(call: ReaderCall) -> Response:
     return plain_page("shared.html", share=share, **values)
 
 
-@router.post(PAGE)
-def unlock(call: ReaderCall, passphrase: Annotated[str, Form(max_length=MAX_PASSWORD_LENGTH)]) -> Response:
+@router.post(PAGE, dependencies=WITH_LINK)
+def unlock(call: CurrentCall, passphrase: Annotated[str, Form(max_length=MAX_PASSWORD_LENGTH)]) -> Response:
     """Take the passphrase of a link, and have the browser remember until it is closed that it was right."""
-    share, access = _of_link(call), call.request.app.state.access
-    if share.passphrase_hash is None or not access.check_passphrase(share, passphrase, address_of(call.request)):
+    share, passwords = _of_link(call), call.request.app.state.access.sessions.passwords
+    if share.passphrase_hash is None or not passwords.check_passphrase(share, passphrase, address_of(call.request)):
         return _passphrase_page(call, "That is not the passphrase.")
     response = RedirectResponse(_path(call), SEE_OTHER)
     secure = call.request.url.scheme == "https"
@@ -67,8 +70,8 @@ def unlock(call: ReaderCall, passphrase: Annotated[str, Form(max_length=MAX_PASS
     return response
 
 
-@router.get(f"{PAGE}/pictures/{{series_instance_uid}}")
-def shared_picture(call: ReaderCall, series_instance_uid: str) -> Response:
+@router.get(f"{PAGE}/pictures/{{series_instance_uid}}", dependencies=WITH_LINK)
+def shared_picture(call: CurrentCall, series_instance_uid: str) -> Response:
     """The picture of a series of a link."""
     share = _share(call)
     with call.node.index.reading() as index:
@@ -81,8 +84,8 @@ def shared_picture(call: ReaderCall, series_instance_uid: str) -> Response:
     return file_response(path, "image/png", PurePath(row["path"]).name, row["sha256"])
 
 
-@router.get(f"{PAGE}/volumes.zip")
-def shared_volumes(call: ReaderCall) -> Response:
+@router.get(f"{PAGE}/volumes.zip", dependencies=WITH_LINK)
+def shared_volumes(call: CurrentCall) -> Response:
     """The volumes of a link as a ZIP file."""
     share, studies, series = _downloaded(call)
     if share.deidentification is not None:
@@ -90,8 +93,8 @@ def shared_volumes(call: ReaderCall) -> Response:
     return volumes_zip(call, studies, series)
 
 
-@router.get(f"{PAGE}/dicom.zip")
-def shared_dicom(call: ReaderCall) -> Response:
+@router.get(f"{PAGE}/dicom.zip", dependencies=WITH_LINK)
+def shared_dicom(call: CurrentCall) -> Response:
     """The instances of a link as stored, or copies of them without identities, as a ZIP file."""
     share, studies, series = _downloaded(call)
     if share.deidentification is not None:
@@ -105,22 +108,22 @@ def _deidentified(call: Call, profile: str, content: str, studies: Sequence[str]
     return response
 
 
-@router.get(LINKS)
-def links(call: WriterCall, study_instance_uid: str) -> Response:
+@router.get(LINKS, dependencies=WRITERS)
+def links(call: CurrentCall, study_instance_uid: str) -> Response:
     """The links to a study, and the form that makes one."""
     return _links_page(call, study_instance_uid)
 
 
-@router.post(LINKS)
-def make_link(call: WriterCall, study_instance_uid: str, wanted: Annotated[NewShare, Form()]) -> Response:
+@router.post(LINKS, dependencies=WRITERS)
+def make_link(call: CurrentCall, study_instance_uid: str, wanted: Annotated[NewShare, Form()]) -> Response:
     """Make a link, which this page alone shows."""
     require_session(call)
     made = made_share(call, study_instance_uid, wanted)
     return _links_page(call, study_instance_uid, public_url(call.request) + made.path)
 
 
-@router.post(f"{LINKS}/{{number}}/revoke")
-def revoke_link(call: WriterCall, study_instance_uid: str, number: RowId) -> Response:
+@router.post(f"{LINKS}/{{number}}/revoke", dependencies=WRITERS)
+def revoke_link(call: CurrentCall, study_instance_uid: str, number: RowId) -> Response:
     """Revoke a link of one's own; administrators revoke any."""
     call.act("revoke-share", number=number, any_account=call.account.role == Role.ADMIN)
     return RedirectResponse(f"{study_url(study_instance_uid)}/links", SEE_OTHER)

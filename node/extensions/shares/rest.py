@@ -11,7 +11,7 @@ from node.extensions.shares.actions import MAX_DAYS
 from node.extensions.shares.rows import ReadShares, told
 from node.index.database.reading import ReadIndex
 from node.index.nouns.accounts import Role
-from node.web.access import Call, WriterCall, has_token
+from node.web.access import WRITERS, Call, CurrentCall
 from node.web.api.changes import Change
 from node.web.api.models import Moment, Resource, RowId
 from node.web.api.resources import StudyUid
@@ -19,8 +19,9 @@ from node.web.api.routing import OF_CHANGES, api_router, problems
 from node.web.audit_trail import of_study
 from node.web.credentials import MAX_PASSWORD_LENGTH, digest, hash_password, new_token
 from node.web.errors import Forbidden, ResourceNotFound
+from node.web.principal import has_token
 
-router = api_router("shares")
+router = api_router(WRITERS, "shares")
 
 ShareNumber = Annotated[RowId, Path(description="number of the link")]
 
@@ -77,7 +78,7 @@ class RevokedShare(Resource):
 
 
 @router.get("/studies/{study_instance_uid}/shares", responses=problems())
-def list_shares(call: WriterCall, study_instance_uid: StudyUid) -> Shares:
+def list_shares(call: CurrentCall, study_instance_uid: StudyUid) -> Shares:
     """The links to a study, with how often each was used."""
     with call.node.index.reading() as index:
         patient_id = index.studies.patient_id(study_instance_uid)
@@ -87,7 +88,7 @@ def list_shares(call: WriterCall, study_instance_uid: StudyUid) -> Shares:
 
 
 @router.post("/studies/{study_instance_uid}/shares", status_code=201, responses=problems(*OF_CHANGES))
-def make_share(call: WriterCall, study_instance_uid: StudyUid, wanted: NewShare) -> MadeShare:
+def make_share(call: CurrentCall, study_instance_uid: StudyUid, wanted: NewShare) -> MadeShare:
     """Make a link to a study, or to one of its series: whoever has it sees who the patient is.
 
     A token makes no link: whoever finds it would have a link that lasts.
@@ -116,7 +117,7 @@ def made_share(call: Call, study_instance_uid: str, wanted: NewShare) -> MadeSha
 
 
 @router.delete("/shares/{share}", responses=problems(*OF_CHANGES))
-def revoke_share(call: WriterCall, change: Change, share: ShareNumber) -> RevokedShare:
+def revoke_share(call: CurrentCall, change: Change, share: ShareNumber) -> RevokedShare:
     """Revoke a link of one's own at once; administrators revoke any."""
     any_account = call.account.role == Role.ADMIN
 

@@ -17,7 +17,7 @@ from node.extensions.worklist.settings import WorklistSettings
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import Row
 from node.index.nouns.terms import Terms
-from node.web.access import ReaderCall, WriterCall
+from node.web.access import READERS, WRITERS, CurrentCall
 from node.web.api.changes import Change, tagged
 from node.web.api.models import MAX_ID, Resource, RowId, TimeOfDay
 from node.web.api.paging import OptionalStudyUid, Page, RequestedPage
@@ -129,8 +129,8 @@ class PerformedStepWithAttributes(PerformedStepResource):
     attributes: dict[str, Any]
 
 
-router = api_router("worklist")
-pages = APIRouter(include_in_schema=False)
+router = api_router(READERS, "worklist")
+pages = APIRouter(include_in_schema=False, dependencies=READERS)
 
 Number = Annotated[int, Path(ge=1, le=MAX_ID, description="number of the entry")]
 KEPT = ("study_instance_uid", "requested_procedure_id", "scheduled_procedure_step_id")
@@ -162,7 +162,7 @@ def list_worklist(
 
 
 @router.get("/worklist/{entry}", responses=single())
-def show_worklist_entry(call: ReaderCall, response: Response, entry: Number) -> ScheduledStepWithAttributes:
+def show_worklist_entry(call: CurrentCall, response: Response, entry: Number) -> ScheduledStepWithAttributes:
     """An entry with all its attributes, in the DICOM JSON Model."""
     with call.node.index.reading(wait=False) as index:
         resource = _entry(index, entry)
@@ -170,8 +170,8 @@ def show_worklist_entry(call: ReaderCall, response: Response, entry: Number) -> 
     return tagged(response, resource)
 
 
-@router.post("/worklist", status_code=201, responses=problems(*OF_CHANGES, CONFLICT))
-def add_worklist_entry(call: WriterCall, change: Change, form: ScheduledStepForm) -> ScheduledStepWithAttributes:
+@router.post("/worklist", status_code=201, responses=problems(*OF_CHANGES, CONFLICT), dependencies=WRITERS)
+def add_worklist_entry(call: CurrentCall, change: Change, form: ScheduledStepForm) -> ScheduledStepWithAttributes:
     """Add an entry. The node makes up a Study Instance UID and the IDs of step and procedure where none are given."""
 
     def add(_: Terms) -> ScheduledStepWithAttributes:
@@ -186,9 +186,9 @@ def add_worklist_entry(call: WriterCall, change: Change, form: ScheduledStepForm
     return change.make(ScheduledStepWithAttributes, lambda index: _entry(index, 0), add)
 
 
-@router.put("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
+@router.put("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT), dependencies=WRITERS)
 def change_worklist_entry(
-    call: WriterCall, change: Change, entry: Number, form: ScheduledStepForm
+    call: CurrentCall, change: Change, entry: Number, form: ScheduledStepForm
 ) -> ScheduledStepWithAttributes:
     """Change an entry: all its attributes are replaced. Study, step and procedure keep their IDs if none are given."""
 
@@ -204,8 +204,8 @@ def change_worklist_entry(
     return change.make(ScheduledStepWithAttributes, lambda index: _entry(index, entry), replace)
 
 
-@router.delete("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
-def remove_worklist_entry(call: WriterCall, change: Change, entry: Number) -> RemovedEntry:
+@router.delete("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT), dependencies=WRITERS)
+def remove_worklist_entry(call: CurrentCall, change: Change, entry: Number) -> RemovedEntry:
     """Remove an entry."""
 
     def remove(_: Terms) -> RemovedEntry:
@@ -234,7 +234,7 @@ def list_performed_steps(
 
 @router.get("/performed-steps/{sop_instance_uid}", responses=single())
 def show_performed_step(
-    call: ReaderCall,
+    call: CurrentCall,
     response: Response,
     sop_instance_uid: Annotated[str, Path(max_length=64, description="SOP Instance UID of the step")],
 ) -> PerformedStepWithAttributes:
@@ -280,7 +280,7 @@ def is_worklist_used(node: Services, index: ReadIndex) -> bool:
 
 
 @pages.get("/worklist")
-def worklist(call: ReaderCall, number: PageNumber = 1) -> Response:
+def worklist(call: CurrentCall, number: PageNumber = 1) -> Response:
     """Scheduled procedure steps, with what was performed and received for each."""
     with call.node.index.searching() as index:
         rows = index.repository(ReadScheduledSteps).with_studies(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)

@@ -12,7 +12,7 @@ from fastapi import Depends, Header, Response
 
 from node.index.database.reading import ReadIndex, checked
 from node.index.nouns.terms import Terms
-from node.web.access import Call, ReaderCall
+from node.web.access import Call, CurrentCall
 from node.web.api.models import Resource
 from node.web.errors import PreconditionFailed
 from node.web.headers import is_match
@@ -68,7 +68,7 @@ class ChangeRequest:
 
 
 def _requested(
-    call: ReaderCall,
+    call: CurrentCall,
     response: Response,
     if_match: Annotated[
         str | None, Header(max_length=1000, description="change the resource only if it has one of these entity tags")

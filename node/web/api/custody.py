@@ -13,7 +13,7 @@ from fastapi import Path, Query, Response
 from node.index.database.reading import ReadIndex
 from node.receive.conflicts import compared
 from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_file
-from node.web.access import AdminCall
+from node.web.access import ADMINS, READERS, CurrentCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.paging import After, Limit, OptionalStudyUid, Page, RequestedPage, Total
@@ -22,7 +22,7 @@ from node.web.files import OCTETS, file_response
 from node.web.problem_types import NOT_DECIDABLE, NOT_RELEASABLE, WRONG_CURSOR
 from node.web.services import Services
 
-router = api_router()
+router = api_router(READERS)
 
 DECISION = problems(*OF_CHANGES, NOT_DECIDABLE)
 
@@ -37,17 +37,17 @@ def list_conflicts(page: RequestedPage, study_instance_uid: OptionalStudyUid = N
     return page.read("conflicts", models.ConflictResource, lambda index: index.conflicts, **wanted)
 
 
-@router.get("/conflicts/{conflict}", responses=single(), tags=["conflicts"])
-def show_conflict(call: AdminCall, response: Response, conflict: Number) -> models.ComparedConflict:
+@router.get("/conflicts/{conflict}", responses=single(), tags=["conflicts"], dependencies=ADMINS)
+def show_conflict(call: CurrentCall, response: Response, conflict: Number) -> models.ComparedConflict:
     """Compare the version in a conflict with the current one, attribute by attribute."""
     call.audit.queried(f"conflict {conflict}")
     with call.node.index.reading() as index:
         return tagged(response, _compared(call.node, index, conflict))
 
 
-@router.post("/conflicts/{conflict}/{decision}", responses=DECISION, tags=["conflicts"])
+@router.post("/conflicts/{conflict}/{decision}", responses=DECISION, tags=["conflicts"], dependencies=ADMINS)
 def decide_conflict(
-    call: AdminCall,
+    call: CurrentCall,
     change: Change,
     conflict: Number,
     decision: Annotated[Literal["accept", "keep"], Path(description="which version is current from now on")],
@@ -71,9 +71,9 @@ def _compared(node: Services, index: ReadIndex, conflict: int) -> models.Compare
 Name = Annotated[str, Path(max_length=100, description="name of the file")]
 
 
-@router.get("/quarantine", tags=["quarantine"])
+@router.get("/quarantine", tags=["quarantine"], dependencies=ADMINS)
 def list_quarantine(
-    call: AdminCall, after: After = None, limit: Limit = 100, total: Total = False
+    call: CurrentCall, after: After = None, limit: Limit = 100, total: Total = False
 ) -> Page[models.QuarantinedFileResource]:
     """Files in quarantine, by name."""
     with call.node.index.reading() as index:
@@ -85,8 +85,8 @@ def list_quarantine(
     return Page(items=items, next=None if is_last else items[-1].name, total=len(all_files) if total else None)
 
 
-@router.get("/quarantine/{name}", responses=single(), tags=["quarantine"])
-def show_quarantined(call: AdminCall, response: Response, name: Name) -> models.ExaminedFileResource:
+@router.get("/quarantine/{name}", responses=single(), tags=["quarantine"], dependencies=ADMINS)
+def show_quarantined(call: CurrentCall, response: Response, name: Name) -> models.ExaminedFileResource:
     """Read a file in quarantine, and compare it with the current instance of its UID."""
     call.audit.queried(f"quarantine {name}")
     with call.node.index.reading() as index:
@@ -94,9 +94,13 @@ def show_quarantined(call: AdminCall, response: Response, name: Name) -> models.
 
 
 @router.get(
-    "/quarantine/{name}/file", response_class=Response, responses=downloads("The file", OCTETS), tags=["quarantine"]
+    "/quarantine/{name}/file",
+    response_class=Response,
+    responses=downloads("The file", OCTETS),
+    tags=["quarantine"],
+    dependencies=ADMINS,
 )
-def download_quarantined(call: AdminCall, name: Name) -> Response:
+def download_quarantined(call: CurrentCall, name: Name) -> Response:
     """The bytes of a file in quarantine."""
     with call.node.index.reading() as index:
         file = quarantined_file(call.node.archive.root, index, name)
@@ -107,10 +111,13 @@ def download_quarantined(call: AdminCall, name: Name) -> Response:
 
 
 @router.post(
-    "/quarantine/{name}/release", responses=problems(*OF_CHANGES, NOT_RELEASABLE, NOT_DECIDABLE), tags=["quarantine"]
+    "/quarantine/{name}/release",
+    responses=problems(*OF_CHANGES, NOT_RELEASABLE, NOT_DECIDABLE),
+    tags=["quarantine"],
+    dependencies=ADMINS,
 )
 def release_quarantined(
-    call: AdminCall,
+    call: CurrentCall,
     change: Change,
     name: Name,
     replace: Annotated[bool, Query(description="make it current even if another version is")] = False,
@@ -123,8 +130,8 @@ def release_quarantined(
     )
 
 
-@router.delete("/quarantine/{name}", responses=problems(*OF_CHANGES), tags=["quarantine"])
-def purge_quarantined(call: AdminCall, change: Change, name: Name) -> models.PurgeResult:
+@router.delete("/quarantine/{name}", responses=problems(*OF_CHANGES), tags=["quarantine"], dependencies=ADMINS)
+def purge_quarantined(call: CurrentCall, change: Change, name: Name) -> models.PurgeResult:
     """Delete a file in quarantine permanently."""
     return change.make(
         models.PurgeResult,
@@ -140,8 +147,8 @@ def _examined(node: Services, index: ReadIndex, name: str) -> models.ExaminedFil
 Deleted = Annotated[int, Path(ge=1, le=1 << 53, description="number of the deletion")]
 
 
-@router.get("/trash", tags=["trash"])
-def list_trash(call: AdminCall) -> list[models.TrashResource]:
+@router.get("/trash", tags=["trash"], dependencies=ADMINS)
+def list_trash(call: CurrentCall) -> list[models.TrashResource]:
     """Deletions that can be undone, the newest first."""
     with call.node.index.reading() as index:
         entries = index.trash.all()
@@ -149,8 +156,8 @@ def list_trash(call: AdminCall) -> list[models.TrashResource]:
     return [models.TrashResource.of(entry) for entry in entries]
 
 
-@router.post("/trash/{number}/restore", responses=problems(*OF_CHANGES), tags=["trash"])
-def restore_trash(call: AdminCall, change: Change, number: Deleted) -> models.RestoreResult:
+@router.post("/trash/{number}/restore", responses=problems(*OF_CHANGES), tags=["trash"], dependencies=ADMINS)
+def restore_trash(call: CurrentCall, change: Change, number: Deleted) -> models.RestoreResult:
     """Undo a deletion; its series are converted again."""
     return change.make(
         models.RestoreResult,
@@ -159,8 +166,8 @@ def restore_trash(call: AdminCall, change: Change, number: Deleted) -> models.Re
     )
 
 
-@router.delete("/trash/{number}", responses=problems(*OF_CHANGES), tags=["trash"])
-def empty_trash(call: AdminCall, change: Change, number: Deleted) -> models.EmptiedTrash:
+@router.delete("/trash/{number}", responses=problems(*OF_CHANGES), tags=["trash"], dependencies=ADMINS)
+def empty_trash(call: CurrentCall, change: Change, number: Deleted) -> models.EmptiedTrash:
     """Make a deletion permanent before its time."""
     return change.make(
         models.EmptiedTrash,

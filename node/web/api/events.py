@@ -12,17 +12,18 @@ from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from node.budget import Budget, Claim, Limits, Standing
 from node.metrics import Metrics
-from node.web.access import Reader, ReaderCall, address_of, background_request, for_projects, standing_of
+from node.web.access import MEMBERS, CurrentCall, background_request
 from node.web.api import models
 from node.web.api.models import MAX_ID
 from node.web.api.routing import api_router
 from node.web.errors import NoPlace
+from node.web.principal import address_of
 from node.web.services import Services
 
 POLL_SECONDS = 0.5
@@ -60,17 +61,17 @@ def streams_budget(metrics: Metrics) -> Budget:
     return Budget("events", limits, metrics)
 
 
-router = api_router("events")
+router = api_router(MEMBERS, "events")
 
 MAX_EVENTS_PER_READ = 200
 
 EventId = Annotated[int | None, Query(ge=0, le=MAX_ID, description="send the events after this id")]
 
 
-async def _room(request: Request, account: Reader) -> AsyncIterator[None]:
+async def _room(call: CurrentCall) -> AsyncIterator[None]:
     """Count a stream until its response ends for any reason."""
-    budget: Budget = request.app.state.streams
-    claim = Claim(_Stream(), address_of(request), standing_of(account), account.name)
+    budget: Budget = call.request.app.state.streams
+    claim = Claim(_Stream(), address_of(call.request), call.account.standing, call.account.name)
     if (rule := budget.enter(claim)) is not None:
         raise NoPlace(rule, "event streams")
     try:
@@ -81,9 +82,8 @@ async def _room(request: Request, account: Reader) -> AsyncIterator[None]:
 
 @router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])
 @background_request
-@for_projects
 async def stream_events(
-    call: ReaderCall,
+    call: CurrentCall,
     after: EventId = None,
     last_event_id: Annotated[
         str | None, Header(max_length=20, description="`id` of the last event; it precedes `after`")

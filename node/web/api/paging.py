@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from node.index.database.reading import ReadIndex
 from node.index.engine.rows import PagedRepository, Row
-from node.web.access import Call, ReaderCall
+from node.web.access import Call, CurrentCall
 from node.web.api.models import MAX_ID, Resource
 from node.web.errors import ResourceNotFound, WrongCursor
 
@@ -94,7 +94,7 @@ Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of i
 Total = Annotated[bool, Query(description="also count all items of the list, which reads every one")]
 
 
-def _requested(call: ReaderCall, after: After = None, limit: Limit = 100, total: Total = False) -> PageRequest:
+def _requested(call: CurrentCall, after: After = None, limit: Limit = 100, total: Total = False) -> PageRequest:
     return PageRequest(call, after, limit, total)
 
 

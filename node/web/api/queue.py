@@ -8,17 +8,16 @@ from fastapi import Query
 
 from node.index.nouns.events import EventKind
 from node.version import __version__
-from node.web.access import ReaderCall, for_projects
+from node.web.access import MEMBERS, READERS, CurrentCall
 from node.web.api import models
 from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage, UidFilters
 from node.web.api.routing import api_router, problems
 from node.web.problem_types import WRONG_CURSOR
 
-router = api_router("ledger")
+router = api_router(READERS, "ledger")
 
 
-@router.get("/failures", responses=problems(WRONG_CURSOR))
-@for_projects
+@router.get("/failures", responses=problems(WRONG_CURSOR), dependencies=MEMBERS)
 def list_failures(
     page: RequestedPage,
     uids: UidFilters,
@@ -28,8 +27,7 @@ def list_failures(
     return page.read("failures", models.FailureResource, lambda index: index.failures, **uids, reason=reason)
 
 
-@router.get("/exclusions", responses=problems(WRONG_CURSOR))
-@for_projects
+@router.get("/exclusions", responses=problems(WRONG_CURSOR), dependencies=MEMBERS)
 def list_exclusions(page: RequestedPage, uids: UidFilters) -> Page[models.ExclusionResource]:
     """Instances, or some of their frames, that conversions excluded from their volumes, newest first."""
     return page.read("exclusions", models.ExclusionResource, lambda index: index.exclusions, **uids)
@@ -55,8 +53,7 @@ def list_lost(
     return page.read("lost", models.LostInstanceResource, lambda index: index.lost, **wanted)
 
 
-@router.get("/history", responses=problems(WRONG_CURSOR))
-@for_projects
+@router.get("/history", responses=problems(WRONG_CURSOR), dependencies=MEMBERS)
 def list_history(
     page: RequestedPage,
     kind: Annotated[EventKind | None, Query(description="kind of event")] = None,
@@ -69,7 +66,7 @@ def list_history(
 
 
 @router.get("/status")
-def show_status(call: ReaderCall) -> models.NodeStatus:
+def show_status(call: CurrentCall) -> models.NodeStatus:
     """The state of the node: queues, failures, and whether instances are accepted."""
     applier = call.node.ingest.applier
     with call.node.index.reading(wait=False, following=True) as index:

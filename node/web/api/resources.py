@@ -22,7 +22,7 @@ from node.index.nouns.terms import Terms
 from node.selector import MAX_LENGTH, compile_selector
 from node.selector.fields import SeriesState
 from node.web import actions
-from node.web.access import AdminCall, Call, ReaderCall, WriterCall, for_projects
+from node.web.access import ADMINS, MEMBERS, WRITERS, WRITING_MEMBERS, Call, CurrentCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.models import RowId
@@ -51,7 +51,7 @@ from node.web.files import (
 )
 from node.web.problem_types import AMBIGUOUS, CONFLICT, INVALID_REQUEST, WRONG_CURSOR
 
-router = api_router()
+router = api_router(MEMBERS)
 
 MAX_SERIES = 100_000
 """Largest number of series in one study; real studies have far fewer."""
@@ -91,7 +91,6 @@ Text = Annotated[str, Query(max_length=MAX_TEXT_BYTES)]
 
 
 @router.get("/patients", responses=problems(WRONG_CURSOR), tags=["patients"])
-@for_projects
 def list_patients(
     page: RequestedPage,
     patient_id: OptionalPatientId = None,
@@ -103,8 +102,7 @@ def list_patients(
 
 
 @router.get("/patients/{id}", responses=single(), tags=["patients"])
-@for_projects
-def show_patient(call: ReaderCall, response: Response, id: PatientNumber) -> models.PatientResource:
+def show_patient(call: CurrentCall, response: Response, id: PatientNumber) -> models.PatientResource:
     """One patient."""
     with call.node.index.reading() as index:
         patient = _patient(index, id)
@@ -113,7 +111,6 @@ def show_patient(call: ReaderCall, response: Response, id: PatientNumber) -> mod
 
 
 @router.get("/studies", responses=problems(WRONG_CURSOR), tags=["studies"])
-@for_projects
 def list_studies(
     page: RequestedPage,
     words: Annotated[Text, Query(description="words in patient's name, ID or accession number")] = "",
@@ -158,8 +155,7 @@ def list_studies(
 
 
 @router.get("/studies/{study_instance_uid}", responses=single(), tags=["studies"])
-@for_projects
-def show_study(call: ReaderCall, response: Response, study_instance_uid: StudyUid) -> models.StudyResource:
+def show_study(call: CurrentCall, response: Response, study_instance_uid: StudyUid) -> models.StudyResource:
     """One study."""
     with call.node.index.reading() as index:
         study = _study(index, study_instance_uid)
@@ -167,9 +163,9 @@ def show_study(call: ReaderCall, response: Response, study_instance_uid: StudyUi
     return tagged(response, study)
 
 
-@router.delete("/studies/{study_instance_uid}", responses=problems(*OF_CHANGES), tags=["studies"])
+@router.delete("/studies/{study_instance_uid}", responses=problems(*OF_CHANGES), tags=["studies"], dependencies=ADMINS)
 def delete_study(
-    call: AdminCall, change: Change, study_instance_uid: StudyUid, dry_run: DryRun = False, erase: Erase = False
+    call: CurrentCall, change: Change, study_instance_uid: StudyUid, dry_run: DryRun = False, erase: Erase = False
 ) -> models.DeletionResult:
     """Delete a study: rows, volumes and pictures; its DICOM files stay in the trash for a while."""
     delete = partial(_delete, call, "study", study_instance_uid, study_instance_uid, dry_run, erase)
@@ -177,10 +173,13 @@ def delete_study(
 
 
 @router.post(
-    "/studies/{study_instance_uid}/reconvert", status_code=202, responses=problems(*OF_CHANGES), tags=["studies"]
+    "/studies/{study_instance_uid}/reconvert",
+    status_code=202,
+    responses=problems(*OF_CHANGES),
+    tags=["studies"],
+    dependencies=WRITING_MEMBERS,
 )
-@for_projects
-def reconvert_study(call: WriterCall, change: Change, key: StudyOrSeries) -> models.ReconvertResult:
+def reconvert_study(call: CurrentCall, change: Change, key: StudyOrSeries) -> models.ReconvertResult:
     """Convert every series of a study again, or one; series whose volumes would be the same are left unchanged."""
 
     def act(terms: Terms) -> Mapping[str, Any]:
@@ -198,14 +197,14 @@ def reconvert_study(call: WriterCall, change: Change, key: StudyOrSeries) -> mod
     status_code=202,
     responses=problems(*OF_CHANGES, CONFLICT),
     tags=["studies"],
+    dependencies=WRITERS,
 )
-def send_study(call: WriterCall, change: Change, key: StudyOrSeries, to: To) -> models.SendResult:
+def send_study(call: CurrentCall, change: Change, key: StudyOrSeries, to: To) -> models.SendResult:
     """Send a study, or a series of it, to a peer or another destination, as routes do: it waits until it can be."""
     return change.make(models.SendResult, lambda index: _seen(index, key), lambda _: actions.send(call, to, *key))
 
 
 @router.get("/series", responses=problems(INVALID_REQUEST, WRONG_CURSOR), tags=["series"])
-@for_projects
 def list_series(
     page: RequestedPage,
     uids: UidFilters,
@@ -223,8 +222,7 @@ def list_series(
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", responses=single(), tags=["series"])
-@for_projects
-def show_series(call: ReaderCall, response: Response, key: RequestedSeries) -> models.SeriesResource:
+def show_series(call: CurrentCall, response: Response, key: RequestedSeries) -> models.SeriesResource:
     """One series. It takes both UIDs, because the same Series Instance UID in two studies means two series."""
     with call.node.index.reading() as index:
         series = _series(index, key)
@@ -234,10 +232,13 @@ def show_series(call: ReaderCall, response: Response, key: RequestedSeries) -> m
 
 
 @router.delete(
-    "/studies/{study_instance_uid}/series/{series_instance_uid}", responses=problems(*OF_CHANGES), tags=["series"]
+    "/studies/{study_instance_uid}/series/{series_instance_uid}",
+    responses=problems(*OF_CHANGES),
+    tags=["series"],
+    dependencies=ADMINS,
 )
 def delete_series(
-    call: AdminCall,
+    call: CurrentCall,
     change: Change,
     key: RequestedSeries,
     dry_run: DryRun = False,
@@ -249,15 +250,13 @@ def delete_series(
 
 
 @router.get("/instances", responses=problems(WRONG_CURSOR), tags=["instances"])
-@for_projects
 def list_instances(page: RequestedPage, uids: UidFilters) -> Page[models.InstanceResource]:
     """Stored instances, newest first."""
     return page.read("instances", models.InstanceResource, lambda index: index.instances, **uids)
 
 
 @router.get("/instances/{sop_instance_uid}", responses=single(), tags=["instances"])
-@for_projects
-def show_instance(call: ReaderCall, response: Response, sop_instance_uid: InstanceUid) -> models.InstanceResource:
+def show_instance(call: CurrentCall, response: Response, sop_instance_uid: InstanceUid) -> models.InstanceResource:
     """One stored instance."""
     with call.node.index.reading() as index:
         row = _instance(index, sop_instance_uid)
@@ -272,8 +271,7 @@ def show_instance(call: ReaderCall, response: Response, sop_instance_uid: Instan
     response_class=Response,
     responses=downloads("A DICOM file (PS3.10)", DICOM, OCTETS),
 )
-@for_projects
-def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Response:
+def download_instance(call: CurrentCall, sop_instance_uid: InstanceUid) -> Response:
     """The file of an instance: File Meta Information, then the data set, byte for byte as received.
 
     It is application/dicom, or application/octet-stream if the request accepts only this. `sha256` of the instance is
@@ -297,9 +295,11 @@ def download_instance(call: ReaderCall, sop_instance_uid: InstanceUid) -> Respon
     return response
 
 
-@router.delete("/instances/{sop_instance_uid}", responses=problems(*OF_CHANGES, AMBIGUOUS), tags=["instances"])
+@router.delete(
+    "/instances/{sop_instance_uid}", responses=problems(*OF_CHANGES, AMBIGUOUS), tags=["instances"], dependencies=ADMINS
+)
 def delete_instance(
-    call: AdminCall, change: Change, sop_instance_uid: InstanceUid, dry_run: DryRun = False, erase: Erase = False
+    call: CurrentCall, change: Change, sop_instance_uid: InstanceUid, dry_run: DryRun = False, erase: Erase = False
 ) -> models.DeletionResult:
     """Delete an instance, into the trash; its series is converted again without it."""
     delete = partial(_delete, call, "instance", sop_instance_uid, None, dry_run, erase)

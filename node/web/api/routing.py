@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,7 +13,7 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from node.web import problem_types as types
-from node.web.access import Reader
+from node.web.access import declared
 from node.web.errors import UnknownParameters
 from node.web.headers import accepts_gzip, has_etag
 from node.web.problem_types import MEDIA_TYPE, PROBLEM_TYPES, ProblemType
@@ -121,6 +121,8 @@ class ApiRoute(APIRoute):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.query_names = frozenset(_query_names(self.dependant))
+        if (allowed := declared(self)) is not None:
+            self.openapi_extra = allowed.in_openapi() | (self.openapi_extra or {})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler of FastAPI, whose response may become 304 or compressed."""
@@ -156,7 +158,7 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
         yield from _query_names(dependency)
 
 
-def _known_parameters_only(request: Request, _account: Reader) -> None:
+def _known_parameters_only(request: Request) -> None:
     """Refuse a misspelt filter: without it, the answer would have too many items."""
     known = request.scope["route"].query_names
     unknown = request.query_params.keys() - known
@@ -164,15 +166,17 @@ def _known_parameters_only(request: Request, _account: Reader) -> None:
         raise UnknownParameters(unknown, known)
 
 
-def api_router(*tags: str) -> APIRouter:
+def api_router(allowed: Sequence[Any], *tags: str) -> APIRouter:
     """Return a router for routes with `tags`; the operation ID of a route is the name of its function.
+
+    `allowed` are dependencies that say whom its routes allow, such as `node.web.access.READERS`.
 
     It has the whole prefix itself: FastAPI resolves the dependencies of a route again when a router includes another.
     """
     return APIRouter(
         prefix="/api/v1",
         tags=[*tags],
-        dependencies=[Depends(_token), Depends(_known_parameters_only)],
+        dependencies=[Depends(_token), *allowed, Depends(_known_parameters_only)],
         responses=problems(),
         route_class=ApiRoute,
         generate_unique_id_function=_operation_id,

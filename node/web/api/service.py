@@ -7,20 +7,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Path, Request
 from fastapi.openapi.utils import get_openapi
 
-from node.web.access import Reader, for_projects
+from node.web.access import MEMBERS
 from node.web.api import custody, events, models, queue, resources, volumes, work
 from node.web.api.routing import ApiRoute, api_router, problems
 from node.web.errors import ResourceNotFound
 from node.web.problem_types import NOT_FOUND, PROBLEM_TYPES, Problem
 
-router = api_router("problems")
+router = api_router(MEMBERS, "problems")
 
 Slug = Annotated[str, Path(max_length=64, description="last segment of the `type` of a problem")]
 
 
 @router.get("/problems/{slug}", responses=problems(NOT_FOUND))
-@for_projects
-def show_problem_type(account: Reader, slug: Slug) -> models.ProblemTypeResource:
+def show_problem_type(slug: Slug) -> models.ProblemTypeResource:
     """One kind of problem."""
     kind = next((kind for kind in PROBLEM_TYPES if kind.slug == slug), None)
     if kind is None:
@@ -28,12 +27,11 @@ def show_problem_type(account: Reader, slug: Slug) -> models.ProblemTypeResource
     return models.ProblemTypeResource(type=kind.uri, status=kind.status, title=kind.title, remedy=kind.remedy)
 
 
-description = APIRouter(include_in_schema=False, route_class=ApiRoute)
+description = APIRouter(include_in_schema=False, route_class=ApiRoute, dependencies=MEMBERS)
 
 
 @description.get("/api/v1/openapi.json")
-@for_projects
-def describe(request: Request, account: Reader) -> dict[str, Any]:
+def describe(request: Request) -> dict[str, Any]:
     """The OpenAPI document of REST."""
     app: FastAPI = request.app
     if app.openapi_schema is None:

@@ -13,7 +13,7 @@ from node.conversion.volume_files import revision_files, stem_of
 from node.index.engine.scope import within
 from node.index.models import STORE
 from node.index.nouns.records import RevisionFile
-from node.web.access import Call, ReaderCall, for_projects
+from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.api import models
 from node.web.api.models import RowId
 from node.web.api.paging import Page, RequestedPage, UidFilters, only_row
@@ -25,7 +25,7 @@ from node.web.problem_types import NOT_FOUND, WRONG_CURSOR
 from node.web.services import Services
 
 log = structlog.get_logger()
-router = api_router("volumes")
+router = api_router(MEMBERS, "volumes")
 
 VolumeNumber = Annotated[RowId, Path(description="`id` of the file")]
 DAMAGED_VOLUME = "damaged: the file is not as it was written; its series is converted again unless it is superseded"
@@ -33,7 +33,6 @@ FILE = downloads("The file", OCTETS, *MEDIA_TYPES.values())
 
 
 @router.get("/volumes", responses=problems(WRONG_CURSOR))
-@for_projects
 def list_volumes(
     page: RequestedPage,
     uids: UidFilters,
@@ -47,8 +46,7 @@ def list_volumes(
 
 
 @router.get("/volumes/{id}", responses=problems(NOT_FOUND))
-@for_projects
-def show_volume(call: ReaderCall, id: VolumeNumber) -> models.VolumeResource:
+def show_volume(call: CurrentCall, id: VolumeNumber) -> models.VolumeResource:
     """One file of a conversion."""
     row = _volume(call.node, id)
     call.audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
@@ -56,7 +54,6 @@ def show_volume(call: ReaderCall, id: VolumeNumber) -> models.VolumeResource:
 
 
 @router.get("/volumes/{id}/sources", responses=problems(NOT_FOUND, WRONG_CURSOR))
-@for_projects
 def list_sources(page: RequestedPage, id: VolumeNumber) -> Page[models.SourceResource]:
     """The instances that are in a volume, with the digests that they had, last first."""
     row = _volume(page.call.node, id)
@@ -66,17 +63,15 @@ def list_sources(page: RequestedPage, id: VolumeNumber) -> Page[models.SourceRes
 
 @router.head("/volumes/{id}/file", include_in_schema=False)
 @router.get("/volumes/{id}/file", response_class=Response, responses=FILE)
-@for_projects
-def download_volume(call: ReaderCall, id: VolumeNumber) -> Response:
+def download_volume(call: CurrentCall, id: VolumeNumber) -> Response:
     """Download a file."""
     return _file(call, _volume(call.node, id))
 
 
 @router.head("/volumes/{id}/file/{name}", include_in_schema=False)
 @router.get("/volumes/{id}/file/{name}", response_class=Response, responses=FILE)
-@for_projects
 def download_volume_by_name(
-    call: ReaderCall,
+    call: CurrentCall,
     id: VolumeNumber,
     name: Annotated[str, Path(description="`name` of the file, or of one beside it")],
 ) -> Response:

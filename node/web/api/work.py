@@ -15,7 +15,7 @@ from node.index.database.reading import ReadIndex
 from node.index.nouns.terms import Terms
 from node.index.work.states import Kind
 from node.web import actions
-from node.web.access import Call, ReaderCall, WriterCall, for_projects
+from node.web.access import MEMBERS, READERS, WRITERS, Call, CurrentCall
 from node.web.api import models
 from node.web.api.changes import Change, tagged
 from node.web.api.paging import OptionalSeriesUid, OptionalStudyUid, Page, RequestedPage, only_row
@@ -24,7 +24,7 @@ from node.web.downloads import downloads_of, file_of_download
 from node.web.files import OCTETS, ZIP
 from node.web.problem_types import CONFLICT, WRONG_CURSOR
 
-router = api_router()
+router = api_router(READERS)
 
 WorkId = Annotated[int, Path(ge=0, le=models.MAX_ID, description="id of the work")]
 RouteName = Annotated[str, Path(max_length=64, description="name of the route; - for what is sent by hand")]
@@ -32,15 +32,20 @@ DestinationName = Annotated[str, Path(max_length=64, description="name of the de
 
 
 @router.get("/routes", tags=["routes"])
-def list_routes(call: ReaderCall) -> Page[models.RouteResource]:
+def list_routes(call: CurrentCall) -> Page[models.RouteResource]:
     """The destinations of every route, with what waits for each."""
     with call.node.index.reading(wait=False) as index:
         return Page(items=[models.RouteResource.of(row) for row in index.routes.destinations()])
 
 
-@router.post("/routes/{route}/{destination}/{action}", responses=problems(*OF_CHANGES), tags=["routes"])
+@router.post(
+    "/routes/{route}/{destination}/{action}",
+    responses=problems(*OF_CHANGES),
+    tags=["routes"],
+    dependencies=WRITERS,
+)
 def change_route(
-    call: WriterCall,
+    call: CurrentCall,
     change: Change,
     route: RouteName,
     destination: DestinationName,
@@ -78,9 +83,8 @@ def list_work(
     return page.read("work", models.WorkResource, lambda index: index.work, **wanted, **uids)
 
 
-@router.get("/work/{work}", responses=single(), tags=["work"])
-@for_projects
-def show_work(call: ReaderCall, response: Response, work: WorkId) -> models.WorkResource:
+@router.get("/work/{work}", responses=single(), tags=["work"], dependencies=MEMBERS)
+def show_work(call: CurrentCall, response: Response, work: WorkId) -> models.WorkResource:
     """One piece of work, and what became of it; members of projects see their downloads."""
     with call.node.index.reading(wait=False) as index:
         resource = work_resource(index, id=work)
@@ -88,9 +92,9 @@ def show_work(call: ReaderCall, response: Response, work: WorkId) -> models.Work
     return tagged(response, resource)
 
 
-@router.post("/work/{work}/{action}", responses=problems(*OF_CHANGES, CONFLICT), tags=["work"])
+@router.post("/work/{work}/{action}", responses=problems(*OF_CHANGES, CONFLICT), tags=["work"], dependencies=WRITERS)
 def change_work(
-    call: WriterCall,
+    call: CurrentCall,
     change: Change,
     work: WorkId,
     action: Annotated[Literal["cancel", "retry"], Path(description="what to do")],
@@ -109,12 +113,15 @@ def change_work(
     return change.make(models.WorkResource, lambda index: work_resource(index, id=work), act)
 
 
-@router.head("/work/{work}/file", include_in_schema=False)
+@router.head("/work/{work}/file", include_in_schema=False, dependencies=MEMBERS)
 @router.get(
-    "/work/{work}/file", response_class=Response, responses=downloads("The ZIP file", ZIP, OCTETS), tags=["downloads"]
+    "/work/{work}/file",
+    response_class=Response,
+    responses=downloads("The ZIP file", ZIP, OCTETS),
+    tags=["downloads"],
+    dependencies=MEMBERS,
 )
-@for_projects
-def fetch_download(call: ReaderCall, work: WorkId) -> Response:
+def fetch_download(call: CurrentCall, work: WorkId) -> Response:
     """The file of a download of the caller that is made, or a range of it.
 
     It is application/zip, or application/octet-stream if the request accepts only this.
@@ -128,9 +135,8 @@ class RemovedDownload(models.Resource):
     removed: int
 
 
-@router.delete("/work/{work}/file", responses=problems(*OF_CHANGES), tags=["downloads"])
-@for_projects
-def remove_download(call: ReaderCall, change: Change, work: WorkId) -> RemovedDownload:
+@router.delete("/work/{work}/file", responses=problems(*OF_CHANGES), tags=["downloads"], dependencies=MEMBERS)
+def remove_download(call: CurrentCall, change: Change, work: WorkId) -> RemovedDownload:
     """End a download of the caller, and remove its file."""
 
     def act(_: Terms) -> RemovedDownload:

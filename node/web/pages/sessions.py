@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import Request, Response
 
 from node.index.nouns.accounts import Client, KnownAccount
-from node.web.access import LOCAL, Call, address_of
-from node.web.access import cookie_name as session_cookie_name
+from node.web.access import Call
 from node.web.errors import Forbidden
 from node.web.pages.rendering import NewApp
+from node.web.principal import address_of, cookie_name
 from node.web.second_factor import picture_of
 
 
@@ -27,9 +27,7 @@ def new_app(request: Request, known: KnownAccount) -> NewApp | None:
 
 def set_session(request: Request, response: Response, value: str) -> None:
     """Give a browser the cookie of its session."""
-    response.set_cookie(
-        session_cookie_name(request), value, secure=is_secure(request), httponly=True, samesite="strict"
-    )
+    response.set_cookie(cookie_name(request), value, secure=is_secure(request), httponly=True, samesite="strict")
 
 
 def is_secure(request: Request) -> bool:
@@ -41,7 +39,7 @@ def require_session(call: Call) -> str:
 
     Credentials that a script holds make no others: whoever finds a token would have one that lasts.
     """
-    if call.account == LOCAL:
+    if call.account.kind == "local":
         raise Forbidden(
             "nobody is signed in: make an account with `voxelnode account add NAME --role admin`, and sign in at /login"
         )

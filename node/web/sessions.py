@@ -1,0 +1,180 @@
+"""Signing in and out with a browser: passwords, second factors, the identity provider, and the sessions they open."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+
+from node.addresses import block_of
+from node.audit.audit_log import EventType, Result
+from node.index.engine.scope import within
+from node.index.nouns.accounts import AccountRepository, Client, KnownAccount, KnownSession, Role
+from node.settings.web import Web
+from node.web.audit_trail import AuditTrail
+from node.web.credentials import PREFIX, FederatedIdentity, digest, new_token, no_role
+from node.web.errors import NotAuthenticated, TooManyTries
+from node.web.guesses import Guesses
+from node.web.passwords import Passwords
+from node.web.principal import address_of, session_cookie
+from node.web.second_factor import new_recovery_codes, new_secret, normal, step_of
+
+FACTOR_TIME = dt.timedelta(minutes=10)
+"""In which the second factor must follow the password."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The cookie of a session after the second factor, and recovery codes if it was just set up."""
+
+    value: str
+    recovery_codes: tuple[str, ...]
+
+
+class Sessions:
+    """Opens, finds and ends sessions of accounts. Thread-safe."""
+
+    def __init__(self, web: Web, accounts: AccountRepository, trail: AuditTrail) -> None:
+        self._web, self.accounts, self.trail = web, accounts, trail
+        self.now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+        self.passwords = Passwords(accounts, trail)
+        self._codes = Guesses(trail.guessed)
+        self.time = dt.timedelta(hours=web.session_hours)
+
+    @within(None)
+    def log_in(self, name: str, password: str, address: str, agent: str = "") -> str:
+        """Open a session and return the value of its cookie. Raises the same exceptions as `Passwords.check`."""
+        known = self.passwords.check(name, password, address)
+        if self.needs_factor(known):
+            if not known.has_factor:
+                self.begin_factor(known)
+            detail = "the right password: the second factor is to follow"
+            self.trail.authentication((name, address), Result.SUCCESS, detail)
+            return self._open(known, Client(address, agent), FACTOR_TIME, has_factor=False)
+        value = self._open(known, Client(address, agent))
+        self.trail.authentication((name, address), Result.SUCCESS, "Login")
+        return value
+
+    @within(None)
+    def log_in_as(self, identity: FederatedIdentity, address: str, agent: str = "") -> str:
+        """Open a session for a user of the identity provider; return the value of its cookie.
+
+        The account has no password, and has the role and the groups that the provider says now. If these have changed,
+        existing sessions of the account end, so that successive users of one name never get each other's role. If the
+        provider grants no role, the account is removed with its sessions and tokens, and Forbidden is raised.
+        """
+        name, known = identity.name, self.accounts.by_name(identity.name)
+        if identity.role is None:
+            if known is not None:
+                self.accounts.remove(name)
+            self.trail.authentication((name, address), Result.MINOR_FAILURE, "no role by OpenID Connect")
+            raise no_role(identity)
+        now = identity.role, identity.groups, None
+        if known is None or (known.role, known.groups, known.password_hash) != now:
+            self.accounts.set(name, identity.role, None, self.now(), identity.groups)
+            known = self.accounts.by_name(name)
+        if known is None:
+            raise NotAuthenticated("the account was removed meanwhile")
+        value = self._open(known, Client(address, agent))
+        self.trail.authentication((name, address), Result.SUCCESS, "Login by OpenID Connect")
+        return value
+
+    @within(None)
+    def log_out(self, request: HTTPConnection) -> str:
+        """End the session of a browser, if it has one; return the name of its account or an empty string."""
+        value = session_cookie(request)
+        session = self.accounts.by_session(digest(value), self.now()) if value else None
+        if session is None:
+            return ""
+        name = session.account.name
+        self.accounts.close_session(digest(value))
+        self.trail.authentication((name, address_of(request)), Result.SUCCESS, "Logout", kind=EventType.LOGOUT)
+        return name
+
+    @within(None)
+    def end(self, value: str) -> None:
+        """End the session of a cookie, such as that of a password whose second factor has come."""
+        self.accounts.close_session(digest(value))
+
+    def valid(self, value: str) -> KnownSession | None:
+        """Return the session of a cookie, or None if it has ended or still waits for its second factor."""
+        session = self.accounts.by_session(digest(value), self.now())
+        if session is None or session.has_factor is False:
+            return None
+        is_demanded_since = self.needs_factor(session.account) and not session.has_factor
+        return None if is_demanded_since else session
+
+    @within(None)
+    def awaiting_factor(self, value: str) -> KnownAccount | None:
+        """Return the account of a session that waits for its second factor and is good for nothing else, or None."""
+        session = self.accounts.by_session(digest(value), self.now()) if value else None
+        if session is None or session.has_factor is not False or not self.needs_factor(session.account):
+            return None
+        return session.account
+
+    @within(None)
+    def begin_factor(self, known: KnownAccount) -> None:
+        """Give an account without an authenticator app the secret of one; the first right code will set it up."""
+        self.accounts.begin_factor(known.id, new_secret())
+
+    @within(None)
+    def give_code(self, known: KnownAccount, code: str, client: Client) -> Passed:
+        """Open a session for an account whose password was right, by a code of its app or a recovery code.
+
+        The first code of a new secret sets the app up, and ends all other sessions: recovery codes are returned. Raises
+        NotAuthenticated if the code is wrong or was used before, and TooManyTries.
+        """
+        codes = () if known.has_factor else tuple(new_recovery_codes())
+        what = self._accepted(known, code, client.address, codes)
+        value = self._open(known, client, has_factor=True)
+        self.trail.authentication((known.name, client.address), Result.SUCCESS, f"Login with a second factor: {what}")
+        return Passed(value, codes)
+
+    @within(None)
+    def check_code(self, known: KnownAccount, code: str, address: str) -> None:
+        """Use up a code of the app or a recovery code. Raises the same exceptions as `give_code`."""
+        self._accepted(known, code, address, ())
+
+    def demands_factor(self, known: KnownAccount) -> bool:
+        """Return whether [web] second_factor demands one of an account; the identity provider has its own."""
+        demanded = self._web.second_factor
+        is_of_provider = known.name.startswith(PREFIX)
+        return not is_of_provider and (demanded == "all" or (demanded == "admin" and known.role is Role.ADMIN))
+
+    def needs_factor(self, known: KnownAccount) -> bool:
+        """Return whether a password alone opens nothing of an account."""
+        return known.has_factor or self.demands_factor(known)
+
+    def _accepted(self, known: KnownAccount, code: str, address: str, new_codes: tuple[str, ...]) -> str:
+        """Return what a right code was; `new_codes` are the recovery codes of an app that it sets up."""
+        pair = known.name, block_of(address)
+        wait = self._codes.begin(pair)
+        if wait > 0:
+            raise TooManyTries(wait)
+        what = self._use_code(known, code, [digest(one) for one in new_codes])
+        if not what:
+            wrong = "the code is wrong, or was used before: wait for the next one"
+            self.trail.authentication((known.name, address), Result.MINOR_FAILURE, f"wrong second factor: {wrong}")
+            raise NotAuthenticated(wrong)
+        self._codes.succeeded(pair)
+        return what
+
+    def _use_code(self, known: KnownAccount, code: str, new_codes: Sequence[str]) -> str:
+        secret = known.totp_secret
+        step = step_of(secret, code, self.now()) if secret else None
+        if not known.has_factor:
+            is_first = step is not None and self.accounts.confirm_factor(known.id, secret or "", step, new_codes)
+            return "new app" if is_first else ""
+        if step is not None and self.accounts.use_step(known.id, step):
+            return "code of the app"
+        return "recovery code" if self.accounts.use_recovery_code(known.id, digest(normal(code))) else ""
+
+    def _open(
+        self, known: KnownAccount, client: Client, time: dt.timedelta | None = None, *, has_factor: bool | None = None
+    ) -> str:
+        value, now = new_token(), self.now()
+        end = now + (time or self.time)
+        self.accounts.open_session(known.id, digest(value), end, now, client, has_factor=has_factor)
+        return value
