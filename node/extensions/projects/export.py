@@ -26,6 +26,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.index.care.copying import copy_tables
 from node.index.database.reading import ReadIndex, reading
 from node.index.engine.backend import IndexUnusable
+from node.index.engine.grams import NAME as GRAMS
 from node.index.engine.place import FILE_NAME, Place, backup, place_of
 from node.index.engine.scope import Scope
 from node.index.nouns.projects import KnownProjects
@@ -255,7 +256,7 @@ def _reduce(copy: sqlite3.Connection, root: Path) -> None:
     copy.execute("BEGIN")
     tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     for (table,) in copy.execute(tables).fetchall():
-        if table not in (*KEPT_TABLES, "alembic_version"):
+        if table not in (*KEPT_TABLES, "alembic_version") and not table.startswith(GRAMS):
             copy.execute(f'DELETE FROM "{table}"')
     _delete_conversions(copy, "SELECT id FROM conversions WHERE superseded OR files_removed_at IS NOT NULL")
     copy.execute("INSERT INTO about VALUES (?, ?)", [MARK, str(root)])
