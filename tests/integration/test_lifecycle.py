@@ -273,6 +273,11 @@ def test_an_association_that_is_aborted_after_the_conversion_has_the_series_judg
     assert events(root) == ["series-quiet", "series-converted", "sender-aborted", "verdict-changed"]
     assert written_verdicts(root) == {("complete", 0)}
     require_sidecars_to_follow(root)
+    told = [path.read_bytes() for path in root.folder.glob("volumes/*/*/1-*/*.json")]
+    series = the_series(root)
+    root.index.series.reopen([(series["study_instance_uid"], series["series_instance_uid"])], root.clock())
+    root.convert(root.claim(0))
+    assert [path.read_bytes() for path in root.folder.glob("volumes/*/*/2-*/*.json")] == told != []
 
 
 def test_an_abort_during_the_conversion_counts_as_well(root: Root) -> None:
