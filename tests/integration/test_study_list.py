@@ -145,7 +145,12 @@ def test_a_search_finds_the_same_by_a_list_and_by_lookups(store: Repository, mon
     for few in (0, 9):
         monkeypatch.setattr(study_search, "FEW_STUDIES", few)
         require("words", by_words)
-    require("description", by_description)
+        require("description", by_description)
+        for walked in (1, 9):
+            monkeypatch.setattr(study_search, "WALKED_STUDIES", walked)
+            assert found(store, words="a", description="head", modalities=("CT", "MR")) == ["1.2.2", "1.2.1"]
+            assert found(store, words="a", description="knee", condition="open") == ["1.2.3"]
+            assert found(store, words="x", description="knee") == []
 
 
 def test_counts_of_a_large_index_are_kept_for_a_while_except_those_of_open_series(

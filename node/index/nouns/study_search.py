@@ -58,6 +58,9 @@ FEW_STUDIES = 5000
 WALKED_STUDIES = 10_000
 """Studies that are read in the order of a list before others are sorted, in some 50 ms."""
 
+COUNTED_STUDIES = 200_000
+"""Studies of each part that are counted, in some 20 ms, if all of one part are to be sorted."""
+
 
 @dataclass(frozen=True, slots=True)
 class StudyFilter:
@@ -156,7 +159,8 @@ def matching(
     if few is not None:
         named = and_(listed_in(StudyRow.id, few), fulfils)
     else:
-        named = and_(*(part.found if part is parts[0] else part.fulfils for part in parts))
+        rarest = min(parts, key=partial(_number_named, connection)) if len(parts) > 1 else parts[0]
+        named = and_(*(part.found if part is rarest else part.fulfils for part in parts))
     query = _studies(wanted, order, StudyRow.id, is_sorted=True).where(named)
     return read_ids(connection, page(query, is_sorted=True).limit(limit))
 
@@ -190,6 +194,14 @@ def _fewest(connection: Connection, parts: Sequence[_Part]) -> list[int] | None:
         if fewest == []:
             break
     return fewest
+
+
+def _number_named(connection: Connection, part: _Part) -> int:
+    """Return how many studies a part names, up to a limit, to compare it with others."""
+    if part.is_scanned:
+        return COUNTED_STUDIES
+    query = select(func.count()).select_from(part.ids.limit(COUNTED_STUDIES).subquery())
+    return int(connection.execute(query).scalar_one())
 
 
 def _parts(wanted: StudyFilter) -> list[_Part]:
