@@ -66,7 +66,7 @@ class Acknowledged(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class LedgerPosition:
     """How far a ledger is: its random name, and the number of its entries. As text, ``IDENTITY:ENTRIES``."""
 
     identity: str
@@ -76,7 +76,7 @@ class Position:
         return f"{self.identity}:{self.entries}"
 
     @classmethod
-    def of(cls, text: str | None) -> Position:
+    def of(cls, text: str | None) -> LedgerPosition:
         """Return the position that a text names; the begin of no ledger if there is none."""
         identity, _, entries = (text or ":0").partition(":")
         return cls(identity, int(entries))
@@ -97,7 +97,7 @@ Settlements = Mapping[tuple[str, str], Settlement]
 
 
 @dataclass(slots=True)
-class Segment:
+class ReadSegment:
     """What was read of a segment: `whole` is the end of its last whole frame; `problem` says what is wrong before.
 
     `torn`: bytes behind it that are no whole frame, unless they begin as one that names no instances.
@@ -119,17 +119,19 @@ class Ledger:
     def __init__(self, root: Path) -> None:
         self._folder = root / FOLDER
         self._lock = Lock()
-        self._tail: Segment | None = None
+        self._tail: ReadSegment | None = None
 
     @property
-    def position(self) -> Position:
+    def position(self) -> LedgerPosition:
         """How far the ledger is; the begin of no ledger if there is none yet.
 
         Raises OSError if the disk fails.
         """
         with self._lock:
             tail = self._found_tail()
-            return Position(tail.identity, tail.first + tail.entries) if tail is not None else Position("", 0)
+            return (
+                LedgerPosition(tail.identity, tail.first + tail.entries) if tail is not None else LedgerPosition("", 0)
+            )
 
     def append(self, instances: Sequence[Acknowledged], superseded: Sequence[str] = ()) -> None:
         """Add instances; durable when this returns.
@@ -186,7 +188,7 @@ class Ledger:
                 self._write(tail, _SEAL, _json([digest, tail.entries]))
                 tail.is_sealed = True
 
-    def _found_tail(self) -> Segment | None:
+    def _found_tail(self) -> ReadSegment | None:
         """Return the last segment; one without a whole frame was begun when a crash came, and goes."""
         paths = segments(self._folder) if self._tail is None else []
         while paths and self._tail is None:
@@ -201,11 +203,11 @@ class Ledger:
                 paths.pop().unlink()
         return self._tail
 
-    def _begun(self, before: Segment | None) -> Segment:
+    def _begun(self, before: ReadSegment | None) -> ReadSegment:
         """Begin the first segment, or the one behind the last."""
         make_folder(self._folder)
         number = int(before.path.stem) + 1 if before is not None else 0
-        segment = Segment(self._folder / f"{number:08d}.ledger")
+        segment = ReadSegment(self._folder / f"{number:08d}.ledger")
         segment.identity = before.identity if before is not None else uuid.uuid4().hex
         segment.first = before.first + before.entries if before is not None else 0
         if before is not None and before.torn:  # how many entries are lost is unknown: no new one is settled already
@@ -216,7 +218,7 @@ class Ledger:
         reached("ledger-begun")
         return segment
 
-    def _write(self, segment: Segment, kind: bytes, body: bytes) -> None:
+    def _write(self, segment: ReadSegment, kind: bytes, body: bytes) -> None:
         frame = _HEAD.pack(kind, len(body), zlib.crc32(body, zlib.crc32(kind))) + body
         file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -327,13 +329,13 @@ def _behind(paths: list[Path], since: int) -> list[Path]:
     return paths
 
 
-def read_segment(path: Path, take: Any) -> Segment:
+def read_segment(path: Path, take: Any) -> ReadSegment:
     """Read a segment, and give kind and body of each of its frames to `take`.
 
     Raises OSError if the disk fails.
     """
     content = path.read_bytes()
-    segment = Segment(path)
+    segment = ReadSegment(path)
     at: int | None = 0
     while (at := _next_frame(content, segment.whole)) is not None:
         if at > segment.whole:

@@ -15,7 +15,7 @@ from pydicom.tag import BaseTag
 
 from node.dicom.values import CONVERSION_ERRORS
 from node.extensions.deidentify.attributes import DUMMIES, TEXT_VRS, private_creators, safe_private_vr
-from node.extensions.deidentify.profile import Action, Option, Profile
+from node.extensions.deidentify.profile import AttributeAction, Option, Profile
 from node.extensions.deidentify.text import is_harmless, vocabulary
 from node.pseudonyms import STANDARD_ROOT
 
@@ -72,7 +72,7 @@ def leaks(original: Dataset, result: bytes, profile: Profile) -> list[Leak]:
     found = []
     for each, (tag, vr) in removed.items():
         folded = each.casefold()
-        loose = tag.is_private or profile.action(tag) is Action.CLEAN
+        loose = tag.is_private or profile.action(tag) is AttributeAction.CLEAN
         if folded in harmless or folded in (texts_kept if loose else uids_kept):
             continue
         if _is_in(each, content, words):
@@ -110,7 +110,7 @@ def _values(ds: Dataset, profile: Profile) -> Iterator[tuple[BaseTag, str, list[
 
 
 def _searched(
-    tag: BaseTag, vr: str, value: object, action: Action | None
+    tag: BaseTag, vr: str, value: object, action: AttributeAction | None
 ) -> Iterator[tuple[BaseTag, str, list[str], bool]]:
     texts = [text for text in _texts(vr, value) if len(text) >= MIN_CHARACTERS]
     listed = action is not None or tag.is_private
@@ -118,12 +118,12 @@ def _searched(
         if not listed:
             yield tag, vr, texts, True
         return
-    if action is Action.CLEAN and vr in TEXT_VRS:
+    if action is AttributeAction.CLEAN and vr in TEXT_VRS:
         texts = [word for text in texts for word in re.findall(r"[^\W_]{3,}", text) if not is_harmless(word)]
     if vr == "UI":
         texts = [text for text in texts if not text.startswith(STANDARD_ROOT)]
-    of_shifted_date = action is Action.CLEAN and vr == "TM"
-    yield tag, vr, texts, action is Action.KEEP or of_shifted_date or (not listed and vr not in _PERSONAL)
+    of_shifted_date = action is AttributeAction.CLEAN and vr == "TM"
+    yield tag, vr, texts, action is AttributeAction.KEEP or of_shifted_date or (not listed and vr not in _PERSONAL)
 
 
 def _texts(vr: str, value: object) -> list[str]:

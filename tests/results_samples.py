@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from node.extensions.results import statement as record
-from node.extensions.results.making import VERBATIM, Identity, Making, Source, SourceStack
-from node.extensions.results.manifest import Coded, Entry, Label
+from node.extensions.results.making import VERBATIM, ResultIdentity, ResultMaking, ResultSource, SourceStack
+from node.extensions.results.manifest import Coded, Label, ManifestEntry
 from node.extensions.results.statement import RECORD, Made, MadeAttribute, MadeCode
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _made(folder: Path, name: str) -> Iterator[tuple[str, _Sample]]:
     report.write_text(json.dumps({"measurements": [measured]}), encoding="utf-8")
     texts.write_text(json.dumps({f"Finding {name}": f"nothing ({name})"}), encoding="utf-8")
     pdf.write_bytes(b"%PDF-1.4\n" + name.encode() * (1 if is_full else 2) + b"\n%%EOF\n")
-    entry = Entry("", "segmentation", f"name-{name}", f"Description {name}", f"Algorithm {name}", f"1.{rows}")
+    entry = ManifestEntry("", "segmentation", f"name-{name}", f"Description {name}", f"Algorithm {name}", f"1.{rows}")
     words = frozenset(
         (entry.name, f"{entry.name} 1", entry.description, entry.algorithm, entry.algorithm_version, label.name)
     )
@@ -87,12 +87,12 @@ def _made(folder: Path, name: str) -> Iterator[tuple[str, _Sample]]:
         1 if is_full else 6,
     ):
         into = folder / f"{name}-{number}.dcm"
-        identity = Identity(f"2.25.{number}1", f"2.25.{number}2", 9000 + number)
-        make(Making(asked, file, source, identity, into, made_at))
+        identity = ResultIdentity(f"2.25.{number}1", f"2.25.{number}2", 9000 + number)
+        make(ResultMaking(asked, file, source, identity, into, made_at))
         yield title, _Sample(dcmread(into), headers, words)
 
 
-def _source(folder: Path, rows: int, columns: int, *, is_full: bool) -> Source:
+def _source(folder: Path, rows: int, columns: int, *, is_full: bool) -> ResultSource:
     """Write a series of three images, and return it."""
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
@@ -123,7 +123,7 @@ def _source(folder: Path, rows: int, columns: int, *, is_full: bool) -> Source:
         ds.save_as(path, enforce_file_format=True)
         instances.append((str(ds.SOPClassUID), str(ds.SOPInstanceUID), path))
     stack = SourceStack(0, tuple((uid, path) for _, uid, path in instances))
-    return Source(f"{root}.1", f"{root}.2", tuple(one[:2] for one in instances), instances[0][2], (stack,))
+    return ResultSource(f"{root}.1", f"{root}.2", tuple(one[:2] for one in instances), instances[0][2], (stack,))
 
 
 _VALUES: Mapping[str, Any] = {

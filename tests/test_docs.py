@@ -20,7 +20,7 @@ from node.archive.base import VOLUMES
 from node.archive.filesystem import is_key
 from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from node.extensions.channels.settings import PLACEHOLDERS
-from node.extensions.deidentify.deidentification import Reason
+from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.profile import CLEAN, RETAIN
 from node.index.engine.place import upgrade
 from node.index.nouns.events import EventKind
@@ -201,7 +201,7 @@ def test_the_changelog_knows_the_version() -> None:
 
 def test_every_warning_and_every_reason_is_documented() -> None:
     from node.selector.fields import STATES
-    from node.volume.reasons import Reason, WarningKind
+    from node.volume.reasons import WarningKind
     from node.web.pages.status_chips import REMEDIES
 
     text = (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
@@ -209,7 +209,7 @@ def test_every_warning_and_every_reason_is_documented() -> None:
     assert set(re.findall(r"^\| `([\w-]+)`", warnings, flags=re.MULTILINE)) == {warn.value for warn in WarningKind}
     states, reasons = (ROOT / "docs" / "no-volume.md").read_text(encoding="utf-8").split("## Refusals")
     remedies = dict(re.findall(r"^\| `([\w-]+)` \| .* \| (.*) \|$", reasons, flags=re.MULTILINE))
-    assert remedies == {reason.value: REMEDIES.get(reason.value, "Nothing to do.") for reason in Reason}
+    assert remedies == {reason.value: REMEDIES.get(reason.value, "Nothing to do.") for reason in RefusalReason}
     assert set(STATES) <= set(re.findall(r"`([\w-]+)`", states))
 
 
@@ -217,7 +217,7 @@ def test_every_option_and_refusal_of_deidentification_is_documented() -> None:
     told = (ROOT / "docs/deidentify.md").read_text(encoding="utf-8")
     for option in (*(f"--retain {option}" for option in RETAIN), *(f"--clean {option}" for option in CLEAN)):
         assert f"| `{option}` |" in told
-    assert [reason for reason in Reason if f"| `{reason}` |" not in told] == []
+    assert [reason for reason in RefusalReason if f"| `{reason}` |" not in told] == []
 
 
 def test_every_room_of_the_house_is_on_its_map() -> None:

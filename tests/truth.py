@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom import FileDataset
 from pydicom.uid import CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage, generate_uid
 
-from node.volume.model import Assembly, Kind, Volume
+from node.volume.model import Assembly, Volume, VolumeKind
 from tests import make
 
 ROWS, COLUMNS = 8, 6
@@ -115,7 +115,7 @@ def lies(assembly: Assembly, truth: Truth, tolerance_mm: float = 0.05) -> Iterat
     The place of a slice is that of its time, or of the first time of its volume: a volume has one place.
     """
     for volume in assembly.volumes:
-        if volume.kind is Kind.VOLUME:
+        if volume.kind is VolumeKind.VOLUME:
             told = [[_told(voxels) for voxels in time] for time in volume.voxels]
             yield from _lies_in_time(told)
             yield from _lies_in_place(volume, told[0], truth, tolerance_mm)
@@ -158,7 +158,7 @@ def _lies_in_place(
 def whole(assembly: Assembly, truth: Truth) -> Volume:
     """Return the one volume of a series, after a check that it has all times and slices and that they are true."""
     assert list(lies(assembly, truth)) == []
-    [volume] = [volume for volume in assembly.volumes if volume.kind is Kind.VOLUME]
+    [volume] = [volume for volume in assembly.volumes if volume.kind is VolumeKind.VOLUME]
     assert volume.voxels.shape[:2] == (truth.times, truth.slices)
     assert not assembly.exclusions
     assert not assembly.refusals

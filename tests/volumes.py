@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from node.volume.model import Frame, Geometry, Kind, Source, Volume
+from node.volume.model import Frame, Geometry, Source, Volume, VolumeKind
 from node.writers.options import WriteOptions
 from tests.make import AXIAL
 
@@ -56,7 +56,7 @@ def volume(voxels: NDArray[Any] | None = None, affine_lps: NDArray[Any] | None =
         "affine_lps": affine_lps,
         "spacing_mm": tuple(map(float, spacing)),
         "geometry": Geometry.REGULAR,
-        "kind": Kind.VOLUME,
+        "kind": VolumeKind.VOLUME,
         "stack": 0,
         "suffix": "",
         "modality": "MR",

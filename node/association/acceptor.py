@@ -18,7 +18,7 @@ from time import monotonic
 
 from node.association import framing
 from node.association.admission import Admission, Rejection
-from node.association.association import Association, Message
+from node.association.association import Association, DimseMessage
 from node.association.contexts import ReceivedRequest
 from node.association.framing import Piece, Violation
 from node.association.messages import Messages
@@ -30,7 +30,7 @@ from node.association.tls import PeerCertificate
 from node.association.transport import Overdue, Transport
 from node.association.upper_layer import SERVICE_PROVIDER, SERVICE_USER, Accepted, Ending, PeerGone, UpperLayer
 from node.budget import Claim
-from node.dicom.command import Command, MalformedCommand
+from node.dicom.command import CommandSet, MalformedCommand
 from node.errors import VoxelnodeError
 from node.metrics import Metrics
 from node.settings.peers import Dicom
@@ -53,7 +53,7 @@ class Admitted(Accepted):
     """An association that may open: its contexts, and the service that stores its instances."""
 
     store_service: StoreService
-    serve: Callable[[AcceptedAssociation, Message], bool]
+    serve: Callable[[AcceptedAssociation, DimseMessage], bool]
     """Serves any request but C-STORE; returns False if there is no service for it."""
 
 
@@ -75,7 +75,7 @@ class AcceptedAssociation(Association):
         self._drain_at: float | None = None  # when the association ends at the next boundary between messages
         self._messages: Messages | None = None  # while the association is open
         self._cancelled: set[int] = set()
-        self._answers: deque[Command] = deque(maxlen=MAX_KEPT_ANSWERS)
+        self._answers: deque[CommandSet] = deque(maxlen=MAX_KEPT_ANSWERS)
         self._admitted: Admitted | None = None
         self.extended_negotiation: Mapping[str, bytes] = {}
         """The peer's SOP Class Extended Negotiation: application information by SOP class UID (PS3.7 D.3.3.5)."""
@@ -138,7 +138,7 @@ class AcceptedAssociation(Association):
                 break
         return message_id in self._cancelled or self.is_draining or not self.is_open
 
-    def answer_to(self, message_id: int, seconds: float) -> Command | None:
+    def answer_to(self, message_id: int, seconds: float) -> CommandSet | None:
         """Return the answer to a request that we sent on this association, or None if it does not come in time."""
         deadline = monotonic() + seconds
         while self.is_open:
@@ -330,7 +330,7 @@ class AcceptedAssociation(Association):
 
     # Requests
 
-    def _serve(self, message: Message) -> None:
+    def _serve(self, message: DimseMessage) -> None:
         """Serve a request from its beginning to its last answer."""
         messages = self._messages
         self._cancelled.clear()

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from node.settings.model import Settings
 
 
-class Found(NamedTuple):
+class FoundAnswers(NamedTuple):
     """Whether all keys of a C-FIND are supported, and the data sets that answer it."""
 
     is_supported: bool
     answers: Iterator[Dataset]
 
 
-Find = Callable[["Dataset", int, Callable[[], bool]], Found]
+Find = Callable[["Dataset", int, Callable[[], bool]], FoundAnswers]
 """Answers a C-FIND: takes the identifier, the largest number of answers, and a function that says whether to stop. It
 may raise what `node.index.search.finder` raises."""
 

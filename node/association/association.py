@@ -22,7 +22,7 @@ from node.association.outgoing import (
     message_pdus,
 )
 from node.association.primitives import encoded_command
-from node.dicom.command import DATA_SET, Command, Element, encode_command
+from node.dicom.command import DATA_SET, CommandSet, Element, encode_command
 
 SENT_AT_ONCE = 1_048_576
 """Bytes of a request and its instance that are handed to the kernel at once: a small instance wakes its receiver once,
@@ -45,11 +45,11 @@ class AcceptedContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class DimseMessage:
     """A whole DIMSE message of the peer; `data_set` is encoded."""
 
     context_id: int
-    command: Command
+    command: CommandSet
     data_set: bytes = b""
 
 

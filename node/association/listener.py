@@ -21,7 +21,7 @@ import structlog
 from node.association.acceptor import TICK_SECONDS, AcceptedAssociation, Admitted
 from node.association.added import Find, Listening, Operate, Parts, Running
 from node.association.admission import Admission, AssociationRequest, Rejection
-from node.association.association import Message
+from node.association.association import DimseMessage
 from node.association.contexts import Negotiated, Proposal, ReceivedRequest, negotiated, refused_contexts, served
 from node.association.operation import Operation
 from node.association.services.c_find import FindService, negotiate, serve_c_find
@@ -286,7 +286,7 @@ class Listener:
             self.on_refusal(refused)
 
     def _serve(
-        self, store_service: StoreService, scope: Scope | None, association: AcceptedAssociation, message: Message
+        self, store_service: StoreService, scope: Scope | None, association: AcceptedAssociation, message: DimseMessage
     ) -> bool:
         """Serve a request within what its peer sees of the index; False if there is no service for it."""
         operation = Operation(association, message, store_service)

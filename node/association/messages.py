@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from node.association import framing
-from node.association.association import AcceptedContext, Message
+from node.association.association import AcceptedContext, DimseMessage
 from node.association.framing import Piece, Violation
 from node.association.outgoing import fragment_pdus
 from node.association.services.c_store import Reception, StoreService
-from node.dicom.command import C_CANCEL_RQ, C_STORE_RQ, Command, decode_command, encode_c_store_response
-from node.dicom.status import Answer
+from node.dicom.command import C_CANCEL_RQ, C_STORE_RQ, CommandSet, decode_command, encode_c_store_response
+from node.dicom.status import ResponseStatus
 
 MAXIMUM_IDENTIFIER_BYTES = 16_000_000
 """Longest data set of any message but C-STORE: a storage commitment of 65 000 instances takes 10 MB."""
@@ -47,7 +47,7 @@ class Messages:
         self,
         carrier: MessageCarrier,
         service: StoreService,
-        on_answer: Callable[[Command], None],
+        on_answer: Callable[[CommandSet], None],
         on_cancel: Callable[[int], None] = lambda message_id: None,
     ) -> None:
         self._carrier, self._service = carrier, service
@@ -56,7 +56,7 @@ class Messages:
         """Whether the owner serves a request: one operation at a time (PS3.7 D.3.3.3)."""
         self._context: AcceptedContext | None = None  # of the message that is arriving
         self._command = bytearray()
-        self._request: Command | None = None  # once its command set is whole
+        self._request: CommandSet | None = None  # once its command set is whole
         self._reception: Reception | None = None  # of a C-STORE
         self._data = bytearray()  # of any other request
         self._data_bytes = 0
@@ -72,7 +72,7 @@ class Messages:
         """Whether a message has begun and is incomplete."""
         return self._context is not None
 
-    def resume(self) -> Message | None:
+    def resume(self) -> DimseMessage | None:
         """Continue with the request that was held; return it if it is whole and to be served."""
         self._is_holding = False
         if self._request is None or self._context is None:
@@ -80,7 +80,7 @@ class Messages:
         self._begin(self._request, self._context)
         return None if self._request.has_data_set else self._complete(self._request, self._context)
 
-    def take(self, piece: Piece) -> Message | None:
+    def take(self, piece: Piece) -> DimseMessage | None:
         """Process the next piece; return a request that is whole and to be served.
 
         Raises Violation: pieces out of order, on a context that was not accepted, or a message beyond all limits.
@@ -125,7 +125,7 @@ class Messages:
         else:
             self._begin(request, context)
 
-    def _begin(self, request: Command, context: AcceptedContext) -> None:
+    def _begin(self, request: CommandSet, context: AcceptedContext) -> None:
         if request.field == C_STORE_RQ:
             self._reception = self._service.begin(request, context)
 
@@ -141,7 +141,7 @@ class Messages:
         elif not _has_ignored_data(self._request):
             self._data += piece.data
 
-    def _complete(self, request: Command, context: AcceptedContext) -> Message | None:
+    def _complete(self, request: CommandSet, context: AcceptedContext) -> DimseMessage | None:
         """Answer a C-STORE; return any other request."""
         reception, data, self._data = self._reception, self._data, bytearray()
         self._request = self._reception = self._context = None
@@ -149,13 +149,13 @@ class Messages:
         if reception is not None:
             self._respond(request, context.context_id, reception.finish())
             return None
-        return None if _has_ignored_data(request) else Message(context.context_id, request, bytes(data))
+        return None if _has_ignored_data(request) else DimseMessage(context.context_id, request, bytes(data))
 
-    def _respond(self, request: Command, context_id: int, answer: Answer) -> None:
+    def _respond(self, request: CommandSet, context_id: int, answer: ResponseStatus) -> None:
         body = encode_c_store_response(request, answer)
         self._carrier.send_pdus(*fragment_pdus(context_id, True, [body], self._carrier.fragment_bytes))
 
 
-def _has_ignored_data(command: Command) -> bool:
+def _has_ignored_data(command: CommandSet) -> bool:
     """Whether the data set of a message is dropped: that of an N-EVENT-REPORT-RSP is not needed (PS3.7 10.1.1.1.8)."""
     return command.is_response or command.field == C_CANCEL_RQ

@@ -15,7 +15,7 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
 from node.association.acceptor import AcceptedAssociation
-from node.association.association import Message
+from node.association.association import DimseMessage
 from node.association.outgoing import encoded, fragment_pdus, message_pdus
 from node.association.primitives import decoded_command, encoded_command, kind_of, primitive_of
 from node.association.services.c_store import StoreService
@@ -48,7 +48,7 @@ class Operation:
     `store_service`: the service that knows the peer.
     """
 
-    def __init__(self, association: AcceptedAssociation, message: Message, store_service: StoreService) -> None:
+    def __init__(self, association: AcceptedAssociation, message: DimseMessage, store_service: StoreService) -> None:
         self.association = association
         self.context = association.accepted[message.context_id]
         self.message_id = message.command.message_id or 0

@@ -85,7 +85,7 @@ class EventType(Enum):
     AUTHENTICATION_DECISION = ("110143", "Authentication Decision")
 
 
-class Action(Enum):
+class AuditAction(Enum):
     """Event Action Code, PS3.15 A.5.2."""
 
     CREATE = "C"
@@ -103,7 +103,7 @@ class Result(Enum):
     SERIOUS_FAILURE = 8
 
 
-CHANGES = frozenset({Action.UPDATE, Action.DELETE})
+CHANGES = frozenset({AuditAction.UPDATE, AuditAction.DELETE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class AuditMessage:
     """Who did what to which `objects`: UIDs, Patient IDs, counts (PS3.15 A.5.2)."""
 
     event: AuditEvent
-    action: Action
+    action: AuditAction
     result: Result
     participants: Sequence[Participant]
     objects: Sequence[Mapping[str, Any]] = ()
@@ -134,7 +134,7 @@ class AuditMessage:
         cls,
         who: str,
         event: AuditEvent,
-        action: Action,
+        action: AuditAction,
         detail: str,
         objects: Sequence[Mapping[str, Any]] = (),
         result: Result = Result.SUCCESS,
@@ -377,7 +377,7 @@ class Transfers:
         who, role = sender.calling_ae_title or sender.source, SOURCE_MEDIA if is_import else SOURCE
         message = AuditMessage(
             AuditEvent.IMPORT if is_import else AuditEvent.INSTANCES_TRANSFERRED,
-            Action.CREATE,
+            AuditAction.CREATE,
             Result.SUCCESS if outcome in ("released", "under way", "ended") else Result.MINOR_FAILURE,
             [
                 Participant(who, role, sender.address, not is_ours, sender.certificate),

@@ -60,7 +60,7 @@ class Child:
     Parameters
     ----------
     serve : callable
-        Called in the child with a `node.child_process.serving.Channel` and `arguments`; answers requests until the
+        Called in the child with a `node.child_process.serving.ChildPipes` and `arguments`; answers requests until the
         channel closes. Its module is loaded before the child is configured.
     name : str
         Name of the process.

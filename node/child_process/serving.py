@@ -1,8 +1,8 @@
 """What runs in children: a loop that answers requests, and processes that each work for one file or series.
 
-`Channel` serves requests one after the other in the process itself, for plugins. `serve_apart` has foreign bytes read
-in a process of its own, which is forked from a child that has loaded the libraries and never reads any: what takes such
-a process over finds nothing of other files, and its end costs the next request a few milliseconds.
+`ChildPipes` serves requests one after the other in the process itself, for plugins. `serve_apart` has foreign bytes
+read in a process of its own, which is forked from a child that has loaded the libraries and never reads any: what takes
+such a process over finds nothing of other files, and its end costs the next request a few milliseconds.
 
 Assistants compute for such a process, which may start no process once it is confined. They are forked before that, and
 may touch less than it: no file, and no pipe but their own two. What an assistant answers is as foreign as what it was
@@ -93,7 +93,7 @@ class Assistance:
     lend: Callable[[Assistants], None]
 
 
-class Channel:
+class ChildPipes:
     """The child's ends of its pipes."""
 
     def __init__(self, requests: Connection, answers: Connection) -> None:
@@ -118,7 +118,7 @@ def serve_in_child(
 ) -> None:
     """Configure this process as a child, and serve until its pipes close; see `node.child_process.child.Child`."""
     _configure(stderr)
-    serve(Channel(requests, answers), *arguments)
+    serve(ChildPipes(requests, answers), *arguments)
 
 
 def _configure(stderr: Connection | None) -> None:
@@ -153,7 +153,7 @@ def _end_with_parent() -> None:
 
 
 def serve_apart(
-    channel: Channel,
+    channel: ChildPipes,
     work: Callable[[Any, ChildLimits], bytes],
     max_requests: int = 1,
     load: Callable[[Any], None] = lambda work: None,
@@ -183,7 +183,7 @@ class _Keeper:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: ChildPipes,
         work: Callable[[Any, ChildLimits], bytes],
         max_requests: int,
         load: Callable[[Any], None],

@@ -23,8 +23,8 @@ from typing import ParamSpec
 
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildCancelled, ChildLate
-from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
-from node.children.forwarding import Change
+from node.child_process.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
+from node.children.forwarding import CopyChange
 from node.errors import OutOfResources, VoxelnodeError
 
 MAX_JOBS_PER_PROCESS = 2000
@@ -200,7 +200,7 @@ class _Subject:
         # How a frame is to be shown does not matter: decoding comes before.
         asked = tuple(getattr(argument, "frame_number", argument) for argument in arguments[1:])
         asked = tuple(what for what in asked if isinstance(what, int | str))
-        changes = tuple(repr(argument) for argument in arguments if isinstance(argument, Change))
+        changes = tuple(repr(argument) for argument in arguments if isinstance(argument, CopyChange))
         return cls(
             function.__name__, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), asked, changes
         )
@@ -239,7 +239,7 @@ class _Refusals:
                 self._known.popitem(last=False)
 
 
-def serve(channel: Channel, max_answer_bytes: int) -> None:
+def serve(channel: ChildPipes, max_answer_bytes: int) -> None:
     """Run jobs until the channel closes, those of each file in a process of its own."""
     use_one_thread()
     from node.children.decoding import LIBRARIES, result_of
@@ -257,7 +257,7 @@ def _load_for(job: partial[bytes]) -> None:
     for name in getattr(modules[job.func.__module__], "LIBRARIES", ()):
         import_module(name)
     for argument in job.args:
-        if isinstance(argument, Change):
+        if isinstance(argument, CopyChange):
             argument.load()
 
 

@@ -44,7 +44,7 @@ class Way(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class CopyChange:
     """How copies differ from what is stored."""
 
     coercion: Coercion = field(default_factory=Coercion)
@@ -72,7 +72,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class WrittenCopy:
     """A written copy: its identity, its encoding, and where its data set begins in the file.
 
     `patient` is the pseudonym of the patient, or empty if the copy is not de-identified.
@@ -85,7 +85,7 @@ class Copy:
     patient: str = ""
 
 
-def copy_of(answer: bytes, change: Change) -> Copy:
+def copy_of(answer: bytes, change: CopyChange) -> WrittenCopy:
     """Return the copy that `forward` answers with for a change.
 
     Raises
@@ -98,7 +98,7 @@ def copy_of(answer: bytes, change: Change) -> Copy:
     try:
         content = json.loads(answer)
         if "reason" not in content:
-            copy = Copy(**content)
+            copy = WrittenCopy(**content)
             if all(isinstance(value, int if name == "data_set_offset" else str) for name, value in content.items()):
                 return copy
             raise Garbled
@@ -110,7 +110,7 @@ def copy_of(answer: bytes, change: Change) -> Copy:
     raise refusal
 
 
-def transformed(ds: Dataset, change: Change) -> Dataset:
+def transformed(ds: Dataset, change: CopyChange) -> Dataset:
     """Return the data set that leaves: the only place where one changes on its way.
 
     Identities go first: what a coercion fills in of the data set is of what is left.
@@ -121,7 +121,7 @@ def transformed(ds: Dataset, change: Change) -> Dataset:
     return ds
 
 
-def forward(path: Path, change: Change, into: Path) -> bytes:
+def forward(path: Path, change: CopyChange, into: Path) -> bytes:
     """Write the copy of a stored file, as a DICOM file; return what `copy_of` reads."""
     try:
         return json.dumps(asdict(_forwarded(path, change, into))).encode()
@@ -131,7 +131,7 @@ def forward(path: Path, change: Change, into: Path) -> bytes:
         raise NotTranscodable(str(error)) from error
 
 
-def _forwarded(path: Path, change: Change, into: Path) -> Copy:
+def _forwarded(path: Path, change: CopyChange, into: Path) -> WrittenCopy:
     way = change.deidentification
     ds = transformed(way.read(path) if way is not None else dcmread(path), change)
     syntax = text(ds.file_meta, "TransferSyntaxUID")
@@ -142,7 +142,9 @@ def _forwarded(path: Path, change: Change, into: Path) -> Copy:
     else:
         offset = _write(ds, change.encoding, syntax, into)
     patient = text(ds, "PatientID") if way is not None else ""
-    return Copy(str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID), offset, patient)
+    return WrittenCopy(
+        str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID), offset, patient
+    )
 
 
 def _write(ds: Dataset, encoding: Encoding, stored: str, into: Path) -> int:

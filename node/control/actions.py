@@ -14,7 +14,7 @@ from typing import Any
 from node.association.added import OpenedRoot
 from node.association.client.addresses import address_of
 from node.association.client.echo import verify
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType, Result
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, EventType, Result
 from node.control import import_beside
 from node.control.configuration import ConfigurationChanges
 from node.errors import UsageError
@@ -176,7 +176,7 @@ class Actions:
         uids = [{"study_instance_uid": self._index.jobs.with_id(job).study_instance_uid}]
         self._results.end(job, "cancelled", f"cancelled by {who}")
         event, detail = AuditEvent.INSTANCES_ACCESSED, f"job {job}: cancelled"
-        self._audit.note(AuditMessage.by(who, event, Action.EXECUTE, detail, uids))
+        self._audit.note(AuditMessage.by(who, event, AuditAction.EXECUTE, detail, uids))
         return {"cancelled": job}
 
     def _note_export(self, detail: str, result: int, who: str) -> Mapping[str, Any]:
@@ -234,7 +234,7 @@ class Actions:
         if confirmed:
             event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
             detail = f"retention confirmed: {confirmed}"
-            self._audit.note(AuditMessage.by(who, event, Action.UPDATE, detail, kind=kind))
+            self._audit.note(AuditMessage.by(who, event, AuditAction.UPDATE, detail, kind=kind))
         return {"confirmed": confirmed}
 
     def _write_off_lost(self, uid: str | None, reason: str, who: str) -> Mapping[str, Any]:
@@ -277,12 +277,12 @@ class Actions:
     def _note_work(self, work: Work, who: str, what: str) -> None:
         objects = [{"study_instance_uid": work.study_instance_uid}] if work.study_instance_uid is not None else []
         event, detail = AuditEvent.BEGIN_TRANSFERRING, f"{work.lane.kind} {work.key}: {what}"
-        self._audit.note(AuditMessage.by(who, event, Action.EXECUTE, detail, objects))
+        self._audit.note(AuditMessage.by(who, event, AuditAction.EXECUTE, detail, objects))
 
 
 def export_message(detail: str, result: Result, who: str) -> AuditMessage:
     """Return the line about a command that takes patient data out of a root (PS3.15 A.5.3.5)."""
-    return AuditMessage.by(who, AuditEvent.EXPORT, Action.READ, detail, result=result)
+    return AuditMessage.by(who, AuditEvent.EXPORT, AuditAction.READ, detail, result=result)
 
 
 MAX_LABEL_CHARACTERS = 64
@@ -382,7 +382,7 @@ class AccountAdministration:
         kind: EventType = EventType.USER_SECURITY_CHANGED,
     ) -> Mapping[str, Any]:
         """Make a change, with an audit line before and after it."""
-        message = AuditMessage.by(who, AuditEvent.SECURITY_ALERT, Action.UPDATE, order, kind=kind)
+        message = AuditMessage.by(who, AuditEvent.SECURITY_ALERT, AuditAction.UPDATE, order, kind=kind)
         return self._audit.change(message, change) or {}
 
 

@@ -22,7 +22,7 @@ from node.settings.model import Settings
 log = structlog.get_logger()
 
 
-class Outcome:
+class ExportOutcome:
     """The result of a command as a sentence; empty if the command did not end."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Outcome:
 
 
 @contextmanager
-def audited_export(settings: Settings, order: str) -> Iterator[Outcome]:
+def audited_export(settings: Settings, order: str) -> Iterator[ExportOutcome]:
     """Write a line before and after a command; the command goes on if they cannot be written, and the log says so.
 
     Where the first line could not be written, the second is not tried: each may wait for the process with the root.
@@ -41,7 +41,7 @@ def audited_export(settings: Settings, order: str) -> Iterator[Outcome]:
         What the command does, how, and to where.
     """
     is_audited = _note(settings, f"{order}: begun", Result.SUCCESS)
-    outcome = Outcome()
+    outcome = ExportOutcome()
     try:
         yield outcome
     finally:

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, EventType
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, EventType
 from node.control import checks
 from node.control.settable import (
     KEPT,
@@ -69,7 +69,7 @@ class ConfigurationChanges:
             except UsageError as error:
                 log.error("configuration_refused", reason=str(error))
                 raise
-            self._audit.change(self._order(who, "configuration: read again", Action.UPDATE), lambda: None)
+            self._audit.change(self._order(who, "configuration: read again", AuditAction.UPDATE), lambda: None)
             return self._put(new, changed)
 
     def set_table(
@@ -93,7 +93,7 @@ class ConfigurationChanges:
             require_reach(before, table, new_keys)
             require_room(before, table)
             what = f"configuration: [{table}] {json.dumps(for_the_log(new_keys), ensure_ascii=False)}"
-            return self._write(before, table, new_keys, self._order(who, what, Action.UPDATE), drops)
+            return self._write(before, table, new_keys, self._order(who, what, AuditAction.UPDATE), drops)
 
     def remove_table(self, table: str, who: str, drops: int = 0, digest: str | None = None) -> Mapping[str, Any]:
         """Remove a table that the pages have written; see `set_table`."""
@@ -102,7 +102,7 @@ class ConfigurationChanges:
             before = self._unchanged(table, digest)
             if before.loaded_from.file_of(table) is None:
                 raise UsageError(f"there is no [{table}]: somebody has removed it")
-            order = self._order(who, f"configuration: [{table}] removed", Action.DELETE)
+            order = self._order(who, f"configuration: [{table}] removed", AuditAction.DELETE)
             return self._write(before, table, None, order, drops)
 
     def _unchanged(self, table: str, digest: str | None) -> Settings:
@@ -212,7 +212,7 @@ class ConfigurationChanges:
         log.info("configuration_in_force", detail=", ".join(told) or "no change", restart=restart)
         return {"changed": told, "restart": restart}
 
-    def _order(self, who: str, what: str, action: Action) -> AuditMessage:
+    def _order(self, who: str, what: str, action: AuditAction) -> AuditMessage:
         kind = EventType.SOFTWARE_CONFIGURATION
         return AuditMessage.by(who, AuditEvent.SECURITY_ALERT, action, what, kind=kind)
 

@@ -19,7 +19,16 @@ import structlog
 from node.archive.base import Uploads
 from node.association.client.addresses import Address
 from node.association.listener import Listener
-from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import (
+    APPLICATION,
+    SOURCE,
+    AuditAction,
+    AuditEvent,
+    AuditMessage,
+    EventType,
+    Participant,
+    Result,
+)
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import described, offered
 from node.children.decoder import Decoder
@@ -42,7 +51,7 @@ from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
 from node.registry import MEMBERSHIP, enabled, objects_of, resolve, store_kind
-from node.routing.router import Router, check_destination
+from node.routing.router import RouteWorkers, check_destination
 from node.settings.model import Settings
 from node.settings.web import Web
 from node.version import __version__
@@ -133,7 +142,7 @@ class Node:
             settings, index, metrics, audit, repository.results, archive.held, is_needed=self._receives
         )
         delete = repository.actions.delete_confirmed
-        self._router = Router(settings, archive, index, metrics, audit, self._decoder, delete)
+        self._router = RouteWorkers(settings, archive, index, metrics, audit, self._decoder, delete)
         self._membership = self._join(settings, repository)
         self._beside: tuple[BackgroundService, ...] = (
             (*self._membership.beside, _Charts(index, metrics)) if self._membership is not None else ()
@@ -410,7 +419,7 @@ class Node:
         participants = [Participant(self._settings.dicom.ae_title, APPLICATION)]
         detail = f"voxelnode {__version__} {activity}"
         message = AuditMessage(
-            AuditEvent.APPLICATION_ACTIVITY, Action.EXECUTE, Result.SUCCESS, participants, detail=detail, type=kind
+            AuditEvent.APPLICATION_ACTIVITY, AuditAction.EXECUTE, Result.SUCCESS, participants, detail=detail, type=kind
         )
         self._repository.audit.note(message)
 
@@ -423,7 +432,7 @@ class Node:
             who = Participant(refused.calling_ae_title, SOURCE, refused.peer, is_requestor=True)
             detail = f"{refused.rule}: {refused.reason}"
             event, kind = AuditEvent.SECURITY_ALERT, EventType.NODE_AUTHENTICATION
-            message = AuditMessage(event, Action.EXECUTE, Result.MINOR_FAILURE, [who], detail=detail, type=kind)
+            message = AuditMessage(event, AuditAction.EXECUTE, Result.MINOR_FAILURE, [who], detail=detail, type=kind)
             self._repository.audit.note(message)
 
 

@@ -1,7 +1,7 @@
 """What a program sees of a node or of a folder of ``voxelnode convert``: patients, studies, series and volumes.
 
 Nothing is kept open: each call reads what is there then, also beside a running node. The objects are the same for
-every `Source`: a root and a folder here, a node that is asked by REST in `node.control.connected`.
+every `RowSource`: a root and a folder here, a node that is asked by REST in `node.control.connected`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BESIDE = (".json", ".bval", ".bvec", *VOXELS)
 """Suffixes of what lies beside a volume file."""
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """Where rows and files come from; the names of columns are those of the views (docs/data.md).
 
     A row of a file has ``path`` or, if the file is not on this machine, ``name``.
@@ -73,7 +73,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class OpenedVolume:
     """A volume file.
 
     Attributes
@@ -85,7 +85,7 @@ class Volume:
 
     name: str
     row: Row
-    _source: Source = field(repr=False)
+    _source: RowSource = field(repr=False)
 
     @property
     def path(self) -> Path:
@@ -191,7 +191,7 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class OpenedSeries:
     """A series, and what became of it.
 
     Attributes
@@ -210,15 +210,15 @@ class Series:
     verdict: str | None
     reason: str | None
     row: Row
-    _source: Source = field(repr=False)
+    _source: RowSource = field(repr=False)
 
     def files(self) -> list[Row]:
         """Return the rows of all current files: volumes in every format, masks, pictures."""
         return self._source.volumes(self.study_uid, self.uid)
 
-    def volumes(self) -> list[Volume]:
+    def volumes(self) -> list[OpenedVolume]:
         """Return the current volumes, of each one file: NIfTI if there is one."""
-        return [Volume(name_of(row), row, self._source) for row in one_file_each(self.files())]
+        return [OpenedVolume(name_of(row), row, self._source) for row in one_file_each(self.files())]
 
     @property
     def exclusions(self) -> list[Row]:
@@ -237,21 +237,21 @@ class Study:
 
     uid: str
     row: Row
-    _source: Source = field(repr=False)
+    _source: RowSource = field(repr=False)
 
-    def series(self) -> list[Series]:
+    def series(self) -> list[OpenedSeries]:
         """Return its series, the last received first."""
         return _series(self._source, self.uid)
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class OpenedPatient:
     """A patient; `row` has the columns of ``v_patients``."""
 
     patient_id: str | None
     name: str | None
     row: Row
-    _source: Source = field(repr=False)
+    _source: RowSource = field(repr=False)
 
     def studies(self) -> list[Study]:
         """Return the studies of the patient."""
@@ -275,9 +275,9 @@ def one_file_each(rows: Iterable[Row]) -> list[Row]:
     return [best[key][1] for key in sorted(best)]
 
 
-def _series(source: Source, study_instance_uid: str | None = None) -> list[Series]:
+def _series(source: RowSource, study_instance_uid: str | None = None) -> list[OpenedSeries]:
     return [
-        Series(
+        OpenedSeries(
             row["series_instance_uid"], row["study_instance_uid"], row["verdict"], row["verdict_reason"], row, source
         )
         for row in source.series(study_instance_uid)
@@ -287,18 +287,20 @@ def _series(source: Source, study_instance_uid: str | None = None) -> list[Serie
 class Opened:
     """A node, or a folder of conversions."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: RowSource) -> None:
         self._source = source
 
-    def patients(self) -> list[Patient]:
+    def patients(self) -> list[OpenedPatient]:
         """Return all patients, by name; a folder of conversions has none."""
-        return [Patient(row["patient_id"], row["patient_name"], row, self._source) for row in self._source.patients()]
+        return [
+            OpenedPatient(row["patient_id"], row["patient_name"], row, self._source) for row in self._source.patients()
+        ]
 
     def studies(self) -> list[Study]:
         """Return all studies."""
         return [Study(row["study_instance_uid"], row, self._source) for row in self._source.studies()]
 
-    def series(self) -> list[Series]:
+    def series(self) -> list[OpenedSeries]:
         """Return all series, the last received first."""
         return _series(self._source)
 

@@ -56,7 +56,7 @@ Position = tuple[float, float, float]
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Header(NamedTuple):
+class FrameHeader(NamedTuple):
     """What one frame says; None where it says nothing. `start` in s, on one clock for all."""
 
     instance: bytes
@@ -81,7 +81,7 @@ TAGS = {keyword: standard_tag(keyword) for keyword in (*SAME, *OWN)}
 TAGS_IN_GROUPS = TAGS | {keyword: standard_tag(keyword) for keyword in (*SAME_IN_GROUPS, *OWN_IN_GROUPS)}
 
 
-def header_of(elements: Mapping[int, bytes]) -> Header | None:
+def header_of(elements: Mapping[int, bytes]) -> FrameHeader | None:
     """Return the header of an instance from the values of `TAGS`; None if it is not a classic MR image in a place."""
     raw = {keyword: elements.get(tag, b"").strip(b" \0") for keyword, tag in TAGS.items()}
     if not _is_placed(raw, MRImageStorage):
@@ -89,7 +89,7 @@ def header_of(elements: Mapping[int, bytes]) -> Header | None:
     return _header(raw, tuple(raw[keyword] for keyword in SAME))
 
 
-def headers_of_frames(elements: Mapping[int, Sequence[bytes]]) -> list[Header] | None:
+def headers_of_frames(elements: Mapping[int, Sequence[bytes]]) -> list[FrameHeader] | None:
     """Return a header for each frame of an instance; None if it is not an enhanced MR image whose frames have a place.
 
     `elements`: all values of `TAGS_IN_GROUPS`, at the top and in all sequences. An attribute with several values says
@@ -115,9 +115,9 @@ def _is_placed(raw: Mapping[str, bytes], sop_class_uid: str) -> bool:
     return bool(raw["SOPClassUID"] == sop_class_uid.encode() and raw["FrameOfReferenceUID"] and raw["ProtocolName"])
 
 
-def _header(raw: Mapping[str, bytes], same: tuple[bytes, ...]) -> Header:
+def _header(raw: Mapping[str, bytes], same: tuple[bytes, ...]) -> FrameHeader:
     position, repetition_ms = (_numbers(raw["ImagePositionPatient"], 3), _numbers(raw["RepetitionTime"], 1))
-    return Header(
+    return FrameHeader(
         raw["SOPInstanceUID"],
         same,
         _whole(raw["SeriesNumber"]),
@@ -146,7 +146,7 @@ def _start(raw: Mapping[str, bytes]) -> float | None:
     return instant(day, time) if whole is None else whole
 
 
-def find_acquisitions(series: Mapping[Key, Sequence[Header | None]]) -> list[Acquisition[Key]]:
+def find_acquisitions(series: Mapping[Key, Sequence[FrameHeader | None]]) -> list[Acquisition[Key]]:
     """Return the acquisitions that have several of these series.
 
     `series`: the headers of all instances of each series, by whatever identifies it.
@@ -166,7 +166,7 @@ def find_acquisitions(series: Mapping[Key, Sequence[Header | None]]) -> list[Acq
     return found
 
 
-def _order(headers: Iterable[Header | None]) -> tuple[float, ...]:
+def _order(headers: Iterable[FrameHeader | None]) -> tuple[float, ...]:
     """Return by what series are ordered: their numbers, then the first number and the first time of their instances."""
     return min(
         tuple(math.inf if value is None else value for value in (own.series_number, own.instance_number, own.start))
@@ -175,7 +175,7 @@ def _order(headers: Iterable[Header | None]) -> tuple[float, ...]:
     )
 
 
-def _runs(keys: Sequence[Key], series: Mapping[Key, Sequence[Header | None]]) -> list[list[Key]]:
+def _runs(keys: Sequence[Key], series: Mapping[Key, Sequence[FrameHeader | None]]) -> list[list[Key]]:
     """Split series that have the same headers by their numbers: one for all, or one after the other."""
     by_number: dict[int, list[Key]] = defaultdict(list)
     for key in keys:
@@ -197,7 +197,7 @@ def _runs(keys: Sequence[Key], series: Mapping[Key, Sequence[Header | None]]) ->
     return [run for run in runs if len(run) > 1]
 
 
-def _proof(parts: Sequence[Sequence[Header]]) -> str | None:
+def _proof(parts: Sequence[Sequence[FrameHeader]]) -> str | None:
     """Return why these series are one acquisition; None if the headers do not prove it."""
     every = list(chain.from_iterable(parts))
     if any(header.position is None for header in every):
@@ -226,7 +226,7 @@ _VOLUMES = "each has all slices, in the same places"
 _SLICES = "each has one slice at all times, and these make an even stack"
 
 
-def _count(every: Sequence[Header]) -> str:
+def _count(every: Sequence[FrameHeader]) -> str:
     """Return in words that one count numbers all instances; empty if none does. Frames share that of their instance."""
     of_instances = {header.instance: header.instance_number for header in every}
     numbers = [number for number in of_instances.values() if number is not None]
@@ -235,7 +235,7 @@ def _count(every: Sequence[Header]) -> str:
     return f"Instance Numbers (0020,0013) count {min(numbers)}-{max(numbers)} through them"
 
 
-def _own_acquisitions(parts: Sequence[Sequence[Header]]) -> str:
+def _own_acquisitions(parts: Sequence[Sequence[FrameHeader]]) -> str:
     """Return in words that no two series share an Acquisition Number, and that these follow each other; else empty."""
     own = [{header.acquisition_number for header in headers} for headers in parts]
     numbers = sorted(number for numbers in own for number in numbers if number is not None)
@@ -244,7 +244,7 @@ def _own_acquisitions(parts: Sequence[Sequence[Header]]) -> str:
     return f"Acquisition Numbers (0020,0012) {numbers[0]}-{numbers[-1]} are each in one of them only"
 
 
-def _places(headers: Iterable[Header]) -> Counter[Position]:
+def _places(headers: Iterable[FrameHeader]) -> Counter[Position]:
     return Counter(header.position for header in headers if header.position is not None)
 
 
@@ -256,7 +256,7 @@ def _along(positions: Iterable[Position]) -> list[Position]:
     return sorted(known, key=lambda position: position[axis])
 
 
-def _as_volumes(parts: Sequence[Sequence[Header]]) -> str | None:
+def _as_volumes(parts: Sequence[Sequence[FrameHeader]]) -> str | None:
     """Return `_VOLUMES` if each series has whole volumes at the same positions."""
     first = _along(_places(parts[0]))
     for headers in parts:
@@ -269,7 +269,7 @@ def _as_volumes(parts: Sequence[Sequence[Header]]) -> str | None:
     return _VOLUMES
 
 
-def _as_slices(parts: Sequence[Sequence[Header]]) -> str | None:
+def _as_slices(parts: Sequence[Sequence[FrameHeader]]) -> str | None:
     """Return `_SLICES` if each series has one position, as often as the others, and the positions make an even line."""
     places = [_places(headers) for headers in parts]
     if len(parts) < 3 or any(len(own) != 1 for own in places) or len({own.total() for own in places}) != 1:
@@ -280,7 +280,7 @@ def _as_slices(parts: Sequence[Sequence[Header]]) -> str | None:
     return _SLICES if is_even and math.hypot(*steps[0]) > POSITION_TOLERANCE_MM else None
 
 
-def _steps(parts: Sequence[Sequence[Header]]) -> str | None:
+def _steps(parts: Sequence[Sequence[FrameHeader]]) -> str | None:
     """Return in words that volumes follow each other; empty if they have no times, None if they do not follow."""
     starts: list[float] = []
     longest = 0.0

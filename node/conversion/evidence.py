@@ -22,7 +22,7 @@ from node.completeness import (
 from node.conversion.grids import DISTANCE_TOLERANCE, MAX_SHOWN, Grid, InstanceHeader, originals_of
 from node.conversion.instance_numbers import holes_in
 from node.volume.geometry import NOISE_SHARE, POSITION_TOLERANCE_MM, ROUNDING, is_even, missing_slices
-from node.volume.model import Assembly, Geometry, Kind, Volume
+from node.volume.model import Assembly, Geometry, Volume, VolumeKind
 from node.volume.reasons import Reason, WarningKind
 from node.volume.series import WITHOUT_EXCITATION, find_shortages, has_all_times
 
@@ -55,7 +55,9 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
 
     `headers`: all readable instances of the series. `assembly`: its volumes.
     """
-    grids = [Grid(volume, headers) for volume in assembly.volumes if volume.kind is Kind.VOLUME and volume.sources]
+    grids = [
+        Grid(volume, headers) for volume in assembly.volumes if volume.kind is VolumeKind.VOLUME and volume.sources
+    ]
     refused = any(refusal.reason in (Reason.INCOMPLETE, Reason.SAME_POSITION_TWICE) for refusal in assembly.refusals)
     in_numbers = list(holes_in(headers, grids, refused=refused))
     return [

@@ -17,7 +17,7 @@ from node.errors import NotUnderstood
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 
 if TYPE_CHECKING:
-    from node.conversion.acquisition import Header
+    from node.conversion.acquisition import FrameHeader
 
 
 HEAD_BYTES = (1 << 16, 1 << 20, 16 << 20)
@@ -34,7 +34,7 @@ Read = TypeVar("Read")
 
 
 @dataclass(slots=True)
-class FoundSeries:
+class FolderSeries:
     """The files of one series, and what its first one says of it."""
 
     study_instance_uid: str
@@ -73,9 +73,9 @@ def attributes_of_series(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
         yield {**series.attributes, "instances": series.count}
 
 
-def joined_series(all_series: list[FoundSeries]) -> list[FoundSeries]:
+def joined_series(all_series: list[FolderSeries]) -> list[FolderSeries]:
     """Return the series with those that are one acquisition as one, at the place of the first."""
-    alike: dict[tuple[Any, ...], list[FoundSeries]] = {}
+    alike: dict[tuple[Any, ...], list[FolderSeries]] = {}
     for series in all_series:
         if series.attributes.get("modality") == "MR" and series.series_instance_uid:
             shared = tuple(series.attributes.get(name) for name in SHARED)
@@ -85,7 +85,7 @@ def joined_series(all_series: list[FoundSeries]) -> list[FoundSeries]:
         return all_series
     from node.conversion.acquisition import find_acquisitions  # here: it loads pydicom
 
-    joined: dict[int, FoundSeries | None] = {}
+    joined: dict[int, FolderSeries | None] = {}
     for own in candidates:
         headers = {number: list(_headers_of(series)) for number, series in enumerate(own)}
         for acquisition in find_acquisitions(headers):
@@ -101,7 +101,7 @@ def joined_series(all_series: list[FoundSeries]) -> list[FoundSeries]:
     return [kept for series in all_series if (kept := joined.get(id(series), series)) is not None]
 
 
-def _headers_of(series: FoundSeries) -> Iterator[Header | None]:
+def _headers_of(series: FolderSeries) -> Iterator[FrameHeader | None]:
     """Yield the header of each frame of a series; None for a file that cannot be read, or is no MR image in a place."""
     from node.conversion.acquisition import TAGS, TAGS_IN_GROUPS, header_of, headers_of_frames
 
@@ -119,9 +119,9 @@ def _headers_of(series: FoundSeries) -> Iterator[Header | None]:
 
 def grouped_series(
     paths: Iterable[Path], unpacked: Path | None, not_dicom: list[dict[str, str]]
-) -> dict[tuple[str, str], FoundSeries]:
+) -> dict[tuple[str, str], FolderSeries]:
     """Group files by study and series, in order of first appearance; unpack members of zip files into `unpacked`."""
-    grouped: dict[tuple[str, str], FoundSeries] = {}
+    grouped: dict[tuple[str, str], FolderSeries] = {}
     for number, file in enumerate(find_instances(paths)):
         if isinstance(file, SkippedFile):
             not_dicom.append({"name": file.name, "reason": file.reason})
@@ -138,7 +138,7 @@ def grouped_series(
         # Without a Series Instance UID, two files may be of different patients: each is a series of its own.
         key = uids if identity.series_instance_uid else (identity.study_instance_uid, f"file {number}")
         if key not in grouped:
-            grouped[key] = FoundSeries(*uids, _attributes(file))
+            grouped[key] = FolderSeries(*uids, _attributes(file))
         grouped[key].instances.append((identity.sop_instance_uid, path))
         grouped[key].transfer_syntax_uids.add(identity.transfer_syntax_uid)
         grouped[key].sop_class_uids.add(identity.sop_class_uid)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.conversion.chosen import Chosen
-from node.conversion.found_series import FoundSeries, grouped_series, joined_series
+from node.conversion.found_series import FolderSeries, grouped_series, joined_series
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, OF_NOBODY, TakenNames, is_file_of, numbered
 from node.conversion.out_folder import Layout, is_ours, replace_files, work_folder
@@ -150,14 +150,14 @@ def _empty_listing() -> Listing:
 
 
 def _chosen(
-    all_series: Iterable[FoundSeries],
+    all_series: Iterable[FolderSeries],
     chosen: Chosen | None,
     out: Path,
     layout: Layout,
     left_out: list[dict[str, Any]],
     *,
     join: bool,
-) -> list[FoundSeries]:
+) -> list[FolderSeries]:
     """Return the series to convert, named and in order; append the others to `left_out`.
 
     `join`: series that are one acquisition are one of them.
@@ -178,7 +178,7 @@ def _chosen(
     return sorted(kept, key=lambda series: series.order)
 
 
-def _name(all_series: Iterable[FoundSeries], out: Path, layout: Layout) -> None:
+def _name(all_series: Iterable[FolderSeries], out: Path, layout: Layout) -> None:
     """Give each series a name of its own, in their order: that of the template, with a number if it is taken.
 
     A name is also taken if `out` has files by it that are not of this series.
@@ -193,7 +193,7 @@ def _name(all_series: Iterable[FoundSeries], out: Path, layout: Layout) -> None:
 
 
 def _converted(
-    series: FoundSeries,
+    series: FolderSeries,
     out: Path,
     work: Path,
     options: WriteOptions,
@@ -233,7 +233,7 @@ def _converted(
 
 
 def _look_up(
-    grouped: Mapping[SeriesKey, FoundSeries], referring: SeriesKey, keys: Sequence[SeriesKey]
+    grouped: Mapping[SeriesKey, FolderSeries], referring: SeriesKey, keys: Sequence[SeriesKey]
 ) -> tuple[ReferencedSeries, ...]:
     """Return the series to which the series `referring` refers: that of the named study, else of its own, else any."""
     found = []
@@ -248,7 +248,7 @@ def _look_up(
     return tuple(found)
 
 
-def _forget_identifiers(all_series: Iterable[FoundSeries]) -> None:
+def _forget_identifiers(all_series: Iterable[FolderSeries]) -> None:
     """Take away every attribute that may name a person: texts, and a Series Number that may be an identifier."""
     from node.volume.describe.sidecar_fields import MIN_IDENTIFYING_NUMBER  # here: it loads NumPy
 
@@ -269,17 +269,17 @@ def _refusal_row(series_instance_uid: str, refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def _series_row(series: FoundSeries) -> dict[str, Any]:
+def _series_row(series: FolderSeries) -> dict[str, Any]:
     return {**_described(series), "name": series.name}
 
 
-def _described(series: FoundSeries) -> dict[str, Any]:
+def _described(series: FolderSeries) -> dict[str, Any]:
     described = {name: series.attributes.get(name) for name in DESCRIBED}
     uids = {"study_instance_uid": series.study_instance_uid, "series_instance_uid": series.series_instance_uid}
     return {**uids, **described}
 
 
-def _listed(series: FoundSeries, converted: Converted | Refusal, layout: Layout) -> Listing:
+def _listed(series: FolderSeries, converted: Converted | Refusal, layout: Layout) -> Listing:
     """Return the rows of one series for ``conversion.json``."""
     listing, own = _empty_listing(), {"series_instance_uid": series.series_instance_uid}
     verdict, refusals = None, [converted] if isinstance(converted, Refusal) else list(converted.refusals)

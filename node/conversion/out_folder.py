@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from node.conversion.found_series import FoundSeries
+from node.conversion.found_series import FolderSeries
 from node.conversion.naming import DEFAULT, NameTemplate, is_file_of, parse
 
 WORK_PREFIX = ".converting-"
@@ -69,7 +69,7 @@ def _is_locked(folder: Path, until: ExitStack) -> bool:
     return True
 
 
-def is_ours(out: Path, name: str, series: FoundSeries, layout: Layout) -> bool:
+def is_ours(out: Path, name: str, series: FolderSeries, layout: Layout) -> bool:
     """Return whether all files by a name, if there are any, are of an earlier conversion of this series."""
     present = _files_by(out, name, layout)
     if not all(file.is_file() and is_file_of(file.name, name) for file in present):
@@ -91,7 +91,7 @@ def _files_by(out: Path, name: str, layout: Layout) -> list[Path]:
 
 
 def _owner_in(sidecar: Path) -> str | None:
-    """Return whose a sidecar, or the outlines of a volume, are: see `FoundSeries.owner`; None if nothing says it."""
+    """Return whose a sidecar, or the outlines of a volume, are: see `FolderSeries.owner`; None if nothing says it."""
     try:
         content = json.loads(sidecar.read_bytes())
         return str(content.get("SeriesInstanceUID") or next(iter(content["sources"])))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from node.archive.space import room_of
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildLate
-from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart, use_one_thread
+from node.child_process.serving import Apart, Assistance, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
 from node.durable import DISK_FULL, NO_ROOM
 from node.errors import VoxelnodeError, is_of_system, is_out_of_memory, type_and_location
@@ -120,7 +120,7 @@ def _checked(content: bytes, job: ConversionJob) -> Converted:
 
 
 def serve(
-    channel: Channel, niceness: int, objects: tuple[ObjectKind, ...] = (), options: WriteOptions | None = None
+    channel: ChildPipes, niceness: int, objects: tuple[ObjectKind, ...] = (), options: WriteOptions | None = None
 ) -> None:
     """Convert until the channel closes, each series in a process of its own."""
     os.nice(niceness)

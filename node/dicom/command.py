@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from node.dicom.status import Answer
+from node.dicom.status import ResponseStatus
 from node.errors import VoxelnodeError
 
 C_STORE_RQ = 0x0001
@@ -83,7 +83,7 @@ class MalformedCommand(VoxelnodeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class CommandSet:
     """A decoded command set.
 
     UIDs are text without padding; bytes other than ASCII become U+FFFD, which fails every check of a UID.
@@ -125,7 +125,7 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def decode_command(encoded: bytes | bytearray) -> Command:
+def decode_command(encoded: bytes | bytearray) -> CommandSet:
     """Return the decoded command set: implicit VR little endian, group 0000 only (PS3.7 6.3.1).
 
     Raises
@@ -155,7 +155,7 @@ def decode_command(encoded: bytes | bytearray) -> Command:
         )
     raw_class = elements.get(Element.AFFECTED_SOP_CLASS_UID, b"")
     raw_instance = elements.get(Element.AFFECTED_SOP_INSTANCE_UID, b"")
-    return Command(
+    return CommandSet(
         field,
         _unsigned_short(elements, Element.MESSAGE_ID),
         data_set_type != NO_DATA_SET,
@@ -192,7 +192,7 @@ def _value(number: Element, value: int | str | bytes) -> bytes:
     return _US.pack(value)
 
 
-def encode_c_store_response(request: Command, answer: Answer) -> bytes:
+def encode_c_store_response(request: CommandSet, answer: ResponseStatus) -> bytes:
     """Return the encoded C-STORE-RSP to `request` (PS3.7 9.3.1.2).
 
     The affected UIDs are echoed as received; one that is too long to be a UID is omitted.
@@ -209,7 +209,7 @@ def encode_c_store_response(request: Command, answer: Answer) -> bytes:
     return _element(0x0000, struct.pack("<L", len(body))) + body
 
 
-def _echoed(request: Command, number: Element) -> bytes:
+def _echoed(request: CommandSet, number: Element) -> bytes:
     uid = request.elements.get(number, b"")
     return _element(number, _value(number, uid)) if 0 < len(uid) <= _MAX_UID_LENGTH else b""
 

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class StatementTable:
     """Rows of cells below the names of their columns."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> StatementTable:
     """Return a table whose cells are text; each row must be as long as `columns`."""
     cells = tuple(tuple(str(cell) for cell in row) for row in rows)
     for row in cells:
         if len(row) != len(columns):
             raise ValueError(f"{len(row)} cells below {len(columns)} columns: {row}")
-    return Table(tuple(columns), cells)
+    return StatementTable(tuple(columns), cells)
 
 
 def merged(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -116,7 +116,7 @@ def _character_set(elements: Elements) -> bytes:
     return elements.get(SPECIFIC_CHARACTER_SET, (b"", b""))[1] or b""
 
 
-class Base:
+class SeriesDocument:
     """The document of a series, beside which the instances of the series tell what differs.
 
     Most elements of an instance have the bytes that they had in one before: only the others are read and decoded.

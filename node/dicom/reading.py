@@ -97,7 +97,7 @@ class DataSetCut(Exception):
     """The data set continues after the bytes that were read."""
 
 
-class StoredFile(ABC):
+class InstanceSource(ABC):
     """Where an instance was read from, for values that are read only on access."""
 
     @abstractmethod
@@ -121,7 +121,7 @@ class StoredFile(ABC):
 class FileBytes:
     """A long value that stays in its file; it is sliced like `bytes`, which reads the slice from the file."""
 
-    file: StoredFile
+    file: InstanceSource
     offset: int
     length: int
 
@@ -162,13 +162,13 @@ def with_elements(ds: Dataset, elements: _Elements) -> Dataset:
     return new
 
 
-def _file_of(ds: Dataset) -> StoredFile | None:
+def _file_of(ds: Dataset) -> InstanceSource | None:
     """Return where `data_set_of_file` has left the pixels of a data set; None if it has read them."""
     file = ds.buffer if isinstance(ds, FileDataset) else None
-    return file if isinstance(file, StoredFile) else None
+    return file if isinstance(file, InstanceSource) else None
 
 
-def data_set_of_file(data: bytes, file_bytes: int, file: StoredFile) -> Dataset:
+def data_set_of_file(data: bytes, file_bytes: int, file: InstanceSource) -> Dataset:
     """Return the data set of a file, with its `file_meta`; native pixel data of `LONG_PIXELS` or more stay in the file.
 
     Parameters

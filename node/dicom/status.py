@@ -114,22 +114,22 @@ def remedy_of(status: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseStatus:
     """The answer to a request: a status and, if the request failed, an *Error Comment* (0000,0902)."""
 
     status: int
     comment: str = ""
 
 
-STORED = Answer(SUCCESS)
-NOT_CURRENT = Answer(ANOTHER_VERSION_IS_CURRENT, "kept, but another version is current: see the conflicts")
-FAILED = Answer(OUT_OF_RESOURCES, "internal failure, see the log of this node")
+STORED = ResponseStatus(SUCCESS)
+NOT_CURRENT = ResponseStatus(ANOTHER_VERSION_IS_CURRENT, "kept, but another version is current: see the conflicts")
+FAILED = ResponseStatus(OUT_OF_RESOURCES, "internal failure, see the log of this node")
 
 
-def answer_to(refusal: InstanceRefused) -> Answer:
+def answer_to(refusal: InstanceRefused) -> ResponseStatus:
     """Return the status for `refusal`, and its message cut to the length of an LO."""
     status = next((status for kind, status in _STATUS_OF if isinstance(refusal, kind)), OUT_OF_RESOURCES)
-    return Answer(status, error_comment(str(refusal)))
+    return ResponseStatus(status, error_comment(str(refusal)))
 
 
 def error_comment(text: str) -> str:

@@ -14,7 +14,7 @@ from pydicom.uid import UID
 from node.dicom.encoding import DEFLATED_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN
 from node.dicom.header import MAX_INFLATED_AT_ONCE, WINDOW_BYTES, inflated, require_inflatable
 from node.dicom.part10 import file_meta
-from node.dicom.reading import DataSetCut, LeftToPydicom, StoredFile, data_set_of_file
+from node.dicom.reading import DataSetCut, InstanceSource, LeftToPydicom, data_set_of_file
 from node.files.bounded import BoundedFile, require_bounded
 
 HEAD_BYTES = 1 << 16
@@ -48,33 +48,33 @@ def read_instance(path: Path) -> Dataset:
 
 
 @dataclass(slots=True)
-class _ClosedFile(StoredFile):
+class _ClosedFile(InstanceSource):
     """A file that is open only while bytes are read from it: a series has more files than a process may hold open."""
 
     path: Path
     _at: int = field(default=0)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See `node.dicom.reading.StoredFile`."""
+        """See `node.dicom.reading.InstanceSource`."""
         with open(self.path, "rb", buffering=0) as file:
             file.seek(offset)
             return file.read(length)
 
     def read(self, size: int = -1) -> bytes:
-        """See `node.dicom.reading.StoredFile`."""
+        """See `node.dicom.reading.InstanceSource`."""
         data = self.read_at(self._at, size)
         self._at += len(data)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """See `node.dicom.reading.StoredFile`."""
+        """See `node.dicom.reading.InstanceSource`."""
         if whence == os.SEEK_END:
             offset += self.path.stat().st_size
         self._at = offset + (self._at if whence == os.SEEK_CUR else 0)
         return self._at
 
     def tell(self) -> int:
-        """See `node.dicom.reading.StoredFile`."""
+        """See `node.dicom.reading.InstanceSource`."""
         return self._at
 
 
@@ -115,7 +115,7 @@ class _InflatedFile(_ClosedFile):
             at += len(piece)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """See `node.dicom.reading.StoredFile`."""
+        """See `node.dicom.reading.InstanceSource`."""
         place, self._place = self._place, None  # another thread begins by itself
         if place is None or offset < place[0]:
             place = 0, self.meta, inflated(self.deflated())

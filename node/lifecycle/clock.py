@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from node.index.nouns.retention import Receipts
-from node.index.nouns.retention_state import Look, Uptime
+from node.index.nouns.retention_state import ClockLook, Uptime
 
 TOLERANCE = dt.timedelta(hours=1)
 """Largest difference between the clock and the time since the machine started; a small one is corrected by NTP."""
@@ -34,7 +34,7 @@ def uptime() -> Uptime:
     return Uptime(boot, time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
-def contradiction(last: Look | None, now: dt.datetime, up: Uptime, receipts: Receipts) -> str | None:
+def contradiction(last: ClockLook | None, now: dt.datetime, up: Uptime, receipts: Receipts) -> str | None:
     """Return why the clock cannot be believed, or None.
 
     `last`: the last look that contradicted nothing; None: this is the first. `receipts`: of what was received since.
@@ -48,7 +48,7 @@ def contradiction(last: Look | None, now: dt.datetime, up: Uptime, receipts: Rec
     return None
 
 
-def _jump(last: Look, now: dt.datetime, up: Uptime) -> str | None:
+def _jump(last: ClockLook, now: dt.datetime, up: Uptime) -> str | None:
     passed = now - last.at
     if up.boot and up.boot == last.uptime.boot:
         step = passed - dt.timedelta(seconds=up.seconds - last.uptime.seconds)

@@ -18,7 +18,7 @@ import structlog
 
 from node.acknowledged import entries
 from node.archive.filesystem import Archive
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, Result
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage, Result
 from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError
 from node.failpoints import reached
@@ -151,4 +151,4 @@ def _message(plan: DeletionPlan, order: Order, result: Result, detail: str) -> A
     event = AuditEvent.STUDY_DELETED if plan.level == "study" else AuditEvent.INSTANCES_ACCESSED
     subject = {"level": plan.level, "uid": plan.uid, "study_instance_uid": plan.study_instance_uid}
     objects = [{**subject, "patient_id": plan.patient_id, "instances": plan.instances}]
-    return AuditMessage.by(order.who, event, Action.DELETE, detail, objects, result)
+    return AuditMessage.by(order.who, event, AuditAction.DELETE, detail, objects, result)

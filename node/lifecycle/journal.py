@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.index.engine.about_keys import Applied
+from node.index.engine.about_keys import AppliedPosition
 from node.journal.journal import inspect, records
 from node.journal.segment import Damage
 from node.receive.record import association_end, receipt
@@ -32,7 +32,7 @@ class JournalReport:
     damage: tuple[Damage, ...]
 
 
-def journal_report(root: Path, applied_of: Callable[[str], Applied]) -> JournalReport:
+def journal_report(root: Path, applied_of: Callable[[str], AppliedPosition]) -> JournalReport:
     """Return the state of the journal below `root`; `applied_of` is of the index. Errors are those of `inspect`."""
     state = inspect(root / JOURNAL_FOLDER)
     applied = applied_of(state.identity)

@@ -29,7 +29,7 @@ from node.index.database.reading import ReadIndex, checked
 from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
 from node.index.nouns.deletions import NotThere
 from node.index.nouns.records import StoredStudy
-from node.index.nouns.retention_state import Look, RetentionState, Uptime, look_of
+from node.index.nouns.retention_state import ClockLook, RetentionState, Uptime, look_of
 from node.index.nouns.terms import Terms
 from node.lifecycle.clock import contradiction, uptime
 from node.lifecycle.deletion import Order, delete
@@ -68,7 +68,7 @@ def confirm(index: Index, now: dt.datetime, up: Uptime, rules: RetentionSettings
         return ""
     after = None if state.last is None else state.last.image
     image = index.retention.receipts(after or 0).image
-    told = {"id": uuid.uuid4().hex, "look": asdict(Look(now, up, image)), "approved": state.asked or 0}
+    told = {"id": uuid.uuid4().hex, "look": asdict(ClockLook(now, up, image)), "approved": state.asked or 0}
     confirmation = json.dumps(told, default=dt.datetime.isoformat)
     if state.held is not None:
         index.retention.confirm(after, now, confirmation, trash_until(rules, now))
@@ -231,7 +231,7 @@ class Retention(BackgroundService):
             return self._keep(before, replace(state, held=reason, held_at=now, asked=None, approved=0))
         is_recorded = state.last is not None and now - state.last.at < dt.timedelta(seconds=LOOK_SECONDS)
         if not is_recorded or receipts.image - after >= LOOK_INSTANCES:
-            state = replace(state, last=Look(now, up, receipts.image))
+            state = replace(state, last=ClockLook(now, up, receipts.image))
         return self._keep(before, state)
 
     def run_once(self, now: dt.datetime) -> int:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 import structlog
 
 from node.archive.filesystem import Archive
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.errors import UsageError
 from node.failpoints import reached
 from node.index.database.index import Index
@@ -73,11 +73,11 @@ def restore(
     entry = index.trash.entry(number)
     if others := index.trash.holders(number) - {index.turn.holder or ""}:
         raise UsageError(f"only {', '.join(sorted(others))} has the files: run the command there")
-    _tell(audit, entry, Action.UPDATE, who, f"ordered: {RESTORE}")
+    _tell(audit, entry, AuditAction.UPDATE, who, f"ordered: {RESTORE}")
     index.trash.begin_restore(number, now)
     reached("restore-begun")
     done = _indexed_again(archive, index, number, quiet_seconds, now)
-    _tell(audit, entry, Action.UPDATE, who, f"done: {RESTORE}")
+    _tell(audit, entry, AuditAction.UPDATE, who, f"done: {RESTORE}")
     return done
 
 
@@ -153,11 +153,11 @@ def empty(archive: Archive, index: Index, audit: Audit, number: int, who: str, r
     Raises NotInTrash; AuditFailed and OutOfResources if nothing was removed.
     """
     entry = index.trash.entry(number)
-    _tell(audit, entry, Action.DELETE, who, f"ordered: empty the trash, {reason}")
+    _tell(audit, entry, AuditAction.DELETE, who, f"ordered: empty the trash, {reason}")
     deletion = index.trash.empty(number, now)
     reached("trash-emptied")
     finish(archive, index, deletion, 0, now)
-    _tell(audit, entry, Action.DELETE, who, f"done: empty the trash, {reason}")
+    _tell(audit, entry, AuditAction.DELETE, who, f"done: empty the trash, {reason}")
     log.info("trash_emptied", study_instance_uid=entry.get("study_instance_uid"), reason=reason)
 
 
@@ -181,9 +181,9 @@ def empty_due(archive: Archive, index: Index, audit: Audit, now: dt.datetime, *,
             continue
 
 
-def _tell(audit: Audit, entry: dict[str, object], action: Action, who: str, detail: str) -> None:
+def _tell(audit: Audit, entry: dict[str, object], action: AuditAction, who: str, detail: str) -> None:
     names = ("level", "uid", "study_instance_uid", "patient_id")
     objects = [{name: entry.get(name) for name in names} | {"instances": entry["files"]}]
-    is_deleted = action is Action.DELETE and entry["level"] == "study"
+    is_deleted = action is AuditAction.DELETE and entry["level"] == "study"
     event = AuditEvent.STUDY_DELETED if is_deleted else AuditEvent.INSTANCES_ACCESSED
     audit.require(AuditMessage.by(who, event, action, detail, objects))

@@ -41,7 +41,7 @@ class NotDelivered(VoxelnodeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class DeliveredMessage:
     """A message was delivered.
 
     Attributes
@@ -65,7 +65,7 @@ class Delivered:
 class Channel(Protocol):
     """A way to deliver messages. Not thread-safe."""
 
-    def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> DeliveredMessage:
         """Deliver a message; return what the receiver answered.
 
         Raises NotDelivered. Raises Interrupted if `cancelled` was set first.

@@ -10,7 +10,7 @@ from time import monotonic
 import structlog
 
 from node.archive.base import ArchivedFile
-from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.errors import OutOfResources, ResultRefused, ResultsBusy, with_last_line
 from node.failpoints import reached
 from node.index.database.index import Index
@@ -21,7 +21,7 @@ from node.index.work.jobs import Job, JobEnded, ResultThere
 from node.index.work.ledger import REASON_LENGTH, Ended, Lane, after_failure
 from node.index.work.messages import Attempt, PendingEvent
 from node.metrics import Metrics
-from node.notify.channel import Channel, Delivered, NotDelivered, end_leftovers, hook_channel
+from node.notify.channel import Channel, DeliveredMessage, NotDelivered, end_leftovers, hook_channel
 from node.notify.message import HookMessage, NothingLeft, compose, files_of, with_job
 from node.receive.results import Results
 from node.selector import compile_selector
@@ -148,7 +148,7 @@ class HookWorker(MessageLoop):
                 raise NotDelivered(f"a file of the message cannot be fetched: {error.strerror}") from error
             yield
 
-    def _deliver(self, message: HookMessage, job: Job | None) -> Delivered:
+    def _deliver(self, message: HookMessage, job: Job | None) -> DeliveredMessage:
         """Deliver a message; end the command, plugin or request if its job is cancelled meanwhile."""
         if job is None:
             return self._channel.deliver(message, self._cancelled)
@@ -179,7 +179,7 @@ class HookWorker(MessageLoop):
         folder = str(self._results.empty_folder(job.job_id)) if is_here else None
         return with_job(message, job.job_id, f"{self._public_url}/api/v1/jobs/{job.job_id}", token, folder)
 
-    def _take_results(self, job: Job, delivered: Delivered) -> None:
+    def _take_results(self, job: Job, delivered: DeliveredMessage) -> None:
         """Store what a hook left, unless it reports later."""
         now = self._now()
         if delivered.is_pending:
@@ -301,7 +301,7 @@ def export_line(
         Participant(f"hook {name}", DESTINATION, hook.host),
     ]
     objects = [{"study_instance_uid": message.content["study_instance_uid"], "patient_id": patient["patient_id"] or ""}]
-    return AuditMessage(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event)
+    return AuditMessage(AuditEvent.EXPORT, AuditAction.READ, result, participants, objects, message.event)
 
 
 def _dropped(pending: PendingEvent, reason: str) -> Attempt:

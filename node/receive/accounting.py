@@ -13,9 +13,9 @@ from pathlib import Path
 
 import structlog
 
-from node.acknowledged import Acknowledged, Position, Settlements, entries, is_settled, settlements
+from node.acknowledged import Acknowledged, LedgerPosition, Settlements, entries, is_settled, settlements
 from node.archive.filesystem import Archive
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.about_keys import JOURNAL, LEDGER
@@ -137,7 +137,7 @@ def account_for(
             "ledger_damaged",
             detail="the end of the ledger of acknowledged instances is damaged: `voxelnode fsck` tells where",
         )
-    mark, position = Position.of(index.about.get(key)), ledger.position
+    mark, position = LedgerPosition.of(index.about.get(key)), ledger.position
     is_short = mark.entries > (position.entries if mark.identity == position.identity else 0)
     is_absent = not position.entries and not archive.suffix and bool(gone or index.lost.stored(0, 1))
     lost = 0
@@ -195,7 +195,7 @@ def write_off(
     objects = [{"study_instance_uid": study} for study in sorted({one.study_instance_uid for one in instances})]
     of_journal = f" and {len(gaps)} gaps of the journal" if gaps else ""
     detail = f"write off {len(instances)} lost instances{of_journal}: {reason}"
-    order = AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, Action.DELETE, detail, objects)
+    order = AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, AuditAction.DELETE, detail, objects)
     return audit.change(order, made)
 
 

@@ -31,13 +31,13 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
-from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
 from node.dicom.attributes import InstanceAttributes
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.engine.about_keys import Applied
+from node.index.engine.about_keys import AppliedPosition
 from node.index.nouns.association_ends import RELEASED
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import NOT_CURRENT_OUTCOMES, AssociationEnd, Indexed, Outcome, Received
@@ -51,7 +51,7 @@ from node.receive.contents import RecordContents
 from node.receive.expected import ExpectedRecords
 from node.receive.progress import Progress
 from node.receive.record import receipt
-from node.receive.replay import Replay, Replayed
+from node.receive.replay import JournalReplay, Replayed
 from node.receive.stored_files import add_compared
 
 log = structlog.get_logger()
@@ -212,7 +212,7 @@ class Applier(BackgroundService):
         """
         mark = self._index.about.applied(self._journal.identity)
         applied_before = mark.sequence if mark.journal == self._journal.identity else 0
-        replay = Replay(self._journal, self._archive, self._index, self._checkpoint, self.apply)
+        replay = JournalReplay(self._journal, self._archive, self._index, self._checkpoint, self.apply)
         replayed = replay.run(applied_before, MAX_BATCH, MAX_BATCH_BYTES)
         self.lacks_segments = replay.is_damaged
         if self._parts_are_evidence or replay.is_damaged:  # lost records may have named some of the part files
@@ -258,7 +258,7 @@ class Applier(BackgroundService):
         received = [one for _, one in batch if isinstance(one, Received)]
         ends = [one for _, one in batch if isinstance(one, AssociationEnd)]
         sequence = batch[-1][0].sequence
-        applied = Applied(self._journal.identity, sequence)
+        applied = AppliedPosition(self._journal.identity, sequence)
         kept = add_compared(self._archive, self._index, received, applied, ends)
         self._checkpoint.owe((acknowledged(one), done.superseded) for one, done in zip(received, kept, strict=True))
         self._committed = sequence
@@ -301,7 +301,7 @@ class Applier(BackgroundService):
                 "sop_instance_uid": attributes.sop_instance_uid,
             }
             event = AuditEvent.INSTANCES_ACCESSED
-            self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, [sender], [uids], detail))
+            self._audit.note(AuditMessage(event, AuditAction.UPDATE, Result.SUCCESS, [sender], [uids], detail))
 
     def _set_aside(self, record: Record, reason: str) -> None:
         """Keep an instance that cannot be indexed in quarantine, and record why."""
@@ -320,7 +320,7 @@ class Applier(BackgroundService):
                 self._archive.quarantine(key)
         self._archive.sync([quarantined])  # no row names it: it is never compared with its record
         log.error("instance_set_aside", reason=reason, path=quarantined)
-        applied = Applied(self._journal.identity, record.sequence)
+        applied = AppliedPosition(self._journal.identity, record.sequence)
         self._index.instances.set_aside(f"{reason}: {quarantined}", applied, dt.datetime.now(dt.UTC))
         self._committed = record.sequence
         if (outcome := self.expected.applied(key)) is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from node.archive.base import LocalFile
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, UsageError
@@ -199,7 +199,7 @@ class Conflicts:
         ]
         self._index.conflicts.decide(decided, "kept", who, now)
         detail = "conflict decided: the current version stays"
-        self._audit.note(AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, detail, subjects))
+        self._audit.note(AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, AuditAction.UPDATE, detail, subjects))
         return {"kept": decided}
 
     def _has_file(self, key: str | None) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from node.archive.filesystem import Archive
 from node.archive.intact import problem_with
-from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage
+from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
@@ -213,7 +213,7 @@ class Quarantine:
                     raise NotReleased(f"{uid} is current in another series: use --replace to move it to this one")
             self._remove(key, "quarantine-released", who)
 
-        self._audit.change(_order(Action.UPDATE, who, subject, "make a version current"), made)
+        self._audit.change(_order(AuditAction.UPDATE, who, subject, "make a version current"), made)
         return {"released": name, "sop_instance_uid": uid}
 
     def purge(self, name: str, who: str) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class Quarantine:
             "study_instance_uid": file.study_instance_uid,
             "sop_instance_uid": file.sop_instance_uid,
         }
-        order = _order(Action.DELETE, who, subject, "purge from quarantine")
+        order = _order(AuditAction.DELETE, who, subject, "purge from quarantine")
 
         def made() -> None:
             if file.sha256 is not None:
@@ -277,5 +277,5 @@ class Quarantine:
         self._index.instances.record_removed_from_quarantine(key, kind, who, self._ingest.now())
 
 
-def _order(action: Action, who: str, subject: Mapping[str, Any], detail: str) -> AuditMessage:
+def _order(action: AuditAction, who: str, subject: Mapping[str, Any], detail: str) -> AuditMessage:
     return AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, action, detail, [subject])

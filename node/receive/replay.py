@@ -33,7 +33,7 @@ class Replayed:
     damaged: int = 0
 
 
-class Replay:
+class JournalReplay:
     """The records of one start.
 
     `apply`: applies records, and returns how many of them are of instances.

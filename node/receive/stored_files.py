@@ -21,7 +21,7 @@ from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
 from node.index.database.index import Index
-from node.index.engine.about_keys import Applied
+from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.scope import within
 from node.index.models import STORE
 from node.index.nouns.instance_files import HeldFile
@@ -43,7 +43,7 @@ def add_compared(
     archive: Archive,
     index: Index,
     batch: Sequence[Received],
-    applied: Applied | None = None,
+    applied: AppliedPosition | None = None,
     ends: Sequence[AssociationEnd] = (),
 ) -> list[Indexed]:
     """Index instances; where the index has them already, after a look at the files that are kept.

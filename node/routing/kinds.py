@@ -10,9 +10,9 @@ from node.registry import opened_by
 from node.routing.destination import Destination as Receiver
 from node.routing.held import HeldWorker, RouteParts
 from node.settings.model import Settings
-from node.settings.routes import Destination, Route
+from node.settings.routes import DestinationSettings, Route
 
-OpenReceiver = Callable[[Destination, bool], Receiver]
+OpenReceiver = Callable[[DestinationSettings, bool], Receiver]
 """Opens a destination that takes instances one by one, such as a folder or a server. It takes a table
 [destinations.NAME], and whether its route wants proof of what was taken; it returns what sends there, or raises
 `UsageError` if a file that the table names cannot be used."""
@@ -21,7 +21,7 @@ OpenReceiver = Callable[[Destination, bool], Receiver]
 class DestinationKind(Protocol):
     """Destinations of routes that do not take instances one by one, such as folders that follow the node."""
 
-    def check(self, destination: Destination) -> None:
+    def check(self, destination: DestinationSettings) -> None:
         """Raise `UsageError` if a destination cannot be used."""
 
     def events(self, route: Route) -> Collection[LedgerEvent]:

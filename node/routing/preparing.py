@@ -14,7 +14,7 @@ from node.archive.space import reason_of
 from node.association.client.send import Outgoing
 from node.child_process.messages import Garbled
 from node.children.decoder import Decoder, DecoderBusy, NotDecoded, NotDecodedNow
-from node.children.forwarding import Change, copy_of, forward
+from node.children.forwarding import CopyChange, copy_of, forward
 from node.errors import Withheld
 from node.index.work.routes import DueInstance
 from node.routing.destination import NotTaken, Prepared, Unreachable
@@ -46,7 +46,7 @@ class Preparer:
         root: Path,
         folder: Path,
         decoder: Decoder,
-        change: Change,
+        change: CopyChange,
         report: Callable[[str, str], bool],
         local: LocalFile | None = None,
     ) -> None:

@@ -13,7 +13,7 @@ from node.association.client.addresses import address_of
 from node.association.client.send import Transcoder
 from node.audit.audit_log import Audit
 from node.children.decoder import Decoder
-from node.children.forwarding import Change
+from node.children.forwarding import CopyChange
 from node.dicom.coercion import Coercion
 from node.errors import OutOfResources, UsageError
 from node.index.database.index import Index
@@ -29,11 +29,11 @@ from node.routing.held import HeldWorker, RouteParts
 from node.routing.kinds import kind_that_follows, open_receiver
 from node.routing.peers import PeerDestination
 from node.routing.preparing import Preparer
-from node.routing.worker import RouteWorker, Turns
+from node.routing.worker import DestinationTurns, RouteWorker
 from node.selector import Selector, compile_selector, without
 from node.settings.model import Settings
 from node.settings.peers import Peer
-from node.settings.routes import Destination as Receiver
+from node.settings.routes import DestinationSettings as Receiver
 from node.settings.routes import Route
 
 
@@ -47,7 +47,7 @@ class _Plan:
     before: tuple[Route, ...]
 
 
-class Router(MessageLoops[_Plan, HeldWorker]):
+class RouteWorkers(MessageLoops[_Plan, HeldWorker]):
     """Send to every destination of every route, and what people send by hand.
 
     Parameters
@@ -74,7 +74,7 @@ class Router(MessageLoops[_Plan, HeldWorker]):
     ) -> None:
         self._archive, self._decoder = archive, decoder
         self._metrics, self._audit, self._delete_confirmed = metrics, audit, delete_confirmed
-        self._turns: defaultdict[str, Turns] = defaultdict(Turns)
+        self._turns: defaultdict[str, DestinationTurns] = defaultdict(DestinationTurns)
         super().__init__(settings, index)
 
     def _plans(self) -> dict[Lane, _Plan]:
@@ -88,7 +88,7 @@ class Router(MessageLoops[_Plan, HeldWorker]):
         return plans
 
     def _built(self, plans: Mapping[Lane, _Plan]) -> list[HeldWorker]:
-        changes: dict[str, Change] = {}
+        changes: dict[str, CopyChange] = {}
         workers: list[HeldWorker] = []
         for lane, plan in plans.items():
             if lane.name not in changes and kind_that_follows(self._settings, lane.destination) is None:
@@ -96,7 +96,7 @@ class Router(MessageLoops[_Plan, HeldWorker]):
             workers.append(self._worker(lane, plan, changes.get(lane.name)))
         return workers
 
-    def _worker(self, lane: Lane, plan: _Plan, change: Change | None) -> HeldWorker:
+    def _worker(self, lane: Lane, plan: _Plan, change: CopyChange | None) -> HeldWorker:
         settings, archive, index, route, name = self._settings, self._archive, self._index, plan.route, lane.destination
         selector = selector_of(settings, route)
         parts = RouteParts(settings, lane.name, route, name, selector, archive, index, self._metrics, self._audit)
@@ -134,7 +134,7 @@ def selector_of(settings: Settings, route: Route) -> Selector | None:
     return without(own, [other for other in others if other is not None])
 
 
-def change_of(settings: Settings, route: Route) -> Change:
+def change_of(settings: Settings, route: Route) -> CopyChange:
     """Return how the copies of a route differ from what is stored.
 
     Raises UsageError if the key or the pixel rules of its table [deidentify.NAME] cannot be used.
@@ -142,7 +142,7 @@ def change_of(settings: Settings, route: Route) -> Change:
     coercion = Coercion.of(route.set, route.replace, route.remove)
     configured = part_of(settings, DEIDENTIFICATION) if route.deidentify is not None else None
     how = configured(settings, route.deidentify) if configured is not None else None
-    return Change(coercion, route.transfer_syntax, how)
+    return CopyChange(coercion, route.transfer_syntax, how)
 
 
 def destination_of(settings: Settings, route: Route, name: str, transcoder: Transcoder) -> Destination:

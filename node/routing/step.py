@@ -109,7 +109,7 @@ def outcome_of(
 
 
 @dataclass(slots=True)
-class Step:
+class RouteStep:
     """The messages of one step, and what became of the instances that they ask for.
 
     An instance that is not taken now keeps the later ones of its series back, unless its message is attempted for the

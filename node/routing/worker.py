@@ -28,8 +28,8 @@ from node.audit.audit_log import (
     DESTINATION,
     MAX_LINE_SECONDS,
     SOURCE,
-    Action,
     Audit,
+    AuditAction,
     AuditEvent,
     AuditMessage,
     Participant,
@@ -46,7 +46,7 @@ from node.routing.destination import Delivered, Destination, NotConfirmable, Not
 from node.routing.held import HeldWorker, RouteParts
 from node.routing.judging import is_selected
 from node.routing.preparing import Preparer
-from node.routing.step import Asked, Done, Failed, Step
+from node.routing.step import Asked, Done, Failed, RouteStep
 
 log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class RouteWorker(HeldWorker):
         parts: RouteParts,
         destination: Destination,
         preparer: Preparer,
-        turns: Turns,
+        turns: DestinationTurns,
         delete_confirmed: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(parts, (parts.route.when,) if parts.route_name else (), SOON_SECONDS)
@@ -89,7 +89,7 @@ class RouteWorker(HeldWorker):
         self._delete_confirmed = delete_confirmed
         self._judged: dict[tuple[str, str, int | None], bool] = {}
         self._due: Mapping[str, Sequence[DueInstance]] = {}
-        self._under_way = Step()
+        self._under_way = RouteStep()
         self._unrecorded = Unrecorded()
         self._record_at = 0.0
         self._is_open = False  # the destination may have an open connection
@@ -145,7 +145,7 @@ class RouteWorker(HeldWorker):
     def work(self) -> bool:
         """Attempt the due messages, and record what was taken."""
         self._record()  # what could not be recorded is not sent again
-        self._under_way, self._due, self._judged = Step(), {}, {}
+        self._under_way, self._due, self._judged = RouteStep(), {}, {}
         return super().work()
 
     def _begin(self, batch: Batch) -> None:
@@ -385,7 +385,7 @@ class RouteWorker(HeldWorker):
 _RANKS = {"high": 0, "medium": 1, "low": 2}
 
 
-class Turns:
+class DestinationTurns:
     """Turns at one destination: of several routes, one sends at a time, the one of the highest priority first.
 
     Thread-safe.
@@ -468,5 +468,7 @@ class TransferLines:
             for (study, patient_id), classes in self._studies.items()
         ]
         event = AuditEvent.INSTANCES_TRANSFERRED
-        self._audit.note(AuditMessage(event, Action.READ, Result.SUCCESS, self._participants, studies, self._detail))
+        self._audit.note(
+            AuditMessage(event, AuditAction.READ, Result.SUCCESS, self._participants, studies, self._detail)
+        )
         self._studies = {}

@@ -33,7 +33,7 @@ class AuditSettings(SettingsSection):
     )
 
 
-class Log(SettingsSection):
+class LogSettings(SettingsSection):
     """[log]: the diagnostic log on standard error; it contains no patient data."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level to log")

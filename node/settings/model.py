@@ -17,9 +17,9 @@ from node.settings.cluster import HOST_NAME, ClusterSettings, IndexSettings, Rol
 from node.settings.convert import Convert
 from node.settings.files import Sources
 from node.settings.hooks import HookSettings
-from node.settings.log import AuditSettings, Log
+from node.settings.log import AuditSettings, LogSettings
 from node.settings.peers import Dicom, Peer
-from node.settings.routes import Destination, Route
+from node.settings.routes import DestinationSettings, Route
 from node.settings.section import HookName, SettingsSection
 from node.settings.series import RetentionSettings, SeriesSettings
 from node.settings.storage import Acknowledge, JournalSettings, Storage
@@ -74,11 +74,11 @@ class Settings(SettingsSection):
     audit: AuditSettings = AuditSettings()
     web: Web = Web()
     hooks: dict[HookName, Annotated[SerializeAsAny[HookSettings], _of_kind("hooks")]] = Field(default_factory=dict)
-    destinations: dict[HookName, Annotated[SerializeAsAny[Destination], _of_kind("destinations")]] = Field(
+    destinations: dict[HookName, Annotated[SerializeAsAny[DestinationSettings], _of_kind("destinations")]] = Field(
         default_factory=dict
     )
     routes: dict[HookName, Route] = Field(default_factory=dict)
-    log: Log = Log()
+    log: LogSettings = LogSettings()
     extensions: ExtensionsSettings = ExtensionsSettings()
 
     _loaded_from: Sources = PrivateAttr(default_factory=Sources)

@@ -19,7 +19,7 @@ Layout = Literal["names", "archive"]
 LAYOUT = "Names of files: PATIENT/STUDY/SERIES/INSTANCE, or those of the archive, which name nobody"
 
 
-class Destination(SettingsSection):
+class DestinationSettings(SettingsSection):
     """[destinations.NAME]: a receiver of routes that is not in [peers]; its kind says what it is."""
 
     takes_instances: ClassVar[bool] = True

@@ -34,7 +34,7 @@ class Geometry(StrEnum):
     NONE = "none"  # no position in the patient (US, SC, XA, ...)
 
 
-class Kind(StrEnum):
+class VolumeKind(StrEnum):
     """The kind of an output, as in `v_volumes` and conversion.json: at most 16 characters."""
 
     VOLUME = "volume"
@@ -201,7 +201,7 @@ class Volume:
     affine_lps: Float | None
     spacing_mm: tuple[float, float, float]
     geometry: Geometry
-    kind: Kind
+    kind: VolumeKind
     stack: int
     suffix: str
     modality: str

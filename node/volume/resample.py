@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from node.volume.geometry import SPACING_TOLERANCE, Placement
-from node.volume.model import Array, Float, Geometry, Kind, Volume
+from node.volume.model import Array, Float, Geometry, Volume, VolumeKind
 
 MAX_GROWTH = 4
 """Largest size of the upright grid, as a multiple of the voxels."""
@@ -30,7 +30,7 @@ def upright_volume(volume: Volume, placement: Placement, fill: float) -> list[Vo
             affine_lps=affine_lps,
             spacing_mm=(*volume.spacing_mm[:2], step_mm),
             geometry=Geometry.REGULAR,
-            kind=Kind.RESAMPLED,
+            kind=VolumeKind.RESAMPLED,
             sources=tuple(replace(source, slice_index=int(nearest[source.slice_index])) for source in volume.sources),
         )
     ]

@@ -16,7 +16,7 @@ import numpy as np
 from node.counted import counted
 from node.errors import VoxelnodeError
 from node.volume.arrange.duplicates import COPY_DETAIL, is_copy
-from node.volume.model import Assembly, Frame, Geometry, Kind, Volume
+from node.volume.model import Assembly, Frame, Geometry, Volume, VolumeKind
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
 from node.volume.volumes import DatasetOf
 
@@ -157,7 +157,7 @@ class SeriesUnderAssembly:
         placed = sum(
             source.sop_instance_uid in uids
             for volume in self.volumes
-            if volume.kind is Kind.VOLUME
+            if volume.kind is VolumeKind.VOLUME
             for source in volume.sources
         )
         excluded = sum(exclusion.frames for exclusion in self.exclusions)
@@ -251,7 +251,7 @@ def find_shortages(volumes: Sequence[Volume]) -> Iterator[Shortage]:
     """
     alike: dict[tuple[int, ...], list[Volume]] = defaultdict(list)
     for volume in volumes:
-        placed = volume.kind is Kind.VOLUME and volume.geometry is not Geometry.NONE
+        placed = volume.kind is VolumeKind.VOLUME and volume.geometry is not Geometry.NONE
         if placed and has_all_times(volume):
             alike[volume.voxels.shape[2:4]].append(volume)
     for stacks in alike.values():
@@ -279,7 +279,7 @@ def _short_parts(volumes: Sequence[Volume]) -> Iterator[Shortage]:
     parts: dict[tuple[object, ...], list[Volume]] = defaultdict(list)
     for volume in volumes:
         *names, number = volume.suffix.split("-")
-        if volume.kind is Kind.VOLUME and volume.affine_lps is not None and number.isdigit():
+        if volume.kind is VolumeKind.VOLUME and volume.affine_lps is not None and number.isdigit():
             parts[(*names, *volume.voxels.shape[2:4])].append(volume)
     for own in parts.values():
         slices = [volume.shape[2] for volume in own]
@@ -340,7 +340,7 @@ def with_moved_parts(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
     """Return volumes that warn of others that may be further times of them, as of a patient who moved far."""
     alike: dict[tuple[object, ...], list[Volume]] = defaultdict(list)
     for volume in volumes:
-        if volume.kind is Kind.VOLUME:
+        if volume.kind is VolumeKind.VOLUME:
             kinds = tuple(kind for kind in volume.suffix.split("-") if not kind.removeprefix("s").isdigit())
             alike[(kinds, *volume.voxels.shape[1:4])].append(volume)
     moved = {volume.stack: other for own in alike.values() for volume in own if (other := _moved(volume, own))}

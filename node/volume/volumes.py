@@ -38,7 +38,7 @@ from node.volume.geometry import (
     usual_step,
 )
 from node.volume.intensities import Filled
-from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Kind, Source, Volume
+from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Source, Volume, VolumeKind
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
 from node.volume.resample import upright_volume
@@ -134,7 +134,7 @@ def volumes_of(
         affine_lps=None if placement is None else placement.affine_lps,
         spacing_mm=_flat_spacing(planes[0]) if placement is None else placement.spacing_mm,
         geometry=Geometry.NONE if placement is None else placement.geometry,
-        kind=Kind.VOLUME,
+        kind=VolumeKind.VOLUME,
         stack=stack,
         suffix=suffix,
         modality=str(attributes.get("Modality") or ds.get("Modality") or ""),

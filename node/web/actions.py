@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from node.audit.audit_log import Action, AuditEvent
+from node.audit.audit_log import AuditAction, AuditEvent
 from node.counted import counted
 from node.errors import UsageError, nearest
 from node.index.nouns.converted import SeriesKey
@@ -30,7 +30,7 @@ def reconvert(
     with call.changing(*series):
         done = call.node.actions["reconvert"](series=series, terms=terms)
     detail = f"{done['owed']} series converted again"
-    _record(call, AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, study_instance_uid, detail)
+    _record(call, AuditEvent.INSTANCES_ACCESSED, AuditAction.EXECUTE, study_instance_uid, detail)
     return done
 
 
@@ -46,7 +46,7 @@ def send(call: Call, to: str, study_instance_uid: str, series_instance_uid: str 
     _record(
         call,
         AuditEvent.EXPORT,
-        Action.READ,
+        AuditAction.READ,
         study_instance_uid,
         f"{counted(done['instances'], 'instance')} queued for {to}",
     )
@@ -62,7 +62,7 @@ def change_route(
         changed = call.node.actions["retry-routes"](destinations=one)["waiting"]
     else:
         changed = call.node.actions["pause-routes"](destinations=one, paused=action == "pause")["changed"]
-    call.audit.configured(Action.UPDATE, f"route {route} to {destination}: {action}")
+    call.audit.configured(AuditAction.UPDATE, f"route {route} to {destination}: {action}")
     return {"action": action, "changed": changed}
 
 
@@ -76,7 +76,7 @@ def change_hook(call: Call, hook: str, action: Literal["pause", "resume", "retry
     else:
         changed = call.node.actions["pause-hooks"](hooks=[hook], paused=action == "pause")["changed"]
         done = action
-    call.audit.configured(Action.UPDATE, f"hook {hook}: {done}")
+    call.audit.configured(AuditAction.UPDATE, f"hook {hook}: {done}")
     return {"action": action, "changed": changed}
 
 
@@ -93,16 +93,16 @@ def acknowledge(call: Call, problems: Sequence[SeriesProblem], reason: str) -> N
     """Acknowledge the problems of series that a person saw, and record it; those that have changed since stay."""
     done = call.node.index.problems.acknowledge(problems, reason, call.account.name, dt.datetime.now(dt.UTC))
     for series, problem in done:
-        _record(call, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, series[0], f"problem acknowledged: {problem}")
+        _record(call, AuditEvent.INSTANCES_ACCESSED, AuditAction.UPDATE, series[0], f"problem acknowledged: {problem}")
 
 
 def withdraw_acknowledgment(call: Call, series: SeriesKey) -> None:
     """Withdraw the acknowledgment of the problem of a series, and record it."""
     call.node.index.problems.withdraw(series, call.account.name, dt.datetime.now(dt.UTC))
-    _record(call, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, series[0], "acknowledgment of a problem withdrawn")
+    _record(call, AuditEvent.INSTANCES_ACCESSED, AuditAction.UPDATE, series[0], "acknowledgment of a problem withdrawn")
 
 
-def _record(call: Call, event: AuditEvent, action: Action, study_instance_uid: str, detail: str) -> None:
+def _record(call: Call, event: AuditEvent, action: AuditAction, study_instance_uid: str, detail: str) -> None:
     with call.node.index.reading(wait=False) as index:
         objects = [of_study(study_instance_uid, index.studies.patient_id(study_instance_uid))]
     call.audit.changed(event, action, objects, detail)

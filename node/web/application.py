@@ -18,7 +18,15 @@ from node.web.api import service as api
 from node.web.api.events import streams_budget
 from node.web.audit_trail import AuditTrail
 from node.web.downloads import Downloads
-from node.web.middleware import MAXIMUM_UPLOAD_BYTES, AccessLog, BodyLimits, OfNobody, Security, StillAllowed, Turns
+from node.web.middleware import (
+    MAXIMUM_UPLOAD_BYTES,
+    AccessLog,
+    AddressTurns,
+    BodyLimits,
+    OfNobody,
+    Security,
+    StillAllowed,
+)
 from node.web.pages.rendering import error_page
 from node.web.services import Services
 from node.web.zips import Known
@@ -84,7 +92,7 @@ def _middleware(services: Services) -> list[Middleware]:
     """Return the middleware, outermost first."""
     web = services.settings.web
     middleware = [
-        Middleware(Turns),
+        Middleware(AddressTurns),
         Middleware(AccessLog, metrics=services.metrics),
         Middleware(Security, web=web),
         Middleware(BodyLimits, upload_bytes=MAXIMUM_UPLOAD_BYTES),

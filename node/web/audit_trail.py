@@ -11,7 +11,16 @@ from typing import Any
 
 import structlog
 
-from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import (
+    APPLICATION,
+    Audit,
+    AuditAction,
+    AuditEvent,
+    AuditMessage,
+    EventType,
+    Participant,
+    Result,
+)
 
 REPEAT_SECONDS = 60.0
 """Repeated access by the same account is recorded once in this time: a viewer requests each slice separately."""
@@ -41,7 +50,7 @@ class AuditTrail:
     def record(
         self,
         event: AuditEvent,
-        action: Action,
+        action: AuditAction,
         caller: tuple[str, str],
         objects: Sequence[Mapping[str, Any]] = (),
         detail: str = "",
@@ -71,17 +80,19 @@ class AuditTrail:
         kind: EventType = EventType.LOGIN,
     ) -> None:
         """Record that somebody signed in or out, or tried to (A.5.3.12)."""
-        self.record(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, caller, (), detail, result, once=once, kind=kind)
+        self.record(
+            AuditEvent.USER_AUTHENTICATION, AuditAction.EXECUTE, caller, (), detail, result, once=once, kind=kind
+        )
 
     def refused(self, caller: tuple[str, str], detail: str) -> None:
         """Record that an account asked for what it may not do (A.5.3.11)."""
         event, kind = AuditEvent.SECURITY_ALERT, EventType.RESTRICTED_FUNCTION
-        self.record(event, Action.EXECUTE, caller, (), detail, Result.MINOR_FAILURE, once=True, kind=kind)
+        self.record(event, AuditAction.EXECUTE, caller, (), detail, Result.MINOR_FAILURE, once=True, kind=kind)
 
     def guessed(self, sentence: str, caller: tuple[str, str]) -> None:
         """Record, and log, that the password or the second factor of an account is guessed (A.5.3.11)."""
         event, kind = AuditEvent.SECURITY_ALERT, EventType.AUTHENTICATION_DECISION
-        if self.record(event, Action.EXECUTE, caller, (), sentence, Result.SERIOUS_FAILURE, once=True, kind=kind):
+        if self.record(event, AuditAction.EXECUTE, caller, (), sentence, Result.SERIOUS_FAILURE, once=True, kind=kind):
             log.warning("passwords_guessed", account=caller[0], address=caller[1], detail=sentence)
 
     def _is_repeated(self, key: str) -> bool:
@@ -105,20 +116,20 @@ class AccountAuditTrail:
     def queried(self, detail: str, count: int | None = None) -> None:
         """Record a search; `detail` has the search keys (A.5.3.10), `count` is the number of results that were sent."""
         detail = detail if count is None else f"{detail}; {count} found"
-        self._trail.record(AuditEvent.QUERY, Action.EXECUTE, self._who, (), detail, once=True)
+        self._trail.record(AuditEvent.QUERY, AuditAction.EXECUTE, self._who, (), detail, once=True)
 
     def accessed(self, objects: Sequence[Mapping[str, Any]], detail: str = "") -> None:
         """Record access to studies (A.5.3.4)."""
-        self._trail.record(AuditEvent.INSTANCES_ACCESSED, Action.READ, self._who, objects, detail, once=True)
+        self._trail.record(AuditEvent.INSTANCES_ACCESSED, AuditAction.READ, self._who, objects, detail, once=True)
 
     def transferred(self, objects: Sequence[Mapping[str, Any]], detail: str = "") -> None:
         """Record a download of instances or volumes of studies (A.5.3.7)."""
-        self._trail.record(AuditEvent.INSTANCES_TRANSFERRED, Action.READ, self._who, objects, detail, once=True)
+        self._trail.record(AuditEvent.INSTANCES_TRANSFERRED, AuditAction.READ, self._who, objects, detail, once=True)
 
     def changed(
         self,
         event: AuditEvent,
-        action: Action,
+        action: AuditAction,
         objects: Sequence[Mapping[str, Any]],
         detail: str,
         result: Result = Result.SUCCESS,
@@ -126,7 +137,7 @@ class AccountAuditTrail:
         """Record a change, even if it repeats an earlier one."""
         self._trail.record(event, action, self._who, objects, detail, result)
 
-    def configured(self, action: Action, detail: str) -> None:
+    def configured(self, action: AuditAction, detail: str) -> None:
         """Record a change of how the node works, or a test of it (A.5.3.11)."""
         event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
         self._trail.record(event, action, self._who, (), detail, kind=kind)

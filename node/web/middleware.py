@@ -224,7 +224,7 @@ class _Turn:
             self._loop.call_soon_threadsafe(self.end)
 
 
-class Turns:
+class AddressTurns:
     """ASGI middleware: each address has a few requests at a time whose caller is not identified yet.
 
     Finding the route and the caller takes milliseconds of the event loop, so a flood of requests would make all others

@@ -29,7 +29,7 @@ from node.settings.web import Web
 from node.tls import server_context
 
 
-class Place:
+class OpenConnection:
     """A connection from its acceptance to its end; it has no protocol before the end of its TLS handshake."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -75,17 +75,17 @@ class Places:
         )
         self.budget = Budget("web", limits, metrics)
         self._is_tls, self._ended = web.tls_certificate is not None, 0
-        self._claims: dict[int, tuple[Place, Claim]] = {}  # by file descriptor
+        self._claims: dict[int, tuple[OpenConnection, Claim]] = {}  # by file descriptor
 
     def connected(self, connection: socket.socket, host: str) -> None:
         """Register a new connection."""
-        place, descriptor = Place(connection), connection.fileno()
+        place, descriptor = OpenConnection(connection), connection.fileno()
         claim = Claim(place, "" if any(ip_address(host) in proxy for proxy in self._proxies) else host)
         self._forget(descriptor)  # of a connection that is closed
         self._claims[descriptor] = place, claim
         self.budget.connect(claim)
 
-    def find(self, connection: int) -> tuple[Place, Claim]:
+    def find(self, connection: int) -> tuple[OpenConnection, Claim]:
         """Return the place of a connection, given by its file descriptor."""
         return self._claims[connection]
 

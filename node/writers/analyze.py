@@ -16,7 +16,7 @@ from nibabel.analyze import AnalyzeHeader
 
 from node.volume.model import Volume
 from node.volume.rendering import oriented
-from node.writers.base import Grid, NewFile, WrittenFile, real_dtype, real_slabs, write_file
+from node.writers.base import FileGrid, NewFile, WrittenFile, real_dtype, real_slabs, write_file
 from node.writers.nifti import MAX_NIFTI1_DIMENSION, RGB
 from node.writers.options import WriteOptions
 
@@ -54,7 +54,7 @@ def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions
         for oriented_time in turned:
             _write_time(stream, oriented_time.voxels, volume, dtype)
     header = write_file(folder / f"{stem}_analyze.hdr", head.binaryblock)
-    grid = Grid(shape, spacing, "uint8" if volume.colour else dtype.name)
+    grid = FileGrid(shape, spacing, "uint8" if volume.colour else dtype.name)
     return header.written(volume.kind, "analyze", grid, (image,))
 
 

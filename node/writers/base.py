@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from node.volume.model import Array, Kind, Volume
+from node.volume.model import Array, Volume, VolumeKind
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -34,7 +34,7 @@ SCALING_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class FileGrid:
     """The numbers in a file, as its readers find them.
 
     Attributes
@@ -53,10 +53,10 @@ class Grid:
     dtype: str
 
 
-def grid_of(volume: Volume, dtype: np.dtype[Any] | None = None) -> Grid:
+def grid_of(volume: Volume, dtype: np.dtype[Any] | None = None) -> FileGrid:
     """Return the grid of a file that holds the voxels of `volume` in their order, as `dtype` if given."""
     spacing_mm = tuple(float(length) for length in volume.spacing_mm)
-    return Grid(volume.shape, spacing_mm, (dtype or volume.voxels.dtype).name)
+    return FileGrid(volume.shape, spacing_mm, (dtype or volume.voxels.dtype).name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class WrittenFile:
     Attributes
     ----------
     kind : str
-        A value of `node.volume.model.Kind`.
+        A value of `node.volume.model.VolumeKind`.
     format : str
         The configured name of a volume format, or ``"png"``.
     grid : Grid
@@ -79,7 +79,7 @@ class WrittenFile:
 
     kind: str
     format: str
-    grid: Grid
+    grid: FileGrid
     path: Path
     bytes: int
     sha256: str
@@ -93,7 +93,7 @@ def stem_of(volume: Volume, name: str = "") -> str:
     suffix that distinguishes the volume within it, and its kind. Only `name` may come from the network.
     """
     words = [name or "volume", *(word for word in volume.suffix.split("-") if word)]
-    if volume.kind is not Kind.VOLUME:
+    if volume.kind is not VolumeKind.VOLUME:
         words.append(volume.kind.value)
     return "_".join(words)
 
@@ -101,7 +101,7 @@ def stem_of(volume: Volume, name: str = "") -> str:
 def slice_timing_of(volume: Volume) -> list[float] | None:
     """Return SliceTiming in the order of the slices; None if it is unknown, or if these are no longer those slices."""
     timing: list[float] = volume.attributes.get("SliceTiming", [])
-    return timing if volume.kind is Kind.VOLUME and len(timing) == volume.shape[2] else None
+    return timing if volume.kind is VolumeKind.VOLUME and len(timing) == volume.shape[2] else None
 
 
 MIN_THREADED_DIGEST_BYTES = 1 << 18
@@ -157,7 +157,9 @@ class NewFile(RawIOBase):
         self._file.close()
         super().close()
 
-    def written(self, kind: Kind, file_format: str, grid: Grid, companions: tuple[Path, ...] = ()) -> WrittenFile:
+    def written(
+        self, kind: VolumeKind, file_format: str, grid: FileGrid, companions: tuple[Path, ...] = ()
+    ) -> WrittenFile:
         """Return the record of this file, which must be closed."""
         return WrittenFile(kind.value, file_format, grid, self.path, self._bytes, self._digest.hexdigest(), companions)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from node.volume.model import Array, Display, Kind, Volume
+from node.volume.model import Array, Display, Volume, VolumeKind
 from node.volume.rendering import padded, sample
 
 BODY_HU = -300.0
@@ -49,7 +49,9 @@ def body_mask(volume: Volume, threshold_hu: float = BODY_HU) -> Volume:
     masks = np.empty(volume.voxels.shape, np.uint8)
     for voxels, mask in zip(volume.voxels, masks, strict=True):
         mask[...] = _body(volume, voxels, threshold_hu)
-    return replace(volume, voxels=masks, kind=Kind.MASK, slope=1.0, intercept=0.0, diffusion=None, display=Display())
+    return replace(
+        volume, voxels=masks, kind=VolumeKind.MASK, slope=1.0, intercept=0.0, diffusion=None, display=Display()
+    )
 
 
 def foreground(volume: Volume, threshold_hu: float) -> Array | None:
@@ -89,7 +91,7 @@ def masked(volume: Volume, mask: Volume) -> Volume:
         limits = np.iinfo(volume.voxels.dtype)
         air = float(np.clip(round(air), limits.min, limits.max))
     return replace(
-        volume, voxels=np.where(mask.voxels != 0, volume.voxels, volume.voxels.dtype.type(air)), kind=Kind.MASKED
+        volume, voxels=np.where(mask.voxels != 0, volume.voxels, volume.voxels.dtype.type(air)), kind=VolumeKind.MASKED
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from node.volume.model import Array, Float, Geometry, Kind, Volume
+from node.volume.model import Array, Float, Geometry, Volume, VolumeKind
 from node.writers.base import WrittenFile, grid_of, write_file
 
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
@@ -44,7 +44,7 @@ def write_contours(mask: Volume, folder: Path, stem: str, threshold_hu: float) -
     head["threshold_hu"] = threshold_hu
     text = json.dumps(head)[:-1] + ', "contours": [\n' + ",\n".join(lines) + "\n]}\n"
     grid = grid_of(mask, np.dtype(np.float64))  # that of the slices which the corners lie in
-    return write_file(folder / f"{stem}_contours.json", text.encode("utf-8")).written(Kind.CONTOURS, "json", grid)
+    return write_file(folder / f"{stem}_contours.json", text.encode("utf-8")).written(VolumeKind.CONTOURS, "json", grid)
 
 
 def points_lps(corners: Array, index: int, affine_lps: Float) -> Float:

@@ -8,7 +8,7 @@ from math import inf
 
 import numpy as np
 
-from node.volume.model import Array, Display, Kind, Volume
+from node.volume.model import Array, Display, Volume, VolumeKind
 from node.volume.rendering import Plane, Projection, nearest_axes
 from node.writers.options import WriteOptions
 
@@ -38,7 +38,7 @@ def _range_mask(volume: Volume, options: WriteOptions) -> Volume:
     ends = {"above": options.mask_above, "below": options.mask_below}
     attributes = {**volume.attributes, "range": {name: end for name, end in ends.items() if end is not None}}
     return replace(
-        volume, voxels=masks, kind=Kind.MASK, slope=1.0, intercept=0.0, diffusion=None, display=Display(),
+        volume, voxels=masks, kind=VolumeKind.MASK, slope=1.0, intercept=0.0, diffusion=None, display=Display(),
         attributes=attributes,
     )  # fmt: skip
 
@@ -50,4 +50,4 @@ def _projected(volume: Volume, plane: Plane, projection: Projection) -> Volume:
     largest = (projection is Projection.MIP) == (volume.slope > 0)
     extreme = np.fmax if largest else np.fmin
     voxels: Array = extreme.reduce(volume.voxels, axis=axis, keepdims=True)
-    return replace(volume, voxels=voxels, kind=Kind.PROJECTED, diffusion=None)
+    return replace(volume, voxels=voxels, kind=VolumeKind.PROJECTED, diffusion=None)

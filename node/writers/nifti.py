@@ -22,7 +22,7 @@ from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 
 from node.version import __version__
 from node.volume.describe.scan_parameters import MAPS
-from node.volume.model import Float, Kind, Volume
+from node.volume.model import Float, Volume, VolumeKind
 from node.volume.rendering import is_sane, sample
 from node.writers.base import (
     SCALING_TOLERANCE,
@@ -228,7 +228,7 @@ def set_intent(head: Any, volume: Volume) -> None:
 def _intent(volume: Volume) -> tuple[str, str] | None:
     """Return intent and name (at most 15 characters) of a label volume or of a map; None of other images."""
     attributes = volume.attributes
-    if volume.kind is Kind.MASK:
+    if volume.kind is VolumeKind.MASK:
         what = "range of values" if "range" in attributes else "body mask"
         return "label", f"ROI {attributes['roi']['number']}" if "roi" in attributes else what
     if volume.modality == "SEG":

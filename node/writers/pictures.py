@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from node.volume import rendering
-from node.volume.model import Geometry, Kind, Volume
+from node.volume.model import Geometry, Volume, VolumeKind
 from node.volume.rendering import Picture, Plane, Projection, Shades
-from node.writers.base import Grid, WrittenFile, write_file
+from node.writers.base import FileGrid, WrittenFile, write_file
 from node.writers.options import WriteOptions
 
 PLANE_PIXELS = 512
@@ -43,21 +43,21 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
     written = []
     if options.thumbnails:
         small = resized(rendering.thumbnail(volume, shades), options.thumbnail_pixels)
-        written.append(_write(small, folder / f"{stem}_thumbnail.png", Kind.THUMBNAIL))
+        written.append(_write(small, folder / f"{stem}_thumbnail.png", VolumeKind.THUMBNAIL))
     if volume.shape[2] > 1 and options.montages:
         tiles = [resized(picture, TILE_PIXELS) for picture in rendering.montage(volume, shades, MONTAGE_STEP)]
         columns = int(np.ceil(np.sqrt(len(tiles))))
-        written.append(_write(arranged(tiles, columns), folder / f"{stem}_montage.png", Kind.MONTAGE))
+        written.append(_write(arranged(tiles, columns), folder / f"{stem}_montage.png", VolumeKind.MONTAGE))
     if options.slices:
         count = volume.shape[2] if volume.shape[2] > 1 else volume.times
         for number, picture in enumerate(rendering.each_slice(volume, shades), 1):
             path = folder / f"{stem}_slice{number:0{len(str(count))}}.png"
-            written.append(_write(resized(picture, SLICE_PIXELS), path, Kind.SLICE))
+            written.append(_write(resized(picture, SLICE_PIXELS), path, VolumeKind.SLICE))
     if volume.shape[2] == 1 or volume.affine_lps is None or volume.geometry in DISTORTED:
         return written
     if options.previews:
         planes = to_scale(rendering.preview(volume, shades), PLANE_PIXELS)
-        written.append(_write(arranged(planes, len(planes)), folder / f"{stem}_preview.png", Kind.PREVIEW))
+        written.append(_write(arranged(planes, len(planes)), folder / f"{stem}_preview.png", VolumeKind.PREVIEW))
     if options.projections and not volume.colour:
         from node.writers.bodymask import foreground  # here: importing SimpleITK takes longer than a small volume
 
@@ -67,7 +67,7 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
                 seen = rendering.project(volume, shades, projection, plane, inside.get(projection))
                 image = resized(seen, PLANE_PIXELS)
                 path = folder / f"{stem}_{projection}_{plane.name.lower()}.png"
-                written.append(_write(image, path, Kind.PROJECTION))
+                written.append(_write(image, path, VolumeKind.PROJECTION))
     return written
 
 
@@ -102,7 +102,7 @@ def arranged(images: Sequence[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
-def _write(image: Image.Image, path: Path, kind: Kind) -> WrittenFile:
+def _write(image: Image.Image, path: Path, kind: VolumeKind) -> WrittenFile:
     encoded = BytesIO()
     image.save(encoded, "PNG")
-    return write_file(path, encoded.getvalue()).written(kind, "png", Grid(image.size, (), "uint8"))
+    return write_file(path, encoded.getvalue()).written(kind, "png", FileGrid(image.size, (), "uint8"))

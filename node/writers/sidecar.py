@@ -18,9 +18,9 @@ import numpy as np
 
 from node.version import __version__
 from node.volume.arrange.timing import is_of_excitations
-from node.volume.model import Diffusion, Float, Kind, Volume
+from node.volume.model import Diffusion, Float, Volume, VolumeKind
 from node.volume.reasons import WarningKind
-from node.writers.base import Grid, WrittenFile, real_dtype, slice_timing_of, write_file
+from node.writers.base import FileGrid, WrittenFile, real_dtype, slice_timing_of, write_file
 from node.writers.options import WriteOptions
 
 SCALING = ("PhilipsRescaleSlope", "PhilipsRescaleIntercept", "PhilipsScaleSlope", "UsePhilipsFloatNotDisplayScaling")
@@ -29,7 +29,7 @@ SCALING = ("PhilipsRescaleSlope", "PhilipsRescaleIntercept", "PhilipsScaleSlope"
 TIME_OF_DAY_TOLERANCE_S = 1.0
 """Some scanners write Acquisition Time in whole seconds."""
 
-NO_GRID = Grid((), (), "")
+NO_GRID = FileGrid((), (), "")
 
 
 def sidecar_fields(volume: Volume, options: WriteOptions, notes: Mapping[str, str]) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def image_directions(diffusion: tuple[Diffusion, ...], affine_lps: Float) -> Flo
     return rotated
 
 
-def write_document(record: Mapping[str, Any], kind: Kind, folder: Path, stem: str) -> WrittenFile:
+def write_document(record: Mapping[str, Any], kind: VolumeKind, folder: Path, stem: str) -> WrittenFile:
     """Write ``STEM.json``.
 
     Raises

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from node.volume.model import Kind, Volume
+from node.volume.model import Volume, VolumeKind
 from node.writers.analyze import LOST_AFFINE, TOO_LARGE, fits_analyze, write_analyze
 from node.writers.base import WrittenFile
 from node.writers.contours import has_exact_affine, write_contours
@@ -54,7 +54,7 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
     files = [writers[name](volume, folder, stem, options) for name in formats]
     beside = (*write_gradients(volume, folder, stem), write_sidecar(fields, folder, stem))
     files = [replace(file, companions=(*file.companions, *beside)) for file in files]
-    if volume.kind in (Kind.MASK, Kind.MASKED, Kind.PROJECTED):
+    if volume.kind in (VolumeKind.MASK, VolumeKind.MASKED, VolumeKind.PROJECTED):
         return files
     if options.makes_pictures:
         from node.writers.pictures import write_pictures  # here, because it loads Pillow
@@ -98,7 +98,7 @@ def _notes(volume: Volume, options: WriteOptions, stem: str) -> dict[str, str]:
     """Return, by format, the properties of this volume that it cannot represent, and who cannot open it."""
     notes: dict[str, str] = {}
     if _is_sheared(volume):
-        upright = f"{stem}_resampled, or " if volume.kind is Kind.VOLUME else ""
+        upright = f"{stem}_resampled, or " if volume.kind is VolumeKind.VOLUME else ""
         for nifti in filter(NIFTI_WRITERS.__contains__, options.formats):
             notes[nifti] = f"ITK and its programs open no sheared NIfTI: give them {upright}the formats mhd or nrrd"
     if "analyze" in options.formats and not fits_analyze(volume):

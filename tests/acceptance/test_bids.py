@@ -14,8 +14,8 @@ import pytest
 from pydicom import Dataset
 
 from node.association.client.send import send_files
-from node.extensions.bids.dataset import Change
-from node.extensions.bids.export import Exporter, Report
+from node.extensions.bids.dataset import SessionChange
+from node.extensions.bids.export import Exporter, ExportReport
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.sources import IndexSource
 from node.extensions.bids.subjects import Pseudonyms
@@ -46,7 +46,7 @@ def bids(*arguments: object, status: int = 0) -> dict[str, Any]:
     return report
 
 
-def export(root: Path, rules: Path, out: Path, study: str | None = None) -> Report:
+def export(root: Path, rules: Path, out: Path, study: str | None = None) -> ExportReport:
     """Bring all of a data set up to date, or the subject of one study, as a destination of routes does."""
     with reading(root) as index:
         exporter = Exporter(
@@ -125,7 +125,7 @@ def test_a_data_set_follows_the_node(tmp_path: Path, person: dict[str, Any]) -> 
             assert told not in text, "it leads back to the patient"
 
         before = snapshot(out)
-        assert export(root, rules, out).change == Change()
+        assert export(root, rules, out).change == SessionChange()
         assert snapshot(out) == before
 
         again = make.mr_series(5, SeriesDescription="t1_mprage_sag", SeriesNumber=9, **person, seed=3)

@@ -16,7 +16,7 @@ from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import volume_files
 from node.index.engine.about import AboutRepository, set_applied
-from node.index.engine.about_keys import LEDGER, Applied
+from node.index.engine.about_keys import LEDGER, AppliedPosition
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.records import Indexed, Received
 from node.index.nouns.series_claims import SeriesRepository
@@ -26,7 +26,7 @@ from node.receive import apply
 from node.receive.accounting import Accounted
 from node.receive.apply import Applier
 from node.receive.checkpoint import Checkpoint
-from node.receive.replay import Replay, Replayed
+from node.receive.replay import JournalReplay, Replayed
 from tests.crash.operators_mutants import OPERATORS_MUTANTS
 
 real_sync_folder = filesystem.sync_folder
@@ -180,14 +180,16 @@ def no_replay() -> None:
 
 def no_comparison() -> None:
     """A start does not compare the files of the records that were applied."""
-    Replay._restore = lambda self, records: 0  # type: ignore[method-assign]
+    JournalReplay._restore = lambda self, records: 0  # type: ignore[method-assign]
 
 
 def applied_before_rows() -> None:
     """That records are applied is committed before their rows."""
     real = InstanceRepository.add
 
-    def add(self: InstanceRepository, batch: Sequence[Received], applied: Applied | None = None) -> list[Indexed]:
+    def add(
+        self: InstanceRepository, batch: Sequence[Received], applied: AppliedPosition | None = None
+    ) -> list[Indexed]:
         def write(connection: Connection) -> None:
             set_applied(connection, applied)
 

@@ -20,7 +20,7 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.extensions.results.intake import ResultIntake
 from node.extensions.results.makers import Makers, answer, made_of
-from node.extensions.results.making import Making
+from node.extensions.results.making import ResultMaking
 from node.index.database.index import Index
 from node.index.nouns.records import ClaimedSeries, Level, Outcome
 from node.lifecycle.deletion import Order, delete
@@ -86,7 +86,7 @@ class Clock:
 class MakersHere(Makers):
     """Makes results in this process, where the process is not what a test is about."""
 
-    def make(self, making: Making) -> dict[str, Any]:
+    def make(self, making: ResultMaking) -> dict[str, Any]:
         return made_of(answer(making, None), making)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from node.child_process.child import Child
 from node.child_process.confinement import offered
-from node.child_process.serving import Apart, Assistance, Assistants, Channel, ChildLimits, serve_apart
+from node.child_process.serving import Apart, Assistance, Assistants, ChildLimits, ChildPipes, serve_apart
 from tests.acceptance.served import until
 from tests.processes import descendants, known_outside_as
 
@@ -33,7 +33,7 @@ def call(serve: Callable[..., None], *requests: object) -> Any:
 # As a library
 
 
-def serve_scenario(channel: Channel) -> None:
+def serve_scenario(channel: ChildPipes) -> None:
     """Run a function of this module with two assistants that have met at a pipe."""
     reading, writing = os.pipe()
 
@@ -106,7 +106,7 @@ def test_assistants(scenario: Callable[[Assistants], object], expected: object) 
 _lent: list[Assistants] = []
 
 
-def serve(channel: Channel) -> None:
+def serve(channel: ChildPipes) -> None:
     serve_apart(channel, work, max_requests=2, assistance=Assistance(compute, _lent.append))
 
 

@@ -16,7 +16,7 @@ from isal import igzip
 from node.errors import UsageError
 from node.extensions.bids import dataset as dataset_module
 from node.extensions.bids.content import NiftiCopy
-from node.extensions.bids.dataset import Change, Wanted, opened, read_state
+from node.extensions.bids.dataset import SessionChange, WantedVolume, opened, read_state
 from node.extensions.bids.names import stem
 from node.extensions.bids.rules import DatasetTable
 
@@ -33,13 +33,13 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out"
 
-    def volume(self, series: str, content: str = "", acq_time: str | None = "1900-01-01T08:00:00") -> Wanted:
+    def volume(self, series: str, content: str = "", acq_time: str | None = "1900-01-01T08:00:00") -> WantedVolume:
         file = self.folder / f"{series}{content}.nii.gz"
         file.write_bytes(igzip.compress(f"{series}{content}".encode() * 100, mtime=0))
         image = NiftiCopy(file, hashlib.sha256(file.read_bytes()).hexdigest(), without_extension=True)
-        return Wanted(series, 0, {".nii.gz": image, ".json": f'{{"of": "{series}{content}"}}'.encode()}, acq_time)
+        return WantedVolume(series, 0, {".nii.gz": image, ".json": f'{{"of": "{series}{content}"}}'.encode()}, acq_time)
 
-    def change(self, leave: tuple[str, ...] = (), dry_run: bool = False, **wanted: Wanted) -> Change:
+    def change(self, leave: tuple[str, ...] = (), dry_run: bool = False, **wanted: WantedVolume) -> SessionChange:
         """Make the session have `wanted`: T1w of each run."""
         by_stem = {self.stem(run): volume for run, volume in wanted.items()}
         with opened(self.out) as data:
@@ -88,7 +88,7 @@ def test_a_second_run_changes_nothing_and_a_new_revision_replaces_its_files_alon
     assert (len(first.added), first.removed) == (2, [])
     site.check()
     before = site.snapshot()
-    assert site.change(run1=site.volume("s1"), run2=site.volume("s2")) == Change()
+    assert site.change(run1=site.volume("s1"), run2=site.volume("s2")) == SessionChange()
     assert site.snapshot() == before
     assert site.change(run1=site.volume("s1"), run2=site.volume("s2", "late"), dry_run=True).replaced
     assert site.snapshot() == before
@@ -152,7 +152,7 @@ def test_links_of_version_control_whose_content_is_elsewhere_count_as_present(si
     image = site.out / PLACE / f"{site.stem('run1')}.nii.gz"
     image.unlink()
     image.symlink_to("../../../.git/annex/objects/not-here")
-    assert site.change(run1=site.volume("s1")) == Change()
+    assert site.change(run1=site.volume("s1")) == SessionChange()
     assert site.change(run1=site.volume("s1", "new")).replaced
     assert not image.is_symlink()
 
@@ -221,7 +221,7 @@ def test_a_kill_at_any_step_leaves_every_session_as_before_or_as_after(site: Sit
             site.check()
             fatal += 1
         site.check()
-        assert change() == Change()
+        assert change() == SessionChange()
     assert kills >= 12
     assert not list((site.out / ".voxelnode").iterdir())
 

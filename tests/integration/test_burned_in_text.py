@@ -27,9 +27,9 @@ from pydicom.uid import (
 )
 
 from node.children.decoder import Decoder, NotDecoded
-from node.children.forwarding import Change, copy_of, forward
+from node.children.forwarding import CopyChange, copy_of, forward
 from node.errors import Withheld
-from node.extensions.deidentify.deidentification import BurnedInText, NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import BurnedInText, NotDeidentified, RefusalReason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.extensions.deidentify.ways import DeidentifyWay
@@ -72,7 +72,7 @@ def refusal_of(ds: Dataset, way: DeidentifyWay) -> NotDeidentified:
 def test_an_image_with_text_is_refused_with_its_place_and_without_what_it_says() -> None:
     ds, boxes = ct()
     error = refusal_of(ds, REFUSE)
-    assert error.reason == Reason.BURNED_IN_TEXT
+    assert error.reason == RefusalReason.BURNED_IN_TEXT
     assert error.detail.startswith("text is seen in frame 1 at [")
     places = [tuple(map(int, sides)) for sides in re.findall(r"\[(\d+), (\d+), (\d+), (\d+)\]", error.detail)]
     for left, top, right, bottom in boxes:
@@ -118,18 +118,18 @@ def test_what_says_that_nothing_is_burned_in_is_believed_unless_its_kind_is_at_r
     ds, _ = ct(SOPClassUID=SegmentationStorage)
     deidentified(ds, REFUSE)
     x_ray, _ = ct(SOPClassUID=DigitalXRayImageStorageForPresentation, Modality="DX")
-    assert refusal_of(x_ray, REFUSE).reason == Reason.BURNED_IN_TEXT
-    way = replace(REFUSE, allowed=frozenset({Reason.BURNED_IN, Reason.SECONDARY_CAPTURE}))
+    assert refusal_of(x_ray, REFUSE).reason == RefusalReason.BURNED_IN_TEXT
+    way = replace(REFUSE, allowed=frozenset({RefusalReason.BURNED_IN, RefusalReason.SECONDARY_CAPTURE}))
     ds, _ = ct(BurnedInAnnotation="YES")
-    assert refusal_of(ds, way).reason == Reason.BURNED_IN_TEXT
+    assert refusal_of(ds, way).reason == RefusalReason.BURNED_IN_TEXT
     ds, _ = ct(BurnedInAnnotation="NO", ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
-    assert refusal_of(ds, way).reason == Reason.BURNED_IN_TEXT
+    assert refusal_of(ds, way).reason == RefusalReason.BURNED_IN_TEXT
 
 
 def test_recognition_takes_no_refusal_away() -> None:
     for way in (REFUSE, BLANK):
-        assert refusal_of(ct(lines=0, BurnedInAnnotation="YES")[0], way).reason == Reason.BURNED_IN
-        assert refusal_of(make.rgb_capture(), way).reason == Reason.SECONDARY_CAPTURE
+        assert refusal_of(ct(lines=0, BurnedInAnnotation="YES")[0], way).reason == RefusalReason.BURNED_IN
+        assert refusal_of(make.rgb_capture(), way).reason == RefusalReason.SECONDARY_CAPTURE
 
 
 def test_what_a_rule_or_a_region_blanks_is_not_reported_and_the_rest_is_examined() -> None:
@@ -146,7 +146,7 @@ def test_what_a_rule_or_a_region_blanks_is_not_reported_and_the_rest_is_examined
     drawn = with_text(picture, rng, 14, 255, lines=3)
     assert any(top > 60 for _, top, _, _ in drawn.boxes)
     ds = of_pixels(drawn.picture.astype(np.uint8)[None], SequenceOfUltrasoundRegions=[region], **kind)
-    assert refusal_of(ds, REFUSE).reason == Reason.BURNED_IN_TEXT
+    assert refusal_of(ds, REFUSE).reason == RefusalReason.BURNED_IN_TEXT
 
 
 @pytest.mark.parametrize("value", ["dark text", "text in a narrow range", "text beyond the window"])
@@ -167,7 +167,7 @@ def test_text_is_seen_whatever_the_window(value: str) -> None:
         pixels += 3000
         pixels[ink] = 9000
         window = {"WindowCenter": 200, "WindowWidth": 400}
-    assert refusal_of(of_pixels(pixels, **window), REFUSE).reason == Reason.BURNED_IN_TEXT
+    assert refusal_of(of_pixels(pixels, **window), REFUSE).reason == RefusalReason.BURNED_IN_TEXT
 
 
 def test_compressed_colours_are_examined_and_blanked() -> None:
@@ -176,7 +176,7 @@ def test_compressed_colours_are_examined_and_blanked() -> None:
     capture = make.rgb_capture(400, 600)
     capture.PixelData = np.repeat(np.clip(drawn.picture, 0, 255).astype(np.uint8)[..., None], 3, 2).tobytes()
     capture.compress(RLELossless)
-    way = replace(BLANK, allowed=frozenset({Reason.SECONDARY_CAPTURE}))
+    way = replace(BLANK, allowed=frozenset({RefusalReason.SECONDARY_CAPTURE}))
     new = deidentified(capture, way)
     for left, top, right, bottom in drawn.boxes:
         assert not new.pixel_array[top:bottom, left:right].any()
@@ -186,10 +186,10 @@ def test_compressed_colours_are_examined_and_blanked() -> None:
 def test_pixels_that_cannot_be_decoded_are_refused_and_so_is_what_takes_too_long() -> None:
     ds, _ = ct(lines=0)
     ds.PixelData = ds.PixelData[:1000]
-    assert refusal_of(ds, REFUSE).reason in (Reason.UNDECODABLE, Reason.UNREADABLE)
+    assert refusal_of(ds, REFUSE).reason in (RefusalReason.UNDECODABLE, RefusalReason.UNREADABLE)
     ds, _ = ct(lines=0)
     error = refusal_of(ds, replace(REFUSE, search_seconds=0))
-    assert error.reason == Reason.TOO_LARGE
+    assert error.reason == RefusalReason.TOO_LARGE
     assert "0 of 1 frames" in error.detail
 
 
@@ -210,7 +210,8 @@ def test_a_confined_child_examines_and_one_that_dies_leaves_no_copy(tmp_path: Pa
     def copied(decoder: Decoder, name: str, way: DeidentifyWay) -> Dataset:
         into.write_bytes(b"")
         copy_of(
-            decoder.run(forward, tmp_path / name, Change(deidentification=way), into=into), Change(deidentification=way)
+            decoder.run(forward, tmp_path / name, CopyChange(deidentification=way), into=into),
+            CopyChange(deidentification=way),
         )
         return dcmread(into)
 

@@ -22,14 +22,14 @@ import pytest
 from node.child_process import child as child_process
 from node.child_process.child import Child, ChildDied, ChildPool
 from node.child_process.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
-from node.child_process.serving import Channel, limit_memory
+from node.child_process.serving import ChildPipes, limit_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 MAX_BYTES = 3 << 20
 
 
-def serve(channel: Channel, memory_bytes: int | None = None) -> None:
+def serve(channel: ChildPipes, memory_bytes: int | None = None) -> None:
     """Serve requests in the child: answer with its number, print, exit, or wait."""
     if memory_bytes is not None:
         limit_memory(memory_bytes)
@@ -54,7 +54,7 @@ def serve(channel: Channel, memory_bytes: int | None = None) -> None:
                 _misbehave(channel, request)
 
 
-def _misbehave(channel: Channel, request: object) -> None:
+def _misbehave(channel: ChildPipes, request: object) -> None:
     match request:
         case "bytes", int(length):
             channel.answer(bytes(length))
@@ -68,7 +68,7 @@ def _misbehave(channel: Channel, request: object) -> None:
             threading.Event().wait()
 
 
-def _answer(channel: Channel, answer: object) -> None:
+def _answer(channel: ChildPipes, answer: object) -> None:
     channel.answer(json.dumps(answer).encode())
 
 

@@ -26,7 +26,7 @@ from node.children.decoder import (
     _Subject,
 )
 from node.children.decoding import transcode
-from node.children.forwarding import Change, forward
+from node.children.forwarding import CopyChange, forward
 from node.dicom.coercion import Coercion
 from node.extensions.dicomweb.decoding import PictureOrder, frame, picture, stored_frame
 from node.extensions.dicomweb.pixel_element import header_and_pixels
@@ -193,7 +193,7 @@ def test_a_refusal_is_forgotten_after_its_time(tmp_path: Path, monkeypatch: pyte
 def test_a_crash_under_one_change_says_nothing_about_another(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     path = PYDICOM_FILES / "CT_small.dcm"
-    one, other = (Change(Coercion.of({"PatientID": name}, {}, ())) for name in "ab")
+    one, other = (CopyChange(Coercion.of({"PatientID": name}, {}, ())) for name in "ab")
     with closing(Decoder()) as decoder:
         decoder._refusals.remember(_Subject.of(forward, (path, one)), "the decoder crashed")
         with pytest.raises(NotDecoded, match="crashed"):

@@ -28,7 +28,7 @@ from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources, UsageError
 from node.extensions.channels.settings import WebhookSettings
 from node.extensions.postgresql import engine as postgresql
-from node.extensions.postgresql.hosts import Forgotten, HostRepository, Member
+from node.extensions.postgresql.hosts import Forgotten, HostRepository, JoiningHost
 from node.extensions.postgresql.membership import ACTIVITY_SECONDS, LeaseWatch, Membership, digests
 from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.index.database.index import Index
@@ -76,7 +76,7 @@ class Host:
 
     def __init__(self, index: Index, name: str) -> None:
         self.index, self.leases = index, Leases()
-        self.member = Member(name, ["convert"], "1", [], LEASE)
+        self.member = JoiningHost(name, ["convert"], "1", [], LEASE)
 
     def beat(
         self, now: dt.datetime, *wanted: str, is_behind: bool = False, clock_ahead_seconds: float = 0.0
@@ -220,7 +220,7 @@ def test_a_lease_is_not_used_after_its_end_and_asked_for_by_its_use() -> None:
 @pytest.mark.slow
 def test_a_start_deletes_no_hook_of_another_host(hosts: Hosts) -> None:
     a, b = hosts("a"), hosts("b")
-    a.member = Member("a", ["receive"], "1", ["hook/mine", "route/route/to"], LEASE)
+    a.member = JoiningHost("a", ["receive"], "1", ["hook/mine", "route/route/to"], LEASE)
     a.beat(a.index.now())
     a.index.deliveries.begin("hook", {Lane("hook", "mine"): False})
     a.index.deliveries.begin("route", {lane_to("route", "to"): False})
@@ -540,7 +540,7 @@ def test_a_conversion_ends_when_its_claim_is_lost_or_its_host_is_cut_off(
         second = Converting(c, tmp_path)
         opened.callback(second.stop)
         ingest = opened.enter_context(opened_ingest(Archive(tmp_path), c.index, Metrics(), lambda sender: 1.0, 1 << 20))
-        member = Member("c", ["convert"], "1", [], dt.timedelta(seconds=2))
+        member = JoiningHost("c", ["convert"], "1", [], dt.timedelta(seconds=2))
         membership = Membership(c.index, ingest, member, second.worker.interrupt)
         membership.start()
         opened.callback(membership.watch.stop)

@@ -30,7 +30,7 @@ from node.errors import OutOfResources
 from node.extensions.object_store.copying import Copied, copy_archive
 from node.extensions.object_store.remote import MARKER, try_store
 from node.extensions.object_store.stores import configured_store
-from node.extensions.object_store.uploads import Uploads
+from node.extensions.object_store.uploads import ObjectUploads
 from node.failpoints import JUDGING
 from node.index.database.reading import reading
 from node.index.nouns.records import InstanceFile, Outcome, RevisionFile
@@ -70,7 +70,7 @@ class Served:
         remote = self.repository.archive.remote
         assert remote is not None
         self.remote = remote
-        self.uploads = Uploads(
+        self.uploads = ObjectUploads(
             self.repository.archive,
             remote,
             self.repository.index,

@@ -17,7 +17,7 @@ from node.errors import UsageError
 from node.extensions.labels.marks import MarkRepository, Target
 from node.extensions.projects.actions import actions
 from node.extensions.projects.rows import ProjectRepository
-from node.extensions.projects.rules import Rules, apply_rules
+from node.extensions.projects.rules import ProjectRules, apply_rules
 from node.index.engine.extension_tables import every_table, extension_tables
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
@@ -245,7 +245,7 @@ def test_a_series_is_in_the_projects_of_its_study_and_of_the_title_called(three:
 
 
 def test_a_rule_selects_what_is_new_and_what_is_labelled(three: Root) -> None:
-    rules = Rules(three.index)
+    rules = ProjectRules(three.index)
     projects(three).set("trial", "test", three.clock(), rule='patient_id == "P1.2" or labels == "study"')
     assert seen(three) == set()
     rules.step()
@@ -327,7 +327,7 @@ def test_the_commands(tmp_path: Path) -> None:
 
 
 def test_a_rule_follows_what_comes_and_goes_beside_a_series_in_its_study(three: Root) -> None:
-    rules = Rules(three.index)
+    rules = ProjectRules(three.index)
     projects(three).set("trial", "test", three.clock(), rule="study_series > 2")
     rules.step()
     assert seen(three) == set()

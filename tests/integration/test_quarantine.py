@@ -11,7 +11,7 @@ from pydicom import FileDataset
 
 from node.audit.audit_log import Audit
 from node.index.database.reading import reading
-from node.index.engine.about_keys import Applied
+from node.index.engine.about_keys import AppliedPosition
 from node.receive.quarantine import (
     NotInQuarantine,
     NotReleased,
@@ -146,7 +146,7 @@ def test_a_purged_version_is_kept_again_when_it_comes_again(root: Root) -> None:
 
 def test_an_instance_that_was_set_aside_from_the_journal_has_its_reason(root: Root) -> None:
     root.archive.path("quarantine/x.dcm").write_bytes(b"")
-    applied = Applied("a journal", 0)
+    applied = AppliedPosition("a journal", 0)
     root.index.instances.set_aside("its record cannot be read: quarantine/x.dcm", applied, root.clock())
     [file] = files(root)
     assert file.reason == "instance-set-aside"

@@ -22,8 +22,8 @@ from node.errors import UsageError
 from node.extensions.object_store import remote
 from node.extensions.object_store.copying import copy_archive
 from node.extensions.object_store.remote import HostAway
-from node.extensions.object_store.uploads import Uploads
-from node.extensions.postgresql.hosts import HostRepository, Member
+from node.extensions.object_store.uploads import ObjectUploads
+from node.extensions.postgresql.hosts import HostRepository, JoiningHost
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import upgrade
 from node.index.nouns.records import InstanceFile, Outcome
@@ -68,10 +68,10 @@ class Host:
         assert repository.archive.remote is not None
         self.remote = repository.archive.remote
         self.remote.hosts.seconds = 0.0
-        self.uploads = Uploads(self.archive, self.remote, self.index, repository.metrics)
+        self.uploads = ObjectUploads(self.archive, self.remote, self.index, repository.metrics)
         now = self.index.now()
         self.index.repository(HostRepository).beat(
-            Member(self.name, ["receive"], "1", [], LEASE), (), now, now, is_behind=False
+            JoiningHost(self.name, ["receive"], "1", [], LEASE), (), now, now, is_behind=False
         )
         self.is_open = True
 

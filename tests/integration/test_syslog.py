@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, EventType, Participant, Result
+from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.errors import UsageError
 from node.extensions.syslog.collector import TlsSyslog, opened
 from node.settings.log import AuditSettings
@@ -65,7 +65,9 @@ def test_lines_of_the_audit_log_arrive_whole_and_in_order(tmp_path: Path, collec
     )
     audit = Audit(tmp_path, "VOXELNODE", copy=opened(settings))
     for detail in ("first", "Ä" * 100_000):
-        audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, [Participant("a", "")], (), detail))
+        audit.note(
+            AuditMessage(AuditEvent.QUERY, AuditAction.EXECUTE, Result.SUCCESS, [Participant("a", "")], (), detail)
+        )
     with accepted(collector, keys, needs_certificate=True) as connection:
         received = [message(connection) for _ in range(2)]
         audit.close()
@@ -193,7 +195,7 @@ def test_messages_of_dicom_are_those_of_the_schema(
     objects = [{"study_instance_uid": "1.2", "patient_id": "P<1>", "instances": 3}, {"uid": "1.9", "\x01": None}, {}]
     for event in AuditEvent:
         for told in ((who, objects, "Doe^Jane & <\x00\udcff>"), ([], (), "")):
-            audit.note(AuditMessage(event, Action.READ, Result.MINOR_FAILURE, *told, type=EventType.LOGIN))
+            audit.note(AuditMessage(event, AuditAction.READ, Result.MINOR_FAILURE, *told, type=EventType.LOGIN))
     with accepted(collector, keys) as connection:
         received = [message(connection) for _ in range(2 * len(AuditEvent))]
         audit.close()

@@ -27,11 +27,11 @@ from node.index.database import work_loop
 from node.index.work.routes import lane_to
 from node.pseudonyms import new_key_file
 from node.receive.ingest import Announced, Origin
-from node.routing.router import Router
+from node.routing.router import RouteWorkers
 from node.routing.worker import RouteWorker
 from node.settings.model import Settings
 from node.settings.peers import Dicom, Peer
-from node.settings.routes import Destination, Route
+from node.settings.routes import DestinationSettings, Route
 from tests import make
 from tests.ingest import indexed
 from tests.object_store import object_store
@@ -64,12 +64,12 @@ class Source:
         self.opened = opened
         self.router = self.start()
 
-    def start(self) -> Router:
+    def start(self) -> RouteWorkers:
         """Begin routes, as a start of the node does."""
         decoder = Decoder(workers=1)
         self.opened.callback(decoder.close)
         index = self.node.ingest.index
-        router = Router(
+        router = RouteWorkers(
             self.settings, self.node.ingest.archive, index, self.node.metrics, self.audit, decoder, lambda name: None
         )
         wants = {worker.lane: worker.wants_instances for worker in router.workers}
@@ -141,7 +141,7 @@ def source(start_node: Callable[..., Running], tmp_path: Path) -> Iterator[Calla
         def begin(
             routes: dict[str, Route],
             port: int = 1,
-            destinations: dict[str, Destination] | None = None,
+            destinations: dict[str, DestinationSettings] | None = None,
             peers: dict[str, Peer] | None = None,
             deidentify: dict[str, DeidentifySettings] | None = None,
             ae_title: str = "SOURCE",

@@ -25,7 +25,7 @@ from node.conversion.evidence import find_evidence
 from node.conversion.grids import header_of
 from node.dicom.values import whole
 from node.volume.assemble import assemble
-from node.volume.model import Assembly, Geometry, Kind, Volume
+from node.volume.model import Assembly, Geometry, Volume, VolumeKind
 from node.volume.reasons import WarningKind
 from tests.make import PYDICOM_FILES
 
@@ -113,7 +113,7 @@ def edited(ds: FileDataset, **values: Any) -> FileDataset:
 
 
 def volumes_of(assembly: Assembly) -> list[Volume]:
-    return [volume for volume in assembly.volumes if volume.kind is Kind.VOLUME]
+    return [volume for volume in assembly.volumes if volume.kind is VolumeKind.VOLUME]
 
 
 def real_plane(volume: Volume, time: int, index: int) -> NDArray[Any]:

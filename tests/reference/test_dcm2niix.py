@@ -19,7 +19,7 @@ import pynetdicom
 import pytest
 
 from node.volume.assemble import assemble
-from node.volume.model import Kind, Volume
+from node.volume.model import Volume, VolumeKind
 from node.writers.nifti import nifti_header
 from tests.conftest import corpus_folder
 from tests.make import PYDICOM_FILES
@@ -89,7 +89,7 @@ def oracle(files: Path, folder: Path) -> list[nib.Nifti1Image]:
 def comparable(volumes: tuple[Volume, ...]) -> Iterator[nib.Nifti1Image]:
     """Grey volumes with a place, as images with real values."""
     for volume in volumes:
-        if volume.kind is Kind.VOLUME and volume.affine_lps is not None and not volume.colour:
+        if volume.kind is VolumeKind.VOLUME and volume.affine_lps is not None and not volume.colour:
             values = (volume.voxels * np.float64(volume.slope) + volume.intercept).transpose(3, 2, 1, 0)
             values = values[..., 0] if values.shape[3] == 1 else values
             image = nib.Nifti1Image(values, np.diag([-1, -1, 1, 1]) @ volume.affine_lps)
@@ -201,7 +201,7 @@ def agrees(paths: list[Path], folder: Path) -> bool:
     for number, path in enumerate(paths):
         shutil.copy(path, files / f"{number:03d}.dcm")
     theirs = oracle(files, made)
-    volumes = [volume for volume in assemble(map(pydicom.dcmread, paths)).volumes if volume.kind is Kind.VOLUME]
+    volumes = [volume for volume in assemble(map(pydicom.dcmread, paths)).volumes if volume.kind is VolumeKind.VOLUME]
     return all(any(as_theirs(volume, other) for other in theirs) for volume in volumes) and bool(volumes or not theirs)
 
 

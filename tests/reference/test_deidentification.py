@@ -19,7 +19,7 @@ from node.extensions.deidentify.deidentification import (
     ALLOWABLE,
     Deidentification,
     NotDeidentified,
-    Reason,
+    RefusalReason,
 )
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
@@ -45,7 +45,7 @@ VOXELS, HEADER_BYTES = (".nii.gz", ".zraw", ".png"), 1 << 12
 OF_SIDECARS = frozenset(("matrices", "orientations", "project"))
 """Words of descriptions in the corpus that warnings and options in every sidecar have as well ("projections")."""
 
-NOT_CLEAN = {Reason.STRUCTURED_REPORT, Reason.ENCAPSULATED_DOCUMENT, Reason.NO_IDENTITY}
+NOT_CLEAN = {RefusalReason.STRUCTURED_REPORT, RefusalReason.ENCAPSULATED_DOCUMENT, RefusalReason.NO_IDENTITY}
 
 
 def instances(corpus: Path) -> Iterator[Path]:

@@ -21,7 +21,7 @@ from pydicom import DataElement, Dataset, config, dcmread
 from node.extensions.deidentify.deidentification import ALLOWABLE, Deidentification, NotDeidentified
 from node.extensions.deidentify.files import write
 from node.extensions.deidentify.instance import deidentified
-from node.extensions.deidentify.profile import Action, Option, Profile, rows
+from node.extensions.deidentify.profile import AttributeAction, Option, Profile, rows
 from node.files.reading import read_instance
 from node.pseudonyms import PseudonymKey
 from tests.dciodvfy import new_errors
@@ -38,7 +38,9 @@ KIND = ("SOPClassUID", "Manufacturer", "ManufacturerModelName")
 OF_DEVICES = re.compile(r"SoftwareVersions|CoilName|CodeValue")
 """Dates of software, numbers of parts and codes look like those of persons."""
 
-RETAINED = {int(row.tag.replace(",", ""), 16) for row in rows() if row.options.get(Option.DEVICE) is Action.KEEP}
+RETAINED = {
+    int(row.tag.replace(",", ""), 16) for row in rows() if row.options.get(Option.DEVICE) is AttributeAction.KEEP
+}
 """What the option that retains devices keeps: serial numbers, which look like telephone numbers as well."""
 
 MAX_BYTES = 4 << 20

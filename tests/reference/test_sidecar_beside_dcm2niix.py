@@ -16,7 +16,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from node.volume.assemble import assemble
-from node.volume.model import Kind, Volume
+from node.volume.model import Volume, VolumeKind
 from node.writers.options import WriteOptions
 from node.writers.sidecar import sidecar_fields, write_sidecar
 from tests import make
@@ -51,7 +51,7 @@ def pairs(datasets: list[Dataset], folder: Path) -> Iterator[tuple[Pair, Volume,
     theirs = sidecars_of_dcm2niix([Path(str(ds.filename)).resolve() for ds in datasets], folder / "theirs")
     by_uid = {str(ds.SOPInstanceUID): ds for ds in datasets}
     for number, volume in enumerate(assemble(datasets).volumes):
-        match = next((pair for pair in theirs if volume.kind is Kind.VOLUME and as_theirs(volume, pair[0])), None)
+        match = next((pair for pair in theirs if volume.kind is VolumeKind.VOLUME and as_theirs(volume, pair[0])), None)
         if match is not None:
             written = write_sidecar(sidecar_fields(volume, WriteOptions(), {}), folder, f"{number}")
             ds = by_uid[volume.sources[0].sop_instance_uid]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from node.children.forwarding import Change, Encoding, forward
+from node.children.forwarding import CopyChange, Encoding, forward
 from node.dicom.coercion import Coercion
 from node.errors import ConversionRefused
 from node.extensions.results.report import make_document, make_report
@@ -85,7 +85,7 @@ def test_copies_of_routes_are_as_valid_as_what_is_stored(
     for path in islice(files(corpus), ENCODINGS.index(encoding) % step, None, step):
         into.touch()
         try:
-            forward(path, Change(COERCION, encoding), into)
+            forward(path, CopyChange(COERCION, encoding), into)
         except (ConversionRefused, NotTranscodable):
             continue
         judged += 1

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from node.volume.assemble import assemble
 from node.volume.geometry import NOISE_SHARE
-from node.volume.model import Assembly, Geometry, Kind, Volume
+from node.volume.model import Assembly, Geometry, Volume, VolumeKind
 from node.volume.reasons import Reason, WarningKind
 from tests.reference.real_series import judged, verdict_and_findings
 from tests.reference.truth_series import (
@@ -108,7 +108,7 @@ def lies(series: Series) -> Iterator[str]:
     verdict, findings = verdict_and_findings(series.datasets, assembly)
     doubts = frozenset() if verdict.state == "complete" else {verdict.rule, *(each.rule for each in findings)}
     seen: Counter[int] = Counter()
-    volumes = [volume for volume in assembly.volumes if volume.kind is Kind.VOLUME]
+    volumes = [volume for volume in assembly.volumes if volume.kind is VolumeKind.VOLUME]
     for volume in volumes:
         if series.case.kind == "seg":
             yield from _lies_of_labels(volume, series)
@@ -324,7 +324,7 @@ def _lies_of_account(assembly: Assembly, series: Series, seen: Counter[int], *, 
 def _lies_of_parts(assembly: Assembly, series: Series) -> Iterator[str]:
     groups: dict[object, set[int]] = defaultdict(set)
     for number, volume in enumerate(assembly.volumes):
-        if volume.kind is Kind.VOLUME:
+        if volume.kind is VolumeKind.VOLUME:
             for source in volume.sources:
                 plane = series.planes[source.sop_instance_uid, source.frame_number]
                 groups[plane.group].add(number)
@@ -518,7 +518,7 @@ def _show(case: Case) -> None:
     assembly = assemble(series.datasets)
     for volume in assembly.volumes:
         print(f"{volume.kind} {volume.suffix!r} {volume.shape} {volume.geometry} {volume.spacing_mm} {volume.times_s}")
-        for own in _told(volume, series) or [] if volume.kind is Kind.VOLUME else []:
+        for own in _told(volume, series) or [] if volume.kind is VolumeKind.VOLUME else []:
             print("   ", *((plane.time, plane.slice, plane.echo, plane.component) for plane in own))
         for warning in volume.warnings:
             print(f"    {warning.name}: {warning.detail}")

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from node.extensions.conformance.statement import statement_for_programs
-from node.extensions.dicomweb.capabilities import Resource, offered
+from node.extensions.dicomweb.capabilities import CapabilityResource, offered
 from node.extensions.dicomweb.media_types import FRAME_TYPES, MULTIPART
 from node.settings.model import Settings
 from node.volume.read.transfer_syntaxes import ENCODERS
@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
-def get(site: Site, resource: Resource, accept: str = "", **parameters: str) -> httpx2.Response:
+def get(site: Site, resource: CapabilityResource, accept: str = "", **parameters: str) -> httpx2.Response:
     names = {"study": STUDY, "series": SERIES, "instance": INSTANCE}
     path = resource.path.format(frames=1, path="00091001", **names)
     query = URI | parameters if path.endswith("/wado") else parameters
@@ -88,7 +88,7 @@ def methods_of(application: ElementTree.Element) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
-def test_every_media_type_that_is_told_is_given(site: Site, resource: Resource) -> None:
+def test_every_media_type_that_is_told_is_given(site: Site, resource: CapabilityResource) -> None:
     for media_type in resource.transaction.produces:
         parameters = {"contentType": media_type} if resource.path.endswith("/wado") else {}
         answer = get(site, resource, media_type, **parameters)
@@ -111,7 +111,7 @@ def test_every_media_type_that_is_told_is_given(site: Site, resource: Resource) 
 
 
 @pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
-def test_every_parameter_that_is_told_has_an_effect(site: Site, resource: Resource) -> None:
+def test_every_parameter_that_is_told_has_an_effect(site: Site, resource: CapabilityResource) -> None:
     for name in resource.transaction.parameters:
         other = {"contentType": "application/dicom"} if name == "transferSyntax" else {}
         answer = get(site, resource, **other | {"PatientName" if name == "{attribute}" else name: "no such!value"})
@@ -120,7 +120,7 @@ def test_every_parameter_that_is_told_has_an_effect(site: Site, resource: Resour
 
 
 @pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
-def test_every_header_that_is_told_has_an_effect(site: Site, resource: Resource) -> None:
+def test_every_header_that_is_told_has_an_effect(site: Site, resource: CapabilityResource) -> None:
     long = {"includefield": "all"} if resource.transaction.name == "Search" else {}  # short answers are not compressed
     path = str(get(site, resource, **long).request.url)
     plain = site.client().get(path, headers={"Accept": resource.transaction.produces[0], "Accept-Encoding": "identity"})

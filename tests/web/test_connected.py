@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import node
-from node.control.opened import Opened, Volume
+from node.control.opened import Opened, OpenedVolume
 from node.errors import NodeFailed, UsageError
 from node.index.engine.backend import Place
 from tests import make
@@ -63,7 +63,7 @@ def test_a_running_node_shows_what_its_root_does(filled: Site, tmp_path: Path) -
 def test_a_header_comes_with_its_voxels(filled: Site) -> None:
     [series] = [series for series in node.connect(filled.url).series() if series.uid == "1.2.3.1"]
     [row] = [row for row in series.files() if row["format"] == "mhd"]
-    header = Volume(row["name"], row, series._source)
+    header = OpenedVolume(row["name"], row, series._source)
     assert np.array_equal(header.array(), series.volumes()[0].array())
 
 

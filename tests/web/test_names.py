@@ -9,7 +9,7 @@ import pytest
 
 from node.extensions.names import tree
 from node.extensions.names.template import read_template
-from node.extensions.names.tree import Names, Tree
+from node.extensions.names.tree import NameTree, Tree
 from node.writers.reading import read_metaimage
 from tests import make
 from tests.web.conftest import Site
@@ -17,14 +17,14 @@ from tests.web.conftest import Site
 TEMPLATE = "{patient_name}_{modality}/{series_number:03}_{series_description}"
 
 
-def settled(names: Names) -> None:
+def settled(names: NameTree) -> None:
     while names.step() == 0.0:
         pass
 
 
 @pytest.mark.slow
 def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = Names(Tree(site.root, read_template(TEMPLATE)), site.services.index)
+    names = NameTree(Tree(site.root, read_template(TEMPLATE)), site.services.index)
     settled(names)
     instances = make.ct_series(7, study_uid="1.2.3", series_uid="1.2.3.1", PatientName="Doe^Jane")
     site.take(*instances[:5])

@@ -14,7 +14,7 @@ from node.children.decoder import Decoder
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.index.nouns.accounts import Role
 from node.index.work.routes import lane_to
-from node.routing.router import Router
+from node.routing.router import RouteWorkers
 from node.settings.routes import Route
 from node.web.api.models import RouteResource
 from tests import make
@@ -31,7 +31,7 @@ def run(site: Site, *names: str, decoder: Decoder | None = None) -> None:
     own = Decoder(workers=1)
     audit = Audit(site.root, "SOURCE")
     index = site.store.index
-    router = Router(
+    router = RouteWorkers(
         site.services.settings, site.store.archive, index, site.store.metrics, audit, decoder or own, lambda name: None
     )
     index.deliveries.begin("route", {one.lane: one.wants_instances for one in router.workers})

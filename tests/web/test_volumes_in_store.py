@@ -16,7 +16,7 @@ from node.extensions.bids.sources import IndexSource
 from node.extensions.channels.settings import CommandSettings
 from node.extensions.object_store.remote import fetching
 from node.extensions.object_store.stores import configured_store
-from node.extensions.object_store.uploads import Uploads
+from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.projects.export import export
 from node.index.database.reading import reading
 from node.index.work.ledger import Lane
@@ -48,7 +48,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     made = {path.name: path.read_bytes() for path in site.root.glob("volumes/*/*/*/*")}
     remote = site.store.archive.remote
     assert remote is not None
-    uploads = Uploads(site.store.archive, remote, site.store.index, site.store.metrics)
+    uploads = ObjectUploads(site.store.archive, remote, site.store.index, site.store.metrics)
     while uploads.step() == 0.0:
         pass
     forget(site)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from node.index.work.routes import DueInstance, OwedInstance
-from node.notify.channel import Delivered as Received
+from node.notify.channel import DeliveredMessage as Received
 from node.notify.message import HookMessage
 from node.routing.destination import Confirmation, Delivered, NotConfirmable, Prepared, Unreachable
 from node.settings.model import Settings
-from node.settings.routes import Destination
+from node.settings.routes import DestinationSettings
 from voxelnode_hello.settings import GreetingsDestination, GreetingsHook
 
 
@@ -64,7 +64,7 @@ def _add(file: Path, line: str) -> None:
         lines.write(f"{line}\n")
 
 
-def destination(described: Destination, is_read_again: bool) -> Greetings:
+def destination(described: DestinationSettings, is_read_again: bool) -> Greetings:
     """Return the destination of a table. See `node.routing.kinds.OpenReceiver`."""
     assert isinstance(described, GreetingsDestination)
     return Greetings(described.file)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from node.settings.hooks import HookSettings
-from node.settings.routes import Destination
+from node.settings.routes import DestinationSettings
 from node.settings.section import SettingsSection
 
 
@@ -24,7 +24,7 @@ class HelloSettings(SettingsSection):
         return f"hello, {self.name}"
 
 
-class GreetingsDestination(Destination):
+class GreetingsDestination(DestinationSettings):
     """[destinations.NAME]: a file that gets a line for each instance."""
 
     kind: Literal["greetings"] = "greetings"

@@ -21,7 +21,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE
 from pynetdicom.presentation import PresentationContext, build_context, build_role, negotiate_as_requestor
 
 from node.association import framing
-from node.association.association import Association, Message
+from node.association.association import Association, DimseMessage
 from node.association.client.addresses import Address
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.outgoing import MAXIMUM_PDU_BYTES, InstanceBytes, SourceLost
@@ -34,7 +34,7 @@ from node.association.primitives import (
     roles_of,
 )
 from node.association.transport import bound_waits, send_parts
-from node.dicom.command import Command, Element, MalformedCommand, decode_command
+from node.dicom.command import CommandSet, Element, MalformedCommand, decode_command
 from node.dicom.header import require_few_elements
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.errors import PeerFailed, VoxelnodeError
@@ -229,7 +229,7 @@ class RequestedAssociation(Association):
         except SourceLost as error:
             raise AssociationLost(f"aborted: {error}") from error
 
-    def receive(self) -> Message:
+    def receive(self) -> DimseMessage:
         """Return the next message of the peer.
 
         Raises
@@ -237,7 +237,7 @@ class RequestedAssociation(Association):
         AssociationLost
             The peer ended the association, or did not answer in time.
         """
-        command: Command | None = None
+        command: CommandSet | None = None
         encoded_command, data_set = bytearray(), bytearray()
         while True:
             piece = self.next_piece()
@@ -248,12 +248,12 @@ class RequestedAssociation(Association):
                     continue
                 command = self._command(bytes(encoded_command))
                 if not command.has_data_set:
-                    return Message(piece.context_id, command)
+                    return DimseMessage(piece.context_id, command)
             else:
                 data_set += piece.data
                 self._limit(len(data_set), self.maximum_data_set_bytes)
                 if piece.last and command is not None:
-                    return Message(piece.context_id, command, bytes(data_set))
+                    return DimseMessage(piece.context_id, command, bytes(data_set))
 
     def next_piece(self) -> Piece:
         """Return the next piece of a message."""
@@ -267,12 +267,12 @@ class RequestedAssociation(Association):
             raise AssociationLost("it released the association before it answered")
         raise AssociationLost("it aborted the association")
 
-    def request(self, primitive: Any, data_set: Dataset | None = None) -> Message:
+    def request(self, primitive: Any, data_set: Dataset | None = None) -> DimseMessage:
         """Send a request in the first of the accepted contexts and return its first answer."""
         self.send_message(next(iter(self.accepted)), primitive, data_set)
         return self.receive()
 
-    def answer_to(self, message_id: int) -> Command:
+    def answer_to(self, message_id: int) -> CommandSet:
         """Return the response to a request that has one response only, without its data set.
 
         Raises
@@ -285,7 +285,7 @@ class RequestedAssociation(Association):
             raise AssociationLost("it violates the protocol: its answer is not to the request that was sent")
         return answer
 
-    def decoded(self, message: Message) -> Dataset:
+    def decoded(self, message: DimseMessage) -> Dataset:
         """Return the decoded data set of a message.
 
         Raises
@@ -380,7 +380,7 @@ class RequestedAssociation(Association):
         self._has_read = True
         self._framing.filled(count)
 
-    def _command(self, encoded_command: bytes) -> Command:
+    def _command(self, encoded_command: bytes) -> CommandSet:
         try:
             return decode_command(encoded_command)
         except MalformedCommand as error:

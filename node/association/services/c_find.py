@@ -19,7 +19,7 @@ from node.association.added import Find
 from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import encoded
 from node.association.upper_layer import PeerGone
-from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.answers import AnswerEncoder, NotFlat, answer_model, encode_flat, encoded_answer
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel
 from node.dicom.matching import Options, read_query
@@ -229,7 +229,7 @@ class FindOperation:
         origin = self._operation.origin
         message = AuditMessage(
             AuditEvent.QUERY,
-            Action.EXECUTE,
+            AuditAction.EXECUTE,
             Result.SUCCESS if status in (SUCCESS, CANCELLED) else Result.MINOR_FAILURE,
             [
                 Participant(origin.calling_ae_title, SOURCE, origin.address, True, origin.certificate),

@@ -19,8 +19,8 @@ from node.dicom.status import (
     FAILED,
     NOT_CURRENT,
     STORED,
-    Answer,
     NotPermitted,
+    ResponseStatus,
     SopClassNotSupported,
     answer_to,
     remedy_of,
@@ -34,7 +34,7 @@ from node.receive.ingest import Announced, Incoming, Ingest, Origin
 logger = structlog.get_logger()
 
 
-class Request(Protocol):
+class StoreRequest(Protocol):
     """The fields of a decoded command set that C-STORE uses."""
 
     @property
@@ -72,7 +72,7 @@ class StoreService:
         self._has_ended = False
         self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
 
-    def begin(self, request: Request, context: AcceptedContext) -> Reception:
+    def begin(self, request: StoreRequest, context: AcceptedContext) -> Reception:
         """Begin a request; `Reception.finish` returns its refusal, if any."""
         return Reception(self, request, context)
 
@@ -110,10 +110,10 @@ class Reception:
     then are dropped.
     """
 
-    def __init__(self, service: StoreService, request: Request, context: AcceptedContext) -> None:
+    def __init__(self, service: StoreService, request: StoreRequest, context: AcceptedContext) -> None:
         self._service, self._request, self._context = service, request, context
         self._incoming: Incoming | None = None
-        self._answer: Answer | None = None
+        self._answer: ResponseStatus | None = None
         self._bytes = 0
         self._began_at = perf_counter()
         try:
@@ -134,7 +134,7 @@ class Reception:
         except Exception as error:
             self._refuse(error)
 
-    def finish(self) -> Answer:
+    def finish(self) -> ResponseStatus:
         """Make the instance durable, and return the answer; never raises."""
         metrics, received_at = self._service.metrics, perf_counter()
         metrics.receive_seconds.observe(received_at - self._began_at)
@@ -150,7 +150,7 @@ class Reception:
         self._service.on_answer(answer.status)
         return answer
 
-    def _stored(self, incoming: Incoming) -> Answer:
+    def _stored(self, incoming: Incoming) -> ResponseStatus:
         """Make the instance durable, wait for what else its acknowledgement promises, and return the answer."""
         ingest = self._service.ingest
         is_told = ingest.is_conflict_told(self._request.sop_instance_uid)
@@ -163,7 +163,7 @@ class Reception:
         is_other = ingest.acknowledgement.wait(outcome) in NOT_CURRENT_OUTCOMES
         return NOT_CURRENT if is_other and is_told else STORED
 
-    def _told(self, outcome: Future[Outcome]) -> Answer:
+    def _told(self, outcome: Future[Outcome]) -> ResponseStatus:
         """Return the answer for an instance that is durable, once it is indexed, or will not be soon."""
         self._service.ingest.applier.catch_up()
         is_other = outcome.done() and (outcome.exception() is not None or outcome.result() in NOT_CURRENT_OUTCOMES)
@@ -200,7 +200,7 @@ class Reception:
         self._service.on_refusal(self._refused(self._answer, error))
         self._drop()
 
-    def _refused(self, answer: Answer, error: Exception) -> Refused:
+    def _refused(self, answer: ResponseStatus, error: Exception) -> Refused:
         origin = self._service.origin
         return Refused(
             "instance",

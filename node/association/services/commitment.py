@@ -49,7 +49,7 @@ from node.index.database.work_loop import RequestLoop
 from node.index.nouns.records import Refused
 from node.index.search.selection import StoredInstance
 from node.index.work.ledger import Decision, Ended, Postponed, Work, after_failure
-from node.index.work.payloads import Reference, Request
+from node.index.work.payloads import CommitmentRequest, Reference
 from node.receive.stored_files import report_damage
 
 logger = structlog.get_logger()
@@ -282,7 +282,7 @@ def reported(work: Work, result: CommitmentResult) -> Ended:
 def note_reported(service: CommitmentService, work: Work, decision: Ended, how: str) -> None:
     """Count and log that the peer has accepted a result; `how` says on which association."""
     service.metrics.commitment_reports.labels(outcome="reported").inc()
-    request = cast(Request, decision.payload)
+    request = cast(CommitmentRequest, decision.payload)
     failed = request.failed or 0
     logger.info(
         "commitment_reported",

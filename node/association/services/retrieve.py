@@ -35,7 +35,7 @@ from node.association.client.send import (
 from node.association.operation import Operation, RequestRefused
 from node.association.outgoing import SourceLost
 from node.association.upper_layer import PeerGone
-from node.audit.audit_log import DESTINATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import DESTINATION, SOURCE, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import is_identifier
 from node.dicom.command import HIGH_PRIORITY, LOW_PRIORITY, MEDIUM_PRIORITY, Element
 from node.dicom.keys import LEVELS, UNIQUE_KEYS, IdentifierMismatch, Level, QueryModel, Selection
@@ -321,7 +321,7 @@ class Retrieve:
         ]
         tally = self._tally
         detail = f"{outcome}: {tally.completed + tally.warning} sent, {len(tally.failed)} failed"
-        audit.note(AuditMessage(event, Action.READ, result, participants, _studies(self._selected), detail))
+        audit.note(AuditMessage(event, AuditAction.READ, result, participants, _studies(self._selected), detail))
 
 
 def _studies(selected: Selected) -> list[dict[str, object]]:

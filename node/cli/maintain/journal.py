@@ -25,7 +25,7 @@ def status(root: Root) -> Listing:
 
     It may be that of a running node. Exit 1 if records are damaged.
     """
-    from node.index.engine.about_keys import Applied
+    from node.index.engine.about_keys import AppliedPosition
     from node.index.engine.place import IndexUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, journal_report
 
@@ -34,7 +34,7 @@ def status(root: Root) -> Listing:
         with root.reading() as index:
             report = journal_report(folder, index.applied)
     except IndexUnusable:  # the journal tells what a new index gets from it
-        report = journal_report(folder, lambda journal: Applied.of(None))
+        report = journal_report(folder, lambda journal: AppliedPosition.of(None))
     path = folder / JOURNAL_FOLDER
     damage = [{**asdict(found), "segment": found.segment.name} for found in report.damage]
     return described(

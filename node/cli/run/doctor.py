@@ -294,13 +294,13 @@ def _objects(settings: Settings) -> Iterator[Check]:
 
 
 def _journal(settings: Settings) -> Iterator[Check]:
-    from node.index.engine.about_keys import Applied
+    from node.index.engine.about_keys import AppliedPosition
     from node.journal.journal import JournalUnusable
     from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report
 
     folder = settings.storage.root.absolute() / JOURNAL_FOLDER
     try:
-        report = journal_report(folder.parent, lambda journal: Applied.of(None))
+        report = journal_report(folder.parent, lambda journal: AppliedPosition.of(None))
     except JournalUnusable as error:
         yield Check("journal", "broken", str(error), "install that version")
         return

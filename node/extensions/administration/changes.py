@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from node.audit.audit_files import audit_files
-from node.audit.audit_log import Action, AuditEvent, EventType
+from node.audit.audit_log import AuditAction, AuditEvent, EventType
 from node.web.access import ADMINS, CurrentCall
 from node.web.pages.rendering import page
 
@@ -24,7 +24,7 @@ SHOWN_CHANGES = 200
 ORDERED = "ordered: "
 """Of a change that is recorded before and after it was made."""
 
-_CHANGES = frozenset({Action.UPDATE.value, Action.DELETE.value})
+_CHANGES = frozenset({AuditAction.UPDATE.value, AuditAction.DELETE.value})
 _ACTIVITY = AuditEvent.APPLICATION_ACTIVITY.value[0]
 _CONFIGURATION = EventType.SOFTWARE_CONFIGURATION.value[0]
 

@@ -10,8 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from node.association.added import OpenedRoot
-from node.audit.audit_log import Action as AuditAction
-from node.audit.audit_log import AuditEvent, AuditMessage, EventType, Result
+from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType, Result
 from node.errors import UsageError
 from node.hookspecs import Action
 from node.notify.channel import NotDelivered, hook_channel

@@ -17,9 +17,9 @@ from node.cli.output import Answer, printable
 from node.counted import counted
 
 if TYPE_CHECKING:
-    from node.extensions.bids.export import Report
+    from node.extensions.bids.export import ExportReport
     from node.extensions.bids.rules import Rules
-    from node.extensions.bids.sources import Source
+    from node.extensions.bids.sources import PatientSource
     from node.selector import Selector
     from node.settings.model import Settings
 
@@ -110,7 +110,7 @@ def bids(
     A second run changes nothing, unless series were received, converted again or deleted meanwhile. Exit 1 if a file is
     in the way or could not be written.
     """
-    from node.control.audited_export import Outcome, audited_export
+    from node.control.audited_export import ExportOutcome, audited_export
     from node.errors import UsageError
     from node.extensions.bids.export import Exporter
     from node.extensions.bids.rules import read_rules
@@ -139,13 +139,13 @@ def bids(
         exporter = Exporter(source, read, Pseudonyms(pseudonym_key), selector, prune=prune)
         order = f"voxelnode bids to {out.absolute()}, key {pseudonym_key.name}"
         order += f", of project {project}" if project is not None else ""
-        with nullcontext(Outcome()) if dry_run else audited_export(settings, order) as outcome:
+        with nullcontext(ExportOutcome()) if dry_run else audited_export(settings, order) as outcome:
             report = exporter.export(out, dry_run=dry_run, link=link and not sources)
             outcome.counts = f"{_written(report)}, {len(report.skipped)} left out"
     return Answer(asdict(report), lambda: _print(report, out, dry_run=dry_run), failed=not report.is_settled)
 
 
-def _write_draft(file: Path, source: Source, rules: Rules, where: Selector | None, given: list[str]) -> None:
+def _write_draft(file: Path, source: PatientSource, rules: Rules, where: Selector | None, given: list[str]) -> None:
     """Write proposed rules to a new file, and print the command that tries them on what was `given`."""
     from node.errors import UsageError
     from node.extensions.bids.draft import draft
@@ -163,7 +163,7 @@ def _write_draft(file: Path, source: Source, rules: Rules, where: Selector | Non
 
 
 @contextmanager
-def _from_node(root: Root, project: str | None) -> Iterator[tuple[Source, Path]]:
+def _from_node(root: Root, project: str | None) -> Iterator[tuple[PatientSource, Path]]:
     """Open the index of a root, or what a project has of it; yield it as a source, and the folder for the key."""
     from node.errors import UsageError
     from node.extensions.bids.sources import IndexSource
@@ -177,7 +177,7 @@ def _from_node(root: Root, project: str | None) -> Iterator[tuple[Source, Path]]
 @contextmanager
 def _from_files(
     paths: list[Path], rules: Rules, where: Selector | None, settings: Settings
-) -> Iterator[tuple[Source, Path]]:
+) -> Iterator[tuple[PatientSource, Path]]:
     """Convert files in a temporary folder; yield them as a source, and the folder for the key."""
     from contextlib import closing
     from tempfile import TemporaryDirectory
@@ -202,7 +202,7 @@ def _from_files(
         yield source, Path()
 
 
-def _print(report: Report, out: Path, *, dry_run: bool) -> None:
+def _print(report: ExportReport, out: Path, *, dry_run: bool) -> None:
     change = report.change
     lines = [("add", path) for path in change.added] + [("replace", path) for path in change.replaced]
     lines += [("rename", f"{old} -> {new}") for old, new in change.renamed]
@@ -221,11 +221,11 @@ def _print(report: Report, out: Path, *, dry_run: bool) -> None:
     print(f"{_written(report)}, {len(report.skipped)} not exported: {out}; {end}")
 
 
-def _written(report: Report) -> str:
+def _written(report: ExportReport) -> str:
     return f"{counted(report.volumes, 'volume')} of {counted(report.subjects, 'subject')}"
 
 
-def _print_skipped(report: Report) -> None:
+def _print_skipped(report: ExportReport) -> None:
     """Print the series that are not exported, under the reasons."""
     by_reason: dict[str, list[str]] = {}
     for skipped in report.skipped:

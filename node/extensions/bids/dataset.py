@@ -26,7 +26,7 @@ from node.durable import locked, sync_file, sync_folder
 from node.errors import UsageError
 from node.extensions.bids.content import Content, digest_of, identity_of
 from node.extensions.bids.names import VERSION
-from node.extensions.bids.plan import Entry, SessionState, session_folder
+from node.extensions.bids.plan import SessionState, WrittenVolume, session_folder
 from node.extensions.bids.rules import DatasetTable, NotExported
 from node.extensions.bids.sidecars import MISSING, json_text, read_table, table_text, with_columns
 from node.failpoints import reached
@@ -56,7 +56,7 @@ PARTICIPANTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedVolume:
     """A volume that the data set is to have; `acq_time` is a cell of ``scans.tsv``."""
 
     series: str
@@ -66,7 +66,7 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Change:
+class SessionChange:
     """What is different about a session, by the paths of volumes in the data set, without extensions.
 
     Conflicts and failures have the reason with the path.
@@ -79,9 +79,9 @@ class Change:
     conflicts: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
 
-    def extend(self, other: Change) -> None:
+    def extend(self, other: SessionChange) -> None:
         """Add the differences of another session."""
-        for name in Change.__slots__:
+        for name in SessionChange.__slots__:
             getattr(self, name).extend(getattr(other, name))
 
 
@@ -89,7 +89,7 @@ class Change:
 class _Target:
     """A volume of the new folder: `links` are old names of its files by extension, `contents` what is written."""
 
-    entry: Entry
+    entry: WrittenVolume
     before: str | None
     links: dict[str, str] = field(default_factory=dict)
     contents: dict[str, Content] = field(default_factory=dict)
@@ -181,12 +181,12 @@ class Dataset:
         self,
         subject: str,
         session: str,
-        wanted: Mapping[str, Wanted],
+        wanted: Mapping[str, WantedVolume],
         studies: tuple[str, ...],
         leave: frozenset[str],
         *,
         dry_run: bool,
-    ) -> Change:
+    ) -> SessionChange:
         """Make a session have the wanted volumes, those of `leave` as they are, and no others of ours.
 
         `wanted`: by ``datatype/stem``; `studies`: marks of the studies of the session; `leave`: volumes in the data set
@@ -195,7 +195,7 @@ class Dataset:
         place = session_folder(subject, session)
         folder = self.out / place
         state = read_state(folder)
-        change = Change()
+        change = SessionChange()
         targets = _targets(folder, state, wanted, leave, change, place)
         written: dict[str, Path] = {}
         if not dry_run:
@@ -210,7 +210,12 @@ class Dataset:
         return change
 
     def _write_images(
-        self, targets: dict[str, _Target], state: SessionState, written: dict[str, Path], change: Change, place: str
+        self,
+        targets: dict[str, _Target],
+        state: SessionState,
+        written: dict[str, Path],
+        change: SessionChange,
+        place: str,
     ) -> None:
         """Write the new images beside the data set; a volume whose image cannot be written stays as it is."""
         for stem, target in list(targets.items()):
@@ -355,7 +360,7 @@ def read_state(folder: Path) -> SessionState:
         content = json.loads(file.read_bytes())
         if content["version"] != STATE_VERSION:
             raise UsageError(f"{file} is of version {content['version']}: update voxelnode")
-        volumes = {stem: Entry(**entry) for stem, entry in content["volumes"].items()}
+        volumes = {stem: WrittenVolume(**entry) for stem, entry in content["volumes"].items()}
         for stem, entry in volumes.items():  # a data set may come from elsewhere, and these become paths
             if not _STEM.fullmatch(stem) or not all(map(_EXTENSION.fullmatch, entry.files)):
                 raise ValueError
@@ -375,9 +380,9 @@ def _state_text(targets: Mapping[str, _Target], studies: tuple[str, ...]) -> byt
 def _targets(
     folder: Path,
     state: SessionState,
-    wanted: Mapping[str, Wanted],
+    wanted: Mapping[str, WantedVolume],
     leave: frozenset[str],
-    change: Change,
+    change: SessionChange,
     place: str,
 ) -> dict[str, _Target]:
     """Return the volumes of the new folder by stem; a volume that a file is in the way of stays as it is."""
@@ -408,7 +413,7 @@ def _targets(
     return targets | found
 
 
-def _changed_file(folder: Path, stem: str, entry: Entry) -> str:
+def _changed_file(folder: Path, stem: str, entry: WrittenVolume) -> str:
     """Return a file of a volume that somebody changed; empty if there is none."""
     names = ((f"{stem}{extension}", digest) for extension, digest in entry.files.items())
     return next((name for name, digest in names if digest_of(folder / name) not in (None, digest)), "")
@@ -419,7 +424,7 @@ def _staying(state: SessionState, stem: str) -> _Target:
     return _Target(entry, stem, {extension: f"{stem}{extension}" for extension in entry.files})
 
 
-def _target(folder: Path, state: SessionState, stem: str, volume: Wanted, before: str | None) -> _Target:
+def _target(folder: Path, state: SessionState, stem: str, volume: WantedVolume, before: str | None) -> _Target:
     """Return how a volume gets its files: links of those that stay as they are, contents of the others.
 
     Raises _Conflict: a file was changed by hand, or is there and not ours.
@@ -427,7 +432,7 @@ def _target(folder: Path, state: SessionState, stem: str, volume: Wanted, before
     earlier = state.volumes[before] if before is not None else None
     main = next(iter(volume.files))
     image = identity_of(volume.files[main])
-    target = _Target(Entry(volume.series, volume.stack, image, {}), before)
+    target = _Target(WrittenVolume(volume.series, volume.stack, image, {}), before)
     digests: dict[str, str] = {}
     for extension, content in volume.files.items():
         name, old = f"{stem}{extension}", f"{before}{extension}"
@@ -447,7 +452,7 @@ def _target(folder: Path, state: SessionState, stem: str, volume: Wanted, before
     return target
 
 
-def _describe(targets: Mapping[str, _Target], state: SessionState, change: Change, place: str) -> None:
+def _describe(targets: Mapping[str, _Target], state: SessionState, change: SessionChange, place: str) -> None:
     """Add to a change what becomes of each volume."""
     kept = {target.before for target in targets.values()}
     change.removed += [f"{place}/{stem}" for stem in sorted(state.volumes.keys() - kept)]
@@ -461,7 +466,7 @@ def _describe(targets: Mapping[str, _Target], state: SessionState, change: Chang
 
 
 def _scans(
-    folder: Path, name: str, state: SessionState, targets: Mapping[str, _Target], wanted: Mapping[str, Wanted]
+    folder: Path, name: str, state: SessionState, targets: Mapping[str, _Target], wanted: Mapping[str, WantedVolume]
 ) -> tuple[str, bytes]:
     """Return the name and the text of ``scans.tsv``, with the rows and columns that others added."""
     file = f"{name}_scans.tsv"

@@ -17,10 +17,10 @@ from typing import Any
 
 from node.cli.output import printable
 from node.errors import UsageError
-from node.extensions.bids.names import ENTITIES, KINDS, LABEL, Kind, Named, kind_of, label, problem_with, stem
-from node.extensions.bids.plan import Series, facts_of
+from node.extensions.bids.names import ENTITIES, KINDS, LABEL, Named, SuffixKind, kind_of, label, problem_with, stem
+from node.extensions.bids.plan import SubjectSeries, facts_of
 from node.extensions.bids.rules import NAMED_BY_RULE, NotExported, Rule, Rules, kind_of_image, read_text
-from node.extensions.bids.sources import Source
+from node.extensions.bids.sources import PatientSource
 from node.selector import Facts, Selector
 
 UNDECIDED = "not decided: set a suffix instead of skip"
@@ -96,7 +96,7 @@ class Group:
 
 
 @dataclass(slots=True)
-class Row:
+class DraftRow:
     """A row of the grid: series of one description. `cells`: what the form shows; `keys`: those of the rule, if any."""
 
     key: str
@@ -116,7 +116,7 @@ class Draft:
     undecided: int
 
 
-def draft(source: Source, rules: Rules, where: Selector | None = None) -> Draft:
+def draft(source: PatientSource, rules: Rules, where: Selector | None = None) -> Draft:
     """Return rules for what `rules` do not name, or give one name although the descriptions differ.
 
     `where`: the series to look at.
@@ -155,7 +155,7 @@ def written(groups: Sequence[Group], wanted: Sequence[Mapping[str, Any] | None])
     return Draft(text, len(tables), undecided)
 
 
-def groups_of(found: Iterable[Series], rules: Rules, where: Selector | None = None) -> list[Group]:
+def groups_of(found: Iterable[SubjectSeries], rules: Rules, where: Selector | None = None) -> list[Group]:
     """Return the groups of the volumes of series, in the order of their descriptions."""
     groups: dict[tuple[str, str], Group] = {}
     for series in found:
@@ -206,7 +206,7 @@ def suffix_of(group: Group) -> str | None:
     return suffix if sum(kind.suffix == suffix for kind in KINDS) == 1 else None
 
 
-def entities_of(group: Group, kind: Kind) -> dict[str, str]:
+def entities_of(group: Group, kind: SuffixKind) -> dict[str, str]:
     """Return the entities that a description states, such as ``acq-highres``."""
     return {
         entity: value
@@ -244,16 +244,16 @@ def _toml(text: str) -> str:
     return f"'{text}'" if '"' in text and "'" not in text else json.dumps(text, ensure_ascii=False)
 
 
-def kind_text(kind: Kind) -> str:
+def kind_text(kind: SuffixKind) -> str:
     return f"{kind.datatype}/{kind.suffix}"
 
 
-def row_of(group: Group, added: str, form: Mapping[str, Mapping[str, str]] = NO_CELLS) -> Row:
+def row_of(group: Group, added: str, form: Mapping[str, Mapping[str, str]] = NO_CELLS) -> DraftRow:
     """Return the row of a group. `added`: the `acq` that tells it apart; `form`: cells that somebody has changed."""
     first = group.named.kind.suffix if group.named else group.rule.name if group.rule else ""
     key = hashlib.sha256(json.dumps([group.title.strip().casefold(), first]).encode()).hexdigest()[:16]
     proposed = _proposed(group, added)
-    row = Row(key, group, dict(form.get(key, proposed)))
+    row = DraftRow(key, group, dict(form.get(key, proposed)))
     kind = _chosen_kind(row)
     is_as_before = row.cells == proposed and (group.is_left_out or (group.named is not None and not added))
     if kind is None:
@@ -294,7 +294,7 @@ def _proposed(group: Group, added: str) -> dict[str, str]:
     return cells | {name: entities.get(name, "") for name in COLUMNS}
 
 
-def _chosen_kind(row: Row) -> Kind | None:
+def _chosen_kind(row: DraftRow) -> SuffixKind | None:
     """Return the kind that a row has; None: left out, or not decided."""
     if row.cells["kind"] in ("", LEFT_OUT):
         return None
@@ -306,7 +306,7 @@ def _chosen_kind(row: Row) -> Kind | None:
         return None
 
 
-def _entities(row: Row, kind: Kind) -> dict[str, str]:
+def _entities(row: DraftRow, kind: SuffixKind) -> dict[str, str]:
     """Return the entities of a row, and note what is wrong with them."""
     found = {name: row.cells[name] for name in COLUMNS if row.cells[name]}
     for pair in filter(None, _BETWEEN_PAIRS.split(row.cells["more"])):
@@ -325,7 +325,7 @@ def _entities(row: Row, kind: Kind) -> dict[str, str]:
     return found
 
 
-def _suffix(group: Group, kind: Kind) -> str:
+def _suffix(group: Group, kind: SuffixKind) -> str:
     """Return the suffix for a rule: that of the rule before, which may depend on the volume, if it gives this kind."""
     rule = group.rule
     before = rule.suffix if rule is not None and group.named is not None and group.named.kind == kind else None

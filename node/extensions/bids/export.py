@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from node.extensions.bids.dataset import Change, Dataset, Wanted, opened, require_dataset
+from node.extensions.bids.dataset import Dataset, SessionChange, WantedVolume, opened, require_dataset
 from node.extensions.bids.plan import (
     PlannedVolume,
     Planner,
-    Series,
     SessionPlan,
     SessionState,
     Skipped,
     SubjectPlan,
+    SubjectSeries,
     series_key,
     session_folder,
 )
 from node.extensions.bids.rules import NotExported, Rules
-from node.extensions.bids.sources import Source
-from node.extensions.bids.subjects import Patient, Pseudonyms, ambiguous_labels, read_map, subject_label
+from node.extensions.bids.sources import PatientSource
+from node.extensions.bids.subjects import Pseudonyms, SubjectPatient, ambiguous_labels, read_map, subject_label
 from node.selector import Facts, Selector
 
 MAX_STATED_AGE = 89
@@ -44,10 +44,10 @@ class Left:
 
 
 @dataclass(slots=True)
-class Report:
+class ExportReport:
     """What a run did, or would do."""
 
-    change: Change = field(default_factory=Change)
+    change: SessionChange = field(default_factory=SessionChange)
     skipped: list[Skipped] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     subjects: int = 0
@@ -69,7 +69,7 @@ class Exporter:
 
     def __init__(
         self,
-        source: Source,
+        source: PatientSource,
         rules: Rules,
         pseudonyms: Pseudonyms,
         where: Selector | None = None,
@@ -82,7 +82,7 @@ class Exporter:
         self._planner = Planner(rules, self._subject_map, pseudonyms, where)
         self._prune, self._check = prune, check
 
-    def export(self, out: Path, *, dry_run: bool = False, link: bool = False) -> Report:
+    def export(self, out: Path, *, dry_run: bool = False, link: bool = False) -> ExportReport:
         """Bring a data set up to date.
 
         `dry_run`: write nothing; `link`: make hard links of volumes, which must not be changed in the data set then.
@@ -90,7 +90,7 @@ class Exporter:
         """
         return self._export(out, None, dry_run=dry_run, link=link)
 
-    def export_study(self, out: Path, study_instance_uid: str) -> Report:
+    def export_study(self, out: Path, study_instance_uid: str) -> ExportReport:
         """Bring the subject of one study up to date, after series of it were converted or deleted.
 
         The report is about the session that has the study. If the study has another patient than before, both subjects
@@ -101,8 +101,8 @@ class Exporter:
         """
         return self._export(out, study_instance_uid, dry_run=False, link=False)
 
-    def _export(self, out: Path, study_instance_uid: str | None, *, dry_run: bool, link: bool) -> Report:
-        report = Report()
+    def _export(self, out: Path, study_instance_uid: str | None, *, dry_run: bool, link: bool) -> ExportReport:
+        report = ExportReport()
         with _dry(out) if dry_run else opened(out, link=link) as dataset:
             if not dry_run:
                 dataset.require_key(self._pseudonyms.mark(OF_DATASET))
@@ -133,13 +133,13 @@ class Exporter:
         keys = self._source.series_keys()
         return None if keys is None else {self._pseudonyms.mark(series_key(*key)) for key in keys}
 
-    def _namesakes(self, patient: int | None) -> Mapping[int, Patient]:
+    def _namesakes(self, patient: int | None) -> Mapping[int, SubjectPatient]:
         """Return the patients that may have the label of one of them: pseudonyms are of one patient alone."""
         if self._subject_map is None and self._rules.subjects.labels == "pseudonym":
             return {} if patient is None else self._source.patients(patient)
         return self._source.patients()
 
-    def _by_subject(self, patients: Mapping[int, Patient]) -> tuple[dict[str, list[int]], dict[int, str]]:
+    def _by_subject(self, patients: Mapping[int, SubjectPatient]) -> tuple[dict[str, list[int]], dict[int, str]]:
         """Return the patients of each subject, and why other patients have none."""
         labels: dict[int, str] = {}
         refused: dict[int, str] = {}
@@ -163,7 +163,7 @@ class Exporter:
         subject: str,
         patients: Sequence[int],
         study: str | None,
-        report: Report,
+        report: ExportReport,
         *,
         dry_run: bool,
     ) -> None:
@@ -223,7 +223,7 @@ class Exporter:
             return None
         return OF_ANOTHER if mark in self._marks else DELETED
 
-    def _wanted(self, volume: PlannedVolume) -> Wanted:
+    def _wanted(self, volume: PlannedVolume) -> WantedVolume:
         settings = self._rules.dataset
         acq_time = None
         if settings.dates != "omitted":
@@ -231,9 +231,9 @@ class Exporter:
             if moment is not None and settings.dates == "shifted":
                 moment -= dt.timedelta(days=self._pseudonyms.shift_days(volume.subject))
             acq_time = "n/a" if moment is None else moment.isoformat()
-        return Wanted(volume.mark, volume.volume.stack, volume.files(anonymous=settings.anonymous), acq_time)
+        return WantedVolume(volume.mark, volume.volume.stack, volume.files(anonymous=settings.anonymous), acq_time)
 
-    def _participant(self, all_series: Sequence[Series]) -> dict[str, str]:
+    def _participant(self, all_series: Sequence[SubjectSeries]) -> dict[str, str]:
         """Return the columns of a subject, from its first study that states them."""
         row: dict[str, str] = {}
         ordered = sorted(all_series, key=lambda series: series.study_started or dt.datetime.max)

@@ -31,7 +31,7 @@ from node.web.pages.rendering import page
 from node.web.zips import Member, taken
 
 if TYPE_CHECKING:  # else imported where the page is shown: what plans a data set loads NumPy
-    from node.extensions.bids.plan import Series
+    from node.extensions.bids.plan import SubjectSeries
 
 router = APIRouter(include_in_schema=False, dependencies=READERS)
 
@@ -46,7 +46,7 @@ Cells = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=
 Studies = Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_STUDIES)]
 
 
-class Grid(BaseModel):
+class RulesGrid(BaseModel):
     """The form: the studies, and the cells of each row."""
 
     study: Studies
@@ -71,16 +71,16 @@ class Grid(BaseModel):
 @router.get("/bids")
 def bids(call: CurrentCall, study: Annotated[Studies, Query()]) -> Response:
     """The grid of the series of studies, as it is proposed."""
-    return _answer(call, Grid(study=study))
+    return _answer(call, RulesGrid(study=study))
 
 
 @router.post("/bids", dependencies=READERS)
-def changed(call: CurrentCall, form: Annotated[Grid, Form()]) -> Response:
+def changed(call: CurrentCall, form: Annotated[RulesGrid, Form()]) -> Response:
     """The grid as somebody has changed it, or the file of rules that it is."""
     return _answer(call, form)
 
 
-def _answer(call: Call, form: Grid) -> Response:
+def _answer(call: Call, form: RulesGrid) -> Response:
     from node.extensions.bids.draft import COLUMNS, LEFT_OUT, groups_of, row_of, told_apart, written
 
     with call.node.index.reading() as index:
@@ -130,7 +130,7 @@ def members(making: Making) -> Generator[Member, None, None]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _series(call: Call, index: ReadIndex, studies: Sequence[str]) -> list[Series]:
+def _series(call: Call, index: ReadIndex, studies: Sequence[str]) -> list[SubjectSeries]:
     """Return the series of studies, and record access to them."""
     from node.extensions.bids.sources import IndexSource
 

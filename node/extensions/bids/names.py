@@ -27,7 +27,7 @@ LABEL = re.compile(r"[0-9a-zA-Z]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SuffixKind:
     """A suffix in a folder for data: the entities that its files may have and must have besides subject and session."""
 
     datatype: str
@@ -36,9 +36,9 @@ class Kind:
     required: frozenset[str]
 
 
-def _kinds(datatype: str, suffixes: str, entities: str, required: str = "") -> list[Kind]:
+def _kinds(datatype: str, suffixes: str, entities: str, required: str = "") -> list[SuffixKind]:
     may = frozenset(entities.split()) | frozenset(required.split()) | {"run"}
-    return [Kind(datatype, suffix, may, frozenset(required.split())) for suffix in suffixes.split()]
+    return [SuffixKind(datatype, suffix, may, frozenset(required.split())) for suffix in suffixes.split()]
 
 
 KINDS = (
@@ -64,13 +64,13 @@ KINDS = (
     *_kinds("mrs", "svs mrsi unloc mrsref", "task acq nuc voi rec echo inv"),
 )
 
-RECORDING = Kind("func", "physio", frozenset(["task", "acq", "ce", "rec", "dir", "run"]), frozenset({"task"}))
+RECORDING = SuffixKind("func", "physio", frozenset(["task", "acq", "ce", "rec", "dir", "run"]), frozenset({"task"}))
 """A physiological recording, which has the name of the time series that it belongs to, but for echo and part."""
 
 DATATYPES = tuple(dict.fromkeys(kind.datatype for kind in KINDS))
 
 
-def kind_of(suffix: str, datatype: str | None = None) -> Kind:
+def kind_of(suffix: str, datatype: str | None = None) -> SuffixKind:
     """Return the kind of files with a suffix.
 
     Raises UsageError: there is no such suffix, or it is in several folders and `datatype` does not say which.
@@ -116,7 +116,7 @@ def parsed(name: str) -> tuple[dict[str, str], str]:
 class Named:
     """The kind of a file, and its entities besides subject and session."""
 
-    kind: Kind
+    kind: SuffixKind
     entities: Mapping[str, str]
 
 

@@ -29,7 +29,7 @@ MAX_CLOCK_DIFFERENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class VolumeFile:
+class SeriesVolume:
     """A volume of a series, as a node wrote it; `geometry` has the facts of the volume by the names of selectors.
 
     `local` gives the place from which a file of the node can be read now, and raises an OSError.
@@ -60,7 +60,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class SubjectSeries:
     """A series of the subject.
 
     `patient`: `id` of its patient; `facts`: by the fields of selectors; `study_started, started`: dates and times as
@@ -75,7 +75,7 @@ class Series:
     started: dt.datetime | None
     problem: str | None
     verdict_reason: str | None
-    volumes: tuple[VolumeFile, ...]
+    volumes: tuple[SeriesVolume, ...]
 
     @property
     def key(self) -> str:
@@ -90,7 +90,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class WrittenVolume:
     """A volume that is in the data set: its files by their extensions, with the digests of what was written."""
 
     series: str
@@ -104,7 +104,7 @@ class SessionState:
     """What a session of the data set has: the marks of its studies, and its volumes by ``datatype/stem``."""
 
     studies: tuple[str, ...] = ()
-    volumes: Mapping[str, Entry] = field(default_factory=dict)
+    volumes: Mapping[str, WrittenVolume] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Read:
     extra: dict[str, bytes]
 
 
-def facts_of(series: Series, volume: VolumeFile) -> Read:
+def facts_of(series: SubjectSeries, volume: SeriesVolume) -> Read:
     """Read what rules compare of a volume that is no recording. Raises OSError."""
     beside = volume.file.with_name(volume.file.name.removesuffix(".gz").removesuffix(".nii"))
     sidecar = _read_json(Path(f"{beside}.json"), volume.local)
@@ -130,9 +130,9 @@ def facts_of(series: Series, volume: VolumeFile) -> Read:
 class PlannedVolume:
     """A volume with its place in the data set; `folder` is that of its session."""
 
-    series: Series
+    series: SubjectSeries
     mark: str
-    volume: VolumeFile
+    volume: SeriesVolume
     meaning: Meaning
     named: Named
     started: dt.datetime | None
@@ -205,7 +205,9 @@ class Planner:
     pseudonyms: Pseudonyms
     where: Selector | None = None
 
-    def plan(self, subject: str, all_series: Sequence[Series], states: Mapping[str, SessionState]) -> SubjectPlan:
+    def plan(
+        self, subject: str, all_series: Sequence[SubjectSeries], states: Mapping[str, SessionState]
+    ) -> SubjectPlan:
         """Return the plan of a subject.
 
         `all_series`: every series of its patients; `states`: what the data set has of it, by session.
@@ -230,11 +232,11 @@ class Planner:
             self._finish(session, label, state, plan.skipped)
         return plan
 
-    def selects(self, series: Series) -> bool:
+    def selects(self, series: SubjectSeries) -> bool:
         """Return whether a series may enter the data set."""
         return self.where is None or self.where.matches(series.facts)
 
-    def _volumes_of(self, series: Series, subject: str, skipped: list[Skipped]) -> Iterable[PlannedVolume]:
+    def _volumes_of(self, series: SubjectSeries, subject: str, skipped: list[Skipped]) -> Iterable[PlannedVolume]:
         problem = series.problem
         if problem is None and series.facts["verdict"] not in self.rules.dataset.verdicts:
             verdict = series.facts["verdict"] or "of unknown completeness"
@@ -248,7 +250,7 @@ class Planner:
             except NotExported as reason:
                 skipped.append(series.skipped(str(reason), volume.suffix))
 
-    def _volume(self, series: Series, volume: VolumeFile, subject: str) -> PlannedVolume:
+    def _volume(self, series: SubjectSeries, volume: SeriesVolume, subject: str) -> PlannedVolume:
         if "several-patients" in volume.geometry["warnings"]:
             raise NotExported("its images are of several patients")
         if volume.geometry["geometry"] in WITHOUT_AFFINE:
@@ -286,7 +288,7 @@ class Planner:
             _add_context(planned, int(volume.geometry["times"]))
         return planned
 
-    def _recording(self, series: Series, volume: VolumeFile, subject: str) -> PlannedVolume:
+    def _recording(self, series: SubjectSeries, volume: SeriesVolume, subject: str) -> PlannedVolume:
         """Return a recording, whose name follows when that of its time series is known (`_placed`)."""
         named = Named(RECORDING, {})
         sidecar = _read_json(Path(str(volume.file).removesuffix(".tsv.gz") + ".json"), volume.local)
@@ -306,7 +308,7 @@ class Planner:
             "",
         )
 
-    def _sessions(self, studies: Mapping[str, Series], states: Mapping[str, SessionState]) -> dict[str, str]:
+    def _sessions(self, studies: Mapping[str, SubjectSeries], states: Mapping[str, SessionState]) -> dict[str, str]:
         """Return the label of the session of each study; numbers go on after those that the data set has."""
         known = {mark: label for label, state in states.items() for mark in state.studies}
         labels, numbered = {}, []
@@ -389,7 +391,7 @@ def _is_recorded_with(recording: PlannedVolume, volume: PlannedVolume) -> bool:
     return bool(abs(recording.sidecar["first_volume_s"] - began_s) <= max(MAX_CLOCK_DIFFERENCE_S, step_s))
 
 
-def _order(series: Series) -> tuple[Any, ...]:
+def _order(series: SubjectSeries) -> tuple[Any, ...]:
     number = series.facts["series_number"]
     return (
         series.study_started or dt.datetime.max,
@@ -423,7 +425,7 @@ def _directions(table: bytes) -> int:
     return sum(any(column) for column in zip(*rows, strict=False))
 
 
-def _started(series: Series, sidecar: Mapping[str, Any]) -> dt.datetime | None:
+def _started(series: SubjectSeries, sidecar: Mapping[str, Any]) -> dt.datetime | None:
     """Return when the volume was made: the date of its series with the Acquisition Time, if it states one."""
     try:
         time = dt.time.fromisoformat(sidecar["AcquisitionTime"])

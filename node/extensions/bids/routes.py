@@ -19,14 +19,14 @@ import structlog
 
 from node.archive.base import StoreAway
 from node.archive.space import reason_of
-from node.audit.audit_log import DESTINATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import DESTINATION, SOURCE, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.counted import counted
 from node.errors import UsageError, VoxelnodeError
 from node.extensions.bids.dataset import DatasetUnusable
-from node.extensions.bids.export import Exporter, Report
+from node.extensions.bids.export import Exporter, ExportReport
 from node.extensions.bids.rules import Rules, read_rules
 from node.extensions.bids.settings import DatasetSettings
-from node.extensions.bids.sources import STILL_OPEN, IndexSource, Source
+from node.extensions.bids.sources import STILL_OPEN, IndexSource, PatientSource
 from node.extensions.bids.subjects import KEY_FILE, Pseudonyms, read_map
 from node.failpoints import reached
 from node.index.database.work_loop import FOLLOW_SECONDS, Interrupted
@@ -35,7 +35,7 @@ from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.states import Outcome
 from node.pseudonyms import PseudonymKey, made_key, read_keys
 from node.routing.held import HeldWorker, RouteParts
-from node.settings.routes import Destination, Route
+from node.settings.routes import DestinationSettings, Route
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class DescribedDataset:
     """A data set as the configuration describes it: its folder, what is what, and the key of its pseudonyms."""
 
     folder: Path
@@ -53,14 +53,14 @@ class Described:
     key: PseudonymKey
 
 
-def described(destination: DatasetSettings, root: Path) -> Described:
+def described(destination: DatasetSettings, root: Path) -> DescribedDataset:
     """Read the files of a data set; make the key in the root if it is missing.
 
     Raises UsageError: see `check_dataset`.
     """
     rules = check_dataset(destination)
     key = read_keys(destination.key)[0] if destination.key is not None else made_key(root / KEY_FILE)
-    return Described(destination.bids.absolute(), rules, key)
+    return DescribedDataset(destination.bids.absolute(), rules, key)
 
 
 def check_dataset(destination: DatasetSettings) -> Rules:
@@ -79,11 +79,11 @@ def check_dataset(destination: DatasetSettings) -> Rules:
 class DatasetWorker(HeldWorker):
     """Keep one data set up to date."""
 
-    def __init__(self, parts: RouteParts, dataset: Described) -> None:
+    def __init__(self, parts: RouteParts, dataset: DescribedDataset) -> None:
         super().__init__(parts, events_of(parts.route), FOLLOW_SECONDS)
         self._dataset, self._pseudonyms = dataset, Pseudonyms(dataset.key)
         self._local, self._audit, self._ae_title = parts.archive.local, parts.audit, parts.settings.dicom.ae_title
-        self._reports: dict[str, Report] = {}  # of this step, by study: one export serves all of its messages
+        self._reports: dict[str, ExportReport] = {}  # of this step, by study: one export serves all of its messages
 
     def work(self) -> bool:
         """Attempt the due messages."""
@@ -130,7 +130,7 @@ class DatasetWorker(HeldWorker):
             study = index.studies.row(study_instance_uid)
         return study is not None and study["quiet_at"] is not None
 
-    def _exported(self, study_instance_uid: str) -> Report:
+    def _exported(self, study_instance_uid: str) -> ExportReport:
         """Bring the subject of a study up to date, and record what the data set leaves out.
 
         Raises Interrupted: the data set cannot be changed now; the trouble is recorded. Raises UsageError: something
@@ -160,7 +160,7 @@ class DatasetWorker(HeldWorker):
         self._note_change(study_instance_uid, report)
         return report
 
-    def _exporter(self, source: Source) -> Exporter:
+    def _exporter(self, source: PatientSource) -> Exporter:
         """Return an exporter, which reads the table of subjects anew: people add rows as their study goes on."""
         try:
             return Exporter(source, self._dataset.rules, self._pseudonyms, self._selector)
@@ -174,7 +174,7 @@ class DatasetWorker(HeldWorker):
 
     # Records
 
-    def _note_change(self, study_instance_uid: str, report: Report) -> None:
+    def _note_change(self, study_instance_uid: str, report: ExportReport) -> None:
         """Count the volumes that were written, and record in the audit log what became of them (PS3.15 A.5.3.4)."""
         change = report.change
         written = len(change.added) + len(change.replaced)
@@ -189,7 +189,9 @@ class DatasetWorker(HeldWorker):
         ]
         objects = [{"study_instance_uid": study_instance_uid, "patient_id": patient_id}]
         detail = f"route {self.lane.name}: {counted(written, 'volume')} written, {len(change.removed)} removed"
-        self._audit.note(AuditMessage(AuditEvent.EXPORT, Action.READ, Result.SUCCESS, participants, objects, detail))
+        self._audit.note(
+            AuditMessage(AuditEvent.EXPORT, AuditAction.READ, Result.SUCCESS, participants, objects, detail)
+        )
 
 
 def events_of(route: Route) -> tuple[LedgerEvent, ...]:
@@ -199,7 +201,7 @@ def events_of(route: Route) -> tuple[LedgerEvent, ...]:
     return ("volume-written", "verdict-changed", "series-failed", "changed")
 
 
-def _reasons(report: Report) -> dict[str | None, str]:
+def _reasons(report: ExportReport) -> dict[str | None, str]:
     """Return why series of a study are not in the data set, by their UIDs; None: what stays of series that are gone."""
     stays = {left.series_instance_uid for left in report.left}
     found: dict[str | None, str] = {}
@@ -222,7 +224,7 @@ def _nameless(path: str) -> str:
 class _Datasets:
     """See `node.routing.kinds.DestinationKind`."""
 
-    def check(self, destination: Destination) -> None:
+    def check(self, destination: DestinationSettings) -> None:
         assert isinstance(destination, DatasetSettings)
         check_dataset(destination)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from node.errors import UsageError, broken_rule, nearest
-from node.extensions.bids.names import ENTITIES, Kind, Named, kind_of, label, problem_with, reproin
+from node.extensions.bids.names import ENTITIES, Named, SuffixKind, kind_of, label, problem_with, reproin
 from node.extensions.bids.volume_fields import RULE_FIELDS, expressed_words
 from node.selector import Facts, Selector, compile_selector
 
@@ -100,7 +100,7 @@ class Rule(_Table):
         return self
 
 
-def _check_names(rule: Rule, kind: Kind) -> None:
+def _check_names(rule: Rule, kind: SuffixKind) -> None:
     """Raise ValueError if files of a kind cannot have the entities of a rule, or if it compares unknown facts."""
     for entity, value in rule.entities.items():
         if entity not in NAMED_BY_RULE:

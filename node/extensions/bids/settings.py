@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from node.settings.model import Settings
-from node.settings.routes import Destination, Route
+from node.settings.routes import DestinationSettings, Route
 
 _OF_COPIES = (
     "priority", "transfer_syntax", "set", "replace", "remove", "confirm", "delete_confirmed",
@@ -19,7 +19,7 @@ _OF_COPIES = (
 """Keys of a route that are about copies of instances."""
 
 
-class DatasetSettings(Destination):
+class DatasetSettings(DestinationSettings):
     """[destinations.NAME]: a BIDS data set that grows with complete series."""
 
     takes_instances: ClassVar[bool] = False

@@ -15,9 +15,9 @@ from node.conversion.found_series import attributes_of_series
 from node.conversion.offline import Run, convert_folder
 from node.conversion.volume_files import by_path
 from node.errors import UsageError
-from node.extensions.bids.plan import Series, VolumeFile
+from node.extensions.bids.plan import SeriesVolume, SubjectSeries
 from node.extensions.bids.rules import Rules
-from node.extensions.bids.subjects import Patient
+from node.extensions.bids.subjects import SubjectPatient
 from node.extensions.bids.volume_fields import VOLUME_FIELDS
 from node.index.database.reading import ReadIndex
 from node.index.nouns.levels import identity_of
@@ -28,16 +28,16 @@ STILL_OPEN = "it is still being received or converted"
 NO_NIFTI = "it has no NIfTI files: add nifti to [convert] formats and convert it again"
 
 
-class Source(Protocol):
+class PatientSource(Protocol):
     """Patients and their series, by numbers of patients that hold for this source."""
 
-    def patients(self, number: int | None = None) -> Mapping[int, Patient]:
+    def patients(self, number: int | None = None) -> Mapping[int, SubjectPatient]:
         """Return every patient, or the one with a number."""
 
     def patient_of(self, study_instance_uid: str) -> int | None:
         """Return the patient of a study; None if there is no such study."""
 
-    def series_of(self, patients: Sequence[int]) -> Iterator[Series]:
+    def series_of(self, patients: Sequence[int]) -> Iterator[SubjectSeries]:
         """Yield every series of patients."""
 
     def series_keys(self) -> Collection[tuple[str, str]] | None:
@@ -57,9 +57,9 @@ class IndexSource:
     def _local(self, file: Path) -> Path:
         return self._by_path(str(file.relative_to(self._root)))
 
-    def patients(self, number: int | None = None) -> Mapping[int, Patient]:
+    def patients(self, number: int | None = None) -> Mapping[int, SubjectPatient]:
         rows = self._index.exports.patients(number)
-        return {row["id"]: Patient(row["identity"], row["patient_id"]) for row in rows}
+        return {row["id"]: SubjectPatient(row["identity"], row["patient_id"]) for row in rows}
 
     def patient_of(self, study_instance_uid: str) -> int | None:
         return self._index.exports.patient_of(study_instance_uid)
@@ -67,16 +67,16 @@ class IndexSource:
     def series_keys(self) -> Collection[tuple[str, str]]:
         return self._index.exports.series_keys()
 
-    def series_of(self, patients: Sequence[int]) -> Iterator[Series]:
+    def series_of(self, patients: Sequence[int]) -> Iterator[SubjectSeries]:
         listed = self._index.exports.series_of(patients)
         facts = self._index.facts.of_rows(FIELDS, [row["id"] for row in listed])
         rows = [row for row in listed if row["id"] in facts]  # copies are of a data set of their project
         ids = [row["id"] for row in rows]
-        volumes: dict[int, list[VolumeFile]] = defaultdict(list)
+        volumes: dict[int, list[SeriesVolume]] = defaultdict(list)
         for row in self._index.exports.nifti_of(ids):
             volumes[row["series_id"]].append(self._volume_file(row))
         for row in rows:
-            yield Series(
+            yield SubjectSeries(
                 row["patient"],
                 row["study_instance_uid"],
                 row["series_instance_uid"],
@@ -88,10 +88,10 @@ class IndexSource:
                 tuple(volumes[row["id"]]),
             )
 
-    def _volume_file(self, row: Mapping[str, Any]) -> VolumeFile:
+    def _volume_file(self, row: Mapping[str, Any]) -> SeriesVolume:
         read = {name: json.loads(row[name]) for name in ("shape", "spacing_mm", "warnings")}
         geometry = geometry_of({**row, **read})
-        return VolumeFile(row["stack"], row["suffix"], self._root / row["path"], row["sha256"], geometry, self._local)
+        return SeriesVolume(row["stack"], row["suffix"], self._root / row["path"], row["sha256"], geometry, self._local)
 
 
 def _problem(row: Mapping[str, Any], has_volumes: bool) -> str | None:
@@ -151,10 +151,10 @@ class FolderSource:
         identities = dict.fromkeys(map(_identity, self._attributes.values()))
         self._numbers = {identity: number for number, identity in enumerate(identities)}
 
-    def patients(self, number: int | None = None) -> Mapping[int, Patient]:
+    def patients(self, number: int | None = None) -> Mapping[int, SubjectPatient]:
         known = {_identity(found): found.get("patient_id") for found in self._attributes.values()}
         return {
-            each: Patient(identity, known[identity])
+            each: SubjectPatient(identity, known[identity])
             for identity, each in self._numbers.items()
             if number in (None, each)
         }
@@ -166,13 +166,13 @@ class FolderSource:
     def series_keys(self) -> Collection[tuple[str, str]] | None:
         return None
 
-    def series_of(self, patients: Sequence[int]) -> Iterator[Series]:
+    def series_of(self, patients: Sequence[int]) -> Iterator[SubjectSeries]:
         for uid, attributes in self._attributes.items():
             number = self._numbers[_identity(attributes)]
             if number in patients:
                 yield self._series(number, uid, attributes)
 
-    def _series(self, patient: int, uid: str, attributes: Mapping[str, Any]) -> Series:
+    def _series(self, patient: int, uid: str, attributes: Mapping[str, Any]) -> SubjectSeries:
         verdict = self._rows[uid]["verdict"] or {"state": None, "reason": None}
         facts: Facts = {
             **{name: [] if field.several else None for name, field in FIELDS.items()},
@@ -180,7 +180,7 @@ class FolderSource:
             "verdict": verdict["state"],
         }
         volumes = [
-            VolumeFile(row["stack"], row["suffix"], self._work / row["path"], row["sha256"], geometry_of(row))
+            SeriesVolume(row["stack"], row["suffix"], self._work / row["path"], row["sha256"], geometry_of(row))
             for row in self._volumes[uid]
         ]
         problem = None if volumes else NO_NIFTI
@@ -190,7 +190,7 @@ class FolderSource:
             problem = "series of two studies have its UID"
         days = {name: attributes.get(name) for name in ("study_date", "study_time", "series_date", "series_time")}
         texts = {name: None if value is None else value.isoformat() for name, value in days.items()}
-        return Series(
+        return SubjectSeries(
             patient,
             attributes["study_instance_uid"],
             uid,

@@ -22,7 +22,7 @@ COLUMNS = ("patient_id", *STUDY_COLUMNS, "subject", "session")
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class SubjectPatient:
     """A patient of the index; `identity` has the issuer and the ID, or the study if there is no ID."""
 
     identity: str
@@ -86,7 +86,7 @@ def read_map(file: Path) -> SubjectMap:
 
 
 def subject_label(
-    patient: Patient, subjects: SubjectsTable, subject_map: SubjectMap | None, pseudonyms: Pseudonyms
+    patient: SubjectPatient, subjects: SubjectsTable, subject_map: SubjectMap | None, pseudonyms: Pseudonyms
 ) -> str:
     """Return the label of a patient.
 

@@ -20,7 +20,7 @@ from time import monotonic
 from node.errors import UsageError
 from node.extensions.channels.settings import PLACEHOLDER, PLACEHOLDERS, CommandSettings
 from node.index.database.work_loop import Interrupted
-from node.notify.channel import ENVIRONMENT_PREFIX, Delivered, NotDelivered
+from node.notify.channel import ENVIRONMENT_PREFIX, DeliveredMessage, NotDelivered
 from node.notify.message import HookMessage
 from node.settings.model import Settings
 
@@ -52,7 +52,7 @@ class HookCommand:
             )
         self._arguments, self._timeout_seconds = (program, *arguments[1:]), timeout_seconds
 
-    def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> DeliveredMessage:
         """Run the program; return the end of its output if it succeeds. See `Channel.deliver`."""
         values = _values(message)
         arguments = [self._arguments[0], *(_filled(argument, values) for argument in self._arguments[1:])]
@@ -74,7 +74,7 @@ class HookCommand:
             raise NotDelivered(f"the program cannot be run: {error.strerror}") from error
         finally:
             os.close(stdin)
-        return Delivered(_finished(process, self._timeout_seconds, cancelled))
+        return DeliveredMessage(_finished(process, self._timeout_seconds, cancelled))
 
     def close(self) -> None:
         """Do nothing: no program runs between messages."""

@@ -17,11 +17,11 @@ import pluggy
 
 from node.child_process.child import Child, ChildDied
 from node.child_process.messages import ChildCancelled, ChildLate
-from node.child_process.serving import Channel
+from node.child_process.serving import ChildPipes
 from node.errors import UsageError, type_and_location
 from node.extensions.channels.settings import PluginSettings
 from node.index.database.work_loop import Interrupted
-from node.notify.channel import Delivered, NotDelivered
+from node.notify.channel import DeliveredMessage, NotDelivered
 from node.notify.message import HookMessage
 from node.settings.model import Settings
 
@@ -86,15 +86,15 @@ class Plugin:
         self._timeout_seconds = timeout_seconds
         self._child = Child(serve, name, name=f"voxelnode-{name}", max_answer_bytes=MAX_ANSWER_BYTES)
 
-    def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
-        """Call the plugin and wait for it. See `Channel.deliver`."""
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> DeliveredMessage:
+        """Call the plugin and wait for it. See `ChildPipes.deliver`."""
         if not self._child.is_running:  # the time of the plugin begins when it can be called
             self._ask(None, START_SECONDS, "start", cancelled)
         answer = self._ask(dict(message.content), self._timeout_seconds, "return", cancelled)
         if answer[:1] != RETURNED:
             raise NotDelivered(answer.decode("utf-8", "replace")[:MAX_CAUSE_CHARACTERS])
         try:
-            return Delivered(results=json.loads(answer[1:]))
+            return DeliveredMessage(results=json.loads(answer[1:]))
         except (ValueError, RecursionError):
             raise NotDelivered("the process of the plugin gave an invalid answer") from None
 
@@ -113,7 +113,7 @@ class Plugin:
         self._child.close()
 
 
-def serve(channel: Channel, name: str) -> None:
+def serve(channel: ChildPipes, name: str) -> None:
     """Call the plugin for each message until the channel closes; answer what it returned, or the cause of a failure.
 
     A request of None asks whether the process has started.

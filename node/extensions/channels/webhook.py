@@ -20,7 +20,7 @@ import httpx2
 from node.errors import UsageError
 from node.extensions.channels.settings import WebhookSettings
 from node.index.database.work_loop import Interrupted
-from node.notify.channel import Delivered, NotDelivered
+from node.notify.channel import DeliveredMessage, NotDelivered
 from node.notify.message import HookMessage
 from node.reach import OutOfReach, Reach, reach_of
 from node.retries import seconds_of_retry_after
@@ -54,7 +54,7 @@ class Webhook:
         self._url, self._secret = url, secret
         self._sender = HttpSender(timeout_seconds, ca_file, reach)
 
-    def deliver(self, message: HookMessage, cancelled: threading.Event) -> Delivered:
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> DeliveredMessage:
         """Post a message and wait for a 2xx response. See `Channel.deliver`."""
         body, now = message.encoded(), dt.datetime.now(dt.UTC)
         headers = {
@@ -67,7 +67,7 @@ class Webhook:
         status, answer = self._sender.send(self._url, headers, body, cancelled)
         if not 200 <= status < 300:
             raise NotDelivered(f"HTTP status {status}", retry_after=seconds_of_retry_after(answer.retry_after))
-        return Delivered(is_pending=status == ACCEPTED, location=_location(self._url, answer.location))
+        return DeliveredMessage(is_pending=status == ACCEPTED, location=_location(self._url, answer.location))
 
     def close(self) -> None:
         """Close the connection."""
@@ -133,7 +133,7 @@ _CHECK_SECONDS = 0.2
 
 
 @dataclass(slots=True)
-class Answer:
+class WebhookResponse:
     """The part of the response that has arrived; `body` has at most `BODY_BYTES` and a chunk."""
 
     status: int | None = None
@@ -160,7 +160,9 @@ class HttpSender:
         self._runner: asyncio.Runner | None = None
         self._client: httpx2.AsyncClient | None = None
 
-    def send(self, url: str, headers: dict[str, str], body: bytes, cancelled: threading.Event) -> tuple[int, Answer]:
+    def send(
+        self, url: str, headers: dict[str, str], body: bytes, cancelled: threading.Event
+    ) -> tuple[int, WebhookResponse]:
         """Post a body; return the status and the answer, of which the end may be missing.
 
         Raises NotDelivered if there is no answer. Raises Interrupted if `cancelled` was set first.
@@ -179,8 +181,8 @@ class HttpSender:
 
     async def _send(
         self, url: str, headers: dict[str, str], body: bytes, cancelled: threading.Event
-    ) -> tuple[int, Answer]:
-        answer = Answer()
+    ) -> tuple[int, WebhookResponse]:
+        answer = WebhookResponse()
         task = asyncio.ensure_future(self._request(url, headers, body, answer))
         deadline = time.monotonic() + self._timeout_seconds
         while not task.done() and not cancelled.is_set() and (left := deadline - time.monotonic()) > 0:
@@ -197,7 +199,7 @@ class HttpSender:
             raise NotDelivered(f"no answer within {self._timeout_seconds:g} s")
         return answer.status, answer
 
-    async def _request(self, url: str, headers: dict[str, str], body: bytes, answer: Answer) -> None:
+    async def _request(self, url: str, headers: dict[str, str], body: bytes, answer: WebhookResponse) -> None:
         if self._client is None:
             # `_send` enforces the deadline of an attempt: the timeouts of the client restart with every byte.
             self._client = httpx2.AsyncClient(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from node.dicom.conformance import Table
+from node.dicom.conformance import StatementTable
 
 _HEADING = re.compile(r"^(##+) (.+)$", flags=re.MULTILINE)
 _TABLE = re.compile(r"^\[(table|list) (\w+)\]$", flags=re.MULTILINE)
@@ -35,7 +35,7 @@ class Section:
         return f"{self.number} {self.title}".strip()
 
 
-def as_markdown(template: str, values: Mapping[str, str], tables: Mapping[str, Table]) -> str:
+def as_markdown(template: str, values: Mapping[str, str], tables: Mapping[str, StatementTable]) -> str:
     """Return the template as Markdown, with numbered headings, values and tables; an unknown one is a KeyError."""
     title, sections = _sections(template, values)
     contents = "\n".join(f"- {section.heading}" for section in sections if section.level == 1)
@@ -47,7 +47,7 @@ def as_markdown(template: str, values: Mapping[str, str], tables: Mapping[str, T
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def as_json(template: str, values: Mapping[str, str], tables: Mapping[str, Table]) -> dict[str, Any]:
+def as_json(template: str, values: Mapping[str, str], tables: Mapping[str, StatementTable]) -> dict[str, Any]:
     """Return text and tables of each section for programs; a table is a list with one object per row."""
     title, sections = _sections(template, values)
     return {
@@ -88,12 +88,12 @@ def _numbered(headings: Sequence[tuple[str, str, str]]) -> Iterator[Section]:
         yield Section(level, number, title, body.strip())
 
 
-def _markdown_table(content: Table) -> str:
+def _markdown_table(content: StatementTable) -> str:
     rows = [content.columns, ("---",) * len(content.columns), *content.rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
 
 
-def _lines(content: Table) -> str:
+def _lines(content: StatementTable) -> str:
     widths = [max(map(len, column)) for column in zip(*content.rows, strict=True)]
     padded = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in content.rows)
     return "\n".join(f"    {line}" for line in padded)

@@ -17,7 +17,7 @@ from node.association.framing import MAX_REQUEST_BYTES
 from node.association.outgoing import MAXIMUM_PDU_BYTES
 from node.association.transport import PDU_SECONDS, REQUEST_SECONDS
 from node.audit.audit_log import AuditEvent
-from node.dicom.conformance import Table, merged, table
+from node.dicom.conformance import StatementTable, merged, table
 from node.dicom.keys import DEFAULTS, SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import (
@@ -105,7 +105,7 @@ def _terms(prefix: str) -> str:
     return f"{prefix} {', '.join(map(str, numbers))}"
 
 
-def tables_of(settings: Settings) -> Mapping[str, Table]:
+def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
     """Return the tables of the template by name."""
     return {
         "storage_classes": _named("SOP Class", STORAGE_CLASSES),
@@ -141,7 +141,7 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
     }
 
 
-def _route_copies(settings: Settings) -> Table:
+def _route_copies(settings: Settings) -> StatementTable:
     """Return how the configuration changes copies: one row per attribute, encoding or way of de-identification."""
     rows: list[tuple[str, ...]] = []
     for name, route in settings.routes.items():
@@ -155,19 +155,19 @@ def _route_copies(settings: Settings) -> Table:
     return table(("Route", "Change", "Attribute", "Value"), rows or [("none", "", "", "")])
 
 
-def _of_extensions(settings: Settings) -> Mapping[str, Table]:
+def _of_extensions(settings: Settings) -> Mapping[str, StatementTable]:
     places = [extension.statement.tables for extension in enabled(settings) if extension.statement.tables]
     return {name: content for place in places for name, content in resolve(place)(settings).items()}
 
 
-def _named(kind: str, uids: Iterable[str]) -> Table:
+def _named(kind: str, uids: Iterable[str]) -> StatementTable:
     """Return UIDs with their names, which leave out what they all are, and say what is retired."""
     names = {uid: name_of(uid).removesuffix(" Storage") for uid in uids}
     rows = [(uid, f"{name}{' (Retired)' if registered(uid).is_retired else ''}") for uid, name in names.items()]
     return table((f"{kind} UID", kind), rows)
 
 
-def _dimse_services(settings: Settings) -> Table:
+def _dimse_services(settings: Settings) -> StatementTable:
     asked = _asked(settings)
     verbs: Mapping[str, str] = served(settings)
     rows = [
@@ -194,7 +194,7 @@ _USER_AGENT = {
 """Services of DICOMweb, and whether the node uses those of others; a router names what is before the colon."""
 
 
-def _web_services(settings: Settings) -> Table:
+def _web_services(settings: Settings) -> StatementTable:
     routers = [router for extension in enabled(settings) for router in extension.routers]
     served = [router.service for router in routers if router.service]
     rows = [
@@ -225,7 +225,7 @@ def _query_keys(level: Level) -> Iterator[tuple[str, ...]]:
             yield f"{keyword}.{inner.keyword}{mark}", level.name, _MATCHING.get(inner.vr, _MATCHING_OF_TEXT)
 
 
-def _keys(model: type[BaseModel], values: BaseModel | None) -> Table:
+def _keys(model: type[BaseModel], values: BaseModel | None) -> StatementTable:
     """Return keys and values of a section, but not those of the sections in it."""
     found = {
         key: getattr(values, key, "required" if field.default is PydanticUndefined else field.default)
@@ -243,7 +243,7 @@ def _value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _association(dicom: Dicom) -> Table:
+def _association(dicom: Dicom) -> StatementTable:
     of_address = max(PER_ADDRESS, dicom.maximum_associations // 4)
     rows = [
         ("Application Context Name", APPLICATION_CONTEXT),
@@ -266,7 +266,7 @@ def _association(dicom: Dicom) -> Table:
     return table(("Parameter", "Value"), rows)
 
 
-def _proposed_contexts(settings: Settings) -> Table:
+def _proposed_contexts(settings: Settings) -> StatementTable:
     retrieved = (f"{_STORAGE}, for C-GET", f"{_NATIVE}; {', '.join(USUAL_COMPRESSED)}", "SCP, by role selection")
     rows = [
         ("SOP classes of section 1.2 with this role", _NATIVE, "SCU"),
@@ -277,7 +277,7 @@ def _proposed_contexts(settings: Settings) -> Table:
     return table(("Abstract Syntaxes", "Transfer Syntaxes", "Role"), rows)
 
 
-def _accepted_contexts(settings: Settings) -> Table:
+def _accepted_contexts(settings: Settings) -> StatementTable:
     known = _registered("Transfer Syntax")
     [others] = {
         tuple(one for one in known if choose_transfer_syntax(uid, [one]))

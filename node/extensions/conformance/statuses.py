@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from node.dicom import status
-from node.dicom.conformance import Table, table
+from node.dicom.conformance import StatementTable, table
 
 _RETRIEVE = "C-MOVE, C-GET"
 _STEP = "N-CREATE, N-SET"
@@ -110,12 +110,12 @@ _HTTP = (
 )
 
 
-def statuses() -> Table:
+def statuses() -> StatementTable:
     """Return service, status and meaning, as an SCP."""
     rows = [(service, f"0x{value:04X}", meaning) for service, value, meaning in _DIMSE]
     return table(("Services", "Status", "Meaning"), rows)
 
 
-def http_statuses() -> Table:
+def http_statuses() -> StatementTable:
     """Return status and meaning, as an origin server."""
     return table(("Status", "Meaning"), _HTTP)

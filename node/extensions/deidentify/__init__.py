@@ -16,7 +16,7 @@ from node.hookspecs import Command, Extension, Router, Statement, Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from node.dicom.conformance import Table as ConformanceTable
+    from node.dicom.conformance import StatementTable as ConformanceTable
     from node.extensions.deidentify.settings import DeidentifySettings
     from node.settings.model import Settings
 

@@ -20,8 +20,8 @@ from pydicom.tag import BaseTag
 from node.dicom.coercion import LENGTH_TO_END
 from node.dicom.uids import registered_name
 from node.dicom.values import CONVERSION_ERRORS, copy_encoding, held_elements, text
-from node.extensions.deidentify.deidentification import NotDeidentified, Reason
-from node.extensions.deidentify.profile import Action, Option, Profile, rows, safe_private
+from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
+from node.extensions.deidentify.profile import AttributeAction, Option, Profile, rows, safe_private
 from node.extensions.deidentify.text import Identities, Numbers, is_vocabulary, vocabulary
 from node.pseudonyms import STANDARD_ROOT, Patient, PseudonymKey
 
@@ -146,7 +146,7 @@ class Cleaner:
         Raises NotDeidentified if the sequences are nested more than `MAX_DEPTH` deep, or an element is unreadable.
         """
         if depth > MAX_DEPTH:
-            raise NotDeidentified(Reason.UNREADABLE, f"sequences are nested more than {MAX_DEPTH} deep")
+            raise NotDeidentified(RefusalReason.UNREADABLE, f"sequences are nested more than {MAX_DEPTH} deep")
         new = Dataset()
         copy_encoding(ds, new)
         creators = private_creators(ds)
@@ -179,7 +179,7 @@ class Cleaner:
         if depth and tag == _WAVEFORMS:
             return None  # `voice` looks at those of the instance
         action = self.profile.action(tag)
-        if action is Action.REMOVE or tag == _ENCRYPTED_ATTRIBUTES or tag in _NOT_LISTED:
+        if action is AttributeAction.REMOVE or tag == _ENCRYPTED_ATTRIBUTES or tag in _NOT_LISTED:
             return None
         vr = _vr(tag, element)
         if vr is None or (action is None and (tag.group < 0x0008 or _contradicts_dictionary(tag, vr))):
@@ -190,26 +190,26 @@ class Cleaner:
             return self._changed(ds, tag, element, vr, action, depth)
         except CONVERSION_ERRORS as error:
             raise NotDeidentified(
-                Reason.UNREADABLE, f"({tag.group:04X},{tag.element:04X}) cannot be read: {type(error).__name__}"
+                RefusalReason.UNREADABLE, f"({tag.group:04X},{tag.element:04X}) cannot be read: {type(error).__name__}"
             ) from error
 
     def _changed(
-        self, ds: Dataset, tag: BaseTag, element: _Element, vr: str, action: Action, depth: int
+        self, ds: Dataset, tag: BaseTag, element: _Element, vr: str, action: AttributeAction, depth: int
     ) -> _Element | None:
         """Return an element that the table lists."""
         if vr == "SQ":
             return self._sequence(ds, tag, action, depth)
-        if action is Action.KEEP:
+        if action is AttributeAction.KEEP:
             return self._kept(ds, tag, element, vr)
-        if action is Action.UID or (action is Action.DUMMY and vr == "UI"):
+        if action is AttributeAction.UID or (action is AttributeAction.DUMMY and vr == "UI"):
             return _made(tag, vr, [self._instance_uid(tag, uid) for uid in _texts(ds, tag)])
-        if action is Action.CLEAN:
+        if action is AttributeAction.CLEAN:
             return self._cleaned(ds, tag, vr)
         if tag == PATIENT_ID:
             return _made(tag, vr, [self.key.patient(self.patient)])
         if tag == ACCESSION_NUMBER:
             return _made(tag, vr, [self.key.accession(number) for number in _texts(ds, tag) if number])
-        return _dummy(ds, tag, vr) if action is Action.DUMMY else DataElement(tag, vr, None)
+        return _dummy(ds, tag, vr) if action is AttributeAction.DUMMY else DataElement(tag, vr, None)
 
     def _kept(self, ds: Dataset, tag: BaseTag, element: _Element, vr: str) -> _Element:
         """Return an element as it is, without values that are not what its VR says, and without identities in texts."""
@@ -232,13 +232,13 @@ class Cleaner:
             return False  # of a device, by the option that keeps these, with the number of a patient
         return _FORMS[vr].fullmatch(value) is not None
 
-    def _sequence(self, ds: Dataset, tag: BaseTag, action: Action, depth: int) -> DataElement | None:
-        if action is Action.EMPTY:
+    def _sequence(self, ds: Dataset, tag: BaseTag, action: AttributeAction, depth: int) -> DataElement | None:
+        if action is AttributeAction.EMPTY:
             return None if tag == _REFERENCED_STUDY and not depth else DataElement(tag, "SQ", Sequence())
         items = ds[tag].value
-        if action is Action.DUMMY:
+        if action is AttributeAction.DUMMY:
             return DataElement(tag, "SQ", Sequence(self._dummy(item, depth + 1) for item in items[:1]))
-        cleaned = [self.data_set(item, free_text=action is Action.CLEAN, depth=depth + 1) for item in items]
+        cleaned = [self.data_set(item, free_text=action is AttributeAction.CLEAN, depth=depth + 1) for item in items]
         return DataElement(tag, "SQ", Sequence(cleaned))
 
     def _dummy(self, item: Dataset, depth: int) -> Dataset:
@@ -460,7 +460,7 @@ def _identifying(profile: Profile) -> frozenset[int]:
         int(row.tag.replace(",", ""), 16)
         for row in rows()
         if "x" not in row.tag and "g" not in row.tag
-        if Option.DESCRIPTORS not in row.options and row.action(profile.options) is not Action.KEEP
+        if Option.DESCRIPTORS not in row.options and row.action(profile.options) is not AttributeAction.KEEP
     )
 
 

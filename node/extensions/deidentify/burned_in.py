@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from node.dicom.reading import stored_bytes
 from node.dicom.values import items, text, texts, value, whole
 from node.errors import ConversionRefused
-from node.extensions.deidentify.deidentification import NotDeidentified, PixelRule, Reason, Rectangle
+from node.extensions.deidentify.deidentification import NotDeidentified, PixelRule, Rectangle, RefusalReason
 from node.extensions.deidentify.hidden import CHUNK_BYTES, padding_value, spare_bits_used, value_bits
 from node.volume.read.pixel_layout import HALF_SAMPLED, PIXELS, PixelLayout, pixel_layout
 from node.volume.read.transcoding import decompress
@@ -39,24 +39,24 @@ _OVERLAY_DATA, _OVERLAY_BITS_ALLOCATED = 0x3000, 0x0100
 _MAX_VALUE_BYTES = (1 << 32) - 2
 
 
-def risks_of(ds: Dataset) -> Iterator[tuple[Reason, str]]:
+def risks_of(ds: Dataset) -> Iterator[tuple[RefusalReason, str]]:
     """Yield why the pixels of an instance may show who it is; nothing if its kind of instance usually does not."""
     sop_class, modality = text(ds, "SOPClassUID"), text(ds, "Modality")
     image_type = [each.upper() for each in texts(ds, "ImageType")]
     if text(ds, "BurnedInAnnotation").upper() == "YES":
-        yield Reason.BURNED_IN, "(0028,0301) Burned In Annotation is YES"
+        yield RefusalReason.BURNED_IN, "(0028,0301) Burned In Annotation is YES"
     if text(ds, "RecognizableVisualFeatures").upper() == "YES":
-        yield Reason.RECOGNIZABLE, "(0028,0302) Recognizable Visual Features is YES"
+        yield RefusalReason.RECOGNIZABLE, "(0028,0302) Recognizable Visual Features is YES"
     if _ULTRASOUND.fullmatch(sop_class) or modality in _ULTRASOUND_MODALITIES:
-        yield Reason.ULTRASOUND, "ultrasound devices draw patient data into their images"
+        yield RefusalReason.ULTRASOUND, "ultrasound devices draw patient data into their images"
     screen = any(each.startswith("SCREEN") for each in image_type)
     if _SECONDARY_CAPTURE.fullmatch(sop_class) or screen or text(ds, "ConversionType") in _CAPTURED:
-        yield Reason.SECONDARY_CAPTURE, "secondary captures, screenshots and scans may show patient data"
+        yield RefusalReason.SECONDARY_CAPTURE, "secondary captures, screenshots and scans may show patient data"
     if sop_class == _WHOLE_SLIDE:
         if {"LABEL", "OVERVIEW"} & set(image_type):
-            yield Reason.PHOTOGRAPH, "the image shows the label of a slide"
+            yield RefusalReason.PHOTOGRAPH, "the image shows the label of a slide"
     elif _VISIBLE_LIGHT.fullmatch(sop_class):
-        yield Reason.PHOTOGRAPH, "photographs and videos may show faces and labels"
+        yield RefusalReason.PHOTOGRAPH, "photographs and videos may show faces and labels"
 
 
 def regions(ds: Dataset, rules: Sequence[PixelRule]) -> NDArray[np.bool_] | None:
@@ -121,12 +121,12 @@ def blank(ds: Dataset, mask: NDArray[np.bool_] | None, *, unused_bits: bool = Fa
             ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         layout = pixel_layout(ds, "PixelData")
         if layout.bits_allocated not in (1, 8, 16, 32, 64):
-            raise NotDeidentified(Reason.UNDECODABLE, f"{layout.bits_allocated} bits a sample cannot be blanked")
+            raise NotDeidentified(RefusalReason.UNDECODABLE, f"{layout.bits_allocated} bits a sample cannot be blanked")
         stored, _ = stored_bytes(ds, "PixelData")
         if stored is None or len(stored) < -(-layout.frame_bits * layout.frames // 8):
-            raise NotDeidentified(Reason.UNDECODABLE, "(7FE0,0010) Pixel Data is too short")
+            raise NotDeidentified(RefusalReason.UNDECODABLE, "(7FE0,0010) Pixel Data is too short")
     except (ConversionRefused, NotTranscodable) as error:
-        raise NotDeidentified(Reason.UNDECODABLE, f"the pixels cannot be cleaned: {error}") from error
+        raise NotDeidentified(RefusalReason.UNDECODABLE, f"the pixels cannot be cleaned: {error}") from error
     copy = BytesIO()
     for start in range(0, len(stored), CHUNK_BYTES):
         copy.write(stored[start : start + CHUNK_BYTES])
@@ -145,7 +145,7 @@ def _refuse_longer_than_a_value(layout: PixelLayout) -> None:
     length = -(-layout.frame_bits * layout.frames // 8)
     if length > _MAX_VALUE_BYTES:
         detail = f"the {layout.frames} frames take {length} bytes uncompressed; the limit is {_MAX_VALUE_BYTES}"
-        raise NotDeidentified(Reason.UNDECODABLE, detail)
+        raise NotDeidentified(RefusalReason.UNDECODABLE, detail)
 
 
 def _clear_spare_bits(words: NDArray[Any], layout: PixelLayout, padding: int | None) -> None:

@@ -21,8 +21,8 @@ from node.extensions.deidentify.deidentification import (
     BurnedInText,
     Deidentification,
     NotDeidentified,
-    Reason,
     Rectangle,
+    RefusalReason,
 )
 from node.extensions.deidentify.recognition import lines_in
 from node.volume.read.pixels import FrameReader, frame_reader
@@ -66,7 +66,7 @@ def without_text(ds: Dataset, mask: NDArray[np.bool_] | None, how: Deidentificat
             search.blank()
     except ConversionRefused as error:
         detail = f"text cannot be looked for, because the pixels cannot be decoded: {error.detail}"
-        raise NotDeidentified(Reason.UNDECODABLE, detail) from error
+        raise NotDeidentified(RefusalReason.UNDECODABLE, detail) from error
     return search.mask if search.has_found else mask
 
 
@@ -89,7 +89,7 @@ class _Search:
         for index in range(self._reader.frames):
             if found := self._lines(index):
                 raise NotDeidentified(
-                    Reason.BURNED_IN_TEXT,
+                    RefusalReason.BURNED_IN_TEXT,
                     f"text is seen in {_places(index, found)}; add a rule for the device that blanks it, or set "
                     "burned_in_text to blank",
                 )
@@ -106,7 +106,7 @@ class _Search:
                 self.has_found = True
             else:
                 raise NotDeidentified(
-                    Reason.BURNED_IN_TEXT,
+                    RefusalReason.BURNED_IN_TEXT,
                     f"text is still seen after it was blanked {_ROUNDS} times, in {_places(index, found)}; add a rule "
                     "for the device that blanks it",
                 )
@@ -131,13 +131,13 @@ class _Search:
             if is_out_of_memory(error) or is_of_system(error):
                 raise
             detail = f"text cannot be looked for: {type(error).__name__} in its recognition"
-            raise NotDeidentified(Reason.UNDECODABLE, detail) from error
+            raise NotDeidentified(RefusalReason.UNDECODABLE, detail) from error
 
     def _require_time(self) -> None:
         used = max(process_time() - self._processor_began, (monotonic() - self._began) / 2)
         if used > self._seconds:
             raise NotDeidentified(
-                Reason.TOO_LARGE,
+                RefusalReason.TOO_LARGE,
                 f"text was looked for in {self._examined} of {self._reader.frames} frames within "
                 f"{self._seconds:.0f} s, the limit of processor time; `voxelnode deidentify` has none",
             )

@@ -116,7 +116,7 @@ def deidentify(
         burned_in_text_of,
         read_rules,
     )
-    from node.extensions.deidentify.files import Refused, deidentify_files
+    from node.extensions.deidentify.files import RefusedFile, deidentify_files
     from node.extensions.deidentify.profile import Profile, options
     from node.extensions.deidentify.remaining import Remaining
     from node.extensions.deidentify.ways import configured as configured_way
@@ -142,7 +142,7 @@ def deidentify(
             text_in_pixels,
         )
 
-    def show(refused: Refused) -> None:
+    def show(refused: RefusedFile) -> None:
         if not json:
             print(f"refused {printable(refused.name)}: {refused.reason}: {printable(refused.detail)}", flush=True)
 

@@ -31,7 +31,7 @@ Rectangle = tuple[int, int, int, int]
 """Left column, top row, width and height, in pixels from 0."""
 
 
-class Reason(StrEnum):
+class RefusalReason(StrEnum):
     """Fixed keywords; commands and routes count by them."""
 
     STRUCTURED_REPORT = "structured-report"
@@ -52,12 +52,12 @@ class Reason(StrEnum):
 
 
 ALLOWABLE = (
-    Reason.SECONDARY_CAPTURE,
-    Reason.ULTRASOUND,
-    Reason.PHOTOGRAPH,
-    Reason.BURNED_IN,
-    Reason.RECOGNIZABLE,
-    Reason.VOICE,
+    RefusalReason.SECONDARY_CAPTURE,
+    RefusalReason.ULTRASOUND,
+    RefusalReason.PHOTOGRAPH,
+    RefusalReason.BURNED_IN,
+    RefusalReason.RECOGNIZABLE,
+    RefusalReason.VOICE,
 )
 """Risks in pixels and sound that somebody who has looked at them, or listened, may take."""
 
@@ -70,7 +70,7 @@ class BurnedInText(StrEnum):
     BLANK = "blank"
 
 
-def allowed(names: Collection[str]) -> frozenset[Reason]:
+def allowed(names: Collection[str]) -> frozenset[RefusalReason]:
     """Return the risks of a command.
 
     Raises UsageError if a name is not one of `ALLOWABLE`.
@@ -78,7 +78,7 @@ def allowed(names: Collection[str]) -> frozenset[Reason]:
     for name in names:
         if name not in ALLOWABLE:
             raise UsageError(f"--allow {name}: no such risk{nearest(name, ALLOWABLE)}")
-    return frozenset(map(Reason, names))
+    return frozenset(map(RefusalReason, names))
 
 
 def burned_in_text_of(name: str) -> BurnedInText:
@@ -93,9 +93,9 @@ def burned_in_text_of(name: str) -> BurnedInText:
 
 
 class NotDeidentified(Withheld):
-    """An instance is refused; `reason` is one of `Reason`."""
+    """An instance is refused; `reason` is one of `RefusalReason`."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: RefusalReason, detail: str) -> None:
         super().__init__(reason, detail)
 
 
@@ -189,7 +189,7 @@ class Deidentification:
 
     profile: Profile
     key: PseudonymKey
-    allowed: frozenset[Reason] = field(default_factory=frozenset)
+    allowed: frozenset[RefusalReason] = field(default_factory=frozenset)
     rules: tuple[PixelRule, ...] = ()
     burned_in_text: BurnedInText = BurnedInText.OFF
     search_seconds: float = inf

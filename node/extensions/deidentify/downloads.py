@@ -27,17 +27,17 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from node.archive.space import reason_of
-from node.audit.audit_log import Action, AuditEvent, Result
+from node.audit.audit_log import AuditAction, AuditEvent, Result
 from node.child_process.messages import ChildCancelled, Garbled
 from node.children.decoder import STOPPING, Decoder, DecoderBusy, NotDecoded
-from node.children.forwarding import Change, Copy, copy_of, forward
+from node.children.forwarding import CopyChange, WrittenCopy, copy_of, forward
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, limits, run_with_references
 from node.conversion.naming import folder_name
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.scheduler import NICENESS
 from node.counted import counted
 from node.errors import OutOfResources, VoxelnodeError, Withheld
-from node.extensions.deidentify.deidentification import Reason
+from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.profile import edition
 from node.extensions.deidentify.remaining import Line, Remaining, lines_of, remaining_in
 from node.extensions.deidentify.ways import DeidentifyWay, configured
@@ -94,7 +94,7 @@ class CopiedInstance:
     """A copy in a file, whose owner removes it. `remaining`: the lines of what stays in it."""
 
     path: Path
-    copy: Copy
+    copy: WrittenCopy
     remaining: Sequence[Line] = ()
 
 
@@ -121,7 +121,7 @@ class Deidentifier:
     ) -> None:
         work.mkdir(mode=0o700, parents=True)
         self._work, self._decoder, self._whole_file, self._stopping = work, decoder, whole_file, stopping
-        self._change = Change(deidentification=how)
+        self._change = CopyChange(deidentification=how)
         self._convert, self._objects = convert, objects
         self._converters: Converters | None = None
 
@@ -197,13 +197,13 @@ class Deidentifier:
             is_ours = _PSEUDONYM.fullmatch(copy.patient) is not None
             if is_ours and copy.sop_instance_uid == self.uid(instance.sop_instance_uid):
                 return CopiedInstance(into, copy, lines_of(self._decoder.run(remaining_in, into)))
-            left_out = LeftOut(Reason.UNREADABLE, "the copy is of another instance")
+            left_out = LeftOut(RefusalReason.UNREADABLE, "the copy is of another instance")
         except LeftOut as error:
             left_out = error
         except Withheld as error:
             left_out = LeftOut(error.reason, error.detail)
         except (NotDecoded, Garbled) as error:
-            left_out = LeftOut(Reason.UNREADABLE, str(error))
+            left_out = LeftOut(RefusalReason.UNREADABLE, str(error))
         except OSError as error:
             raise OutOfResources(f"a copy cannot be made now: {reason_of(error, into.parent)}") from error
         into.unlink(missing_ok=True)
@@ -313,13 +313,13 @@ def members(making: Making) -> Generator[Member, None, None]:
     objects = making.audited()
     made = _Download(making, how)
     try:
-        making.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: begun")
+        making.audit.changed(AuditEvent.EXPORT, AuditAction.READ, objects, f"{order}: begun")
         yield from made.members()
     finally:
         made.close()
         outcome = "done" if made.is_whole else "broken off"
         result = Result.SUCCESS if made.is_whole else Result.MINOR_FAILURE
-        making.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"{order}: {outcome}, {made.counts}", result)
+        making.audit.changed(AuditEvent.EXPORT, AuditAction.READ, objects, f"{order}: {outcome}, {made.counts}", result)
 
 
 class _Download:

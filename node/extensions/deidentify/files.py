@@ -22,7 +22,7 @@ from node.dicom.part10 import file_head
 from node.dicom.reading import stored_bytes, with_elements
 from node.dicom.values import CONVERSION_ERRORS, held_elements, text
 from node.errors import UsageError, is_of_system
-from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.remaining import Remaining
 from node.files.reading import read_instance
@@ -35,7 +35,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedFile:
     """A file that was not de-identified. `name` is that of the original, which may say who it is of."""
 
     name: str
@@ -53,7 +53,7 @@ class Summary:
 
     written: int = 0
     patients: set[str] = field(default_factory=set)
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusedFile] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
 
 
@@ -61,7 +61,7 @@ def deidentify_files(
     paths: Iterable[Path],
     out: Path,
     how: Deidentification,
-    on_refused: Callable[[Refused], None] = lambda refused: None,
+    on_refused: Callable[[RefusedFile], None] = lambda refused: None,
     remaining: Remaining | None = None,
 ) -> Summary:
     """De-identify the instances in `paths` into ``out/<patient>/<study>/<series>/<instance>.dcm``.
@@ -96,7 +96,7 @@ class _Run:
 
     out: Path
     how: Deidentification
-    on_refused: Callable[[Refused], None]
+    on_refused: Callable[[RefusedFile], None]
     remaining: Remaining | None
     summary: Summary = field(default_factory=Summary)
     written: set[Path] = field(default_factory=set)
@@ -107,7 +107,7 @@ class _Run:
                 ds = deidentified(_read(path, found), self.how)
                 place = _place(self.out, ds)
                 if place in self.written:
-                    raise NotDeidentified(Reason.DUPLICATE, "an instance of this UID was de-identified already")
+                    raise NotDeidentified(RefusalReason.DUPLICATE, "an instance of this UID was de-identified already")
                 write(ds, place)
         except NotDeidentified as error:
             self._refuse(found.name, error)
@@ -119,7 +119,7 @@ class _Run:
         self.summary.written += 1
 
     def _refuse(self, name: str, error: NotDeidentified) -> None:
-        refused = Refused(name, error.reason, error.detail)
+        refused = RefusedFile(name, error.reason, error.detail)
         self.summary.refused.append(refused)
         self.on_refused(refused)
 
@@ -134,7 +134,7 @@ def _file_of(found: MediaFile, unpacked: Path) -> Iterator[Path]:
     try:
         found.copy_to(copy)
     except OSError as error:
-        raise NotDeidentified(Reason.UNREADABLE, str(error)) from error
+        raise NotDeidentified(RefusalReason.UNREADABLE, str(error)) from error
     try:
         yield copy
     finally:
@@ -148,7 +148,7 @@ def _read(path: Path, found: MediaFile) -> Dataset:
             ds.file_meta.TransferSyntaxUID = UID(found.identity.transfer_syntax_uid)
         return ds
     except Exception as error:  # pydicom raises anything for a damaged file
-        raise NotDeidentified(Reason.UNREADABLE, f"the file cannot be read: {type(error).__name__}") from error
+        raise NotDeidentified(RefusalReason.UNREADABLE, f"the file cannot be read: {type(error).__name__}") from error
 
 
 def _place(out: Path, ds: Dataset) -> Path:
@@ -189,7 +189,9 @@ def write_pieces(ds: Dataset, file: IO[bytes]) -> int:
     except (*CONVERSION_ERRORS, StopIteration) as error:
         if is_of_system(error):
             raise
-        raise NotDeidentified(Reason.UNREADABLE, f"the data set cannot be encoded: {type(error).__name__}") from error
+        raise NotDeidentified(
+            RefusalReason.UNREADABLE, f"the data set cannot be encoded: {type(error).__name__}"
+        ) from error
 
 
 def pieces(ds: Dataset) -> Iterator[bytes]:

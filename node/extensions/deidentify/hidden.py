@@ -17,7 +17,7 @@ from pydicom.dataelem import RawDataElement
 from node.dicom.reading import FileBytes, stored_bytes
 from node.dicom.values import held, standard_tag, text, whole
 from node.errors import ConversionRefused
-from node.extensions.deidentify.deidentification import NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
 from node.volume.read.pixel_layout import PIXELS, PixelLayout, pixel_layout
 from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES, JPEG_2000_SYNTAXES, NATIVE
 
@@ -52,7 +52,9 @@ def drop_hidden(ds: Dataset) -> None:
         if not stored:
             continue
         if encapsulated is (syntax in NATIVE):
-            raise NotDeidentified(Reason.UNREADABLE, "the pixel data are not encoded as their transfer syntax says")
+            raise NotDeidentified(
+                RefusalReason.UNREADABLE, "the pixel data are not encoded as their transfer syntax says"
+            )
         if syntax in CODESTREAM_SYNTAXES and isinstance(stored, bytes):
             _blank_remarks(ds, stored, syntax in JPEG_2000_SYNTAXES)
         elif syntax in NATIVE:
@@ -77,7 +79,9 @@ def _layout(ds: Dataset, keyword: str) -> PixelLayout:
     try:
         return pixel_layout(ds, keyword)
     except ConversionRefused as error:
-        raise NotDeidentified(Reason.UNREADABLE, f"nobody can tell which bytes are pixels: {error.detail}") from error
+        raise NotDeidentified(
+            RefusalReason.UNREADABLE, f"nobody can tell which bytes are pixels: {error.detail}"
+        ) from error
 
 
 def uses_spare_bits(ds: Dataset) -> bool:
@@ -145,12 +149,14 @@ def _frames(ds: Dataset, stored: bytes, is_jpeg_2000: bool) -> list[list[tuple[i
         if stored.startswith((_SOC_SIZ, _JP2) if is_jpeg_2000 else _SOI, start):
             frames.append([])
         elif not frames:
-            raise NotDeidentified(Reason.UNREADABLE, "the pixel data are not codestreams of their transfer syntax")
+            raise NotDeidentified(
+                RefusalReason.UNREADABLE, "the pixel data are not codestreams of their transfer syntax"
+            )
         frames[-1].append((start, end))
     announced = max(whole(ds, "NumberOfFrames") or 1, 1)
     if len(frames) > announced:
         detail = f"(0028,0008) Number of Frames is {announced}, and the pixel data hold {len(frames)}"
-        raise NotDeidentified(Reason.UNREADABLE, detail)
+        raise NotDeidentified(RefusalReason.UNREADABLE, detail)
     return frames
 
 
@@ -169,7 +175,7 @@ def _fragments(stored: bytes) -> Iterator[tuple[int, int]]:
     while at < len(stored):
         group, element, length = struct.unpack_from("<HHL", stored, at)
         if (group, element) != _ITEM or at + 8 + length > len(stored):
-            raise NotDeidentified(Reason.UNREADABLE, "the fragments of the pixel data are damaged")
+            raise NotDeidentified(RefusalReason.UNREADABLE, "the fragments of the pixel data are damaged")
         if not is_table:
             yield at + 8, at + 8 + length
         is_table = False
@@ -181,7 +187,7 @@ def _remarks(frame: bytes, is_jpeg_2000: bool) -> Iterator[tuple[int, int]]:
     try:
         yield from _of_jpeg_2000(frame) if is_jpeg_2000 else _of_jpeg(frame)
     except (IndexError, struct.error):
-        raise NotDeidentified(Reason.UNREADABLE, "a compressed frame is truncated or damaged") from None
+        raise NotDeidentified(RefusalReason.UNREADABLE, "a compressed frame is truncated or damaged") from None
 
 
 def _of_jpeg(frame: bytes) -> Iterator[tuple[int, int]]:

@@ -29,7 +29,7 @@ from node.extensions.deidentify.deidentification import (
     BurnedInText,
     Deidentification,
     NotDeidentified,
-    Reason,
+    RefusalReason,
 )
 from node.extensions.deidentify.hidden import drop_hidden, uses_spare_bits
 from node.extensions.deidentify.profile import BASIC_PROFILE, CODES, Option, edition, safe_private
@@ -67,28 +67,30 @@ def deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     try:
         return _deidentified(_in_little_endian(ds), how)
     except CONVERSION_ERRORS as error:
-        raise NotDeidentified(Reason.UNREADABLE, f"the data set is damaged: {type(error).__name__}") from error
+        raise NotDeidentified(RefusalReason.UNREADABLE, f"the data set is damaged: {type(error).__name__}") from error
 
 
 def _deidentified(ds: Dataset, how: Deidentification) -> Dataset:
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         if not text(ds, keyword):  # what is no UID gets one in its place, as every UID does
-            raise NotDeidentified(Reason.NO_IDENTITY, f"{keyword} is missing: correct the instance")
+            raise NotDeidentified(RefusalReason.NO_IDENTITY, f"{keyword} is missing: correct the instance")
     chosen = how.profile.options
     if how.key.name != NO_KEY and how.mark in texts(ds, "DeidentificationMethod"):
         detail = f"it was made by {how.mark}, and would get pseudonyms of pseudonyms; pass it on as it is"
-        raise NotDeidentified(Reason.DEIDENTIFIED, detail)
-    if (sound := sound_of(ds)) and Reason.VOICE not in how.allowed:
-        raise NotDeidentified(Reason.VOICE, f"{sound}; allow voice if somebody has listened to it")
+        raise NotDeidentified(RefusalReason.DEIDENTIFIED, detail)
+    if (sound := sound_of(ds)) and RefusalReason.VOICE not in how.allowed:
+        raise NotDeidentified(RefusalReason.VOICE, f"{sound}; allow voice if somebody has listened to it")
     if "EncapsulatedDocument" in ds:
-        raise NotDeidentified(Reason.ENCAPSULATED_DOCUMENT, "a PDF or another document inside cannot be cleaned")
+        raise NotDeidentified(RefusalReason.ENCAPSULATED_DOCUMENT, "a PDF or another document inside cannot be cleaned")
     if "ContentSequence" in ds and Option.STRUCTURED not in chosen:
-        raise NotDeidentified(Reason.STRUCTURED_REPORT, "a report; clean structured keeps it without its texts")
+        raise NotDeidentified(RefusalReason.STRUCTURED_REPORT, "a report; clean structured keeps it without its texts")
     mask = _pixels_to_blank(ds, how)
     patient = patient_of(ds)
     cleaner = Cleaner(how.profile, how.key, patient, identities_of(ds, how.profile))
     if not cleaner.is_of_class(text(ds, "SOPClassUID")):
-        raise NotDeidentified(Reason.NO_IDENTITY, "SOPClassUID is neither in PS3.6 nor a private one without numbers")
+        raise NotDeidentified(
+            RefusalReason.NO_IDENTITY, "SOPClassUID is neither in PS3.6 nor a private one without numbers"
+        )
     cleaned = cleaner.data_set(ds)
     new = with_elements(ds, dict(held_elements(cleaned)))
     new.file_meta = _file_meta(new, text(ds.file_meta, "TransferSyntaxUID"))
@@ -117,9 +119,9 @@ def _pixels_to_blank(ds: Dataset, how: Deidentification) -> NDArray[np.bool_] | 
 
 def _refuse_risk(ds: Dataset, how: Deidentification, known_device: bool) -> None:
     for reason, detail in risks_of(ds):
-        if reason in how.allowed or (known_device and reason is not Reason.RECOGNIZABLE):
+        if reason in how.allowed or (known_device and reason is not RefusalReason.RECOGNIZABLE):
             continue
-        if reason is Reason.RECOGNIZABLE:
+        if reason is RefusalReason.RECOGNIZABLE:
             remedy = "allow recognizable if the pixels have been looked at"
         elif Option.PIXELS in how.profile.options:
             remedy = f"no rule fits this device, and it has no ultrasound regions; add a rule, or allow {reason}"
@@ -132,7 +134,7 @@ def _in_little_endian(ds: Dataset) -> Dataset:
     """Return a data set in one of the encodings whose elements are copied as they are."""
     syntax = UID(text(ds.file_meta, "TransferSyntaxUID"))
     if not syntax:
-        raise NotDeidentified(Reason.UNREADABLE, "the transfer syntax is not known")
+        raise NotDeidentified(RefusalReason.UNREADABLE, "the transfer syntax is not known")
     if syntax == ExplicitVRBigEndian:
         meta = ds.file_meta
         ds = read_dataset(BytesIO(encoded(ds, ExplicitVRLittleEndian)), False, True)

@@ -17,18 +17,18 @@ from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudi
 router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 
 
-class Deidentification(BaseModel):
+class DeidentificationPage(BaseModel):
     """How identities are removed, and what is downloaded."""
 
     profile: Annotated[str, Field(max_length=64)]
     content: Content = "dicom"
 
 
-class StudiesToDeidentify(SelectedStudies, Deidentification):
+class StudiesToDeidentify(SelectedStudies, DeidentificationPage):
     """The studies that are selected, and how their identities are removed."""
 
 
-class SeriesToDeidentify(SelectedSeries, Deidentification):
+class SeriesToDeidentify(SelectedSeries, DeidentificationPage):
     """The series that are selected, and how their identities are removed."""
 
 

@@ -15,7 +15,7 @@ from importlib.resources import files
 from node.errors import UsageError, nearest
 
 
-class Action(StrEnum):
+class AttributeAction(StrEnum):
     """What happens to an attribute, by the codes of PS3.15 Table E.1-1a."""
 
     REMOVE = "X"
@@ -70,15 +70,15 @@ CODES: Mapping[Option, tuple[str, str]] = {
 """Codes of the scheme DCM and their meanings, PS3.16 CID 7050."""
 
 _OF_BASIC = {
-    "X": Action.REMOVE,
-    "Z": Action.EMPTY,
-    "D": Action.DUMMY,
-    "U": Action.UID,
-    "X/Z": Action.EMPTY,
-    "X/D": Action.DUMMY,
-    "Z/D": Action.DUMMY,
-    "X/Z/D": Action.DUMMY,
-    "X/Z/U*": Action.UID,
+    "X": AttributeAction.REMOVE,
+    "Z": AttributeAction.EMPTY,
+    "D": AttributeAction.DUMMY,
+    "U": AttributeAction.UID,
+    "X/Z": AttributeAction.EMPTY,
+    "X/D": AttributeAction.DUMMY,
+    "Z/D": AttributeAction.DUMMY,
+    "X/Z/D": AttributeAction.DUMMY,
+    "X/Z/U*": AttributeAction.UID,
 }
 """Of several actions, the one that suits every IOD: which of them an attribute needs depends on its type there."""
 
@@ -86,20 +86,20 @@ PRIVATE = "gggg,eeee"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProfileRow:
     """A row of Table E.1-1: the action of the Basic Profile, and those of options that have one."""
 
     tag: str
     name: str
     basic: str
-    options: Mapping[Option, Action]
+    options: Mapping[Option, AttributeAction]
 
-    def action(self, options: Collection[Option]) -> Action:
+    def action(self, options: Collection[Option]) -> AttributeAction:
         """Return what happens to the attribute. Cleaning wins over keeping: both options are then satisfied."""
         asked = {self.options[option] for option in options if option in self.options}
-        if Action.CLEAN in asked:
-            return Action.CLEAN
-        return Action.KEEP if asked else _OF_BASIC[self.basic]
+        if AttributeAction.CLEAN in asked:
+            return AttributeAction.CLEAN
+        return AttributeAction.KEEP if asked else _OF_BASIC[self.basic]
 
 
 @cache
@@ -109,15 +109,15 @@ def edition() -> str:
 
 
 @cache
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[ProfileRow, ...]:
     """Return the rows of Table E.1-1."""
     columns = {option: option.value.replace("-", "_") for option in Option if option is not Option.PIXELS}
     return tuple(
-        Row(
+        ProfileRow(
             row["tag"].strip("()"),
             row["name"],
             row["basic"],
-            {option: Action(row[column]) for option, column in columns.items() if row[column]},
+            {option: AttributeAction(row[column]) for option, column in columns.items() if row[column]},
         )
         for row in _records("profile.csv")
     )
@@ -154,10 +154,10 @@ class Profile:
             raise UsageError("full-dates and modified-dates exclude each other; choose one")
 
     @property
-    def _actions(self) -> Mapping[int, Action]:
+    def _actions(self) -> Mapping[int, AttributeAction]:
         return _actions(self.options)
 
-    def action(self, tag: int) -> Action | None:
+    def action(self, tag: int) -> AttributeAction | None:
         """Return what happens to a standard attribute; None if the table does not list it.
 
         The data of curves and overlays are not here: `node.extensions.deidentify.attributes` decides on whole groups.
@@ -166,11 +166,11 @@ class Profile:
 
     def dummy_if_empty(self, tag: int) -> bool:
         """Return whether an attribute that has lost its value gets a dummy: in some IOD, it must have a value."""
-        return _actions(frozenset()).get(tag, Action.DUMMY) is Action.DUMMY
+        return _actions(frozenset()).get(tag, AttributeAction.DUMMY) is AttributeAction.DUMMY
 
 
 @cache
-def _actions(options: frozenset[Option]) -> Mapping[int, Action]:
+def _actions(options: frozenset[Option]) -> Mapping[int, AttributeAction]:
     return {
         int(row.tag.replace(",", ""), 16): row.action(options)
         for row in rows()

@@ -19,7 +19,7 @@ from node.extensions.deidentify.deidentification import (
     BurnedInText,
     Deidentification,
     NotDeidentified,
-    Reason,
+    RefusalReason,
     allowed,
     read_rules,
 )
@@ -46,7 +46,7 @@ class DeidentifyWay(Deidentification):
     @property
     def reasons(self) -> Collection[str]:
         """Every reason of a refusal."""
-        return tuple(Reason)
+        return tuple(RefusalReason)
 
     def load(self) -> None:
         """Load what `clean` and `write` need, in the process from which those of files are forked."""
@@ -61,12 +61,14 @@ class DeidentifyWay(Deidentification):
             size = path.stat().st_size
             if size > MAX_COMPRESSED_BYTES and text(read_file_meta_info(path), "TransferSyntaxUID") not in NATIVE:
                 detail = f"the file has {size} bytes with compressed frames; the limit is {MAX_COMPRESSED_BYTES}"
-                raise NotDeidentified(Reason.TOO_LARGE, f"{detail}; `voxelnode deidentify` has none")
+                raise NotDeidentified(RefusalReason.TOO_LARGE, f"{detail}; `voxelnode deidentify` has none")
             return read_instance(path)
         except NotDeidentified:
             raise
         except Exception as error:  # pydicom raises anything for a damaged file
-            raise NotDeidentified(Reason.UNREADABLE, f"the file cannot be read: {type(error).__name__}") from error
+            raise NotDeidentified(
+                RefusalReason.UNREADABLE, f"the file cannot be read: {type(error).__name__}"
+            ) from error
 
     def clean(self, ds: Dataset) -> Dataset:
         """Return a data set without identities; raises `NotDeidentified`."""

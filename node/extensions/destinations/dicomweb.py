@@ -31,7 +31,7 @@ from node.routing.destination import (
     Prepared,
     Unreachable,
 )
-from node.settings.routes import Destination as Described
+from node.settings.routes import DestinationSettings as Described
 from node.tls import client_context
 from node.version import __version__
 

@@ -14,7 +14,7 @@ from node.durable import sync_folder
 from node.extensions.destinations.settings import FolderSettings
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
 from node.routing.written import WrittenDestination, file_name
-from node.settings.routes import Destination as Described
+from node.settings.routes import DestinationSettings as Described
 
 COPY_BYTES = 1 << 20
 

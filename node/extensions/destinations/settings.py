@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from node.addresses import is_loopback
-from node.settings.routes import LAYOUT, Destination, Layout
+from node.settings.routes import LAYOUT, DestinationSettings, Layout
 
 
-class DicomwebSettings(Destination):
+class DicomwebSettings(DestinationSettings):
     """[destinations.NAME]: a DICOMweb server that gets instances by STOW-RS."""
 
     kind: Literal["dicomweb"] = "dicomweb"
@@ -36,7 +36,7 @@ class DicomwebSettings(Destination):
             yield "token_file needs an https:// url, unless the host is this machine"
 
 
-class FolderSettings(Destination):
+class FolderSettings(DestinationSettings):
     """[destinations.NAME]: a folder that gets DICOM files."""
 
     kind: Literal["folder"] = "folder"

@@ -41,7 +41,7 @@ from node.extensions.dicomweb.resources import (
     Part,
     Pieces,
     RequestedInstances,
-    Target,
+    SelectedInstances,
     decoded_file,
     derived_file,
     dicomweb_router,
@@ -103,7 +103,7 @@ def frame_numbers(text: str) -> list[int]:
     return numbers
 
 
-def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
+def pixel_data(target: SelectedInstances, instance: StoredInstance) -> PixelElement:
     """Return the pixel data element of an instance; 404 if it has none."""
     element = find_pixel_data(target, instance)
     if element is None:
@@ -113,7 +113,7 @@ def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
     return element
 
 
-def find_pixel_data(target: Target, instance: StoredInstance) -> PixelElement | None:
+def find_pixel_data(target: SelectedInstances, instance: StoredInstance) -> PixelElement | None:
     """Return the pixel data element of an instance, or None if it has none or its data set is deflated."""
     try:
         if instance.transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:  # its frames cannot be located
@@ -147,12 +147,12 @@ def _has_many_fragments(element: PixelElement) -> bool:
     return element.has_more_fragments_than(MAX_FRAGMENTS)
 
 
-def accept_of(target: Target) -> str:
+def accept_of(target: SelectedInstances) -> str:
     """Return the accepted representations of the request, for its entity tag."""
     return f"{target.request.query_params.get('accept', '')} {target.request.headers.get('accept', '')}"
 
 
-def forms_of_frames(target: Target, element: PixelElement, instance: StoredInstance) -> list[FrameForm]:
+def forms_of_frames(target: SelectedInstances, element: PixelElement, instance: StoredInstance) -> list[FrameForm]:
     """Return the forms in which the frames of an instance are accepted, the best first; 406 if there is none."""
     forms = frame_forms(accepted(target.request), instance.transfer_syntax_uid, element.encapsulated)
     if not forms:
@@ -164,7 +164,7 @@ def forms_of_frames(target: Target, element: PixelElement, instance: StoredInsta
 
 
 def answer_frames(
-    target: Target, instance: StoredInstance, element: PixelElement, numbers: Sequence[int], what: str
+    target: SelectedInstances, instance: StoredInstance, element: PixelElement, numbers: Sequence[int], what: str
 ) -> Response:
     """Respond with frames in the accepted form, each in its own part unless there is one frame."""
     forms = [one for one in forms_of_frames(target, element, instance) if one.multipart or len(numbers) == 1]
@@ -191,8 +191,8 @@ def answer_frames(
 
 
 def begun_frame(
-    target: Target, instance: StoredInstance, element: PixelElement, number: int, forms: Sequence[FrameForm]
-) -> tuple[FrameForm, Frame]:
+    target: SelectedInstances, instance: StoredInstance, element: PixelElement, number: int, forms: Sequence[FrameForm]
+) -> tuple[FrameForm, FramePieces]:
     """Return a frame in the first of these forms that it can have: not every frame can be compressed.
 
     Raises as `read_frame` does for the last one.
@@ -207,32 +207,34 @@ def begun_frame(
 
 
 def frame_parts(
-    target: Target, instance: StoredInstance, element: PixelElement, form: FrameForm, numbers: Iterable[int]
+    target: SelectedInstances, instance: StoredInstance, element: PixelElement, form: FrameForm, numbers: Iterable[int]
 ) -> Iterator[Part]:
     """Yield each frame of an instance in its own part."""
     for number in numbers:
         yield _part(target, instance, number, form, read_frame(target, instance, element, number, form))
 
 
-def _part(target: Target, instance: StoredInstance, number: int, form: FrameForm, read: Frame) -> Part:
+def _part(target: SelectedInstances, instance: StoredInstance, number: int, form: FrameForm, read: FramePieces) -> Part:
     return Part(form.content_type, read.pieces, f"{instance_url(target.base, instance)}/frames/{number}")
 
 
-class Frame(NamedTuple):
+class FramePieces(NamedTuple):
     """One frame in pieces, and its length in bytes."""
 
     length: int
     pieces: Iterator[bytes]
 
 
-def read_frame(target: Target, instance: StoredInstance, element: PixelElement, number: int, form: FrameForm) -> Frame:
+def read_frame(
+    target: SelectedInstances, instance: StoredInstance, element: PixelElement, number: int, form: FrameForm
+) -> FramePieces:
     """Return one frame; a long frame is streamed from a file. Raises FrameNotFound and NotDecoded."""
     decoder = target.node.decoder
     try:
         if form.is_compressed_now:
             return _from_file(_compressed(target, instance, element, number, form.transfer_syntax))
         if not element.encapsulated:
-            return Frame(element.frame_bytes, _read(element.native_frame(number)))
+            return FramePieces(element.frame_bytes, _read(element.native_frame(number)))
         if not form.as_stored:
             if element.frame_bytes > MAX_BYTES_IN_MEMORY:
                 return _from_file(decoded_file(target.node, frame, element.path, number))
@@ -246,20 +248,22 @@ def read_frame(target: Target, instance: StoredInstance, element: PixelElement, 
         raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
 
 
-def _compressed(target: Target, instance: StoredInstance, element: PixelElement, number: int, syntax: str) -> IO[bytes]:
+def _compressed(
+    target: SelectedInstances, instance: StoredInstance, element: PixelElement, number: int, syntax: str
+) -> IO[bytes]:
     def write(into: Path) -> None:
         target.node.decoder.run(compressed_frame_file, element.path, number, syntax, into=into)
 
     return derived_file(target.node, instance, f"{number}-{syntax}", write)
 
 
-def _in_memory(data: bytes) -> Frame:
-    return Frame(len(data), iter((data,)))
+def _in_memory(data: bytes) -> FramePieces:
+    return FramePieces(len(data), iter((data,)))
 
 
-def _from_file(file: IO[bytes]) -> Frame:
+def _from_file(file: IO[bytes]) -> FramePieces:
     if length_of(file) > MAX_BYTES_IN_MEMORY:
-        return Frame(length_of(file), pieces_of(file))
+        return FramePieces(length_of(file), pieces_of(file))
     with file:
         return _in_memory(file.read())
 
@@ -332,7 +336,7 @@ def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
     return respond(target, message.write([Part(OCTETS, pieces_of(file), location)]), message.content_type, etag)
 
 
-def _answer_pixel_data(target: Target, instance: StoredInstance, what: str) -> Response:
+def _answer_pixel_data(target: SelectedInstances, instance: StoredInstance, what: str) -> Response:
     """Answer pixel data as bulk data: uncompressed by themselves, otherwise each frame in its own part."""
     element = pixel_data(target, instance)
     is_one = element.frames == 1
@@ -361,7 +365,7 @@ def _answer_pixel_data(target: Target, instance: StoredInstance, what: str) -> R
     return respond_with_range(target, content, element.frames * element.frame_bytes, form.content_type, etag)
 
 
-def _with_frames_in_accepted_form(target: Target) -> list[StoredInstance]:
+def _with_frames_in_accepted_form(target: SelectedInstances) -> list[StoredInstance]:
     """Return the instances whose frames can be sent; 406 if there are none. Instances without frames count as such."""
     ranges = accepted(target.request)
     given = []
@@ -375,7 +379,7 @@ def _with_frames_in_accepted_form(target: Target) -> list[StoredInstance]:
     return given
 
 
-def _pixel_parts(target: Target, instance: StoredInstance) -> Iterator[Part]:
+def _pixel_parts(target: SelectedInstances, instance: StoredInstance) -> Iterator[Part]:
     element = find_pixel_data(target, instance)
     if element is not None:
         forms = [one for one in forms_of_frames(target, element, instance) if one.multipart]
@@ -384,7 +388,7 @@ def _pixel_parts(target: Target, instance: StoredInstance) -> Iterator[Part]:
         yield from frame_parts(target, instance, element, form, range(2, element.frames + 1))
 
 
-def _bulk_parts(target: Target, instance: StoredInstance, *, with_pixels: bool) -> Iterator[Part]:
+def _bulk_parts(target: SelectedInstances, instance: StoredInstance, *, with_pixels: bool) -> Iterator[Part]:
     """Yield the bulk data of an instance; each value has the URI that is in the metadata, each frame its own."""
     path, node = whole_file(target.node, instance), target.node
     for place in _places(target, instance, path):
@@ -395,7 +399,7 @@ def _bulk_parts(target: Target, instance: StoredInstance, *, with_pixels: bool) 
             yield from _pixel_parts(target, instance)
 
 
-def _places(target: Target, instance: StoredInstance, path: Path) -> list[str]:
+def _places(target: SelectedInstances, instance: StoredInstance, path: Path) -> list[str]:
     try:
         found = target.node.decoder.run(value_paths, path, instance.transfer_syntax_uid)
     except (NotDecoded, OSError) as error:
@@ -403,7 +407,7 @@ def _places(target: Target, instance: StoredInstance, path: Path) -> list[str]:
     return found.decode("ascii", "replace").splitlines()
 
 
-def _answer(target: Target, parts: Iterator[Part], detail: str, *, is_whole: bool) -> Response:
+def _answer(target: SelectedInstances, parts: Iterator[Part], detail: str, *, is_whole: bool) -> Response:
     """Respond with parts of any media types; begin the first at once, so that an error can set the status."""
     try:
         first = next(parts, None)
@@ -421,13 +425,13 @@ def _answer(target: Target, parts: Iterator[Part], detail: str, *, is_whole: boo
 
 
 def respond_with_range(
-    target: Target, content: Callable[[int], Pieces], length: int, content_type: str, etag: str
+    target: SelectedInstances, content: Callable[[int], Pieces], length: int, content_type: str, etag: str
 ) -> Response:
     """Respond with the whole representation, or with the one byte range that the request asks for.
 
     Several ranges are answered with the whole, as RFC 9110 14.2 allows; so is ``If-Range`` with another entity tag.
-    `content` returns the representation from a byte to its end. `etag` is that of `Target.etag`; it is sent as a strong
-    one, since the bytes are the same each time.
+    `content` returns the representation from a byte to its end. `etag` is that of `SelectedInstances.etag`; it is sent
+    as a strong one, since the bytes are the same each time.
     """
     etag = etag.removeprefix("W/")
     request = target.request

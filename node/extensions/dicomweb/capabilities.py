@@ -48,7 +48,7 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True)
-class Resource:
+class CapabilityResource:
     """One route: its path with ``{variables}``, its methods without HEAD, and its transaction."""
 
     path: str
@@ -63,17 +63,19 @@ class Resource:
         return "-".join((self.transaction.name.replace(" ", "-").replace("(", "").replace(")", ""), *words[1:]))
 
 
-def resources(routes: list[BaseRoute], transactions: Mapping[Callable[..., Any], Transaction]) -> Iterator[Resource]:
+def resources(
+    routes: list[BaseRoute], transactions: Mapping[Callable[..., Any], Transaction]
+) -> Iterator[CapabilityResource]:
     """Yield what routes serve, in the order of their paths. A route without a transaction is a KeyError."""
     for route in sorted((route for route in routes if isinstance(route, APIRoute)), key=lambda route: route.path):
         methods = tuple(sorted((route.methods or set()) - {"HEAD"}))
         purpose = (route.endpoint.__doc__ or "").partition("\n")[0]
-        yield Resource(route.path, methods, purpose, transactions[route.endpoint])
+        yield CapabilityResource(route.path, methods, purpose, transactions[route.endpoint])
 
 
-def offered(settings: Settings) -> list[Resource]:
+def offered(settings: Settings) -> list[CapabilityResource]:
     """Return the resources, for the capabilities and the conformance statement."""
-    found: list[Resource] = []
+    found: list[CapabilityResource] = []
     for extension in enabled(settings):
         for router in extension.routers:
             if router.transactions:
@@ -122,7 +124,7 @@ router.add_api_route(
 )
 
 
-def _described(request: Request, offers: Sequence[Resource], methods: set[str]) -> Response:
+def _described(request: Request, offers: Sequence[CapabilityResource], methods: set[str]) -> Response:
     media_type = names(accepted(request), WADL, JSON)
     if media_type is None:
         raise NotAcceptable(f"{WADL} and {JSON}")
@@ -132,7 +134,7 @@ def _described(request: Request, offers: Sequence[Resource], methods: set[str]) 
     return response
 
 
-def _json(base: str, offers: Sequence[Resource]) -> str:
+def _json(base: str, offers: Sequence[CapabilityResource]) -> str:
     described = [
         {
             "path": resource.path.removeprefix(PREFIX),
@@ -150,10 +152,10 @@ def _json(base: str, offers: Sequence[Resource]) -> str:
     return json.dumps({"base": base, "resources": described})
 
 
-def _wadl(base: str, offers: Sequence[Resource]) -> str:
+def _wadl(base: str, offers: Sequence[CapabilityResource]) -> str:
     """Return the description in the Web Application Description Language, with resources nested as their paths."""
     tree: _Tree = {}
-    by_path: dict[str, list[Resource]] = {}
+    by_path: dict[str, list[CapabilityResource]] = {}
     for resource in offers:
         path = resource.path.removeprefix(PREFIX).strip("/")
         by_path.setdefault(path, []).append(resource)
@@ -168,7 +170,7 @@ def _wadl(base: str, offers: Sequence[Resource]) -> str:
     )
 
 
-def _resources(tree: _Tree, above: str, by_path: dict[str, list[Resource]]) -> Iterator[str]:
+def _resources(tree: _Tree, above: str, by_path: dict[str, list[CapabilityResource]]) -> Iterator[str]:
     for segment, below in tree.items():
         path = f"{above}/{segment}".strip("/")
         yield f"<resource path={quoteattr(segment)}>"
@@ -181,7 +183,7 @@ def _resources(tree: _Tree, above: str, by_path: dict[str, list[Resource]]) -> I
         yield "</resource>"
 
 
-def _method(resource: Resource, method: str) -> Iterator[str]:
+def _method(resource: CapabilityResource, method: str) -> Iterator[str]:
     transaction = resource.transaction
     identifier = f"{method}-{resource.operation}"
     yield f"<method name={quoteattr(method)} id={quoteattr(identifier)}>"

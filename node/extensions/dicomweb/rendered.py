@@ -23,7 +23,7 @@ from node.extensions.dicomweb.resources import (
     Multipart,
     Part,
     RequestedInstances,
-    Target,
+    SelectedInstances,
     by_series,
     decoded_file,
     derived_file,
@@ -135,7 +135,7 @@ def middle_frame(instance: StoredInstance) -> int:
     return (max(instance.number_of_frames or 1, 1) + 1) // 2
 
 
-def _media_type(target: Target) -> str:
+def _media_type(target: SelectedInstances) -> str:
     media_type = names(accepted(target.request), *FORMATS)
     if media_type is None:
         ranges = accepted(target.request)
@@ -145,11 +145,13 @@ def _media_type(target: Target) -> str:
     return media_type
 
 
-def _answer(target: Target, instance: StoredInstance, frame_number: int, longest: int | None = None) -> Response:
+def _answer(
+    target: SelectedInstances, instance: StoredInstance, frame_number: int, longest: int | None = None
+) -> Response:
     return answer_picture(target, instance, _order(target, frame_number, _media_type(target), longest))
 
 
-def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder) -> Response:
+def answer_picture(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> Response:
     """Respond with a picture of one frame, or 406 if it cannot be rendered."""
     target.audit_access("rendered")
     try:
@@ -160,7 +162,7 @@ def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder
     return _with_warnings(target, respond(target, data, media_type, target.etag(f"{order}"), len(data)))
 
 
-def rendered(target: Target, instance: StoredInstance, order: PictureOrder) -> bytes:
+def rendered(target: SelectedInstances, instance: StoredInstance, order: PictureOrder) -> bytes:
     """Return a picture of one frame, which is kept for the next request. Raises NotDecoded."""
     path, decoder = whole_file(target.node, instance), target.node.decoder
 
@@ -171,7 +173,7 @@ def rendered(target: Target, instance: StoredInstance, order: PictureOrder) -> b
         return file.read()
 
 
-def _with_warnings(target: Target, response: Response) -> Response:
+def _with_warnings(target: SelectedInstances, response: Response) -> Response:
     """Add the warning about annotations that are not supported (PS3.18 8.3.5.1.1)."""
     _, unknown = annotations_of(target.request.query_params.get("annotation"))
     if unknown:
@@ -201,7 +203,7 @@ def profile_of(text: str | None, media_type: str) -> Profile:
     return profile
 
 
-def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[Part]:
+def _pictures(target: SelectedInstances, order: PictureOrder, media_type: str) -> Iterator[Part]:
     for instance in target.instances:
         try:
             data = rendered(target, instance, order)
@@ -210,7 +212,7 @@ def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[
         yield Part(media_type, (data,), f"{instance_url(target.base, instance)}/rendered")
 
 
-def _order(target: Target, frame_number: int, media_type: str, longest: int | None = None) -> PictureOrder:
+def _order(target: SelectedInstances, frame_number: int, media_type: str, longest: int | None = None) -> PictureOrder:
     """Return the picture order from the query parameters (PS3.18 8.3.5)."""
     query = target.request.query_params
     crop, flip, size = viewport_of(query.get("viewport"))
@@ -291,7 +293,7 @@ def viewport_of(text: str | None) -> Viewport:
 
 
 def _document(
-    target: Target, instance: StoredInstance, media_type: str, write: Callable[[Path, Path], bytes]
+    target: SelectedInstances, instance: StoredInstance, media_type: str, write: Callable[[Path, Path], bytes]
 ) -> Response:
     """Respond with the document of an instance, which a child process writes."""
     if names(accepted(target.request), media_type) is None:

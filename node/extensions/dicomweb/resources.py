@@ -47,7 +47,7 @@ class Instances(Streamed):
     broken = BROKEN
 
 
-class Target:
+class SelectedInstances:
     """The instances selected by a request, never none.
 
     `unavailable` counts further ones whose files are known to be missing or damaged.
@@ -87,7 +87,9 @@ def base_url(request: Request) -> str:
     return f"{public_url(request)}{PREFIX}"
 
 
-def find_target(call: CurrentCall, study: str, series: str | None = None, instance: str | None = None) -> Target:
+def find_target(
+    call: CurrentCall, study: str, series: str | None = None, instance: str | None = None
+) -> SelectedInstances:
     """Return the instances selected by UIDs: 404 if there are none, 410 if they were deleted.
 
     Raises Damaged if the files of all of them are known to be missing or damaged.
@@ -101,20 +103,25 @@ def find_target(call: CurrentCall, study: str, series: str | None = None, instan
                 raise Damaged(DAMAGED)
             deleted = index.deletions.has_deleted(*(uid for uid in (study, series, instance) if uid is not None))
             raise HTTPException(*((410, "it was deleted") if deleted else (404, "the resource does not exist")))
-    return Target(call, instances, unavailable)
+    return SelectedInstances(call, instances, unavailable)
 
 
-RequestedInstances = Annotated[Target, Depends(find_target)]
+RequestedInstances = Annotated[SelectedInstances, Depends(find_target)]
 """Parameter of a route with ``study``, ``series``, ``instance`` in its path: the instances, else 404 or 410."""
 
 
-def one_instance(target: Target) -> StoredInstance:
+def one_instance(target: SelectedInstances) -> StoredInstance:
     """Return the single instance of an instance URL."""
     return target.instances[0]
 
 
 def respond(
-    target: Target, content: Pieces, content_type: str, etag: str, length: int | None = None, status: int = 200
+    target: SelectedInstances,
+    content: Pieces,
+    content_type: str,
+    etag: str,
+    length: int | None = None,
+    status: int = 200,
 ) -> Response:
     """Send `content`, of `length` bytes if known; HEAD has the headers only, a matching If-None-Match 304."""
     headers = {"ETag": etag, "Vary": "Accept", "Content-Type": content_type}

@@ -7,10 +7,10 @@ from itertools import chain, groupby
 
 from pydicom.datadict import dictionary_description
 
-from node.dicom.conformance import Table, merged, table
+from node.dicom.conformance import StatementTable, merged, table
 from node.extensions.dicomweb import qido, rendered
 from node.extensions.dicomweb.assembling import ADDED
-from node.extensions.dicomweb.capabilities import Resource, Transaction, offered, resources
+from node.extensions.dicomweb.capabilities import CapabilityResource, Transaction, offered, resources
 from node.extensions.dicomweb.media_types import MULTIPART
 from node.extensions.dicomweb.transactions import TRANSACTIONS, studies, uri
 from node.extensions.dicomweb.wado_uri import REFUSED
@@ -48,7 +48,7 @@ These attributes are added if the metadata lack them, and the pixel data or the 
 """
 
 
-def tables_of(settings: Settings) -> Mapping[str, Table]:
+def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
     """Return the tables of the sections by name."""
     return {
         "uri_resources": resource_table(resources(uri.routes, TRANSACTIONS)),
@@ -58,7 +58,7 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
     }
 
 
-def resource_table(of_service: Iterable[Resource]) -> Table:
+def resource_table(of_service: Iterable[CapabilityResource]) -> StatementTable:
     """Return the resources of one service, by their transactions."""
     rows = (
         (f"`{resource.path}`", resource.transaction.name, resource.transaction.section, ", ".join(_methods(resource)))
@@ -67,7 +67,7 @@ def resource_table(of_service: Iterable[Resource]) -> Table:
     return table(("Resources", "Transaction", "PS3.18", "Methods"), merged(rows))
 
 
-def _methods(resource: Resource) -> Sequence[str]:
+def _methods(resource: CapabilityResource) -> Sequence[str]:
     """Return the methods of a resource; every one that can be read answers HEAD as well."""
     return (*resource.methods, "HEAD") if "GET" in resource.methods else resource.methods
 
@@ -79,7 +79,7 @@ def _by_name(settings: Settings) -> Mapping[str, list[Transaction]]:
     return found
 
 
-def _web_media_types(settings: Settings) -> Table:
+def _web_media_types(settings: Settings) -> StatementTable:
     rows = [
         (name, _media_types(one.consumes for one in several), _media_types(one.produces for one in several))
         for name, several in _by_name(settings).items()
@@ -96,7 +96,7 @@ def _media_types(of_transactions: Iterable[Iterable[str]]) -> str:
     return "; ".join(texts) or "none"
 
 
-def _web_requests(settings: Settings) -> Table:
+def _web_requests(settings: Settings) -> StatementTable:
     rows = [
         (name, _each_once(one.parameters for one in several), _each_once(one.headers for one in several))
         for name, several in _by_name(settings).items()

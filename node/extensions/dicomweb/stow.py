@@ -11,7 +11,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from node.audit.audit_log import Action, AuditEvent, Result
+from node.audit.audit_log import AuditAction, AuditEvent, Result
 from node.dicom.status import ANOTHER_VERSION_IS_CURRENT
 from node.extensions.dicomweb.documents import respond_data_set
 from node.extensions.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form, shown
@@ -73,7 +73,7 @@ def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:
     result = Result.MINOR_FAILURE if report.failures else Result.SUCCESS
     studies = [{"study_instance_uid": uid} for uid in sorted(transaction.studies)]
     counts = f"STOW-RS: {len(report.stored)} stored, {len(report.failures)} not"
-    audit.changed(AuditEvent.INSTANCES_TRANSFERRED, Action.CREATE, studies, counts, result)
+    audit.changed(AuditEvent.INSTANCES_TRANSFERRED, AuditAction.CREATE, studies, counts, result)
 
 
 def _transaction(node: Services, origin: Origin, inner: str, boundary: bytes, study: str | None) -> StoreTransaction:

@@ -38,7 +38,7 @@ from node.extensions.dicomweb.resources import (
     Multipart,
     Part,
     RequestedInstances,
-    Target,
+    SelectedInstances,
     by_series,
     decoded_file,
     dicomweb_router,
@@ -168,7 +168,7 @@ def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Ite
 # ZIP files
 
 
-def _zipped(target: Target) -> Response:
+def _zipped(target: SelectedInstances) -> Response:
     """Every instance as stored; file names are numbers, since nothing from a sender becomes a path."""
     entries = [
         (f"{number:03d}/{index:06d}.dcm", instance)
@@ -201,7 +201,7 @@ def retrieve_metadata(target: RequestedInstances) -> Response:
     return respond_data_sets(target.request, _metadata(target, as_xml=as_xml), form, etag)
 
 
-def _metadata(target: Target, *, as_xml: bool) -> Iterator[bytes]:
+def _metadata(target: SelectedInstances, *, as_xml: bool) -> Iterator[bytes]:
     """Yield each instance in JSON or XML, reduced to its UIDs if its file cannot be read."""
     for instances in _batches(target.node.archive.ahead(target.instances)):
         for instance, encoded in zip(instances, _read_metadata(target, instances, as_xml=as_xml), strict=True):
@@ -219,7 +219,7 @@ def _batches(instances: Iterable[StoredInstance]) -> Iterator[list[StoredInstanc
         yield batch
 
 
-def _read_metadata(target: Target, instances: list[StoredInstance], *, as_xml: bool) -> list[bytes]:
+def _read_metadata(target: SelectedInstances, instances: list[StoredInstance], *, as_xml: bool) -> list[bytes]:
     """Return the metadata of instances, empty if a file cannot be read; one that ends the decoder spares the others."""
     paths = [local_file(target.node, instance) for instance in instances]
     urls = [(instance.transfer_syntax_uid, instance_url(target.base, instance)) for instance in instances]

@@ -23,7 +23,14 @@ from node.extensions.dicomweb.rendered import (
     quality_of,
     window_of,
 )
-from node.extensions.dicomweb.resources import READ, Target, dicomweb_router, find_target, one_instance, respond
+from node.extensions.dicomweb.resources import (
+    READ,
+    SelectedInstances,
+    dicomweb_router,
+    find_target,
+    one_instance,
+    respond,
+)
 from node.extensions.dicomweb.wado import begun_files, given_syntax, only
 from node.volume.window import Window
 from node.web.access import MEMBERS, CurrentCall
@@ -74,7 +81,7 @@ def retrieve_by_uri(call: CurrentCall) -> Response:
     return answer_picture(target, one_instance(target), _order(target, media_type))
 
 
-def _whole(target: Target) -> Response:
+def _whole(target: SelectedInstances) -> Response:
     """Respond with the instance in `transferSyntax`: as stored for ``*``, Explicit VR Little Endian by default."""
     instance = one_instance(target)
     wanted = target.request.query_params.get("transferSyntax")
@@ -87,7 +94,7 @@ def _whole(target: Target) -> Response:
     return respond(target, only(file), DICOM, target.etag(f"uri {syntax}"), length)
 
 
-def _order(target: Target, media_type: str) -> PictureOrder:
+def _order(target: SelectedInstances, media_type: str) -> PictureOrder:
     query = target.request.query_params
     frame = _number(query, "frameNumber") or middle_frame(one_instance(target))
     rows, columns = _number(query, "rows"), _number(query, "columns")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from node.association.added import OpenedRoot
-from node.audit.audit_log import Action, AuditEvent, AuditMessage
+from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage
 from node.hookspecs import Action as RootAction
 from node.index.nouns.persons import Moved, PersonRepository
 from node.index.nouns.terms import Terms
@@ -20,14 +20,14 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
 
     def change(order: str, who: str, make: Callable[[], Moved]) -> Mapping[str, Any]:
         index.ahead.require_caught_up()
-        ordered = _message(Action.UPDATE, who, order)
+        ordered = _message(AuditAction.UPDATE, who, order)
         moved = audit.change(
-            ordered, make, lambda moved: _message(Action.UPDATE, who, order, moved.patient_ids, moved.studies)
+            ordered, make, lambda moved: _message(AuditAction.UPDATE, who, order, moved.patient_ids, moved.studies)
         )
         return {"studies": list(moved.studies)}
 
     def plan(order: str, who: str, moved: Moved) -> Mapping[str, Any]:
-        audit.note(_message(Action.READ, who, f"planned: {order}", moved.patient_ids, moved.studies))
+        audit.note(_message(AuditAction.READ, who, f"planned: {order}", moved.patient_ids, moved.studies))
         return {"studies": list(moved.studies)}
 
     def merge(
@@ -53,7 +53,7 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
 
 
 def _message(
-    action: Action, who: str, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()
+    action: AuditAction, who: str, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()
 ) -> AuditMessage:
     objects = [
         *({"patient_id": patient_id} for patient_id in patients),

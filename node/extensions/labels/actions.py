@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from node.association.added import OpenedRoot
-from node.audit.audit_log import Action, AuditEvent, AuditMessage
+from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage
 from node.errors import UsageError
 from node.extensions.labels.marks import MAX_TARGETS, Changed, MarkRepository, Target, label_of
 from node.hookspecs import Action as RootAction
@@ -21,7 +21,7 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
         studies = dict.fromkeys((one.target.study, one.patient_id) for one in changed)
         if studies:
             objects = [{"study_instance_uid": study, "patient_id": patient_id} for study, patient_id in studies]
-            audit.note(AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, Action.UPDATE, detail, objects))
+            audit.note(AuditMessage.by(who, AuditEvent.INSTANCES_ACCESSED, AuditAction.UPDATE, detail, objects))
 
     def change_labels(
         targets: Sequence[Sequence[str]], who: str, add: Sequence[str] = (), remove: Sequence[str] = ()

@@ -14,7 +14,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 
-from node.audit.audit_log import Action, AuditEvent, Result
+from node.audit.audit_log import AuditAction, AuditEvent, Result
 from node.counted import counted
 from node.extensions.media.directory import NotOnMedia
 from node.extensions.media.medium import DICOMDIR, TEMPORARY, Medium
@@ -82,7 +82,7 @@ def members(making: Making) -> Generator[Member, None, None]:
             raise NotOnMedia(str(error)) from error
 
     def note(what: str, result: Result = Result.SUCCESS) -> None:
-        making.audit.changed(AuditEvent.EXPORT, Action.READ, objects, f"a medium as a ZIP file: {what}", result)
+        making.audit.changed(AuditEvent.EXPORT, AuditAction.READ, objects, f"a medium as a ZIP file: {what}", result)
 
     def member(path: PurePosixPath) -> Member:
         file = folder / path

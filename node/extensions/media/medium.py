@@ -17,7 +17,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from node.children.decoder import Decoder, NotDecoded
-from node.children.forwarding import Change, copy_of, forward
+from node.children.forwarding import CopyChange, copy_of, forward
 from node.dicom.values import CONVERSION_ERRORS
 from node.extensions.media.directory import Directory, NotOnMedia, Records, records_of
 from node.index.search.selection import StoredInstance
@@ -137,7 +137,7 @@ class Medium:
 
     def _copied(self, path: Path, transfer_syntax_uid: str, into: Path) -> str:
         """Write a file uncompressed, or else as it is; return its transfer syntax."""
-        change = Change(encoding="explicit")
+        change = CopyChange(encoding="explicit")
         if change.concerns(transfer_syntax_uid):
             into.touch(0o600)
             try:

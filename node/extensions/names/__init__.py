@@ -34,7 +34,7 @@ class _Names(Extension):
             yield f"storage: {error}"
 
     def run(self, node: Parts) -> Running:
-        from node.extensions.names.tree import Names, Tree, has_tree
+        from node.extensions.names.tree import NameTree, Tree, has_tree
 
         root, names = node.ingest.archive.root, node.settings.storage.names
         if names is None and not has_tree(root):
@@ -42,7 +42,7 @@ class _Names(Extension):
         from node.extensions.names.template import read_template
 
         template = read_template(names) if names is not None else None
-        return Running((Names(Tree(root, template), node.ingest.index),))
+        return Running((NameTree(Tree(root, template), node.ingest.index),))
 
 
 EXTENSION = _Names()

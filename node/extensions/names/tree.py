@@ -305,7 +305,7 @@ RETRY_SECONDS = 30.0
 """Pause before the folders that could not be changed are tried again."""
 
 
-class Names(IndexFollower):
+class NameTree(IndexFollower):
     """Changes folders of studies after each commit with an event about them.
 
     What became of the tree while no node ran is found at the start. A crash leaves at most one folder half changed,

@@ -14,7 +14,7 @@ from node.errors import UsageError, VoxelnodeError
 from node.extensions.object_store.opened import RootStore
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.object_store.remote import CachedStore
-from node.extensions.object_store.uploads import BATCH, Uploads
+from node.extensions.object_store.uploads import BATCH, ObjectUploads
 from node.index.database.index import Index
 from node.index.models import SPOOL
 from node.index.nouns.records import InstanceFile, RevisionFile
@@ -36,7 +36,7 @@ class Copied:
     files_left: int = 0
 
 
-def _to_store(uploads: Uploads, places: PlaceRepository) -> Copied:
+def _to_store(uploads: ObjectUploads, places: PlaceRepository) -> Copied:
     """Move everything to the object store."""
     try:
         uploads.begin()
@@ -51,7 +51,7 @@ def _to_store(uploads: Uploads, places: PlaceRepository) -> Copied:
 
 
 def _to_folder(
-    uploads: Uploads, archive: Archive, index: Index, remote: CachedStore, places: PlaceRepository
+    uploads: ObjectUploads, archive: Archive, index: Index, remote: CachedStore, places: PlaceRepository
 ) -> Copied:
     """Bring everything back from the object store, which keeps its objects; it is of no archive afterwards.
 
@@ -113,7 +113,7 @@ def copy_archive(settings: Settings, to: Literal["store", "folder"]) -> Copied:
             raise UsageError(
                 "files in the trash are in the object store: `voxelnode trash restore` or `voxelnode trash empty` first"
             )
-        uploads = Uploads(archive, remote, index, repository.metrics)
+        uploads = ObjectUploads(archive, remote, index, repository.metrics)
         return _to_store(uploads, places) if to == "store" else _to_folder(uploads, archive, index, remote, places)
 
 

@@ -25,16 +25,16 @@ from node.extensions.object_store.stores import (
     MAX_WHOLE_BYTES,
     REMEDIES,
     BucketStore,
+    ObjectNotTaken,
     WholeFile,
     bucket_options,
     credentials_of,
     s3_store,
 )
-from node.extensions.object_store.stores import NotTaken as ObjectNotTaken
 from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
 from node.routing.written import WrittenDestination, file_name
-from node.settings.routes import Destination as Described
+from node.settings.routes import DestinationSettings as Described
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000
 """Uploads at a time, and their bytes, so that a slow line ends each of them in time; one instance may be larger."""

@@ -18,8 +18,8 @@ from node.archive.intact import MISSING
 from node.conversion.volume_files import LostSources
 from node.extensions.object_store.opened import RootStore
 from node.extensions.object_store.remote import checksum_problem, fetching, marked, problem_in_store, try_store
-from node.extensions.object_store.stores import NotTaken, ObjectStore, StoredObject, configured_store
-from node.extensions.object_store.uploads import Uploads
+from node.extensions.object_store.stores import ObjectNotTaken, ObjectStore, StoredObject, configured_store
+from node.extensions.object_store.uploads import ObjectUploads
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, other_host_of, reading
 from node.index.engine.place import IndexUnusable
@@ -38,7 +38,7 @@ def uploads(settings: Settings, archive: Archive, index: Index, metrics: Metrics
     """Return the service that moves files to the store of an opened root."""
     remote, awaited = archive.remote, settings.acknowledge == "object"
     assert isinstance(remote, RootStore)
-    return Uploads(archive, remote, index, metrics, awaited=awaited, now=index.now)
+    return ObjectUploads(archive, remote, index, metrics, awaited=awaited, now=index.now)
 
 
 def files(settings: Settings) -> AbstractContextManager[LocalFile]:
@@ -71,7 +71,7 @@ def tried(settings: Settings) -> tuple[str, str | None, str | None]:
     try:
         problem = try_store(store, identity, has_used_store)
         return store.place, problem, None if problem is not None else checksum_problem(store)
-    except (StoreAway, NotTaken) as error:
+    except (StoreAway, ObjectNotTaken) as error:
         return store.place, str(getattr(error, "strerror", None) or error), None
 
 

@@ -42,7 +42,7 @@ from node.archive.base import (
 from node.archive.intact import MISSING, digest_problem, length_problem, problem_with
 from node.archive.intake import Intake
 from node.durable import make_folder
-from node.extensions.object_store.stores import NotTaken, ObjectStore, WholeFile
+from node.extensions.object_store.stores import ObjectNotTaken, ObjectStore, WholeFile
 
 log = structlog.get_logger()
 
@@ -399,7 +399,7 @@ class CachedStore:
         A copy goes only if the store says that it has the object, in its length: a file whose object was lost since its
         upload is the last one. Such files stay, and are in `take_lost`. While the store is away, all copies stay.
         """
-        with self._trimming, suppress(StoreAway, NotTaken):
+        with self._trimming, suppress(StoreAway, ObjectNotTaken):
             while (oldest := self._oldest()) is not None:
                 key, copy, used_at = oldest
                 found = self.store.find(key)

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from node.settings.routes import LAYOUT, Destination, Layout
+from node.settings.routes import LAYOUT, DestinationSettings, Layout
 from node.settings.storage import BUCKET, mistakes_of_endpoint
 
 
-class BucketSettings(Destination):
+class BucketSettings(DestinationSettings):
     """[destinations.NAME]: a bucket that gets DICOM files."""
 
     kind: Literal["s3"] = "s3"

@@ -81,7 +81,7 @@ REMEDIES = {
 """Codes of errors that say something of the bucket or of our access to it, not of an object."""
 
 
-class NotTaken(Exception):
+class ObjectNotTaken(Exception):
     """The object store refuses one object; the message has neither its name nor its content."""
 
 
@@ -332,7 +332,7 @@ class BucketStore(ObjectStore):
             try:
                 with self._asking():
                     obstore.put(opened(), key, content, use_multipart=False)
-            except NotTaken:
+            except ObjectNotTaken:
                 return None
             except StoreAway:  # for its signature
                 continue
@@ -363,7 +363,7 @@ class BucketStore(ObjectStore):
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Turn errors of the library into `StoreAway` and `NotTaken`, without its text, which has names of objects."""
+        """Turn errors of the library into `StoreAway` and `ObjectNotTaken`, without its text, which names objects."""
         from obstore.exceptions import BaseError
 
         try:
@@ -381,7 +381,7 @@ class BucketStore(ObjectStore):
                 raise
             word, number = word_of(error)
             if word not in self._remedies and 400 <= number < 500 and number not in (401, 403, 404, 408, 429):
-                raise NotTaken(f"{self.place} refused it: {word}") from error
+                raise ObjectNotTaken(f"{self.place} refused it: {word}") from error
             raise self._away(word) from error
 
     def _away(self, word: str) -> StoreAway:

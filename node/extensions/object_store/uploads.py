@@ -31,7 +31,7 @@ from node.conversion.volume_files import stored_files
 from node.errors import OutOfResources
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.object_store.remote import IN_FLIGHT, CachedStore
-from node.extensions.object_store.stores import MAX_WHOLE_BYTES, NotTaken
+from node.extensions.object_store.stores import MAX_WHOLE_BYTES, ObjectNotTaken
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
@@ -76,7 +76,7 @@ MAX_AWAITED_SECONDS = 5.0
 """Longest of them if senders wait for uploads: until the store is back, they are refused."""
 
 
-class Uploads(UploadService):
+class ObjectUploads(UploadService):
     """Uploads and removals of an archive that has an object store.
 
     Parameters
@@ -115,7 +115,7 @@ class Uploads(UploadService):
         self._attempts = 0
         self._marks_after, self._marks_at, self._marks_seconds, self._has_marks = "", 0.0, MARKS_SECONDS, False
         self._was_awaited = False
-        self._awaited = remote.awaited = AwaitedUploads(self.wake) if awaited else None
+        self._awaited = remote.awaited = AwaitedObjects(self.wake) if awaited else None
         self.away: str | None = None
         self.moved = 0, 0
         metrics.object_store_up.set_function(lambda: float((self.away or remote.unkept) is None))
@@ -196,7 +196,7 @@ class Uploads(UploadService):
         self._marks_at = now + (self._marks_seconds if self._has_marks else 0.0)
         return self._has_marks
 
-    def _batch_of(self, awaited: AwaitedUploads) -> list[InstanceFile | RevisionFile]:
+    def _batch_of(self, awaited: AwaitedObjects) -> list[InstanceFile | RevisionFile]:
         """Return instances for whose upload somebody waits."""
         keys = awaited.keys(BATCH)
         files = self._places.of_keys(keys) if keys else []
@@ -333,7 +333,7 @@ class Uploads(UploadService):
             self._index.instances.mark_files([file.key], missing=False, now=self._now())
         try:
             return self._is_put(file, content)
-        except NotTaken as error:
+        except ObjectNotTaken as error:
             log.error("object_not_taken", path=file.key, reason=str(error))
         except FileNotFoundError:  # a long file that was deleted meanwhile
             pass
@@ -454,7 +454,7 @@ class Uploads(UploadService):
 STOPPING = "the node is stopping"
 
 
-class AwaitedUploads:
+class AwaitedObjects:
     """The instances for whose objects somebody waits, by their keys. Thread-safe.
 
     A key stays until its upload has succeeded or failed, also after those who waited have given up: the longest wait

@@ -8,7 +8,7 @@ from time import monotonic
 from pydicom.dataset import Dataset
 from pynetdicom.dimse_primitives import C_CANCEL, C_FIND
 
-from node.association.association import Message
+from node.association.association import DimseMessage
 from node.association.client.addresses import Address
 from node.association.client.association import AssociationLost, RequestedAssociation, association, contexts_of
 from node.association.primitives import primitive_of
@@ -80,7 +80,7 @@ def find_encoded(
     maximum: int | None = None,
     is_abandoned: Callable[[], bool] = lambda: False,
     sop_class_uid: str = STUDY_ROOT_FIND,
-) -> Iterator[tuple[RequestedAssociation, Message]]:
+) -> Iterator[tuple[RequestedAssociation, DimseMessage]]:
     """Yield the answers to a query as they are encoded, with the association on which they came. See `find`."""
     contexts = contexts_of([(sop_class_uid, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
     count = 0

@@ -23,7 +23,7 @@ from node.association.framing import Violation
 from node.association.messages import Messages
 from node.association.primitives import primitive_of
 from node.association.services.c_store import StoreService
-from node.dicom.command import MEDIUM_PRIORITY, Command, Element, MalformedCommand
+from node.dicom.command import MEDIUM_PRIORITY, CommandSet, Element, MalformedCommand
 from node.dicom.encoding import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 from node.dicom.status import PENDING, SUB_OPERATIONS_WARNING, SUCCESS
 from node.dicom.uids import STUDY_ROOT_GET, USUAL_COMPRESSED
@@ -188,7 +188,7 @@ class _GetOperation:
         on_progress: Callable[[SubOperationCounts], None],
     ) -> None:
         self._assoc, self._on_progress = assoc, on_progress
-        self._responses: deque[Command] = deque()
+        self._responses: deque[CommandSet] = deque()
         self._messages = Messages(assoc, service, self._responses.append)
 
     def run(self, target: RetrieveTarget) -> SubOperationCounts:
@@ -226,7 +226,7 @@ class _GetOperation:
                 if response.status != PENDING:
                     return self._final(response, counts)
 
-    def _final(self, response: Command, counts: SubOperationCounts) -> SubOperationCounts:
+    def _final(self, response: CommandSet, counts: SubOperationCounts) -> SubOperationCounts:
         is_done = response.status in (SUCCESS, SUB_OPERATIONS_WARNING)  # others are failures, after whatever came
         if not is_done or (response.status != SUCCESS and not counts.completed and not counts.warning):
             status = f"0x{response.status or 0:04X} {response.comment}".rstrip()
@@ -234,7 +234,7 @@ class _GetOperation:
         return counts
 
 
-def _counts(response: Command) -> SubOperationCounts:
+def _counts(response: CommandSet) -> SubOperationCounts:
     return SubOperationCounts(
         *(
             response.number(element) or 0

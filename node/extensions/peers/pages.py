@@ -32,7 +32,7 @@ CHIPS: Mapping[str, StatusChip] = {
 }
 
 
-class PeerForm(requests.PeerSearch):
+class SearchForm(requests.PeerSearch):
     """The fields of the search form, sent in a request body to keep names out of the logs of proxies."""
 
     peer: Annotated[str, Field(max_length=64)]
@@ -45,15 +45,15 @@ class WantedForm(BaseModel):
     study: Annotated[list[requests.Uid], Field(max_length=requests.MAX_WANTED)] = []
     series: Annotated[list[Annotated[str, Field(max_length=129)]], Field(max_length=requests.MAX_WANTED)] = []
 
-    def wanted(self) -> list[requests.Wanted]:
+    def wanted(self) -> list[requests.WantedStudy]:
         """Return what is wanted: a series only if its study is not wanted as a whole."""
         pairs = (text.partition(" ")[::2] for text in self.series)
         series = [
-            requests.Wanted(study_instance_uid=study, series_instance_uid=uid)
+            requests.WantedStudy(study_instance_uid=study, series_instance_uid=uid)
             for study, uid in pairs
             if is_identifier(study) and is_identifier(uid)
         ]
-        studies = [requests.Wanted(study_instance_uid=study) for study in self.study]
+        studies = [requests.WantedStudy(study_instance_uid=study) for study in self.study]
         return [*studies, *(one for one in series if one.study_instance_uid not in self.study)]
 
 
@@ -64,7 +64,7 @@ def query_form(call: CurrentCall) -> Response:
 
 
 @router.post("/peers")
-def found(call: CurrentCall, form: Annotated[PeerForm, Form()]) -> Response:
+def found(call: CurrentCall, form: Annotated[SearchForm, Form()]) -> Response:
     """The answers of a peer: only these for htmx, else the whole page."""
     answers = {**_answers(call, form), "peer": form.peer}
     if "hx-request" in call.request.headers:
@@ -117,7 +117,7 @@ def cancel(call: CurrentCall, retrieval: Annotated[int, Path(ge=0, le=MAX_ID)]) 
     return RedirectResponse("/peers", SEE_OTHER)
 
 
-def _page(call: Call, form: PeerForm | None, **answers: Any) -> Response:
+def _page(call: Call, form: SearchForm | None, **answers: Any) -> Response:
     shown = _retrievals(call.node)
     call.audit.queried("retrievals", len(shown["retrievals"]))
     names = call.node.settings.called_peers
@@ -125,7 +125,7 @@ def _page(call: Call, form: PeerForm | None, **answers: Any) -> Response:
     return page(call, "peers.html", names=names, search=search, digest="", **shown, **answers)
 
 
-def _answers(call: Call, form: PeerForm) -> dict[str, Any]:
+def _answers(call: Call, form: SearchForm) -> dict[str, Any]:
     """Return the answers, or the problem of a peer, which is an answer as well for people."""
     try:
         return {**requests.find_studies(call, form.peer, form), "problem": ""}

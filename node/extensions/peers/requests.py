@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from node.audit.audit_log import Action, AuditEvent
+from node.audit.audit_log import AuditAction, AuditEvent
 from node.dicom.attributes import MAX_TEXT_BYTES, is_identifier
 from node.errors import VoxelnodeError
 from node.web.access import Call
@@ -63,7 +63,7 @@ def _name_key(text: str) -> str:
     return name if not name or "*" in name or "?" in name else f"{name}*"
 
 
-class Wanted(BaseModel):
+class WantedStudy(BaseModel):
     """A study to retrieve, or one of its series."""
 
     model_config = ConfigDict(extra="forbid")
@@ -117,12 +117,12 @@ def _find(call: Call, peer: str, level: Literal["study", "series"], keys: Mappin
     return {"items": [dict(answer) for answer in found["answers"]], "note": found["note"] or None}
 
 
-def retrieve(call: Call, peer: str, wanted: Sequence[Wanted]) -> Sequence[str]:
+def retrieve(call: Call, peer: str, wanted: Sequence[WantedStudy]) -> Sequence[str]:
     """Have studies and series retrieved from a peer in the background, and record it; return the retrievals' ids."""
     require_peer(call.node, peer)
     pairs = [(each.study_instance_uid, each.series_instance_uid) for each in wanted]
     ids: Sequence[str] = call.act("retrieve", peer=peer, wanted=pairs)["retrievals"]
     objects = [of_study(study, None) for study in dict.fromkeys(each.study_instance_uid for each in wanted)]
     detail = f"retrieval of {len(ids)} studies and series from {peer} requested"
-    call.audit.changed(AuditEvent.BEGIN_TRANSFERRING, Action.EXECUTE, objects, detail)
+    call.audit.changed(AuditEvent.BEGIN_TRANSFERRING, AuditAction.EXECUTE, objects, detail)
     return ids

@@ -80,7 +80,7 @@ class WantedObjects(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    items: Annotated[list[requests.Wanted], Field(min_length=1, max_length=requests.MAX_WANTED)]
+    items: Annotated[list[requests.WantedStudy], Field(min_length=1, max_length=requests.MAX_WANTED)]
 
 
 @router.get("/peers")

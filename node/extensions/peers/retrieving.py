@@ -14,7 +14,7 @@ from time import monotonic
 import structlog
 
 from node.association.client.addresses import address_of
-from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.counted import counted
 from node.dicom.status import NOT_CURRENT, STORED
 from node.errors import UsageError, VoxelnodeError
@@ -75,7 +75,7 @@ class Retrieving:
         detail = f"retrieval {work.key} from {name}: {outcome}, {_instances(decision.payload.stored)} came"
         objects = [{"study_instance_uid": work.study_instance_uid}]
         self._audit.note(
-            AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, Action.CREATE, result, participants, objects, detail)
+            AuditMessage(AuditEvent.INSTANCES_TRANSFERRED, AuditAction.CREATE, result, participants, objects, detail)
         )
         log.info("retrieval_ended", peer=name, state=outcome)
 

@@ -10,7 +10,7 @@ import structlog
 
 from node.archive.base import Remote, StoreAway
 from node.association.added import OpenedRoot
-from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
+from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType
 from node.errors import UsageError
 from node.extensions.postgresql.hosts import HostRepository
 from node.hookspecs import Action as RootAction
@@ -41,7 +41,7 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
         forgotten = asdict(hosts.forget(host, index.now()))
         event, kind = AuditEvent.SECURITY_ALERT, EventType.SOFTWARE_CONFIGURATION
         detail = f"host {host} of the index was forgotten"
-        audit.note(AuditMessage.by(who, event, Action.DELETE, detail, kind=kind))
+        audit.note(AuditMessage.by(who, event, AuditAction.DELETE, detail, kind=kind))
         return {"forgotten": host, **forgotten}
 
     return {"drain-host": drain, "forget-host": forget}

@@ -47,7 +47,7 @@ ASKED, BEGUN = "asked", "begun"
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class JoiningHost:
     """A host as it joins.
 
     `subscribers`: the hooks and destinations of its configuration, as in the ledger. `configuration`: digests of what
@@ -94,7 +94,7 @@ class HostRepository(IndexRepository):
     def beat(
         self,
         connection: Connection,
-        member: Member,
+        member: JoiningHost,
         wanted: Collection[str],
         started_at: dt.datetime,
         now: dt.datetime,
@@ -248,7 +248,7 @@ class HostRepository(IndexRepository):
             connection.execute(update(SeriesRow).where(*is_waiting).values(error=error))
 
 
-def _problems(connection: Connection, member: Member, ahead: float, now: dt.datetime) -> dict[str, str]:
+def _problems(connection: Connection, member: JoiningHost, ahead: float, now: dt.datetime) -> dict[str, str]:
     """Return what of a host is not as the index and the host that started first have it."""
     problems = {}
     if abs(ahead) > CLOCK_SECONDS:

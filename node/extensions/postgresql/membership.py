@@ -16,7 +16,7 @@ import structlog
 
 from node.audit.audit_files import audit_files, digest_of, position_behind
 from node.background import BackgroundService
-from node.extensions.postgresql.hosts import BEGUN, HostRepository, Member
+from node.extensions.postgresql.hosts import BEGUN, HostRepository, JoiningHost
 from node.extensions.postgresql.several import Leases, SeveralHosts
 from node.index.database.index import Index
 from node.receive.ingest import Ingest
@@ -86,7 +86,7 @@ class Membership(BackgroundService):
         self,
         index: Index,
         ingest: Ingest,
-        member: Member,
+        member: JoiningHost,
         on_cut_off: Callable[[], None] = lambda: None,
         not_ready: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
@@ -223,7 +223,7 @@ def membership(
     """Return this host among the others; `subscribers`: its hooks and destinations, as in the ledger."""
     cluster = settings.cluster
     lease = dt.timedelta(seconds=cluster.lease_seconds)
-    member = Member(cluster.name, cluster.roles, __version__, subscribers, lease, digests(settings))
+    member = JoiningHost(cluster.name, cluster.roles, __version__, subscribers, lease, digests(settings))
     return Membership(index, ingest, member, on_cut_off, not_ready)
 
 

@@ -27,9 +27,9 @@ class _Projects(Extension):
     actions = f"{__name__}.actions:actions"
 
     def run(self, node: Parts) -> Running:
-        from node.extensions.projects.rules import Rules
+        from node.extensions.projects.rules import ProjectRules
 
-        return Running((Rules(node.ingest.index),))
+        return Running((ProjectRules(node.ingest.index),))
 
 
 EXTENSION = _Projects()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from node.association.added import OpenedRoot
-from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType, Made
+from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType, Made
 from node.errors import UsageError
 from node.extensions.projects.rows import ProjectRepository
 from node.extensions.projects.rules import apply_rules
@@ -127,5 +127,5 @@ class _Changes:
     ) -> Made:
         """Make a change, with lines about the studies of `contents`; the last one says what `done` returns."""
         objects = [{"study_instance_uid": study} for study in dict.fromkeys(one.study for one in contents)]
-        order = AuditMessage.by(who, AuditEvent.SECURITY_ALERT, Action.UPDATE, what, objects, kind=kind)
+        order = AuditMessage.by(who, AuditEvent.SECURITY_ALERT, AuditAction.UPDATE, what, objects, kind=kind)
         return self._audit.change(order, make, (lambda made: replace(order, detail=done(made))) if done else None)

@@ -90,7 +90,7 @@ class MemberRole(Resource):
     role: ProjectRole
 
 
-class Member(Resource):
+class ProjectMember(Resource):
     """An account, its project, and its role in it."""
 
     project: str
@@ -162,7 +162,7 @@ def list_members(call: CurrentCall, project: Name) -> Members:
 
 
 @router.put(MEMBER, responses=problems(*OF_CHANGES), dependencies=MANAGERS)
-def set_member(call: CurrentCall, change: Change, project: Name, account: Account, member: MemberRole) -> Member:
+def set_member(call: CurrentCall, change: Change, project: Name, account: Account, member: MemberRole) -> ProjectMember:
     """Give an account a role in a project; from its next request it sees its projects only.
 
     Administrators do this, and members with the role manage for accounts that see projects only before.
@@ -173,7 +173,7 @@ def set_member(call: CurrentCall, change: Change, project: Name, account: Accoun
             known = {"name": project, "account": account, "role": member.role}
             return call.act("set-project-member", **known, may_limit=call.account.role == Role.ADMIN)
 
-    return change.make(Member, lambda index: _members(index, project), act)
+    return change.make(ProjectMember, lambda index: _members(index, project), act)
 
 
 @router.delete(MEMBER, responses=problems(*OF_CHANGES), dependencies=MANAGERS)

@@ -73,7 +73,7 @@ def _selector(rule: ProjectRule, tell: bool) -> Selector | None:
         return None
 
 
-class Rules(BackgroundService):
+class ProjectRules(BackgroundService):
     """Applies the rules of projects while a node runs."""
 
     def __init__(self, index: Index) -> None:

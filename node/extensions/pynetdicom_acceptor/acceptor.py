@@ -37,7 +37,7 @@ from node.budget import Claim
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import VERIFICATION, is_storage_class
 from node.errors import UsageError
-from node.extensions.pynetdicom_acceptor.handlers import Handlers, event_handlers
+from node.extensions.pynetdicom_acceptor.handlers import AcceptorHandlers, event_handlers
 
 WATCH_SECONDS = 0.1
 
@@ -114,7 +114,7 @@ class _Accepted:
             self.heard_at = monotonic()
 
 
-class PynetdicomAcceptor(Handlers):
+class PynetdicomAcceptor(AcceptorHandlers):
     """Accepts for a listener, by `AE.make_server` of pynetdicom.
 
     Raises UsageError if the configuration demands TLS.

@@ -64,10 +64,10 @@ Responses = Iterator[Any]
 
 def handlers_of(listener: Listener) -> list[EventHandlerType]:
     """Return handlers for a listener that does not listen itself."""
-    return event_handlers(Handlers(listener))
+    return event_handlers(AcceptorHandlers(listener))
 
 
-def event_handlers(handlers: Handlers) -> list[EventHandlerType]:
+def event_handlers(handlers: AcceptorHandlers) -> list[EventHandlerType]:
     """Return handlers of C-ECHO, C-STORE, C-FIND, C-MOVE, C-GET and all other services.
 
     From here on, pynetdicom writes each data set that an acceptor of this process receives to a temporary file
@@ -150,7 +150,7 @@ class _Request(Operation):
                 setattr(self.status, keyword, given)
 
 
-class Handlers:
+class AcceptorHandlers:
     """Serves the events of an acceptor; each on the thread of its association."""
 
     def __init__(self, listener: Listener) -> None:

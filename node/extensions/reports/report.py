@@ -19,7 +19,7 @@ from node.dicom.values import items, number, numbers, text, value
 from node.errors import ConversionRefused
 from node.volume.assemble import DAMAGE, damage_detail
 from node.volume.describe.sidecar_fields import identifying_words, repeats
-from node.volume.model import Geometry, Kind
+from node.volume.model import Geometry, VolumeKind
 from node.volume.reasons import Exclusion, Reason
 from node.writers.sidecar import write_document
 
@@ -65,7 +65,7 @@ class Document:
     """The record of one instance: `kind` is ``measurements`` or ``key-objects``."""
 
     sop_instance_uid: str
-    kind: Kind
+    kind: VolumeKind
     record: Record
 
 
@@ -88,7 +88,9 @@ def read_document(ds: Dataset) -> Document | None:
         return None
     tree = _Tree(ds)
     is_selection = sop_class == KEY_OBJECTS
-    kind, found = (Kind.KEY_OBJECTS, tree.selection()) if is_selection else (Kind.MEASUREMENTS, tree.measurements())
+    kind, found = (
+        (VolumeKind.KEY_OBJECTS, tree.selection()) if is_selection else (VolumeKind.MEASUREMENTS, tree.measurements())
+    )
     if not found:
         return None
     record = {

@@ -29,14 +29,14 @@ from node.background import BackgroundService
 from node.durable import NO_ROOM, make_folder
 from node.errors import InstanceRefused, OutOfResources, ResultRefused, ResultsBusy
 from node.extensions.results.makers import Makers
-from node.extensions.results.making import Identity, Making, Source, SourceStack, derived_uid
+from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource, SourceStack, derived_uid
 from node.extensions.results.manifest import (
     FILE_NAME,
     MAX_BYTES,
     MAX_JOB_BYTES,
     MAX_RESULTS,
-    Entry,
     Manifest,
+    ManifestEntry,
     left_in,
     opened_file,
     opened_folder,
@@ -223,19 +223,19 @@ class ResultIntake(Results):
         entries = left_in(folder, manifest, job.hook)
         return [self._make(job, folder, entry, own, number) for number, entry in enumerate(entries)]
 
-    def _make(self, job: Job, folder: Path, entry: Entry, own: Path, number: int) -> _Made:
+    def _make(self, job: Job, folder: Path, entry: ManifestEntry, own: Path, number: int) -> _Made:
         file, into = own / entry.file, own / f".{number}.made"
         digest = _taken(folder, entry, file)
         with self._index.reading() as index:
             source = self._source(index, job, entry)
             results = index.repository(ReadResults).count_results(job.study_instance_uid)
-        identity = Identity(
+        identity = ResultIdentity(
             derived_uid(job.job_id, entry.file),
             derived_uid(job.job_id, entry.file, digest),
             FIRST_SERIES_NUMBER + results + number,
         )
         into.touch()
-        made = self._makers.make(Making(entry, file, source, identity, into, self._ingest.now()))
+        made = self._makers.make(ResultMaking(entry, file, source, identity, into, self._ingest.now()))
         if entry.kind == "instance":
             self._require_own_series(job, entry, made["series_instance_uid"])
         result = NewResult(
@@ -251,7 +251,7 @@ class ResultIntake(Results):
         )
         return _Made(result, file if entry.kind == "instance" else into)
 
-    def _source(self, index: ReadIndex, job: Job, entry: Entry) -> Source:
+    def _source(self, index: ReadIndex, job: Job, entry: ManifestEntry) -> ResultSource:
         """Return the series that a result is of, with its volumes in the revision that the job is about."""
         study, series = job.study_instance_uid, entry.series_instance_uid or job.series_instance_uid
         if series is None:
@@ -269,7 +269,7 @@ class ResultIntake(Results):
                     raise ResultRefused(f"{entry.file}: an image of the volume was deleted or replaced meanwhile")
                 if entry.stack in (None, used["stack"]):
                     stacks.setdefault(used["stack"], []).append(one)
-        return Source(
+        return ResultSource(
             study,
             series,
             tuple((one.sop_class_uid, one.sop_instance_uid) for one in stored.values()),
@@ -288,7 +288,7 @@ class ResultIntake(Results):
             return path
         raise ResultRefused(f"the file of an image of the series {problem}: send the image again")
 
-    def _require_own_series(self, job: Job, entry: Entry, series_instance_uid: str) -> None:
+    def _require_own_series(self, job: Job, entry: ManifestEntry, series_instance_uid: str) -> None:
         """Refuse an instance in a series of others: its hook would not be told of that series any more."""
         with self._index.reading() as index:
             is_there = index.series.row(job.study_instance_uid, series_instance_uid) is not None
@@ -327,7 +327,7 @@ class ResultIntake(Results):
             raise ResultRefused(f"{one.result.file}: the node has another instance with its SOP Instance UID")
 
 
-def _taken(folder: Path, entry: Entry, into: Path) -> str:
+def _taken(folder: Path, entry: ManifestEntry, into: Path) -> str:
     """Copy a file out of the reach of its hook, holes as holes; return the SHA-256 of the copy.
 
     The copy has at most the bytes that the file has at the beginning, whatever its hook still writes.

@@ -14,16 +14,16 @@ from typing import Any
 from node.archive.space import room_of
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildCancelled, ChildLate
-from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
+from node.child_process.serving import Apart, ChildLimits, ChildPipes, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
 from node.durable import NO_ROOM
 from node.errors import ConversionRefused, OutOfResources, ResultRefused, is_out_of_memory, type_and_location
-from node.extensions.results.making import Making, identifiers, sample_of
+from node.extensions.results.making import ResultMaking, identifiers, sample_of
 from node.extensions.results.manifest import ResultKind
 from node.registry import resolve
 
 
-def answer(making: Making, _limits: object) -> bytes:
+def answer(making: ResultMaking, _limits: object) -> bytes:
     """Make a result; return what became of it, for `node.extensions.results.makers.made_of`.
 
     JSON of ``made``, ``refused``, ``shortage`` (of room on the disk) or ``failed``, with identifiers or the reason.
@@ -49,7 +49,7 @@ def _encoded(outcome: str, content: dict[str, Any]) -> bytes:
     return json.dumps([outcome, content]).encode()
 
 
-def make_instance(making: Making) -> dict[str, Any]:
+def make_instance(making: ResultMaking) -> dict[str, Any]:
     """Accept an instance that is DICOM already: it must be of the patient and the study of its source."""
     from pydicom import dcmread
 
@@ -70,7 +70,7 @@ def make_instance(making: Making) -> dict[str, Any]:
     return found
 
 
-_MAKERS: Mapping[ResultKind, str | Callable[[Making], dict[str, Any]]] = {
+_MAKERS: Mapping[ResultKind, str | Callable[[ResultMaking], dict[str, Any]]] = {
     "segmentation": "node.extensions.results.segmentation:make_segmentation",
     "report": "node.extensions.results.report:make_report",
     "document": "node.extensions.results.report:make_document",
@@ -98,7 +98,7 @@ class Makers:
     def __init__(self) -> None:
         self._children = ChildPool(serve, name="voxelnode-results", max_answer_bytes=MAX_ANSWER_BYTES)
 
-    def make(self, making: Making) -> dict[str, Any]:
+    def make(self, making: ResultMaking) -> dict[str, Any]:
         """Make one result; return its identifiers.
 
         Raises ResultRefused if it cannot be made of what the hook left, and OutOfResources if the node is stopping, the
@@ -122,7 +122,7 @@ class Makers:
         self._children.close()
 
 
-def made_of(content: bytes, making: Making) -> dict[str, Any]:
+def made_of(content: bytes, making: ResultMaking) -> dict[str, Any]:
     """Return what an answer of a child says of the instance that it made; errors as of `Makers.make`."""
     outcome, result = json.loads(content)
     if outcome == "shortage":
@@ -132,7 +132,7 @@ def made_of(content: bytes, making: Making) -> dict[str, Any]:
     return dict(result)
 
 
-def serve(channel: Channel) -> None:
+def serve(channel: ChildPipes) -> None:
     """Make results until the channel closes, each in a process of its own."""
     use_one_thread()
     load_pydicom()

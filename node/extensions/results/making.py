@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from node.extensions.results.manifest import Entry
+from node.extensions.results.manifest import ManifestEntry
 from node.version import __version__
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class SourceStack:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ResultSource:
     """The series that a result is about.
 
     `instances` has the SOP Class UID and SOP Instance UID of each; `sample` is the file of one of them, for patient and
@@ -56,7 +56,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ResultIdentity:
     """Identifiers of the instance that is to be made."""
 
     series_instance_uid: str
@@ -65,13 +65,13 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class ResultMaking:
     """One result to make of `file`, which the hook left, `into` an existing empty file."""
 
-    entry: Entry
+    entry: ManifestEntry
     file: Path
-    source: Source
-    identity: Identity
+    source: ResultSource
+    identity: ResultIdentity
     into: Path
     made_at: dt.datetime
 
@@ -81,7 +81,7 @@ def derived_uid(*facts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, chr(10).join(facts)).int}"
 
 
-def sample_of(making: Making) -> Dataset:
+def sample_of(making: ResultMaking) -> Dataset:
     """Return the header of an instance of the source, its texts decoded."""
     from pydicom import dcmread
 
@@ -90,7 +90,7 @@ def sample_of(making: Making) -> Dataset:
     return ds
 
 
-def local_time(making: Making, sample: Dataset) -> dt.datetime:
+def local_time(making: ResultMaking, sample: Dataset) -> dt.datetime:
     """Return when a result was made: at the offset from UTC that its source states, else at that of this machine."""
     stated = re.fullmatch(r"([+-])(\d\d)(\d\d)", str(sample.get("TimezoneOffsetFromUTC", "")).strip())
     if stated is None:
@@ -99,7 +99,7 @@ def local_time(making: Making, sample: Dataset) -> dt.datetime:
     return making.made_at.astimezone(dt.timezone(offset if stated[1] == "+" else -offset))
 
 
-def described(making: Making, now: dt.datetime) -> dict[str, Any]:
+def described(making: ResultMaking, now: dt.datetime) -> dict[str, Any]:
     """Return what highdicom writes of series, equipment and time into each instance."""
     return {
         "series_instance_uid": making.identity.series_instance_uid,
@@ -116,7 +116,7 @@ def described(making: Making, now: dt.datetime) -> dict[str, Any]:
     }
 
 
-def finished(ds: Dataset, making: Making, sample: Dataset) -> dict[str, Any]:
+def finished(ds: Dataset, making: ResultMaking, sample: Dataset) -> dict[str, Any]:
     """Give an instance the patient and study of its source, write it, and return its identifiers."""
     for keyword in VERBATIM:
         if keyword in sample:

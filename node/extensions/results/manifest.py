@@ -139,7 +139,7 @@ class Measured(_Model):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestEntry:
     """One result to be made of a file; see `ManifestResult`."""
 
     file: str
@@ -154,7 +154,7 @@ class Entry:
     series_instance_uid: str | None = None
 
 
-def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Algorithm) -> list[Entry]:
+def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Algorithm) -> list[ManifestEntry]:
     """Return what is to be made of the files of a job, by their names in its folder.
 
     Without a manifest, each file is a result, by its name; `algorithm` made the results if the manifest does not say.
@@ -186,7 +186,7 @@ def entries_of(files: Collection[str], manifest: Manifest | None, algorithm: Alg
             value: Label(name=label) if isinstance(label, str) else label for value, label in result.labels.items()
         }
         entries.append(
-            Entry(
+            ManifestEntry(
                 result.file,
                 KINDS[ending],
                 name[:48],
@@ -238,7 +238,7 @@ def opened_file(folder: int, name: str, max_bytes: int) -> IO[bytes]:
     raise ResultRefused(f"{name} is not a file")
 
 
-def left_in(folder: Path, manifest: Manifest | None, hook: str) -> list[Entry]:
+def left_in(folder: Path, manifest: Manifest | None, hook: str) -> list[ManifestEntry]:
     """Return what is to be made of the files that a hook left in a folder, which may not exist.
 
     Names that begin with a dot are ignored. Without `manifest`, the files are what a file of the folder says or,

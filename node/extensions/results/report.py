@@ -32,7 +32,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from node.errors import ResultRefused
-from node.extensions.results.making import Making, derived_uid, described, finished, local_time, sample_of
+from node.extensions.results.making import ResultMaking, derived_uid, described, finished, local_time, sample_of
 from node.extensions.results.manifest import Coded, Measured, measurements_of
 
 SCHEME = "99VOXELNODE"
@@ -46,7 +46,7 @@ IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 
 
-def make_report(making: Making) -> dict[str, Any]:
+def make_report(making: ResultMaking) -> dict[str, Any]:
     """Write the report of a JSON file; return its identifiers.
 
     Raises ResultRefused if the file is not a JSON object, or its measurements have no name, value or unit.
@@ -93,7 +93,7 @@ def _refused(constant: str) -> None:
     raise ResultRefused(f"the JSON has {constant}, which is not a number (RFC 8259 6)")
 
 
-def _evidence(making: Making) -> list[Dataset]:
+def _evidence(making: ResultMaking) -> list[Dataset]:
     """Return what the report refers to, without what highdicom checks of patient and study."""
     evidence = []
     for sop_class_uid, sop_instance_uid in making.source.instances:
@@ -107,7 +107,7 @@ def _evidence(making: Making) -> list[Dataset]:
     return evidence
 
 
-def _measurements(content: dict[str, Any], making: Making) -> Sequence:
+def _measurements(content: dict[str, Any], making: ResultMaking) -> Sequence:
     entry = making.entry
     algorithm = AlgorithmIdentification(entry.algorithm, entry.algorithm_version)
     groups = []
@@ -143,7 +143,7 @@ def _concept(name: str | Coded) -> CodedConcept:
     return CodedConcept(name.value, name.scheme, name.meaning)
 
 
-def _texts(content: dict[str, Any], making: Making) -> Sequence:
+def _texts(content: dict[str, Any], making: ResultMaking) -> Sequence:
     """Return a list of texts: one for each field, nested ones as JSON."""
     if not content or len(content) > MAX_TEXTS:
         raise ResultRefused(f"the JSON object must have 1 to {MAX_TEXTS} fields")
@@ -161,7 +161,7 @@ def _texts(content: dict[str, Any], making: Making) -> Sequence:
 HEAD_BYTES = 1024
 
 
-def make_document(making: Making) -> dict[str, Any]:
+def make_document(making: ResultMaking) -> dict[str, Any]:
     """Write a PDF as an instance; return its identifiers.
 
     Raises ResultRefused if the file does not begin and end as a PDF does.

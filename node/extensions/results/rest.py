@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from node.audit.audit_log import Action, AuditEvent
+from node.audit.audit_log import AuditAction, AuditEvent
 from node.counted import counted
 from node.extensions.results.manifest import FILE_NAME, Algorithm, Manifest, ManifestResult
 from node.extensions.results.rows import ReadResults, ResultRepository
@@ -141,7 +141,7 @@ def report_outcome(call: CurrentCall, change: Change, job: JobId, outcome: JobOu
         resource = _now(call.node, job)
         detail = f"job {job}: {counted(len(resource.results), 'result')}"
         objects = [of_study(resource.study_instance_uid, None)]
-        call.audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, detail)
+        call.audit.changed(AuditEvent.INSTANCES_ACCESSED, AuditAction.EXECUTE, objects, detail)
         return resource
 
     return change.make(models.JobWithResults, lambda index: _job(index, job), end)

@@ -22,7 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
 from node.errors import ConversionRefused, ResultRefused
-from node.extensions.results.making import Making, SourceStack, described, finished, local_time, sample_of
+from node.extensions.results.making import ResultMaking, SourceStack, described, finished, local_time, sample_of
 from node.extensions.results.manifest import Coded, Label
 from node.extensions.results.masks import NotAMask, read_mask
 from node.files.reading import read_instance
@@ -47,7 +47,7 @@ _CLEARED = {
 """highdicom checks these of the source, and refuses what the archive took; `finished` copies them as they are."""
 
 
-def make_segmentation(making: Making) -> dict[str, Any]:
+def make_segmentation(making: ResultMaking) -> dict[str, Any]:
     """Write the segmentation of a mask; return its identifiers, and the number of the segment of each label.
 
     Raises ResultRefused if the mask is on the grid of no volume of the source, has labels without a name, or does not
@@ -117,7 +117,7 @@ def _numbers(labels: dict[int, Label], encoding: str) -> dict[int, int]:
 
 
 def _dataset(
-    making: Making,
+    making: ResultMaking,
     mask: Array,
     lattice: Lattice,
     headers: dict[str, Dataset],
@@ -206,7 +206,7 @@ def _code(coded: Coded | None) -> Code:
     return Code(value.value, value.scheme, value.meaning)
 
 
-def _read_back(making: Making, mask: Array, lattice: Lattice) -> None:
+def _read_back(making: ResultMaking, mask: Array, lattice: Lattice) -> None:
     """Compare the file with the mask, by the reader that conversions use; raise ResultRefused if they differ.
 
     Slices that no affine describes (uneven ones) have their true positions in the file, but no volume to compare.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
 
-from node.dicom.conformance import Table, merged, table
+from node.dicom.conformance import StatementTable, merged, table
 from node.extensions.results.manifest import KINDS, ResultKind
 from node.settings.model import Settings
 
@@ -77,12 +77,12 @@ _KINDS: tuple[ResultKind, ...] = ("segmentation", "segmentation", "report", "rep
 """What the samples are made of, in their order."""
 
 
-def tables_of(settings: Settings) -> Mapping[str, Table]:
+def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
     """Return the tables of the sections by name."""
     return tables_of_made(recorded())
 
 
-def tables_of_made(made: list[Made]) -> Mapping[str, Table]:
+def tables_of_made(made: list[Made]) -> Mapping[str, StatementTable]:
     """Return the tables of results that are like this."""
     return {
         "created_classes": _classes(made),
@@ -91,7 +91,7 @@ def tables_of_made(made: list[Made]) -> Mapping[str, Table]:
     }
 
 
-def _classes(made: list[Made]) -> Table:
+def _classes(made: list[Made]) -> StatementTable:
     rows = [
         (one.title, one.sop_class_uid, ", ".join(f"`{ending}`" for ending, of in KINDS.items() if of == kind))
         for one, kind in zip(made, _KINDS, strict=True)
@@ -162,7 +162,7 @@ _Group = tuple[MadeAttribute, ...]
 """An attribute, and those of its items."""
 
 
-def _iods(made: list[Made]) -> Mapping[str, Table]:
+def _iods(made: list[Made]) -> Mapping[str, StatementTable]:
     """Return the tables of attributes: what several kinds share is in a table of its own."""
     kinds = binary, label_map, measurements, texts, document = [_groups(one) for one in made]
     common = _shared(*kinds)
@@ -200,7 +200,7 @@ def _without(left_out: list[_Group], groups: list[_Group]) -> list[_Group]:
     return [group for group in groups if group not in left_out]
 
 
-def _attributes(groups: list[_Group]) -> Table:
+def _attributes(groups: list[_Group]) -> StatementTable:
     rows = []
     for one in chain(*groups):
         value = (f"= {one.value}",) if one.value else ()
@@ -209,7 +209,7 @@ def _attributes(groups: list[_Group]) -> Table:
     return table(("Tag", "Attribute"), rows)
 
 
-def _codes(made: list[Made]) -> Table:
+def _codes(made: list[Made]) -> StatementTable:
     """Return the codes that are not in the tables of attributes as their values."""
     stated = {attribute.value for one in made for attribute in one.attributes}
     codes = sorted({code for one in made for code in one.codes}, key=lambda code: (code.scheme, code.value))

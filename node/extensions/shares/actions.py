@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from node.association.added import OpenedRoot
-from node.audit.audit_log import Action, AuditEvent, AuditMessage, EventType
+from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage, EventType
 from node.counted import counted
 from node.errors import UsageError, nearest
 from node.extensions.shares.rows import ShareRepository
@@ -30,7 +30,7 @@ def actions(root: OpenedRoot) -> Mapping[str, RootAction]:
         with ingest.index.reading() as index:
             objects = [{"study_instance_uid": study, "patient_id": index.studies.patient_id(study) or ""}]
         event, kind = AuditEvent.SECURITY_ALERT, EventType.OBJECT_SECURITY_CHANGED
-        order = AuditMessage.by(who, event, Action.UPDATE, f"{link}: {what}", objects, kind=kind)
+        order = AuditMessage.by(who, event, AuditAction.UPDATE, f"{link}: {what}", objects, kind=kind)
         return audit.change(order, change, lambda number: replace(order, detail=f"link {number}: {what}"))
 
     def make(

@@ -13,8 +13,8 @@ from node.dicom.values import items, number, numbers, text, value, whole
 from node.errors import ConversionRefused
 from node.extensions.spectroscopy.geometry import (
     POSITION_TOLERANCE_MM,
-    Place,
     Slab,
+    VoxelPlace,
     affine_of,
     axes_of,
     box_of_slabs,
@@ -173,7 +173,9 @@ def _conditions(ds: Dataset, described: Sequence[Dataset], roles: Sequence[str])
     return found
 
 
-def _arranged(ds: Dataset, groups: _Groups, grid: Complex, chosen: Sequence[int]) -> tuple[Complex, list[int], Place]:
+def _arranged(
+    ds: Dataset, groups: _Groups, grid: Complex, chosen: Sequence[int]
+) -> tuple[Complex, list[int], VoxelPlace]:
     """Return the voxels of some frames as `Signals` has them, the frames in their order, and the place."""
     axes = axes_of(groups.numbers(chosen[0], "PlaneOrientationSequence", "ImageOrientationPatient", 6))
     positions = [groups.numbers(frame, "PlanePositionSequence", "ImagePositionPatient", 3) for frame in chosen]
@@ -197,7 +199,7 @@ def _arranged(ds: Dataset, groups: _Groups, grid: Complex, chosen: Sequence[int]
         return _slices(grid, ordered), ordered, plane
     spacing_mm = (*plane.spacing_mm[:2], step_mm)
     first = plane.affine_lps[:3, 3]
-    return _slices(grid, ordered), ordered, Place(affine_of(axes, spacing_mm, first), spacing_mm)
+    return _slices(grid, ordered), ordered, VoxelPlace(affine_of(axes, spacing_mm, first), spacing_mm)
 
 
 def _transients(grid: Complex, frames: Sequence[int]) -> Complex:
@@ -243,21 +245,21 @@ def _slabs(ds: Dataset) -> list[Slab]:
     return slabs
 
 
-def _box(ds: Dataset, groups: _Groups, frame: int, axes: Float | None, centre: tuple[float, ...] | None) -> Place:
+def _box(ds: Dataset, groups: _Groups, frame: int, axes: Float | None, centre: tuple[float, ...] | None) -> VoxelPlace:
     """Return where a single voxel is by its slabs (PS3.3 C.8.14.1.1), else Philips' volume, else its plane."""
     slabs = _slabs(ds)
     box = box_of_slabs(slabs, axes)
     if box is not None:
         return box
     if axes is None or centre is None:
-        return Place(None, None, "the position or orientation of the voxel is not stated")
+        return VoxelPlace(None, None, "the position or orientation of the voxel is not stated")
     volume = next(iter(private_items(ds, _PHILIPS_VOLUME)), None)
     if volume is not None:
         return _philips_box(ds, volume, axes, centre)
     return _plane(ds, groups, frame, axes, centre)
 
 
-def _philips_box(ds: Dataset, volume: Dataset, axes: Float, centre: tuple[float, ...]) -> Place:
+def _philips_box(ds: Dataset, volume: Dataset, axes: Float, centre: tuple[float, ...]) -> VoxelPlace:
     """Return the volume that Philips states along the axes of the patient, turned as the image plane is.
 
     Pixel Spacing is that of the stack on which the volume was planned: it is 25 mm for a voxel of 15 mm.
@@ -267,12 +269,12 @@ def _philips_box(ds: Dataset, volume: Dataset, axes: Float, centre: tuple[float,
     planned = next(iter(private_items(ds, PrivateTag(0x2001, "Philips Imaging DD 001", 0x5F, "SQ"))), None)
     stack_angles = [private_numbers(planned, tag, 1) for tag in _PHILIPS_STACK_ANGLES] if planned is not None else []
     if any(size is None or size[0] <= 0 for size in sizes):
-        return Place(None, None, "Philips' volume (2005,xx85) states no size")
+        return VoxelPlace(None, None, "Philips' volume (2005,xx85) states no size")
     spacing = size_along(axes, *(size[0] for size in sizes if size is not None))
     if spacing is None or not _is_turned_alike(angles, stack_angles):
-        return Place(None, None, "Philips' volume (2005,xx85) is turned otherwise than the image plane")
+        return VoxelPlace(None, None, "Philips' volume (2005,xx85) is turned otherwise than the image plane")
     spacing_mm = (spacing[0], spacing[1], spacing[2])
-    return Place(affine_of(axes, spacing_mm, centre), spacing_mm)
+    return VoxelPlace(affine_of(axes, spacing_mm, centre), spacing_mm)
 
 
 def _is_turned_alike(first: Sequence[Any], second: Sequence[Any]) -> bool:
@@ -281,19 +283,23 @@ def _is_turned_alike(first: Sequence[Any], second: Sequence[Any]) -> bool:
     return all(abs(one[0] - other[0]) <= ANGLE_TOLERANCE_DEGREES for one, other in zip(first, second, strict=True))
 
 
-def _plane(ds: Dataset, groups: _Groups, frame: int, axes: Float | None, position: tuple[float, ...] | None) -> Place:
+def _plane(
+    ds: Dataset, groups: _Groups, frame: int, axes: Float | None, position: tuple[float, ...] | None
+) -> VoxelPlace:
     """Return where the voxels of one frame are by its macros (PS3.3 C.7.6.16.2)."""
     rows, columns = whole(ds, "Rows") or 0, whole(ds, "Columns") or 0
     measures = groups.item(frame, "PixelMeasuresSequence")
     pixel, thickness_mm = numbers(measures, "PixelSpacing", 2), number(measures, "SliceThickness")
     if pixel is None or min(pixel) <= 0 or not thickness_mm or thickness_mm <= 0:
-        return Place(None, None, "Pixel Spacing (0028,0030) or Slice Thickness (0018,0050) of the voxels is not stated")
+        return VoxelPlace(
+            None, None, "Pixel Spacing (0028,0030) or Slice Thickness (0018,0050) of the voxels is not stated"
+        )
     spacing_mm = (pixel[1], pixel[0], thickness_mm)
     if axes is None or position is None:
-        return Place(None, spacing_mm, "the position or orientation of the voxels is not stated")
+        return VoxelPlace(None, spacing_mm, "the position or orientation of the voxels is not stated")
     if "SIEMENS" in text(ds, "Manufacturer").upper() and (columns, rows) != (1, 1):
         return place_in_field(axes, spacing_mm, position, (columns, rows), _protocol(groups))
-    return Place(affine_of(axes, spacing_mm, position), spacing_mm)
+    return VoxelPlace(affine_of(axes, spacing_mm, position), spacing_mm)
 
 
 def _facts(ds: Dataset, groups: _Groups, frame: int, width_hz: float, role: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Slab:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class VoxelPlace:
     """Where the voxels lie.
 
     Attributes
@@ -72,7 +72,7 @@ def affine_of(axes: Float, spacing_mm: Sequence[float], first: Sequence[float] |
     return affine
 
 
-def box_of_slabs(slabs: Sequence[Slab], axes: Float | None) -> Place | None:
+def box_of_slabs(slabs: Sequence[Slab], axes: Float | None) -> VoxelPlace | None:
     """Return the voxel that three orthogonal slabs share; None if they do not describe one.
 
     Parameters
@@ -101,7 +101,7 @@ def box_of_slabs(slabs: Sequence[Slab], axes: Float | None) -> Place | None:
     if max(float(np.abs(slab.centre - centre).max()) for slab in slabs) > POSITION_TOLERANCE_MM:
         # The slabs need not have one centre: that of each counts along its normal only.
         centre = np.linalg.solve(normals.T, [slab.normal @ slab.centre for slab in slabs])
-    return Place(affine_of(own, sizes, centre), (sizes[0], sizes[1], sizes[2]))
+    return VoxelPlace(affine_of(own, sizes, centre), (sizes[0], sizes[1], sizes[2]))
 
 
 def _order(normals: Float, axes: Float, least: float) -> list[int] | None:

@@ -18,9 +18,9 @@ from node.conversion.objects import Output
 from node.extensions.spectroscopy.signals import Complex, Signals
 from node.index.nouns.converted import ConvertedFile
 from node.version import __version__
-from node.volume.model import Geometry, Kind
+from node.volume.model import Geometry, VolumeKind
 from node.volume.reasons import VolumeWarning
-from node.writers.base import Grid
+from node.writers.base import FileGrid
 from node.writers.nifti import LPS_TO_RAS, new_header, write_single
 from node.writers.sidecar import write_sidecar
 
@@ -75,7 +75,7 @@ def write_spectra(spectra: Spectra, output: Output) -> ConvertedFile:
     head = _header(spectra, output)
     stream = write_single(head, [spectra.voxels.astype("<c8").tobytes("F")], output.folder, stem, output.options)
     shape, place = _shape(spectra), spectra.signals[0].place
-    written = stream.written(Kind.SPECTRA, "nifti", Grid(shape, place.spacing_mm or (), "complex64"))
+    written = stream.written(VolumeKind.SPECTRA, "nifti", FileGrid(shape, place.spacing_mm or (), "complex64"))
     geometry = _geometry(spectra)
     write_sidecar(_sidecar(spectra, output, geometry), output.folder, stem)
     return converted_file(
@@ -153,7 +153,7 @@ def _sidecar(spectra: Spectra, output: Output, geometry: Geometry) -> dict[str, 
     return fields | {
         "ConversionSoftware": "voxelnode",
         "ConversionSoftwareVersion": __version__,
-        "kind": Kind.SPECTRA.value,
+        "kind": VolumeKind.SPECTRA.value,
         "geometry": geometry.value,
         "stack": output.stack,
         "shape": list(spectra.voxels.shape),

@@ -50,7 +50,7 @@ Ticks = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Channel:
+class SampledChannel:
     """The samples of a channel in the order of their ticks."""
 
     ticks: Ticks
@@ -59,7 +59,7 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class PhysioLog:
     """All texts of one recording.
 
     Attributes
@@ -74,7 +74,7 @@ class Log:
         Ticks within which the samples lie.
     """
 
-    channels: Mapping[str, Channel]
+    channels: Mapping[str, SampledChannel]
     volume_starts: tuple[int, ...]
     planned_volumes: int | None
     first: int
@@ -113,7 +113,7 @@ def is_log(data: bytes) -> bool:
     return 0 < length <= BLOCK_BYTES - _LENGTHS.size and bool(_NAME.fullmatch(data[8 : 8 + length]))
 
 
-def read_log(data: bytes, rows: int) -> Log:
+def read_log(data: bytes, rows: int) -> PhysioLog:
     """Return a recording.
 
     Parameters
@@ -137,7 +137,7 @@ def read_log(data: bytes, rows: int) -> Log:
         detail = f"the recording has {len(of_times)} lists of the times of slices, which say when it began"
         raise ConversionRefused(Reason.INCOMPLETE, detail)
     [times] = of_times
-    channels: dict[str, Channel] = {}
+    channels: dict[str, SampledChannel] = {}
     detected: dict[str, tuple[int, ...]] = {}
     for text in texts:
         if text is not times:
@@ -148,11 +148,11 @@ def read_log(data: bytes, rows: int) -> Log:
 
 
 def log_of(
-    channels: Mapping[str, Channel],
+    channels: Mapping[str, SampledChannel],
     starts: tuple[int, ...],
     planned: int | None,
     detected: Mapping[str, tuple[int, ...]],
-) -> Log:
+) -> PhysioLog:
     """Return a recording whose times are within reason.
 
     Raises
@@ -166,7 +166,7 @@ def log_of(
         raise ConversionRefused(
             Reason.CONTRADICTORY, f"the times of the recording are more than {MAX_HOURS} hours apart"
         )
-    return Log(channels, starts, planned, first, last, detected)
+    return PhysioLog(channels, starts, planned, first, last, detected)
 
 
 def _texts(data: bytes, rows: int) -> list[str]:
@@ -205,7 +205,7 @@ def _rows(text: _Text, least: int) -> list[list[str]]:
     return rows
 
 
-def _channels(text: _Text) -> dict[str, Channel]:
+def _channels(text: _Text) -> dict[str, SampledChannel]:
     """Return the channels of a text that have any value but 0, by name."""
     kind, sample_ticks = text.assigned.get("LogDataType", "")[:16], text.whole("SampleTime")
     if not sample_ticks:
@@ -218,7 +218,7 @@ def _channels(text: _Text) -> dict[str, Channel]:
     return {name: channel for name, channel in found.items() if channel.values.any()}
 
 
-def channel_of(pairs: Sequence[tuple[int, int]], sample_ticks: int, kind: str) -> Channel:
+def channel_of(pairs: Sequence[tuple[int, int]], sample_ticks: int, kind: str) -> SampledChannel:
     """Return a channel from ticks and values; of several at one tick, the last one counts.
 
     Raises
@@ -230,7 +230,7 @@ def channel_of(pairs: Sequence[tuple[int, int]], sample_ticks: int, kind: str) -
     if np.diff(ticks).min(initial=1) < 0:
         raise ConversionRefused(Reason.CONTRADICTORY, f"the times of the log {kind} do not ascend")
     last_of_tick = np.append(np.diff(ticks) > 0, True)
-    return Channel(ticks[last_of_tick], values[last_of_tick], sample_ticks)
+    return SampledChannel(ticks[last_of_tick], values[last_of_tick], sample_ticks)
 
 
 def _detected(text: _Text) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from node.errors import ConversionRefused
-from node.extensions.spectroscopy.physio_log import Channel, Log, channel_of, log_of
+from node.extensions.spectroscopy.physio_log import PhysioLog, SampledChannel, channel_of, log_of
 from node.volume.reasons import Reason
 
 GZIP = b"\x1f\x8b"
@@ -17,7 +17,7 @@ MAX_BYTES = 1 << 28
 ROOT = "PhysioData"
 
 
-def read_xml(data: bytes) -> Log | None:
+def read_xml(data: bytes) -> PhysioLog | None:
     """Return a recording; None if the element is no such document.
 
     What the scanner detects (``PhysioTriggers``) is a bit mask whose bits are not documented: it is left out.
@@ -47,7 +47,7 @@ def read_xml(data: bytes) -> Log | None:
     return log_of(channels, _volume_starts(root), None, {})
 
 
-def _channels(root: ElementTree.Element) -> Iterator[tuple[str, Channel]]:
+def _channels(root: ElementTree.Element) -> Iterator[tuple[str, SampledChannel]]:
     for stream in root.iter("PhysioStream"):
         name = stream.get("TYPE", "")
         pairs = [(_ticks(sample, "TIME_TICS"), _ticks(sample, "DATA")) for sample in stream.iter("PMU")]

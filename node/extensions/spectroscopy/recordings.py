@@ -16,14 +16,14 @@ from node.counted import counted
 from node.dicom.private import PrivateTag, private_bytes
 from node.dicom.values import text, texts, value, whole
 from node.errors import ConversionRefused
-from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, Log, is_log, read_log
+from node.extensions.spectroscopy.physio_log import EVENT_CHANNELS, TICKS_PER_SECOND, PhysioLog, is_log, read_log
 from node.extensions.spectroscopy.physio_xml import read_xml
 from node.index.nouns.converted import ConvertedFile
 from node.version import __version__
 from node.volume.describe.sidecar_fields import describe
-from node.volume.model import Frame, Geometry, Kind
+from node.volume.model import Frame, Geometry, VolumeKind
 from node.volume.reasons import Reason
-from node.writers.base import Grid, write_file
+from node.writers.base import FileGrid, write_file
 from node.writers.sidecar import write_sidecar
 
 DATA = tuple(PrivateTag(0x7FE1, creator, 0x10, "OB") for creator in ("SIEMENS CSA NON-IMAGE", "SIEMENS MR IMA"))
@@ -57,7 +57,7 @@ DESCRIBED = (
 class _Recording:
     sop_instance_uid: str
     number: int
-    log: Log
+    log: PhysioLog
     fields: dict[str, Any]
 
 
@@ -136,7 +136,7 @@ def _written(recording: _Recording, stack: int, suffix: str, output: Output) -> 
     path = output.folder / f"{stem}.tsv.gz"
     content = gzip.compress(_lines(table), COMPRESSION_LEVEL, mtime=0)
     shape = (len(table), samples)
-    written = write_file(path, content).written(Kind.PHYSIOLOGY, "tsv", Grid(shape, (), "int64"))
+    written = write_file(path, content).written(VolumeKind.PHYSIOLOGY, "tsv", FileGrid(shape, (), "int64"))
     write_sidecar(_sidecar(recording, channels, stack, shape, output), output.folder, stem)
     return converted_file(written, output.folder, stack=stack, suffix=suffix, geometry=Geometry.NONE, instances=1)
 
@@ -174,7 +174,7 @@ def _sidecar(
     return fields | {
         "ConversionSoftware": "voxelnode",
         "ConversionSoftwareVersion": __version__,
-        "kind": Kind.PHYSIOLOGY.value,
+        "kind": VolumeKind.PHYSIOLOGY.value,
         "stack": stack,
         "shape": list(shape),
         "channels_left_out": len(log.channels.keys() - COLUMNS.keys()),

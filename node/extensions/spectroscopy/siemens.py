@@ -11,7 +11,7 @@ from pydicom import Dataset
 from node.dicom.private import PrivateTag, private_bytes, private_text
 from node.dicom.values import number, text, whole
 from node.errors import ConversionRefused
-from node.extensions.spectroscopy.geometry import POSITION_TOLERANCE_MM, Place, affine_of, axes_of
+from node.extensions.spectroscopy.geometry import POSITION_TOLERANCE_MM, VoxelPlace, affine_of, axes_of
 from node.extensions.spectroscopy.signals import (
     Signals,
     checked_nucleus,
@@ -138,35 +138,35 @@ def _planned_echo_ms(assignments: Mapping[str, str]) -> float | None:
     return total_us / 1000 if index else None
 
 
-def _place(csa: CsaHeader, assignments: Mapping[str, str], counts: tuple[int, int, int]) -> Place:
+def _place(csa: CsaHeader, assignments: Mapping[str, str], counts: tuple[int, int, int]) -> VoxelPlace:
     axes = axes_of(csa_numbers(csa, "ImageOrientationPatient", 6))
     pixel, thickness_mm = csa_numbers(csa, "PixelSpacing", 2), _number(csa, "SliceThickness")
     columns, rows, slices = counts
     if counts == (1, 1, 1):
         return _box(csa, axes, pixel, thickness_mm)
     if pixel is None or min(pixel) <= 0 or not thickness_mm or thickness_mm <= 0:
-        return Place(None, None, "PixelSpacing or SliceThickness of the CSA header is missing")
+        return VoxelPlace(None, None, "PixelSpacing or SliceThickness of the CSA header is missing")
     spacing_mm = (pixel[1], pixel[0], thickness_mm)
     position = csa_numbers(csa, "ImagePositionPatient", 3)
     if axes is None or position is None:
-        return Place(None, spacing_mm, "the CSA header states no position or orientation of the voxels")
+        return VoxelPlace(None, spacing_mm, "the CSA header states no position or orientation of the voxels")
     if slices > 1:
-        return Place(None, spacing_mm, "the CSA header does not say where the first of several slices is")
+        return VoxelPlace(None, spacing_mm, "the CSA header does not say where the first of several slices is")
     return place_in_field(axes, spacing_mm, position, (columns, rows), assignments)
 
 
-def _box(csa: CsaHeader, axes: Float | None, pixel: tuple[float, ...] | None, thickness_mm: float | None) -> Place:
+def _box(csa: CsaHeader, axes: Float | None, pixel: tuple[float, ...] | None, thickness_mm: float | None) -> VoxelPlace:
     """Return where a single voxel is; ImagePositionPatient of the CSA header is a corner of it in the plane."""
     names = ("VoiReadoutFoV", "VoiPhaseFoV", "VoiThickness")
     sizes = [_number(csa, name) or 0.0 for name in names]
     centre = csa_numbers(csa, "VoiPosition", 3)
     if axes is None or centre is None or min(sizes) <= 0:
-        return Place(None, None, "the CSA header states no volume of interest")
+        return VoxelPlace(None, None, "the CSA header states no volume of interest")
     spacing_mm = (sizes[0], sizes[1], sizes[2])
     stated = (pixel[1], pixel[0], thickness_mm) if pixel is not None and thickness_mm else spacing_mm
     if not np.allclose(stated, spacing_mm, atol=POSITION_TOLERANCE_MM):
-        return Place(None, None, "the volume of interest has another size than the voxel in the CSA header")
-    return Place(affine_of(axes, spacing_mm, centre), spacing_mm)
+        return VoxelPlace(None, None, "the volume of interest has another size than the voxel in the CSA header")
+    return VoxelPlace(affine_of(axes, spacing_mm, centre), spacing_mm)
 
 
 def place_in_field(
@@ -175,7 +175,7 @@ def place_in_field(
     position: Sequence[float],
     counts: tuple[int, int],
     assignments: Mapping[str, str],
-) -> Place:
+) -> VoxelPlace:
     """Return where the voxels of one slice of spectroscopic imaging are.
 
     Siemens' software before XA puts the corner of the field of view into Image Position (Patient), where PS3.3
@@ -189,15 +189,15 @@ def place_in_field(
     centre = _planned_centre(assignments)
     if centre is None:
         doubt = "without the protocol nothing tells whether the position is that of a voxel or of the field of view"
-        return Place(None, spacing_mm, doubt)
+        return VoxelPlace(None, spacing_mm, doubt)
     offset = ((centre - np.array(position, float)) @ axes) / np.array(spacing_mm)
     half = np.array((*counts, 0), float) / 2
     for shift in (0.0, 0.5):
         # From the centre of the first voxel it is half a voxel less to the centre of the field than from its corner.
         if np.abs(offset[:2] - (half[:2] - 0.5 + shift)).max() <= VOXEL_TOLERANCE:
             first = np.array(position, float) + axes[:, :2] @ (shift * np.array(spacing_mm[:2]))
-            return Place(affine_of(axes, spacing_mm, first), spacing_mm)
-    return Place(None, spacing_mm, "the position of the voxels contradicts the field of view of the protocol")
+            return VoxelPlace(affine_of(axes, spacing_mm, first), spacing_mm)
+    return VoxelPlace(None, spacing_mm, "the position of the voxels contradicts the field of view of the protocol")
 
 
 def _planned_centre(assignments: Mapping[str, str]) -> Float | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.errors import ConversionRefused
-from node.extensions.spectroscopy.geometry import Place
+from node.extensions.spectroscopy.geometry import VoxelPlace
 from node.volume.reasons import Reason
 
 Complex = NDArray[np.complex64]
@@ -65,7 +65,7 @@ class Signals:
     dwell_s: float
     frequency_mhz: float
     nucleus: str
-    place: Place
+    place: VoxelPlace
     facts: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
     coil: str = ""

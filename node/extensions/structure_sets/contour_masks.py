@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from node.dicom.values import text
 from node.errors import ConversionRefused
 from node.extensions.structure_sets.structure_set import Reference, RegionOfInterest, StructureSet
-from node.volume.model import Array, Assembly, Float, Geometry, Kind, Source, Volume
+from node.volume.model import Array, Assembly, Float, Geometry, Source, Volume, VolumeKind
 from node.volume.read.frames import frames_of
 from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
 
@@ -113,7 +113,7 @@ def grids_of(series_instance_uid: str, assembly: Assembly, dataset_of: Callable[
     grids = [
         _grid(series_instance_uid, volume, dataset_of)
         for volume in assembly.volumes
-        if volume.kind is Kind.VOLUME and volume.affine_lps is not None
+        if volume.kind is VolumeKind.VOLUME and volume.affine_lps is not None
     ]
     return [grid for grid in grids if bool((np.diff(grid.along) > 0).all())]
 
@@ -333,7 +333,7 @@ def _mask(
         affine_lps=grid.volume.affine_lps,
         spacing_mm=grid.volume.spacing_mm,
         geometry=grid.volume.geometry,
-        kind=Kind.MASK,
+        kind=VolumeKind.MASK,
         stack=stack,
         suffix=suffix,
         modality="RTSTRUCT",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from node.association.added import Found, OpenedRoot, Parts, Running
+from node.association.added import FoundAnswers, OpenedRoot, Parts, Running
 from node.hookspecs import Command, Extension, MenuEntry, Router, Service, Statement, Table
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class _Worklist(Extension):
                 patients = PatientChanges(OpenedRoot(node.settings, node.ingest, node.audit))
             listeners["hl7"] = MllpListener(settings, ae_title, scheduled, node.metrics, node.audit, now, patients)
 
-        def find(identifier: Dataset, maximum: int, stop: Callable[[], bool]) -> Found:
+        def find(identifier: Dataset, maximum: int, stop: Callable[[], bool]) -> FoundAnswers:
             query = read_worklist_query(identifier)
-            return Found(not query.unsupported, worklist.find(query, maximum, stop))
+            return FoundAnswers(not query.unsupported, worklist.find(query, maximum, stop))
 
         return Running(
             services=(worklist,),

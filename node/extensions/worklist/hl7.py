@@ -48,7 +48,7 @@ class MessageRefused(VoxelnodeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Hl7Message:
     """A parsed message: its delimiters and segments; a segment is a list of fields that begins with its name."""
 
     component: str
@@ -80,14 +80,14 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Hl7Order:
     """A step of an order: its key at the placer or filler, and its entry; None: it is cancelled."""
 
     key: str
     step: ScheduledStep | None
 
 
-def parse(data: bytes) -> Message:
+def parse(data: bytes) -> Hl7Message:
     """Return the segments of a message; MessageRefused if it is no HL7 v2 message in the vertical bar encoding."""
     if not data.startswith(b"MSH|") or len(data) < 9:
         raise MessageRefused("AR", "the message does not begin with an MSH segment and the delimiter |")
@@ -100,7 +100,7 @@ def parse(data: bytes) -> Message:
     if len({component, repetition, "|"} - {" "}) < 3:
         raise MessageRefused("AR", "MSH-2 must name the delimiters, such as ^~\\&")
     segments = tuple(tuple(line.split("|")) for line in lines)
-    return Message(component, repetition, escape.strip(), subcomponent.strip(), segments)
+    return Hl7Message(component, repetition, escape.strip(), subcomponent.strip(), segments)
 
 
 def _decoded(data: bytes, character_set: str) -> str:
@@ -115,7 +115,7 @@ def _decoded(data: bytes, character_set: str) -> str:
         return data.decode("latin-1")
 
 
-def orders_of(message: Message, stations: Mapping[str, str]) -> list[Order]:
+def orders_of(message: Hl7Message, stations: Mapping[str, str]) -> list[Hl7Order]:
     """Return the steps that an order message schedules, changes or cancels, or raise MessageRefused.
 
     `stations` has the AE title of the station for a modality, if an order names none.
@@ -135,7 +135,7 @@ def orders_of(message: Message, stations: Mapping[str, str]) -> list[Order]:
 _Group = dict[str, list[tuple[str, ...]]]
 
 
-def _groups(message: Message) -> Iterator[_Group]:
+def _groups(message: Hl7Message) -> Iterator[_Group]:
     """Yield the segments of each order by name: those from one ORC to the next."""
     group: _Group = {}
     for segment in message.segments:
@@ -148,7 +148,7 @@ def _groups(message: Message) -> Iterator[_Group]:
         yield group
 
 
-def _orders(message: Message, group: _Group, stations: Mapping[str, str]) -> Iterator[Order]:
+def _orders(message: Hl7Message, group: _Group, stations: Mapping[str, str]) -> Iterator[Hl7Order]:
     value, [order, *_] = message.value, group["ORC"]
     control = value(order, 1)
     number = value(order, 2) or value(order, 3)
@@ -161,12 +161,12 @@ def _orders(message: Message, group: _Group, stations: Mapping[str, str]) -> Ite
         if not is_short(key):
             raise MessageRefused("AE", f"the number of the order is longer than {MAX_TEXT_BYTES} bytes")
         if control in _CANCEL:
-            yield Order(key, None)
+            yield Hl7Order(key, None)
         elif "OBR" not in group:
             raise MessageRefused("AE", "the order has no OBR segment")
         else:
             try:
-                yield Order(key, _step(message, group, request, step, number, stations))
+                yield Hl7Order(key, _step(message, group, request, step, number, stations))
             except InvalidEntry as error:
                 raise MessageRefused("AE", str(error)) from error
 
@@ -180,7 +180,7 @@ def _steps(group: _Group) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
 
 
 def _step(
-    message: Message,
+    message: Hl7Message,
     group: _Group,
     request: tuple[str, ...],
     step: tuple[str, ...],
@@ -220,7 +220,7 @@ def _step(
     return step_of({name: text for name, text in fields.items() if text}, attributes)
 
 
-def _start(message: Message, group: _Group, request: tuple[str, ...]) -> tuple[str, str]:
+def _start(message: Hl7Message, group: _Group, request: tuple[str, ...]) -> tuple[str, str]:
     """Return date and time of the start: TQ1-7, ORC-7.4, OBR-27.4 or OBR-36, the first of them that has one."""
     value = message.value
     timing = next(iter(group.get("TQ1", [])), ("TQ1",))
@@ -229,7 +229,7 @@ def _start(message: Message, group: _Group, request: tuple[str, ...]) -> tuple[s
     return (moment[1], moment[2] or "") if moment else ("", "")
 
 
-def name_of(message: Message, segment: tuple[str, ...], field: int, *, first: int) -> str:
+def name_of(message: Hl7Message, segment: tuple[str, ...], field: int, *, first: int) -> str:
     """Return a name as a PN: family, given, middle, prefix, suffix (PS3.5 6.2.1); XPN and XCN have the suffix first."""
     family, given, middle, suffix, prefix = (message.value(segment, field, first + part) for part in range(5))
     return "^".join(
@@ -242,7 +242,7 @@ def _short(number: str) -> str:
     return number if len(number) <= 16 else f"S{uuid.uuid5(_NAMESPACE, number).hex[:15].upper()}"
 
 
-def acknowledgment(message: Message | None, verdict: Verdict, reason: str, ae_title: str, now: dt.datetime) -> bytes:
+def acknowledgment(message: Hl7Message | None, verdict: Verdict, reason: str, ae_title: str, now: dt.datetime) -> bytes:
     """Return the acknowledgment of a message (HL7 v2.5.1 2.9.2): of its content, it repeats only the control ID."""
     control_id, sender, facility, trigger, version = "", "", "", "", "2.5.1"
     if message is not None:

@@ -18,11 +18,11 @@ from time import monotonic
 import structlog
 
 from node.addresses import plain_address
-from node.audit.audit_log import APPLICATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.background import SupervisedThread
 from node.budget import Budget, Claim, Limits, Stage
 from node.errors import OutOfResources, UsageError
-from node.extensions.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
+from node.extensions.worklist.hl7 import Hl7Message, Hl7Order, MessageRefused, Verdict, acknowledgment, orders_of, parse
 from node.extensions.worklist.patients import PatientChanges, changes_of, update_of
 from node.extensions.worklist.scheduled_rows import ScheduledStepRepository
 from node.extensions.worklist.settings import WorklistSettings
@@ -160,10 +160,10 @@ class MllpListener:
             log.warning(event, address=host, **fields)
 
     def _answer(self, data: bytes, host: str) -> bytes:
-        message: Message | None = None
+        message: Hl7Message | None = None
         verdict: Verdict = "AA"
         reason = ""
-        orders: list[Order] = []
+        orders: list[Hl7Order] = []
         patients: list[str] = []
         try:
             message = parse(data)
@@ -187,7 +187,7 @@ class MllpListener:
         self._note(host, orders, patients, verdict, reason)
         return acknowledgment(message, verdict, reason, self._ae_title, self._now())
 
-    def _note(self, host: str, orders: list[Order], patients: list[str], verdict: Verdict, reason: str) -> None:
+    def _note(self, host: str, orders: list[Hl7Order], patients: list[str], verdict: Verdict, reason: str) -> None:
         """Record the message, about orders or patients, in the audit log (PS3.15 A.5.3.9)."""
         steps = [order.step for order in orders if order.step is not None]
         objects = [
@@ -203,7 +203,7 @@ class MllpListener:
         if self._audit is None:
             return
         self._audit.note(
-            AuditMessage(AuditEvent.PROCEDURE_RECORD, Action.UPDATE, result, participants, objects, detail)
+            AuditMessage(AuditEvent.PROCEDURE_RECORD, AuditAction.UPDATE, result, participants, objects, detail)
         )
 
 

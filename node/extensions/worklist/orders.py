@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, insert, or_, select
 from node.dicom.attributes import date_of
 from node.dicom.json_model import Json, entry_text
 from node.extensions.worklist.tables import ScheduledStepRow
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.models import ConflictRow, PatientRow
 from node.index.nouns.levels import Imaged, folded_name
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 KIND = "other-patient-than-ordered"
 
-_ORDERS = Prepared(
+_ORDERS = PreparedStatement(
     select(ScheduledStepRow.id).where(
         or_(
             ScheduledStepRow.study_instance_uid == bindparam("study"),

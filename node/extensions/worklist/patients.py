@@ -15,7 +15,7 @@ from node.dicom.attributes import MAX_TEXT_BYTES, date_of, is_short
 from node.dicom.json_model import Json
 from node.errors import UsageError
 from node.extensions.worklist.entries import step_of
-from node.extensions.worklist.hl7 import Message, MessageRefused, name_of
+from node.extensions.worklist.hl7 import Hl7Message, MessageRefused, name_of
 from node.extensions.worklist.scheduled_rows import ScheduledStep, ScheduledStepRepository
 from node.hookspecs import Action
 from node.index.nouns.persons import Person, PersonRepository
@@ -59,7 +59,7 @@ class PatientUpdate:
             raise MessageRefused("AE", str(error)) from error
 
 
-def update_of(message: Message) -> PatientUpdate | None:
+def update_of(message: Hl7Message) -> PatientUpdate | None:
     """Return the update that a message is; None if it is of another type. Raises MessageRefused.
 
     A field that is empty or the null of HL7 changes nothing.
@@ -79,7 +79,7 @@ def update_of(message: Message) -> PatientUpdate | None:
     return update
 
 
-def _kind(message: Message) -> tuple[str, ...]:
+def _kind(message: Hl7Message) -> tuple[str, ...]:
     header = message.named("MSH")
     return tuple(message.value(header, 8, part) for part in (1, 2))
 
@@ -90,7 +90,7 @@ def _require_id(person: Person, fields: str) -> None:
         raise MessageRefused("AE", f"{fields} must have a Patient ID, and no text of more than {MAX_TEXT_BYTES} bytes")
 
 
-def changes_of(message: Message) -> list[PatientChange] | None:
+def changes_of(message: Hl7Message) -> list[PatientChange] | None:
     """Return what a message about patients asks for; None if it is of another type. Raises MessageRefused."""
     kind = _kind(message)
     if kind not in (MERGE, UNLINK):

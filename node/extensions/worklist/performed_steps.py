@@ -15,7 +15,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import generate_uid
 
 from node.association.operation import Operation, RequestRefused
-from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import DESTINATION, SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import MAX_TEXT_BYTES, is_identifier, is_short
 from node.dicom.command import N_CREATE_RQ, N_GET_RQ, N_SET_RQ, MalformedCommand
 from node.dicom.json_model import Json, entry_text, json_model
@@ -294,7 +294,7 @@ def _serve(
     operation.respond(status, found if status == SUCCESS else None, comment, **parameters)
 
 
-_ACTIONS = {N_CREATE_RQ: Action.CREATE, N_GET_RQ: Action.READ, N_SET_RQ: Action.UPDATE}
+_ACTIONS = {N_CREATE_RQ: AuditAction.CREATE, N_GET_RQ: AuditAction.READ, N_SET_RQ: AuditAction.UPDATE}
 
 
 def _note(operation: Operation, service: StepService, field: int, step: PerformedStep | None, status: int) -> None:

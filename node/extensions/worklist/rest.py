@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from node.audit.audit_log import Action, AuditEvent
+from node.audit.audit_log import AuditAction, AuditEvent
 from node.dicom.attributes import MAX_TEXT_BYTES
 from node.extensions.worklist.entries import step_of
 from node.extensions.worklist.performed_rows import ReadPerformedSteps
@@ -179,7 +179,7 @@ def add_worklist_entry(call: CurrentCall, change: Change, form: ScheduledStepFor
         added = call.node.index.repository(ScheduledStepRepository).add("rest", step, call.node.ingest.now())
         if added is None:
             raise EntryThere("there is an entry for this step of this study; change it by PUT, or leave its ID out")
-        _record(call.audit, Action.CREATE, added, step.study_instance_uid, step.patient_id)
+        _record(call.audit, AuditAction.CREATE, added, step.study_instance_uid, step.patient_id)
         with call.node.index.reading(wait=False) as index:
             return _entry(index, added)
 
@@ -196,7 +196,7 @@ def change_worklist_entry(
         before = _changeable(call.node, entry)
         kept = {name: before[name] for name in KEPT if before[name]}
         step = step_of(form.fields(), form.attributes, kept)
-        _record(call.audit, Action.UPDATE, entry, step.study_instance_uid, step.patient_id)
+        _record(call.audit, AuditAction.UPDATE, entry, step.study_instance_uid, step.patient_id)
         call.node.index.repository(ScheduledStepRepository).change(entry, step, call.node.ingest.now())
         with call.node.index.reading(wait=False) as index:
             return _entry(index, entry)
@@ -210,7 +210,7 @@ def remove_worklist_entry(call: CurrentCall, change: Change, entry: Number) -> R
 
     def remove(_: Terms) -> RemovedEntry:
         row = _changeable(call.node, entry)
-        _record(call.audit, Action.DELETE, entry, row["study_instance_uid"], row["patient_id"])
+        _record(call.audit, AuditAction.DELETE, entry, row["study_instance_uid"], row["patient_id"])
         call.node.index.repository(ScheduledStepRepository).remove(entry)
         return RemovedEntry(removed=entry)
 
@@ -267,7 +267,7 @@ def _changeable(node: Services, entry: int) -> Row:
 
 
 def _record(
-    audit: AccountAuditTrail, action: Action, entry: int, study_instance_uid: str | None, patient_id: str | None
+    audit: AccountAuditTrail, action: AuditAction, entry: int, study_instance_uid: str | None, patient_id: str | None
 ) -> None:
     objects = [of_study(study_instance_uid or "", patient_id)]
     audit.changed(AuditEvent.PROCEDURE_RECORD, action, objects, f"worklist {entry}")

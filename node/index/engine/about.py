@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select
 
-from node.index.engine.about_keys import APPLIED, Applied
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.about_keys import APPLIED, AppliedPosition
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import AboutRow
 
 _INSERT = insert(AboutRow)
-_SET = Prepared(
+_SET = PreparedStatement(
     _INSERT.on_conflict_do_update(index_elements=["key"], set_={"value": _INSERT.excluded.value}), ["key", "value"]
 )
 
@@ -25,7 +25,7 @@ class AboutRepository(IndexRepository):
         return about(connection, key)
 
     @on_reader
-    def applied(self, connection: Connection, journal: str) -> Applied:
+    def applied(self, connection: Connection, journal: str) -> AppliedPosition:
         """Return the last record of a journal that is in the index."""
         return applied(connection, journal)
 
@@ -53,11 +53,11 @@ def about(connection: Connection, key: str) -> str | None:
     return connection.scalar(select(AboutRow.value).where(AboutRow.key == key))
 
 
-def set_applied(connection: Connection, applied: Applied) -> None:
+def set_applied(connection: Connection, applied: AppliedPosition) -> None:
     """Note the last record of a journal that is in the index: each host has a journal."""
     set_about(connection, f"{APPLIED}/{applied.journal}", str(applied))
 
 
-def applied(connection: Connection, journal: str) -> Applied:
+def applied(connection: Connection, journal: str) -> AppliedPosition:
     """Return the last record of a journal that is in the index; of no journal if none is."""
-    return Applied.of(about(connection, f"{APPLIED}/{journal}"))
+    return AppliedPosition.of(about(connection, f"{APPLIED}/{journal}"))

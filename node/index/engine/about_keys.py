@@ -11,7 +11,7 @@ CLOSED = "closed"
 """``yes`` if the last process that wrote to the index shut down cleanly, else ``no``."""
 
 APPLIED = "applied"
-"""The last record of the journal whose instance is in the index, see `Applied`. If several hosts can
+"""The last record of the journal whose instance is in the index, see `AppliedPosition`. If several hosts can
 share the index, there is one for each journal, with its identity behind a slash."""
 
 JOURNAL = "journal"
@@ -23,8 +23,8 @@ GAPS = "gaps"
 `node.index.nouns.lost`."""
 
 LEDGER = "ledger"
-"""How far the ledger of acknowledged instances was at the last checkpoint (`node.acknowledged.Position`); the name of a
-host follows if several share the index."""
+"""How far the ledger of acknowledged instances was at the last checkpoint (`node.acknowledged.LedgerPosition`); the
+name of a host follows if several share the index."""
 
 SCRUB = "scrub"
 """How far the background comparison of the archive is, see `node.lifecycle.scrub`."""
@@ -52,7 +52,7 @@ MOVED = "moved"
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class AppliedPosition:
     """A position in a journal: every record up to `sequence` is in the index. As text, ``IDENTITY:SEQUENCE``."""
 
     journal: str
@@ -62,7 +62,7 @@ class Applied:
         return f"{self.journal}:{self.sequence}"
 
     @classmethod
-    def of(cls, text: str | None) -> Applied:
+    def of(cls, text: str | None) -> AppliedPosition:
         """Return the position that a text names; that before the first record of no journal if there is none."""
         journal, _, sequence = (text or ":0").partition(":")
         return cls(journal, int(sequence))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import BigInteger, Dialect, Select, String, bindparam, column, select, table
 from sqlalchemy.types import TypeDecorator
 
-from node.index.engine.sql import Condition
+from node.index.engine.sql import ConditionElement
 
 NAME = "study_grams"
 """The table; SQLite has others with longer names beside it."""
@@ -64,7 +64,7 @@ def _named(gram: str) -> str:
     return gram.encode("utf-8", "replace").hex()
 
 
-class _Match(Condition):
+class _Match(ConditionElement):
     """A study has what is wanted of it."""
 
     inherit_cache = True

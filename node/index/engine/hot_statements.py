@@ -18,7 +18,7 @@ from node.index.engine.backend import server_backend
 from node.index.engine.sql import JsonArray, JsonGroupArray
 
 
-class Prepared:
+class PreparedStatement:
     """A SQLAlchemy statement compiled to SQL, with its parameters in order and the conversion of each value.
 
     `statement`: An INSERT, UPDATE or SELECT; rows are returned as the driver gives them. `columns`: the columns that an
@@ -138,10 +138,10 @@ class PreparedRows:
 
     def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
         rows = statement.subquery()
-        self._prepared = Prepared(select(JsonGroupArray(JsonArray(*rows.c))))
+        self._prepared = PreparedStatement(select(JsonGroupArray(JsonArray(*rows.c))))
 
     def read(self, connection: Connection, **values: Any) -> list[list[Any]]:
-        """Return the rows: texts, numbers and None. Raises the same exceptions as `Prepared.execute`."""
+        """Return the rows: texts, numbers and None. Raises the same exceptions as `PreparedStatement.execute`."""
         rows: list[list[Any]] = json.loads(self._prepared.execute(connection, values).fetchone()[0])
         return rows
 

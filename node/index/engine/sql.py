@@ -67,7 +67,7 @@ def _said(words: str, word: Word[Any], compiler: SQLCompiler, **rest: Any) -> st
     return words.format(*operands, all=", ".join(operands))
 
 
-class Condition(Word[bool]):
+class ConditionElement(Word[bool]):
     """A word that is true or false. It has no type: SQLAlchemy would ask SQLite whether a Boolean is 1."""
 
     type: TypeEngine[Any] = NullType()
@@ -77,7 +77,7 @@ class Condition(Word[bool]):
 # Texts
 
 
-class Position(Word[int]):
+class PositionOf(Word[int]):
     """Where the second text begins in the first, from 1; 0 if it is not there. Letters match in their own case."""
 
     type = Integer()
@@ -91,7 +91,7 @@ def matches(column: Any, pattern: str) -> ColumnElement[bool]:
     return _Glob(column, bindparam(None, pattern, type_=_GlobPattern))
 
 
-class _Glob(Condition):
+class _Glob(ConditionElement):
     """GLOB of SQLite; LIKE of PostgreSQL distinguishes letters of either case as well."""
 
     inherit_cache = True
@@ -222,7 +222,7 @@ def looked_up_in(column: Any, values: Collection[Any] | BindParameter[Any]) -> C
     return _AnyOf(column, _values(column, values).scalar_subquery())
 
 
-class _AnyOf(Condition):
+class _AnyOf(ConditionElement):
     """A value is one of those that a subquery selects; PostgreSQL looks only arrays up in an index."""
 
     inherit_cache = True
@@ -292,7 +292,7 @@ def in_partial_index(column: Any, index: Index) -> ColumnElement[bool]:
     return _InIndex(column, *map(literal_column, (index.columns[0].name, table.name, condition, str(index.name))))
 
 
-class _InIndex(Condition):
+class _InIndex(ConditionElement):
     inherit_cache = True
     in_sqlite = "({0} IN (SELECT {1} FROM main.{2} INDEXED BY {4} WHERE {3}))"
     in_postgresql = "({0} IN (SELECT {1} FROM {2} WHERE {3}))"
@@ -355,7 +355,7 @@ def starts_with(column: Any, start: str) -> ColumnElement[bool]:
     return _Like(column, f"{literal(start)}%")
 
 
-class _Like(Condition):
+class _Like(ConditionElement):
     """LIKE of SQLite, which ignores the case of ASCII letters; the pattern has none of A to Z.
 
     lower() of PostgreSQL changes these letters alone under the collation "C". ILIKE would change the pattern for each

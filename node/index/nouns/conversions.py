@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Select, case, delete, func, insert, select, t
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import Completeness
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import (
     SPOOL,
@@ -139,7 +139,7 @@ class ConversionRepository(IndexRepository):
 _OWES = text("conversions.owes_sidecars > 0")
 """In words: with a parameter, SQLite does not use the index of these rows."""
 
-_ANY_OWED = Prepared(select(ConversionRow.id).where(_OWES).limit(1))
+_ANY_OWED = PreparedStatement(select(ConversionRow.id).where(_OWES).limit(1))
 
 
 def owe_sidecars(connection: Connection, series_id: int) -> None:

@@ -12,29 +12,29 @@ from typing import Any
 
 from sqlalchemy import JSON, Connection, bindparam, delete, select, update
 
-from node.dicom.documents import Base, Document, differences, document_of, effective
+from node.dicom.documents import Document, SeriesDocument, differences, document_of, effective
 from node.dicom.header import Head, ReadHead, read_elements
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, listed_in, looked_up_in
 from node.index.models import ImageDocumentRow, ImageRow, SeriesDocumentRow
 
-_FIND_IDS = Prepared(
+_FIND_IDS = PreparedStatement(
     select(ImageRow.sop_instance_uid, ImageRow.id).where(
         looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON))
     )
 )
-_HOLD_BASES = Prepared(
+_HOLD_BASES = PreparedStatement(
     select(SeriesDocumentRow.series_id, SeriesDocumentRow.document, SeriesDocumentRow.varying)
     .where(looked_up_in(SeriesDocumentRow.series_id, bindparam("ids", type_=JSON)))
     .order_by(SeriesDocumentRow.series_id)
     .with_for_update()
 )
-_INSERT_BASE = Prepared(
+_INSERT_BASE = PreparedStatement(
     insert(SeriesDocumentRow).on_conflict_do_nothing(),
     columns=("series_id", "document", "varying", "is_partial"),
 )
 _WRITE = insert(ImageDocumentRow)
-_WRITE_OWN = Prepared(
+_WRITE_OWN = PreparedStatement(
     _WRITE.on_conflict_do_update(index_elements=["image_id"], set_={"document": _WRITE.excluded.document}),
     columns=("image_id", "document"),
 )
@@ -80,7 +80,7 @@ def write_documents(connection: Connection, current: Mapping[str, tuple[int, Rea
         connection.execute(update(SeriesDocumentRow).where(partial).values(is_partial=True))
 
 
-_Bases = dict[int, tuple[Base, set[str]]]
+_Bases = dict[int, tuple[SeriesDocument, set[str]]]
 
 
 def _bases(connection: Connection, series: Collection[int]) -> _Bases:
@@ -89,9 +89,9 @@ def _bases(connection: Connection, series: Collection[int]) -> _Bases:
 
 
 @lru_cache(maxsize=32)
-def _base(document: str) -> Base:
+def _base(document: str) -> SeriesDocument:
     """Return the base of a document; the same one as before remembers the last instance."""
-    return Base(json.loads(document))
+    return SeriesDocument(json.loads(document))
 
 
 def _new_base(connection: Connection, series: int, head: Head, new: Collection[int]) -> _Bases:

@@ -20,7 +20,7 @@ from sqlalchemy import JSON, Connection, Row, bindparam, case, func, or_, select
 
 from node.completeness import Performed, performed
 from node.index.engine.backend import Overtaken
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models import OPEN_STATES, ImageRow, OpenAssociationRow, PerformedSeriesRow, SeriesRow, StudyRow
@@ -31,7 +31,7 @@ from node.index.work.ledger import correct_due, shift_due
 from node.quiet import Waits, after_received, due_at, last_sign, shifted
 from node.retries import MAX_WAIT_SECONDS
 
-_LISTS = Prepared(
+_LISTS = PreparedStatement(
     select(PerformedSeriesRow.sop_instance_uids).where(
         PerformedSeriesRow.series_instance_uid == bindparam("series"),
         or_(
@@ -39,13 +39,13 @@ _LISTS = Prepared(
         ),
     )
 )
-_LISTED = Prepared(
+_LISTED = PreparedStatement(
     select(PerformedSeriesRow.series_instance_uid).where(
         looked_up_in(PerformedSeriesRow.series_instance_uid, bindparam("uids", type_=JSON))
     )
 )
-_COUNT = Prepared(select(func.count()).where(ImageRow.series_id == bindparam("id")))
-_STORED = Prepared(select(ImageRow.sop_instance_uid).where(ImageRow.series_id == bindparam("id")))
+_COUNT = PreparedStatement(select(func.count()).where(ImageRow.series_id == bindparam("id")))
+_STORED = PreparedStatement(select(ImageRow.sop_instance_uid).where(ImageRow.series_id == bindparam("id")))
 
 
 def performed_of(
@@ -136,7 +136,7 @@ def _later(before: Received | None, received: Received) -> Received:
 
 _FIRST = bindparam("first", type_=SeriesRow.open_since.type)
 _LAST = bindparam("last", type_=SeriesRow.last_received_at.type)
-_SERIES_GREW = Prepared(
+_SERIES_GREW = PreparedStatement(
     update(SeriesRow)
     .where(SeriesRow.id == bindparam("series"))
     .values(
@@ -151,13 +151,13 @@ _SERIES_GREW = Prepared(
     )
 )
 
-_HOLD_WAITS = Prepared(
+_HOLD_WAITS = PreparedStatement(
     select(SeriesRow.id, SeriesRow.state, SeriesRow.waits)
     .where(looked_up_in(SeriesRow.id, bindparam("ids", type_=JSON)))
     .order_by(SeriesRow.id)
     .with_for_update(key_share=True)  # others insert images of the series meanwhile
 )
-_SERIES_ALIVE = Prepared(
+_SERIES_ALIVE = PreparedStatement(
     update(SeriesRow)
     .where(SeriesRow.id == bindparam("series"))
     .values(due_at=bindparam("due"), waits=bindparam("waits", type_=SeriesRow.waits.type))

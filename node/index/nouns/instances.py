@@ -16,12 +16,12 @@ from node.dicom.keys import Selection
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.engine.about import set_applied
-from node.index.engine.about_keys import Applied
+from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.backend import Failure
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.narrowed import Readers
 from node.index.engine.rows import PagedRepository, Row
-from node.index.engine.sql import JsonGroupDistinct, Position, looked_up_in
+from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
 from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer
 from node.index.models import SPOOL, STORE, ConflictRow, ImageRow, ObjectRemovalRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.association_ends import end_association
@@ -47,7 +47,7 @@ from node.index.nouns.views import InstanceViews
 from node.index.search.selection import Selected, StoredInstance, selected_instances, stored_instances
 from node.index.work.messages import begin_mended
 
-_FIND_HELD = Prepared(
+_FIND_HELD = PreparedStatement(
     select(
         ImageRow.key,
         ImageRow.sha256,
@@ -77,7 +77,7 @@ class InstanceRepository(IndexRepository):
     def add(
         self,
         batch: Sequence[Received],
-        applied: Applied | None = None,
+        applied: AppliedPosition | None = None,
         flaws: Mapping[str, Flaw] | None = MappingProxyType({}),
         ends: Sequence[AssociationEnd] = (),
     ) -> list[Indexed]:
@@ -133,7 +133,7 @@ class InstanceRepository(IndexRepository):
         return kept
 
     @on_writer
-    def set_aside(self, connection: Connection, detail: str, applied: Applied, now: dt.datetime) -> None:
+    def set_aside(self, connection: Connection, detail: str, applied: AppliedPosition, now: dt.datetime) -> None:
         """Record that an instance of the journal went to quarantine because it cannot be indexed."""
         record_event(connection, "instance-set-aside", now, detail=detail)
         set_applied(connection, applied)
@@ -260,7 +260,7 @@ class InstanceRepository(IndexRepository):
     def folders(self, connection: Connection) -> list[str]:
         """Return the names of the folders of `objects` that rows of images name; reads all of them."""
         begin = len("objects/") + 1
-        length = Position(func.substr(ImageRow.key, begin), "/") - 1
+        length = PositionOf(func.substr(ImageRow.key, begin), "/") - 1
         return list(connection.scalars(select(func.substr(ImageRow.key, begin, length)).distinct()))
 
     @on_writer

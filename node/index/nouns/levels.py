@@ -14,7 +14,7 @@ from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
 from node.index.engine.backend import Overtaken, backend_of
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, EventUids, record_event
@@ -30,13 +30,13 @@ _PERSON = ("patient_id", "patient_name", *_AGE_AND_SEX)
 _PERSONS = select(PatientRow).where(PatientRow.identity == bindparam("identity")).order_by(PatientRow.id)
 """Those whom an issuer and a Patient ID name: one, unless people share it."""
 
-_FIND_SERIES = Prepared(
+_FIND_SERIES = PreparedStatement(
     select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
     .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(StudyRow.study_instance_uid == bindparam("study"), SeriesRow.series_instance_uid == bindparam("series"))
 )
 
-_FIND_PLACES = Prepared(
+_FIND_PLACES = PreparedStatement(
     select(
         StudyRow.study_instance_uid,
         SeriesRow.series_instance_uid,

@@ -26,7 +26,7 @@ from node.completeness import lost_instances
 from node.errors import UsageError
 from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import GAPS
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
@@ -44,7 +44,7 @@ from node.index.nouns.reopening import reopen
 from node.index.nouns.verdicts import judge
 from node.index.nouns.views import LostViews
 
-_ANY = Prepared(select(LostInstanceRow.id).limit(1))
+_ANY = PreparedStatement(select(LostInstanceRow.id).limit(1))
 
 
 def any_lost(connection: Connection) -> bool:

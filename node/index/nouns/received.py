@@ -12,7 +12,7 @@ from sqlalchemy import JSON, Connection, bindparam, or_, select, update
 from node.dicom.header import ReadHead
 from node.errors import VoxelnodeError
 from node.index.engine.backend import Overtaken
-from node.index.engine.hot_statements import Prepared, PreparedInsert
+from node.index.engine.hot_statements import PreparedInsert, PreparedStatement
 from node.index.engine.sql import looked_up_in
 from node.index.models import SPOOL, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
@@ -53,8 +53,8 @@ _IMAGES = select(
     ImageRow.file_missing,
     ImageRow.spool_host,
 ).where(looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
-_FIND_IMAGES = Prepared(_IMAGES)
-_HOLD_IMAGES = Prepared(_IMAGES.order_by(ImageRow.sop_instance_uid).with_for_update())
+_FIND_IMAGES = PreparedStatement(_IMAGES)
+_HOLD_IMAGES = PreparedStatement(_IMAGES.order_by(ImageRow.sop_instance_uid).with_for_update())
 _FIND_LOSERS = select(ConflictRow.key).where(
     ConflictRow.sop_instance_uid == bindparam("uid"),
     ConflictRow.sha256 == bindparam("sha256"),

@@ -17,7 +17,7 @@ class Uptime:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ClockLook:
     """A look at the clock: what it showed, the time since the start of the machine, and the newest instance then."""
 
     at: dt.datetime
@@ -34,7 +34,7 @@ class RetentionState:
     `confirmation`: the last one that was followed. `differs`: what the hosts of the index do not agree about.
     """
 
-    last: Look | None = None
+    last: ClockLook | None = None
     held: str | None = None
     held_at: dt.datetime | None = None
     asked: int | None = None
@@ -75,6 +75,6 @@ def retention_state(text: str | None) -> RetentionState:
     return RetentionState(**{**content, "held_at": held_at, "last": last})
 
 
-def look_of(fields: dict[str, Any]) -> Look:
+def look_of(fields: dict[str, Any]) -> ClockLook:
     """Return the look that fields of JSON hold."""
-    return Look(dt.datetime.fromisoformat(fields["at"]), Uptime(**fields["uptime"]), int(fields["image"]))
+    return ClockLook(dt.datetime.fromisoformat(fields["at"]), Uptime(**fields["uptime"]), int(fields["image"]))

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
 
 from node.completeness import Expectation, InstanceCounts, Reported, completeness_of
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.association_ends import learn_from_whole
@@ -428,7 +428,7 @@ def _record_quiet(
 # The worker asks these after each commit, so they are made once.
 _FIRST_DUE_AT = select(func.min(SeriesRow.due_at)).where(SeriesRow.state == "receiving")
 _FIRST_OPENED_AT = select(func.min(SeriesRow.open_since)).where(SeriesRow.state == "receiving", SeriesRow.attempts == 0)
-_ANY_CLAIMED = Prepared(select(SeriesRow.id).where(SeriesRow.state == "converting").limit(1))
+_ANY_CLAIMED = PreparedStatement(select(SeriesRow.id).where(SeriesRow.state == "converting").limit(1))
 
 
 def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None) -> dt.datetime | None:

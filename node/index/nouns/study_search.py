@@ -21,7 +21,7 @@ from node.completeness import COUNTED_RULES
 from node.dicom.key_values import folded
 from node.index.engine.grams import having_words
 from node.index.engine.hot_statements import read_ids
-from node.index.engine.sql import Position, Unindexed, contains, in_partial_index, listed_in
+from node.index.engine.sql import PositionOf, Unindexed, contains, in_partial_index, listed_in
 from node.index.engine.view_rows import LOWERED
 from node.index.models import DOUBTED_SERIES, OPEN_STATES, LabelRow, PatientRow, SeriesRow, StudyRow
 
@@ -253,7 +253,7 @@ def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
 def _has_word(word: str) -> ColumnElement[bool]:
     """Return that a word is part of a name or the ID of the patient of a study, or of its accession number."""
     # Quicker than `contains`, and folded names need no more.
-    names = (Position(column, folded(word)) > 0 for column in _FOLDED_NAMES)
+    names = (PositionOf(column, folded(word)) > 0 for column in _FOLDED_NAMES)
     return or_(*names, contains(PatientRow.patient_id, word), contains(StudyRow.accession_number, word))
 
 

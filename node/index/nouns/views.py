@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, STORE_CHECKSUMS, Applied
+from node.index.engine.about_keys import APPLIED, RETENTION, SCRUB, STORE_CHECKSUMS, AppliedPosition
 from node.index.engine.view_rows import Row, ViewRows, pattern_of
 from node.index.nouns.records import InstanceFile
 from node.index.nouns.retention_state import RetentionState, retention_state
@@ -33,9 +33,9 @@ class AboutViews:
     def _about(self, key: str) -> str | None:
         raise NotImplementedError
 
-    def applied(self, journal: str) -> Applied:
+    def applied(self, journal: str) -> AppliedPosition:
         """Return the last record of a journal that is in the index."""
-        return Applied.of(self._about(f"{APPLIED}/{journal}"))
+        return AppliedPosition.of(self._about(f"{APPLIED}/{journal}"))
 
     @property
     def scrub(self) -> str | None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, aliased
 from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLike, NameWords, OneOf
 from node.dicom.keys import Key, Level
 from node.dicom.matching import Condition, Query
-from node.index.engine.sql import JsonEach, JsonText, Position, listed_in, matches
+from node.index.engine.sql import JsonEach, JsonText, PositionOf, listed_in, matches
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 TABLES: dict[Level, type[DeclarativeBase]] = {
@@ -170,4 +170,4 @@ def _group(pattern: str, group: InstrumentedAttribute[Any]) -> ColumnElement[boo
 
 def _words(words: Sequence[str], group: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     spaced = func.replace(" " + group, "^", " ")
-    return and_(*(Position(spaced, f" {word}") > 0 for word in words))
+    return and_(*(PositionOf(spaced, f" {word}") > 0 for word in words))

@@ -34,13 +34,22 @@ from sqlalchemy import (
 )
 
 from node.errors import UsageError, VoxelnodeError
-from node.index.engine.hot_statements import Prepared
+from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import PagedRepository
 from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models import PatientRow, ResultRow, SeriesRow, StudyRow, WorkRow
-from node.index.work.payloads import Counts, Download, Erasure, Payload, Reference, Request, document_of, payload_of
+from node.index.work.payloads import (
+    CommitmentRequest,
+    Counts,
+    Download,
+    Erasure,
+    Payload,
+    Reference,
+    document_of,
+    payload_of,
+)
 from node.index.work.states import TRANSITIONS, Kind, Move, Outcome, State
 from node.retries import jittered_wait_seconds
 
@@ -213,7 +222,7 @@ class WorkRepository(IndexRepository):
         """
         lane = Lane("commitment", calling_ae_title)
         connection.execute(delete(WorkRow).where(in_lane(lane), WorkRow.key == transaction_uid))
-        request = Request(peer, len(references), tuple(references))
+        request = CommitmentRequest(peer, len(references), tuple(references))
         values = {"requested_by": calling_ae_title, "happened_at": now, "due_at": due_at}
         id = add(connection, lane, transaction_uid, request, now, **values)
         return work_of(connection.execute(_rows(WorkRow.id == id)).one())
@@ -501,7 +510,7 @@ def correct_due(connection: Connection, longest: dt.datetime, now: dt.datetime) 
     connection.execute(update(WorkRow).where(*late).values(due_at=now))
 
 
-_ANY_WAITING = Prepared(
+_ANY_WAITING = PreparedStatement(
     select(WorkRow.id)
     .where(looked_up_in(WorkRow.kind, bindparam("kinds", type_=JSON)), WorkRow.state == "waiting")
     .limit(1)

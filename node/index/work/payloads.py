@@ -64,7 +64,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CommitmentRequest:
     """Of a request for storage commitment (PS3.4 J.3.2).
 
     Attributes
@@ -162,14 +162,14 @@ class Download:
     address: str = ""
 
 
-Payload = Message | Assignment | Counts | Request | Inquiry | Erasure | Download
+Payload = Message | Assignment | Counts | CommitmentRequest | Inquiry | Erasure | Download
 
 PAYLOADS: Mapping[Kind, type[Payload]] = {
     "hook": Message,
     "route": Message,
     "job": Assignment,
     "retrieval": Counts,
-    "commitment": Request,
+    "commitment": CommitmentRequest,
     "question": Inquiry,
     "erasure": Erasure,
     "download": Download,

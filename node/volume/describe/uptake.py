@@ -14,7 +14,7 @@ from node.dicom.values import items, number, text, texts
 from node.errors import VoxelnodeError
 from node.volume.describe.emission import SuvUnknown, injected_dose_bq, scan_start, since_injection
 from node.volume.elements import instant_of
-from node.volume.model import Assembly, Display, Kind, Volume
+from node.volume.model import Assembly, Display, Volume, VolumeKind
 from node.volume.reasons import VolumeWarning, WarningKind
 
 BODY_WEIGHT = "BW"
@@ -122,12 +122,12 @@ def _factors(volume: Volume, dataset_of: Callable[[str], Dataset], suv_type: str
 def _uptake(volume: Volume, factors: SuvFactors, suv_type: str) -> Volume:
     fields = {name: value for name, value in volume.attributes.items() if name not in _NOT_OF_UPTAKE}
     # Tells it from the uptake of the stored planes.
-    resampled = Kind.RESAMPLED.value if volume.kind is Kind.RESAMPLED else ""
+    resampled = VolumeKind.RESAMPLED.value if volume.kind is VolumeKind.RESAMPLED else ""
     unit = "cm2/mL" if suv_type == BODY_SURFACE else "g/mL"
     windows = tuple((centre * factors.factor, width * factors.factor) for centre, width in volume.display.windows)
     return replace(
         volume,
-        kind=Kind.SUV,
+        kind=VolumeKind.SUV,
         suffix="-".join(filter(None, (volume.suffix, resampled, "" if suv_type == BODY_WEIGHT else suv_type.lower()))),
         slope=volume.slope * factors.factor,
         intercept=volume.intercept * factors.factor,

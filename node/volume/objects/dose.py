@@ -11,7 +11,7 @@ from node.dicom.values import number, numbers, text
 from node.errors import ConversionRefused
 from node.volume.describe.sidecar_fields import describe
 from node.volume.geometry import Placement, place_planes, stack_axes
-from node.volume.model import Float, Geometry, Kind, Source, Volume
+from node.volume.model import Float, Geometry, Source, Volume, VolumeKind
 from node.volume.read.pixels import frame_reader
 from node.volume.reasons import Reason
 from node.volume.resample import upright_volume
@@ -52,7 +52,7 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
         affine_lps=placed.affine_lps,
         spacing_mm=placed.spacing_mm,
         geometry=placed.geometry,
-        kind=Kind.VOLUME,
+        kind=VolumeKind.VOLUME,
         stack=stack,
         suffix="",
         modality=text(ds, "Modality"),

@@ -15,7 +15,7 @@ from node.dicom.values import held_elements, items, number, numbers, text, whole
 from node.errors import ConversionRefused
 from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
 from node.volume.geometry import Placement, is_shifted, missing_slices, place_planes, position_tolerance, stack_axes
-from node.volume.model import Array, Float, Geometry, Kind, Source, Volume
+from node.volume.model import Array, Float, Geometry, Source, Volume, VolumeKind
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.reasons import Reason
 
@@ -88,7 +88,7 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     return tuple(label_volumes)
 
 
-def _planes(ds: Dataset, frames: int, grid: Grid) -> list[int]:
+def _planes(ds: Dataset, frames: int, grid: PlaneGrid) -> list[int]:
     """Return the slice index of each frame."""
     to_index = np.linalg.inv(grid.affine_lps)
     planes = []
@@ -132,7 +132,7 @@ def _volume(
     ds: Dataset,
     stack: int,
     suffix: str,
-    grid: Grid,
+    grid: PlaneGrid,
     reader: FrameReader,
     planes: list[int],
     values: Sequence[int | None],
@@ -156,7 +156,7 @@ def _volume(
         affine_lps=grid.affine_lps,
         spacing_mm=grid.spacing_mm,
         geometry=grid.geometry,
-        kind=Kind.VOLUME,
+        kind=VolumeKind.VOLUME,
         stack=stack,
         suffix=suffix,
         modality=text(ds, "Modality"),
@@ -209,7 +209,7 @@ MIN_SPACING_MM = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grid:
+class PlaneGrid:
     """An even grid of planes.
 
     Attributes
@@ -229,7 +229,7 @@ class Grid:
     slices: int
 
 
-def grid_of(ds: Dataset, frames: int) -> Grid:
+def grid_of(ds: Dataset, frames: int) -> PlaneGrid:
     """Return the grid of the planes of a segmentation; planes that were left out because they are empty count.
 
     Raises ConversionRefused: ``bad-geometry`` if no even grid has all planes, ``contradictory`` if they have no place.
@@ -268,7 +268,7 @@ def position_of(ds: Dataset, index: int) -> tuple[float, ...] | None:
     return numbers(macro[0], "ImagePositionPatient", 3) if macro else None
 
 
-def _upright(header: Dataset, *, trusted: bool) -> Grid | None:
+def _upright(header: Dataset, *, trusted: bool) -> PlaneGrid | None:
     """Return the even upright grid of the planes, if there is one; `trusted`: Spacing Between Slices tells of gaps."""
     from highdicom.seg import Segmentation  # here: its import takes longer than the conversion of most series
 
@@ -283,10 +283,10 @@ def _upright(header: Dataset, *, trusted: bool) -> Grid | None:
     slices = int(found.spatial_shape[0])
     between_slices, between_rows, between_columns = map(float, found.spacing)
     geometry = Geometry.SINGLE if slices == 1 else Geometry.REGULAR
-    return Grid(geometry, found.affine[:, [2, 1, 0, 3]], (between_columns, between_rows, between_slices), slices)
+    return PlaneGrid(geometry, found.affine[:, [2, 1, 0, 3]], (between_columns, between_rows, between_slices), slices)
 
 
-def _sheared(ds: Dataset, frames: int) -> Grid | None:
+def _sheared(ds: Dataset, frames: int) -> PlaneGrid | None:
     """Return the even grid of planes that are shifted within themselves, as by a tilted gantry; None without one."""
     positions = [position_of(ds, index) for index in range(frames)]
     planes = {_plane(ds, index) for index in range(frames)}
@@ -312,7 +312,7 @@ def _sheared(ds: Dataset, frames: int) -> Grid | None:
             affine = placement.affine_lps.copy()
             affine[:3, 2] = step
             spacing = (*placement.spacing_mm[:2], float(np.linalg.norm(step)))
-            return Grid(Geometry.SHEARED, affine, spacing, int(counted[-1]) + 1)
+            return PlaneGrid(Geometry.SHEARED, affine, spacing, int(counted[-1]) + 1)
     return None
 
 

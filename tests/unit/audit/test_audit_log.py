@@ -22,8 +22,8 @@ from node.audit.audit_files import (
 )
 from node.audit.audit_log import (
     SOURCE,
-    Action,
     Audit,
+    AuditAction,
     AuditEvent,
     AuditFailed,
     AuditMessage,
@@ -44,7 +44,9 @@ def lines(root: Path) -> list[dict[str, Any]]:
 
 
 def tell(audit: Audit, detail: str = "") -> None:
-    audit.require(AuditMessage(AuditEvent.STUDY_DELETED, Action.DELETE, Result.SUCCESS, WHO, [{"uid": "1.2"}], detail))
+    audit.require(
+        AuditMessage(AuditEvent.STUDY_DELETED, AuditAction.DELETE, Result.SUCCESS, WHO, [{"uid": "1.2"}], detail)
+    )
 
 
 def attributes(study: str, patient_id: str = "P1", sop_class: str = "1.2.840.10008.5.1.4.1.1.2") -> InstanceAttributes:
@@ -126,8 +128,8 @@ def test_a_note_that_cannot_be_written_is_reported_and_raises_nothing(
     audit = Audit(tmp_path, "VOXELNODE")
     with monkeypatch.context() as disk:
         disk.setattr("node.audit.audit_log.os.write", lambda descriptor, data: 0)
-        audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="lost"))
-    audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="after"))
+        audit.note(AuditMessage(AuditEvent.QUERY, AuditAction.EXECUTE, Result.SUCCESS, WHO, detail="lost"))
+    audit.note(AuditMessage(AuditEvent.QUERY, AuditAction.EXECUTE, Result.SUCCESS, WHO, detail="after"))
     assert [line["detail"] for line in lines(tmp_path)] == ["after"]
     assert verify(tmp_path) == []
     assert "not_audited" in capsys.readouterr().out
@@ -141,9 +143,9 @@ def test_what_is_required_and_what_tells_of_a_change_is_durable_and_a_reading_ne
         "node.audit.audit_log.os.fdatasync", lambda descriptor: synced.append(lines(tmp_path)[-1]["detail"])
     )
     audit = Audit(tmp_path, "VOXELNODE")
-    audit.require(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="required"))
-    audit.note(AuditMessage(AuditEvent.PATIENT_RECORD, Action.UPDATE, Result.SUCCESS, WHO, detail="changed"))
-    audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="read"))
+    audit.require(AuditMessage(AuditEvent.QUERY, AuditAction.EXECUTE, Result.SUCCESS, WHO, detail="required"))
+    audit.note(AuditMessage(AuditEvent.PATIENT_RECORD, AuditAction.UPDATE, Result.SUCCESS, WHO, detail="changed"))
+    audit.note(AuditMessage(AuditEvent.QUERY, AuditAction.EXECUTE, Result.SUCCESS, WHO, detail="read"))
     assert synced == ["required", "changed"]
 
 

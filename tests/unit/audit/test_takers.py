@@ -13,8 +13,8 @@ from node.audit.audit_log import (
     APPLICATION,
     DESTINATION,
     SOURCE,
-    Action,
     Audit,
+    AuditAction,
     AuditEvent,
     AuditMessage,
     Participant,
@@ -26,7 +26,7 @@ NODE = Participant("VOXELNODE", SOURCE, is_requestor=True)
 
 
 def line(
-    event: AuditEvent, *who: Participant, action: Action = Action.READ, studies: Sequence[str] = (STUDY,),
+    event: AuditEvent, *who: Participant, action: AuditAction = AuditAction.READ, studies: Sequence[str] = (STUDY,),
     result: Result = Result.SUCCESS, detail: str = "",
 ) -> AuditMessage:  # fmt: skip
     return AuditMessage(event, action, result, who, [{"study_instance_uid": uid} for uid in studies], detail)
@@ -43,7 +43,7 @@ def written(tmp_path: Path) -> Path:
             line(exported, NODE, Participant("hook triage", DESTINATION, "10.0.0.7"), result=Result.MINOR_FAILURE)
         )
         audit.note(line(sent, Participant("anna", "", "10.0.0.9", is_requestor=True)))
-        audit.note(line(sent, Participant("VOXELNODE", DESTINATION), action=Action.CREATE))  # it came here
+        audit.note(line(sent, Participant("VOXELNODE", DESTINATION), action=AuditAction.CREATE))  # it came here
         audit.note(line(AuditEvent.QUERY, Participant("bert", "")))
         audit.note(line(sent, NODE, Participant("ELSEWHERE", DESTINATION), studies=[OTHER]))
         audit.note(line(sent, NODE, Participant("AWAY", DESTINATION), result=Result.SERIOUS_FAILURE))

@@ -11,10 +11,10 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from node.child_process.messages import Garbled
 from node.child_process.serving import Apart, ChildLimits, max_file_bytes
-from node.children.forwarding import Change, Encoding, copy_of, forward
+from node.children.forwarding import CopyChange, Encoding, copy_of, forward
 from node.dicom.coercion import Coercion
 from node.errors import Withheld
-from node.extensions.deidentify.deidentification import Reason
+from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.profile import Profile
 from node.extensions.deidentify.ways import DeidentifyWay
 from node.pseudonyms import Patient, PseudonymKey
@@ -44,7 +44,7 @@ def test_identities_go_before_other_changes(tmp_path: Path, encoding: Encoding, 
         ["StudyTime"],
     )
 
-    change = Change(coercion, encoding, HOW)
+    change = CopyChange(coercion, encoding, HOW)
     copy = copy_of(forward(tmp_path / "1.dcm", change, tmp_path / "out"), change)
 
     content = (tmp_path / "out").read_bytes()
@@ -66,10 +66,10 @@ def test_what_is_refused_is_not_written_and_an_answer_that_is_none_is_found(tmp_
     make.rgb_capture().save_as(tmp_path / "1.dcm", enforce_file_format=True)
     (tmp_path / "2.dcm").write_bytes(b"no file of PS3.10")
     (tmp_path / "out").touch()
-    for name, reason in (("1.dcm", Reason.SECONDARY_CAPTURE), ("2.dcm", Reason.UNREADABLE)):
-        answer = forward(tmp_path / name, Change(deidentification=HOW), tmp_path / "out")
+    for name, reason in (("1.dcm", RefusalReason.SECONDARY_CAPTURE), ("2.dcm", RefusalReason.UNREADABLE)):
+        answer = forward(tmp_path / name, CopyChange(deidentification=HOW), tmp_path / "out")
         with pytest.raises(Withheld) as raised:
-            copy_of(answer, Change(deidentification=HOW))
+            copy_of(answer, CopyChange(deidentification=HOW))
         assert raised.value.reason == reason
     assert (tmp_path / "out").stat().st_size == 0
     uids = b'{"sop_class_uid": "1", "sop_instance_uid": "2", "transfer_syntax_uid": "3"'
@@ -83,14 +83,14 @@ def test_what_is_refused_is_not_written_and_an_answer_that_is_none_is_found(tmp_
         b"[" * 100_000,
     ):
         with pytest.raises(Garbled):
-            copy_of(garbled, Change(deidentification=HOW))
+            copy_of(garbled, CopyChange(deidentification=HOW))
 
 
 def test_compressed_files_that_do_not_fit_into_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.extensions.deidentify.ways.MAX_COMPRESSED_BYTES", 1000)
-    change = Change(deidentification=HOW)
+    change = CopyChange(deidentification=HOW)
     [ds] = make.ct_series(1, rows=64, columns=64)
     ds.save_as(tmp_path / "native.dcm", enforce_file_format=True)
     ds.compress(RLELossless, generate_instance_uid=False)

@@ -20,7 +20,7 @@ from node.dicom.command import (
     encode_c_store_response,
     encode_command,
 )
-from node.dicom.status import Answer
+from node.dicom.status import ResponseStatus
 from tests import make
 
 
@@ -57,8 +57,8 @@ def test_a_request_that_lacks_something_is_incomplete(missing: str) -> None:
 
 def test_a_response_reads_back_as_pydicom_reads_it() -> None:
     request = decode_command(encoded(**REQUEST))
-    response = decode(BytesIO(encode_c_store_response(request, Answer(0xA700, "no room"))), True, True)
-    assert response.CommandGroupLength == len(encode_c_store_response(request, Answer(0xA700, "no room"))) - 12
+    response = decode(BytesIO(encode_c_store_response(request, ResponseStatus(0xA700, "no room"))), True, True)
+    assert response.CommandGroupLength == len(encode_c_store_response(request, ResponseStatus(0xA700, "no room"))) - 12
     assert (response.CommandField, response.MessageIDBeingRespondedTo, response.CommandDataSetType) == (
         0x8001,
         7,
@@ -70,7 +70,9 @@ def test_a_response_reads_back_as_pydicom_reads_it() -> None:
 
 
 def test_success_carries_no_comment() -> None:
-    response = decode(BytesIO(encode_c_store_response(decode_command(encoded(**REQUEST)), Answer(0))), True, True)
+    response = decode(
+        BytesIO(encode_c_store_response(decode_command(encoded(**REQUEST)), ResponseStatus(0))), True, True
+    )
     assert "ErrorComment" not in response
 
 

@@ -7,11 +7,11 @@ import datetime as dt
 import pytest
 
 from node.index.nouns.retention import Receipts
-from node.index.nouns.retention_state import Look, Uptime
+from node.index.nouns.retention_state import ClockLook, Uptime
 from node.lifecycle.clock import contradiction, uptime
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
-LAST = Look(NOW, Uptime("this boot", 1000.0), 10)
+LAST = ClockLook(NOW, Uptime("this boot", 1000.0), 10)
 NOTHING = Receipts(10, None, None)
 HOUR, DAY, YEAR = 3600.0, 86400.0, 365.25 * 86400.0
 
@@ -60,7 +60,7 @@ def test_the_first_look_has_nothing_to_compare_but_the_future() -> None:
 
 
 def test_without_a_name_of_the_boot_the_clock_is_the_only_source() -> None:
-    last = Look(NOW, Uptime("", 0.0), 10)
+    last = ClockLook(NOW, Uptime("", 0.0), 10)
     later = NOW + dt.timedelta(days=2)
     assert contradiction(last, later, Uptime("", 0.0), NOTHING) is None
     assert "behind" in str(contradiction(last, NOW - dt.timedelta(days=2), Uptime("", 0.0), NOTHING))

@@ -15,7 +15,7 @@ from node.dicom.coercion import Coercion, NotCoerced
 from node.errors import UsageError
 from node.routing.held import seconds_until_open
 from node.routing.router import check_destination, selector_of
-from node.routing.worker import Turns
+from node.routing.worker import DestinationTurns
 from node.settings.model import Settings
 from tests import make
 
@@ -41,7 +41,7 @@ def test_hours_may_go_over_midnight(between: str | None, time: str, seconds: flo
 
 
 def test_the_turn_goes_to_the_highest_priority_and_then_to_who_waited_longest() -> None:
-    turns, order, waiting = Turns(), [], threading.Barrier(4)
+    turns, order, waiting = DestinationTurns(), [], threading.Barrier(4)
 
     def send(name: str, priority: str) -> None:
         waiting.wait(10)

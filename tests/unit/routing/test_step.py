@@ -10,7 +10,7 @@ import pytest
 from node.index.work.messages import PendingEvent
 from node.index.work.routes import DueInstance
 from node.routing.destination import NotTaken
-from node.routing.step import RETURN, Asked, Done, Failed, Step, outcome_of
+from node.routing.step import RETURN, Asked, Done, Failed, RouteStep, outcome_of
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 LATER, NEVER = NotTaken("busy"), NotTaken("wrong", is_final=True)
@@ -83,8 +83,8 @@ def test_what_becomes_of_a_message(
     assert outcome_of(what, tried, is_cut, who, is_all_taken) == expected
 
 
-def step_with(*messages: tuple[PendingEvent, list[DueInstance]], attempts: int = 3) -> Step:
-    step, dues = Step(), {pending.message_id: found for pending, found in messages}
+def step_with(*messages: tuple[PendingEvent, list[DueInstance]], attempts: int = 3) -> RouteStep:
+    step, dues = RouteStep(), {pending.message_id: found for pending, found in messages}
     step.queue(pending for pending, _ in messages)
 
     def ask(pending: PendingEvent) -> Asked:

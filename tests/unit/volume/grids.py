@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from node.volume import vendors
-from node.volume.model import Assembly, Diffusion, Kind, Tiling
+from node.volume.model import Assembly, Diffusion, Tiling, VolumeKind
 from node.volume.read.diffusion import diffusion_of
 from node.volume.reasons import WarningKind
 from tests import make
@@ -22,7 +22,7 @@ def grids(assembly: Assembly) -> list[list[list[Plane]]]:
     """Of each volume the (SOP Instance UID, frame number) of each slice of each time."""
     found = []
     for volume in assembly.volumes:
-        if volume.kind is Kind.VOLUME:
+        if volume.kind is VolumeKind.VOLUME:
             grid: list[list[Plane]] = [[("", 0)] * volume.voxels.shape[1] for _ in range(volume.times)]
             for source in volume.sources:
                 grid[source.time_index][source.slice_index] = (source.sop_instance_uid, source.frame_number)

@@ -16,12 +16,12 @@ from node.errors import VoxelnodeError
 from node.volume import assemble as module
 from node.volume.arrange.times import Arrangement
 from node.volume.assemble import assemble
-from node.volume.model import Geometry, Kind
+from node.volume.model import Geometry, VolumeKind
 from node.volume.reasons import Reason, WarningKind
 from tests import make
 
 
-def only(assembly, kind=Kind.VOLUME):
+def only(assembly, kind=VolumeKind.VOLUME):
     (volume,) = [volume for volume in assembly.volumes if volume.kind is kind]
     return volume
 
@@ -136,7 +136,7 @@ def test_one_identity_with_two_places_of_equal_pixels_is_reported(values):
 
 def test_a_tilted_stack_has_an_upright_one_beside_it():
     assembly = assemble(make.tilted_ct_series(8, degrees=20))
-    volume, upright = only(assembly), only(assembly, Kind.RESAMPLED)
+    volume, upright = only(assembly), only(assembly, VolumeKind.RESAMPLED)
     assert volume.geometry is Geometry.SHEARED
     assert upright.geometry is Geometry.REGULAR
     assert WarningKind.GANTRY_TILT in names(volume)
@@ -147,7 +147,7 @@ def test_a_tilted_stack_has_an_upright_one_beside_it():
 
 def test_a_missing_slice_is_reported_and_its_gap_filled_only_in_the_resampled_volume():
     assembly = assemble(make.gap_series(8, missing=(4,)))
-    volume, even = only(assembly), only(assembly, Kind.RESAMPLED)
+    volume, even = only(assembly), only(assembly, VolumeKind.RESAMPLED)
     assert (volume.voxels.shape[1], even.voxels.shape[1]) == (7, 8)
     assert names(volume) == [WarningKind.MISSING_SLICE]
     assert volume.spacing_mm[2] == pytest.approx(2.5)

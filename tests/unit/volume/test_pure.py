@@ -11,7 +11,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.dataset import FileDataset
 
-from node.dicom.reading import LONG_PIXELS, StoredFile, data_set_of_file
+from node.dicom.reading import LONG_PIXELS, InstanceSource, data_set_of_file
 from node.volume.assemble import assemble
 from tests.make import ct_series
 
@@ -31,7 +31,7 @@ def opened_files() -> Iterator[list[str]]:
         seen[:] = [path for path in seen if not path.endswith((".py", ".pyc", ".so"))]
 
 
-class InMemory(BytesIO, StoredFile):  # type: ignore[misc]
+class InMemory(BytesIO, InstanceSource):  # type: ignore[misc]
     """A file in memory."""
 
     def read_at(self, offset: int, length: int) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.volume.assemble import assemble
-from node.volume.model import Diffusion, Kind, Volume
+from node.volume.model import Diffusion, Volume, VolumeKind
 from node.writers.sidecar import _directions_are_known, write_gradients
 from tests import make
 
@@ -137,7 +137,7 @@ def test_directions_beside_a_resampled_volume_are_along_its_own_axes(tmp_path: P
         else:
             ds.DiffusionBValue = 0.0
     original, upright = assemble(datasets).volumes
-    assert upright.kind is Kind.RESAMPLED
+    assert upright.kind is VolumeKind.RESAMPLED
     for number, volume in enumerate((original, upright)):
         (folder := tmp_path / str(number)).mkdir()
         write_gradients(volume, folder, "volume")

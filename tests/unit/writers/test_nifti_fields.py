@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from node.volume.model import Display, Kind, Volume
+from node.volume.model import Display, Volume, VolumeKind
 from node.writers.nifti import nifti_header, slice_order
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
@@ -80,7 +80,7 @@ def test_rounded_times_of_a_scanner_still_have_an_order() -> None:
 
 
 def test_slice_times_of_other_slices_are_not_told_of_a_resampled_volume() -> None:
-    head = header_of(seven_slices(timing_of(ORDERS[1]), kind=Kind.RESAMPLED))
+    head = header_of(seven_slices(timing_of(ORDERS[1]), kind=VolumeKind.RESAMPLED))
     assert int(head["slice_code"]) == 0
     assert head.get_dim_info() == (0, 1, 2)
 
@@ -118,7 +118,7 @@ def test_the_first_window_that_shows_anything_is_the_display_range() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"kind": Kind.MASK}, ("label", "body mask")),
+        ({"kind": VolumeKind.MASK}, ("label", "body mask")),
         ({"modality": "SEG"}, ("label", "segments")),
         ({"modality": "SEG", "slope": 1 / 255}, ("estimate", "fraction")),
         ({"modality": "RTDOSE", "slope": 1e-4}, ("estimate", "dose")),

@@ -19,7 +19,7 @@ from PIL import Image
 
 from node.settings.convert import VolumeFormat
 from node.volume.describe.sidecar_fields import describe
-from node.volume.model import Diffusion, Geometry, Kind, Source
+from node.volume.model import Diffusion, Geometry, Source, VolumeKind
 from node.volume.reasons import VolumeWarning, WarningKind
 from node.writers.base import NewFile, WrittenFile, stem_of
 from node.writers.options import WriteOptions
@@ -41,14 +41,14 @@ def ct_of_a_ball() -> np.ndarray:
 @pytest.mark.parametrize(
     ("suffix", "kind", "stem"),
     [
-        ("", Kind.VOLUME, "volume"),
-        ("e2", Kind.VOLUME, "volume_e2"),
-        ("e1-ph", Kind.VOLUME, "volume_e1_ph"),
-        ("", Kind.RESAMPLED, "volume_resampled"),
-        ("i1", Kind.RESAMPLED, "volume_i1_resampled"),
+        ("", VolumeKind.VOLUME, "volume"),
+        ("e2", VolumeKind.VOLUME, "volume_e2"),
+        ("e1-ph", VolumeKind.VOLUME, "volume_e1_ph"),
+        ("", VolumeKind.RESAMPLED, "volume_resampled"),
+        ("i1", VolumeKind.RESAMPLED, "volume_i1_resampled"),
     ],
 )
-def test_a_stem_tells_suffix_and_kind(suffix: str, kind: Kind, stem: str) -> None:
+def test_a_stem_tells_suffix_and_kind(suffix: str, kind: VolumeKind, stem: str) -> None:
     assert stem_of(volume(suffix=suffix, kind=kind)) == stem
 
 
@@ -180,7 +180,7 @@ def test_slice_timing_stays_with_the_slices_that_it_is_about(tmp_path: Path) -> 
     image = volume(attributes={"SliceTiming": [0.0, 1.0, 0.5]})
     options = WriteOptions(formats=("nifti",), thumbnails=False)
     write_volume(image, tmp_path, "volume", options)
-    write_volume(replace(image, kind=Kind.RESAMPLED), tmp_path, "volume_resampled", options)
+    write_volume(replace(image, kind=VolumeKind.RESAMPLED), tmp_path, "volume_resampled", options)
     assert json.loads((tmp_path / "volume.json").read_text())["SliceTiming"] == [0.0, 1.0, 0.5]
     assert "SliceTiming" not in json.loads((tmp_path / "volume_resampled.json").read_text())
 

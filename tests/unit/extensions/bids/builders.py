@@ -13,9 +13,9 @@ import nibabel
 import numpy as np
 from isal import igzip
 
-from node.extensions.bids.plan import Series, VolumeFile
+from node.extensions.bids.plan import SeriesVolume, SubjectSeries
 from node.extensions.bids.rules import Rules, read_rules
-from node.extensions.bids.subjects import Patient
+from node.extensions.bids.subjects import SubjectPatient
 from node.selector import FIELDS
 
 EPI = {"PulseSequenceType": "Gradient Echo EPI", "RepetitionTime": 2.0, "EchoTime": 0.03, "PhaseEncodingDirection": "j"}
@@ -47,16 +47,16 @@ def nifti(times: int, value: int, repetition_time_s: float) -> bytes:
 class Listed:
     """A source of series that are all of one patient."""
 
-    def __init__(self, *series: Series) -> None:
+    def __init__(self, *series: SubjectSeries) -> None:
         self.series = series
 
-    def patients(self, number: int | None = None) -> dict[int, Patient]:
-        return {1: Patient("\\P1", "P1")}
+    def patients(self, number: int | None = None) -> dict[int, SubjectPatient]:
+        return {1: SubjectPatient("\\P1", "P1")}
 
     def patient_of(self, study_instance_uid: str) -> int | None:
         return 1
 
-    def series_of(self, patients: Sequence[int]) -> Iterator[Series]:
+    def series_of(self, patients: Sequence[int]) -> Iterator[SubjectSeries]:
         yield from self.series
 
     def series_keys(self) -> None:
@@ -79,7 +79,7 @@ class Scanner:
         sidecars: dict[str, dict[str, Any]] | None = None,
         modality: str = "MR",
         **sidecar: Any,
-    ) -> Series:
+    ) -> SubjectSeries:
         """A complete series with one volume for each suffix."""
         self.made += 1
         started = MORNING + dt.timedelta(days=study, minutes=self.made)
@@ -95,11 +95,11 @@ class Scanner:
                 stem.with_suffix(".bval").write_text("0 1000\n")
                 stem.with_suffix(".bvec").write_text("0 1\n0 0\n0 0\n")
             digest = hashlib.sha256(content).hexdigest()
-            volumes.append(VolumeFile(stack, suffix, stem.with_suffix(".nii.gz"), digest, geometry(times)))
+            volumes.append(SeriesVolume(stack, suffix, stem.with_suffix(".nii.gz"), digest, geometry(times)))
         known = facts(
             modality=modality, series_description=description, series_number=self.made, study_date=started.date()
         )
-        return Series(
+        return SubjectSeries(
             1, f"1.2.{study}", f"1.2.{study}.{self.made}", known, MORNING, started, None, None, tuple(volumes)
         )
 

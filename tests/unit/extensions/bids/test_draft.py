@@ -8,7 +8,7 @@ import pytest
 
 from node.extensions.bids.draft import Draft, draft
 from node.extensions.bids.export import Exporter
-from node.extensions.bids.plan import Series
+from node.extensions.bids.plan import SubjectSeries
 from node.extensions.bids.rules import read_rules
 from node.extensions.bids.subjects import Pseudonyms
 from node.pseudonyms import PseudonymKey
@@ -24,11 +24,11 @@ def scanner(tmp_path: Path) -> Scanner:
     return Scanner(tmp_path / "volumes")
 
 
-def drafted(*series: Series, **options: object) -> Draft:
+def drafted(*series: SubjectSeries, **options: object) -> Draft:
     return draft(Listed(*series), read_rules(None), **options)
 
 
-def exported(folder: Path, made: Draft, *series: Series) -> tuple[list[str], list[str]]:
+def exported(folder: Path, made: Draft, *series: SubjectSeries) -> tuple[list[str], list[str]]:
     """The names in a data set by the rules of a draft, without subject and session, and why others have none."""
     report = Exporter(Listed(*series), rules_of(made.text, folder), PSEUDONYMS).export(folder / "out", dry_run=True)
     names = [Path(path).name.removesuffix(".nii.gz").split("_", 2)[2] for path in report.change.added]

@@ -10,8 +10,8 @@ import pytest
 
 from node.extensions.bids.dataset import DatasetUnusable
 from node.extensions.bids.export import Exporter
-from node.extensions.bids.plan import Series
-from node.extensions.bids.subjects import Patient, Pseudonyms
+from node.extensions.bids.plan import SubjectSeries
+from node.extensions.bids.subjects import Pseudonyms, SubjectPatient
 from node.pseudonyms import PseudonymKey
 from tests.unit.extensions.bids.builders import Scanner, rules_of
 
@@ -26,15 +26,15 @@ class Clinic:
         self.series = [replace(scanner.series("t1_mprage", study=n), patient=n) for n in range(1, patients + 1)]
         self.asked: list[int | None] = []
 
-    def patients(self, number: int | None = None) -> dict[int, Patient]:
+    def patients(self, number: int | None = None) -> dict[int, SubjectPatient]:
         self.asked.append(number)
         numbers = {series.patient for series in self.series}
-        return {each: Patient(f"\\P{each}", f"P{each}") for each in numbers if number in (None, each)}
+        return {each: SubjectPatient(f"\\P{each}", f"P{each}") for each in numbers if number in (None, each)}
 
     def patient_of(self, study_instance_uid: str) -> int | None:
         return next((each.patient for each in self.series if each.study_instance_uid == study_instance_uid), None)
 
-    def series_of(self, patients: Sequence[int]) -> Iterator[Series]:
+    def series_of(self, patients: Sequence[int]) -> Iterator[SubjectSeries]:
         yield from (series for series in self.series if series.patient in patients)
 
     def series_keys(self) -> list[tuple[str, str]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from node.errors import UsageError
-from node.extensions.bids.plan import Entry, Planner, Series, SessionState, SubjectPlan
+from node.extensions.bids.plan import Planner, SessionState, SubjectPlan, SubjectSeries, WrittenVolume
 from node.extensions.bids.rules import read_rules
-from node.extensions.bids.subjects import Patient, Pseudonyms, read_map, subject_label
+from node.extensions.bids.subjects import Pseudonyms, SubjectPatient, read_map, subject_label
 from node.pseudonyms import PseudonymKey
 from tests.unit.extensions.bids.builders import AXIAL, EPI, Scanner, rules_of
 
@@ -32,7 +32,10 @@ def states_of(plan: SubjectPlan) -> dict[str, SessionState]:
     return {
         label: SessionState(
             session.studies,
-            {each.stem: Entry(each.mark, each.volume.stack, each.volume.sha256, {}) for each in session.volumes},
+            {
+                each.stem: WrittenVolume(each.mark, each.volume.stack, each.volume.sha256, {})
+                for each in session.volumes
+            },
         )
         for label, session in plan.sessions.items()
     }
@@ -49,7 +52,7 @@ def test_sessions_are_numbered_by_date_and_keep_their_numbers(scanner: Scanner) 
     assert stems(again)[2] == "sub-a/ses-03/anat/sub-a_ses-03_T1w", "a study that comes late has the next number"
 
 
-def replace_study(series: Series, day: int) -> Series:
+def replace_study(series: SubjectSeries, day: int) -> SubjectSeries:
     assert series.study_started is not None
     return replace(series, study_started=series.study_started.replace(day=day))
 
@@ -163,7 +166,7 @@ def test_a_table_names_subjects_and_sessions(scanner: Scanner, tmp_path: Path) -
     planner = Planner(read_rules(None), read, PSEUDONYMS)
     dated = scanner.series("t1_mprage", study=1)
     known = replace(dated, facts={**dated.facts, "patient_id": "P1"})
-    assert subject_label(Patient("\\P1", "P1"), planner.rules.subjects, read, PSEUDONYMS) == "01"
+    assert subject_label(SubjectPatient("\\P1", "P1"), planner.rules.subjects, read, PSEUDONYMS) == "01"
     assert stems(planner.plan("01", [known], {})) == ["sub-01/ses-followup/anat/sub-01_ses-followup_T1w"]
     for text, problem in (
         ("patient_id\nP1\n", "column 'subject' is missing"),

@@ -8,7 +8,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileDataset
 
-from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
 from node.pseudonyms import PseudonymKey
@@ -25,7 +25,7 @@ def ct(**attributes: Any) -> FileDataset:
     return make.changed(make.ct_series(1)[0], **attributes)
 
 
-def refusal_of(ds: Dataset, order: Deidentification) -> Reason:
+def refusal_of(ds: Dataset, order: Deidentification) -> RefusalReason:
     with pytest.raises(NotDeidentified) as raised:
         deidentified(ds, order)
     return raised.value.reason

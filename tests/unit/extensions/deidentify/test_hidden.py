@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.tag import BaseTag
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless
 
-from node.extensions.deidentify.deidentification import NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import NotDeidentified, RefusalReason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option
@@ -216,7 +216,7 @@ def test_remarks_in_codestreams_are_blanked_and_pixels_stay(
     ids=["cut JPEG", "cut JPEG 2000", "no codestream", "a frame too many", "bits", "photometry"],
 )
 def test_pixels_of_which_nobody_can_tell_what_is_hidden_are_refused(ds: Callable[[], Dataset]) -> None:
-    assert refusal_of(ds(), how()) is Reason.UNREADABLE
+    assert refusal_of(ds(), how()) is RefusalReason.UNREADABLE
 
 
 def test_frames_that_are_too_long_for_a_value_are_refused_before_they_are_decoded() -> None:

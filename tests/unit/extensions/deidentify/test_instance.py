@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from node.errors import UsageError
-from node.extensions.deidentify.deidentification import Deidentification, PixelRule, Reason, read_rules
+from node.extensions.deidentify.deidentification import Deidentification, PixelRule, RefusalReason, read_rules
 from node.extensions.deidentify.files import pieces, write
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option, Profile
@@ -164,7 +164,7 @@ def test_a_key_makes_nothing_of_what_it_has_made_so_that_a_loop_ends() -> None:
     new = deidentified(ct(), how())
     other = Deidentification(Profile(), PseudonymKey("other", bytes(32)))
     assert list(deidentified(deepcopy(new), other).DeidentificationMethod)[2] == "key other"
-    assert refusal_of(new, how()) is Reason.DEIDENTIFIED
+    assert refusal_of(new, how()) is RefusalReason.DEIDENTIFIED
     passing = [deidentified(ct(), Deidentification(Profile(), passing_key())) for _ in range(2)]
     assert deidentified(passing[0], Deidentification(Profile(), passing_key())).PatientID != passing[1].PatientID
 
@@ -225,7 +225,7 @@ def test_reports_are_cleaned_or_refused() -> None:
     def report() -> FileDataset:
         return make.measurement_report(make.ct_series(1), person, text, size, PatientName="Secret^Person")
 
-    assert refusal_of(report(), how()) is Reason.STRUCTURED_REPORT
+    assert refusal_of(report(), how()) is RefusalReason.STRUCTURED_REPORT
     new = deidentified(report(), how(Option.STRUCTURED))
     assert SECRET not in b"".join(pieces(new)).lower()
     [group] = new.ContentSequence
@@ -248,15 +248,15 @@ def region(left: int, top: int, right: int, bottom: int) -> Dataset:
 @pytest.mark.parametrize(
     ("ds", "reason"),
     [
-        (lambda: make.rgb_capture(), Reason.SECONDARY_CAPTURE),
-        (lambda: ct(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]), Reason.SECONDARY_CAPTURE),
-        (lambda: ct(ConversionType="DF"), Reason.SECONDARY_CAPTURE),
-        (us, Reason.ULTRASOUND),
-        (lambda: ct(BurnedInAnnotation="YES"), Reason.BURNED_IN),
-        (lambda: ct(RecognizableVisualFeatures="YES"), Reason.RECOGNIZABLE),
+        (lambda: make.rgb_capture(), RefusalReason.SECONDARY_CAPTURE),
+        (lambda: ct(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]), RefusalReason.SECONDARY_CAPTURE),
+        (lambda: ct(ConversionType="DF"), RefusalReason.SECONDARY_CAPTURE),
+        (us, RefusalReason.ULTRASOUND),
+        (lambda: ct(BurnedInAnnotation="YES"), RefusalReason.BURNED_IN),
+        (lambda: ct(RecognizableVisualFeatures="YES"), RefusalReason.RECOGNIZABLE),
     ],
 )
-def test_pixels_that_may_show_a_patient_are_refused_unless_asked_for(ds: Any, reason: Reason) -> None:
+def test_pixels_that_may_show_a_patient_are_refused_unless_asked_for(ds: Any, reason: RefusalReason) -> None:
     assert refusal_of(ds(), how()) is reason
     assert refusal_of(ds(), how(Option.PIXELS)) is reason
     new = deidentified(ds(), how(allowed=frozenset((reason,))))
@@ -266,15 +266,15 @@ def test_pixels_that_may_show_a_patient_are_refused_unless_asked_for(ds: Any, re
 
 def test_every_risk_must_be_allowed() -> None:
     capture = make.rgb_capture(BurnedInAnnotation="YES")
-    assert refusal_of(capture, how(allowed=frozenset((Reason.BURNED_IN,)))) is Reason.SECONDARY_CAPTURE
-    both = how(allowed=frozenset((Reason.BURNED_IN, Reason.SECONDARY_CAPTURE)))
+    assert refusal_of(capture, how(allowed=frozenset((RefusalReason.BURNED_IN,)))) is RefusalReason.SECONDARY_CAPTURE
+    both = how(allowed=frozenset((RefusalReason.BURNED_IN, RefusalReason.SECONDARY_CAPTURE)))
     assert deidentified(capture, both).PixelData == capture.PixelData
 
 
 def test_what_is_no_clean_instance_is_refused() -> None:
     pdf = make.instance(sop_class_uid=EncapsulatedPDFStorage, modality="DOC", EncapsulatedDocument=b"%PDF")
     assert refusal_of(pdf, how(*(option for option in Option if option is not Option.FULL_DATES))) is (
-        Reason.ENCAPSULATED_DOCUMENT
+        RefusalReason.ENCAPSULATED_DOCUMENT
     )
     escape = ct()
     escape.add(make.dataset(SOPInstanceUID="../../etc/passwd")["SOPInstanceUID"])
@@ -283,7 +283,7 @@ def test_what_is_no_clean_instance_is_refused() -> None:
     for _ in range(70):
         deep, inner = Dataset(), deep
         deep.AnatomicRegionSequence = [inner]
-    assert refusal_of(ct(AnatomicRegionSequence=[deep]), how()) is Reason.UNREADABLE
+    assert refusal_of(ct(AnatomicRegionSequence=[deep]), how()) is RefusalReason.UNREADABLE
 
 
 def test_outside_of_ultrasound_regions_pixels_are_blanked_in_every_frame(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_outside_of_ultrasound_regions_pixels_are_blanked_in_every_frame(tmp_pat
 
 def test_regions_of_nonsense_are_no_regions() -> None:
     for nonsense in (region(5, 4, 5, 15), region(9, 9, 3, 3), Dataset()):
-        assert refusal_of(us(SequenceOfUltrasoundRegions=[nonsense]), how(Option.PIXELS)) is Reason.ULTRASOUND
+        assert refusal_of(us(SequenceOfUltrasoundRegions=[nonsense]), how(Option.PIXELS)) is RefusalReason.ULTRASOUND
 
 
 RULES = """
@@ -341,7 +341,7 @@ def test_rules_of_a_file_say_what_devices_burn_in(tmp_path: Path, compressed: bo
 
     screen = ct(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
     assert deidentified(screen, order).BurnedInAnnotation == "NO"
-    assert refusal_of(us(), order) is Reason.ULTRASOUND
+    assert refusal_of(us(), order) is RefusalReason.ULTRASOUND
 
 
 @pytest.mark.parametrize(

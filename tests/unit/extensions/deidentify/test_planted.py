@@ -22,7 +22,7 @@ from pydicom.uid import (
     VideoEndoscopicImageStorage,
 )
 
-from node.extensions.deidentify.deidentification import Reason
+from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.files import pieces
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Option
@@ -93,8 +93,8 @@ def test_voices_are_refused_unless_somebody_has_listened() -> None:
         waveform(SamplingFrequency="8000", ChannelDefinitionSequence=[lead, make.dataset()]),
         waveform(SamplingFrequency="8000", ChannelDefinitionSequence=[lead], NumberOfWaveformChannels=2),
     ):
-        assert refusal_of(deepcopy(ds), how(*EVERYTHING)) is Reason.VOICE
-        assert deidentified(ds, how(allowed=frozenset((Reason.VOICE,)))).PatientIdentityRemoved == "YES"
+        assert refusal_of(deepcopy(ds), how(*EVERYTHING)) is RefusalReason.VOICE
+        assert deidentified(ds, how(allowed=frozenset((RefusalReason.VOICE,)))).PatientIdentityRemoved == "YES"
     measured = waveform(SamplingFrequency="8000", ChannelDefinitionSequence=[lead], NumberOfWaveformChannels=1)
     for ds in (waveform(), measured):
         assert deidentified(ds, how()).PatientIdentityRemoved == "YES"
@@ -137,7 +137,7 @@ def test_only_uids_that_the_standard_lists_stay_and_never_those_of_instances() -
     assert new.CodingSchemeUID == "2.16.840.1.113883.6.96"
     assert NUMBER not in new.ImageComments
     assert new.Manufacturer == "Example"
-    assert refusal_of(make.instance(sop_class_uid=made_up), how()) is Reason.NO_IDENTITY
+    assert refusal_of(make.instance(sop_class_uid=made_up), how()) is RefusalReason.NO_IDENTITY
 
 
 def test_numbers_of_a_person_are_no_numbers_of_an_image() -> None:

@@ -17,7 +17,17 @@ from pydicom.tag import BaseTag
 from node.errors import UsageError
 from node.extensions.deidentify.attributes import Cleaner
 from node.extensions.deidentify.deidentification import ALLOWABLE
-from node.extensions.deidentify.profile import CLEAN, RETAIN, Option, Profile, Row, edition, options, rows, safe_private
+from node.extensions.deidentify.profile import (
+    CLEAN,
+    RETAIN,
+    Option,
+    Profile,
+    ProfileRow,
+    edition,
+    options,
+    rows,
+    safe_private,
+)
 from node.extensions.deidentify.settings import AllowedRisk, Cleaned, Retained
 from node.pseudonyms import Patient
 from tests.unit.extensions.deidentify.orders import KEY
@@ -35,11 +45,11 @@ VALUES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def tag_of(row: Row) -> BaseTag:
+def tag_of(row: ProfileRow) -> BaseTag:
     return BaseTag(int(row.tag.replace(",", ""), 16))
 
 
-def vr_of(row: Row) -> str:
+def vr_of(row: ProfileRow) -> str:
     try:
         return str(dictionary_VR(tag_of(row))).split(" or ")[-1]
     except KeyError:  # newer than the dictionary
@@ -47,7 +57,7 @@ def vr_of(row: Row) -> str:
         return next((vr for end, vr in ends.items() if row.name.endswith(end)), "LO")
 
 
-def element_of(row: Row) -> DataElement:
+def element_of(row: ProfileRow) -> DataElement:
     vr = vr_of(row)
     if vr == "SQ":
         item = Dataset()
@@ -64,13 +74,13 @@ def every_attribute() -> Dataset:
     return ds
 
 
-def codes_of(row: Row, chosen: tuple[Option, ...]) -> list[str]:
+def codes_of(row: ProfileRow, chosen: tuple[Option, ...]) -> list[str]:
     """Return the codes of the table of which one must be done; of two options, cleaning satisfies both."""
     of_options = {str(row.options[option]) for option in chosen if option in row.options}
     return ["C"] if "C" in of_options else sorted(of_options) or row.basic.replace("U*", "U").split("/")
 
 
-def is_done(code: str, row: Row, before: DataElement, after: DataElement | None) -> bool:
+def is_done(code: str, row: ProfileRow, before: DataElement, after: DataElement | None) -> bool:
     if after is None:
         return code == "X" or (code == "C" and before.VR in ("OB", "UN"))
     said = after.to_json().lower()

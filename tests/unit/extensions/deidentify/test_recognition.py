@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from node.extensions.deidentify.burned_in_text import is_examined
-from node.extensions.deidentify.deidentification import BurnedInText, Deidentification, NotDeidentified, Reason
+from node.extensions.deidentify.deidentification import BurnedInText, Deidentification, NotDeidentified, RefusalReason
 from node.extensions.deidentify.instance import deidentified
 from node.extensions.deidentify.profile import Profile
 from node.extensions.deidentify.settings import DeidentifySettings
@@ -53,4 +53,4 @@ def test_where_nobody_can_look_nothing_leaves(monkeypatch: pytest.MonkeyPatch) -
     [ds] = make.ct_series(1)
     with pytest.raises(NotDeidentified, match="text cannot be looked for") as raised:
         deidentified(ds, Deidentification(Profile(frozenset()), passing_key(), burned_in_text=BurnedInText.REFUSE))
-    assert raised.value.reason is Reason.UNDECODABLE
+    assert raised.value.reason is RefusalReason.UNDECODABLE

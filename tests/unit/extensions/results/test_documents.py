@@ -12,8 +12,8 @@ from pydicom import dcmread
 
 from node.errors import ResultRefused
 from node.extensions.reports.report import read_document
-from node.extensions.results.making import Identity, Making, Source
-from node.extensions.results.manifest import Entry, Manifest, left_in
+from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource
+from node.extensions.results.manifest import Manifest, ManifestEntry, left_in
 from node.extensions.results.report import make_document, make_report
 from node.files.reading import read_instance
 from tests import make
@@ -22,26 +22,26 @@ UCUM_ML = {"value": "mL", "scheme": "UCUM", "meaning": "mL"}
 
 
 @pytest.fixture
-def making(tmp_path: Path) -> Making:
+def making(tmp_path: Path) -> ResultMaking:
     """What asks for a result of three slices."""
     series = make.ct_series(
         3, SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg", TimezoneOffsetFromUTC="+0130"
     )
     series[0].save_as(tmp_path / "sample.dcm", enforce_file_format=True)
     (tmp_path / "made.dcm").touch()
-    source = Source(
+    source = ResultSource(
         str(series[0].StudyInstanceUID),
         str(series[0].SeriesInstanceUID),
         tuple((str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in series),
         tmp_path / "sample.dcm",
     )
-    entry = Entry("report.json", "report", "report", "Befund", "threshold", "1")
+    entry = ManifestEntry("report.json", "report", "report", "Befund", "threshold", "1")
     now = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
-    identity = Identity("1.2.3", "1.2.3.4", 9001)
-    return Making(entry, tmp_path / "report.json", source, identity, tmp_path / "made.dcm", now)
+    identity = ResultIdentity("1.2.3", "1.2.3.4", 9001)
+    return ResultMaking(entry, tmp_path / "report.json", source, identity, tmp_path / "made.dcm", now)
 
 
-def test_measurements_are_read_back_with_their_references(making: Making) -> None:
+def test_measurements_are_read_back_with_their_references(making: ResultMaking) -> None:
     lung = {"value": "39607008", "scheme": "SCT", "meaning": "Lung"}
     measured = [{"name": "Länge", "value": 12.5, "unit": "mm", "site": lung}, {"name": lung, "value": 3, "unit": "mL"}]
     making.file.write_text(json.dumps({"measurements": measured}), encoding="utf-8")
@@ -61,7 +61,7 @@ def test_measurements_are_read_back_with_their_references(making: Making) -> Non
     assert referenced == [uid for _, uid in making.source.instances]
 
 
-def test_other_json_is_a_list_of_texts(making: Making) -> None:
+def test_other_json_is_a_list_of_texts(making: ResultMaking) -> None:
     making.file.write_text(json.dumps({"verdict": "nodule", "scores": [0.5, 0.7]}))
     make_report(making)
     items = dcmread(making.into).ContentSequence
@@ -83,13 +83,13 @@ def test_other_json_is_a_list_of_texts(making: Making) -> None:
         ('{"\\ud800": "x"}', "half of a surrogate pair"),
     ],
 )
-def test_json_that_is_no_report_is_refused(making: Making, content: str, reason: str) -> None:
+def test_json_that_is_no_report_is_refused(making: ResultMaking, content: str, reason: str) -> None:
     making.file.write_text(content)
     with pytest.raises(ResultRefused, match=reason):
         make_report(making)
 
 
-def test_a_pdf_is_encapsulated_as_it_is(making: Making) -> None:
+def test_a_pdf_is_encapsulated_as_it_is(making: ResultMaking) -> None:
     pdf = b"%PDF-1.4\n" + bytes(range(256)) + b"\n%%EOF\n"
     making.file.write_bytes(pdf)
     make_document(making)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 from node.errors import ResultRefused
-from node.extensions.results.making import Identity, Making, Source, SourceStack
-from node.extensions.results.manifest import Entry, Label
+from node.extensions.results.making import ResultIdentity, ResultMaking, ResultSource, SourceStack
+from node.extensions.results.manifest import Label, ManifestEntry
 from node.extensions.results.segmentation import make_segmentation
 from node.files.reading import read_instance
 from node.volume.assemble import assemble
@@ -27,7 +27,7 @@ from tests import make
 Nifti = nibabel.Nifti1Image
 
 
-def prepared(folder: Path, series: Sequence[Dataset], **entry: Any) -> tuple[Making, Nifti]:
+def prepared(folder: Path, series: Sequence[Dataset], **entry: Any) -> tuple[ResultMaking, Nifti]:
     """Store a series; return what asks for a segmentation of it, and its volume as a model sees it."""
     paths = make.saved(series, folder)
     files = tuple(zip((str(ds.SOPInstanceUID) for ds in series), paths, strict=True))
@@ -35,7 +35,7 @@ def prepared(folder: Path, series: Sequence[Dataset], **entry: Any) -> tuple[Mak
     write_nifti(volume, folder, "volume", WriteOptions())
     into = folder / "made.dcm"
     into.touch()
-    source = Source(
+    source = ResultSource(
         str(series[0].StudyInstanceUID),
         str(series[0].SeriesInstanceUID),
         tuple((str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in series),
@@ -43,9 +43,9 @@ def prepared(folder: Path, series: Sequence[Dataset], **entry: Any) -> tuple[Mak
         (SourceStack(0, files),),
     )
     options = {"labels": {1: Label(name="left"), 2: Label(name="right")}} | entry
-    asked = Entry("mask.nii.gz", "segmentation", "mask", "Lungs", "threshold", "1", **options)
+    asked = ManifestEntry("mask.nii.gz", "segmentation", "mask", "Lungs", "threshold", "1", **options)
     now = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
-    making = Making(asked, folder / "mask.nii.gz", source, Identity("1.2.3", "1.2.3.4", 9001), into, now)
+    making = ResultMaking(asked, folder / "mask.nii.gz", source, ResultIdentity("1.2.3", "1.2.3.4", 9001), into, now)
     return making, nibabel.load(folder / "volume.nii.gz")
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.volume.assemble import assemble
-from node.volume.model import Kind
+from node.volume.model import VolumeKind
 from node.volume.reasons import WarningKind
 from tests import make
 from tests.unit.volume.grids import grids, in_turn, of_one_series, planes, warned
@@ -78,14 +78,14 @@ def test_what_is_left_of_three_inversion_times_is_not_two_volumes_where_each_sli
     volumes = of_volumes(3, "InversionTime", ["100", "500", "2200"])
     left = [ds for slice_ in range(3) for index, ds in enumerate(v[slice_] for v in volumes) if index != slice_]
     assembly = assemble(left)
-    assert [volume.shape[2] for volume in assembly.volumes if volume.kind is Kind.VOLUME] == [2, 2, 2]
+    assert [volume.shape[2] for volume in assembly.volumes if volume.kind is VolumeKind.VOLUME] == [2, 2, 2]
     assert WarningKind.PARAMETER_VARIES not in warned(assembly)
 
 
 def test_an_inversion_time_takes_no_slice_of_another_that_it_lost() -> None:
     first, second, third = of_volumes(4, "InversionTime", ["100", "500", "2200"])
     left = [first[2], second[0], second[1], second[3], *third]
-    suffixes = {volume.suffix: volume.shape[2] for volume in assemble(left).volumes if volume.kind is Kind.VOLUME}
+    suffixes = {volume.suffix: volume.shape[2] for volume in assemble(left).volumes if volume.kind is VolumeKind.VOLUME}
     assert suffixes == {"ti1": 1, "ti2": 3, "ti3": 4}
 
 

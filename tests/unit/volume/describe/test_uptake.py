@@ -15,7 +15,7 @@ from pydicom.uid import EnhancedPETImageStorage
 from node.volume.assemble import assemble
 from node.volume.describe.emission import SuvUnknown
 from node.volume.describe.uptake import SizeUnknown, suv_factor, with_uptake
-from node.volume.model import Kind, Volume
+from node.volume.model import Volume, VolumeKind
 from node.volume.reasons import WarningKind
 from node.writers.base import stem_of
 from tests import make
@@ -208,7 +208,7 @@ def test_a_volume_of_uptake_lies_beside_that_of_activity_and_tells_its_factors()
     factor = suv_factor(pet()).factor
     assert (activity.suffix, activity.slope, activity.attributes["Units"]) == ("", 0.5, "Bq/mL")
     assert (uptake.suffix, uptake.slope, uptake.attributes["Units"]) == ("", 0.5 * factor, "g/mL")
-    assert (activity.kind, uptake.kind, stem_of(uptake)) == (Kind.VOLUME, Kind.SUV, "volume_suv")
+    assert (activity.kind, uptake.kind, stem_of(uptake)) == (VolumeKind.VOLUME, VolumeKind.SUV, "volume_suv")
     assert "RescaleType" not in uptake.attributes
     assert uptake.voxels is activity.voxels
     assert uptake.display.windows == ((100 * factor, 200 * factor),)
@@ -226,10 +226,10 @@ def test_the_uptake_of_a_resampled_volume_has_a_name_of_its_own() -> None:
     places = [(-50.0, -40.0, z) for z in (0.0, 2.0, 7.0)]
     volumes = uptake_of(pet_series(positions=places))
     assert [(volume.kind, stem_of(volume)) for volume in volumes] == [
-        (Kind.VOLUME, "volume"),
-        (Kind.SUV, "volume_suv"),
-        (Kind.RESAMPLED, "volume_resampled"),
-        (Kind.SUV, "volume_resampled_suv"),
+        (VolumeKind.VOLUME, "volume"),
+        (VolumeKind.SUV, "volume_suv"),
+        (VolumeKind.RESAMPLED, "volume_resampled"),
+        (VolumeKind.SUV, "volume_resampled_suv"),
     ]
 
 
@@ -349,7 +349,7 @@ def test_each_type_of_uptake_is_a_volume_of_its_own_name_and_unit() -> None:
     for volume in uptake:
         suv_type = volume.attributes["SUVType"]
         assert volume.slope == pytest.approx(activity.slope * expected[suv_type], rel=1e-12)
-        assert volume.kind is Kind.SUV
+        assert volume.kind is VolumeKind.SUV
 
 
 @pytest.mark.parametrize(
@@ -383,6 +383,6 @@ def test_uptake_by_one_size_becomes_uptake_by_another(units: str, stated: str, w
 
 def test_pet_without_units_keeps_its_volume_and_tells_why_there_is_no_uptake() -> None:
     [volume] = uptake_of(pet_series(Units=None))
-    assert volume.kind is Kind.VOLUME
+    assert volume.kind is VolumeKind.VOLUME
     [warning] = [warning for warning in volume.warnings if warning.name is WarningKind.SUV_UNKNOWN]
     assert "(0054,1001) Units is missing" in warning.detail

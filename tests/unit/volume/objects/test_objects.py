@@ -19,7 +19,7 @@ from pydicom.uid import UID_dictionary, generate_uid
 from node.errors import ConversionRefused
 from node.volume import objects
 from node.volume.assemble import assemble
-from node.volume.model import Geometry, Kind, Volume
+from node.volume.model import Geometry, Volume, VolumeKind
 from node.volume.objects import segmentation
 from node.volume.objects.dose import SOP_CLASS as DOSE
 from node.volume.read.pixels import frame_reader
@@ -265,9 +265,9 @@ def test_offsets_of_an_oblique_dose_go_along_its_normal() -> None:
 
 def test_uneven_planes_of_a_dose_are_flagged_and_made_even_beside() -> None:
     raw, even = volumes(dose([0, 5, 15, 20]))
-    assert (raw.geometry, raw.kind) == (Geometry.IRREGULAR, Kind.VOLUME)
+    assert (raw.geometry, raw.kind) == (Geometry.IRREGULAR, VolumeKind.VOLUME)
     assert raw.warnings
-    assert (even.geometry, even.kind) == (Geometry.REGULAR, Kind.RESAMPLED)
+    assert (even.geometry, even.kind) == (Geometry.REGULAR, VolumeKind.RESAMPLED)
 
 
 def test_a_single_plane_of_dose_needs_no_offsets() -> None:
