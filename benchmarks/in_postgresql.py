@@ -12,7 +12,7 @@ from node.extensions.postgresql.engine import number_after
 from node.index.engine.about_keys import CLOSED
 from node.index.engine.backend import ServerPlace
 from node.index.engine.place import open_engine, upgrade
-from node.index.models import Base
+from node.index.models.levels import Base
 from tests.postgresql import Server
 
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from node.index.models import Base
+from node.index.models.levels import Base
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=Base.metadata, render_as_batch=True

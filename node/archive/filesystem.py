@@ -226,7 +226,7 @@ class Archive:
 
     @property
     def place_of_new(self) -> str | None:
-        """What the row of a new instance has as its place; see `node.index.models.ImageRow`."""
+        """What the row of a new instance has as its place; see `ImageRow`."""
         return None if self.remote is None else "spool"
 
     def local(self, file: ArchivedFile) -> Path:

@@ -25,7 +25,7 @@ from node.files.reading import read_instance
 from node.index.database.index import Index
 from node.index.database.reading import ReadIndex, reading
 from node.index.engine.place import check, place_of
-from node.index.models import SPOOL, STORE
+from node.index.models.levels import SPOOL, STORE
 from node.index.nouns.instance_files import folders_of
 from node.index.nouns.records import InstanceFile, Received
 from node.index.nouns.volumes import VolumeFile

@@ -28,7 +28,7 @@ from node.durable import NO_ROOM
 from node.errors import OutOfResources
 from node.index.database.index import Index
 from node.index.engine.about_keys import SCRUB
-from node.index.models import STORE
+from node.index.models.levels import STORE
 from node.index.nouns.records import InstanceFile
 from node.metrics import Metrics
 from node.receive.accounting import note_lost

@@ -22,7 +22,7 @@ from node.audit.audit_log import Audit, AuditAction, AuditEvent, AuditMessage
 from node.errors import UsageError
 from node.failpoints import reached
 from node.index.database.index import Index
-from node.index.models import STORE
+from node.index.models.levels import STORE
 from node.index.nouns.trash import NotInTrash, TrashedFile
 from node.lifecycle.deletion import finish
 from node.receive.apply import MAX_BATCH

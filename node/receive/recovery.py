@@ -34,7 +34,7 @@ from node.errors import NotUnderstood
 from node.failpoints import reached
 from node.files.heads import head_of
 from node.index.database.index import Index
-from node.index.models import STORE
+from node.index.models.levels import STORE
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.records import Indexed, InstanceFile, Outcome, Received, StoredFile
 from node.receive.apply import MAX_BATCH, settle

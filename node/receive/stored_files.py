@@ -23,7 +23,7 @@ from node.errors import OutOfResources
 from node.index.database.index import Index
 from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.scope import within
-from node.index.models import STORE
+from node.index.models.levels import STORE
 from node.index.nouns.instance_files import HeldFile
 from node.index.nouns.received import NotCompared
 from node.index.nouns.records import AssociationEnd, Flaw, Indexed, Received

@@ -22,7 +22,8 @@ from node.index.engine import extension_tables as own_tables
 from node.index.engine.extension_tables import IndexTables
 from node.index.engine.place import FILE_NAME, IndexUnusable, Place, check, left_by_others, place_of, upgrade
 from node.index.engine.scope import Scope, within
-from node.index.models import NAMES, ImageRow, PatientRow, SeriesRow, StudyRow, WorkRow
+from node.index.models.levels import NAMES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.work import WorkRow
 from node.index.nouns.projects import Content
 from node.registry import installed, resolve
 from node.settings.cluster import IndexSettings

@@ -31,7 +31,7 @@ from node.index.database.index import Index
 from node.index.engine.hot_statements import PreparedRows
 from node.index.engine.place import open_engine
 from node.index.engine.sqlite_file import ClockedConnection
-from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.study_search import StudyFilter
 from node.index.search.finder import MAX_RUNNING, QueryRefused, QueryStopped, pause_seconds
 from node.metrics import Metrics

@@ -36,7 +36,7 @@ from node.index.engine.about_keys import REVISION
 from node.index.engine.backend import IndexUnusable, ServerPlace
 from node.index.engine.place import check, upgrade
 from node.index.engine.turn import TurnLost
-from node.index.models import STORE
+from node.index.models.levels import STORE
 from node.index.nouns.events import record_event
 from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import ClaimedSeries, Received, StoredFile

@@ -21,7 +21,7 @@ from node.index.engine.extension_tables import extension_tables
 from node.index.engine.grams import having_words
 from node.index.engine.place import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.index.engine.turn import FOLLOWED
-from node.index.models import Base
+from node.index.models.levels import Base
 from tests.made_once import IN_POSTGRESQL
 from tests.newer import NEWER, newer
 from tests.postgresql import shared

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from node.index.engine.place import FILE_NAME
-from node.index.models import WorkRow
+from node.index.models.work import WorkRow
 from node.index.work import ledger
 from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Ended, Lane, NoSuchWork, Postponed, Work, WorkEnded

@@ -27,7 +27,7 @@ from node.dicom.attributes import instance_attributes
 from node.dicom.header import Head
 from node.errors import OutOfResources, VoxelnodeError
 from node.extensions.results.rows import ResultRepository
-from node.index.models import Base
+from node.index.models.levels import Base
 from node.index.nouns.association_ends import BY_NODE
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.open_associations import OPEN_SECONDS

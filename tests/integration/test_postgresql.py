@@ -44,7 +44,7 @@ from node.index.engine.extension_tables import every_table
 from node.index.engine.grams import NAME
 from node.index.engine.place import FILE_NAME, backup, check, open_engine, upgrade
 from node.index.engine.sql import listed_in
-from node.index.models import ImageRow
+from node.index.models.levels import ImageRow
 from node.index.nouns import association_ends, deletions, persons, verdicts
 from node.index.nouns.instances import NotIndexable
 from node.index.nouns.persons import PersonRepository

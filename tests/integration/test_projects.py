@@ -22,7 +22,7 @@ from node.index.engine.extension_tables import every_table, extension_tables
 from node.index.engine.narrowed import RULES
 from node.index.engine.scope import NOBODY, OutOfScope, Scope, become, current_scope, within
 from node.index.engine.views import views
-from node.index.models import Utc
+from node.index.models.levels import Utc
 from node.index.nouns.accounts import Role
 from node.index.nouns.projects import Content
 from node.index.nouns.study_search import StudyFilter

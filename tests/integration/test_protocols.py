@@ -10,7 +10,8 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select, update
 
 from node.completeness import InstanceCounts, Usual, completeness_of, expectation
-from node.index.models import ProtocolRow, SeriesRow
+from node.index.models.levels import SeriesRow
+from node.index.models.work import ProtocolRow
 from node.index.nouns.protocols import KEPT, MAX_SERIES, learn, usual_count, usual_of
 from tests import make
 from tests.integration.conftest import Root

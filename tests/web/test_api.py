@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
-from node.index.models import SERIES_STATES
+from node.index.models.levels import SERIES_STATES
 from node.index.nouns.records import CountedRefusal, Refused
 from node.selector.fields import SeriesState
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, UNKNOWN_PARAMETER

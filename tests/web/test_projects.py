@@ -14,7 +14,7 @@ import pytest
 import node
 from node.errors import UsageError
 from node.index.engine.narrowed import RULES
-from node.index.models import Base
+from node.index.models.levels import Base
 from node.index.nouns.accounts import Role
 from node.web.access import declared
 from node.web.credentials import digest, new_token

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, insert, literal, select
 
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import StudyRow, Utc
+from node.index.models.levels import StudyRow, Utc
 from voxelnode_hello.tables import GreetingRow
 
 

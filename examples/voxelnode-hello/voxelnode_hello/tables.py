@@ -9,7 +9,7 @@ from sqlalchemy import ForeignKey, Integer, MetaData, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from node.index.engine.extension_tables import IndexTables
-from node.index.models import NAMES, StudyRow, Utc
+from node.index.models.levels import NAMES, StudyRow, Utc
 
 
 class Base(DeclarativeBase):

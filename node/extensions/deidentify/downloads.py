@@ -42,7 +42,7 @@ from node.extensions.deidentify.profile import edition
 from node.extensions.deidentify.remaining import Line, Remaining, lines_of, remaining_in
 from node.extensions.deidentify.ways import DeidentifyWay, configured
 from node.hookspecs import ObjectKind
-from node.index.models import OPEN_STATES
+from node.index.models.levels import OPEN_STATES
 from node.index.nouns.converted import SeriesKey
 from node.index.search.selection import StoredInstance
 from node.index.work.payloads import Download

@@ -13,7 +13,8 @@ from node.extensions.labels.tables import CommentRow
 from node.index.engine.rows import ReadRepository, Row
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import LabelRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import PatientRow, SeriesRow, StudyRow
+from node.index.models.people import LabelRow
 from node.index.work.ledger import NoSuchWork
 
 MAX_LABEL_CHARACTERS = 64

@@ -13,7 +13,9 @@ from sqlalchemy import Connection, Integer, MetaData, String, Text, and_, delete
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from node.index.engine.extension_tables import SEEN_WITH_STUDY_OR_SERIES, IndexTables
-from node.index.models import NAMES, LabelRow, SeriesRow, StudyRow, TombstoneRow, Utc
+from node.index.models.history import TombstoneRow
+from node.index.models.levels import NAMES, SeriesRow, StudyRow, Utc
+from node.index.models.people import LabelRow
 
 
 class Base(DeclarativeBase):

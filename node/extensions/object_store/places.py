@@ -17,18 +17,9 @@ from node.index.engine.about_keys import STORE as STORE_IDENTITY
 from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
 from node.index.engine.sql import in_partial_index, insert
 from node.index.engine.writer import on_reader, on_writer
-from node.index.models import (
-    MARKED_IMAGES,
-    SPOOL,
-    STORE,
-    ConflictRow,
-    ConversionRow,
-    HostRemovalRow,
-    ImageRow,
-    ObjectRemovalRow,
-    RevisionFileRow,
-    VolumeRow,
-)
+from node.index.models.history import ConflictRow, ConversionRow, RevisionFileRow, VolumeRow
+from node.index.models.levels import MARKED_IMAGES, SPOOL, STORE, ImageRow
+from node.index.models.work import HostRemovalRow, ObjectRemovalRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.instance_files import FILES, aside_of_order, owe_files
 from node.index.nouns.objects import (

@@ -35,7 +35,7 @@ from node.extensions.object_store.stores import MAX_WHOLE_BYTES, ObjectNotTaken
 from node.failpoints import reached
 from node.index.database.index import Index
 from node.index.engine.about_keys import STORE_CHECKSUMS, STORE_SPOOLED
-from node.index.models import SPOOL, STORE
+from node.index.models.levels import SPOOL, STORE
 from node.index.nouns.records import InstanceFile, RevisionFile
 from node.lifecycle.deletion import unlink
 from node.metrics import Metrics

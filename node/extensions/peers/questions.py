@@ -15,7 +15,8 @@ from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.orm import join
 
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ImageRow, SeriesRow, StudyRow, WorkRow
+from node.index.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.models.work import WorkRow
 from node.index.nouns.converted import SeriesKey
 from node.index.work.ledger import Lane, add, in_lane
 from node.index.work.payloads import Inquiry, payload_of

@@ -24,7 +24,7 @@ from node.index.engine.about_keys import COPYING, MOVED
 from node.index.engine.backend import IndexUnusable, Place, backend_at, backend_of
 from node.index.engine.extension_tables import every_table
 from node.index.engine.place import exists, place_of, require_newest, require_there, upgrade
-from node.index.models import AboutRow
+from node.index.models.work import AboutRow
 from node.settings.model import Settings
 
 

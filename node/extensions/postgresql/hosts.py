@@ -24,16 +24,9 @@ from node.extensions.postgresql.several import subscribers_beside
 from node.index.engine.about import set_about
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import (
-    ConflictRow,
-    HostRemovalRow,
-    HostRow,
-    ImageRow,
-    LeaseRow,
-    SeriesRow,
-    StudyRow,
-    is_only_at_host,
-)
+from node.index.models.history import ConflictRow
+from node.index.models.levels import ImageRow, SeriesRow, StudyRow, is_only_at_host
+from node.index.models.work import HostRemovalRow, HostRow, LeaseRow
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import aside_of_order
 

@@ -14,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.index.engine.backend import IndexUnusable, backend_of, reason_of
 from node.index.engine.turn import Settled, TurnLost
-from node.index.models import HostRow, ImageRow, LeaseRow, SeriesRow, is_only_at_host
+from node.index.models.levels import ImageRow, SeriesRow, is_only_at_host
+from node.index.models.work import HostRow, LeaseRow
 
 
 class Leases:

@@ -15,7 +15,8 @@ from node.index.engine.rows import ReadRepository, Row
 from node.index.engine.scope import GROUP_PREFIX, MAX_GROUP_CHARACTERS, is_group
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import (
+from node.index.models.levels import SeriesRow, StudyRow
+from node.index.models.people import (
     AccountRow,
     LabelRow,
     LimitedAccountRow,
@@ -23,8 +24,6 @@ from node.index.models import (
     ProjectMemberRow,
     ProjectRow,
     ProjectSeriesRow,
-    SeriesRow,
-    StudyRow,
 )
 from node.index.nouns.projects import Content, insert_series, project_id
 from node.registry import shares

@@ -11,13 +11,14 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ResultRow, SeriesRow, StudyRow, WorkRow
+from node.index.models.levels import SeriesRow, StudyRow
+from node.index.models.work import ResultRow, WorkRow
 from node.index.work.jobs import IS_JOB, IS_OPEN, Job, ResultThere, end_job, job_at, open_job
 
 
 @dataclass(frozen=True, slots=True)
 class NewResult:
-    """An instance that is about to be stored for a job; see `node.index.models.ResultRow`."""
+    """An instance that is about to be stored for a job; see `ResultRow`."""
 
     file: str
     kind: str

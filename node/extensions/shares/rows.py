@@ -13,7 +13,7 @@ from node.extensions.shares.tables import ShareRow
 from node.index.engine.rows import ReadRepository, columns_but
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import StudyRow
+from node.index.models.levels import StudyRow
 from node.index.nouns.accounts import is_current
 from node.index.nouns.retention import old_before
 from node.index.nouns.shares import Share

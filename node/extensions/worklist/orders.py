@@ -12,7 +12,8 @@ from node.dicom.attributes import date_of
 from node.dicom.json_model import Json, entry_text
 from node.extensions.worklist.tables import ScheduledStepRow
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.models import ConflictRow, PatientRow
+from node.index.models.history import ConflictRow
+from node.index.models.levels import PatientRow
 from node.index.nouns.levels import Imaged, folded_name
 
 log = structlog.get_logger()

@@ -17,7 +17,8 @@ from node.extensions.worklist.orders import compare
 from node.extensions.worklist.tables import ScheduledStepRow
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import PatientRow, PerformedStepRow, SeriesRow, StudyRow
+from node.index.models.history import PerformedStepRow
+from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.nouns.levels import Imaged
 from node.index.nouns.retention import old_before
 from node.index.search.conditions import condition_on

@@ -10,7 +10,7 @@ from sqlalchemy import JSON, Date, Index, Integer, MetaData, String, Text, Time,
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from node.index.engine.extension_tables import IndexTables
-from node.index.models import NAMES, Utc
+from node.index.models.levels import NAMES, Utc
 
 
 class Base(DeclarativeBase):

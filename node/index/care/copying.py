@@ -19,7 +19,7 @@ from node.index.engine.extension_tables import every_table
 from node.index.engine.narrowed import Readers
 from node.index.engine.place import open_engine, require_newest, require_there, upgrade
 from node.index.engine.scope import Scope, within
-from node.index.models import AboutRow
+from node.index.models.work import AboutRow
 
 CHUNK_ROWS = 1000
 """Rows of one transaction."""

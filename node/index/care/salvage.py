@@ -27,7 +27,8 @@ from node.index.engine.backend import OldIndex, backend_of
 from node.index.engine.extension_tables import LEVELS, every_table, extension_tables
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import OPEN_STATES, STORE, ConflictRow, ImageRow, VolumeSourceRow
+from node.index.models.history import ConflictRow, VolumeSourceRow
+from node.index.models.levels import OPEN_STATES, STORE, ImageRow
 from node.index.nouns.deletions import is_deletable
 from node.index.nouns.events import record_event
 from node.index.nouns.levels import identity_of

@@ -31,7 +31,7 @@ from node.index.engine.place import require_there, schema_of, unreadable
 from node.index.engine.scope import Scope, current_scope, within
 from node.index.engine.sql import RootFolder
 from node.index.engine.turn import Settled
-from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.accounts import ReadAccounts
 from node.index.nouns.audit_lines import ReadAuditLines
 from node.index.nouns.conflicts import ReadConflicts

@@ -8,7 +8,7 @@ from node.index.engine.about_keys import APPLIED, AppliedPosition
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import AboutRow
+from node.index.models.work import AboutRow
 
 _INSERT = insert(AboutRow)
 _SET = PreparedStatement(

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from sqlalchemy import Connection, MetaData, Table
 
 from node.errors import UsageError
-from node.index.models import Base
+from node.index.models.levels import Base
 from node.registry import installed, resolve
 
 LEVELS = frozenset({"patients", "studies", "series", "images"})

@@ -37,7 +37,7 @@ from node.index.engine.backend import (
 from node.index.engine.extension_tables import IndexTables, every_table, extension_tables, owner_of
 from node.index.engine.grams import NAME, every
 from node.index.engine.views import drop_views, make_views
-from node.index.models import Base, StudyRow
+from node.index.models.levels import Base, StudyRow
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import (
+from node.index.models.people import (
     AccountRow,
     LimitedAccountRow,
     ProjectMemberRow,

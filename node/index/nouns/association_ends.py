@@ -17,7 +17,9 @@ from sqlalchemy import Connection, Row, delete, func, or_, select, update
 from node.completeness import Completeness, Party
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import OPEN_STATES, EventRow, ImageRow, OpenAssociationRow, SeriesRow, StudyRow
+from node.index.models.history import EventRow
+from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.models.work import OpenAssociationRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind, record_series_event
 from node.index.nouns.expectations import IN_AN_INSTANCE, aborted_by

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import AuditLineRow
+from node.index.models.work import AuditLineRow
 
 
 class AuditLineRepository(IndexRepository):

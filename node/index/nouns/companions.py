@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from node.completeness import lacking_companions
-from node.index.models import SeriesRow, StudyRow
+from node.index.models.levels import SeriesRow, StudyRow
 from node.index.nouns.protocols import digest, remember, usual_beside
 from node.index.nouns.verdicts import judge
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import aliased
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ConflictRow, ImageRow
+from node.index.models.history import ConflictRow
+from node.index.models.levels import ImageRow
 from node.index.nouns.views import ConflictViews
 
 Decision = Literal["accepted", "kept"]

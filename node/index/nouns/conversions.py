@@ -16,18 +16,16 @@ from sqlalchemy.orm import aliased, join
 from node.completeness import Completeness
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import (
-    SPOOL,
-    STORE,
+from node.index.models.history import (
     ConversionRow,
     ExclusionRow,
     FailureRow,
     LostInstanceRow,
     RevisionFileRow,
-    SeriesRow,
     VolumeRow,
     VolumeSourceRow,
 )
+from node.index.models.levels import SPOOL, STORE, SeriesRow
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import folders_of, owe_files
 from node.index.nouns.records import (

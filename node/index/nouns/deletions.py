@@ -21,7 +21,9 @@ from node.errors import UsageError
 from node.index.engine.extension_tables import forget_study
 from node.index.engine.rows import ReadRepository
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ConflictRow, ImageRow, PatientRow, SentInstanceRow, SeriesRow, StudyRow, TombstoneRow
+from node.index.models.history import ConflictRow, TombstoneRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.work import SentInstanceRow
 from node.index.nouns.documents import rebase
 from node.index.nouns.emptied import add_tombstone, delete_series_rows, drop_volumes_of
 from node.index.nouns.events import record_event

@@ -16,7 +16,7 @@ from node.dicom.documents import Document, SeriesDocument, differences, document
 from node.dicom.header import Head, ReadHead, read_elements
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, listed_in, looked_up_in
-from node.index.models import ImageDocumentRow, ImageRow, SeriesDocumentRow
+from node.index.models.levels import ImageDocumentRow, ImageRow, SeriesDocumentRow
 
 _FIND_IDS = PreparedStatement(
     select(ImageRow.sop_instance_uid, ImageRow.id).where(

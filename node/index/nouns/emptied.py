@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, and_, delete, select, update
 
 from node.index.engine.sql import insert
-from node.index.models import (
+from node.index.models.history import (
     ConversionRow,
     ExclusionRow,
     FailureRow,
-    ImageRow,
     RevisionFileRow,
-    SeriesRow,
-    StudyRow,
     TombstoneRow,
     VolumeRow,
     VolumeSourceRow,
 )
+from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.nouns.instance_files import folders_of, owe_files, owe_host_removals, owe_removals
 from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.reopening import delete_references, reopen

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.turn import Settled, is_settled
-from node.index.models import EventRow
+from node.index.models.history import EventRow
 from node.index.nouns.converted import SeriesKey
 
 EventKind = Literal[

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select
 
 from node.completeness import Expectation, InstanceCounts, Party, Reported, expectation
-from node.index.models import EventRow, ImageRow, LostInstanceRow, SeriesRow
+from node.index.models.history import EventRow, LostInstanceRow
+from node.index.models.levels import ImageRow, SeriesRow
 from node.index.nouns.conflicts import count_aside
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.growth import performed_of

@@ -23,7 +23,9 @@ from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import OPEN_STATES, ImageRow, OpenAssociationRow, PerformedSeriesRow, SeriesRow, StudyRow
+from node.index.models.history import PerformedSeriesRow
+from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.models.work import OpenAssociationRow
 from node.index.nouns.open_associations import note_open
 from node.index.nouns.records import Received
 from node.index.nouns.reopening import revoke_claim

@@ -10,7 +10,9 @@ from sqlalchemy import func, select
 
 from node.index.engine.backend import backend_of
 from node.index.engine.rows import ReadRepository, Row
-from node.index.models import HostRow, ImageRow, LeaseRow, RevisionFileRow, is_only_at_host
+from node.index.models.history import RevisionFileRow
+from node.index.models.levels import ImageRow, is_only_at_host
+from node.index.models.work import HostRow, LeaseRow
 from node.index.nouns.objects import only_host_of
 
 

@@ -16,16 +16,9 @@ from sqlalchemy.orm import InstrumentedAttribute, join
 from node.index.engine.about import about
 from node.index.engine.about_keys import STORE
 from node.index.engine.sql import insert, looked_up_in
-from node.index.models import (
-    ConflictRow,
-    HostRemovalRow,
-    HostRow,
-    ImageRow,
-    ObjectRemovalRow,
-    RevisionFileRow,
-    TrashRow,
-    Utc,
-)
+from node.index.models.history import ConflictRow, RevisionFileRow, TrashRow
+from node.index.models.levels import ImageRow, Utc
+from node.index.models.work import HostRemovalRow, HostRow, ObjectRemovalRow
 from node.index.nouns.records import InstanceFile
 
 

@@ -23,7 +23,9 @@ from node.index.engine.narrowed import Readers
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
 from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer
-from node.index.models import SPOOL, STORE, ConflictRow, ImageRow, ObjectRemovalRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.history import ConflictRow
+from node.index.models.levels import SPOOL, STORE, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.association_ends import end_association
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.instance_files import (

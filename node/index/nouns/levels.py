@@ -16,7 +16,8 @@ from node.dicom.attributes import InstanceAttributes
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert, looked_up_in
-from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.history import ConflictRow
+from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, EventUids, record_event
 from node.index.nouns.projects import Content, enter_projects
 from node.index.nouns.records import Received

@@ -30,14 +30,8 @@ from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import insert, looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import (
-    ConflictRow,
-    ImageRow,
-    LostInstanceRow,
-    SeriesRow,
-    StudyRow,
-    TombstoneRow,
-)
+from node.index.models.history import ConflictRow, LostInstanceRow, TombstoneRow
+from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.nouns.events import record_event, record_series_event
 from node.index.nouns.records import DeletionPlan, removes_instances
 from node.index.nouns.reopening import reopen

@@ -15,19 +15,9 @@ from sqlalchemy import ColumnElement, Connection, Select, select, text, tuple_, 
 
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import (
-    SPOOL,
-    STORE,
-    ConversionRow,
-    HostRemovalRow,
-    HostRow,
-    ImageRow,
-    ObjectRemovalRow,
-    RevisionFileRow,
-    SeriesRow,
-    StudyRow,
-    is_only_at_host,
-)
+from node.index.models.history import ConversionRow, RevisionFileRow
+from node.index.models.levels import SPOOL, STORE, ImageRow, SeriesRow, StudyRow, is_only_at_host
+from node.index.models.work import HostRemovalRow, HostRow, ObjectRemovalRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.instance_files import FILES, named_keys
 from node.index.nouns.records import InstanceFile, RevisionFile

@@ -18,7 +18,8 @@ from sqlalchemy import ColumnElement, Connection, select
 from sqlalchemy.orm import aliased
 
 from node.index.engine.sql import insert
-from node.index.models import OpenAssociationRow, SeriesRow
+from node.index.models.levels import SeriesRow
+from node.index.models.work import OpenAssociationRow
 
 OPEN_SECONDS = 60.0
 """How long an open association that sends nothing keeps its last series waiting."""

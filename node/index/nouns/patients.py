@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, column, func, literal_column, sele
 from node.errors import UsageError
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import contains_words, starts_with
-from node.index.models import PatientRow, StudyRow
+from node.index.models.levels import PatientRow, StudyRow
 from node.index.nouns.views import PatientViews
 
 

@@ -18,7 +18,8 @@ from node.errors import UsageError
 from node.index.engine.backend import Overtaken, backend_of
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ConflictRow, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.history import ConflictRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.nouns.events import EventKind, record_event
 from node.index.nouns.levels import delete_empty_patient
 from node.index.nouns.patients import NoSuchPatient

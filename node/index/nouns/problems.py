@@ -18,7 +18,8 @@ from sqlalchemy.orm import join
 from node.index.engine.rows import PagedRepository, ReadRepository, Row
 from node.index.engine.views import certainty_of, problem_of
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import FailureRow, SeriesRow, StudyRow
+from node.index.models.history import FailureRow
+from node.index.models.levels import SeriesRow, StudyRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
 from node.index.nouns.views import FailureViews

@@ -20,7 +20,8 @@ from sqlalchemy.orm import join
 
 from node.completeness import Usual
 from node.index.engine.sql import insert
-from node.index.models import ImageRow, ProtocolRow, SeriesRow, StudyRow
+from node.index.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.models.work import ProtocolRow
 
 MAX_SERIES = 50
 """The last series of a protocol that are remembered."""

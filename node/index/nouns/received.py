@@ -14,7 +14,8 @@ from node.errors import VoxelnodeError
 from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import PreparedInsert, PreparedStatement
 from node.index.engine.sql import looked_up_in
-from node.index.models import SPOOL, Base, ConflictRow, ImageRow, SeriesRow, StudyRow
+from node.index.models.history import ConflictRow
+from node.index.models.levels import SPOOL, Base, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.disposition import Applied, Aside, First, New, Replaces, Restores, Same, disposition
 from node.index.nouns.documents import rebase, write_documents
 from node.index.nouns.emptied import leave_series

@@ -257,7 +257,7 @@ class ClaimedSeries:
 class RevisionFile:
     """A file of a revision, whose `key` is its path relative to the root.
 
-    `place` and `holder` are those of the file in `node.index.models.RevisionFileRow`. Without an object store there
+    `place` and `holder` are those of the file in `RevisionFileRow`. Without an object store there
     are none, and no digest is known of what lies beside a volume: it is empty then.
     """
 
@@ -362,5 +362,5 @@ class InstanceFile:
     bytes: int
     sha256: str
     file_missing: bool
-    place: str | None = None  # see `node.index.models.ImageRow`
+    place: str | None = None  # see `ImageRow`
     holder: str | None = None

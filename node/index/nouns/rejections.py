@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models import RejectionRow
+from node.index.models.history import RejectionRow
 from node.index.nouns.records import CountedRefusal, Refused, kind_of
 
 ROW_TIME = dt.timedelta(minutes=1)

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Row, and_, case, delete, exists, insert, or_,
 from sqlalchemy.orm import join
 
 from node.index.engine.writer import IndexRepository, on_reader
-from node.index.models import OPEN_STATES, ImageRow, SeriesReferenceRow, SeriesRow, StudyRow
+from node.index.models.history import SeriesReferenceRow
+from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_event
 from node.index.nouns.records import FoundSeries

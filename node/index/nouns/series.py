@@ -12,7 +12,7 @@ from sqlalchemy.orm import join
 
 from node.index.engine.rows import PagedRepository, ReadRepository, Row, columns_but, distinct_values
 from node.index.engine.views import certainty_of
-from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.facts import CHUNK_ROWS, ReadFacts
 from node.index.nouns.views import SeriesViews
 from node.selector import Selector

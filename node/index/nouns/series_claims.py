@@ -17,7 +17,8 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func,
 from node.completeness import Expectation, InstanceCounts, Reported, completeness_of
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
+from node.index.models.history import EventRow
+from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.association_ends import learn_from_whole
 from node.index.nouns.conversions import current_conversion, insert_conversion, owe_sidecars, replace_failures
 from node.index.nouns.converted import ClaimedInstance, SeriesKey

@@ -28,16 +28,9 @@ from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import JsonNumber, listed_in
 from node.index.engine.views import years_of
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import (
-    OPEN_STATES,
-    ConversionRow,
-    ImageRow,
-    LabelRow,
-    PatientRow,
-    SeriesRow,
-    StudyRow,
-    VolumeRow,
-)
+from node.index.models.history import ConversionRow, VolumeRow
+from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.people import LabelRow
 from node.index.nouns.companions import judge_companions
 from node.index.nouns.events import record_event
 from node.index.nouns.records import StoredStudy

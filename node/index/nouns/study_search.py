@@ -23,7 +23,8 @@ from node.index.engine.grams import having_words
 from node.index.engine.hot_statements import read_ids
 from node.index.engine.sql import PositionOf, Unindexed, contains, in_partial_index, listed_in
 from node.index.engine.view_rows import LOWERED
-from node.index.models import DOUBTED_SERIES, OPEN_STATES, LabelRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import DOUBTED_SERIES, OPEN_STATES, PatientRow, SeriesRow, StudyRow
+from node.index.models.people import LabelRow
 
 StudyOrder = Literal["received", "date", "name", "patient-id", "accession", "description"]
 """By reception of the first instance, by Study Date, or by text: each has an index, so that no list is sorted."""

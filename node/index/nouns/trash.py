@@ -19,7 +19,8 @@ from node.index.engine.extension_tables import forget_study
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import STORE, ConflictRow, ImageRow, PatientRow, StudyRow, TombstoneRow, TrashRow, Utc
+from node.index.models.history import ConflictRow, TombstoneRow, TrashRow
+from node.index.models.levels import STORE, ImageRow, PatientRow, StudyRow, Utc
 from node.index.nouns.events import record_event
 from node.index.nouns.instance_files import owe_host_removals, owe_trashed
 from node.index.nouns.records import Deletion, Level

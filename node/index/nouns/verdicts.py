@@ -19,7 +19,8 @@ from node.completeness import (
     findings_of,
     verdict_of,
 )
-from node.index.models import OPEN_STATES, ConversionRow, ImageRow, SeriesRow, StudyRow
+from node.index.models.history import ConversionRow
+from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.conversions import owe_sidecars
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_series_event

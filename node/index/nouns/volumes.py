@@ -9,19 +9,9 @@ from sqlalchemy import select, union_all
 from sqlalchemy.orm import join
 
 from node.index.engine.rows import PagedRepository, Row
-from node.index.models import (
-    SPOOL,
-    STORE,
-    ConversionRow,
-    ExclusionRow,
-    ObjectRemovalRow,
-    PatientRow,
-    RevisionFileRow,
-    SeriesRow,
-    StudyRow,
-    VolumeRow,
-    VolumeSourceRow,
-)
+from node.index.models.history import ConversionRow, ExclusionRow, RevisionFileRow, VolumeRow, VolumeSourceRow
+from node.index.models.levels import SPOOL, STORE, PatientRow, SeriesRow, StudyRow
+from node.index.models.work import ObjectRemovalRow
 from node.index.nouns.objects import REVISION_FILES
 from node.index.nouns.records import RevisionFile
 from node.index.nouns.views import ExclusionViews, VolumeViews
@@ -38,7 +28,7 @@ class VolumeFile:
     path: str
     bytes: int
     sha256: str
-    place: str | None = None  # see `node.index.models.RevisionFileRow`
+    place: str | None = None  # see `RevisionFileRow`
     holder: str | None = None
 
     @property
@@ -138,7 +128,7 @@ class ReadVolumes(PagedRepository, VolumeViews):
             yield VolumeFile(*row)
 
     def kept(self, path: str) -> RevisionFile | None:
-        """Return a file of a revision by its path, if its place is noted; see `node.index.models.RevisionFileRow`."""
+        """Return a file of a revision by its path, if its place is noted; see `RevisionFileRow`."""
         row = self._connection.execute(REVISION_FILES.where(RevisionFileRow.key == path)).first()
         return None if row is None else RevisionFile(*row)
 

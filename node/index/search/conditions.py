@@ -17,7 +17,7 @@ from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLik
 from node.dicom.keys import Key, Level
 from node.dicom.matching import Condition, Query
 from node.index.engine.sql import JsonEach, JsonText, PositionOf, listed_in, matches
-from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 
 TABLES: dict[Level, type[DeclarativeBase]] = {
     Level.PATIENT: PatientRow,

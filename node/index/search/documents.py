@@ -19,14 +19,7 @@ from node.dicom.json_model import Json
 from node.dicom.keys import Level
 from node.dicom.matching import Query
 from node.index.engine.sql import JsonEntry, listed_in
-from node.index.models import (
-    ImageDocumentRow,
-    ImageRow,
-    PatientRow,
-    SeriesDocumentRow,
-    SeriesRow,
-    StudyRow,
-)
+from node.index.models.levels import ImageDocumentRow, ImageRow, PatientRow, SeriesDocumentRow, SeriesRow, StudyRow
 from node.index.search.conditions import own_conditions, restrictions
 
 CHUNK = 500

@@ -27,7 +27,7 @@ from node.index.engine.backend import backend_of
 from node.index.engine.hot_statements import PreparedRows, read_ids
 from node.index.engine.narrowed import Readers
 from node.index.engine.sql import Unindexed, looked_up_in
-from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.search.conditions import PARENT, TABLES, restrictions
 from node.index.search.documents import matched, models, restriction
 

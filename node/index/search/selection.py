@@ -11,7 +11,7 @@ from sqlalchemy.orm import aliased, join
 
 from node.dicom.keys import Selection
 from node.index.engine.sql import listed_in
-from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 
 
 @dataclass(frozen=True, slots=True)

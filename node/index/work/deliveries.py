@@ -29,7 +29,9 @@ from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import insert
 from node.index.engine.turn import Settled, is_settled
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import EventRow, ImageRow, SeriesRow, StudyRow, SubscriberRow, WorkRow
+from node.index.models.history import EventRow
+from node.index.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.models.work import SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind
 from node.index.work import jobs

@@ -20,7 +20,8 @@ from node.errors import VoxelnodeError
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import ImageRow, ResultRow, SeriesRow, StudyRow, SubscriberRow, WorkRow
+from node.index.models.levels import ImageRow, SeriesRow, StudyRow
+from node.index.models.work import ResultRow, SubscriberRow, WorkRow
 from node.index.nouns.events import record_event
 from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, forget_study, move
 from node.index.work.payloads import Assignment, document_of, payload_of

@@ -39,7 +39,8 @@ from node.index.engine.rows import PagedRepository
 from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import PatientRow, ResultRow, SeriesRow, StudyRow, WorkRow
+from node.index.models.levels import PatientRow, SeriesRow, StudyRow
+from node.index.models.work import ResultRow, WorkRow
 from node.index.work.payloads import (
     CommitmentRequest,
     Counts,
@@ -98,7 +99,7 @@ class Lane(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A row of the ledger; the columns are those of `node.index.models.WorkRow`."""
+    """A row of the ledger; the columns are those of `WorkRow`."""
 
     id: int
     lane: Lane

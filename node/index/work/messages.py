@@ -17,7 +17,8 @@ from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, update
 from sqlalchemy.orm import aliased
 
 from node.index.engine.sql import listed_in
-from node.index.models import ImageRow, WorkRow
+from node.index.models.levels import ImageRow
+from node.index.models.work import WorkRow
 from node.index.nouns.events import record_event
 from node.index.work.ledger import Decision, Ended, Lane, Postponed, add, begin_again, decide, in_lane
 from node.index.work.payloads import Message, payload_of

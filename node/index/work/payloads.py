@@ -23,7 +23,7 @@ class Message:
     output : str or None
         End of the output of a command in the last attempt; it may name patients.
     verdict_before : mapping or None
-        See `node.index.models.EventRow`.
+        See `EventRow`.
     """
 
     detail: str | None = None

@@ -22,18 +22,9 @@ from node.index.engine.rows import ReadRepository
 from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import insert, listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models import (
-    OPEN_STATES,
-    ConflictRow,
-    EventRow,
-    ImageRow,
-    PatientRow,
-    SentInstanceRow,
-    SeriesRow,
-    StudyRow,
-    SubscriberRow,
-    WorkRow,
-)
+from node.index.models.history import ConflictRow, EventRow
+from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.work import SentInstanceRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
 from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber, kinds_of
 from node.index.work.ledger import Ended, Lane, in_lane

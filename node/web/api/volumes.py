@@ -11,7 +11,7 @@ from fastapi import HTTPException, Path, Query, Response
 
 from node.conversion.volume_files import revision_files, stem_of
 from node.index.engine.scope import within
-from node.index.models import STORE
+from node.index.models.levels import STORE
 from node.index.nouns.records import RevisionFile
 from node.web.access import MEMBERS, Call, CurrentCall
 from node.web.api import models

@@ -10,7 +10,9 @@ import pytest
 from sqlalchemy import Connection, create_engine, insert
 
 from node.index.database.work_loop import CANCEL_SECONDS, stop_loops
-from node.index.models import Base, EventRow, ResultRow, SubscriberRow, WorkRow
+from node.index.models.history import EventRow
+from node.index.models.levels import Base
+from node.index.models.work import ResultRow, SubscriberRow, WorkRow
 from node.index.work.jobs import ReadJobs
 from node.index.work.ledger import Lane
 from node.index.work.routes import _is_done

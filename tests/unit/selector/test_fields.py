@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from node.completeness import State
-from node.index.models import SERIES_STATES
+from node.index.models.levels import SERIES_STATES
 from node.index.nouns.facts import COLUMNS
 from node.selector import FIELDS
 from node.volume.model import Geometry

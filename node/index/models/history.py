@@ -1,0 +1,300 @@
+"""The tables of what became of images: conversions, events, conflicts, refusals, losses and deletions."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from node.index.engine.sql import partial_index
+from node.index.models.levels import SPOOL, Base, Utc
+
+
+class RevisionFileRow(Base):
+    """A file of a revision, if there is an object store: a volume, a picture, or what lies beside them."""
+
+    __tablename__ = "revision_files"
+    __table_args__ = (partial_index("ix_revision_files_spooled", "key", f"place = '{SPOOL}'"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
+    key: Mapped[str] = mapped_column(String(400), unique=True)  # path relative to the root
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))  # empty while a sidecar is written again
+    place: Mapped[str | None] = mapped_column(String(8))  # None: the folder of the archive; else SPOOL or STORE
+    spool_host: Mapped[str | None] = mapped_column(String(63))  # whose disk alone has it; see ImageRow
+
+
+class ConversionRow(Base):
+    """A conversion of an exact set of instances: one revision of a series."""
+
+    __tablename__ = "conversions"
+    __table_args__ = (
+        UniqueConstraint("series_id", "revision"),
+        partial_index("ix_conversions_owed", "id", "owes_sidecars > 0"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    revision: Mapped[int] = mapped_column(Integer)
+    superseded: Mapped[bool] = mapped_column(default=False)
+    input_sha256: Mapped[str | None] = mapped_column(String(64))  # of ordered UIDs, digests, converter and options
+    files_removed_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: the files exist
+    converter: Mapped[str] = mapped_column(String(64))
+    options: Mapped[dict[str, Any]] = mapped_column(JSON)
+    instances: Mapped[int] = mapped_column(Integer)
+    seconds: Mapped[float] = mapped_column(Float)
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    # `node.completeness.Findings`; None: of a version that did not keep them.
+    findings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    # How often the verdict has changed since its sidecars were written: see `node.conversion.sidecars`.
+    owes_sidecars: Mapped[int] = mapped_column(Integer, default=0)
+
+
+class VolumeRow(Base):
+    """A file of a conversion: a volume in one format, or a picture of it."""
+
+    __tablename__ = "volumes"
+    __table_args__ = (UniqueConstraint("conversion_id", "path"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
+    stack: Mapped[int] = mapped_column(Integer)
+    suffix: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    format: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str] = mapped_column(String(400))
+    shape: Mapped[list[int]] = mapped_column(JSON)
+    spacing_mm: Mapped[list[float]] = mapped_column(JSON)
+    dtype: Mapped[str] = mapped_column(String(16))
+    geometry: Mapped[str] = mapped_column(String(16))
+    orientation: Mapped[str | None] = mapped_column(String(8))  # of its slices; None: unknown
+    instances: Mapped[int] = mapped_column(Integer)
+    warnings: Mapped[list[str]] = mapped_column(JSON)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    # Of the scan; None: unknown.
+    affine_lps: Mapped[list[list[float]] | None] = mapped_column(JSON(none_as_null=True))
+    slice_thickness_mm: Mapped[float | None] = mapped_column(Float)
+    repetition_time_ms: Mapped[float | None] = mapped_column(Float)
+    echo_time_ms: Mapped[float | None] = mapped_column(Float)
+    inversion_time_ms: Mapped[float | None] = mapped_column(Float)
+    flip_angle_degrees: Mapped[float | None] = mapped_column(Float)
+    magnetic_field_strength_t: Mapped[float | None] = mapped_column(Float)
+    sequence: Mapped[str | None] = mapped_column(String(64))
+    weighting: Mapped[str | None] = mapped_column(String(8))
+    contrast_agent: Mapped[str | None] = mapped_column(String(16))
+    convolution_kernel: Mapped[str | None] = mapped_column(String(64))
+
+
+class VolumeSourceRow(Base):
+    """An instance used in a stack of a conversion, with its digest."""
+
+    __tablename__ = "volume_sources"
+    __table_args__ = (Index("ix_volume_sources_conversion_id_stack", "conversion_id", "stack"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"))
+    stack: Mapped[int] = mapped_column(Integer)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    frames: Mapped[int] = mapped_column(Integer)
+
+
+class ExclusionRow(Base):
+    """An instance, or some of its frames, that a conversion left out of every volume, with the reason."""
+
+    __tablename__ = "exclusions"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    frames: Mapped[int] = mapped_column(Integer)
+    reason: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(Text)
+
+
+class FailureRow(Base):
+    """The reason why a series, or one stack of it, has no volume in a `revision`."""
+
+    __tablename__ = "failures"
+    __table_args__ = (partial_index("ix_failures_of_images", "series_id", "reason <> 'not-an-image'"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    revision: Mapped[int] = mapped_column(Integer)
+    stack: Mapped[int | None] = mapped_column(Integer)
+    reason: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(Text)
+    failed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class SeriesReferenceRow(Base):
+    """A series to which a series refers; its last conversion used the other one in this `revision`."""
+
+    __tablename__ = "series_references"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the reference does not name it
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    revision: Mapped[int | None] = mapped_column(Integer)  # 0: there was none; None: the conversion waits for one
+
+
+class ConflictRow(Base):
+    """An identity conflict: one UID or Patient ID, different content; recorded until a person or a policy decides."""
+
+    __tablename__ = "conflicts"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    detail: Mapped[str] = mapped_column(Text)
+    key: Mapped[str | None] = mapped_column(String(200), index=True)  # of the file with the bytes that were not indexed
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set in that file
+    host: Mapped[str | None] = mapped_column(String(63))  # whose disk has that file, if each has a root of its own
+    calling_ae_title: Mapped[str | None] = mapped_column(String(16))
+    found_at: Mapped[dt.datetime] = mapped_column(Utc)
+    decision: Mapped[str | None] = mapped_column(String(16))  # accepted (what was received), kept, merged (patients)
+    decided_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    decided_by: Mapped[str | None] = mapped_column(String(64))
+
+
+class RejectionRow(Base):
+    """A refusal, with what a person can do about it; equal refusals within a minute share a row."""
+
+    __tablename__ = "rejections"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    what: Mapped[str] = mapped_column(String(16))  # connection, association, context, instance, retrieve, commitment
+    rule: Mapped[str] = mapped_column(String(64), index=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    called_ae_title: Mapped[str] = mapped_column(String(16))
+    offered: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    remedy: Mapped[str] = mapped_column(Text)
+    count: Mapped[int] = mapped_column(Integer, default=1)
+    first_at: Mapped[dt.datetime] = mapped_column(Utc)
+    last_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+
+
+class EventRow(Base):
+    """An event of a series or a study, in the order of commits; shown to people and delivered to hooks."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32), index=True)
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    series_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    revision: Mapped[int | None] = mapped_column(Integer)
+    detail: Mapped[str | None] = mapped_column(Text)
+    happened_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+    # Of `verdict-changed`: columns of the verdict before.
+    verdict_before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class LostInstanceRow(Base):
+    """An instance that was acknowledged and is not here; see `node.index.nouns.lost`."""
+
+    __tablename__ = "lost_instances"
+    __table_args__ = (UniqueConstraint("sop_instance_uid", "sha256"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
+    source: Mapped[str] = mapped_column(String(16))
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    peer: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[dt.datetime] = mapped_column(Utc)
+    noticed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class TombstoneRow(Base):
+    """A deletion: committed before any file is removed; `finished_at` is set when every file of `paths` is gone.
+
+    It is in the trash while it has `content`, which says what people know it by; `trash_until` stays.
+    """
+
+    __tablename__ = "tombstones"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    level: Mapped[str] = mapped_column(String(16))  # study, series, instance
+    uid: Mapped[str] = mapped_column(String(64), index=True)
+    reason: Mapped[str] = mapped_column(String(64))
+    paths: Mapped[list[str]] = mapped_column(JSON)  # relative to the root
+    ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
+    finished_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    trash_until: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)
+    restored_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class TrashRow(Base):
+    """A file of a deletion that can be undone; see `node.index.nouns.trash`."""
+
+    __tablename__ = "trash"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    deletion: Mapped[int] = mapped_column(ForeignKey("tombstones.id"), index=True)
+    key: Mapped[str] = mapped_column(String(200), index=True)
+    is_loser: Mapped[bool]  # of a conflict: `content` is the row of it
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    place: Mapped[str | None] = mapped_column(String(8))  # as of an image
+    holder: Mapped[str | None] = mapped_column(String(63))  # the only host that has the file
+    content: Mapped[dict[str, Any]] = mapped_column(JSON)  # how the instance came
+
+
+class PerformedStepRow(Base):
+    """A Modality Performed Procedure Step that a modality created (PS3.4 F.7)."""
+
+    __tablename__ = "performed_steps"
+    __table_args__ = (CheckConstraint("state IN ('IN PROGRESS', 'COMPLETED', 'DISCONTINUED')", name="state"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[str] = mapped_column(String(16))  # Performed Procedure Step Status (0040,0252)
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    patient_id: Mapped[str | None] = mapped_column(Text)
+    accession_number: Mapped[str | None] = mapped_column(Text)
+    performed_procedure_step_id: Mapped[str | None] = mapped_column(Text)
+    modality: Mapped[str | None] = mapped_column(Text)
+    station_ae_title: Mapped[str | None] = mapped_column(Text)
+    series: Mapped[int] = mapped_column(Integer, default=0)  # that it lists
+    instances: Mapped[int] = mapped_column(Integer, default=0)  # that it lists
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class PerformedSeriesRow(Base):
+    """A series that an ended performed procedure step lists, with the UIDs of its instances."""
+
+    __tablename__ = "performed_series"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    performed_step_id: Mapped[int] = mapped_column(ForeignKey("performed_steps.id", ondelete="CASCADE"), index=True)
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sop_instance_uids: Mapped[list[str]] = mapped_column(JSON)

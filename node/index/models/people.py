@@ -1,0 +1,152 @@
+"""The tables of accounts and projects, and of what people say."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    ForeignKey,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from node.index.engine.sql import NO_ID_TWICE
+from node.index.models.levels import Base, Utc
+
+
+class LabelRow(Base):
+    """A word that people gave a study, or one of its series; see `node.extensions.labels.tables`."""
+
+    __tablename__ = "labels"
+    __table_args__ = (UniqueConstraint("study_instance_uid", "series_instance_uid", "label"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the study has it
+    label: Mapped[str] = mapped_column(String(64), index=True)
+    given_by: Mapped[str] = mapped_column(String(64))
+    given_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class ProjectRow(Base):
+    """A project: series that some accounts and peers may see, and no others; see `node.index.engine.scope`."""
+
+    __tablename__ = "projects"
+    __table_args__ = (NO_ID_TWICE,)  # nobody gets the rights of a project that is gone
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    description: Mapped[str] = mapped_column(String(200), server_default="")
+    rule: Mapped[str | None] = mapped_column(Text)  # a selector: the series that it selects are in the project
+    called_ae_title: Mapped[str | None] = mapped_column(String(16), index=True)  # new series sent to it are, too
+    created_by: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class ProjectMemberRow(Base):
+    """An account with a role in a project."""
+
+    __tablename__ = "project_members"
+    __table_args__ = (CheckConstraint("role IN ('read', 'write', 'manage')", name="role"),)
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    account: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    role: Mapped[str] = mapped_column(String(8))
+
+
+class LimitedAccountRow(Base):
+    """An account that sees its projects only, even if it is in none, or is removed and made again."""
+
+    __tablename__ = "limited_accounts"
+
+    account: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
+class ProjectContentRow(Base):
+    """A study, or one of its series, that a person or the called AE title put into a project."""
+
+    __tablename__ = "project_contents"
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)  # empty: the study, with all of them
+    added_by: Mapped[str] = mapped_column(String(64))
+    added_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class ProjectSeriesRow(Base):
+    """A series that is in a project, by its contents or by its rule: what every read of a member looks up."""
+
+    __tablename__ = "project_series"
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True, index=True)
+    is_by_rule: Mapped[bool] = mapped_column(primary_key=True)
+
+
+class AccountRow(Base):
+    """An account for HTTP. Secrets are stored as hashes only: Argon2 of a password, SHA-256 of random tokens."""
+
+    __tablename__ = "accounts"
+    __table_args__ = (CheckConstraint("role IN ('read', 'write', 'admin')", name="role"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(8))
+    password_hash: Mapped[str | None] = mapped_column(String(200))  # None: tokens only
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    totp_secret: Mapped[str | None] = mapped_column(String(64))  # of the second factor, in base32
+    totp_step: Mapped[int | None] = mapped_column(Integer)  # of the last code; None until the first one was right
+    groups: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))  # as members of projects; None: none
+
+
+class RecoveryCodeRow(Base):
+    """A code that stands once for the second factor of an account."""
+
+    __tablename__ = "recovery_codes"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+
+
+class TokenRow(Base):
+    """A secret for scripts, generated by the node: the role of its account or a lower one, all routes or some.
+
+    With a project, which takes the token along when it goes, it shows the series of that one only.
+    """
+
+    __tablename__ = "tokens"
+    __table_args__ = (UniqueConstraint("account_id", "label"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"))
+    label: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str | None] = mapped_column(String(8))  # None: that of the account
+    routes: Mapped[str | None] = mapped_column(String(1000))  # separated by spaces; None: all
+    project_id: Mapped[int | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    expires_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    used_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # to the minute
+
+
+class WebSessionRow(Base):
+    """The session of a logged-in browser; `agent` is what the browser said it is."""
+
+    __tablename__ = "web_sessions"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    address: Mapped[str | None] = mapped_column(String(64))
+    agent: Mapped[str | None] = mapped_column(String(200))
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    expires_at: Mapped[dt.datetime] = mapped_column(Utc)
+    used_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # to the minute
+    has_factor: Mapped[bool | None]  # whether a second factor was given; false: it is waited for; None: none was needed

@@ -1,0 +1,249 @@
+"""The tables of the index itself, its hosts, what they know of senders, and what they owe to others."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from node.index.engine.sql import NO_ID_TWICE, partial_index
+from node.index.models.levels import Base, Utc
+
+
+class AboutRow(Base):
+    """A fact about the index, such as the last record of the journal that it has."""
+
+    __tablename__ = "about"
+
+    key: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class HostRow(Base):
+    """A host of an index that several can share; see `node.index.nouns.hosts`."""
+
+    __tablename__ = "hosts"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    roles: Mapped[list[str]] = mapped_column(JSON)
+    version: Mapped[str] = mapped_column(String(32))  # of voxelnode
+    subscribers: Mapped[list[str]] = mapped_column(JSON)  # in its configuration, as in `hooks`
+    is_behind: Mapped[bool] = mapped_column(default=False, server_default=false())  # has acknowledged more than it told
+    not_ready: Mapped[dict[str, str]] = mapped_column(JSON, server_default="{}")  # why, by role
+    started_at: Mapped[dt.datetime] = mapped_column(Utc)
+    seen_at: Mapped[dt.datetime] = mapped_column(Utc)
+    lease_until: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it has stopped
+    drain: Mapped[str | None] = mapped_column(String(8))  # asked: somebody wants it to stop; begun: it does
+    left_behind: Mapped[int | None] = mapped_column(Integer)  # what only its disk has, since it stopped
+    clock_ahead_seconds: Mapped[float] = mapped_column(Float, server_default="0")  # of the clock of the index
+    configuration: Mapped[dict[str, str]] = mapped_column(JSON, server_default="{}")  # digests, by section
+    problems: Mapped[dict[str, str]] = mapped_column(JSON, server_default="{}")  # how it differs from other hosts
+
+
+class LeaseRow(Base):
+    """What one host at a time does, and which host that is: while the lease of that host lasts."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(160), primary_key=True)
+    host: Mapped[str] = mapped_column(String(63))
+
+
+class AuditLineRow(Base):
+    """A line of the audit log of a host, as it is in its file: a copy for all hosts (see `nouns.audit_lines`)."""
+
+    __tablename__ = "audit_lines"
+
+    host: Mapped[str] = mapped_column(String(63), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)  # of a host, without gaps
+    at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+    line: Mapped[str] = mapped_column(Text)
+
+
+class ObjectRemovalRow(Base):
+    """An object that no row of images names any more, and that the store may still have."""
+
+    __tablename__ = "object_removals"
+
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class HostRemovalRow(Base):
+    """A file or folder that is to be removed from the disk of a host, because no row names it any more.
+
+    It is removed after its object: nothing fetches it again then.
+    """
+
+    __tablename__ = "host_removals"
+
+    host: Mapped[str] = mapped_column(String(63), primary_key=True)
+    path: Mapped[str] = mapped_column(String(200), primary_key=True)  # relative to the root of the host
+    ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class SenderRow(Base):
+    """A sender, and what is learnt of it from its last series; see `node.index.nouns.senders`."""
+
+    __tablename__ = "senders"
+
+    calling_ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
+    gaps: Mapped[list[float]] = mapped_column(JSON)  # seconds, the oldest first
+    quiet_seconds: Mapped[float | None] = mapped_column(Float)
+    # Whole series since its last release, by UIDs.
+    unreleased: Mapped[list[tuple[str, str]] | None] = mapped_column(JSON)
+    learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class OpenAssociationRow(Base):
+    """A series of which an open association has brought an instance; see `node.index.nouns.open_associations`."""
+
+    __tablename__ = "open_associations"
+    __table_args__ = (UniqueConstraint("host", "association", "series_id"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    host: Mapped[str] = mapped_column(String(63))  # that receives; empty: the only one
+    association: Mapped[str] = mapped_column(String(32))
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), index=True)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    open_until: Mapped[dt.datetime] = mapped_column(Utc)  # unless more comes
+
+
+class ProtocolRow(Base):
+    """How many instances the last series of a protocol have; see `node.index.nouns.protocols`."""
+
+    __tablename__ = "protocols"
+
+    key: Mapped[str] = mapped_column(String(32), primary_key=True)  # a digest
+    series: Mapped[list[tuple[str, int, str]]] = mapped_column(JSON)  # digest, instances and day, the oldest first
+    learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class SubscriberRow(Base):
+    """The cursors of a hook, or of a destination of a route: the last rows of `events` and `images` that it finished.
+
+    Cursors instead of a queue: events that nobody wants cost no row. SQLite reuses the highest ids of `images` after
+    a deletion, which therefore moves `image_id` back and increments `rewinds`; see `node.index.work.deliveries`.
+    """
+
+    __tablename__ = "subscribers"
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)  # hook, route
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)  # empty: the route of what people send by hand
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)  # of a route; else empty
+    event_id: Mapped[int] = mapped_column(Integer)
+    image_id: Mapped[int | None] = mapped_column(Integer)  # None: it wants no messages of single instances
+    rewinds: Mapped[int] = mapped_column(Integer, default=0)
+    delivered: Mapped[int] = mapped_column(Integer, default=0)  # messages in total
+    delivered_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    paused: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Of destinations of routes only:
+    trouble: Mapped[str | None] = mapped_column(Text)  # why the destination cannot be reached
+    trouble_since: Mapped[dt.datetime | None] = mapped_column(Utc)
+    retry_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+SENT_STATES = ("sent", "owed", "asked", "confirmed", "lost")
+"""sent: the destination took it; owed: and is to be asked whether it keeps it; asked: and was asked; confirmed: and
+keeps it; lost: and does not keep it."""
+
+
+class SentInstanceRow(Base):
+    """An instance that a destination of a route has taken; see `node.index.work.routes`."""
+
+    __tablename__ = "sent_instances"
+    __table_args__ = (
+        CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SENT_STATES)), name="state"),
+        partial_index("ix_sent_instances_unconfirmed", ("route", "destination"), "state IN ('owed', 'asked')"),
+    )
+
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), primary_key=True)
+    route: Mapped[str] = mapped_column(String(64), primary_key=True)
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))  # of the stored data set; another one is sent again
+    sop_class_uid: Mapped[str] = mapped_column(String(64))  # as sent
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))  # as sent
+    state: Mapped[str] = mapped_column(String(16))
+    sent_at: Mapped[dt.datetime] = mapped_column(Utc)
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)  # of the last request for commitment
+    asked_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    asks: Mapped[int] = mapped_column(Integer, default=0)
+    confirmed_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class ResultRow(Base):
+    """An instance that the node stores for a job; the row is there before the instance, which it identifies."""
+
+    __tablename__ = "results"
+    __table_args__ = (UniqueConstraint("job_id", "file"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("work.id", ondelete="CASCADE"))
+    file: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(16))  # segmentation, report, document, instance
+    sha256: Mapped[str] = mapped_column(String(64))  # of the file that the hook left
+    source_series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    segments: Mapped[dict[str, int] | None] = mapped_column(JSON(none_as_null=True))  # label of a mask -> number
+    stored_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: it is on its way
+
+
+class WorkRow(Base):
+    """Something that the node owes to a peer or a hook; see `node.index.work.ledger`.
+
+    What only some kinds have is in `payload`; see `node.index.work.payloads`.
+    """
+
+    __tablename__ = "work"
+    __table_args__ = (
+        UniqueConstraint("kind", "name", "destination", "key"),
+        Index("ix_work_kind_name_destination_outcome_due_at", "kind", "name", "destination", "outcome", "due_at"),
+        Index("ix_work_kind_id", "kind", "id"),
+        Index("ix_work_state_kind_name_destination_due_at", "state", "kind", "name", "destination", "due_at"),
+        CheckConstraint("(state = 'ended') = (outcome IS NOT NULL)", name="outcome"),
+        NO_ID_TWICE,  # people and programs name work by it
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))  # see `node.index.work.states.Kind`
+    name: Mapped[str] = mapped_column(String(64))  # of the hook, the route or the peer; AE title of the requestor
+    destination: Mapped[str] = mapped_column(String(64), default="")  # of a route
+    key: Mapped[str] = mapped_column(
+        String(64), index=True
+    )  # by which others name it; of a commitment: Transaction UID
+    event: Mapped[str | None] = mapped_column(String(32))  # that caused it
+    cause: Mapped[str | None] = mapped_column(String(36), index=True)  # of a job: its message
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str | None] = mapped_column(String(64))  # None: the whole study
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    revision: Mapped[int | None] = mapped_column(Integer)
+    happened_at: Mapped[dt.datetime] = mapped_column(Utc)  # the event, or the request
+    requested_by: Mapped[str] = mapped_column(String(64))  # an account, an AE title, or a rule of the configuration
+    state: Mapped[str] = mapped_column(String(16))
+    outcome: Mapped[str | None] = mapped_column(String(16))  # None: it is open
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: at once, while it waits
+    tried_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # the last attempt
+    percent: Mapped[int | None] = mapped_column(Integer)  # how far it is
+    reason: Mapped[str | None] = mapped_column(Text)  # of the outcome or the last failure; may quote hook or peer
+    cancelled_by: Mapped[str | None] = mapped_column(String(64))
+    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
