@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from node.association.added import Parts, Running
-from node.hookspecs import Command, Extension, Kind, Router, Table
+from node.api import Command, Extension, Kind, Parts, Router, Running, Table
 
 
 class _Hello(Extension):

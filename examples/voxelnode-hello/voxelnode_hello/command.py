@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from node.cli.options import Configured
-from node.cli.output import Answer
+from node.api import Answer, Configured
 from voxelnode_hello.settings import HelloSettings
 
 

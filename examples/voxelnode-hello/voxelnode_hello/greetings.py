@@ -6,12 +6,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from node.index.work.routes import DueInstance, OwedInstance
-from node.notify.channel import DeliveredMessage as Received
-from node.notify.message import HookMessage
-from node.routing.destination import Confirmation, Delivered, NotConfirmable, Prepared, Unreachable
-from node.settings.model import Settings
-from node.settings.routes import DestinationSettings
+from node.api import (
+    Confirmation,
+    Delivered,
+    DestinationSettings,
+    DueInstance,
+    HookMessage,
+    NotConfirmable,
+    OwedInstance,
+    Prepared,
+    Settings,
+    Unreachable,
+)
+from node.api import DeliveredMessage as Received
 from voxelnode_hello.settings import GreetingsDestination, GreetingsHook
 
 

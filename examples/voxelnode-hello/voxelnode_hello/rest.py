@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from node.web.access import READERS
-from node.web.api.models import Resource
-from node.web.api.routing import api_router
-from node.web.services import Node
+from node.api import READERS, Node, Resource, api_router
 from voxelnode_hello.rows import ReadGreetings
 from voxelnode_hello.settings import HelloSettings
 

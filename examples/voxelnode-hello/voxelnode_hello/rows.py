@@ -6,9 +6,7 @@ import datetime as dt
 
 from sqlalchemy import Connection, func, insert, literal, select
 
-from node.index.engine.rows import ReadRepository
-from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models.levels import StudyRow, Utc
+from node.api import IndexRepository, ReadRepository, StudyRow, Utc, on_writer
 from voxelnode_hello.tables import GreetingRow
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from node.background import BackgroundService
-from node.receive.ingest import Ingest
+from node.api import BackgroundService, Ingest
 from voxelnode_hello.rows import GreetingRepository
 from voxelnode_hello.settings import HelloSettings
 

@@ -7,9 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from node.settings.hooks import HookSettings
-from node.settings.routes import DestinationSettings
-from node.settings.section import SettingsSection
+from node.api import DestinationSettings, HookSettings, SettingsSection
 
 
 class HelloSettings(SettingsSection):

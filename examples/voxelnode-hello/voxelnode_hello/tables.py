@@ -8,8 +8,7 @@ from pathlib import Path
 from sqlalchemy import ForeignKey, Integer, MetaData, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from node.index.engine.extension_tables import IndexTables
-from node.index.models.levels import NAMES, StudyRow, Utc
+from node.api import NAMES, IndexTables, StudyRow, Utc
 
 
 class Base(DeclarativeBase):
