@@ -145,6 +145,10 @@ def test_an_export_without_damaged_volumes_and_of_its_owner_alone(tmp_path: Path
         assert connection.execute("SELECT state FROM v_series").fetchall() == [("converted",)]
     Path(row["path"]).write_bytes(whole)
     assert exported(root, target)["copied"] == 1
+    sidecar = next(Path(row["path"]).parent.glob("*.json"))
+    sidecar.write_text(sidecar.read_text().replace('"state": "complete"', '"state": "incomplete"'))
+    assert exported(root, target)["copied"] == 0
+    assert (target / sidecar.relative_to(root)).read_text() == sidecar.read_text()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (target, *target.rglob("*"))}
     assert modes == {0o700, 0o600}
     refused_targets(root, tmp_path)

@@ -411,6 +411,10 @@ def test_a_changed_verdict_is_told_with_the_one_before_also_after_a_failed_attem
     assert told[1]["volumes"] == told[0]["volumes"]
 
 
+def test_a_route_of_complete_series_hears_of_each_verdict() -> None:
+    assert set(deliveries.kinds_of(["series-complete"])) == {"series-converted", "series-refused", "verdict-changed"}
+
+
 @pytest.mark.parametrize("is_included", [False, True])
 def test_the_patient_is_named_only_where_that_is_asked_for(root: Root, start: Start, is_included: bool) -> None:
     series = make.ct_series(1, PatientName="Nemo^Captain", PatientID="N1")
