@@ -123,7 +123,7 @@ class Driver:
         self.opened.close()
         return self.opened.enter_context(opened_root(self.folder, self.clock))
 
-    def arrive(self, sender: str, numbers: list[int]) -> None:
+    def receive(self, sender: str, numbers: list[int]) -> None:
         """Instances come; those that are here already come again."""
         model = self.model
         one = model.open.setdefault(sender, Association(f"a{next(self.names)}", sender, self.now))
@@ -330,7 +330,7 @@ class Driver:
 SENDERS = st.sampled_from("AB")
 SOME = st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True)
 STEPS = {
-    "arrive": st.tuples(st.just("arrive"), SENDERS, SOME),
+    "receive": st.tuples(st.just("receive"), SENDERS, SOME),
     "end": st.tuples(st.just("end"), SENDERS, st.sampled_from(["aborted", "cut", "released"])),
     "restart": st.tuples(st.just("restart")),
     "report": st.tuples(st.just("report"), st.integers(-1, 2), st.booleans(), st.booleans()),
@@ -341,12 +341,12 @@ STEPS = {
 }
 LATER = st.sampled_from([*STEPS, *STEPS, "end", "end", "lose", "convert"]).flatmap(STEPS.__getitem__)
 SECONDS = st.sampled_from([1, 30, 70, 400, 1100])
-TIMES = st.tuples(SECONDS, st.tuples(st.just("arrive"), SENDERS, SOME)), st.tuples(SECONDS, LATER)
+TIMES = st.tuples(SECONDS, st.tuples(st.just("receive"), SENDERS, SOME)), st.tuples(SECONDS, LATER)
 EPISODES = st.lists(st.tuples(TIMES[0], st.lists(TIMES[1], max_size=4), st.lists(TIMES[1], max_size=5)), max_size=3)
 """Instances come, something happens, the series is converted once it is due, and something happens after that."""
 
 
-COMES: Step = 1, ("arrive", "A", [0, 1, 2])
+COMES: Step = 1, ("receive", "A", [0, 1, 2])
 
 
 @pytest.mark.slow
