@@ -481,7 +481,7 @@ FORMER = {
         "modality": {"ae_title": "OTHER"},
     },
     "routes": {"r": {"to": ["pacs"], "set": {"PatientID": "X"}}},
-    "hooks": {"h": WEBHOOK},
+    "hooks": {"h": {"on": STORED, "url": "https://example.org/"}},  # it had no kind then
     "retention": {"": {"rules": {"days": 9.0, "keep_where": None}, "beside": {}, "confirmed": 0}},
 }
 

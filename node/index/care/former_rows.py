@@ -32,7 +32,8 @@ def former_tables(index: Path) -> list[tuple[str, dict[str, Any]]]:
 def _read(connection: sqlite3.Connection) -> Iterator[tuple[str, dict[str, Any]]]:
     for table, section in _TABLES.items():
         for name, settings, secret in connection.execute(f"SELECT name, settings, secret FROM {table} ORDER BY name"):
-            yield f"{section}.{name}", _set({**json.loads(settings), "secret": secret})
+            kind = {"kind": "webhook"} if section == "hooks" else {}  # the pages added no others
+            yield f"{section}.{name}", _set({**kind, **json.loads(settings), "secret": secret})
     for (settings,) in connection.execute("SELECT settings FROM added_retention"):
         if rules := json.loads(settings)["rules"]:
             yield "retention", _set(rules)
