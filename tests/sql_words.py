@@ -38,7 +38,7 @@ CONDITIONS: Sequence[tuple[Any, list[int]]] = (
     (sql.contains_words(C.a, ["müller", "ANN"]), [3]),
     (sql.starts_with(C.a, "1"), [1, 2]),
     (~sql.starts_with(C.a, "1"), [3]),
-    (sql.Position(C.a, "2") == 3, [1, 2]),
+    (sql.PositionOf(C.a, "2") == 3, [1, 2]),
     (sql.JsonNumber(C.list, 0) > 1, [3]),
     (sql.JsonNumber(C.list, 1) == 2.5, [1]),
     (sql.listed_in(C.id, [2, 9]), [2]),

@@ -44,7 +44,7 @@ def _one_line(compiled: Any) -> str:
 @pytest.mark.parametrize(
     ("element", "sqlite", "postgresql"),
     [
-        (sql.Position(C.a, "/"), "instr(t.a, '/')", "strpos(t.a, '/')"),
+        (sql.PositionOf(C.a, "/"), "instr(t.a, '/')", "strpos(t.a, '/')"),
         (
             sql.contains(C.a, "Éa/B_%"),
             "(t.a LIKE '%Éa//b/_/%%' ESCAPE '/')",
