@@ -201,7 +201,7 @@ def test_the_changelog_knows_the_version() -> None:
 
 def test_every_warning_and_every_reason_is_documented() -> None:
     from node.selector.fields import STATES
-    from node.volume.reasons import WarningKind
+    from node.volume.reasons import Reason, WarningKind
     from node.web.pages.status_chips import REMEDIES
 
     text = (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
@@ -209,7 +209,7 @@ def test_every_warning_and_every_reason_is_documented() -> None:
     assert set(re.findall(r"^\| `([\w-]+)`", warnings, flags=re.MULTILINE)) == {warn.value for warn in WarningKind}
     states, reasons = (ROOT / "docs" / "no-volume.md").read_text(encoding="utf-8").split("## Refusals")
     remedies = dict(re.findall(r"^\| `([\w-]+)` \| .* \| (.*) \|$", reasons, flags=re.MULTILINE))
-    assert remedies == {reason.value: REMEDIES.get(reason.value, "Nothing to do.") for reason in RefusalReason}
+    assert remedies == {reason.value: REMEDIES.get(reason.value, "Nothing to do.") for reason in Reason}
     assert set(STATES) <= set(re.findall(r"`([\w-]+)`", states))
 
 
