@@ -14,7 +14,7 @@ from node.extensions.administration.forms import HookForm, PeerForm, RouteForm, 
 from node.extensions.administration.own import require_session
 from node.extensions.pages.rendering import SEE_OTHER, fragment, page
 from node.index.database.reading import ReadIndex
-from node.index.work.routes import outstanding
+from node.index.work.destinations import outstanding
 from node.settings.hooks import HookEvent
 from node.settings.model import Settings
 from node.settings.peers import Verb

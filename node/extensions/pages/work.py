@@ -12,8 +12,8 @@ from fastapi.responses import RedirectResponse
 from node.extensions.pages.rendering import PAGE_ROWS, SEE_OTHER, PageNumber, fragment, page, rows_of_page
 from node.extensions.pages.status_chips import StatusChip
 from node.extensions.results.rows import ReadResults
+from node.index.work.destinations import outstanding
 from node.index.work.ledger import WorkEnded
-from node.index.work.routes import outstanding
 from node.web import actions
 from node.web.access import ReaderCall, WriterCall, background_request
 from node.web.api.models import MAX_ID, WorkKind

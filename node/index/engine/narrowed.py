@@ -100,8 +100,8 @@ RULES = {is_listed: _rules(is_listed=is_listed) for is_listed in (True, False)}
 EMPTY = frozenset(
     {
         "accounts", "audit_lines", "conflicts", "host_removals", "hosts", "leases", "limited_accounts",
-        "lost_instances", "object_removals", "open_associations", "performed_series", "performed_steps",
-        "project_contents", "protocols",
+        "lost_instances", "object_removals", "open_associations", "owed_events", "owed_images", "performed_series",
+        "performed_steps", "project_contents", "protocols",
         "recovery_codes", "rejections", "results", "scheduled_steps", "senders", "sent_instances",
         "shares", "subscribers", "tokens",
         "tombstones", "trash", "web_sessions",
