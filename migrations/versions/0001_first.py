@@ -198,6 +198,7 @@ def _levels() -> None:
         partial_index("ix_images_series_id_missing", "series_id", "file_missing"),
         partial_index("ix_images_series_id_spool_host", ("series_id", "spool_host"), "spool_host IS NOT NULL"),
         partial_index("ix_images_spooled", "key", "place = 'spool'"),
+        **NO_ID_TWICE,
     )
     op.create_table(
         "series_documents",
@@ -571,18 +572,30 @@ def _work() -> None:
     )
     op.create_table(
         "subscribers",
-        sa.Column("kind", sa.String(16), primary_key=True),
-        sa.Column("name", sa.String(64), primary_key=True),
-        sa.Column("destination", sa.String(64), primary_key=True),
-        sa.Column("event_id", sa.Integer(), nullable=False),
-        sa.Column("image_id", sa.Integer()),
-        sa.Column("rewinds", sa.Integer(), nullable=False),
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("destination", sa.String(64), nullable=False),
+        sa.Column("wanted_kinds", sa.Text(), nullable=False),
+        sa.Column("wants_instances", sa.Boolean(), nullable=False),
         sa.Column("delivered", sa.Integer(), nullable=False),
         sa.Column("delivered_at", sa.DateTime()),
         sa.Column("paused", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("trouble", sa.Text()),
         sa.Column("trouble_since", sa.DateTime()),
         sa.Column("retry_at", sa.DateTime()),
+        sa.UniqueConstraint("kind", "name", "destination"),
+        **NO_ID_TWICE,
+    )
+    op.create_table(
+        "owed_events",
+        sa.Column("subscriber_id", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("event_id", sa.Integer(), primary_key=True, autoincrement=False),
+    )
+    op.create_table(
+        "owed_images",
+        sa.Column("subscriber_id", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("image_id", sa.Integer(), primary_key=True, autoincrement=False),
     )
     op.create_table(
         "sent_instances",

@@ -38,7 +38,6 @@ from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine
 from node.receive.results import Results
 from node.registry import enabled, resolve
-from node.routing.router import subscriptions
 from node.settings.hooks import HookEvent
 from node.settings.model import Settings
 from node.web.credentials import require_name
@@ -161,13 +160,14 @@ class Actions:
     def delete_confirmed(self, route_name: str) -> None:
         """Delete the series that every destination of a route has confirmed."""
         lanes = [lane_to(route_name, to) for to in self._settings.routes[route_name].to]
-        everybody = subscriptions(self._settings)
 
         def require_confirmed(index: ReadIndex) -> None:
-            if key not in index.routes.deletable(lanes, everybody):
+            if key not in index.routes.deletable(lanes):
                 raise NotThere("an instance came meanwhile, or somebody waits for the series again")
 
-        for key in self._index.routes.deletable(lanes, everybody):
+        with self._index.reading() as index:
+            confirmed = index.routes.deletable(lanes)
+        for key in confirmed:
             reason = f"every destination of route {route_name} has confirmed it"
             with suppress(NotThere):
                 self._delete("series", key[1], key[0], f"route {route_name}", reason, Terms(checked(require_confirmed)))

@@ -180,18 +180,13 @@ def check_destination(settings: Settings, name: str) -> None:
         raise UsageError(f"[destinations.{name}] {error}") from error
 
 
-def subscriptions(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:
-    """Return the events of every hook and of every destination of a route."""
+def lanes_of(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:
+    """Return the events of every hook and every destination of a route; what people send by hand is of no event."""
     hooks: dict[Lane, Collection[LedgerEvent]] = {Lane("hook", name): hook.on for name, hook in settings.hooks.items()}
     routes = {
         lane_to(name, to): _events_of(settings, route, to) for name, route in settings.routes.items() for to in route.to
     }
-    return hooks | routes
-
-
-def lanes_of(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:
-    """Return the same with the lanes of what people send by hand, which is of no event."""
-    return {**subscriptions(settings), **{lane_to("", to): () for to in settings.receivers}}
+    return hooks | routes | {lane_to("", to): () for to in settings.receivers}
 
 
 def _events_of(settings: Settings, route: Route, to: str) -> Collection[LedgerEvent]:

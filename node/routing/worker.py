@@ -44,7 +44,6 @@ from node.index.work.messages import Attempt, LedgerEvent, PendingEvent
 from node.index.work.routes import DueInstance, OwedInstance, SentInstance
 from node.routing.destination import Delivered, Destination, NotConfirmable, NotTaken, Prepared, Unreachable
 from node.routing.held import HeldWorker, RouteParts
-from node.routing.judging import is_selected
 from node.routing.preparing import Preparer
 from node.routing.step import Asked, Done, Failed, RouteStep
 
@@ -90,7 +89,7 @@ class RouteWorker(HeldWorker):
         self._judged: dict[tuple[str, str, int | None], bool] = {}
         self._due: Mapping[str, Sequence[DueInstance]] = {}
         self._under_way = RouteStep()
-        self._unrecorded = Unrecorded()
+        self._unrecorded: list[tuple[SentInstance, int]] = []  # what was taken, and its bytes
         self._record_at = 0.0
         self._is_open = False  # the destination may have an open connection
         self._stepped_at = self._idle_at = self._delete_at = 0.0
@@ -207,11 +206,22 @@ class RouteWorker(HeldWorker):
         return not self._route.return_to_sender and self._destination.is_origin(due)
 
     def _is_selected(self, pending: PendingEvent, due: DueInstance) -> bool:
-        """Return whether the series of an instance is what the route is for."""
-        study, series = due.study_instance_uid, due.series_instance_uid
+        """Return whether the series of an instance, as it is now, is what the route is for."""
+        series, when = (due.study_instance_uid, due.series_instance_uid), self._route.when
         revision = pending.revision if pending.series_instance_uid is not None else None
         with self._index.reading(wait=False) as index:
-            return is_selected(index, self._route.when, self._selector, (study, series), revision)
+            if when in ("series-complete", "volume-written"):
+                row = index.series.row(*series)
+                if row is None or (revision is not None and row["revision"] != revision):
+                    return False  # a newer revision has an event of its own
+                if when == "series-complete" and row["verdict"] != "complete":
+                    return False
+                if when == "volume-written" and row["state"] != "converted":
+                    return False
+            if self._selector is None:
+                return True
+            facts = index.facts.of_series(self._selector.fields, *series, revision)
+            return facts is not None and self._selector.matches(facts)
 
     # Sending
 
@@ -294,7 +304,7 @@ class RouteWorker(HeldWorker):
         state = "confirmed" if delivered.is_confirmed else "owed" if self._route.confirm else "sent"
         outgoing = prepared.outgoing
         sent = SentInstance(due, outgoing.sop_class_uid, outgoing.sop_instance_uid, state)
-        self._unrecorded.add(sent, outgoing.bytes)
+        self._unrecorded.append((sent, outgoing.bytes))
         self._under_way.note_taken(due)
         self._transfers.add(due, outgoing.sop_class_uid)
 
@@ -308,12 +318,12 @@ class RouteWorker(HeldWorker):
         super()._settle(outcomes)
 
     def _record(self) -> None:
-        taken = self._unrecorded
-        if taken.instances:
-            self._index.routes.record_sent(self.lane, taken.instances, self._now())
-            self._unrecorded = Unrecorded()
-            self._count("sent", len(taken.instances))
-            self._metrics.route_bytes.labels(self.lane.name, self.lane.destination).inc(taken.bytes)
+        if taken := self._unrecorded:
+            self._index.routes.record_sent(self.lane, [sent for sent, _ in taken], self._now())
+            self._unrecorded = []
+            self._count("sent", len(taken))
+            count = sum(count for _, count in taken)
+            self._metrics.route_bytes.labels(self.lane.name, self.lane.destination).inc(count)
             reached("forwarded-recorded")
         self._record_at = monotonic() + SETTLE_SECONDS
         self._transfers.write_if_due()
@@ -416,19 +426,6 @@ class DestinationTurns:
                 with self._changed:
                     self._is_taken = False
                     self._changed.notify_all()
-
-
-class Unrecorded:
-    """What a destination has taken, until its rows are committed."""
-
-    def __init__(self) -> None:
-        self.instances: list[SentInstance] = []
-        self.bytes = 0
-
-    def add(self, instance: SentInstance, count: int) -> None:
-        """Add an instance of `count` bytes."""
-        self.instances.append(instance)
-        self.bytes += count
 
 
 class TransferLines:

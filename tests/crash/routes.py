@@ -217,7 +217,7 @@ def configuration(there_port: int, share: Path) -> str:
         "series": {"quiet_seconds": 1, "aborted_grace_seconds": 1},
         "peers.MODALITY": {"ae_title": "MODALITY"},
         "peers.THERE": {"ae_title": "THERE", "host": "127.0.0.1", "port": there_port},
-        "destinations.SHARE": {"folder": str(share), "layout": "archive"},
+        "destinations.SHARE": {"kind": "folder", "folder": str(share), "layout": "archive"},
         "routes.now": {"when": "instance-stored", "to": ["THERE"]},
         "routes.whole": {"when": "series-quiet", "to": ["SHARE"]},
     }

@@ -47,7 +47,7 @@ def start(root: Root, audit: Audit) -> Iterator[Start]:
             hook = CommandSettings(on=on, **options)  # type: ignore[arg-type]
         else:
             hook = WebhookSettings(on=on, url=receiver.url, **options)  # type: ignore[arg-type]
-        root.index.deliveries.begin("hook", {Lane("hook", "one"): "instance-stored" in on})
+        root.index.deliveries.begin("hook", {Lane("hook", "one"): on})
         channels.append(channel_of("one", hook))
         rest = audit, "VOXELNODE", root.results, root.clock
         return HookWorker("one", hook, channels[-1], root.index, metrics or Metrics(), *rest)
@@ -330,11 +330,11 @@ def test_a_deletion_between_reading_and_recording_loses_no_instance(root: Root, 
     with Receiver() as receiver:
         worker = start(receiver, ("instance-stored",))
         take(root, first)
-        read = root.index.deliveries.work(Lane("hook", "one"), ("instance-stored",), 0, root.clock())
+        read = root.index.deliveries.work(Lane("hook", "one"), ("instance-stored",), root.clock())
         assert len(read.new) == 3
         root.delete("series", str(first[0].SeriesInstanceUID))
         take(root, second)
-        root.index.deliveries.settle(Lane("hook", "one"), [], read.end, root.clock())
+        root.index.deliveries.settle(Lane("hook", "one"), [], read.new, root.clock())
         worker.work()
         told = [one.content["sop_instance_uid"] for one in receiver.received]
     assert told == [str(ds.SOPInstanceUID) for ds in second]
@@ -527,7 +527,7 @@ def test_a_hook_that_is_configured_no_more_is_forgotten(root: Root, start: Start
         worker = start(receiver, ("instance-stored",))
         take(root, make.ct_series(2))
         worker.work()
-    root.index.deliveries.begin("hook", {Lane("hook", "two"): False})
+    root.index.deliveries.begin("hook", {Lane("hook", "two"): ("volume-written",)})
     assert [row["hook"] for row in root.rows("SELECT hook FROM v_hooks")] == ["two"]
     assert {row["state"] for row in root.rows("SELECT state FROM v_deliveries")} == {"dropped"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 import re
@@ -42,12 +41,12 @@ Begin = Callable[..., HookWorker]
 def begin(root: Root, audit: Audit) -> Iterator[Begin]:
     """Begin hooks with results on the root, which by default leave a PDF; their `work` is called by the test."""
     channels = list[Channel]()
-    names: dict[Lane, bool] = {}
+    names: dict[Lane, Sequence[Any]] = {}
 
     def begin_hook(name: str, on: Sequence[str] = ("series-quiet",), script: str = WRITE, **options: Any) -> HookWorker:
         by = options if "url" in options else {"command": ("/bin/sh", "-c", script, "{out}"), **options}
         hook = (WebhookSettings if "url" in by else CommandSettings)(on=on, results=True, **by)
-        names[Lane("hook", name)] = False
+        names[Lane("hook", name)] = on
         root.index.deliveries.begin("hook", names)
         channels.append(channel_of(name, hook))
         rest = audit, "VOXELNODE", root.results, root.clock
@@ -67,7 +66,7 @@ def work(root: Root, *workers: HookWorker) -> None:
     """Settle and deliver until nothing follows from anything."""
     for _ in range(6):
         root.convert_due()
-        root.index.studies.mark_quiet(dt.timedelta(seconds=1), root.clock())
+        root.mark_quiet()
         if not any([worker.work() for worker in workers]):
             return
     raise AssertionError("something always follows")

@@ -13,7 +13,6 @@ from sqlalchemy import Engine, event
 from node.index.engine.place import FILE_NAME
 from node.index.models.work import WorkRow
 from node.index.work import ledger
-from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Ended, Lane, NoSuchWork, Postponed, Work, WorkEnded
 from node.index.work.messages import Attempt, PendingEvent
 from node.index.work.payloads import Assignment, Counts, Download, Message, Payload
@@ -33,10 +32,10 @@ def retrieval(root: Root, study: str = "1.2.3", peer: str = "pacs") -> Work:
 
 def waits(root: Root) -> Work:
     """A message to a hook that waits for another attempt."""
-    root.index.deliveries.begin("hook", {HOOK: False})
+    root.index.deliveries.begin("hook", {HOOK: ("volume-written",)})
     pending = PendingEvent("m", "volume-written", root.clock(), "1.2")
     attempt = Attempt(pending, Postponed(root.clock() + dt.timedelta(seconds=30), "busy"), 1)
-    root.index.deliveries.settle(HOOK, [attempt], Cursors(0, None, 0), root.clock())
+    root.index.deliveries.settle(HOOK, [attempt], [], root.clock())
     [row] = read_rows(root.folder, "SELECT id FROM work WHERE kind = 'hook'")
     return root.index.work.one(row["id"])
 
@@ -181,7 +180,7 @@ def test_what_is_done_again_has_all_of_its_attempts(root: Root) -> None:
     root.index.deliveries.retry_one(message.id, now)
     [row] = read_rows(root.folder, "SELECT * FROM work WHERE kind = 'hook'")
     assert (row["state"], row["attempts"], row["cancelled_by"], row["reason"]) == ("waiting", 0, None, None)
-    [again] = root.index.deliveries.work(HOOK, ("volume-written",), 0, now).again
+    [again] = root.index.deliveries.work(HOOK, ("volume-written",), now).again
     assert again.message_id == "m"
 
 

@@ -33,7 +33,6 @@ from node.index.nouns.converted import SeriesKey
 from node.index.nouns.open_associations import OPEN_SECONDS
 from node.index.nouns.records import ClaimedSeries, Outcome, Received, StoredFile
 from node.index.nouns.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
-from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Lane, Postponed
 from node.index.work.messages import Attempt, PendingEvent
 from node.receive.ingest import Origin
@@ -791,11 +790,9 @@ def test_a_step_of_the_clock_changes_no_wait(root: Root, hours: int) -> None:
 def begin_retries(root: Root) -> None:
     """A message and a report that wait for another attempt, and a job that waits for its outcome, for 30 s."""
     due_at = root.clock() + dt.timedelta(seconds=30)
-    root.index.deliveries.begin("hook", {Lane("hook", "one"): False})
+    root.index.deliveries.begin("hook", {Lane("hook", "one"): ("volume-written",)})
     pending = PendingEvent("id", "volume-written", root.clock(), "1.2")
-    root.index.deliveries.settle(
-        Lane("hook", "one"), [Attempt(pending, Postponed(due_at), 1)], Cursors(0, None, 0), root.clock()
-    )
+    root.index.deliveries.settle(Lane("hook", "one"), [Attempt(pending, Postponed(due_at), 1)], [], root.clock())
     root.index.work.add_commitment("1.3", "MODALITY", "127.0.0.1", [("1.4", "1.5")], root.clock(), due_at)
     job, _ = root.index.jobs.begin("one", pending, root.clock(), dt.timedelta(days=1))
     root.index.jobs.accepted(job.id, None, due_at, root.clock())
@@ -803,7 +800,7 @@ def begin_retries(root: Root) -> None:
 
 def due_retries(root: Root) -> tuple[int, bool]:
     """How many messages and whether a report are due."""
-    work = root.index.deliveries.work(Lane("hook", "one"), ("volume-written",), 0, root.clock())
+    work = root.index.deliveries.work(Lane("hook", "one"), ("volume-written",), root.clock())
     return len(work.again), root.index.work.due(("commitment",), root.clock()) != []
 
 

@@ -86,7 +86,7 @@ def lived_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         actions["set-account"](name="ann", role="admin", password_hash="$argon2$", who="test")
         actions["add-token"](name="ann", label="script", sha256="0" * 64, expires_at=None, who="test")
         actions["delete"](level="study", uid=study_of(root, third[0]), study_instance_uid=None, who="test", erase=True)
-        index.deliveries.begin("hook", {Lane("hook", "archive"): True})
+        index.deliveries.begin("hook", {Lane("hook", "archive"): ("instance-stored",)})
         index.work.add_commitment("1.2.3", "CT1", "127.0.0.1", [("1.2", "1.2.3")], FAR, FAR)
     return root
 

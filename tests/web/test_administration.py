@@ -183,7 +183,7 @@ def test_peers_routes_and_hooks_are_shown_paused_and_tried_again(
     )
     site.account("chief", Role.ADMIN)
     chief = signed_in(site, "chief")
-    site.store.index.deliveries.begin("route", {lane_to("night", "pacs"): False})
+    site.store.index.deliveries.begin("route", {lane_to("night", "pacs"): ()})
     shown = chief.get("/administration/connections").text
     for told in ("PACS", "127.0.0.1:1", "the node never calls it", "modality == &#39;CT&#39;", "/bin/true", "ready"):
         assert told in shown, told

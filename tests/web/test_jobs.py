@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from node.index.nouns.accounts import Role
-from node.index.work.deliveries import Cursors
 from node.index.work.ledger import Ended, Lane
 from node.index.work.messages import Attempt, PendingEvent
 from tests import make
@@ -143,9 +142,9 @@ def test_a_cancelled_job_takes_nothing_and_a_deleted_study_keeps_nothing_of_what
 @pytest.mark.parametrize("way", ["REST", "page"])
 def test_a_message_that_a_hook_never_took_is_tried_again_by_hand(site: Site, way: str) -> None:
     hook, deliveries, client = Lane("hook", "one"), site.store.index.deliveries, site.client()
-    deliveries.begin("hook", {hook: False})
+    deliveries.begin("hook", {hook: ()})
     given_up = Attempt(PendingEvent("m", "volume-written", NOW, "1.2"), Ended("failed", "status 500"), 9)
-    deliveries.settle(hook, [given_up], Cursors(0, None, 0), NOW)
+    deliveries.settle(hook, [given_up], [], NOW)
     [row] = client.get("/api/v1/work?kind=hook").json()["items"]
     assert (row["state"], row["attempts"]) == ("failed", 9)
     if way == "REST":

@@ -14,7 +14,7 @@ from node.children.decoder import Decoder
 from node.extensions.destinations.settings import DicomwebSettings, FolderSettings
 from node.index.nouns.accounts import Role
 from node.index.work.routes import lane_to
-from node.routing.router import RouteWorkers
+from node.routing.router import RouteWorkers, lanes_of
 from node.settings.routes import Route
 from node.web.api.models import RouteResource
 from tests import make
@@ -34,7 +34,7 @@ def run(site: Site, *names: str, decoder: Decoder | None = None) -> None:
     router = RouteWorkers(
         site.services.settings, site.store.archive, index, site.store.metrics, audit, decoder or own, lambda name: None
     )
-    index.deliveries.begin("route", {one.lane: one.wants_instances for one in router.workers})
+    index.deliveries.begin("route", {one.lane: one.events for one in router.workers})
     workers = [one for one in router.workers if str(one.lane).removeprefix("route/") in names]
     try:
         for worker in workers:
@@ -137,8 +137,7 @@ def test_a_series_is_deleted_only_when_every_destination_keeps_it_and_nobody_wai
     routes["last"] = Route(when="study-quiet", to=("two",))
     here = start_site({"destinations": folders, "routes": routes})
     index = here.store.index
-    wanted = {"away/one": True, "away/two": True, "other/one": False, "last/two": False, "/one": False, "/two": False}
-    index.deliveries.begin("route", {lane_to(*name.split("/")): wants for name, wants in wanted.items()})
+    index.deliveries.begin("route", lanes_of(here.services.settings))
     first, late = make.ct_series(4, study_uid="1.2.3", series_uid="1.2.3.1"), []
     late = first[3:]
 

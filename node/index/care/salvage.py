@@ -85,7 +85,7 @@ class SalvageRepository(IndexRepository):
     def begin(self, connection: Connection, old: OldIndex) -> None:
         """Take over what must be there before deletions are finished and files are indexed, into an empty index."""
         for table in (*HISTORY, *WORK, *_tables_of_extensions(with_numbers=False)):
-            rows = _with_originals(old) if table == "projects" else old.rows(table, _names(table))
+            rows = _ROWS[table](old) if table in _ROWS else old.rows(table, _names(table))
             _insert(connection, old, table, filter(_HARMLESS.get(table), rows))
         if not _LIMITS.isdisjoint(old.salvaged.unread):
             old.salvaged.limited = _run(connection, _LIMIT_ALL).rowcount
@@ -109,14 +109,15 @@ class SalvageRepository(IndexRepository):
         """
         _read_images(connection, old)
         _take_over_facts(connection, old)
-        _take_over_ids(connection)
+        _take_over_owed(connection, old, _take_over_ids(connection))
         _take_over_conversions(connection, old, has_file)
         _take_over_conflicts(connection, old)
         _compare_digests(connection, old, now)
         if has_all:
             _delete_patients_without_studies(connection)
         _take_over_numbered_rows(connection, old)
-        backend_of(connection).number_after(connection, {})
+        newest = _run(connection, "SELECT coalesce(max(id), 0) FROM images").scalar_one()
+        backend_of(connection).number_after(connection, {"images": newest})
         _run(connection, "DROP TABLE old_images")
 
 
@@ -269,16 +270,51 @@ def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) ->
             record_event(connection, "digest-mended", now, detail=detail, **uids)
 
 
-def _take_over_ids(connection: Connection) -> None:
-    """Number the instances as before: a hook has finished all of them up to a number."""
-    cursor = _run(connection, "SELECT max(image_id) FROM subscribers").scalar()
-    if cursor is None:
-        return
+def _take_over_ids(connection: Connection) -> int:
+    """Number the instances as before: hooks are owed some of them; return the number after which new ones begin."""
     numbers = "SELECT max(id) AS id FROM old_images UNION ALL SELECT max(id) FROM images"
-    base = max(cursor, _run(connection, f"SELECT coalesce(max(id), 0) FROM ({numbers}) AS numbers").scalar_one())
+    base = int(_run(connection, f"SELECT coalesce(max(id), 0) FROM ({numbers}) AS numbers").scalar_one())
     _run(connection, "UPDATE images SET id = -id")
     _run(connection, f"UPDATE images SET id = o.id FROM old_images o WHERE {_SAME_BYTES}")
     _run(connection, "UPDATE images SET id = :base - id WHERE id < 0", {"base": base})
+    return base
+
+
+def _subscribers(old: OldIndex) -> Iterator[Row]:
+    """Yield the subscribers, which are owed no instance until all are numbered.
+
+    In an index of another version they may have cursors instead: the last event and instance of which they were told.
+    """
+    for number, row in enumerate(old.rows("subscribers", _names("subscribers")), start=1):
+        yield row | {"id": row["id"] or number, "wanted_kinds": row["wanted_kinds"] or "", "wants_instances": False}
+
+
+_ROWS: Mapping[str, Callable[[OldIndex], Iterator[Row]]] = {
+    "projects": _with_originals,
+    "subscribers": _subscribers,
+}
+"""What of a table is taken over, if it is not each row as it is."""
+
+
+def _take_over_owed(connection: Connection, old: OldIndex, base: int) -> None:
+    """Owe what the old index did, and the instances after `base`, which it did not know."""
+    owed = "INSERT INTO owed_{0}s (subscriber_id, {0}_id) SELECT :subscriber, id FROM {0}s WHERE id > :after"
+    of_lane = "kind = :kind AND name = :name AND destination = :destination"
+    for row in old.rows("subscribers", ("kind", "name", "destination", "wants_instances", "event_id", "image_id")):
+        wants = bool(row["wants_instances"]) or row["image_id"] is not None
+        wanted = f"UPDATE subscribers SET wants_instances = :wants WHERE {of_lane} RETURNING id"
+        subscriber = _run(connection, wanted, row | {"wants": wants}).scalar()
+        if subscriber is None:  # its row broke a rule of the schema
+            continue
+        if row["event_id"] is not None:
+            of_study = f"{owed.format('event')} AND study_instance_uid IS NOT NULL"
+            _run(connection, of_study, {"subscriber": subscriber, "after": row["event_id"]})
+        if wants:
+            after = base if row["image_id"] is None else min(base, row["image_id"])
+            _run(connection, owed.format("image"), {"subscriber": subscriber, "after": after})
+    for table in ("owed_events", "owed_images"):
+        _insert(connection, old, table, old.rows(table, _names(table)))
+    _run(connection, "DELETE FROM owed_images WHERE NOT EXISTS (SELECT 1 FROM images WHERE id = image_id)")
 
 
 def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Callable[[str], bool]) -> None:

@@ -94,7 +94,6 @@ class MessageLoops(ABC, Generic[Plan, Loop]):
         stop_loops(self.workers, seconds)
 
     def _begin_lanes(self, workers: Sequence[Loop], reason: str) -> None:
-        wants_instances = {worker.lane: worker.wants_instances for worker in workers}
-        dropped = self._index.deliveries.begin(self.kind, wants_instances)
+        dropped = self._index.deliveries.begin(self.kind, {worker.lane: worker.events for worker in workers})
         if dropped:
             log.warning(f"{self.kind}_messages_dropped", count=dropped, reason=reason)

@@ -52,9 +52,9 @@ from node.index.nouns.views import AboutViews
 from node.index.nouns.volumes import ReadExclusions, ReadSources, ReadVolumes
 from node.index.search import finder
 from node.index.work.deliveries import ReadHooks
+from node.index.work.destinations import ReadRoutes
 from node.index.work.jobs import ReadJobs
 from node.index.work.ledger import ReadWork
-from node.index.work.routes import ReadRoutes
 
 Added = TypeVar("Added")
 

@@ -51,12 +51,6 @@ CANCEL_SECONDS = 5.0
 SETTLE_SECONDS = 1.0
 """Longest delay before outcomes of messages are recorded. After a crash, those of this period are delivered twice."""
 
-UNSEEN_EVENTS = 1000
-"""Number of unwanted events after which the cursor is recorded."""
-
-UNSEEN_SECONDS = 5.0
-"""Longest time for which a cursor past unwanted events is not recorded: `v_routes` counts these as waiting."""
-
 FOLLOW_SECONDS = 0.25
 """Longest delay from a commit to the next step; one step serves all commits of this time."""
 
@@ -246,9 +240,9 @@ class RequestLoop(WorkLoop):
 class MessageLoop(WorkLoop):
     """Does the work of one subscriber: the messages of a hook, or of a destination of a route, in the order of events.
 
-    It reads the events after its cursors, attempts their messages, and records the outcomes. A message that fails waits
-    in a row, and later messages of its study wait behind it; other studies continue. If the process dies between a
-    delivery and the record of it, the next start delivers the message again with the same id.
+    It attempts the messages that are due and those of what it is owed, and records the outcomes. A message that fails
+    waits in a row, and later messages of its study wait behind it; other studies continue. If the process dies between
+    a delivery and the record of it, the next start delivers the message again with the same id.
 
     Parameters
     ----------
@@ -267,15 +261,8 @@ class MessageLoop(WorkLoop):
         within: float = FOLLOW_SECONDS,
     ) -> None:
         super().__init__(name, index, now, turn_of(lane), within)
-        self.lane, self._events = lane, events
-        self._seen_event = 0
-        self._unseen_since: float | None = None  # since when the cursor is past unwanted events without a record of it
+        self.lane, self.events = lane, events
         self._cancelled = threading.Event()
-
-    @property
-    def wants_instances(self) -> bool:
-        """Whether there are messages of single instances."""
-        return "instance-stored" in self._events
 
     def cancel(self) -> None:
         """Cancel the attempt under way; the next start repeats it."""
@@ -284,7 +271,7 @@ class MessageLoop(WorkLoop):
     def work(self) -> bool:
         """Attempt the due messages; return whether there were any, or may be more."""
         self._index.work.end_cancelled(self.lane, self._now())
-        batch = self._index.deliveries.work(self.lane, self._events, self._seen_event, self._now())
+        batch = self._index.deliveries.work(self.lane, self.events, self._now())
         outcomes = Outcomes(batch)
         with suppress(Interrupted):
             self._begin(batch)
@@ -293,17 +280,11 @@ class MessageLoop(WorkLoop):
                     self._take(pending, outcomes, is_new=False)
             for pending in batch.new:
                 self._take(pending, outcomes, is_new=True)
-            outcomes.cursors = batch.end
         self._settle(outcomes)
-        return bool(batch.again or batch.new) or batch.end != batch.begin
+        return bool(batch.again or batch.new or batch.known)
 
     def _next_due_at(self) -> dt.datetime | None:
-        due_at = self._index.deliveries.next_due_at(self.lane)
-        if self._unseen_since is None:
-            return due_at
-        left = max(0.0, self._unseen_since + UNSEEN_SECONDS - monotonic())
-        record_at = self._now() + dt.timedelta(seconds=left)
-        return record_at if due_at is None else min(due_at, record_at)
+        return self._index.deliveries.next_due_at(self.lane)
 
     def _begin(self, batch: Batch) -> None:
         """Prepare the attempts of `batch`."""
@@ -326,11 +307,8 @@ class MessageLoop(WorkLoop):
             outcomes.failed.add(study)
         if not (is_new and self._is_unwanted(attempt)):
             outcomes.attempts.append(attempt)
-        outcomes.cursors = replace(
-            outcomes.cursors,
-            event_id=pending.event_id or outcomes.cursors.event_id,
-            image_id=pending.image_id or outcomes.cursors.image_id,
-        )
+        if is_new:
+            outcomes.taken.append(pending)
         if monotonic() >= outcomes.settle_at:
             self._settle(outcomes)
 
@@ -339,24 +317,11 @@ class MessageLoop(WorkLoop):
         return attempt.outcome == "dropped"
 
     def _settle(self, outcomes: Outcomes) -> None:
-        """Record outcomes and cursors.
-
-        Cursors past unwanted events alone are recorded after `UNSEEN_EVENTS` events or `UNSEEN_SECONDS`, so that not
-        every event has every subscriber write.
-        """
-        attempts, cursors, stored = outcomes.attempts, outcomes.cursors, outcomes.stored
-        unseen = cursors.event_id - stored.event_id
-        if unseen and self._unseen_since is None:
-            self._unseen_since = monotonic()
-        is_late = self._unseen_since is not None and monotonic() - self._unseen_since >= UNSEEN_SECONDS
-        if attempts or cursors.image_id != stored.image_id or unseen >= UNSEEN_EVENTS or (unseen and is_late):
-            self._index.deliveries.settle(self.lane, attempts, cursors, self._now())
-            outcomes.attempts, outcomes.stored = [], cursors
-            unseen = 0
-        if not unseen:
-            self._unseen_since = None
+        """Record outcomes, and what the subscriber is owed no more."""
+        if outcomes.attempts or outcomes.taken:
+            self._index.deliveries.settle(self.lane, outcomes.attempts, outcomes.taken, self._now())
+            outcomes.attempts, outcomes.taken = [], []
         outcomes.settle_at = monotonic() + SETTLE_SECONDS
-        self._seen_event = cursors.event_id
 
 
 def stop_loops(loops: Sequence[MessageLoop], seconds: float) -> None:
@@ -376,8 +341,8 @@ class Outcomes:
     """The outcomes of one step that are not yet recorded."""
 
     def __init__(self, batch: Batch) -> None:
-        self.stored, self.cursors = batch.stored, batch.begin
         self.attempts: list[Attempt] = []
+        self.taken = list(batch.known)  # what the subscriber is owed no more
         self.held = batch.held
         self.failed: set[str] = set()  # studies with a message that failed in this step
         self.settle_at = monotonic() + SETTLE_SECONDS

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, true
 from node.errors import VoxelnodeError
 
 FOLLOWED = ("events", "images")
-"""Tables whose rows are read in the order of their ids, behind a cursor."""
+"""Tables whose rows are read in the order of their ids, behind a cursor, or have somebody send what is owed."""
 
 COMPLETED = "completed"
 

@@ -37,7 +37,9 @@ def problem_of(series: str) -> str:
 
 _IS_ACKNOWLEDGED = f"se.acknowledged_problem = {problem_of('se')}"
 
-INSTANCES_BEHIND = "CASE WHEN h.image_id IS NOT NULL THEN (SELECT count(*) FROM images i WHERE i.id > h.image_id) END"
+INSTANCES_BEHIND = (
+    "CASE WHEN h.wants_instances THEN (SELECT count(*) FROM owed_images o WHERE o.subscriber_id = h.id) END"
+)
 """Empty for a hook or a route that wants no messages of single instances."""
 
 
@@ -221,7 +223,7 @@ def _of_core(say: _Words) -> dict[str, str]:
             FROM work WHERE kind = 'commitment'""",
         "v_hooks": f"""
             SELECT h.name AS hook, h.paused, {INSTANCES_BEHIND} AS instances_behind,
-                   (SELECT count(*) FROM events e WHERE e.id > h.event_id) AS events_behind,
+                   (SELECT count(*) FROM owed_events o WHERE o.subscriber_id = h.id) AS events_behind,
                    {_COUNTS},
                    h.delivered, h.delivered_at
             FROM subscribers h WHERE h.kind = 'hook'""",
@@ -234,8 +236,9 @@ def _of_core(say: _Words) -> dict[str, str]:
         "v_routes": f"""
             SELECT h.name AS route, h.destination, h.paused, h.trouble, h.trouble_since, h.retry_at,
                    {INSTANCES_BEHIND} AS instances_behind,
-                   CASE WHEN h.image_id IS NULL THEN (
-                       SELECT count(DISTINCT e.series_instance_uid) FROM events e WHERE e.id > h.event_id
+                   CASE WHEN NOT h.wants_instances THEN (
+                       SELECT count(DISTINCT e.series_instance_uid) FROM owed_events o JOIN events e
+                       ON e.id = o.event_id WHERE o.subscriber_id = h.id
                    ) END AS series_behind,
                    {_COUNTS},
                    (SELECT min(w.happened_at) FROM work w WHERE {_OF_IT} AND w.outcome IS NULL) AS waiting_since,

@@ -28,7 +28,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from node.dicom.key_values import folded_groups
-from node.index.engine.sql import partial_index
+from node.index.engine.sql import NO_ID_TWICE, partial_index
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
 """receiving: waits to become quiet; converting: claimed by a worker; converted: has at least one volume;
@@ -209,6 +209,7 @@ class ImageRow(Base):
         MARKED_IMAGES,
         partial_index("ix_images_spooled", "key", f"place = '{SPOOL}'"),
         partial_index("ix_images_series_id_spool_host", ("series_id", "spool_host"), "spool_host IS NOT NULL"),
+        NO_ID_TWICE,  # what subscribers are owed names instances by it
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)

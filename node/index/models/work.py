@@ -133,20 +133,17 @@ class ProtocolRow(Base):
 
 
 class SubscriberRow(Base):
-    """The cursors of a hook, or of a destination of a route: the last rows of `events` and `images` that it finished.
-
-    Cursors instead of a queue: events that nobody wants cost no row. SQLite reuses the highest ids of `images` after
-    a deletion, which therefore moves `image_id` back and increments `rewinds`; see `node.index.work.deliveries`.
-    """
+    """A hook, or a destination of a route, and what it wants; see `node.index.work.outbox`."""
 
     __tablename__ = "subscribers"
+    __table_args__ = (UniqueConstraint("kind", "name", "destination"), NO_ID_TWICE)
 
-    kind: Mapped[str] = mapped_column(String(16), primary_key=True)  # hook, route
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)  # empty: the route of what people send by hand
-    destination: Mapped[str] = mapped_column(String(64), primary_key=True)  # of a route; else empty
-    event_id: Mapped[int] = mapped_column(Integer)
-    image_id: Mapped[int | None] = mapped_column(Integer)  # None: it wants no messages of single instances
-    rewinds: Mapped[int] = mapped_column(Integer, default=0)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))  # hook, route
+    name: Mapped[str] = mapped_column(String(64))  # empty: the route of what people send by hand
+    destination: Mapped[str] = mapped_column(String(64))  # of a route; else empty
+    wanted_kinds: Mapped[str] = mapped_column(Text)  # of events, each between two spaces
+    wants_instances: Mapped[bool] = mapped_column()  # messages of single instances
     delivered: Mapped[int] = mapped_column(Integer, default=0)  # messages in total
     delivered_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     paused: Mapped[bool] = mapped_column(default=False, server_default=false())
@@ -154,6 +151,27 @@ class SubscriberRow(Base):
     trouble: Mapped[str | None] = mapped_column(Text)  # why the destination cannot be reached
     trouble_since: Mapped[dt.datetime | None] = mapped_column(Utc)
     retry_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class OwedEventRow(Base):
+    """An event that a subscriber wants and has no message of yet; inserted and deleted with what it follows from.
+
+    Without foreign keys: these would lock rows of subscribers in each transaction that receives instances.
+    """
+
+    __tablename__ = "owed_events"
+
+    subscriber_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    event_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
+class OwedImageRow(Base):
+    """An instance that a subscriber wants and has no message of yet; see `OwedEventRow`."""
+
+    __tablename__ = "owed_images"
+
+    subscriber_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    image_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
 
 
 SENT_STATES = ("sent", "owed", "asked", "confirmed", "lost")

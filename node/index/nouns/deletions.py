@@ -35,6 +35,7 @@ from node.index.nouns.reopening import reopen
 from node.index.nouns.retention import newest_look
 from node.index.nouns.trash import content_of, put_in_trash, trashed_conflict, trashed_images
 from node.index.work.jobs import after_deletion
+from node.index.work.outbox import forget_images
 
 if TYPE_CHECKING:  # it reads everything, also deletions
     from node.index.nouns.terms import Terms
@@ -275,6 +276,7 @@ def _delete_instance(
     losers = _delete_conflicts(connection, [plan.uid], trash, versions)
     if trash is None:
         owe_removals(connection, ImageRow.id == image.id, now)
+    forget_images(connection, ImageRow.id == image.id)
     connection.execute(delete(ImageRow).where(ImageRow.id == image.id))
     rebase(connection, image.series_id)
     reopen(connection, image.series_id, plan.study_instance_uid, plan.uid, now, "an instance was deleted")

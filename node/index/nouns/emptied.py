@@ -25,6 +25,7 @@ from node.index.nouns.instance_files import folders_of, owe_files, owe_host_remo
 from node.index.nouns.levels import delete_empty_levels
 from node.index.nouns.reopening import delete_references, reopen
 from node.index.work.jobs import after_deletion
+from node.index.work.outbox import forget_images
 
 LIVE = ConversionRow.files_removed_at.is_(None)
 
@@ -78,6 +79,7 @@ def delete_series_rows(
         connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
     if not keeps_objects:
         owe_removals(connection, ImageRow.series_id.in_(series), now)
+    forget_images(connection, ImageRow.series_id.in_(series))
     for owned in (ConversionRow, FailureRow, ImageRow):
         connection.execute(delete(owned).where(owned.series_id.in_(series)))
     connection.execute(delete(SeriesRow).where(SeriesRow.id.in_(series)))

@@ -12,6 +12,7 @@ from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.turn import Settled, is_settled
 from node.index.models.history import EventRow
 from node.index.nouns.converted import SeriesKey
+from node.index.work.outbox import owe_event
 
 EventKind = Literal[
     "series-quiet",  # a conversion begins; `detail` gives the reason
@@ -72,12 +73,14 @@ def record_event(
     detail: str | None = None,
     **uids: Unpack[EventUids],
 ) -> None:
-    """Add an event to the transaction of `connection`.
+    """Add an event to the transaction of `connection`, and owe it to whoever wants it.
 
     `detail` is a sentence without patient data.
     """
     values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids}
-    connection.execute(insert(EventRow).values(values))
+    id = connection.execute(insert(EventRow).values(values).returning(EventRow.id)).scalar_one()
+    if uids.get("study_instance_uid") is not None:
+        owe_event(connection, id, kind)
 
 
 def record_series_event(

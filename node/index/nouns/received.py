@@ -35,6 +35,7 @@ from node.index.nouns.lost import any_lost, found_again
 from node.index.nouns.records import Flaw, Indexed, Outcome, Received
 from node.index.nouns.verdicts import judge
 from node.index.work.messages import begin_mended
+from node.index.work.outbox import owe_images
 
 DIGEST_MENDED = "digest-mended"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
@@ -178,6 +179,7 @@ class _Batch:
     def _insert_images(self) -> None:
         taken = _INSERT_IMAGES.execute(self._connection, list(self._images.values()))
         if not taken:
+            owe_images(self._connection, self._images)
             return
         found = {uid for uid, *_ in _FIND_IMAGES.execute(self._connection, {"uids": list(taken)})}
         if taken - found:

@@ -1,14 +1,12 @@
-"""Deliveries: how far each hook and each destination of a route is in what happened.
+"""Deliveries: the messages of each hook and each destination of a route.
 
 These are the subscribers; each is a lane of the ledger, which has its messages (`node.index.work.messages`). Every
-message is delivered at least once. A subscriber reads the rows of `events` and `images` after its cursors, and a cursor
-moves in the transaction that records what became of the attempts. If the process dies between an attempt and that
-commit, the next start delivers the message again, with the same message id. The ledger has the messages that wait for
-another attempt, and the outcome of all but those of single instances that were taken at once.
+message is delivered at least once. The outbox has what a subscriber has no message of yet (`node.index.work.outbox`),
+and its row goes in the transaction that records what became of the attempt. If the process dies between an attempt and
+that commit, the next start delivers the message again, with the same message id. The ledger has the messages that wait
+for another attempt, and the outcome of all but those of single instances that were taken at once.
 
-One writer commits ids in ascending order. Several hosts do not: a cursor stops before ids that may still be committed
-(`node.index.engine.turn.Settled`), and one host at a time delivers to a subscriber. SQLite reuses the highest ids of
-`images` once their rows are deleted: `after_deletion` of jobs moves the cursors back in the same transaction.
+One host at a time delivers to a subscriber.
 """
 
 from __future__ import annotations
@@ -18,23 +16,23 @@ import heapq
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import join
 
 from node.index.engine.rows import ReadRepository
 from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import insert
-from node.index.engine.turn import Settled, is_settled
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import EventRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
-from node.index.models.work import SubscriberRow, WorkRow
+from node.index.models.work import OwedEventRow, OwedImageRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind
-from node.index.work import jobs
+from node.index.work import jobs, outbox
 from node.index.work.ledger import Ended, Lane, begin_again, end, in_lane
 from node.index.work.messages import (
     MAX_READ_ROWS,
@@ -45,7 +43,6 @@ from node.index.work.messages import (
     enqueue,
     keep,
     known_among,
-    next_message_at,
     retry,
     waiting_by_study,
 )
@@ -88,31 +85,17 @@ _NAMESPACE = uuid.UUID("7a9c1f0e-5d43-4b6c-9a57-0c2f6f0b8e11")
 
 
 @dataclass(frozen=True, slots=True)
-class Cursors:
-    """The progress of a hook: the last rows that it has finished.
-
-    `rewinds` is incremented whenever ids of `images` may be reused; cursors with an older value are out of date.
-    """
-
-    event_id: int
-    image_id: int | None
-    rewinds: int
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """The messages that a hook has to deliver now.
+    """The messages that a subscriber has to deliver now.
 
     `again`: messages due for another attempt. `held`: studies with messages that are not due yet; `new` messages of
-    these studies queue up behind them. Cursors: `stored` in the index, `begin` before `new`, `end` after `new`.
+    these studies queue up behind them. `known`: what is owed and has a message already.
     """
 
-    stored: Cursors
-    begin: Cursors
-    end: Cursors
     again: tuple[PendingEvent, ...] = ()
     held: frozenset[str] = frozenset()
     new: tuple[PendingEvent, ...] = ()
+    known: tuple[PendingEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +116,7 @@ class DeliveryRepository(IndexRepository):
     """The messages to the hooks of a node, and the progress of each hook."""
 
     @on_writer
-    def begin(self, connection: Connection, kind: Kind, wants_instances: Mapping[Lane, bool]) -> int:
+    def begin(self, connection: Connection, kind: Kind, wanted: Mapping[Lane, Collection[LedgerEvent]]) -> int:
         """Match the rows to the configuration: a new subscriber starts with the next event, a removed one is deleted.
 
         Runs at startup, for the hooks and for the destinations of routes, and when routes change. Returns the number of
@@ -141,83 +124,63 @@ class DeliveryRepository(IndexRepository):
 
         Parameters
         ----------
-        wants_instances : mapping of Lane to bool
-            The configured subscribers of this kind, and whether each wants messages of single instances.
+        wanted : mapping of Lane to collection of LedgerEvent
+            The configured subscribers of this kind, and the events that each wants.
         """
         of_kind = SubscriberRow.kind == kind
         connection.execute(
             update(SubscriberRow).where(of_kind, SubscriberRow.retry_at.is_not(None)).values(retry_at=None)
         )
-        kept = {str(lane) for lane in wants_instances} | self._turn.others_subscribers(connection)
-        subscribed = [
-            Lane(kind, row.name, row.destination) for row in connection.execute(select(*_LANE).where(of_kind))
-        ]
+        kept = {str(lane) for lane in wanted} | self._turn.others_subscribers(connection)
         waits = WorkRow.kind == kind, WorkRow.outcome.is_(None)
-        owed = connection.execute(select(WorkRow.name, WorkRow.destination).where(*waits).distinct())
+        found = select(WorkRow.kind, WorkRow.name, WorkRow.destination).where(*waits)
         count = 0
-        for lane in {*subscribed, *(Lane(kind, row.name, row.destination) for row in owed)}:
+        for _, *names in connection.execute(select(*_LANE).where(of_kind).union(found)).all():
+            lane = Lane(kind, *names)
             if str(lane) not in kept:
                 count += _forget(connection, lane, dt.datetime.now(dt.UTC))
-        last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
-        last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
-        for lane, wanted in wants_instances.items():
-            values = {**lane._asdict(), "event_id": last_event, "rewinds": 0, "delivered": 0}
-            connection.execute(insert(SubscriberRow).values(values).on_conflict_do_nothing())
-            image_id = func.coalesce(SubscriberRow.image_id, last_image) if wanted else None
-            connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(image_id=image_id))
+        for lane, events in wanted.items():
+            kinds, wants_instances = kinds_of(events), "instance-stored" in events
+            values = {"wanted_kinds": outbox.in_words(kinds), "wants_instances": wants_instances}
+            row = insert(SubscriberRow).values(**lane._asdict(), delivered=0, **values)
+            row = row.on_conflict_do_update(index_elements=Lane._fields, set_=values)
+            subscriber = connection.execute(row.returning(SubscriberRow.id)).scalar_one()
+            outbox.narrow(connection, subscriber, kinds, wants_instances=wants_instances)
         return count
 
-    def work(self, lane: Lane, events: Collection[LedgerEvent], seen_event: int, now: dt.datetime) -> Batch:
-        """Return the messages that a hook has to deliver now, in the order of their events.
-
-        Parameters
-        ----------
-        events : collection of LedgerEvent
-            The events that the hook subscribes to.
-        seen_event : int
-            Last row of `events` known to hold nothing for this hook; its stored cursor may be before that row.
-        """
-        return self._work(lane, events, seen_event, now, self._turn.settled())
-
     @on_reader
-    def _work(
-        self,
-        connection: Connection,
-        lane: Lane,
-        events: Collection[LedgerEvent],
-        seen_event: int,
-        now: dt.datetime,
-        settled: Settled | None,
-    ) -> Batch:
-        row = connection.execute(select(SubscriberRow.__table__).where(is_subscriber(lane))).one()
-        stored = Cursors(row.event_id, row.image_id, row.rewinds)
-        begin = replace(stored, event_id=max(row.event_id, seen_event))
+    def work(self, connection: Connection, lane: Lane, events: Collection[LedgerEvent], now: dt.datetime) -> Batch:
+        """Return the messages that a subscriber to `events` has to deliver now, in the order of their events."""
         waiting = waiting_by_study(connection, lane)
         again = due_messages(connection, lane, now) if waiting else ()
-        rest = waiting - Counter(pending.study_instance_uid for pending in again)
+        held = frozenset(waiting - Counter(pending.study_instance_uid for pending in again))
         if waiting.total() >= MAX_WAITING:
-            return Batch(stored, begin, begin, again, frozenset(rest))
-        new, end = _new(connection, begin, frozenset(events), settled)
-        # A row says what became of its message, even if the cursor is still before the event.
-        known = known_among(connection, lane, [pending.message_id for pending in new]) if new else ()
-        new = tuple(pending for pending in new if pending.message_id not in known)
-        return Batch(stored, begin, end, again, frozenset(rest), new)
+            return Batch(again, held)
+        owed = _owed(connection, _subscriber(connection, lane), frozenset(events))
+        # A row says what became of its message: it was replayed meanwhile, or shows how far its attempt was.
+        ids = known_among(connection, lane, [pending.message_id for pending in owed]) if owed else ()
+        new = tuple(pending for pending in owed if pending.message_id not in ids)
+        return Batch(again, held, new, tuple(pending for pending in owed if pending.message_id in ids))
 
     @on_reader
     def next_due_at(self, connection: Connection, lane: Lane) -> dt.datetime | None:
-        """Return when the next message of a subscriber may be tried again, or None if no message waits."""
-        return next_message_at(connection, lane)
+        """Return when a message may be tried again, the first of its study; None: none waits."""
+        waiting = in_lane(lane), WorkRow.outcome.is_(None)
+        first = select(func.min(WorkRow.id)).where(*waiting).group_by(WorkRow.study_instance_uid)
+        return connection.execute(select(func.min(WorkRow.due_at)).where(WorkRow.id.in_(first))).scalar()
 
     @on_writer
     def settle(
-        self, connection: Connection, lane: Lane, attempts: Iterable[Attempt], cursors: Cursors, now: dt.datetime
+        self,
+        connection: Connection,
+        lane: Lane,
+        attempts: Iterable[Attempt],
+        taken: Collection[PendingEvent],
+        now: dt.datetime,
     ) -> None:
-        """Record what became of attempts, and move the subscriber to `cursors`.
+        """Record what became of attempts, and owe the subscriber no more what was `taken`.
 
-        If ids of `images` may have been reused since `cursors` were read, the cursor on `images` stays, and the
-        instances after it are delivered once more.
-
-        Raises TurnLost if another host delivers to this hook by now: it will deliver these messages once more.
+        Raises TurnLost if another host delivers to this subscriber by now: it will deliver these messages once more.
         """
         self._turn.require(connection, turn_of(lane))
         delivered = 0
@@ -226,14 +189,13 @@ class DeliveryRepository(IndexRepository):
             delivered += is_delivered
             if not is_delivered or attempt.pending.image_id is None:
                 keep(connection, lane, attempt, now)
-        values: dict[str, Any] = {"event_id": cursors.event_id}
         if delivered:
-            values |= {"delivered": SubscriberRow.delivered + delivered, "delivered_at": now}
-        connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(values))
-        is_current = SubscriberRow.rewinds == cursors.rewinds, SubscriberRow.image_id.is_not(None)
-        connection.execute(
-            update(SubscriberRow).where(is_subscriber(lane), *is_current).values(image_id=cursors.image_id)
-        )
+            values = {"delivered": SubscriberRow.delivered + delivered, "delivered_at": now}
+            connection.execute(update(SubscriberRow).where(is_subscriber(lane)).values(values))
+        if taken:
+            events = [pending.event_id for pending in taken if pending.event_id is not None]
+            images = [pending.image_id for pending in taken if pending.image_id is not None]
+            outbox.settle(connection, _subscriber(connection, lane), events, images)
 
     @on_writer
     def retry_one(self, connection: Connection, id: int, now: dt.datetime) -> None:
@@ -296,7 +258,9 @@ class DeliveryRepository(IndexRepository):
 
 
 def _forget(connection: Connection, lane: Lane, now: dt.datetime) -> int:
-    connection.execute(delete(SubscriberRow).where(is_subscriber(lane)))
+    gone = delete(SubscriberRow).where(is_subscriber(lane)).returning(SubscriberRow.id)
+    for subscriber in connection.scalars(gone).all():
+        outbox.narrow(connection, subscriber, (), wants_instances=False)
     return end(connection, Ended("dropped", "it is no longer configured"), now, in_lane(lane))
 
 
@@ -311,6 +275,10 @@ _LANE = SubscriberRow.kind, SubscriberRow.name, SubscriberRow.destination
 def is_subscriber(lane: Lane) -> ColumnElement[bool]:
     """Return the condition of the row of a subscriber."""
     return and_(*(column == value for column, value in zip(_LANE, lane, strict=True)))
+
+
+def _subscriber(connection: Connection, lane: Lane) -> int:
+    return connection.execute(select(SubscriberRow.id).where(is_subscriber(lane))).scalar_one()
 
 
 def _replayed(connection: Connection, events: Collection[HookEvent], series: SeriesKey) -> list[PendingEvent]:
@@ -348,35 +316,17 @@ def _queue(
     return "new"
 
 
-def _new(
-    connection: Connection, cursors: Cursors, events: frozenset[LedgerEvent], settled: Settled | None
-) -> tuple[tuple[PendingEvent, ...], Cursors]:
-    """Return the messages after the cursors, and the cursors after these messages."""
-    event_rows = connection.execute(
-        select(EventRow)
-        .where(EventRow.id > cursors.event_id, is_settled(settled, EventRow.id))
-        .order_by(EventRow.id)
-        .limit(MAX_READ_ROWS)
-    ).all()
-    image_rows = _image_rows(connection, cursors.image_id, settled) if cursors.image_id is not None else []
-    # If a table has more rows than were read, the other one must not run ahead of it.
+def _owed(connection: Connection, subscriber: int, events: frozenset[LedgerEvent]) -> list[PendingEvent]:
+    """Return the first messages of which a subscriber has none yet, in the order of their commits."""
+    happened = select(EventRow).join(OwedEventRow, OwedEventRow.event_id == EventRow.id)
+    wanted = OwedEventRow.subscriber_id == subscriber, EventRow.kind.in_(kinds_of(events))
+    event_rows = connection.execute(happened.where(*wanted).order_by(OwedEventRow.event_id).limit(MAX_READ_ROWS))
+    found = [_of_event(row, event) for row in event_rows if (event := _event_of(row.kind, events)) is not None]
+    stored = map(_of_image, connection.execute(_OWED_IMAGES, {"subscriber": subscriber, "limit": MAX_READ_ROWS}))
+    # Of the first rows of both tables, no row that was not read belongs between them.
     # (Several hosts do not number their rows in the order of time.)
-    tables = (event_rows, image_rows)
-    ends = [max(row.happened_at for row in rows) for rows in tables if len(rows) == MAX_READ_ROWS]
-    if ends:
-        event_rows, image_rows = _until(event_rows, min(ends)), _until(image_rows, min(ends))
-    wanted = [
-        _of_event(row, event)
-        for row in event_rows
-        if row.study_instance_uid is not None and (event := _event_of(row.kind, events)) is not None
-    ]
-    new = heapq.merge(wanted, map(_of_image, image_rows), key=lambda pending: pending.happened_at)
-    end = Cursors(
-        event_rows[-1].id if event_rows else cursors.event_id,
-        image_rows[-1].id if image_rows else cursors.image_id,
-        cursors.rewinds,
-    )
-    return tuple(new), end
+    merged = heapq.merge(found, stored, key=lambda pending: pending.happened_at)
+    return list(islice(merged, MAX_READ_ROWS))
 
 
 def _event_of(kind: EventKind, events: Collection[LedgerEvent]) -> LedgerEvent | None:
@@ -394,28 +344,20 @@ def kinds_of(events: Collection[LedgerEvent]) -> list[EventKind]:
     return [kind for kind in (*HOOK_EVENTS, *CHANGES) if _event_of(kind, events) is not None]
 
 
-def _image_rows(connection: Connection, after: int, settled: Settled | None) -> Sequence[Row[Any]]:
-    columns: list[Any] = [
+_OWED_IMAGES = (
+    select(
         ImageRow.id,
         ImageRow.sop_instance_uid,
         ImageRow.sha256,
         ImageRow.received_at.label("happened_at"),
-    ]
-    columns += [SeriesRow.series_instance_uid, StudyRow.study_instance_uid]
-    statement: Select[Any] = (
-        select(*columns)
-        .select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        .where(ImageRow.id > after, is_settled(settled, ImageRow.id))
-        .order_by(ImageRow.id)
-        .limit(MAX_READ_ROWS)
+        SeriesRow.series_instance_uid,
+        StudyRow.study_instance_uid,
     )
-    return connection.execute(statement).all()
-
-
-def _until(rows: Sequence[Row[Any]], end: dt.datetime) -> Sequence[Row[Any]]:
-    """Return the leading rows that happened no later than `end`."""
-    count = next((number for number, row in enumerate(rows) if row.happened_at > end), len(rows))
-    return rows[:count]
+    .select_from(join(OwedImageRow, ImageRow, OwedImageRow.image_id == ImageRow.id).join(SeriesRow).join(StudyRow))
+    .where(OwedImageRow.subscriber_id == bindparam("subscriber"))
+    .order_by(OwedImageRow.image_id)
+    .limit(bindparam("limit"))
+)
 
 
 def _of_event(row: Row[Any], event: LedgerEvent) -> PendingEvent:
@@ -425,7 +367,7 @@ def _of_event(row: Row[Any], event: LedgerEvent) -> PendingEvent:
     return PendingEvent(message_id, event, row.happened_at, *uids, row.revision, row.detail, before, event_id=row.id)
 
 
-def _of_image(row: Row[Any]) -> PendingEvent:
+def _of_image(row: Row[*tuple[Any, ...]]) -> PendingEvent:
     uids = (row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid)
     message_id = _message_id("instance", row.sha256, row.happened_at.isoformat(), *uids)
     return PendingEvent(message_id, "instance-stored", row.happened_at, *uids, image_id=row.id)

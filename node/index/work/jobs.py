@@ -21,7 +21,7 @@ from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
-from node.index.models.work import ResultRow, SubscriberRow, WorkRow
+from node.index.models.work import ResultRow, WorkRow
 from node.index.nouns.events import record_event
 from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, forget_study, move
 from node.index.work.payloads import Assignment, document_of, payload_of
@@ -162,11 +162,8 @@ def after_deletion(connection: Connection, study_instance_uid: str, now: dt.date
     """End the jobs of a study whose series were deleted, and forget what was said about it and may name the patient.
 
     That is the output of commands, what hooks said of their jobs and peers of their answers, and results that were
-    deleted. The cursors of subscribers move back: the next row of `images` may reuse an id that one has passed.
+    deleted.
     """
-    last = select(func.coalesce(func.max(ImageRow.id), 0)).scalar_subquery()
-    connection.execute(update(SubscriberRow).values(rewinds=SubscriberRow.rewinds + 1))
-    connection.execute(update(SubscriberRow).where(SubscriberRow.image_id > last).values(image_id=last))
     of_study = StudyRow.study_instance_uid == study_instance_uid
     left = set(connection.execute(select(SeriesRow.series_instance_uid).join(StudyRow).where(of_study)).scalars())
     are_jobs = IS_JOB, IS_OPEN, WorkRow.study_instance_uid == study_instance_uid

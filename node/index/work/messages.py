@@ -185,23 +185,10 @@ def due_messages(connection: Connection, lane: Lane, now: dt.datetime) -> tuple[
     return tuple(map(pending_of, rows))
 
 
-def waiting_among(connection: Connection, lane: Lane, message_ids: Collection[str]) -> set[str]:
-    """Return which of these messages wait."""
-    open_messages = in_lane(lane), listed_in(WorkRow.key, list(message_ids)), WorkRow.outcome.is_(None)
-    return set(connection.scalars(select(WorkRow.key).where(*open_messages)))
-
-
 def known_among(connection: Connection, lane: Lane, message_ids: Collection[str]) -> set[str]:
     """Return which of these messages have a row, in whatever state."""
     of_messages = in_lane(lane), listed_in(WorkRow.key, list(message_ids))
     return set(connection.scalars(select(WorkRow.key).where(*of_messages)))
-
-
-def next_message_at(connection: Connection, lane: Lane) -> dt.datetime | None:
-    """Return when the next message may be tried again; later ones of a study queue up behind its first."""
-    waiting = in_lane(lane), WorkRow.outcome.is_(None)
-    first = select(func.min(WorkRow.id)).where(*waiting).group_by(WorkRow.study_instance_uid)
-    return connection.execute(select(func.min(WorkRow.due_at)).where(WorkRow.id.in_(first))).scalar()
 
 
 def pending_of(row: Row[Any]) -> PendingEvent:

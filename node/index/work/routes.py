@@ -14,29 +14,24 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, true, update
-from sqlalchemy.orm import aliased, join
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
+from sqlalchemy.orm import join
 
 from node.errors import VoxelnodeError
-from node.index.engine.rows import ReadRepository
-from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import insert, listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models.history import ConflictRow, EventRow
-from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import SentInstanceRow, SubscriberRow, WorkRow
 from node.index.nouns.converted import SeriesKey
-from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber, kinds_of
+from node.index.work.deliveries import MAX_REPLAYED, Replay, is_subscriber
 from node.index.work.ledger import Ended, Lane, in_lane
 from node.index.work.messages import (
     Attempt,
-    LedgerEvent,
     PendingEvent,
     enqueue,
     keep,
     retry,
     show_progress,
-    waiting_among,
     waiting_by_study,
 )
 
@@ -47,10 +42,6 @@ MAX_ASKS = 5
 """Requests for commitment of an instance after which one that the destination does not keep is given up."""
 
 _NAMESPACE = uuid.UUID("2f3c7b52-9c3f-4d0e-8a0f-5d1f7e6b1c44")
-
-
-NEWEST_SENT = 5000
-"""Images, the newest, among which a page looks for what was delivered lately."""
 
 
 class SendBeingCancelled(VoxelnodeError):
@@ -347,13 +338,6 @@ class RouteRepository(IndexRepository):
                 keep(connection, lane, Attempt(pending, Ended("failed", reason), row.asks), now)
         return True
 
-    @on_reader
-    def deletable(
-        self, connection: Connection, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
-    ) -> list[SeriesKey]:
-        """Return the series that all destinations have confirmed. See `deletable_series`."""
-        return deletable_series(connection, lanes, subscribers)
-
     @on_writer
     def replay(
         self, connection: Connection, lane: Lane, series: Sequence[SeriesKey], again: bool, now: dt.datetime
@@ -374,7 +358,8 @@ class RouteRepository(IndexRepository):
             pending = PendingEvent(_message_id("replay", lane, study, one), "replay", now, study, one)
             of_series = StudyRow.study_instance_uid == study, SeriesRow.series_instance_uid == one
             images = select(ImageRow.id).select_from(join(ImageRow, SeriesRow).join(StudyRow)).where(*of_series)
-            if waiting_among(connection, lane, [pending.message_id]):
+            of_message = in_lane(lane), WorkRow.key == pending.message_id, WorkRow.outcome.is_(None)
+            if connection.execute(select(WorkRow.id).where(*of_message)).first() is not None:
                 waiting += 1
                 continue
             if again:
@@ -444,159 +429,6 @@ def _message_id(*facts: object) -> str:
 
 
 _KEY = ["image_id", "route", "destination"]
-
-
-def outstanding(row: Mapping[str, Any]) -> int:
-    """Return how many messages of a row of ``v_routes`` or ``v_hooks`` wait, and how much has no message yet."""
-    return sum(int(row.get(key) or 0) for key in ("waiting", "instances_behind", "series_behind", "events_behind"))
-
-
-def _with_what_holds_it(row: Listed) -> Listed:
-    """Return a message with the state of its destination as its reason, if it waits for that."""
-    paused, trouble, retry_at = (row.pop(name) for name in ("paused", "trouble", "retry_at"))
-    if row["state"] == "waiting" and paused:
-        row |= {"reason": "the route is paused", "due_at": None}
-    elif row["state"] == "waiting" and trouble:
-        row |= {"reason": trouble, "due_at": max(filter(None, (row["due_at"], retry_at)), default=None)}
-    return row
-
-
-class ReadRoutes(ReadRepository):
-    """Rows of ``v_routes`` and ``v_route_messages``."""
-
-    def destinations(self) -> list[Listed]:
-        """Return the rows of ``v_routes``."""
-        return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
-
-    def messages(
-        self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
-    ) -> list[Listed]:
-        """Return the last `limit` rows of ``v_route_messages``, newest first, with the names of series and patients.
-
-        One that waits for a destination that is paused or held has the reason of that, and when it goes on.
-
-        Parameters
-        ----------
-        route, destination, state : str or None
-            Filters; None matches all.
-        """
-        rows = self._rows(
-            "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "
-            "st.patient_name, st.patient_id, "
-            "st.study_date, st.study_description FROM (SELECT * FROM v_route_messages "
-            "WHERE (:route IS NULL OR route = :route) AND (:destination IS NULL OR destination = :destination) "
-            "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
-            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-            "LEFT JOIN v_studies st USING (study_instance_uid) "
-            "LEFT JOIN subscribers h ON h.kind = 'route' AND h.name = m.route AND h.destination = m.destination "
-            "ORDER BY m.happened_at DESC",
-            route=route,
-            destination=destination,
-            state=state,
-            limit=limit,
-        )
-        return [_with_what_holds_it(row) for row in rows]
-
-    def delivered(self, limit: int) -> list[Listed]:
-        """Return the last series whose instances destinations have taken, with names, the last one first.
-
-        Of each series: ``route``, ``destination``, ``delivered_instances``, ``last_at``. Only the newest images count.
-        """
-        return self._rows(
-            "SELECT d.*, v.series_number, v.modality, v.series_description, n.patient_name, n.patient_id, "
-            "n.study_date, n.study_description "
-            "FROM (SELECT s.route, s.destination, st.study_instance_uid, se.series_instance_uid, "
-            "count(*) AS delivered_instances, max(s.sent_at) AS last_at "
-            "FROM (SELECT * FROM sent_instances ORDER BY image_id DESC LIMIT :newest) s "
-            "JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id "
-            "JOIN studies st ON st.id = se.study_id "
-            "GROUP BY s.route, s.destination, st.study_instance_uid, se.series_instance_uid "
-            "ORDER BY last_at DESC LIMIT :limit) d JOIN v_series v USING (study_instance_uid, series_instance_uid) "
-            "JOIN v_studies n USING (study_instance_uid) ORDER BY d.last_at DESC",
-            newest=NEWEST_SENT,
-            limit=limit,
-        )
-
-    def deletable(
-        self, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
-    ) -> list[SeriesKey]:
-        """Return the series that all destinations have confirmed. See `node.index.work.routes.deletable_series`."""
-        return deletable_series(self._connection, lanes, subscribers)
-
-
-def deletable_series(
-    connection: Connection, lanes: Collection[Lane], subscribers: Mapping[Lane, Collection[LedgerEvent]]
-) -> list[SeriesKey]:
-    """Return the series that all of `lanes` have confirmed, and that nobody waits for any more.
-
-    Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
-
-    `lanes`: the destinations of a route. `subscribers`: all hooks and destinations, and the events to which each
-    subscribes.
-    """
-    unconfirmed = [
-        ~exists().where(
-            SentInstanceRow.image_id == ImageRow.id,
-            taken_by(lane),
-            SentInstanceRow.sha256 == ImageRow.sha256,
-            SentInstanceRow.state == "confirmed",
-        )
-        for lane in lanes
-    ]
-    confirmed = select(SentInstanceRow.image_id).where(
-        taken_by(next(iter(lanes))), SentInstanceRow.state == "confirmed"
-    )
-    other = aliased(SeriesRow)
-    candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
-    # A study that is not quiet yet has an event to come.
-    is_waited_for = any("study-quiet" in events for events in subscribers.values())
-    is_to_be_quiet = or_(
-        StudyRow.closed_at.is_not(None),
-        exists().where(other.study_id == StudyRow.id, other.state.in_(OPEN_STATES)).correlate(StudyRow),
-    )
-    rows = connection.execute(
-        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, func.max(ImageRow.id).label("last_image"))
-        .select_from(join(ImageRow, SeriesRow).join(StudyRow))
-        .where(SeriesRow.id.in_(candidates), SeriesRow.state.not_in(OPEN_STATES))
-        .where(~is_to_be_quiet if is_waited_for else true())
-        .where(~exists().where(ImageRow.series_id == SeriesRow.id, or_(*unconfirmed)).correlate(SeriesRow))
-        .where(
-            ~exists().where(
-                WorkRow.study_instance_uid == StudyRow.study_instance_uid,
-                WorkRow.kind.in_(("hook", "route")),
-                WorkRow.outcome.is_(None),
-            )
-        )
-        .where(~exists().where(ConflictRow.series_instance_uid == SeriesRow.series_instance_uid))
-        .group_by(SeriesRow.id, StudyRow.id)
-        .limit(100)
-    ).all()
-    return [
-        (row.study_instance_uid, row.series_instance_uid)
-        for row in rows
-        if all(
-            _is_done(connection, lane, events, row.study_instance_uid, row.last_image)
-            for lane, events in subscribers.items()
-        )
-    ]
-
-
-def _is_done(
-    connection: Connection, lane: Lane, events: Collection[LedgerEvent], study_instance_uid: str, last_image: int
-) -> bool:
-    """Return whether a subscriber has passed all events of a study."""
-    columns = SubscriberRow.event_id, SubscriberRow.image_id
-    cursors = connection.execute(select(*columns).where(is_subscriber(lane))).first()
-    if cursors is None:
-        return True
-    if cursors.image_id is not None and cursors.image_id < last_image:
-        return False
-    left = select(EventRow.id).where(
-        EventRow.id > cursors.event_id,
-        EventRow.study_instance_uid == study_instance_uid,
-        EventRow.kind.in_(kinds_of(events)),
-    )
-    return connection.execute(left.limit(1)).first() is None
 
 
 def taken_by(lane: Lane) -> ColumnElement[bool]:

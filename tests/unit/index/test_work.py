@@ -1,4 +1,4 @@
-"""What is still to be done for a study, and what hooks made of it: what deletions and chains of hooks depend on."""
+"""What hooks made of a study, on which chains of hooks depend; and how the loops of subscribers end."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import pytest
 from sqlalchemy import Connection, create_engine, insert
 
 from node.index.database.work_loop import CANCEL_SECONDS, stop_loops
-from node.index.models.history import EventRow
 from node.index.models.levels import Base
-from node.index.models.work import ResultRow, SubscriberRow, WorkRow
+from node.index.models.work import ResultRow, WorkRow
 from node.index.work.jobs import ReadJobs
-from node.index.work.ledger import Lane
-from node.index.work.routes import _is_done
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -25,36 +22,9 @@ def connection() -> Iterator[Connection]:
     """An empty index in memory."""
     engine = create_engine("sqlite://")
     with engine.begin() as connection:
-        Base.metadata.create_all(
-            connection, tables=[Base.metadata.tables[name] for name in ("events", "subscribers", "work", "results")]
-        )
+        Base.metadata.create_all(connection, tables=[Base.metadata.tables[name] for name in ("work", "results")])
         yield connection
     engine.dispose()
-
-
-@pytest.mark.parametrize(
-    ("subscriber", "is_done"),
-    [
-        (None, True),
-        ({"event_id": 2}, True),
-        ({"event_id": 1}, False),
-        ({"event_id": 2, "image_id": 7}, True),
-        ({"event_id": 2, "image_id": 6}, False),
-        ({"event_id": 0, "image_id": 7}, False),
-    ],
-)
-def test_a_subscriber_is_done_with_a_study_once_it_has_passed_its_events_and_instances(
-    connection: Connection, subscriber: dict[str, int] | None, is_done: bool
-) -> None:
-    events = [(1, "series-quiet", "other"), (2, "series-quiet", "1.2.3"), (3, "study-quiet", "1.2.3")]
-    for number, kind, study in events:
-        row = {"id": number, "kind": kind, "study_instance_uid": study, "happened_at": NOW}
-        connection.execute(insert(EventRow).values(row))
-    lane = Lane("route", "all", "PACS")
-    if subscriber is not None:
-        row = {"kind": "route", "name": "all", "destination": "PACS", "image_id": None, **subscriber}
-        connection.execute(insert(SubscriberRow).values(row))
-    assert _is_done(connection, lane, {"series-quiet"}, "1.2.3", 7) is is_done
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""What is read about destinations of routes: how much each is owed, what it has taken, and what may be deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sqlalchemy import exists, or_, select, true
+from sqlalchemy.orm import aliased
+
+from node.index.engine.rows import ReadRepository, Row
+from node.index.models.history import ConflictRow, EventRow
+from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.models.work import OwedEventRow, OwedImageRow, SentInstanceRow, SubscriberRow, WorkRow
+from node.index.nouns.converted import SeriesKey
+from node.index.work.ledger import Lane
+from node.index.work.outbox import wants
+from node.index.work.routes import taken_by
+
+NEWEST_SENT = 5000
+"""Images, the newest, among which a page looks for what was delivered lately."""
+
+
+def outstanding(row: Mapping[str, Any]) -> int:
+    """Return how many messages of a row of ``v_routes`` or ``v_hooks`` wait, and how much has no message yet."""
+    return sum(int(row.get(key) or 0) for key in ("waiting", "instances_behind", "series_behind", "events_behind"))
+
+
+def _with_what_holds_it(row: Row) -> Row:
+    """Return a message with the state of its destination as its reason, if it waits for that."""
+    paused, trouble, retry_at = (row.pop(name) for name in ("paused", "trouble", "retry_at"))
+    if row["state"] == "waiting" and paused:
+        row |= {"reason": "the route is paused", "due_at": None}
+    elif row["state"] == "waiting" and trouble:
+        row |= {"reason": trouble, "due_at": max(filter(None, (row["due_at"], retry_at)), default=None)}
+    return row
+
+
+class ReadRoutes(ReadRepository):
+    """Rows of ``v_routes`` and ``v_route_messages``."""
+
+    def destinations(self) -> list[Row]:
+        """Return the rows of ``v_routes``."""
+        return self._rows("SELECT * FROM v_routes ORDER BY route, destination")
+
+    def messages(
+        self, limit: int, *, route: str | None = None, destination: str | None = None, state: str | None = None
+    ) -> list[Row]:
+        """Return the last `limit` rows of ``v_route_messages``, newest first, with the names of series and patients.
+
+        One that waits for a destination that is paused or held has the reason of that, and when it goes on.
+
+        Parameters
+        ----------
+        route, destination, state : str or None
+            Filters; None matches all.
+        """
+        rows = self._rows(
+            "SELECT m.*, h.paused, h.trouble, h.retry_at, se.series_number, se.modality, se.series_description, "
+            "st.patient_name, st.patient_id, "
+            "st.study_date, st.study_description FROM (SELECT * FROM v_route_messages "
+            "WHERE (:route IS NULL OR route = :route) AND (:destination IS NULL OR destination = :destination) "
+            "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC, message_id LIMIT :limit) m "
+            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "LEFT JOIN v_studies st USING (study_instance_uid) "
+            "LEFT JOIN subscribers h ON h.kind = 'route' AND h.name = m.route AND h.destination = m.destination "
+            "ORDER BY m.happened_at DESC",
+            route=route,
+            destination=destination,
+            state=state,
+            limit=limit,
+        )
+        return [_with_what_holds_it(row) for row in rows]
+
+    def delivered(self, limit: int) -> list[Row]:
+        """Return the last series whose instances destinations have taken, with names, the last one first.
+
+        Of each series: ``route``, ``destination``, ``delivered_instances``, ``last_at``. Only the newest images count.
+        """
+        return self._rows(
+            "SELECT d.*, v.series_number, v.modality, v.series_description, n.patient_name, n.patient_id, "
+            "n.study_date, n.study_description "
+            "FROM (SELECT s.route, s.destination, st.study_instance_uid, se.series_instance_uid, "
+            "count(*) AS delivered_instances, max(s.sent_at) AS last_at "
+            "FROM (SELECT * FROM sent_instances ORDER BY image_id DESC LIMIT :newest) s "
+            "JOIN images i ON i.id = s.image_id JOIN series se ON se.id = i.series_id "
+            "JOIN studies st ON st.id = se.study_id "
+            "GROUP BY s.route, s.destination, st.study_instance_uid, se.series_instance_uid "
+            "ORDER BY last_at DESC LIMIT :limit) d JOIN v_series v USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies n USING (study_instance_uid) ORDER BY d.last_at DESC",
+            newest=NEWEST_SENT,
+            limit=limit,
+        )
+
+    def deletable(self, lanes: Collection[Lane]) -> list[SeriesKey]:
+        """Return the series that all destinations of a route have confirmed, and that nobody waits for any more.
+
+        Series with identity conflicts are left out, since a deletion also removes the versions that were not sent.
+        """
+        unconfirmed = [
+            ~exists().where(
+                SentInstanceRow.image_id == ImageRow.id,
+                taken_by(lane),
+                SentInstanceRow.sha256 == ImageRow.sha256,
+                SentInstanceRow.state == "confirmed",
+            )
+            for lane in lanes
+        ]
+        confirmed = select(SentInstanceRow.image_id).where(
+            taken_by(next(iter(lanes))), SentInstanceRow.state == "confirmed"
+        )
+        other = aliased(SeriesRow)
+        candidates = select(ImageRow.series_id).where(ImageRow.id.in_(confirmed)).distinct()
+        # A study that is not quiet yet has an event to come.
+        is_waited_for = self._connection.execute(select(SubscriberRow.id).where(wants("study-quiet")).limit(1)).first()
+        is_to_be_quiet = or_(
+            StudyRow.closed_at.is_not(None),
+            exists().where(other.study_id == StudyRow.id, other.state.in_(OPEN_STATES)).correlate(StudyRow),
+        )
+        owed_studies = select(EventRow.study_instance_uid).where(
+            OwedEventRow.event_id == EventRow.id, OwedEventRow.subscriber_id == SubscriberRow.id
+        )
+        owes_instances = exists().where(
+            ImageRow.series_id == SeriesRow.id,
+            OwedImageRow.subscriber_id == SubscriberRow.id,
+            OwedImageRow.image_id == ImageRow.id,
+        )
+        rows = self._connection.execute(
+            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid)
+            .join_from(SeriesRow, StudyRow)
+            .where(SeriesRow.id.in_(candidates), SeriesRow.state.not_in(OPEN_STATES))
+            .where(true() if is_waited_for is None else ~is_to_be_quiet)
+            .where(~exists().where(ImageRow.series_id == SeriesRow.id, or_(*unconfirmed)).correlate(SeriesRow))
+            .where(
+                ~exists().where(
+                    WorkRow.study_instance_uid == StudyRow.study_instance_uid,
+                    WorkRow.kind.in_(("hook", "route")),
+                    WorkRow.outcome.is_(None),
+                )
+            )
+            .where(StudyRow.study_instance_uid.not_in(owed_studies), ~owes_instances.correlate(SeriesRow))
+            .where(~exists().where(ConflictRow.series_instance_uid == SeriesRow.series_instance_uid))
+            .limit(100)
+        )
+        return [(row.study_instance_uid, row.series_instance_uid) for row in rows]
