@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from node.selector import FIELDS, compile_selector
-from node.settings.section import AETitle, Seconds, SettingsSection, Where
+from node.settings.section import AETitle, Seconds, SettingsSection
+from node.settings.where import Where
 
 HookEvent = Literal[
     "instance-stored",

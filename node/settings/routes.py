@@ -10,7 +10,8 @@ from pydantic import Field
 
 from node.errors import UsageError
 from node.selector import FIELDS, compile_selector
-from node.settings.section import HookName, Hours, Seconds, SettingsSection, Where
+from node.settings.section import HookName, Hours, Seconds, SettingsSection
+from node.settings.where import Where
 
 RouteEvent = Literal["instance-stored", "series-quiet", "series-complete", "volume-written", "study-quiet"]
 

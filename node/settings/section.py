@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Annotated, Any, Self
@@ -11,7 +11,6 @@ from typing import Annotated, Any, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -19,9 +18,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-
-from node.errors import UsageError
-from node.selector import compile_selector
 
 AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
@@ -55,20 +51,6 @@ Host = Annotated[str, AfterValidator(_host)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Days = Annotated[float, Field(gt=0, le=36525)]
 HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-
-
-def _compilable(where: Any) -> Any:
-    """Return the text or the table of a selector, or raise ValueError if it cannot be compiled."""
-    if isinstance(where, str | Mapping):
-        try:
-            compile_selector(where)
-        except UsageError as error:
-            raise ValueError(str(error)) from error
-    return where
-
-
-Where = Annotated[str | dict[str, Any], BeforeValidator(_compilable)]
-"""A selector: an expression or a table (docs/select.md)."""
 
 
 class SettingsSection(BaseModel):

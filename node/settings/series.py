@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from node.settings.section import Days, Seconds, SettingsSection, Where
+from node.settings.section import Days, Seconds, SettingsSection
+from node.settings.where import Where
 
 QuietTime = Seconds | Literal["auto"]
 

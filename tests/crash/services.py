@@ -120,7 +120,11 @@ class Services(Campaign):
             "peers.SENDER": {"ae_title": "SENDER"},
             "peers.THERE": {"ae_title": "THERE", "host": "127.0.0.1", "port": port},
             "routes.now": {"when": "instance-stored", "to": ["THERE"]},
-            "hooks.count": {"on": ["volume-written"], "command": [str(script), "{series_instance_uid}", "{revision}"]},
+            "hooks.count": {
+                "kind": "command",
+                "on": ["volume-written"],
+                "command": [str(script), "{series_instance_uid}", "{revision}"],
+            },
         }
         config.write_text(routes.as_toml(tables))
         return {

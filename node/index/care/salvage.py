@@ -323,7 +323,9 @@ def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Call
     conversions = {}
     for row in old.rows("conversions", _names("conversions")):
         if row["series_id"] in series:
-            conversions[row["id"]] = row | {"series_id": series[row["series_id"]]["new_id"]}
+            # An index of another version may lack the count of sidecars that tell another verdict.
+            owes = {"owes_sidecars": row["owes_sidecars"] or 0}
+            conversions[row["id"]] = row | owes | {"series_id": series[row["series_id"]]["new_id"]}
     of_series = {row["id"]: row["series_id"] for row in conversions.values()}
     volumes = [row for row in old.rows("volumes", _names("volumes")) if row["conversion_id"] in conversions]
     _insert(connection, old, "conversions", conversions.values())

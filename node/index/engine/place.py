@@ -158,7 +158,7 @@ def left_by_others(place: Place) -> tuple[list[str], list[str]]:
     try:
         with _opened(open_engine(place, read_only=True)) as engine, engine.connect() as connection:
             tables = set(inspect(connection).get_table_names()) - {"alembic_version", *every_table()}
-            return not_installed(connection), sorted(tables)
+            return not_installed(connection), sorted(table for table in tables if not table.startswith(NAME))
     except DatabaseError:
         return [], []
 

@@ -77,10 +77,7 @@ def record_event(
 
     `detail` is a sentence without patient data.
     """
-    values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids}
-    id = connection.execute(insert(EventRow).values(values).returning(EventRow.id)).scalar_one()
-    if uids.get("study_instance_uid") is not None:
-        owe_event(connection, id, kind)
+    _record(connection, {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids})
 
 
 def record_series_event(
@@ -94,8 +91,13 @@ def record_series_event(
 ) -> None:
     """Add an event of a series; see `record_event`."""
     uids = {"study_instance_uid": series[0], "series_instance_uid": series[1], "verdict_before": verdict_before}
-    values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids}
-    connection.execute(insert(EventRow).values(values))
+    _record(connection, {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids})
+
+
+def _record(connection: Connection, values: Mapping[str, Any]) -> None:
+    id = connection.execute(insert(EventRow).values(values).returning(EventRow.id)).scalar_one()
+    if values.get("study_instance_uid") is not None:
+        owe_event(connection, id, values["kind"])
 
 
 class ReadEvents(PagedRepository):
