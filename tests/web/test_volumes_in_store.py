@@ -42,7 +42,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     folder = tmp_path_factory.mktemp("far")
     (folder / "store").mkdir()
     site = open_site(folder / "root", storage={"url": f"file://{folder}/store", "cache_bytes": 0})
-    site.store.index.deliveries.begin("hook", {Lane("hook", "copy"): False})
+    site.store.index.deliveries.begin("hook", {Lane("hook", "copy"): ("volume-written",)})
     site.take(*make.ct_series(3, StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES))
     site.convert()
     made = {path.name: path.read_bytes() for path in site.root.glob("volumes/*/*/*/*")}

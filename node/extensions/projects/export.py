@@ -258,6 +258,7 @@ def _reduce(copy: sqlite3.Connection, root: Path) -> None:
     for (table,) in copy.execute(tables).fetchall():
         if table not in (*KEPT_TABLES, "alembic_version") and not table.startswith(GRAMS):
             copy.execute(f'DELETE FROM "{table}"')
+    copy.execute("DELETE FROM sqlite_sequence")  # it tells how many instances there are
     _delete_conversions(copy, "SELECT id FROM conversions WHERE superseded OR files_removed_at IS NOT NULL")
     copy.execute("INSERT INTO about VALUES (?, ?)", [MARK, str(root)])
     copy.execute("COMMIT")
