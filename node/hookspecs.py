@@ -133,7 +133,7 @@ class Kind:
     section : Place
         The model of such a table: a subclass of `Destination` or `HookSettings` whose `kind` has this name.
     place : Place
-        What it stands for.
+        Opens what such a table describes: see `Extension.destinations` and `Extension.hooks`.
     """
 
     name: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from node.errors import UsageError
 from node.hookspecs import Extension, ObjectKind, Place
@@ -82,6 +82,10 @@ ORDERS = "node.extensions.worklist.orders:compare_with_orders"
 
 CORE_VERBS = "echo", "store", "query", "retrieve", "commit"
 
+KindTable = Literal["hooks", "destinations"]
+KIND_TABLES: tuple[KindTable, ...] = get_args(KindTable)
+"""The sections whose tables have a ``kind`` (`node.hookspecs.Kind`)."""
+
 GROUP = "voxelnode.extensions"
 """Entry points of other packages: each is an instance of `Extension`."""
 
@@ -120,7 +124,7 @@ def installed() -> tuple[Extension, ...]:
 
 
 @cache
-def sections_of(table: Literal["hooks", "destinations"]) -> Mapping[str, type[SettingsSection]]:
+def sections_of(table: KindTable) -> Mapping[str, type[SettingsSection]]:
     """Return the models of tables [hooks.NAME] or [destinations.NAME] by their kinds, also of extensions that are off.
 
     Raises UsageError if two extensions have one kind.
@@ -134,8 +138,8 @@ def sections_of(table: Literal["hooks", "destinations"]) -> Mapping[str, type[Se
     return models
 
 
-def opened_by(settings: Settings, table: Literal["hooks", "destinations"], name: str) -> Any:
-    """Return what the kind of a table [hooks.NAME] or [destinations.NAME] stands for (`node.hookspecs.Kind`).
+def opened_by(settings: Settings, table: KindTable, name: str) -> Any:
+    """Return the object at the `place` of a kind of tables [hooks.NAME] or [destinations.NAME] (`node.hookspecs.Kind`).
 
     Raises UsageError if its extension is switched off.
     """

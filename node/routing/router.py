@@ -89,23 +89,20 @@ class RouteWorkers(MessageLoops[_Plan, HeldWorker]):
 
     def _built(self, plans: Mapping[Lane, _Plan]) -> list[HeldWorker]:
         changes: dict[str, CopyChange] = {}
-        workers: list[HeldWorker] = []
-        for lane, plan in plans.items():
-            if lane.name not in changes and kind_that_follows(self._settings, lane.destination) is None:
-                changes[lane.name] = change_of(self._settings, plan.route)
-            workers.append(self._worker(lane, plan, changes.get(lane.name)))
-        return workers
+        return [self._worker(lane, plan, changes) for lane, plan in plans.items()]
 
-    def _worker(self, lane: Lane, plan: _Plan, change: CopyChange | None) -> HeldWorker:
+    def _worker(self, lane: Lane, plan: _Plan, changes: dict[str, CopyChange]) -> HeldWorker:
+        """Return the worker of a lane; `changes` has what the copies of each route differ in, made once for all."""
         settings, archive, index, route, name = self._settings, self._archive, self._index, plan.route, lane.destination
         selector = selector_of(settings, route)
         parts = RouteParts(settings, lane.name, route, name, selector, archive, index, self._metrics, self._audit)
         kind = kind_that_follows(settings, name)
         if kind is not None:
             return kind.worker(parts)
-        assert change is not None
+        if lane.name not in changes:
+            changes[lane.name] = change_of(settings, route)
         preparer = Preparer(
-            f"prepare {lane.name}/{name}", archive.root, archive.incoming, self._decoder, change,
+            f"prepare {lane.name}/{name}", archive.root, archive.incoming, self._decoder, changes[lane.name],
             partial(_reported, archive, index),
             None if archive.remote is None else archive.local,
         )  # fmt: skip
@@ -169,15 +166,13 @@ def check_destination(settings: Settings, name: str) -> None:
 
     Raises UsageError.
     """
-    if settings.destinations[name].takes_instances:
-        _receiver(settings, name, is_read_again=False).rest()
-        return
     try:
-        kind = kind_that_follows(settings, name)
-        assert kind is not None
-        kind.check(settings.destinations[name])
+        if (kind := kind_that_follows(settings, name)) is not None:
+            kind.check(settings.destinations[name])
+            return
     except UsageError as error:
         raise UsageError(f"[destinations.{name}] {error}") from error
+    _receiver(settings, name, is_read_again=False).rest()
 
 
 def lanes_of(settings: Settings) -> Mapping[Lane, Collection[LedgerEvent]]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from node.registry import installed, sections_of
+from node.registry import KIND_TABLES, installed, sections_of
 from node.settings.model import Settings
+from node.settings.section import table_of
 
 INTRODUCTION = """\
 # voxelnode: the keys that people set, with their defaults. docs/configuration.md has all.
@@ -82,11 +83,7 @@ def example_toml() -> str:
 def sections() -> Iterator[tuple[str, type[BaseModel]]]:
     """Yield the name and the model of each section; a table within a table follows it."""
     for name, field in Settings.model_fields.items():
-        model: Any = field.annotation
-        if get_origin(model) is dict:  # tables with names that people choose: [peers.CT1]
-            model = get_args(model)[1]
-        if get_origin(model) is Annotated:  # of several kinds
-            model = get_args(model)[0]
+        model = table_of(field.annotation)
         yield name, model
         for key, inner in model.model_fields.items():
             if _is_table(inner):
@@ -99,7 +96,7 @@ def _is_table(field: FieldInfo) -> bool:
 
 def kinds(name: str) -> Iterator[tuple[str, type[BaseModel], list[tuple[str, FieldInfo]]]]:
     """Yield the kinds of the tables of a section: name, model, and the keys that only this kind has."""
-    if name in ("hooks", "destinations"):
+    if name in KIND_TABLES:
         common = dict(sections())[name].model_fields
         for kind, model in sections_of(name).items():
             yield kind, model, [(key, field) for key, field in keys(model) if key not in common]

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from node.errors import UsageError, broken_rule, meant, nearest
-from node.registry import sections_of
+from node.registry import KIND_TABLES, sections_of
 from node.settings import DEFAULT_FILE, ENVIRONMENT_PREFIX
 from node.settings.files import (
     ConfigurationFile,
@@ -33,6 +33,7 @@ from node.settings.files import (
     require_each_once,
 )
 from node.settings.model import Settings
+from node.settings.section import table_of
 from node.settings.storage import Storage
 
 NESTING = "__"
@@ -329,14 +330,12 @@ def _fields_at(path: list[str]) -> list[str]:
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = model.model_fields[part].annotation
         elif get_origin(model) is dict:
-            model = get_args(model)[1]
-            if get_origin(model) is Annotated:
-                model = get_args(model)[0]
+            model = table_of(model)
         else:
             return []
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return []
-    of_kinds = sections_of(path[0]).values() if len(path) == 2 and path[0] in ("hooks", "destinations") else ()
+    of_kinds = sections_of(path[0]).values() if len(path) == 2 and path[0] in KIND_TABLES else ()
     return list(dict.fromkeys(key for one in (model, *of_kinds) for key in one.model_fields))
 
 

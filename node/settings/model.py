@@ -7,12 +7,23 @@ override the environment (``VOXELNODE_SECTION__KEY``), which overrides the TOML 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, create_model
 
 from node.errors import UsageError, meant, nearest
-from node.registry import CORE, DEIDENTIFICATION, INDEX_BACKEND, RESULTS, STORE, installed, is_on, resolve, sections_of
+from node.registry import (
+    CORE,
+    DEIDENTIFICATION,
+    INDEX_BACKEND,
+    RESULTS,
+    STORE,
+    KindTable,
+    installed,
+    is_on,
+    resolve,
+    sections_of,
+)
 from node.settings.cluster import HOST_NAME, ClusterSettings, IndexSettings, Role
 from node.settings.convert import Convert
 from node.settings.files import Sources
@@ -28,8 +39,8 @@ from node.settings.web import Web
 _Table = TypeVar("_Table", bound=SettingsSection)
 
 
-def _of_kind(table: Literal["hooks", "destinations"]) -> BeforeValidator:
-    """Return what makes a table with a name an instance of the model of its kind."""
+def _of_kind(table: KindTable) -> BeforeValidator:
+    """Return the validator that parses a table [hooks.NAME] or [destinations.NAME] by the model of its kind."""
 
     def parsed(value: Any) -> Any:
         if not isinstance(value, Mapping):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -51,6 +51,12 @@ Host = Annotated[str, AfterValidator(_host)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Days = Annotated[float, Field(gt=0, le=36525)]
 HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+def table_of(annotation: Any) -> Any:
+    """Return the type of the tables of a section: its own, or that of the tables with names in it, [peers.CT1]."""
+    table = get_args(annotation)[1] if get_origin(annotation) is dict else annotation
+    return get_args(table)[0] if get_origin(table) is Annotated else table  # one of several kinds
 
 
 class SettingsSection(BaseModel):

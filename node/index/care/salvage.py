@@ -109,7 +109,7 @@ class SalvageRepository(IndexRepository):
         """
         _read_images(connection, old)
         _take_over_facts(connection, old)
-        _take_over_owed(connection, old, _take_over_ids(connection))
+        _take_over_owed(connection, old)
         _take_over_conversions(connection, old, has_file)
         _take_over_conflicts(connection, old)
         _compare_digests(connection, old, now)
@@ -296,12 +296,19 @@ _ROWS: Mapping[str, Callable[[OldIndex], Iterator[Row]]] = {
 """What of a table is taken over, if it is not each row as it is."""
 
 
-def _take_over_owed(connection: Connection, old: OldIndex, base: int) -> None:
-    """Owe what the old index did, and the instances after `base`, which it did not know."""
+def _take_over_owed(connection: Connection, old: OldIndex) -> None:
+    """Owe what the old index did, and the instances that it did not know.
+
+    Instances get their old numbers only if a subscriber wants messages of single ones: all rows are written again.
+    """
     owed = "INSERT INTO owed_{0}s (subscriber_id, {0}_id) SELECT :subscriber, id FROM {0}s WHERE id > :after"
     of_lane = "kind = :kind AND name = :name AND destination = :destination"
-    for row in old.rows("subscribers", ("kind", "name", "destination", "wants_instances", "event_id", "image_id")):
-        wants = bool(row["wants_instances"]) or row["image_id"] is not None
+    columns = "kind", "name", "destination", "wants_instances", "event_id", "image_id"
+    rows = [
+        (row, bool(row["wants_instances"]) or row["image_id"] is not None) for row in old.rows("subscribers", columns)
+    ]
+    base = _take_over_ids(connection) if any(wants for _, wants in rows) else 0
+    for row, wants in rows:
         wanted = f"UPDATE subscribers SET wants_instances = :wants WHERE {of_lane} RETURNING id"
         subscriber = _run(connection, wanted, row | {"wants": wants}).scalar()
         if subscriber is None:  # its row broke a rule of the schema

@@ -118,7 +118,7 @@ def row_of(connection: Connection, series_id: int) -> Row[Any]:
 
 
 def _told(verdict: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what of a verdict must differ for a message."""
+    """Return the parts of a verdict whose change sends a message."""
     return certainty(verdict["verdict"], verdict["verdict_rule"]), verdict["missing_instances"]
 
 

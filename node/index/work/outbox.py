@@ -1,8 +1,8 @@
 """What subscribers are owed: events and instances of which they have no message yet.
 
 A subscriber is a hook, or a destination of a route. The transaction that commits an event or an instance inserts a row
-for each subscriber that wants it, whichever host commits it. The row goes in the transaction that records what became
-of the message, or in the one that deletes the instance.
+for each subscriber that wants it, whichever host commits it. The row is deleted in the transaction that records what
+became of the message, or in the one that deletes the instance: a crash repeats a message, and loses none.
 """
 
 from __future__ import annotations

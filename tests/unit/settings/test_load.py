@@ -7,6 +7,7 @@ import pytest
 from node.errors import UsageError
 from node.extensions.channels.settings import WebhookSettings
 from node.extensions.deidentify.settings import DeidentifySettings
+from node.registry import KIND_TABLES
 from node.settings.example import example_toml, keys, kinds, sections
 from node.settings.load import Configuration, load
 from node.settings.model import Settings
@@ -234,7 +235,7 @@ def test_every_key_that_the_example_shows_is_its_default() -> None:
 
 def test_every_key_says_what_it_does() -> None:
     fields = [(name, one) for name, model in sections() for one in keys(model)]
-    fields += [(kind, one) for name in ("hooks", "destinations") for kind, _, own in kinds(name) for one in own]
+    fields += [(kind, one) for name in KIND_TABLES for kind, _, own in kinds(name) for one in own]
     assert [f"{name}.{key}" for name, (key, field) in fields if not field.description] == []
 
 
