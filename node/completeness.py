@@ -365,35 +365,24 @@ def _holes(instances: Sequence[InstanceCounts]) -> int:
     return holes if holes < len(numbers) else 0
 
 
-def verdict_of(known: Expectation, found: Findings) -> Completeness:
-    """Return whether a series is complete, by what is known now and what its conversion has found."""
-    known = replace(known, forced=found.forced)
+_NOT_CONVERTED = Findings()
+
+
+def verdict_of(known: Expectation, found: Findings = _NOT_CONVERTED) -> Completeness:
+    """Return whether a series is complete, by what is known of it now and what its conversion has found.
+
+    Without `found`, nothing is known of its instances but that they were received.
+    """
+    if found.forced:
+        known = replace(known, forced=True)
     if not found.has_images:
         known = _without_counts_of_images(known)
-    return completeness_of(known, found.evidence, placed=found.placed, times=found.times)
-
-
-def completeness_of(
-    known: Expectation, findings: Sequence[Evidence] = (), *, placed: bool = False, times: int = 0
-) -> Completeness:
-    """Return whether a series is complete.
-
-    Parameters
-    ----------
-    known : Expectation
-    findings : sequence of Evidence
-        Facts in its instances and volumes, the strongest first.
-    placed : bool
-        The planes have positions in the patient, so a gap would have been found.
-    times : int
-        Largest number of planes at one position; 0 if unknown.
-    """
     if known.lost:
         reason, total = lost_instances(known.lost), known.received + known.lost
         return Completeness(
             "incomplete", ACKNOWLEDGED, total, "acknowledgments", known.received, known.lost, reason, reason
         )
-    return _with_conflicts(_judged(known, findings, placed, times), known)
+    return _with_conflicts(_judged(known, found), known)
 
 
 def _with_conflicts(verdict: Completeness, known: Expectation) -> Completeness:
@@ -420,17 +409,17 @@ def _with_conflicts(verdict: Completeness, known: Expectation) -> Completeness:
     )
 
 
-def _judged(known: Expectation, findings: Sequence[Evidence], placed: bool, times: int) -> Completeness:
+def _judged(known: Expectation, found: Findings) -> Completeness:
     if known.performed is not None:
         return _by_list(known.performed, known.received)
-    if times > 1:
+    if found.times > 1:
         known = replace(known, split=False)
-    count = _count(known, times)
+    count = _count(known, found.times)
     expected, source = count if count else (None, None)
     state: State
     rule: Rule
     against: list[Evidence] = []
-    if against := _weighed(known, findings, count):
+    if against := _weighed(known, found.evidence, count):
         if expected is None and all(finding.doubtful for finding in against) and (short := _cut_short(known)):
             against.insert(0, Evidence(*short, ""))
         state = "suspect" if all(finding.doubtful for finding in against) else "incomplete"
@@ -440,7 +429,7 @@ def _judged(known: Expectation, findings: Sequence[Evidence], placed: bool, time
         state, rule = "complete", "headers"
         reason = f"{known.received} of {counted(expected, 'instance')} that {source} announces"
     else:
-        state, rule, reason = _without_count(known, placed)
+        state, rule, reason = _without_count(known, found.placed)
     missing = max(0, expected - known.received) if expected is not None else (0 if state == "complete" else None)
     if state != "complete" and not missing:
         decisive = sorted(against, key=lambda finding: finding.doubtful)

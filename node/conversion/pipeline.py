@@ -19,7 +19,7 @@ from time import perf_counter
 
 from pydicom import Dataset
 
-from node.completeness import Evidence, Expectation, Findings, completeness_of, expectation, verdict_of
+from node.completeness import Evidence, Expectation, Findings, expectation, verdict_of
 from node.conversion.datasets import SeriesFiles
 from node.conversion.evidence import find_evidence
 from node.conversion.grids import InstanceHeader
@@ -73,7 +73,7 @@ def _convert(job: ConversionJob, began: float) -> Converted:
     objects = SeriesObjects(job)
     assembly, known = _assembled(job, series, objects.set_apart)
     if not series.damaged and objects.lacks_references:
-        return Converted((), (), (), (), completeness_of(known), 0.0, references=objects.references)
+        return Converted((), (), (), (), verdict_of(known), 0.0, references=objects.references)
     objects.read_referenced()
     damaged = (*series.damaged, *objects.damaged)
     if damaged:
@@ -120,7 +120,7 @@ def _damaged(job: ConversionJob, damaged: Sequence[tuple[str, str]], known: Expe
     """Return no volume: one without the damaged instances would take the place of one that was made before."""
     instances = len(job.instances) + sum(len(series.instances) for series in job.referenced)
     refusal = Refusal(Reason.DAMAGED, damage_of(damaged, instances), tuple(uid for uid, _ in damaged))
-    return Converted((), (), (), (refusal,), completeness_of(known), seconds, tuple(damaged))
+    return Converted((), (), (), (refusal,), verdict_of(known), seconds, tuple(damaged))
 
 
 def damage_of(damaged: Sequence[tuple[str, str]], instances: int) -> str:

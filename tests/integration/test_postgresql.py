@@ -645,7 +645,7 @@ def test_a_series_whose_last_instance_comes_while_its_step_ends_is_due_at_once(
     steps.create(step, "CT1", NOW)
     ended = replace(step, state="COMPLETED", series=(listed,))
     meanwhile(
-        monkeypatch, server, hosts, (verdicts, "completeness_of"),
+        monkeypatch, server, hosts, (verdicts, "verdict_of"),
         lambda: steps.change(ended, NOW, NOW), lambda: hosts[1].instances.add([last]),
     )  # fmt: skip
     assert server.run("SELECT due_at = last_received_at FROM series", database_of(hosts[0])) == [(True,)]

@@ -9,7 +9,7 @@ import pytest
 from pydicom.uid import generate_uid
 from sqlalchemy import select, update
 
-from node.completeness import InstanceCounts, Usual, completeness_of, expectation
+from node.completeness import Findings, InstanceCounts, Usual, expectation, verdict_of
 from node.index.models.levels import SeriesRow
 from node.index.models.work import ProtocolRow
 from node.index.nouns.protocols import KEPT, MAX_SERIES, learn, usual_count, usual_of
@@ -128,7 +128,7 @@ def test_a_series_counts_once_and_a_protocol_is_forgotten_some_day(root: Root) -
 def test_a_count_that_agrees_outweighs_what_is_usual() -> None:
     usual = Usual(USUAL, 12, 12, "2026-01-01", "2026-02-01")
     counts = [InstanceCounts(instance_number=number, images_in_acquisition=4) for number in range(4)]
-    assert completeness_of(expectation(counts, usual=usual), placed=True, times=1).state == "complete"
+    assert verdict_of(expectation(counts, usual=usual), Findings(placed=True, times=1)).state == "complete"
 
 
 @pytest.mark.slow

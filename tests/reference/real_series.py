@@ -20,7 +20,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 
-from node.completeness import COUNT_KEYWORDS, Completeness, Evidence, InstanceCounts, completeness_of, expectation
+from node.completeness import COUNT_KEYWORDS, Completeness, Evidence, Findings, InstanceCounts, expectation, verdict_of
 from node.conversion.evidence import find_evidence
 from node.conversion.grids import header_of
 from node.dicom.values import whole
@@ -135,7 +135,7 @@ def verdict_and_findings(datasets: Sequence[Dataset], assembly: Assembly) -> tup
     times = max((volume.times for volume in placed), default=0)
     known = expectation(list(counts.values()))
     findings = find_evidence(headers, assembly)
-    return completeness_of(known, findings, placed=bool(placed), times=times), findings
+    return verdict_of(known, Findings(tuple(findings), bool(placed), times)), findings
 
 
 def assert_sound(assembly: Assembly, datasets: Sequence[FileDataset], *origins: RealSeries) -> None:

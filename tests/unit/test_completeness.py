@@ -14,7 +14,6 @@ from node.completeness import (
     Findings,
     InstanceCounts,
     Reported,
-    completeness_of,
     expectation,
     performed,
     verdict_of,
@@ -28,13 +27,14 @@ def series(count: int, **announced: Any) -> list[InstanceCounts]:
 GAP = Evidence("geometry", "missing-slice: 1 slice after slice 3", "a slice after slice 3")
 NUMBERS = Evidence("instance-numbers", "Instance Number 4 is missing", "Instance Number 4", 1)
 SPACING = Evidence("spacing", "slices lie 5 mm apart, not 2.5 mm", "1 of 2 slices", 4, doubtful=True)
+PLACED = Findings(placed=True, times=1)
 TIMES = Evidence("headers", "2 of 3 times", "1 time", 5)
 
 
 def verdict(
     instances: list[InstanceCounts], *findings: Evidence, placed: bool = True, times: int = 1, **how: Any
 ) -> tuple:
-    found = completeness_of(expectation(instances, **how), findings, placed=placed, times=times)
+    found = verdict_of(expectation(instances, **how), Findings(findings, placed, times))
     assert found.received == len(instances)
     return found.state, found.rule, found.expected, found.missing
 
@@ -146,7 +146,7 @@ def test_what_was_set_aside_is_named(
     instances: list[InstanceCounts], findings: list[Evidence], how: dict[str, Any], expected: tuple[Any, ...]
 ) -> None:
     assert verdict(instances, *findings, **how) == expected
-    found = completeness_of(expectation(instances, **how), findings, placed=True, times=1)
+    found = verdict_of(expectation(instances, **how), Findings(tuple(findings), placed=True, times=1))
     is_told = "set aside" in found.reason
     assert is_told == ("lost" not in how and (found.state != "complete")), found.reason
     if how.get("aside") == 1 and findings:
@@ -156,7 +156,7 @@ def test_what_was_set_aside_is_named(
 
 
 def test_every_fact_is_in_the_reason_and_all_that_is_missing_is_listed() -> None:
-    found = completeness_of(expectation(series(5)), [GAP, NUMBERS, SPACING], placed=True, times=1)
+    found = verdict_of(expectation(series(5)), Findings((GAP, NUMBERS, SPACING), placed=True, times=1))
     assert (found.state, found.rule) == ("incomplete", "geometry")
     assert found.reason == f"{GAP.fact}; {NUMBERS.fact}; {SPACING.fact}; 5 instances received"
     assert found.missing_detail == f"{GAP.missing}; {NUMBERS.missing}; {SPACING.missing}"
@@ -169,7 +169,7 @@ def test_numbers_that_are_not_counted_one_by_one_have_no_holes() -> None:
 
 
 def test_a_gap_is_told_although_the_count_agrees_and_the_reason_names_both() -> None:
-    found = completeness_of(expectation(series(5, images_in_acquisition=5)), [GAP], placed=True, times=1)
+    found = verdict_of(expectation(series(5, images_in_acquisition=5)), Findings((GAP,), placed=True, times=1))
     assert (found.state, found.rule, found.expected, found.missing) == ("incomplete", "geometry", 5, None)
     assert "missing-slice" in found.reason
     assert "announces 5" in found.reason
@@ -197,7 +197,7 @@ def test_what_the_sender_has_decides_only_with_a_second_source(
     reported: Reported, finding: Evidence | None, announced: int | None, state: str, rule: str, missing: int, words: str
 ) -> None:
     known = expectation(series(5, images_in_acquisition=announced), reported=reported)
-    found = completeness_of(known, [finding] if finding else [], placed=True, times=1)
+    found = verdict_of(known, Findings((finding,) if finding else (), placed=True, times=1))
     assert (found.state, found.rule, found.missing) == (state, rule, missing)
     assert words in found.reason
 
@@ -216,9 +216,9 @@ def test_a_series_cut_short_is_incomplete_unless_a_count_says_otherwise(how: dic
 @pytest.mark.parametrize(("how", "rule"), [({"aborted": "sender"}, "association"), ({"forced": True}, "forced")])
 def test_a_weak_fact_hides_no_end_that_was_cut_short(how: dict[str, Any], rule: str) -> None:
     for doubts in ({"siblings": (6, 6)}, {"is_part": True}):
-        found = completeness_of(expectation(series(5), **doubts, **how), placed=True, times=1)
+        found = verdict_of(expectation(series(5), **doubts, **how), PLACED)
         assert (found.state, found.rule) == ("incomplete", rule)
-        assert completeness_of(expectation(series(5), **doubts), placed=True, times=1).reason in found.reason
+        assert verdict_of(expectation(series(5), **doubts), PLACED).reason in found.reason
     later = verdict_of(expectation(series(5), siblings=(6, 6), aborted="cut"), Findings(placed=True))
     assert (later.state, later.rule, later.missing) == ("incomplete", "association", 1)
     assert later.reason.startswith("the association of the sender ended in the middle of an instance, after 5 ")
@@ -226,17 +226,17 @@ def test_a_weak_fact_hides_no_end_that_was_cut_short(how: dict[str, Any], rule: 
 
 
 def test_what_gave_no_volume_is_judged_by_what_came() -> None:
-    assert completeness_of(Expectation(3)).rule == "quiet"
-    assert completeness_of(Expectation(0)).state == "complete"
+    assert verdict_of(Expectation(3)).rule == "quiet"
+    assert verdict_of(Expectation(0)).state == "complete"
 
 
 def test_the_list_of_a_performed_procedure_step_decides() -> None:
     stored = [f"1.2.{number}" for number in range(20)]
-    complete = completeness_of(Expectation(20, performed=performed(stored, stored)))
+    complete = verdict_of(Expectation(20, performed=performed(stored, stored)))
     assert (complete.state, complete.rule, complete.expected, complete.missing) == ("complete", "mpps", 20, 0)
-    more = completeness_of(Expectation(20, reported=Reported(20, 25), performed=performed(stored[:18], stored)))
+    more = verdict_of(Expectation(20, reported=Reported(20, 25), performed=performed(stored[:18], stored)))
     assert (more.state, "2 more that it does not list" in more.reason) == ("complete", True)
-    less = completeness_of(Expectation(5, performed=performed(stored, stored[:5])))
+    less = verdict_of(Expectation(5, performed=performed(stored, stored[:5])))
     assert (less.state, less.missing, less.expected_source) == ("incomplete", 15, MPPS)
     assert less.reason.endswith("and 5 more")
     assert sum(f"{uid}" in less.reason.replace(",", "").split() for uid in stored) == 10
@@ -254,5 +254,5 @@ def test_the_list_of_a_performed_procedure_step_decides() -> None:
     ],
 )
 def test_only_a_count_that_was_announced_verifies(known: Expectation, word: str) -> None:
-    assert completeness_of(known).certainty == word
+    assert verdict_of(known).certainty == word
     assert word in CERTAINTIES

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, true, update
 
-from node.completeness import Expectation, InstanceCounts, Reported, completeness_of
+from node.completeness import Expectation, InstanceCounts, Reported, verdict_of
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import EventRow
@@ -230,7 +230,7 @@ class SeriesRepository(IndexRepository):
         if again:
             values["due_at"] = now + dt.timedelta(seconds=wait_seconds(tried))
         else:
-            values |= completeness_columns(completeness_of(series.expectation))
+            values |= completeness_columns(verdict_of(series.expectation))
             replace_failures(connection, series, [(None, "failed", detail)], now)
             record_series_event(connection, "series-failed", _key(series), now, detail, series.revision)
         update_series(connection, series.id, values)

@@ -15,7 +15,6 @@ from node.completeness import (
     Findings,
     InstanceCounts,
     certainty,
-    completeness_of,
     findings_of,
     verdict_of,
 )
@@ -144,7 +143,7 @@ def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, i
         performed = performed_of(connection, row.id, row.study_instance_uid, series_instance_uid)
         if performed is None or study_instance_uid not in ("", row.study_instance_uid):
             continue
-        verdict = completeness_of(Expectation(performed.listed - performed.missing, performed=performed))
+        verdict = verdict_of(Expectation(performed.listed - performed.missing, performed=performed))
         if row.state == "receiving" and (is_over or not performed.missing):
             update_series(connection, row.id, {"due_at": now, "waits": None})
         elif row.state not in OPEN_STATES:
