@@ -44,6 +44,7 @@ class Housekeeping:
         self._study_quiet, self._keep_superseded = study_quiet, keep_superseded
         self._studies_at = self._files_at = self._again_at = 0.0
         self._unwritable: set[int] = set()
+        self._are_sidecars_owed = False
 
     def work(self) -> float:
         """Run the tasks that are due; return the seconds until the next one is."""
@@ -63,9 +64,12 @@ class Housekeeping:
 
     def tell_verdicts(self) -> bool:
         """Write changed verdicts into sidecars; return whether more are to be written."""
-        if (moment := monotonic()) >= self._again_at:
-            self._again_at = moment + FILES_SECONDS
+        self._are_sidecars_owed |= self._index.conversions.are_sidecars_owed_since()
+        if (moment := monotonic()) >= self._again_at:  # at the start as well: the process before may have left some
+            self._again_at, self._are_sidecars_owed = moment + FILES_SECONDS, True
             self._unwritable.clear()
+        if not self._are_sidecars_owed:
+            return False
         batch = self._index.conversions.owed_sidecars(BATCH, self._unwritable)
         for owed in batch:
             try:
@@ -73,7 +77,8 @@ class Housekeeping:
             except OSError as error:  # tried again later
                 log.error("verdict_not_written", folder=owed.folder, reason=error.strerror)
                 self._unwritable.add(owed.conversion_id)
-        return len(batch) == BATCH
+        self._are_sidecars_owed = len(batch) == BATCH
+        return self._are_sidecars_owed
 
     def find_quiet_studies(self) -> None:
         """Mark the studies that have become quiet."""

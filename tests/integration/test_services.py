@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from node import background, retries
 from node.archive.filesystem import Archive
+from node.completeness import Reported
 from node.conversion import scheduler
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
@@ -26,7 +27,8 @@ from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.errors import OutOfResources
 from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
-from node.index.nouns.records import Refused
+from node.index.nouns.conversions import ConversionRepository
+from node.index.nouns.records import OwedSidecars, Refused
 from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
 from node.settings.convert import Convert
@@ -231,6 +233,34 @@ def test_a_commit_wakes_the_worker(root: Root, begin: Begin) -> None:
     until(lambda: worker.steps > 0)
     root.take(make.ct_series(1)[0])
     until(lambda: the_series(root)["state"] == "converted")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hourly")
+def test_the_worker_looks_for_sidecars_at_its_start_and_after_a_commit_that_owes_some(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    owed_sidecars = ConversionRepository.owed_sidecars
+
+    def counted(self: ConversionRepository, *args: Any) -> list[OwedSidecars]:
+        found = owed_sidecars(self, *args)
+        looks.append(len(found))
+        return found
+
+    monkeypatch.setattr(ConversionRepository, "owed_sidecars", counted)
+    worker = begin()
+    worker.start()
+    first, *others = make.ct_series(3)
+    root.take_all([first, *others])
+    until(lambda: the_series(root)["state"] == "converted")
+    steps = worker.steps
+    root.index.about.set("a", "b")
+    until(lambda: worker.steps > steps)
+    assert looks == [0]
+    key = str(first.StudyInstanceUID), str(first.SeriesInstanceUID)
+    root.index.series.record_reported(key, Reported(3, 5), root.clock())
+    until(lambda: looks == [0, 1] and root.rows("SELECT id FROM conversions WHERE owes_sidecars > 0") == [])
 
 
 @pytest.mark.slow

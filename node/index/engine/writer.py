@@ -104,6 +104,7 @@ class IndexWriter:
         self._metrics = metrics
         self._on_disk_error = on_disk_error
         self.commit_listeners: list[Callable[[], None]] = []
+        self._noted: set[str] = set()
         self._failed: str | None = None
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
@@ -159,6 +160,12 @@ class IndexWriter:
     def failed(self) -> str | None:
         """Why nothing is written any more, such as an error of the disk; None while rows are."""
         return self._failed
+
+    def take_note(self, what: str) -> bool:
+        """Return whether a commit since the last call has noted something; always, if other hosts commit as well."""
+        is_noted = what in self._noted
+        self._noted.discard(what)
+        return is_noted or self.turn.host is not None
 
     def give_up(self, reason: str) -> None:
         """Commit nothing more; the commit under way, which somebody has to interrupt, counts as failed."""
@@ -239,6 +246,7 @@ class IndexWriter:
             self._commit_again(connection, batch, attempt, met)
             return
         self._metrics.commit_seconds.observe(perf_counter() - started)
+        self._noted |= connection.info.pop(_NOTED, set())
         for future, result in done:
             future.set_result(result)
         if has_changed:
@@ -293,6 +301,14 @@ class IndexWriter:
         if Failure.DISK in self.database.failure(error) and self._failed is None:
             self._failed = f"index: {reason_of(error, coded=True)}"
             self._on_disk_error(self._failed)
+
+
+_NOTED = "noted"
+
+
+def note(connection: Connection, what: str) -> None:
+    """Note what the transaction of a writer leaves to do, for `IndexWriter.take_note` after the commit."""
+    connection.info.setdefault(_NOTED, set()).add(what)
 
 
 P = ParamSpec("P")

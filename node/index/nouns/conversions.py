@@ -14,8 +14,7 @@ from sqlalchemy import Connection, Select, case, delete, func, insert, select, t
 from sqlalchemy.orm import aliased, join
 
 from node.completeness import Completeness
-from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, note, on_reader, on_writer
 from node.index.models.history import (
     ConversionRow,
     ExclusionRow,
@@ -79,14 +78,16 @@ class ConversionRepository(IndexRepository):
         ).all()
         return [SupersededConversion(*row, tuple(sorted(_folders(connection, row.id)))) for row in rows]
 
+    def are_sidecars_owed_since(self) -> bool:
+        """Return whether a commit since the last call owes sidecars; always, if other hosts commit as well."""
+        return self._writer.take_note(_OWED)
+
     @on_reader
     def owed_sidecars(self, connection: Connection, limit: int, without: Collection[int] = ()) -> list[OwedSidecars]:
         """Return conversions whose sidecars are to tell another verdict, and can be written here.
 
         Files that another host is about to move to the object store wait until they are there.
         """
-        if _ANY_OWED.execute(connection, {}).fetchone() is None:  # asked after each commit
-            return []
         row = RevisionFileRow
         elsewhere = row.spool_host.is_not(None), row.spool_host.is_distinct_from(self._turn.holder)
         is_elsewhere = select(row.id).where(row.conversion_id == ConversionRow.id, *elsewhere).exists()
@@ -137,7 +138,7 @@ class ConversionRepository(IndexRepository):
 _OWES = text("conversions.owes_sidecars > 0")
 """In words: with a parameter, SQLite does not use the index of these rows."""
 
-_ANY_OWED = PreparedStatement(select(ConversionRow.id).where(_OWES).limit(1))
+_OWED = "sidecars"
 
 
 def owe_sidecars(connection: Connection, series_id: int) -> None:
@@ -145,6 +146,7 @@ def owe_sidecars(connection: Connection, series_id: int) -> None:
     has_files = select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
     current = ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False), has_files
     connection.execute(update(ConversionRow).where(*current).values(owes_sidecars=ConversionRow.owes_sidecars + 1))
+    note(connection, _OWED)
 
 
 def _folders(connection: Connection, conversion_id: int) -> set[str]:
