@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from math import inf
 from time import monotonic
 
 import structlog
@@ -18,30 +17,24 @@ from node.archive.base import StoreAway
 from node.archive.filesystem import Archive
 from node.archive.space import reason_of
 from node.child_process.messages import ChildCancelled
-from node.completeness import lost_instances
+from node.conversion.ends import ConversionEnds
 from node.conversion.housekeeping import Housekeeping
 from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
-from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged, record_outcome, write_volumes
-from node.conversion.volume_files import LostSources, series_folder
+from node.conversion.series import ReferencedSeriesOpen, SeriesDamaged, is_unchanged, write_volumes
 from node.durable import NO_ROOM
-from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
+from node.errors import OutOfResources, is_out_of_memory, type_and_location
 from node.hookspecs import ObjectKind
 from node.index.database.index import Index
 from node.index.database.work_loop import IndexFollower
 from node.index.engine.place import IndexUnusable
-from node.index.nouns.records import ClaimedSeries, SeriesOutcome
+from node.index.nouns.records import ClaimedSeries
 from node.index.search.finder import QueryRefused
-from node.receive.stored_files import report_damage
-from node.retries import wait_seconds
 from node.settings.convert import Convert
 from node.settings.series import SeriesSettings
 from node.writers.options import write_options
 
 log = structlog.get_logger()
-
-ATTEMPTS = 3
-"""Attempts at a crashing conversion before the series is set aside as failed."""
 
 CLOCK_SECONDS = 5.0
 """Interval between checks of the wall clock; a clock step is noticed within this time."""
@@ -56,16 +49,8 @@ LOADING_SECONDS = 5.0
 """How long before the first series is due a child is started: to load its libraries takes half a second of a processor,
 and several seconds of a busy machine."""
 
-WHOLE_AGAIN_SECONDS = 2.0
-"""Wait of a series that met damaged files which are whole now: they were replaced meanwhile, or read wrongly."""
-
-SHORTAGE_LOG_SECONDS = 60.0
-
 SHORTAGES = NO_ROOM | {errno.EAGAIN, errno.ENOTCONN, errno.ESTALE}
 """Errors that are not the fault of a series; EAGAIN: no process or thread can start; the others: it is not mounted."""
-
-REFERENCE_WAIT = dt.timedelta(seconds=60)
-"""Longest time between checks whether a referenced series is still open; usually its end is noticed at once."""
 
 NICENESS = 5
 """Conversion yields to receiving."""
@@ -118,14 +103,13 @@ class Worker(IndexFollower):
         )
         self._converters = Converters(NICENESS, objects, self._options)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="conversion")
+        self._ends = ConversionEnds(archive, index, now)
         self._clock = _Clock(now)
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         self._interrupts: dict[str, threading.Event] = {}  # of claims whose outcome is not known yet
         self._is_cut_short = False
         self._unrecorded: dict[str, Callable[[], None]] = {}
-        self._shortage_logged_at = -inf
-        self._is_lack_told = True  # by the process before, for all that is known
         self._unfollowed = dt.timedelta()
 
     def start(self) -> None:
@@ -158,7 +142,7 @@ class Worker(IndexFollower):
         """Claim due series while a converter is free; return the seconds until the next step."""
         self._follow_clock()
         lack = self._archive.intake.waits_for()
-        self._tell_lack(lack)
+        self._ends.tell_lack(lack, self._clock.moment, self._longest_wait)
         if lack is not None:  # no space for volumes: the series stay due
             return ROOM_SECONDS
         self._record_again()
@@ -243,10 +227,10 @@ class Worker(IndexFollower):
         except Exception as error:  # any error concerns this series only
             cause = f"{type(error).__name__} while converting"
             if self._is_short(error):
-                record = partial(self._postpone, claimed, cause)
+                record = partial(self._ends.postpone, claimed, cause)
             else:
                 log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
-                record = partial(self._record_crash, claimed, cause)
+                record = partial(self._ends.record_crash, claimed, cause)
         with self._lock:
             del self._interrupts[claimed.claim]  # before the claim is ended
         self._record(claimed, record)
@@ -254,12 +238,12 @@ class Worker(IndexFollower):
     def _converted(self, claimed: ClaimedSeries, interrupted: threading.Event) -> Callable[[], None]:
         """Convert a series; return the function that records the outcome."""
         if claimed.current is not None and claimed.current.holds_lost:
-            return partial(self._record_lost, claimed)
+            return partial(self._ends.record_lost, claimed)
         try:
-            if (kept := self._made_of_lost(claimed)) is not None:
-                return partial(self._record_lost, claimed, f"; {kept} was made of them, and stays")
+            if (kept := self._ends.made_of_lost(claimed)) is not None:
+                return partial(self._ends.record_lost, claimed, f"; {kept} was made of them, and stays")
             if is_unchanged(claimed, self._archive, self._options):
-                return partial(self._record_unchanged, claimed)
+                return partial(self._ends.record_unchanged, claimed)
             outcome = write_volumes(
                 claimed,
                 self._archive,
@@ -268,19 +252,19 @@ class Worker(IndexFollower):
                 lambda job: self._converters.run(job, self._limits, interrupted),
             )
         except ChildCancelled:
-            return partial(self._hand_back, claimed)
+            return partial(self._ends.hand_back, claimed)
         except ShortOfResources as short:
-            return partial(self._postpone, claimed, str(short))
+            return partial(self._ends.postpone, claimed, str(short))
         except SeriesDamaged as error:
-            return partial(self._record_damaged, claimed, error)
+            return partial(self._ends.record_damaged, claimed, error)
         except ReferencedSeriesOpen as error:
-            return partial(self._wait_for, claimed, error)
+            return partial(self._ends.wait_for, claimed, error)
         except (ConverterDied, OSError, OutOfResources) as error:
             cause = self._cause(error) if isinstance(error, OSError) else str(error)
             if self._is_short(error):
-                return partial(self._postpone, claimed, cause)
-            return partial(self._record_crash, claimed, cause)
-        return partial(self._record_outcome, claimed, outcome)
+                return partial(self._ends.postpone, claimed, cause)
+            return partial(self._ends.record_crash, claimed, cause)
+        return partial(self._ends.record_outcome, claimed, outcome)
 
     def _cause(self, error: OSError) -> str:
         origin = "object store" if isinstance(error, StoreAway) else "disk"
@@ -299,7 +283,10 @@ class Worker(IndexFollower):
         try:
             record()
         except Exception as error:
-            _log(claimed).warning("outcome_not_recorded", reason=type_and_location(error))
+            log.warning(
+                "outcome_not_recorded", series_instance_uid=claimed.series_instance_uid, revision=claimed.revision,
+                reason=type_and_location(error),
+            )  # fmt: skip
             with self._lock:
                 self._unrecorded[claimed.claim] = record
         with self._lock:
@@ -340,93 +327,7 @@ class Worker(IndexFollower):
         """Take over the series of hosts whose lease has ended."""
         while (taken := self._index.series.take_over(self._now())) is not None:
             claimed, host = taken
-            self._record_crash(claimed, f"host {host} vanished during the conversion")
-
-    def _record_outcome(self, claimed: ClaimedSeries, outcome: SeriesOutcome) -> None:
-        try:
-            recorded = record_outcome(claimed, outcome, self._archive, self._index, self._now)
-        except VoxelnodeError:
-            raise
-        except Exception as error:  # a retry would fail in the same way
-            log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
-            self._record_crash(claimed, f"{type(error).__name__} while recording the conversion")
-            return
-        _log(claimed).info("series_converted" if recorded else "claim_lost", instances=len(claimed.instances))
-
-    def _record_unchanged(self, claimed: ClaimedSeries) -> None:
-        self._index.series.record_unchanged(claimed, self._now())
-        _log(claimed).info("series_unchanged", instances=len(claimed.instances))
-
-    def _postpone(self, claimed: ClaimedSeries, why: str) -> None:
-        self._index.series.postpone(claimed, why, dt.timedelta(seconds=wait_seconds(1)), self._now())
-        self._log_shortage(why)
-
-    def _wait_for(self, claimed: ClaimedSeries, error: ReferencedSeriesOpen) -> None:
-        self._index.series.wait_for(claimed, error.references, str(error), REFERENCE_WAIT, self._now())
-        _log(claimed).info("conversion_waits", reason="a series to which it refers is open")
-
-    def _tell_lack(self, lack: str | None) -> None:
-        """Have due series tell that they wait for room, once in a while how much there is, and no more if there is."""
-        if lack is None and not self._is_lack_told:
-            return
-        again = lack is not None and self._log_shortage(lack)
-        with suppress(OutOfResources):  # the index lacks room as well: the log tells it
-            self._index.series.tell_lack(lack, self._clock.moment, self._longest_wait, again=again)
-            self._is_lack_told = lack is not None
-
-    def _log_shortage(self, why: str) -> bool:
-        """Log once in `SHORTAGE_LOG_SECONDS` that conversions wait; return whether that was now."""
-        is_now = monotonic() >= self._shortage_logged_at + SHORTAGE_LOG_SECONDS
-        if is_now:
-            self._shortage_logged_at = monotonic()
-            log.warning("conversions_wait", reason=why)
-        return is_now
-
-    def _hand_back(self, claimed: ClaimedSeries) -> None:
-        if self._index.series.release_claim(claimed, self._now()):
-            _log(claimed).info("conversion_handed_back")
-
-    def _record_damaged(self, claimed: ClaimedSeries, error: SeriesDamaged) -> None:
-        whole = [report_damage(self._archive, self._index, key, problem, self._now()) for key, problem in error.damaged]
-        if all(whole):
-            wait = dt.timedelta(seconds=WHOLE_AGAIN_SECONDS)
-            self._index.series.postpone(claimed, "damaged files are whole again", wait, self._now())
-            return
-        self._index.series.record_damaged(claimed, str(error), error.references, self._now())
-
-    def _made_of_lost(self, claimed: ClaimedSeries) -> str | None:
-        """Return the folder of volumes of a series that were made of lost instances, and that the index has forgotten.
-
-        Raises StoreAway if the object store is to tell, and does not answer.
-        """
-        if claimed.current is not None or not claimed.expectation.lost:
-            return None
-        key = (claimed.study_instance_uid, claimed.series_instance_uid)
-        lost = LostSources({key: self._index.lost.by_series().get(key, set())})
-        if folders := lost.folders(self._archive.root):
-            return folders[-1]
-        remote, folder = self._archive.remote, series_folder(*key)
-        return folder if remote is not None and remote.has_any(folder) else None
-
-    def _record_lost(self, claimed: ClaimedSeries, kept: str = "") -> None:
-        """Set a series aside whose volumes were made of instances that are lost now: none takes their place.
-
-        `kept`: what no row names of them, as the end of a sentence.
-        """
-        references = [(found.key, found.revision) for found in claimed.referenced]
-        detail = f"{lost_instances(claimed.expectation.lost)}: send them again, or write them off{kept}"
-        self._index.series.record_damaged(claimed, detail, references, self._now())
-
-    def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
-        again = self._index.series.record_crash(claimed, detail, ATTEMPTS, self._now())
-        _log(claimed).warning("conversion_crashed", reason=detail, tried_again=again)
-
-
-def _log(claimed: ClaimedSeries) -> structlog.stdlib.BoundLogger:
-    bound: structlog.stdlib.BoundLogger = log.bind(
-        series_instance_uid=claimed.series_instance_uid, revision=claimed.revision
-    )
-    return bound
+            self._ends.record_crash(claimed, f"host {host} vanished during the conversion")
 
 
 class _Clock:

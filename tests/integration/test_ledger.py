@@ -12,7 +12,7 @@ from sqlalchemy import Engine, event
 
 from node.index.engine.place import FILE_NAME
 from node.index.models.work import WorkRow
-from node.index.work import ledger
+from node.index.work import jobs, ledger
 from node.index.work.ledger import Ended, Lane, NoSuchWork, Postponed, Work, WorkEnded
 from node.index.work.messages import Attempt, PendingEvent
 from node.index.work.payloads import Assignment, Counts, Download, Message, Payload
@@ -139,7 +139,7 @@ def test_work_of_a_deleted_study_no_longer_says_who_its_patient_is(
                 connection, Lane(kind, "one"), study, payload, now, study_instance_uid=study, **facts
             )
         )
-    root.index.work._writer.run(lambda connection: ledger.forget_study(connection, "1.2.3"))
+    root.index.work._writer.run(lambda connection: jobs.forget_study(connection, "1.2.3"))
     of_other = root.index.work.one(ids["1.2.4"])
     assert (of_other.reason, of_other.payload) == (SECRET, payload), "another study keeps its own"
     if left is None:

@@ -31,7 +31,6 @@ from node.index.nouns.audit_lines import AuditLineRepository
 from node.index.nouns.conflicts import ConflictRepository
 from node.index.nouns.conversions import ConversionRepository
 from node.index.nouns.deletions import DeletionRepository
-from node.index.nouns.growth import TimerRepository
 from node.index.nouns.instances import InstanceRepository
 from node.index.nouns.lost import LostRepository
 from node.index.nouns.objects import ObjectRepository
@@ -42,6 +41,7 @@ from node.index.nouns.retention import RetentionRepository
 from node.index.nouns.senders import SenderRepository
 from node.index.nouns.series_claims import SeriesRepository
 from node.index.nouns.studies import StudyRepository
+from node.index.nouns.timers import TimerRepository
 from node.index.nouns.trash import TrashRepository
 from node.index.search.finder import Finder
 from node.index.work.deliveries import DeliveryRepository

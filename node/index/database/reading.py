@@ -54,7 +54,7 @@ from node.index.search import finder
 from node.index.work.deliveries import ReadHooks
 from node.index.work.destinations import ReadRoutes
 from node.index.work.jobs import ReadJobs
-from node.index.work.ledger import ReadWork
+from node.index.work.listing import ReadWork
 
 Added = TypeVar("Added")
 

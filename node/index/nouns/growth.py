@@ -2,10 +2,6 @@
 
 How long is what `node.quiet` says; the waits are stored as JSON in the row of the series. A series whose instances an
 ended performed procedure step lists is due as soon as all of them are stored (PS3.4 F.7.2).
-
-A moment in a row means a wait that began when the row was written. If the clock is stepped, every such moment is moved
-by the step, so that no wait changes its length: of series and studies, and of what the ledger owes. Several hosts
-follow the clock of their database instead: none of them moves the timers of all.
 """
 
 from __future__ import annotations
@@ -14,24 +10,20 @@ import datetime as dt
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import JSON, Connection, Row, bindparam, case, func, or_, select, update
+from sqlalchemy import JSON, Connection, bindparam, case, func, or_, select, update
 
 from node.completeness import Performed, performed
 from node.index.engine.backend import Overtaken
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import looked_up_in
-from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.history import PerformedSeriesRow
-from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.models.work import OpenAssociationRow
+from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow
 from node.index.nouns.open_associations import note_open
 from node.index.nouns.records import Received
 from node.index.nouns.reopening import revoke_claim
-from node.index.work.ledger import correct_due, shift_due
-from node.quiet import Waits, after_received, due_at, last_sign, shifted
-from node.retries import MAX_WAIT_SECONDS
+from node.quiet import Waits, after_received, due_at
 
 _LISTS = PreparedStatement(
     select(PerformedSeriesRow.sop_instance_uids).where(
@@ -160,9 +152,7 @@ _HOLD_WAITS = PreparedStatement(
     .with_for_update(key_share=True)  # others insert images of the series meanwhile
 )
 _SERIES_ALIVE = PreparedStatement(
-    update(SeriesRow)
-    .where(SeriesRow.id == bindparam("series"))
-    .values(due_at=bindparam("due"), waits=bindparam("waits", type_=SeriesRow.waits.type))
+    update(SeriesRow).where(SeriesRow.id == bindparam("series")).values(due_at=bindparam("due"))
 )
 
 
@@ -213,53 +203,3 @@ def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") 
     for series_id, growth in grown.items():
         if growth.replaced:
             revoke_claim(connection, series_id)
-
-
-class TimerRepository(IndexRepository):
-    """All timers of an index."""
-
-    def shift(self, step: dt.timedelta) -> None:
-        """Move all timers by a step of the system clock."""
-        if self._turn.host is None:
-            self._shift(step)
-
-    def correct(self, now: dt.datetime) -> None:
-        """Move timers that are too far in the future, because the clock was set back while no node was running.
-
-        Series wait from `now` on. What is tried again is due at once if it would have to wait longer than it ever does.
-        """
-        if self._turn.host is None:
-            self._correct(now)
-
-    @on_writer
-    def _shift(self, connection: Connection, step: dt.timedelta) -> None:
-        for row in connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all():
-            _shift_series(connection, row, step)
-        shift_due(connection, step)
-        closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
-        for study in connection.execute(closed).all():
-            connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
-        for one in connection.execute(select(OpenAssociationRow.id, OpenAssociationRow.open_until)).all():
-            moved = update(OpenAssociationRow).where(OpenAssociationRow.id == one.id)
-            connection.execute(moved.values(open_until=one.open_until + step))
-
-    @on_writer
-    def _correct(self, connection: Connection, now: dt.datetime) -> None:
-        waiting = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.due_at > now)
-        for row in connection.execute(waiting).all():
-            # `shift` moves the waits, and not when an instance was received.
-            begun = last_sign(row.waits or {}) or row.last_received_at
-            if begun > now:
-                _shift_series(connection, row, now - begun)
-        longest = now + dt.timedelta(seconds=MAX_WAIT_SECONDS)
-        correct_due(connection, longest, now)
-        connection.execute(update(StudyRow).where(StudyRow.closed_at > now).values(closed_at=now))
-
-
-def _shift_series(connection: Connection, row: Row[Any], step: dt.timedelta) -> None:
-    moments = {name: getattr(row, name) for name in ("due_at", "open_since")}
-    values: dict[str, Any] = {name: moment + step for name, moment in moments.items() if moment is not None}
-    if row.waits:
-        values["waits"] = shifted(row.waits, step)
-    if values:
-        connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(values))

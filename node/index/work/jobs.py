@@ -23,7 +23,7 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.models.work import ResultRow, WorkRow
 from node.index.nouns.events import record_event
-from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, forget_study, move
+from node.index.work.ledger import Ended, Lane, NoSuchWork, WorkEnded, add, end, move
 from node.index.work.payloads import Assignment, document_of, payload_of
 from node.index.work.states import Outcome
 
@@ -281,3 +281,15 @@ def _descendants(connection: Connection, of_jobs: ColumnElement[bool], study_ins
     while more := {row.series_instance_uid for row in rows if row.source_series_instance_uid in own} - own:
         own |= more
     return own
+
+
+def forget_study(connection: Connection, study_instance_uid: str) -> None:
+    """Remove what may name the patient of a study that was deleted: what commands, hooks and peers have said."""
+    of_study = WorkRow.study_instance_uid == study_instance_uid
+    connection.execute(delete(WorkRow).where(of_study, WorkRow.outcome.is_not(None), WorkRow.kind == "retrieval"))
+    connection.execute(update(WorkRow).where(of_study, WorkRow.kind == "job").values(reason=None))
+    has_output = and_(WorkRow.kind == "hook", WorkRow.payload["output"].as_string().is_not(None))
+    is_named = or_(has_output, WorkRow.kind == "download")
+    for row in connection.execute(select(WorkRow.id, WorkRow.kind, WorkRow.payload).where(of_study, is_named)).all():
+        payload = row.payload | ({"output": None} if row.kind == "hook" else {"file_name": "deleted.zip"})
+        connection.execute(update(WorkRow).where(WorkRow.id == row.id).values(payload=payload))

@@ -35,11 +35,8 @@ from sqlalchemy import (
 
 from node.errors import UsageError, VoxelnodeError
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.rows import PagedRepository
-from node.index.engine.rows import Row as Listed
 from node.index.engine.sql import looked_up_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
-from node.index.models.levels import PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ResultRow, WorkRow
 from node.index.work.payloads import (
     CommitmentRequest,
@@ -485,32 +482,6 @@ def prune(connection: Connection, kind: Kind) -> None:
         connection.execute(delete(WorkRow).where(*old))
 
 
-def forget_study(connection: Connection, study_instance_uid: str) -> None:
-    """Remove what may name the patient of a study that was deleted: what commands, hooks and peers have said."""
-    of_study = WorkRow.study_instance_uid == study_instance_uid
-    connection.execute(delete(WorkRow).where(of_study, WorkRow.outcome.is_not(None), WorkRow.kind == "retrieval"))
-    connection.execute(update(WorkRow).where(of_study, WorkRow.kind == "job").values(reason=None))
-    has_output = and_(WorkRow.kind == "hook", WorkRow.payload["output"].as_string().is_not(None))
-    is_named = or_(has_output, WorkRow.kind == "download")
-    for row in connection.execute(select(WorkRow.id, WorkRow.kind, WorkRow.payload).where(of_study, is_named)).all():
-        payload = row.payload | ({"output": None} if row.kind == "hook" else {"file_name": "deleted.zip"})
-        connection.execute(update(WorkRow).where(WorkRow.id == row.id).values(payload=payload))
-
-
-def shift_due(connection: Connection, step: dt.timedelta) -> None:
-    """Move all moments at which work is due by a step of the system clock."""
-    waits = select(WorkRow.id, WorkRow.due_at).where(WorkRow.outcome.is_(None), WorkRow.due_at.is_not(None))
-    for id, due_at in connection.execute(waits).all():
-        if due_at is not None:  # as the condition says, which the type checker cannot read
-            connection.execute(update(WorkRow).where(WorkRow.id == id).values(due_at=due_at + step))
-
-
-def correct_due(connection: Connection, longest: dt.datetime, now: dt.datetime) -> None:
-    """Let work be due that would have to wait longer than it ever does; a job waits for others, as long as it takes."""
-    late = WorkRow.state == "waiting", WorkRow.kind != "job", WorkRow.due_at > longest
-    connection.execute(update(WorkRow).where(*late).values(due_at=now))
-
-
 _ANY_WAITING = PreparedStatement(
     select(WorkRow.id)
     .where(looked_up_in(WorkRow.kind, bindparam("kinds", type_=JSON)), WorkRow.state == "waiting")
@@ -524,63 +495,3 @@ def _is_due(now: dt.datetime) -> ColumnElement[bool]:
 
 def _rows(*which: ColumnElement[bool]) -> Any:
     return select(WorkRow.__table__).where(*which)
-
-
-_STATE = func.coalesce(WorkRow.outcome, WorkRow.state).label("state")
-_COLUMNS = [column for column in WorkRow.__table__.columns if column.name not in ("state", "outcome")]
-
-
-class ReadWork(PagedRepository):
-    """Rows of ``work``, with what their payloads have; ``state`` is the outcome of what has ended."""
-
-    listing = select(*_COLUMNS, _STATE)
-    filters = (
-        WorkRow.id,
-        WorkRow.kind,
-        WorkRow.name,
-        WorkRow.destination,
-        WorkRow.key,
-        WorkRow.study_instance_uid,
-        WorkRow.series_instance_uid,
-        _STATE,
-    )
-
-    def page(self, after: int | None, limit: int, **wanted: Any) -> list[Listed]:
-        """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all."""
-        return [_flat(row) for row in self._page(after, limit, **wanted)]
-
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Count the rows by kind and state."""
-        rows = self._connection.execute(select(WorkRow.kind, _STATE, func.count()).group_by(WorkRow.kind, _STATE))
-        return {(kind, state): count for kind, state, count in rows}
-
-    def newest(self, limit: int, offset: int = 0, **wanted: Any) -> list[Listed]:
-        """Return a page of the newest rows, with what is known here of their studies and series."""
-        rows = self._connection.execute(
-            self._matching(**wanted)
-            .add_columns(
-                PatientRow.patient_name,
-                PatientRow.patient_id,
-                SeriesRow.series_description,
-                SeriesRow.modality,
-                SeriesRow.series_number,
-                SeriesRow.revision.label("newest_revision"),
-                StudyRow.id.is_not(None).label("is_study_here"),
-                SeriesRow.id.is_not(None).label("is_series_here"),
-            )
-            .select_from(WorkRow)
-            .outerjoin(StudyRow, StudyRow.study_instance_uid == WorkRow.study_instance_uid)
-            .outerjoin(PatientRow, PatientRow.id == StudyRow.patient_id)
-            .outerjoin(
-                SeriesRow,
-                and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == WorkRow.series_instance_uid),
-            )
-            .order_by(WorkRow.id.desc())
-            .limit(limit)
-            .offset(offset)
-        )
-        return [_flat(dict(row)) for row in rows.mappings()]
-
-
-def _flat(row: Listed) -> Listed:
-    return {**row.pop("payload"), **row}
