@@ -11,11 +11,35 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
-Waits = Mapping[str, Mapping[str, str]]
-"""By calling AE title: ``quiet_at`` after its last instance, which came at ``received_at``; ``grace_until`` and
-``aborted_at`` after an abort."""
+
+class Awaited(NamedTuple):
+    """What a series awaits of one sender.
+
+    Attributes
+    ----------
+    quiet_at, received_at : datetime or None
+        End of the quiet time after its last instance, and when that was received; None: it has sent none.
+    grace_until, aborted_at : datetime or None
+        End of the grace after its last association that was not released, and when that ended; None: there is none.
+    """
+
+    quiet_at: dt.datetime | None = None
+    received_at: dt.datetime | None = None
+    grace_until: dt.datetime | None = None
+    aborted_at: dt.datetime | None = None
+
+    @property
+    def end(self) -> dt.datetime:
+        """When the series awaits the sender no more."""
+        return max(moment for moment in (self.quiet_at, self.grace_until) if moment is not None)
+
+
+Waits = Mapping[str, Awaited]
+"""What a series awaits, by the calling AE titles of its senders."""
+
+_NOTHING = Awaited()
 
 
 def after_received(
@@ -28,46 +52,40 @@ def after_received(
     `began_at`: begin of the association. The grace ends only for an association that began after the abort: the sender
     has come back. Another association that was open already brings what it would have brought anyway.
     """
-    before = waits.get(sender, {})
-    others = {other: its for other, its in waits.items() if other != sender and _end(its) > received_at}
-    if "received_at" in before and received_at < (last := dt.datetime.fromisoformat(before["received_at"])):
-        quiet_at, received_at = max(quiet_at, dt.datetime.fromisoformat(before["quiet_at"])), last
-    wait = {"quiet_at": quiet_at.isoformat(), "received_at": received_at.isoformat()}
-    if "aborted_at" in before and began_at < dt.datetime.fromisoformat(before["aborted_at"]):
-        wait |= {name: before[name] for name in ("grace_until", "aborted_at")}
-    return {**others, sender: wait}
+    before = waits.get(sender, _NOTHING)
+    others = {other: its for other, its in waits.items() if other != sender and its.end > received_at}
+    if before.quiet_at is not None and before.received_at is not None and received_at < before.received_at:
+        quiet_at, received_at = max(quiet_at, before.quiet_at), before.received_at
+    is_back = before.aborted_at is None or began_at >= before.aborted_at
+    grace = (None, None) if is_back else (before.grace_until, before.aborted_at)
+    return {**others, sender: Awaited(quiet_at, received_at, *grace)}
 
 
 def after_abort(waits: Waits, sender: str, grace_until: dt.datetime, aborted_at: dt.datetime) -> Waits:
     """Return the waits after an association that was not released."""
-    grace = {"grace_until": grace_until.isoformat(), "aborted_at": aborted_at.isoformat()}
-    return {**waits, sender: {**waits.get(sender, {}), **grace}}
+    before = waits.get(sender, _NOTHING)
+    return {**waits, sender: before._replace(grace_until=grace_until, aborted_at=aborted_at)}
 
 
 def is_quiet_of(waits: Waits, sender: str, now: dt.datetime) -> bool:
     """Return whether a series waits no more for instances of a sender."""
-    quiet_at = waits.get(sender, {}).get("quiet_at")
-    return quiet_at is None or dt.datetime.fromisoformat(quiet_at) <= now
+    quiet_at = waits.get(sender, _NOTHING).quiet_at
+    return quiet_at is None or quiet_at <= now
 
 
 def due_at(waits: Waits) -> dt.datetime:
     """Return the latest moment that any sender asks for."""
-    return max(map(_end, waits.values()))
+    return max(its.end for its in waits.values())
 
 
 def shifted(waits: Waits, step: dt.timedelta) -> Waits:
     """Return the waits after a step of the system clock."""
     return {
-        sender: {name: (dt.datetime.fromisoformat(moment) + step).isoformat() for name, moment in wait.items()}
-        for sender, wait in waits.items()
+        sender: Awaited(*(None if moment is None else moment + step for moment in its)) for sender, its in waits.items()
     }
 
 
 def last_sign(waits: Waits) -> dt.datetime | None:
     """Return the last moment at which any sender was heard, or None."""
-    heard = (wait[name] for wait in waits.values() for name in ("received_at", "aborted_at") if name in wait)
-    return max(map(dt.datetime.fromisoformat, heard), default=None)
-
-
-def _end(wait: Mapping[str, Any]) -> dt.datetime:
-    return max(dt.datetime.fromisoformat(wait[name]) for name in ("quiet_at", "grace_until") if name in wait)
+    heard = (moment for its in waits.values() for moment in (its.received_at, its.aborted_at) if moment is not None)
+    return max(heard, default=None)

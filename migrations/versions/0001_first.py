@@ -133,7 +133,6 @@ def _levels() -> None:
         sa.Column("open_since", sa.DateTime()),
         sa.Column("last_received_at", sa.DateTime(), nullable=False),
         sa.Column("due_at", sa.DateTime()),
-        sa.Column("waits", sa.JSON()),
         sa.Column("receptions", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("claim", sa.String(32)),
@@ -435,6 +434,15 @@ def _history() -> None:
         sa.Column("calling_ae_title", sa.String(16), nullable=False),
         sa.Column("open_until", sa.DateTime(), nullable=False),
         sa.UniqueConstraint("host", "association", "series_id"),
+    )
+    op.create_table(
+        "awaited_senders",
+        sa.Column("series_id", sa.Integer(), sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("calling_ae_title", sa.String(16), primary_key=True),
+        sa.Column("quiet_at", sa.DateTime()),
+        sa.Column("received_at", sa.DateTime()),
+        sa.Column("grace_until", sa.DateTime()),
+        sa.Column("aborted_at", sa.DateTime()),
     )
     op.create_table(
         "protocols",

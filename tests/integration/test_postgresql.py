@@ -456,7 +456,8 @@ def test_processes_that_add_the_same_instances_add_each_once(server: Server, tmp
     assert outcomes == {"STORED": INSTANCES, "ALREADY_THERE": 2 * INSTANCES}
     with reading(tmp_path, url) as index:
         assert index.count_levels() == {"patients": 1, "studies": 3, "series": SERIES, "instances": INSTANCES}
-    series = server.run("SELECT receptions, (SELECT count(*) FROM json_object_keys(waits)) FROM series", "several")
+    awaited = "(SELECT count(*) FROM awaited_senders WHERE series_id = series.id)"
+    series = server.run(f"SELECT receptions, {awaited} FROM series", "several")
     assert series == [(INSTANCES // SERIES, 3)] * SERIES
     assert server.run("SELECT kind FROM conflicts", "several") == []
     assert server.run("SELECT deadlocks FROM pg_stat_database WHERE datname = 'several'") == [(0,)]
@@ -582,7 +583,7 @@ def test_what_a_change_demands_is_still_so_when_it_is_made(
     uids = first.attributes
     study, uid = uids.study_instance_uid, uids.series_instance_uid
     hosts[0].instances.add([first])
-    server.run("UPDATE series SET state = 'converted', due_at = NULL, waits = NULL", database_of(hosts[0]))
+    server.run("UPDATE series SET state = 'converted', due_at = NULL", database_of(hosts[0]))
     demand = SimpleNamespace(has_been_checked=lambda: None)
 
     def require_converted(view: ReadIndex) -> None:
@@ -603,7 +604,7 @@ def test_what_a_change_demands_is_still_so_when_it_is_made(
     )  # fmt: skip
     assert reopened == 1
 
-    server.run("UPDATE series SET state = 'converted', due_at = NULL, waits = NULL", database_of(hosts[0]))
+    server.run("UPDATE series SET state = 'converted', due_at = NULL", database_of(hosts[0]))
     plan = hosts[0].deletions.plan("series", uid, study)
     deletion, [kept] = meanwhile(
         monkeypatch, server, hosts, step,
@@ -628,8 +629,7 @@ def test_a_sender_that_sends_while_the_association_of_another_breaks_is_waited_f
         lambda: hosts[1].instances.add([received(2, 1 + SERIES)]),
     )  # fmt: skip
     with hosts[0].reading() as view:
-        [row] = view.series._rows("SELECT waits FROM series")
-    assert json.loads(row["waits"]).keys() == {"HOST1", "HOST2"}
+        assert {row["calling_ae_title"] for row in view.series.waits(*key)} == {"HOST1", "HOST2"}
 
 
 @pytest.mark.slow

@@ -73,8 +73,9 @@ def listed(client: httpx2.Client, path: str, name: str) -> set[str]:
 
 EMPTY = frozenset(
     {
-        "accounts", "audit_lines", "conflicts", "host_removals", "hosts", "leases", "limited_accounts",
-        "lost_instances", "object_removals", "open_associations", "owed_events", "owed_images", "performed_series",
+        "accounts", "audit_lines", "awaited_senders", "conflicts", "host_removals", "hosts", "leases",
+        "limited_accounts", "lost_instances", "object_removals", "open_associations", "owed_events", "owed_images",
+        "performed_series",
         "performed_steps", "project_contents", "protocols",
         "recovery_codes", "rejections", "results", "senders", "sent_instances", "subscribers", "tokens",
         "tombstones", "trash", "web_sessions",

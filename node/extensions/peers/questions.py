@@ -17,9 +17,11 @@ from sqlalchemy.orm import join
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.models.work import WorkRow
+from node.index.nouns.awaited_senders import is_awaiting, waits_of
 from node.index.nouns.converted import SeriesKey
 from node.index.work.ledger import Lane, add, in_lane
 from node.index.work.payloads import Inquiry, payload_of
+from node.quiet import Waits
 
 AHEAD = dt.timedelta(seconds=10)
 """How long before a series is quiet its sender is asked, or half of its wait if that is less."""
@@ -57,8 +59,8 @@ class QuestionRepository(IndexRepository):
         early : collection of str
             Names of those that are asked as soon as a series waits.
         """
-        is_waiting = SeriesRow.state == "receiving", SeriesRow.attempts == 0, SeriesRow.waits.is_not(None)
-        columns = SeriesRow.id, SeriesRow.series_instance_uid, SeriesRow.due_at, SeriesRow.waits, SeriesRow.reported
+        is_waiting = SeriesRow.state == "receiving", SeriesRow.attempts == 0, is_awaiting()
+        columns = SeriesRow.id, SeriesRow.series_instance_uid, SeriesRow.due_at, SeriesRow.reported
         rows = select(*columns, StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow)).where(*is_waiting)
         near = rows if early else rows.where(SeriesRow.due_at <= now + AHEAD)
         later = select(func.min(SeriesRow.due_at)).where(*is_waiting, SeriesRow.due_at > now + AHEAD)
@@ -68,9 +70,11 @@ class QuestionRepository(IndexRepository):
         )
         asked = {(study, series) for study, series in connection.execute(open_questions)}
         questions = []
-        for row in connection.execute(near):
+        found = connection.execute(near).all()
+        waits = waits_of(connection, [row.id for row in found])
+        for row in found:
             key = (row.study_instance_uid, row.series_instance_uid)
-            title, heard_at = _last_sender(row.waits)
+            title, heard_at = _last_sender(waits[row.id])
             peer = peers.get(title)
             if peer is None or key in asked:
                 continue
@@ -119,10 +123,10 @@ class QuestionRepository(IndexRepository):
         return set(connection.scalars(images.where(*own)))
 
 
-def _last_sender(waits: Mapping[str, Mapping[str, str]]) -> tuple[str, dt.datetime]:
+def _last_sender(waits: Waits) -> tuple[str, dt.datetime]:
     """Return the sender that was heard last, and when that was."""
-    heard = ((wait.get("received_at") or wait["aborted_at"], title) for title, wait in waits.items())
-    moment, title = max((dt.datetime.fromisoformat(at), title) for at, title in heard)
+    heard = ((its.received_at or its.aborted_at, title) for title, its in waits.items())
+    moment, title = max((at, title) for at, title in heard if at is not None)
     return title, moment
 
 

@@ -391,6 +391,7 @@ def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: in
     if is_whole and len(set(same)) == 1 and row["state"] not in OPEN_STATES:
         names += CLOSED_SERIES
         _run(connection, "UPDATE series SET due_at = NULL, open_since = NULL WHERE id = :new_id", {"new_id": new_id})
+        _run(connection, "DELETE FROM awaited_senders WHERE series_id = :new_id", {"new_id": new_id})
     changes = ", ".join(f'"{name}" = :{name}' for name in names)
     values = {name: row[name] for name in (*names, "new_id")}
     _is_executed(connection, f"UPDATE series SET {changes} WHERE id = :new_id", values)

@@ -174,9 +174,6 @@ class SeriesRow(Base):
     open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # when the first unconverted instance was received
     last_received_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    waits: Mapped[dict[str, dict[str, str]] | None] = mapped_column(
-        JSON(none_as_null=True)
-    )  # see `node.index.nouns.growth`
     receptions: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
     revision: Mapped[int] = mapped_column(Integer, default=0)
     claim: Mapped[str | None] = mapped_column(String(32))

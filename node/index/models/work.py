@@ -122,6 +122,19 @@ class OpenAssociationRow(Base):
     open_until: Mapped[dt.datetime] = mapped_column(Utc)  # unless more comes
 
 
+class AwaitedSenderRow(Base):
+    """A sender that an open series awaits; see `node.index.nouns.awaited_senders`, and `node.quiet` for the moments."""
+
+    __tablename__ = "awaited_senders"
+
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id", ondelete="CASCADE"), primary_key=True)
+    calling_ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
+    quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    received_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    grace_until: Mapped[dt.datetime | None] = mapped_column(Utc)
+    aborted_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
 class ProtocolRow(Base):
     """How many instances the last series of a protocol have; see `node.index.nouns.protocols`."""
 

@@ -20,6 +20,7 @@ from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.models.work import OpenAssociationRow
+from node.index.nouns.awaited_senders import replace_waits, waits_of
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import EventKind, record_series_event
 from node.index.nouns.expectations import IN_AN_INSTANCE, aborted_by
@@ -173,7 +174,8 @@ def _wait_after_end(
     detail = f"{whose}: {why}{IN_AN_INSTANCE if party == 'cut' else ''}"
     for key in keys:
         for row in connection.execute(held_at(key)).all():
-            is_quiet = key not in not_over and is_quiet_of(row.waits or {}, calling_ae_title, ending_at or now)
+            before = waits_of(connection, [row.id]).get(row.id, {})
+            is_quiet = key not in not_over and is_quiet_of(before, calling_ae_title, ending_at or now)
             if party == "node" and (is_quiet or row.state not in OPEN_STATES):
                 continue
             record_series_event(connection, kind, key, now, detail)
@@ -181,8 +183,9 @@ def _wait_after_end(
                 judge(connection, row.id, now)
                 continue
             last = min(row.last_received_at, now)  # the clock may have been set back since
-            waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
-            update_series(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
+            after = after_abort(before, calling_ae_title, last + grace, now)
+            replace_waits(connection, {row.id: (before, after)})
+            update_series(connection, row.id, {"due_at": max(due_at(after), row.due_at or last)})
 
 
 def doubted_series(connection: Connection, keys: Collection[SeriesKey], calling_ae_title: str) -> list[SeriesKey]:

@@ -15,6 +15,7 @@ from node.completeness import verdict_of
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.association_ends import learn_from_whole
+from node.index.nouns.awaited_senders import await_nobody
 from node.index.nouns.conversions import insert_conversion, owe_sidecars, replace_failures
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import FinalKind, record_series_event
@@ -175,19 +176,20 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
         .values(
             state=case((grown, "receiving"), else_=state),
             due_at=case((grown, SeriesRow.due_at), else_=null()),
-            waits=case((grown, SeriesRow.waits), else_=null()),
             open_since=SeriesRow.open_since if state == "receiving" else null(),
             claim=None,
             claimed_by=None,
             claimed_receptions=None,
             **values,
         )
-        .returning(SeriesRow.state)
-    ).scalar()
+        .returning(SeriesRow.state, SeriesRow.due_at)
+    ).first()
     if ended is None:
         return False
+    if ended.due_at is None:  # it has not grown
+        await_nobody(connection, series.id)
     if state != "receiving":
-        if ended != state:
+        if ended.state != state:
             update_series(connection, series.id, {"open_since": _first_received_since(connection, series) or now})
         end_waits_for(connection, series.series_instance_uid, now)
         study_id = select(SeriesRow.study_id).where(SeriesRow.id == series.id).scalar_subquery()

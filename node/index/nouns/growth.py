@@ -1,6 +1,6 @@
 """What series have seen of the instances that were received: they grow, and wait until they are quiet again.
 
-How long is what `node.quiet` says; the waits are stored as JSON in the row of the series. A series whose instances an
+How long is what `node.quiet` says. A series whose instances an
 ended performed procedure step lists is due as soon as all of them are stored (PS3.4 F.7.2).
 """
 
@@ -20,6 +20,7 @@ from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import looked_up_in
 from node.index.models.history import PerformedSeriesRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow
+from node.index.nouns.awaited_senders import replace_waits, waits_of
 from node.index.nouns.open_associations import note_open
 from node.index.nouns.records import Received
 from node.index.nouns.reopening import revoke_claim
@@ -138,15 +139,14 @@ _SERIES_GREW = PreparedStatement(
         open_since=case((SeriesRow.open_since < _FIRST, SeriesRow.open_since), else_=_FIRST),
         last_received_at=case((SeriesRow.last_received_at > _LAST, SeriesRow.last_received_at), else_=_LAST),
         due_at=bindparam("due"),
-        waits=bindparam("waits", type_=SeriesRow.waits.type),
         attempts=0,
         # A series under conversion stays claimed; its outcome finds that `receptions` has grown and makes it due again.
         state=case((SeriesRow.state == "converting", "converting"), else_="receiving"),
     )
 )
 
-_HOLD_WAITS = PreparedStatement(
-    select(SeriesRow.id, SeriesRow.state, SeriesRow.waits)
+_HOLD = PreparedStatement(
+    select(SeriesRow.id, SeriesRow.state)
     .where(looked_up_in(SeriesRow.id, bindparam("ids", type_=JSON)))
     .order_by(SeriesRow.id)
     .with_for_update(key_share=True)  # others insert images of the series meanwhile
@@ -168,27 +168,31 @@ def record_growth(connection: Connection, seen: Sequence[Seen], host: str = "") 
         grown.setdefault(one.series_id, _Growth()).add(one)
     if not grown:
         return
-    rows = {id: (state, waits) for id, state, waits in _HOLD_WAITS.execute(connection, {"ids": list(grown)})}
-    if len(rows) < len(grown):
+    states = dict(_HOLD.execute(connection, {"ids": list(grown)}).fetchall())
+    if len(states) < len(grown):
         raise Overtaken("another writer has deleted the series of an instance meanwhile")
+    waits = waits_of(connection, grown)
     uids = {growth.last.attributes.series_instance_uid for growth in grown.values() if growth.last}
     listed = listed_series(connection, uids) if uids else set()
     alive, grew = [], []
+    changes: dict[int, tuple[Waits, Waits]] = {}
     for series_id in sorted(grown):
         growth = grown[series_id]
-        state, stored = rows[series_id]
-        if growth.last is None and state not in OPEN_STATES:
+        if growth.last is None and states[series_id] not in OPEN_STATES:
             continue
-        waits = growth.waits_after(json.loads(stored) if stored else {})
-        values = {"series": series_id, "due": due_at(waits), "waits": waits}
+        before = waits.get(series_id, {})
+        after = growth.waits_after(before)
+        changes[series_id] = before, after
+        values = {"series": series_id, "due": due_at(after)}
         if growth.first is None or growth.last is None:
             alive.append(values)
             continue
         attributes, last = growth.last.attributes, growth.last.file.received_at
         study, series = attributes.study_instance_uid, attributes.series_instance_uid
         if series in listed and is_all_here(connection, series_id, study, series):
-            values |= {"due": last, "waits": None}
+            values["due"], changes[series_id] = last, (before, {})
         grew.append(values | {"count": growth.count, "first": growth.first.file.received_at, "last": last})
+    replace_waits(connection, changes)
     _SERIES_ALIVE.execute_each(connection, alive)
     _SERIES_GREW.execute_each(connection, grew)
     note_open(

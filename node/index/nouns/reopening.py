@@ -16,6 +16,7 @@ from sqlalchemy.orm import join
 from node.index.engine.writer import IndexRepository, on_reader
 from node.index.models.history import SeriesReferenceRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.nouns.awaited_senders import is_awaiting
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
 from node.index.nouns.events import record_event
 from node.index.nouns.records import FoundSeries
@@ -179,7 +180,7 @@ def end_waits_for(connection: Connection, series_instance_uid: str, now: dt.date
     """Make the series due whose conversions wait for a series that is not open any more."""
     waiting = [row.id for row in _referring(connection, series_instance_uid) if row.revision is None]
     if waiting:
-        is_waiting = SeriesRow.id.in_(waiting), SeriesRow.state == "receiving", SeriesRow.waits.is_(None)
+        is_waiting = SeriesRow.id.in_(waiting), SeriesRow.state == "receiving", ~is_awaiting()
         connection.execute(update(SeriesRow).where(*is_waiting).values(due_at=now))
 
 

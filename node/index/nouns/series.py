@@ -22,7 +22,7 @@ class ReadSeries(PagedRepository, SeriesViews):
     """Rows of ``series`` and ``v_series``."""
 
     listing = select(
-        *columns_but(SeriesRow, "request_attributes", "waits", "reported", "lacking"),
+        *columns_but(SeriesRow, "request_attributes", "reported", "lacking"),
         StudyRow.study_instance_uid,
         literal_column(certainty_of("series"), String).label("certainty"),
     ).select_from(join(SeriesRow, StudyRow))

@@ -19,6 +19,7 @@ from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.writer import on_reader, on_writer
 from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.nouns.awaited_senders import await_nobody, is_awaiting
 from node.index.nouns.claim_ends import ClaimEnds
 from node.index.nouns.conversions import current_conversion
 from node.index.nouns.converted import ClaimedInstance, SeriesKey
@@ -210,7 +211,8 @@ class SeriesRepository(ClaimEnds):
                 continue
             values: dict[str, Any] = {"reported": asdict(reported)}
             if row.state == "receiving" and ends_wait:
-                values |= {"due_at": now, "waits": None}
+                await_nobody(connection, row.id)
+                values["due_at"] = now
             update_series(connection, row.id, values)
             judge(connection, row.id, now)
             if reported.instances is not None:
@@ -290,7 +292,7 @@ def _is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElemen
 
     A series that an open association is bringing is not quiet.
     """
-    is_due = and_(SeriesRow.due_at <= now, or_(SeriesRow.waits.is_(None), ~is_being_brought(now)))
+    is_due = and_(SeriesRow.due_at <= now, or_(~is_awaiting(), ~is_being_brought(now)))
     if longest_wait is not None:
         is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
     return and_(SeriesRow.state == "receiving", is_due)

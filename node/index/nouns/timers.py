@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Row, select, update
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.levels import OPEN_STATES, SeriesRow, StudyRow
 from node.index.models.work import OpenAssociationRow, WorkRow
-from node.quiet import last_sign, shifted
+from node.index.nouns.awaited_senders import replace_waits, waits_of
+from node.quiet import Waits, last_sign, shifted
 from node.retries import MAX_WAIT_SECONDS
 
 
@@ -37,8 +38,10 @@ class TimerRepository(IndexRepository):
 
     @on_writer
     def _shift(self, connection: Connection, step: dt.timedelta) -> None:
-        for row in connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all():
-            _shift_series(connection, row, step)
+        open_series = connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all()
+        waits = waits_of(connection, [row.id for row in open_series])
+        for row in open_series:
+            _shift_series(connection, row, waits.get(row.id, {}), step)
         _shift_due(connection, step)
         closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
         for study in connection.execute(closed).all():
@@ -49,22 +52,23 @@ class TimerRepository(IndexRepository):
 
     @on_writer
     def _correct(self, connection: Connection, now: dt.datetime) -> None:
-        waiting = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.due_at > now)
-        for row in connection.execute(waiting).all():
-            # `shift` moves the waits, and not when an instance was received.
-            begun = last_sign(row.waits or {}) or row.last_received_at
+        is_waiting = SeriesRow.state.in_(OPEN_STATES), SeriesRow.due_at > now
+        waiting = connection.execute(select(SeriesRow).where(*is_waiting)).all()
+        waits = waits_of(connection, [row.id for row in waiting])
+        for row in waiting:
+            its = waits.get(row.id, {})
+            begun = last_sign(its) or row.last_received_at  # which `shift` does not move
             if begun > now:
-                _shift_series(connection, row, now - begun)
+                _shift_series(connection, row, its, now - begun)
         longest = now + dt.timedelta(seconds=MAX_WAIT_SECONDS)
         _correct_due(connection, longest, now)
         connection.execute(update(StudyRow).where(StudyRow.closed_at > now).values(closed_at=now))
 
 
-def _shift_series(connection: Connection, row: Row[Any], step: dt.timedelta) -> None:
+def _shift_series(connection: Connection, row: Row[Any], waits: Waits, step: dt.timedelta) -> None:
     moments = {name: getattr(row, name) for name in ("due_at", "open_since")}
     values: dict[str, Any] = {name: moment + step for name, moment in moments.items() if moment is not None}
-    if row.waits:
-        values["waits"] = shifted(row.waits, step)
+    replace_waits(connection, {row.id: (waits, shifted(waits, step))})
     if values:
         connection.execute(update(SeriesRow).where(SeriesRow.id == row.id).values(values))
 

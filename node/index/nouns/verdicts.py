@@ -20,6 +20,7 @@ from node.completeness import (
 )
 from node.index.models.history import ConversionRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.nouns.awaited_senders import await_nobody
 from node.index.nouns.conversions import owe_sidecars
 from node.index.nouns.converted import SeriesKey
 from node.index.nouns.events import record_series_event
@@ -31,7 +32,7 @@ from node.index.nouns.reopening import reopen
 def series_at(key: SeriesKey) -> Select[Any]:
     """Select the row of a series by both UIDs; a Series Instance UID may occur in two studies."""
     study_instance_uid, series_instance_uid = key
-    names = "id", "state", "verdict_rule", "last_received_at", "due_at", "waits"
+    names = "id", "state", "verdict_rule", "last_received_at", "due_at"
     columns: list[Any] = [getattr(SeriesRow, name) for name in names]
     return (
         select(*columns)
@@ -145,7 +146,8 @@ def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, i
             continue
         verdict = verdict_of(Expectation(performed.listed - performed.missing, performed=performed))
         if row.state == "receiving" and (is_over or not performed.missing):
-            update_series(connection, row.id, {"due_at": now, "waits": None})
+            await_nobody(connection, row.id)
+            update_series(connection, row.id, {"due_at": now})
         elif row.state not in OPEN_STATES:
             judge(connection, row.id, now)
         key = row.study_instance_uid, series_instance_uid

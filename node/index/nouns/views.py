@@ -248,17 +248,13 @@ class SeriesViews(ViewRows):
 
     def waits(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         """Return what an open series waits for: ``calling_ae_title``, ``quiet_at``, ``grace_until`` of each sender."""
-        row = self._row(
-            "SELECT se.waits FROM series se JOIN studies st ON st.id = se.study_id "
-            "WHERE st.study_instance_uid = :study AND se.series_instance_uid = :series",
+        return self._rows(
+            "SELECT aw.calling_ae_title, aw.quiet_at, aw.grace_until FROM awaited_senders aw "
+            "JOIN series se ON se.id = aw.series_id JOIN studies st ON st.id = se.study_id "
+            "WHERE st.study_instance_uid = :study AND se.series_instance_uid = :series ORDER BY aw.calling_ae_title",
             study=study_instance_uid,
             series=series_instance_uid,
         )
-        waits = json.loads(row["waits"] or "{}") if row is not None else {}
-        return [
-            {"calling_ae_title": sender, "quiet_at": wait.get("quiet_at"), "grace_until": wait.get("grace_until")}
-            for sender, wait in sorted((waits or {}).items())
-        ]
 
     def of_study(self, study_instance_uid: str) -> list[Row]:
         """Return the rows of ``v_series`` of a study, by Series Number; series without a number come last."""

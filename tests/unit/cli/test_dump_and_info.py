@@ -261,13 +261,15 @@ def test_an_open_series_is_shown_with_what_its_senders_ask_and_what_was_learnt_o
     run, series: list[Dataset], tmp_path: Path
 ) -> None:
     run("import", "scan", "--root", "here")
-    root, waits = tmp_path / "here", {"CT1": {"quiet_at": "2026-01-01T12:00:00+00:00"}}
-    write_rows(root, "UPDATE series SET waits = :waits", waits=json.dumps(waits))
+    root, quiet_at = tmp_path / "here", "2026-01-01 12:00:00.000000"
+    awaited = "INSERT INTO awaited_senders (series_id, calling_ae_title, quiet_at) SELECT id, 'CT1', :at FROM series"
+    write_rows(root, "DELETE FROM awaited_senders")
+    write_rows(root, awaited, at=quiet_at)
     gaps = "[7.0, 11.0, 7.0, 7.0, 7.0]"
     write_rows(root, "INSERT INTO senders VALUES ('CT1', :gaps, 22.0, NULL, '2026-01-01 12:00:00')", gaps=gaps)
     uid = series[0].SeriesInstanceUID
     [wait] = json.loads(run("info", uid, "--root", "here", "--json")[1])["waits"]
-    assert (wait["calling_ae_title"], wait["quiet_at"]) == ("CT1", waits["CT1"]["quiet_at"])
+    assert (wait["calling_ae_title"], wait["quiet_at"]) == ("CT1", quiet_at)
     assert (wait["learnt"]["quiet_seconds"], wait["learnt"]["longest_gap_seconds"]) == (22.0, 11.0)
     assert "22.0" in run("info", uid, "--root", "here")[1]
     [sender] = json.loads(run("status", "--root", "here", "--json")[1])["senders"]
