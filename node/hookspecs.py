@@ -12,7 +12,8 @@ known, but nothing of it runs, is served, or stands in the conformance statement
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 Settings = Any  # `node.settings.model.Settings`, which has the tables of extensions and so imports this page
@@ -48,6 +49,8 @@ class Command:
 @dataclass(frozen=True, slots=True)
 class Table:
     """``[NAME]`` of the configuration, or ``[NAME.ANY]`` if `is_named`: a subclass of `SettingsSection`.
+
+    A subclass of the model of a section of the core, with its name, adds keys to this section.
 
     The extension reads it by `Settings.table` (or `Settings.tables`). A key such as ``hl7_port`` is the port of a
     listener at ``hl7_host``, which no other listener may have; None: there is none.
@@ -170,14 +173,18 @@ class Statement:
     Attributes
     ----------
     sections : mapping of str to Place
-        By the title of a section of `node/extensions/conformance/template.md` that says "Not supported.": the text that
-        takes its place.
+        By the title of a section: a text in Markdown, which takes the place of "Not supported." or is added below what
+        the section says. Titles that the statement has twice have that of the chapter before them: ``CHAPTER/TITLE``.
     tables : Place
-        A function of the settings that returns the tables of these texts by name; empty: there are none.
+        A function of the settings that returns tables by name: those that stand in these texts as ``[table NAME]``, and
+        rows for tables that the statement has, with the same columns; empty: there are none.
+    words : mapping of str to str
+        By the name of a value that sentences of the statement have (`WORDS` of the extension `conformance`): the value.
     """
 
-    sections: Mapping[str, Place]
+    sections: Mapping[str, Place] = field(default_factory=lambda: MappingProxyType({}))
     tables: Place = ""
+    words: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Extension:
@@ -202,7 +209,7 @@ class Extension:
     hooks: Sequence[Kind] = ()
     """Kinds of [hooks.NAME]: each stands for a `node.notify.channel.OpenChannel`."""
     objects: Sequence[ObjectKind] = ()
-    statement: Statement = Statement({})
+    statement: Statement = Statement()
     index_tables: Place = ""
     """An `IndexTables` of `node.index.engine.extension_tables`: its own tables in the index."""
     templates: str = ""

@@ -6,15 +6,29 @@ imported here, and no module of the core imports any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from node.errors import UsageError
-from node.hookspecs import Extension, ObjectKind, Place
+from node.errors import UsageError, meant
+from node.hookspecs import (
+    Command,
+    Extension,
+    Kind,
+    MenuEntry,
+    ObjectKind,
+    Place,
+    Router,
+    Service,
+    Statement,
+    Table,
+)
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from node.settings.section import SettingsSection
 
 Settings = Any  # `node.settings.model.Settings`, which imports this module
@@ -72,7 +86,9 @@ RESULTS_LEFT = "node.extensions.results.intake:results_left_in"
 DEIDENTIFICATION = "node.extensions.deidentify.ways:configured"
 DEIDENTIFICATIONS = "node.extensions.deidentify.ways:names_of"
 SIGN_INS = "node.extensions.oidc.identity_provider:opened"
+HAS_SIGN_INS = "node.extensions.oidc:is_used"
 AUDIT_COPY = "node.extensions.syslog.collector:opened"
+HAS_AUDIT_COPY = "node.extensions.syslog:is_used"
 LABELS = "node.extensions.labels.shown"
 PATIENT_ACTIONS = "node.extensions.identity.actions:actions"
 DEIDENTIFIED_ZIP = "node.extensions.deidentify.downloads:deidentified_zip"
@@ -91,9 +107,44 @@ GROUP = "voxelnode.extensions"
 
 
 def resolve(place: Place) -> Any:
-    """Return the object at a place, or the module if it names no object; the module is imported."""
+    """Return the object at a place, or the module if it names no object; the module is imported.
+
+    Raises UsageError with the entry point and the reason if another package has the place, and it cannot be loaded.
+    """
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name) if name else import_module(module)
+    try:
+        return getattr(import_module(module), name) if name else import_module(module)
+    except UsageError:
+        raise
+    except Exception as error:
+        package = module.partition(".")[0]
+        points = [called(point) for point in _entry_points() if point.module.partition(".")[0] == package]
+        if not points:
+            raise
+        raise UsageError(f"{' or '.join(points)}: {place} cannot be loaded: {_reason(error)}") from error
+
+
+def called(point: EntryPoint) -> str:
+    """Return how messages name the extension of an entry point."""
+    return f"the extension {point.name} ({point.value})"
+
+
+def refused(extension: Extension, reason: str) -> UsageError:
+    """Return the error that an extension cannot be used."""
+    own = type(extension).__module__.partition(".")[0]
+    points = [called(point) for point in _entry_points() if point.module.partition(".")[0] == own]
+    return UsageError(f"{points[0] if len(points) == 1 else f'the extension {extension.name}'}: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+
+
+@cache
+def _entry_points() -> tuple[EntryPoint, ...]:
+    from importlib.metadata import entry_points  # here: it is slow to import
+
+    return tuple(sorted(entry_points(group=GROUP), key=lambda point: point.name))
 
 
 @cache
@@ -102,25 +153,67 @@ def installed() -> tuple[Extension, ...]:
 
     Raises UsageError if one cannot be loaded, or two have the same name.
     """
-    from importlib.metadata import entry_points  # here: the commands of the core do not need it
-
     found: dict[str, Extension] = {}
     for place in BUILT_IN:
         extension: Extension = resolve(place)
         found[extension.name] = extension
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    for point in _entry_points():
         try:
             extension = point.load()
         except Exception as error:
-            raise UsageError(f"the extension {point.name} ({point.value}) cannot be loaded: {error}") from error
+            raise UsageError(f"{called(point)} cannot be loaded: {_reason(error)}") from error
         if not isinstance(extension, Extension):
-            raise UsageError(
-                f"the extension {point.name} ({point.value}) is not an instance of node.hookspecs.Extension"
-            )
+            raise UsageError(f"{called(point)} is not an instance of node.hookspecs.Extension")
+        if mistake := next(mistakes_of(extension), None):
+            raise UsageError(f"{called(point)}: {mistake}")
         if extension.name in found:
             raise UsageError(f"two extensions are called {extension.name}: uninstall the package of {point.value}")
         found[extension.name] = extension
     return tuple(found.values())
+
+
+_RECORDS: Mapping[str, type] = {
+    "commands": Command,
+    "tables": Table,
+    "routers": Router,
+    "menu": MenuEntry,
+    "services": Service,
+    "asks": str,
+    "destinations": Kind,
+    "hooks": Kind,
+    "objects": ObjectKind,
+}
+"""What the sequences of an `Extension` have in them."""
+
+_VALUES: Mapping[str, type] = {
+    "name": str,
+    "actions": str,
+    "index_tables": str,
+    "templates": str,
+    "statement": Statement,
+}
+
+
+def mistakes_of(extension: Extension) -> Iterator[str]:
+    """Yield a line for each attribute that an extension should not have, or not so."""
+    known = {*_RECORDS, *_VALUES, *(name for name in vars(Extension) if not name.startswith("_"))}
+    own = dict.fromkeys(name for one in type(extension).__mro__[:-2] for name in vars(one))
+    for name in [*own, *vars(extension)]:
+        if not name.startswith("_") and name not in known and not hasattr(Extension, name):
+            yield f"an extension has no {name}{meant(name, known)}; begin the names of its own attributes with _"
+    for name, kind in _VALUES.items():
+        if not isinstance(getattr(extension, name, None), kind):
+            yield f"{name} is not a {kind.__name__}"
+    for name, record in _RECORDS.items():
+        values = getattr(extension, name)
+        if not isinstance(values, tuple | list) or not all(isinstance(value, record) for value in values):
+            yield f"{name} is not a tuple of {record.__name__}"
+    for name in known - _RECORDS.keys() - _VALUES.keys():
+        wanted = list(signature(getattr(Extension, name)).parameters)[1:]
+        try:
+            signature(getattr(extension, name)).bind(*wanted)
+        except TypeError:
+            yield f"{name} is not a method with the parameters ({', '.join(['self', *wanted])})"
 
 
 @cache
@@ -133,9 +226,22 @@ def sections_of(table: KindTable) -> Mapping[str, type[SettingsSection]]:
     for extension in installed():
         for kind in getattr(extension, table):
             if kind.name in models:
-                raise UsageError(f'the extension {extension.name}: there is a kind "{kind.name}" of [{table}] already')
-            models[kind.name] = resolve(kind.section)
+                raise refused(extension, f'there is a kind "{kind.name}" of [{table}] already')
+            models[kind.name] = section_at(extension, kind.section)
+            field = models[kind.name].model_fields.get("kind")
+            if field is None or get_args(field.annotation) != (kind.name,):
+                raise refused(extension, f'{kind.section} has no key kind of Literal["{kind.name}"]')
     return models
+
+
+def section_at(extension: Extension, place: Place) -> type[SettingsSection]:
+    """Return the model of a section that an extension brings. Raises UsageError if it is none."""
+    from node.settings.section import SettingsSection
+
+    model = resolve(place)
+    if not (isinstance(model, type) and issubclass(model, SettingsSection)):
+        raise refused(extension, f"{place} is not a subclass of SettingsSection")
+    return model
 
 
 def opened_by(settings: Settings, table: KindTable, name: str) -> Any:
@@ -185,9 +291,14 @@ def sign_ins_of(settings: Settings) -> Any:
 
     Raises UsageError if their extension is switched off, or a file that [web.oidc] names cannot be read.
     """
-    if not settings.web.oidc.issuer:
+    if not has_sign_ins(settings):
         return None
-    return required(settings, SIGN_INS, "[web.oidc] issuer")(settings.web.oidc)
+    return required(settings, SIGN_INS, "[web.oidc] issuer")(settings)
+
+
+def has_sign_ins(settings: Settings) -> bool:
+    """Return whether [web.oidc] names an identity provider."""
+    return bool(resolve(HAS_SIGN_INS)(settings))
 
 
 def audit_copy_of(settings: Settings) -> Any:
@@ -195,9 +306,9 @@ def audit_copy_of(settings: Settings) -> Any:
 
     Raises UsageError if the extension for it is switched off, or [audit] syslog cannot be used.
     """
-    if not settings.audit.syslog:
+    if not resolve(HAS_AUDIT_COPY)(settings):
         return None
-    return required(settings, AUDIT_COPY, "[audit] syslog")(settings.audit)
+    return required(settings, AUDIT_COPY, "[audit] syslog")(settings)
 
 
 def deidentifications_of(settings: Settings) -> list[str]:

@@ -22,6 +22,7 @@ from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from node.extensions.channels.settings import PLACEHOLDERS
 from node.extensions.deidentify.deidentification import RefusalReason
 from node.extensions.deidentify.profile import CLEAN, RETAIN
+from node.extensions.object_store.settings import COLD_CLASSES, StoreSettings
 from node.index.engine.place import upgrade
 from node.index.nouns.events import EventKind
 from node.index.work.states import picture
@@ -29,7 +30,6 @@ from node.lifecycle.fsck import Kind
 from node.settings import ENVIRONMENT_PREFIX
 from node.settings.hooks import HookEvent
 from node.settings.model import Settings
-from node.settings.storage import COLD_CLASSES, Storage
 from tests import budget
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -314,7 +314,7 @@ def test_the_rules_for_storage_classes_are_for_the_keys_of_objects_and_for_class
     document = (ROOT / "docs" / "object-store.md").read_text()
     [block] = re.findall(r"^    \{\n(?:    .*\n)+?    \}$", document, re.MULTILINE)
     rules = {rule["Filter"]["Prefix"]: rule for rule in json.loads(block)["Rules"]}
-    prefix = Storage(url=re.findall(r'url = "(s3://.*)"', document)[0]).url.split("/")[3]  # type: ignore[union-attr]
+    prefix = StoreSettings(url=re.findall(r'url = "(s3://.*)"', document)[0]).url.split("/")[3]  # type: ignore[union-attr]
     assert is_key("objects/00000012/" + "0" * 32 + ".dcm")
     assert set(rules) == {f"{prefix}/objects/", f"{prefix}/{VOLUMES}/", f"{prefix}/"}
     for rule in rules.values():
@@ -325,4 +325,4 @@ def test_the_rules_for_storage_classes_are_for_the_keys_of_objects_and_for_class
 @pytest.mark.parametrize("cold", sorted(COLD_CLASSES))
 def test_a_storage_class_that_needs_a_restore_is_refused(cold: str) -> None:
     with pytest.raises(ValidationError, match="needs a restore before each read"):
-        Storage(url="s3://bucket", storage_class=cold)
+        StoreSettings(url="s3://bucket", storage_class=cold)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from node.addresses import is_loopback
 from node.errors import UsageError, VoxelnodeError
-from node.registry import audit_copy_of, enabled, sign_ins_of
+from node.registry import audit_copy_of, enabled, has_sign_ins, sign_ins_of
 from node.settings.model import Settings
 from node.settings.peers import Peer
 from node.settings.routes import Route
@@ -144,9 +144,9 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
         yield partial(_check_peer, name, peer, settings)
     if web.enabled and web.tls_certificate is not None:
         yield partial(server_context, "web", web.tls_certificate, web.tls_key)
-    if web.enabled and web.oidc.issuer:
+    if web.enabled and has_sign_ins(settings):
         yield partial(sign_ins_of, settings)
-    if web.enabled and web.needs_account and not web.oidc.issuer:
+    elif web.enabled and web.needs_account:
         yield partial(_require_account, settings)
     yield partial(_check_syslog, settings)
     yield partial(_require_log_folder, settings)

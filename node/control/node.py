@@ -50,10 +50,9 @@ from node.notify.channel import hook_channel
 from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
-from node.registry import MEMBERSHIP, enabled, objects_of, resolve, store_kind
+from node.registry import MEMBERSHIP, enabled, has_sign_ins, objects_of, resolve, store_kind
 from node.routing.router import RouteWorkers, check_destination
 from node.settings.model import Settings
-from node.settings.web import Web
 from node.version import __version__
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class Node:
             require_archive(settings, root_maker)
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
-        _require_account(settings.web, repository)
+        _require_account(settings, repository)
         sweep(archive, index)
         self._rejections = Rejections(index, self._alert)
         self._decoder = Decoder()
@@ -455,9 +454,10 @@ class _Charts(BackgroundService):
         return PUBLISH_SECONDS
 
 
-def _require_account(web: Web, repository: Repository) -> None:
+def _require_account(settings: Settings, repository: Repository) -> None:
     """Close the root and refuse to start if HTTP requests need an account and none exists."""
-    if web.enabled and web.needs_account and not web.oidc.issuer and not repository.index.accounts.any():
+    web = settings.web
+    if web.enabled and web.needs_account and not has_sign_ins(settings) and not repository.index.accounts.any():
         repository.close()
         raise UsageError(missing_account(web))
 

@@ -29,3 +29,23 @@ def merged(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     for first, *others in rows:
         found.setdefault(tuple(others), []).append(first)
     return [(", ".join(dict.fromkeys(firsts)), *others) for others, firsts in found.items()]
+
+
+def status_table(*rows: tuple[str, int, str]) -> StatementTable:
+    """Return a table of the statuses of services: service, status and meaning."""
+    return table(
+        ("Services", "Status", "Meaning"), [(name, f"0x{value:04X}", meaning) for name, value, meaning in rows]
+    )
+
+
+def parameters(values: Iterable[tuple[str, object]]) -> StatementTable:
+    """Return a table of keys of the configuration and their values."""
+    return table(("Parameter", "Value"), [(key, _shown(value)) for key, value in values])
+
+
+def _shown(value: object) -> str:
+    if value in (None, (), ""):
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from node.registry import KIND_TABLES, installed, sections_of
-from node.settings.model import Settings
+from node.registry import KIND_TABLES, installed, resolve, sections_of
+from node.settings.model import OF_CORE, Settings
 from node.settings.section import table_of
 
 INTRODUCTION = """\
@@ -69,15 +69,26 @@ SAMPLE_KINDS = {"hooks": "webhook", "destinations": "dicomweb"}
 
 def example_toml() -> str:
     """Return the text of ``config.example.toml``: valid TOML with defaults only; all keys of other packages."""
-    models = dict(sections())
+    models, added = dict(sections()), _keys_of_others()
     parts = [INTRODUCTION]
     for task, tables in TASKS.items():
         parts.append(f"# ---- {task}\n")
-        parts += [_section(name, models[name], names.split()) for name, names in tables.items()]
-    for extension in installed():
-        of_others = [table.name for table in extension.tables if not table.place.startswith("node.")]
-        parts += [_section(name, models[name], [key for key, _ in keys(models[name])]) for name in of_others]
+        parts += [
+            _section(name, models[name], [*names.split(), *added.pop(name, ())]) for name, names in tables.items()
+        ]
+    parts += [_section(name, models[name], names) for name, names in added.items()]
     return "\n".join(parts)
+
+
+def _keys_of_others() -> dict[str, list[str]]:
+    """Return the keys that other packages bring, by section."""
+    found: dict[str, list[str]] = {}
+    for table in (table for extension in installed() for table in extension.tables):
+        if not table.place.startswith("node."):
+            known = OF_CORE[table.name].model_fields if table.name in OF_CORE else {}
+            names = (name for name, _ in keys(resolve(table.place)) if name not in known)
+            found.setdefault(table.name, []).extend(names)
+    return found
 
 
 def sections() -> Iterator[tuple[str, type[BaseModel]]]:

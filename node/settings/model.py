@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SerializeAsAny, create_model
 
-from node.errors import UsageError, meant, nearest
+from node.errors import meant, nearest
 from node.registry import (
     CORE,
     DEIDENTIFICATION,
@@ -21,17 +21,18 @@ from node.registry import (
     KindTable,
     installed,
     is_on,
-    resolve,
+    refused,
+    section_at,
     sections_of,
 )
 from node.settings.cluster import HOST_NAME, ClusterSettings, IndexSettings, Role
 from node.settings.convert import Convert
 from node.settings.files import Sources
 from node.settings.hooks import HookSettings
-from node.settings.log import AuditSettings, LogSettings
+from node.settings.log import LogSettings
 from node.settings.peers import Dicom, Peer
 from node.settings.routes import DestinationSettings, Route
-from node.settings.section import HookName, SettingsSection
+from node.settings.section import HookName, SettingsSection, table_of
 from node.settings.series import RetentionSettings, SeriesSettings
 from node.settings.storage import Acknowledge, JournalSettings, Storage
 from node.settings.web import Web
@@ -82,7 +83,6 @@ class Settings(SettingsSection):
     series: SeriesSettings = SeriesSettings()
     convert: Convert = Convert()
     retention: RetentionSettings = RetentionSettings()
-    audit: AuditSettings = AuditSettings()
     web: Web = Web()
     hooks: dict[HookName, Annotated[SerializeAsAny[HookSettings], _of_kind("hooks")]] = Field(default_factory=dict)
     destinations: dict[HookName, Annotated[SerializeAsAny[DestinationSettings], _of_kind("destinations")]] = Field(
@@ -252,17 +252,46 @@ _TABLES: dict[type[SettingsSection], str] = {}
 """The tables of extensions by their models."""
 
 
+def _with_keys(core: type[SettingsSection], models: list[type[SettingsSection]]) -> Any:
+    """Return the type of a section of the core to which extensions add keys: subclasses of its model."""
+    model: Any = models[0] if len(models) == 1 else create_model(core.__name__, __base__=tuple(models))
+
+    def with_defaults(value: Any) -> Any:
+        """Give a table that a program has made of the core's keys those of the extensions."""
+        is_of_core = isinstance(value, core) and not isinstance(value, model)
+        return {key: getattr(value, key) for key in value.model_fields_set} if is_of_core else value
+
+    return Annotated[model, BeforeValidator(with_defaults)], model()
+
+
+OF_CORE: Mapping[str, type[SettingsSection]] = {
+    name: table_of(field.annotation) for name, field in Settings.model_fields.items()
+}
+"""The models of the sections of the core, without the keys that extensions add."""
+
+
 def _with_tables_of_extensions(core: type[Settings]) -> type[Settings]:
     """Return the model of the whole configuration."""
     fields: dict[str, Any] = {}
+    added: dict[str, list[type[SettingsSection]]] = {}
     for extension in installed():
         for table in extension.tables:
-            if table.name in core.model_fields or table.name in fields:
-                raise UsageError(f"the extension {extension.name}: there is a table [{table.name}] already")
-            model: Any = resolve(table.place)
+            model: Any = section_at(extension, table.place)
+            own = OF_CORE.get(table.name)
+            if not table.is_named and (
+                required := [key for key, field in model.model_fields.items() if field.is_required()]
+            ):
+                raise refused(extension, f"[{table.name}] may be left out, so {required[0]} needs a default")
+            if own is not None and issubclass(model, own) and not table.is_named:
+                added.setdefault(table.name, []).append(model)
+            elif own is not None or table.name in fields:
+                raise refused(extension, f"there is a table [{table.name}] already")
+            else:
+                default: Any = Field(default_factory=dict) if table.is_named else model()
+                fields[table.name] = (dict[HookName, model] if table.is_named else model, default)
             _TABLES[model] = table.name
-            default = Field(default_factory=dict) if table.is_named else model()
-            fields[table.name] = (dict[HookName, model] if table.is_named else model, default)
+    for name, models in added.items():
+        fields[name] = _with_keys(OF_CORE[name], models)
     return create_model(
         core.__name__, __base__=core, __module__=core.__module__, __doc__="The whole configuration.", **fields
     )

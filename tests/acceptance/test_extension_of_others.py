@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from difflib import ndiff
 from pathlib import Path
 
 import httpx2
@@ -91,6 +92,13 @@ def test_it_adds_a_command_and_a_table_that_are_known_only_where_it_is_installed
     assert run(None, "hello").returncode == 2
 
 
+@pytest.mark.slow
+def test_it_adds_a_line_to_the_conformance_statement(installed: Path) -> None:
+    with_it, without = (run(packages, "conformance").stdout.splitlines() for packages in (installed, None))
+    changed = {one for one in ndiff(without, with_it) if not one.startswith((" ", "?"))}
+    assert changed == {"+ Each study is greeted within a minute; no instance is changed by it.", "+ "}
+
+
 @pytest.fixture
 def serving(installed: Path, configuration: Path, request: pytest.FixtureRequest) -> Iterator[httpx2.Client]:
     disabled = json.dumps(request.param)
@@ -116,7 +124,9 @@ def test_it_adds_a_route_a_service_and_tables_to_a_node(
     serving: httpx2.Client, configuration: Path, installed: Path
 ) -> None:
     assert serving.get("/api/v1/hello").json() == {"greeting": "hello, Ann", "studies": 0}
-    assert "/api/v1/hello" in serving.get("/api/v1/openapi.json").json()["paths"]
+    assert set(serving.get("/api/v1/openapi.json").json()["paths"]["/api/v1/hello"]) == {"get", "post"}
+    assert serving.post("/api/v1/hello", json={"greeting": "good day"}).json() == {"greeting": "good day", "studies": 0}
+    assert serving.post("/api/v1/hello", json={"greeting": ""}).status_code == 422
     greetings = configuration.with_name("greetings")
     until(greetings.exists, 30, "a greeting of the service")
     assert greetings.read_text(encoding="utf-8").startswith("hello, Ann\n")
@@ -155,6 +165,7 @@ def test_it_is_switched_off_by_the_configuration(serving: httpx2.Client, configu
         ("voxelnode_hello:ABSENT", "cannot be loaded: "),
         ("voxelnode_hello.command:hello", "is not an instance of node.hookspecs.Extension"),
         ("node.extensions.worklist:EXTENSION", "two extensions are called worklist"),
+        ("voxelnode_hello.absent:EXTENSION", "cannot be loaded: No module named 'voxelnode_hello.absent'"),
     ],
 )
 def test_one_that_cannot_be_used_is_named_with_the_reason(
@@ -167,3 +178,36 @@ def test_one_that_cannot_be_used_is_named_with_the_reason(
     refused = run(packages, "status")
     assert (refused.returncode, problem in refused.stderr) == (2, True), refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('name = "hello"', 'name = "hello"\n    destination = ()', 'no destination, did you mean "destinations"?'),
+        ("def run(self, node: Parts)", "def run(self)", "run is not a method with the parameters (self, node)"),
+        ('hello.settings:HelloSettings"),)', 'hello.settings:HelloSettings"))', "tables is not a tuple of Table"),
+        ("settings:HelloSettings", "settings:Absent", "voxelnode_hello.settings:Absent cannot be loaded: "),
+        ("settings:HelloSettings", "rows:ReadGreetings", "rows:ReadGreetings is not a subclass of SettingsSection"),
+        ("settings:GreetingsHook", "settings:Absent", "voxelnode_hello.settings:Absent cannot be loaded: "),
+        ("settings:GreetingsHook", "settings:HelloSettings", 'HelloSettings has no key kind of Literal["greetings"]'),
+        ("tables:TABLES", "tables:Base", "voxelnode_hello.tables:Base is not an instance of IndexTables"),
+        ('Table("hello"', 'Table("web"', "there is a table [web] already"),
+        ("Cross-Service Considerations", "Greetings", "the statement has 0 sections 'Greetings', and not one"),
+    ],
+)
+def test_what_it_brings_and_cannot_be_used_is_named_with_its_entry_point(
+    installed: Path, kinds: Path, tmp_path: Path, old: str, new: str, problem: str
+) -> None:
+    packages = tmp_path / "packages"
+    shutil.copytree(installed, packages)
+    module = packages / "voxelnode_hello" / "__init__.py"
+    text = module.read_text(encoding="utf-8")
+    assert old in text
+    module.write_text(text.replace(old, new, 1), encoding="utf-8")
+    command = ("db", "upgrade") if "TABLES" in old else ("conformance",)
+    refused = run(packages, *command, "--config", kinds)
+    assert refused.returncode == 2, refused
+    assert refused.stderr.count("\n") == 1, refused.stderr
+    assert "the extension hello (voxelnode_hello:EXTENSION): " in refused.stderr
+    assert problem in refused.stderr

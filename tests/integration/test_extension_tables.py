@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -173,6 +174,23 @@ def test_a_rebuild_takes_them_over_with_the_numbers_of_now(greeted: tuple[Path, 
         assert done.salvaged.rows["hello_greetings"] == 2
         assert greetings(root) == rows
         assert check(place(root)) == []
+
+
+def test_a_rebuild_tells_what_it_leaves_of_an_extension_that_is_not_installed(
+    greeted: tuple[Path, list[Sent]],
+) -> None:
+    root, _ = greeted
+    rows = greetings(root)
+    done = rebuild_index(settings_of(root))
+    assert (done.salvaged.not_installed, done.salvaged.left) == (["hello"], {"hello_greetings": 2})
+    with hello():
+        assert (upgrade(place(root)), greetings(root)) == (("0001", "0001"), [])
+        assert rebuild_index(settings_of(root)).salvaged.not_installed == []
+    if isinstance(done.previous_index, Path):  # put back, as the command says
+        os.replace(done.previous_index, root / FILE_NAME)
+        with hello():
+            assert rebuild_index(settings_of(root)).salvaged.left == {}
+            assert greetings(root) == rows
 
 
 class Somebody(Extension):

@@ -29,6 +29,7 @@ from node.conversion.series import is_unchanged
 from node.errors import OutOfResources
 from node.extensions.object_store.copying import Copied, copy_archive
 from node.extensions.object_store.remote import MARKER, try_store
+from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import configured_store
 from node.extensions.object_store.uploads import ObjectUploads
 from node.failpoints import JUDGING
@@ -61,7 +62,7 @@ class Served:
     def __init__(self, root: Path, url: str, acknowledge: Acknowledge = "local", **storage: Any) -> None:
         self.root = root
         self.settings = Settings(
-            storage=Storage(root=root, url=url, reserve_bytes=0, **storage),
+            storage=StoreSettings(root=root, url=url, reserve_bytes=0, **storage),
             journal=JournalSettings(acknowledge=acknowledge),
             series=SeriesSettings(quiet_seconds=1),
         )
@@ -627,10 +628,10 @@ def test_a_bucket_has_the_digest_of_each_object_and_no_credentials_are_told(
         node.take(*make.ct_series(1))
         with Receiver(lambda received: Answer(500)) as broken:
             node.remote.store = configured_store(
-                node.settings.storage.model_copy(update={"endpoint": broken.url.removesuffix("/told")})
+                node.settings.table(StoreSettings).model_copy(update={"endpoint": broken.url.removesuffix("/told")})
             )
             assert str(node.upload()).endswith(": status 500")
-        node.remote.store = configured_store(node.settings.storage)
+        node.remote.store = configured_store(node.settings.table(StoreSettings))
         server.kill()
         assert node.upload() == f"{place}: no answer"
         with pytest.raises(StoreAway):

@@ -22,6 +22,7 @@ from node.errors import UsageError
 from node.extensions.object_store import remote
 from node.extensions.object_store.copying import copy_archive
 from node.extensions.object_store.remote import HostAway
+from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.uploads import ObjectUploads
 from node.extensions.postgresql.hosts import HostRepository, JoiningHost
 from node.index.engine.backend import IndexUnusable, ServerPlace
@@ -34,7 +35,6 @@ from node.settings.cluster import ClusterSettings, IndexSettings
 from node.settings.convert import Convert
 from node.settings.model import Settings
 from node.settings.series import SeriesSettings
-from node.settings.storage import Storage
 from tests import make
 from tests.integration.conftest import bring, data_set_bytes
 from tests.peers import Pacs
@@ -54,7 +54,7 @@ class Host:
         self.name, self.store = name, folder / "store"
         self.root = folder / name
         self.settings = Settings(
-            storage=Storage(root=self.root, url=f"file://{self.store}", reserve_bytes=0, **storage),
+            storage=StoreSettings(root=self.root, url=f"file://{self.store}", reserve_bytes=0, **storage),
             index=IndexSettings(url=url),
             cluster=ClusterSettings(host=name),
             series=SeriesSettings(quiet_seconds=1),

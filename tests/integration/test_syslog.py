@@ -16,7 +16,8 @@ from lxml import etree
 from node.audit.audit_log import SOURCE, Audit, AuditAction, AuditEvent, AuditMessage, EventType, Participant, Result
 from node.errors import UsageError
 from node.extensions.syslog.collector import TlsSyslog, opened
-from node.settings.log import AuditSettings
+from node.extensions.syslog.settings import AuditSettings
+from node.settings.model import Settings
 from tests.unit.audit.test_audit_log import lines, tell
 
 SECONDS = 30
@@ -63,7 +64,7 @@ def test_lines_of_the_audit_log_arrive_whole_and_in_order(tmp_path: Path, collec
         syslog_certificate=keys / "server.pem",
         syslog_key=keys / "server.key",
     )
-    audit = Audit(tmp_path, "VOXELNODE", copy=opened(settings))
+    audit = Audit(tmp_path, "VOXELNODE", copy=opened(Settings(audit=settings)))
     for detail in ("first", "Ä" * 100_000):
         audit.note(
             AuditMessage(AuditEvent.QUERY, AuditAction.EXECUTE, Result.SUCCESS, [Participant("a", "")], (), detail)
@@ -143,7 +144,7 @@ def by_datagrams(folder: Path, **options: Any) -> Iterator[tuple[Audit, socket.s
         collector.bind(("127.0.0.1", 0))
         collector.settimeout(SECONDS)
         settings = AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}", **options)
-        with closing(Audit(folder, "VOXELNODE", copy=opened(settings))) as audit:
+        with closing(Audit(folder, "VOXELNODE", copy=opened(Settings(audit=settings)))) as audit:
             yield audit, collector
 
 
@@ -168,7 +169,7 @@ def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
 
 
 def test_a_syslog_socket_that_is_not_there_yet_costs_no_line(tmp_path: Path) -> None:
-    audit = Audit(tmp_path, "VOXELNODE", copy=opened(AuditSettings(syslog=str(tmp_path / "nothing"))))
+    audit = Audit(tmp_path, "VOXELNODE", copy=opened(Settings(audit=AuditSettings(syslog=str(tmp_path / "nothing")))))
     tell(audit)
     audit.close()
     assert len(lines(tmp_path)) == 1
@@ -186,7 +187,7 @@ def test_messages_of_dicom_are_those_of_the_schema(
     settings = AuditSettings(
         syslog=f"tls://{address(collector)}", syslog_ca_file=keys / "ca.pem", syslog_format="dicom"
     )
-    audit = Audit(tmp_path, "VOXELNODE", copy=opened(settings))
+    audit = Audit(tmp_path, "VOXELNODE", copy=opened(Settings(audit=settings)))
     who = [
         Participant("CT1", SOURCE, "10.0.0.1", True, "CN=ct1"),
         Participant("anna", "", "pc.example"),

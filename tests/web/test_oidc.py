@@ -27,8 +27,8 @@ from node.extensions.oidc.identity_provider import (
     IdentityProvider,
     claim_at,
 )
+from node.extensions.oidc.settings import Oidc
 from node.index.nouns.accounts import Role
-from node.settings.web import Oidc
 from node.web.errors import ProviderUnavailable, SignInFailed
 from tests import make
 from tests.web.conftest import PASSWORD, Site
@@ -445,7 +445,7 @@ def test_a_secret_that_cannot_be_read_is_an_error_of_the_start(provider: Provide
 
 def test_with_a_provider_a_node_starts_without_accounts_of_its_own(start: StartSite) -> None:
     site = start()
-    _require_account(site.services.settings.web, site.store)
+    _require_account(site.services.settings, site.store)
     assert site.client().get("/healthz").status_code == 200
 
 

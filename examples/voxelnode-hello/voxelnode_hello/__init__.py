@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.api import Command, Extension, Kind, Parts, Router, Running, Table
+from node.api import Command, Extension, Kind, Parts, Router, Running, Statement, Table
 
 
 class _Hello(Extension):
@@ -14,6 +14,7 @@ class _Hello(Extension):
         Kind("greetings", "voxelnode_hello.settings:GreetingsDestination", "voxelnode_hello.greetings:destination"),
     )
     hooks = (Kind("greetings", "voxelnode_hello.settings:GreetingsHook", "voxelnode_hello.greetings:channel"),)
+    statement = Statement({"Cross-Service Considerations": "voxelnode_hello.statement:GREETINGS"})
     index_tables = "voxelnode_hello.tables:TABLES"
 
     def run(self, node: Parts) -> Running:

@@ -14,11 +14,12 @@ class GreetingRepository(IndexRepository):
     """Greetings of studies."""
 
     @on_writer
-    def greet(self, connection: Connection, greeting: str, now: dt.datetime) -> None:
-        """Greet each study that nobody has greeted."""
+    def greet(self, connection: Connection, greeting: str, now: dt.datetime) -> int:
+        """Greet each study that nobody has greeted, and return how many there were."""
         greeted = select(GreetingRow.id).where(GreetingRow.study_id == StudyRow.id)
         new = select(StudyRow.id, literal(greeting), literal(now, Utc)).where(~greeted.exists())
-        connection.execute(insert(GreetingRow).from_select(["study_id", "greeting", "greeted_at"], new))
+        greet_new = insert(GreetingRow).from_select(["study_id", "greeting", "greeted_at"], new)
+        return connection.execute(greet_new).rowcount
 
 
 class ReadGreetings(ReadRepository):

@@ -172,6 +172,8 @@ def rebuild(root: ChangedRoot) -> Answer:
         "not_read": salvaged.unread,
         "limited": salvaged.limited,
         "altered": salvaged.altered,
+        "not_installed": salvaged.not_installed,
+        "left": salvaged.left,
         "gone": [one.sop_instance_uid for one in salvaged.gone],
         "lost": done.lost,
         "unread": done.unread,
@@ -197,6 +199,13 @@ def _print_rebuilt(done: Rebuilt) -> None:
         kind = "" if isinstance(done.previous_index, Path) else "schema "
         print(f"the previous index was kept as {kind}{done.previous_index}")
     _print_salvaged(salvaged)
+    if salvaged.not_installed:
+        tables = ", ".join(f"{table} ({counted(count, 'row')})" for table, count in salvaged.left.items()) or "none"
+        print(
+            f"not installed: {', '.join(salvaged.not_installed)}; their tables were not taken over and are in the "
+            f"previous index only: {tables}. To have the rows, put the previous index back, install what is missing, "
+            "and rebuild again"
+        )
     if done.lost:
         print(
             f"acknowledged, not here: {done.lost}; send these instances again, or write them off: `voxelnode lost list`"

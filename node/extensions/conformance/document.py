@@ -35,6 +35,36 @@ class Section:
         return f"{self.number} {self.title}".strip()
 
 
+NOT_SUPPORTED = "Not supported."
+"""The text of a section that is left to extensions."""
+
+
+def tables_in(text: str) -> list[str]:
+    """Return the names of the tables that stand in a text."""
+    return [name for _, name in _TABLE.findall(text)]
+
+
+def with_section(template: str, title: str, text: str) -> str:
+    """Return the template with a text in the place of "Not supported." in a section, or below what it says.
+
+    `title`: ``TITLE``, or ``CHAPTER/TITLE`` with the last heading of level 1 before it. Raises KeyError with the number
+    of sections of this title, if it is not 1.
+    """
+    first, *parts = re.split(r"^(?=##+ )", template, flags=re.MULTILINE)
+    chapter, found = "", []
+    for number, part in enumerate(parts):
+        marks, _, heading = part.partition("\n")[0].partition(" ")
+        chapter = heading if marks == "##" else chapter
+        if title in (heading, f"{chapter}/{heading}"):
+            found.append(number)
+    if len(found) != 1:
+        raise KeyError(len(found))
+    heading, _, body = parts[found[0]].partition("\n")
+    said = "" if body.strip() == NOT_SUPPORTED else body.strip()
+    parts[found[0]] = "\n\n".join(filter(None, (heading, said, text.strip()))) + "\n\n"
+    return "".join((first, *parts))
+
+
 def as_markdown(template: str, values: Mapping[str, str], tables: Mapping[str, StatementTable]) -> str:
     """Return the template as Markdown, with numbered headings, values and tables; an unknown one is a KeyError."""
     title, sections = _sections(template, values)

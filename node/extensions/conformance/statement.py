@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,7 +18,7 @@ from node.association.framing import MAX_REQUEST_BYTES
 from node.association.outgoing import MAXIMUM_PDU_BYTES
 from node.association.transport import PDU_SECONDS, REQUEST_SECONDS
 from node.audit.audit_log import AuditEvent
-from node.dicom.conformance import StatementTable, merged, table
+from node.dicom.conformance import StatementTable, merged, parameters, table
 from node.dicom.keys import DEFAULTS, SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import (
@@ -33,11 +34,11 @@ from node.dicom.uids import (
     registered,
 )
 from node.errors import UsageError
-from node.extensions.conformance.document import as_json, as_markdown
-from node.extensions.conformance.statuses import http_statuses, statuses
+from node.extensions.conformance.document import as_json, as_markdown, tables_in, with_section
+from node.extensions.conformance.statuses import STATUSES, in_order
+from node.hookspecs import Extension
 from node.receive.ingest import MAXIMUM_BYTES
-from node.registry import enabled, resolve
-from node.settings.log import AuditSettings
+from node.registry import enabled, refused, resolve
 from node.settings.model import Settings
 from node.settings.peers import Dicom, Peer
 from node.settings.web import Web
@@ -88,9 +89,31 @@ _MATCHING = {
 _MATCHING_OF_TEXT = "wild card"
 
 
+WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "created_instances": "",
+        "created_reports": "",
+        "read_reports": "",
+        "creates_media": "No",
+        "written_media": "",
+        "queries": "",
+        "single_sign_on": "",
+        "audit_copies": "",
+        "audit_collector": "",
+    }
+)
+"""What stands in sentences of the template, if no extension has another value for it (`Statement.words`)."""
+
+
 def values_of(settings: Settings) -> Mapping[str, str]:
     """Return the values of the placeholders of the template."""
+    words = dict(WORDS)
+    for extension in enabled(settings):
+        if unknown := extension.statement.words.keys() - WORDS:
+            raise _cannot(extension, f"the statement has no word {', '.join(sorted(unknown))}")
+        words |= extension.statement.words
     return {
+        **words,
         "version": __version__,
         "ae_title": settings.dicom.ae_title,
         "configuration": "the default configuration" if settings == Settings() else "that of one site",
@@ -106,7 +129,19 @@ def _terms(prefix: str) -> str:
 
 
 def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
-    """Return the tables of the template by name."""
+    """Return the tables of the statement by name, with the rows of the extensions that are on."""
+    tables = _of_core(settings)
+    for extension in enabled(settings):
+        for name, added in _of_extension(extension, settings).items():
+            known = tables.get(name, StatementTable(added.columns, ()))
+            if known.columns != added.columns:
+                raise _cannot(extension, f"its rows for the table {name} have other columns")
+            tables[name] = StatementTable(known.columns, known.rows + added.rows)
+    tables["statuses"] = in_order(tables["statuses"])
+    return tables
+
+
+def _of_core(settings: Settings) -> dict[str, StatementTable]:
     return {
         "storage_classes": _named("SOP Class", STORAGE_CLASSES),
         "read_syntaxes": _named("Transfer Syntax", filter(is_read, TRANSFER_SYNTAXES)),
@@ -117,17 +152,13 @@ def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
             ("Keys", "Level", "Matching"),
             merged(row for level in Level for row in _query_keys(level)),
         ),
-        "web_media_types": table(("Transactions", "Request", "Response"), ()),
-        "web_requests": table(("Transactions", "Query Parameters", "Request Header Fields"), ()),
         "dicom_keys": _keys(Dicom, settings.dicom),
         "peer_keys": _keys(Peer, None),
         "web_keys": _keys(Web, settings.web),
-        "audit_keys": _keys(AuditSettings, settings.audit),
         "association": _association(settings.dicom),
         "proposed_contexts": _proposed_contexts(settings),
         "accepted_contexts": _accepted_contexts(settings),
-        "statuses": statuses(),
-        "http_statuses": http_statuses(),
+        "statuses": STATUSES,
         "ports": table(
             ("Port", "Service", "Parameter"),
             [
@@ -137,8 +168,13 @@ def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
         ),
         "route_copies": _route_copies(settings),
         "audit_events": table(("Event ID (DCM)", "Event"), [event.value for event in AuditEvent]),
-        **_of_extensions(settings),
     }
+
+
+def _of_extension(extension: Extension, settings: Settings) -> Mapping[str, StatementTable]:
+    place = extension.statement.tables
+    tables: Mapping[str, StatementTable] = resolve(place)(settings) if place else {}
+    return tables
 
 
 def _route_copies(settings: Settings) -> StatementTable:
@@ -153,11 +189,6 @@ def _route_copies(settings: Settings) -> StatementTable:
         if route.transfer_syntax != "keep":
             rows.append((name, "transfer syntax", "", route.transfer_syntax))
     return table(("Route", "Change", "Attribute", "Value"), rows or [("none", "", "", "")])
-
-
-def _of_extensions(settings: Settings) -> Mapping[str, StatementTable]:
-    places = [extension.statement.tables for extension in enabled(settings) if extension.statement.tables]
-    return {name: content for place in places for name, content in resolve(place)(settings).items()}
 
 
 def _named(kind: str, uids: Iterable[str]) -> StatementTable:
@@ -231,16 +262,7 @@ def _keys(model: type[BaseModel], values: BaseModel | None) -> StatementTable:
         key: getattr(values, key, "required" if field.default is PydanticUndefined else field.default)
         for key, field in model.model_fields.items()
     }
-    rows = [(key, _value(value)) for key, value in found.items() if not isinstance(value, BaseModel)]
-    return table(("Parameter", "Value"), rows)
-
-
-def _value(value: object) -> str:
-    if value in (None, (), ""):
-        return "unset"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return parameters((key, value) for key, value in found.items() if not isinstance(value, BaseModel))
 
 
 def _association(dicom: Dicom) -> StatementTable:
@@ -304,17 +326,26 @@ def statement_for_programs(settings: Settings) -> dict[str, Any]:
     return as_json(template_of(settings), values_of(settings), tables_of(settings))
 
 
-NOT_SUPPORTED = "Not supported.\n"
-"""The text of a section that no extension has filled."""
-
-
 def template_of(settings: Settings) -> str:
-    """Return the template, with the sections of the extensions that are on."""
+    """Return the template, with the texts of the extensions that are on.
+
+    Raises UsageError if an extension names a section, a word or a table that is not there.
+    """
     text = (files("node.extensions.conformance") / "template.md").read_text(encoding="utf-8")
+    tables = tables_of(settings)
     for extension in enabled(settings):
         for title, place in extension.statement.sections.items():
-            before, found, after = text.partition(f"# {title}\n\n{NOT_SUPPORTED}")
-            if not found:
-                raise UsageError(f"the extension {extension.name}: no section {title!r} of the statement is left to it")
-            text = f"{before}# {title}\n\n{resolve(place)}{after}"
+            added: str = resolve(place)
+            if unknown := [name for name in tables_in(added) if name not in tables]:
+                raise _cannot(extension, f"{place}: there is no table {', '.join(unknown)}")
+            try:
+                text = with_section(text, title, added.replace("$", "$$"))
+            except KeyError as error:
+                raise _cannot(
+                    extension, f"the statement has {error.args[0]} sections {title!r}, and not one"
+                ) from error
     return text
+
+
+def _cannot(extension: Extension, reason: str) -> UsageError:
+    return refused(extension, f"it cannot be in the conformance statement: {reason}")

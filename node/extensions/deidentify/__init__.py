@@ -33,6 +33,17 @@ De-identification Method (0012,0063), De-identification Method Code Sequence (00
 Information Modified (0028,0303) and, if pixels were cleaned, Burned In Annotation (0028,0301).
 """
 
+CONFIDENTIALITY = """\
+The Basic Application Level Confidentiality Profile of PS3.15 2026d Annex E, as a de-identifier (section 1.6).
+
+- All options are supported: Clean Pixel Data by ultrasound regions and by rules for devices, Clean Recognizable Visual
+  Features by plugins alone.
+- Encrypted Attributes Data Sets are not written.
+- Instances that cannot be called clean are refused, among them encapsulated documents and, without Clean Structured
+  Content, reports.
+- Replacement values are consistent wherever the same key is used.
+"""
+
 METHODS = """\
 De-identification Method Code Sequence has the code (DCM) of the profile, and those of the options that were applied:
 
@@ -77,6 +88,7 @@ class _Deidentify(Extension):
     statement = Statement(
         {
             "De-identification Profiles": f"{__name__}:PROFILES",
+            "Attribute Confidentiality Profiles": f"{__name__}:CONFIDENTIALITY",
             "Copies without Identities": f"{__name__}:COPIES",
             "Codes of De-identification": f"{__name__}:METHODS",
         },

@@ -28,8 +28,11 @@ class _DicomWeb(Extension):
         {
             "URI Web Service": f"{__name__}.statement:URI_SERVICE",
             "Studies Web Service": f"{__name__}.statement:STUDIES_SERVICE",
+            "Media Types of Web Services": f"{__name__}.statement:MEDIA_TYPES",
+            "Query Parameters and Header Fields of Web Services": f"{__name__}.statement:REQUESTS",
             "Attributes of Searches": f"{__name__}.statement:ATTRIBUTES",
             "Instances of Metadata and Bulk Data": f"{__name__}.statement:ASSEMBLED",
+            "Network and Media Communication Details/DICOM Web Services": f"{__name__}.statement:STATUSES",
         },
         f"{__name__}.statement:tables_of",
     )

@@ -47,6 +47,50 @@ These attributes are added if the metadata lack them, and the pixel data or the 
 {", ".join(f"{dictionary_description(tag)} ({tag[:4]},{tag[4:]})" for tag in sorted(ADDED))}.
 """
 
+MEDIA_TYPES = """\
+The first media type of a response is the default, of a single picture `image/jpeg`. Compressed frames are sent as
+stored, in the media type of their transfer syntax. Uncompressed frames, never instances, are compressed without loss \
+for
+clients that name image/jls (JPEG-LS) or, if an encoder is installed, image/jphc (HTJ2K). Implicit VR Little Endian and
+Explicit VR Big Endian are never sent.
+
+[table web_media_types]
+"""
+
+REQUESTS = """\
+Unknown parameters are ignored, with a warning in searches. All responses have `Vary` and, except of stores, `ETag`.
+Warnings have the code 299. Requests need `Authorization` if accounts are required.
+
+[table web_requests]
+"""
+
+STATUSES = """\
+[list http_statuses]
+"""
+
+_HTTP = (
+    (200, "the complete result, or an empty list; all instances were stored"),
+    (202, "some instances failed, or another version of them is current; the response lists them"),
+    (204, "deleted; or no result in XML"),
+    (206, "instances that have no accepted representation were omitted; or the requested range"),
+    (304, "not modified since the given entity tag"),
+    (400, "the request is invalid; the response has the reason"),
+    (401, "credentials are missing or wrong"),
+    (403, "the role of the account does not permit it; or the request is cross-site or for an unknown host name"),
+    (404, "the study, series, instance, frame or bulk data does not exist"),
+    (406, "none of the accepted media types is available; the response lists the available ones"),
+    (408, "the body arrives too slowly"),
+    (409, "no instance was stored; the response has the reasons; or the commitment request is being answered"),
+    (410, "the requested object was deleted"),
+    (412, "If-Match names another representation"),
+    (413, "the body is too large, or has too many parts"),
+    (415, "the media type of the body, or the transfer syntax of all its instances, is not supported"),
+    (416, "the requested range is beyond the end"),
+    (429, "too many login attempts"),
+    (500, "internal error of the node; see its log"),
+    (503, "connections, disk space or time exhausted: retry later"),
+)
+
 
 def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
     """Return the tables of the sections by name."""
@@ -55,6 +99,7 @@ def tables_of(settings: Settings) -> Mapping[str, StatementTable]:
         "studies_resources": resource_table(resources(studies.routes, TRANSACTIONS)),
         "web_media_types": _web_media_types(settings),
         "web_requests": _web_requests(settings),
+        "http_statuses": table(("Status", "Meaning"), _HTTP),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Router
+from node.hookspecs import Command, Extension, Router, Statement
 
 
 class _Media(Extension):
@@ -19,6 +19,12 @@ class _Media(Extension):
     )
 
     routers = (Router("rest", f"{__name__}.rest:router"), Router("pages", f"{__name__}.downloads:router"))
+    statement = Statement(
+        words={
+            "creates_media": "Yes",
+            "written_media": "\n`voxelnode export --media` creates File-sets ([ihe.md](ihe.md#media)).",
+        }
+    )
 
 
 EXTENSION = _Media()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from node.extras import lacking
-from node.hookspecs import Command, Extension, Kind
+from node.hookspecs import Command, Extension, Kind, Table
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -23,7 +23,7 @@ class _ObjectStore(Extension):
             before="journal",
         ),
     )
-
+    tables = (Table("storage", f"{__name__}.settings:StoreSettings"),)
     destinations = (Kind("s3", f"{__name__}.settings:BucketSettings", f"{__name__}.destination:opened"),)
 
     def mistakes(self, settings: Settings) -> Iterator[str]:

@@ -22,6 +22,7 @@ def status(root: Root) -> Listing:
     """
     from node.archive.base import StoreAway
     from node.extensions.object_store.remote import owner_problem
+    from node.extensions.object_store.settings import StoreSettings
     from node.extensions.object_store.stores import configured_store
 
     with root.reading() as index:
@@ -30,7 +31,7 @@ def status(root: Root) -> Listing:
         identity, has_used_store = index.archive_in_store, index.has_used_store
         by_host = index.instances.count_by_holder()
         files = index.volumes.count_by_place()
-    store = configured_store(root.settings.storage) if root.settings.storage.url is not None else None
+    store = configured_store(root.settings.table(StoreSettings)) if root.settings.storage.url is not None else None
     problem: str | None = None
     if store is not None:
         try:

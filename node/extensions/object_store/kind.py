@@ -18,6 +18,7 @@ from node.archive.intact import MISSING
 from node.conversion.volume_files import LostSources
 from node.extensions.object_store.opened import RootStore
 from node.extensions.object_store.remote import checksum_problem, fetching, marked, problem_in_store, try_store
+from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import ObjectNotTaken, ObjectStore, StoredObject, configured_store
 from node.extensions.object_store.uploads import ObjectUploads
 from node.index.database.index import Index
@@ -31,7 +32,7 @@ from node.settings.model import Settings
 
 def opened(settings: Settings, archive: Archive, index: Index, *, new_index: bool) -> Remote:
     """Return the store of a root that this process has opened; `new_index`: the index has no rows yet."""
-    return RootStore(settings.storage, archive, index, new_index=new_index)
+    return RootStore(settings.table(StoreSettings), archive, index, new_index=new_index)
 
 
 def uploads(settings: Settings, archive: Archive, index: Index, metrics: Metrics) -> UploadService:
@@ -45,7 +46,7 @@ def files(settings: Settings) -> AbstractContextManager[LocalFile]:
     """Yield what gives the files of the archive to a process that does not hold its lock."""
     root = settings.storage.root.absolute()
     others = other_host_of(root, settings.index.url, settings.holder)
-    return fetching(root, configured_store(settings.storage), others)
+    return fetching(root, configured_store(settings.table(StoreSettings)), others)
 
 
 def findings(
@@ -55,7 +56,7 @@ def findings(
 
     `losers`: keys of files that lost a conflict.
     """
-    store = configured_store(settings.storage)
+    store = configured_store(settings.table(StoreSettings))
     try:
         yield from _compared(store, index, losers, digests=digests, serving=serving)
     except StoreAway as error:
@@ -64,7 +65,7 @@ def findings(
 
 def tried(settings: Settings) -> tuple[str, str | None, str | None]:
     """Return the place of a store that was tried, its problem, and a warning; None: there is none."""
-    store = configured_store(settings.storage)
+    store = configured_store(settings.table(StoreSettings))
     identity, has_used_store = None, False
     with suppress(IndexUnusable), reading(settings.storage.root, settings.index.url) as index:
         identity, has_used_store = index.archive_in_store, index.has_used_store

@@ -11,12 +11,12 @@ from node.archive.base import VOLUMES
 from node.archive.filesystem import Archive, is_key
 from node.extensions.object_store.places import PlaceRepository
 from node.extensions.object_store.remote import CachedStore, marked
+from node.extensions.object_store.settings import StoreSettings
 from node.extensions.object_store.stores import configured_store
 from node.index.database.index import Index
 from node.index.engine.about_keys import STORE
 from node.receive.apply import MAX_BATCH
 from node.receive.recovery import adopt
-from node.settings.storage import Storage
 
 
 class RootStore(CachedStore):
@@ -30,7 +30,7 @@ class RootStore(CachedStore):
         A new index needs to know whose store it is.
     """
 
-    def __init__(self, storage: Storage, archive: Archive, index: Index, *, new_index: bool) -> None:
+    def __init__(self, storage: StoreSettings, archive: Archive, index: Index, *, new_index: bool) -> None:
         store = configured_store(storage, index.turn.holder or "")
         identity = index.about.get(STORE)
         if not identity:

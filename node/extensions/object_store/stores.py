@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from _typeshed import SupportsRead
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3Store
 
-    from node.settings.storage import Storage
+    from node.extensions.object_store.settings import StoreSettings
 
 MAX_WHOLE_BYTES, PART_BYTES = 16_000_000, 16_000_000
 """Length of an object beyond which it is sent in parts, and that of a part."""
@@ -164,7 +164,7 @@ class ObjectStore(Protocol):
         """Yield the objects whose keys begin with ``folder/``, in any order."""
 
 
-def configured_store(storage: Storage, host: str | None = None) -> ObjectStore:
+def configured_store(storage: StoreSettings, host: str | None = None) -> ObjectStore:
     """Return the store of ``[storage] url``, of which nothing is asked yet.
 
     `host`: the name of this host among those that share the store, or ""; None for a process that only reads. Raises

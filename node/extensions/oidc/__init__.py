@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from node.extras import lacking
-from node.hookspecs import Extension
+from node.hookspecs import Extension, Statement, Table
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -16,10 +16,19 @@ class _Oidc(Extension):
     """What `[web.oidc]` describes."""
 
     name = "oidc"
+    tables = (Table("web", f"{__name__}.settings:WebWithOidc"),)
+    statement = Statement(words={"single_sign_on": "; `[web.oidc]` configures single sign-on"})
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
-        if settings.web.oidc.issuer:
+        if is_used(settings):
             yield from lacking("web.oidc: issuer", "oidc")
+
+
+def is_used(settings: Settings) -> bool:
+    """Return whether the configuration names a provider."""
+    from node.extensions.oidc.settings import WebWithOidc
+
+    return bool(settings.table(WebWithOidc).oidc.issuer)
 
 
 EXTENSION = _Oidc()

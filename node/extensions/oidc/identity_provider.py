@@ -28,9 +28,10 @@ from joserfc.jwk import KeySet, OctKey
 from joserfc.jwt import JWTClaimsRegistry
 
 from node.errors import UsageError
+from node.extensions.oidc.settings import Oidc, WebWithOidc
 from node.index.engine.scope import GROUP_PREFIX, is_group
 from node.index.nouns.accounts import Role
-from node.settings.web import Oidc
+from node.settings.model import Settings
 from node.tls import client_context
 from node.web.credentials import SIGN_IN_SECONDS, FederatedIdentity
 from node.web.errors import ProviderUnavailable, SignInFailed
@@ -369,6 +370,6 @@ class ProvidedSignIns:
         return self.provider.redeem(code, sign_in.redirect_uri, sign_in.nonce, sign_in.code_verifier)
 
 
-def opened(oidc: Oidc) -> ProvidedSignIns:
+def opened(settings: Settings) -> ProvidedSignIns:
     """Return the sign-ins by a provider. Raises UsageError if the secret or the certificates cannot be read."""
-    return ProvidedSignIns(IdentityProvider(oidc))
+    return ProvidedSignIns(IdentityProvider(settings.table(WebWithOidc).oidc))

@@ -178,14 +178,13 @@ def _form(
     status_code: int = 200,
     end_session_url: str = "",
 ) -> Response:
-    oidc = request.app.state.services.settings.web.oidc
     return plain_page(
         "login.html",
         status_code,
         next_path=_inside(next_path),
         name=name,
         error=error,
-        button=SINGLE_SIGN_ON if oidc.issuer else "",
+        button=SINGLE_SIGN_ON if request.app.state.sign_ins is not None else "",
         end_session_url=end_session_url,
     )
 

@@ -44,7 +44,10 @@ class _Peers(Extension):
     menu = (MenuEntry("/peers", "Peers", before="/upload", key="e"),)
     templates = __name__
     asks = ("1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.3")
-    statement = Statement({"SCU of the Query/Retrieve SOP Classes": f"{__name__}:QUERIES"})
+    statement = Statement(
+        {"SCU of the Query/Retrieve SOP Classes": f"{__name__}:QUERIES"},
+        words={"queries": "\nqueries and retrieves on command, asks senders how many instances a series has,"},
+    )
 
     def mistakes(self, settings: Settings) -> Iterator[str]:
         if self.name in settings.extensions.disabled:

@@ -69,6 +69,10 @@ class OldSchema(OldIndex):
         self._connection.close()
         self._engine.dispose()
 
+    def tables(self) -> list[str]:
+        query = "SELECT tablename FROM pg_tables WHERE schemaname = :schema ORDER BY tablename"
+        return list(self._connection.scalars(text(query), {"schema": self._name}))
+
     def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         columns = (
             "SELECT column_name FROM information_schema.columns WHERE table_schema = :schema AND table_name = :table"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Extension, ObjectKind
+from node.hookspecs import Extension, ObjectKind, Statement
 
 
 class _Reports(Extension):
@@ -10,6 +10,12 @@ class _Reports(Extension):
 
     name = "reports"
     objects = (ObjectKind(frozenset(("1.2.840.10008.5.1.4.1.1.88.",)), f"{__name__}.report:ReportsOfSeries"),)
+    statement = Statement(
+        words={
+            "read_reports": " A conversion reads the numeric content items of all templates, and\n"
+            "the references of key object selections (TID 2010), into JSON files."
+        }
+    )
 
 
 EXTENSION = _Reports()

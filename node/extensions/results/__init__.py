@@ -29,6 +29,10 @@ class _Results(Extension):
             "Codes in Created Instances": f"{__name__}.statement:CODES",
         },
         f"{__name__}.statement:tables_of",
+        words={
+            "created_instances": "\n- It creates DICOM instances of the results of hooks (Annex A).",
+            "created_reports": " Annex B has the reports that the node creates.",
+        },
     )
 
 

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Extension
+from typing import TYPE_CHECKING
+
+from node.hookspecs import Extension, Statement, Table
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
 
 
 class _Syslog(Extension):
     """What `[audit] syslog` names."""
 
     name = "syslog"
+    tables = (Table("audit", f"{__name__}.settings:AuditSettings"),)
+    statement = Statement(
+        {"Configuration of Audit Trail": f"{__name__}.statement:KEYS"},
+        f"{__name__}.statement:tables_of",
+        {
+            "audit_copies": " and by syslog",
+            "audit_collector": " They are also sent to `[audit] syslog`, by TLS (RFC 5425), UDP or a\nlocal socket.",
+        },
+    )
+
+
+def is_used(settings: Settings) -> bool:
+    """Return whether the configuration names a collector."""
+    from node.extensions.syslog.settings import AuditSettings
+
+    return settings.table(AuditSettings).syslog is not None
 
 
 EXTENSION = _Syslog()

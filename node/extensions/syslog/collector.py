@@ -23,7 +23,8 @@ import structlog
 from node.audit.audit_log import AuditCopy
 from node.errors import UsageError
 from node.extensions.syslog.audit_message import BYTE_ORDER_MARK, MESSAGE_ID, audit_message
-from node.settings.log import AuditSettings
+from node.extensions.syslog.settings import AuditSettings
+from node.settings.model import Settings
 from node.tls import client_context
 
 log = structlog.get_logger()
@@ -178,11 +179,12 @@ class _Syslog(logging.handlers.SysLogHandler):
         log.error("audit_syslog_failed", error=type(sys.exc_info()[1]).__name__)
 
 
-def opened(settings: AuditSettings) -> AuditCopy:
+def opened(settings: Settings) -> AuditCopy:
     """Open `[audit] syslog`, which is not empty."""
-    address, is_dicom = settings.syslog or "", settings.syslog_format == "dicom"
+    audit = settings.table(AuditSettings)
+    address, is_dicom = audit.syslog or "", audit.syslog_format == "dicom"
     if address.startswith(SCHEME):
-        files = (settings.syslog_ca_file, settings.syslog_certificate, settings.syslog_key)
+        files = (audit.syslog_ca_file, audit.syslog_certificate, audit.syslog_key)
         return TlsSyslog(address.removeprefix(SCHEME), *files, is_dicom=is_dicom)
     host, colon, port = address.rpartition(":")
     try:

@@ -19,33 +19,6 @@ MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
 PERFORMED_PROCEDURE_STEP = "1.2.840.10008.3.1.2.3.3"
 PERFORMED_PROCEDURE_STEP_RETRIEVE = "1.2.840.10008.3.1.2.3.4"
 
-BASIC_WORKLIST = """\
-##### SCP of the Modality Worklist Information Model
-
-Entries are received by REST and by HL7 v2 orders, and read from files ([worklist.md](worklist.md)).
-
-- Every attribute of PS3.6 is returned if requested, in sequences to a depth of eight, and empty if the entry lacks it.
-- Attributes of the value representations AE, AS, CS, DA, IS, LO, LT, PN, SH, ST, TM, UC, UI and UT are matched as in
-  section 5.2.7.2; others are only returned (0xFF01 if a value is requested).
-- Dates and times are matched separately. Extended negotiation is not supported.
-"""
-
-PERFORMED_STEPS = """\
-##### SCP of the Modality Performed Procedure Step SOP Class
-
-- A step is durable before success is returned.
-- N-CREATE requires the attributes of type 1 of PS3.4 table F.7.2-1 and the status IN PROGRESS.
-- N-SET replaces attributes as a whole; it must not change those that the table does not allow.
-- A final state requires the end date and time, COMPLETED also the Performed Series Sequence. A step in a final state is
-  never changed.
-- The instances that an ended step lists decide when a series is converted ([lifecycle.md](lifecycle.md)).
-
-##### SCP of the Modality Performed Procedure Step Retrieve SOP Class
-
-N-GET returns a step with all attributes that it has, or those of the Attribute Identifier List. Every step can be read,
-whoever created it.
-"""
-
 
 class _Worklist(Extension):
     """The modality worklist, MPPS, and orders by HL7."""
@@ -71,9 +44,10 @@ class _Worklist(Extension):
     )
     statement = Statement(
         {
-            "Basic Worklist Management Service": f"{__name__}:BASIC_WORKLIST",
-            "Modality Performed Procedure Step Service": f"{__name__}:PERFORMED_STEPS",
-        }
+            "Basic Worklist Management Service": f"{__name__}.statement:BASIC_WORKLIST",
+            "Modality Performed Procedure Step Service": f"{__name__}.statement:PERFORMED_STEPS",
+        },
+        f"{__name__}.statement:tables_of",
     )
     index_tables = f"{__name__}.tables:TABLES"
     templates = __name__

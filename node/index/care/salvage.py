@@ -24,7 +24,8 @@ from node.acknowledged import Acknowledged
 from node.index.engine.about import set_about
 from node.index.engine.about_keys import LEDGER
 from node.index.engine.backend import OldIndex, backend_of
-from node.index.engine.extension_tables import LEVELS, every_table, extension_tables
+from node.index.engine.extension_tables import LEVELS, every_table, extension_tables, owner_of
+from node.index.engine.grams import NAME
 from node.index.engine.sql import listed_in
 from node.index.engine.writer import IndexRepository, on_writer
 from node.index.models.history import ConflictRow, VolumeSourceRow
@@ -96,6 +97,7 @@ class SalvageRepository(IndexRepository):
         # Their files are not indexed: other files of the same instances are.
         kept = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)
         _insert(connection, old, "conflicts", kept)
+        _note_left(old)
         backend_of(connection).number_after(connection, {})
 
     @on_writer
@@ -168,6 +170,17 @@ def _run(
 ) -> CursorResult[Any]:
     """Run SQL with parameters as ``:name``, once or for each of `values`; these are bound as the old index has them."""
     return connection.execute(text(statement), values)
+
+
+def _note_left(old: OldIndex) -> None:
+    """Note the rows of extensions that are not installed: they stay in the old index."""
+    owners = {owner_of(str(row["version_num"])) for row in old.rows("alembic_version", ("version_num",))}
+    old.salvaged.not_installed = sorted(owners - {"", *extension_tables()})
+    old.salvaged.left.clear()
+    if old.salvaged.not_installed:
+        for table in old.tables():
+            if table not in every_table() and table != "alembic_version" and not table.startswith(NAME):
+                old.salvaged.left[table] = sum(1 for _ in old.rows(table, ("id",)))
 
 
 def _with_originals(old: OldIndex) -> Iterator[Row]:

@@ -25,6 +25,7 @@ class Salvaged:
 
     `altered` are the keys of files that are not as the old index knew them, `gone` the instances that it knew and that
     have no file. `limited` is how many accounts see their projects only from now on, because nobody knows who did.
+    `left` are the rows by table that were not taken over, because they are of extensions that are `not_installed`.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -32,6 +33,8 @@ class Salvaged:
     altered: list[str] = field(default_factory=list)
     gone: list[Acknowledged] = field(default_factory=list)
     limited: int = 0
+    not_installed: list[str] = field(default_factory=list)
+    left: Counter[str] = field(default_factory=Counter)
 
 
 class OldIndex(AbstractContextManager["OldIndex"]):
@@ -39,6 +42,10 @@ class OldIndex(AbstractContextManager["OldIndex"]):
 
     def __init__(self) -> None:
         self.salvaged = Salvaged()
+
+    @abstractmethod
+    def tables(self) -> list[str]:
+        """Return the names of all tables, in their order; none if they cannot be read."""
 
     @abstractmethod
     def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:

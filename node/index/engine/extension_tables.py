@@ -14,9 +14,8 @@ from types import MappingProxyType
 
 from sqlalchemy import Connection, MetaData, Table
 
-from node.errors import UsageError
 from node.index.models.levels import Base
-from node.registry import installed, resolve
+from node.registry import installed, refused, resolve
 
 LEVELS = frozenset({"patients", "studies", "series", "images"})
 """The tables of the core to which those of an extension may refer."""
@@ -72,12 +71,17 @@ def extension_tables() -> Mapping[str, IndexTables]:
 
     Raises UsageError if a table cannot be carried along.
     """
-    found = {one.name: resolve(one.index_tables) for one in installed() if one.index_tables}
+    found: dict[str, IndexTables] = {}
     names = set(Base.metadata.tables)
-    for name, own in found.items():
-        for mistake in _mistakes(name, own, names):
-            raise UsageError(f"the extension {name} cannot be used: {mistake}")
-        names |= set(own.metadata.tables)
+    for extension in installed():
+        if extension.index_tables:
+            own = resolve(extension.index_tables)
+            if not isinstance(own, IndexTables):
+                raise refused(extension, f"{extension.index_tables} is not an instance of IndexTables")
+            for mistake in _mistakes(extension.name, own, names):
+                raise refused(extension, mistake)
+            names |= set(own.metadata.tables)
+            found[extension.name] = own
     return MappingProxyType(found)
 
 

@@ -287,6 +287,13 @@ class _OldFile(OldIndex):
     ) -> None:
         self._connection.close()
 
+    def tables(self) -> list[str]:
+        query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+        try:
+            return [str(name) for (name,) in self._connection.execute(query)]
+        except sqlite3.DatabaseError:
+            return []
+
     def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         try:
             there = {str(row[1]) for row in self._connection.execute(f'PRAGMA table_info("{table}")')}

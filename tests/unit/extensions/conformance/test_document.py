@@ -3,7 +3,7 @@
 import pytest
 
 from node.dicom.conformance import table
-from node.extensions.conformance.document import as_json, as_markdown
+from node.extensions.conformance.document import as_json, as_markdown, with_section
 
 TEMPLATE = """# About $what
 
@@ -66,3 +66,13 @@ def test_what_the_template_names_and_nobody_gives_is_an_error(
 def test_a_row_that_does_not_fit_its_columns_is_an_error() -> None:
     with pytest.raises(ValueError, match="1 cells below 2 columns"):
         table(("Name", "Value"), [("red",)])
+
+
+def test_a_text_is_added_to_a_section_or_takes_the_place_of_not_supported() -> None:
+    template = "# T\n\n## One\n\n### Same\n\nNot supported.\n\n## Two\n\n### Same\n\nSaid.\n"
+    assert with_section(template, "One/Same", "Text.\n") == template.replace("Not supported.", "Text.")
+    assert with_section(template, "Two/Same", "Text.\n").rstrip() == f"{template}\nText."
+    for title, found in (("Same", 2), ("Absent", 0)):
+        with pytest.raises(KeyError) as refused:
+            with_section(template, title, "Text.")
+        assert refused.value.args == (found,)

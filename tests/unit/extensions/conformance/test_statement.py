@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from node.dicom import status
 from node.extensions.conformance import statement
 from node.extensions.conformance.statement import statement_for_programs, tables_of, values_of
@@ -38,3 +40,23 @@ def test_each_service_of_the_web_is_stated_once() -> None:
     ]
     services = [row["Service"] for table in tables for row in table]
     assert len(services) == len(set(services)) > 5
+
+
+@pytest.mark.parametrize(
+    ("extension", "claim"),
+    [
+        ("syslog", "syslog"),
+        ("oidc", "oidc"),
+        ("media", "--media"),
+        ("results", "Annex B has the reports"),
+        ("reports", "numeric content items"),
+        ("deidentify", "Clean Recognizable Visual"),
+        ("worklist", "0xA710"),
+        ("peers", "queries and retrieves on command"),
+        ("dicomweb", "image/jphc"),
+    ],
+)
+def test_a_node_without_an_extension_does_not_claim_what_it_does(extension: str, claim: str) -> None:
+    without = Settings.model_validate({"extensions": {"disabled": [extension]}})
+    assert claim in statement.statement(Settings())
+    assert claim not in statement.statement(without)
