@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from node.settings.routes import LAYOUT, DestinationSettings, Layout
+from node.settings.routes import DestinationSettings, Layout
 from node.settings.storage import BUCKET, mistakes_of_endpoint
 
 
@@ -24,7 +24,7 @@ class BucketSettings(DestinationSettings):
         description="Keys, like ~/.aws/credentials; unset: the environment, or the role of the machine.",
     )
     ca_file: Path | None = Field(None, description="PEM file of another CA for the server's certificate.")
-    layout: Layout = Field("names", description=LAYOUT)
+    layout: Layout = "names"
 
     def _mistakes(self) -> Iterator[str]:
         if not BUCKET.fullmatch(self.s3):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Extension
+from node.api import Extension
 
 
 class _Syslog(Extension):
