@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from node.cli.options import Configured as Configured
     from node.cli.options import Json as Json
     from node.cli.options import Root as Root
+    from node.cli.options import SeriesUids as SeriesUids
+    from node.cli.options import StudyUids as StudyUids
+    from node.cli.options import studies_or_series as studies_or_series
     from node.cli.output import Answer as Answer
     from node.cli.output import Columns as Columns
     from node.cli.output import Listing as Listing
@@ -107,9 +110,12 @@ if TYPE_CHECKING:
     from node.index.database.reading import reading as reading
     from node.index.database.work_loop import IndexFollower as IndexFollower
     from node.index.database.work_loop import Interrupted as Interrupted
+    from node.index.engine.extension_tables import SEEN_WITH_STUDY_OR_SERIES as SEEN_WITH_STUDY_OR_SERIES
     from node.index.engine.extension_tables import IndexTables as IndexTables
     from node.index.engine.rows import ReadRepository as ReadRepository
+    from node.index.engine.rows import Row as Row
     from node.index.engine.scope import group_members as group_members
+    from node.index.engine.sql import insert as insert
     from node.index.engine.writer import IndexRepository as IndexRepository
     from node.index.engine.writer import on_reader as on_reader
     from node.index.engine.writer import on_writer as on_writer
@@ -119,12 +125,15 @@ if TYPE_CHECKING:
     from node.index.models.levels import SeriesRow as SeriesRow
     from node.index.models.levels import StudyRow as StudyRow
     from node.index.models.levels import Utc as Utc
+    from node.index.models.people import LabelRow as LabelRow
     from node.index.nouns.accounts import Role as Role
     from node.index.nouns.converted import SeriesKey as SeriesKey
     from node.index.nouns.persons import MAX_ISSUER_CHARACTERS as MAX_ISSUER_CHARACTERS
     from node.index.nouns.persons import Moved as Moved
     from node.index.nouns.persons import PersonRepository as PersonRepository
     from node.index.nouns.terms import Terms as Terms
+    from node.index.nouns.trash import in_trash as in_trash
+    from node.index.work.ledger import NoSuchWork as NoSuchWork
     from node.index.work.routes import DueInstance as DueInstance
     from node.index.work.routes import OwedInstance as OwedInstance
     from node.notify.channel import HOOK_VARIABLES as HOOK_VARIABLES
@@ -195,23 +204,37 @@ if TYPE_CHECKING:
     from node.web.access import MEMBERS as MEMBERS
     from node.web.access import READERS as READERS
     from node.web.access import WRITERS as WRITERS
+    from node.web.access import WRITING_MEMBERS as WRITING_MEMBERS
     from node.web.access import Call as Call
     from node.web.access import CurrentCall as CurrentCall
     from node.web.access import allow as allow
     from node.web.api.changes import Change as Change
+    from node.web.api.changes import tagged as tagged
+    from node.web.api.models import Moment as Moment
     from node.web.api.models import PatientResource as PatientResource
     from node.web.api.models import Resource as Resource
     from node.web.api.models import RowId as RowId
     from node.web.api.paging import only_row as only_row
+    from node.web.api.resources import StudyOrSeries as StudyOrSeries
+    from node.web.api.resources import StudyUid as StudyUid
     from node.web.api.routing import OF_CHANGES as OF_CHANGES
     from node.web.api.routing import api_router as api_router
     from node.web.api.routing import problems as problems
+    from node.web.api.routing import single as single
+    from node.web.audit_trail import of_study as of_study
     from node.web.credentials import SIGN_IN_SECONDS as SIGN_IN_SECONDS
     from node.web.credentials import FederatedIdentity as FederatedIdentity
     from node.web.errors import Forbidden as Forbidden
     from node.web.errors import ProviderUnavailable as ProviderUnavailable
     from node.web.errors import ResourceNotFound as ResourceNotFound
     from node.web.errors import SignInFailed as SignInFailed
+    from node.web.pages.rendering import series_url as series_url
+    from node.web.pages.rendering import study_url as study_url
+    from node.web.pages.selected import SERIES as SERIES
+    from node.web.pages.selected import STUDY as STUDY
+    from node.web.pages.selected import SelectedSeries as SelectedSeries
+    from node.web.pages.selected import SelectedStudies as SelectedStudies
+    from node.web.pages.selected import Wanted as Wanted
     from node.web.services import Node as Node
     from node.web.services import Services as Services
     from node.writers.reading import read_voxels as read_voxels
@@ -239,17 +262,21 @@ PLACES = {
     "node.settings.web": "Oidc",
     # Commands
     "node.cli.exchange.sample_series": "shipped_with_pydicom",
-    "node.cli.options": "ChangedRoot Commands Configured Json Root",
+    "node.cli.options": "ChangedRoot Commands Configured Json Root SeriesUids StudyUids studies_or_series",
     "node.cli.output": "Answer Columns Listing listing print_fields print_table printable progress_bar",
     "node.cli.run.sitting": "Sitting browse remove_left sitting stop_at_end temporary_root",
     "node.counted": "counted sized",
     # REST and pages
-    "node.web.access": "ADMINS ANYBODY MEMBERS READERS WRITERS Call CurrentCall allow",
-    "node.web.api.changes": "Change",
-    "node.web.api.models": "PatientResource Resource RowId",
+    "node.web.access": "ADMINS ANYBODY MEMBERS READERS WRITERS WRITING_MEMBERS Call CurrentCall allow",
+    "node.web.api.changes": "Change tagged",
+    "node.web.api.models": "Moment PatientResource Resource RowId",
     "node.web.api.paging": "only_row",
-    "node.web.api.routing": "OF_CHANGES api_router problems",
+    "node.web.api.resources": "StudyOrSeries StudyUid",
+    "node.web.api.routing": "OF_CHANGES api_router problems single",
+    "node.web.audit_trail": "of_study",
     "node.web.errors": "Forbidden ProviderUnavailable ResourceNotFound SignInFailed",
+    "node.web.pages.rendering": "series_url study_url",
+    "node.web.pages.selected": "SERIES STUDY SelectedSeries SelectedStudies Wanted",
     "node.web.services": "Node Services",
     # Accounts that somebody else keeps
     "node.index.engine.scope": "group_members",
@@ -305,12 +332,16 @@ PLACES = {
     "node.index.database.index": "Index",
     "node.index.database.reading": "ReadIndex reading",
     "node.index.engine.writer": "IndexRepository on_reader on_writer",
-    "node.index.engine.extension_tables": "IndexTables",
-    "node.index.engine.rows": "ReadRepository",
+    "node.index.engine.extension_tables": "SEEN_WITH_STUDY_OR_SERIES IndexTables",
+    "node.index.engine.rows": "ReadRepository Row",
+    "node.index.engine.sql": "insert",
     "node.index.models.levels": "NAMES ImageRow PatientRow SeriesRow StudyRow Utc",
+    "node.index.models.people": "LabelRow",
     "node.index.nouns.converted": "SeriesKey",
     "node.index.nouns.persons": "MAX_ISSUER_CHARACTERS Moved PersonRepository",
     "node.index.nouns.terms": "Terms",
+    "node.index.nouns.trash": "in_trash",
+    "node.index.work.ledger": "NoSuchWork",
     # Errors and the audit log
     "node.audit.audit_log": "Audit AuditAction AuditCopy AuditEvent AuditMessage",
     "node.errors": "ConversionRefused NotUnderstood OutOfResources UsageError VoxelnodeError type_and_location",

@@ -16,7 +16,7 @@ EXTENSIONS = ROOT / "node" / "extensions"
 
 BEYOND_THE_PAGE = frozenset(
     {
-        *("administration", "backup", "bids", "conformance", "deidentify", "dicomweb", "labels", "media"),
+        *("administration", "backup", "bids", "conformance", "deidentify", "dicomweb", "media"),
         *("object_store", "pages", "peers", "postgresql", "projects", "pynetdicom_acceptor", "results", "shares"),
         *("spectroscopy", "worklist"),
     }
