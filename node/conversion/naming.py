@@ -105,7 +105,7 @@ _OF_VOLUME = re.compile(rf"(?:_(?:{SUFFIX_WORDS}))*(?:\.(?:{EXTENSIONS}))\Z")
 
 @dataclass(frozen=True, slots=True)
 class NameTemplate:
-    """A template such as ``{series_number:03}_{series_description}``, checked by `parse`."""
+    """A template such as ``{series_number:03}_{series_description}``, checked by `name_template`."""
 
     text: str
 
@@ -114,7 +114,7 @@ class NameTemplate:
         return safe_name(_TOKEN.sub(lambda token: _filled(token, values), self.text))
 
 
-def parse(text: str, *, anonymous: bool = False, key: str = "--name") -> NameTemplate:
+def name_template(text: str, *, anonymous: bool = False, key: str = "--name") -> NameTemplate:
     """Return a template, from our tokens or from dcm2niix's letters (``%p_%s``).
 
     Raises

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.conversion.found_series import FolderSeries
-from node.conversion.naming import DEFAULT, NameTemplate, is_file_of, parse
+from node.conversion.naming import DEFAULT, NameTemplate, is_file_of, name_template
 
 WORK_PREFIX = ".converting-"
 
@@ -38,7 +38,7 @@ class Layout:
         Neither sidecars nor ``conversion.json`` contain texts that people typed.
     """
 
-    template: NameTemplate = field(default_factory=lambda: parse(DEFAULT))
+    template: NameTemplate = field(default_factory=lambda: name_template(DEFAULT))
     flat: bool = False
     anonymous: bool = False
 

@@ -16,7 +16,7 @@ from node.notify.message import HookMessage
 from node.registry import opened_by
 from node.settings.model import Settings
 
-ENVIRONMENT_PREFIX = "VOXELNODE_HOOK_"
+HOOK_VARIABLES = "VOXELNODE_HOOK_"
 """Of the variables by which programs of hooks know their message."""
 
 
@@ -98,7 +98,7 @@ def end_leftovers(folder: Path) -> None:
     They would write into the folder of the next attempt. Programs know the folder by their environment, and so do their
     children.
     """
-    mark = f"{ENVIRONMENT_PREFIX}OUT={folder}".encode()
+    mark = f"{HOOK_VARIABLES}OUT={folder}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is of another user
             if mark in (process / "environ").read_bytes().split(b"\0"):

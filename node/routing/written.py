@@ -18,7 +18,20 @@ NAME_LENGTH = 60
 
 
 class WrittenDestination:
-    """A destination that writes copies by name. It proves that it keeps a copy by reading the copy again."""
+    """A destination that writes copies by name. It proves that it keeps a copy by reading the copy again.
+
+    `layout`: ``names``: PATIENT/STUDY/SERIES/INSTANCE; ``archive``: the keys of the archive, which name nobody.
+    """
+
+    def __init__(self, layout: Literal["names", "archive"]) -> None:
+        self._layout = layout
+
+    def name_of(self, prepared: Prepared) -> Path:
+        """Return the relative path of the copy of an instance.
+
+        Raises NotTaken if the file of the instance cannot be read, or its attributes.
+        """
+        return Path(prepared.due.key) if self._layout == "archive" else _path_by_names(prepared)
 
     def confirm(
         self, owed: Sequence[OwedInstance], transaction_uid: str, is_abandoned: Callable[[], bool]
@@ -31,21 +44,7 @@ class WrittenDestination:
         return False
 
 
-def file_name(prepared: Prepared, layout: Literal["names", "archive"]) -> Path:
-    """Return the relative path of the file of an instance.
-
-    Parameters
-    ----------
-    layout : str
-        ``names``: PATIENT/STUDY/SERIES/INSTANCE; ``archive``: the keys of the archive, which name nobody.
-
-    Raises
-    ------
-    NotTaken
-        The copy cannot be read, or its attributes.
-    """
-    if layout == "archive":
-        return Path(prepared.due.key)
+def _path_by_names(prepared: Prepared) -> Path:
     outgoing = prepared.outgoing
     try:
         with outgoing.path.open("rb", buffering=0) as file:

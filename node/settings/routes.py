@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,8 +16,10 @@ from node.settings.where import Where
 RouteEvent = Literal["instance-stored", "series-quiet", "series-complete", "volume-written", "study-quiet"]
 
 
-Layout = Literal["names", "archive"]
-LAYOUT = "Names of files: PATIENT/STUDY/SERIES/INSTANCE, or those of the archive, which name nobody"
+Layout = Annotated[
+    Literal["names", "archive"],
+    Field(description="Names of files: PATIENT/STUDY/SERIES/INSTANCE, or those of the archive, which name nobody"),
+]
 
 
 class DestinationSettings(SettingsSection):

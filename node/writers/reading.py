@@ -89,28 +89,3 @@ def _itk_affine(path: Path) -> Float:
     affine[:spatial, :spatial] = (directions * reader.GetSpacing())[:spatial, :spatial]
     affine[:spatial, 3] = reader.GetOrigin()[:spatial]
     return affine
-
-
-def read_nifti(path: Path) -> tuple[Array, Float]:
-    """Return a three-dimensional NIfTI file as nibabel reads it.
-
-    Returns
-    -------
-    voxels : (slices, rows, columns) float64
-        Real values, with slope and intercept applied.
-    affine_lps : (4, 4) float64, mm
-        From (column, row, slice) to LPS+.
-    """
-    image = nifti1.Nifti1Image.from_filename(path)
-    return np.asarray(image.dataobj, dtype=np.float64).transpose(2, 1, 0), LPS_TO_RAS @ image.affine
-
-
-def read_metaimage(path: Path) -> tuple[Array, Float]:
-    """Return a MetaImage file as SimpleITK reads it, in the form of `read_nifti`."""
-    import SimpleITK as sitk  # here, because nothing else here needs it
-
-    image = sitk.ReadImage(str(path))
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return sitk.GetArrayFromImage(image).astype(np.float64), affine

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from node.extensions.demo.known_series import Phantom, Truth, difference, head_phantom
-from node.writers.reading import read_metaimage, read_nifti
+from node.writers.reading import read_voxels
 from tests import make
 from tests.make import PYDICOM_FILES
 from tests.mirrored import polarity_series
@@ -59,8 +59,8 @@ def test_a_folder_and_its_zip_file_are_converted_right(phantom: Phantom, scan: P
         assert files["nifti"]["shape"] == [176, 208, 60]
         assert files["nifti"]["instances"] == 60
         assert np.allclose(files["nifti"]["spacing_mm"], (1.2, 1.2, 3.4))
-        assert difference(truth, *read_nifti(out / files["nifti"]["path"])) is None
-        assert difference(truth, *read_metaimage(out / files["mhd"]["path"])) is None
+        assert difference(truth, *read_voxels(out / files["nifti"]["path"])) is None
+        assert difference(truth, *read_voxels(out / files["mhd"]["path"])) is None
 
 
 @pytest.mark.slow

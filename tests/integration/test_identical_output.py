@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from node.conversion.job import ConversionJob
-from node.conversion.naming import parse
+from node.conversion.naming import name_template
 from node.conversion.offline import convert_folder
 from node.conversion.out_folder import Layout
 from node.volume.assemble import assemble
@@ -49,7 +49,7 @@ def test_every_format_and_picture_is_the_same_twice(tmp_path: Path) -> None:
         make.image_series(3, modality="PT", Units="GML"),
     ):
         saved(datasets, tmp_path / "in")
-    layout = Layout(parse("volume"))
+    layout = Layout(name_template("volume"))
     convert_folder([tmp_path / "in"], tmp_path / "first", EVERYTHING, here, layout=layout)
     convert_folder([tmp_path / "in"], tmp_path / "second", EVERYTHING, here, layout=layout)
     first = digests(tmp_path / "first")

@@ -31,7 +31,7 @@ from pydicom.uid import (
 from node.conversion.chosen import chosen
 from node.conversion.found_series import HEAD_BYTES
 from node.conversion.job import ConversionJob, Converted
-from node.conversion.naming import ANONYMOUS, parse
+from node.conversion.naming import ANONYMOUS, name_template
 from node.conversion.offline import convert_folder, planned
 from node.conversion.out_folder import Layout
 from node.conversion.pool import ConverterDied
@@ -342,7 +342,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from node.conversion.naming import ANONYMOUS, parse
+from node.conversion.naming import ANONYMOUS, name_template
 from node.conversion.offline import convert_folder, planned
 from node.conversion.out_folder import Layout
 from node.conversion.found_series import HEAD_BYTES
@@ -380,7 +380,8 @@ def test_a_name_that_several_series_have_is_numbered_in_the_order_of_the_series(
     series[0][0].StudyDate = "20250101"
     for ds in series[0]:
         ds.StudyDate = "20250101"
-    folder, layout = saved([ds for one in series for ds in one], tmp_path / "in"), Layout(parse("{modality}"), flat)
+    folder = saved([ds for one in series for ds in one], tmp_path / "in")
+    layout = Layout(name_template("{modality}"), flat)
     second, third = sorted(["1.2.1", "1.2.2"], key=study_of(series))
     expected = {"1.2.3": "CT", second: "CT-2", third: "CT-3"}
     assert of(planned([folder], tmp_path / "out", layout)) == expected
@@ -400,7 +401,7 @@ def study_of(series: list[list[Any]]) -> Callable[[str], str]:
 def test_files_of_other_series_and_of_people_are_never_replaced(tmp_path: Path, flat: bool) -> None:
     """Two subjects into one folder by two runs, then the first again; and somebody's own file beside a volume."""
     first, second = saved(make.ct_series(3), tmp_path / "a"), saved(make.ct_series(4), tmp_path / "b")
-    out, layout = tmp_path / "out", Layout(parse("scan"), flat)
+    out, layout = tmp_path / "out", Layout(name_template("scan"), flat)
     convert_folder([first], out, OPTIONS, here, layout=layout)
     before = files_in(out)
     assert [*of(convert_folder([second], out, OPTIONS, here, layout=layout)).values()] == ["scan-2"]
@@ -477,7 +478,7 @@ def test_descriptions_are_in_the_listing_and_the_sidecar_unless_the_run_is_anony
     assert [series[name] for name in described] == [1, "Knie links", "tse", "CT", "001_Knie_links"]
     sidecar = json.loads((tmp_path / "out" / "001_Knie_links" / "001_Knie_links.json").read_text())
     assert (sidecar["SeriesNumber"], sidecar["SeriesDescription"], sidecar["ProtocolName"]) == (1, "Knie links", "tse")
-    anonymous = Layout(parse(ANONYMOUS, anonymous=True), anonymous=True)
+    anonymous = Layout(name_template(ANONYMOUS, anonymous=True), anonymous=True)
     convert_folder([tmp_path / "in"], tmp_path / "nobody", OPTIONS, here, layout=anonymous)
     for name, content in files_in(tmp_path / "nobody").items():
         assert "Knie" not in name

@@ -10,7 +10,7 @@ import pytest
 from node.extensions.names import tree
 from node.extensions.names.template import read_template
 from node.extensions.names.tree import NameTree, Tree
-from node.writers.reading import read_metaimage
+from node.writers.reading import read_voxels
 from tests import make
 from tests.web.conftest import Site
 
@@ -32,7 +32,7 @@ def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkey
     settled(names)
     [header] = (site.root / "names").rglob("*.mhd")
     assert header.parent.name == "Doe_Jane_CT"
-    assert read_metaimage(header)[0].shape[0] == 5
+    assert read_voxels(header)[0].shape[2] == 5
     [volume] = header.parent.glob("*.nii.gz")
     first = volume.resolve(strict=True)
     assert first.is_relative_to(site.root / "volumes")
@@ -41,7 +41,7 @@ def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkey
     site.convert()
     settled(names)
     assert volume.resolve(strict=True) != first
-    assert read_metaimage(header)[0].shape[0] == 6
+    assert read_voxels(header)[0].shape[2] == 6
 
     assert site.client().delete("/api/v1/studies/1.2.3").json()["deleted"]
     settled(names)
@@ -61,4 +61,4 @@ def test_the_tree_follows_conversions_deletions_and_their_end(site: Site, monkey
     stuck.rmdir()
     monkeypatch.setattr(tree, "monotonic", lambda: inf)
     assert names.step() is None
-    assert read_metaimage(header)[0].shape[0] == 7
+    assert read_voxels(header)[0].shape[2] == 7

@@ -229,14 +229,14 @@ def _section(configured: Configured, given: Given) -> tuple[Convert, set[str], t
 def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
     from typing import get_args
 
-    from node.conversion.naming import ANONYMOUS, DEFAULT, parse
+    from node.conversion.naming import ANONYMOUS, DEFAULT, name_template
     from node.conversion.out_folder import Layout
     from node.errors import UsageError
     from node.settings.convert import VolumeFormat
 
     if name in get_args(VolumeFormat):
         raise UsageError(f"-f {name}: -f names the files, as in dcm2niix; for the format {name}, use --format {name}")
-    template = parse(name or (ANONYMOUS if anonymous else DEFAULT), anonymous=anonymous)
+    template = name_template(name or (ANONYMOUS if anonymous else DEFAULT), anonymous=anonymous)
     if name and "%" in name:
         print(f"voxelnode: -f {name!r}, of dcm2niix, is --name {template.text!r}", file=sys.stderr)
     return Layout(template, flat, anonymous)

@@ -9,17 +9,19 @@ import tempfile
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from node.cli.run.serve import stop_at_signal
 from node.durable import locked
 
 if TYPE_CHECKING:
+    from node.control.node import Endpoints
+    from node.receive.ingest import Ingest
     from node.settings.model import Settings
-    from node.settings.peers import Dicom
 
 SECONDS_TO_LOCK = 600.0
 """Age from which a folder without a lock is one that was left: that of a new one is taken when its node is made."""
@@ -56,23 +58,53 @@ def remove_left(prefix: str) -> None:
                     os.close(lock)
 
 
-def sitting_settings(root: Path, dicom: Dicom, quiet_seconds: float, without: tuple[str, ...] = ()) -> Settings:
-    """Return the settings of a node that only this machine reaches, on ports that are free.
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """A node that runs for one sitting."""
 
-    `without`: extensions that are switched off.
+    settings: Settings
+    endpoints: Endpoints
+    ingest: Ingest
+    serve_until: Callable[[threading.Event], None]
+    """Wait until the event is set, or a part of the node dies; see `Node.serve_until`."""
+
+
+@contextmanager
+def sitting(
+    root: Path,
+    quiet_seconds: float,
+    *,
+    receives: bool = True,
+    without: tuple[str, ...] = (),
+    logs_from: Literal["warning", "error"] = "warning",
+) -> Iterator[Sitting]:
+    """Run a node that only this machine reaches, on ports that are free, until this is left.
+
+    `receives`: whether it accepts associations; `without`: extensions that are switched off; `logs_from`: the lowest
+    level that is written to standard error.
     """
+    from node import logs
+    from node.control.node import Node
     from node.settings.model import ExtensionsSettings, Settings
+    from node.settings.peers import Dicom
     from node.settings.series import SeriesSettings
     from node.settings.storage import Storage
     from node.settings.web import Web
 
-    return Settings(
+    logs.configure_command(level=logs_from)
+    settings = Settings(
         storage=Storage(root=root, reserve_bytes=0),
-        dicom=dicom,
+        dicom=Dicom(host="127.0.0.1", port=0) if receives else Dicom(enabled=False),
         series=SeriesSettings(quiet_seconds=quiet_seconds),
         web=Web(port=0),
         extensions=ExtensionsSettings(disabled=without),
     )
+    node = Node(settings)
+    endpoints = node.start()
+    try:
+        yield Sitting(settings, endpoints, node.listener.ingest, node.serve_until)
+    finally:
+        node.stop(drain_seconds=5)
 
 
 def stop_at_end() -> threading.Event:

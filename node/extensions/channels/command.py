@@ -17,12 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from time import monotonic
 
-from node.errors import UsageError
+from node.api import HOOK_VARIABLES, DeliveredMessage, HookMessage, Interrupted, NotDelivered, Settings, UsageError
 from node.extensions.channels.settings import PLACEHOLDER, PLACEHOLDERS, CommandSettings
-from node.index.database.work_loop import Interrupted
-from node.notify.channel import ENVIRONMENT_PREFIX, DeliveredMessage, NotDelivered
-from node.notify.message import HookMessage
-from node.settings.model import Settings
 
 OUTPUT_BYTES = 4000
 """Bytes kept from the end of a command's output."""
@@ -110,7 +106,7 @@ def _filled(argument: str, values: Mapping[str, str]) -> str:
 
 
 def _environment(values: Mapping[str, str]) -> dict[str, str]:
-    variables = {ENVIRONMENT_PREFIX + name.upper(): value for name, value in values.items()}
+    variables = {HOOK_VARIABLES + name.upper(): value for name, value in values.items()}
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | variables
 
 

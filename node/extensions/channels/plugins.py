@@ -15,15 +15,21 @@ from typing import Any
 
 import pluggy
 
-from node.child_process.child import Child, ChildDied
-from node.child_process.messages import ChildCancelled, ChildLate
-from node.child_process.serving import ChildPipes
-from node.errors import UsageError, type_and_location
+from node.api import (
+    Child,
+    ChildCancelled,
+    ChildDied,
+    ChildLate,
+    ChildPipes,
+    DeliveredMessage,
+    HookMessage,
+    Interrupted,
+    NotDelivered,
+    Settings,
+    UsageError,
+    type_and_location,
+)
 from node.extensions.channels.settings import PluginSettings
-from node.index.database.work_loop import Interrupted
-from node.notify.channel import DeliveredMessage, NotDelivered
-from node.notify.message import HookMessage
-from node.settings.model import Settings
 
 PROJECT = "voxelnode"
 GROUP = "voxelnode.plugins"

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from node.addresses import is_loopback
-from node.settings.hooks import RESULT_EVENTS, HookEvent, HookSettings
+from node.api import RESULT_EVENTS, HookEvent, HookSettings, is_loopback
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 """A placeholder in the command of a hook, replaced by a value of the message."""

@@ -17,16 +17,21 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
-from node.errors import UsageError
+from node.api import (
+    DeliveredMessage,
+    HookMessage,
+    Interrupted,
+    NotDelivered,
+    OutOfReach,
+    Reach,
+    Settings,
+    UsageError,
+    __version__,
+    client_context,
+    reach_of,
+    seconds_of_retry_after,
+)
 from node.extensions.channels.settings import WebhookSettings
-from node.index.database.work_loop import Interrupted
-from node.notify.channel import DeliveredMessage, NotDelivered
-from node.notify.message import HookMessage
-from node.reach import OutOfReach, Reach, reach_of
-from node.retries import seconds_of_retry_after
-from node.settings.model import Settings
-from node.tls import client_context
-from node.version import __version__
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)

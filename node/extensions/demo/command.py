@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
@@ -13,18 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.exchange.sample_series import CT_SERIES, shipped_with_pydicom
-from node.cli.options import Json
-from node.cli.output import Columns, listing, print_fields, print_table
-from node.cli.run.sitting import browse, sitting_settings, stop_at_end, temporary_root
-from node.counted import sized
-from node.errors import UsageError, VoxelnodeError
+from node.api import (
+    Columns,
+    Json,
+    Sitting,
+    UsageError,
+    VoxelnodeError,
+    browse,
+    listing,
+    print_fields,
+    print_table,
+    shipped_with_pydicom,
+    sitting,
+    sized,
+    stop_at_end,
+    temporary_root,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from node.association.client.addresses import Address
-    from node.control.node import Endpoints
+    from node.api import Address
     from node.extensions.demo.known_series import Truth
 
 QUIET_SECONDS = 1.0
@@ -33,7 +42,7 @@ POLL_SECONDS = 0.1
 CALLING_AE_TITLE = "DEMO"
 
 REAL_SERIES = {
-    "real CT, heart (5 slices cut to 16 x 16)": CT_SERIES,
+    "real CT, heart (5 slices cut to 16 x 16)": "dicomdirtests/98892001/CT5N",
     "real CT, one slice": "CT_small.dcm",
 }
 """Series among the test files that pydicom ships."""
@@ -90,36 +99,26 @@ def _demonstrate(folder: Path, is_left: bool, stays: bool, opens: bool, json: bo
     """Run a node in `folder` with the known series, check what it wrote, and let people look at it if it stays."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from node import logs
-    from node.control.node import Node
-    from node.settings.peers import Dicom
-
-    logs.configure_command()
-    settings = sitting_settings(folder, Dicom(host="127.0.0.1", port=0), QUIET_SECONDS)
-    node = Node(settings)
-    endpoints = node.start()
-    assert endpoints.dicom is not None  # by default, a node has all roles
-    try:
+    with sitting(folder, QUIET_SECONDS) as node:
+        assert node.endpoints.dicom is not None  # by default, a node has all roles
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, transient=True, disable=json) as progress:
-            truths = _send(endpoints.dicom, progress)
+            truths = _send(node.endpoints.dicom, progress)
             rows, counts = _converted(folder, len(truths), progress)
             verdicts = {row["path"]: _verdict(row, truths) for row in rows}
         _report(folder, rows, verdicts, truths, counts, json)
-        _require_right(rows, verdicts, truths, settings.convert.formats)
+        _require_right(rows, verdicts, truths, node.settings.convert.formats)
         if stays:
-            _stay(node.serve_until, endpoints, folder, is_left, opens)
+            _stay(node, folder, is_left, opens)
         elif not json:
             print(
                 f"Files: {folder}" if is_left else "The files are removed now; --root DIR keeps them, --keep the node."
             )
-    finally:
-        node.stop(drain_seconds=5)
 
 
 def _send(address: Address, progress: Progress) -> dict[str, Truth]:
     """Send all series over associations; return the truth of each by Series Instance UID."""
-    from node.association.client.send import send_files
+    from node.api import send_files
     from node.extensions.demo.known_series import Truth, head_phantom, truth_of_files
 
     task = progress.add_task("scanning a head")
@@ -141,7 +140,7 @@ def _send(address: Address, progress: Progress) -> dict[str, Truth]:
 
 def _converted(folder: Path, series: int, progress: Progress) -> tuple[list[Row], dict[str, int]]:
     """Wait until all series are converted; return the rows of ``v_volumes`` and the number of rows of each view."""
-    from node.index.database.reading import reading
+    from node.api import reading
 
     progress.add_task(f"waiting {QUIET_SECONDS:g} s until the series are quiet, then converting")
     deadline = monotonic() + MAX_WAIT_SECONDS
@@ -165,7 +164,7 @@ def _converted(folder: Path, series: int, progress: Progress) -> tuple[list[Row]
 
 def _waiting(folder: Path, series: int) -> bool:
     """Return whether fewer series are indexed, or some are not converted yet, as of the latest commit."""
-    from node.index.database.reading import reading
+    from node.api import reading
 
     with reading(folder) as index:
         return index.count_levels()["series"] < series or index.series.count_open() > 0
@@ -173,13 +172,12 @@ def _waiting(folder: Path, series: int) -> bool:
 
 def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
     """Return ``right``, or how the file differs from the truth; empty for files that are not volumes."""
+    from node.api import read_voxels
     from node.extensions.demo.known_series import difference
-    from node.writers.reading import read_metaimage, read_nifti
 
-    read = {"nifti": read_nifti, "mhd": read_metaimage}.get(row["format"])
-    if row["kind"] != "volume" or read is None:
+    if row["kind"] != "volume" or row["format"] not in ("nifti", "mhd"):
         return ""
-    return difference(truths[row["series_instance_uid"]], *read(Path(row["path"]))) or "right"
+    return difference(truths[row["series_instance_uid"]], *read_voxels(Path(row["path"]))) or "right"
 
 
 def _require_right(
@@ -221,19 +219,17 @@ def _report(
     print_table("rows of the index", tuple(counts), [tuple(counts.values())])
 
 
-def _stay(
-    serve_until: Callable[[threading.Event], None], endpoints: Endpoints, folder: Path, is_left: bool, opens: bool
-) -> None:
+def _stay(node: Sitting, folder: Path, is_left: bool, opens: bool) -> None:
     """Name what to try, and serve until a signal."""
     stop = stop_at_end()
-    dicom = endpoints.dicom
+    dicom = node.endpoints.dicom
     assert dicom is not None
     goes = f"; {folder} stays" if is_left else ", and is then removed with all that you sent it; --root DIR keeps it"
     print(f"\nThe node runs until Ctrl-C{goes}. Try it, in the browser and in a second terminal:")
     print_fields(
         {
-            "look": endpoints.web,
-            "your own files": f"{endpoints.web}upload",
+            "look": node.endpoints.web,
+            "your own files": f"{node.endpoints.web}upload",
             "a sender": f"dcmsend -aec {dicom.ae_title} +sd +r --no-halt {dicom.host} {dicom.port} FOLDER",
             "series": f"voxelnode series --root {folder}",
             "a selection": f"voxelnode select 'slices >= 50' --root {folder}",
@@ -242,6 +238,6 @@ def _stay(
         }
     )
     sys.stdout.flush()
-    if opens and endpoints.web is not None:
-        browse(endpoints.web)
-    serve_until(stop)
+    if opens and node.endpoints.web is not None:
+        browse(node.endpoints.web)
+    node.serve_until(stop)

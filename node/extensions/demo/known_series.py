@@ -21,8 +21,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 if TYPE_CHECKING:
-    from node.volume.model import Array
-    from node.volume.model import Float as Float64
+    from node.api import Array
+    from node.api import Float as Float64
 
 SLICES, ROWS, COLUMNS = 60, 208, 176
 PIXEL_MM, STEP_MM = 1.2, 3.4
@@ -317,13 +317,12 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float64) -> str | None:
 
     Parameters
     ----------
-    voxels : (slices, rows, columns)
+    voxels : (columns, rows, slices)
         Real-world values.
     affine_lps : (4, 4) float64, mm
         From (column, row, slice) to LPS+.
     """
     expected = truth.voxels.transpose(2, 1, 0)
-    actual = voxels.transpose(2, 1, 0)
     right = truth.affine_lps.copy()
     if expected.shape[2] == 1:
         right[:3, 2] = affine_lps[:3, 2]
@@ -337,12 +336,12 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float64) -> str | None:
     axes = np.abs(turn).argmax(axis=0)
     turned = expected.transpose(axes)
     turned = turned[tuple(slice(None, None, turn[axis, index]) for index, axis in enumerate(axes))]
-    if actual.shape != turned.shape:
-        return f"shape is {actual.shape}, expected {turned.shape}"
-    off = _farthest_corner_mm(right, affine_lps, turn, expected.shape, actual.shape)
+    if voxels.shape != turned.shape:
+        return f"shape is {voxels.shape}, expected {turned.shape}"
+    off = _farthest_corner_mm(right, affine_lps, turn, expected.shape, voxels.shape)
     if off > TOLERANCE_MM:
         return f"a corner is off by {off:.4f} mm"
-    wrong = int(np.count_nonzero(actual != turned))
+    wrong = int(np.count_nonzero(voxels != turned))
     return f"{wrong} voxels have wrong values" if wrong else None
 
 

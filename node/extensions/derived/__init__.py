@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension
+from node.api import Command, Extension
 
 
 class _Derived(Extension):

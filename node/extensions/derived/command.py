@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import Commands
-from node.cli.output import Answer
-from node.errors import UsageError
-from node.volume.planes import PlaneName
+from node.api import Answer, Commands, PlaneName, UsageError
 
 volume = Commands(help="Make other volumes of a volume file.", no_args_is_help=True)
 
@@ -33,9 +30,7 @@ def project(
 
     The file has one slice, in the place of the first one, with the values of the volume.
     """
-    from node.volume.derived import collapse
-    from node.writers.reading import read_voxels
-    from node.writers.writing import write_voxels
+    from node.api import collapse, read_voxels, write_voxels
 
     try:
         voxels, affine = read_voxels(file)
@@ -66,9 +61,7 @@ def mask(
 
     from math import inf
 
-    from node.volume.derived import masked, threshold
-    from node.writers.reading import read_voxels
-    from node.writers.writing import write_voxels
+    from node.api import masked, read_voxels, threshold, write_voxels
 
     try:
         voxels, affine = read_voxels(file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Extension, Kind
+from node.api import Extension, Kind
 
 
 class _Destinations(Extension):

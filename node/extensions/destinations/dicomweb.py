@@ -16,24 +16,26 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from node.addresses import is_loopback
-from node.association.client.send import Outgoing
-from node.dicom.uids import resource_path
-from node.errors import UsageError, VoxelnodeError
-from node.extensions.destinations.settings import DicomwebSettings
-from node.index.work.routes import DueInstance, OwedInstance
-from node.retries import seconds_of_retry_after
-from node.routing.destination import (
+from node.api import (
     Confirmation,
     Delivered,
+    DueInstance,
     NotConfirmable,
     NotTaken,
+    Outgoing,
+    OwedInstance,
     Prepared,
     Unreachable,
+    UsageError,
+    VoxelnodeError,
+    __version__,
+    client_context,
+    is_loopback,
+    resource_path,
+    seconds_of_retry_after,
 )
-from node.settings.routes import DestinationSettings as Described
-from node.tls import client_context
-from node.version import __version__
+from node.api import DestinationSettings as Described
+from node.extensions.destinations.settings import DicomwebSettings
 
 MAX_INSTANCES, MAX_BYTES = 100, 64_000_000
 """Instances and bytes of one request, except that one instance may be larger."""

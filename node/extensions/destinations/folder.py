@@ -9,12 +9,9 @@ from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from node.archive.space import reason_of
-from node.durable import sync_folder
+from node.api import Delivered, NotTaken, Prepared, Unreachable, WrittenDestination, reason_of, sync_folder
+from node.api import DestinationSettings as Described
 from node.extensions.destinations.settings import FolderSettings
-from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
-from node.routing.written import WrittenDestination, file_name
-from node.settings.routes import DestinationSettings as Described
 
 COPY_BYTES = 1 << 20
 
@@ -25,11 +22,13 @@ OF_ITS_NAME = frozenset({EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR})
 class FolderDestination(WrittenDestination):
     """Writes DICOM files below a folder, which must exist: a share that is not mounted takes nothing.
 
-    `layout`: see `file_name`. `is_read_again`: read each file again after it was written, as a proof that it is kept.
+    `layout`: see `WrittenDestination`. `is_read_again`: read each file again after it was written, as a proof that it
+    is kept.
     """
 
     def __init__(self, folder: Path, layout: Literal["names", "archive"], *, is_read_again: bool) -> None:
-        self._folder, self._layout, self._is_read_again = folder, layout, is_read_again
+        super().__init__(layout)
+        self._folder, self._is_read_again = folder, is_read_again
 
     def deliver(self, instances: Iterable[Prepared], is_abandoned: Callable[[], bool]) -> Iterator[Delivered]:
         """Write files. See `Destination.deliver`."""
@@ -46,7 +45,7 @@ class FolderDestination(WrittenDestination):
 
     def _delivered(self, prepared: Prepared, source: BinaryIO) -> Delivered:
         try:
-            name = file_name(prepared, self._layout)
+            name = self.name_of(prepared)
         except NotTaken as unnamed:
             return Delivered(prepared, unnamed)
         try:

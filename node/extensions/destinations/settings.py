@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from node.addresses import is_loopback
-from node.settings.routes import LAYOUT, DestinationSettings, Layout
+from node.api import DestinationSettings, Layout, is_loopback
 
 
 class DicomwebSettings(DestinationSettings):
@@ -41,7 +40,7 @@ class FolderSettings(DestinationSettings):
 
     kind: Literal["folder"] = "folder"
     folder: Path = Field(description="Folder that gets DICOM files; it must exist.")
-    layout: Layout = Field("names", description=LAYOUT)
+    layout: Layout = "names"
 
     @property
     def folder_of(self) -> Path:

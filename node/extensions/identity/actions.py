@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from node.association.added import OpenedRoot
-from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage
-from node.hookspecs import Action as RootAction
-from node.index.nouns.persons import Moved, PersonRepository
-from node.index.nouns.terms import Terms
+from node.api import Action as RootAction
+from node.api import AuditAction, AuditEvent, AuditMessage, Moved, OpenedRoot, PersonRepository, Terms
 
 
 def actions(root: OpenedRoot) -> Mapping[str, RootAction]:

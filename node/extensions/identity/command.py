@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ChangedRoot, Commands, Root
-from node.cli.output import Answer, Columns, Listing, listing
-from node.counted import counted
-from node.errors import UsageError
+from node.api import Answer, ChangedRoot, Columns, Commands, Listing, Root, UsageError, counted, listing
 
 if TYPE_CHECKING:
-    from node.index.database.reading import ReadIndex
+    from node.api import ReadIndex
 
 app = Commands(help="List, merge and separate patients.", no_args_is_help=True)
 

@@ -7,14 +7,20 @@ from typing import Annotated
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from node.index.database.reading import ReadIndex
-from node.index.nouns.persons import MAX_ISSUER_CHARACTERS
-from node.web.access import ADMINS, CurrentCall
-from node.web.api import models
-from node.web.api.changes import Change
-from node.web.api.models import RowId
-from node.web.api.paging import only_row
-from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.api import (
+    ADMINS,
+    MAX_ISSUER_CHARACTERS,
+    OF_CHANGES,
+    Change,
+    CurrentCall,
+    PatientResource,
+    ReadIndex,
+    Resource,
+    RowId,
+    api_router,
+    only_row,
+    problems,
+)
 
 router = api_router(ADMINS, "patients")
 
@@ -38,14 +44,14 @@ class SeparateRequest(BaseModel):
     issuer: Annotated[str | None, Field(max_length=MAX_ISSUER_CHARACTERS)] = None
 
 
-class MergeResult(models.Resource):
+class MergeResult(Resource):
     """The studies that were moved, or would be in a dry run."""
 
     studies: list[str]
 
 
-def _patient(index: ReadIndex, id: int) -> models.PatientResource:
-    return models.PatientResource.of(only_row(index.patients, "patient", id=id))
+def _patient(index: ReadIndex, id: int) -> PatientResource:
+    return PatientResource.of(only_row(index.patients, "patient", id=id))
 
 
 @router.post("/patients/{id}/merge", responses=problems(*OF_CHANGES))

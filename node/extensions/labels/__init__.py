@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Command, Extension, Router
+from node.api import Command, Extension, Router
 
 
 class _Labels(Extension):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from node.association.added import OpenedRoot
-from node.audit.audit_log import AuditAction, AuditEvent, AuditMessage
-from node.errors import UsageError
+from node.api import Action as RootAction
+from node.api import AuditAction, AuditEvent, AuditMessage, OpenedRoot, UsageError
 from node.extensions.labels.marks import MAX_TARGETS, Changed, MarkRepository, Target, label_of
-from node.hookspecs import Action as RootAction
 
 
 def actions(root: OpenedRoot) -> Mapping[str, RootAction]:

@@ -6,9 +6,19 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import ChangedRoot, Commands, Root, SeriesUids, StudyUids, studies_or_series
-from node.cli.output import Answer, Columns, Listing, listing
-from node.counted import counted
+from node.api import (
+    Answer,
+    ChangedRoot,
+    Columns,
+    Commands,
+    Listing,
+    Root,
+    SeriesUids,
+    StudyUids,
+    counted,
+    listing,
+    studies_or_series,
+)
 
 app = Commands(help="Give labels to studies and series, and take them away.", no_args_is_help=True)
 

@@ -8,14 +8,20 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, func, select
 
-from node.errors import UsageError
+from node.api import (
+    IndexRepository,
+    LabelRow,
+    NoSuchWork,
+    PatientRow,
+    ReadRepository,
+    Row,
+    SeriesRow,
+    StudyRow,
+    UsageError,
+    insert,
+    on_writer,
+)
 from node.extensions.labels.tables import CommentRow
-from node.index.engine.rows import ReadRepository, Row
-from node.index.engine.sql import insert
-from node.index.engine.writer import IndexRepository, on_writer
-from node.index.models.levels import PatientRow, SeriesRow, StudyRow
-from node.index.models.people import LabelRow
-from node.index.work.ledger import NoSuchWork
 
 MAX_LABEL_CHARACTERS = 64
 MAX_LABELS = 50

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Path, Response
+from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, StringConstraints
 
+from node.api import (
+    SERIES,
+    STUDY,
+    WRITERS,
+    WRITING_MEMBERS,
+    Call,
+    CurrentCall,
+    ResourceNotFound,
+    Role,
+    RowId,
+    SelectedSeries,
+    SelectedStudies,
+    Wanted,
+    series_url,
+    study_url,
+)
 from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABEL_CHARACTERS, ReadMarks
-from node.index.nouns.accounts import Role
-from node.web.access import WRITERS, WRITING_MEMBERS, Call, CurrentCall
-from node.web.api.models import MAX_ID
-from node.web.errors import ResourceNotFound
-from node.web.pages.rendering import SEE_OTHER, series_url, study_url
-from node.web.pages.selected import SERIES, STUDY, SelectedSeries, SelectedStudies, Wanted
 
 router = APIRouter(include_in_schema=False, dependencies=WRITERS)
 
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_LABEL_CHARACTERS)]
-CommentNumber = Annotated[int, Path(ge=1, le=MAX_ID)]
 
 
 class ChangedLabel(BaseModel):
@@ -43,14 +53,14 @@ class LabelOfSeries(SelectedSeries, ChangedLabel):
 def change_label(call: CurrentCall, wanted: Wanted, form: Annotated[ChangedLabel, Form()]) -> Response:
     """Give a label to a study or a series, or take it away."""
     _change(call, [(wanted.study, wanted.series or "")], form)
-    return RedirectResponse(wanted.url, SEE_OTHER)
+    return RedirectResponse(wanted.url, HTTPStatus.SEE_OTHER)
 
 
 @router.post("/selected/labels", dependencies=WRITING_MEMBERS)
 def change_label_of_selected(call: CurrentCall, form: Annotated[LabelOfSelected, Form()]) -> Response:
     """Give a label to the selected studies, or take it away."""
     _change(call, [(uid, "") for uid in form.uids], form)
-    return RedirectResponse("/", SEE_OTHER)
+    return RedirectResponse("/", HTTPStatus.SEE_OTHER)
 
 
 @router.post(f"{STUDY}/selected/labels", dependencies=WRITING_MEMBERS)
@@ -61,7 +71,7 @@ def change_label_of_series(
     with call.node.index.reading() as index:
         uids = form.there(index, study_instance_uid)
     _change(call, [(study_instance_uid, uid) for uid in uids], form)
-    return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
+    return RedirectResponse(study_url(study_instance_uid), HTTPStatus.SEE_OTHER)
 
 
 def _change(call: Call, targets: Sequence[tuple[str, str]], form: ChangedLabel) -> None:
@@ -77,11 +87,11 @@ def write_comment(
     """Write a comment on a study or a series."""
     with call.changing(wanted):
         call.act("comment", study=wanted.study, series=wanted.series or "", comment=comment)
-    return RedirectResponse(wanted.url, SEE_OTHER)
+    return RedirectResponse(wanted.url, HTTPStatus.SEE_OTHER)
 
 
 @router.post("/comments/{comment}/remove", dependencies=WRITING_MEMBERS)
-def remove_comment(call: CurrentCall, comment: CommentNumber) -> Response:
+def remove_comment(call: CurrentCall, comment: RowId) -> Response:
     """Remove a comment of one's own; administrators remove any."""
     with call.node.index.reading() as index:
         row = index.repository(ReadMarks).comment(comment)
@@ -90,4 +100,4 @@ def remove_comment(call: CurrentCall, comment: CommentNumber) -> Response:
     study, series = row["study_instance_uid"], row["series_instance_uid"]
     with call.changing((study, series)):
         call.act("remove-comment", number=comment, any_account=call.account.role == Role.ADMIN)
-    return RedirectResponse(series_url(study, series) if series else study_url(study), SEE_OTHER)
+    return RedirectResponse(series_url(study, series) if series else study_url(study), HTTPStatus.SEE_OTHER)

@@ -8,16 +8,27 @@ from typing import Annotated, Any
 from fastapi import Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from node.api import (
+    MEMBERS,
+    OF_CHANGES,
+    WRITING_MEMBERS,
+    Change,
+    CurrentCall,
+    Moment,
+    ReadIndex,
+    Resource,
+    ResourceNotFound,
+    Role,
+    RowId,
+    StudyOrSeries,
+    StudyUid,
+    api_router,
+    of_study,
+    problems,
+    single,
+    tagged,
+)
 from node.extensions.labels.marks import MAX_COMMENT_CHARACTERS, MAX_LABELS, ReadMarks, Target
-from node.index.database.reading import ReadIndex
-from node.index.nouns.accounts import Role
-from node.web.access import MEMBERS, WRITING_MEMBERS, CurrentCall
-from node.web.api.changes import Change, tagged
-from node.web.api.models import Moment, Resource, RowId
-from node.web.api.resources import StudyOrSeries, StudyUid
-from node.web.api.routing import OF_CHANGES, api_router, problems, single
-from node.web.audit_trail import of_study
-from node.web.errors import ResourceNotFound
 
 router = api_router(MEMBERS, "labels")
 

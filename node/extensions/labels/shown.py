@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from node.api import ReadIndex
 from node.extensions.labels.marks import ReadMarks, Target
-from node.index.database.reading import ReadIndex
 
 
 def marks_of(index: ReadIndex, study_instance_uid: str, series_instance_uid: str = "") -> dict[str, Any]:

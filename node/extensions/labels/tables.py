@@ -12,10 +12,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Integer, MetaData, String, Text, and_, delete, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from node.index.engine.extension_tables import SEEN_WITH_STUDY_OR_SERIES, IndexTables
-from node.index.models.history import TombstoneRow
-from node.index.models.levels import NAMES, SeriesRow, StudyRow, Utc
-from node.index.models.people import LabelRow
+from node.api import NAMES, SEEN_WITH_STUDY_OR_SERIES, IndexTables, LabelRow, SeriesRow, StudyRow, Utc, in_trash
 
 
 class Base(DeclarativeBase):
@@ -41,9 +38,7 @@ def _forget(connection: Connection, study_instance_uid: str) -> None:
     marked = [select(kind.id).where(kind.study_instance_uid == study_instance_uid).limit(1) for kind in kinds]
     if all(connection.execute(query).first() is None for query in marked):
         return  # the trash need not be read
-    content = TombstoneRow.content["study_instance_uid"].as_string()
-    trashed = select(TombstoneRow.id).where(TombstoneRow.content.is_not(None), content == study_instance_uid)
-    if connection.execute(trashed.limit(1)).first() is not None:
+    if in_trash(connection, "study", study_instance_uid):
         return
     study = select(StudyRow.id).where(StudyRow.study_instance_uid == study_instance_uid)
     series = select(SeriesRow.series_instance_uid).where(SeriesRow.study_id.in_(study))

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from node.association.added import Parts, Running
-from node.errors import UsageError
-from node.hookspecs import Extension
+from node.api import Extension, Parts, Running, UsageError
 
 if TYPE_CHECKING:
-    from node.settings.model import Settings
+    from node.api import Settings
 
 
 class _Names(Extension):

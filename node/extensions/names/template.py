@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from node.conversion.naming import TOKENS, NameTemplate, parse
-from node.conversion.study_names import modalities_of, patient_of
-from node.errors import UsageError
+from node.api import TOKENS, NameTemplate, UsageError, modalities_of, name_template, patient_of
 
 KEY = "names"
 
@@ -51,7 +49,7 @@ def read_template(text: str) -> TreeTemplate:
             f"{KEY} {text!r}: write a name for the folder of a study, one slash, and a name for a series, such as "
             '"{patient_name}_{study_date}/{series_number:03}_{series_description}"'
         )
-    templates = parse(folder, key=KEY), parse(series, key=KEY)
+    templates = name_template(folder, key=KEY), name_template(series, key=KEY)
     for template, refused in zip(templates, (OF_NO_COLUMN | OF_SERIES, OF_NO_COLUMN), strict=True):
         for token in re.findall(r"\{([a-z_]+)", template.text):
             if token in refused:

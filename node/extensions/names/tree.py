@@ -23,14 +23,19 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from node.archive.base import VOLUMES
-from node.conversion.naming import TakenNames, is_file_of, numbered
-from node.conversion.study_names import ending_of, renamed_header
-from node.durable import make_folder
+from node.api import (
+    VOLUMES,
+    Index,
+    IndexFollower,
+    ReadIndex,
+    TakenNames,
+    ending_of,
+    is_file_of,
+    make_folder,
+    numbered,
+    renamed_header,
+)
 from node.extensions.names.template import TreeTemplate
-from node.index.database.index import Index
-from node.index.database.reading import ReadIndex
-from node.index.database.work_loop import IndexFollower
 
 TREE = "names"
 

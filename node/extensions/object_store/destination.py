@@ -33,7 +33,7 @@ from node.extensions.object_store.stores import (
 )
 from node.index.database.work_loop import Interrupted
 from node.routing.destination import Delivered, NotTaken, Prepared, Unreachable
-from node.routing.written import WrittenDestination, file_name
+from node.routing.written import WrittenDestination
 from node.settings.routes import DestinationSettings as Described
 
 MAX_UPLOADS, MAX_BYTES = 8, 32_000_000
@@ -72,9 +72,10 @@ class BucketDestination(WrittenDestination):
         *,
         is_read_again: bool,
     ) -> None:
+        super().__init__(layout)
         self._url = urlsplit(s3)
         self._place = f"s3://{self._url.netloc}" + (f" at {endpoint}" if endpoint else "")
-        self._layout, self._is_read_again, self._credentials_file = layout, is_read_again, credentials_file
+        self._is_read_again, self._credentials_file = is_read_again, credentials_file
         self._config, self._client = bucket_options(endpoint, region, ca_file, timeout)
         if credentials_file is not None:
             credentials_of(credentials_file)
@@ -149,7 +150,7 @@ class BucketDestination(WrittenDestination):
             content = path if size > MAX_WHOLE_BYTES else path.read_bytes()
         except OSError as error:
             raise NotTaken(f"its file cannot be read now: {error.strerror}") from error
-        copy = WholeFile(file_name(prepared, self._layout).as_posix(), size, digest)
+        copy = WholeFile(self.name_of(prepared).as_posix(), size, digest)
         try:
             if not store.put(copy, content):
                 found = store.find(copy.key)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from node.settings.routes import LAYOUT, DestinationSettings, Layout
+from node.settings.routes import DestinationSettings, Layout
 from node.settings.section import Seconds, SettingsSection
 from node.settings.storage import Storage
 
@@ -78,7 +78,7 @@ class BucketSettings(Server, DestinationSettings):
 
     kind: Literal["s3"] = "s3"
     s3: str = Field(description="s3://BUCKET/PREFIX that gets DICOM files (extra `s3`).")
-    layout: Layout = Field("names", description=LAYOUT)
+    layout: Layout = "names"
 
     def _mistakes(self) -> Iterator[str]:
         if not BUCKET.fullmatch(self.s3):

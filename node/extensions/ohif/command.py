@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from node.cli.options import Commands, Root
-from node.cli.output import Listing, listing
-from node.counted import counted
+from node.api import Commands, Listing, Root, counted, listing
 
 NPM_REGISTRY = "https://registry.npmjs.org/"
 

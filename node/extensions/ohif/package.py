@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
-from node.errors import VoxelnodeError
+from node.api import VoxelnodeError
 
 if TYPE_CHECKING:
     from tarfile import TarInfo

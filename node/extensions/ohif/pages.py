@@ -7,9 +7,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
+from node.api import MEMBERS, Node, Services
 from node.extensions.ohif.package import BASE, folder_of, installed
-from node.web.access import MEMBERS
-from node.web.services import Node, Services
 
 router = APIRouter(include_in_schema=False, dependencies=MEMBERS)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from node.extras import lacking
-from node.hookspecs import Extension, Statement, Table
+from node.api import Extension, Statement, Table, lacking
 
 if TYPE_CHECKING:
-    from node.settings.model import Settings
+    from node.api import Settings
 
 
 class _Oidc(Extension):

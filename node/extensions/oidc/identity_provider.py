@@ -27,14 +27,18 @@ from joserfc.errors import ClaimError, ExpiredTokenError, InvalidKeyIdError, Jos
 from joserfc.jwk import KeySet, OctKey
 from joserfc.jwt import JWTClaimsRegistry
 
-from node.errors import UsageError
+from node.api import (
+    SIGN_IN_SECONDS,
+    FederatedIdentity,
+    ProviderUnavailable,
+    Role,
+    Settings,
+    SignInFailed,
+    UsageError,
+    client_context,
+    group_members,
+)
 from node.extensions.oidc.settings import Oidc, WebWithOidc
-from node.index.engine.scope import GROUP_PREFIX, is_group
-from node.index.nouns.accounts import Role
-from node.settings.model import Settings
-from node.tls import client_context
-from node.web.credentials import SIGN_IN_SECONDS, FederatedIdentity
-from node.web.errors import ProviderUnavailable, SignInFailed
 
 log = structlog.get_logger()
 
@@ -184,8 +188,7 @@ class IdentityProvider:
             )
         is_allowed = not self._oidc.allowed or name in self._oidc.allowed
         groups = self._groups(claims)
-        members = tuple(sorted(f"{GROUP_PREFIX}{group}" for group in groups if is_group(group)))
-        return FederatedIdentity(f"oidc:{name}", self._role(groups) if is_allowed else None, members)
+        return FederatedIdentity(f"oidc:{name}", self._role(groups) if is_allowed else None, group_members(groups))
 
     def _groups(self, claims: Mapping[str, Any]) -> set[str]:
         value = claim_at(claims, self._oidc.role_claim)

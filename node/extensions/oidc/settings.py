@@ -8,9 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from node.addresses import is_loopback
-from node.settings.section import SettingsSection
-from node.settings.web import Web
+from node.api import SettingsSection, Web, is_loopback
 
 
 class Oidc(SettingsSection):

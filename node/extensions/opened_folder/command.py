@@ -15,14 +15,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.output import print_fields, printable, progress_bar
-from node.cli.run.sitting import browse, remove_left, sitting_settings, stop_at_end, temporary_root
-from node.counted import counted
-from node.errors import UsageError, VoxelnodeError
+from node.api import (
+    UsageError,
+    VoxelnodeError,
+    browse,
+    counted,
+    print_fields,
+    printable,
+    progress_bar,
+    remove_left,
+    sitting,
+    stop_at_end,
+    temporary_root,
+)
 
 if TYPE_CHECKING:
-    from node.receive.import_files import ImportReport
-    from node.receive.ingest import Ingest
+    from node.api import ImportReport, Ingest
 
 QUIET_SECONDS = 2.0
 """Pause after which a series is converted: files of one series often lie together."""
@@ -60,24 +68,19 @@ def open_(
     downloaded. Members of zip files are unpacked meanwhile. Exit 1 if there is no DICOM file.
     """
     print("Opening", *map(printable, map(str, paths)), "...", flush=True)
-    from node import logs
-    from node.control.node import Node
-    from node.settings.peers import Dicom
-
-    logs.configure_command(level="error")  # of conflicts, the pages tell people
     stop = stop_at_end()
     remove_left(PREFIX)
     with temporary_root(PREFIX) as root:
         if any(root.resolve().is_relative_to(path.resolve()) for path in paths):
             raise UsageError(f"{root.parent} is for temporary files, and in it: name a folder below, or set TMPDIR")
-        node = Node(sitting_settings(root, Dicom(enabled=False), QUIET_SECONDS, ("administration",)))
-        url = node.start().web
-        assert url is not None
-        try:
+        # Errors alone are logged: of conflicts, the pages tell people.
+        with sitting(root, QUIET_SECONDS, receives=False, without=("administration",), logs_from="error") as node:
+            url = node.endpoints.web
+            assert url is not None
             print_fields({"look": url})
             browse(url)
             try:
-                report = _refer(paths, node.listener.ingest, stop)
+                report = _refer(paths, node.ingest, stop)
             except _Ended:
                 return
             if not report.stored:
@@ -89,14 +92,11 @@ def open_(
             _tell(report)
             print("Nothing is copied or changed. Ctrl-C ends this, and removes what was made and uploaded.", flush=True)
             node.serve_until(stop)
-        finally:
-            node.stop(drain_seconds=5)
 
 
 def _refer(paths: Iterable[Path], ingest: Ingest, stop: threading.Event) -> ImportReport:
     """Refer to every instance in `paths`; raises `_Ended` if `stop` is set meanwhile."""
-    from node.receive.dicom_files import count_files
-    from node.receive.import_files import import_instances
+    from node.api import count_files, import_instances
 
     paths = list(paths)
     total, files = count_files(paths), 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Extension, ObjectKind, Statement
+from node.api import Extension, ObjectKind, Statement
 
 
 class _Reports(Extension):

@@ -12,16 +12,29 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from node.conversion.job import converted_file
-from node.conversion.objects import FileSource, Objects, Output, WrittenObjects
-from node.dicom.attributes import is_identifier
-from node.dicom.values import items, number, numbers, text, value
-from node.errors import ConversionRefused
-from node.volume.assemble import DAMAGE, damage_detail
-from node.volume.describe.sidecar_fields import identifying_words, repeats
-from node.volume.model import Geometry, VolumeKind
-from node.volume.reasons import Exclusion, Reason
-from node.writers.sidecar import write_document
+from node.api import (
+    DAMAGE,
+    ConversionRefused,
+    Exclusion,
+    FileSource,
+    Geometry,
+    Objects,
+    Output,
+    Reason,
+    VolumeKind,
+    WrittenObjects,
+    converted_file,
+    damage_detail,
+    identifying_words,
+    is_identifier,
+    items,
+    number,
+    numbers,
+    repeats,
+    text,
+    value,
+    write_document,
+)
 
 REPORTS = "1.2.840.10008.5.1.4.1.1.88."
 """Root of the SOP classes of structured reports (PS3.4 B.5)."""

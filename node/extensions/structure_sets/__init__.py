@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.hookspecs import Extension, ObjectKind
+from node.api import Extension, ObjectKind
 
 
 class _StructureSets(Extension):

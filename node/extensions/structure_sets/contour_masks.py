@@ -15,12 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from node.dicom.values import text
-from node.errors import ConversionRefused
+from node.api import (
+    Array,
+    Assembly,
+    ConversionRefused,
+    Exclusion,
+    Float,
+    Geometry,
+    Reason,
+    Source,
+    Volume,
+    VolumeKind,
+    VolumeWarning,
+    WarningKind,
+    frames_of,
+    text,
+)
 from node.extensions.structure_sets.structure_set import Reference, RegionOfInterest, StructureSet
-from node.volume.model import Array, Assembly, Float, Geometry, Source, Volume, VolumeKind
-from node.volume.read.frames import frames_of
-from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
 
 PLANE_TOLERANCE = 0.1
 """Largest distance of a point from the slice that its contour lies on, in steps between slices; treatment planning

@@ -6,16 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from pydicom import Dataset
 
-from node.conversion.datasets import SeriesFiles
-from node.conversion.job import ReferencedSeries
-from node.conversion.objects import Objects
-from node.dicom.values import text
+from node.api import Exclusion, Objects, Reason, ReferencedSeries, SeriesFiles, SeriesKey, Volume, assemble, text
 from node.extensions.structure_sets.contour_masks import ReferencedImages, grids_of, masks_of
 from node.extensions.structure_sets.structure_set import StructureSet, read_structure_set
-from node.index.nouns.converted import SeriesKey
-from node.volume.assemble import assemble
-from node.volume.model import Volume
-from node.volume.reasons import Exclusion, Reason
 
 
 class StructureSetsOfSeries(Objects):

@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
-from node.dicom.values import items, number, numbers, text, whole
-from node.errors import ConversionRefused
-from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
-from node.volume.model import Float
-from node.volume.reasons import Reason
+from node.api import (
+    ConversionRefused,
+    Float,
+    Reason,
+    describe,
+    identifying_words,
+    items,
+    number,
+    numbers,
+    repeats,
+    text,
+    whole,
+)
 
 CLOSED = frozenset(("CLOSED_PLANAR", "CLOSEDPLANAR_XOR"))
 """Values of Contour Geometric Type (3006,0042) of contours that have an area."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from node.hookspecs import Extension, Statement, Table
+from node.api import Extension, Statement, Table
 
 if TYPE_CHECKING:
-    from node.settings.model import Settings
+    from node.api import Settings
 
 
 class _Syslog(Extension):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from node.addresses import plain_address
+from node.api import plain_address
 
 MESSAGE_ID = "DICOM+RFC3881"
 """MSGID of such messages in syslog, PS3.15 A.6.1."""

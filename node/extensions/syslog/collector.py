@@ -20,12 +20,9 @@ from typing import ClassVar
 
 import structlog
 
-from node.audit.audit_log import AuditCopy
-from node.errors import UsageError
+from node.api import AuditCopy, Settings, UsageError, client_context
 from node.extensions.syslog.audit_message import BYTE_ORDER_MARK, MESSAGE_ID, audit_message
 from node.extensions.syslog.settings import AuditSettings
-from node.settings.model import Settings
-from node.tls import client_context
 
 log = structlog.get_logger()
 

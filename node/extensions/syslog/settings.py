@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from node.settings.section import SettingsSection
+from node.api import SettingsSection
 
 
 class AuditSettings(SettingsSection):

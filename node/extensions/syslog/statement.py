@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from node.dicom.conformance import StatementTable, parameters
+from node.api import Settings, StatementTable, parameters
 from node.extensions.syslog.settings import AuditSettings
-from node.settings.model import Settings
 
 KEYS = """\
 `[audit]`:

@@ -14,7 +14,7 @@ executor, `run_in_executor`) has none, and would read the whole index: it begins
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -86,6 +86,11 @@ def current_scope() -> Scope | None:
 def is_group(name: str) -> bool:
     """Return whether a group of this name, without the prefix, can be a member of a project."""
     return 0 < len(name) <= MAX_GROUP_CHARACTERS and name.isprintable()
+
+
+def group_members(names: Iterable[str]) -> tuple[str, ...]:
+    """Return what groups are called as members of projects, without those that cannot be members."""
+    return tuple(sorted(f"{GROUP_PREFIX}{name}" for name in names if is_group(name)))
 
 
 @contextmanager

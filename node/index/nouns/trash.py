@@ -42,6 +42,14 @@ class TrashedFile:
     holder: str | None
 
 
+def in_trash(connection: Connection, level: Level, uid: str) -> list[int]:
+    """Return the deletions in the trash of a study or a series and all that it had, or of an instance itself."""
+    is_it = and_(TombstoneRow.level == level, TombstoneRow.uid == uid)
+    if level != "instance":
+        is_it = or_(is_it, TombstoneRow.content[f"{level}_instance_uid"].as_string() == uid)
+    return list(connection.scalars(select(TombstoneRow.id).where(is_it, _IN_TRASH).order_by(TombstoneRow.id)))
+
+
 class TrashRepository(IndexRepository):
     """What was deleted, from the deletion until it is back or gone."""
 
@@ -80,11 +88,8 @@ class TrashRepository(IndexRepository):
 
     @on_reader
     def of(self, connection: Connection, level: Level, uid: str) -> list[int]:
-        """Return the deletions in the trash of a study or a series and all that it had, or of an instance itself."""
-        is_it = and_(TombstoneRow.level == level, TombstoneRow.uid == uid)
-        if level != "instance":
-            is_it = or_(is_it, TombstoneRow.content[f"{level}_instance_uid"].as_string() == uid)
-        return list(connection.scalars(select(TombstoneRow.id).where(is_it, _IN_TRASH).order_by(TombstoneRow.id)))
+        """Return what `in_trash` does."""
+        return in_trash(connection, level, uid)
 
     @on_reader
     def holders(self, connection: Connection, number: int) -> set[str]:

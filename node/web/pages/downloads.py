@@ -19,7 +19,7 @@ from urllib.parse import quote
 from fastapi import Response
 
 from node.archive.base import ArchivedFile
-from node.conversion.naming import DEFAULT, TakenNames, numbered, parse
+from node.conversion.naming import DEFAULT, TakenNames, name_template, numbered
 from node.conversion.study_names import ending_of, free_name, modalities_of, renamed_header, study_name
 from node.counted import counted
 from node.index.database.reading import ReadIndex
@@ -41,7 +41,7 @@ OF_SERIES = ("modality", "series_number", "series_description", "series_instance
 COLUMNS = ("file", "files", "sha256", *OF_STUDY, *OF_SERIES, "revision", "why")
 
 PICTURES = ".png"
-_SERIES_NAME = parse(DEFAULT)
+_SERIES_NAME = name_template(DEFAULT)
 
 
 class NamedSeries(NamedTuple):

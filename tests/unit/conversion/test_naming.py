@@ -18,8 +18,8 @@ from node.conversion.naming import (
     TOKENS,
     TakenNames,
     is_file_of,
+    name_template,
     numbered,
-    parse,
     safe_name,
 )
 from node.errors import UsageError
@@ -53,19 +53,19 @@ SERIES = {
     ],
 )
 def test_a_template_is_filled_from_the_series(template: str, name: str) -> None:
-    assert parse(template).name_of(SERIES) == name
+    assert name_template(template).name_of(SERIES) == name
 
 
 def test_every_token_and_every_letter_of_dcm2niix_is_accepted() -> None:
     for token in TOKENS:
-        assert parse(f"{{{token}}}").name_of(SERIES)
+        assert name_template(f"{{{token}}}").name_of(SERIES)
     for letter in DCM2NIIX:
-        assert parse(f"x%{letter}").name_of(SERIES).startswith("x")
+        assert name_template(f"x%{letter}").name_of(SERIES).startswith("x")
 
 
 def test_what_has_no_description_is_named_by_its_protocol_or_modality() -> None:
-    assert parse(DEFAULT).name_of({"protocol_name": "dwi", "modality": "MR"}) == "dwi"
-    assert parse(DEFAULT).name_of({"series_number": 3, "modality": "CT"}) == "003_CT"
+    assert name_template(DEFAULT).name_of({"protocol_name": "dwi", "modality": "MR"}) == "dwi"
+    assert name_template(DEFAULT).name_of({"series_number": 3, "modality": "CT"}) == "003_CT"
 
 
 @pytest.mark.parametrize(
@@ -82,15 +82,15 @@ def test_what_has_no_description_is_named_by_its_protocol_or_modality() -> None:
 )
 def test_a_wrong_template_is_refused_by_name(template: str, told: str) -> None:
     with pytest.raises(UsageError, match=r"-f|--name") as refused:
-        parse(template)
+        name_template(template)
     assert told in str(refused.value)
     assert template in str(refused.value)
 
 
 def test_an_anonymous_name_shows_nothing_that_was_typed() -> None:
-    assert parse("{series_number}_{modality}", anonymous=True).name_of(SERIES) == "7_MR"
+    assert name_template("{series_number}_{modality}", anonymous=True).name_of(SERIES) == "7_MR"
     with pytest.raises(UsageError, match=r"--anonymous, \{series_description\} would be shown"):
-        parse(DEFAULT, anonymous=True)
+        name_template(DEFAULT, anonymous=True)
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_any_text_becomes_one_plain_part_of_a_path(text: str) -> None:
     ],
 )
 def test_descriptions_that_differ_in_a_sign_give_names_that_differ(one: str, other: str) -> None:
-    template = parse(DEFAULT)
+    template = name_template(DEFAULT)
     names = {template.name_of({**SERIES, "series_description": each}) for each in (one, other)}
     assert len(names) == 2
 
 
 def test_a_person_is_named_by_the_first_way_to_write_the_name_that_is_there() -> None:
-    template = parse("{patient_name}_{series_description}")
+    template = name_template("{patient_name}_{series_description}")
     named = {**SERIES, "series_description": "a=b"}
     assert template.name_of(named) == "Döe_Jane_a_b"
     assert template.name_of({**named, "patient_name": "^=山田^太郎=やまだ"}) == "山田_太郎_a_b"

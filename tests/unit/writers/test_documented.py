@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import DataElement, Dataset
 
-from node.conversion.naming import parse
+from node.conversion.naming import name_template
 from node.conversion.offline import convert_folder
 from node.conversion.out_folder import Layout
 from node.volume.describe.bids_fields import BIDS_FIELDS
@@ -31,7 +31,7 @@ def named_in(title: str) -> set[str]:
 def converted(series: list[Dataset], folder: Path) -> dict[str, list[dict[str, object]]]:
     make.saved(series, folder / "in")
     options = WriteOptions(formats=("nifti", "analyze"), previews=True, projections=True, montages=True)
-    return convert_folder([folder / "in"], folder / "out", options, here, layout=Layout(parse("volume")))
+    return convert_folder([folder / "in"], folder / "out", options, here, layout=Layout(name_template("volume")))
 
 
 def test_every_fact_of_a_sidecar_is_documented() -> None:

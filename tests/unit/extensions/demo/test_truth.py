@@ -15,24 +15,24 @@ def truth() -> Truth:
 
 
 def test_the_same_volume_does_not_differ(truth: Truth) -> None:
-    assert difference(truth, truth.voxels.copy(), AFFINE.copy()) is None
+    assert difference(truth, truth.voxels.copy().T, AFFINE.copy()) is None
 
 
 def test_axes_in_another_order_and_direction_do_not_differ_when_the_affine_says_so(truth: Truth) -> None:
     # Index (c, r, s) of the turned volume is (5 - r, c, 3 - s) of the truth.
     turned = truth.voxels[::-1, :, ::-1].transpose(0, 2, 1)
     to_truth = np.array([[0, -1, 0, 5], [1, 0, 0, 0], [0, 0, -1, 3], [0, 0, 0, 1]])
-    assert difference(truth, turned, AFFINE @ to_truth) is None
+    assert difference(truth, turned.T, AFFINE @ to_truth) is None
 
 
 def test_one_other_voxel_differs(truth: Truth) -> None:
     other = truth.voxels.copy()
     other[1, 2, 3] += 1
-    assert difference(truth, other, AFFINE) == "1 voxels have wrong values"
+    assert difference(truth, other.T, AFFINE) == "1 voxels have wrong values"
 
 
 def test_a_mirrored_volume_differs(truth: Truth) -> None:
-    assert difference(truth, truth.voxels[:, :, ::-1], AFFINE) is not None
+    assert difference(truth, truth.voxels[:, :, ::-1].T, AFFINE) is not None
 
 
 @pytest.mark.parametrize(
@@ -45,17 +45,17 @@ def test_a_mirrored_volume_differs(truth: Truth) -> None:
     ],
 )
 def test_another_place_differs(truth: Truth, change: np.ndarray, told: str) -> None:
-    assert told in (difference(truth, truth.voxels, AFFINE @ change) or "")
+    assert told in (difference(truth, truth.voxels.T, AFFINE @ change) or "")
 
 
 def test_a_missing_slice_differs(truth: Truth) -> None:
-    assert ", expected" in (difference(truth, truth.voxels[:-1], AFFINE) or "")
+    assert ", expected" in (difference(truth, truth.voxels[:-1].T, AFFINE) or "")
 
 
 def test_the_slice_axis_of_a_single_slice_does_not_count() -> None:
     truth = Truth("single", np.arange(30).reshape(1, 5, 6), AFFINE)
-    assert difference(truth, truth.voxels, AFFINE @ np.diag([1, 1, 2, 1])) is None
-    assert difference(truth, truth.voxels, AFFINE @ np.diag([1, 2, 1, 1])) is not None
+    assert difference(truth, truth.voxels.T, AFFINE @ np.diag([1, 1, 2, 1])) is None
+    assert difference(truth, truth.voxels.T, AFFINE @ np.diag([1, 2, 1, 1])) is not None
 
 
 def test_the_truth_of_files_is_sorted_in_space_and_rescaled() -> None:
