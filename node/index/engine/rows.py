@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Result, Select, func, select, text
@@ -34,6 +35,9 @@ class ReadRepository(ViewRows):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    def _reading(self) -> AbstractContextManager[Connection]:
+        return nullcontext(self._connection)
 
     def _rows(self, query: str, **values: Any) -> list[Row]:
         return self._plain(self._connection.execute(text(query), values))

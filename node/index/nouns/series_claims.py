@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func,
 
 from node.completeness import Expectation, InstanceCounts, Reported, completeness_of
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.association_ends import learn_from_whole
@@ -57,6 +57,14 @@ FOR_ROOM = "waits: for room: "
 """How the `error` of a series begins that is due while the disk has no room for its volumes."""
 
 
+def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None) -> dt.datetime | None:
+    moments = [connection.execute(_FIRST_DUE_AT).scalar()]
+    if longest_wait is not None:
+        opened = connection.execute(_FIRST_OPENED_AT).scalar()
+        moments.append(opened and opened + longest_wait)
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
 class SeriesRepository(IndexRepository):
     """The series of an index, from their first instance to the outcome of their conversion."""
 
@@ -70,10 +78,7 @@ class SeriesRepository(IndexRepository):
             return None
         return self._claim_due(now, longest_wait)
 
-    @on_reader
-    def next_due_at(self, connection: Connection, longest_wait: dt.timedelta | None = None) -> dt.datetime | None:
-        """Return when `claim_due` will find the next series, or None if no series waits."""
-        return _next_due_at(connection, longest_wait)
+    next_due_at = reads(_next_due_at)
 
     @on_reader
     def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
@@ -430,14 +435,6 @@ def _record_quiet(
 _FIRST_DUE_AT = select(func.min(SeriesRow.due_at)).where(SeriesRow.state == "receiving")
 _FIRST_OPENED_AT = select(func.min(SeriesRow.open_since)).where(SeriesRow.state == "receiving", SeriesRow.attempts == 0)
 _ANY_CLAIMED = PreparedStatement(select(SeriesRow.id).where(SeriesRow.state == "converting").limit(1))
-
-
-def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None) -> dt.datetime | None:
-    moments = [connection.execute(_FIRST_DUE_AT).scalar()]
-    if longest_wait is not None:
-        opened = connection.execute(_FIRST_OPENED_AT).scalar()
-        moments.append(opened and opened + longest_wait)
-    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def _is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:
