@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -28,6 +29,12 @@ def distinct_values(column: Any) -> Select[Any]:
 def columns_but(row: type[DeclarativeBase], *names: str) -> list[Any]:
     """Return the columns of a table without those with these names."""
     return [column for column in row.__table__.columns if column.name not in names]
+
+
+def columns_of(record: type[Any], *tables: type[DeclarativeBase], **others: Any) -> list[Any]:
+    """Return the columns of the fields of a record, in their order: of `others`, or of the first table that has it."""
+    of_tables = ChainMap(*({column.name: column for column in table.__table__.columns} for table in tables))
+    return [others[name] if name in others else of_tables[name] for name in record.__match_args__]
 
 
 class ReadRepository(ViewRows):

@@ -20,7 +20,7 @@ from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.backend import Failure
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.narrowed import Readers
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository, Row, columns_of
 from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
 from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer, reads
 from node.index.models.history import ConflictRow
@@ -50,15 +50,9 @@ from node.index.search.selection import Selected, StoredInstance, selected_insta
 from node.index.work.messages import begin_mended
 
 _FIND_HELD = PreparedStatement(
-    select(
-        ImageRow.key,
-        ImageRow.sha256,
-        ImageRow.data_set_offset,
-        ImageRow.bytes,
-        ImageRow.file_missing,
-        ImageRow.place,
-        ImageRow.spool_host,
-    ).where(looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
+    select(*columns_of(HeldFile, ImageRow, holder=ImageRow.spool_host)).where(
+        looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON))
+    )
 )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func,
 
 from node.completeness import Expectation, InstanceCounts, Reported, completeness_of
 from node.index.engine.hot_statements import PreparedStatement
+from node.index.engine.rows import columns_of
 from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
@@ -382,15 +383,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
     """Return a newly claimed series with its instances, and record that it became quiet."""
     study_uid = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == row.study_id)).scalar_one()
     images = connection.execute(
-        select(
-            ImageRow.sop_instance_uid,
-            ImageRow.key,
-            ImageRow.sha256,
-            ImageRow.data_set_offset,
-            ImageRow.bytes,
-            ImageRow.transfer_syntax_uid,
-            *COUNTS,
-        )
+        select(*columns_of(ClaimedInstance, ImageRow), ImageRow.transfer_syntax_uid, *COUNTS)
         .where(ImageRow.series_id == row.id)
         .order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
     ).all()

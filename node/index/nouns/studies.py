@@ -187,21 +187,7 @@ class ListedStudy:
 class ReadStudies(ReadRepository, StudyViews):
     """Searches for studies, and rows of ``v_studies``."""
 
-    def matching(
-        self,
-        wanted: StudyFilter,
-        order: StudyOrder = "received",
-        after: StudyCursor | None = None,
-        limit: int = 50,
-        *,
-        reverse: bool = False,
-    ) -> list[int]:
-        """Return the next studies of a list after the study `after`, by the `id` of their cursors.
-
-        The newest come first in orders by time, and in orders by text those without a text; `reverse` turns that round.
-        There are fewer than `limit` at the end of the list.
-        """
-        return matching(self._connection, wanted, order, after, limit, reverse=reverse)
+    matching = reads(matching)
 
     def summaries(self, study_ids: Sequence[int], order: StudyOrder = "received") -> list[ListedStudy]:
         """Return the rows of a list for studies found by `matching`, with cursors for its order."""
