@@ -79,11 +79,10 @@ class ReadConflicts(PagedRepository, ConflictViews):
 
     def sender_of_current(self, sop_instance_uid: str | None) -> Row | None:
         """Return ``calling_ae_title``, ``source`` and ``received_at`` of the current version, or None."""
-        rows = self._rows(
+        return self._row(
             "SELECT calling_ae_title, source, received_at FROM v_images WHERE sop_instance_uid = :uid",
             uid=sop_instance_uid,
         )
-        return rows[0] if rows else None
 
     def alike(self, conflict: int) -> list[Row]:
         """Return the undecided conflicts of the same kind, study and sender as `one` does, oldest first."""
@@ -118,11 +117,10 @@ class ReadConflicts(PagedRepository, ConflictViews):
 
     def count_undecided(self) -> int:
         """Count the rows of `undecided`."""
-        rows = self._rows(
-            "SELECT count(*) AS count FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
+        return self._number(
+            "SELECT count(*) FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
             "GROUP BY kind, study_instance_uid, calling_ae_title) grouped"
         )
-        return int(rows[0]["count"])
 
     def newest_undecided(self) -> int:
         """Return the id of the last conflict that is not decided, or 0."""
