@@ -7,7 +7,7 @@ from sqlalchemy import Connection, select
 from node.index.engine.about_keys import APPLIED, AppliedPosition
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.sql import insert
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_writer, reads
 from node.index.models.work import AboutRow
 
 _INSERT = insert(AboutRow)
@@ -16,18 +16,22 @@ _SET = PreparedStatement(
 )
 
 
+def about(connection: Connection, key: str) -> str | None:
+    """Return a fact about the index, or None."""
+    return connection.scalar(select(AboutRow.value).where(AboutRow.key == key))
+
+
+def applied(connection: Connection, journal: str) -> AppliedPosition:
+    """Return the last record of a journal that is in the index; of no journal if none is."""
+    return AppliedPosition.of(about(connection, f"{APPLIED}/{journal}"))
+
+
 class AboutRepository(IndexRepository):
     """Facts about the index, by key."""
 
-    @on_reader
-    def get(self, connection: Connection, key: str) -> str | None:
-        """Return the value that `set` stored, or None."""
-        return about(connection, key)
+    get = reads(about)
 
-    @on_reader
-    def applied(self, connection: Connection, journal: str) -> AppliedPosition:
-        """Return the last record of a journal that is in the index."""
-        return applied(connection, journal)
+    applied = reads(applied)
 
     @on_writer
     def set(self, connection: Connection, key: str, value: str) -> None:
@@ -48,16 +52,6 @@ def set_about(connection: Connection, key: str, value: str) -> None:
     _SET.execute(connection, {"key": key, "value": value})
 
 
-def about(connection: Connection, key: str) -> str | None:
-    """Return a fact about the index, or None."""
-    return connection.scalar(select(AboutRow.value).where(AboutRow.key == key))
-
-
 def set_applied(connection: Connection, applied: AppliedPosition) -> None:
     """Note the last record of a journal that is in the index: each host has a journal."""
     set_about(connection, f"{APPLIED}/{applied.journal}", str(applied))
-
-
-def applied(connection: Connection, journal: str) -> AppliedPosition:
-    """Return the last record of a journal that is in the index; of no journal if none is."""
-    return AppliedPosition.of(about(connection, f"{APPLIED}/{journal}"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Result, Select, func, select, text
@@ -29,11 +31,20 @@ def columns_but(row: type[DeclarativeBase], *names: str) -> list[Any]:
     return [column for column in row.__table__.columns if column.name not in names]
 
 
+def columns_of(record: type[Any], *tables: type[DeclarativeBase], **others: Any) -> list[Any]:
+    """Return the columns of the fields of a record, in their order: of `others`, or of the first table that has it."""
+    of_tables = ChainMap(*({column.name: column for column in table.__table__.columns} for table in tables))
+    return [others[name] if name in others else of_tables[name] for name in record.__match_args__]
+
+
 class ReadRepository(ViewRows):
     """Queries about one noun on one connection of SQLAlchemy. Not thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    def _reading(self) -> AbstractContextManager[Connection]:
+        return nullcontext(self._connection)
 
     def _rows(self, query: str, **values: Any) -> list[Row]:
         return self._plain(self._connection.execute(text(query), values))

@@ -27,7 +27,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from itertools import groupby
@@ -324,6 +324,14 @@ class IndexRepository:
     def __init__(self, writer: IndexWriter, reader: Readers) -> None:
         self._writer, self._reader, self._turn = writer, reader, writer.turn
 
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._reader.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise IndexUnusable(f"the index cannot be read: {reason_of(error)}") from error
+
 
 Rows = TypeVar("Rows", bound=IndexRepository)
 
@@ -351,11 +359,19 @@ def on_reader(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable
 
     @wraps(method)
     def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            with repository._reader.connect() as connection:
-                return method(repository, connection, *args, **kwargs)
-        except SQLAlchemyError as error:
-            raise IndexUnusable(f"the index cannot be read: {reason_of(error)}") from error
+        with repository._reading() as connection:
+            return method(repository, connection, *args, **kwargs)
+
+    return run
+
+
+def reads(function: Callable[Concatenate[Connection, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Make a function a method of repositories: as `on_reader`, or on the one connection of a `ReadRepository`."""
+
+    @wraps(function)
+    def run(repository: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with repository._reading() as connection:
+            return function(connection, *args, **kwargs)
 
     return run
 

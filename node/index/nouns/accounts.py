@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
 from node.index.engine.rows import ReadRepository
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.people import (
     AccountRow,
     LimitedAccountRow,
@@ -156,13 +156,20 @@ class ListedAccount:
 _KNOWN = select(*AccountRow.__table__.columns)
 
 
+def _by_name(connection: Connection, name: str) -> KnownAccount | None:
+    row = connection.execute(_KNOWN.where(AccountRow.name == name)).first()
+    return None if row is None else _known(connection, row)
+
+
+def _is_limited(connection: Connection, names: Sequence[str]) -> bool:
+    limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account.in_(names)).limit(1)
+    return connection.execute(limited).first() is not None
+
+
 class AccountRepository(IndexRepository):
     """The accounts of an index, with their tokens and sessions."""
 
-    @on_reader
-    def by_name(self, connection: Connection, name: str) -> KnownAccount | None:
-        """Return the account with this name, or None."""
-        return _by_name(connection, name)
+    by_name = reads(_by_name)
 
     @on_reader
     def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownToken | None:
@@ -213,10 +220,7 @@ class AccountRepository(IndexRepository):
         query = delete(WebSessionRow).where(WebSessionRow.account_id == account_id)
         return connection.execute(query if session is None else query.where(WebSessionRow.id == session)).rowcount
 
-    @on_reader
-    def is_limited(self, connection: Connection, names: Sequence[str]) -> bool:
-        """Return whether an account, which need not be there, or one of its groups, sees its projects only."""
-        return _is_limited(connection, names)
+    is_limited = reads(_is_limited)
 
     @on_reader
     def projects_of(self, connection: Connection, names: Sequence[str]) -> frozenset[int]:
@@ -404,21 +408,11 @@ class AccountRepository(IndexRepository):
         connection.execute(delete(WebSessionRow).where(WebSessionRow.sha256 == sha256))
 
 
-def _by_name(connection: Connection, name: str) -> KnownAccount | None:
-    row = connection.execute(_KNOWN.where(AccountRow.name == name)).first()
-    return None if row is None else _known(connection, row)
-
-
 def _known(connection: Connection, row: Any) -> KnownAccount:
     role, groups = Role[row.role.upper()], tuple(row.groups or ())
     is_limited = role < Role.ADMIN and _is_limited(connection, (row.name, *groups))
     factor = row.totp_secret, row.totp_step
     return KnownAccount(row.id, row.name, role, row.password_hash, *factor, groups, is_limited)
-
-
-def _is_limited(connection: Connection, names: Sequence[str]) -> bool:
-    limited = select(LimitedAccountRow.account).where(LimitedAccountRow.account.in_(names)).limit(1)
-    return connection.execute(limited).first() is not None
 
 
 def _project(connection: Connection, account: KnownAccount, name: str) -> int:

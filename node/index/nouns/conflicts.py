@@ -11,7 +11,7 @@ from sqlalchemy.orm import aliased
 
 from node.index.engine.rows import PagedRepository, Row, columns_but
 from node.index.engine.sql import listed_in
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_writer, reads
 from node.index.models.history import ConflictRow
 from node.index.models.levels import ImageRow
 from node.index.nouns.views import ConflictViews
@@ -38,14 +38,16 @@ def count_aside(connection: Connection, series_id: int, study: str, series: str)
     return counts[0], counts[1]
 
 
+def host_of(connection: Connection, conflict: int) -> str | None:
+    """Return the host whose disk has the file of a conflict; None: the archive of all hosts, if there is a file."""
+    host: str | None = connection.scalar(select(ConflictRow.host).where(ConflictRow.id == conflict))
+    return host
+
+
 class ConflictRepository(IndexRepository):
     """The conflicts of a node; `node.index.nouns.levels.record_conflict` adds them."""
 
-    @on_reader
-    def host_of(self, connection: Connection, conflict: int) -> str | None:
-        """Return the host whose disk has the file of a conflict; None: the archive of all hosts, if there is a file."""
-        host: str | None = connection.scalar(select(ConflictRow.host).where(ConflictRow.id == conflict))
-        return host
+    host_of = reads(host_of)
 
     @on_writer
     def decide(
@@ -73,18 +75,14 @@ class ReadConflicts(PagedRepository, ConflictViews):
         row = self._connection.execute(query).mappings().first()
         return None if row is None else dict(row)
 
-    def host_of(self, conflict: int) -> str | None:
-        """Return the host whose disk has the file of a conflict; see `node.index.nouns.conflicts`."""
-        host: str | None = self._connection.scalar(select(ConflictRow.host).where(ConflictRow.id == conflict))
-        return host
+    host_of = reads(host_of)
 
     def sender_of_current(self, sop_instance_uid: str | None) -> Row | None:
         """Return ``calling_ae_title``, ``source`` and ``received_at`` of the current version, or None."""
-        rows = self._rows(
+        return self._row(
             "SELECT calling_ae_title, source, received_at FROM v_images WHERE sop_instance_uid = :uid",
             uid=sop_instance_uid,
         )
-        return rows[0] if rows else None
 
     def alike(self, conflict: int) -> list[Row]:
         """Return the undecided conflicts of the same kind, study and sender as `one` does, oldest first."""
@@ -119,11 +117,10 @@ class ReadConflicts(PagedRepository, ConflictViews):
 
     def count_undecided(self) -> int:
         """Count the rows of `undecided`."""
-        rows = self._rows(
-            "SELECT count(*) AS count FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
+        return self._number(
+            "SELECT count(*) FROM (SELECT 1 FROM conflicts WHERE decision IS NULL "
             "GROUP BY kind, study_instance_uid, calling_ae_title) grouped"
         )
-        return int(rows[0]["count"])
 
     def newest_undecided(self) -> int:
         """Return the id of the last conflict that is not decided, or 0."""

@@ -20,7 +20,7 @@ from sqlalchemy.orm import join
 from node.errors import UsageError
 from node.index.engine.extension_tables import forget_study
 from node.index.engine.rows import ReadRepository
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import ConflictRow, TombstoneRow
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import SentInstanceRow
@@ -61,15 +61,51 @@ class SeveralSeries(UsageError):
     """The Series Instance UID occurs in several studies: name the study too."""
 
 
+def plan_deletion(
+    connection: Connection, level: Level, uid: str, study_instance_uid: str | None = None
+) -> DeletionPlan:
+    """Return what a deletion would remove.
+
+    `study_instance_uid`: the study; required if the Series Instance UID occurs in several studies. Raises SeveralSeries
+    if the series is in several studies, and `study_instance_uid` is None.
+    """
+    column = {
+        "study": StudyRow.study_instance_uid,
+        "series": SeriesRow.series_instance_uid,
+        "instance": ImageRow.sop_instance_uid,
+    }[level]
+    query = (
+        select(
+            ImageRow.id, ImageRow.bytes, SeriesRow.id, StudyRow.id, StudyRow.study_instance_uid, PatientRow.patient_id
+        )
+        .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
+        .where(column == uid)
+    )
+    if study_instance_uid is not None:
+        query = query.where(StudyRow.study_instance_uid == study_instance_uid)
+    rows = connection.execute(query).all()
+    sent = query.with_only_columns(SentInstanceRow.destination).distinct().order_by(SentInstanceRow.destination)
+    if not rows:
+        raise NotThere(f"no {level} {uid} in the index: it may have been deleted; `voxelnode series` lists all")
+    if len({row[3] for row in rows}) > 1:
+        studies = ", ".join(sorted({row.study_instance_uid for row in rows}))
+        raise SeveralSeries(f"series {uid} is in several studies: choose one with --study: {studies}")
+    return DeletionPlan(
+        level=level,
+        uid=uid,
+        study_instance_uid=rows[0].study_instance_uid,
+        patient_id=rows[0].patient_id or "",
+        series=len({row[2] for row in rows}),
+        instances=len(rows),
+        bytes=sum(row.bytes for row in rows),
+        sent_to=tuple(connection.scalars(sent.join(SentInstanceRow, SentInstanceRow.image_id == ImageRow.id))),
+    )
+
+
 class DeletionRepository(IndexRepository):
     """Deletions, from the plan until every file is gone."""
 
-    @on_reader
-    def plan(
-        self, connection: Connection, level: Level, uid: str, study_instance_uid: str | None = None
-    ) -> DeletionPlan:
-        """Return what a deletion would remove; see `plan_deletion`."""
-        return plan_deletion(connection, level, uid, study_instance_uid)
+    plan = reads(plan_deletion)
 
     @on_writer
     def order(
@@ -175,45 +211,6 @@ class DeletionRepository(IndexRepository):
         connection.execute(update(TombstoneRow).where(TombstoneRow.id == deletion.id).values(finished_at=now))
 
 
-def plan_deletion(connection: Connection, level: Level, uid: str, study_instance_uid: str | None) -> DeletionPlan:
-    """Return what a deletion would remove.
-
-    `study_instance_uid`: the study; required if the Series Instance UID occurs in several studies. Raises SeveralSeries
-    if the series is in several studies, and `study_instance_uid` is None.
-    """
-    column = {
-        "study": StudyRow.study_instance_uid,
-        "series": SeriesRow.series_instance_uid,
-        "instance": ImageRow.sop_instance_uid,
-    }[level]
-    query = (
-        select(
-            ImageRow.id, ImageRow.bytes, SeriesRow.id, StudyRow.id, StudyRow.study_instance_uid, PatientRow.patient_id
-        )
-        .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
-        .where(column == uid)
-    )
-    if study_instance_uid is not None:
-        query = query.where(StudyRow.study_instance_uid == study_instance_uid)
-    rows = connection.execute(query).all()
-    sent = query.with_only_columns(SentInstanceRow.destination).distinct().order_by(SentInstanceRow.destination)
-    if not rows:
-        raise NotThere(f"no {level} {uid} in the index: it may have been deleted; `voxelnode series` lists all")
-    if len({row[3] for row in rows}) > 1:
-        studies = ", ".join(sorted({row.study_instance_uid for row in rows}))
-        raise SeveralSeries(f"series {uid} is in several studies: choose one with --study: {studies}")
-    return DeletionPlan(
-        level=level,
-        uid=uid,
-        study_instance_uid=rows[0].study_instance_uid,
-        patient_id=rows[0].patient_id or "",
-        series=len({row[2] for row in rows}),
-        instances=len(rows),
-        bytes=sum(row.bytes for row in rows),
-        sent_to=tuple(connection.scalars(sent.join(SentInstanceRow, SentInstanceRow.image_id == ImageRow.id))),
-    )
-
-
 def _hold(connection: Connection, series: Select[int]) -> list[int]:
     """Return the ids of series. Until the end of the transaction, no other writer adds an instance to one of them.
 
@@ -312,9 +309,7 @@ def _batches(values: Collection[str]) -> Iterable[list[str]]:
 class ReadDeletions(ReadRepository):
     """Rows of ``v_deletions``, and plans of further deletions."""
 
-    def plan(self, level: Level, uid: str, study_instance_uid: str | None = None) -> DeletionPlan:
-        """Return what a deletion would remove. See `node.index.nouns.deletions.plan_deletion`."""
-        return plan_deletion(self._connection, level, uid, study_instance_uid)
+    plan = reads(plan_deletion)
 
     def plans_of_patient(self, patient_id: str) -> list[DeletionPlan]:
         """Return what a deletion of each study of a patient would remove; no studies, no plans.

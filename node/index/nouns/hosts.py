@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from node.index.engine.backend import backend_of
 from node.index.engine.rows import ReadRepository, Row
+from node.index.engine.writer import reads
 from node.index.models.history import RevisionFileRow
 from node.index.models.levels import ImageRow, is_only_at_host
 from node.index.models.work import HostRow, LeaseRow
@@ -72,9 +73,7 @@ class ReadHosts(ReadRepository):
         files = select(RevisionFileRow.spool_host).where(RevisionFileRow.spool_host.is_not(None))
         return sorted({*self._connection.scalars(images), *self._connection.scalars(files)})
 
-    def only_host_of(self, key: str) -> str | None:
-        """Return which host alone has a file, because it is not in the object store yet; None if none has."""
-        return only_host_of(self._connection, key)
+    only_host_of = reads(only_host_of)
 
     def standbys(self) -> Mapping[str, int]:
         """Return how many standbys the server of the index has, by how they follow it."""

@@ -15,6 +15,7 @@ from sqlalchemy.orm import InstrumentedAttribute, join
 
 from node.index.engine.about import about
 from node.index.engine.about_keys import STORE
+from node.index.engine.rows import columns_of
 from node.index.engine.sql import insert, looked_up_in
 from node.index.models.history import ConflictRow, RevisionFileRow, TrashRow
 from node.index.models.levels import ImageRow, Utc
@@ -27,17 +28,7 @@ def folders_of(paths: Iterable[str]) -> set[str]:
     return {path.rpartition("/")[0] for path in paths}
 
 
-FILES: Select[*tuple[Any, ...]] = select(
-    ImageRow.sop_instance_uid,
-    ImageRow.key,
-    ImageRow.data_set_offset,
-    ImageRow.bytes,
-    ImageRow.sha256,
-    ImageRow.file_missing,
-    ImageRow.place,
-    ImageRow.spool_host,
-)
-"""The columns of `InstanceFile`."""
+FILES: Select[*tuple[Any, ...]] = select(*columns_of(InstanceFile, ImageRow, holder=ImageRow.spool_host))
 
 
 @dataclass(frozen=True, slots=True)

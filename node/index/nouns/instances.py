@@ -20,9 +20,9 @@ from node.index.engine.about_keys import AppliedPosition
 from node.index.engine.backend import Failure
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.narrowed import Readers
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository, Row, columns_of
 from node.index.engine.sql import JsonGroupDistinct, PositionOf, looked_up_in
-from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, IndexWriter, on_reader, on_writer, reads
 from node.index.models.history import ConflictRow
 from node.index.models.levels import SPOOL, STORE, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
@@ -50,15 +50,9 @@ from node.index.search.selection import Selected, StoredInstance, selected_insta
 from node.index.work.messages import begin_mended
 
 _FIND_HELD = PreparedStatement(
-    select(
-        ImageRow.key,
-        ImageRow.sha256,
-        ImageRow.data_set_offset,
-        ImageRow.bytes,
-        ImageRow.file_missing,
-        ImageRow.place,
-        ImageRow.spool_host,
-    ).where(looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON)))
+    select(*columns_of(HeldFile, ImageRow, holder=ImageRow.spool_host)).where(
+        looked_up_in(ImageRow.sop_instance_uid, bindparam("uids", type_=JSON))
+    )
 )
 
 
@@ -164,15 +158,9 @@ class InstanceRepository(IndexRepository):
         row = connection.execute(FILES.where(ImageRow.key == key)).first()
         return None if row is None else InstanceFile(*row)
 
-    @on_reader
-    def current(self, connection: Connection, sop_instance_uid: str) -> InstanceFile | None:
-        """Return the current file of an instance, or None."""
-        return current_file(connection, sop_instance_uid)
+    current = reads(current_file)
 
-    @on_reader
-    def currents(self, connection: Connection, sop_instance_uids: Collection[str]) -> list[InstanceFile]:
-        """Return the current files of those of some instances that have one, in any order."""
-        return current_files(connection, sop_instance_uids)
+    currents = reads(current_files)
 
     @on_writer
     def record_removed_from_quarantine(
@@ -194,10 +182,7 @@ class InstanceRepository(IndexRepository):
         uids = _uids(rows[0]) if rows else EventUids()
         record_event(connection, kind, now, detail=key, **uids)
 
-    @on_reader
-    def losers(self, connection: Connection) -> list[HeldFile]:
-        """Return the files that lost against another file of their SOP Instance UID, with their digests."""
-        return losers(connection)
+    losers = reads(losers)
 
     @on_reader
     def is_loser(self, connection: Connection, key: str) -> bool:
@@ -274,15 +259,9 @@ class InstanceRepository(IndexRepository):
             connection, "instance-quarantined", found, detail, file.key, file.sha256, holder=self._turn.holder
         )
 
-    @on_reader
-    def named_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:
-        """Return those of `keys` (at most a folder's worth) that rows name: of images, or of conflicts."""
-        return named_keys(connection, keys)
+    named_keys = reads(named_keys)
 
-    @on_reader
-    def unknown_keys(self, connection: Connection, keys: Sequence[str]) -> list[str]:
-        """Return those of `keys` (at most a folder's worth) that no row names: of images, conflicts or removals."""
-        return unknown_keys(connection, keys)
+    unknown_keys = reads(unknown_keys)
 
     @on_reader
     def loser_keys(self, connection: Connection, *, here: bool = False) -> set[str]:
@@ -385,9 +364,7 @@ class ReadInstances(PagedRepository, InstanceViews):
         """Yield the file of every instance, sorted by folder."""
         return instance_files(self._connection)
 
-    def named_keys(self, keys: Sequence[str]) -> set[str]:
-        """Return those of `keys` (at most a folder's worth) that rows name: of images, or of conflicts."""
-        return named_keys(self._connection, keys)
+    named_keys = reads(named_keys)
 
     def count_by_place(self) -> dict[str, PlaceCount]:
         """Return the instances in each place: ``folder``, ``spool``, ``store``. Reads all rows."""
@@ -406,20 +383,11 @@ class ReadInstances(PagedRepository, InstanceViews):
         )
         return {row["spool_host"]: int(row["instances"]) for row in rows}
 
-    def unknown_keys(self, keys: Sequence[str]) -> list[str]:
-        """Return those of `keys` (at most a folder's worth) that no row names: of images, conflicts or removals."""
-        return unknown_keys(self._connection, keys)
+    unknown_keys = reads(unknown_keys)
 
-    def losers(self) -> list[HeldFile]:
-        """Return the kept files whose SOP Instance UID is served from another file, with their digests."""
-        return losers(self._connection)
+    losers = reads(losers)
 
-    def loser_keys(self, host: str | None = None) -> set[str]:
-        """Return the keys of the kept files whose SOP Instance UID is served from another file.
-
-        `host`: leave out those that only another host has.
-        """
-        return loser_keys(self._connection, host)
+    loser_keys = reads(loser_keys)
 
     def to_be_set_aside(self) -> set[str]:
         """Return the keys in quarantine of replaced versions that are still to be fetched from the object store."""

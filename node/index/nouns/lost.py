@@ -29,7 +29,7 @@ from node.index.engine.about_keys import GAPS
 from node.index.engine.hot_statements import PreparedStatement
 from node.index.engine.rows import PagedRepository, Row
 from node.index.engine.sql import insert, looked_up_in
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import ConflictRow, LostInstanceRow, TombstoneRow
 from node.index.models.levels import ImageRow, SeriesRow, StudyRow
 from node.index.nouns.events import record_event, record_series_event
@@ -134,15 +134,7 @@ def _is_deleted(one: Acknowledged, deletions: dict[str, dt.datetime]) -> bool:
 class LostRepository(IndexRepository):
     """The lost instances of an index."""
 
-    @on_reader
-    def absent(
-        self,
-        connection: Connection,
-        instances: Sequence[Acknowledged],
-        settled: Settlements = MappingProxyType({}),
-    ) -> list[int]:
-        """Return which of some acknowledged instances are not here; see `absent`."""
-        return absent(connection, instances, settled)
+    absent = reads(absent)
 
     @on_reader
     def first_kept(self, connection: Connection, instances: Sequence[Acknowledged]) -> int | None:
@@ -158,10 +150,7 @@ class LostRepository(IndexRepository):
         """Count the lost instances."""
         return int(connection.execute(select(func.count(LostInstanceRow.id))).scalar_one())
 
-    @on_reader
-    def by_series(self, connection: Connection) -> dict[tuple[str, str], set[str]]:
-        """Return the lost instances of each series; see `lost_by_series`."""
-        return lost_by_series(connection)
+    by_series = reads(lost_by_series)
 
     @on_reader
     def stored(self, connection: Connection, after: int, limit: int) -> list[tuple[int, Acknowledged]]:
@@ -314,13 +303,9 @@ class ReadLost(PagedRepository, LostViews):
     listing = select(LostInstanceRow.__table__)
     filters = (LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid)
 
-    def absent(self, instances: Sequence[Acknowledged], settled: Settlements = MappingProxyType({})) -> list[int]:
-        """Return which of some acknowledged instances are not here; see `absent`."""
-        return absent(self._connection, instances, settled)
+    absent = reads(absent)
 
-    def by_series(self) -> dict[tuple[str, str], set[str]]:
-        """Return the lost instances of each series; see `lost_by_series`."""
-        return lost_by_series(self._connection)
+    by_series = reads(lost_by_series)
 
     def newest(self, limit: int, skip: int = 0) -> list[Row]:
         """Return at most `limit` rows of ``v_lost_instances``, the last received first."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, select, text, tuple_, update
 
+from node.index.engine.rows import columns_of
 from node.index.engine.sql import insert
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.history import ConversionRow, RevisionFileRow
@@ -22,14 +23,7 @@ from node.index.nouns.converted import SeriesKey
 from node.index.nouns.instance_files import FILES, named_keys
 from node.index.nouns.records import InstanceFile, RevisionFile
 
-REVISION_FILES = select(
-    RevisionFileRow.key,
-    RevisionFileRow.bytes,
-    RevisionFileRow.sha256,
-    RevisionFileRow.place,
-    RevisionFileRow.spool_host,
-)
-"""The columns of `RevisionFile`."""
+REVISION_FILES = select(*columns_of(RevisionFile, RevisionFileRow, holder=RevisionFileRow.spool_host))
 
 
 SPOOLED = text(f"images.place = '{SPOOL}'")

@@ -115,14 +115,13 @@ class ReadProblems(ReadRepository):
 
     def count(self) -> int:
         """Count the series with a problem that nobody has acknowledged."""
-        rows = self._rows(f"SELECT count(*) AS count FROM series WHERE id IN ({_IDS}) AND {_IS_OPEN}")
-        return int(rows[0]["count"])
+        return self._number(f"SELECT count(*) FROM series WHERE id IN ({_IDS}) AND {_IS_OPEN}")
 
     def count_since(self, event: int) -> int:
         """Count those whose series has been converted, or judged again, after an event by its id."""
-        rows = self._rows(
+        return self._number(
             f"""
-            SELECT count(*) AS count FROM series
+            SELECT count(*) FROM series
             WHERE id IN ({_IDS}) AND {_IS_OPEN} AND EXISTS (
                 SELECT 1 FROM events e
                 WHERE e.series_instance_uid = series.series_instance_uid AND e.id > :event AND e.kind IN ({_TURNED_UP})
@@ -130,7 +129,6 @@ class ReadProblems(ReadRepository):
             """,
             event=event,
         )
-        return int(rows[0]["count"])
 
     def causes(self) -> list[Row]:
         """Return ``cause``, ``count`` and ``last_received_at`` of such series by their cause, the most frequent first.

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, or_, select, update
 
 from node.index.engine.about import about, set_about
 from node.index.engine.about_keys import RETENTION, RETENTION_CONFIRMED
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import TombstoneRow
 from node.index.models.levels import ImageRow, SeriesRow
 from node.index.nouns.retention_state import RetentionState, look_of, retention_state
@@ -52,10 +52,7 @@ def old_before(connection: Connection, now: dt.datetime, kept: dt.timedelta) -> 
 class RetentionRepository(IndexRepository):
     """Receipts, and confirmations of a person."""
 
-    @on_reader
-    def old_before(self, connection: Connection, now: dt.datetime, kept: dt.timedelta) -> dt.datetime | None:
-        """See `old_before`."""
-        return old_before(connection, now, kept)
+    old_before = reads(old_before)
 
     @on_reader
     def state(self, connection: Connection) -> RetentionState:

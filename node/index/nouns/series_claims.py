@@ -16,7 +16,8 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, 
 
 from node.completeness import Expectation, InstanceCounts, Reported
 from node.index.engine.hot_statements import PreparedStatement
-from node.index.engine.writer import on_reader, on_writer
+from node.index.engine.rows import columns_of
+from node.index.engine.writer import on_reader, on_writer, reads
 from node.index.models.history import EventRow
 from node.index.models.levels import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.nouns.awaited_senders import await_nobody, is_awaiting
@@ -39,6 +40,14 @@ FOR_ROOM = "waits: for room: "
 """How the `error` of a series begins that is due while the disk has no room for its volumes."""
 
 
+def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None) -> dt.datetime | None:
+    moments = [connection.execute(_FIRST_DUE_AT).scalar()]
+    if longest_wait is not None:
+        opened = connection.execute(_FIRST_OPENED_AT).scalar()
+        moments.append(opened and opened + longest_wait)
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
 class SeriesRepository(ClaimEnds):
     """The series of an index, from their first instance to the outcome of their conversion."""
 
@@ -52,10 +61,7 @@ class SeriesRepository(ClaimEnds):
             return None
         return self._claim_due(now, longest_wait)
 
-    @on_reader
-    def next_due_at(self, connection: Connection, longest_wait: dt.timedelta | None = None) -> dt.datetime | None:
-        """Return when `claim_due` will find the next series, or None if no series waits."""
-        return _next_due_at(connection, longest_wait)
+    next_due_at = reads(_next_due_at)
 
     @on_reader
     def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
@@ -224,15 +230,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
     """Return a newly claimed series with its instances, and record that it became quiet."""
     study_uid = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == row.study_id)).scalar_one()
     images = connection.execute(
-        select(
-            ImageRow.sop_instance_uid,
-            ImageRow.key,
-            ImageRow.sha256,
-            ImageRow.data_set_offset,
-            ImageRow.bytes,
-            ImageRow.transfer_syntax_uid,
-            *COUNTS,
-        )
+        select(*columns_of(ClaimedInstance, ImageRow), ImageRow.transfer_syntax_uid, *COUNTS)
         .where(ImageRow.series_id == row.id)
         .order_by(ImageRow.instance_number.nulls_first(), ImageRow.sop_instance_uid)
     ).all()
@@ -277,14 +275,6 @@ def _record_quiet(
 _FIRST_DUE_AT = select(func.min(SeriesRow.due_at)).where(SeriesRow.state == "receiving")
 _FIRST_OPENED_AT = select(func.min(SeriesRow.open_since)).where(SeriesRow.state == "receiving", SeriesRow.attempts == 0)
 _ANY_CLAIMED = PreparedStatement(select(SeriesRow.id).where(SeriesRow.state == "converting").limit(1))
-
-
-def _next_due_at(connection: Connection, longest_wait: dt.timedelta | None) -> dt.datetime | None:
-    moments = [connection.execute(_FIRST_DUE_AT).scalar()]
-    if longest_wait is not None:
-        opened = connection.execute(_FIRST_OPENED_AT).scalar()
-        moments.append(opened and opened + longest_wait)
-    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def _is_due(now: dt.datetime, longest_wait: dt.timedelta | None) -> ColumnElement[bool]:

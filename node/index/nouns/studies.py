@@ -27,7 +27,7 @@ from node.completeness import Certainty, certainty
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import JsonNumber, listed_in
 from node.index.engine.views import years_of
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import ConversionRow, VolumeRow
 from node.index.models.levels import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.models.people import LabelRow
@@ -46,6 +46,34 @@ from node.index.nouns.study_search import (
 from node.index.nouns.views import StudyViews
 
 SETTLED_STATES = ("converted", "not-an-image")
+
+
+def stored_studies(connection: Connection, study_instance_uid: str | None = None) -> list[StoredStudy]:
+    """Return every study, or one, as retention sees it, in the order in which they last received an instance."""
+    titles: dict[int, set[str]] = {}
+    is_wanted = true() if study_instance_uid is None else StudyRow.study_instance_uid == study_instance_uid
+    senders = (
+        select(SeriesRow.study_id, ImageRow.calling_ae_title)
+        .join(ImageRow, ImageRow.series_id == SeriesRow.id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(is_wanted)
+        .distinct()
+    )
+    for study_id, title in connection.execute(senders):
+        titles.setdefault(study_id, set()).add(title or "")
+    last = func.max(SeriesRow.last_received_at)
+    settled = func.min(case((SeriesRow.state.in_(SETTLED_STATES), 1), else_=0))
+    rows = connection.execute(
+        select(StudyRow.id, StudyRow.study_instance_uid, last, settled)
+        .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
+        .where(is_wanted)
+        .group_by(StudyRow.id)
+        .order_by(last, StudyRow.id)
+    )
+    return [
+        StoredStudy(uid, last_received_at, bool(is_settled), frozenset(titles.get(study_id, ())))
+        for study_id, uid, last_received_at, is_settled in rows
+    ]
 
 
 class StudyRepository(IndexRepository):
@@ -79,38 +107,7 @@ class StudyRepository(IndexRepository):
             record_event(connection, "study-quiet", now, study_instance_uid=study.study_instance_uid, detail=detail)
         return len(studies)
 
-    @on_reader
-    def stored(self, connection: Connection) -> list[StoredStudy]:
-        """Return every study as retention sees it, in the order in which they last received an instance."""
-        return stored_studies(connection)
-
-
-def stored_studies(connection: Connection, study_instance_uid: str | None = None) -> list[StoredStudy]:
-    """Return every study, or one, as retention sees it, in the order in which they last received an instance."""
-    titles: dict[int, set[str]] = {}
-    is_wanted = true() if study_instance_uid is None else StudyRow.study_instance_uid == study_instance_uid
-    senders = (
-        select(SeriesRow.study_id, ImageRow.calling_ae_title)
-        .join(ImageRow, ImageRow.series_id == SeriesRow.id)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        .where(is_wanted)
-        .distinct()
-    )
-    for study_id, title in connection.execute(senders):
-        titles.setdefault(study_id, set()).add(title or "")
-    last = func.max(SeriesRow.last_received_at)
-    settled = func.min(case((SeriesRow.state.in_(SETTLED_STATES), 1), else_=0))
-    rows = connection.execute(
-        select(StudyRow.id, StudyRow.study_instance_uid, last, settled)
-        .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
-        .where(is_wanted)
-        .group_by(StudyRow.id)
-        .order_by(last, StudyRow.id)
-    )
-    return [
-        StoredStudy(uid, last_received_at, bool(is_settled), frozenset(titles.get(study_id, ())))
-        for study_id, uid, last_received_at, is_settled in rows
-    ]
+    stored = reads(stored_studies)
 
 
 def _is_open() -> ColumnElement[bool]:
@@ -190,21 +187,7 @@ class ListedStudy:
 class ReadStudies(ReadRepository, StudyViews):
     """Searches for studies, and rows of ``v_studies``."""
 
-    def matching(
-        self,
-        wanted: StudyFilter,
-        order: StudyOrder = "received",
-        after: StudyCursor | None = None,
-        limit: int = 50,
-        *,
-        reverse: bool = False,
-    ) -> list[int]:
-        """Return the next studies of a list after the study `after`, by the `id` of their cursors.
-
-        The newest come first in orders by time, and in orders by text those without a text; `reverse` turns that round.
-        There are fewer than `limit` at the end of the list.
-        """
-        return matching(self._connection, wanted, order, after, limit, reverse=reverse)
+    matching = reads(matching)
 
     def summaries(self, study_ids: Sequence[int], order: StudyOrder = "received") -> list[ListedStudy]:
         """Return the rows of a list for studies found by `matching`, with cursors for its order."""
@@ -272,13 +255,9 @@ class ReadStudies(ReadRepository, StudyViews):
             for row in self._connection.execute(query).all()
         }
 
-    def count_matching(self, wanted: StudyFilter) -> int:
-        """Count all studies that match; this reads every one of them."""
-        return count_matching(self._connection, wanted)
+    count_matching = reads(count_matching)
 
-    def stored(self, study_instance_uid: str | None = None) -> list[StoredStudy]:
-        """Return every study, or one, as retention sees it, in the order in which they last received an instance."""
-        return stored_studies(self._connection, study_instance_uid)
+    stored = reads(stored_studies)
 
     def patient_id(self, study_instance_uid: str) -> str | None:
         """Return the Patient ID of a study, for the audit log, or None if the study is not in the index."""

@@ -136,13 +136,17 @@ class _Part:
 def matching(
     connection: Connection,
     wanted: StudyFilter,
-    order: StudyOrder,
-    after: StudyCursor | None,
-    limit: int,
+    order: StudyOrder = "received",
+    after: StudyCursor | None = None,
+    limit: int = 50,
     *,
-    reverse: bool,
+    reverse: bool = False,
 ) -> list[int]:
-    """Return the studies of a page; see `node.index.nouns.studies.ReadStudies.matching`."""
+    """Return the next studies of a list after the study `after`, by the `id` of their cursors.
+
+    The newest come first in orders by time, and in orders by text those without a text; `reverse` turns that round.
+    There are fewer than `limit` at the end of the list.
+    """
     parts = _parts(wanted)
     few = _fewest(connection, parts)
     if few == []:

@@ -18,7 +18,7 @@ from node.errors import UsageError
 from node.index.engine.extension_tables import forget_study
 from node.index.engine.rows import ReadRepository
 from node.index.engine.sql import insert
-from node.index.engine.writer import IndexRepository, on_reader, on_writer
+from node.index.engine.writer import IndexRepository, on_reader, on_writer, reads
 from node.index.models.history import ConflictRow, TombstoneRow, TrashRow
 from node.index.models.levels import STORE, ImageRow, PatientRow, StudyRow, Utc
 from node.index.nouns.events import record_event
@@ -50,6 +50,13 @@ def in_trash(connection: Connection, level: Level, uid: str) -> list[int]:
     return list(connection.scalars(select(TombstoneRow.id).where(is_it, _IN_TRASH).order_by(TombstoneRow.id)))
 
 
+def _entry(connection: Connection, number: int) -> dict[str, Any]:
+    entries = _entries(connection, TombstoneRow.id == number)
+    if not entries:
+        raise NotInTrash
+    return entries[0]
+
+
 class TrashRepository(IndexRepository):
     """What was deleted, from the deletion until it is back or gone."""
 
@@ -66,10 +73,7 @@ class TrashRepository(IndexRepository):
         study = entry["study_instance_uid"]
         record_event(connection, "restored", now, study_instance_uid=study, detail=f"{entry['level']}, from the trash")
 
-    @on_reader
-    def entry(self, connection: Connection, number: int) -> dict[str, Any]:
-        """Return what is in the trash under a number. Raises NotInTrash."""
-        return _entry(connection, number)
+    entry = reads(_entry)
 
     @on_reader
     def restoring(self, connection: Connection) -> list[int]:
@@ -156,9 +160,7 @@ class ReadTrash(ReadRepository):
         """Return what is in the trash, the newest deletion first."""
         return _entries(self._connection, _IN_TRASH)
 
-    def entry(self, number: int) -> dict[str, Any]:
-        """Return what is in the trash under a number. Raises NotInTrash."""
-        return _entry(self._connection, number)
+    entry = reads(_entry)
 
     def quarantine_keys(self) -> set[str]:
         """Return the keys of files in quarantine that belong to something in the trash."""
@@ -202,13 +204,6 @@ def put_in_trash(connection: Connection, deletion: int, rows: Collection[dict[st
     """Add rows to the trash."""
     if rows:
         connection.execute(insert(TrashRow), [{"deletion": deletion, **row} for row in rows])
-
-
-def _entry(connection: Connection, number: int) -> dict[str, Any]:
-    entries = _entries(connection, TombstoneRow.id == number)
-    if not entries:
-        raise NotInTrash
-    return entries[0]
 
 
 def _entries(connection: Connection, condition: ColumnElement[bool]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, union_all
 from sqlalchemy.orm import join
 
-from node.index.engine.rows import PagedRepository, Row
+from node.index.engine.rows import PagedRepository, Row, columns_of
 from node.index.models.history import ConversionRow, ExclusionRow, RevisionFileRow, VolumeRow, VolumeSourceRow
 from node.index.models.levels import SPOOL, STORE, PatientRow, SeriesRow, StudyRow
 from node.index.models.work import ObjectRemovalRow
@@ -96,27 +96,16 @@ class ReadVolumes(PagedRepository, VolumeViews):
 
         Where there is an object store, those are all files; elsewhere, what lies beside a volume is not in the index.
         """
-        above = (
-            StudyRow.study_instance_uid,
-            SeriesRow.series_instance_uid,
-            ConversionRow.revision,
-            ConversionRow.superseded,
-        )
+        above = ConversionRow, SeriesRow, StudyRow
+        columns = columns_of(VolumeFile, VolumeRow, RevisionFileRow, *above, holder=RevisionFileRow.spool_host)
         volumes = (
-            select(
-                *above,
-                VolumeRow.path,
-                VolumeRow.bytes,
-                VolumeRow.sha256,
-                RevisionFileRow.place,
-                RevisionFileRow.spool_host,
-            )
+            select(*columns)
             .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
             .outerjoin(RevisionFileRow, RevisionFileRow.key == VolumeRow.path)
             .where(ConversionRow.files_removed_at.is_(None))
         )
         beside = (
-            select(*above, *REVISION_FILES.selected_columns)
+            select(*columns[:4], *REVISION_FILES.selected_columns)
             .select_from(join(RevisionFileRow, ConversionRow).join(SeriesRow).join(StudyRow))
             .where(
                 ~select(VolumeRow.id)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.keys import Selection
+from node.index.engine.rows import columns_of
 from node.index.engine.sql import listed_in
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
 
@@ -32,23 +33,10 @@ class StoredInstance:
 
 
 _STORED: Select[*tuple[Any, ...]] = (
-    select(
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        ImageRow.sop_instance_uid,
-        ImageRow.sop_class_uid,
-        ImageRow.transfer_syntax_uid,
-        ImageRow.instance_number,
-        ImageRow.number_of_frames,
-        ImageRow.key,
-        ImageRow.data_set_offset,
-        ImageRow.bytes,
-        ImageRow.sha256,
-    )
+    select(*columns_of(StoredInstance, ImageRow, SeriesRow, StudyRow))
     .select_from(join(ImageRow, SeriesRow).join(StudyRow))
     .order_by(SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.id)
 )
-"""The fields of `StoredInstance`."""
 
 
 @dataclass(frozen=True, slots=True)

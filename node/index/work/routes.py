@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or
 from sqlalchemy.orm import join
 
 from node.errors import VoxelnodeError
+from node.index.engine.rows import columns_of
 from node.index.engine.sql import insert, listed_in
 from node.index.engine.writer import IndexRepository, on_reader, on_writer
 from node.index.models.levels import ImageRow, PatientRow, SeriesRow, StudyRow
@@ -104,24 +105,9 @@ class RouteState:
     retry_at: dt.datetime | None
 
 
+_IS_SENT = and_(SentInstanceRow.sha256 == ImageRow.sha256, SentInstanceRow.state != "lost").label("is_sent")
 _DUE = (
-    select(
-        ImageRow.id,
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        ImageRow.sop_instance_uid,
-        ImageRow.sop_class_uid,
-        ImageRow.transfer_syntax_uid,
-        ImageRow.key,
-        ImageRow.data_set_offset,
-        ImageRow.bytes,
-        ImageRow.sha256,
-        ImageRow.source,
-        ImageRow.calling_ae_title,
-        ImageRow.peer,
-        PatientRow.patient_id,
-        and_(SentInstanceRow.sha256 == ImageRow.sha256, SentInstanceRow.state != "lost").label("is_sent"),
-    )
+    select(*columns_of(DueInstance, ImageRow, SeriesRow, PatientRow, StudyRow, image_id=ImageRow.id, is_sent=_IS_SENT))
     .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow, PatientRow.id == StudyRow.patient_id))
     .order_by(SeriesRow.id, ImageRow.instance_number.nulls_first(), ImageRow.id)
 )
