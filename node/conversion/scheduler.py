@@ -125,7 +125,7 @@ class Worker(IndexFollower):
         self._is_cut_short = False
         self._unrecorded: dict[str, Callable[[], None]] = {}
         self._shortage_logged_at = -inf
-        self._is_lack_told = True  # by the process before, for all that is known
+        self._is_lack_recorded = True  # by the process before, for all that is known
         self._unfollowed = dt.timedelta()
 
     def start(self) -> None:
@@ -158,7 +158,7 @@ class Worker(IndexFollower):
         """Claim due series while a converter is free; return the seconds until the next step."""
         self._follow_clock()
         lack = self._archive.intake.waits_for()
-        self._tell_lack(lack)
+        self._record_lack(lack)
         if lack is not None:  # no space for volumes: the series stay due
             return ROOM_SECONDS
         self._record_again()
@@ -166,7 +166,7 @@ class Worker(IndexFollower):
         self._interrupt_lost()
         self._take_over()
         seconds = CLOCK_SECONDS
-        if self._index.turn.has("housekeeping"):
+        if self._index.sharing.has("housekeeping"):
             seconds = min(seconds, self._housekeeping.work())
         # Use the time of that check: if the clock were set just now, every waiting series would be due.
         moment = self._clock.moment
@@ -178,7 +178,7 @@ class Worker(IndexFollower):
         return seconds  # the end of a conversion wakes the worker
 
     def _follow_clock(self) -> None:
-        """Move all timers by what the clock was stepped, now or in an earlier step whose commit failed."""
+        """Move all timers by the step of the clock, now or in an earlier step whose commit failed."""
         if step := self._clock.step():
             log.warning("clock_stepped", seconds=step.total_seconds())
             self._unfollowed += step
@@ -187,14 +187,14 @@ class Worker(IndexFollower):
             self._unfollowed = dt.timedelta()
 
     def _claimed(self, moment: dt.datetime) -> ClaimedSeries | None:
-        """Claim a series that is quiet also by what is not in the index yet: the journal, and bytes that come in."""
+        """Claim a series that is also quiet by instances not yet indexed: in the journal, or being received."""
         if not self._index.series.is_due(moment, self._longest_wait):
             return None
         try:
             self._index.ahead.require_caught_up()
         except QueryRefused:
             return None
-        if self._index.turn.must_wait(moment):
+        if self._index.sharing.must_wait(moment):
             return None
         self._note_activity()
         return self._index.series.claim_due(moment, self._longest_wait)
@@ -256,8 +256,8 @@ class Worker(IndexFollower):
         if claimed.current is not None and claimed.current.holds_lost:
             return partial(self._record_lost, claimed)
         try:
-            if (kept := self._made_of_lost(claimed)) is not None:
-                return partial(self._record_lost, claimed, f"; {kept} was made of them, and stays")
+            if (remains := self._made_of_lost(claimed)) is not None:
+                return partial(self._record_lost, claimed, f"; {remains} was made of them, and stays")
             if is_unchanged(claimed, self._archive, self._options):
                 return partial(self._record_unchanged, claimed)
             outcome = write_volumes(
@@ -365,14 +365,14 @@ class Worker(IndexFollower):
         self._index.series.wait_for(claimed, error.references, str(error), REFERENCE_WAIT, self._now())
         _log(claimed).info("conversion_waits", reason="a series to which it refers is open")
 
-    def _tell_lack(self, lack: str | None) -> None:
-        """Have due series tell that they wait for room, once in a while how much there is, and no more if there is."""
-        if lack is None and not self._is_lack_told:
+    def _record_lack(self, lack: str | None) -> None:
+        """Record in due series that they wait for room, or that there is room again; renew the figure now and then."""
+        if lack is None and not self._is_lack_recorded:
             return
         again = lack is not None and self._log_shortage(lack)
         with suppress(OutOfResources):  # the index lacks room as well: the log tells it
-            self._index.series.tell_lack(lack, self._clock.moment, self._longest_wait, again=again)
-            self._is_lack_told = lack is not None
+            self._index.series.record_lack(lack, self._clock.moment, self._longest_wait, again=again)
+            self._is_lack_recorded = lack is not None
 
     def _log_shortage(self, why: str) -> bool:
         """Log once in `SHORTAGE_LOG_SECONDS` that conversions wait; return whether that was now."""
@@ -395,9 +395,9 @@ class Worker(IndexFollower):
         self._index.series.record_damaged(claimed, str(error), error.references, self._now())
 
     def _made_of_lost(self, claimed: ClaimedSeries) -> str | None:
-        """Return the folder of volumes of a series that were made of lost instances, and that the index has forgotten.
+        """Return the folder of volumes that were made of lost instances of a series and that the index has forgotten.
 
-        Raises StoreAway if the object store is to tell, and does not answer.
+        Raises StoreAway if the object store must be asked, and does not answer.
         """
         if claimed.current is not None or not claimed.expectation.lost:
             return None
@@ -408,13 +408,13 @@ class Worker(IndexFollower):
         remote, folder = self._archive.remote, series_folder(*key)
         return folder if remote is not None and remote.has_any(folder) else None
 
-    def _record_lost(self, claimed: ClaimedSeries, kept: str = "") -> None:
-        """Set a series aside whose volumes were made of instances that are lost now: none takes their place.
+    def _record_lost(self, claimed: ClaimedSeries, remains: str = "") -> None:
+        """Set a series aside whose volumes were made of instances that are now lost: its volumes are not replaced.
 
-        `kept`: what no row names of them, as the end of a sentence.
+        `remains`: the folder that no row names, as the end of a sentence.
         """
         references = [(found.key, found.revision) for found in claimed.referenced]
-        detail = f"{lost_instances(claimed.expectation.lost)}: send them again, or write them off{kept}"
+        detail = f"{lost_instances(claimed.expectation.lost)}: send them again, or write them off{remains}"
         self._index.series.record_damaged(claimed, detail, references, self._now())
 
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:

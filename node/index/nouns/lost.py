@@ -1,9 +1,9 @@
 """Lost instances: versions that were acknowledged and are not here.
 
-An instance may have come in several versions: with the same UID, and other bytes. Each is owed until another one takes
-its place. A row stands until the version is received or found again, until another one is received and becomes current,
-or until a person deletes its series or study, or writes it off. Which versions were acknowledged is in the ledger
-beside the files (`node.acknowledged`).
+An instance may have come in several versions: with the same UID, and other bytes. Each is expected until another one
+takes its place. A row stands until the version is received or found again, until another one is received and becomes
+current, or until a person deletes its series or study, or writes it off. Which versions were acknowledged is in the
+ledger beside the files (`node.acknowledged`).
 
 Of records of the journal that cannot be read, nobody knows which instances they had. Such a gap stands, as a sentence,
 until a person accepts it.
@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select, true
 from sqlalchemy.orm import join
 
-from node.acknowledged import NOT_SETTLED, Acknowledged, Settlements
+from node.acknowledged import NOT_WRITTEN_OFF, Acknowledged, WriteOffs
 from node.completeness import lost_instances
 from node.errors import UsageError
 from node.index.engine.about import about, set_about
@@ -76,7 +76,7 @@ def lost_by_series(connection: Connection) -> dict[tuple[str, str], set[str]]:
 
 
 def forget_lost(connection: Connection, plan: DeletionPlan) -> None:
-    """Let nothing be owed of what is being deleted."""
+    """Forget the lost instances of objects that are being deleted."""
     of_it = {
         "study": _of(plan.study_instance_uid, None),
         "series": _of(plan.study_instance_uid, plan.uid),
@@ -93,14 +93,14 @@ def _of(study_instance_uid: str, series_instance_uid: str | None) -> tuple[Colum
 
 
 def absent(
-    connection: Connection, instances: Sequence[Acknowledged], settled: Settlements = MappingProxyType({})
+    connection: Connection, instances: Sequence[Acknowledged], written_off: WriteOffs = MappingProxyType({})
 ) -> list[int]:
     """Return which of some acknowledged versions are nowhere and were not deleted since, by their places in the list.
 
     A version is here if its UID and its digest are those of a row, or of a file that a conflict names. A deletion
     counts from the moment of its order: what was received later is not covered by it. One that the ledger has
-    (`settled`) is decided by the numbers of the entries: an instance that was acknowledged before a deletion and
-    applied after it is still owed.
+    (`written_off`) is decided by the numbers of the entries: an instance that was acknowledged before a deletion and
+    applied after it is still expected.
     """
     places = list(range(len(instances)))
     for columns in (
@@ -118,8 +118,8 @@ def absent(
     tombstones = select(of.level, of.uid, of.paths, of.ordered_at, of.content.is_not(None))
     rows = connection.execute(tombstones.where(looked_up_in(of.uid, list(uids))))
     for level, uid, paths, ordered_at, is_in_trash in rows:
-        told = settled.get((level, uid), NOT_SETTLED).ordered_at
-        if told is not None and ordered_at <= dt.datetime.fromisoformat(told):
+        noted_at = written_off.get((level, uid), NOT_WRITTEN_OFF).ordered_at
+        if noted_at is not None and ordered_at <= dt.datetime.fromisoformat(noted_at):
             continue
         if is_in_trash or removes_instances(paths):
             deletions[uid] = max(ordered_at, deletions.get(uid, ordered_at))
@@ -139,13 +139,13 @@ class LostRepository(IndexRepository):
         self,
         connection: Connection,
         instances: Sequence[Acknowledged],
-        settled: Settlements = MappingProxyType({}),
+        written_off: WriteOffs = MappingProxyType({}),
     ) -> list[int]:
         """Return which of some acknowledged instances are not here; see `absent`."""
-        return absent(connection, instances, settled)
+        return absent(connection, instances, written_off)
 
     @on_reader
-    def first_kept(self, connection: Connection, instances: Sequence[Acknowledged]) -> int | None:
+    def first_with_row(self, connection: Connection, instances: Sequence[Acknowledged]) -> int | None:
         """Return the place of the first of some acknowledged instances that has the row of this very receipt."""
         known = looked_up_in(ImageRow.sop_instance_uid, [one.sop_instance_uid for one in instances])
         rows = connection.execute(select(ImageRow.sop_instance_uid, ImageRow.received_at).where(known)).all()
@@ -198,13 +198,13 @@ class LostRepository(IndexRepository):
         connection: Connection,
         instances: Sequence[Acknowledged],
         now: dt.datetime,
-        settled: Settlements = MappingProxyType({}),
+        written_off: WriteOffs = MappingProxyType({}),
     ) -> int:
         """Note instances as lost, unless they came meanwhile; return for how many this is news.
 
-        The verdict of a closed series becomes incomplete; its volumes stay. `settled`: see `absent`.
+        The verdict of a closed series becomes incomplete; its volumes stay. `written_off`: see `absent`.
         """
-        lost = [instances[place] for place in absent(connection, instances, settled)]
+        lost = [instances[place] for place in absent(connection, instances, written_off)]
         news: Counter[tuple[str, str]] = Counter()
         for one in lost:
             values = {**one._asdict(), "received_at": dt.datetime.fromisoformat(one.received_at), "noticed_at": now}
@@ -256,7 +256,7 @@ class LostRepository(IndexRepository):
 
     @on_writer
     def write_off(self, connection: Connection, uids: Sequence[str], who: str, now: dt.datetime) -> None:
-        """Let lost instances be owed no more; their series are judged again, from the instances that are here."""
+        """Write off lost instances; their series are judged again, from the instances that are here."""
         is_one = looked_up_in(LostInstanceRow.sop_instance_uid, uids)
         columns = LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid
         rows = connection.execute(delete(LostInstanceRow).where(is_one).returning(*columns)).all()
@@ -314,9 +314,9 @@ class ReadLost(PagedRepository, LostViews):
     listing = select(LostInstanceRow.__table__)
     filters = (LostInstanceRow.study_instance_uid, LostInstanceRow.series_instance_uid)
 
-    def absent(self, instances: Sequence[Acknowledged], settled: Settlements = MappingProxyType({})) -> list[int]:
+    def absent(self, instances: Sequence[Acknowledged], written_off: WriteOffs = MappingProxyType({})) -> list[int]:
         """Return which of some acknowledged instances are not here; see `absent`."""
-        return absent(self._connection, instances, settled)
+        return absent(self._connection, instances, written_off)
 
     def by_series(self) -> dict[tuple[str, str], set[str]]:
         """Return the lost instances of each series; see `lost_by_series`."""
